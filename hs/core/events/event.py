@@ -1,4 +1,4 @@
-"""The event: an immutable value, past its format checks, with its ID and the rules of its room's version."""
+"""The event: an immutable value, past its format checks, with its ID and its room's rules."""
 
 from collections.abc import Mapping
 from typing import Any
