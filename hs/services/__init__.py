@@ -1,0 +1,1 @@
+"""What the server does: one class per concern, built of its dependencies."""

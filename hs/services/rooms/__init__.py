@@ -1,0 +1,1 @@
+"""Rooms: appending events, their state, reading them back."""

@@ -1,0 +1,24 @@
+"""The door by which events enter rooms: an interface, served by the owner of each room."""
+
+from typing import Protocol
+
+from hs.core.ids import RoomID
+from hs.services.rooms.drafts import Appended, Draft
+
+
+class RoomAppender(Protocol):
+    """Appends to rooms; what is appended is on disk, and seen by this process's feed."""
+
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+        """Append events to a room, all of them or none.
+
+        Idempotent by each draft's `txn`.
+        Raises: NotFound for a room without state here; Forbidden and TooLarge by the rules;
+        MatrixError 503 when the commit failed, which may be tried again.
+        """
+
+    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+        """Make a room of events, the first of which is its m.room.create, in one commit.
+
+        Raises: UnsupportedRoomVersion, and as `append`.
+        """
