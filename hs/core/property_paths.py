@@ -1,0 +1,55 @@
+"""Dot-separated paths to a property of an event, as filters and push rules write them.
+
+Spec: appendices, Dot-separated property paths.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+PropertyPath: TypeAlias = tuple[str, ...]
+
+# A dot, or a backslash that escapes a dot or a backslash; any other backslash is a literal.
+_TOKEN = re.compile(r"\\([.\\])|(\.)")
+
+
+class Absent:
+    """The type of ABSENT."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = Absent()
+"""What stands for no property at all, where None is a value."""
+
+
+@lru_cache(maxsize=4096)
+def parse_property_path(text: str) -> PropertyPath:
+    """Take a path apart into property names."""
+    names: list[str] = []
+    name = ""
+    last = 0
+    for token in _TOKEN.finditer(text):
+        name += text[last : token.start()]
+        last = token.end()
+        if token[2]:
+            names.append(name)
+            name = ""
+        else:
+            name += token[1]
+    names.append(name + text[last:])
+    return tuple(names)
+
+
+def property_at(tree: Mapping[str, Any], path: PropertyPath) -> Any:
+    """Give the property at a path, or ABSENT."""
+    node: Any = tree
+    for name in path:
+        if not isinstance(node, Mapping):
+            return ABSENT
+        node = node.get(name, ABSENT)
+        if node is ABSENT:
+            return ABSENT
+    return node

@@ -1,0 +1,1 @@
+"""Push rules: which events notify which user, and how."""

@@ -1,0 +1,176 @@
+"""Which rule of a ruleset an event meets, for one user or for many with the same rules at once.
+
+Spec: client-server API, Push Rules.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from hs.core.globs import compile_glob
+from hs.core.ids import UserID
+from hs.core.push.conditions import (
+    BodyHasDisplayName,
+    EventCondition,
+    MatchesWords,
+    PropertyContainsUser,
+    PropertyIs,
+    PropertyIsUser,
+    UserCondition,
+    compile_condition,
+)
+from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.rules import Action, PushRule, RuleKind
+
+
+@attrs.frozen
+class Outcome:
+    """What an event does to a user: nothing, or a notification with tweaks."""
+
+    rule_id: str | None = None
+    actions: tuple[Action, ...] = ()
+    notify: bool = False
+    highlight: bool = False
+    tweaks: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+NOTHING = Outcome()
+"""The outcome when no rule matches, and of everything that the user has sent."""
+
+
+@attrs.frozen(eq=False)
+class CompiledRule:
+    """One enabled rule; conditions that depend on the user come last."""
+
+    event_conditions: tuple[EventCondition, ...]
+    user_conditions: tuple[UserCondition, ...]
+    outcome: Outcome
+
+
+@attrs.frozen(eq=False)
+class CompiledRules:
+    """A ruleset made ready. Users with equal rules should share one, found by `signature_of`."""
+
+    rules: tuple[CompiledRule, ...]
+    reads_display_name: bool
+    named_by: tuple[PropertyIsUser | PropertyContainsUser, ...]
+    """Where an event may name a user so that the outcome differs for that user."""
+
+
+@attrs.frozen
+class Outcomes:
+    """Outcomes for many users: `special` for those it holds, `ordinary` for all others."""
+
+    ordinary: Outcome
+    special: Mapping[UserID, Outcome]
+
+    def of(self, user_id: UserID) -> Outcome:
+        """Give one user's outcome."""
+        return self.special.get(user_id, self.ordinary)
+
+
+def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
+    """Prepare a full ruleset (see `full_ruleset`) for evaluation."""
+    compiled = tuple(_compile(rule) for rule in rules if rule.enabled)
+    naming = [condition for rule in compiled for condition in rule.user_conditions]
+    return CompiledRules(
+        compiled,
+        any(isinstance(condition, BodyHasDisplayName) for condition in naming),
+        tuple(
+            dict.fromkeys(
+                condition
+                for condition in naming
+                if isinstance(condition, PropertyIsUser | PropertyContainsUser)
+            )
+        ),
+    )
+
+
+def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Outcome:
+    """Give the outcome for one user."""
+    if user.user_id == facts.sender:
+        return NOTHING
+    for rule in compiled.rules:
+        if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
+            condition.holds_for(facts, user) for condition in rule.user_conditions
+        ):
+            return rule.outcome
+    return NOTHING
+
+
+def evaluate_for_all(
+    compiled: CompiledRules, facts: EventFacts, users: Iterable[UserFacts]
+) -> Outcomes:
+    """Give the outcomes for users who share a ruleset, at the price of about one evaluation.
+
+    Only users whom the event names (mentions, invites) are looked at one by one, and all of them
+    when a rule asks for display names.
+    """
+    users_by_id = {user.user_id: user for user in users}
+    if compiled.reads_display_name:
+        singled_out = set(users_by_id)
+    else:
+        singled_out = _named_by(compiled, facts) & users_by_id.keys()
+        if facts.sender in users_by_id:
+            singled_out.add(facts.sender)
+    special = {user_id: evaluate(compiled, facts, users_by_id[user_id]) for user_id in singled_out}
+    return Outcomes(_for_a_bystander(compiled, facts), special)
+
+
+def outcome_of(rule: PushRule) -> Outcome:
+    """Read a rule's actions; unknown and historical ones do nothing."""
+    tweaks: dict[str, Any] = {}
+    for action in rule.actions:
+        tweak = action.get("set_tweak") if isinstance(action, Mapping) else None
+        if isinstance(action, Mapping) and isinstance(tweak, str):
+            # A highlight without a value is a highlight; other tweaks pass as they are.
+            tweaks[tweak] = action.get("value", True if tweak == "highlight" else None)
+    notify = "notify" in rule.actions
+    return Outcome(
+        rule.rule_id, rule.actions, notify, notify and tweaks.get("highlight") is True, tweaks
+    )
+
+
+def _compile(rule: PushRule) -> CompiledRule:
+    conditions: list[EventCondition | UserCondition]
+    if rule.kind is RuleKind.ROOM:
+        conditions = [PropertyIs(("room_id",), rule.rule_id, str)]
+    elif rule.kind is RuleKind.SENDER:
+        conditions = [PropertyIs(("sender",), rule.rule_id, str)]
+    elif rule.kind is RuleKind.CONTENT:
+        conditions = [MatchesWords(compile_glob(rule.pattern or ""))]
+    else:
+        conditions = [compile_condition(condition) for condition in rule.conditions or ()]
+    naming = (PropertyIsUser, PropertyContainsUser, BodyHasDisplayName)
+    return CompiledRule(
+        tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the other half of the union
+        tuple(condition for condition in conditions if isinstance(condition, naming)),
+        outcome_of(rule),
+    )
+
+
+def _holds(condition: EventCondition, facts: EventFacts) -> bool:
+    answer = facts.memo.get(condition)
+    if answer is None:
+        answer = facts.memo[condition] = condition.holds(facts)
+    return answer
+
+
+def _for_a_bystander(compiled: CompiledRules, facts: EventFacts) -> Outcome:
+    """Give the outcome for a user whom the event does not name."""
+    for rule in compiled.rules:
+        if not rule.user_conditions and all(
+            _holds(condition, facts) for condition in rule.event_conditions
+        ):
+            return rule.outcome
+    return NOTHING
+
+
+def _named_by(compiled: CompiledRules, facts: EventFacts) -> set[UserID]:
+    named: set[UserID] = set()
+    for condition in compiled.named_by:
+        value = facts.at(condition.path)
+        candidates = value if isinstance(value, list) else [value]
+        named.update(UserID(name) for name in candidates if isinstance(name, str))
+    return named

@@ -1,0 +1,69 @@
+"""What push rules may ask about an event, gathered once for all users."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from hs.core.events.event import Event
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.property_paths import ABSENT, PropertyPath, property_at
+
+DEFAULT_NOTIFICATION_LEVEL = 50
+
+
+@attrs.frozen(eq=False)
+class EventFacts:
+    """One event and the state of its room, as far as rules look at them.
+
+    `sender_power` is infinite for creators of rooms that know them; `notification_levels` is
+    `notifications` of the power levels, already read as integers.
+    """
+
+    event_id: EventID
+    room_id: RoomID
+    sender: UserID
+    properties: Mapping[str, Any]
+    member_count: int
+    sender_power: float
+    notification_levels: Mapping[str, int]
+    memo: dict[Any, bool] = attrs.field(factory=dict)
+    """Answers of conditions that do not depend on the user, by condition."""
+
+    def at(self, path: PropertyPath) -> Any:
+        """Give a property of the event, or ABSENT."""
+        if path == ("room_id",):
+            # Not in the PDU of a room version 12 create event.
+            return self.room_id
+        if path == ("event_id",):
+            return self.event_id
+        if path[0] == "unsigned" or path[0] == "signatures" or path[0] == "hashes":
+            return ABSENT
+        return property_at(self.properties, path)
+
+
+@attrs.frozen
+class UserFacts:
+    """What push rules may ask about the user; the display name is the one in the room."""
+
+    user_id: UserID
+    display_name: str | None = None
+
+
+def facts_of(
+    event: Event,
+    *,
+    member_count: int,
+    sender_power: float,
+    notification_levels: Mapping[str, int],
+) -> EventFacts:
+    """Gather the facts of an event; the state is that before the event."""
+    return EventFacts(
+        event_id=event.event_id,
+        room_id=event.room_id,
+        sender=event.sender,
+        properties=event.pdu,
+        member_count=member_count,
+        sender_power=sender_power,
+        notification_levels=notification_levels,
+    )

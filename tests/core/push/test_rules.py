@@ -1,0 +1,370 @@
+"""Push rules: which rule an event meets, and how users change and see their rules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from hs.core.errors import InvalidParam, MatrixError, MissingParam, NotFound, Unknown
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.push.conditions import compile_condition
+from hs.core.push.defaults import PushFeatures, default_rules
+from hs.core.push.editing import (
+    copy_room_rules,
+    delete_rule,
+    find_rule,
+    parse_actions,
+    parse_enabled,
+    parse_kind,
+    parse_rule,
+    put_rule,
+    set_actions,
+    set_enabled,
+)
+from hs.core.push.evaluate import NOTHING, Outcome, compile_ruleset, evaluate, evaluate_for_all
+from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.rules import NO_USER_RULES, RuleKind, UserRules, full_ruleset
+from hs.core.push.wire import (
+    decode_user_rules,
+    encode_user_rules,
+    render_rule,
+    render_ruleset,
+    signature_of,
+)
+
+ALICE = UserID("@alice:here")
+BOB = UserID("@bob:here")
+CAROL = UserID("@carol:here")
+DEFAULTS = default_rules()
+
+
+def facts(
+    content: Mapping[str, Any],
+    *,
+    type: str = "m.room.message",
+    sender: UserID = BOB,
+    state_key: str | None = None,
+    members: int = 3,
+    power: float = 0,
+    levels: Mapping[str, int] | None = None,
+) -> EventFacts:
+    pdu: dict[str, Any] = {"type": type, "sender": sender, "content": content}
+    if state_key is not None:
+        pdu["state_key"] = state_key
+    return EventFacts(
+        EventID("$1"), RoomID("!room:here"), sender, pdu, members, power, levels or {}
+    )
+
+
+def outcome(event: EventFacts, user: UserRules = NO_USER_RULES, name: str | None = None) -> Outcome:
+    compiled = compile_ruleset(full_ruleset(user, DEFAULTS))
+    return evaluate(compiled, event, UserFacts(ALICE, name))
+
+
+def with_rule(kind: RuleKind, rule_id: str, body: Mapping[str, Any]) -> UserRules:
+    return put_rule(NO_USER_RULES, parse_rule(kind, rule_id, body))
+
+
+TEXT = {"msgtype": "m.text", "body": "It's time for tea"}
+
+
+@pytest.mark.parametrize(
+    ("event", "rule_id"),
+    [
+        (facts(TEXT), ".m.rule.message"),
+        (facts(TEXT, members=2), ".m.rule.room_one_to_one"),
+        (facts({}, type="m.room.encrypted"), ".m.rule.encrypted"),
+        (facts({}, type="m.room.encrypted", members=2), ".m.rule.encrypted_room_one_to_one"),
+        (facts({"msgtype": "m.notice", "body": "x"}), ".m.rule.suppress_notices"),
+        (
+            facts({"membership": "invite"}, type="m.room.member", state_key=ALICE),
+            ".m.rule.invite_for_me",
+        ),
+        (
+            facts({"membership": "invite"}, type="m.room.member", state_key=CAROL),
+            ".m.rule.member_event",
+        ),
+        (facts({**TEXT, "m.mentions": {"user_ids": [ALICE]}}), ".m.rule.is_user_mention"),
+        (facts({**TEXT, "m.mentions": {"user_ids": [CAROL]}}), ".m.rule.message"),
+        (facts({**TEXT, "m.mentions": {"room": True}}), ".m.rule.message"),
+        (facts({**TEXT, "m.mentions": {"room": True}}, power=50), ".m.rule.is_room_mention"),
+        (
+            facts({**TEXT, "m.mentions": {"room": True}}, power=50, levels={"room": 60}),
+            ".m.rule.message",
+        ),
+        (
+            facts({**TEXT, "m.mentions": {"room": True}}, power=float("inf"), levels={"room": 99}),
+            ".m.rule.is_room_mention",
+        ),
+        (facts({**TEXT, "m.mentions": {"room": 1}}, power=50), ".m.rule.message"),
+        (facts({}, type="m.room.tombstone", state_key=""), ".m.rule.tombstone"),
+        (facts({}, type="m.room.tombstone"), None),
+        (facts({}, type="m.reaction"), ".m.rule.reaction"),
+        (facts({}, type="m.room.server_acl", state_key=""), ".m.rule.room.server_acl"),
+        (facts({**TEXT, "m.relates_to": {"rel_type": "m.replace"}}), ".m.rule.suppress_edits"),
+        (facts({}, type="m.call.invite"), ".m.rule.call"),
+        (
+            facts({}, type="org.matrix.msc3381.poll.start", members=2),
+            ".org.matrix.msc3930.rule.poll_start_one_to_one",
+        ),
+        (
+            facts({}, type="org.matrix.msc3381.poll.response"),
+            ".org.matrix.msc3930.rule.poll_response",
+        ),
+        (facts({}, type="m.room.topic", state_key=""), None),
+    ],
+)
+def test_each_default_rule_meets_its_events(event: EventFacts, rule_id: str | None) -> None:
+    assert outcome(event).rule_id == rule_id
+
+
+def test_users_are_not_notified_of_what_they_sent() -> None:
+    assert outcome(facts(TEXT, sender=ALICE)) is NOTHING
+
+
+def test_actions_are_read_into_an_outcome() -> None:
+    met = outcome(facts({**TEXT, "m.mentions": {"user_ids": [ALICE]}}))
+
+    assert (met.notify, met.highlight) == (True, True)
+    assert met.tweaks == {"sound": "default", "highlight": True}
+
+
+def test_the_master_rule_beats_the_users_own() -> None:
+    user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": ["notify"], "conditions": []})
+    user = set_enabled(user, DEFAULTS, RuleKind.OVERRIDE, ".m.rule.master", True)
+
+    assert outcome(facts(TEXT), user).rule_id == ".m.rule.master"
+    assert not outcome(facts(TEXT), user).notify
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule_id", "body"),
+    [
+        (RuleKind.CONTENT, "tea", {"actions": [], "pattern": "TE?"}),
+        (RuleKind.ROOM, "!room:here", {"actions": []}),
+        (RuleKind.SENDER, BOB, {"actions": []}),
+        (RuleKind.OVERRIDE, "all", {"actions": [], "conditions": []}),
+        (
+            RuleKind.UNDERRIDE,
+            "few",
+            {"actions": [], "conditions": [{"kind": "room_member_count", "is": "<=3"}]},
+        ),
+    ],
+)
+def test_own_rules_of_each_kind_come_before_the_defaults(
+    kind: RuleKind, rule_id: str, body: dict[str, Any]
+) -> None:
+    assert outcome(facts(TEXT), with_rule(kind, rule_id, body)).rule_id == rule_id
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"kind": "org.example.unknown"},
+        {"kind": "event_match", "key": "content.body"},
+        {"kind": "event_match", "key": "content.missing", "pattern": "*"},
+        {"kind": "event_property_is", "key": "content.missing", "value": None},
+        {"kind": "event_property_is", "key": "content.body"},
+        {"kind": "event_property_contains", "key": "content.body", "value": "It"},
+        {"kind": "room_member_count", "is": "=3"},
+        {"kind": "room_member_count", "is": "2"},
+        {"kind": "sender_notification_permission"},
+        {"kind": "contains_display_name"},
+    ],
+)
+def test_conditions_that_cannot_hold_disable_the_rule(condition: dict[str, Any]) -> None:
+    user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": [], "conditions": [condition]})
+
+    assert outcome(facts(TEXT), user).rule_id == ".m.rule.message"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "expected"),
+    [(True, True, True), (True, 1, False), (1, 1, True), (1, True, False), (1, "1", False)],
+)
+def test_values_are_compared_without_casts(wanted: object, found: object, expected: bool) -> None:
+    condition = {"kind": "event_property_is", "key": "content.x", "value": wanted}
+    user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": [], "conditions": [condition]})
+
+    assert (outcome(facts({"x": found}), user).rule_id == "mine") is expected
+
+
+def test_answers_remembered_for_an_event_do_not_mix_types() -> None:
+    of = {"kind": "event_property_is", "key": "content.x"}
+
+    assert compile_condition({**of, "value": True}) != compile_condition({**of, "value": 1})
+
+
+def test_display_names_still_count_in_the_users_own_rules() -> None:
+    conditions = [{"kind": "contains_display_name"}]
+    user = with_rule(RuleKind.OVERRIDE, "me", {"actions": ["notify"], "conditions": conditions})
+
+    assert outcome(facts({"body": "hey Al*ce!"}), user, "al*ce").rule_id == "me"
+    assert outcome(facts({"body": "malice"}), user, "alice").rule_id != "me"
+
+
+def test_many_users_get_what_each_would_get_alone() -> None:
+    named = {"kind": "contains_display_name"}
+    own = with_rule(RuleKind.OVERRIDE, "me", {"actions": ["notify"], "conditions": [named]})
+    users = [UserFacts(ALICE, "alice"), UserFacts(BOB, "bob"), UserFacts(CAROL, None)]
+    events = [
+        facts({**TEXT, "m.mentions": {"user_ids": [ALICE, BOB, 7]}}),
+        facts({"body": "alice and bob"}),
+        facts({"membership": "invite"}, type="m.room.member", state_key=CAROL),
+    ]
+
+    for rules in (NO_USER_RULES, own):
+        compiled = compile_ruleset(full_ruleset(rules, DEFAULTS))
+        for event in events:
+            together = evaluate_for_all(compiled, event, users)
+            for user in users:
+                assert together.of(user.user_id) == evaluate(compiled, event, user)
+
+
+def test_a_message_singles_out_only_whom_it_names() -> None:
+    compiled = compile_ruleset(DEFAULTS)
+    crowd = [UserFacts(UserID(f"@u{n}:here")) for n in range(100)]
+
+    outcomes = evaluate_for_all(
+        compiled, facts({**TEXT, "m.mentions": {"user_ids": ["@u7:here"]}}), crowd
+    )
+
+    assert set(outcomes.special) == {"@u7:here"}
+    assert outcomes.ordinary.rule_id == ".m.rule.message"
+
+
+def test_new_rules_are_most_important_unless_put_beside_another() -> None:
+    user = NO_USER_RULES
+    body = {"actions": ["notify"], "pattern": "x"}
+    for rule_id in ("a", "b"):
+        user = put_rule(user, parse_rule(RuleKind.CONTENT, rule_id, body))
+    user = put_rule(user, parse_rule(RuleKind.CONTENT, "c", body), after="b")
+    user = put_rule(user, parse_rule(RuleKind.CONTENT, "d", body), before="a", after="b")
+
+    assert [rule.rule_id for rule in user.rules] == ["b", "c", "d", "a"]
+
+
+def test_a_changed_rule_keeps_its_place_and_whether_it_is_enabled() -> None:
+    user = NO_USER_RULES
+    for rule_id in ("a", "b"):
+        user = put_rule(
+            user, parse_rule(RuleKind.CONTENT, rule_id, {"actions": [], "pattern": "x"})
+        )
+    user = set_enabled(user, DEFAULTS, RuleKind.CONTENT, "a", False)
+
+    user = put_rule(user, parse_rule(RuleKind.CONTENT, "a", {"actions": [], "pattern": "y"}))
+
+    assert [(rule.rule_id, rule.pattern, rule.enabled) for rule in user.rules] == [
+        ("b", "x", True),
+        ("a", "y", False),
+    ]
+
+
+def test_a_rule_cannot_be_put_beside_a_default_or_missing_one() -> None:
+    rule = parse_rule(RuleKind.UNDERRIDE, "mine", {"actions": [], "conditions": []})
+
+    with pytest.raises(Unknown, match="not found"):
+        put_rule(NO_USER_RULES, rule, before=".m.rule.message")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule_id", "body", "error"),
+    [
+        ("content", ".dot", {"actions": [], "pattern": "x"}, InvalidParam),
+        ("content", "a/b", {"actions": [], "pattern": "x"}, InvalidParam),
+        ("content", "a\\b", {"actions": [], "pattern": "x"}, InvalidParam),
+        ("content", "", {"actions": [], "pattern": "x"}, InvalidParam),
+        ("content", "a", {"actions": []}, MissingParam),
+        ("content", "a", {"actions": [], "pattern": 1}, InvalidParam),
+        ("content", "a", {"actions": [], "pattern": "x" * 600}, InvalidParam),
+        ("content", "a", {"pattern": "x"}, MissingParam),
+        ("content", "a", {"actions": ["stir"], "pattern": "x"}, InvalidParam),
+        ("content", "a", {"actions": [{}], "pattern": "x"}, InvalidParam),
+        ("override", "a", {"actions": []}, MissingParam),
+        ("underride", "a", {"actions": []}, MissingParam),
+        ("override", "a", {"actions": [], "conditions": [{}]}, InvalidParam),
+        ("override", "a", {"actions": [], "conditions": ["x"]}, InvalidParam),
+        ("nonsense", "a", {"actions": []}, InvalidParam),
+    ],
+)
+def test_malformed_rules_are_refused(
+    kind: str, rule_id: str, body: dict[str, Any], error: type[MatrixError]
+) -> None:
+    with pytest.raises(error):
+        parse_rule(parse_kind(kind), rule_id, body)
+
+
+def test_historical_actions_are_stripped() -> None:
+    assert parse_actions({"actions": ["dont_notify"]}) == ()
+    assert parse_actions({"actions": ["notify", "coalesce"]}) == ("notify",)
+
+
+@pytest.mark.parametrize("body", [{}, {"enabled": "true"}, {"enabled": 1}])
+def test_enabled_must_be_a_boolean(body: dict[str, Any]) -> None:
+    with pytest.raises(MatrixError):
+        parse_enabled(body)
+
+
+def test_defaults_can_be_changed_but_not_deleted() -> None:
+    user = set_actions(NO_USER_RULES, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", ())
+
+    assert not outcome(facts(TEXT), user).notify
+    assert find_rule(user, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message").actions == ()
+    with pytest.raises(NotFound):
+        delete_rule(user, RuleKind.UNDERRIDE, ".m.rule.message")
+    with pytest.raises(NotFound):
+        set_enabled(user, DEFAULTS, RuleKind.OVERRIDE, ".m.rule.message", False)
+
+
+def test_a_default_changed_back_leaves_no_trace() -> None:
+    user = set_enabled(NO_USER_RULES, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", False)
+    assert signature_of(user) != signature_of(NO_USER_RULES)
+
+    user = set_enabled(user, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", True)
+
+    assert user == NO_USER_RULES
+
+
+def test_rules_survive_storage() -> None:
+    user = with_rule(RuleKind.OVERRIDE, "a", {"actions": ["notify"], "conditions": []})
+    user = put_rule(
+        user, parse_rule(RuleKind.CONTENT, "b", {"actions": [{"set_tweak": "x"}], "pattern": "p"})
+    )
+    user = set_enabled(user, DEFAULTS, RuleKind.CONTENT, "b", False)
+    user = set_actions(user, DEFAULTS, RuleKind.OVERRIDE, ".m.rule.master", ("notify",))
+
+    assert decode_user_rules(encode_user_rules(user)) == user
+
+
+def test_clients_see_their_own_id_in_the_default_rules() -> None:
+    rules = full_ruleset(NO_USER_RULES, default_rules(PushFeatures(encrypted_event=True)))
+
+    shown = render_ruleset(rules, ALICE)["global"]
+
+    assert list(shown) == ["override", "content", "room", "sender", "underride"]
+    overrides = {rule["rule_id"]: rule for rule in shown["override"]}
+    assert list(overrides)[:2] == [".m.rule.master", ".org.matrix.msc4028.encrypted_event"]
+    assert overrides[".m.rule.is_user_mention"]["conditions"][0]["value"] == ALICE
+    assert overrides[".m.rule.invite_for_me"]["conditions"][2]["pattern"] == ALICE
+    assert "placeholder" not in str(shown)
+
+
+def test_a_content_rule_is_shown_with_its_pattern() -> None:
+    rule = parse_rule(RuleKind.CONTENT, "cake", {"actions": ["notify"], "pattern": "cake*lie"})
+
+    assert render_rule(rule, ALICE) == {
+        "rule_id": "cake",
+        "default": False,
+        "enabled": True,
+        "actions": ["notify"],
+        "pattern": "cake*lie",
+    }
+
+
+def test_room_rules_follow_an_upgrade() -> None:
+    user = with_rule(RuleKind.ROOM, "!old:here", {"actions": []})
+
+    copied = copy_room_rules(user, "!old:here", "!new:here")
+
+    assert [rule.rule_id for rule in copied.rules] == ["!new:here", "!old:here"]
+    assert copy_room_rules(copied, "!old:here", "!new:here") == copied
