@@ -1,0 +1,127 @@
+"""The rows of the streams: one small frozen class per stream, encodable by msgspec.
+
+A row says what changed, for readers in other processes; it carries enough that they need not go
+to the database. New fields go last and have a default, so that two releases can run together.
+"""
+
+import attrs
+
+
+@attrs.frozen
+class EventRow:
+    """One event stored in a room.
+
+    `pdu` is the event's canonical bytes; None when the row was read back from the log, then the
+    reader loads the event. `membership` and `prev_membership` are of m.room.member events only.
+    """
+
+    room_id: str
+    event_id: str
+    type: str
+    sender: str
+    state_key: str | None
+    depth: int
+    origin_server_ts: int
+    membership: str | None = None
+    prev_membership: str | None = None
+    outlier: bool = False
+    soft_failed: bool = False
+    rejected: bool = False
+    redacts: str | None = None
+    relates_to: tuple[str, str] | None = None  # (rel_type, parent event ID)
+    txn: tuple[str, str] | None = None  # (device ID, or token row, and the client's txn ID)
+    room_version: str = ""
+    pdu: bytes | None = None
+
+
+@attrs.frozen
+class ReceiptRow:
+    """A receipt moved; `content` is the JSON of its data (ts, thread_id)."""
+
+    room_id: str
+    receipt_type: str
+    user_id: str
+    event_id: str
+    thread_id: str | None
+    ts: int
+    content: bytes | None = None
+
+
+@attrs.frozen
+class TypingRow:
+    """Who types in a room now; the whole list, so that a later row replaces an earlier one."""
+
+    room_id: str
+    user_ids: tuple[str, ...]
+
+
+@attrs.frozen
+class PresenceRow:
+    """The presence of one user as it is now."""
+
+    user_id: str
+    state: str
+    last_active_ts: int
+    status_msg: str | None = None
+    currently_active: bool = False
+
+
+@attrs.frozen
+class AccountDataRow:
+    """Account data changed: of the account (room_id None) or of a room; tags are type m.tag."""
+
+    user_id: str
+    room_id: str | None
+    type: str
+    content: bytes | None = None
+
+
+@attrs.frozen
+class PushRulesRow:
+    """The push rules of a user changed."""
+
+    user_id: str
+
+
+@attrs.frozen
+class PusherRow:
+    """A pusher was set or, with `removed`, deleted."""
+
+    user_id: str
+    app_id: str
+    pushkey: str
+    removed: bool = False
+
+
+@attrs.frozen
+class ToDeviceRow:
+    """Messages wait for a device of ours; the messages themselves are in the table."""
+
+    user_id: str
+    device_id: str
+
+
+@attrs.frozen
+class DeviceListRow:
+    """The devices, keys or cross-signing keys of a user changed; `device_id` None: several."""
+
+    user_id: str
+    device_id: str | None = None
+    signatures: bool = False
+
+
+@attrs.frozen
+class FederationRow:
+    """Something waits to be sent to these servers."""
+
+    destinations: tuple[str, ...]
+    kind: str
+    payload: bytes | None = None
+
+
+@attrs.frozen
+class CacheRow:
+    """Drop entries of a cache; no keys means all of them."""
+
+    cache: str
+    keys: tuple[str, ...] = ()

@@ -1,0 +1,97 @@
+"""The catalogue of streams: what changes, who writes it, and whether it outlives a restart."""
+
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from hs.repl.rows import (
+    AccountDataRow,
+    CacheRow,
+    DeviceListRow,
+    EventRow,
+    FederationRow,
+    PresenceRow,
+    PusherRow,
+    PushRulesRow,
+    ReceiptRow,
+    ToDeviceRow,
+    TypingRow,
+)
+from hs.storage.database import Tx
+
+R = TypeVar("R")
+
+
+class Kind(enum.Enum):
+    """Where the rows of a stream live."""
+
+    TABLE = "table"  # rows are stored; nothing is ever lost
+    MEMORY = "memory"  # rows live in the writer; its restart begins a new epoch
+
+
+class Writers(enum.Enum):
+    """Which instances may write a stream."""
+
+    ONE = "one"
+    SHARDED = "sharded"  # several; each key has one owner
+    EVERY = "every"  # every instance, about itself
+
+
+def whole(row: Any) -> Any:
+    """Keep all of a row in the log."""
+    return row
+
+
+@attrs.frozen(eq=False)
+class StreamDef(Generic[R]):
+    """One stream: its name, the class of its rows and how it is written.
+
+    A TABLE stream needs no query of its own: the log of recent commits, kept by TableWriter when
+    there are other processes, repairs gaps. `load`, when given, is used instead of the log.
+    `slim` strips a row to what is worth keeping in the log. `recent` is how many rows a MEMORY
+    writer remembers for readers that missed some.
+    """
+
+    name: str
+    row: type[R]
+    kind: Kind
+    writers: Writers = Writers.ONE
+    load: Callable[[Tx, str, int, int, int], Awaitable[list[tuple[int, R]]]] | None = None
+    slim: Callable[[R], R] = whole
+    recent: int = 1000
+
+
+def without_pdu(row: EventRow) -> EventRow:
+    """Leave the bytes of the event to the events table."""
+    return attrs.evolve(row, pdu=None)
+
+
+EVENTS = StreamDef("events", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
+BACKFILL = StreamDef("backfill", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
+RECEIPTS = StreamDef("receipts", ReceiptRow, Kind.TABLE)
+TYPING = StreamDef("typing", TypingRow, Kind.MEMORY)
+PRESENCE = StreamDef("presence", PresenceRow, Kind.MEMORY, recent=10_000)
+ACCOUNT_DATA = StreamDef("account_data", AccountDataRow, Kind.TABLE)
+PUSH_RULES = StreamDef("push_rules", PushRulesRow, Kind.TABLE)
+PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
+TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
+DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
+FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
+CACHES = StreamDef("caches", CacheRow, Kind.MEMORY, Writers.EVERY, recent=10_000)
+
+CATALOGUE: tuple[StreamDef[Any], ...] = (
+    EVENTS,
+    BACKFILL,
+    RECEIPTS,
+    TYPING,
+    PRESENCE,
+    ACCOUNT_DATA,
+    PUSH_RULES,
+    PUSHERS,
+    TO_DEVICE,
+    DEVICE_LISTS,
+    FEDERATION,
+    CACHES,
+)

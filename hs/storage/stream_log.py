@@ -1,0 +1,67 @@
+"""How far each writer of a stream has come, and the log of its recent commits."""
+
+from collections.abc import Sequence
+
+import attrs
+
+from hs.storage.database import Tx
+
+POSITIONS = "SELECT stream, writer, position FROM stream_positions"
+POSITION_OF_STREAM = """
+SELECT writer, position FROM stream_positions WHERE stream = $1
+"""
+SET_POSITION = """
+INSERT INTO stream_positions (stream, writer, position) VALUES ($1, $2, $3)
+ON CONFLICT (stream, writer) DO UPDATE SET position = excluded.position
+"""
+APPEND = """
+INSERT INTO stream_log (stream, writer, position, previous, written_ms, row_bytes)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""
+READ = """
+SELECT position, previous, row_bytes FROM stream_log
+WHERE stream = $1 AND writer = $2 AND position > $3 ORDER BY position LIMIT $4
+"""
+PRUNE = "DELETE FROM stream_log WHERE written_ms < $1"
+
+
+@attrs.frozen
+class LoggedCommit:
+    """One commit as the log keeps it: `row_bytes` is encoded by the writer."""
+
+    position: int
+    previous: int
+    row_bytes: bytes
+
+
+async def positions(tx: Tx) -> list[tuple[str, str, int]]:
+    """List (stream, writer, position of its last commit) of all streams."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(POSITIONS)]
+
+
+async def positions_of(tx: Tx, stream: str) -> dict[str, int]:
+    """Give the position of each writer's last commit to a stream."""
+    return {row[0]: row[1] for row in await tx.fetch(POSITION_OF_STREAM, stream)}
+
+
+async def set_position(tx: Tx, stream: str, writer: str, position: int) -> None:
+    """Record the position of a writer's commit, in the commit's transaction."""
+    await tx.execute(SET_POSITION, stream, writer, position)
+
+
+async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:
+    """Add a commit to the log, in the commit's transaction."""
+    await tx.execute(
+        APPEND, stream, writer, commit.position, commit.previous, now_ms, commit.row_bytes
+    )
+
+
+async def read(tx: Tx, stream: str, writer: str, after: int, limit: int) -> Sequence[LoggedCommit]:
+    """Give a writer's commits after a position, oldest first."""
+    rows = await tx.fetch(READ, stream, writer, after, limit)
+    return [LoggedCommit(row[0], row[1], bytes(row[2])) for row in rows]
+
+
+async def prune(tx: Tx, before_ms: int) -> int:
+    """Forget commits older than a time; give how many."""
+    return await tx.execute(PRUNE, before_ms)

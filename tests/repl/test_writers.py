@@ -1,0 +1,235 @@
+"""Writers: group commit, who fails, and positions of several writers."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from hs.repl.feed import Batch, Feed
+from hs.repl.inproc import InProcHub, alone
+from hs.repl.memory_writer import MemoryWriter, epoch_at
+from hs.repl.transport import Transport
+from hs.repl.writers import Rows, StreamIds, TableWriter, WriterStopped
+from hs.storage import stream_log
+from hs.storage.database import Database, Tx
+from tests.repl.conftest import HINTS, NOTES, Note, add_note
+
+
+def table_writer(db: Database, transport: Transport, name: str = "w1") -> TableWriter[Note]:
+    return TableWriter(NOTES, name, db, transport, lambda: 1_000_000)
+
+
+async def test_a_write_returns_after_its_rows_were_delivered(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(db, alone(feed))
+    await nursery.start(writer.run)
+
+    number = await writer.write(add_note, "hello")
+
+    assert [row for one in got for row in one.rows] == [(number, Note("hello"))]
+    assert feed.position(NOTES).floor == number
+    nursery.cancel_scope.cancel()
+
+
+async def test_writes_that_wait_share_a_commit_and_one_batch(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(db, alone(feed))
+    await nursery.start(writer.run)
+
+    async with trio.open_nursery() as jobs:
+        for number in range(20):
+            jobs.start_soon(writer.write, add_note, str(number))
+
+    assert len(got) == 1
+    assert [number for number, _ in got[0].rows] == list(range(1, 21))
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_the_guilty_job_of_a_batch_fails(db: Database, nursery: trio.Nursery) -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(db, alone(feed))
+    await nursery.start(writer.run)
+    failed: list[str] = []
+
+    async def one(text: str) -> None:
+        try:
+            await writer.write(add_note, text)
+        except ValueError:
+            failed.append(text)
+
+    async with trio.open_nursery() as jobs:
+        for text in ("a", "bad", "b"):
+            jobs.start_soon(one, text)
+
+    assert failed == ["bad"]
+    assert sorted(row.text for batch in got for _, row in batch.rows) == ["a", "b"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_waiter_does_not_stop_the_commit(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(db, alone(feed))
+    await nursery.start(writer.run)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await writer.write(add_note, "kept")
+    await writer.write(add_note, "after")
+
+    assert [row.text for batch in got for _, row in batch.rows] == ["kept", "after"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_stopping_writes_what_waits_and_refuses_more(db: Database) -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(db, alone(feed))
+    async with trio.open_nursery() as jobs:
+        async with trio.open_nursery() as running:
+            await running.start(writer.run)
+            jobs.start_soon(writer.write, add_note, "last")
+            await trio.lowlevel.checkpoint()
+            running.cancel_scope.cancel()
+
+    assert [row.text for batch in got for _, row in batch.rows] == ["last"]
+    with pytest.raises(WriterStopped):
+        await writer.write(add_note, "too late")
+
+
+async def test_a_writer_begins_where_all_writers_ended(db: Database) -> None:
+    async def run_once(name: str) -> int:
+        async with trio.open_nursery() as running:
+            writer = table_writer(db, alone(Feed()), name)
+            await running.start(writer.run)
+            number = await writer.write(add_note, name)
+            running.cancel_scope.cancel()
+        return number
+
+    first, second = await run_once("w1"), await run_once("w2")
+    async with trio.open_nursery() as running:
+        again = table_writer(db, alone(Feed()))
+        await running.start(again.run)
+        running.cancel_scope.cancel()
+
+    assert (first, second) == (1, 2)
+    assert (again.position, again.committed) == (2, 1)
+
+
+async def test_a_silent_writer_does_not_hold_back_readers(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    hub = InProcHub()
+    feeds = [Feed(), Feed(), Feed()]
+    transports = [hub.join(feed) for feed in feeds]
+    busy, silent = (table_writer(db, transports[at], f"w{at}") for at in (0, 1))
+    await nursery.start(busy.run)
+    await nursery.start(silent.run)
+
+    numbers = [await busy.write(add_note, "x") for _ in range(3)]
+
+    assert {feed.position(NOTES).encode() for feed in feeds} == {str(numbers[-1])}
+    nursery.cancel_scope.cancel()
+
+
+async def test_positions_of_two_busy_writers_are_kept_apart(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    hub = InProcHub()
+    reader = Feed()
+    got: list[Batch[Note]] = []
+    reader.subscribe(NOTES, got.append)
+    hub.join(reader)
+    writers = [table_writer(db, hub.join(Feed()), name) for name in ("w1", "w2")]
+    for writer in writers:
+        await nursery.start(writer.run)
+
+    async with trio.open_nursery() as jobs:
+        for number in range(30):
+            jobs.start_soon(writers[number % 2].write, add_note, str(number))
+
+    for name in ("w1", "w2"):
+        numbers = [row[0] for one in got if one.writer == name for row in one.rows]
+        assert numbers == sorted(numbers)
+        assert reader.position(NOTES).covers(name, numbers[-1])
+    assert len({row[1].text for one in got for row in one.rows}) == 30
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_unit_may_take_many_ids(db: Database, nursery: trio.Nursery) -> None:
+    feed = Feed()
+    writer = table_writer(db, alone(feed))
+    await nursery.start(writer.run)
+
+    async def add_many(tx: Tx, ids: StreamIds, count: int) -> tuple[list[int], Rows[Note]]:
+        first = await ids.one()
+        numbers = [first, *await ids.many(count)]
+        return numbers, [(number, Note("")) for number in numbers]
+
+    given: list[int] = []
+
+    async def ask(count: int) -> None:
+        given.extend(await writer.write(add_many, count))
+
+    async with trio.open_nursery() as jobs:
+        for count in (0, 3, 5):
+            jobs.start_soon(ask, count)
+
+    assert len(set(given)) == len(given) == 11
+    assert given == sorted(given)
+    nursery.cancel_scope.cancel()
+
+
+async def test_alone_no_log_is_kept(db: Database, nursery: trio.Nursery) -> None:
+    writer = table_writer(db, alone(Feed()))
+    await nursery.start(writer.run)
+
+    await writer.write(add_note, "x")
+
+    assert await db.read(partial(stream_log.read), "receipts", "w1", 0, 10) == []
+    assert await db.read(stream_log.positions) == [("receipts", "w1", 1)]
+    nursery.cancel_scope.cancel()
+
+
+def test_a_memory_writer_delivers_at_once_and_grows_over_restarts() -> None:
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(HINTS, got.append)
+    writer = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_000))
+    writer.attach()
+
+    position = writer.append_nowait([Note("a"), Note("b")])
+    later = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_001))
+
+    assert [row.text for _, row in got[0].rows] == ["a", "b"]
+    assert feed.position(HINTS).floor == position == epoch_at(1_000) + 2
+    assert later.epoch > position
+    assert feed.epoch(HINTS, "w1") == writer.epoch
+
+
+def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
+    writer = MemoryWriter(HINTS, "w1", alone(Feed()), epoch_at(1_000))
+    start = writer.position
+    for text in "abcdefgh":
+        writer.append_nowait([Note(text)])
+
+    missed = writer.since(start + 6)
+    forgotten = writer.since(start + 1)
+
+    assert ([row.text for _, row in missed.rows], missed.reset) == (["g", "h"], False)
+    assert ([row.text for _, row in forgotten.rows], forgotten.reset) == (list("defgh"), True)
+    assert writer.since(epoch_at(999)).reset
