@@ -1,0 +1,54 @@
+"""Long-running work under supervision: what fails is logged, counted and started again with backoff."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+from prometheus_client import Counter
+
+log = logging.getLogger(__name__)
+
+_RESTARTS = Counter("hs_duty_restarts", "Duties that failed and were started again", ["duty"])
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+# A duty that ran this long before it failed starts again at the shortest pause.
+HEALTHY_AFTER_S = 120.0
+
+
+@attrs.frozen
+class Duty:
+    """Something a process does for as long as it lives.
+
+    `run` returns only when its work is over for good; it may be cancelled at any await.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+
+async def keep_running(duty: Duty) -> None:
+    """Run a duty; when it raises, log, count, wait with backoff and run it again."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        began = trio.current_time()
+        try:
+            await duty.run()
+        except Exception:
+            # Cancelled is no Exception; a group that holds it is a BaseExceptionGroup: both rise.
+            log.exception("duty %s failed; starting it again in %.1f s", duty.name, pause_s)
+        else:
+            return
+        _RESTARTS.labels(duty.name).inc()
+        if trio.current_time() - began >= HEALTHY_AFTER_S:
+            pause_s = FIRST_PAUSE_S
+        await trio.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+async def every(period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work` once a period, for ever, the first time after one period."""
+    while True:
+        await trio.sleep(period_s)
+        await work()
