@@ -182,3 +182,7 @@ CREATE TABLE room_aliases (
     created_ms BIGINT NOT NULL
 );
 CREATE INDEX room_aliases_room ON room_aliases (room_id);
+
+-- Numbers of interned state keys and of snapshots.
+CREATE STREAM state_keys;
+CREATE STREAM state_snapshots;

@@ -1,0 +1,151 @@
+"""The events table: writing rows of the log, finding events by ID, and redactions."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Row, Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows, UpdateRows
+
+
+class EventRecord(NamedTuple):
+    """One row of the events table, its fields in the order of the columns of INSERT."""
+
+    stream_id: int
+    writer: str
+    event_id: str
+    room_id: str
+    type: str
+    state_key: str | None
+    sender: str
+    depth: int
+    origin_server_ts: int
+    snapshot_id: int | None
+    status: int
+    contains_url: int
+    redacted_by: str | None
+    pdu: bytes
+
+
+class FoundEvent(NamedTuple):
+    """What it takes to make an event again: its bytes, its room's version, its standing."""
+
+    stream_id: int
+    writer: str
+    event_id: str
+    snapshot_id: int | None
+    status: int
+    contains_url: int
+    redacted_by: str | None
+    version: str
+    pdu: bytes
+
+
+INSERT = Rows(
+    "events",
+    "stream_id bigint, writer text, event_id text, room_id text, type text, state_key text, "
+    "sender text, depth bigint, origin_server_ts bigint, snapshot_id bigint, status smallint, "
+    "contains_url smallint, redacted_by text, pdu bytea",
+)
+_FOUND = """
+SELECT e.stream_id, e.writer, e.event_id, e.snapshot_id, e.status, e.contains_url,
+       e.redacted_by, r.version, e.pdu
+FROM events e JOIN rooms r ON r.room_id = e.room_id
+"""
+BY_ID = sql(lambda d: f"{_FOUND} WHERE {d.any_of('e.event_id', 1, 'text')}")
+BY_STREAM_ID = sql(lambda d: f"{_FOUND} WHERE {d.any_of('e.stream_id', 1, 'bigint')}")
+KNOWN = sql(
+    lambda d: f"SELECT event_id, stream_id FROM events WHERE {d.any_of('event_id', 1, 'text')}"
+)
+IDS_OF_STREAM_IDS = sql(
+    lambda d: f"SELECT stream_id, event_id FROM events WHERE {d.any_of('stream_id', 1, 'bigint')}"
+)
+INSERT_REDACTIONS = Rows(
+    "redactions",
+    "redaction_id text, room_id text, redacts text, sender text",
+    conflict="ON CONFLICT (redaction_id) DO NOTHING",
+)
+SET_REDACTED = UpdateRows("events", key="event_id text", values="redacted_by text")
+REDACTIONS_OF = sql(
+    lambda d: (
+        "SELECT redacts, redaction_id, sender FROM redactions "
+        f"WHERE {d.any_of('redacts', 1, 'text')} ORDER BY redaction_id"
+    )
+)
+SET_STATUS = UpdateRows("events", key="event_id text", values="status smallint")
+SET_PLACE = UpdateRows("events", key="event_id text", values="snapshot_id bigint, status smallint")
+ADD_BACKWARD = Rows(
+    "backward_extremities",
+    "room_id text, event_id text",
+    conflict="ON CONFLICT (room_id, event_id) DO NOTHING",
+)
+REMOVE_BACKWARD = sql(
+    lambda d: f"DELETE FROM backward_extremities WHERE {d.any_of('event_id', 1, 'text')}"
+)
+
+
+async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
+    """Add rows to the log.
+
+    Raises: UniqueViolation, when one of the events is there.
+    """
+    await tx.insert_rows(INSERT, records)
+
+
+async def find(tx: Tx, event_ids: Sequence[str]) -> list[FoundEvent]:
+    """Give those of the events that are stored, in no order."""
+    return [_found(row) for row in await tx.fetch(BY_ID, list(event_ids))]
+
+
+async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[FoundEvent]:
+    """Give the events with these numbers, in no order."""
+    return [_found(row) for row in await tx.fetch(BY_STREAM_ID, list(stream_ids))]
+
+
+async def known(tx: Tx, event_ids: Sequence[str]) -> dict[str, int]:
+    """Tell which of the events are stored, with their numbers."""
+    return {row[0]: row[1] for row in await tx.fetch(KNOWN, list(event_ids))}
+
+
+async def ids_of(tx: Tx, stream_ids: Sequence[int]) -> dict[int, str]:
+    """Give the event IDs of numbers."""
+    return {row[0]: row[1] for row in await tx.fetch(IDS_OF_STREAM_IDS, list(stream_ids))}
+
+
+async def insert_redactions(tx: Tx, rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Note redactions, (redaction_id, room_id, redacts, sender), in force or not."""
+    await tx.insert_rows(INSERT_REDACTIONS, rows)
+
+
+async def set_redacted(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
+    """Put redactions in force: (event_id, redaction_id) each, no event twice."""
+    await tx.update_rows(SET_REDACTED, pairs)
+
+
+async def redactions_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+    """List (redacted event, redaction, its sender) noted for events, in force or not."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(REDACTIONS_OF, list(event_ids))]
+
+
+async def set_status(tx: Tx, pairs: Sequence[tuple[str, int]]) -> None:
+    """Change the standing of events: (event_id, status) each."""
+    await tx.update_rows(SET_STATUS, pairs)
+
+
+async def set_place(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
+    """Give outliers a place in the graph: (event_id, snapshot_id, status) each."""
+    await tx.update_rows(SET_PLACE, rows)
+
+
+async def add_backward(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
+    """Note events that are cited and lacking: (room_id, event_id) each."""
+    await tx.insert_rows(ADD_BACKWARD, pairs)
+
+
+async def remove_backward(tx: Tx, event_ids: Sequence[str]) -> None:
+    """Forget that events are lacking, now that they are there."""
+    await tx.execute(REMOVE_BACKWARD, list(event_ids))
+
+
+def _found(row: Row) -> FoundEvent:
+    return FoundEvent(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], bytes(row[8]))

@@ -1,0 +1,123 @@
+"""Rooms: that they exist, where they end, what lists show of them, and our users' memberships."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+INSERT_ROOM = Rows(
+    "rooms",
+    "room_id text, version text, creator text, created_ms bigint",
+    conflict="ON CONFLICT (room_id) DO NOTHING",
+)
+VERSIONS = sql(
+    lambda d: f"SELECT room_id, version FROM rooms WHERE {d.any_of('room_id', 1, 'text')}"
+)
+ROOM = "SELECT version, creator FROM rooms WHERE room_id = $1"
+HEAD = "SELECT extremities, snapshot_id, depth, stream_id FROM room_heads WHERE room_id = $1"
+SET_HEADS = Rows(
+    "room_heads",
+    "room_id text, extremities text, snapshot_id bigint, depth bigint, stream_id bigint",
+    conflict=(
+        "ON CONFLICT (room_id) DO UPDATE SET extremities = excluded.extremities, "
+        "snapshot_id = excluded.snapshot_id, depth = excluded.depth, "
+        "stream_id = excluded.stream_id"
+    ),
+)
+_SUMMARY = (
+    "name text, topic text, avatar_url text, canonical_alias text, join_rule text, "
+    "history_visibility text, guest_access text, encryption text, room_type text, "
+    "joined_members bigint, invited_members bigint, tombstoned smallint"
+)
+_SUMMARY_NAMES = [column.split()[0] for column in _SUMMARY.split(", ")]
+SUMMARY = f"SELECT {', '.join(_SUMMARY_NAMES)} FROM room_summaries WHERE room_id = $1"
+SET_SUMMARIES = Rows(
+    "room_summaries",
+    f"room_id text, {_SUMMARY}",
+    conflict=(
+        "ON CONFLICT (room_id) DO UPDATE SET "
+        + ", ".join(f"{name} = excluded.{name}" for name in _SUMMARY_NAMES)
+    ),
+)
+SET_LOCAL_MEMBERSHIPS = Rows(
+    "local_memberships",
+    "user_id text, room_id text, membership text, event_id text, stream_id bigint, sender text",
+    conflict=(
+        "ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, "
+        "event_id = excluded.event_id, stream_id = excluded.stream_id, "
+        "sender = excluded.sender, forgotten = 0, stripped_state = NULL"
+    ),
+)
+
+
+class HeadRecord(NamedTuple):
+    """The end of a room; `extremities` is a JSON array of event IDs."""
+
+    extremities: str
+    snapshot_id: int
+    depth: int
+    stream_id: int
+
+
+class SummaryRecord(NamedTuple):
+    """What lists of rooms show of a room, in the order of the columns."""
+
+    name: str | None = None
+    topic: str | None = None
+    avatar_url: str | None = None
+    canonical_alias: str | None = None
+    join_rule: str | None = None
+    history_visibility: str | None = None
+    guest_access: str | None = None
+    encryption: str | None = None
+    room_type: str | None = None
+    joined_members: int = 0
+    invited_members: int = 0
+    tombstoned: int = 0
+
+
+async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, int]]) -> None:
+    """Make rooms known: (room_id, version, creator, created_ms) each; known ones stay."""
+    await tx.insert_rows(INSERT_ROOM, rows)
+
+
+async def versions(tx: Tx, room_ids: Sequence[str]) -> dict[str, str]:
+    """Give the versions of those rooms that are known."""
+    return {row[0]: row[1] for row in await tx.fetch(VERSIONS, list(room_ids))}
+
+
+async def version_and_creator(tx: Tx, room_id: str) -> tuple[str, str] | None:
+    """Give a room's version and creator; None for a room unknown."""
+    row = await tx.fetchrow(ROOM, room_id)
+    return None if row is None else (row[0], row[1])
+
+
+async def head(tx: Tx, room_id: str) -> HeadRecord | None:
+    """Give the end of a room; None for one without state here."""
+    row = await tx.fetchrow(HEAD, room_id)
+    return None if row is None else HeadRecord(*row)
+
+
+async def set_heads(tx: Tx, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
+    """Move the ends of rooms: (room_id, *HeadRecord) each, no room twice."""
+    await tx.insert_rows(SET_HEADS, rows)
+
+
+async def summary(tx: Tx, room_id: str) -> SummaryRecord | None:
+    """Give what lists show of a room."""
+    row = await tx.fetchrow(SUMMARY, room_id)
+    return None if row is None else SummaryRecord(*row)
+
+
+async def set_summaries(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
+    """Put what lists show: (room_id, *SummaryRecord) each, no room twice."""
+    await tx.insert_rows(SET_SUMMARIES, rows)
+
+
+async def set_local_memberships(
+    tx: Tx, rows: Sequence[tuple[str, str, str, str, int, str]]
+) -> None:
+    """Put (user_id, room_id, membership, event_id, stream_id, sender), no longer forgotten."""
+    await tx.insert_rows(SET_LOCAL_MEMBERSHIPS, rows)

@@ -1,0 +1,50 @@
+"""Transaction IDs: which event a device's request has produced, so that a retry gives the same."""
+
+from collections.abc import Sequence
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+INSERT = Rows(
+    "transaction_ids",
+    "user_id text, device_id text, scope text, txn_id text, event_id text, created_ms bigint",
+    conflict="ON CONFLICT (user_id, device_id, scope, txn_id) DO NOTHING",
+)
+RECENT = """
+SELECT t.scope, t.txn_id, t.event_id, e.stream_id, e.room_id
+FROM transaction_ids t JOIN events e ON e.event_id = t.event_id
+WHERE t.user_id = $1 AND t.device_id = $2
+ORDER BY t.created_ms DESC LIMIT $3
+"""
+OF_EVENTS = sql(
+    lambda d: (
+        "SELECT event_id, device_id, txn_id FROM transaction_ids "
+        f"WHERE user_id = $1 AND {d.any_of('event_id', 2, 'text')}"
+    )
+)
+PRUNE = "DELETE FROM transaction_ids WHERE created_ms < $1"
+
+
+async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, str, int]]) -> None:
+    """Note what requests produced: (user_id, device_id, scope, txn_id, event_id, created_ms)."""
+    await tx.insert_rows(INSERT, rows)
+
+
+async def recent(
+    tx: Tx, user_id: str, device_id: str, limit: int
+) -> list[tuple[str, str, str, int, str]]:
+    """List (scope, txn_id, event_id, stream_id, room_id) of a device, the newest first."""
+    rows = await tx.fetch(RECENT, user_id, device_id, limit)
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+
+
+async def of_events(tx: Tx, user_id: str, event_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Give (device_id, txn_id) of those events that a user sent with a transaction ID."""
+    rows = await tx.fetch(OF_EVENTS, user_id, list(event_ids))
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+async def prune(tx: Tx, before_ms: int) -> int:
+    """Forget requests older than a time; give how many."""
+    return await tx.execute(PRUNE, before_ms)
