@@ -1,0 +1,1 @@
+"""The only door to asyncpg: `pool` keeps connections, `database` runs units on them."""

@@ -1,0 +1,100 @@
+"""A pool of asyncpg connections that a cancelled or failed unit cannot spoil.
+
+asyncpg's own pool spends a task, a proxy and a round trip on each use; here a connection is
+given back as it is, and only after a failure is it mended, or thrown away.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import asyncpg
+import attrs
+
+from hs.storage.postgres.tx import Connection
+
+MEND_LIMIT_S: Final = 5.0
+CLOSE_LIMIT_S: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class PostgresConfig:
+    """How to reach a database; `connect` are arguments of asyncpg.connect."""
+
+    connect: dict[str, Any]
+    min_connections: int = 2
+    max_connections: int = 10
+
+
+class Pool:
+    """Connections of one loop; all methods run in its thread."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self._config = config
+        self._free = asyncio.Semaphore(config.max_connections)
+        self._idle: list[Connection] = []
+        self._used: set[Connection] = set()
+
+    async def open(self) -> None:
+        """Connect the least number of connections."""
+        for _ in range(max(1, self._config.min_connections)):
+            self._idle.append(await self._connect())
+
+    async def take(self) -> Connection:
+        """Wait for a connection; give it back with `give_back`."""
+        await self._free.acquire()
+        try:
+            conn = self._idle_one() or await self._connect()
+        except BaseException:
+            self._free.release()
+            raise
+        self._used.add(conn)
+        return conn
+
+    def _idle_one(self) -> "Connection | None":
+        while self._idle:
+            conn = self._idle.pop()
+            if not conn.is_closed():
+                return conn
+        return None
+
+    def give_back(self, conn: Connection) -> None:
+        """Let others have the connection; a closed one is forgotten."""
+        self._used.discard(conn)
+        if not conn.is_closed():
+            self._idle.append(conn)
+        self._free.release()
+
+    async def mend(self, conn: Connection) -> None:
+        """End the transaction of a failed or cancelled unit, or close the connection."""
+        if conn.is_closed():
+            return
+        try:
+            # Waits for the cancel request that asyncpg may have sent.
+            await asyncio.wait_for(conn.execute("ROLLBACK"), MEND_LIMIT_S)
+        except (TimeoutError, asyncio.CancelledError, OSError, asyncpg.PostgresError) as error:
+            log.warning("a database connection could not be mended: %r", error)
+            conn.terminate()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except asyncpg.InterfaceError:
+            conn.terminate()
+
+    async def close(self) -> None:
+        """Close every connection, the used ones by force."""
+        idle, self._idle = self._idle, []
+        for conn in list(self._used):
+            conn.terminate()
+        await asyncio.gather(*map(_close, idle))
+
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(**self._config.connect)
+
+
+async def _close(conn: Connection) -> None:
+    try:
+        await conn.close(timeout=CLOSE_LIMIT_S)
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        conn.terminate()

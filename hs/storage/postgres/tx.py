@@ -1,0 +1,109 @@
+"""Units of work on one asyncpg connection, and asyncpg's errors in our words."""
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from hs.storage.database import (
+    ConstraintViolation,
+    DatabaseConflict,
+    DatabaseError,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    ForeignViolation,
+    Row,
+    UniqueViolation,
+)
+from hs.storage.dialect import POSTGRES, Query, Statement
+from hs.storage.rows import Rows, RowValues, UpdateRows, as_lists
+
+# A string: the class takes a parameter in its type stubs only.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+NEXT_IDS: Final = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::bigint)"
+
+_CONNECTION_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+class PostgresTx:
+    """The Tx of PostgreSQL."""
+
+    __slots__ = ("_conn",)
+
+    dialect: Final = POSTGRES
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
+        return await self._conn.fetch(_text(query), *args)
+
+    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        return await self._conn.fetchrow(_text(query), *args)
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        return await self._conn.fetchval(_text(query), *args)
+
+    async def execute(self, query: Query, *args: Any) -> int:
+        # The answer reads "UPDATE 3", "INSERT 0 1" or "CREATE TABLE".
+        status = (await self._conn.execute(_text(query), *args)).rpartition(" ")[2]
+        return int(status) if status.isdigit() else 0
+
+    async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
+        if rows:
+            await self._conn.executemany(_text(query), rows)
+
+    async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
+        if rows:
+            await self._conn.execute(insert.postgres, *as_lists(insert, rows))
+
+    async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
+        if rows:
+            await self._conn.execute(update.postgres, *as_lists(update, rows))
+
+    async def next_ids(self, stream: str, count: int) -> list[int]:
+        rows = await self._conn.fetch(NEXT_IDS, f"{stream}_ids", count)
+        return [row[0] for row in rows]
+
+
+def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
+    """Say asyncpg's error in the words of `hs.storage.database`; None for what is not its own.
+
+    `gone` tells whether there is no connection (any more).
+    """
+    match error:
+        case asyncpg.UniqueViolationError():
+            return UniqueViolation(str(error), error.constraint_name or "")
+        case asyncpg.ForeignKeyViolationError():
+            return ForeignViolation(str(error), error.constraint_name or "")
+        case asyncpg.IntegrityConstraintViolationError():
+            return ConstraintViolation(str(error), error.constraint_name or "")
+        case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
+            return DatabaseConflict(str(error))
+        case asyncpg.QueryCanceledError():
+            return DatabaseTimeout(str(error))
+        case TimeoutError() if not gone:
+            return DatabaseTimeout(str(error))
+        case _ if isinstance(error, _CONNECTION_LOST):
+            return DatabaseUnavailable(f"PostgreSQL: {error}")
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            # A wrong argument looks the same as the use of a connection just closed.
+            return (
+                DatabaseUnavailable(f"PostgreSQL: {error}") if gone else DatabaseError(str(error))
+            )
+        case asyncpg.PostgresError():
+            return DatabaseError(f"{type(error).__name__}: {error}")
+        case _:
+            return None
+
+
+def _text(query: Query) -> str:
+    return query.postgres if isinstance(query, Statement) else query

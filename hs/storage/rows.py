@@ -1,0 +1,55 @@
+"""Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hs.storage.dialect import POSTGRES, Column, parse_columns
+
+RowValues = Sequence[Any]
+
+
+class Rows:
+    """A multi-row INSERT; `Rows("events", "stream_id bigint, room_id text")`.
+
+    `conflict` is an ON CONFLICT clause. With DO UPDATE no two rows of one batch may have the
+    same key: PostgreSQL refuses that, SQLite lets the last one win.
+    """
+
+    __slots__ = ("columns", "postgres", "sqlite")
+
+    def __init__(self, table: str, columns: str, conflict: str = "") -> None:
+        self.columns = parse_columns(columns)
+        names = ", ".join(column.name for column in self.columns)
+        batch = POSTGRES.unnest("batch", columns)
+        marks = ", ".join(f"?{n}" for n in range(1, len(self.columns) + 1))
+        self.postgres = f"INSERT INTO {table} ({names}) SELECT * FROM {batch} {conflict}".strip()
+        self.sqlite = f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".strip()
+
+
+class UpdateRows:
+    """A multi-row UPDATE by key; each row is the key's columns followed by the new values."""
+
+    __slots__ = ("columns", "postgres", "sqlite")
+
+    def __init__(self, table: str, key: str, values: str) -> None:
+        keys, changed = parse_columns(key), parse_columns(values)
+        self.columns: tuple[Column, ...] = keys + changed
+        batch = POSTGRES.unnest("batch", f"{key}, {values}")
+        news = ", ".join(f"{column.name} = batch.{column.name}" for column in changed)
+        match = " AND ".join(f"{table}.{column.name} = batch.{column.name}" for column in keys)
+        self.postgres = f"UPDATE {table} SET {news} FROM {batch} WHERE {match}"
+        places = {column.name: number for number, column in enumerate(self.columns, 1)}
+        marks = ", ".join(f"{column.name} = ?{places[column.name]}" for column in changed)
+        found = " AND ".join(f"{column.name} = ?{places[column.name]}" for column in keys)
+        self.sqlite = f"UPDATE {table} SET {marks} WHERE {found}"
+
+
+Batch = Rows | UpdateRows
+
+
+def as_lists(batch: Batch, rows: Iterable[RowValues]) -> list[tuple[Any, ...]]:
+    """Turn rows into one list per column, the arguments of PostgreSQL's unnest."""
+    lists = list(zip(*rows, strict=True))
+    if len(lists) != len(batch.columns):
+        raise ValueError(f"rows of {len(lists)} values for {len(batch.columns)} columns")
+    return lists

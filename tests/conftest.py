@@ -1,0 +1,87 @@
+"""Fixtures for all tests: the asyncio bridge, fresh databases on both engines, a Redis."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from hs.lib.aio import Bridge, open_bridge
+from hs.storage.database import Database
+from tests.support.databases import (
+    fresh_postgres,
+    fresh_sqlite,
+    make_postgres_template,
+    make_sqlite_template,
+)
+from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
+from tests.support.redis import RedisMissing, RedisServer, running_redis
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    """The asyncio loop in its thread; never together with autojump_clock."""
+    async with open_bridge() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test run's own, with a migrated template."""
+    try:
+        with running_postgres() as server:
+            make_postgres_template(server)
+            yield server
+    except PostgresMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test run's own."""
+    try:
+        with running_redis() as server:
+            yield server
+    except RedisMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    """That Redis server, emptied."""
+    redis_server.cli("FLUSHALL")
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    make_sqlite_template(path)
+    return path
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each database engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_source(engine: str, request: pytest.FixtureRequest) -> Path | PostgresServer:
+    """Where the fixture `database` gets it from; apart, as it must not start inside trio."""
+    name = "sqlite_template" if engine == "sqlite" else "postgres_server"
+    source: Path | PostgresServer = request.getfixturevalue(name)
+    return source
+
+
+@pytest.fixture
+async def database(
+    database_source: Path | PostgresServer, tmp_path: Path, bridge: Bridge
+) -> AsyncIterator[Database]:
+    """A fresh, migrated database, once on each engine."""
+    if isinstance(database_source, Path):
+        async with fresh_sqlite(database_source, tmp_path / "test.db") as opened:
+            yield opened
+    else:
+        async with fresh_postgres(database_source, bridge) as opened:
+            yield opened

@@ -1,0 +1,127 @@
+"""Fresh, migrated databases for tests: a file copied, or one PostgreSQL database made empty."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import trio
+
+from hs.lib.aio import Bridge, open_bridge
+from hs.storage.database import Database
+from hs.storage.migrate import bundled_migrations, migrate
+from hs.storage.postgres.database import open_postgres
+from hs.storage.postgres.pool import PostgresConfig
+from hs.storage.sqlite.threads import open_sqlite
+from tests.support.postgres import PostgresServer
+
+TEMPLATE = "hs_template"
+TESTED = "hs_test"
+
+# Rows that the migrations put in are kept aside here, to be put back after each test.
+_KEEP_SEED = """
+CREATE SCHEMA seed;
+DO $$ DECLARE r record; filled boolean; BEGIN
+  FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('SELECT EXISTS (SELECT 1 FROM public.%I)', r.tablename) INTO filled;
+    IF filled THEN
+      EXECUTE format('CREATE TABLE seed.%I AS SELECT * FROM public.%I', r.tablename, r.tablename);
+    END IF;
+  END LOOP;
+END $$
+"""
+_EMPTY = """
+SET session_replication_role = replica;
+DO $$ DECLARE r record; filled boolean; BEGIN
+  FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('SELECT EXISTS (SELECT 1 FROM public.%I)', r.tablename) INTO filled;
+    IF filled THEN EXECUTE format('DELETE FROM public.%I', r.tablename); END IF;
+  END LOOP;
+  FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'seed' LOOP
+    EXECUTE format('INSERT INTO public.%I SELECT * FROM seed.%I', r.tablename, r.tablename);
+  END LOOP;
+  FOR r IN SELECT sequencename FROM pg_sequences
+           WHERE schemaname = 'public' AND last_value IS NOT NULL LOOP
+    EXECUTE format('ALTER SEQUENCE public.%I RESTART', r.sequencename);
+  END LOOP;
+END $$
+"""
+_SHAPE = """
+SELECT string_agg(table_name || '.' || column_name || ':' || data_type, ',' ORDER BY
+                  table_name, ordinal_position)
+FROM information_schema.columns WHERE table_schema = 'public'
+"""
+
+
+def make_sqlite_template(path: Path) -> None:
+    """Make a migrated, empty file, to be copied for each test."""
+
+    async def fill() -> None:
+        async with open_sqlite(path) as database:
+            await migrate(database, bundled_migrations(), ["pre", "post"])
+
+    trio.run(fill)
+
+
+def make_postgres_template(server: PostgresServer) -> None:
+    """Make a migrated, empty database, from which the tested one is made."""
+    server.psql(f"CREATE DATABASE {TEMPLATE}")
+
+    async def fill() -> None:
+        async with open_bridge() as bridge:
+            async with open_postgres(_config(server, TEMPLATE), bridge) as database:
+                await migrate(database, bundled_migrations(), ["pre", "post"])
+
+    trio.run(fill)
+    server.psql(_KEEP_SEED, database=TEMPLATE)
+
+
+@asynccontextmanager
+async def fresh_sqlite(template: Path, path: Path) -> AsyncIterator[Database]:
+    """Open a copy of the template."""
+    shutil.copyfile(template, path)
+    async with open_sqlite(path) as database:
+        yield database
+
+
+@asynccontextmanager
+async def fresh_postgres(server: PostgresServer, bridge: Bridge) -> AsyncIterator[Database]:
+    """Open the one tested database, emptied, or made anew when a test changed its tables."""
+    await bridge.run(_make_fresh, server)
+    async with open_postgres(_config(server, TESTED), bridge) as database:
+        yield database
+
+
+async def _make_fresh(server: PostgresServer) -> None:
+    try:
+        conn = await asyncpg.connect(**server.arguments(TESTED))
+    except asyncpg.InvalidCatalogNameError:
+        await _make_anew(server)
+        return
+    try:
+        same_shape = await conn.fetchval(_SHAPE) == server.shape
+        if same_shape:
+            await conn.execute(_EMPTY)
+    finally:
+        await conn.close()
+    if not same_shape:
+        await _make_anew(server)
+
+
+async def _make_anew(server: PostgresServer) -> None:
+    admin = await asyncpg.connect(**server.arguments("postgres"))
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {TESTED} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {TESTED} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+    finally:
+        await admin.close()
+    conn = await asyncpg.connect(**server.arguments(TESTED))
+    try:
+        server.shape = await conn.fetchval(_SHAPE)
+    finally:
+        await conn.close()
+
+
+def _config(server: PostgresServer, database: str) -> PostgresConfig:
+    return PostgresConfig(server.arguments(database), min_connections=1, max_connections=5)

@@ -1,0 +1,124 @@
+"""A private PostgreSQL server for one test run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "1d",
+    "autovacuum": "off",
+    "shared_buffers": "64MB",
+    "max_connections": "200",
+    "listen_addresses": "",
+    "log_min_messages": "fatal",
+}
+START_LIMIT_S = 30.0
+SUPERUSER = "postgres"
+
+
+class PostgresMissing(RuntimeError):
+    """PostgreSQL's server programs are not on this machine."""
+
+
+@attrs.define
+class PostgresServer:
+    """A server that listens on a Unix socket in its own directory only."""
+
+    directory: Path
+    programs: Path
+    process: subprocess.Popen[bytes] | None = None
+    shape: str | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        options = [part for key, value in FAST.items() for part in ("-c", f"{key}={value}")]
+        command = [
+            str(self.programs / "postgres"), "-D", str(self.directory / "data"),
+            "-k", str(self.directory), *options,
+        ]  # fmt: skip
+        with (self.directory / "log").open("ab") as log_file:
+            self.process = subprocess.Popen(
+                command, stdout=log_file, stderr=log_file, cwd=self.directory, **as_postgres()
+            )
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while self.psql("SELECT 1", check=False) != "1":
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "log").read_text())
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop at once, as a crash would."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+            self.process = None
+
+    def psql(self, statement: str, *, database: str = "postgres", check: bool = True) -> str:
+        """Run a statement as the superuser by the command line client."""
+        done = subprocess.run(
+            [
+                self.programs / "psql", "-XqAt", "-h", self.directory, "-U", SUPERUSER,
+                "-d", database, "-c", statement,
+            ],
+            check=check, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    def arguments(self, database: str) -> dict[str, Any]:
+        """What asyncpg.connect takes to reach one of its databases."""
+        return {"host": str(self.directory), "user": SUPERUSER, "database": database}
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """Run a server of our own, with all its files removed at the end.
+
+    Raises: PostgresMissing.
+    """
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="hs-pg-")), find_programs())
+    try:
+        if os.getuid() == 0:
+            shutil.chown(server.directory, SUPERUSER)
+        subprocess.run(
+            [
+                server.programs / "initdb", "-D", server.directory / "data", "-U", SUPERUSER,
+                "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8", "--no-instructions",
+            ],
+            check=True, capture_output=True, cwd=server.directory, **as_postgres(),
+        )  # fmt: skip
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.directory, ignore_errors=True)
+
+
+def find_programs() -> Path:
+    """Find the newest installed server's programs, which Debian keeps off the PATH."""
+    on_path = shutil.which("initdb")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if not found and on_path is None:
+        raise PostgresMissing("install PostgreSQL's server (initdb, postgres) to run these tests")
+    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+
+
+def as_postgres() -> dict[str, Any]:
+    """Popen's arguments to leave root, which PostgreSQL refuses to run as."""
+    return {"user": SUPERUSER, "group": SUPERUSER} if os.getuid() == 0 else {}

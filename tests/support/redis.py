@@ -1,0 +1,77 @@
+"""A private Redis server for one test run."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+START_LIMIT_S = 15.0
+
+
+class RedisMissing(RuntimeError):
+    """redis-server is not on this machine."""
+
+
+@attrs.define
+class RedisServer:
+    """A server that listens on a Unix socket in its own directory only."""
+
+    directory: Path
+    program: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> str:
+        """The path of its Unix socket."""
+        return str(self.directory / "redis.sock")
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        command = [
+            self.program, "--port", "0", "--unixsocket", self.socket, "--save", "",
+            "--appendonly", "no", "--dir", str(self.directory), "--logfile", "log",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_LIMIT_S
+        while self.cli("PING") != "PONG":
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "log").read_text())
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop at once, forgetting everything."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def cli(self, *command: str) -> str:
+        """Run a command by the command line client."""
+        done = subprocess.run(
+            ["redis-cli", "-s", self.socket, *command],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """Run a server of our own, with all its files removed at the end.
+
+    Raises: RedisMissing.
+    """
+    program = shutil.which("redis-server")
+    if program is None:
+        raise RedisMissing("install redis-server to run these tests")
+    server = RedisServer(Path(tempfile.mkdtemp(prefix="hs-redis-")), program)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.directory, ignore_errors=True)
