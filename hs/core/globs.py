@@ -116,3 +116,31 @@ def _at_boundary(value: str, index: int) -> bool:
     if index == 0 or index >= len(value):
         return True
     return value[index - 1] not in _WORD or value[index] not in _WORD
+
+
+@attrs.frozen
+class StarPattern:
+    """A pattern in which `*` is the only wildcard and case counts, as filters have for types."""
+
+    pieces: tuple[str, ...]
+
+    def matches(self, value: str) -> bool:
+        """Tell whether the pattern is the whole of a value."""
+        first, *rest = self.pieces
+        if not rest:
+            return value == first
+        if not value.startswith(first):
+            return False
+        place = len(first)
+        last = rest.pop()
+        for piece in rest:
+            found = value.find(piece, place)
+            if found < 0:
+                return False
+            place = found + len(piece)
+        return place + len(last) <= len(value) and value.endswith(last)
+
+
+def compile_stars(pattern: str) -> StarPattern:
+    """Prepare a pattern whose only wildcard is the star."""
+    return StarPattern(tuple(pattern.split("*")))

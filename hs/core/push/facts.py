@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from hs.core.auth.power_levels import PowerLevels
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.property_paths import ABSENT, PropertyPath, property_at
@@ -50,20 +51,14 @@ class UserFacts:
     display_name: str | None = None
 
 
-def facts_of(
-    event: Event,
-    *,
-    member_count: int,
-    sender_power: float,
-    notification_levels: Mapping[str, int],
-) -> EventFacts:
-    """Gather the facts of an event; the state is that before the event."""
+def facts_of(event: Event, power: PowerLevels, member_count: int) -> EventFacts:
+    """Gather the facts of an event; the power levels are those before the event."""
     return EventFacts(
         event_id=event.event_id,
         room_id=event.room_id,
         sender=event.sender,
         properties=event.pdu,
         member_count=member_count,
-        sender_power=sender_power,
-        notification_levels=notification_levels,
+        sender_power=power.of_user(event.sender),
+        notification_levels=power.notifications,
     )
