@@ -1,0 +1,181 @@
+"""One request as it came off the wire, before any of it is trusted."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import trio
+
+from hs.core.errors import InvalidParam, TooLarge
+from hs.core.requester import Requester
+
+Receive = Callable[[], Awaitable[Any]]
+MAX_QUERY_PARAMETERS = 500
+
+
+class DisconnectSignal(Protocol):
+    """A connection that can cancel a scope when its client hangs up, without a task of its own."""
+
+    def watch(self, scope: trio.CancelScope) -> None:
+        """Cancel the scope from now on as soon as the client is gone."""
+        ...
+
+    def unwatch(self) -> None:
+        """Stop that."""
+        ...
+
+
+class ClientGone(Exception):
+    """The client hung up before its request could be answered; nobody is left to tell."""
+
+
+class Call:
+    """The request line, headers and body of one request, with what became known on the way."""
+
+    __slots__ = (
+        "_query",
+        "_receive",
+        "_received_all",
+        "body",
+        "client_ip",
+        "disconnect",
+        "headers",
+        "json",
+        "method",
+        "origin",
+        "params",
+        "query_string",
+        "requester",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        query_string: bytes,
+        headers: list[tuple[bytes, bytes]],
+        receive: Receive,
+        client_ip: str,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.query_string = query_string
+        self.headers = headers
+        self.client_ip = client_ip
+        self.params: dict[str, str] = {}
+        self.requester: Requester | None = None
+        self.origin: str | None = None
+        self.body = b""
+        self.json: Any = None
+        self.disconnect: DisconnectSignal | None = None
+        self._query: dict[str, list[str]] | None = None
+        self._receive = receive
+        self._received_all = False
+
+    def header(self, name: bytes) -> str | None:
+        """Give the first header of that (lower case) name."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    def header_values(self, name: bytes) -> list[str]:
+        """Give all headers of that (lower case) name, in order."""
+        return [value.decode("latin-1") for key, value in self.headers if key == name]
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """Give the query parameters, decoded once."""
+        if self._query is None:
+            self._query = parse_query(self.query_string)
+        return self._query
+
+    def query_value(self, name: str) -> str | None:
+        """Give the first query parameter of that name."""
+        if not self.query_string:
+            return None
+        values = self.query.get(name)
+        return values[0] if values else None
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """Read the whole body.
+
+        Raises: TooLarge beyond `max_bytes`, ClientGone when it never ends.
+        """
+        declared = self.header(b"content-length")
+        if declared is not None and int(declared) > max_bytes:
+            raise TooLarge(f"The body is larger than {max_bytes} bytes")
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.stream_body():
+            size += len(part)
+            if size > max_bytes:
+                raise TooLarge(f"The body is larger than {max_bytes} bytes")
+            parts.append(part)
+        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self.body
+
+    async def stream_body(self) -> AsyncIterator[bytes]:
+        """Give the body part by part as it arrives; once only."""
+        while not self._received_all:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self._received_all = not message.get("more_body", False)
+            if part := message.get("body", b""):
+                yield part
+
+    @contextmanager
+    def cancels_on_disconnect(self, scope: trio.CancelScope) -> Iterator[bool]:
+        """Have the connection itself cancel the scope; yields False if it cannot."""
+        if self.disconnect is None:
+            yield False
+            return
+        self.disconnect.watch(scope)
+        try:
+            yield True
+        finally:
+            self.disconnect.unwatch()
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the client has hung up."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return
+
+
+def parse_query(query_string: bytes) -> dict[str, list[str]]:
+    """Decode a query string.
+
+    Raises: InvalidParam for what is not UTF-8, holds NUL or has too many parameters.
+    """
+    found: dict[str, list[str]] = {}
+    pairs = query_string.decode("ascii").split("&")
+    if len(pairs) > MAX_QUERY_PARAMETERS:
+        raise InvalidParam("Too many query parameters")
+    for pair in pairs:
+        if pair:
+            name, _, value = pair.partition("=")
+            found.setdefault(decode_text(name, plus=True), []).append(decode_text(value, plus=True))
+    return found
+
+
+def decode_text(text: str, plus: bool = False) -> str:
+    """Undo the percent-encoding of one path segment or query part.
+
+    Raises: InvalidParam for what is not UTF-8 or holds NUL.
+    """
+    if plus and "+" in text:
+        text = text.replace("+", " ")
+    if "%" not in text:
+        return text
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidParam("The address is not valid UTF-8") from None
+    if "\0" in decoded:
+        raise InvalidParam("The address holds a NUL character")
+    return decoded

@@ -1,0 +1,94 @@
+"""Log lines as text or JSON, with the ID of the request they belong to and without secrets."""
+
+import logging
+import re
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+
+# What a LogRecord always has; anything else was given as `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+
+_SECRET = re.compile(
+    r"(access_token=|refresh_token=|login_token=|[Bb]earer\s+|\b(?:syt|syr|mat|hst)_)[^\s&\"',}]+"
+)
+
+
+def without_secrets(text: str) -> str:
+    """Strike out what looks like an access token, a refresh token or a Bearer credential."""
+    return _SECRET.sub(r"\1<redacted>", text)
+
+
+def extras_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Give the values that the caller passed as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record: time, level, logger, request ID, message, `name=value` extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(" ", "milliseconds")
+        line = (
+            f"{when[:-6]} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
+            f"{_one_line(record.getMessage())}"
+        )
+        for name, value in extras_of(record).items():
+            line += f" {name}={_one_line(str(value))}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return without_secrets(line)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "request": REQUEST_ID.get(),
+            "log": record.getMessage(),
+            **extras_of(record),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return without_secrets(orjson.dumps(fields, default=str).decode())
+
+
+def _one_line(text: str) -> str:
+    """Keep text from others from forging log lines or steering terminals."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def json_handler(stream: TextIO | None = None) -> logging.Handler:
+    """Make a handler that writes JSON."""
+    return _handler(JsonFormatter(), stream)
+
+
+def text_handler(stream: TextIO | None = None) -> logging.Handler:
+    """Make a handler that writes text."""
+    return _handler(TextFormatter(), stream)
+
+
+def _handler(formatter: logging.Formatter, stream: TextIO | None) -> logging.Handler:
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    return handler
+
+
+def configure(handler: logging.Handler, level: int | str = logging.INFO) -> None:
+    """Send everything to one handler, once; what libraries tell from WARNING on only."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("aiohttp", "asyncio", "hypercorn", "quart", "redis", "trio", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,179 @@
+"""Asking endpoints in process: a client that calls the application directly, without sockets."""
+
+from collections.abc import AsyncIterable
+from typing import Any
+from urllib.parse import urlencode
+
+import attrs
+import orjson
+import trio
+
+from hs.apis.web.app import Application
+from hs.apis.web.route import collect
+from hs.core.errors import Forbidden, UnknownToken
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+
+
+@attrs.define
+class Tokens:
+    """An Authenticator over a table of tokens; every user `@name:test` has the token `name`."""
+
+    requesters: dict[str, Requester] = attrs.field(factory=dict)
+
+    def user(self, name: str, **more: Any) -> Requester:
+        """Register a user, whose token is the name, and give its requester."""
+        requester = Requester(
+            UserID(f"@{name}:test"), **{"device_id": name.upper(), "token_id": 1, **more}
+        )
+        self.requesters[name] = requester
+        return requester
+
+    def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
+        return self.requesters.get(token)
+
+    async def requester_for(self, token: str, client_ip: str, user_agent: str) -> Requester:
+        await trio.lowlevel.checkpoint()
+        raise UnknownToken("Unknown access token", soft_logout=False)
+
+    async def acting_as(
+        self, requester: Requester, user_id: str | None, device_id: str | None
+    ) -> Requester:
+        await trio.lowlevel.checkpoint()
+        if user_id is not None and not user_id.endswith(":test"):
+            raise Forbidden("Not a user of this server")
+        return attrs.evolve(
+            requester, user_id=UserID(user_id or requester.user_id), device_id=device_id
+        )
+
+
+@attrs.frozen
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """Give the body, decoded."""
+        return orjson.loads(self.body)
+
+    @property
+    def errcode(self) -> str | None:
+        """Give the errcode of an error."""
+        code: str | None = self.json.get("errcode")
+        return code
+
+
+@attrs.define
+class WebClient:
+    """Calls an application the way a listener would."""
+
+    app: Any
+    state: dict[str, Any] = attrs.field(factory=dict)
+    client_ip: str = "192.0.2.1"
+
+    async def get(self, path: str, **more: Any) -> Answer:
+        return await self.ask("GET", path, **more)
+
+    async def put(self, path: str, json: Any = None, **more: Any) -> Answer:
+        return await self.ask("PUT", path, json=json, **more)
+
+    async def post(self, path: str, json: Any = None, **more: Any) -> Answer:
+        return await self.ask("POST", path, json=json, **more)
+
+    async def delete(self, path: str, json: Any = None, **more: Any) -> Answer:
+        return await self.ask("DELETE", path, json=json, **more)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
+        token: str | None = None,
+        query: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        hang_up: trio.Event | None = None,
+    ) -> Answer:
+        """Ask, and give the answer; `hang_up` makes the client leave when it is set.
+
+        Raises: ConnectionError when the application hung up without an answer.
+        """
+        if body is None:
+            body = b"" if json is None else orjson.dumps(json)
+        raw_path, _, query_string = path.partition("?")
+        if query:
+            query_string = urlencode(query, doseq=True)
+        sent = {"host": "test", "user-agent": "tests", **(headers or {})}
+        if token is not None:
+            sent["authorization"] = f"Bearer {token}"
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": raw_path,
+            "raw_path": raw_path.encode("ascii"),
+            "query_string": query_string.encode("ascii"),
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+            "client": (self.client_ip, 40000),
+            "server": ("test", 8008),
+            "state": self.state,
+        }
+        exchange = _Exchange(_parts_of(body), hang_up or trio.Event())
+        await self.app(scope, exchange.receive, exchange.send)
+        return exchange.answer()
+
+
+async def _parts_of(body: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    async for part in body:
+        yield part
+
+
+class _Exchange:
+    def __init__(self, parts: AsyncIterable[bytes], hang_up: trio.Event) -> None:
+        self._parts = parts.__aiter__()
+        self._hang_up = hang_up
+        self._sent_all = False
+        self._status: int | None = None
+        self._headers: dict[str, str] = {}
+        self._body = b""
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._sent_all:
+            try:
+                part = await self._parts.__anext__()
+            except StopAsyncIteration:
+                self._sent_all = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": part, "more_body": True}
+        await self._hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            for name, value in message["headers"]:
+                self._headers[name.decode()] = value.decode("latin-1")
+        else:
+            self._body += message["body"]
+
+    def answer(self) -> Answer:
+        if self._status is None:
+            raise ConnectionError("hung up without an answer")
+        return Answer(self._status, self._headers, self._body)
+
+
+def client_for(*apis: object, tokens: Tokens | None = None, **more: Any) -> WebClient:
+    """Make a client of an application that serves these api objects."""
+    return WebClient(Application(collect(*apis), tokens or Tokens(), **more))
