@@ -179,3 +179,16 @@ def decode_text(text: str, plus: bool = False) -> str:
     if "\0" in decoded:
         raise InvalidParam("The address holds a NUL character")
     return decoded
+
+
+def token_of(call: Call) -> str | None:
+    """Find the access token: the header first, then the (deprecated) query parameter.
+
+    Spec: client-server API, Using access tokens.
+    """
+    authorization = call.header(b"authorization")
+    if authorization is not None and authorization[:7].lower() == "bearer ":
+        return authorization[7:].strip() or None
+    if b"access_token=" in call.query_string:
+        return call.query_value("access_token") or None
+    return None

@@ -1,6 +1,6 @@
 """From what an endpoint returns to the bytes of a response."""
 
-from collections.abc import AsyncIterable, Hashable, Mapping
+from collections.abc import AsyncIterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -90,8 +90,7 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _wire_names(kind: Hashable) -> tuple[tuple[str, str], ...] | None:
-    assert isinstance(kind, type)
+def _wire_names(kind: Any) -> tuple[tuple[str, str], ...] | None:
     if not attrs.has(kind):
         return None
     return tuple(

@@ -11,7 +11,7 @@ from typing import Any, NewType, get_type_hints
 
 import attrs
 
-from hs.apis.web.call import Call
+from hs.apis.web.call import Call, token_of
 from hs.apis.web.convert import (
     allows_none,
     bare,
@@ -279,19 +279,6 @@ _COPIED: dict[Kind, Callable[[Call], Any]] = {
     Kind.ORIGIN: lambda call: call.origin,
     Kind.TOKEN: token_of,
 }
-
-
-def token_of(call: Call) -> str | None:
-    """Find the access token: the header first, then the (deprecated) query parameter.
-
-    Spec: client-server API, Using access tokens.
-    """
-    authorization = call.header(b"authorization")
-    if authorization is not None and authorization[:7].lower() == "bearer ":
-        return authorization[7:].strip() or None
-    if b"access_token=" in call.query_string:
-        return call.query_value("access_token") or None
-    return None
 
 
 def _copy_step(attribute: str, take: Callable[[Call], Any]) -> Step:
