@@ -23,13 +23,6 @@ class MatrixError(Exception):
     def __str__(self) -> str:
         return f"{self.errcode} ({self.status}): {self.message}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.errcode, self.status, self.message, self.extra))
-
-
-def _rebuild(errcode: str, status: int, message: str, extra: dict[str, Any]) -> MatrixError:
-    return MatrixError(errcode, status, message, **extra)
-
 
 class _Fixed(MatrixError):
     """A MatrixError whose errcode and status belong to its class."""
@@ -333,6 +326,17 @@ class NotYetUploaded(_Fixed):
     """The media was announced but is not here yet."""
 
     ERRCODE, STATUS = "M_NOT_YET_UPLOADED", 504
+
+
+def matrix_error(errcode: str, status: int, message: str, **extra: Any) -> MatrixError:
+    """Make the error of the class that belongs to an errcode, as one that crossed a process."""
+    known = _CLASSES.get((errcode, status))
+    if known is None:
+        return MatrixError(errcode, status, message, **extra)
+    return known(message, **extra)
+
+
+_CLASSES = {(known.ERRCODE, known.STATUS): known for known in _Fixed.__subclasses__()}
 
 
 class RemoteFault(Exception):

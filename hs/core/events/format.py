@@ -1,0 +1,179 @@
+"""Reading events: PDUs of peers, checked against the event format, and our own stored bytes.
+
+Spec: rooms/, Event format; client-server API, Size limits.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+
+from hs.core.canonical_json import MAX_INTEGER, JsonObject
+from hs.core.errors import BadJson, InvalidEvent, InvalidParam
+from hs.core.events import types
+from hs.core.events.encoding import check_pdu_json, encode_pdu
+from hs.core.events.event import Event
+from hs.core.events.hashes import event_id_of
+from hs.core.ids import (
+    MAX_ID_BYTES,
+    EventID,
+    RoomID,
+    parse_event_id,
+    parse_room_id,
+    parse_user_id,
+)
+from hs.core.versions import RoomVersion
+
+MAX_EVENT_BYTES = 65536
+MAX_PREV_EVENTS = 20
+MAX_AUTH_EVENTS = 10
+
+_MAX_INT64 = 2**63 - 1
+
+T = TypeVar("T")
+
+
+def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
+    """Read a PDU as its room version demands, without trusting its hashes and signatures.
+
+    Raises: InvalidEvent.
+    """
+    if not isinstance(pdu, dict):
+        raise InvalidEvent("An event must be a JSON object")
+    signed = {key: pdu[key] for key in pdu if key != "unsigned"}
+    try:
+        check_pdu_json(signed, rules)
+        canonical = encode_pdu(signed, rules)
+    except BadJson as fault:
+        raise InvalidEvent(fault.message) from fault
+    if len(canonical) > MAX_EVENT_BYTES:
+        raise InvalidEvent("The event is larger than 65536 bytes")
+    _check_hashes(signed)
+    sender = _identifier(signed, "sender", parse_user_id)
+    event_type = _bounded_text(signed, "type")
+    state_key = _bounded_text(signed, "state_key") if "state_key" in signed else None
+    content = signed.get("content")
+    if not isinstance(content, dict):
+        raise InvalidEvent("content must be an object")
+    event_id = event_id_of(signed, rules)
+    if event_type == types.CREATE and rules.room_id_is_create_hash:
+        room_id = room_id_of_create(event_id)
+    else:
+        room_id = _identifier(signed, "room_id", parse_room_id)
+    if not rules.redacts_in_content and "redacts" in signed:
+        # A redaction of nothing redacts nothing, but what is there must be an event ID.
+        _identifier(signed, "redacts", parse_event_id)
+    most = MAX_INTEGER if rules.strict_canonical_json else _MAX_INT64
+    return Event(
+        event_id=event_id,
+        room_id=room_id,
+        type=event_type,
+        sender=sender,
+        state_key=state_key,
+        content=content,
+        depth=_integer(signed, "depth", 0, most),
+        origin_server_ts=_integer(signed, "origin_server_ts", -most, most),
+        prev_events=_references(signed, "prev_events", MAX_PREV_EVENTS, rules),
+        auth_events=_references(signed, "auth_events", MAX_AUTH_EVENTS, rules),
+        rules=rules,
+        pdu=signed,
+        canonical=canonical,
+    )
+
+
+def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event:
+    """Read an event from bytes that this server stored; they have passed every check."""
+    pdu: JsonObject = orjson.loads(canonical)
+    return trusted_event(event_id, pdu, canonical, rules)
+
+
+def trusted_event(
+    event_id: EventID, pdu: Mapping[str, Any], canonical: bytes, rules: RoomVersion
+) -> Event:
+    """Make the Event of a PDU whose format is known to be right."""
+    room_id = pdu.get("room_id")
+    if room_id is None or (rules.room_id_is_create_hash and pdu["type"] == types.CREATE):
+        room_id = room_id_of_create(event_id)
+    return Event(
+        event_id,
+        room_id,
+        pdu["type"],
+        pdu["sender"],
+        pdu.get("state_key"),
+        pdu["content"],
+        pdu["depth"],
+        pdu["origin_server_ts"],
+        reference_ids(pdu["prev_events"], rules),
+        reference_ids(pdu["auth_events"], rules),
+        rules,
+        pdu,
+        canonical,
+    )
+
+
+def room_id_of_create(event_id: EventID) -> RoomID:
+    """Give the room ID that a create event stands for, where room IDs are hashes."""
+    return RoomID(f"!{event_id[1:]}")
+
+
+def create_event_id_of(room_id: RoomID) -> EventID:
+    """Give the ID of the create event that a room ID stands for, where room IDs are hashes."""
+    return EventID(f"${room_id[1:]}")
+
+
+def reference_ids(references: list[Any], rules: RoomVersion) -> tuple[EventID, ...]:
+    """Give the event IDs in a well-formed `prev_events` or `auth_events`."""
+    if rules.event_id_is_hash:
+        return tuple(references)
+    return tuple(reference[0] for reference in references)
+
+
+def _references(
+    pdu: Mapping[str, Any], field: str, most: int, rules: RoomVersion
+) -> tuple[EventID, ...]:
+    references = pdu.get(field)
+    if not isinstance(references, list) or len(references) > most:
+        raise InvalidEvent(f"{field} must be a list of at most {most}")
+    if not rules.event_id_is_hash and not all(_is_pair(reference) for reference in references):
+        raise InvalidEvent(f"{field} must hold pairs of event ID and hashes")
+    try:
+        return tuple(parse_event_id(found) for found in reference_ids(references, rules))
+    except InvalidParam as fault:
+        raise InvalidEvent(f"{field}: {fault.message}") from fault
+
+
+def _is_pair(reference: object) -> bool:
+    return isinstance(reference, list) and len(reference) == 2 and isinstance(reference[1], dict)
+
+
+def _identifier(pdu: Mapping[str, Any], field: str, parse: Callable[[object], T]) -> T:
+    try:
+        return parse(pdu.get(field))
+    except InvalidParam as fault:
+        raise InvalidEvent(f"{field}: {fault.message}") from fault
+
+
+def _bounded_text(pdu: Mapping[str, Any], field: str) -> str:
+    text = pdu.get(field)
+    if not isinstance(text, str) or len(text.encode()) > MAX_ID_BYTES:
+        raise InvalidEvent(f"{field} must be a string of at most 255 bytes")
+    if "\0" in text:
+        raise InvalidEvent(f"{field} holds NUL, which databases cannot store")
+    return text
+
+
+def _integer(pdu: Mapping[str, Any], field: str, least: int, most: int) -> int:
+    number = pdu.get(field)
+    if type(number) is not int or not least <= number <= most:
+        raise InvalidEvent(f"{field} must be an integer in range")
+    return number
+
+
+def _check_hashes(pdu: Mapping[str, Any]) -> None:
+    if not isinstance(pdu.get("hashes"), dict):
+        raise InvalidEvent("hashes must be an object")
+    signatures = pdu.get("signatures")
+    if not isinstance(signatures, dict) or not all(
+        isinstance(entry, dict) for entry in signatures.values()
+    ):
+        raise InvalidEvent("signatures must be an object of objects")

@@ -1,0 +1,30 @@
+"""Base64 as Matrix writes it: without padding.
+
+Spec: appendices, Unpadded Base64.
+"""
+
+import base64
+import binascii
+
+
+def encode_base64(raw: bytes) -> str:
+    """Write standard base64 without padding."""
+    return binascii.b2a_base64(raw, newline=False).rstrip(b"=").decode()
+
+
+def encode_urlsafe_base64(raw: bytes) -> str:
+    """Write URL-safe base64 without padding."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decode_base64(text: str) -> bytes:
+    """Read base64 of either alphabet, padded or not.
+
+    Raises: ValueError.
+    """
+    standard = text.rstrip("=").translate(_STANDARD)
+    padded = standard + "=" * (-len(standard) % 4)
+    return base64.b64decode(padded.encode("ascii"), validate=True)
+
+
+_STANDARD = str.maketrans("-_", "+/")
