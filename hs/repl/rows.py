@@ -6,6 +6,9 @@ to the database. New fields go last and have a default, so that two releases can
 
 import attrs
 
+# (type, state key, event ID or None when the key is gone, membership of an m.room.member)
+StateChange = tuple[str, str, str | None, str | None]
+
 
 @attrs.frozen
 class EventRow:
@@ -32,6 +35,20 @@ class EventRow:
     txn: tuple[str, str] | None = None  # (device ID, or token row, and the client's txn ID)
     room_version: str = ""
     pdu: bytes | None = None
+    snapshot_id: int | None = None  # the state before the event
+    contains_url: bool = False
+    redaction_applies: bool = False  # `redacts` is gone from now on
+    redacted_by: str | None = None  # a redaction was here first
+    # What changed in the room's current state, when that is not just the event itself.
+    state_changes: tuple[StateChange, ...] | None = None
+
+    def changes(self) -> tuple[StateChange, ...]:
+        """List what the event changed in the current state of its room."""
+        if self.state_changes is not None:
+            return self.state_changes
+        if self.state_key is None or self.outlier or self.soft_failed or self.rejected:
+            return ()
+        return ((self.type, self.state_key, self.event_id, self.membership),)
 
 
 @attrs.frozen

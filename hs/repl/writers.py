@@ -207,7 +207,8 @@ class TableWriter(Generic[R]):
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]
-        batch = Batch(self.stream, self.writer, self.position, position, rows)
+        # Between its last commit and its position there are no rows, whatever a reader has seen.
+        batch = Batch(self.stream, self.writer, self.committed, position, rows)
         self.position = self.committed = position
         self._transport.publish(batch)
 

@@ -183,14 +183,15 @@ async def test_a_unit_may_take_many_ids(db: Database, nursery: trio.Nursery) -> 
     given: list[int] = []
 
     async def ask(count: int) -> None:
-        given.extend(await writer.write(add_many, count))
+        numbers = await writer.write(add_many, count)
+        assert numbers == sorted(numbers)
+        given.extend(numbers)
 
     async with trio.open_nursery() as jobs:
         for count in (0, 3, 5):
             jobs.start_soon(ask, count)
 
     assert len(set(given)) == len(given) == 11
-    assert given == sorted(given)
     nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,108 @@
+"""The caller's end of RPC: proxies generated from Protocols, and reading one's own writes."""
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from hs.lib.log import REQUEST_ID
+from hs.repl.feed import Feed
+from hs.repl.rpc import RpcMethod, rpc_methods
+from hs.repl.rpc_reply import Positions, Reply, RpcFailed, RpcUnavailable, raise_from
+from hs.repl.streams import CATALOGUE, StreamDef
+
+P = TypeVar("P")
+
+RPC_PATH = "/_synapse/replication/rpc"
+READ_OWN_WRITES_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Unreachable(Exception):
+    """No answer came from an instance by the deadline."""
+
+
+class Sender(Protocol):
+    """Carries a request to an instance and brings its answer."""
+
+    async def post(
+        self, instance: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Post to an instance, again after broken connections, until `timeout_s` has passed.
+
+        Raises: Unreachable.
+        """
+
+
+@attrs.define(eq=False)
+class RpcClients:
+    """Gives proxies that call the owners in other processes."""
+
+    _sender: Sender
+    _secret: str
+    _feed: Feed
+    _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
+        lambda: {stream.name: stream for stream in CATALOGUE}
+    )
+
+    def proxy(self, protocol: type[P], instance: str) -> P:
+        """Give an object with the `@rpc` methods of a Protocol, done by `instance`.
+
+        They raise what the implementation raises (MatrixError, RemoteFault), else RpcFailed or
+        RpcUnavailable; when they return, this process's feed has seen what the owner wrote.
+        """
+        methods = {
+            name: self._remote(method, instance) for name, method in rpc_methods(protocol).items()
+        }
+        made: P = type(f"Remote{protocol.__name__}", (), methods)()
+        return made
+
+    def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
+        async def call(_: object, *args: Any, **kwargs: Any) -> Any:
+            return await self._call(method, instance, method.encode_arguments(args, kwargs))
+
+        call.__name__ = method.name
+        return call
+
+    async def _call(self, method: RpcMethod, instance: str, arguments: bytes) -> Any:
+        name = f"{method.protocol}.{method.name}"
+        left_s = trio.current_effective_deadline() - trio.current_time()
+        timeout_s = min(method.timeout_s, max(left_s, 0.0))
+        headers = {
+            "authorization": f"Bearer {self._secret}",
+            "content-type": "application/msgpack",
+            "x-hs-call": secrets.token_hex(12),
+            "x-hs-timeout": f"{timeout_s:.3f}",
+            "x-request-id": REQUEST_ID.get(),
+        }
+        path = f"{RPC_PATH}/{method.protocol}/{method.name}"
+        try:
+            status, body = await self._sender.post(instance, path, headers, arguments, timeout_s)
+        except Unreachable as error:
+            raise RpcUnavailable(instance, str(error)) from error
+        if status == 503:
+            raise RpcUnavailable(instance, "it is stopping")
+        if status != 200:
+            raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
+        reply = msgspec.msgpack.decode(body, type=Reply)
+        await self._catch_up(reply.positions, instance)
+        raise_from(reply, instance, name)
+        return method.decode_result(reply.payload)
+
+    async def _catch_up(self, positions: Positions, instance: str) -> None:
+        deadline = trio.current_time() + READ_OWN_WRITES_S
+        for name, writers in positions.items():
+            stream = self._streams.get(name)
+            if stream is None:
+                continue
+            for writer, position in writers.items():
+                left_s = max(0.0, deadline - trio.current_time())
+                if self._feed.position_of(stream, writer) is None:
+                    continue
+                if not await self._feed.wait_for(stream, writer, position, left_s):
+                    log.warning("stream %s of %s is late at this process", name, instance)

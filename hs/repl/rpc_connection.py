@@ -1,0 +1,155 @@
+"""A small HTTP/1.1 client for RPC: kept-alive connections over TCP, TLS or Unix sockets."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import h11
+import trio
+
+from hs.repl.ownership import Location
+from hs.repl.rpc_client import Unreachable
+
+MAX_IDLE = 32  # per instance
+MAX_OPEN = 256  # per instance; further calls wait
+IDLE_S = 30.0  # shorter than the listener's keep-alive
+FIRST_PAUSE_S = 0.02
+LAST_PAUSE_S = 1.0
+MAX_REPLY_BYTES = 128 * 1024 * 1024
+CHUNK = 65536
+
+BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError)
+
+
+@attrs.define(eq=False)
+class _Connection:
+    stream: trio.abc.Stream
+    state: h11.Connection
+    idle_since: float = 0.0
+
+    async def exchange(
+        self, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, bytes]:
+        head = h11.Request(
+            method="POST",
+            target=path,
+            headers=[("host", "replication"), ("content-length", str(len(body))), *headers.items()],
+        )
+        sent = [self.state.send(head), self.state.send(h11.Data(body))]
+        sent.append(self.state.send(h11.EndOfMessage()))
+        await self.stream.send_all(b"".join(part for part in sent if part))
+        return await self._answer()
+
+    async def _answer(self) -> tuple[int, bytes]:
+        status, parts, size = 0, [], 0
+        while True:
+            event: Any = self.state.next_event()
+            if event is h11.NEED_DATA:
+                self.state.receive_data(bytes(await self.stream.receive_some(CHUNK)))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                size += len(event.data)
+                if size > MAX_REPLY_BYTES:
+                    raise trio.BrokenResourceError("the reply is too large")
+                parts.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                return status, b"".join(parts)
+            elif isinstance(event, h11.ConnectionClosed):
+                raise trio.BrokenResourceError("closed before the reply")
+
+    def reusable(self) -> bool:
+        if self.state.our_state is h11.DONE and self.state.their_state is h11.DONE:
+            self.state.start_next_cycle()
+            return True
+        return False
+
+
+@attrs.define(eq=False)
+class _Pool:
+    idle: list[_Connection] = attrs.Factory(list)
+    slots: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(MAX_OPEN))
+
+
+@attrs.define(eq=False)
+class PooledSender:
+    """Posts to instances over connections it keeps."""
+
+    _locations: Mapping[str, Location]
+    _ssl_context: ssl.SSLContext | None = None
+    _pools: dict[str, _Pool] = attrs.Factory(dict)
+
+    async def post(
+        self, instance: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Post to an instance, again after broken connections, until `timeout_s` has passed."""
+        location = self._locations.get(instance)
+        if location is None:
+            raise Unreachable("it is not in the instance map")
+        pool = self._pools.setdefault(instance, _Pool())
+        cause = "no connection in time"
+        pause_s = FIRST_PAUSE_S
+        with trio.move_on_after(timeout_s):
+            async with pool.slots:
+                while True:
+                    connection = await _take_idle(pool)
+                    fresh = connection is None
+                    try:
+                        connection = connection or await self._connect(location)
+                        return await _use(pool, connection, path, headers, body)
+                    except BROKEN as error:
+                        cause = str(error) or type(error).__name__
+                    if fresh:  # an idle one may just have been closed: no reason to pause
+                        await trio.sleep(pause_s)
+                        pause_s = min(pause_s * 2, LAST_PAUSE_S)
+        raise Unreachable(cause)
+
+    async def aclose(self) -> None:
+        """Close the idle connections."""
+        for pool in self._pools.values():
+            while pool.idle:
+                await trio.aclose_forcefully(pool.idle.pop().stream)
+
+    async def _connect(self, location: Location) -> _Connection:
+        stream: trio.abc.Stream
+        if location.path is not None:
+            stream = await trio.open_unix_socket(location.path)
+        else:
+            stream = await trio.open_tcp_stream(location.host, location.port)
+        if location.tls:
+            context = self._ssl_context or ssl.create_default_context()
+            stream = trio.SSLStream(
+                stream, context, server_hostname=location.host, https_compatible=True
+            )
+        return _Connection(stream, h11.Connection(h11.CLIENT))
+
+
+async def _use(
+    pool: _Pool, connection: _Connection, path: str, headers: Mapping[str, str], body: bytes
+) -> tuple[int, bytes]:
+    kept = False
+    try:
+        answer = await connection.exchange(path, headers, body)
+        if connection.reusable() and len(pool.idle) < MAX_IDLE:
+            connection.idle_since = trio.current_time()
+            pool.idle.append(connection)
+            kept = True
+        return answer
+    finally:
+        if not kept:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(connection.stream)
+
+
+async def _take_idle(pool: _Pool) -> _Connection | None:
+    if not pool.idle:
+        return None
+    if trio.current_time() - pool.idle[-1].idle_since < IDLE_S:
+        return pool.idle.pop()
+    # The last one is the youngest, so all have been idle for too long.
+    stale, pool.idle = pool.idle, []
+    with trio.CancelScope(shield=True):
+        for connection in stale:
+            await trio.aclose_forcefully(connection.stream)
+    return None
