@@ -46,7 +46,10 @@ class Event:
             return None
         holder = self.content if self.rules.redacts_in_content else self.pdu
         target = holder.get("redacts")
-        return EventID(target) if isinstance(target, str) else None
+        # The format checks do not cover this field, so it may hold anything.
+        if not isinstance(target, str) or not target.startswith("$") or "\0" in target:
+            return None
+        return EventID(target)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and other.event_id == self.event_id

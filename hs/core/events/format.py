@@ -60,9 +60,6 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
         room_id = room_id_of_create(event_id)
     else:
         room_id = _identifier(signed, "room_id", parse_room_id)
-    if not rules.redacts_in_content and "redacts" in signed:
-        # A redaction of nothing redacts nothing, but what is there must be an event ID.
-        _identifier(signed, "redacts", parse_event_id)
     most = MAX_INTEGER if rules.strict_canonical_json else _MAX_INT64
     return Event(
         event_id=event_id,

@@ -1,0 +1,350 @@
+"""Events: building, hashing, signing, reading and redacting them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs.core.errors import BadJson, InvalidEvent, InvalidSignature, TooLarge
+from hs.core.events import types
+from hs.core.events.build import countersign, sign_template
+from hs.core.events.format import load_event, parse_pdu
+from hs.core.events.hashes import (
+    content_hash,
+    essential_bytes,
+    event_id_of,
+    has_right_content_hash,
+    trusted_part,
+)
+from hs.core.events.redaction import redact, redact_pdu
+from hs.core.events.signatures import check_event_signature, required_signers
+from hs.core.ids import EventID, ServerName
+from hs.core.signing.keys import Signer, SigningKey
+from hs.core.unpadded_base64 import encode_base64
+from hs.core.versions import ROOM_VERSIONS
+from tests.core.room_builder import ALICE, BOB, SIGNER, Room, new_room
+from tests.core.test_signing import SIGNER as SPEC_SIGNER
+
+KEYS = {SIGNER.key.key_id: SIGNER.key.verify_key}
+ALL = list(ROOM_VERSIONS)
+
+_MINIMAL: dict[str, Any] = {
+    "room_id": "!x:domain",
+    "sender": "@a:domain",
+    "origin": "domain",
+    "origin_server_ts": 1000000,
+    "signatures": {},
+    "hashes": {},
+    "type": "X",
+    "content": {},
+    "prev_events": [],
+    "auth_events": [],
+    "depth": 3,
+    "unsigned": {"age_ts": 1000000},
+}
+_REDACTABLE: dict[str, Any] = {
+    "content": {"body": "Here is the message content"},
+    "event_id": "$0:domain",
+    "origin": "domain",
+    "origin_server_ts": 1000000,
+    "type": "m.room.message",
+    "room_id": "!r:domain",
+    "sender": "@u:domain",
+    "signatures": {},
+    "unsigned": {"age_ts": 1000000},
+}
+
+
+@pytest.mark.parametrize(
+    ("pdu", "digest", "signature"),
+    [
+        (
+            _MINIMAL,
+            "5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos",
+            "KxwGjPSDEtvnFgU00fwFz+l6d2pJM6XBIaMEn81SXPTRl16AqLAYqfIReFGZlHi5KLjAWbOoMszkwsQma+lYAg",
+        ),
+        (
+            _REDACTABLE,
+            "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g",
+            "Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA",
+        ),
+    ],
+)
+def test_event_signing_of_the_specification(
+    pdu: dict[str, Any], digest: str, signature: str
+) -> None:
+    rules = ROOM_VERSIONS["1"]
+
+    hashed = encode_base64(content_hash(pdu, rules))
+    signed = SPEC_SIGNER.key.sign(essential_bytes({**pdu, "hashes": {"sha256": hashed}}, rules))
+
+    assert hashed == digest
+    assert signed == signature
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_a_built_event_passes_what_peers_check(version: str) -> None:
+    room = new_room(version)
+
+    room.add(ALICE, types.MESSAGE, {"body": "hi", "n": [1, {"é": None}]})
+
+    for event in room.events:
+        received = parse_pdu({**event.pdu, "unsigned": {"age": 1}}, room.rules)
+        for field in ("event_id", "room_id", "content", "prev_events", "auth_events", "canonical"):
+            assert getattr(received, field) == getattr(event, field)
+        assert has_right_content_hash(received)
+        assert required_signers(received) == {"one.example"}
+        check_event_signature(received, ServerName("one.example"), KEYS)
+        stored = load_event(event.event_id, event.canonical, room.rules)
+        assert (stored.pdu, stored.room_id) == (event.pdu, event.room_id)
+
+
+def test_event_ids_have_the_form_of_their_room_version() -> None:
+    created = {version: new_room(version).events[0] for version in ALL}
+
+    assert created["2"].event_id == "$0:one.example"
+    assert "event_id" not in created["3"].pdu
+    assert len(created["4"].event_id) == 44
+    assert created["12"].room_id == "!" + created["12"].event_id[1:]
+    assert "room_id" not in created["12"].pdu
+    assert created["11"].room_id == "!room:one.example"
+
+
+def test_references_of_the_first_room_versions_carry_hashes() -> None:
+    room = new_room("2")
+
+    pairs = room.events[1].pdu["prev_events"]
+
+    assert pairs == [["$0:one.example", {"sha256": pairs[0][1]["sha256"]}]]
+    assert room.events[1].prev_events == ("$0:one.example",)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-100, 100) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+_KEYS = st.sampled_from(["membership", "users", "creator", "allow", "invite", "third_party_invite"])
+_CONTENT = st.dictionaries(_KEYS | st.text(max_size=8), _VALUES, max_size=5)
+_TYPES = st.sampled_from([types.MEMBER, types.POWER_LEVELS, types.JOIN_RULES, types.MESSAGE])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(ALL), _TYPES, _CONTENT)
+def test_redaction_keeps_the_id_and_the_signature(
+    version: str, event_type: str, content: dict[str, Any]
+) -> None:
+    room = Room(version)
+    room.add(ALICE, types.CREATE, {"creator": ALICE, "room_version": version}, "")
+    event = room.draft(ALICE, event_type, content, "")
+
+    redacted = redact(event)
+
+    assert event_id_of(redacted.pdu, room.rules) == event.event_id
+    assert parse_pdu(redacted.pdu, room.rules).event_id == event.event_id
+    check_event_signature(redacted, ServerName("one.example"), KEYS)
+    assert redact(redacted).canonical == redacted.canonical
+    assert has_right_content_hash(event)
+    assert has_right_content_hash(redacted) == (redacted.pdu == event.pdu)
+
+
+def test_an_event_changed_on_its_way_is_redacted() -> None:
+    room = new_room("11")
+    event = room.add(ALICE, types.MESSAGE, {"body": "hi"})
+
+    changed = parse_pdu({**event.pdu, "content": {"body": "ho"}}, room.rules)
+
+    assert changed.event_id == event.event_id
+    assert trusted_part(changed).content == {}
+    assert trusted_part(event) is event
+
+
+def test_a_changed_essential_field_breaks_the_signature() -> None:
+    room = new_room("11")
+    event = parse_pdu({**room.events[-1].pdu, "depth": 77}, room.rules)
+
+    with pytest.raises(InvalidSignature):
+        check_event_signature(event, ServerName("one.example"), KEYS)
+
+
+_CONTENTS = {
+    types.MEMBER: {
+        "membership": "join",
+        "displayname": "x",
+        "join_authorised_via_users_server": "@a:b",
+        "third_party_invite": {"signed": {"token": "t"}, "display_name": "d"},
+    },
+    types.CREATE: {"creator": "@a:b", "room_version": "1", "m.federate": False},
+    types.JOIN_RULES: {"join_rule": "public", "allow": [], "x": 1},
+    types.POWER_LEVELS: {"users": {}, "ban": 1, "invite": 2, "notifications": {}},
+    types.ALIASES: {"aliases": ["#a:b"], "x": 1},
+    types.HISTORY_VISIBILITY: {"history_visibility": "shared", "x": 1},
+    types.REDACTION: {"redacts": "$x", "reason": "r"},
+    types.MESSAGE: {"body": "x"},
+}
+_MEMBER_V9 = {"membership", "join_authorised_via_users_server"}
+
+
+@pytest.mark.parametrize(
+    ("event_type", "kept"),
+    [
+        (
+            types.MEMBER,
+            {"1": {"membership"}, "9": _MEMBER_V9, "11": _MEMBER_V9 | {"third_party_invite"}},
+        ),
+        (types.CREATE, {"1": {"creator"}, "11": {"creator", "room_version", "m.federate"}}),
+        (types.JOIN_RULES, {"1": {"join_rule"}, "8": {"join_rule", "allow"}}),
+        (types.POWER_LEVELS, {"1": {"users", "ban"}, "11": {"users", "ban", "invite"}}),
+        (types.ALIASES, {"1": {"aliases"}, "6": set()}),
+        (types.HISTORY_VISIBILITY, {"1": {"history_visibility"}}),
+        (types.REDACTION, {"1": set(), "11": {"redacts"}}),
+        (types.MESSAGE, {"1": set()}),
+    ],
+)
+def test_redaction_of_content_by_room_version(event_type: str, kept: dict[str, set[str]]) -> None:
+    expected: set[str] = set()
+    for version in ALL:
+        expected = kept.get(version, expected)
+        pdu = {"type": event_type, "content": _CONTENTS[event_type]}
+
+        redacted = redact_pdu(pdu, ROOM_VERSIONS[version])
+
+        assert set(redacted["content"]) == expected, version
+        if "third_party_invite" in expected:
+            assert redacted["content"]["third_party_invite"] == {"signed": {"token": "t"}}
+
+
+def test_redaction_of_top_level_fields_by_room_version() -> None:
+    essential = {"type": "x", "content": {}, "sender": "@a:b", "hashes": {}, "auth_events": []}
+    legacy = {"origin": "b", "membership": "join", "prev_state": []}
+    pdu = {**essential, **legacy, "redacts": "$x", "unsigned": {}, "foo": 1}
+
+    assert redact_pdu(pdu, ROOM_VERSIONS["10"]) == {**essential, **legacy}
+    assert redact_pdu(pdu, ROOM_VERSIONS["11"]) == essential
+
+
+@pytest.mark.parametrize("version", ["1", "3", "12"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sender": "alice"},
+        {"sender": None},
+        {"type": 3},
+        {"type": "x" * 256},
+        {"state_key": "é" * 128},
+        {"state_key": None},
+        {"type": "a\0b"},
+        {"content": []},
+        {"depth": -1},
+        {"depth": True},
+        {"depth": "1"},
+        {"depth": 2**63},
+        {"origin_server_ts": "now"},
+        {"prev_events": "x"},
+        {"prev_events": [3]},
+        {"prev_events": [["$a:b", {}, 1]]},
+        {"auth_events": ["x"]},
+        {"auth_events": {}},
+        {"hashes": 3},
+        {"signatures": {"x": 3}},
+        {"signatures": None},
+        {"room_id": "#a:b"},
+        {"room_id": 3},
+        {"content": {"body": "x" * 65536}},
+    ],
+)
+def test_events_of_a_wrong_format_are_refused(version: str, change: dict[str, Any]) -> None:
+    room = new_room(version)
+    event = room.add(ALICE, types.TOPIC, {"topic": "x"}, "")
+
+    with pytest.raises(InvalidEvent):
+        parse_pdu({**event.pdu, **change}, room.rules)
+
+
+@pytest.mark.parametrize("value", [1.5, 2**53])
+def test_only_old_rooms_take_events_that_are_not_canonical_json(value: float) -> None:
+    for version in ALL:
+        room = new_room(version)
+        pdu = {**room.events[-1].pdu, "content": {"x": value}}
+        if room.rules.strict_canonical_json:
+            with pytest.raises(InvalidEvent):
+                parse_pdu(pdu, room.rules)
+            with pytest.raises(BadJson):
+                room.add(ALICE, types.MESSAGE, {"x": value})
+        else:
+            assert parse_pdu(pdu, room.rules).content == {"x": value}
+
+
+def test_too_many_references_are_refused() -> None:
+    room = new_room("11")
+    pdu = room.events[-1].pdu
+    event_id = room.events[0].event_id
+
+    parse_pdu({**pdu, "prev_events": [event_id] * 20, "auth_events": [event_id] * 10}, room.rules)
+    for change in ({"prev_events": [event_id] * 21}, {"auth_events": [event_id] * 11}):
+        with pytest.raises(InvalidEvent):
+            parse_pdu({**pdu, **change}, room.rules)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "state_key", "content"),
+    [
+        (types.MESSAGE, None, {"body": "x" * 65500}),
+        ("é" * 128, None, {}),
+        (types.TOPIC, "x" * 256, {}),
+    ],
+)
+def test_own_events_are_bounded(event_type: str, state_key: str | None, content: Any) -> None:
+    with pytest.raises(TooLarge):
+        new_room("11").draft(ALICE, event_type, content, state_key)
+
+
+def test_a_redaction_names_its_target_where_the_room_version_keeps_it() -> None:
+    target = EventID("$target")
+    for version in ALL:
+        room = new_room(version)
+
+        event = room.draft(ALICE, types.REDACTION, {"reason": "r"}, redacts=target)
+
+        assert event.redacts == target
+        assert ("redacts" in event.pdu) != room.rules.redacts_in_content
+
+
+def test_a_join_made_of_a_template_is_signed_by_its_server() -> None:
+    room = new_room("11")
+    template = {
+        **room.draft(BOB, types.MEMBER, {"membership": "join"}, BOB).pdu,
+        "event_id": "$nonsense",
+        "origin": "two.example",
+    }
+    bobs = Signer(ServerName("two.example"), SigningKey.from_seed("b", bytes(32)))
+
+    event = sign_template(template, room.rules, bobs)
+    both = countersign(event, SIGNER)
+
+    assert set(event.pdu["signatures"]) == {"two.example"}
+    assert has_right_content_hash(event)
+    assert "event_id" not in event.pdu
+    assert parse_pdu(both.pdu, room.rules).event_id == event.event_id
+    check_event_signature(both, ServerName("one.example"), KEYS)
+    check_event_signature(both, ServerName("two.example"), {"ed25519:b": bobs.key.verify_key})
+    with pytest.raises(InvalidEvent):
+        sign_template({**template, "sender": "x"}, room.rules, bobs)
+
+
+def test_who_must_sign() -> None:
+    room = new_room("8")
+    authorised = {"membership": "join", "join_authorised_via_users_server": BOB}
+    invite = {"membership": "invite", "third_party_invite": {"signed": {"token": "t"}}}
+    proven = room.draft(ALICE, types.MEMBER, invite, BOB)
+    changed = parse_pdu({**proven.pdu, "hashes": {}}, room.rules)
+
+    joined = required_signers(room.draft(ALICE, types.MEMBER, authorised, ALICE))
+
+    assert joined == {"one.example", "two.example"}
+    assert required_signers(proven) == frozenset()
+    # What would lose the proof by redaction needs the sender's server like any invite.
+    assert required_signers(changed) == {"one.example"}
