@@ -8,8 +8,8 @@ from hs.core.auth.selection import auth_types_for_event, check_auth_events_selec
 from hs.core.events import types
 from hs.core.events.build import EventDraft, GraphPlace, build_event
 from hs.core.events.event import Event
+from hs.core.events.event_types import StateKey
 from hs.core.events.hashes import reference_hash
-from hs.core.events.types import StateKey
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.signing.keys import Signer, SigningKey
 from hs.core.unpadded_base64 import encode_base64

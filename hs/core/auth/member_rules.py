@@ -11,7 +11,7 @@ from hs.core.auth.third_party import check_third_party_invite
 from hs.core.errors import Forbidden
 from hs.core.events import types
 from hs.core.events.event import Event
-from hs.core.events.types import StateKey
+from hs.core.events.event_types import StateKey
 
 State = Mapping[StateKey, Event]
 

@@ -15,7 +15,7 @@ from hs.core.auth.redaction_rules import check_redaction
 from hs.core.errors import Forbidden
 from hs.core.events import types
 from hs.core.events.event import Event
-from hs.core.events.types import StateKey
+from hs.core.events.event_types import StateKey
 from hs.core.ids import is_user_id, server_in, server_of
 from hs.core.versions import ROOM_VERSIONS
 

@@ -10,7 +10,7 @@ from typing import Any
 from hs.core.errors import Forbidden
 from hs.core.events import types
 from hs.core.events.event import Event
-from hs.core.events.types import StateKey
+from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID
 from hs.core.versions import RoomVersion
 
