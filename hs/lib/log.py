@@ -12,7 +12,12 @@ import orjson
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 
 # What a LogRecord always has; anything else was given as `extra`.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "request",
+    "request_id",
+}
 
 _SECRET = re.compile(
     r"(access_token=|refresh_token=|login_token=|[Bb]earer\s+|\b(?:syt|syr|mat|hst)_)[^\s&\"',}]+"
@@ -62,6 +67,15 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return without_secrets(orjson.dumps(fields, default=str).decode())
+
+
+class ContextFilter(logging.Filter):
+    """Gives every record the attribute `request`, for formats that administrators write."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the ID of the request; keep the record."""
+        record.request = REQUEST_ID.get()
+        return True
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,211 @@
+"""From configuration files to Settings, with every mistake reported at once."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hs.settings.checks import check_settings, guarded
+from hs.settings.documents import Document, read_documents
+from hs.settings.duties import resolve_workers
+from hs.settings.errors import Notice, Origin, Problem, SettingsError
+from hs.settings.fields import is_given, keys_of, nearest, read_key
+from hs.settings.kinds import At, Unfit
+from hs.settings.legacy import LEGACY_KEYS, modernised
+from hs.settings.log_config import read_log_config
+from hs.settings.registry import REGISTRY
+from hs.settings.settings import GROUPS, BlockSettings, Settings
+from hs.settings.workers import WorkerKeys, WorkerSettings
+
+_FACTOR = "SYNAPSE_CACHE_FACTOR"
+
+
+def load_settings(
+    paths: Iterable[Path], environ: Mapping[str, str] | None = None, *, strict: bool = False
+) -> Settings:
+    """Read one or more files or directories. `strict` makes unknown keys an error.
+
+    Raises: SettingsError, with every problem found.
+    """
+    document = read_documents(paths)
+    return settings_from(document, os.environ if environ is None else environ, strict=strict)
+
+
+@attrs.define
+class _Loading:
+    """One reading of a document."""
+
+    document: Document
+    folder: Path
+    values: dict[str, Any] = attrs.field(factory=dict)
+    problems: list[Problem] = attrs.field(factory=list)
+
+    def at(self, key: str) -> At:
+        origin = self.document.origins.get(key, Origin())
+        folder = origin.file.absolute().parent if origin.file else self.folder
+        return At((key,), folder, self.document.notices, origin)
+
+    def refuse(self, key: str, message: str, remedy: str) -> None:
+        origin = self.at(key.partition(".")[0]).origin
+        self.problems.append(Problem(key=key, message=message, remedy=remedy, origin=origin))
+
+    def warn(self, key: str, message: str) -> None:
+        self.at(key).warn(message)
+
+    def read_group(self, cls: type) -> Any:
+        found: dict[str, Any] = {}
+        for key in keys_of(cls):
+            if not is_given(key, self.values):
+                continue
+            try:
+                found[key.name] = read_key(key, self.values, self.at(key.name))
+            except Unfit as error:
+                self.problems.append(
+                    Problem(
+                        key=error.at.key,
+                        message=error.message,
+                        remedy=error.remedy,
+                        origin=error.at.origin,
+                    )
+                )
+        return cls(**found)
+
+
+def settings_from(
+    document: Document, environ: Mapping[str, str], *, strict: bool = False
+) -> Settings:
+    """Turn merged keys into Settings. Raises: SettingsError."""
+    folder = document.files[0].absolute().parent if document.files else Path.cwd()
+    loading = _Loading(document, folder)
+    loading.values = modernised(document.values, loading.at, loading.problems)
+    _notice_unknown(loading)
+    _check_planned(loading)
+    groups = {name: loading.read_group(cls) for name, cls, _ in GROUPS}
+    settings = _assemble(loading, groups, environ)
+    if not loading.problems:
+        check_settings(settings, loading.refuse, loading.warn)
+    if strict:
+        loading.problems.extend(_as_problems(document.notices))
+    if loading.problems:
+        raise SettingsError(_located(loading))
+    return attrs.evolve(settings, notices=tuple(document.notices))
+
+
+def _located(loading: _Loading) -> list[Problem]:
+    """Give problems found between keys the place of the key they name."""
+    return [
+        problem
+        if problem.origin.file
+        else attrs.evolve(problem, origin=loading.at(problem.key.partition(".")[0]).origin)
+        for problem in loading.problems
+    ]
+
+
+def _as_problems(notices: list[Notice]) -> list[Problem]:
+    return [
+        Problem(
+            key=notice.key,
+            message=notice.message,
+            remedy="correct or remove it",
+            origin=notice.origin,
+        )
+        for notice in notices
+        if notice.is_unknown_key
+    ]
+
+
+def _notice_unknown(loading: _Loading) -> None:
+    for name in loading.values:
+        if name not in REGISTRY:
+            loading.at(name).warn(
+                "unknown key, ignored" + nearest(name, (*REGISTRY, *LEGACY_KEYS)),
+                is_unknown_key=True,
+            )
+
+
+def _check_planned(loading: _Loading) -> None:
+    """Check the type of keys without effect, and say once that they have none."""
+    for name, value in loading.values.items():
+        key = REGISTRY.get(name)
+        if key is None or key.is_effective:
+            continue
+        at = loading.at(name)
+        try:
+            key.kind.read(value, at)
+        except Unfit as error:
+            loading.refuse(error.at.key, error.message, error.remedy)
+            continue
+        if value != key.default:
+            at.note("not yet effective")
+
+
+def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, str]) -> Settings:
+    blocks: BlockSettings = groups["blocks"]
+    keys: WorkerKeys = groups["worker_keys"]
+    workers = resolve_workers(keys, frozenset(loading.values), loading.problems, loading.warn)
+    if environ.get(_FACTOR):
+        groups["caches"] = _with_factor(groups["caches"], environ[_FACTOR], loading)
+    return Settings(
+        server=groups["server"],
+        listeners=_listeners(loading, blocks, keys, workers),
+        tls=groups["tls"],
+        database=_database(loading, blocks),
+        redis=blocks.redis,
+        logging=read_log_config(groups["logging"], keys, workers, loading.problems),
+        caches=groups["caches"],
+        rate_limits=groups["rate_limits"],
+        registration=groups["registration"],
+        sessions=groups["sessions"],
+        passwords=blocks.password_config,
+        reauth=blocks.ui_auth,
+        presence=blocks.presence,
+        turn=groups["turn"],
+        signing_keys=_signing_keys(loading, groups),
+        secrets=groups["secrets"],
+        rooms=groups["rooms"],
+        user_directory=blocks.user_directory,
+        metrics=groups["metrics"],
+        workers=workers,
+        files=tuple(loading.document.files),
+        folder=loading.folder,
+    )
+
+
+def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
+    try:
+        factor = float(text)
+    except ValueError:
+        loading.refuse(_FACTOR, f"{text!r} is not a number", "correct the environment variable")
+        return caches
+    return attrs.evolve(caches, caches=attrs.evolve(caches.caches, global_factor=factor))
+
+
+def _listeners(
+    loading: _Loading, blocks: BlockSettings, keys: WorkerKeys, workers: WorkerSettings
+) -> Any:
+    chosen = blocks.listeners if workers.is_main else keys.worker_listeners
+    return tuple(
+        guarded(
+            listener,
+            workers.secret is not None,
+            keys.unsafe_replication_without_secret,
+            loading.refuse,
+        )
+        for listener in chosen
+    )
+
+
+def _database(loading: _Loading, blocks: BlockSettings) -> Any:
+    if "database" in loading.values:
+        return blocks.database
+    return attrs.evolve(blocks.database, path=loading.folder / blocks.database.path)
+
+
+def _signing_keys(loading: _Loading, groups: dict[str, Any]) -> Any:
+    keys = groups["signing_keys"]
+    if keys.signing_key_path is None and keys.signing_key is None:
+        name = f"{groups['server'].server_name}.signing.key"
+        return attrs.evolve(keys, signing_key_path=loading.folder / name)
+    return keys

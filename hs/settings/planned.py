@@ -1,0 +1,217 @@
+"""The keys that are known and checked but have no effect yet."""
+
+from typing import Any
+
+from hs.settings.fields import Key
+from hs.settings.kinds import (
+    ANYTHING,
+    BOOLEAN,
+    COUNT,
+    DURATION,
+    INTEGER,
+    NETWORKS,
+    NUMBER,
+    OBJECT,
+    PATH,
+    SIZE,
+    STRING,
+    STRINGS,
+    Kind,
+    either,
+    endless,
+    list_of,
+    map_of,
+    optional,
+)
+
+OBJECTS = list_of(OBJECT)
+TEXT = optional(STRING)
+LIFETIME = endless(DURATION)
+Row = tuple[str, Kind[Any], Any, str]
+
+_SERVER: tuple[Row, ...] = (
+    ("modules", OBJECTS, [], "Third-party modules to load."),
+    ("daemonize", BOOLEAN, False, "Go to the background; a service manager does it better."),
+    ("print_pidfile", BOOLEAN, False, "Print the path of the pid file."),
+    ("user_agent_suffix", TEXT, None, "Added to the User-Agent of outgoing requests."),
+    ("use_frozen_dicts", BOOLEAN, False, "A debugging aid that is not needed here."),
+    ("web_client_location", TEXT, None, "Where `/` redirects to."),
+    (
+        "limit_profile_requests_to_users_who_share_rooms",
+        BOOLEAN,
+        False,
+        "Show profiles only to those one shares a room with.",
+    ),
+    ("include_profile_data_on_invite", BOOLEAN, True, "Put the inviter's name in invites."),
+    ("allow_public_rooms_over_federation", BOOLEAN, False, "Show the directory to other servers."),
+    ("gc_thresholds", optional(list_of(INTEGER)), None, "Thresholds of Python's collector."),
+    ("gc_min_interval", list_of(DURATION), ["1s", "10s", "30s"], "Least time between collections."),
+    ("block_non_admin_invites", BOOLEAN, False, "Only administrators may invite."),
+    ("enable_search", BOOLEAN, True, "Search in messages."),
+    (
+        "ip_range_blacklist",
+        NETWORKS,
+        ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "…"],
+        "Addresses never to be contacted.",
+    ),
+    ("ip_range_whitelist", NETWORKS, [], "Exceptions to `ip_range_blacklist`."),
+    ("manhole", optional(COUNT), None, "Port of a Python shell."),
+    ("manhole_settings", OBJECT, {}, "Keys and password of that shell."),
+    ("http_proxy", TEXT, None, "Forward proxy for http."),
+    ("https_proxy", TEXT, None, "Forward proxy for https."),
+    ("no_proxy_hosts", optional(STRINGS), None, "Hosts reached without the proxy."),
+    ("matrix_authentication_service", OBJECT, {}, "Delegation of log-in to another service."),
+    ("dummy_events_threshold", COUNT, 10, "Forward extremities before a dummy event is sent."),
+    ("delete_stale_devices_after", LIFETIME, None, "Delete devices unused for so long."),
+    ("email", OBJECT, {}, "The mail server and what is mailed."),
+    ("max_event_delay_duration", LIFETIME, None, "Longest delay of a delayed event."),
+    ("user_types", OBJECT, {}, "Further kinds of user."),
+)
+_BLOCKING: tuple[Row, ...] = (
+    ("admin_contact", TEXT, None, "How to reach the administrator, told to blocked users."),
+    ("hs_disabled", BOOLEAN, False, "Block the whole server."),
+    ("hs_disabled_message", STRING, "Homeserver is currently blocked", "What users are told."),
+    ("limit_usage_by_mau", BOOLEAN, False, "Limit monthly active users."),
+    ("max_mau_value", COUNT, 0, "How many monthly active users."),
+    ("mau_trial_days", COUNT, 0, "Days before a new user counts."),
+    ("mau_appservice_trial_days", map_of(COUNT), {}, "The same, per application service."),
+    ("mau_limit_alerting", BOOLEAN, True, "Tell administrators of the limit."),
+    ("mau_stats_only", BOOLEAN, False, "Count without limiting."),
+    ("mau_limit_reserved_threepids", OBJECTS, [], "Addresses that are never blocked."),
+    ("server_context", TEXT, None, "A label for statistics."),
+    ("limit_remote_rooms", OBJECT, {}, "Refuse to join rooms that are too complex."),
+    ("require_membership_for_aliases", BOOLEAN, True, "Members only may create a room's alias."),
+    ("allow_per_room_profiles", BOOLEAN, True, "A different name in each room."),
+    ("max_avatar_size", optional(SIZE), None, "Largest avatar."),
+    ("allowed_avatar_mimetypes", optional(STRINGS), None, "Types of avatar."),
+    ("forgotten_room_retention_period", LIFETIME, None, "When forgotten rooms are purged."),
+    ("request_token_inhibit_3pid_errors", BOOLEAN, False, "Do not tell whether an address exists."),
+    ("next_link_domain_whitelist", optional(STRINGS), None, "Where validation may lead to."),
+    ("templates", OBJECT, {}, "Directory of own templates."),
+    ("retention", OBJECT, {}, "How long messages are kept."),
+)
+_FEDERATION: tuple[Row, ...] = (
+    ("federation_verify_certificates", BOOLEAN, True, "Check other servers' certificates."),
+    (
+        "federation_client_minimum_tls_version",
+        either(STRING, NUMBER),
+        "1",
+        "Least version of TLS towards other servers.",
+    ),
+    ("federation_certificate_verification_whitelist", STRINGS, [], "Servers never checked."),
+    ("federation_custom_ca_list", STRINGS, [], "Certificate authorities of one's own."),
+    ("federation_domain_whitelist", optional(STRINGS), None, "The only servers talked to."),
+    ("federation_whitelist_endpoint_enabled", BOOLEAN, False, "Tell clients that list."),
+    ("federation_metrics_domains", STRINGS, [], "Servers with metrics of their own."),
+    ("allow_profile_lookup_over_federation", BOOLEAN, True, "Show profiles to other servers."),
+    ("allow_device_name_lookup_over_federation", BOOLEAN, False, "Show names of devices."),
+    ("federation", OBJECT, {}, "Timeouts and retries towards other servers."),
+    ("federation_rr_transactions_per_room_per_second", COUNT, 50, "Read receipts sent."),
+)
+_MEDIA: tuple[Row, ...] = (
+    ("enable_authenticated_media", BOOLEAN, True, "Ask for a token before showing media."),
+    ("enable_local_media_storage", BOOLEAN, True, "Keep media on the local disk."),
+    ("media_store_path", PATH, "media_store", "Where media lie."),
+    ("max_pending_media_uploads", COUNT, 5, "Uploads a user may have open."),
+    ("unused_expiration_time", DURATION, "24h", "When an open upload expires."),
+    ("media_storage_providers", OBJECTS, [], "Further places for media."),
+    ("max_upload_size", SIZE, "50M", "Largest upload."),
+    ("media_upload_limits", list_of(ANYTHING), [], "Limits per user and time."),
+    ("max_image_pixels", SIZE, "32M", "Largest image to make thumbnails of."),
+    ("remote_media_download_burst_count", SIZE, "500MiB", "Remote media in one burst."),
+    ("remote_media_download_per_second", SIZE, "87KiB", "Remote media per second."),
+    ("prevent_media_downloads_from", STRINGS, [], "Servers whose media are refused."),
+    ("dynamic_thumbnails", BOOLEAN, False, "Make thumbnails of any size."),
+    ("thumbnail_sizes", OBJECTS, [], "Sizes made in advance."),
+    ("media_retention", OBJECT, {}, "How long media are kept."),
+    ("url_preview_enabled", BOOLEAN, False, "Fetch previews of links."),
+    ("url_preview_ip_range_blacklist", optional(NETWORKS), None, "Addresses not fetched."),
+    ("url_preview_ip_range_whitelist", NETWORKS, [], "Exceptions to that."),
+    ("url_preview_url_blacklist", OBJECTS, [], "Links not fetched."),
+    ("max_spider_size", SIZE, "10M", "Largest page fetched."),
+    ("url_preview_accept_language", STRINGS, ["en"], "Languages asked for."),
+    ("oembed", OBJECT, {}, "Providers of oEmbed."),
+)
+_REGISTRATION: tuple[Row, ...] = (
+    ("disable_msisdn_registration", BOOLEAN, False, "Never ask for a telephone number."),
+    ("allowed_local_3pids", optional(OBJECTS), None, "Patterns of addresses that may register."),
+    ("enable_3pid_lookup", BOOLEAN, True, "Look users up by address."),
+    ("default_identity_server", TEXT, None, "Identity server told to clients."),
+    ("account_threepid_delegates", OBJECT, {}, "Who sends text messages."),
+    ("enable_3pid_changes", BOOLEAN, True, "Users may change their addresses."),
+    ("login_via_existing_session", OBJECT, {}, "Log in another device from this one."),
+    ("recaptcha_public_key", TEXT, None, "Public key of reCAPTCHA."),
+    ("recaptcha_public_key_path", TEXT, None, "A file holding it."),
+    ("recaptcha_private_key", TEXT, None, "Private key of reCAPTCHA."),
+    ("recaptcha_private_key_path", TEXT, None, "A file holding it."),
+    ("enable_registration_captcha", BOOLEAN, False, "Ask new users to solve a captcha."),
+    (
+        "recaptcha_siteverify_api",
+        STRING,
+        "https://www.recaptcha.net/recaptcha/api/siteverify",
+        "Where answers are checked.",
+    ),
+)
+_APIS: tuple[Row, ...] = (
+    ("matrix_rtc", OBJECT, {}, "Transports for calls of many."),
+    ("room_prejoin_state", OBJECT, {}, "State shown to invited users."),
+    ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),
+    ("app_service_config_files", STRINGS, [], "Registrations of application services."),
+    ("track_appservice_user_ips", BOOLEAN, False, "Record addresses of bridges."),
+    ("use_appservice_legacy_authorization", BOOLEAN, False, "Send tokens in the query."),
+    ("key_refresh_interval", DURATION, "1d", "How long published keys are valid."),
+    ("trusted_key_servers", list_of(ANYTHING), [{"server_name": "matrix.org"}], "Notaries."),
+    ("suppress_key_server_warning", BOOLEAN, False, "No warning about matrix.org as notary."),
+    ("key_server_signing_keys_path", TEXT, None, "Further keys to sign as a notary."),
+    ("push", OBJECT, {}, "What notifications contain."),
+)
+_SSO: tuple[Row, ...] = (
+    ("saml2_config", OBJECT, {}, "Log in with SAML."),
+    ("oidc_providers", OBJECTS, [], "Log in with OpenID Connect."),
+    ("cas_config", OBJECT, {}, "Log in with CAS."),
+    ("sso", OBJECT, {}, "Common settings of single sign-on."),
+    ("jwt_config", OBJECT, {}, "Log in with a JSON web token."),
+)
+_ROOMS: tuple[Row, ...] = (
+    ("user_consent", OBJECT, {}, "Terms that users must accept."),
+    ("stats", OBJECT, {"enabled": True}, "Statistics of rooms."),
+    ("server_notices", OBJECT, {}, "Notices sent to users."),
+    ("forget_rooms_on_leave", BOOLEAN, False, "Forget a room on leaving it."),
+    ("exclude_rooms_from_sync", STRINGS, [], "Rooms never shown."),
+    ("exclude_rooms_from_presence", STRINGS, [], "Rooms whose members do not see presence."),
+    ("auto_accept_invites", OBJECT, {}, "Accept invites for users."),
+)
+_OPERATION: tuple[Row, ...] = (
+    ("sentry", OBJECT, {}, "Report errors to Sentry."),
+    ("metrics_flags", OBJECT, {}, "Costly metrics."),
+    ("report_stats", BOOLEAN, False, "Report usage to the authors of another server; never done."),
+    (
+        "report_stats_endpoint",
+        STRING,
+        "https://matrix.org/report-usage-stats/push",
+        "Where that report would go.",
+    ),
+    ("opentracing", OBJECT, {}, "Traces of requests."),
+    ("databases", OBJECT, {}, "Several databases for one server."),
+    ("background_updates", OBJECT, {}, "Pace of migrations in the background."),
+    ("outbound_federation_restricted_to", STRINGS, [], "Workers with access to the outside."),
+    ("worker_manhole", optional(COUNT), None, "As `manhole`, for a worker."),
+    ("worker_daemonize", BOOLEAN, False, "As `daemonize`, for a worker."),
+)
+_SECTIONS = (
+    ("Server", _SERVER),
+    ("Homeserver blocking", _BLOCKING),
+    ("Federation", _FEDERATION),
+    ("Media store", _MEDIA),
+    ("Registration", _REGISTRATION),
+    ("API configuration", _APIS),
+    ("Single sign-on integration", _SSO),
+    ("Rooms", _ROOMS),
+    ("Operation", _OPERATION),
+)
+
+PLANNED_KEYS = tuple(
+    Key(name=name, kind=kind, default=default, doc=doc, section=section, is_effective=False)
+    for section, rows in _SECTIONS
+    for name, kind, default, doc in rows
+)

@@ -1,0 +1,145 @@
+"""Everything that can be set, as one immutable value with a section for each subject."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from hs.settings.accounts import (
+    REAUTH,
+    PasswordSettings,
+    ReauthSettings,
+    RegistrationSettings,
+    SessionSettings,
+)
+from hs.settings.database import DATABASE, DatabaseSettings
+from hs.settings.errors import Notice
+from hs.settings.features import (
+    CacheBlock,
+    PresenceSettings,
+    TurnSettings,
+    UserDirectorySettings,
+)
+from hs.settings.fields import Key, keys_of, setting, sub_block
+from hs.settings.kinds import SIZE
+from hs.settings.limits import RateLimitSettings
+from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
+from hs.settings.rooms import RoomSettings
+from hs.settings.server import (
+    LoggingSettings,
+    MetricsSettings,
+    RedisSettings,
+    SecretSettings,
+    ServerSettings,
+    SigningKeySettings,
+    TlsSettings,
+)
+from hs.settings.workers import WorkerKeys, WorkerSettings
+
+
+@attrs.frozen(kw_only=True)
+class CacheSettings:
+    """Caches: how many events, and the factors and lifetimes of all."""
+
+    event_cache_size: int = setting(
+        SIZE, 10 * 1024, "Events kept in memory, before the factor.", shown="10K"
+    )
+    caches: CacheBlock = sub_block(CacheBlock, "Sizes and lifetimes of caches.")
+
+
+@attrs.frozen(kw_only=True)
+class BlockSettings:
+    """The keys that hold a block of their own; Settings shows each block as a section."""
+
+    listeners: tuple[Listener, ...] = setting(
+        LISTENERS,
+        DEFAULT_LISTENERS,
+        "Where the main process listens; port 8008 on this machine alone when missing.",
+        shown=None,
+    )
+    database: DatabaseSettings = setting(
+        DATABASE,
+        DatabaseSettings(),
+        "The database: `name` is sqlite3 or psycopg2, `args` go to its driver.",
+        shown={"name": "sqlite3", "args": {"database": "homeserver.db"}},
+    )
+    redis: RedisSettings = sub_block(RedisSettings, "The Redis between processes.")
+    presence: PresenceSettings = sub_block(PresenceSettings, "Who is online.")
+    password_config: PasswordSettings = sub_block(PasswordSettings, "Logging in with a password.")
+    ui_auth: ReauthSettings = setting(
+        REAUTH,
+        ReauthSettings(),
+        "How long a proof of identity serves for further dangerous actions.",
+        shown=0,
+    )
+    user_directory: UserDirectorySettings = sub_block(
+        UserDirectorySettings, "The search for users."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The settings of this process.
+
+    `listeners` are those of this process, main or worker. `folder` is where the first file lies:
+    relative paths start there. `notices` is what the administrator should know.
+    """
+
+    server: ServerSettings = ServerSettings()
+    listeners: tuple[Listener, ...] = DEFAULT_LISTENERS
+    tls: TlsSettings = TlsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    logging: LoggingSettings = LoggingSettings()
+    caches: CacheSettings = CacheSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    sessions: SessionSettings = SessionSettings()
+    passwords: PasswordSettings = PasswordSettings()
+    reauth: ReauthSettings = ReauthSettings()
+    presence: PresenceSettings = PresenceSettings()
+    turn: TurnSettings = TurnSettings()
+    signing_keys: SigningKeySettings = SigningKeySettings()
+    secrets: SecretSettings = SecretSettings()
+    rooms: RoomSettings = RoomSettings()
+    user_directory: UserDirectorySettings = UserDirectorySettings()
+    metrics: MetricsSettings = MetricsSettings()
+    workers: WorkerSettings = WorkerSettings()
+    files: tuple[Path, ...] = ()
+    folder: Path = Path()
+    notices: tuple[Notice, ...] = ()
+
+
+# The classes whose fields are top-level keys, with the section they are documented under.
+GROUPS: tuple[tuple[str, type, str], ...] = (
+    ("server", ServerSettings, "Server"),
+    ("blocks", BlockSettings, "Blocks"),
+    ("tls", TlsSettings, "TLS"),
+    ("logging", LoggingSettings, "Logging"),
+    ("caches", CacheSettings, "Caching"),
+    ("rate_limits", RateLimitSettings, "Ratelimiting"),
+    ("registration", RegistrationSettings, "Registration"),
+    ("sessions", SessionSettings, "User session management"),
+    ("turn", TurnSettings, "TURN"),
+    ("signing_keys", SigningKeySettings, "Signing keys"),
+    ("secrets", SecretSettings, "API configuration"),
+    ("rooms", RoomSettings, "Rooms"),
+    ("metrics", MetricsSettings, "Metrics"),
+    ("worker_keys", WorkerKeys, "Workers"),
+)
+_SECTION_OF_BLOCK = {
+    "listeners": "Server",
+    "database": "Database",
+    "redis": "Workers",
+    "presence": "Server",
+    "password_config": "Single sign-on integration",
+    "ui_auth": "User session management",
+    "user_directory": "Rooms",
+}
+
+
+def effective_keys() -> Iterator[Key]:
+    """List the top-level keys that have an effect."""
+    for _, cls, section in GROUPS:
+        for key in keys_of(cls, section):
+            yield attrs.evolve(key, section=_SECTION_OF_BLOCK.get(key.name, section))

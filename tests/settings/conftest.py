@@ -1,0 +1,44 @@
+"""Writing configuration files for a test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hs.settings.errors import SettingsError
+from hs.settings.load import load_settings
+from hs.settings.settings import Settings
+
+Load = Callable[..., Settings]
+Refused = Callable[..., str]
+
+NAMED = "server_name: example.org\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Load settings from the texts of one or more files; the first gets a server name."""
+
+    def load_texts(
+        *texts: str, strict: bool = False, environ: dict[str, str] | None = None
+    ) -> Settings:
+        paths = []
+        for number, text in enumerate(texts):
+            path = tmp_path / f"{number}.yaml"
+            path.write_text(text if number or "server_name" in text else NAMED + text)
+            paths.append(path)
+        return load_settings(paths, environ or {}, strict=strict)
+
+    return load_texts
+
+
+@pytest.fixture
+def refused(load: Load) -> Refused:
+    """Give what is said about texts that must be refused."""
+
+    def refusal_of(*texts: str, strict: bool = False) -> str:
+        with pytest.raises(SettingsError) as error:
+            load(*texts, strict=strict)
+        return str(error.value)
+
+    return refusal_of

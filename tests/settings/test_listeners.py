@@ -1,0 +1,74 @@
+"""Listeners: addresses, sockets, resources, and what must not be exposed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.settings.conftest import Load, Refused
+
+REPLICATION = "listeners: [{port: 9093, %s type: http, resources: [{names: [replication]}]}]\n"
+
+
+def test_a_single_address_may_be_written_in_either_form(load: Load) -> None:
+    [first, second] = load(
+        "listeners: [{port: 1, bind_address: 127.0.0.1}, {port: 2, bind_addresses: ['::1']}]"
+    ).listeners
+
+    assert first.bind_addresses == ("127.0.0.1",)
+    assert second.bind_addresses == ("::1",)
+
+
+def test_without_addresses_it_listens_everywhere(load: Load) -> None:
+    [listener] = load("listeners: [{port: 1, resources: [{names: client}]}]").listeners
+
+    assert listener.bind_addresses == ("::", "0.0.0.0")
+    assert listener.names == {"client"}
+
+
+def test_a_socket_has_a_mode(load: Load, tmp_path: Path) -> None:
+    [listener] = load("listeners: [{path: hs.sock, mode: '660'}]").listeners
+
+    assert (listener.path, listener.mode) == (tmp_path / "hs.sock", 0o660)
+    assert listener.is_private()
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("{}", "either a port or a path"),
+        ("{port: 1, path: x}", "either a port or a path"),
+        ("{port: 1, type: replication}", "no longer exist"),
+        ("{port: 1, type: gopher}", "not a type of listener"),
+        ("{port: 1, resources: [{names: [clients]}]}", "not a resource"),
+        ("{port: 70000}", "too large"),
+    ],
+)
+def test_a_wrong_listener_is_refused(refused: Refused, written: str, told: str) -> None:
+    assert told in refused(f"listeners: [{written}]")
+
+
+def test_tls_needs_its_files(refused: Refused) -> None:
+    told = refused("listeners: [{port: 8448, tls: true}]")
+
+    assert "tls_certificate_path" in told
+    assert "tls_private_key_path" in told
+
+
+def test_unprotected_replication_without_address_stays_on_this_machine(load: Load) -> None:
+    [listener] = load(REPLICATION % "").listeners
+
+    assert listener.is_private()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "8.8.8.8"])
+def test_unprotected_replication_on_a_public_address_is_refused(
+    refused: Refused, address: str
+) -> None:
+    assert "worker_replication_secret" in refused(REPLICATION % f"bind_address: '{address}',")
+
+
+def test_a_secret_or_an_explicit_word_allows_it(load: Load) -> None:
+    public = REPLICATION % "bind_address: '0.0.0.0',"
+
+    for allowed in ("worker_replication_secret: s", "unsafe_replication_without_secret: true"):
+        assert load(public + allowed).listeners[0].bind_addresses == ("0.0.0.0",)
