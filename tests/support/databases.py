@@ -47,6 +47,7 @@ DO $$ DECLARE r record; filled boolean; BEGIN
   END LOOP;
 END $$
 """
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 _SHAPE = """
 SELECT string_agg(table_name || '.' || column_name || ':' || data_type, ',' ORDER BY
                   table_name, ordinal_position)
@@ -100,6 +101,8 @@ async def _make_fresh(server: PostgresServer) -> None:
         await _make_anew(server)
         return
     try:
+        for name in {row[0] for row in await conn.fetch(_TABLES)} - server.tables:
+            await conn.execute(f'DROP TABLE "{name}" CASCADE')
         same_shape = await conn.fetchval(_SHAPE) == server.shape
         if same_shape:
             await conn.execute(_EMPTY)
@@ -119,6 +122,7 @@ async def _make_anew(server: PostgresServer) -> None:
     conn = await asyncpg.connect(**server.arguments(TESTED))
     try:
         server.shape = await conn.fetchval(_SHAPE)
+        server.tables = {row[0] for row in await conn.fetch(_TABLES)}
     finally:
         await conn.close()
 

@@ -40,7 +40,9 @@ class PostgresServer:
     directory: Path
     programs: Path
     process: subprocess.Popen[bytes] | None = None
+    # What the tested database looks like before a test changes it.
     shape: str | None = None
+    tables: set[str] = attrs.field(factory=set)
 
     def start(self) -> None:
         """Start and wait until it answers."""

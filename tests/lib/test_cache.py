@@ -1,0 +1,131 @@
+"""Caches stay within their bounds and forget what is old or stale."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from hs.lib.cache import LruCache
+from hs.lib.loading_cache import LoadingCache
+
+
+def test_what_was_used_longest_ago_goes_first() -> None:
+    cache: LruCache[str, int] = LruCache("test", max_entries=2)
+    cache.put("a", 1)
+    cache.put("b", 2)
+
+    cache.get("a")
+    cache.put("c", 3)
+
+    assert "b" not in cache
+    assert (cache.get("a"), cache.get("c")) == (1, 3)
+    assert cache.evictions == 1
+
+
+def test_hits_and_misses_are_counted() -> None:
+    cache: LruCache[str, int] = LruCache("test", max_entries=2)
+    cache.put("a", 1)
+
+    found = cache.get("a"), cache.get("b"), cache.get("b", -1)
+
+    assert found == (1, None, -1)
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=12)), max_size=60))
+def test_weight_is_the_sum_of_what_is_kept_and_within_the_bound(
+    puts: list[tuple[int, bytes]],
+) -> None:
+    cache: LruCache[int, bytes] = LruCache("test", max_weight=20, weigh=lambda _, value: len(value))
+
+    for key, value in puts:
+        cache.put(key, value)
+        assert cache.get(key) == value
+
+    kept = [cache.get(key) for key in range(10) if key in cache]
+    assert cache.weight == sum(len(value) for value in kept if value is not None) <= 20
+
+
+def test_a_value_heavier_than_the_cache_is_not_kept() -> None:
+    cache: LruCache[int, bytes] = LruCache("test", max_weight=3, weigh=lambda _, value: len(value))
+
+    cache.put(1, b"1234")
+
+    assert (len(cache), cache.weight) == (0, 0)
+
+
+def test_a_smaller_bound_takes_effect_at_once() -> None:
+    cache: LruCache[int, int] = LruCache("test", max_entries=10)
+    for number in range(10):
+        cache.put(number, number)
+
+    cache.resize(max_entries=3)
+
+    assert [number for number in range(10) if number in cache] == [7, 8, 9]
+
+
+async def test_a_missing_key_is_loaded_once_for_all_who_ask() -> None:
+    loads = []
+
+    async def load(key: int) -> int:
+        loads.append(key)
+        await wait_all_tasks_blocked()
+        return key * 2
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+    answers: list[int] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get(4))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+
+    assert answers == [8] * 5
+    assert loads == [4]
+
+
+async def test_what_is_invalidated_while_loading_is_not_kept() -> None:
+    versions = iter(["stale", "fresh"])
+    go = trio.Event()
+
+    async def load(_: int) -> str:
+        version = next(versions)
+        if version == "stale":
+            await go.wait()
+        return version
+
+    cache = LoadingCache(LruCache[int, str]("test", max_entries=9), load)
+    answers: list[str] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get(1))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        cache.invalidate(1)
+        answers.append(await cache.get(1))
+        go.set()
+
+    assert answers == ["fresh", "stale"]
+    assert await cache.get(1) == "fresh"
+
+
+async def test_failures_are_not_kept() -> None:
+    loads = []
+
+    async def load(_: int) -> int:
+        loads.append(1)
+        if len(loads) == 1:
+            raise KeyError("once")
+        return 5
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+
+    with pytest.raises(KeyError, match="once"):
+        await cache.get(1)
+
+    assert await cache.get(1) == 5

@@ -1,0 +1,96 @@
+"""Synapse's `database` section becomes a connection."""
+
+from pathlib import Path
+
+import pytest
+
+from hs.lib.aio import Bridge
+from hs.storage.connect import DatabaseConfig, open_database, postgres_config
+from hs.storage.database import DatabaseUnavailable, Tx
+from tests.support.postgres import PostgresServer
+
+
+async def select_one(tx: Tx) -> int:
+    number: int = await tx.fetchval("SELECT 1")
+    return number
+
+
+def test_libpq_arguments_are_translated() -> None:
+    args = {
+        "user": "synapse", "password": "s3cret", "dbname": "matrix", "host": "db.example.org",
+        "port": 5433, "cp_min": 3, "cp_max": 7, "keepalives_idle": 10,
+    }  # fmt: skip
+
+    config = postgres_config(DatabaseConfig("psycopg2", args, instance="worker1"))
+
+    assert (config.min_connections, config.max_connections) == (3, 7)
+    assert config.connect["user"] == "synapse"
+    assert config.connect["database"] == "matrix"
+    assert (config.connect["host"], config.connect["port"]) == ("db.example.org", 5433)
+    assert config.connect["server_settings"]["application_name"] == "hs:worker1"
+    assert "keepalives_idle" not in config.connect
+
+
+def test_tls_arguments_travel_in_the_uri() -> None:
+    args = {"sslmode": "verify-full", "sslrootcert": "/etc/ca bundle.pem"}
+
+    config = postgres_config(DatabaseConfig("postgres", args))
+
+    assert config.connect["dsn"].startswith("postgresql://?")
+    assert "sslmode=verify-full" in config.connect["dsn"]
+    assert "sslrootcert=%2Fetc%2Fca+bundle.pem" in config.connect["dsn"]
+
+
+def test_several_hosts_are_told_apart() -> None:
+    config = postgres_config(DatabaseConfig("postgres", {"host": "a, b", "port": "1,2"}))
+
+    assert (config.connect["host"], config.connect["port"]) == (["a", "b"], [1, 2])
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(ValueError, match=r"database\.args\.hots"):
+        postgres_config(DatabaseConfig("postgres", {"hots": "db"}))
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="mysql"):
+        DatabaseConfig("mysql")
+
+
+async def test_sqlite_is_opened_by_path(bridge: Bridge, tmp_path: Path) -> None:
+    config = DatabaseConfig("sqlite", {"database": str(tmp_path / "new.db")})
+
+    async with open_database(config, bridge) as database:
+        assert await database.read(select_one) == 1
+
+
+async def test_an_sqlite_file_in_a_missing_directory_is_reported(bridge: Bridge) -> None:
+    config = DatabaseConfig("sqlite", {"database": "/nonexistent/new.db"})
+
+    with pytest.raises(DatabaseUnavailable, match="nonexistent"):
+        async with open_database(config, bridge):
+            pass
+
+
+@pytest.mark.postgres
+async def test_postgres_is_opened_by_its_arguments(
+    bridge: Bridge, postgres_server: PostgresServer
+) -> None:
+    config = DatabaseConfig("psycopg2", postgres_server.arguments("postgres"), instance="w9")
+
+    async with open_database(config, bridge) as database:
+        assert await database.read(_application_name) == "hs:w9"
+
+
+@pytest.mark.postgres
+async def test_a_postgres_out_of_reach_is_reported(bridge: Bridge, tmp_path: Path) -> None:
+    config = DatabaseConfig("psycopg2", {"host": str(tmp_path), "user": "nobody"})
+
+    with pytest.raises(DatabaseUnavailable):
+        async with open_database(config, bridge):
+            pass
+
+
+async def _application_name(tx: Tx) -> str:
+    name: str = await tx.fetchval("SELECT current_setting('application_name')")
+    return name
