@@ -25,9 +25,9 @@ A key marked *not yet* is known and its type is checked, but it has no effect in
 server says so at its start. Keys that are not listed are reported with the nearest listed one, and
 ignored. `hs check-config` reports all of this without starting anything.
 
-`database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`), `cp_min`
-and `cp_max` (connections of each process), `connect_timeout`, `application_name`, `options` and libpq's
-`ssl…` arguments. For SQLite: `database`, the path of its file.
+`database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`),
+`cp_min` and `cp_max` (connections of each process), `connect_timeout`, `application_name`,
+`options` and libpq's `ssl…` arguments. For SQLite: `database`, the path of its file.
 """
 
 
