@@ -1,7 +1,6 @@
 """From what an endpoint returns to the bytes of a response."""
 
 from collections.abc import AsyncIterable, Mapping
-from functools import cache
 from typing import Any
 
 import attrs
@@ -89,10 +88,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} does not render as JSON")
 
 
-@cache
-def _wire_names(kind: Any) -> tuple[tuple[str, str], ...] | None:
-    if not attrs.has(kind):
-        return None
+def _wire_names(kind: type) -> tuple[tuple[str, str], ...] | None:
+    if kind not in _NAMES:
+        _NAMES[kind] = _declared_names(kind) if attrs.has(kind) else None
+    return _NAMES[kind]
+
+
+def _declared_names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (field.name, field.metadata.get("wire", field.name)) for field in attrs.fields(kind)
     )
+
+
+# One entry for each class that is ever rendered.
+_NAMES: dict[type, tuple[tuple[str, str], ...] | None] = {}

@@ -1,0 +1,243 @@
+"""Serving the application: listeners, connections, their reaper, and the way out.
+
+HTTP/1.1 is our own; HTTP/2 and websockets are handed to hypercorn's protocols. Whatever goes
+wrong with a connection ends that connection and nothing else.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+
+from hs.apis.web.app import STATE_KEY, Application, ListenerView
+from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.hangups import HAS_EPOLL, Hangups
+from hs.apis.web.http1 import Http1Connection
+from hs.apis.web.http1_writer import date_line
+from hs.apis.web.listening import Bound, ListenerSpec, bind_all
+from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
+
+logger = logging.getLogger(__name__)
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+_CLOSE_S = 1.0
+
+
+class Server:
+    """The connections of one process."""
+
+    def __init__(self, app: Application, bounds: HttpBounds) -> None:
+        self.app = app
+        self.bounds = bounds
+        self.now = trio.current_time()
+        self.date = date_line()
+        self.hangups = Hangups() if HAS_EPOLL else None
+        self.lifespan_state: dict[str, Any] = {}
+        self.config = _hypercorn_config(bounds)
+        self.context = WorkerContext(None)
+        self.wrapped = ASGIWrapper(app)
+        self._connections: set[Http1Connection] = set()
+        self._open = 0
+
+    @property
+    def is_draining(self) -> bool:
+        """Tell whether connections should end after their response."""
+        return self.app.drain.is_draining
+
+    async def reap(self) -> None:
+        """Cancel connections whose peers are too slow; keeps the time and the Date header."""
+        while True:
+            self.now = trio.current_time()
+            self.date = date_line()
+            for connection in tuple(self._connections):
+                if connection.deadline < self.now:
+                    connection.scope.cancel()
+            await trio.sleep(self.bounds.tick_s)
+
+    async def close_idle(self) -> None:
+        """End every connection that only waits for its next request."""
+        await self.context.terminated.set()
+        for connection in tuple(self._connections):
+            if connection.is_idle:
+                connection.scope.cancel()
+
+    async def serve(self, view: ListenerView, stream: Stream) -> None:
+        """Serve one connection and close it."""
+        if self._open >= self.bounds.connections:
+            await trio.aclose_forcefully(stream)
+            return
+        self._open += 1
+        try:
+            await self._converse(view, stream)
+        except (Exception, BaseExceptionGroup) as error:
+            if isinstance(error, BaseExceptionGroup) and error.split(Exception)[1] is not None:
+                raise
+            logger.info("A connection was dropped: %r", error)
+        finally:
+            self._open -= 1
+            with trio.move_on_after(_CLOSE_S, shield=True):
+                await _close(stream)
+
+    async def _converse(self, view: ListenerView, stream: Stream) -> None:
+        state = {**self.lifespan_state, STATE_KEY: view}
+        lower = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+        transport: Transport
+        if isinstance(stream, trio.SocketStream):
+            transport = SocketTransport(stream)
+        else:
+            with trio.move_on_after(self.bounds.handshake_s) as handshake:
+                await stream.do_handshake()
+            if handshake.cancelled_caught:
+                return
+            if stream.selected_alpn_protocol() == "h2":
+                await self._hand_over(state, stream)
+                return
+            transport = StreamTransport(stream, lower)
+        template = _scope_template(lower, "http" if stream is lower else "https", state)
+        upgrade = await self.serve_http1(transport, template)
+        if upgrade is not None:
+            await self._hand_over(state, Replayed(stream, upgrade))
+
+    async def serve_http1(self, transport: Transport, template: dict[str, Any]) -> bytes | None:
+        """Speak HTTP/1.1; give the bytes of a request that wants another protocol."""
+        connection = Http1Connection(self.app, self, transport, template)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+        return connection.upgrade
+
+    async def _hand_over(self, state: dict[str, Any], stream: Any) -> None:
+        """Let hypercorn speak HTTP/2 or websockets."""
+        server: Any = TCPServer(
+            self.wrapped,
+            self.config,
+            self.context,
+            state,
+            stream,
+        )
+        await server.run()
+
+
+class Replayed:
+    """A stream that first gives again what was already read from it."""
+
+    def __init__(self, stream: Stream, first: bytes) -> None:
+        self._stream = stream
+        self._first = first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Receive, from what was read before as long as there is some."""
+        if self._first:
+            await trio.lowlevel.checkpoint()
+            first, self._first = self._first, b""
+            return first
+        return await self._stream.receive_some(max_bytes)
+
+
+async def _close(stream: Stream) -> None:
+    try:
+        await stream.aclose()
+    except (trio.BrokenResourceError, trio.BusyResourceError):
+        await trio.aclose_forcefully(stream)
+
+
+def _scope_template(lower: trio.SocketStream, scheme: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "scheme": scheme,
+        "root_path": "",
+        "client": _address(lower.socket.getpeername()),
+        "server": _address(lower.socket.getsockname()),
+        "state": state,
+        "extensions": {},
+    }
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    """Give host and port; a UNIX socket has none."""
+    return (name[0], name[1]) if isinstance(name, tuple) else None
+
+
+def _hypercorn_config(bounds: HttpBounds) -> Config:
+    config = Config()
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.keep_alive_timeout = bounds.keep_alive_s
+    config.h11_max_incomplete_size = bounds.head_bytes
+    config.h2_max_header_list_size = bounds.head_bytes
+    config.startup_timeout = config.shutdown_timeout = bounds.drain_grace_s
+    return config
+
+
+async def serve_listeners(
+    app: Application,
+    specs: Sequence[ListenerSpec],
+    bounds: HttpBounds | None = None,
+    *,
+    task_status: trio.TaskStatus[list[Bound]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `app.drain` begins, then let requests end within the grace period.
+
+    Reports what was bound. Raises: OSError, when a listener cannot be opened.
+    """
+    server = Server(app, bounds or HttpBounds())
+    lifespan = Lifespan(server.wrapped, server.config, server.lifespan_state)
+    async with trio.open_nursery() as upkeep:
+        await upkeep.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        upkeep.start_soon(server.reap)
+        if server.hangups is not None:
+            upkeep.start_soon(server.hangups.run)
+        bound = bind_all(specs)
+        try:
+            async with trio.open_nursery() as connections:
+                await _accept_until_drain(server, bound, connections, task_status)
+                await server.close_idle()
+                connections.cancel_scope.deadline = (
+                    trio.current_time() + server.bounds.drain_grace_s
+                )
+        finally:
+            for one in bound:
+                one.forget_path()
+        await lifespan.wait_for_shutdown()
+        upkeep.cancel_scope.cancel()
+
+
+async def _accept_until_drain(
+    server: Server,
+    bound: list[Bound],
+    connections: trio.Nursery,
+    task_status: trio.TaskStatus[list[Bound]],
+) -> None:
+    async with trio.open_nursery() as accepting:
+        for one in bound:
+            view = server.app.view(one.spec.resources, one.spec.x_forwarded)
+            plain = trio.SocketListener(trio.socket.from_stdlib_socket(one.sock))
+            listener: Any = plain
+            if one.tls is not None:
+                listener = trio.SSLListener(plain, one.tls, https_compatible=True)
+            accepting.start_soon(
+                partial(
+                    trio.serve_listeners,
+                    partial(server.serve, view),
+                    [listener],
+                    handler_nursery=connections,
+                )
+            )
+            logger.info("Listening on %s for %s", one.address, ", ".join(sorted(view.resources)))
+        task_status.started(bound)
+        await server.app.drain.started.wait()
+        accepting.cancel_scope.cancel()
