@@ -90,11 +90,13 @@ class Feed:
         """Give where the present life of a memory writer began; a position below it is stale."""
         return self._state(stream.name).epochs.get(writer, 0)
 
-    def start_at(self, stream: StreamDef[Any], writer: str, position: int, epoch: int = 0) -> None:
-        """Begin to follow a writer at a position, delivering nothing; never goes back."""
+    def begin_epoch(self, stream: StreamDef[Any], writer: str, epoch: int) -> None:
+        """Note where the present life of a memory writer began."""
+        self._state(stream.name).epochs[writer] = epoch
+
+    def start_at(self, stream: StreamDef[Any], writer: str, position: int) -> None:
+        """Move on to a position of a writer, delivering nothing; never goes back."""
         state = self._state(stream.name)
-        if epoch:
-            state.epochs[writer] = epoch
         if position > state.positions.get(writer, -1):
             self._advance(state, writer, position)
 

@@ -71,4 +71,5 @@ def _begin(feed: Feed, source: Source) -> None:
     held = source.since(0)
     if held is not None and held.rows:
         feed.deliver(held)
-    feed.start_at(source.stream, source.writer, source.position, source.epoch)
+    feed.begin_epoch(source.stream, source.writer, source.epoch)
+    feed.start_at(source.stream, source.writer, source.position)

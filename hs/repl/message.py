@@ -16,6 +16,7 @@ class Saying(enum.IntEnum):
     ROWS = 0  # a commit
     POSITION = 1  # a writer has said everything up to `position`; its last row is at `prev`
     REPLICATE = 2  # everybody is asked for their positions
+    ALIVE = 3  # nothing; it comes back to its sender, and so proves the connection
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):

@@ -22,14 +22,21 @@ def rpc(method: F) -> F: ...
 
 
 @overload
-def rpc(*, timeout_s: float) -> Callable[[F], F]: ...
+def rpc(*, timeout_s: float = ..., catch_up: bool = ...) -> Callable[[F], F]: ...
 
 
-def rpc(method: F | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> F | Callable[[F], F]:
-    """Let other processes call this method of a Protocol; `timeout_s` bounds a call in all."""
+def rpc(
+    method: F | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S, catch_up: bool = True
+) -> F | Callable[[F], F]:
+    """Let other processes call this method of a Protocol.
+
+    `timeout_s` bounds a call in all; with `catch_up` the caller gets its answer once it has seen
+    what the owner wrote.
+    """
 
     def mark(marked: F) -> F:
         marked.__dict__["rpc_timeout_s"] = timeout_s
+        marked.__dict__["rpc_catch_up"] = catch_up
         return marked
 
     return mark if method is None else mark(method)
@@ -42,6 +49,7 @@ class RpcMethod:
     protocol: str
     name: str
     timeout_s: float
+    catch_up: bool
     _signature: inspect.Signature
     _arguments: msgspec.msgpack.Decoder[Any]
     _result: msgspec.msgpack.Decoder[Any]
@@ -113,6 +121,7 @@ def _read(protocol: type[Any], name: str, method: Callable[..., Any]) -> RpcMeth
         protocol.__name__,
         name,
         method.__dict__["rpc_timeout_s"],
+        method.__dict__["rpc_catch_up"],
         whole.replace(parameters=parameters),
         msgspec.msgpack.Decoder(struct),
         msgspec.msgpack.Decoder(hints["return"]),

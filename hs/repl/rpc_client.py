@@ -90,7 +90,8 @@ class RpcClients:
         if status != 200:
             raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
         reply = msgspec.msgpack.decode(body, type=Reply)
-        await self._catch_up(reply.positions, instance)
+        if method.catch_up:
+            await self._catch_up(reply.positions, instance)
         raise_from(reply, instance, name)
         return method.decode_result(reply.payload)
 

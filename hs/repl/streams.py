@@ -1,7 +1,7 @@
 """The catalogue of streams: what changes, who writes it, and whether it outlives a restart."""
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -19,7 +19,6 @@ from hs.repl.rows import (
     ToDeviceRow,
     TypingRow,
 )
-from hs.storage.database import Tx
 
 R = TypeVar("R")
 
@@ -49,16 +48,14 @@ class StreamDef(Generic[R]):
     """One stream: its name, the class of its rows and how it is written.
 
     A TABLE stream needs no query of its own: the log of recent commits, kept by TableWriter when
-    there are other processes, repairs gaps. `load`, when given, is used instead of the log.
-    `slim` strips a row to what is worth keeping in the log. `recent` is how many rows a MEMORY
-    writer remembers for readers that missed some.
+    there are other processes, repairs gaps. `slim` strips a row to what is worth keeping there.
+    `recent` is how many rows a MEMORY writer remembers for readers that missed some.
     """
 
     name: str
     row: type[R]
     kind: Kind
     writers: Writers = Writers.ONE
-    load: Callable[[Tx, str, int, int, int], Awaitable[list[tuple[int, R]]]] | None = None
     slim: Callable[[R], R] = whole
     recent: int = 1000
 

@@ -46,6 +46,10 @@ class Transport(Protocol):
     def shared(self) -> bool:
         """Tell whether other processes read, so that commits must be logged for them."""
 
+    @property
+    def sources(self) -> list[Source]:
+        """List the writers of this process."""
+
     def attach(self, source: Source) -> None:
         """Make a writer of this process known: its positions are announced and answered for."""
 

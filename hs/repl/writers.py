@@ -194,7 +194,7 @@ class TableWriter(Generic[R]):
     async def _record(self, tx: Tx, rows: Rows[R]) -> None:
         position = rows[-1][0]
         await stream_log.set_position(tx, self.stream.name, self.writer, position)
-        if not self._transport.shared or self.stream.load is not None:
+        if not self._transport.shared:
             return
         slim = self.stream.slim
         encoded = encode_rows([(number, slim(row)) for number, row in rows])

@@ -1,0 +1,132 @@
+"""Leases: what only one process may do, or be called, at a time.
+
+They are rows in the database. A holder that cannot renew in time stops before another may take
+over; the hosts' clocks may differ by no more than SKEW_MS.
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from hs.storage import leases
+from hs.storage.database import Database, DatabaseError
+
+TTL_MS = 30_000
+SKEW_MS = 5_000
+RENEW_S = 8.0
+RETRY_S = 1.0
+GIVE_BACK_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class LeaseTaken(Exception):
+    """Another live process holds the lease."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(f"{name} is held by another live process ({holder})")
+        self.name = name
+        self.holder = holder
+
+
+class LeaseLost(Exception):
+    """The lease could not be renewed in time, so what it stands for must stop."""
+
+
+@attrs.frozen
+class Lease:
+    """A lease held; `fence` is greater than that of every holder before."""
+
+    name: str
+    holder: str
+    fence: int
+
+
+def holder_name(instance: str) -> str:
+    """Give a name for one life of a process, unlike that of any other."""
+    return f"{instance}/{secrets.token_hex(6)}"
+
+
+def instance_lease(instance: str) -> str:
+    """Name the lease of an instance's own name."""
+    return f"instance:{instance}"
+
+
+@attrs.define(eq=False)
+class Leases:
+    """Takes, renews and gives back leases for one life of a process."""
+
+    _database: Database
+    _holder: str
+    _now_ms: Callable[[], int]
+
+    async def try_take(self, name: str) -> Lease | None:
+        """Take a lease if it is free."""
+        now_ms = self._now_ms()
+        fence = await self._database.write(leases.take, name, self._holder, now_ms + TTL_MS, now_ms)
+        return Lease(name, self._holder, fence) if fence is not None else None
+
+    @asynccontextmanager
+    async def hold(self, name: str, wait_s: float = 0.0) -> AsyncIterator[Lease]:
+        """Hold a lease while the block runs, waiting up to `wait_s` for another holder to end.
+
+        Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
+        """
+        lease = await self._take(name, wait_s)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep, lease)
+                yield lease
+                nursery.cancel_scope.cancel()
+        finally:
+            await self._give_back(lease)
+
+    async def _take(self, name: str, wait_s: float) -> Lease:
+        deadline = trio.current_time() + wait_s
+        while True:
+            lease = await self.try_take(name)
+            if lease is not None:
+                return lease
+            if trio.current_time() >= deadline:
+                row = await self._database.read(leases.read, name)
+                raise LeaseTaken(name, row.holder if row is not None else "")
+            await trio.sleep(min(RETRY_S, max(deadline - trio.current_time(), 0.0)))
+
+    async def _keep(self, lease: Lease) -> None:
+        # Measured on our own clock from before the renewal was asked for.
+        sure_until = trio.current_time() + (TTL_MS - SKEW_MS) / 1000
+        pause_s = RENEW_S
+        while True:
+            await trio.sleep(pause_s)
+            asked = trio.current_time()
+            left_s = sure_until - asked
+            try:
+                with trio.fail_after(max(left_s, 0.0)):
+                    kept = await self._renew(lease)
+            except (DatabaseError, trio.TooSlowError) as error:
+                if left_s <= RETRY_S:
+                    raise LeaseLost(f"{lease.name} could not be renewed in time") from error
+                log.warning("cannot renew the lease %s yet: %s", lease.name, error)
+                pause_s = RETRY_S
+                continue
+            if not kept:
+                raise LeaseLost(f"{lease.name} was taken over by another process")
+            sure_until = asked + (TTL_MS - SKEW_MS) / 1000
+            pause_s = RENEW_S
+
+    async def _renew(self, lease: Lease) -> bool:
+        expires_ms = self._now_ms() + TTL_MS
+        return await self._database.write(
+            leases.renew, lease.name, lease.holder, lease.fence, expires_ms
+        )
+
+    async def _give_back(self, lease: Lease) -> None:
+        with trio.move_on_after(GIVE_BACK_S, shield=True):
+            try:
+                await self._database.write(leases.give_back, lease.name, lease.holder)
+            except DatabaseError as error:
+                log.warning("cannot give back the lease %s: %s", lease.name, error)
