@@ -7,6 +7,8 @@ import pytest
 
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.databases import (
     fresh_postgres,
     fresh_sqlite,
@@ -69,17 +71,21 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database_source(engine: str, request: pytest.FixtureRequest) -> Path | PostgresServer:
     """Where the fixture `database` gets it from; apart, as it must not start inside trio."""
-    name = "sqlite_template" if engine == "sqlite" else "postgres_server"
+    name = "postgres_server" if engine == "postgres" else "sqlite_template"
     source: Path | PostgresServer = request.getfixturevalue(name)
     return source
 
 
 @pytest.fixture
 async def database(
-    database_source: Path | PostgresServer, tmp_path: Path, bridge: Bridge
+    engine: str, database_source: Path | PostgresServer, tmp_path: Path, bridge: Bridge
 ) -> AsyncIterator[Database]:
     """A fresh, migrated database, once on each engine."""
-    if isinstance(database_source, Path):
+    if engine == "inline":
+        async with open_inline() as opened:
+            await migrate(opened, bundled_migrations(), ["pre", "post"])
+            yield opened
+    elif isinstance(database_source, Path):
         async with fresh_sqlite(database_source, tmp_path / "test.db") as opened:
             yield opened
     else:

@@ -1,8 +1,16 @@
 """Both engines keep the same promises to units of work."""
 
 import pytest
+import trio
 
-from hs.storage.database import Database, Tx
+from hs.storage.database import (
+    ConstraintViolation,
+    Database,
+    DatabaseError,
+    ForeignViolation,
+    Tx,
+    UniqueViolation,
+)
 from hs.storage.dialect import sql
 from hs.storage.migrate import Migration, migrate
 from hs.storage.rows import Rows, UpdateRows
@@ -16,6 +24,8 @@ PETS = Migration.parse(
         age BIGINT NOT NULL,
         tag BYTEA
     );
+    CREATE TABLE owners (pet TEXT NOT NULL REFERENCES pets (name));
+    CREATE STREAM barks;
     """,
 )
 INSERT = "INSERT INTO pets (name, age, tag) VALUES ($1, $2, $3) RETURNING id"
@@ -32,6 +42,11 @@ PAIRS = sql(
 )
 MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
 AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
+
+
+@pytest.fixture(params=["sqlite", "inline", pytest.param("postgres", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -78,3 +93,212 @@ async def test_a_failed_unit_leaves_nothing(pets: Database) -> None:
         await pets.write(fail)
 
     assert await pets.read(age_of, "rex") is None
+
+
+async def test_a_units_errors_are_told_apart(pets: Database) -> None:
+    async def orphan(tx: Tx) -> None:
+        await tx.execute("INSERT INTO owners (pet) VALUES ($1)", "nobody")
+
+    async def ageless(tx: Tx) -> None:
+        await tx.execute("INSERT INTO pets (name, age) VALUES ($1, $2)", "x", None)
+
+    async def nonsense(tx: Tx) -> None:
+        await tx.execute("SELECT nonsense FROM pets")
+
+    await pets.write(add, "rex", 3)
+
+    with pytest.raises(UniqueViolation) as unique:
+        await pets.write(add, "rex", 4)
+    with pytest.raises(ForeignViolation):
+        await pets.write(orphan)
+    with pytest.raises(ConstraintViolation):
+        await pets.write(ageless)
+    with pytest.raises(DatabaseError, match="nonsense"):
+        await pets.read(nonsense)
+    assert "name" in unique.value.constraint
+    assert await pets.read(age_of, "rex") == 3
+
+
+async def test_of_many_concurrent_units_only_the_failing_one_fails(pets: Database) -> None:
+    failed = []
+
+    async def insert(name: str) -> None:
+        try:
+            await pets.write(add, name, 1)
+        except UniqueViolation:
+            failed.append(name)
+
+    await pets.write(add, "pet 13", 1)
+    async with trio.open_nursery() as nursery:
+        for number in range(60):
+            nursery.start_soon(insert, f"pet {number}")
+
+    assert failed == ["pet 13"]
+    assert await pets.read(count) == 60
+
+
+async def test_concurrent_changes_of_a_row_are_all_kept(pets: Database) -> None:
+    async def grow_older(tx: Tx) -> None:
+        age = await tx.fetchval(SELECT, "rex")
+        await tx.execute("UPDATE pets SET age = $2 WHERE name = $1", "rex", age + 1)
+
+    await pets.write(add, "rex", 0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(pets.write, grow_older)
+
+    assert await pets.read(age_of, "rex") == 20
+
+
+async def test_a_write_is_seen_by_every_later_read(pets: Database) -> None:
+    async def write_and_read(number: int) -> None:
+        await pets.write(add, f"pet {number}", number)
+        assert await pets.read(age_of, f"pet {number}") == number
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(write_and_read, number)
+
+
+async def test_a_cancelled_write_runs_to_its_end(pets: Database) -> None:
+    reached = False
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_soon, scope)
+            await pets.write(add, "rex", 3)
+            reached = True
+
+    assert reached or await pets.read(age_of, "rex") is None
+    if reached:
+        assert await pets.read(age_of, "rex") == 3
+
+
+async def _cancel_soon(scope: trio.CancelScope) -> None:
+    await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+async def test_execute_counts_the_rows_it_touched(pets: Database) -> None:
+    async def change(tx: Tx) -> list[int]:
+        return [
+            await tx.execute("UPDATE pets SET age = age + 1"),
+            await tx.execute("INSERT INTO pets (name, age) VALUES ($1, 1)", "new"),
+            await tx.execute("DELETE FROM pets WHERE age > $1", 100),
+        ]
+
+    await pets.write(add, "rex", 3)
+    await pets.write(add, "ina", 4)
+
+    assert await pets.write(change) == [2, 1, 0]
+
+
+async def test_batches_insert_and_update_by_key(pets: Database) -> None:
+    async def fill(tx: Tx) -> None:
+        await tx.insert_rows(MANY, [("a", 1, None), ("b", 2, b"\x00"), ("c", 3, b"")])
+        await tx.insert_rows(MANY, [("a", 9, None), ("d", 4, b"d")])
+        await tx.update_rows(AGES, [("b", 20, b"new"), ("c", 30, None), ("nobody", 1, None)])
+        await tx.insert_rows(MANY, [])
+        await tx.update_rows(AGES, [])
+        await tx.executemany("UPDATE pets SET age = age + $1 WHERE name = $2", [(100, "d")])
+        await tx.executemany("DELETE FROM pets WHERE name = $1", [])
+
+    async def everything(tx: Tx) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in await tx.fetch("SELECT name, age, tag FROM pets ORDER BY 1")]
+
+    await pets.write(fill)
+
+    assert await pets.read(everything) == [
+        ("a", 1, None), ("b", 20, b"new"), ("c", 30, None), ("d", 104, b"d"),
+    ]  # fmt: skip
+
+
+async def test_lists_are_parameters(pets: Database) -> None:
+    async def look(tx: Tx) -> tuple[list[str], list[str], list[str]]:
+        return (
+            [row["name"] for row in await tx.fetch(BY_NAMES, ["c", "a", "x"])],
+            [row["name"] for row in await tx.fetch(NOT_NAMED, {"a", "c"})],
+            [row["name"] for row in await tx.fetch(PAIRS, ["a", "b"], [1, 99])],
+        )
+
+    async def fill(tx: Tx) -> None:
+        await tx.insert_rows(MANY, [("a", 1, None), ("b", 2, None), ("c", 3, None)])
+
+    await pets.write(fill)
+
+    assert await pets.read(look) == (["a", "c"], ["b"], ["a"])
+
+
+async def test_parameters_may_come_in_any_order_and_more_than_once(pets: Database) -> None:
+    async def look(tx: Tx) -> list[object]:
+        row = await tx.fetchrow("SELECT $2::text, $1::bigint, $2::text" if postgres else
+                                "SELECT $2, $1, $2", 1, "two")  # fmt: skip
+        return list(row or [])
+
+    postgres = pets.engine == "postgres"
+
+    assert await pets.read(look) == ["two", 1, "two"]
+
+
+async def test_greatest_and_least(pets: Database) -> None:
+    async def look(tx: Tx) -> tuple[int, int]:
+        return (
+            await tx.fetchval(f"SELECT {tx.dialect.greatest('age', '5')} FROM pets"),
+            await tx.fetchval(f"SELECT {tx.dialect.least('age', '5')} FROM pets"),
+        )
+
+    await pets.write(add, "rex", 3)
+
+    assert await pets.read(look) == (5, 3)
+
+
+async def test_ids_of_a_stream_increase_and_are_given_once(pets: Database) -> None:
+    taken: list[int] = []
+
+    async def take(count: int) -> None:
+        ids = await pets.write(next_ids, count)
+        assert ids == sorted(ids)
+        assert len(ids) == count
+        taken.extend(ids)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 12):
+            nursery.start_soon(take, number)
+
+    assert len(taken) == len(set(taken)) == sum(range(1, 12))
+    assert min(taken) == 1
+    assert (await pets.write(next_ids, 1))[0] > max(taken)
+
+
+async def next_ids(tx: Tx, count: int) -> list[int]:
+    return await tx.next_ids("barks", count)
+
+
+async def test_a_stream_that_is_not_declared_is_an_error(pets: Database) -> None:
+    async def take(tx: Tx) -> list[int]:
+        return await tx.next_ids("meows", 1)
+
+    with pytest.raises(DatabaseError, match="meows"):
+        await pets.write(take)
+
+
+async def test_a_snapshot_sees_one_moment(pets: Database) -> None:
+    counts = []
+
+    async def count_twice(tx: Tx) -> tuple[int, int]:
+        return await count(tx), await count(tx)
+
+    async def read() -> None:
+        counts.append(await pets.read_snapshot(count_twice))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(30):
+            nursery.start_soon(pets.write, add, f"pet {number}", 1)
+            nursery.start_soon(read)
+
+    assert all(first == second for first, second in counts)
+
+
+async def count(tx: Tx) -> int:
+    number: int = await tx.fetchval("SELECT count(*) FROM pets")
+    return number

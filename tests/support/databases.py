@@ -48,6 +48,7 @@ DO $$ DECLARE r record; filled boolean; BEGIN
 END $$
 """
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+_SEQUENCES = "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
 _SHAPE = """
 SELECT string_agg(table_name || '.' || column_name || ':' || data_type, ',' ORDER BY
                   table_name, ordinal_position)
@@ -103,6 +104,8 @@ async def _make_fresh(server: PostgresServer) -> None:
     try:
         for name in {row[0] for row in await conn.fetch(_TABLES)} - server.tables:
             await conn.execute(f'DROP TABLE "{name}" CASCADE')
+        for name in {row[0] for row in await conn.fetch(_SEQUENCES)} - server.sequences:
+            await conn.execute(f'DROP SEQUENCE "{name}"')
         same_shape = await conn.fetchval(_SHAPE) == server.shape
         if same_shape:
             await conn.execute(_EMPTY)
@@ -123,6 +126,7 @@ async def _make_anew(server: PostgresServer) -> None:
     try:
         server.shape = await conn.fetchval(_SHAPE)
         server.tables = {row[0] for row in await conn.fetch(_TABLES)}
+        server.sequences = {row[0] for row in await conn.fetch(_SEQUENCES)}
     finally:
         await conn.close()
 

@@ -43,6 +43,7 @@ class PostgresServer:
     # What the tested database looks like before a test changes it.
     shape: str | None = None
     tables: set[str] = attrs.field(factory=set)
+    sequences: set[str] = attrs.field(factory=set)
 
     def start(self) -> None:
         """Start and wait until it answers."""

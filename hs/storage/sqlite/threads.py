@@ -19,7 +19,7 @@ import trio
 
 from hs.storage.database import DatabaseError, DatabaseUnavailable, Unit
 from hs.storage.dialect import SQLITE
-from hs.storage.sqlite.tx import SqliteTx, connect, drive, read_once, write_group
+from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, drive, read_once, write_group
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,12 +31,16 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path | str) -> AsyncIterator["SqliteDatabase"]:
+async def open_sqlite(
+    path: Path | str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+) -> AsyncIterator["SqliteDatabase"]:
     """Open a database file, made when missing; close it after the units under way.
+
+    Another process that writes to it is waited for up to the busy timeout.
 
     Raises: DatabaseUnavailable.
     """
-    database = SqliteDatabase(Path(path))
+    database = SqliteDatabase(Path(path), busy_timeout_ms)
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(database.start)
     try:
@@ -70,7 +74,8 @@ class SqliteDatabase:
     engine: Final = "sqlite"
     dialect: Final = SQLITE
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy_timeout_ms: int) -> None:
+        self._busy_timeout_ms = busy_timeout_ms
         self._path = path
         self._writes: _Jobs = SimpleQueue()
         self._reads: _Jobs = SimpleQueue()
@@ -130,8 +135,8 @@ class SqliteDatabase:
     def start(self) -> None:
         """Open the connections and start the threads."""
         try:
-            writer = connect(self._path)
-            readers = [connect(self._path) for _ in range(READERS + 1)]
+            writer = connect(self._path, self._busy_timeout_ms)
+            readers = [connect(self._path, self._busy_timeout_ms) for _ in range(READERS + 1)]
             for reader in readers:
                 reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:

@@ -23,12 +23,13 @@ T = TypeVar("T")
 SqliteConnection = sqlite3.Connection
 Call = Callable[["SqliteTx"], T]
 
+BUSY_TIMEOUT_MS: Final = 5000
+
 _LISTS: Final = frozenset((list, tuple, set, frozenset))
 
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-PRAGMA busy_timeout = 5000;
 PRAGMA cache_size = -65536;
 PRAGMA mmap_size = 268435456;
 PRAGMA temp_store = MEMORY;
@@ -40,11 +41,12 @@ _NEXT_IDS: Final = (
 )
 
 
-def connect(path: Path | str) -> sqlite3.Connection:
+def connect(path: Path | str, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
     """Open a connection; Python's own handling of transactions is off."""
     conn = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=1024
     )
+    conn.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
     conn.executescript(_PRAGMAS)
     conn.row_factory = sqlite3.Row
     return conn
