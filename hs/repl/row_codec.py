@@ -7,7 +7,7 @@ import msgspec
 from hs.repl.streams import StreamDef
 
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
+_decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode_rows(rows: list[tuple[int, Any]]) -> bytes:
@@ -20,9 +20,9 @@ def decode_rows(stream: StreamDef[Any], encoded: bytes | msgspec.Raw) -> list[tu
 
     Raises: msgspec.ValidationError or msgspec.DecodeError for anything else.
     """
-    decoder = _decoders.get(stream.name)
+    decoder = _decoders.get(stream.row)
     if decoder is None:
-        decoder = _decoders[stream.name] = _decoder(stream.row)
+        decoder = _decoders[stream.row] = _decoder(stream.row)
     rows: list[tuple[int, Any]] = decoder.decode(encoded)
     return rows
 

@@ -1,0 +1,80 @@
+"""Leases: one holder at a time, and what happens when it cannot renew."""
+
+import pytest
+import trio
+
+from hs.repl.leases import TTL_MS, Lease, LeaseLost, Leases, LeaseTaken, holder_name, instance_lease
+from hs.storage import leases
+from hs.storage.database import Database
+
+
+class VirtualTime:
+    """Milliseconds of the test's own clock."""
+
+    def now_ms(self) -> int:
+        return 1_000_000 + int(trio.current_time() * 1000)
+
+
+def process(database: Database, name: str) -> Leases:
+    return Leases(database, name, VirtualTime().now_ms)
+
+
+async def test_a_second_process_with_a_live_name_is_refused(database: Database) -> None:
+    first, second = (process(database, holder_name("w1")) for _ in range(2))
+    name = instance_lease("w1")
+
+    async with first.hold(name):
+        with pytest.raises(LeaseTaken):
+            async with second.hold(name):
+                pass
+
+
+async def test_a_lease_given_back_is_free_at_once_and_its_fence_grows(database: Database) -> None:
+    fences: list[int] = []
+    for holder in ("a", "b", "a"):
+        async with process(database, holder).hold("duty") as lease:
+            fences.append(lease.fence)
+
+    assert fences == sorted(set(fences))
+
+
+async def test_taking_a_lease_again_in_the_same_life_keeps_its_fence(database: Database) -> None:
+    holder = process(database, "a")
+
+    assert await holder.try_take("duty") == await holder.try_take("duty")
+
+
+async def test_the_lease_of_a_dead_process_is_free_after_its_time(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    await process(db, "dead").try_take("duty")
+    started = trio.current_time()
+
+    async with process(db, "alive").hold("duty", wait_s=60) as lease:
+        waited_ms = (trio.current_time() - started) * 1000
+
+    assert lease.fence == 2
+    assert TTL_MS <= waited_ms <= TTL_MS + 2000
+
+
+async def test_a_holder_renews_for_as_long_as_it_holds(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with process(db, "a").hold("duty"):
+        await trio.sleep(10 * TTL_MS / 1000)
+
+        assert await process(db, "b").try_take("duty") is None
+
+
+async def test_a_holder_that_was_replaced_is_stopped(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    with pytest.RaisesGroup(LeaseLost):
+        async with process(db, "a").hold("duty"):
+            await db.write(leases.give_back, "duty", "a")
+            taken = await process(db, "b").try_take("duty")
+            await trio.sleep_forever()
+
+    row = await db.read(leases.read, "duty")
+    assert row is not None
+    assert taken == Lease("duty", row.holder, row.fence)
