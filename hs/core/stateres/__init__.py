@@ -1,0 +1,1 @@
+"""State resolution: one room state out of the states of several forks."""

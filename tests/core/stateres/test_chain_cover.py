@@ -1,0 +1,154 @@
+"""The chain-cover index gives the same auth differences and subgraphs as walking the graph."""
+
+import itertools
+from collections.abc import Generator, Iterable, Set
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hs.core.ids import EventID
+from hs.core.stateres.auth_graph import auth_chain, auth_chain_difference, conflicted_subgraph
+from hs.core.stateres.chain_cover import (
+    Link,
+    Links,
+    NewRows,
+    Place,
+    PlaceRange,
+    chains_to_load,
+    difference_ranges,
+    place_events,
+    reach_of,
+    subgraph_ranges,
+)
+from hs.core.stateres.conflict import find_conflict
+from hs.core.versions import ROOM_VERSIONS
+from tests.support.forked_rooms import ForkedRoom, forked_rooms, new_room
+
+ROOMS = st.one_of([forked_rooms(ROOM_VERSIONS[version]) for version in ("11", "12")])
+SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+class Index:
+    """The rows of a room's index, as storage would keep them."""
+
+    def __init__(self, room: ForkedRoom, batch: int = 1) -> None:
+        self.places: dict[EventID, Place] = {}
+        self.rows: list[Link] = []
+        self.numbers = itertools.count(1)
+        waiting = list(room.events.values())
+        for start in range(0, len(waiting), batch):
+            events = waiting[start : start + batch]
+            lengths: dict[int, int] = {}
+            for place in self.places.values():
+                lengths[place.chain_id] = max(lengths.get(place.chain_id, 0), place.sequence)
+            rows = place_events(
+                events, room.events, self.places, lengths, self.links(), self.numbers
+            )
+            self.add(rows)
+
+    def add(self, rows: NewRows) -> None:
+        self.places.update(rows.places)
+        self.rows.extend(rows.links)
+
+    def links(self) -> Links:
+        by_chain: dict[int, list[Link]] = {}
+        for link in self.rows:
+            by_chain.setdefault(link.origin.chain_id, []).append(link)
+        return by_chain
+
+    def in_ranges(self, ranges: Iterable[PlaceRange]) -> set[EventID]:
+        return {
+            event_id
+            for event_id, place in self.places.items()
+            for each in ranges
+            if each.chain_id == place.chain_id and each.after < place.sequence <= each.upto
+        }
+
+    def of(self, event_ids: Iterable[EventID]) -> list[Place]:
+        return [self.places[event_id] for event_id in event_ids]
+
+
+def graph_of(room: ForkedRoom) -> dict[EventID, tuple[EventID, ...]]:
+    return {event_id: event.auth_events for event_id, event in room.events.items()}
+
+
+@SETTINGS
+@given(ROOMS, st.integers(1, 8))
+def test_every_auth_chain_is_what_the_index_reaches(room: ForkedRoom, batch: int) -> None:
+    index = Index(room, batch)
+
+    for event_id in room.events:
+        reach = reach_of([index.places[event_id]], index.links())
+        ranges = [PlaceRange(chain_id, 0, upto) for chain_id, upto in reach.items()]
+        assert index.in_ranges(ranges) == auth_chain([event_id], graph_of(room))
+
+
+@SETTINGS
+@given(ROOMS)
+def test_auth_differences_are_ranges(room: ForkedRoom) -> None:
+    index = Index(room)
+    states = [list(state.values()) for state in room.forks]
+
+    ranges = difference_ranges([index.of(state) for state in states], index.links())
+
+    assert index.in_ranges(ranges) == auth_chain_difference(states, graph_of(room))
+
+
+@SETTINGS
+@given(ROOMS)
+def test_subgraphs_are_ranges(room: ForkedRoom) -> None:
+    index = Index(room)
+    conflicted = find_conflict(room.forks).event_ids
+
+    ranges = subgraph_ranges(index.of(conflicted), index.links())
+
+    found = index.in_ranges(ranges) | conflicted
+    assert found == conflicted_subgraph(conflicted, graph_of(room)) | conflicted
+
+
+@SETTINGS
+@given(ROOMS)
+def test_only_the_links_of_reached_chains_are_asked_for(room: ForkedRoom) -> None:
+    index = Index(room)
+    starts = index.of(room.forks[0].values())
+    rows = index.links()
+    asked: list[int] = []
+
+    links = _load_links(chains_to_load(starts), rows, asked)
+
+    assert len(asked) == len(set(asked))
+    assert reach_of(starts, links) == reach_of(starts, rows)
+
+
+def _load_links(steps: Generator[Set[int], Links, Links], rows: Links, asked: list[int]) -> Links:
+    try:
+        needed = next(steps)
+        while True:
+            asked.extend(needed)
+            needed = steps.send({each: rows[each] for each in needed if each in rows})
+    except StopIteration as stop:
+        links: Links = stop.value
+        return links
+
+
+def test_a_long_line_of_power_levels_is_one_chain_with_few_links() -> None:
+    room = new_room(ROOM_VERSIONS["11"])
+    for number in range(50):
+        users = {"@admin:one": 100, "@bob:two": 50 - number}
+        change = ("m.room.power_levels", "", {"users": users})
+        assert room.add(len(room.tips) - 1, "@admin:one", change, 100 + number)
+
+    index = Index(room)
+
+    levels = [key for key, event in room.events.items() if event.type == "m.room.power_levels"]
+    assert len({index.places[each].chain_id for each in levels}) == 1
+    assert len(index.rows) < 12
+
+
+def test_events_without_known_auth_events_start_chains() -> None:
+    room = new_room(ROOM_VERSIONS["11"])
+    orphan = list(room.events.values())[2]
+
+    rows = place_events([orphan], {}, {}, {}, {}, itertools.count(7))
+
+    assert rows == NewRows({orphan.event_id: Place(7, 1)}, [])

@@ -1,0 +1,159 @@
+"""State resolution agrees with the specification's text on random forked rooms."""
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from immutables import Map
+
+from hs.core.events.event_types import StateKey
+from hs.core.ids import EventID
+from hs.core.stateres.conflict import StateMap, find_conflict
+from hs.core.stateres.loading import LoadedEvents
+from hs.core.stateres.resolve import (
+    Problem,
+    Resolution,
+    resolution_steps,
+    resolve,
+    run_in_memory,
+)
+from hs.core.versions import ROOM_VERSIONS
+from tests.core.stateres import oracle
+from tests.support.forked_rooms import (
+    ADMIN,
+    USERS,
+    ForkedRoom,
+    forked_rooms,
+    new_room,
+    power_levels,
+)
+
+VERSIONS = ("1", "2", "6", "11", "12")
+ROOMS = st.one_of([forked_rooms(ROOM_VERSIONS[version]) for version in VERSIONS])
+SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BOB, CAROL = USERS[1], USERS[2]
+
+
+@SETTINGS
+@given(ROOMS, st.data())
+def test_resolution_is_what_the_text_says(room: ForkedRoom, data: st.DataObject) -> None:
+    # The create event and the creator's join are never rejected.
+    later = list(room.events)[2:]
+    rejected = data.draw(st.sets(st.sampled_from(later), max_size=2))
+
+    resolved = resolve(room.rules, room.forks, room.events, rejected)
+
+    assert dict(resolved) == oracle.resolve(room.forks, room.events, rejected)
+
+
+@SETTINGS
+@given(ROOMS)
+def test_resolution_does_not_depend_on_the_order_of_forks(room: ForkedRoom) -> None:
+    results = {
+        resolve(room.rules, forks, room.events) for forks in itertools.permutations(room.forks)
+    }
+
+    assert len(results) == 1
+
+
+@SETTINGS
+@given(ROOMS)
+def test_resolution_of_what_is_resolved_changes_nothing(room: ForkedRoom) -> None:
+    resolved = resolve(room.rules, room.forks, room.events)
+
+    assert resolve(room.rules, [resolved, resolved], room.events) == resolved
+    assert resolve(room.rules, [room.forks[0]], room.events) == room.forks[0]
+
+
+@SETTINGS
+@given(ROOMS)
+def test_what_forks_agree_on_is_kept(room: ForkedRoom) -> None:
+    resolved = resolve(room.rules, room.forks, room.events)
+
+    for key, event_id in find_conflict(room.forks).unconflicted.items():
+        assert resolved[key] == event_id
+
+
+@SETTINGS
+@given(ROOMS)
+def test_events_that_were_not_asked_for_do_not_matter(room: ForkedRoom) -> None:
+    conflict = find_conflict(room.forks)
+    problem = Problem(room.rules, conflict, frozenset(), conflict.event_ids)
+    asked, given_all = resolution_steps(problem), resolution_steps(problem)
+
+    assert run_in_memory(asked, LoadedEvents(room.events)) == _told_everything(given_all, room)
+
+
+def _told_everything(steps: Resolution, room: ForkedRoom) -> Map[StateKey, EventID]:
+    try:
+        next(steps)
+        while True:
+            steps.send(LoadedEvents(room.events))
+    except StopIteration as stop:
+        resolved: Map[StateKey, EventID] = stop.value
+        return resolved
+
+
+def fork(room: ForkedRoom, *changes: tuple[str, tuple[str, str, dict[str, object]], int]) -> int:
+    """Add changes in a row after the first state; give the number of the last."""
+    parent = 5
+    for sender, change, clock in changes:
+        assert room.add(parent, sender, change, clock)
+        parent = len(room.tips) - 1
+    return parent
+
+
+def member(user: str, membership: str) -> tuple[str, str, dict[str, object]]:
+    return "m.room.member", user, {"membership": membership}
+
+
+def topic(text: str) -> tuple[str, str, dict[str, object]]:
+    return "m.room.topic", "", {"topic": text}
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_a_ban_beats_what_the_banned_do_meanwhile(version: str) -> None:
+    room = new_room(ROOM_VERSIONS[version])
+    banned = fork(room, (ADMIN, member(BOB, "ban"), 20))
+    active = fork(room, (BOB, topic("mine"), 30), (BOB, member(CAROL, "ban"), 31))
+
+    resolved = resolve(room.rules, [room.states[banned], room.states[active]], room.events)
+
+    assert resolved["m.room.member", BOB] == room.tips[banned]
+    assert ("m.room.topic", "") not in resolved
+    assert resolved["m.room.member", CAROL] == room.states[5]["m.room.member", CAROL]
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_the_more_powerful_of_two_demotions_comes_first(version: str) -> None:
+    room = new_room(ROOM_VERSIONS[version])
+    by_admin = fork(room, (ADMIN, power_levels(room, {ADMIN: 100}), 50))
+    by_bob = fork(room, (BOB, power_levels(room, {ADMIN: 100, BOB: 50, CAROL: 25}), 20))
+
+    resolved = resolve(room.rules, [room.states[by_admin], room.states[by_bob]], room.events)
+
+    assert resolved["m.room.power_levels", ""] == room.tips[by_admin]
+
+
+def test_missing_events_are_passed_over() -> None:
+    room = new_room(ROOM_VERSIONS["11"])
+    first = fork(room, (ADMIN, topic("one"), 20))
+    second = fork(room, (ADMIN, topic("two"), 30))
+    known = {key: event for key, event in room.events.items() if key != room.tips[second]}
+
+    resolved = resolve(room.rules, [room.states[first], room.states[second]], known)
+
+    assert resolved["m.room.topic", ""] == room.tips[first]
+
+
+def test_conflicts_are_found_also_where_a_key_is_missing() -> None:
+    a, b, c = (EventID(f"${name}") for name in "abc")
+    one: StateMap = Map([(("x", ""), a), (("y", ""), b)])
+    two: StateMap = {("x", ""): a, ("z", ""): c}
+
+    conflict = find_conflict([one, two])
+
+    assert dict(conflict.unconflicted) == {("x", ""): a}
+    assert conflict.conflicted == {("y", ""): {b}, ("z", ""): {c}}
+    assert find_conflict([two, one]) == conflict
