@@ -46,6 +46,8 @@ async def open_sqlite(
     try:
         yield database
     finally:
+        # In this thread, so that no unit can be put behind the end of its queue.
+        database.refuse_new_units()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(database.stop)
 
@@ -157,9 +159,12 @@ class SqliteDatabase:
         self._threads.append((thread, jobs))
         thread.start()
 
+    def refuse_new_units(self) -> None:
+        """Raise DatabaseUnavailable to whoever asks from now on."""
+        self._closed = True
+
     def stop(self) -> None:
         """Finish the units that wait, then end the threads."""
-        self._closed = True
         for _, jobs in self._threads:
             jobs.put(None)
         for thread, _ in self._threads:
