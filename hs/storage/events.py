@@ -60,6 +60,11 @@ KNOWN = sql(
 IDS_OF_STREAM_IDS = sql(
     lambda d: f"SELECT stream_id, event_id FROM events WHERE {d.any_of('stream_id', 1, 'bigint')}"
 )
+NUMBERS_OF = sql(
+    lambda d: (
+        f"SELECT event_id, stream_id, sender FROM events WHERE {d.any_of('event_id', 1, 'text')}"
+    )
+)
 INSERT_REDACTIONS = Rows(
     "redactions",
     "redaction_id text, room_id text, redacts text, sender text",
@@ -105,6 +110,11 @@ async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[FoundEven
 async def known(tx: Tx, event_ids: Sequence[str]) -> dict[str, int]:
     """Tell which of the events are stored, with their numbers."""
     return {row[0]: row[1] for row in await tx.fetch(KNOWN, list(event_ids))}
+
+
+async def numbers_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int, str]]:
+    """List (event_id, stream_id, sender) of those events that are stored."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(NUMBERS_OF, list(event_ids))]
 
 
 async def ids_of(tx: Tx, stream_ids: Sequence[int]) -> dict[int, str]:

@@ -3,12 +3,14 @@
 from typing import Protocol
 
 from hs.core.ids import RoomID
+from hs.repl.rpc import rpc
 from hs.services.rooms.drafts import Appended, Draft
 
 
 class RoomAppender(Protocol):
     """Appends to rooms; what is appended is on disk, and seen by this process's feed."""
 
+    @rpc
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
         """Append events to a room, all of them or none.
 
@@ -17,6 +19,7 @@ class RoomAppender(Protocol):
         MatrixError 503 when the commit failed, which may be tried again.
         """
 
+    @rpc
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
         """Make a room of events, the first of which is its m.room.create, in one commit.
 

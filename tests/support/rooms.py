@@ -1,0 +1,210 @@
+"""A small server without HTTP: rooms, their feed and their database, for tests of services.
+
+async with open_world(database) as world:
+    room_id = await world.create_room(ALICE, invite=(BOB,))
+    sent = await world.send(room_id, ALICE, "hello")
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from hs.core.events import event_types
+from hs.core.events.event import Event
+from hs.core.ids import EventID, RoomID, ServerName, UserID
+from hs.core.signing.keys import Signer, SigningKey
+from hs.lib.clock import FixedClock
+from hs.repl.feed import Feed
+from hs.repl.inproc import InProcHub
+from hs.repl.ownership import Ownership, Topology
+from hs.repl.rows import EventRow
+from hs.repl.streams import EVENTS
+from hs.repl.writers import TableWriter
+from hs.services.rooms.building import EventBuilder
+from hs.services.rooms.committer import Committer
+from hs.services.rooms.drafts import Appended, Draft, TxnKey
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.hot_rooms import HotRooms
+from hs.services.rooms.sharded import ShardedAppender
+from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.txn_memory import TxnMemory
+from hs.services.rooms.writer import RoomWriter
+from hs.storage.database import Database, Tx
+
+SERVER = ServerName("test.example")
+SIGNER = Signer(SERVER, SigningKey.from_seed("key", bytes(range(32))))
+ALICE = UserID("@alice:test.example")
+BOB = UserID("@bob:test.example")
+CAROL = UserID("@carol:test.example")
+ZOE = UserID("@zoe:elsewhere.example")
+
+DEFAULT_VERSION = "11"
+
+
+async def index_no_chains(tx: Tx, events: Sequence[tuple[int, Event]]) -> None:
+    """Keep no index of auth chains."""
+
+
+@attrs.define(eq=False)
+class World:
+    """The pieces of a running server; `seen` are the rows of the events stream, in order."""
+
+    database: Database
+    feed: Feed
+    clock: FixedClock
+    signer: Signer
+    events: EventStore
+    states: StateStore
+    rooms: HotRooms
+    committer: Committer
+    writer: RoomWriter
+    appender: ShardedAppender
+    ownership: Ownership
+    stream: TableWriter[EventRow]
+    seen: list[tuple[int, EventRow]] = attrs.Factory(list)
+
+    async def create_room(
+        self,
+        creator: UserID = ALICE,
+        *,
+        version: str = DEFAULT_VERSION,
+        join: Sequence[UserID] = (),
+        invite: Sequence[UserID] = (),
+        state: Sequence[Draft] = (),
+        power_levels: Mapping[str, Any] | None = None,
+        join_rule: str = "public",
+    ) -> RoomID:
+        """Make a room whose creator is in it, with others joined or invited."""
+        levels = {"users": {} if version == "12" else {creator: 100}, **(power_levels or {})}
+        drafts = [
+            Draft(event_types.CREATE, creator, {}, ""),
+            member(creator, "join"),
+            Draft(event_types.POWER_LEVELS, creator, levels, ""),
+            Draft(event_types.JOIN_RULES, creator, {"join_rule": join_rule}, ""),
+            *state,
+        ]
+        room_id = (await self.appender.create(version, drafts))[0].room_id
+        for user_id in join:
+            await self.join(room_id, user_id)
+        for user_id in invite:
+            await self.set_membership(room_id, creator, user_id, "invite")
+        return room_id
+
+    async def append(self, room_id: RoomID, *drafts: Draft) -> list[Appended]:
+        """Append drafts to a room."""
+        return await self.appender.append(room_id, list(drafts))
+
+    async def send(
+        self, room_id: RoomID, sender: UserID, body: str = "hello", txn: TxnKey | None = None
+    ) -> Appended:
+        """Send a text message."""
+        return (await self.append(room_id, message(sender, body, txn)))[0]
+
+    async def set_state(
+        self,
+        room_id: RoomID,
+        sender: UserID,
+        event_type: str,
+        content: Mapping[str, Any],
+        state_key: str = "",
+    ) -> Appended:
+        """Set an entry of the room's state."""
+        return (await self.append(room_id, Draft(event_type, sender, dict(content), state_key)))[0]
+
+    async def join(self, room_id: RoomID, user_id: UserID) -> Appended:
+        """Have a user join."""
+        return (await self.append(room_id, member(user_id, "join")))[0]
+
+    async def leave(self, room_id: RoomID, user_id: UserID) -> Appended:
+        """Have a user leave."""
+        return (await self.append(room_id, member(user_id, "leave")))[0]
+
+    async def set_membership(
+        self, room_id: RoomID, sender: UserID, user_id: UserID, membership: str
+    ) -> Appended:
+        """Have one user invite, kick or ban another."""
+        content = {"membership": membership}
+        draft = Draft(event_types.MEMBER, sender, content, user_id)
+        return (await self.append(room_id, draft))[0]
+
+    async def redact(self, room_id: RoomID, sender: UserID, event_id: EventID) -> Appended:
+        """Redact an event."""
+        draft = Draft(event_types.REDACTION, sender, {}, redacts=event_id)
+        return (await self.append(room_id, draft))[0]
+
+
+def message(sender: UserID, body: str = "hello", txn: TxnKey | None = None) -> Draft:
+    """Make the draft of a text message."""
+    content = {"msgtype": "m.text", "body": body}
+    return Draft(event_types.MESSAGE, sender, content, txn=txn)
+
+
+def member(user_id: UserID, membership: str, **content: Any) -> Draft:
+    """Make the draft of a user's own membership."""
+    return Draft(event_types.MEMBER, user_id, {"membership": membership, **content}, user_id)
+
+
+def txn_key(user_id: UserID, room_id: RoomID, txn_id: str, device_id: str = "DEVICE") -> TxnKey:
+    """Make the key of a request to send a message."""
+    return TxnKey(user_id, device_id, f"/rooms/{room_id}/send/m.room.message", txn_id)
+
+
+@asynccontextmanager
+async def open_world(
+    database: Database,
+    *,
+    clock: FixedClock | None = None,
+    hub: InProcHub | None = None,
+    instance: str = "main",
+    max_room_bytes: int = 128 * 1024 * 1024,
+) -> AsyncIterator[World]:
+    """Start the rooms' part of a server; at the end it writes what waits, and stops.
+
+    Another world on the same database afterwards is a restart.
+    """
+    world = make_world(
+        database, clock or FixedClock(), hub or InProcHub(), instance, max_room_bytes
+    )
+    async with trio.open_nursery() as streams:
+        await streams.start(world.stream.run)
+        async with trio.open_nursery() as duties:
+            await duties.start(world.committer.run)
+            yield world
+            duties.cancel_scope.cancel()
+        streams.cancel_scope.cancel()
+
+
+def make_world(
+    database: Database, clock: FixedClock, hub: InProcHub, instance: str, max_room_bytes: int
+) -> World:
+    """Build the pieces, starting nothing."""
+    feed = Feed()
+    ownership = Ownership(Topology(instance, instance))
+    events = EventStore(database, feed)
+    states = StateStore(database, feed, events)
+    stream = TableWriter(EVENTS, instance, database, hub.join(feed), clock.now_ms)
+    committer = Committer(stream, states, clock, SERVER, index_no_chains)
+    rooms = HotRooms(database, events, states, committer, max_room_bytes)
+    builder = EventBuilder(SIGNER, clock)
+    writer = RoomWriter(
+        rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
+    )
+    world = World(
+        database=database,
+        feed=feed,
+        clock=clock,
+        signer=SIGNER,
+        events=events,
+        states=states,
+        rooms=rooms,
+        committer=committer,
+        writer=writer,
+        appender=ShardedAppender(ownership, {instance: writer}),
+        ownership=ownership,
+        stream=stream,
+    )
+    feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
+    return world
