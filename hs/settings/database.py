@@ -1,34 +1,30 @@
-"""Which database, in the form that both engines' drivers can take as it is."""
+"""Which database: the `database` block, checked; storage translates its arguments."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Literal
 
 import attrs
 
 from hs.settings.fields import nearest
-from hs.settings.kinds import BOOLEAN, COUNT, INTEGER, OBJECT, STRING, At, Kind
+from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, STRING, At, Kind
 
 _POSTGRES_NAMES = ("psycopg2", "psycopg", "asyncpg", "postgres", "postgresql")
 _SQLITE_NAMES = ("sqlite3", "sqlite")
-_LIBPQ_IN_DSN = (
+_LIBPQ = (
     "sslmode",
     "sslrootcert",
     "sslcert",
     "sslkey",
     "sslpassword",
     "sslcrl",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
+    "sslnegotiation",
     "passfile",
     "service",
     "servicefile",
     "target_session_attrs",
     "krbsrvname",
-    "gsslib",
 )
 _IGNORED = (
     "cp_reconnect",
@@ -41,6 +37,8 @@ _IGNORED = (
     "keepalives_count",
     "tcp_user_timeout",
     "client_encoding",
+    "gssencmode",
+    "cp_good_sql",
     "check_same_thread",
 )
 _TAKEN = (
@@ -55,6 +53,7 @@ _TAKEN = (
     "connect_timeout",
     "options",
     "application_name",
+    "statement_cache_size",
 )
 
 
@@ -62,18 +61,13 @@ _TAKEN = (
 class DatabaseSettings:
     """The one database of the server.
 
-    `path` is for SQLite (":memory:" is kept as it is). The rest is for PostgreSQL: `dsn` carries
-    the TLS options, `connect` the keyword arguments of a connection (user, password, host, port,
-    database, timeout), `server_settings` what is set on every connection.
+    `path` is for SQLite (":memory:" is kept as it is). `args` are libpq's arguments for
+    PostgreSQL, of which only those remain that have a meaning here.
     """
 
-    engine: str = "sqlite"
+    engine: Literal["sqlite", "postgres"] = "sqlite"
     path: Path = Path("homeserver.db")
-    dsn: str | None = None
-    connect: Mapping[str, Any] = attrs.field(default=MappingProxyType({}), repr=False)
-    server_settings: Mapping[str, str] = MappingProxyType({})
-    pool_min: int = 1
-    pool_max: int = 10
+    args: Mapping[str, Any] = attrs.field(default=MappingProxyType({}), repr=False)
     txn_limit: int = 0
     allow_unsafe_locale: bool = False
 
@@ -81,43 +75,14 @@ class DatabaseSettings:
     def is_sqlite(self) -> bool:
         return self.engine == "sqlite"
 
-
-def _server_settings(args: Mapping[str, Any], at: At) -> dict[str, str]:
-    """Read libpq's `options: -c name=value …` and the application's name."""
-    found: dict[str, str] = {}
-    if "application_name" in args:
-        found["application_name"] = STRING.read(args["application_name"], at)
-    words = shlex.split(STRING.read(args.get("options", ""), at.child("options")))
-    joined = " ".join(words).replace("-c ", "-c").split()
-    for word in joined:
-        name, equals, value = word.removeprefix("-c").removeprefix("--").partition("=")
-        if not (word.startswith("-") and equals):
-            at.child("options").refuse(f"{word!r} is not understood", "write `-c name=value`")
-        found[name] = value
-    return found
-
-
-def _connect(args: Mapping[str, Any], at: At) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in ("user", "password", "host"):
-        if args.get(name) not in (None, ""):
-            found[name] = STRING.read(args[name], at.child(name))
-    if args.get("port") is not None:
-        port = args["port"]
-        found["port"] = INTEGER.read(
-            int(port) if isinstance(port, str) and port.isdigit() else port, at.child("port")
-        )
-    database = args.get("database") or args.get("dbname")
-    if database is None:
-        at.child("database").refuse("the database's name is missing", "add `database: synapse`")
-    found["database"] = STRING.read(database, at.child("database"))
-    if args.get("connect_timeout"):
-        found["timeout"] = float(INTEGER.read(args["connect_timeout"], at))
-    return found
+    @property
+    def label(self) -> str:
+        """The database as a person would name it."""
+        return str(self.path) if self.is_sqlite else str(self.args["database"])
 
 
 def _notice_rest(args: Mapping[str, Any], at: At) -> None:
-    known = (*_TAKEN, *_LIBPQ_IN_DSN, *_IGNORED)
+    known = (*_TAKEN, *_LIBPQ, *_IGNORED)
     for name in args:
         if name in _IGNORED:
             at.child(name).note("not needed by this server's driver, ignored")
@@ -125,21 +90,29 @@ def _notice_rest(args: Mapping[str, Any], at: At) -> None:
             at.child(name).warn("unknown argument, ignored" + nearest(name, known))
 
 
+def _check_texts(args: Mapping[str, Any], at: At) -> None:
+    for name in ("user", "password", "database", "options", "application_name", *_LIBPQ):
+        if args.get(name) is not None:
+            STRING.read(args[name], at.child(name))
+
+
+def _check_pool(args: Mapping[str, Any], at: At) -> None:
+    least = COUNT.read(args.get("cp_min", 1), at.child("cp_min"))
+    most = COUNT.read(args.get("cp_max", 10), at.child("cp_max"))
+    if most < max(least, 1):
+        at.child("cp_max").refuse(f"{most} is less than cp_min", "raise cp_max")
+
+
 def _read_postgres(args: Mapping[str, Any], at: At) -> DatabaseSettings:
     _notice_rest(args, at)
-    in_dsn = {name: str(args[name]) for name in _LIBPQ_IN_DSN if args.get(name) is not None}
-    pool_min = COUNT.read(args.get("cp_min", 1), at.child("cp_min"))
-    pool_max = COUNT.read(args.get("cp_max", 10), at.child("cp_max"))
-    if pool_max < max(pool_min, 1):
-        at.child("cp_max").refuse(f"{pool_max} is less than cp_min", "raise cp_max")
-    return DatabaseSettings(
-        engine="postgres",
-        dsn=f"postgresql://?{urlencode(in_dsn)}" if in_dsn else None,
-        connect=MappingProxyType(_connect(args, at)),
-        server_settings=MappingProxyType(_server_settings(args, at)),
-        pool_min=pool_min,
-        pool_max=pool_max,
-    )
+    used = {name: args[name] for name in (*_TAKEN, *_LIBPQ) if args.get(name) not in (None, "")}
+    if "dbname" in used:
+        used.setdefault("database", used.pop("dbname"))
+    if "database" not in used:
+        at.child("database").refuse("the database's name is missing", "add `database: synapse`")
+    _check_texts(used, at)
+    _check_pool(used, at)
+    return DatabaseSettings(engine="postgres", args=MappingProxyType(used))
 
 
 def _read_sqlite(args: Mapping[str, Any], at: At) -> DatabaseSettings:

@@ -7,39 +7,36 @@ from tests.settings.conftest import Load, Refused
 POSTGRES = "database: {name: psycopg2, args: {user: u, password: p, database: d, %s}}"
 
 
-def test_the_arguments_of_psycopg2_are_translated(load: Load) -> None:
-    database = load(
-        POSTGRES % "host: db, port: 5433, cp_min: 5, cp_max: 20, connect_timeout: 3,"
-        "sslmode: verify-full, sslrootcert: /ca.pem,"
-        "options: '-c search_path=synapse -cstatement_timeout=5s', application_name: x"
-    ).database
+def test_the_arguments_of_psycopg2_are_kept(load: Load) -> None:
+    database = load(POSTGRES % "host: db, port: 5433, sslmode: require, cp_max: 20").database
 
-    assert database.connect == {
+    assert database.args == {
         "user": "u",
         "password": "p",
         "host": "db",
         "port": 5433,
         "database": "d",
-        "timeout": 3.0,
-    }
-    assert (database.pool_min, database.pool_max) == (5, 20)
-    assert database.dsn == "postgresql://?sslmode=verify-full&sslrootcert=%2Fca.pem"
-    assert database.server_settings == {
-        "application_name": "x",
-        "search_path": "synapse",
-        "statement_timeout": "5s",
+        "sslmode": "require",
+        "cp_max": 20,
     }
 
 
 def test_dbname_is_another_word_for_database(load: Load) -> None:
     database = load("database: {name: psycopg2, args: {dbname: d, port: '5432'}}").database
 
-    assert database.connect == {"database": "d", "port": 5432}
+    assert database.args == {"database": "d", "port": "5432"}
+    assert database.label == "d"
+
+
+def test_the_password_does_not_show_in_logs(load: Load) -> None:
+    assert "hush" not in repr(load(POSTGRES.replace("password: p", "password: hush") % ""))
 
 
 def test_arguments_of_the_old_pool_are_noted(load: Load) -> None:
-    [notice] = load(POSTGRES % "cp_reconnect: true").notices
+    settings = load(POSTGRES % "cp_reconnect: true")
 
+    [notice] = settings.notices
+    assert "cp_reconnect" not in settings.database.args
     assert notice.key == "database.args.cp_reconnect"
     assert not notice.is_warning
 
@@ -56,7 +53,7 @@ def test_an_unknown_argument_is_a_warning(load: Load) -> None:
         ("{name: mysql}", "not a database"),
         ("{name: psycopg2, args: {user: u}}", "name is missing"),
         ("{name: psycopg2, args: {database: d, cp_min: 5, cp_max: 2}}", "less than cp_min"),
-        ("{name: psycopg2, args: {database: d, options: search_path}}", "not understood"),
+        ("{name: psycopg2, args: {database: d, options: [search_path]}}", "expected a string"),
     ],
 )
 def test_a_wrong_database_is_refused(refused: Refused, written: str, told: str) -> None:

@@ -1,0 +1,136 @@
+"""The commands that need no running server."""
+
+import stat
+from pathlib import Path
+
+import bcrypt
+import pytest
+from click.testing import CliRunner, Result
+
+from hs import __version__
+from hs.cli.main import EXIT_BAD_CONFIG, cli, run
+from hs.core.signing.keys import parse_signing_keys
+from hs.settings.load import load_settings
+
+
+def invoke(*arguments: str, text: str = "") -> Result:
+    return CliRunner().invoke(cli, list(arguments), input=text)
+
+
+def generate(folder: Path) -> Path:
+    result = invoke("generate-config", "-H", "example.org", "--data-dir", str(folder))
+    assert result.exit_code == 0, result.output
+    return folder / "homeserver.yaml"
+
+
+def test_help_names_every_command() -> None:
+    result = invoke("--help")
+
+    assert result.exit_code == 0
+    for name in ("serve", "generate-config", "register-user", "plan", "routes", "migrate"):
+        assert name in result.output
+
+
+def test_an_unknown_command_is_told() -> None:
+    result = invoke("dance")
+
+    assert result.exit_code == 2
+    assert "No such command" in result.output
+
+
+def test_a_generated_configuration_is_usable(tmp_path: Path) -> None:
+    path = generate(tmp_path / "new")
+
+    settings = load_settings([path], {})
+
+    assert settings.notices == ()
+    assert settings.server.server_name == "example.org"
+    assert settings.database.path == tmp_path / "new" / "homeserver.db"
+    assert settings.listeners[0].is_private()
+    assert settings.registration.registration_shared_secret
+    assert settings.logging.config
+    assert settings.signing_keys.signing_key_path
+    assert len(parse_signing_keys(settings.signing_keys.signing_key_path.read_text())) == 1
+
+
+def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    generate(tmp_path)
+
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_generating_again_changes_nothing(tmp_path: Path) -> None:
+    generate(tmp_path)
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+
+    result = invoke("generate-config", "-H", "other.org", "--data-dir", str(tmp_path))
+
+    assert "left as it is" in result.output
+    assert all(path.read_text() == text for path, text in before.items())
+
+
+def test_a_wrong_server_name_is_told_without_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["hs", "generate-config", "-H", "https://example.org"])
+
+    with pytest.raises(SystemExit) as stopped:
+        run()
+
+    assert stopped.value.code == EXIT_BAD_CONFIG
+    told = capsys.readouterr().err
+    assert "is not a server name" in told
+    assert "Traceback" not in told
+
+
+def test_checking_a_configuration_tells_what_it_is(tmp_path: Path) -> None:
+    result = invoke("check-config", "-c", str(generate(tmp_path)))
+
+    assert result.exit_code == 0
+    assert "example.org is usable: the main process, sqlite, listening on port 8008" in (
+        result.output
+    )
+
+
+def test_checking_tells_warnings(tmp_path: Path) -> None:
+    path = generate(tmp_path)
+    path.write_text(path.read_text() + "\nenable-registration: true\n")
+
+    result = invoke("check-config", "-c", str(path))
+
+    assert "did you mean enable_registration?" in result.output
+
+
+def test_a_mistake_ends_with_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "homeserver.yaml"
+    path.write_text("server_name: a.org\nbcrypt_rounds: many\n")
+    monkeypatch.setattr("sys.argv", ["hs", "check-config", "-c", str(path)])
+
+    with pytest.raises(SystemExit) as stopped:
+        run()
+
+    assert stopped.value.code == EXIT_BAD_CONFIG
+    assert f"{path}:2: bcrypt_rounds: expected a whole number" in capsys.readouterr().err
+
+
+def test_a_hash_uses_the_pepper_of_the_server(tmp_path: Path) -> None:
+    path = generate(tmp_path)
+    path.write_text(path.read_text() + "\npassword_config: {pepper: salty}\nbcrypt_rounds: 4\n")
+
+    result = invoke("hash-password", "-p", "secret", "-c", str(path))
+
+    assert result.output.startswith("$2b$04$")
+    assert bcrypt.checkpw(b"secretsalty", result.output.strip().encode())
+
+
+def test_the_password_to_hash_is_asked_for() -> None:
+    result = invoke("hash-password", "--rounds", "4", text="pw\npw\n")
+
+    assert bcrypt.checkpw(b"pw", result.output.splitlines()[-1].encode())
+
+
+def test_the_version_is_told() -> None:
+    assert __version__ in invoke("version").output
