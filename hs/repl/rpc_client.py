@@ -49,6 +49,7 @@ class RpcClients:
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
+    _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
         """Give an object with the `@rpc` methods of a Protocol, done by `instance`.
@@ -56,10 +57,14 @@ class RpcClients:
         They raise what the implementation raises (MatrixError, RemoteFault), else RpcFailed or
         RpcUnavailable; when they return, this process's feed has seen what the owner wrote.
         """
+        known: P | None = self._proxies.get((protocol, instance))
+        if known is not None:
+            return known
         methods = {
             name: self._remote(method, instance) for name, method in rpc_methods(protocol).items()
         }
         made: P = type(f"Remote{protocol.__name__}", (), methods)()
+        self._proxies[protocol, instance] = made
         return made
 
     def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from hs.repl.row_codec import encode_rows
 from hs.repl.streams import StreamDef
 from hs.repl.transport import Transport
 from hs.storage import stream_log
-from hs.storage.database import Database, DatabaseUnavailable, Tx
+from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Tx
 from hs.storage.stream_log import LoggedCommit
 
 R = TypeVar("R")
@@ -28,6 +28,8 @@ Unit = Callable[..., Coroutine[Any, Any, tuple[T, list[tuple[int, R]]]]]  # unit
 MAX_WAITING = 5000  # jobs; a writer that is full makes its callers wait
 MAX_BATCH = 500
 FLUSH_S = 10.0  # to write what waits when the process stops
+SETTLE_S = 60.0  # to learn whether a commit that lost its answer was done
+SETTLE_PAUSE_S = 0.5
 LOG_KEPT_MS = 15 * 60 * 1000
 PRUNE_EVERY_MS = 60 * 1000
 
@@ -82,8 +84,20 @@ class _Job:
 
 
 @attrs.define(eq=False)
+class _Attempt(Generic[R]):
+    """A batch; results and rows are those of the last run of its transaction."""
+
+    jobs: list[_Job]
+    results: list[Any] = attrs.Factory(list)
+    rows: list[tuple[int, R]] = attrs.Factory(list)
+
+
+@attrs.define(eq=False)
 class TableWriter(Generic[R]):
-    """The only writer of a table stream under one instance's name."""
+    """The only writer of a table stream under one instance's name.
+
+    When `run` fails the process must end: nobody knows any more what was written.
+    """
 
     stream: StreamDef[R]
     writer: str
@@ -160,36 +174,69 @@ class TableWriter(Generic[R]):
         self._follow_others()
 
     async def _write_batch(self, jobs: list[_Job]) -> None:
+        attempt: _Attempt[R] = _Attempt(jobs)
         try:
-            results, rows = await self._database.write(self._transaction, jobs)
+            await self._database.write(self._transaction, attempt)
+        except CommitUnknown as error:
+            await self._settle(attempt, error)
         except DatabaseUnavailable as error:
-            # Whether it was committed is not known, so it must not be tried again here.
             _fail(jobs, error)
         except Exception as error:  # noqa: BLE001 - it goes to whoever asked for the write
             if len(jobs) == 1:
                 _fail(jobs, error)
                 return
-            for job in jobs:  # one by one, so that only the guilty fails
-                await self._write_batch([job])
+            # Halves again and again, so that only the guilty fails.
+            half = len(jobs) // 2
+            await self._write_batch(jobs[:half])
+            await self._write_batch(jobs[half:])
         else:
-            if rows:
-                self._publish(rows)
-            for job, result in zip(jobs, results, strict=True):
-                job.finish(outcome.Value(result))
+            self._finish(attempt)
 
-    async def _transaction(self, tx: Tx, jobs: list[_Job]) -> tuple[list[Any], Rows[R]]:
+    async def _transaction(self, tx: Tx, attempt: _Attempt[R]) -> None:
         ids = StreamIds(tx, self.stream.name)
         results: list[Any] = []
         rows: Rows[R] = []
-        for index, job in enumerate(jobs):
-            ids.begin_job(len(jobs) - index)
+        for index, job in enumerate(attempt.jobs):
+            ids.begin_job(len(attempt.jobs) - index)
             result, added = await job.unit(tx, ids, *job.args)
             results.append(result)
             rows.extend(added)
+        rows.sort(key=_id_of)
+        attempt.results, attempt.rows = results, rows
         if rows:
-            rows.sort(key=_id_of)
             await self._record(tx, rows)
-        return results, rows
+
+    async def _settle(self, attempt: _Attempt[R], error: CommitUnknown) -> None:
+        """Find out by the position in the table whether a commit was done after all."""
+        if not attempt.rows:
+            _fail(attempt.jobs, error)
+            return
+        try:
+            position = await self._recorded_position()
+        except DatabaseUnavailable:
+            _fail(attempt.jobs, error)
+            raise
+        if position == attempt.rows[-1][0]:
+            self._finish(attempt)
+        else:
+            _fail(attempt.jobs, error)
+
+    async def _recorded_position(self) -> int:
+        deadline = trio.current_time() + SETTLE_S
+        while True:
+            try:
+                known = await self._database.read(stream_log.positions_of, self.stream.name)
+                return known.get(self.writer, 0)
+            except DatabaseUnavailable:
+                if trio.current_time() > deadline:
+                    raise
+            await trio.sleep(SETTLE_PAUSE_S)
+
+    def _finish(self, attempt: _Attempt[R]) -> None:
+        if attempt.rows:
+            self._publish(attempt.rows)
+        for job, result in zip(attempt.jobs, attempt.results, strict=True):
+            job.finish(outcome.Value(result))
 
     async def _record(self, tx: Tx, rows: Rows[R]) -> None:
         position = rows[-1][0]

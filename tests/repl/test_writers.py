@@ -1,7 +1,8 @@
 """Writers: group commit, who fails, and positions of several writers."""
 
-from functools import partial
+from typing import ParamSpec, TypeVar
 
+import attrs
 import pytest
 import trio
 
@@ -11,8 +12,12 @@ from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.transport import Transport
 from hs.repl.writers import Rows, StreamIds, TableWriter, WriterStopped
 from hs.storage import stream_log
-from hs.storage.database import Database, Tx
+from hs.storage.database import CommitUnknown, Database, Tx, Unit
+from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def table_writer(db: Database, transport: Transport, name: str = "w1") -> TableWriter[Note]:
@@ -147,14 +152,14 @@ async def test_a_silent_writer_does_not_hold_back_readers(
 
 
 async def test_positions_of_two_busy_writers_are_kept_apart(
-    db: Database, nursery: trio.Nursery
+    database: Database, nursery: trio.Nursery
 ) -> None:
     hub = InProcHub()
     reader = Feed()
     got: list[Batch[Note]] = []
     reader.subscribe(NOTES, got.append)
     hub.join(reader)
-    writers = [table_writer(db, hub.join(Feed()), name) for name in ("w1", "w2")]
+    writers = [table_writer(database, hub.join(Feed()), name) for name in ("w1", "w2")]
     for writer in writers:
         await nursery.start(writer.run)
 
@@ -201,7 +206,7 @@ async def test_alone_no_log_is_kept(db: Database, nursery: trio.Nursery) -> None
 
     await writer.write(add_note, "x")
 
-    assert await db.read(partial(stream_log.read), "receipts", "w1", 0, 10) == []
+    assert await db.read(stream_log.read, "receipts", "w1", 0, 10) == []
     assert await db.read(stream_log.positions) == [("receipts", "w1", 1)]
     nursery.cancel_scope.cancel()
 
@@ -234,3 +239,64 @@ def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
     assert ([row.text for _, row in missed.rows], missed.reset) == (["g", "h"], False)
     assert ([row.text for _, row in forgotten.rows], forgotten.reset) == (list("defgh"), True)
     assert writer.since(epoch_at(999)).reset
+
+
+@attrs.define
+class ForgetfulDatabase:
+    """A database that loses the answer to one commit, done or not."""
+
+    real: Database
+    lose_done: bool = False
+    lose_undone: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        return self.real.engine
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.real.dialect
+
+    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.real.read(unit, *args, **kwargs)
+
+    async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.real.read_snapshot(unit, *args, **kwargs)
+
+    async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.real.read_long(unit, *args, **kwargs)
+
+    async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.lose_undone:
+            self.lose_undone = False
+
+            async def undo(tx: Tx) -> None:
+                await unit(tx, *args, **kwargs)
+                raise CommitUnknown("lost")
+
+            await self.real.write(undo)
+        result = await self.real.write(unit, *args, **kwargs)
+        if self.lose_done:
+            self.lose_done = False
+            raise CommitUnknown("lost")
+        return result
+
+
+async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    forgetful = ForgetfulDatabase(db, lose_done=True)
+    feed = Feed()
+    got: list[Batch[Note]] = []
+    feed.subscribe(NOTES, got.append)
+    writer = table_writer(forgetful, alone(feed))
+    await nursery.start(writer.run)
+
+    assert await writer.write(add_note, "done") == 1
+    forgetful.lose_undone = True
+    with pytest.raises(CommitUnknown):
+        await writer.write(add_note, "undone")
+    await writer.write(add_note, "after")
+
+    assert [row.text for batch in got for _, row in batch.rows] == ["done", "after"]
+    nursery.cancel_scope.cancel()
