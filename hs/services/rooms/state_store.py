@@ -131,6 +131,13 @@ class StateStore:
         event_id = (await self.current_of_keys(room_id, (key,))).get(key)
         return None if event_id is None else await self._events.get_one(event_id)
 
+    def snapshot_nowait(self, snapshot_id: int) -> StateMap | None:
+        """Give the state of a snapshot that is in memory."""
+        if snapshot_id == EMPTY_SNAPSHOT:
+            return Map()
+        known = self._snapshots.get(snapshot_id)
+        return None if known is None else known.map
+
     async def at_snapshot(self, snapshot_id: int) -> StateMap:
         """Give the state of a snapshot; it never changes."""
         if snapshot_id == EMPTY_SNAPSHOT:
