@@ -4,7 +4,7 @@ A listener tells through the ASGI state which resources it serves; without one (
 foreign server) everything is served.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any
 
 import attrs
@@ -166,11 +166,21 @@ async def _send(send: ASGISendCallable, answer: Rendered, call: Call, cors: bool
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return len(body)
     await send({"type": "http.response.start", "status": status, "headers": headers})
+    try:
+        # What a HEAD would have got is not even read.
+        size = 0 if call.method == "HEAD" else await _send_parts(send, body)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return size
+    finally:
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
+
+
+async def _send_parts(send: ASGISendCallable, parts: AsyncIterable[bytes]) -> int:
     size = 0
-    async for part in body:
+    async for part in parts:
         size += len(part)
         await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
     return size
 
 

@@ -1,6 +1,6 @@
 """One request as it came off the wire, before any of it is trusted."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -109,7 +109,7 @@ class Call:
             raise TooLarge(f"The body is larger than {max_bytes} bytes")
         parts: list[bytes] = []
         size = 0
-        async for part in self.stream_body():
+        async for part in self:
             size += len(part)
             if size > max_bytes:
                 raise TooLarge(f"The body is larger than {max_bytes} bytes")
@@ -117,15 +117,22 @@ class Call:
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.body
 
-    async def stream_body(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> "Call":
         """Give the body part by part as it arrives; once only."""
+        # Not a generator: those must be closed by whoever stops half way.
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Give the next part of the body. Raises: ClientGone when it never ends."""
         while not self._received_all:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             self._received_all = not message.get("more_body", False)
-            if part := message.get("body", b""):
-                yield part
+            part: bytes = message.get("body", b"")
+            if part:
+                return part
+        raise StopAsyncIteration
 
     @contextmanager
     def cancels_on_disconnect(self, scope: trio.CancelScope) -> Iterator[bool]:

@@ -134,7 +134,8 @@ class Http1Connection:
             return False
         finally:
             self._request = self._writer = None
-        if not writer.ended or not writer.keep_alive or self._inbox.refusal is not None:
+        is_cut_off = self._inbox.refusal is not None and not request.complete
+        if not writer.ended or not writer.keep_alive or is_cut_off:
             await self._end(request, writer)
             return False
         if not request.complete and not await self._skip_body(request):

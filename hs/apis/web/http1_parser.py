@@ -122,10 +122,10 @@ class Inbox:
             self._break_off(str(error))
 
     def _leave_http1(self) -> None:
-        if len(self.requests) != 1 or self._upgrade_to not in _UPGRADES:
+        self.requests.pop()
+        if self.requests or self._upgrade_to not in _UPGRADES:
             self.refusal = Refusal(400, "This upgrade is not offered")
             return
-        self.requests.clear()
         self.upgrade = b"".join(self._raw)
 
     def _break_off(self, reason: str) -> None:
@@ -176,7 +176,7 @@ class Inbox:
         self._in_head = False
         current.version = self._parser.get_http_version()
         if current.version not in ("1.1", "1.0"):
-            raise self._refuse(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here")
+            raise self._refuse(505, "This version of HTTP is not spoken here")
         current.method = self._parser.get_method().decode("ascii")
         self._take_target(current)
         self._take_framing(current)

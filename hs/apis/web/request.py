@@ -269,7 +269,7 @@ def _known_requester(call: Call) -> Requester:
 
 
 def _stream_of(call: Call) -> AsyncIterator[bytes]:
-    return call.stream_body()
+    return call
 
 
 _COPIED: dict[Kind, Callable[[Call], Any]] = {

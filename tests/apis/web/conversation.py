@@ -1,0 +1,233 @@
+"""Raw HTTP/1.1 conversations with our server over memory streams, and the endpoints they ask."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import attrs
+import trio
+from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+from hs.apis.web.app import STATE_KEY, Application
+from hs.apis.web.auth import NONE, USER
+from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.render import Response, json_response
+from hs.apis.web.request import path, query, raw_body, stream
+from hs.apis.web.route import collect, route
+from hs.apis.web.server import Server
+from hs.apis.web.transport import StreamTransport
+from hs.core.requester import Requester
+from tests.support.web import Tokens
+
+Stream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+
+
+@attrs.frozen
+class Echoed:
+    """A body, and where it was sent."""
+
+    name: str = path()
+    content: bytes = raw_body()
+
+
+@attrs.frozen
+class Streamed:
+    """A body that is read by the handler."""
+
+    upload: AsyncIterator[bytes] = stream()
+
+
+@attrs.frozen
+class Waiting:
+    """How long to wait."""
+
+    seconds: int = query(default=0)
+
+
+@attrs.frozen
+class Asking:
+    """Who asks."""
+
+    requester: Requester
+
+
+@attrs.define
+class EchoApi:
+    """Endpoints that show what arrived."""
+
+    cancelled: trio.Event = attrs.field(factory=trio.Event)
+    waiting: trio.Event = attrs.field(factory=trio.Event)
+    finished: int = 0
+
+    @route("GET", "/hello", auth=NONE)
+    async def hello(self) -> dict[str, str]:
+        return {"hello": "world"}
+
+    @route("GET", "/whoami", auth=USER)
+    async def whoami(self, request: Asking) -> dict[str, str]:
+        return {"user_id": request.requester.user_id}
+
+    @route("PUT", "/echo/{name}", auth=NONE, max_body_bytes=1000)
+    @route("POST", "/echo/{name}", auth=NONE, max_body_bytes=1000)
+    async def echo(self, request: Echoed) -> dict[str, str]:
+        return {"name": request.name, "content": request.content.decode("latin-1")}
+
+    @route("POST", "/unread", auth=NONE)
+    async def unread(self) -> dict[str, str]:
+        return {}
+
+    @route("POST", "/upload", auth=NONE)
+    async def upload(self, request: Streamed) -> dict[str, int]:
+        size = 0
+        async for part in request.upload:
+            size += len(part)
+        return {"size": size}
+
+    @route("GET", "/nothing", auth=NONE)
+    async def nothing(self) -> Response:
+        return Response(204)
+
+    @route("GET", "/unchanged", auth=NONE)
+    async def unchanged(self) -> Response:
+        return Response(304)
+
+    @route("GET", "/parts", auth=NONE)
+    async def parts(self) -> Response:
+        return Response(200, {}, _parts())
+
+    @route("GET", "/large", auth=NONE)
+    async def large(self) -> Response:
+        return json_response("x" * 1_000_000)
+
+    @route("GET", "/broken", auth=NONE)
+    async def broken(self) -> Response:
+        return Response(200, {"x-odd": "a\r\nset-cookie: b"}, b"")
+
+    @route("GET", "/wait", auth=NONE, waits=True)
+    async def wait(self, request: Waiting) -> dict[str, str]:
+        self.waiting.set()
+        try:
+            await trio.sleep(request.seconds)
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        return {}
+
+    @route("GET", "/stubborn", auth=NONE)
+    async def stubborn(self, request: Waiting) -> dict[str, str]:
+        self.waiting.set()
+        await trio.sleep(request.seconds)
+        self.finished += 1
+        return {}
+
+
+async def _parts() -> AsyncIterator[bytes]:
+    for part in (b"one", b"two", b"three"):
+        await trio.lowlevel.checkpoint()
+        yield part
+
+
+def echo_application(api: EchoApi | None = None) -> Application:
+    """Make an application of the echo endpoints."""
+    tokens = Tokens()
+    tokens.user("alice")
+    return Application(collect(api or EchoApi()), tokens)
+
+
+@attrs.define
+class Peer:
+    """The client's end of one connection."""
+
+    stream: Stream
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send the pieces one by one."""
+        for piece in pieces:
+            await self.stream.send_all(piece)
+
+    async def drip(self, payload: bytes, every_s: float) -> None:
+        """Send byte by byte."""
+        for byte in payload:
+            await self.send(bytes([byte]))
+            await trio.sleep(every_s)
+
+    async def until_closed(self) -> bytes:
+        """Receive everything until the server closes."""
+        received = b""
+        while part := await self.stream.receive_some():
+            received += part
+        return received
+
+    async def response(self) -> tuple[int, dict[str, str], bytes]:
+        """Receive one response with a Content-Length."""
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await self._some()
+        head, _, body = received.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines[1:])
+        while len(body) < int(headers.get("content-length", "0")):
+            body += await self._some()
+        return int(lines[0].split(" ")[1]), headers, body
+
+    async def _some(self) -> bytes:
+        part = bytes(await self.stream.receive_some())
+        assert part, "the server hung up"
+        return part
+
+    async def ask(self, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send and receive one response."""
+        await self.send(*pieces)
+        return await self.response()
+
+
+@attrs.define
+class Conversations:
+    """A server that is talked to over memory streams."""
+
+    server: Server
+    nursery: trio.Nursery
+
+    def connect(self) -> Peer:
+        """Open a connection."""
+        ours, theirs = memory_stream_pair()
+        self.nursery.start_soon(self._serve, theirs)
+        return Peer(ours)
+
+    async def _serve(self, stream: Stream) -> None:
+        template: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "scheme": "http",
+            "root_path": "",
+            "client": ("192.0.2.1", 4000),
+            "server": ("192.0.2.2", 80),
+            "state": {STATE_KEY: self.server.app.everything},
+            "extensions": {},
+        }
+        try:
+            await self.server.serve_http1(StreamTransport(stream), template)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def talking(
+    app: Application | None = None, bounds: HttpBounds | None = None
+) -> AsyncIterator[Conversations]:
+    """Run a server with its reaper for the length of a test."""
+    server = Server(app or echo_application(), bounds or HttpBounds())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.reap)
+        yield Conversations(server, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def one_exchange(*pieces: bytes) -> bytes:
+    """Send the pieces on one connection, end our side, and give all that came back."""
+    async with talking() as conversations:
+        peer = conversations.connect()
+        with suppress(trio.BrokenResourceError):  # it may have heard enough
+            await peer.send(*pieces)
+        await peer.stream.send_stream.aclose()
+        return await peer.until_closed()

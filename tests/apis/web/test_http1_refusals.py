@@ -1,0 +1,165 @@
+"""What a peer may not say: request smuggling, ambiguous framing, oversized heads."""
+
+import pytest
+
+from hs.apis.web.bounds import HttpBounds
+from tests.apis.web.conversation import one_exchange, talking
+
+SECRET = b"GET /hello HTTP/1.1\r\nHost: smuggled\r\n\r\n"
+
+AMBIGUOUS = {
+    "length and chunked": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked and length": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Length: 4\r\n\r\n0\r\n\r\n",
+    "two lengths": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n"
+    b"Content-Length: 5\r\n\r\n",
+    "two equal lengths": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n"
+    b"Content-Length: 0\r\n\r\n",
+    "a list of lengths": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 0\r\n\r\n",
+    "a signed length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n",
+    "a negative length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    "a hexadecimal length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 0x0\r\n\r\n",
+    "an underscored length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\n",
+    "an empty length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+    "a huge length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999"
+    b"\r\n\r\n",
+    "an unknown coding": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n"
+    b"0\r\n\r\n",
+    "codings in a row": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n"
+    b"\r\n0\r\n\r\n",
+    "chunked twice": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked, then identity": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+    b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a tab in the coding": b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\x0bchunked\r\n"
+    b"\r\n0\r\n\r\n",
+    "chunked in HTTP/1.0": b"POST /unread HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\n",
+    "space before the colon": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length : 0\r\n\r\n",
+    "a folded header": b"GET /hello HTTP/1.1\r\nHost: a\r\nX-Long: a\r\n b\r\n\r\n",
+    "a folded length": b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n 0\r\n\r\n",
+    "a header before the first": b"GET /hello HTTP/1.1\r\n Host: a\r\nHost: a\r\n\r\n",
+    "bare line feeds": b"GET /hello HTTP/1.1\nHost: a\n\n",
+    "a bare carriage return": b"GET /hello HTTP/1.1\r\nHost: a\r\nX: a\rContent-Length: 40\r\n\r\n",
+    "NUL in a header": b"GET /hello HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+    "a control character in a header": b"GET /hello HTTP/1.1\r\nHost: a\r\nX: a\x01b\r\n\r\n",
+    "no colon": b"GET /hello HTTP/1.1\r\nHost: a\r\nGarbage\r\n\r\n",
+    "an empty name": b"GET /hello HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+    "no Host": b"GET /hello HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "an empty Host": b"GET /hello HTTP/1.1\r\nHost:\r\n\r\n",
+    "a Host with a path": b"GET /hello HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a Host with a user": b"GET /hello HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "a Host with a space": b"GET /hello HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "an authority target": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a relative target": b"GET hello HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a fragment": b"GET /hello#x HTTP/1.1\r\nHost: a\r\n\r\n",
+    "bytes in the target": b"GET /hell\xc3\xb6 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a space in the target": b"GET /hello there HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an unknown method": b"HELLO /hello HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a method in lower case": b"get /hello HTTP/1.1\r\nHost: a\r\n\r\n",
+    "HTTP/0.9": b"GET /hello\r\n\r\n",
+    "HTTP/2.0 in text": b"GET /hello HTTP/2.0\r\nHost: a\r\n\r\n",
+    "HTTP/1.2": b"GET /hello HTTP/1.2\r\nHost: a\r\n\r\n",
+    "a version with a space": b"GET /hello HTTP/ 1.1\r\nHost: a\r\n\r\n",
+    "an unknown expectation": b"GET /hello HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n",
+    "an unknown upgrade": b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n"
+    b"Upgrade: magic\r\n\r\n",
+    "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40,
+}
+
+BAD_CHUNKS = {
+    "no size": b"\r\nabc\r\n0\r\n\r\n",
+    "a bad size": b"zz\r\nabc\r\n0\r\n\r\n",
+    "a prefixed size": b"0x3\r\nabc\r\n0\r\n\r\n",
+    "a signed size": b"+3\r\nabc\r\n0\r\n\r\n",
+    "a negative size": b"-3\r\nabc\r\n0\r\n\r\n",
+    "an enormous size": b"ffffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+    "space after the size": b"3 \r\nabc\r\n0\r\n\r\n",
+    "bare line feeds": b"3\nabc\n0\n\n",
+    "data longer than its size": b"3\r\nabcd\r\n0\r\n\r\n",
+    "no line end after the data": b"3\r\nabc0\r\n\r\n",
+    "a carriage return in an extension": b"3;a\rb\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
+    request_bytes: bytes,
+) -> None:
+    received = await one_exchange(request_bytes + SECRET)
+
+    status = int(received.split(b" ")[1])
+    assert status in (400, 405, 417, 501, 505)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in received
+    assert b"world" not in received
+
+
+@pytest.mark.parametrize("chunks", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
+async def test_malformed_chunks_are_refused_and_nothing_after_them_is_read(chunks: bytes) -> None:
+    head = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    received = await one_exchange(head + chunks + SECRET)
+
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"world" not in received
+
+
+async def test_requests_before_a_malformed_one_are_answered() -> None:
+    received = await one_exchange(SECRET + SECRET + b"GARBAGE\r\n\r\n")
+
+    assert received.count(b"world") == 2
+    assert received.count(b"HTTP/1.1 400 ") == 1
+
+
+async def test_a_malformed_body_after_the_answer_ends_the_connection() -> None:
+    head = b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    received = await one_exchange(head + b"zz\r\n" + SECRET)
+
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"world" not in received
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /hello HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET /hello HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /hello HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200_000, 431),
+        (b"GET /" + b"y" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /" + b"y" * 200_000, 414),
+        (b"GET /hello HTTP/1.1\r\n" + b"y" * 200_000, 431),
+    ],
+    ids=["many headers", "a long header", "an endless header", "a long target", "endless", "name"],
+)
+async def test_heads_are_bounded(request_bytes: bytes, status: int) -> None:
+    pieces = [request_bytes[at : at + 4000] for at in range(0, len(request_bytes), 4000)]
+
+    received = await one_exchange(*pieces)
+
+    assert int(received.split(b" ")[1]) in (status, 431)
+
+
+async def test_trailers_are_bounded_and_dropped() -> None:
+    head = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+
+    kept = await one_exchange(head + b"X-Checksum: 99\r\nHost: b\r\n\r\n" + SECRET)
+    endless = await one_exchange(head + b"X: y\r\n" * 50_000)
+
+    assert kept.count(b"HTTP/1.1 200 OK") == 2
+    assert endless.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_pipelining_is_bounded() -> None:
+    async with talking(bounds=HttpBounds(pipelined=4)) as conversations:
+        peer = conversations.connect()
+        await peer.send(SECRET * 10)
+
+        received = await peer.until_closed()
+
+    assert received.count(b"world") == 4
+    assert received.count(b"HTTP/1.1 400 ") == 1
