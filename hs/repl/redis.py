@@ -35,6 +35,7 @@ from hs.storage.database import DatabaseError
 
 CONNECT_S = 2.0  # how long a start waits for Redis
 BEAT_S = 1.0
+ADVANCE_S = 0.02  # how long the advances of silent writers gather before they are told
 ANNOUNCE_EVERY = 5  # beats; bounds how long the loss of a last message goes unnoticed
 PUBLISH_S = 5.0
 SILENT_S = 15.0  # without a message, not even our own: the connection is dead
@@ -170,6 +171,8 @@ class RedisTransport:
     _inbox: deque[bytes] = attrs.Factory(deque)
     _inbox_wake: trio.Event = attrs.Factory(trio.Event)
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
+    _lost_some: bool = False
+    _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _heard_at: float = 0.0
 
@@ -183,11 +186,16 @@ class RedisTransport:
     def publish(self, batch: Batch[Any]) -> None:
         """Deliver here now, and to others as soon as Redis takes it."""
         self.feed.deliver(batch)
+        self._announced[batch.stream.name, batch.writer] = batch.position
         self._say((batch, self.feed.epoch(batch.stream, batch.writer)))
 
     def advance(self, source: Source, position: int) -> None:
-        """Move an idle writer forward here now, for others at the next beat."""
+        """Move an idle writer forward here now, for others very soon.
+
+        Soon, because a token given out here may at once be used at another process.
+        """
         self.feed.start_at(source.stream, source.writer, position)
+        self._advanced.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry messages until cancelled; started once this process follows the others."""
@@ -201,6 +209,7 @@ class RedisTransport:
                 await self._intake.begin(self._expected)
                 nursery.start_soon(self._receive)
                 nursery.start_soon(self._send)
+                nursery.start_soon(self._tell_advances)
                 nursery.start_soon(self._beat)
                 task_status.started()
         finally:
@@ -261,7 +270,7 @@ class RedisTransport:
             return  # positions are announced on connecting, so others will notice
         if len(self._outbox) >= MAX_OUT:
             self._outbox.clear()
-            self._announced.clear()
+            self._lost_some = True
         self._outbox.append(saying)
         self._outbox_wake.set()
 
@@ -284,7 +293,7 @@ class RedisTransport:
                 await self._bridge.run(self._link.publish, sayings)
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis: %s", error)
-            self._announced.clear()  # so that the next beat tells what was lost
+            self._lost_some = True  # so that the next beat tells what was lost
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position
@@ -294,15 +303,27 @@ class RedisTransport:
         for source in self.sources:
             self._announce(source)
 
+    async def _tell_advances(self) -> None:
+        while True:
+            await self._advanced.wait()
+            await trio.sleep(ADVANCE_S)
+            self._advanced = trio.Event()
+            self._announce_changed()
+
+    def _announce_changed(self) -> None:
+        for source in self.sources:
+            last = self._announced.get((source.stream.name, source.writer), -1)
+            if last < source.position:
+                self._announce(source)
+
     async def _beat(self) -> None:
         beat = 0
         while True:
             await trio.sleep(BEAT_S)
             beat += 1
-            for source in self.sources:
-                last = self._announced.get((source.stream.name, source.writer))
-                if last != source.position or beat % ANNOUNCE_EVERY == 0:
-                    self._announce(source)
+            if beat % ANNOUNCE_EVERY == 0 or self._lost_some:
+                self._lost_some = False
+                self._announce_all()
             if not self.connected:
                 await self._poll()
             elif trio.current_time() - self._heard_at > SILENT_S:

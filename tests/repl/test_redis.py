@@ -132,7 +132,6 @@ async def test_a_memory_writer_that_restarts_is_followed_from_its_new_epoch(
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("fast_beats")
 async def test_a_silent_writer_of_another_process_does_not_hold_back_readers(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
