@@ -1,5 +1,6 @@
 """State resolution agrees with the specification's text on random forked rooms."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -31,13 +32,15 @@ from tests.support.forked_rooms import (
 
 VERSIONS = ("1", "2", "6", "11", "12")
 ROOMS = st.one_of([forked_rooms(ROOM_VERSIONS[version]) for version in VERSIONS])
-SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BOB, CAROL = USERS[1], USERS[2]
 
 
-@SETTINGS
-@given(ROOMS, st.data())
-def test_resolution_is_what_the_text_says(room: ForkedRoom, data: st.DataObject) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+@settings(SETTINGS, max_examples=60)
+@given(data=st.data())
+def test_resolution_is_what_the_text_says(version: str, data: st.DataObject) -> None:
+    room = data.draw(forked_rooms(ROOM_VERSIONS[version]))
     # The create event and the creator's join are never rejected.
     later = list(room.events)[2:]
     rejected = data.draw(st.sets(st.sampled_from(later), max_size=2))
@@ -134,6 +137,29 @@ def test_the_more_powerful_of_two_demotions_comes_first(version: str) -> None:
     resolved = resolve(room.rules, [room.states[by_admin], room.states[by_bob]], room.events)
 
     assert resolved["m.room.power_levels", ""] == room.tips[by_admin]
+
+
+def test_version_1_breaks_ties_of_depth_by_hash() -> None:
+    room = new_room(ROOM_VERSIONS["1"])
+    numbers = [fork(room, (ADMIN, topic(text), 20)) for text in "abcd"]
+    topics = {room.tips[number] for number in numbers}
+
+    resolved = resolve(room.rules, [room.states[number] for number in numbers], room.events)
+
+    lowest = min(topics, key=lambda each: hashlib.sha1(str(each).encode()).hexdigest())
+    assert resolved["m.room.topic", ""] == lowest
+
+
+@pytest.mark.parametrize(("version", "expected"), [("11", False), ("12", True)])
+def test_the_subgraph_counts_from_version_2_1_on(version: str, expected: bool) -> None:
+    room = new_room(ROOM_VERSIONS[version])
+    numbers = [fork(room, (ADMIN, topic(text), 20)) for text in "ab"]
+    conflict = find_conflict([room.states[number] for number in numbers])
+    between = room.states[5]["m.room.member", CAROL]
+
+    asked = next(resolution_steps(Problem(room.rules, conflict, frozenset(), {between})))
+
+    assert (between in asked) is expected
 
 
 def test_missing_events_are_passed_over() -> None:
