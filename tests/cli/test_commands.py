@@ -1,5 +1,6 @@
 """The commands that need no running server."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -134,3 +135,32 @@ def test_the_password_to_hash_is_asked_for() -> None:
 
 def test_the_version_is_told() -> None:
     assert __version__ in invoke("version").output
+
+
+def test_the_plan_of_a_single_process_names_its_parts(tmp_path: Path) -> None:
+    result = invoke("plan", "-c", str(generate(tmp_path)))
+
+    assert result.exit_code == 0, result.output
+    assert "sqlite" in result.output
+    assert "127.0.0.1:8008" in result.output
+
+
+def test_routes_are_listed_for_people_and_for_programs() -> None:
+    listed = invoke("routes")
+    as_json = json.loads(invoke("routes", "--json").output)
+
+    assert listed.exit_code == 0, listed.output
+    assert "GET     /health" in listed.output
+    assert {"path": "/health", "method": "GET", "resources": ["health"]} in as_json
+
+
+def test_a_new_database_is_migrated_once(tmp_path: Path) -> None:
+    path = str(generate(tmp_path))
+
+    lacking = invoke("migrate", "-c", path, "--dry-run")
+    applied = invoke("migrate", "-c", path)
+    again = invoke("migrate", "-c", path)
+
+    assert "lacking: 0001" in lacking.output
+    assert "applied: 0001" in applied.output
+    assert "The schema is up to date." in again.output
