@@ -5,9 +5,13 @@ over; the hosts' clocks may differ by no more than SKEW_MS.
 """
 
 import logging
+import os
+import re
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -20,6 +24,8 @@ SKEW_MS = 5_000
 RENEW_S = 8.0
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
+
+_HOLDER = re.compile(r"[^/]*@(?P<host>[^/:]*):(?P<pid>\d+):(?P<started>\d*)/\w+")
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +53,30 @@ class Lease:
 
 
 def holder_name(instance: str) -> str:
-    """Give a name for one life of a process, unlike that of any other."""
-    return f"{instance}/{secrets.token_hex(6)}"
+    """Give a name for one life of a process, unlike that of any other.
+
+    It tells host, process and the process's start, so that others on the host see when it is dead.
+    """
+    pid = os.getpid()
+    life = f"{socket.gethostname()}:{pid}:{_started_at(pid)}"
+    return f"{instance}@{life}/{secrets.token_hex(6)}"
+
+
+def is_dead(holder: str) -> bool:
+    """Tell whether a holder was a process of this host that has ended; False when not known."""
+    match = _HOLDER.fullmatch(holder)
+    if match is None or match["host"] != socket.gethostname() or not match["started"]:
+        return False
+    return _started_at(int(match["pid"])) != match["started"]
+
+
+def _started_at(pid: int) -> str:
+    """Give when a process began, in ticks since the host's start; empty when it does not run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
 
 
 def instance_lease(instance: str) -> str:
@@ -91,8 +119,12 @@ class Leases:
             lease = await self.try_take(name)
             if lease is not None:
                 return lease
+            row = await self._database.read(leases.read, name)
+            if row is not None and is_dead(row.holder):
+                # Killed on this host: nobody will renew, so there is nothing to wait for.
+                await self._database.write(leases.give_back, name, row.holder)
+                continue
             if trio.current_time() >= deadline:
-                row = await self._database.read(leases.read, name)
                 raise LeaseTaken(name, row.holder if row is not None else "")
             await trio.sleep(min(RETRY_S, max(deadline - trio.current_time(), 0.0)))
 

@@ -1,9 +1,20 @@
 """Leases: one holder at a time, and what happens when it cannot renew."""
 
+import sys
+
 import pytest
 import trio
 
-from hs.repl.leases import TTL_MS, Lease, LeaseLost, Leases, LeaseTaken, holder_name, instance_lease
+from hs.repl.leases import (
+    TTL_MS,
+    Lease,
+    LeaseLost,
+    Leases,
+    LeaseTaken,
+    holder_name,
+    instance_lease,
+    is_dead,
+)
 from hs.storage import leases
 from hs.storage.database import Database
 
@@ -27,6 +38,23 @@ async def test_a_second_process_with_a_live_name_is_refused(database: Database) 
         with pytest.raises(LeaseTaken):
             async with second.hold(name):
                 pass
+
+
+async def test_the_lease_of_a_process_killed_on_this_host_is_free_at_once(
+    database: Database,
+) -> None:
+    tells_its_name = "from hs.repl.leases import holder_name; print(holder_name('w1'))"
+    ended = await trio.run_process([sys.executable, "-c", tells_its_name], capture_stdout=True)
+    killed = ended.stdout.decode().strip()
+    await process(database, killed).try_take("duty")
+
+    async with process(database, holder_name("w1")).hold("duty") as lease:
+        assert lease.fence == 2
+
+
+def test_a_living_process_is_not_taken_for_dead() -> None:
+    assert not is_dead(holder_name("w1"))
+    assert not is_dead("w1@another-host:1:1/abcdef")
 
 
 async def test_a_lease_given_back_is_free_at_once_and_its_fence_grows(database: Database) -> None:
