@@ -126,22 +126,15 @@ class WebClient:
             "server": ("test", 8008),
             "state": self.state,
         }
-        exchange = _Exchange(_parts_of(body), hang_up or trio.Event())
+        exchange = _Exchange(body, trio.Event() if hang_up is None else hang_up)
         await self.app(scope, exchange.receive, exchange.send)
         return exchange.answer()
 
 
-async def _parts_of(body: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
-    if isinstance(body, bytes):
-        yield body
-        return
-    async for part in body:
-        yield part
-
-
 class _Exchange:
-    def __init__(self, parts: AsyncIterable[bytes], hang_up: trio.Event) -> None:
-        self._parts = parts.__aiter__()
+    def __init__(self, body: bytes | AsyncIterable[bytes], hang_up: trio.Event) -> None:
+        self._whole = body if isinstance(body, bytes) else None
+        self._parts = None if isinstance(body, bytes) else aiter(body)
         self._hang_up = hang_up
         self._sent_all = False
         self._status: int | None = None
@@ -150,12 +143,9 @@ class _Exchange:
 
     async def receive(self) -> dict[str, Any]:
         if not self._sent_all:
-            try:
-                part = await self._parts.__anext__()
-            except StopAsyncIteration:
-                self._sent_all = True
-                return {"type": "http.request", "body": b"", "more_body": False}
-            return {"type": "http.request", "body": part, "more_body": True}
+            part = self._whole if self._parts is None else await anext(self._parts, None)
+            self._sent_all = part is None or self._parts is None
+            return {"type": "http.request", "body": part or b"", "more_body": not self._sent_all}
         await self._hang_up.wait()
         return {"type": "http.disconnect"}
 

@@ -1,0 +1,300 @@
+"""Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, hang-ups, and the way out."""
+
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+
+from hs.apis.web.app import Application
+from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.hangups import HAS_EPOLL
+from hs.apis.web.listening import Bound, ListenerSpec
+from hs.apis.web.server import serve_listeners
+from tests.apis.web.conversation import EchoApi, echo_application
+
+CLIENT = frozenset(("client",))
+HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
+BOUNDS = HttpBounds(tick_s=0.02, linger_s=0.2, drain_grace_s=5)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and its certificate for localhost, in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert, both = (folder / name for name in ("key.pem", "cert.pem", "both.pem"))
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    subprocess.run(
+        [*command.split(), "-subj", "/CN=localhost", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    both.write_bytes(key.read_bytes() + cert.read_bytes())
+    return both
+
+
+@asynccontextmanager
+async def serving(
+    *specs: ListenerSpec, app: Application | None = None, bounds: HttpBounds = BOUNDS
+) -> AsyncIterator[list[Bound]]:
+    """Serve on real sockets for the length of a test."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app or echo_application(), specs, bounds)
+            yield await nursery.start(serve)
+            nursery.cancel_scope.cancel()
+
+
+async def open_tcp(bound: Bound) -> trio.SocketStream:
+    assert bound.port is not None
+    return await trio.open_tcp_stream(bound.spec.host, bound.port)
+
+
+async def read_answer(stream: trio.abc.ReceiveStream, end: bytes = b"}") -> bytes:
+    received = b""
+    while not received.endswith(end):
+        part = await stream.receive_some()
+        assert part, received
+        received += part
+    return received
+
+
+async def test_a_listener_on_a_port_of_the_systems_choice_is_reported() -> None:
+    async with serving(ListenerSpec(CLIENT)) as [bound]:
+        assert bound.port
+        assert bound.address == f"http://127.0.0.1:{bound.port}"
+        async with await open_tcp(bound) as stream:
+            await stream.send_all(HELLO)
+
+            assert (await read_answer(stream)).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_ipv4_and_ipv6_may_share_a_port() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    specs = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::", "0.0.0.0")]
+
+    async with serving(*specs) as [six, four]:
+        assert six.address == f"http://[::]:{port}"
+        assert four.port == port
+
+
+async def test_a_port_that_is_taken_is_an_error() -> None:
+    async with serving(ListenerSpec(CLIENT)) as [bound]:
+        assert bound.port is not None
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+            async with serving(ListenerSpec(CLIENT, port=bound.port)):
+                pass
+
+
+async def test_a_unix_socket_serves_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "hs.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+
+    async with serving(ListenerSpec(CLIENT, path=str(path), mode=0o660)):
+        assert path.stat().st_mode & 0o777 == 0o660
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(HELLO)
+            assert b"world" in await read_answer(stream)
+
+    assert not path.exists()
+
+
+async def test_a_unix_socket_in_use_is_not_taken_over(tmp_path: Path) -> None:
+    spec = ListenerSpec(CLIENT, path=str(tmp_path / "hs.sock"))
+    async with serving(spec):
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+            async with serving(spec):
+                pass
+
+
+def client_tls(certificate: Path, *protocols: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    context.set_alpn_protocols(protocols)
+    return context
+
+
+@pytest.mark.parametrize("protocols", [("h2", "http/1.1"), ("http/1.1",), ()])
+async def test_tls_prefers_http_1_1(certificate: Path, protocols: tuple[str, ...]) -> None:
+    async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
+        stream = trio.SSLStream(
+            await open_tcp(bound), client_tls(certificate, *protocols), https_compatible=True
+        )
+        async with stream:
+            await stream.send_all(HELLO)
+
+            assert b"world" in await read_answer(stream)
+
+
+async def test_plain_text_on_a_tls_port_harms_nobody(certificate: Path) -> None:
+    async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
+        async with await open_tcp(bound) as stream:
+            await stream.send_all(HELLO)
+            while await stream.receive_some():
+                pass
+
+        bound.reload_certificate()
+        tls = trio.SSLStream(await open_tcp(bound), client_tls(certificate), https_compatible=True)
+        async with tls:
+            await tls.send_all(HELLO)
+            assert b"world" in await read_answer(tls)
+
+
+async def ask_http2(stream: trio.abc.Stream) -> bytes:
+    """Ask for the greeting over HTTP/2."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    connection.initiate_connection()
+    target = [(":method", "GET"), (":path", "/hello"), (":scheme", "http"), (":authority", "a")]
+    connection.send_headers(1, target, end_stream=True)
+    await stream.send_all(connection.data_to_send())
+    body = b""
+    while True:
+        for event in connection.receive_data(bytes(await stream.receive_some())):
+            if isinstance(event, h2.events.DataReceived):
+                body += event.data
+            elif isinstance(event, h2.events.StreamEnded):
+                return body
+        await stream.send_all(connection.data_to_send())
+
+
+async def test_http2_is_spoken_to_those_who_know_it() -> None:
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        assert await ask_http2(stream) == b'{"hello":"world"}'
+
+
+async def test_http2_is_spoken_over_tls_to_those_who_speak_nothing_else(certificate: Path) -> None:
+    async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
+        context = client_tls(certificate, "h2")
+        async with trio.SSLStream(await open_tcp(bound), context, https_compatible=True) as stream:
+            assert await ask_http2(stream) == b'{"hello":"world"}'
+
+
+async def test_a_broken_upgrade_ends_only_its_connection() -> None:
+    websocket = (
+        b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nextra"
+    )
+    async with serving(ListenerSpec(CLIENT)) as [bound]:
+        async with await open_tcp(bound) as stream:
+            await stream.send_all(websocket)
+        async with await open_tcp(bound) as stream:
+            await stream.send_all(HELLO)
+
+            assert b"world" in await read_answer(stream)
+
+
+@pytest.mark.skipif(not HAS_EPOLL, reason="needs Linux")
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+async def test_hanging_up_cancels_a_handler_that_waits(how: str) -> None:
+    api = EchoApi()
+    async with serving(ListenerSpec(CLIENT), app=echo_application(api)) as [bound]:
+        stream = await open_tcp(bound)
+        await stream.send_all(HELLO.replace(b"/hello", b"/wait?seconds=60"))
+        await api.waiting.wait()
+
+        if how == "half-close":
+            await stream.send_eof()
+        elif how == "reset":
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if how != "half-close":
+            await stream.aclose()
+
+        await api.cancelled.wait()
+        await stream.aclose()
+
+
+async def test_a_connection_is_reused_after_a_long_poll() -> None:
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        for _ in range(3):
+            await stream.send_all(HELLO.replace(b"/hello", b"/wait"))
+            assert (await read_answer(stream)).endswith(b"{}")
+
+
+async def test_a_client_that_does_not_read_is_dropped() -> None:
+    bounds = HttpBounds(tick_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000)
+    async with serving(ListenerSpec(CLIENT), bounds=bounds) as [bound]:
+        stream = await open_tcp(bound)
+        try:
+            while True:
+                await stream.send_all(HELLO.replace(b"/hello", b"/large") * 20)
+        except trio.BrokenResourceError:
+            pass
+        await stream.aclose()
+
+
+async def test_the_last_words_reach_a_client_that_is_still_sending() -> None:
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        await stream.send_all(b"NONSENSE\r\n\r\n" + b"x" * 200_000)
+
+        assert (await read_answer(stream)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_connections_are_bounded() -> None:
+    bounds = HttpBounds(tick_s=0.02, connections=2)
+    async with serving(ListenerSpec(CLIENT), bounds=bounds) as [bound]:
+        async with await open_tcp(bound) as first, await open_tcp(bound) as second:
+            for stream in (first, second):
+                await stream.send_all(HELLO)
+                await read_answer(stream)
+            async with await open_tcp(bound) as third:
+                assert await third.receive_some() == b""
+
+
+async def test_a_listener_shows_only_its_resources() -> None:
+    async with serving(ListenerSpec(frozenset(("metrics",)))) as [bound]:
+        async with await open_tcp(bound) as stream:
+            await stream.send_all(HELLO)
+
+            assert b"M_UNRECOGNIZED" in await read_answer(stream)
+
+
+async def test_draining_ends_idle_connections_and_finishes_requests() -> None:
+    api = EchoApi()
+    app = echo_application(api)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], BOUNDS)
+            [bound] = await nursery.start(serve)
+            idle, busy = await open_tcp(bound), await open_tcp(bound)
+            await idle.send_all(HELLO)
+            await read_answer(idle)
+            await busy.send_all(HELLO.replace(b"/hello", b"/stubborn?seconds=1"))
+            await api.waiting.wait()
+
+            app.drain.begin()
+
+            assert await idle.receive_some() == b""
+            answer = await read_answer(busy)
+            assert b"connection: close" in answer
+            assert await busy.receive_some() == b""
+            await idle.aclose()
+            await busy.aclose()
+
+    assert api.finished == 1
+
+
+async def test_draining_does_not_wait_longer_than_the_grace_period() -> None:
+    app = echo_application()
+    bounds = HttpBounds(tick_s=0.02, drain_grace_s=0.1)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            [bound] = await nursery.start(serve)
+            stream = await open_tcp(bound)
+            await stream.send_all(HELLO.replace(b"/hello", b"/stubborn?seconds=60"))
+
+            app.drain.begin()
+
+            assert await stream.receive_some() == b""
+            await stream.aclose()
