@@ -5,7 +5,7 @@ async with open_world(database) as world:
     sent = await world.send(room_id, ALICE, "hello")
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from hs.repl.ownership import Ownership, Topology
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.repl.writers import TableWriter
-from hs.services.rooms.building import EventBuilder
+from hs.services.rooms.building import EventBuilder, random_opaque
 from hs.services.rooms.committer import Committer
 from hs.services.rooms.drafts import Appended, Draft, TxnKey
 from hs.services.rooms.event_store import EventStore
@@ -160,13 +160,14 @@ async def open_world(
     hub: InProcHub | None = None,
     instance: str = "main",
     max_room_bytes: int = 128 * 1024 * 1024,
+    opaque_id: Callable[[], str] = random_opaque,
 ) -> AsyncIterator[World]:
     """Start the rooms' part of a server; at the end it writes what waits, and stops.
 
     Another world on the same database afterwards is a restart.
     """
     world = make_world(
-        database, clock or FixedClock(), hub or InProcHub(), instance, max_room_bytes
+        database, clock or FixedClock(), hub or InProcHub(), instance, max_room_bytes, opaque_id
     )
     async with trio.open_nursery() as streams:
         await streams.start(world.stream.run)
@@ -178,7 +179,12 @@ async def open_world(
 
 
 def make_world(
-    database: Database, clock: FixedClock, hub: InProcHub, instance: str, max_room_bytes: int
+    database: Database,
+    clock: FixedClock,
+    hub: InProcHub,
+    instance: str,
+    max_room_bytes: int,
+    opaque_id: Callable[[], str],
 ) -> World:
     """Build the pieces, starting nothing."""
     feed = Feed()
@@ -188,7 +194,7 @@ def make_world(
     stream = TableWriter(EVENTS, instance, database, hub.join(feed), clock.now_ms)
     committer = Committer(stream, states, clock, SERVER, index_no_chains)
     rooms = HotRooms(database, events, states, committer, max_room_bytes)
-    builder = EventBuilder(SIGNER, clock)
+    builder = EventBuilder(SIGNER, clock, opaque_id)
     writer = RoomWriter(
         rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
     )

@@ -1,0 +1,82 @@
+"""Transaction IDs: the same request twice is one event."""
+
+import pytest
+import trio
+
+from hs.core.errors import Forbidden
+from hs.services.rooms import txn_memory
+from hs.services.rooms.drafts import Appended
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
+
+
+async def test_a_repeated_request_gives_the_same_event(world: World) -> None:
+    room_id = await world.create_room(ALICE)
+    key = txn_key(ALICE, room_id, "t1")
+
+    first = await world.send(room_id, ALICE, txn=key)
+    again = await world.send(room_id, ALICE, txn=key)
+
+    assert again.event_id == first.event_id
+    assert (again.stream_id, again.existed, first.existed) == (first.stream_id, True, False)
+
+
+async def test_equal_requests_at_once_give_one_event(world: World) -> None:
+    room_id = await world.create_room(ALICE)
+    answers: list[Appended] = []
+
+    async def send() -> None:
+        answers.append(await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1")))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(send)
+
+    assert len({one.event_id for one in answers}) == 1
+    assert [one.existed for one in answers].count(False) == 1
+
+
+async def test_other_devices_and_users_have_their_own_transaction_ids(world: World) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+
+    sent = [
+        await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t", "ONE")),
+        await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t", "TWO")),
+        await world.send(room_id, BOB, txn=txn_key(BOB, room_id, "t", "ONE")),
+    ]
+
+    assert len({one.event_id for one in sent}) == 3
+
+
+async def test_a_request_repeated_after_a_restart_gives_the_same_event(database: Database) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        first = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1"))
+
+    async with open_world(database) as world:
+        again = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1"))
+
+    assert (again.event_id, again.stream_id) == (first.event_id, first.stream_id)
+    assert again.existed
+
+
+async def test_a_request_that_was_refused_may_be_repeated(world: World) -> None:
+    room_id = await world.create_room(ALICE)
+    with pytest.raises(Forbidden):
+        await world.send(room_id, BOB, txn=txn_key(BOB, room_id, "t1"))
+    await world.join(room_id, BOB)
+
+    sent = await world.send(room_id, BOB, txn=txn_key(BOB, room_id, "t1"))
+
+    assert not sent.existed
+
+
+async def test_memory_of_requests_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(txn_memory, "MAX_KEYS", 5)
+    room_id = await world.create_room(ALICE)
+    for number in range(12):
+        await world.append(room_id, message(ALICE, "x", txn_key(ALICE, room_id, f"t{number}")))
+
+    again = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t11"))
+
+    assert again.existed
