@@ -5,6 +5,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -18,6 +19,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "request",
     "request_id",
 }
+# Fewer fields than this, and none of them can be an extra.
+_USUAL_SIZE = len(vars(logging.makeLogRecord({})))
 
 _SECRET = re.compile(
     r"(access_token=|refresh_token=|login_token=|[Bb]earer\s+|\b(?:syt|syr|mat|hst)_)[^\s&\"',}]+"
@@ -31,7 +34,15 @@ def without_secrets(text: str) -> str:
 
 def extras_of(record: logging.LogRecord) -> dict[str, Any]:
     """Give the values that the caller passed as `extra`."""
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    fields = vars(record)
+    if len(fields) <= _USUAL_SIZE:
+        return {}
+    return {name: value for name, value in fields.items() if name not in _STANDARD}
+
+
+@lru_cache(maxsize=2)
+def _second(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 class TextFormatter(logging.Formatter):
@@ -39,9 +50,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the record."""
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(" ", "milliseconds")
+        when = f"{_second(int(record.created))}.{int(record.msecs):03d}"
         line = (
-            f"{when[:-6]} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
+            f"{when} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
             f"{_one_line(record.getMessage())}"
         )
         for name, value in extras_of(record).items():
@@ -101,6 +112,8 @@ def _handler(formatter: logging.Formatter, stream: TextIO | None) -> logging.Han
 
 def configure(handler: logging.Handler, level: int | str = logging.INFO) -> None:
     """Send everything to one handler, once; what libraries tell from WARNING on only."""
+    # Documented switches: what no formatter of ours writes need not be found out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -44,16 +44,13 @@ class Observer:
         self._count(method, servlet, status, seconds)
         if access.isEnabledFor(logging.INFO):
             who = call.requester.user_id if call.requester is not None else call.origin or "-"
-            access.info(
-                "%s %s %s %s %d %dB %.1fms",
-                call.client_ip,
-                who,
-                call.method,
-                call.target if endpoint is None else endpoint.pattern,
-                status,
-                size,
-                seconds * 1000,
+            target = call.target if endpoint is None else endpoint.pattern
+            line = (
+                f"{call.client_ip} {who} {call.method} {target} {status} {size}B "
+                f"{seconds * 1000:.1f}ms"
             )
+            # Straight to the handlers: searching the stack for this very line costs a third.
+            access.handle(logging.LogRecord(access.name, logging.INFO, "", 0, line, None, None))
 
     def _count(self, method: str, servlet: str, status: int, seconds: float) -> None:
         count = self._count_of.get((method, servlet, status))
