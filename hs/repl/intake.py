@@ -17,7 +17,7 @@ from hs.repl.message import Message
 from hs.repl.recent import RecentRows
 from hs.repl.row_codec import decode_rows
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
-from hs.repl.streams import CATALOGUE, Kind, StreamDef
+from hs.repl.streams import CATALOGUE, Kind, StreamDef, Writers
 from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.stream_log import LoggedCommit
@@ -150,6 +150,8 @@ class Intake:
 
     async def _try_repair(self, lane: _Lane, quiet: bool) -> bool:
         try:
+            if lane.stream.writers is Writers.EVERY:
+                return self._start_afresh(lane)
             if lane.stream.kind is Kind.MEMORY:
                 return await self._repair_from_writer(lane)
             await self._repair_from_tables(lane)
@@ -172,6 +174,17 @@ class Intake:
                 known = commit.position
             if known >= newest:
                 return
+
+    def _start_afresh(self, lane: _Lane) -> bool:
+        # Every instance writes such a stream, also those that nobody can call; who missed a row
+        # drops all that it derived from them.
+        if lane.waiting:
+            stream, newest = lane.stream, lane.waiting[-1]
+            lane.waiting.clear()
+            self._feed.begin_epoch(stream, lane.writer, newest.epoch)
+            rows = decode_rows(stream, newest.rows) if self._feed.wants(stream) else []
+            self._feed.deliver(Batch(stream, lane.writer, 0, newest.position, rows, reset=True))
+        return True
 
     async def _repair_from_writer(self, lane: _Lane) -> bool:
         stream, writer = lane.stream, lane.writer
