@@ -1,0 +1,196 @@
+"""Reading relations: the children of events, what is summed up of them, and threads."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+
+# Edits and references of events, the latest first.
+LINKED = sql(
+    lambda d: (
+        "SELECT r.parent_id, r.event_id, r.rel_type, r.sender FROM relations r "
+        "JOIN events e ON e.event_id = r.event_id "
+        f"WHERE {d.any_of('r.parent_id', 1, 'text')} AND r.rel_type IN ('m.replace', 'm.reference')"
+        " ORDER BY e.origin_server_ts DESC, r.event_id DESC"
+    )
+)
+THREADS_OF = sql(
+    lambda d: (
+        "SELECT root_id, latest_event_id, replies FROM threads "
+        f"WHERE {d.any_of('root_id', 1, 'text')}"
+    )
+)
+REPLIERS = sql(
+    lambda d: (
+        "SELECT parent_id, sender, count(*) FROM relations "
+        f"WHERE {d.any_of('parent_id', 1, 'text')} AND rel_type = 'm.thread' "
+        "GROUP BY parent_id, sender"
+    )
+)
+LATEST_REPLY_BUT = sql(
+    lambda d: (
+        "SELECT event_id FROM relations WHERE parent_id = $1 AND rel_type = 'm.thread' "
+        f"AND {d.none_of('sender', 2, 'text')} ORDER BY stream_id DESC LIMIT 1"
+    )
+)
+CHILDREN = sql(
+    lambda d: (
+        "SELECT parent_id, rel_type, sender FROM relations "
+        f"WHERE {d.any_of('parent_id', 1, 'text')}"
+    )
+)
+_COLUMNS = "SELECT r.event_id, r.depth, r.stream_id FROM relations r"
+_WHERE = (
+    "r.room_id = $2 AND (r.rel_type = $3 OR $3 = '') AND (r.type = $4 OR $4 = '') "
+    "AND (r.depth > $5 OR (r.depth = $5 AND r.stream_id > $6)) "
+    "AND (r.depth < $7 OR (r.depth = $7 AND r.stream_id <= $8))"
+)
+NEWEST_CHILDREN = (
+    f"{_COLUMNS} WHERE r.parent_id = $1 AND {_WHERE} "
+    "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
+)
+OLDEST_CHILDREN = (
+    f"{_COLUMNS} WHERE r.parent_id = $1 AND {_WHERE} ORDER BY r.depth, r.stream_id LIMIT $9"
+)
+# UNION, not UNION ALL: events of hostile servers may relate to each other in a circle.
+_FAMILY = """
+WITH RECURSIVE family (event_id, hops) AS (
+    SELECT event_id, 1 FROM relations WHERE parent_id = $1
+    UNION
+    SELECT c.event_id, f.hops + 1 FROM relations c JOIN family f ON c.parent_id = f.event_id
+    WHERE f.hops < 3
+)
+"""
+_IN_FAMILY = f"WHERE r.event_id IN (SELECT event_id FROM family) AND {_WHERE}"
+NEWEST_FAMILY = (
+    f"{_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
+)
+OLDEST_FAMILY = f"{_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth, r.stream_id LIMIT $9"
+THREADS = """
+SELECT root_id, latest_stream_id FROM threads
+WHERE room_id = $1 AND latest_stream_id < $2 ORDER BY latest_stream_id DESC LIMIT $3
+"""
+# Who wrote the root takes part as well.
+THREADS_WITH = """
+SELECT t.root_id, t.latest_stream_id FROM threads t
+WHERE t.room_id = $1 AND t.latest_stream_id < $2 AND (
+    EXISTS (SELECT 1 FROM relations r
+            WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' AND r.sender = $4)
+    OR EXISTS (SELECT 1 FROM events e WHERE e.event_id = t.root_id AND e.sender = $4)
+)
+ORDER BY t.latest_stream_id DESC LIMIT $3
+"""
+
+
+class Linked(NamedTuple):
+    """An edit of or a reference to an event."""
+
+    parent_id: str
+    event_id: str
+    rel_type: str
+    sender: str
+
+
+class Thread(NamedTuple):
+    """The end of a thread and its size."""
+
+    root_id: str
+    latest_event_id: str
+    replies: int
+
+
+class Related(NamedTuple):
+    """What is summed up of the children of several events."""
+
+    linked: list[Linked]
+    threads: list[Thread]
+    repliers: list[tuple[str, str, int]]  # (root, sender, replies)
+
+
+class Child(NamedTuple):
+    """A child and its place in the room's history."""
+
+    event_id: str
+    depth: int
+    stream_id: int
+
+
+async def related_to(tx: Tx, event_ids: Sequence[str]) -> Related:
+    """Read what is summed up of the children of events."""
+    ids = list(event_ids)
+    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids)]
+    threads = [Thread(*row) for row in await tx.fetch(THREADS_OF, ids)]
+    repliers: list[tuple[str, str, int]] = []
+    if threads:
+        rows = await tx.fetch(REPLIERS, [thread.root_id for thread in threads])
+        repliers = [(row[0], row[1], row[2]) for row in rows]
+    return Related(linked, threads, repliers)
+
+
+async def latest_reply_but(tx: Tx, root_id: str, senders: Sequence[str]) -> str | None:
+    """Give the last reply in a thread that none of some users sent."""
+    found: str | None = await tx.fetchval(LATEST_REPLY_BUT, root_id, list(senders))
+    return found
+
+
+async def children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+    """List (parent, rel_type, sender) of the children of events."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(CHILDREN, list(event_ids))]
+
+
+class Wanted(NamedTuple):
+    """Which children are wanted; places are (depth, stream_id), and "" lets all pass."""
+
+    room_id: str
+    parent_id: str
+    rel_type: str
+    event_type: str
+    after: tuple[int, int]
+    upto: tuple[int, int]
+    limit: int
+
+    def arguments(self) -> tuple[object, ...]:
+        """Give the arguments of the statements."""
+        return (
+            self.parent_id,
+            self.room_id,
+            self.rel_type,
+            self.event_type,
+            *self.after,
+            *self.upto,
+            self.limit,
+        )
+
+
+async def newest_children(tx: Tx, wanted: Wanted) -> list[Child]:
+    """List children, the newest first."""
+    return [Child(*row) for row in await tx.fetch(NEWEST_CHILDREN, *wanted.arguments())]
+
+
+async def oldest_children(tx: Tx, wanted: Wanted) -> list[Child]:
+    """List children, the oldest first."""
+    return [Child(*row) for row in await tx.fetch(OLDEST_CHILDREN, *wanted.arguments())]
+
+
+async def newest_family(tx: Tx, wanted: Wanted) -> list[Child]:
+    """List children and their children, up to three hops away, the newest first."""
+    return [Child(*row) for row in await tx.fetch(NEWEST_FAMILY, *wanted.arguments())]
+
+
+async def oldest_family(tx: Tx, wanted: Wanted) -> list[Child]:
+    """List children and their children, up to three hops away, the oldest first."""
+    return [Child(*row) for row in await tx.fetch(OLDEST_FAMILY, *wanted.arguments())]
+
+
+async def threads(tx: Tx, room_id: str, before: int, limit: int) -> list[tuple[str, int]]:
+    """List (root, number of the last reply) of a room's threads, the latest first."""
+    return [(row[0], row[1]) for row in await tx.fetch(THREADS, room_id, before, limit)]
+
+
+async def threads_with(
+    tx: Tx, room_id: str, before: int, limit: int, user_id: str
+) -> list[tuple[str, int]]:
+    """List those threads that a user takes part in, the latest first."""
+    rows = await tx.fetch(THREADS_WITH, room_id, before, limit, user_id)
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,152 @@
+"""Reading rooms' history: by place, by time, and the state at many points of it."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from hs.storage import events, state
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.state import Key
+
+_PLACE = "SELECT event_id, depth, stream_id, writer FROM events"
+_BETWEEN = (
+    "room_id = $1 AND status = 0 "
+    "AND (depth > $2 OR (depth = $2 AND stream_id > $3)) "
+    "AND (depth < $4 OR (depth = $4 AND stream_id <= $5))"
+)
+NEWEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth DESC, stream_id DESC LIMIT $6"
+OLDEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth, stream_id LIMIT $6"
+# A room's events are numbered by its owner in the order of their arrival.
+LAST_ARRIVED = f"""
+{_PLACE} WHERE room_id = $1 AND status = 0 AND stream_id <= $2
+ORDER BY stream_id DESC LIMIT $3
+"""
+ARRIVED_AFTER = f"""
+{_PLACE} WHERE room_id = $1 AND status = 0 AND stream_id > $2 AND stream_id <= $3
+ORDER BY stream_id LIMIT $4
+"""
+LATEST_IN_ROOMS = sql(
+    lambda d: (
+        "SELECT room_id, event_id, depth, stream_id, writer FROM ("
+        "SELECT room_id, event_id, depth, stream_id, writer, row_number() OVER "
+        "(PARTITION BY room_id ORDER BY stream_id DESC) AS place "
+        f"FROM events WHERE {d.any_of('room_id', 1, 'text')} AND status = 0 AND stream_id <= $2"
+        ") ranked WHERE place <= $3 ORDER BY room_id, stream_id"
+    )
+)
+FIRST_AT_OR_AFTER = """
+SELECT event_id, origin_server_ts FROM events
+WHERE room_id = $1 AND status = 0 AND origin_server_ts >= $2
+ORDER BY origin_server_ts, depth, stream_id LIMIT $3
+"""
+LAST_AT_OR_BEFORE = """
+SELECT event_id, origin_server_ts FROM events
+WHERE room_id = $1 AND status = 0 AND origin_server_ts <= $2
+ORDER BY origin_server_ts DESC, depth DESC, stream_id DESC LIMIT $3
+"""
+PLACE_OF = sql(
+    lambda d: f"{_PLACE} WHERE {d.any_of('event_id', 1, 'text')}",
+)
+
+
+class Placed(NamedTuple):
+    """An event's place in its room: in history by depth, in arrival by number."""
+
+    event_id: str
+    depth: int
+    stream_id: int
+    writer: str
+
+
+Place = tuple[int, int]
+"""Depth and number, in the order of history."""
+
+
+async def newest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
+    """List events in `(after, upto]` of a room's history, the newest first."""
+    rows = await tx.fetch(NEWEST, room_id, *after, *upto, limit)
+    return [Placed(*row) for row in rows]
+
+
+async def oldest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
+    """List events in `(after, upto]` of a room's history, the oldest first."""
+    rows = await tx.fetch(OLDEST, room_id, *after, *upto, limit)
+    return [Placed(*row) for row in rows]
+
+
+async def last_arrived(tx: Tx, room_id: str, upto: int, limit: int) -> list[Placed]:
+    """List the last events that arrived in a room up to a number, the latest first."""
+    return [Placed(*row) for row in await tx.fetch(LAST_ARRIVED, room_id, upto, limit)]
+
+
+async def arrived_between(tx: Tx, room_id: str, after: int, upto: int, limit: int) -> list[Placed]:
+    """List what arrived in a room in `(after, upto]`, the earliest first."""
+    return [Placed(*row) for row in await tx.fetch(ARRIVED_AFTER, room_id, after, upto, limit)]
+
+
+async def latest_in_rooms(
+    tx: Tx, room_ids: Sequence[str], upto: int, limit: int
+) -> dict[str, list[Placed]]:
+    """List the last events of each of many rooms, the earliest first."""
+    found: dict[str, list[Placed]] = {room_id: [] for room_id in room_ids}
+    for row in await tx.fetch(LATEST_IN_ROOMS, list(room_ids), upto, limit):
+        found[row[0]].append(Placed(row[1], row[2], row[3], row[4]))
+    return found
+
+
+async def first_at_or_after(
+    tx: Tx, room_id: str, origin_server_ts: int, limit: int
+) -> list[tuple[str, int]]:
+    """List (event_id, time) of a room from a time on, the earliest first."""
+    rows = await tx.fetch(FIRST_AT_OR_AFTER, room_id, origin_server_ts, limit)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def last_at_or_before(
+    tx: Tx, room_id: str, origin_server_ts: int, limit: int
+) -> list[tuple[str, int]]:
+    """List (event_id, time) of a room up to a time, the latest first."""
+    rows = await tx.fetch(LAST_AT_OR_BEFORE, room_id, origin_server_ts, limit)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def entries_at(
+    tx: Tx, snapshot_ids: Collection[int], keys: Sequence[Key]
+) -> dict[int, dict[Key, str]]:
+    """Give some entries of many snapshots; those of one chain cost one reading of the chain."""
+    wanted = {number: key for key, number in (await state.key_ids(tx, keys)).items()}
+    remaining = set(snapshot_ids)
+    numbers: dict[int, dict[int, int]] = {}
+    while remaining:
+        held: dict[int, int] = {}
+        top = max(remaining)
+        remaining.discard(top)
+        for snapshot_id, delta in await state.chain(tx, top):
+            held.update(pair for pair in state.unpack(delta) if pair[0] in wanted)
+            if snapshot_id in remaining or snapshot_id == top:
+                remaining.discard(snapshot_id)
+                numbers[snapshot_id] = dict(held)
+    used = {number for entries in numbers.values() for number in entries.values()}
+    names = await events.ids_of(tx, sorted(used - {state.REMOVED})) if used else {}
+    return {
+        snapshot_id: {
+            wanted[key]: names[number]
+            for key, number in numbers.get(snapshot_id, {}).items()
+            if number in names
+        }
+        for snapshot_id in snapshot_ids
+    }
+
+
+async def single_entries(
+    tx: Tx, places: Sequence[tuple[int, str, str]]
+) -> list[tuple[int, Key, str]]:
+    """Look one entry up in each of many snapshots: (snapshot, type, state_key) each."""
+    keys = sorted({(event_type, state_key) for _, event_type, state_key in places})
+    entries = await entries_at(tx, {snapshot_id for snapshot_id, _, _ in places}, keys)
+    found = []
+    for snapshot_id, event_type, state_key in places:
+        event_id = entries[snapshot_id].get((event_type, state_key))
+        if event_id is not None:
+            found.append((snapshot_id, (event_type, state_key), event_id))
+    return found

@@ -1,0 +1,146 @@
+"""What users may see of a room's history."""
+
+import pytest
+
+from hs.core.errors import Forbidden
+from hs.core.ids import RoomID
+from hs.storage.database import Database
+from tests.support.reading import Reading, readers_of
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
+
+
+async def history(world: World, visibility: str) -> RoomID:
+    """Say something before Bob is invited, while he is, while he is in, and after he left."""
+    room_id = await world.create_room(ALICE)
+    await world.set_state(
+        room_id, ALICE, "m.room.history_visibility", {"history_visibility": visibility}
+    )
+    await world.send(room_id, ALICE, "before")
+    await world.set_membership(room_id, ALICE, BOB, "invite")
+    await world.send(room_id, ALICE, "invited")
+    await world.join(room_id, BOB)
+    await world.send(room_id, ALICE, "joined")
+    await world.leave(room_id, BOB)
+    await world.send(room_id, ALICE, "after")
+    return room_id
+
+
+@pytest.mark.parametrize(
+    ("visibility", "seen"),
+    [
+        ("world_readable", ["before", "invited", "joined", "after"]),
+        ("shared", ["before", "invited", "joined"]),
+        ("invited", ["invited", "joined"]),
+        ("joined", ["joined"]),
+    ],
+)
+async def test_a_user_who_left_sees_what_the_setting_allows(
+    database: Database, visibility: str, seen: list[str]
+) -> None:
+    async with open_world(database) as world:
+        kept = readers_of(world)
+        room_id = await history(world, visibility)
+
+        for reading in (kept, readers_of(world)):
+            assert await reading.bodies(BOB, room_id) == seen
+            assert await reading.bodies(ALICE, room_id) == [
+                "before",
+                "invited",
+                "joined",
+                "after",
+            ]
+            stranger = await reading.bodies(CAROL, room_id)
+            assert stranger == (seen if visibility == "world_readable" else [])
+
+
+async def test_history_is_read_from_disk_as_from_memory(database: Database) -> None:
+    async with open_world(database) as world:
+        room_id = await history(world, "invited")
+        rows = list(world.seen)
+    async with open_world(database) as world:
+        world.seen.extend(rows)
+
+        assert await readers_of(world).bodies(BOB, room_id) == ["invited", "joined"]
+
+
+async def memberships_seen(reading: Reading, room_id: RoomID) -> list[str]:
+    ids = [row.event_id for _, row in reading.world.seen if row.room_id == room_id]
+    events = await reading.see(BOB, *ids)  # type: ignore[arg-type]  # rows hold plain strings
+    return [
+        one["unsigned"]["membership"]
+        for one in events
+        if one["type"] == "m.room.message" or one.get("state_key") == BOB
+    ]
+
+
+async def test_events_tell_the_membership_at_them(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await history(world, "shared")
+    await world.join(room_id, BOB)
+
+    assert await memberships_seen(reading, room_id) == [
+        *("leave", "invite", "invite", "join", "join", "leave", "leave", "join"),
+    ]
+
+
+async def test_who_was_never_joined_sees_nothing_of_a_shared_room(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await world.create_room(ALICE)
+    await world.send(room_id, ALICE, "before")
+    await world.set_membership(room_id, ALICE, BOB, "invite")
+    await world.leave(room_id, BOB)
+
+    assert await reading.bodies(BOB, room_id) == []
+    with pytest.raises(Forbidden):
+        await reading.visibility.check_may_read(BOB, room_id)
+
+
+async def test_who_left_may_still_read_and_strangers_may_not(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await history(world, "shared")
+
+    standing = await reading.visibility.check_may_read(BOB, room_id)
+
+    assert standing.membership == "leave"
+    with pytest.raises(Forbidden):
+        await reading.visibility.check_may_read(CAROL, room_id)
+
+
+async def test_strangers_may_look_into_world_readable_rooms(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await history(world, "shared")
+    with pytest.raises(Forbidden):
+        await reading.visibility.check_may_read(CAROL, room_id)
+    await world.set_state(
+        room_id, ALICE, "m.room.history_visibility", {"history_visibility": "world_readable"}
+    )
+    await world.send(room_id, ALICE, "open")
+
+    await reading.visibility.check_may_read(CAROL, room_id)
+
+    assert await reading.bodies(CAROL, room_id) == ["open"]
+
+
+async def test_messages_of_ignored_users_are_left_out_but_not_their_state(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await world.create_room(ALICE, join=[BOB])
+    sent = await world.send(room_id, BOB, "rubbish")
+    joined = next(row.event_id for _, row in world.seen if row.state_key == BOB)
+    reading.wishes.ignored[ALICE] = {BOB}
+
+    events = await reading.see(ALICE, sent.event_id, joined)  # type: ignore[arg-type]  # a row's
+
+    assert [one["event_id"] for one in events] == [joined]
+
+
+async def test_erased_users_are_pruned_for_those_who_were_not_there(world: World) -> None:
+    reading = readers_of(world)
+    room_id = await world.create_room(ALICE)
+    sent = await world.send(room_id, ALICE, "early")
+    await world.join(room_id, BOB)
+    reading.wishes.erased.add(ALICE)
+
+    stored = list((await world.events.get([sent.event_id])).values())
+    (seen,) = await reading.visibility.filter_visible(BOB, stored)
+
+    assert seen.pruned

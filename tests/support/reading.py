@@ -1,0 +1,84 @@
+"""The read side of rooms over a World, with tables in place of users' wishes."""
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import attrs
+import orjson
+
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.services.rooms.aggregates import Aggregates
+from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.previous_state import PreviousStates
+from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.tails import Tails
+from hs.services.rooms.visibility import Visibility
+from tests.support.rooms import SERVER, World
+
+
+@attrs.define(eq=False)
+class Wishes:
+    """Who ignores whom, and who wants to be forgotten."""
+
+    ignored: dict[UserID, set[UserID]] = attrs.Factory(dict)
+    erased: set[UserID] = attrs.Factory(set)
+
+    async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
+        return self.ignored.get(user_id, frozenset())
+
+    async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]:
+        return self.erased & user_ids
+
+
+@attrs.define(eq=False)
+class Reading:
+    """The readers of one process."""
+
+    world: World
+    wishes: Wishes
+    memberships: Memberships
+    tails: Tails
+    aggregates: Aggregates
+    previous: PreviousStates
+    rendering: Rendering
+    visibility: Visibility
+
+    async def see(
+        self, user_id: UserID, *event_ids: EventID, device_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Give events as a user gets them, those they may see."""
+        stored = await self.world.events.get(event_ids)
+        seen = await self.visibility.filter_visible(user_id, list(stored.values()))
+        viewer = self.rendering.viewer(
+            Requester(user_id, device_id), await self.visibility.ignored_by(user_id)
+        )
+        await self.rendering.prepare([one.stored for one in seen], viewer)
+        return [
+            orjson.loads(
+                self.rendering.timeline_event(one.stored, viewer, one.membership, room_id=True)
+            )
+            for one in seen
+        ]
+
+    async def bodies(self, user_id: UserID, room_id: RoomID) -> list[str]:
+        """Give the texts of all messages of a room that a user may see."""
+        ids = [EventID(row.event_id) for _, row in self.world.seen if row.room_id == room_id]
+        events = await self.see(user_id, *ids)
+        return [one["content"]["body"] for one in events if "body" in one["content"]]
+
+
+def readers_of(world: World) -> Reading:
+    """Build the readers; before the world's first event, or after a restart."""
+    wishes = Wishes()
+    memberships = Memberships(world.database, world.feed, SERVER)
+    tails = Tails(world.feed)
+    aggregates = Aggregates(world.database, world.feed, world.events)
+    previous = PreviousStates(world.database, world.events, world.states)
+    rendering = Rendering(
+        world.database, world.feed, world.events, aggregates, previous, world.clock
+    )
+    visibility = Visibility(
+        world.database, world.feed, world.events, world.states, memberships, wishes, wishes
+    )
+    return Reading(world, wishes, memberships, tails, aggregates, previous, rendering, visibility)
