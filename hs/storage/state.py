@@ -41,13 +41,13 @@ INSERT_SNAPSHOTS = Rows(
     "id bigint, room_id text, parent_id bigint, hops smallint, delta bytea",
 )
 CHAIN = """
-WITH RECURSIVE chain (id, parent_id, hops, delta) AS (
-    SELECT id, parent_id, hops, delta FROM state_snapshots WHERE id = $1
+WITH RECURSIVE chain (step, id, parent_id, delta) AS (
+    SELECT 0, id, parent_id, delta FROM state_snapshots WHERE id = $1
     UNION ALL
-    SELECT s.id, s.parent_id, s.hops, s.delta
+    SELECT chain.step + 1, s.id, s.parent_id, s.delta
     FROM state_snapshots s JOIN chain ON s.id = chain.parent_id
 )
-SELECT id, delta FROM chain ORDER BY hops
+SELECT id, delta FROM chain ORDER BY step DESC
 """
 HOPS = "SELECT hops FROM state_snapshots WHERE id = $1"
 CURRENT = """

@@ -23,6 +23,7 @@ from hs.repl.ownership import Ownership, Topology
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.repl.writers import TableWriter
+from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import EventBuilder, random_opaque
 from hs.services.rooms.committer import Committer
 from hs.services.rooms.drafts import Appended, Draft, TxnKey
@@ -42,6 +43,7 @@ CAROL = UserID("@carol:test.example")
 ZOE = UserID("@zoe:elsewhere.example")
 
 DEFAULT_VERSION = "11"
+ALONE = Topology("main", "main")
 
 
 async def index_no_chains(tx: Tx, events: Sequence[tuple[int, Event]]) -> None:
@@ -64,6 +66,7 @@ class World:
     appender: ShardedAppender
     ownership: Ownership
     stream: TableWriter[EventRow]
+    appenders: dict[str, RoomAppender]  # by instance; other worlds' may be put in
     seen: list[tuple[int, EventRow]] = attrs.Factory(list)
 
     async def create_room(
@@ -158,7 +161,7 @@ async def open_world(
     *,
     clock: FixedClock | None = None,
     hub: InProcHub | None = None,
-    instance: str = "main",
+    topology: Topology = ALONE,
     max_room_bytes: int = 128 * 1024 * 1024,
     opaque_id: Callable[[], str] = random_opaque,
 ) -> AsyncIterator[World]:
@@ -167,7 +170,7 @@ async def open_world(
     Another world on the same database afterwards is a restart.
     """
     world = make_world(
-        database, clock or FixedClock(), hub or InProcHub(), instance, max_room_bytes, opaque_id
+        database, clock or FixedClock(), hub or InProcHub(), topology, max_room_bytes, opaque_id
     )
     async with trio.open_nursery() as streams:
         await streams.start(world.stream.run)
@@ -182,13 +185,14 @@ def make_world(
     database: Database,
     clock: FixedClock,
     hub: InProcHub,
-    instance: str,
+    topology: Topology,
     max_room_bytes: int,
     opaque_id: Callable[[], str],
 ) -> World:
     """Build the pieces, starting nothing."""
     feed = Feed()
-    ownership = Ownership(Topology(instance, instance))
+    ownership = Ownership(topology)
+    instance = topology.instance
     events = EventStore(database, feed)
     states = StateStore(database, feed, events)
     stream = TableWriter(EVENTS, instance, database, hub.join(feed), clock.now_ms)
@@ -198,6 +202,7 @@ def make_world(
     writer = RoomWriter(
         rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
     )
+    appenders: dict[str, RoomAppender] = {instance: writer}
     world = World(
         database=database,
         feed=feed,
@@ -208,9 +213,10 @@ def make_world(
         rooms=rooms,
         committer=committer,
         writer=writer,
-        appender=ShardedAppender(ownership, {instance: writer}),
+        appender=ShardedAppender(ownership, appenders),
         ownership=ownership,
         stream=stream,
+        appenders=appenders,
     )
     feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
     return world

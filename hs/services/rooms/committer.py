@@ -109,7 +109,7 @@ class Committer:
     async def _commit(self, group: Sequence[Batch]) -> None:
         work = self._work(group)
         try:
-            result = await self._writer.write(commit_group, work)
+            result = await self._writer.write_now(commit_group, work)
         except (DatabaseUnavailable, WriterStopped) as error:
             self._fail(group, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing was written
@@ -151,9 +151,8 @@ class Committer:
 
     def _settle(self, work: CommitWork, result: CommitResult) -> None:
         for (_, snapshot), number in zip(work.snapshots, result.snapshot_ids, strict=True):
-            derived = snapshot.changes is not None
             snapshot.settle(number)
-            self._states.remember_snapshot(number, snapshot.map, derived=derived)
+            self._states.remember_snapshot(snapshot)
         self._remember_keys(result.key_ids)
         numbers = iter(result.stream_ids)
         for batch in work.batches:

@@ -164,7 +164,8 @@ class HotRooms:
             self._evict()
 
     def _evict(self) -> None:
-        for room in [room for room in self._rooms.values() if not room.pins]:
-            if self._total_bytes <= self._max_bytes or len(self._rooms) == 1:
+        while self._total_bytes > self._max_bytes and len(self._rooms) > 1:
+            idle = next((room for room in self._rooms.values() if not room.pins), None)
+            if idle is None:
                 return
-            self._forget(room.room_id)
+            self._forget(idle.room_id)

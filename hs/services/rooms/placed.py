@@ -94,6 +94,9 @@ class Batch:
         self.error = error
         self.finished(self)
         self.done.set()
+        # An event knows its batch: without this the pair would wait for the garbage collector.
+        self.placed = []
+        self.finished = _ignore
 
     async def wait(self) -> None:
         """Wait until it is on disk and delivered; giving up waiting does not stop the commit.

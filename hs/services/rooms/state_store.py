@@ -19,7 +19,7 @@ from hs.repl.rows import EventRow, StateChange
 from hs.repl.streams import EVENTS
 from hs.services.rooms import snapshots
 from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.snapshots import StateMap
+from hs.services.rooms.snapshots import Snapshot, StateMap
 from hs.services.rooms.stored import StoredEvent
 from hs.storage import state
 from hs.storage.database import Database, Tx
@@ -45,10 +45,12 @@ class _Known:
 
     map: StateMap
     derived: bool
+    hops: int
 
 
 @attrs.frozen(eq=False)
 class _Loaded:
+    hops: int
     base: int | None  # the snapshot in memory to lay `layer` over
     layer: dict[Key, str | None]
 
@@ -159,9 +161,20 @@ class StateStore:
         found = await self._database.read(state.snapshot_subset, snapshot_id, list(keys))
         return _typed(found)
 
-    def remember_snapshot(self, snapshot_id: int, state_map: StateMap, *, derived: bool) -> None:
-        """Keep a snapshot in memory that was just stored."""
-        self._snapshots.put(snapshot_id, _Known(state_map, derived))
+    async def snapshot(self, snapshot_id: int) -> Snapshot:
+        """Give a stored snapshot to build others upon."""
+        if snapshot_id == EMPTY_SNAPSHOT:
+            return snapshots.empty()
+        state_map = await self.at_snapshot(snapshot_id)
+        known = self._snapshots.get(snapshot_id)
+        # Should it be too large to be kept: a wrong number of hops only costs a longer chain.
+        return Snapshot(state_map, snapshot_id, 0 if known is None else known.hops)
+
+    def remember_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in memory that is being stored."""
+        assert snapshot.id is not None
+        derived = snapshot.hops > 0
+        self._snapshots.put(snapshot.id, _Known(snapshot.map, derived, snapshot.hops))
 
     def remember_current(self, room_id: RoomID, state_map: StateMap) -> None:
         """Keep a room's current state that its owner read, with nothing under way to change it."""
@@ -187,7 +200,7 @@ class StateStore:
             loaded = await self._database.read(_read_snapshot, snapshot_id, ())
         state_map: StateMap = Map() if base is None else base.map
         state_map = _laid_over(state_map, loaded.layer)
-        self._snapshots.put(snapshot_id, _Known(state_map, derived=base is not None))
+        self._snapshots.put(snapshot_id, _Known(state_map, base is not None, loaded.hops))
         return state_map
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
@@ -213,11 +226,12 @@ async def _read_current(tx: Tx, room_id: str) -> StateMap:
 
 async def _read_snapshot(tx: Tx, snapshot_id: int, known: Container[int]) -> _Loaded:
     chain = await state.chain(tx, snapshot_id)
+    hops = max(0, len(chain) - 1)
     first = max((n for n, (number, _) in enumerate(chain) if number in known), default=-1)
     base = chain[first][0] if first >= 0 else None
     if base is None:
         whole = state.overlay({}, (delta for _, delta in chain))
-        return _Loaded(None, dict(await state.named(tx, whole)))
+        return _Loaded(hops, None, dict(await state.named(tx, whole)))
     changes: dict[int, int] = {}
     for _, delta in chain[first + 1 :]:
         changes.update(state.unpack(delta))
@@ -226,7 +240,7 @@ async def _read_snapshot(tx: Tx, snapshot_id: int, known: Container[int]) -> _Lo
     gone = [key for key, number in changes.items() if number == state.REMOVED]
     for name in (await state.key_names(tx, gone)).values():
         layer[name] = None
-    return _Loaded(base, layer)
+    return _Loaded(hops, base, layer)
 
 
 def _laid_over(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap:

@@ -1,0 +1,54 @@
+"""Several processes that write events: each room has one owner, whoever is asked."""
+
+import attrs
+
+from hs.core.ids import EventID, RoomID
+from hs.repl.inproc import InProcHub
+from hs.repl.ownership import Location, Topology
+from hs.repl.rpc import rpc_methods
+from hs.repl.streams import EVENTS
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.drafts import Appended, Draft
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
+
+WRITERS = Topology(
+    "one",
+    "main",
+    writers={"events": ("one", "two")},
+    locations={"one": Location("127.0.0.1", 1), "two": Location("127.0.0.1", 2)},
+)
+
+
+async def test_rooms_belong_to_the_writer_that_made_them(database: Database) -> None:
+    hub = InProcHub()
+    async with (
+        open_world(database, hub=hub, topology=WRITERS) as one,
+        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as two,
+    ):
+        one.appenders.update(two.appenders)
+        two.appenders.update(one.appenders)
+        rooms = [await one.create_room(ALICE, version=version) for version in ("6", "11", "12")]
+        rooms += [await two.create_room(ALICE, version=version) for version in ("6", "11", "12")]
+
+        for room_id in rooms:
+            await one.join(room_id, BOB)
+            await two.send(room_id, BOB)
+
+        owners = [one.ownership.owner(EVENTS, room_id) for room_id in rooms]
+        assert owners == ["one"] * 3 + ["two"] * 3
+        assert sorted(number for number, _ in one.seen) == sorted(number for number, _ in two.seen)
+        for room_id in rooms:
+            assert await one.states.current(room_id) == await two.states.current(room_id)
+
+
+def test_drafts_cross_between_processes() -> None:
+    method = rpc_methods(RoomAppender)["append"]
+    room_id = RoomID("!room:test.example")
+    drafts = [message(ALICE, "hello", txn_key(ALICE, room_id, "t1")), Draft("m.x", ALICE, {}, "k")]
+
+    decoded = method.decode_arguments(method.encode_arguments((room_id, drafts), {}))
+
+    assert decoded == [room_id, drafts]
+    answer = [Appended(EventID("$event"), 7, room_id, existed=True)]
+    assert method.decode_result(method.encode_result(answer)) == answer
