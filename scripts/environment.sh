@@ -27,7 +27,7 @@ apt_install() {
 }
 
 find_python() {
-    for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+    for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13; do
         if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
             "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
             command -v "$candidate"

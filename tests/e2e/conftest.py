@@ -1,0 +1,30 @@
+"""Servers for end-to-end tests: each test runs against one process and against several."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Cluster, Layout, running_cluster
+from tests.support.redis import RedisServer
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "T0",
+        pytest.param("T1", marks=pytest.mark.postgres),
+        pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis]),
+    ],
+)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A running server of each layout in turn."""
+    layout: Layout = request.param
+    postgres: PostgresServer | None = None
+    redis: RedisServer | None = None
+    if layout != "T0":
+        postgres = request.getfixturevalue("postgres_server")
+    if layout == "T2":
+        redis = request.getfixturevalue("redis_server")
+    with running_cluster(layout, postgres, redis) as running:
+        yield running

@@ -1,0 +1,52 @@
+"""matrix-nio, an unmodified client library, told to use another process for every request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import nio
+
+T = TypeVar("T")
+PASSWORD = "correct horse battery staple"
+
+
+class WanderingClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no types
+    """A client whose every request goes where `any_url` says."""
+
+    def __init__(self, any_url: Callable[[], str], user: str) -> None:
+        self._any_url = any_url
+        config = nio.AsyncClientConfig(max_limit_exceeded=5, max_timeouts=3)
+        super().__init__(any_url(), user, config=config)
+
+    @property
+    def homeserver(self) -> str:
+        """The process for the next request."""
+        return self._any_url()
+
+    @homeserver.setter
+    def homeserver(self, url: str) -> None:
+        """Ignore what the constructor sets."""
+
+
+def done(response: Any, kind: type[T]) -> T:
+    """Give a response that must be of this kind."""
+    assert isinstance(response, kind), response
+    return response
+
+
+async def registered(any_url: Callable[[], str], name: str) -> WanderingClient:
+    """Register a user and log in a client for it."""
+    client = WanderingClient(any_url, name)
+    done(await client.register(name, PASSWORD), nio.RegisterResponse)
+    await client.logout()
+    done(await client.login(PASSWORD, device_name=f"{name}'s phone"), nio.LoginResponse)
+    return client
+
+
+def run_scenario(scenario: Callable[[], Awaitable[None]], limit_s: float = 120.0) -> None:
+    """Run an asyncio scenario to its end, or fail after a while."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(asyncio.ensure_future(scenario()), limit_s)
+
+    asyncio.run(bounded())

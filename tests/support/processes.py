@@ -1,0 +1,308 @@
+"""The server's own processes, started for a test by the command line that administrators use.
+
+`layout` "T0": one process on SQLite. "T1": one process on PostgreSQL. "T2": main, a generic worker
+and an events writer on PostgreSQL and Redis, every one of which serves clients.
+"""
+
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import yaml
+
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer
+
+Layout = Literal["T0", "T1", "T2"]
+SERVER_NAME = "hs.test"
+SHARED_SECRET = "registration-secret"
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 40.0
+ROOT = Path(__file__).resolve().parents[2]
+
+MANY = {"per_second": 100_000, "burst_count": 100_000}
+UNLIMITED = {
+    "rc_message": MANY,
+    "rc_registration": MANY,
+    "rc_login": {"address": MANY, "account": MANY, "failed_attempts": MANY},
+    "rc_joins": {"local": MANY, "remote": MANY},
+    "rc_joins_per_room": MANY,
+    "rc_invites": {"per_room": MANY, "per_user": MANY, "per_issuer": MANY},
+    "rc_presence": {"per_user": MANY},
+    "rc_reports": MANY,
+    "rc_room_creation": MANY,
+    "rc_user_directory": MANY,
+    "rc_registration_token_validity": MANY,
+}
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on now."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+@attrs.define
+class ServerProcess:
+    """One process; `port` serves clients."""
+
+    name: str
+    port: int
+    configs: list[Path]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait for its word that it is ready."""
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Start it."""
+        options = [part for path in self.configs for part in ("--config", str(path))]
+        command = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve", *options]
+        with self.log.open("ab") as log_file:
+            self.process = subprocess.Popen(
+                command,
+                stderr=subprocess.PIPE,
+                stdout=log_file,
+                cwd=self.log.parent,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+
+    def wait_ready(self) -> None:
+        """Wait for the line that says so."""
+        assert self.process is not None
+        assert self.process.stderr is not None
+        told = b""
+        deadline = time.monotonic() + START_LIMIT_S
+        while b" ready" not in told:
+            left_s = deadline - time.monotonic()
+            readable, _, _ = select.select([self.process.stderr], [], [], max(left_s, 0))
+            part = os.read(self.process.stderr.fileno(), 65536) if readable else b""
+            if not part:
+                raise RuntimeError(f"{self.name} did not start:\n{told.decode()}{self.tail()}")
+            told += part
+        # Nobody reads on from here; logs go to the file.
+        with self.log.open("ab") as log_file:
+            log_file.write(told)
+
+    def tail(self) -> str:
+        """Give the end of its log."""
+        return self.log.read_text("utf-8", "replace")[-4000:] if self.log.exists() else ""
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self._gone()
+
+    def stop(self) -> int:
+        """Ask it to end; give its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self._gone()
+
+    def _gone(self) -> int:
+        process, self.process = self.process, None
+        assert process is not None
+        assert process.stderr is not None
+        try:
+            return process.wait(STOP_LIMIT_S)
+        finally:
+            process.stderr.close()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@attrs.define
+class Cluster:
+    """The processes of one server."""
+
+    layout: Layout
+    folder: Path
+    processes: dict[str, ServerProcess]
+    rng: random.Random = attrs.Factory(lambda: random.Random(1))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients reach each process."""
+        return [one.url for one in self.processes.values()]
+
+    def any_url(self) -> str:
+        """Give one of them by chance: every process serves every request."""
+        return self.rng.choice(self.urls)
+
+    def start(self) -> None:
+        """Start all, the main process first as it brings the schema up to date."""
+        for one in self.processes.values():
+            one.begin()
+        for one in self.processes.values():
+            one.wait_ready()
+
+    def stop(self) -> None:
+        """End all that run; each must end well."""
+        statuses = {
+            one.name: one.stop()
+            for one in reversed(self.processes.values())
+            if one.process is not None
+        }
+        assert set(statuses.values()) <= {0}, statuses
+
+    def kill_all(self) -> None:
+        """End what a failed test left."""
+        for one in self.processes.values():
+            if one.process is not None:
+                one.kill()
+
+    def logs(self) -> str:
+        """Give the ends of all logs."""
+        return "\n".join(f"--- {one.name}\n{one.tail()}" for one in self.processes.values())
+
+
+@contextmanager
+def running_cluster(
+    layout: Layout,
+    postgres: PostgresServer | None,
+    redis: RedisServer | None,
+    **settings: Any,
+) -> Iterator[Cluster]:
+    """Run a server of this layout in a directory of its own; `settings` go to homeserver.yaml."""
+    folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
+    cluster = make_cluster(layout, folder, postgres, redis, settings)
+    try:
+        cluster.start()
+        yield cluster
+        cluster.stop()
+    finally:
+        cluster.kill_all()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_cluster(
+    layout: Layout,
+    folder: Path,
+    postgres: PostgresServer | None,
+    redis: RedisServer | None,
+    settings: dict[str, Any],
+) -> Cluster:
+    """Write the configuration of a server; nothing is started."""
+    names = ["main", "sync1", "persister1"] if layout == "T2" else ["main"]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    internal = dict(zip(names, free_ports(len(names)), strict=True))
+    (folder / "signing.key").write_text(f"ed25519 a_test {'A' * 43}\n")
+    shared: dict[str, Any] = {
+        "server_name": SERVER_NAME,
+        "report_stats": False,
+        "signing_key_path": str(folder / "signing.key"),
+        "macaroon_secret_key": "macaroon-secret",
+        "registration_shared_secret": SHARED_SECRET,
+        "enable_registration": True,
+        "enable_registration_without_verification": True,
+        "bcrypt_rounds": 4,
+        "database": _database(layout, folder, postgres),
+        "listeners": _listeners(ports["main"], internal["main"], layout),
+        **UNLIMITED,
+        **settings,
+    }
+    if layout == "T2":
+        assert redis is not None
+        shared |= {
+            "redis": {"enabled": True, "path": redis.socket},
+            "worker_replication_secret": "replication-secret",
+            "instance_map": {
+                "main": {"host": "127.0.0.1", "port": internal["main"]},
+                "persister1": {"host": "127.0.0.1", "port": internal["persister1"]},
+            },
+            "stream_writers": {"events": "persister1"},
+        }
+    main_config = _write(folder / "homeserver.yaml", shared)
+    processes = {}
+    for name in names:
+        configs = [main_config]
+        if name != "main":
+            worker = {
+                "worker_app": "synapse.app.generic_worker",
+                "worker_name": name,
+                "worker_listeners": _listeners(ports[name], internal[name], layout),
+            }
+            configs.append(_write(folder / f"{name}.yaml", worker))
+        process = ServerProcess(name, ports[name], configs, folder / f"{name}.log")
+        processes[name] = process
+        _log_to(process, shared, folder)
+    return Cluster(layout, folder, processes)
+
+
+def _database(layout: Layout, folder: Path, postgres: PostgresServer | None) -> dict[str, Any]:
+    if layout == "T0":
+        return {"name": "sqlite3", "args": {"database": str(folder / "homeserver.db")}}
+    assert postgres is not None
+    name = f"hs_e2e_{os.getpid()}_{random.randrange(10**9)}"
+    postgres.psql(f"CREATE DATABASE {name} TEMPLATE template0")
+    return {"name": "psycopg2", "args": {**postgres.arguments(name), "cp_min": 1, "cp_max": 5}}
+
+
+def _listeners(port: int, internal: int, layout: Layout) -> list[dict[str, Any]]:
+    public = {
+        "port": port,
+        "bind_addresses": ["127.0.0.1"],
+        "type": "http",
+        "resources": [{"names": ["client", "federation"]}],
+    }
+    replication = {
+        "port": internal,
+        "bind_addresses": ["127.0.0.1"],
+        "type": "http",
+        "resources": [{"names": ["replication"]}],
+    }
+    return [public, replication] if layout == "T2" else [public]
+
+
+def _log_to(process: ServerProcess, shared: dict[str, Any], folder: Path) -> None:
+    """Have a process write its log to its file."""
+    log_config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"lines": {"()": "hs.lib.log.TextFormatter"}},
+        "handlers": {
+            "file": {
+                "class": "logging.FileHandler",
+                "filename": str(process.log),
+                "formatter": "lines",
+            }
+        },
+        "root": {"level": os.environ.get("HS_TEST_LOG_LEVEL", "INFO"), "handlers": ["file"]},
+    }
+    path = _write(folder / f"{process.name}.log.yaml", log_config)
+    key = "log_config" if process.name == "main" else "worker_log_config"
+    config = process.configs[-1]
+    _write(config, {**yaml.safe_load(config.read_text()), key: str(path)})
+
+
+def _write(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
