@@ -1,0 +1,1 @@
+"""Telling clients what happened: /sync, its sections, and who is woken by what."""
