@@ -13,7 +13,6 @@ import attrs
 import trio
 
 from hs.core.events import event_types
-from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.clock import FixedClock
@@ -33,7 +32,8 @@ from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.txn_memory import TxnMemory
 from hs.services.rooms.writer import RoomWriter
-from hs.storage.database import Database, Tx
+from hs.storage.chains import index_chains
+from hs.storage.database import Database
 
 SERVER = ServerName("test.example")
 SIGNER = Signer(SERVER, SigningKey.from_seed("key", bytes(range(32))))
@@ -44,10 +44,6 @@ ZOE = UserID("@zoe:elsewhere.example")
 
 DEFAULT_VERSION = "11"
 ALONE = Topology("main", "main")
-
-
-async def index_no_chains(tx: Tx, events: Sequence[tuple[int, Event]]) -> None:
-    """Keep no index of auth chains."""
 
 
 @attrs.define(eq=False)
@@ -196,7 +192,7 @@ def make_world(
     events = EventStore(database, feed)
     states = StateStore(database, feed, events)
     stream = TableWriter(EVENTS, instance, database, hub.join(feed), clock.now_ms)
-    committer = Committer(stream, states, clock, SERVER, index_no_chains)
+    committer = Committer(stream, states, clock, SERVER, index_chains)
     rooms = HotRooms(database, events, states, committer, max_room_bytes)
     builder = EventBuilder(SIGNER, clock, opaque_id)
     writer = RoomWriter(

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import attrs
 
 from hs.core.events.event import Event
+from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID
 
 
@@ -60,7 +61,7 @@ class NewRows:
 
 def place_events(
     events: Sequence[Event],
-    known: Mapping[EventID, Event],
+    known: Mapping[EventID, StateKey],
     places: Mapping[EventID, Place],
     lengths: Mapping[int, int],
     links: Links,
@@ -68,11 +69,11 @@ def place_events(
 ) -> NewRows:
     """Find places for new events, each after its auth events in `events` or in `places`.
 
-    `known` has those auth events that are placed already, `lengths` the lengths of their chains,
-    `links` the links of their chains as far as at hand: fewer only mean that links are added
-    which say nothing new. An auth event that has no place is left out.
+    `known` has the state keys of those auth events that are placed already, `lengths` the lengths
+    of their chains, `links` the links of their chains as far as at hand: fewer only mean that
+    links are added which say nothing new. An auth event that has no place is left out.
     """
-    seen = {**known, **{event.event_id: event for event in events}}
+    seen = {**known, **{event.event_id: (event.type, event.state_key) for event in events}}
     placed = dict(places)
     grown = dict(lengths)
     all_links: dict[int, list[Link]] = {chain_id: list(each) for chain_id, each in links.items()}
@@ -180,7 +181,7 @@ def _first_above(targets: Iterable[Place], reach: Reach, links: Links) -> dict[i
 def _next_in_chain(
     event: Event,
     cited: Sequence[EventID],
-    seen: Mapping[EventID, Event],
+    seen: Mapping[EventID, tuple[str, str | None]],
     placed: Mapping[EventID, Place],
     lengths: Mapping[int, int],
 ) -> Place | None:
@@ -190,10 +191,9 @@ def _next_in_chain(
     levels and the like, which every event reaches, would soon be cut to pieces.
     """
     for event_id in cited:
-        before, place = seen[event_id], placed[event_id]
-        if (before.type, before.state_key) == (event.type, event.state_key) and lengths.get(
-            place.chain_id
-        ) == place.sequence:
+        place = placed[event_id]
+        is_same_key = seen[event_id] == (event.type, event.state_key)
+        if is_same_key and lengths.get(place.chain_id) == place.sequence:
             return Place(place.chain_id, place.sequence + 1)
     return None
 

@@ -41,9 +41,8 @@ class Index:
             lengths: dict[int, int] = {}
             for place in self.places.values():
                 lengths[place.chain_id] = max(lengths.get(place.chain_id, 0), place.sequence)
-            rows = place_events(
-                events, room.events, self.places, lengths, self.links(), self.numbers
-            )
+            known = {key: (each.type, each.state_key or "") for key, each in room.events.items()}
+            rows = place_events(events, known, self.places, lengths, self.links(), self.numbers)
             self.add(rows)
 
     def add(self, rows: NewRows) -> None:
