@@ -6,6 +6,7 @@ import trio
 from hs.core.errors import Forbidden
 from hs.services.rooms import txn_memory
 from hs.services.rooms.drafts import Appended
+from hs.services.rooms.upkeep import RoomUpkeep
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
 
@@ -80,3 +81,18 @@ async def test_memory_of_requests_is_bounded(world: World, monkeypatch: pytest.M
     again = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t11"))
 
     assert again.existed
+
+
+async def test_requests_are_forgotten_after_a_day(database: Database) -> None:
+    async with open_world(database) as world:
+        upkeep = RoomUpkeep(database, world.clock)
+        room_id = await world.create_room(ALICE)
+        await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))
+        world.clock.advance(25 * 3600 * 1000)
+        await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))
+
+        assert await upkeep.forget_old_requests() == 1
+
+    async with open_world(database) as world:
+        assert not (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))).existed
+        assert (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))).existed
