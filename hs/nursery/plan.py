@@ -79,8 +79,7 @@ def tree_of(plan: Plan, settings: Settings) -> str:
     ]
     lines = [f"{'  ' * depth}{'└ ' if depth else ''}{label}" for depth, label in enumerate(nest)]
     indent = "  " * len(nest)
-    for listener in plan.listeners:
-        lines.append(f"{indent}└ listener {_address_of(listener)}: {_offer_of(listener)}")
+    lines += [f"{indent}└ listener {_address_of(one)}: {_offer_of(one)}" for one in plan.listeners]
     if not plan.listeners:
         lines.append(f"{indent}└ no listeners")
     return "\n".join(lines)

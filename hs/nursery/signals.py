@@ -1,4 +1,4 @@
-"""What signals mean: the first SIGTERM or SIGINT drains, a second one ends at once, SIGHUP reopens logs."""
+"""Signals: the first SIGTERM or SIGINT drains, a second ends at once, SIGHUP reopens logs."""
 
 import os
 import signal

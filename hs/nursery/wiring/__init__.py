@@ -1,0 +1,1 @@
+"""The composition root, a module per subject: plain constructor calls in dependency order."""
