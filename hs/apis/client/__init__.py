@@ -1,0 +1,1 @@
+"""Endpoints of the client-server API."""

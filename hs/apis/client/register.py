@@ -1,0 +1,171 @@
+"""Registering, and asking whether one may."""
+
+from typing import Any, Literal, Protocol
+
+import attrs
+
+from hs.apis.web.auth import NONE
+from hs.apis.web.request import body, peer, query, token
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import Forbidden, InvalidUsername, MissingParam, UnknownToken
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.appservices import Appservices
+from hs.services.accounts.credentials import RegistrationTokenStage
+from hs.services.accounts.registration import NewAccount, Registration
+from hs.services.accounts.sessions import DeviceWish, Session
+from hs.services.accounts.uia import InteractiveAuth
+
+APPSERVICE = "m.login.application_service"
+MAX_NAME_CHARS = 512
+
+
+class Rates(Protocol):
+    """Counts requests."""
+
+    def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
+        """Count one. Raises: LimitExceeded."""
+        ...
+
+
+@attrs.frozen
+class RegisterRequest:
+    """Body and query of `/register`."""
+
+    kind: Literal["user", "guest"] = query(default="user")
+    auth: JsonObject | None = body(default=None)
+    username: str | None = body(default=None)
+    password: str | None = body(default=None)
+    device_id: str | None = body(default=None)
+    initial_device_display_name: str | None = body(default=None)
+    inhibit_login: bool = body(default=False)
+    refresh_token: bool = body(default=False)
+    type: str | None = body(default=None)
+    access_token: str | None = token()
+    client_ip: str = peer()
+
+    @property
+    def device(self) -> DeviceWish | None:
+        if self.inhibit_login:
+            return None
+        return DeviceWish(
+            device_id=self.device_id or None,
+            display_name=self.initial_device_display_name,
+            wants_refresh=self.refresh_token,
+        )
+
+
+@attrs.frozen
+class AvailableRequest:
+    """Query of `/register/available`."""
+
+    username: str = query()
+
+
+@attrs.frozen
+class TokenValidityRequest:
+    """Query of the check of registration tokens."""
+
+    token: str = query()
+
+
+@attrs.frozen
+class RegisterApi:
+    """`/register` and what belongs to it."""
+
+    registration: Registration
+    interactive: InteractiveAuth
+    tokens: RegistrationTokenStage
+    appservices: Appservices
+    rates: Rates
+
+    @route("POST", "/_matrix/client/v3/register", auth=NONE, also=["/_matrix/client/v1/register"])
+    async def register(self, request: RegisterRequest) -> dict[str, Any]:
+        """Spec: client-server API, Account registration."""
+        if request.kind == "guest":
+            return await self._register_guest(request)
+        if request.type == APPSERVICE:
+            return await self._register_for_service(request)
+        self.registration.check_is_open()
+        user_id = None
+        if request.username is not None:
+            user_id = await self.registration.check_name(_short(request.username))
+        proof = await self.interactive.prove("register", request.auth, self.registration.flows())
+        if request.password is None:
+            raise MissingParam("Missing password")
+        self.rates.check("registration", None, request.client_ip)
+        account = NewAccount(
+            user_id=user_id or self.registration.generated_name(),
+            password=request.password,
+            device=request.device,
+            proof=proof,
+        )
+        return rendered_session(account.user_id, await self.registration.register(account))
+
+    @route("GET", "/_matrix/client/v3/register/available", auth=NONE, rate="registration")
+    async def available(self, request: AvailableRequest) -> dict[str, bool]:
+        """Spec: client-server API, Account registration."""
+        self.registration.check_is_open()
+        await self.registration.check_name(_short(request.username))
+        return {"available": True}
+
+    @route(
+        "GET",
+        "/_matrix/client/v1/register/m.login.registration_token/validity",
+        auth=NONE,
+        rate="registration_token_validity",
+    )
+    async def token_validity(self, request: TokenValidityRequest) -> dict[str, bool]:
+        """Spec: client-server API, Token-authenticated registration."""
+        if not self.registration.asks_for_token:
+            raise Forbidden("Registering needs no token on this server")
+        self.registration.check_is_open()
+        return {"valid": await self.tokens.is_good(request.token)}
+
+    async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:
+        self.rates.check("registration", None, request.client_ip)
+        device = DeviceWish(display_name=request.initial_device_display_name)
+        session = await self.registration.register_guest(device)
+        return rendered_session(session.user_id, session)
+
+    async def _register_for_service(self, request: RegisterRequest) -> dict[str, Any]:
+        requester = (
+            None
+            if request.access_token is None
+            else self.appservices.requester_of(request.access_token)
+        )
+        if requester is None or requester.appservice_id is None:
+            raise UnknownToken("Not the token of an application service", soft_logout=False)
+        if request.username is None:
+            raise MissingParam("Missing username")
+        user_id = self.registration.check_appservice_name(
+            _short(request.username), requester.appservice_id
+        )
+        account = NewAccount(
+            user_id=user_id, appservice_id=requester.appservice_id, device=request.device
+        )
+        return rendered_session(user_id, await self.registration.register(account))
+
+
+def rendered_session(user_id: UserID, session: Session | None) -> dict[str, Any]:
+    """Write what somebody gets who registered or logged in."""
+    answer: dict[str, Any] = {
+        "user_id": user_id,
+        "home_server": user_id[user_id.index(":") + 1 :],
+    }
+    if session is None:
+        return answer
+    answer["access_token"] = session.access_token
+    answer["device_id"] = session.device_id
+    if session.refresh_token is not None:
+        answer["refresh_token"] = session.refresh_token
+    if session.expires_in_ms is not None:
+        answer["expires_in_ms"] = session.expires_in_ms
+    return answer
+
+
+def _short(username: str) -> str:
+    if len(username) > MAX_NAME_CHARS:
+        raise InvalidUsername("The user name is too long")
+    return username

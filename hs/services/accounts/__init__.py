@@ -1,0 +1,1 @@
+"""Users: registration, sessions, devices, profiles and account data."""

@@ -1,0 +1,104 @@
+"""What happens to an account after it was made: a new password, and its end."""
+
+from typing import Protocol
+
+import attrs
+
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.passwords import Passwords
+from hs.services.accounts.profiles import Profiles
+from hs.services.accounts.sessions import Sessions
+from hs.services.accounts.tokens import Revocations
+from hs.services.accounts.uia import PASSWORD, Flows
+from hs.settings.accounts import PasswordSettings
+from hs.storage import account_data, accounts, profiles
+from hs.storage.accounts import UserRecord
+from hs.storage.database import Database, Tx
+
+
+class RoomDeparture(Protocol):
+    """Takes users who go for good out of their rooms."""
+
+    async def depart(self, user_id: UserID) -> None:
+        """Have a user leave, and refuse invites to, all rooms; returns soon, works on after."""
+        ...
+
+
+class NoRooms:
+    """A RoomDeparture where there are no rooms."""
+
+    async def depart(self, user_id: UserID) -> None:
+        return
+
+
+@attrs.define(eq=False)
+class Lifecycle:
+    """Changes passwords and closes accounts."""
+
+    _database: Database
+    _passwords: Passwords
+    _password_settings: PasswordSettings
+    _sessions: Sessions
+    _profiles: Profiles
+    _revocations: Revocations
+    _departure: RoomDeparture
+
+    @property
+    def may_change_password(self) -> bool:
+        """Tell whether users can change their passwords here."""
+        return bool(self._password_settings.enabled) and self._password_settings.localdb_enabled
+
+    def flows(self) -> Flows:
+        """Give what users must prove before they do what cannot be undone."""
+        return [[PASSWORD]]
+
+    async def find(self, user_id: UserID) -> UserRecord | None:
+        """Give an account."""
+        return await self._database.read(accounts.find_user, user_id)
+
+    async def existing(self, user_ids: list[UserID]) -> set[str]:
+        """Tell which of these users of our server exist."""
+        return await self._database.read(accounts.existing, [str(one) for one in user_ids])
+
+    def check_new_password(self, password: str) -> None:
+        """Refuse what cannot be a password. Raises: InvalidParam, WeakPassword."""
+        self._passwords.check_new(password)
+
+    async def change_password(
+        self, requester: Requester, password: str, *, logout_devices: bool
+    ) -> None:
+        """Set the requester's password, and perhaps log all their other devices out.
+
+        Raises: InvalidParam, WeakPassword.
+        """
+        await self.set_password(requester.user_id, password)
+        if logout_devices:
+            await self._sessions.close_others(requester)
+
+    async def set_password(self, user_id: UserID, password: str) -> None:
+        """Set somebody's password.
+
+        Raises: InvalidParam, WeakPassword.
+        """
+        self._passwords.check_new(password)
+        password_hash = await self._passwords.hash(password)
+        await self._database.write(accounts.set_password, user_id, password_hash)
+
+    async def deactivate(self, user_id: UserID, *, erase: bool) -> None:
+        """Close an account for good: nobody logs in again, no name is left, all rooms are left.
+
+        Doing it twice is fine.
+        """
+        await self._database.write(_deactivate, user_id, erase)
+        self._revocations.users(user_id)
+        await self._sessions.close_all(user_id)
+        self._profiles.announce(user_id)
+        await self._departure.depart(user_id)
+
+
+async def _deactivate(tx: Tx, user_id: str, erase: bool) -> None:
+    await accounts.deactivate(tx, user_id, erase)
+    await profiles.delete_all(tx, user_id)
+    if erase:
+        await account_data.delete_all(tx, user_id)

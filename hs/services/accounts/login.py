@@ -1,0 +1,125 @@
+"""Logging in.
+
+Spec: client-server API, Login.
+"""
+
+from typing import Any
+
+import attrs
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import (
+    BadJson,
+    Forbidden,
+    MissingParam,
+    Unknown,
+    UnknownToken,
+    UserDeactivated,
+)
+from hs.core.ids import ServerName, UserID
+from hs.lib.clock import Clock
+from hs.services.accounts.appservices import Appservices
+from hs.services.accounts.credentials import Credentials
+from hs.services.accounts.identifiers import user_named_in
+from hs.services.accounts.rate_limits import LoginLimits
+from hs.services.accounts.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.token_text import hash_of, new_login_token
+from hs.settings.accounts import PasswordSettings
+from hs.storage import accounts, tokens
+from hs.storage.accounts import UserRecord
+from hs.storage.database import Database
+
+PASSWORD = "m.login.password"
+TOKEN = "m.login.token"
+APPSERVICE = "m.login.application_service"
+LOGIN_TOKEN_LIFETIME_MS = 5 * 60_000
+
+
+@attrs.define(eq=False)
+class Login:
+    """Turns a password, a login token or a service's token into a session."""
+
+    _database: Database
+    _clock: Clock
+    _settings: PasswordSettings
+    _server_name: ServerName
+    _credentials: Credentials
+    _limits: LoginLimits
+    _sessions: Sessions
+    _appservices: Appservices
+    issues_tokens: bool = False
+
+    def flows(self) -> list[dict[str, Any]]:
+        """List the ways to log in."""
+        flows: list[dict[str, Any]] = [{"type": APPSERVICE}]
+        if self.issues_tokens:
+            flows.insert(0, {"type": TOKEN, "get_login_token": True})
+        if self._settings.enabled is True:
+            flows.insert(0, {"type": PASSWORD})
+        return flows
+
+    async def log_in(self, body: JsonObject, token: str | None, wish: DeviceWish) -> Session:
+        """Log in as the body of the request asks; `token` is the access token that came with it.
+
+        Raises: Forbidden, UserDeactivated, LimitExceeded, Unknown, MissingParam, BadJson,
+        InvalidParam.
+        """
+        kind = body.get("type")
+        if kind is None:
+            raise MissingParam("Missing type")
+        if kind == PASSWORD:
+            if self._settings.enabled is not True:
+                raise Unknown("Logging in with a password is disabled")
+            user = await self._credentials.user_with_password(body)
+        elif kind == TOKEN:
+            user = await self._user_with_token(body)
+        elif kind == APPSERVICE:
+            user = await self._user_of_service(body, token)
+        else:
+            raise Unknown("This way of logging in is not known")
+        if kind != APPSERVICE:
+            self._limits.log_in(user.user_id)
+        return await self._sessions.open(UserID(user.user_id), wish)
+
+    async def make_token(self, user_id: UserID) -> str:
+        """Make a token with which somebody may log in once, soon."""
+        token = new_login_token(user_id)
+        now_ms = self._clock.now_ms()
+        await self._database.write(
+            tokens.insert_login_token,
+            hash_of(token),
+            user_id,
+            now_ms,
+            now_ms + LOGIN_TOKEN_LIFETIME_MS,
+        )
+        return token
+
+    async def _user_with_token(self, body: JsonObject) -> UserRecord:
+        token = body.get("token")
+        if token is None:
+            raise MissingParam("Missing token")
+        if not isinstance(token, str):
+            raise BadJson("'token' must be a string")
+        user_id = await self._database.write(
+            tokens.use_login_token, hash_of(token), self._clock.now_ms()
+        )
+        if user_id is None:
+            raise Forbidden("The login token is not valid")
+        return await self._live_user(UserID(user_id))
+
+    async def _user_of_service(self, body: JsonObject, token: str | None) -> UserRecord:
+        requester = None if token is None else self._appservices.requester_of(token)
+        if requester is None or requester.appservice_id is None:
+            raise UnknownToken("Not the token of an application service", soft_logout=False)
+        user_id = user_named_in(body, self._server_name)
+        if not self._appservices.owns(requester.appservice_id, user_id):
+            raise Forbidden("The user is not in the application service's namespaces")
+        return await self._live_user(user_id)
+
+    async def _live_user(self, user_id: UserID) -> UserRecord:
+        user = await self._database.read(accounts.find_user, user_id)
+        if user is None:
+            raise Forbidden("There is no such user")
+        if user.is_deactivated:
+            raise UserDeactivated("This account has been deactivated")
+        return user

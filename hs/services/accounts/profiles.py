@@ -1,0 +1,208 @@
+"""Profiles of this server's users.
+
+`CacheRow("profiles", user_ids)` on the stream `caches` tells every process of a change.
+
+Spec: client-server API, Profiles.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+import orjson
+
+from hs.core.errors import (
+    BadJson,
+    Forbidden,
+    InvalidParam,
+    KeyTooLarge,
+    NotFound,
+    ProfileTooLarge,
+)
+from hs.core.ids import ServerName, UserID, server_of
+from hs.core.requester import Requester
+from hs.lib.cache import LruCache
+from hs.lib.loading_cache import LoadingCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.memory_writer import MemoryWriter
+from hs.repl.rows import CacheRow
+from hs.repl.streams import CACHES
+from hs.settings.accounts import RegistrationSettings
+from hs.storage import profiles
+from hs.storage.database import Database, Tx
+
+PROFILES = "profiles"
+DISPLAYNAME = "displayname"
+AVATAR_URL = "avatar_url"
+MAX_PROFILE_BYTES = 65_536
+MAX_KEY_BYTES = 255
+MAX_DISPLAYNAME_CHARS = 256
+MAX_AVATAR_URL_CHARS = 1000
+CACHED = 10_000
+
+_KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+", re.ASCII)
+
+
+class ProfilePropagation(Protocol):
+    """Who shows changed profiles to others: the rooms, which show it in member events."""
+
+    async def profile_changed(self, requester: Requester, profile: Mapping[str, Any]) -> None:
+        """Learn of a requester's new name or avatar; returns soon, works on after that."""
+        ...
+
+
+class RemoteProfiles(Protocol):
+    """Asks other servers for the profiles of their users."""
+
+    async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
+        """Give a profile. Raises: NotFound, RemoteFault."""
+        ...
+
+
+class NoRemoteProfiles:
+    """The answer of a server without federation."""
+
+    async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
+        raise NotFound("Not a user of this server")
+
+
+@attrs.define(eq=False)
+class Profiles:
+    """Reads and writes profiles; reading is from memory as a rule."""
+
+    _database: Database
+    _feed: Feed
+    _caches: MemoryWriter[CacheRow]
+    _server_name: ServerName
+    _settings: RegistrationSettings
+    _remote: RemoteProfiles
+    _known: LoadingCache[UserID, Mapping[str, Any] | None] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        entries: LruCache[UserID, Mapping[str, Any] | None] = LruCache(PROFILES, max_entries=CACHED)
+        self._known = LoadingCache(entries, self._load)
+        self._feed.subscribe(CACHES, self._on_caches)
+
+    async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
+        """Give the profile of a user of this server; empty when there is none."""
+        return await self._known.get(user_id) or {}
+
+    async def get(self, user_id: UserID) -> Mapping[str, Any]:
+        """Give a user's profile.
+
+        Raises: NotFound, RemoteFault.
+        """
+        if server_of(user_id) != self._server_name:
+            return await self._remote.profile_of(user_id)
+        profile = await self._known.get(user_id)
+        if profile is None:
+            raise NotFound("There is no such user")
+        return profile
+
+    async def get_field(self, user_id: UserID, field: str) -> Any:
+        """Give one field.
+
+        Raises: NotFound, InvalidParam, KeyTooLarge.
+        """
+        check_key(field)
+        profile = await self.get(user_id)
+        if field not in profile:
+            raise NotFound("The profile has no such field")
+        return profile[field]
+
+    async def set_field(
+        self, requester: Requester, user_id: UserID, field: str, value: Any
+    ) -> Mapping[str, Any]:
+        """Set a field, and give the whole profile.
+
+        Raises: Forbidden, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
+        """
+        check_key(field)
+        self._check_may_change(requester, user_id, field)
+        if value is None and field in (DISPLAYNAME, AVATAR_URL):
+            return await self.delete_field(requester, user_id, field)
+        _check_value(field, value)
+        if field in (DISPLAYNAME, AVATAR_URL) and value == "":
+            return await self.delete_field(requester, user_id, field)
+        profile = await self._database.write(_put, user_id, field, value)
+        self.announce(user_id)
+        return profile
+
+    async def delete_field(
+        self, requester: Requester, user_id: UserID, field: str
+    ) -> Mapping[str, Any]:
+        """Take a field away, if it is there, and give the profile that is left.
+
+        Raises: Forbidden, InvalidParam, KeyTooLarge.
+        """
+        check_key(field)
+        self._check_may_change(requester, user_id, field)
+        profile = await self._database.write(_delete, user_id, field)
+        self.announce(user_id)
+        return profile
+
+    def announce(self, user_id: UserID) -> None:
+        """Tell every process that a profile has changed; after the commit."""
+        self._caches.append_nowait([CacheRow(PROFILES, (user_id,))])
+
+    def _check_may_change(self, requester: Requester, user_id: UserID, field: str) -> None:
+        if requester.user_id != user_id and not requester.is_admin:
+            raise Forbidden("You can only change your own profile")
+        if server_of(user_id) != self._server_name:
+            raise Forbidden("Not a user of this server")
+        if requester.is_admin:
+            return
+        if field == DISPLAYNAME and not self._settings.enable_set_displayname:
+            raise Forbidden("Changing the display name is disabled on this server")
+        if field == AVATAR_URL and not self._settings.enable_set_avatar_url:
+            raise Forbidden("Changing the avatar is disabled on this server")
+
+    async def _load(self, user_id: UserID) -> Mapping[str, Any] | None:
+        return await self._database.read(profiles.of_user, user_id)
+
+    def _on_caches(self, batch: Batch[CacheRow]) -> None:
+        if batch.reset:
+            self._known.invalidate_all()
+        for _, row in batch.rows:
+            if row.cache == PROFILES:
+                if not row.keys:
+                    self._known.invalidate_all()
+                for user_id in row.keys:
+                    self._known.invalidate(UserID(user_id))
+
+
+def check_key(field: str) -> None:
+    """Refuse what is no name of a field.
+
+    Raises: KeyTooLarge, InvalidParam.
+    """
+    if len(field.encode()) > MAX_KEY_BYTES:
+        raise KeyTooLarge(f"The name of a field has at most {MAX_KEY_BYTES} bytes")
+    if _KEY.fullmatch(field) is None:
+        raise InvalidParam("Not the name of a profile field")
+
+
+def _check_value(field: str, value: Any) -> None:
+    if field in (DISPLAYNAME, AVATAR_URL, "m.tz"):
+        if not isinstance(value, str):
+            raise BadJson(f"'{field}' must be a string")
+        limit = MAX_AVATAR_URL_CHARS if field == AVATAR_URL else MAX_DISPLAYNAME_CHARS
+        if len(value) > limit:
+            raise InvalidParam(f"'{field}' has at most {limit} characters")
+        if "\0" in value:
+            raise InvalidParam(f"'{field}' holds a NUL character")
+
+
+async def _put(tx: Tx, user_id: str, field: str, value: Any) -> dict[str, Any]:
+    profile = await profiles.of_user(tx, user_id) or {}
+    profile[field] = value
+    if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
+        raise ProfileTooLarge(f"A profile has at most {MAX_PROFILE_BYTES} bytes")
+    await profiles.put(tx, user_id, field, value)
+    return profile
+
+
+async def _delete(tx: Tx, user_id: str, field: str) -> dict[str, Any]:
+    await profiles.delete(tx, user_id, field)
+    return await profiles.of_user(tx, user_id) or {}

@@ -1,0 +1,212 @@
+"""User-interactive authentication: the client proves who it is, stage by stage, then acts.
+
+Sessions are in the database, so that each stage may come to another process. A session serves
+one operation of one user only.
+
+Spec: client-server API, User-Interactive Authentication API.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import BadJson, Forbidden, MatrixError, Unknown
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.lib.clock import Clock
+from hs.services.accounts.token_text import random_letters
+from hs.settings.accounts import ReauthSettings
+from hs.storage import tokens, uia
+from hs.storage.database import Database, Tx
+from hs.storage.uia import UiaRecord
+
+SESSION_LIFETIME_MS = 48 * 3_600_000
+
+DUMMY = "m.login.dummy"
+PASSWORD = "m.login.password"
+REGISTRATION_TOKEN = "m.login.registration_token"
+
+Flows = Sequence[Sequence[str]]
+
+
+class AuthenticationNeeded(MatrixError):
+    """The answer 401 that tells what the client can do to prove who it is."""
+
+    def __init__(
+        self,
+        flows: Flows,
+        params: Mapping[str, Any],
+        session: str,
+        completed: Sequence[str],
+        failure: MatrixError | None = None,
+    ) -> None:
+        message = "Authentication is needed" if failure is None else failure.message
+        super().__init__("M_FORBIDDEN" if failure is None else failure.errcode, 401, message)
+        self.session = session
+        self.extra = {
+            "flows": [{"stages": list(flow)} for flow in flows],
+            "params": dict(params),
+            "session": session,
+        }
+        if completed:
+            self.extra["completed"] = list(completed)
+        self.has_failure = failure is not None
+
+    def body(self) -> dict[str, Any]:
+        """Give the body, which names an error only when a stage failed."""
+        return super().body() if self.has_failure else dict(self.extra)
+
+
+@attrs.frozen
+class Attempt:
+    """One request that tries to complete a stage."""
+
+    session_id: str
+    user_id: UserID | None
+    auth: JsonObject
+
+
+class Stage(Protocol):
+    """One way of proving something."""
+
+    async def check(self, attempt: Attempt) -> None:
+        """Accept the proof. Raises: MatrixError, when it proves nothing."""
+        ...
+
+
+class Dummy:
+    """Proves nothing, so that every operation has at least one stage."""
+
+    async def check(self, attempt: Attempt) -> None:
+        return
+
+
+@attrs.frozen
+class Proof:
+    """What was proved."""
+
+    session_id: str | None
+    completed: tuple[str, ...]
+    registration_token: str | None = None
+
+
+@attrs.define(eq=False)
+class InteractiveAuth:
+    """Leads clients through the stages."""
+
+    _database: Database
+    _clock: Clock
+    _settings: ReauthSettings
+    _stages: Mapping[str, Stage]
+
+    async def prove(
+        self,
+        operation: str,
+        auth: JsonObject | None,
+        flows: Flows,
+        requester: Requester | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        always: bool = False,
+    ) -> Proof:
+        """Give the proof once all stages of a flow are done.
+
+        `operation` says what the proof is for, parameters included that must not change between
+        the requests. `always` asks even if the requester has just proved who they are.
+        Raises: AuthenticationNeeded; Forbidden for a session of something else; Unknown for a
+        session that is not known; BadJson.
+        """
+        user_id = None if requester is None else requester.user_id
+        if not auth:
+            if requester is not None and not always and await self._proved_lately(requester):
+                return Proof(None, ())
+            record = await self._begin(operation, user_id)
+            raise AuthenticationNeeded(flows, params or {}, record.session_id, ())
+        record = await self._session(auth, operation, user_id)
+        record = await self._try_stage(record, auth, flows, params or {}, user_id)
+        done = set(record.completed)
+        if not any(done.issuperset(flow) for flow in flows):
+            raise AuthenticationNeeded(flows, params or {}, record.session_id, record.completed)
+        if requester is not None and requester.token_id is not None:
+            await self._database.write(_set_proved, requester.token_id, self._clock.now_ms())
+        return Proof(record.session_id, record.completed, record.registration_token)
+
+    async def finish(self, proof: Proof) -> None:
+        """End the session of a proof that has served its purpose."""
+        if proof.session_id is not None:
+            await self._database.write(uia.delete, proof.session_id)
+
+    async def forget_old(self) -> None:
+        """Delete sessions that have run out; for a task."""
+        await self._database.write(uia.prune, self._oldest_ms())
+
+    async def _proved_lately(self, requester: Requester) -> bool:
+        if self._settings.session_timeout <= 0 or requester.token_id is None:
+            return False
+        proved_ms = await self._database.read(tokens.proved_ms, requester.token_id)
+        return self._clock.now_ms() - proved_ms < self._settings.session_timeout
+
+    async def _begin(self, operation: str, user_id: UserID | None) -> UiaRecord:
+        session_id = random_letters(24)
+        now_ms = self._clock.now_ms()
+        await self._database.write(uia.insert, session_id, operation, user_id or "", now_ms)
+        return UiaRecord(session_id, operation, user_id or "", now_ms, (), None)
+
+    async def _session(self, auth: JsonObject, operation: str, user_id: UserID | None) -> UiaRecord:
+        session_id = auth.get("session")
+        if session_id is None:
+            return await self._begin(operation, user_id)
+        if not isinstance(session_id, str):
+            raise BadJson("'session' must be a string")
+        record = None
+        if "\0" not in session_id:
+            record = await self._database.read(uia.find, session_id, self._oldest_ms())
+        if record is None:
+            raise Unknown("This authentication session is not known")
+        if record.operation != operation or record.user_id != (user_id or ""):
+            raise Forbidden("The request has changed since its authentication began")
+        return record
+
+    async def _try_stage(
+        self,
+        record: UiaRecord,
+        auth: JsonObject,
+        flows: Flows,
+        params: Mapping[str, Any],
+        user_id: UserID | None,
+    ) -> UiaRecord:
+        kind = auth.get("type")
+        if kind is None:
+            return record
+        if not isinstance(kind, str):
+            raise BadJson("'type' must be a string")
+        stage = self._stages.get(kind)
+        try:
+            if stage is None or not any(kind in flow for flow in flows):
+                raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
+            await stage.check(Attempt(record.session_id, user_id, auth))
+        except MatrixError as error:
+            if error.status == 429:
+                raise
+            raise AuthenticationNeeded(
+                flows, params, record.session_id, record.completed, error
+            ) from error
+        return await self._database.write(_complete, record, kind, self._oldest_ms())
+
+    def _oldest_ms(self) -> int:
+        return self._clock.now_ms() - SESSION_LIFETIME_MS
+
+
+async def _complete(tx: Tx, record: UiaRecord, kind: str, since_ms: int) -> UiaRecord:
+    # Another request may have completed another stage meanwhile.
+    fresh = await uia.find(tx, record.session_id, since_ms) or record
+    if kind not in fresh.completed:
+        fresh = fresh._replace(completed=(*fresh.completed, kind))
+        await uia.complete(tx, fresh.session_id, fresh.completed)
+    return fresh
+
+
+async def _set_proved(tx: Tx, token_id: int, now_ms: int) -> None:
+    await tokens.set_proved(tx, token_id, now_ms)

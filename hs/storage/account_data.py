@@ -1,0 +1,50 @@
+"""Account data: what clients keep here for themselves, for the account or for a room."""
+
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+
+GLOBAL = ""
+
+
+class AccountDatum(NamedTuple):
+    """One piece; `room_id` is "" for the account's own; `content` is JSON."""
+
+    room_id: str
+    type: str
+    content: bytes
+    stream_id: int
+
+
+PUT = """
+INSERT INTO account_data (user_id, room_id, type, content, stream_id) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_id, room_id, type)
+DO UPDATE SET content = excluded.content, stream_id = excluded.stream_id
+"""
+GET = "SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3"
+ALL = "SELECT room_id, type, content, stream_id FROM account_data WHERE user_id = $1"
+DELETE_ALL = "DELETE FROM account_data WHERE user_id = $1"
+
+
+async def put(
+    tx: Tx, user_id: str, room_id: str, type_: str, content: bytes, stream_id: int
+) -> None:
+    """Set one piece."""
+    await tx.execute(PUT, user_id, room_id, type_, content, stream_id)
+
+
+async def get(tx: Tx, user_id: str, room_id: str, type_: str) -> bytes | None:
+    """Give the content of one piece."""
+    content = await tx.fetchval(GET, user_id, room_id, type_)
+    return None if content is None else bytes(content)
+
+
+async def all_of(tx: Tx, user_id: str) -> list[AccountDatum]:
+    """List everything of a user."""
+    rows = await tx.fetch(ALL, user_id)
+    return [AccountDatum(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+
+
+async def delete_all(tx: Tx, user_id: str) -> None:
+    """Forget everything of a user."""
+    await tx.execute(DELETE_ALL, user_id)

@@ -1,0 +1,138 @@
+"""Users, registration tokens and nonces."""
+
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+
+
+class UserRecord(NamedTuple):
+    """One row of the users table."""
+
+    user_id: str
+    password_hash: str | None
+    created_ms: int
+    is_guest: bool = False
+    is_admin: bool = False
+    is_shadow_banned: bool = False
+    is_locked: bool = False
+    is_suspended: bool = False
+    is_deactivated: bool = False
+    is_erased: bool = False
+    user_type: str | None = None
+    appservice_id: str | None = None
+
+
+_COLUMNS = (
+    "user_id, password_hash, created_ms, is_guest, is_admin, is_shadow_banned, is_locked, "
+    "is_suspended, is_deactivated, is_erased, user_type, appservice_id"
+)
+INSERT_USER = f"""
+INSERT INTO users ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+"""
+FIND_USER = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1"
+FIND_IGNORING_CASE = f"SELECT {_COLUMNS} FROM users WHERE lower(user_id) = lower($1) LIMIT 2"
+LOCAL_EXIST = sql(lambda d: f"SELECT user_id FROM users WHERE {d.any_of('user_id', 1, 'text')}")
+SET_PASSWORD = "UPDATE users SET password_hash = $2 WHERE user_id = $1"
+DEACTIVATE = """
+UPDATE users SET is_deactivated = 1, password_hash = NULL,
+    is_erased = CASE WHEN $2 = 1 THEN 1 ELSE is_erased END
+WHERE user_id = $1
+"""
+INSERT_TOKEN = """
+INSERT INTO registration_tokens (token, uses_allowed, expires_ms) VALUES ($1, $2, $3)
+"""
+# A session that has shown the token holds one of its uses.
+TOKEN_IS_GOOD = """
+SELECT 1 FROM registration_tokens t
+WHERE t.token = $1 AND (t.expires_ms IS NULL OR t.expires_ms > $2)
+  AND (t.uses_allowed IS NULL OR t.uses_allowed > t.uses + (
+    SELECT COUNT(*) FROM uia_sessions s
+    WHERE s.registration_token = t.token AND s.session_id <> $3 AND s.created_ms > $4))
+"""
+USE_TOKEN = "UPDATE registration_tokens SET uses = uses + 1 WHERE token = $1"
+INSERT_NONCE = "INSERT INTO registration_nonces (nonce, expires_ms) VALUES ($1, $2)"
+USE_NONCE = "DELETE FROM registration_nonces WHERE nonce = $1 AND expires_ms > $2"
+PRUNE_NONCES = "DELETE FROM registration_nonces WHERE expires_ms <= $1"
+
+
+async def insert_user(tx: Tx, user: UserRecord) -> None:
+    """Add an account.
+
+    Raises: UniqueViolation, when the name is taken.
+    """
+    await tx.execute(INSERT_USER, *(int(v) if isinstance(v, bool) else v for v in user))
+
+
+async def find_user(tx: Tx, user_id: str) -> UserRecord | None:
+    """Give an account."""
+    row = await tx.fetchrow(FIND_USER, user_id)
+    return None if row is None else _user(tuple(row))
+
+
+async def find_user_ignoring_case(tx: Tx, user_id: str) -> UserRecord | None:
+    """Give the account with that ID, else the only one that differs in case alone."""
+    exact = await find_user(tx, user_id)
+    if exact is not None:
+        return exact
+    rows = await tx.fetch(FIND_IGNORING_CASE, user_id)
+    return _user(tuple(rows[0])) if len(rows) == 1 else None
+
+
+async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
+    """Tell which accounts exist, deactivated ones included."""
+    return {row[0] for row in await tx.fetch(LOCAL_EXIST, user_ids)}
+
+
+async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
+    """Replace a password."""
+    await tx.execute(SET_PASSWORD, user_id, password_hash)
+
+
+async def deactivate(tx: Tx, user_id: str, erase: bool) -> None:
+    """Close an account for good."""
+    await tx.execute(DEACTIVATE, user_id, int(erase))
+
+
+async def next_guest_number(tx: Tx) -> int:
+    """Give a number no guest has had."""
+    return (await tx.next_ids("guests", 1))[0]
+
+
+async def insert_registration_token(
+    tx: Tx, token: str, uses_allowed: int | None, expires_ms: int | None
+) -> None:
+    """Add a token that lets its holder register.
+
+    Raises: UniqueViolation.
+    """
+    await tx.execute(INSERT_TOKEN, token, uses_allowed, expires_ms)
+
+
+async def registration_token_is_good(
+    tx: Tx, token: str, now_ms: int, session_id: str, sessions_since_ms: int
+) -> bool:
+    """Tell whether a token has a use left that no session but this one holds."""
+    found = await tx.fetchval(TOKEN_IS_GOOD, token, now_ms, session_id, sessions_since_ms)
+    return found is not None
+
+
+async def use_registration_token(tx: Tx, token: str) -> None:
+    """Count one use."""
+    await tx.execute(USE_TOKEN, token)
+
+
+async def insert_nonce(tx: Tx, nonce: str, now_ms: int, expires_ms: int) -> None:
+    """Note a nonce, forgetting those that ran out."""
+    await tx.execute(PRUNE_NONCES, now_ms)
+    await tx.execute(INSERT_NONCE, nonce, expires_ms)
+
+
+async def use_nonce(tx: Tx, nonce: str, now_ms: int) -> bool:
+    """Take a nonce away; False: it was not there or has run out."""
+    return await tx.execute(USE_NONCE, nonce, now_ms) == 1
+
+
+def _user(row: tuple[object, ...]) -> UserRecord:
+    values = [bool(value) if 3 <= place <= 9 else value for place, value in enumerate(row)]
+    return UserRecord(*values)  # type: ignore[arg-type]  # the columns are in the fields' order

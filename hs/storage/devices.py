@@ -1,0 +1,95 @@
+"""Devices of users."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage import tokens
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import UpdateRows
+
+
+class DeviceRecord(NamedTuple):
+    """One device, and when it was last seen from where."""
+
+    device_id: str
+    display_name: str | None
+    last_seen_ms: int | None
+    last_seen_ip: str | None
+    last_seen_user_agent: str | None
+
+
+class Sighting(NamedTuple):
+    """A use of a device."""
+
+    user_id: str
+    device_id: str
+    last_seen_ms: int
+    last_seen_ip: str
+    last_seen_user_agent: str
+
+
+# A name is given to new devices only: logging in again does not rename.
+UPSERT = """
+INSERT INTO devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_id, device_id) DO NOTHING
+"""
+_COLUMNS = "device_id, display_name, last_seen_ms, last_seen_ip, last_seen_user_agent"
+ALL = f"SELECT {_COLUMNS} FROM devices WHERE user_id = $1 ORDER BY created_ms, device_id"
+ONE = f"SELECT {_COLUMNS} FROM devices WHERE user_id = $1 AND device_id = $2"
+RENAME = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2"
+DELETE = sql(
+    lambda d: (
+        f"DELETE FROM devices WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')} "
+        "RETURNING device_id"
+    )
+)
+DELETE_ALL = "DELETE FROM devices WHERE user_id = $1 RETURNING device_id"
+SEEN = UpdateRows(
+    "devices",
+    key="user_id text, device_id text",
+    values="last_seen_ms bigint, last_seen_ip text, last_seen_user_agent text",
+)
+
+
+async def ensure(
+    tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int
+) -> bool:
+    """Add a device unless it is there; tell whether it is new."""
+    return await tx.execute(UPSERT, user_id, device_id, display_name, now_ms) == 1
+
+
+async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:
+    """List a user's devices, the oldest first."""
+    return [DeviceRecord(*row) for row in await tx.fetch(ALL, user_id)]
+
+
+async def find(tx: Tx, user_id: str, device_id: str) -> DeviceRecord | None:
+    """Give a device."""
+    row = await tx.fetchrow(ONE, user_id, device_id)
+    return None if row is None else DeviceRecord(*row)
+
+
+async def rename(tx: Tx, user_id: str, device_id: str, display_name: str | None) -> bool:
+    """Set the name of a device; False: there is no such device."""
+    return await tx.execute(RENAME, user_id, device_id, display_name) == 1
+
+
+async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str], list[str]]:
+    """Delete devices and their tokens; give (those that were there, hashes of access tokens)."""
+    rows = await tx.fetch(DELETE, user_id, device_ids)
+    hashes: list[str] = []
+    for device_id in device_ids:
+        hashes += await tokens.delete_of_device(tx, user_id, device_id)
+    return [row[0] for row in rows], hashes
+
+
+async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
+    """Delete all devices and tokens of a user; give (the devices, hashes of access tokens)."""
+    rows = await tx.fetch(DELETE_ALL, user_id)
+    return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)
+
+
+async def note_seen(tx: Tx, sightings: Sequence[Sighting]) -> None:
+    """Write when and from where devices were last used; no device twice."""
+    await tx.update_rows(SEEN, sightings)

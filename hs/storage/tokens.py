@@ -1,0 +1,215 @@
+"""Access tokens, refresh tokens and those that serve once, all by their hashes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Row, Tx
+
+
+class AccessToken(NamedTuple):
+    """A token to be stored."""
+
+    token_hash: str
+    user_id: str
+    device_id: str | None
+    created_ms: int
+    valid_until_ms: int | None
+    refresh_id: int | None = None
+    proved_ms: int = 0
+
+
+class FoundToken(NamedTuple):
+    """What an access token stands for."""
+
+    token_id: int
+    user_id: str
+    device_id: str | None
+    valid_until_ms: int | None
+    refresh_id: int | None
+    is_used: bool
+    is_guest: bool
+    is_admin: bool
+    is_shadow_banned: bool
+    is_locked: bool
+    is_suspended: bool
+    is_deactivated: bool
+
+
+class RefreshToken(NamedTuple):
+    """A refresh token as it is stored."""
+
+    refresh_id: int
+    user_id: str
+    device_id: str
+    next_id: int | None
+    expires_ms: int | None
+    session_ends_ms: int | None
+
+
+INSERT = """
+INSERT INTO access_tokens
+    (id, token_hash, user_id, device_id, created_ms, valid_until_ms, refresh_id, proved_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+FIND = """
+SELECT t.id, t.user_id, t.device_id, t.valid_until_ms, t.refresh_id, t.is_used, u.is_guest,
+       u.is_admin, u.is_shadow_banned, u.is_locked, u.is_suspended, u.is_deactivated
+FROM access_tokens t JOIN users u ON u.user_id = t.user_id
+WHERE t.token_hash = $1
+"""
+SET_USED = "UPDATE access_tokens SET is_used = 1 WHERE id = $1"
+PROVED = "SELECT proved_ms FROM access_tokens WHERE id = $1"
+SET_PROVED = "UPDATE access_tokens SET proved_ms = $2 WHERE id = $1"
+DELETE = "DELETE FROM access_tokens WHERE id = $1 RETURNING token_hash"
+DELETE_OF_DEVICE = """
+DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2 RETURNING token_hash
+"""
+DELETE_OF_USER = "DELETE FROM access_tokens WHERE user_id = $1 RETURNING token_hash"
+DELETE_REFRESH_OF_DEVICE = "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = $2"
+DELETE_REFRESH_OF_USER = "DELETE FROM refresh_tokens WHERE user_id = $1"
+DELETE_OF_REFRESH = "DELETE FROM access_tokens WHERE refresh_id = $1 RETURNING token_hash"
+DELETE_REFRESH = "DELETE FROM refresh_tokens WHERE id = $1"
+BEFORE = "SELECT id FROM refresh_tokens WHERE next_id = $1"
+INSERT_REFRESH = """
+INSERT INTO refresh_tokens (id, token_hash, user_id, device_id, expires_ms, session_ends_ms)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""
+FIND_REFRESH = """
+SELECT r.id, r.user_id, r.device_id, r.next_id, r.expires_ms, r.session_ends_ms
+FROM refresh_tokens r JOIN users u ON u.user_id = r.user_id
+WHERE r.token_hash = $1 AND u.is_deactivated = 0
+"""
+LOCK_REFRESH = "UPDATE refresh_tokens SET next_id = next_id WHERE token_hash = $1"
+SET_NEXT = "UPDATE refresh_tokens SET next_id = $2 WHERE id = $1"
+INSERT_LOGIN = "INSERT INTO login_tokens (token_hash, user_id, expires_ms) VALUES ($1, $2, $3)"
+USE_LOGIN = "DELETE FROM login_tokens WHERE token_hash = $1 RETURNING user_id, expires_ms"
+PRUNE_LOGIN = "DELETE FROM login_tokens WHERE expires_ms <= $1"
+DELETE_LOGIN_OF_USER = "DELETE FROM login_tokens WHERE user_id = $1"
+INSERT_OPENID = "INSERT INTO openid_tokens (token_hash, user_id, expires_ms) VALUES ($1, $2, $3)"
+FIND_OPENID = "SELECT user_id FROM openid_tokens WHERE token_hash = $1 AND expires_ms > $2"
+PRUNE_OPENID = "DELETE FROM openid_tokens WHERE expires_ms <= $1"
+
+
+async def insert(tx: Tx, token: AccessToken) -> int:
+    """Add an access token; give its number."""
+    (token_id,) = await tx.next_ids("access_tokens", 1)
+    await tx.execute(INSERT, token_id, *token)
+    return token_id
+
+
+async def find(tx: Tx, token_hash: str) -> FoundToken | None:
+    """Give what an access token stands for."""
+    row = await tx.fetchrow(FIND, token_hash)
+    if row is None:
+        return None
+    first, flags = tuple(row)[:5], (bool(flag) for flag in tuple(row)[5:])
+    return FoundToken(*first, *flags)
+
+
+async def mark_used(tx: Tx, token_id: int, refresh_id: int) -> list[str]:
+    """Note the first use of a token; that ends the tokens before it: give their hashes."""
+    await tx.execute(SET_USED, token_id)
+    return await end_before(tx, refresh_id)
+
+
+async def end_before(tx: Tx, refresh_id: int) -> list[str]:
+    """Delete the tokens exchanged for this refresh token; give the hashes of access tokens."""
+    hashes: list[str] = []
+    for row in await tx.fetch(BEFORE, refresh_id):
+        hashes += await end_refresh(tx, row[0])
+    return hashes
+
+
+async def end_refresh(tx: Tx, refresh_id: int) -> list[str]:
+    """Delete a refresh token and its access tokens; give their hashes."""
+    hashes = _hashes(await tx.fetch(DELETE_OF_REFRESH, refresh_id))
+    await tx.execute(DELETE_REFRESH, refresh_id)
+    return hashes
+
+
+async def proved_ms(tx: Tx, token_id: int) -> int:
+    """Give when the holder of a token last proved who they are; 0 when never."""
+    return int(await tx.fetchval(PROVED, token_id) or 0)
+
+
+async def set_proved(tx: Tx, token_id: int, now_ms: int) -> None:
+    """Note that the holder has proved who they are."""
+    await tx.execute(SET_PROVED, token_id, now_ms)
+
+
+async def delete(tx: Tx, token_id: int) -> list[str]:
+    """Delete one access token; give its hash."""
+    return _hashes(await tx.fetch(DELETE, token_id))
+
+
+async def delete_of_device(tx: Tx, user_id: str, device_id: str) -> list[str]:
+    """Delete all tokens of a device; give the access tokens' hashes."""
+    await tx.execute(DELETE_REFRESH_OF_DEVICE, user_id, device_id)
+    return _hashes(await tx.fetch(DELETE_OF_DEVICE, user_id, device_id))
+
+
+async def delete_of_user(tx: Tx, user_id: str) -> list[str]:
+    """Delete all tokens of a user; give the access tokens' hashes."""
+    await tx.execute(DELETE_REFRESH_OF_USER, user_id)
+    await tx.execute(DELETE_LOGIN_OF_USER, user_id)
+    return _hashes(await tx.fetch(DELETE_OF_USER, user_id))
+
+
+async def insert_refresh(
+    tx: Tx,
+    token_hash: str,
+    user_id: str,
+    device_id: str,
+    expires_ms: int | None,
+    session_ends_ms: int | None,
+) -> int:
+    """Add a refresh token; give its number."""
+    (refresh_id,) = await tx.next_ids("refresh_tokens", 1)
+    await tx.execute(
+        INSERT_REFRESH, refresh_id, token_hash, user_id, device_id, expires_ms, session_ends_ms
+    )
+    return refresh_id
+
+
+async def lock_refresh(tx: Tx, token_hash: str) -> RefreshToken | None:
+    """Give a refresh token, which nobody else exchanges until the unit is over."""
+    await tx.execute(LOCK_REFRESH, token_hash)
+    row = await tx.fetchrow(FIND_REFRESH, token_hash)
+    return None if row is None else RefreshToken(*row)
+
+
+async def set_next(tx: Tx, refresh_id: int, next_id: int) -> None:
+    """Note what a refresh token was exchanged for."""
+    await tx.execute(SET_NEXT, refresh_id, next_id)
+
+
+async def insert_login_token(
+    tx: Tx, token_hash: str, user_id: str, now_ms: int, expires_ms: int
+) -> None:
+    """Add a token to log in with, forgetting those that ran out."""
+    await tx.execute(PRUNE_LOGIN, now_ms)
+    await tx.execute(INSERT_LOGIN, token_hash, user_id, expires_ms)
+
+
+async def use_login_token(tx: Tx, token_hash: str, now_ms: int) -> str | None:
+    """Take a token to log in with away; give its user unless it has run out."""
+    row = await tx.fetchrow(USE_LOGIN, token_hash)
+    return None if row is None or row[1] <= now_ms else str(row[0])
+
+
+async def insert_openid(
+    tx: Tx, token_hash: str, user_id: str, now_ms: int, expires_ms: int
+) -> None:
+    """Add an OpenID token, forgetting those that ran out."""
+    await tx.execute(PRUNE_OPENID, now_ms)
+    await tx.execute(INSERT_OPENID, token_hash, user_id, expires_ms)
+
+
+async def find_openid(tx: Tx, token_hash: str, now_ms: int) -> str | None:
+    """Give the user of an OpenID token."""
+    user_id = await tx.fetchval(FIND_OPENID, token_hash, now_ms)
+    return None if user_id is None else str(user_id)
+
+
+def _hashes(rows: Sequence[Row]) -> list[str]:
+    return [row[0] for row in rows]

@@ -1,0 +1,65 @@
+"""Sessions of user-interactive authentication, shared by all processes."""
+
+from typing import NamedTuple
+
+import orjson
+
+from hs.storage.database import Tx
+
+
+class UiaRecord(NamedTuple):
+    """One session under way."""
+
+    session_id: str
+    operation: str
+    user_id: str
+    created_ms: int
+    completed: tuple[str, ...]
+    registration_token: str | None
+
+
+INSERT = """
+INSERT INTO uia_sessions (session_id, operation, user_id, created_ms, completed)
+VALUES ($1, $2, $3, $4, '[]')
+"""
+FIND = """
+SELECT session_id, operation, user_id, created_ms, completed, registration_token
+FROM uia_sessions WHERE session_id = $1 AND created_ms > $2
+"""
+COMPLETE = "UPDATE uia_sessions SET completed = $2 WHERE session_id = $1"
+HOLD_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
+DELETE = "DELETE FROM uia_sessions WHERE session_id = $1"
+PRUNE = "DELETE FROM uia_sessions WHERE created_ms <= $1"
+
+
+async def insert(tx: Tx, session_id: str, operation: str, user_id: str, now_ms: int) -> None:
+    """Begin a session."""
+    await tx.execute(INSERT, session_id, operation, user_id, now_ms)
+
+
+async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
+    """Give a session begun after a time."""
+    row = await tx.fetchrow(FIND, session_id, since_ms)
+    if row is None:
+        return None
+    return UiaRecord(row[0], row[1], row[2], row[3], tuple(orjson.loads(row[4])), row[5])
+
+
+async def complete(tx: Tx, session_id: str, completed: tuple[str, ...]) -> None:
+    """Note the stages that are done."""
+    await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode())
+
+
+async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:
+    """Have a session hold one use of a registration token."""
+    await tx.execute(HOLD_TOKEN, session_id, token)
+
+
+async def delete(tx: Tx, session_id: str) -> None:
+    """End a session."""
+    await tx.execute(DELETE, session_id)
+
+
+async def prune(tx: Tx, before_ms: int) -> int:
+    """Forget sessions begun before a time; give how many."""
+    return await tx.execute(PRUNE, before_ms)

@@ -1,0 +1,15 @@
+"""Fixtures for endpoints."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hs.storage.database import Database
+from tests.support.accounts import Accounts, open_accounts
+
+
+@pytest.fixture
+async def accounts(database: Database) -> AsyncIterator[Accounts]:
+    """The accounts of a server where anybody may register."""
+    async with open_accounts(database) as opened:
+        yield opened
