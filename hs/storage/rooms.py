@@ -51,6 +51,11 @@ SET_LOCAL_MEMBERSHIPS = Rows(
     ),
 )
 
+FORGET = """
+UPDATE local_memberships SET forgotten = 1
+WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')
+"""
+
 
 class HeadRecord(NamedTuple):
     """The end of a room; `extremities` is a JSON array of event IDs."""
@@ -121,3 +126,8 @@ async def set_local_memberships(
 ) -> None:
     """Put (user_id, room_id, membership, event_id, stream_id, sender), no longer forgotten."""
     await tx.insert_rows(SET_LOCAL_MEMBERSHIPS, rows)
+
+
+async def forget(tx: Tx, user_id: str, room_id: str) -> bool:
+    """Have a user forget a room; tell whether they were in it once and have left it."""
+    return await tx.execute(FORGET, user_id, room_id) > 0

@@ -1,0 +1,164 @@
+"""Joining, leaving, inviting, kicking, banning, knocking and forgetting."""
+
+import attrs
+
+from hs.apis.web.auth import USER, USER_OR_GUEST
+from hs.apis.web.render import Empty
+from hs.apis.web.request import body, path, query
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import MissingParam, ThreepidDenied
+from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_user_id
+from hs.core.requester import Requester
+from hs.services.rooms.membership import JoinRequest, RoomMembership
+from hs.services.rooms.naming import RoomNaming
+
+_ROOM = "/_matrix/client/v3/rooms/{room_id}"
+
+
+@attrs.frozen
+class Join:
+    """Spec: client-server API, POST /rooms/{roomId}/join and POST /join/{roomIdOrAlias}."""
+
+    requester: Requester
+    room: str = path(name="room_id")
+    via: list[str] = query(factory=list)
+    server_name: list[str] = query(factory=list)
+    third_party_signed: JsonObject | None = body(default=None)
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class Knock:
+    """Spec: client-server API, POST /knock/{roomIdOrAlias}."""
+
+    requester: Requester
+    room: str = path(name="room_id")
+    via: list[str] = query(factory=list)
+    server_name: list[str] = query(factory=list)
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class Leave:
+    """Spec: client-server API, POST /rooms/{roomId}/leave."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class Forget:
+    """Spec: client-server API, POST /rooms/{roomId}/forget."""
+
+    requester: Requester
+    room_id: RoomID = path()
+
+
+@attrs.frozen
+class Invite:
+    """Spec: client-server API, POST /rooms/{roomId}/invite, in both of its forms."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    user_id: str | None = body(default=None)
+    medium: str | None = body(default=None)
+    address: str | None = body(default=None)
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class AboutMember:
+    """Spec: client-server API, POST /rooms/{roomId}/kick, ban and unban."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    user_id: UserID = body(parse=parse_user_id)
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class InRoom:
+    """The room one is in now, or has knocked on."""
+
+    room_id: RoomID
+
+
+@attrs.frozen
+class MembershipApi:
+    """The endpoints of memberships."""
+
+    membership: RoomMembership
+    naming: RoomNaming
+
+    @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)
+    @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST)
+    async def join(self, request: Join) -> InRoom:
+        """Join a room, named by its ID or an alias."""
+        room_id, via = await self.naming.find_room(
+            request.room, _servers(request.via, request.server_name)
+        )
+        asked = JoinRequest(request.reason, via, request.third_party_signed)
+        return InRoom(await self.membership.join(request.requester, room_id, asked))
+
+    @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER)
+    async def knock(self, request: Knock) -> InRoom:
+        """Ask to be let in."""
+        room_id, via = await self.naming.find_room(
+            request.room, _servers(request.via, request.server_name)
+        )
+        asked = JoinRequest(request.reason, via)
+        return InRoom(await self.membership.knock(request.requester, room_id, asked))
+
+    @route("POST", f"{_ROOM}/leave", auth=USER_OR_GUEST)
+    async def leave(self, request: Leave) -> Empty:
+        """Leave a room or reject an invite."""
+        await self.membership.leave(request.requester, request.room_id, request.reason)
+        return Empty()
+
+    @route("POST", f"{_ROOM}/forget", auth=USER_OR_GUEST)
+    async def forget(self, request: Forget) -> Empty:
+        """Forget a room that one has left."""
+        await self.membership.forget(request.requester, request.room_id)
+        return Empty()
+
+    @route("POST", f"{_ROOM}/invite", auth=USER)
+    async def invite(self, request: Invite) -> Empty:
+        """Invite a user."""
+        if request.user_id is None and request.address is not None:
+            raise ThreepidDenied("This server cannot invite by third-party identifiers")
+        if request.user_id is None:
+            raise MissingParam("user_id is missing")
+        target = parse_user_id(request.user_id)
+        await self.membership.invite(request.requester, request.room_id, target, request.reason)
+        return Empty()
+
+    @route("POST", f"{_ROOM}/kick", auth=USER)
+    async def kick(self, request: AboutMember) -> Empty:
+        """Make a user leave."""
+        await self.membership.kick(
+            request.requester, request.room_id, request.user_id, request.reason
+        )
+        return Empty()
+
+    @route("POST", f"{_ROOM}/ban", auth=USER)
+    async def ban(self, request: AboutMember) -> Empty:
+        """Ban a user."""
+        await self.membership.ban(
+            request.requester, request.room_id, request.user_id, request.reason
+        )
+        return Empty()
+
+    @route("POST", f"{_ROOM}/unban", auth=USER)
+    async def unban(self, request: AboutMember) -> Empty:
+        """Lift a ban."""
+        await self.membership.unban(
+            request.requester, request.room_id, request.user_id, request.reason
+        )
+        return Empty()
+
+
+def _servers(via: list[str], server_name: list[str]) -> list[ServerName]:
+    # `server_name` is what `via` was called before Matrix 1.12.
+    return [parse_server_name(one) for one in dict.fromkeys((*via, *server_name))]

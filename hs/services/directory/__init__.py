@@ -1,0 +1,1 @@
+"""Names of rooms, and lists of rooms and users."""

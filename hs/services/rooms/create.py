@@ -1,0 +1,106 @@
+"""Making rooms: all first events in one commit, with the alias held before and bound after."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from hs.core.errors import Forbidden, InvalidParam, InvalidRoomState, LimitExceeded
+from hs.core.events import event_types
+from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
+from hs.core.requester import Requester
+from hs.core.versions import room_version
+from hs.services.directory.aliases import Aliases, Reservation
+from hs.services.directory.public_rooms import PublicRooms
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.drafts import Draft
+from hs.services.rooms.first_events import FirstMembers, NewRoomRequest, first_events
+from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.member_profiles import LocalProfiles, shown
+from hs.services.rooms.permissions import check_not_suspended
+from hs.services.rooms.remote_rooms import RemoteRooms
+from hs.settings.rooms import RoomSettings
+
+MAX_INVITES: Final = 100
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RoomCreation:
+    """Makes rooms for clients."""
+
+    appender: RoomAppender
+    aliases: Aliases
+    public_rooms: PublicRooms
+    profiles: LocalProfiles
+    remote: RemoteRooms
+    limits: MembershipLimits
+    settings: RoomSettings
+    server_name: ServerName
+
+    async def create(self, requester: Requester, asked: NewRoomRequest) -> RoomID:
+        """Make a room.
+
+        Raises: UnsupportedRoomVersion, RoomInUse, InvalidRoomState, InvalidParam, BadJson,
+        Forbidden, TooLarge, LimitExceeded.
+        """
+        check_not_suspended(requester)
+        creator = requester.user_id
+        rules = room_version(asked.room_version or self.settings.default_room_version)
+        asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))
+        self._check_invites(requester, asked.invite)
+        alias = self._alias(creator, asked)
+        if asked.is_listed:
+            self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
+        members = FirstMembers(
+            creator=creator,
+            profile=shown(await self.profiles.of_local(creator)),
+            invited={one: shown(await self.profiles.of_local(one)) for one in asked.invite},
+        )
+        drafts = first_events(asked, members, rules, alias, self.settings)
+        held = None if alias is None else await self.aliases.reserve(creator, alias)
+        room_id = await self._make(rules.identifier, drafts, held)
+        if asked.is_listed:
+            await self.public_rooms.set_listed(room_id, True)
+        for draft in drafts:
+            if self._is_remote_invite(draft):
+                await self.remote.invite(room_id, draft)
+        return room_id
+
+    def _alias(self, creator: UserID, asked: NewRoomRequest) -> RoomAlias | None:
+        if asked.alias_localpart is None:
+            return None
+        alias = self.aliases.named(asked.alias_localpart)
+        self.aliases.check_may_create(creator, alias, "")
+        return alias
+
+    def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
+        if requester.user_id in invited:
+            raise InvalidParam("The creator of a room cannot be invited to it")
+        if len(invited) > MAX_INVITES:
+            raise LimitExceeded(f"At most {MAX_INVITES} users can be invited to a new room")
+        for user_id in invited:
+            if server_of(user_id) != self.server_name:
+                self.remote.check_can_invite(user_id)
+        self.limits.check_first_invites(requester, invited)
+
+    async def _make(self, version: str, drafts: list[Draft], held: Reservation | None) -> RoomID:
+        local = [draft for draft in drafts if not self._is_remote_invite(draft)]
+        try:
+            room_id = (await self.appender.create(version, local))[0].room_id
+        except Exception as error:
+            if held is not None:
+                await self.aliases.release(held)
+            if isinstance(error, Forbidden):
+                raise InvalidRoomState(error.message) from error
+            raise
+        if held is not None:
+            await self.aliases.bind(held, room_id)
+        return room_id
+
+    def _is_remote_invite(self, draft: Draft) -> bool:
+        return (
+            draft.type == event_types.MEMBER
+            and draft.content.get("membership") == event_types.INVITE
+            and draft.state_key is not None
+            and not draft.state_key.endswith(f":{self.server_name}")
+        )

@@ -1,0 +1,171 @@
+"""Sending messages, state and redactions for clients.
+
+A plain message costs its draft and one call of the room's owner: nothing else is awaited.
+"""
+
+import secrets
+
+import attrs
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
+from hs.core.events import event_types
+from hs.core.ids import EventID, RoomID, parse_event_id
+from hs.core.requester import Requester
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.canonical_aliases import CanonicalAliasCheck
+from hs.services.rooms.drafts import Draft, TxnKey
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.membership import RoomMembership
+from hs.services.rooms.permissions import check_not_suspended
+from hs.services.rooms.relating import Relating, RelationChecks
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Sending:
+    """Sends events into rooms for clients.
+
+    `origin_server_ts` is for application services; others' is left to the clock.
+    """
+
+    appender: RoomAppender
+    events: EventStore
+    relations: RelationChecks
+    canonical_aliases: CanonicalAliasCheck
+    membership: RoomMembership
+
+    async def message(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_type: str,
+        content: JsonObject,
+        *,
+        txn_id: str | None = None,
+        origin_server_ts: int | None = None,
+    ) -> EventID:
+        """Send a message event; the same transaction ID again gives the same event.
+
+        Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, Unknown.
+        """
+        if requester.suspended:
+            check_not_suspended(requester)
+        if requester.shadow:
+            return _event_id_of_nothing()
+        scope = f"/rooms/{room_id}/send/{event_type}"
+        if event_type == event_types.REDACTION:
+            return await self._redact_by_content(requester, room_id, content, scope, txn_id)
+        txn = _txn_key(requester, scope, txn_id)
+        if "m.relates_to" in content:
+            relating = Relating(room_id, event_type, requester.user_id, content, txn)
+            await self.relations.check(relating)
+        draft = Draft(
+            event_type,
+            requester.user_id,
+            content,
+            txn=txn,
+            origin_server_ts=_chosen_time(requester, origin_server_ts),
+        )
+        return await self._append(room_id, draft)
+
+    async def state(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_type: str,
+        state_key: str,
+        content: JsonObject,
+        *,
+        origin_server_ts: int | None = None,
+    ) -> EventID:
+        """Set an entry of the room's state; what is so already gives the event that made it so.
+
+        Raises: Forbidden, BadJson, TooLarge, BadAlias, InvalidParam.
+        """
+        if event_type == event_types.MEMBER:
+            return await self.membership.set_member(requester, room_id, state_key, content)
+        check_not_suspended(requester)
+        if requester.shadow:
+            return _event_id_of_nothing()
+        if event_type == event_types.CANONICAL_ALIAS and state_key == "":
+            await self.canonical_aliases.check(room_id, content)
+        draft = Draft(
+            event_type,
+            requester.user_id,
+            content,
+            state_key,
+            origin_server_ts=_chosen_time(requester, origin_server_ts),
+            keep_if_same=True,
+        )
+        return await self._append(room_id, draft)
+
+    async def redact(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_id: EventID,
+        *,
+        txn_id: str | None = None,
+        reason: str | None = None,
+    ) -> EventID:
+        """Redact an event; suspended users may redact their own.
+
+        Raises: Forbidden, InvalidParam for an event of another room.
+        """
+        content = {} if reason is None else {"reason": reason}
+        scope = f"/rooms/{room_id}/redact/{event_id}"
+        txn = _txn_key(requester, scope, txn_id)
+        return await self._redact(requester, room_id, event_id, content, txn)
+
+    async def _redact_by_content(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        content: JsonObject,
+        scope: str,
+        txn_id: str | None,
+    ) -> EventID:
+        redacts = content.get("redacts")
+        if not isinstance(redacts, str) or "\0" in redacts:
+            raise BadJson("A redaction needs `redacts`, an event ID")
+        rest = {key: content[key] for key in content if key != "redacts"}
+        txn = _txn_key(requester, scope, txn_id)
+        return await self._redact(requester, room_id, parse_event_id(redacts), rest, txn)
+
+    async def _redact(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_id: EventID,
+        content: JsonObject,
+        txn: TxnKey | None,
+    ) -> EventID:
+        target = await self.events.get_one(event_id)
+        if target is not None and target.event.room_id != room_id:
+            raise InvalidParam("The event to redact is in another room")
+        if target is None or target.event.sender != requester.user_id:
+            check_not_suspended(requester)
+        draft = Draft(event_types.REDACTION, requester.user_id, content, redacts=event_id, txn=txn)
+        return await self._append(room_id, draft)
+
+    async def _append(self, room_id: RoomID, draft: Draft) -> EventID:
+        try:
+            appended = await self.appender.append(room_id, [draft])
+        except NotFound as error:
+            # Whether a room exists is nobody's business who is not in it.
+            raise Forbidden("You are not in this room") from error
+        return appended[0].event_id
+
+
+def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | None:
+    if txn_id is None:
+        return None
+    return TxnKey(requester.user_id, requester.device_id or "", scope, txn_id)
+
+
+def _chosen_time(requester: Requester, origin_server_ts: int | None) -> int | None:
+    return origin_server_ts if requester.appservice_id is not None else None
+
+
+def _event_id_of_nothing() -> EventID:
+    return EventID(f"${secrets.token_urlsafe(32)}")

@@ -1,0 +1,179 @@
+"""What clients do in rooms, wired over a World: services and endpoints, profiles in a dict.
+
+async with open_actions(database) as acts:
+    client = acts.client()
+    answer = await client.post("/_matrix/client/v3/createRoom", {}, token="alice")
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+
+from hs.apis.client.create_room import CreateRoomApi
+from hs.apis.client.membership import MembershipApi
+from hs.apis.client.send import SendApi
+from hs.core.events.event import Event
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.inproc import alone
+from hs.repl.memory_writer import MemoryWriter, epoch_at
+from hs.repl.rows import CacheRow
+from hs.repl.streams import CACHES
+from hs.services.directory.aliases import Aliases
+from hs.services.directory.public_rooms import PublicRooms
+from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
+from hs.services.rooms.create import RoomCreation
+from hs.services.rooms.deciding import DecidingReader
+from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.membership import RoomMembership
+from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.naming import RoomNaming
+from hs.services.rooms.relating import RelationChecks
+from hs.services.rooms.remote_rooms import NoRemoteRooms
+from hs.services.rooms.restricted import RestrictedJoins
+from hs.services.rooms.send import Sending
+from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
+from hs.settings.rooms import RoomSettings
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
+from tests.support.web import Tokens, WebClient, client_for
+
+PLENTY = Rate(1000, 1000)
+NO_LIMITS = RateLimitSettings(
+    rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
+    rc_joins_per_room=PLENTY,
+    rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=PLENTY),
+)
+DAVE = UserID(f"@dave:{SERVER}")
+
+
+@attrs.define
+class Profiles:
+    """LocalProfiles over a dict."""
+
+    known: dict[UserID, dict[str, str]] = attrs.Factory(dict)
+
+    async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
+        return self.known.get(user_id, {})
+
+
+@attrs.define(eq=False)
+class Actions:
+    """The services that clients' requests reach, over one world."""
+
+    world: World
+    profiles: Profiles
+    memberships: Memberships
+    aliases: Aliases
+    public_rooms: PublicRooms
+    creation: RoomCreation
+    membership: RoomMembership
+    naming: RoomNaming
+    sending: Sending
+    tokens: Tokens = attrs.Factory(Tokens)
+
+    def __attrs_post_init__(self) -> None:
+        for user_id in (ALICE, BOB, CAROL, DAVE):
+            self.user(user_id)
+
+    def user(self, user_id: UserID, **more: Any) -> Requester:
+        """Give a user a token: the localpart."""
+        name = user_id[1:].partition(":")[0]
+        made = Requester(user_id, **{"device_id": name.upper(), "token_id": 1, **more})
+        self.tokens.requesters[name] = made
+        return made
+
+    def client(self, *more: object) -> WebClient:
+        """Make a client of the endpoints of rooms."""
+        apis = (
+            CreateRoomApi(self.creation),
+            MembershipApi(self.membership, self.naming),
+            SendApi(self.sending),
+        )
+        return client_for(*apis, *more, tokens=self.tokens)
+
+    async def state(self, room_id: RoomID, event_type: str, key: str = "") -> Mapping[str, Any]:
+        """Give the content of an entry of a room's current state."""
+        stored = await self.world.states.current_event(room_id, event_type, key)
+        return {} if stored is None else stored.event.content
+
+    async def events_of(self, room_id: RoomID) -> list[Event]:
+        """Give a room's events in the order they were written."""
+        ids = [EventID(row.event_id) for _, row in self.world.seen if row.room_id == room_id]
+        return [one.event for one in (await self.world.events.get(ids)).values()]
+
+
+@asynccontextmanager
+async def open_actions(
+    database: Database,
+    *,
+    settings: RoomSettings | None = None,
+    limits: RateLimitSettings = NO_LIMITS,
+) -> AsyncIterator[Actions]:
+    """Start a world and wire what clients do over it."""
+    async with open_world(database) as world:
+        yield make_actions(world, settings or RoomSettings(), limits)
+
+
+def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings) -> Actions:
+    """Build the services."""
+    database = world.database
+    profiles = Profiles()
+    memberships = Memberships(database, world.feed, SERVER)
+    deciding = DecidingReader(world.states, world.events)
+    aliases = Aliases(database, SERVER, settings, world.clock)
+    public_rooms = PublicRooms(database, settings)
+    remote = NoRemoteRooms()
+    resolver = AliasResolver(aliases, remote)
+    counted = MembershipLimits(limits, world.clock)
+    drops: MemoryWriter[CacheRow] = MemoryWriter(
+        CACHES, "main", alone(world.feed), epoch_at(world.clock.now_ms())
+    )
+    drops.attach()
+    membership = RoomMembership(
+        appender=world.appender,
+        deciding=deciding,
+        memberships=memberships,
+        restricted=RestrictedJoins(memberships),
+        profiles=profiles,
+        remote=remote,
+        limits=counted,
+        database=database,
+        cache_drops=drops,
+    )
+    return Actions(
+        world=world,
+        profiles=profiles,
+        memberships=memberships,
+        aliases=aliases,
+        public_rooms=public_rooms,
+        creation=RoomCreation(
+            appender=world.appender,
+            aliases=aliases,
+            public_rooms=public_rooms,
+            profiles=profiles,
+            remote=remote,
+            limits=counted,
+            settings=settings,
+            server_name=SERVER,
+        ),
+        membership=membership,
+        naming=RoomNaming(
+            aliases=aliases,
+            public_rooms=public_rooms,
+            resolver=resolver,
+            deciding=deciding,
+            memberships=memberships,
+            appender=world.appender,
+            server_name=SERVER,
+        ),
+        sending=Sending(
+            appender=world.appender,
+            events=world.events,
+            relations=RelationChecks(database, world.events),
+            canonical_aliases=CanonicalAliasCheck(resolver, world.states),
+            membership=membership,
+        ),
+    )
