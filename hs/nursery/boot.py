@@ -7,9 +7,10 @@ services, duties, public listeners, ready. Leaving the nest is the drain, in rev
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import attrs
 import trio
 
 from hs.apis.health import HealthApi, MetricsApi
@@ -64,8 +65,14 @@ def _tell_failure(plan: Plan, error: BaseException) -> int:
     cause, is_ours = cause_of(error)
     if is_ours:
         log.critical("this is a fault of the server itself", exc_info=error)
-    print(f"hs: {plan.instance}: {cause}", file=sys.stderr, flush=True)  # noqa: T201 - for a person
+    _tell(f"hs: {plan.instance}: {cause}")
     return EXIT_FAILED
+
+
+def _tell(line: str) -> None:
+    """Say something to the person or script that started this, whatever the logs are set to."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 async def run_process(settings: Settings, plan: Plan) -> None:
@@ -175,7 +182,7 @@ async def _serve_public(process: Process, stop: trio.Event) -> None:
 
 def _tell_ready(plan: Plan, bound: list[Bound]) -> None:
     places = ", ".join(one.address for one in bound) or "no public listener"
-    print(f"hs: {plan.instance} ready: {places}", file=sys.stderr, flush=True)  # noqa: T201
+    _tell(f"hs: {plan.instance} ready: {places}")
     systemd.notify(systemd.READY)
 
 
@@ -191,19 +198,17 @@ async def _listen(
 
 def _specs(listener: Listener, settings: Settings) -> list[ListenerSpec]:
     certificate, key = settings.tls.tls_certificate_path, settings.tls.tls_private_key_path
-    make: Callable[[str, str | None], ListenerSpec] = lambda host, path: ListenerSpec(  # noqa: E731
+    template = ListenerSpec(
         resources=listener.names,
-        host=host,
         port=listener.port or 0,
-        path=path,
+        path=str(listener.path) if listener.path else None,
         mode=listener.mode,
         certificate_path=str(certificate) if listener.tls and certificate else None,
         private_key_path=str(key) if listener.tls and key else None,
         x_forwarded=listener.x_forwarded,
     )
-    if listener.path is not None:
-        return [make("", str(listener.path))]
-    return [make(host, None) for host in listener.bind_addresses]
+    hosts = listener.bind_addresses if listener.path is None else ("",)
+    return [attrs.evolve(template, host=host) for host in hosts]
 
 
 def _public_app(process: Process) -> Application:
