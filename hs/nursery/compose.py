@@ -11,7 +11,8 @@ from hs.nursery.foundation import lay_foundation
 from hs.nursery.plan import Plan
 from hs.nursery.process import Process, Runner
 from hs.nursery.wiring.accounts import wire_accounts
-from hs.nursery.wiring.rooms import wire_rooms
+from hs.nursery.wiring.endpoints import account_apis, action_apis
+from hs.nursery.wiring.rooms import wire_room_actions, wire_rooms
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -25,6 +26,8 @@ def compose(
     metrics.watch_process()
     accounts = wire_accounts(ground)
     rooms = wire_rooms(ground)
+    actions = wire_room_actions(ground, rooms, accounts)
+    endpoints = collect(*account_apis(accounts), *action_apis(actions))
     runners: list[tuple[str, Runner]] = []
     if rooms.committer is not None:
         runners.append(("committer", rooms.committer.run))
@@ -33,7 +36,7 @@ def compose(
         ground=ground,
         runners=runners,
         duties=duties,
-        endpoints=collect(),
+        endpoints=endpoints,
         authenticator=accounts.authenticator,
         rates=accounts.rates,
         admission=admission,

@@ -8,6 +8,7 @@ from hs.repl.streams import CACHES
 from hs.services.accounts.appservices import NoAppservices
 from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
 from hs.services.accounts.last_seen import LastSeen
+from hs.services.accounts.lifecycle import Lifecycle, NoRooms
 from hs.services.accounts.login import Login
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
@@ -32,7 +33,9 @@ class Accounts:
     registration: Registration
     credentials: Credentials
     login: Login
+    lifecycle: Lifecycle
     interactive: InteractiveAuth
+    registration_tokens: RegistrationTokenStage
     appservices: NoAppservices
 
     @property
@@ -84,10 +87,20 @@ def wire_accounts(ground: Foundation) -> Accounts:
         sessions,
         appservices,
     )
+    registration_tokens = RegistrationTokenStage(database, clock)
+    lifecycle = Lifecycle(
+        database,
+        passwords,
+        settings.passwords,
+        sessions,
+        profiles,
+        revocations,
+        NoRooms(),
+    )
     stages: dict[str, Stage] = {
         "m.login.dummy": Dummy(),
         "m.login.password": PasswordStage(credentials),
-        "m.login.registration_token": RegistrationTokenStage(database, clock),
+        "m.login.registration_token": registration_tokens,
     }
     return Accounts(
         rates=ConfiguredRates(settings.rate_limits),
@@ -101,5 +114,7 @@ def wire_accounts(ground: Foundation) -> Accounts:
         credentials=credentials,
         login=login,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
+        lifecycle=lifecycle,
+        registration_tokens=registration_tokens,
         appservices=appservices,
     )
