@@ -8,7 +8,8 @@ from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.state import Key
 
-_PLACE = "SELECT event_id, depth, stream_id, writer FROM events"
+_FIELDS = "event_id, depth, stream_id, writer, type, sender, contains_url"
+_PLACE = f"SELECT {_FIELDS} FROM events"
 _BETWEEN = (
     "room_id = $1 AND status = 0 "
     "AND (depth > $2 OR (depth = $2 AND stream_id > $3)) "
@@ -27,35 +28,52 @@ ORDER BY stream_id LIMIT $4
 """
 LATEST_IN_ROOMS = sql(
     lambda d: (
-        "SELECT room_id, event_id, depth, stream_id, writer FROM ("
-        "SELECT room_id, event_id, depth, stream_id, writer, row_number() OVER "
+        f"SELECT {_FIELDS}, room_id FROM ("
+        f"SELECT {_FIELDS}, room_id, row_number() OVER "
         "(PARTITION BY room_id ORDER BY stream_id DESC) AS place "
         f"FROM events WHERE {d.any_of('room_id', 1, 'text')} AND status = 0 AND stream_id <= $2"
         ") ranked WHERE place <= $3 ORDER BY room_id, stream_id"
     )
 )
-FIRST_AT_OR_AFTER = """
-SELECT event_id, origin_server_ts FROM events
-WHERE room_id = $1 AND status = 0 AND origin_server_ts >= $2
-ORDER BY origin_server_ts, depth, stream_id LIMIT $3
+FIRST_AND_LAST = """
+SELECT min(stream_id), max(stream_id) FROM events WHERE room_id = $1 AND status = 0
 """
-LAST_AT_OR_BEFORE = """
-SELECT event_id, origin_server_ts FROM events
-WHERE room_id = $1 AND status = 0 AND origin_server_ts <= $2
-ORDER BY origin_server_ts DESC, depth DESC, stream_id DESC LIMIT $3
+NEXT_TIME = """
+SELECT stream_id, origin_server_ts FROM events
+WHERE room_id = $1 AND status = 0 AND stream_id >= $2 ORDER BY stream_id LIMIT 1
 """
-PLACE_OF = sql(
-    lambda d: f"{_PLACE} WHERE {d.any_of('event_id', 1, 'text')}",
-)
+TIMES_FROM = """
+SELECT event_id, origin_server_ts, depth, stream_id FROM events
+WHERE room_id = $1 AND status = 0 AND stream_id >= $2 ORDER BY stream_id LIMIT $3
+"""
+TIMES_BELOW = """
+SELECT event_id, origin_server_ts, depth, stream_id FROM events
+WHERE room_id = $1 AND status = 0 AND stream_id < $2 ORDER BY stream_id DESC LIMIT $3
+"""
 
 
 class Placed(NamedTuple):
-    """An event's place in its room: in history by depth, in arrival by number."""
+    """An event's place in its room, and what filters ask of it.
+
+    Its depth and number are its place in history, its number alone that in arrival.
+    """
 
     event_id: str
     depth: int
     stream_id: int
     writer: str
+    type: str
+    sender: str
+    contains_url: int
+
+
+class Timed(NamedTuple):
+    """An event's time and place."""
+
+    event_id: str
+    origin_server_ts: int
+    depth: int
+    stream_id: int
 
 
 Place = tuple[int, int]
@@ -90,24 +108,33 @@ async def latest_in_rooms(
     """List the last events of each of many rooms, the earliest first."""
     found: dict[str, list[Placed]] = {room_id: [] for room_id in room_ids}
     for row in await tx.fetch(LATEST_IN_ROOMS, list(room_ids), upto, limit):
-        found[row[0]].append(Placed(row[1], row[2], row[3], row[4]))
+        *placed, room_id = row
+        found[room_id].append(Placed(*placed))
     return found
 
 
-async def first_at_or_after(
-    tx: Tx, room_id: str, origin_server_ts: int, limit: int
-) -> list[tuple[str, int]]:
-    """List (event_id, time) of a room from a time on, the earliest first."""
-    rows = await tx.fetch(FIRST_AT_OR_AFTER, room_id, origin_server_ts, limit)
-    return [(row[0], row[1]) for row in rows]
+async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) -> list[Timed]:
+    """List events that arrived about when those of a time did, in no order.
 
-
-async def last_at_or_before(
-    tx: Tx, room_id: str, origin_server_ts: int, limit: int
-) -> list[tuple[str, int]]:
-    """List (event_id, time) of a room up to a time, the latest first."""
-    rows = await tx.fetch(LAST_AT_OR_BEFORE, room_id, origin_server_ts, limit)
-    return [(row[0], row[1]) for row in rows]
+    Arrival follows time but for what other servers sent late or dated wrongly, so the window
+    is searched for by halving and holds `window` events to each side.
+    """
+    row = await tx.fetchrow(FIRST_AND_LAST, room_id)
+    if row is None or row[0] is None:
+        return []
+    low, high = row[0], row[1] + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = await tx.fetchrow(NEXT_TIME, room_id, middle)
+        if found is None or found[1] >= origin_server_ts:
+            high = middle
+        else:
+            low = found[0] + 1
+    rows = [
+        *await tx.fetch(TIMES_FROM, room_id, low, window),
+        *await tx.fetch(TIMES_BELOW, room_id, low, window),
+    ]
+    return [Timed(*row) for row in rows]
 
 
 async def entries_at(

@@ -192,11 +192,13 @@ class Rendering:
     ) -> bytes:
         """Give an event with only its essential fields, as of a user who asked to be erased."""
         prefix = _prefix_of(redact(stored.event), b"")
-        return b'%b%b,"unsigned":{"age":%d%b}}' % (
+        aggregate = self._aggregates.get_nowait(stored.event_id) or NOTHING
+        return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
             prefix.body,
             prefix.room if room_id else b"",
             viewer.now_ms - stored.event.origin_server_ts,
             b"" if membership is None else _membership(membership),
+            b"" if aggregate is NOTHING else self._relations(stored, aggregate, viewer),
         )
 
     async def _prepare_previous(self, events: Iterable[StoredEvent]) -> None:

@@ -1,0 +1,39 @@
+"""From events to what one requester gets of them: seen, prepared and rendered in one go."""
+
+from collections.abc import Sequence
+
+import attrs
+
+from hs.core.requester import Requester
+from hs.services.rooms.rendering import Rendering, Viewer
+from hs.services.rooms.stored import StoredEvent
+from hs.services.rooms.visibility import Seen, Visibility
+
+
+@attrs.frozen(eq=False)
+class Showing:
+    """Renders events for requesters, with `room_id` as all endpoints but /sync do."""
+
+    _visibility: Visibility
+    _rendering: Rendering
+
+    async def timeline(self, requester: Requester, seen: Sequence[Seen]) -> list[bytes]:
+        """Render events of a history that the requester may see."""
+        viewer = await self._viewer(requester)
+        await self._rendering.prepare([one.stored for one in seen], viewer)
+        return [self._one(one, viewer) for one in seen]
+
+    async def state(self, requester: Requester, events: Sequence[StoredEvent]) -> list[bytes]:
+        """Render events as parts of a state."""
+        viewer = self._rendering.viewer(requester)
+        await self._rendering.prepare_state(events)
+        render = self._rendering.state_event
+        return [render(stored, viewer, room_id=True) for stored in events]
+
+    def _one(self, seen: Seen, viewer: Viewer) -> bytes:
+        render = self._rendering.pruned_event if seen.pruned else self._rendering.timeline_event
+        return render(seen.stored, viewer, seen.membership, room_id=True)
+
+    async def _viewer(self, requester: Requester) -> Viewer:
+        ignored = await self._visibility.ignored_by(requester.user_id)
+        return self._rendering.viewer(requester, ignored)

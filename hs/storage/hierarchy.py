@@ -1,0 +1,55 @@
+"""Reading what lists and trees of rooms show."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+
+SUMMARIES = sql(
+    lambda d: (
+        "SELECT r.room_id, r.version, r.is_public, s.name, s.topic, s.avatar_url, "
+        "s.canonical_alias, s.join_rule, s.history_visibility, s.guest_access, s.encryption, "
+        "s.room_type, s.joined_members, s.tombstoned "
+        "FROM rooms r JOIN room_summaries s ON s.room_id = r.room_id "
+        f"WHERE {d.any_of('r.room_id', 1, 'text')}"
+    )
+)
+ROOM_OF_ALIAS = "SELECT room_id FROM room_aliases WHERE alias = $1"
+IS_PUBLIC = "SELECT is_public FROM rooms WHERE room_id = $1"
+
+
+class RoomRecord(NamedTuple):
+    """What lists show of one room."""
+
+    room_id: str
+    version: str
+    is_public: int
+    name: str | None
+    topic: str | None
+    avatar_url: str | None
+    canonical_alias: str | None
+    join_rule: str | None
+    history_visibility: str | None
+    guest_access: str | None
+    encryption: str | None
+    room_type: str | None
+    joined_members: int
+    tombstoned: int
+
+
+async def summaries(tx: Tx, room_ids: Sequence[str]) -> dict[str, RoomRecord]:
+    """Give what lists show of those rooms that are known."""
+    rows = await tx.fetch(SUMMARIES, list(room_ids))
+    return {row[0]: RoomRecord(*row) for row in rows}
+
+
+async def room_of_alias(tx: Tx, alias: str) -> str | None:
+    """Give the room that an alias of this server stands for."""
+    found: str | None = await tx.fetchval(ROOM_OF_ALIAS, alias)
+    return found
+
+
+async def is_public(tx: Tx, room_id: str) -> bool:
+    """Tell whether a room is listed in the directory."""
+    return bool(await tx.fetchval(IS_PUBLIC, room_id))
