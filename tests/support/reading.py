@@ -1,20 +1,34 @@
 """The read side of rooms over a World, with tables in place of users' wishes."""
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import attrs
 import orjson
 
+from hs.apis.client.room_messages import RoomMessagesApi
+from hs.apis.client.room_relations import RoomRelationsApi
+from hs.apis.client.room_state import RoomStateApi
+from hs.apis.client.room_summary import RoomSummaryApi
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.aggregates import Aggregates
+from hs.services.rooms.hierarchy import Hierarchy
 from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.places import Places
 from hs.services.rooms.previous_state import PreviousStates
+from hs.services.rooms.related_events import RelatedEvents
 from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.room_previews import RoomPreviews
+from hs.services.rooms.room_snapshot import RoomSnapshots
+from hs.services.rooms.room_state import RoomState
+from hs.services.rooms.showing import Showing
 from hs.services.rooms.tails import Tails
+from hs.services.rooms.timelines import Timelines
 from hs.services.rooms.visibility import Visibility
 from tests.support.rooms import SERVER, World
+from tests.support.web import Tokens, WebClient, client_for
 
 
 @attrs.define(eq=False)
@@ -82,3 +96,39 @@ def readers_of(world: World) -> Reading:
         world.database, world.feed, world.events, world.states, memberships, wishes, wishes
     )
     return Reading(world, wishes, memberships, tails, aggregates, previous, rendering, visibility)
+
+
+def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = ()) -> WebClient:
+    """Serve all endpoints that read rooms; a user's token is the user ID."""
+    world = reading.world
+    showing = Showing(reading.visibility, reading.rendering)
+    places = Places(world.database)
+    timelines = Timelines(
+        world.database, world.events, world.states, reading.visibility, showing, places
+    )
+    state = RoomState(
+        world.database,
+        world.events,
+        world.states,
+        reading.memberships,
+        reading.visibility,
+        showing,
+        places,
+    )
+    related = RelatedEvents(
+        world.database, world.events, reading.visibility, showing, places, timelines
+    )
+    previews = RoomPreviews(world.database, world.states, reading.memberships)
+    snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
+    tokens = Tokens()
+    for user_id in (*user_ids, *guests):
+        tokens.requesters[user_id] = Requester(
+            user_id, f"{user_id} phone", 1, is_guest=user_id in guests
+        )
+    return client_for(
+        RoomMessagesApi(timelines, snapshots),
+        RoomStateApi(state, reading.memberships),
+        RoomRelationsApi(related),
+        RoomSummaryApi(previews, Hierarchy(world.events, world.states, previews)),
+        tokens=tokens,
+    )

@@ -1,0 +1,131 @@
+"""Relations and threads over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from hs.core.ids import EventID, RoomID, UserID
+from hs.services.rooms.drafts import Draft
+from hs.storage.database import Database
+from tests.support.reading import Reading, client_of, readers_of
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
+from tests.support.web import Answer, WebClient
+
+
+@pytest.fixture
+async def world(database: Database) -> AsyncIterator[World]:
+    async with open_world(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reading(world: World) -> Reading:
+    return readers_of(world)
+
+
+@pytest.fixture
+def client(reading: Reading) -> WebClient:
+    return client_of(reading, ALICE, BOB, CAROL)
+
+
+async def relate(
+    world: World,
+    room_id: RoomID,
+    parent: EventID,
+    rel_type: str = "m.thread",
+    sender: UserID = ALICE,
+    event_type: str = "m.room.message",
+    **relation: Any,
+) -> EventID:
+    relates_to = {"rel_type": rel_type, "event_id": parent, **relation}
+    content = {"body": "child", "msgtype": "m.text", "m.relates_to": relates_to}
+    (appended,) = await world.append(room_id, Draft(event_type, sender, content))
+    return appended.event_id
+
+
+async def relations(client: WebClient, room_id: RoomID, rest: str, **query: Any) -> Answer:
+    return await client.get(
+        f"/_matrix/client/v1/rooms/{room_id}/relations/{rest}", token=ALICE, query=query
+    )
+
+
+def ids(answer: Answer) -> list[str]:
+    return [one["event_id"] for one in answer.json["chunk"]]
+
+
+async def test_children_come_by_type_and_in_pages(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    root = (await world.send(room_id, ALICE, "root")).event_id
+    replies = [await relate(world, room_id, root) for _ in range(5)]
+    reaction = await relate(world, room_id, root, "m.annotation", event_type="m.reaction", key="+")
+
+    everything = await relations(client, room_id, root)
+    threaded = await relations(client, room_id, f"{root}/m.thread", limit=2)
+    rest = await relations(
+        client, room_id, f"{root}/m.thread", **{"from": threaded.json["next_batch"]}
+    )
+    reactions = await relations(client, room_id, f"{root}/m.annotation/m.reaction")
+    none = await relations(client, room_id, f"{root}/m.annotation/m.room.message")
+    forward = await relations(client, room_id, root, dir="f", limit=2)
+
+    assert ids(everything) == [reaction, *replies[::-1]]
+    assert "next_batch" not in everything.json
+    assert ids(threaded) == replies[:2:-1]
+    assert ids(rest) == replies[2::-1]
+    assert ids(reactions) == [reaction]
+    assert ids(none) == []
+    assert ids(forward) == replies[:2]
+
+
+async def test_recursion_follows_children_of_children(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    root = (await world.send(room_id, ALICE, "root")).event_id
+    reply = await relate(world, room_id, root)
+    reaction = await relate(world, room_id, reply, "m.annotation", key="+")
+
+    answer = await relations(client, room_id, root, recurse="true")
+
+    assert ids(answer) == [reaction, reply]
+    assert answer.json["recursion_depth"] == 3
+
+
+async def test_relations_of_unseen_events_are_refused(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(BOB)
+    own = await world.create_room(ALICE)
+    sent = await world.send(room_id, BOB)
+
+    stranger = await relations(client, room_id, sent.event_id)
+    elsewhere = await relations(client, own, sent.event_id)
+    bad = await relations(client, own, sent.event_id, limit=0)
+
+    assert (stranger.status, stranger.errcode) == (403, "M_FORBIDDEN")
+    assert (elsewhere.status, elsewhere.errcode) == (404, "M_NOT_FOUND")
+    assert bad.status in (400, 404)
+
+
+async def test_threads_are_listed_by_their_last_reply(
+    world: World, reading: Reading, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+    roots = [(await world.send(room_id, user_id)).event_id for user_id in (ALICE, BOB, CAROL)]
+    for root in (roots[0], roots[1], roots[2], roots[0]):
+        await relate(world, room_id, root, sender=CAROL)
+    await relate(world, room_id, roots[1], sender=ALICE)
+    path = f"/_matrix/client/v1/rooms/{room_id}/threads"
+
+    first = await client.get(path, token=ALICE, query={"limit": 2})
+    rest = await client.get(path, token=ALICE, query={"from": first.json["next_batch"]})
+    own = await client.get(path, token=ALICE, query={"include": "participated"})
+    reading.wishes.ignored[ALICE] = {BOB}
+    ignoring = await client.get(path, token=ALICE, query={"limit": 1})
+    bad = await client.get(path, token=ALICE, query={"from": "rubbish"})
+
+    assert ids(first) == [roots[1], roots[0]]
+    assert ids(rest) == [roots[2]]
+    assert "next_batch" not in rest.json
+    assert ids(own) == [roots[1], roots[0]]
+    thread = first.json["chunk"][0]["unsigned"]["m.relations"]["m.thread"]
+    assert (thread["count"], thread["current_user_participated"]) == (2, True)
+    assert ignoring.json["chunk"][0]["content"] == {}
+    assert (bad.status, bad.errcode) == (400, "M_INVALID_PARAM")
