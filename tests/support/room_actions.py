@@ -12,8 +12,11 @@ from typing import Any
 import attrs
 
 from hs.apis.client.create_room import CreateRoomApi
+from hs.apis.client.directory import DirectoryApi
 from hs.apis.client.membership import MembershipApi
+from hs.apis.client.public_rooms import PublicRoomsApi
 from hs.apis.client.send import SendApi
+from hs.apis.client.upgrade import UpgradeApi
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
@@ -34,6 +37,7 @@ from hs.services.rooms.relating import RelationChecks
 from hs.services.rooms.remote_rooms import NoRemoteRooms
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
+from hs.services.rooms.upgrade import RoomUpgrade
 from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
 from hs.settings.rooms import RoomSettings
 from hs.storage.database import Database
@@ -72,6 +76,7 @@ class Actions:
     membership: RoomMembership
     naming: RoomNaming
     sending: Sending
+    upgrades: RoomUpgrade
     tokens: Tokens = attrs.Factory(Tokens)
 
     def __attrs_post_init__(self) -> None:
@@ -91,6 +96,9 @@ class Actions:
             CreateRoomApi(self.creation),
             MembershipApi(self.membership, self.naming),
             SendApi(self.sending),
+            DirectoryApi(self.naming, self.public_rooms),
+            PublicRoomsApi(self.public_rooms, SERVER, open_to_all=False),
+            UpgradeApi(self.upgrades),
         )
         return client_for(*apis, *more, tokens=self.tokens)
 
@@ -117,63 +125,104 @@ async def open_actions(
         yield make_actions(world, settings or RoomSettings(), limits)
 
 
+@attrs.frozen
+class _Parts:
+    """What several of the services are made of."""
+
+    world: World
+    profiles: Profiles
+    memberships: Memberships
+    deciding: DecidingReader
+    aliases: Aliases
+    public_rooms: PublicRooms
+    resolver: AliasResolver
+    limits: MembershipLimits
+    settings: RoomSettings
+    remote: NoRemoteRooms = attrs.Factory(NoRemoteRooms)
+
+
 def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings) -> Actions:
     """Build the services."""
-    database = world.database
-    profiles = Profiles()
-    memberships = Memberships(database, world.feed, SERVER)
-    deciding = DecidingReader(world.states, world.events)
-    aliases = Aliases(database, SERVER, settings, world.clock)
-    public_rooms = PublicRooms(database, settings)
-    remote = NoRemoteRooms()
-    resolver = AliasResolver(aliases, remote)
-    counted = MembershipLimits(limits, world.clock)
+    aliases = Aliases(world.database, SERVER, settings, world.clock)
+    parts = _Parts(
+        world=world,
+        profiles=Profiles(),
+        memberships=Memberships(world.database, world.feed, SERVER),
+        deciding=DecidingReader(world.states, world.events),
+        aliases=aliases,
+        public_rooms=PublicRooms(world.database, settings),
+        resolver=AliasResolver(aliases, NoRemoteRooms()),
+        limits=MembershipLimits(limits, world.clock),
+        settings=settings,
+    )
+    membership = _membership(parts)
+    return Actions(
+        world=world,
+        profiles=parts.profiles,
+        memberships=parts.memberships,
+        aliases=aliases,
+        public_rooms=parts.public_rooms,
+        creation=_creation(parts),
+        membership=membership,
+        naming=_naming(parts),
+        sending=Sending(
+            appender=world.appender,
+            events=world.events,
+            relations=RelationChecks(world.database, world.events),
+            canonical_aliases=CanonicalAliasCheck(parts.resolver, world.states),
+            membership=membership,
+        ),
+        upgrades=RoomUpgrade(
+            appender=world.appender,
+            deciding=parts.deciding,
+            states=world.states,
+            events=world.events,
+            aliases=aliases,
+            profiles=parts.profiles,
+            database=world.database,
+        ),
+    )
+
+
+def _membership(parts: _Parts) -> RoomMembership:
+    world = parts.world
     drops: MemoryWriter[CacheRow] = MemoryWriter(
         CACHES, "main", alone(world.feed), epoch_at(world.clock.now_ms())
     )
     drops.attach()
-    membership = RoomMembership(
+    return RoomMembership(
         appender=world.appender,
-        deciding=deciding,
-        memberships=memberships,
-        restricted=RestrictedJoins(memberships),
-        profiles=profiles,
-        remote=remote,
-        limits=counted,
-        database=database,
+        deciding=parts.deciding,
+        memberships=parts.memberships,
+        restricted=RestrictedJoins(parts.memberships),
+        profiles=parts.profiles,
+        remote=parts.remote,
+        limits=parts.limits,
+        database=world.database,
         cache_drops=drops,
     )
-    return Actions(
-        world=world,
-        profiles=profiles,
-        memberships=memberships,
-        aliases=aliases,
-        public_rooms=public_rooms,
-        creation=RoomCreation(
-            appender=world.appender,
-            aliases=aliases,
-            public_rooms=public_rooms,
-            profiles=profiles,
-            remote=remote,
-            limits=counted,
-            settings=settings,
-            server_name=SERVER,
-        ),
-        membership=membership,
-        naming=RoomNaming(
-            aliases=aliases,
-            public_rooms=public_rooms,
-            resolver=resolver,
-            deciding=deciding,
-            memberships=memberships,
-            appender=world.appender,
-            server_name=SERVER,
-        ),
-        sending=Sending(
-            appender=world.appender,
-            events=world.events,
-            relations=RelationChecks(database, world.events),
-            canonical_aliases=CanonicalAliasCheck(resolver, world.states),
-            membership=membership,
-        ),
+
+
+def _creation(parts: _Parts) -> RoomCreation:
+    return RoomCreation(
+        appender=parts.world.appender,
+        aliases=parts.aliases,
+        public_rooms=parts.public_rooms,
+        profiles=parts.profiles,
+        remote=parts.remote,
+        limits=parts.limits,
+        settings=parts.settings,
+        server_name=SERVER,
+    )
+
+
+def _naming(parts: _Parts) -> RoomNaming:
+    return RoomNaming(
+        aliases=parts.aliases,
+        public_rooms=parts.public_rooms,
+        resolver=parts.resolver,
+        deciding=parts.deciding,
+        memberships=parts.memberships,
+        appender=parts.world.appender,
+        server_name=SERVER,
     )

@@ -16,6 +16,7 @@ class RoomAppender(Protocol):
 
         Idempotent by each draft's `txn`.
         Raises: NotFound for a room without state here; Forbidden and TooLarge by the rules;
+        BadState, when what a draft `replaces` is not in place any more;
         MatrixError 503 when the commit failed, which may be tried again.
         """
 

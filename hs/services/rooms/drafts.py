@@ -27,6 +27,7 @@ class Draft:
 
     `redacts` is put where the room's version keeps it. With `keep_if_same`, a state event equal
     in content and sender to the current one is answered by that one's ID, and nothing is new.
+    `replaces` is the event that must still hold the entry of the state when this is appended.
     """
 
     type: str
@@ -37,6 +38,7 @@ class Draft:
     txn: TxnKey | None = None
     origin_server_ts: int | None = None
     keep_if_same: bool = False
+    replaces: EventID | None = None
 
 
 @attrs.frozen

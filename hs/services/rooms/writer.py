@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.errors import MatrixError
+from hs.core.errors import BadState, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
@@ -13,7 +13,7 @@ from hs.core.versions import room_version
 from hs.services.rooms.building import EventBuilder
 from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.hot_room import HotRoom, first_head, follow, own_change
+from hs.services.rooms.hot_room import HotRoom, RoomHead, first_head, follow, own_change
 from hs.services.rooms.hot_rooms import HotRooms, RoomDropped
 from hs.services.rooms.placed import Batch, NewRoom, Placed, appended
 from hs.services.rooms.stored import StoredEvent
@@ -99,6 +99,7 @@ class RoomWriter:
         for draft, device in zip(call.drafts, call.devices, strict=True):
             known = self._known(room, draft, device, call)
             if known is None:
+                _check_replaced(head, draft)
                 target = _target(room, draft, placed, call)
                 one, head = self._builder.place(room, head, draft, target)
                 placed.append(one)
@@ -197,6 +198,13 @@ def _same(room: HotRoom, draft: Draft, call: _Call) -> _Slot | None:
     if stored.redacted_by is not None:
         return None
     return Appended(current, stored.stream_id, room.room_id, existed=True)
+
+
+def _check_replaced(head: RoomHead, draft: Draft) -> None:
+    if draft.replaces is None:
+        return
+    if head.snapshot.map.get((draft.type, draft.state_key or "")) != draft.replaces:
+        raise BadState("The state of the room has changed meanwhile")
 
 
 def _target(room: HotRoom, draft: Draft, placed: Sequence[Placed], call: _Call) -> Event | None:

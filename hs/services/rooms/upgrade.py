@@ -1,0 +1,275 @@
+"""Replacing a room by one of another version.
+
+Spec: client-server API, Room Upgrades.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from hs.core.auth.power_levels import DEFAULT_LEVELS, PowerLevels, creators_of, read_level
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import Forbidden, NotFound
+from hs.core.events import event_types
+from hs.core.events.event import Event
+from hs.core.events.event_types import StateKey
+from hs.core.events.redaction import redact
+from hs.core.ids import RoomID, UserID, parse_user_id
+from hs.core.requester import Requester
+from hs.core.versions import RoomVersion, room_version
+from hs.services.directory.aliases import Aliases
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.deciding import Deciding, DecidingReader
+from hs.services.rooms.drafts import Draft
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.member_profiles import LocalProfiles, shown
+from hs.services.rooms.permissions import check_not_suspended
+from hs.services.rooms.state_store import StateStore
+from hs.storage import rooms
+from hs.storage.database import Database
+
+COPIED_TYPES: Final = (
+    event_types.JOIN_RULES,
+    event_types.HISTORY_VISIBILITY,
+    event_types.GUEST_ACCESS,
+    event_types.SERVER_ACL,
+    event_types.ENCRYPTION,
+    event_types.NAME,
+    event_types.AVATAR,
+    event_types.TOPIC,
+    event_types.CANONICAL_ALIAS,
+)
+MAX_COPIED: Final = 2000  # bans, children of a space
+MAX_LEVEL_BEFORE_12: Final = 100
+
+_SPACE: Final = "m.space"
+_MAPS_OF_LEVELS: Final = ("users", "events", "notifications")
+_CANONICAL_KEY: Final = (event_types.CANONICAL_ALIAS, "")
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RoomUpgrade:
+    """Upgrades rooms for clients."""
+
+    appender: RoomAppender
+    deciding: DecidingReader
+    states: StateStore
+    events: EventStore
+    aliases: Aliases
+    profiles: LocalProfiles
+    database: Database
+
+    async def upgrade(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        version: str,
+        additional_creators: Sequence[str] = (),
+    ) -> RoomID:
+        """Replace a room by a new one; give that one's ID.
+
+        Raises: UnsupportedRoomVersion, NotFound, Forbidden, InvalidParam.
+        """
+        check_not_suspended(requester)
+        rules = room_version(version)
+        user_id = requester.user_id
+        old = await self.deciding.read(room_id, members=(user_id,))
+        if old is None:
+            raise NotFound("Room not found")
+        if not old.may_send_state(user_id, event_types.TOMBSTONE):
+            raise Forbidden("You cannot upgrade this room")
+        creators = [parse_user_id(one) for one in additional_creators]
+        state = await self._state_to_copy(old)
+        content = await self._create_content(old, rules, creators)
+        profile = shown(await self.profiles.of_local(user_id))
+        drafts = _first_drafts(user_id, profile, content, old, rules, state)
+        new_room = (await self.appender.create(version, drafts))[0].room_id
+        await self._close(user_id, old, new_room, state)
+        await self.aliases.move(room_id, new_room)
+        return new_room
+
+    async def _create_content(
+        self, old: Deciding, rules: RoomVersion, creators: Sequence[UserID]
+    ) -> JsonObject:
+        content: JsonObject = {
+            key: old.create.content[key]
+            for key in ("type", "m.federate")
+            if key in old.create.content
+        }
+        content["predecessor"] = {"room_id": old.room_id}
+        head = await self.database.read(rooms.head, old.room_id)
+        last = [] if head is None else orjson.loads(head.extremities)
+        if last:
+            content["predecessor"]["event_id"] = last[0]
+        if rules.privileged_creators and creators:
+            content["additional_creators"] = list(dict.fromkeys(creators))
+        return content
+
+    async def _state_to_copy(self, old: Deciding) -> Mapping[StateKey, Event]:
+        current = await self.states.current(old.room_id)
+        wanted = [key for key in current if _may_be_copied(key, old)]
+        stored = await self.events.get(current[key] for key in wanted)
+        found: dict[StateKey, Event] = {}
+        for key in wanted:
+            one = stored.get(current[key])
+            if one is not None:
+                found[key] = one.event if one.redacted_by is None else redact(one.event)
+        return found
+
+    async def _close(
+        self, user_id: UserID, old: Deciding, new_room: RoomID, state: Mapping[StateKey, Event]
+    ) -> None:
+        tombstone = {"body": "This room has been replaced", "replacement_room": new_room}
+        await self._append(old.room_id, Draft(event_types.TOMBSTONE, user_id, tombstone, ""))
+        if _CANONICAL_KEY in state:
+            await self._try_append(old.room_id, Draft(event_types.CANONICAL_ALIAS, user_id, {}, ""))
+        levels = old.events.get(event_types.POWER_LEVELS_KEY)
+        before = {} if levels is None else levels.content
+        await self._try_append(
+            old.room_id,
+            Draft(event_types.POWER_LEVELS, user_id, silencing_levels(before, old.rules), ""),
+        )
+
+    async def _append(self, room_id: RoomID, draft: Draft) -> None:
+        await self.appender.append(room_id, [draft])
+
+    async def _try_append(self, room_id: RoomID, draft: Draft) -> None:
+        try:
+            await self._append(room_id, draft)
+        except Forbidden:
+            # The tombstone says enough; the rest is done by who has the power.
+            return
+
+
+def silencing_levels(content: Mapping[str, Any], rules: RoomVersion) -> JsonObject:
+    """Give power levels by which ordinary members neither send nor invite any more."""
+    users_default = read_level(content.get("users_default"), rules) or 0
+    level = max(50, users_default + 1)
+    raised = dict(content)
+    for name in ("events_default", "invite"):
+        current = read_level(content.get(name), rules) or 0
+        raised[name] = max(current, level)
+    return raised
+
+
+def new_power_levels(old: Deciding, rules: RoomVersion, creators: Iterable[str]) -> JsonObject:
+    """Give the power levels that replace a room's own under the rules of another version.
+
+    `creators` are those of the new room.
+    """
+    event = old.events.get(event_types.POWER_LEVELS_KEY)
+    content = _readable(event.content if event is not None else {}, old.rules)
+    users = content.setdefault("users", {})
+    events = content.setdefault("events", {})
+    if event is None or old.rules.privileged_creators:
+        # Whose power was not written down keeps what can be written.
+        for creator in creators_of(old.create):
+            users[creator] = MAX_LEVEL_BEFORE_12
+    if rules.privileged_creators:
+        content["users"] = {one: users[one] for one in users if one not in set(creators)}
+        least = rules.default_tombstone_level or 0
+        state_default = content.get("state_default", DEFAULT_LEVELS["state_default"])
+        if not old.rules.privileged_creators:
+            events[event_types.TOMBSTONE] = max(least, state_default + 1)
+    elif events.get(event_types.TOMBSTONE, 0) > MAX_LEVEL_BEFORE_12:
+        events[event_types.TOMBSTONE] = MAX_LEVEL_BEFORE_12
+    return content
+
+
+def _readable(content: Mapping[str, Any], rules: RoomVersion) -> JsonObject:
+    """Give power levels with integers only, as the newer versions demand."""
+    levels: JsonObject = dict(content)
+    for name in DEFAULT_LEVELS:
+        if name in levels:
+            level = read_level(levels[name], rules)
+            if level is None:
+                del levels[name]
+            else:
+                levels[name] = level
+    for name in _MAPS_OF_LEVELS:
+        given = levels.pop(name, None)
+        if isinstance(given, Mapping):
+            read = {one: read_level(level, rules) for one, level in given.items()}
+            levels[name] = {one: level for one, level in read.items() if level is not None}
+    return levels
+
+
+def _may_be_copied(key: StateKey, old: Deciding) -> bool:
+    event_type, state_key = key
+    if event_type == event_types.SPACE_CHILD:
+        return old.create.content.get("type") == _SPACE
+    if event_type == event_types.MEMBER:
+        return True
+    return event_type in COPIED_TYPES and state_key == ""
+
+
+def _first_drafts(
+    user_id: UserID,
+    profile: Mapping[str, str],
+    create: JsonObject,
+    old: Deciding,
+    rules: RoomVersion,
+    state: Mapping[StateKey, Event],
+) -> list[Draft]:
+    creators = (user_id, *create.get("additional_creators", ()))
+    levels = new_power_levels(old, rules, creators)
+    first = levels if rules.privileged_creators else _with_power(levels, user_id)
+    power = PowerLevels.of_content(
+        first, rules, frozenset(creators) if rules.privileged_creators else frozenset()
+    )
+    joined = {**profile, "membership": event_types.JOIN}
+    drafts = [
+        Draft(event_types.CREATE, user_id, create, ""),
+        Draft(event_types.MEMBER, user_id, joined, user_id),
+        Draft(event_types.POWER_LEVELS, user_id, first, ""),
+        *(
+            Draft(one, user_id, _under(rules, one, state[one, ""].content), "")
+            for one in COPIED_TYPES
+            if (one, "") in state
+        ),
+        *_many(user_id, state, power),
+    ]
+    if first != levels:
+        drafts.append(Draft(event_types.POWER_LEVELS, user_id, levels, ""))
+    return drafts
+
+
+def _with_power(levels: JsonObject, user_id: UserID) -> JsonObject:
+    """Give levels by which a user may do everything, until the copying is done."""
+    needed = [
+        *levels["users"].values(),
+        *levels["events"].values(),
+        *(levels.get(name, default) for name, default in DEFAULT_LEVELS.items()),
+    ]
+    return {**levels, "users": {**levels["users"], user_id: max(needed)}}
+
+
+def _under(rules: RoomVersion, event_type: str, content: Mapping[str, Any]) -> JsonObject:
+    """Give a content that means under the new rules what it can mean of what it meant."""
+    rule = content.get("join_rule")
+    unknown = event_type == event_types.JOIN_RULES and (
+        (rule == event_types.RULE_KNOCK and not rules.knocking)
+        or (rule == event_types.RULE_RESTRICTED and not rules.restricted_joins)
+        or (rule == event_types.RULE_KNOCK_RESTRICTED and not rules.knock_restricted)
+    )
+    return {**content, "join_rule": event_types.RULE_INVITE} if unknown else dict(content)
+
+
+def _many(user_id: UserID, state: Mapping[StateKey, Event], power: PowerLevels) -> Iterable[Draft]:
+    own = power.of_user(user_id)
+    copied = 0
+    for (event_type, state_key), event in state.items():
+        content = dict(event.content)
+        if event_type == event_types.MEMBER:
+            # Members cannot be brought along, but bans hold.
+            if content.get("membership") != event_types.BAN or power.of_user(state_key) >= own:
+                continue
+            content = {key: content[key] for key in ("membership", "reason") if key in content}
+        elif event_type != event_types.SPACE_CHILD or not content.get("via"):
+            continue
+        copied += 1
+        if copied > MAX_COPIED:
+            return
+        yield Draft(event_type, user_id, content, state_key)
