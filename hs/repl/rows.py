@@ -53,7 +53,7 @@ class EventRow:
 
 @attrs.frozen
 class ReceiptRow:
-    """A receipt moved; `content` is the JSON of its data (ts, thread_id)."""
+    """A receipt moved; `event_stream_id` is the number of its event, None if that is not here."""
 
     room_id: str
     receipt_type: str
@@ -62,6 +62,7 @@ class ReceiptRow:
     thread_id: str | None
     ts: int
     content: bytes | None = None
+    event_stream_id: int | None = None
 
 
 @attrs.frozen

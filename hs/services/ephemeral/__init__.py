@@ -1,0 +1,1 @@
+"""What passes: who types, who has read what, who is online."""

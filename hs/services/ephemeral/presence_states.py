@@ -1,0 +1,95 @@
+"""The last known presence of users, kept in each process by the feed."""
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import attrs
+
+from hs.core.ids import UserID
+from hs.core.positions import VectorPosition
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import PresenceRow
+from hs.repl.streams import PRESENCE
+from hs.services.ephemeral.presence_writer import OFFLINE
+from hs.storage import presence as storage
+from hs.storage.database import Database
+from hs.storage.presence import PresenceRecord
+
+MAX_USERS: Final = 200_000
+
+
+@attrs.frozen
+class _Known:
+    position: int
+    row: PresenceRow
+
+
+class PresenceStates:
+    """The last known presence of users, in each process."""
+
+    def __init__(self, database: Database, feed: Feed) -> None:
+        self._database = database
+        # In the order of their last change.
+        self._users: dict[UserID, _Known] = {}
+        feed.subscribe(PRESENCE, self._on_rows)
+
+    async def load(self) -> None:
+        """Read who was here when this process started; once, before it serves clients."""
+        found: dict[UserID, _Known] = {}
+        for record in await self._database.read(storage.not_offline):
+            found[UserID(record.user_id)] = _Known(0, _of_record(record))
+        # What the feed brought meanwhile is newer, and stays last.
+        found.update(self._users)
+        self._users = {**{key: found[key] for key in found if key not in self._users}, **found}
+
+    def get_nowait(self, user_id: UserID) -> PresenceRow | None:
+        """Give a user's presence, if it is in memory."""
+        held = self._users.get(user_id)
+        return None if held is None else held.row
+
+    async def get(self, user_ids: Collection[UserID]) -> dict[UserID, PresenceRow]:
+        """Give the presence of users; those nothing is known of are left out."""
+        missing = [user_id for user_id in user_ids if user_id not in self._users]
+        records = await self._database.read(storage.of_users, missing) if missing else []
+        found = {UserID(record.user_id): _of_record(record) for record in records}
+        for user_id in user_ids:
+            held = self._users.get(user_id)
+            if held is not None:
+                found[user_id] = held.row
+        return found
+
+    def changed(self, after: VectorPosition) -> list[PresenceRow]:
+        """List the presence of users that changed after a position, the latest first."""
+        position = after.most()
+        rows: list[PresenceRow] = []
+        for held in reversed(self._users.values()):
+            if held.position <= position:
+                break
+            rows.append(held.row)
+        return rows
+
+    def here(self) -> Iterator[PresenceRow]:
+        """Give the presence of all who are not offline."""
+        return (held.row for held in self._users.values() if held.row.state != OFFLINE)
+
+    def offline(self) -> Iterator[PresenceRow]:
+        """Give the presence of those in memory who went offline."""
+        return (held.row for held in self._users.values() if held.row.state == OFFLINE)
+
+    def _on_rows(self, batch: Batch[PresenceRow]) -> None:
+        for position, row in batch.rows:
+            user_id = UserID(row.user_id)
+            self._users.pop(user_id, None)
+            self._users[user_id] = _Known(position, row)
+        while len(self._users) > MAX_USERS:
+            del self._users[next(iter(self._users))]
+
+
+def _of_record(record: PresenceRecord) -> PresenceRow:
+    return PresenceRow(
+        record.user_id,
+        record.state,
+        record.last_active_ms,
+        record.status_msg,
+        record.currently_active,
+    )

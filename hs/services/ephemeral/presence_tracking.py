@@ -1,0 +1,141 @@
+"""Which devices sync at this process, told to the presence writer by edges.
+
+A device goes on counting as syncing for a while after its last request, so that the next one is
+no edge. While nothing changes, a sync costs a few dictionary lookups and tells nothing.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.errors import MatrixError
+from hs.core.ids import UserID
+from hs.lib.clock import Clock
+from hs.services.ephemeral.presence_states import PresenceStates
+from hs.services.ephemeral.presence_writer import OFFLINE, Edge, PresenceWriter
+from hs.settings.features import PresenceSettings
+
+log = logging.getLogger(__name__)
+
+KEEP_EVERY_MS: Final = 15_000
+MAX_EDGES: Final = 1000
+RETRY_S: Final = 1.0
+_Key = tuple[UserID, str]
+
+
+@attrs.define(eq=False)
+class _Device:
+    state: str
+    open: int = 0
+    until_ms: int = 0
+
+
+@attrs.define(eq=False)
+class SyncingDevices:
+    """The devices of one process; `epoch` tells its lives apart."""
+
+    _instance: str
+    _epoch: int
+    _writer: PresenceWriter
+    _states: PresenceStates
+    _settings: PresenceSettings
+    _clock: Clock
+    _devices: dict[_Key, _Device] = attrs.Factory(dict)
+    _edges: dict[_Key, str | None] = attrs.Factory(dict)
+    _active: dict[UserID, int] = attrs.Factory(dict)
+    _newly_active: set[UserID] = attrs.Factory(set)
+    _wake: trio.Event = attrs.Factory(trio.Event)
+    _kept_ms: int = 0
+
+    @contextmanager
+    def syncing(self, user_id: UserID, device_id: str | None, state: str) -> Iterator[None]:
+        """Note that a device syncs while the context is open; `state` is `set_presence`."""
+        if state == OFFLINE or self._settings.enabled is not True:
+            yield
+            return
+        key = (user_id, device_id or "")
+        device = self._devices.get(key)
+        if device is None:
+            device = self._devices[key] = _Device(state)
+            self._tell(key, state)
+        elif device.state != state or self._was_set_offline(user_id):
+            device.state = state
+            self._tell(key, state)
+        device.open += 1
+        try:
+            yield
+        finally:
+            device.open -= 1
+            device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
+
+    def note_active(self, user_id: UserID) -> None:
+        """Note that a user did something; told no more often than others can see it."""
+        if self._settings.enabled is not True:
+            return
+        now_ms = self._clock.now_ms()
+        if now_ms - self._active.get(user_id, 0) >= self._settings.last_active_granularity // 2:
+            self._active[user_id] = now_ms
+            self._newly_active.add(user_id)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Tell edges as they come, and that this process lives, for ever."""
+        self._kept_ms = self._clock.now_ms()
+        while True:
+            with trio.move_on_after(min(KEEP_EVERY_MS, self._settings.sync_online_timeout) / 1000):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                await self.tell()
+            except MatrixError as error:
+                log.warning("the presence writer is not there: %s", error)
+                self._wake.set()
+                await trio.sleep(RETRY_S)
+
+    async def tell(self) -> None:
+        """Tell what happened since the last time."""
+        self._end()
+        while self._edges:
+            keys = list(self._edges)[:MAX_EDGES]
+            edges = [Edge(*key, self._edges.pop(key)) for key in keys]
+            try:
+                await self._writer.note_edges(self._instance, self._epoch, edges)
+            except BaseException:
+                for edge in edges:
+                    self._edges.setdefault((edge.user_id, edge.device_id), edge.state)
+                raise
+        active, self._newly_active = self._newly_active, set()
+        if active:
+            await self._writer.note_active(sorted(active))
+        await self._keep()
+
+    def _was_set_offline(self, user_id: UserID) -> bool:
+        row = self._states.get_nowait(user_id)
+        return row is not None and row.state == OFFLINE
+
+    def _tell(self, key: _Key, state: str | None) -> None:
+        self._edges[key] = state
+        self._wake.set()
+
+    def _end(self) -> None:
+        now_ms = self._clock.now_ms()
+        for key, device in list(self._devices.items()):
+            if not device.open and device.until_ms <= now_ms:
+                del self._devices[key]
+                self._edges[key] = None
+        if len(self._active) > len(self._devices) + MAX_EDGES:
+            self._active.clear()
+
+    async def _keep(self) -> None:
+        now_ms = self._clock.now_ms()
+        if not self._devices or now_ms - self._kept_ms < KEEP_EVERY_MS:
+            return
+        self._kept_ms = now_ms
+        if not await self._writer.keep(self._instance, self._epoch):
+            for key, device in self._devices.items():
+                self._edges.setdefault(key, device.state)
+            self._wake.set()

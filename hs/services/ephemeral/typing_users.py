@@ -1,0 +1,204 @@
+"""Who types in which room: kept in memory by one process, followed by all.
+
+Spec: client-server API, Typing Notifications.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import attrs
+import orjson
+import trio
+
+from hs.core.errors import Forbidden
+from hs.core.events import event_types
+from hs.core.ids import RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.feed import Batch, Feed
+from hs.repl.memory_writer import MemoryWriter
+from hs.repl.rows import EventRow, TypingRow
+from hs.repl.rpc import rpc
+from hs.repl.streams import EVENTS, TYPING
+from hs.services.ephemeral.members import Activity, Joined
+
+LONGEST_MS: Final = 120_000
+"""Nobody types longer than this without saying so again."""
+
+MAX_ROOMS: Final = 100_000
+"""Rooms whose last change a process remembers; the oldest are forgotten."""
+
+_NOBODY: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
+
+
+class TypingWriter(Protocol):
+    """The process that knows who types."""
+
+    @rpc
+    async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
+        """Have a user type for so long; 0 has them stop."""
+        ...
+
+
+class TypingMemory:
+    """The writer: it lets those who do not go on typing stop."""
+
+    def __init__(
+        self,
+        writer: MemoryWriter[TypingRow],
+        feed: Feed,
+        now_s: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._writer = writer
+        self._now_s = now_s
+        self._rooms: dict[RoomID, dict[UserID, float]] = {}
+        self._sooner = trio.Event()
+        self._next_s = float("inf")
+        feed.subscribe(EVENTS, self._on_events)
+
+    async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
+        """Have a user type for so long; 0 has them stop."""
+        if timeout_ms > 0:
+            self._start(room_id, user_id, min(timeout_ms, LONGEST_MS) / 1000)
+        else:
+            self._stop(room_id, user_id)
+
+    async def run(self) -> None:
+        """Stop those whose time is over, for ever."""
+        while True:
+            self._sooner = trio.Event()
+            wait_s = self.expire()
+            with trio.move_on_after(wait_s):
+                await self._sooner.wait()
+
+    def expire(self) -> float:
+        """Stop those whose time is over; give the seconds until the next one's is."""
+        now_s = self._now_s()
+        for room_id, users in list(self._rooms.items()):
+            over = [user_id for user_id, until_s in users.items() if until_s <= now_s]
+            if over:
+                for user_id in over:
+                    del users[user_id]
+                self._publish(room_id, users)
+        self._next_s = min(
+            (until_s for users in self._rooms.values() for until_s in users.values()),
+            default=float("inf"),
+        )
+        return self._next_s - now_s
+
+    def _start(self, room_id: RoomID, user_id: UserID, for_s: float) -> None:
+        users = self._rooms.setdefault(room_id, {})
+        is_new = user_id not in users
+        users[user_id] = until_s = self._now_s() + for_s
+        if is_new:
+            self._publish(room_id, users)
+        if until_s < self._next_s:
+            self._sooner.set()
+
+    def _stop(self, room_id: RoomID, user_id: UserID) -> None:
+        users = self._rooms.get(room_id, {})
+        if users.pop(user_id, None) is not None:
+            self._publish(room_id, users)
+
+    def _publish(self, room_id: RoomID, users: dict[UserID, float]) -> None:
+        if not users:
+            self._rooms.pop(room_id, None)
+        self._writer.append_nowait([TypingRow(room_id, tuple(users))])
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        if not self._rooms:
+            return
+        for _, row in batch.rows:
+            if row.type != event_types.MEMBER or row.room_id not in self._rooms:
+                continue
+            if row.membership != event_types.JOIN and row.state_key is not None:
+                self._stop(RoomID(row.room_id), UserID(row.state_key))
+
+
+@attrs.frozen
+class _RoomTyping:
+    position: int
+    user_ids: tuple[UserID, ...]
+    rendered: bytes
+
+
+class TypingUsers:
+    """Who types, in each process: the state that the writer has told last."""
+
+    def __init__(self, feed: Feed) -> None:
+        # In the order of their last change; rooms where nobody types any more included.
+        self._rooms: dict[RoomID, _RoomTyping] = {}
+        feed.subscribe(TYPING, self._on_rows)
+
+    def typing_users(self, room_id: RoomID) -> tuple[UserID, ...]:
+        """Give who types in a room, those who began first in front."""
+        held = self._rooms.get(room_id)
+        return () if held is None else held.user_ids
+
+    def typing_event(self, room_id: RoomID) -> bytes:
+        """Give the m.typing event of a room as it is now."""
+        held = self._rooms.get(room_id)
+        return _NOBODY if held is None else held.rendered
+
+    def last_change(self, room_id: RoomID) -> int:
+        """Give the position of the room's last change; 0 if none is known."""
+        held = self._rooms.get(room_id)
+        return 0 if held is None else held.position
+
+    def changed_rooms(self, after: int) -> list[RoomID]:
+        """List the rooms where the typing users changed after a position.
+
+        Changes that happened before this process or the writer started are not known.
+        """
+        changed: list[RoomID] = []
+        for room_id, held in reversed(self._rooms.items()):
+            if held.position <= after:
+                break
+            changed.append(room_id)
+        return changed
+
+    def _on_rows(self, batch: Batch[TypingRow]) -> None:
+        if batch.reset:
+            # The writer began anew: where it does not say that somebody types, nobody does.
+            for room_id, held in list(self._rooms.items()):
+                if held.user_ids:
+                    self._keep(room_id, batch.position, ())
+        for position, row in batch.rows:
+            users = tuple(UserID(user_id) for user_id in row.user_ids)
+            self._keep(RoomID(row.room_id), position, users)
+        if batch.reset:
+            self._rooms = dict(sorted(self._rooms.items(), key=lambda one: one[1].position))
+
+    def _keep(self, room_id: RoomID, position: int, users: tuple[UserID, ...]) -> None:
+        self._rooms.pop(room_id, None)
+        rendered = _render(users) if users else _NOBODY
+        self._rooms[room_id] = _RoomTyping(position, users, rendered)
+        if len(self._rooms) > MAX_ROOMS:
+            del self._rooms[next(iter(self._rooms))]
+
+
+@attrs.frozen(eq=False)
+class TypingService:
+    """What clients may say about typing."""
+
+    members: Joined
+    writer: TypingWriter
+    activity: Activity
+
+    async def set_typing(
+        self, requester: Requester, room_id: RoomID, user_id: UserID, timeout_ms: int
+    ) -> None:
+        """Have the requester type for so long; 0 has them stop.
+
+        Raises: Forbidden.
+        """
+        if user_id != requester.user_id:
+            raise Forbidden("Cannot set another user's typing state")
+        if not await self.members.is_joined(room_id, user_id):
+            raise Forbidden("You are not joined to this room")
+        self.activity.note_active(user_id)
+        if not requester.shadow:
+            await self.writer.set_typing(room_id, user_id, max(0, timeout_ms))
+
+
+def _render(users: tuple[UserID, ...]) -> bytes:
+    return orjson.dumps({"type": "m.typing", "content": {"user_ids": users}})
