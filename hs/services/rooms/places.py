@@ -9,7 +9,7 @@ from hs.core.tokens import RoomToken, TopologicalToken, parse_room_token
 from hs.services.rooms.stored import StoredEvent
 from hs.storage import timelines
 from hs.storage.database import Database
-from hs.storage.timelines import Place
+from hs.storage.timelines import Place, Placed
 
 # Beyond all depths and numbers that 64-bit columns hold comfortably, and that tokens can say.
 FURTHEST: Final[Place] = (10**18 - 1, 10**18 - 1)
@@ -51,12 +51,11 @@ class Places:
         """Give the place of a token; of a sync, behind all of the room that it had seen."""
         if isinstance(token, TopologicalToken):
             return (token.depth, token.stream)
-        arrived = await self._database.read(
-            timelines.last_arrived, room_id, token.events.most(), _ARRIVALS
-        )
-        seen = [
-            (one.depth, one.stream_id)
-            for one in arrived
-            if token.events.covers(one.writer, one.stream_id)
-        ]
-        return max(seen, default=NOWHERE)
+        arrived = await self._arrived(room_id, token.events.most())
+        if arrived and not token.events.covers(arrived[0].writer, arrived[0].stream_id):
+            # The room's owner is behind another writer that the token has seen further.
+            arrived = await self._arrived(room_id, token.events.get(arrived[0].writer))
+        return max(((one.depth, one.stream_id) for one in arrived), default=NOWHERE)
+
+    async def _arrived(self, room_id: RoomID, upto: int) -> list[Placed]:
+        return await self._database.read(timelines.last_arrived, room_id, upto, _ARRIVALS)

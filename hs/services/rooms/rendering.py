@@ -48,7 +48,8 @@ _MEMBERSHIPS: Final[Mapping[str, bytes]] = {
 class Viewer:
     """For whom events are rendered, and when.
 
-    `latest_replies` are those of threads in which somebody writes whom they ignore.
+    `latest_replies` are those of threads in which somebody writes whom they ignore; `hidden`
+    are children of events that they may not see.
     """
 
     user_id: UserID
@@ -56,6 +57,7 @@ class Viewer:
     now_ms: int
     ignored: AbstractSet[UserID] = frozenset()
     latest_replies: dict[EventID, EventID] = attrs.field(factory=dict)
+    hidden: set[EventID] = attrs.field(factory=set)
 
 
 @attrs.define(eq=False)
@@ -134,6 +136,13 @@ class Rendering:
             await self.prepare_state(list(children.values()))
         await self.prepare_state(events)
 
+    def bundled_children(self, events: Iterable[StoredEvent], viewer: Viewer) -> list[StoredEvent]:
+        """Give the events that will be shown inside of others, after `prepare`."""
+        related = _related(self._aggregates.get_nowait(one.event_id) for one in events)
+        related.update(viewer.latest_replies.values())
+        children = [self._events.get_nowait(event_id) for event_id in related]
+        return [one for one in children if one is not None]
+
     async def prepare_state(self, events: Iterable[StoredEvent]) -> None:
         """Read what `state_event` needs for these events: redactions."""
         redactions = [
@@ -159,7 +168,7 @@ class Rendering:
             extra += prefix.previous
         if stored.event.sender == viewer.user_id:
             extra += self._transaction(event_id, viewer)
-        if aggregate is not None and aggregate is not NOTHING and stored.redacted_by is None:
+        if aggregate is not None and aggregate is not NOTHING:
             extra += self._relations(stored, aggregate, viewer)
         return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
             prefix.body,
@@ -264,7 +273,10 @@ class Rendering:
 
     def _relations(self, stored: StoredEvent, aggregate: Aggregate, viewer: Viewer) -> bytes:
         bundle: list[bytes] = []
-        if aggregate.edit is not None:
+        if stored.event.state_key is not None:
+            # Spec: state events do not currently receive bundled aggregations.
+            return b""
+        if aggregate.edit is not None and aggregate.edit not in viewer.hidden:
             edit = self._events.get_nowait(aggregate.edit)
             if edit is not None:
                 bundle.append(b'"m.replace":' + self.state_event(edit, viewer, room_id=True))
@@ -287,6 +299,8 @@ class Rendering:
             count -= sum(thread.senders[sender] for sender in hidden)
         latest = self._events.get_nowait(latest_id)
         if count <= 0 or latest is None or latest.event.sender in viewer.ignored:
+            return b""
+        if latest_id in viewer.hidden:
             return b""
         took_part = viewer.user_id in thread.senders or stored.event.sender == viewer.user_id
         own = self._aggregates.get_nowait(latest_id) or NOTHING

@@ -20,8 +20,18 @@ class Showing:
     async def timeline(self, requester: Requester, seen: Sequence[Seen]) -> list[bytes]:
         """Render events of a history that the requester may see."""
         viewer = await self._viewer(requester)
-        await self._rendering.prepare([one.stored for one in seen], viewer)
+        await self.prepare(seen, viewer)
         return [self._one(one, viewer) for one in seen]
+
+    async def prepare(self, seen: Sequence[Seen], viewer: Viewer) -> None:
+        """Read what rendering needs, and hide from bundles what the viewer may not see."""
+        events = [one.stored for one in seen]
+        await self._rendering.prepare(events, viewer)
+        children = self._rendering.bundled_children(events, viewer)
+        if children:
+            visible = await self._visibility.filter_visible(viewer.user_id, children)
+            shown = {one.stored.event_id for one in visible}
+            viewer.hidden.update(one.event_id for one in children if one.event_id not in shown)
 
     async def state(self, requester: Requester, events: Sequence[StoredEvent]) -> list[bytes]:
         """Render events as parts of a state."""

@@ -129,3 +129,31 @@ async def test_threads_are_listed_by_their_last_reply(
     assert (thread["count"], thread["current_user_participated"]) == (2, True)
     assert ignoring.json["chunk"][0]["content"] == {}
     assert (bad.status, bad.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def test_what_happened_after_one_left_is_not_bundled(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    root = (await world.send(room_id, ALICE, "root")).event_id
+    await relate(world, room_id, root)
+    await world.leave(room_id, BOB)
+    secret = await relate(world, room_id, root)
+    path = f"/_matrix/client/v3/rooms/{room_id}/event/{root}"
+
+    left = await client.get(path, token=BOB)
+    there = await client.get(path, token=ALICE)
+
+    assert "m.relations" not in left.json["unsigned"]
+    thread = there.json["unsigned"]["m.relations"]["m.thread"]
+    assert thread["latest_event"]["event_id"] == secret
+
+
+async def test_a_redacted_root_keeps_its_thread(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    root = (await world.send(room_id, ALICE, "root")).event_id
+    await relate(world, room_id, root)
+    await world.redact(room_id, ALICE, root)
+
+    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{root}", token=ALICE)
+
+    assert answer.json["content"] == {}
+    assert answer.json["unsigned"]["m.relations"]["m.thread"]["count"] == 1
