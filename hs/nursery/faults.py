@@ -7,18 +7,33 @@ from hs.repl.leases import LeaseLost, LeaseTaken
 from hs.settings.errors import SettingsError
 from hs.storage.database import DatabaseError
 
-_OURS = (DatabaseError, LeaseLost, LeaseTaken, FeedLost, SettingsError, OSError)
+
+class SchemaBehind(Exception):
+    """The database lacks what this version of the server needs."""
+
+
+_NOT_OURS = (
+    DatabaseError,
+    LeaseLost,
+    LeaseTaken,
+    FeedLost,
+    SettingsError,
+    SchemaBehind,
+    OSError,
+)
 
 
 def cause_of(error: BaseException) -> tuple[str, bool]:
     """Give the cause, and whether it is a fault of the server's own code."""
     leaf = _first_leaf(error)
-    if isinstance(leaf, trio.TooSlowError):
-        return "the schema was not brought up to date in time; is the main process running?", False
     if isinstance(leaf, OSError) and leaf.strerror:
-        place = f" ({leaf.filename})" if leaf.filename else ""
+        place = f": {leaf.filename}" if leaf.filename else ""
         return f"{leaf.strerror}{place}", False
-    return str(leaf) or type(leaf).__name__, not isinstance(leaf, _OURS)
+    is_ours = not isinstance(leaf, _NOT_OURS)
+    text = str(leaf)
+    if is_ours:
+        text = f"{type(leaf).__name__}: {text}" if text else type(leaf).__name__
+    return text or type(leaf).__name__, is_ours
 
 
 def _first_leaf(error: BaseException) -> BaseException:

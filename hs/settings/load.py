@@ -148,7 +148,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
     if environ.get(_FACTOR):
         groups["caches"] = _with_factor(groups["caches"], environ[_FACTOR], loading)
     return Settings(
-        server=groups["server"],
+        server=_server(groups, keys, workers),
         listeners=_listeners(loading, blocks, keys, workers),
         tls=groups["tls"],
         database=_database(loading, blocks),
@@ -171,6 +171,12 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         files=tuple(loading.document.files),
         folder=loading.folder,
     )
+
+
+def _server(groups: dict[str, Any], keys: WorkerKeys, workers: WorkerSettings) -> Any:
+    """Give a worker its own file with its number, never that of the main process."""
+    server = groups["server"]
+    return server if workers.is_main else attrs.evolve(server, pid_file=keys.worker_pid_file)
 
 
 def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:

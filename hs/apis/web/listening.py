@@ -97,9 +97,9 @@ def _open_tcp(spec: ListenerSpec, ipv4_ports: set[int]) -> socket.socket:
             # "::" takes IPv4 too, unless that has a listener of its own.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((spec.host, spec.port))
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, error.strerror, f"{spec.host} port {spec.port}") from None
     return sock
 
 
@@ -111,9 +111,9 @@ def _open_unix(spec: ListenerSpec) -> socket.socket:
         sock.setblocking(False)
         sock.bind(spec.path)
         os.chmod(spec.path, spec.mode)
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, error.strerror, spec.path) from None
     return sock
 
 
@@ -143,4 +143,9 @@ def tls_context(spec: ListenerSpec) -> ssl.SSLContext | None:
     config.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
     # HTTP/2 in Python costs eight times HTTP/1.1; it is there for who has nothing else.
     config.alpn_protocols = ["http/1.1", "h2"]
-    return config.create_ssl_context()
+    try:
+        return config.create_ssl_context()
+    except OSError as error:
+        # Python does not tell which file it could not read.
+        files = f"{config.certfile}, {config.keyfile}"
+        raise OSError(error.errno, error.strerror or str(error), files) from None

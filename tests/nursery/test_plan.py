@@ -1,0 +1,194 @@
+"""What each process does follows from the settings, by table."""
+
+import pytest
+from click.testing import CliRunner
+
+from hs.cli.main import cli
+from hs.nursery.plan import (
+    APPSERVICES,
+    BACKGROUND,
+    FEDERATION,
+    MEDIA_JOBS,
+    PUSHERS,
+    USER_DIRECTORY,
+    plan_of,
+    tree_of,
+)
+from hs.settings.workers import STREAMS
+from tests.nursery.conftest import Load
+
+SHARED = """
+server_name: example.org
+worker_replication_secret: replication-secret
+redis: {enabled: true}
+database: {name: psycopg2, args: {database: d, host: db.example.org}}
+listeners:
+  - {port: 9093, bind_address: 127.0.0.1, resources: [{names: [replication]}]}
+instance_map:
+  main: {host: 127.0.0.1, port: 9093}
+  w: {host: 127.0.0.1, port: 9094}
+  x: {path: /run/x.sock}
+"""
+PUBLIC = "{port: 8083, bind_address: 127.0.0.1, resources: [{names: [client, federation]}]}"
+INTERNAL = "{port: 9094, bind_address: 127.0.0.1, resources: [{names: [replication]}]}"
+GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: "
+WORKER = f"{GENERIC}w\nworker_listeners: [{PUBLIC}, {INTERNAL}]"
+OTHER = f"{GENERIC}x\nworker_listeners: [{PUBLIC}, {{path: /run/x.sock, resources: [{{names: \
+[replication]}}]}}]"
+DUTIES = {BACKGROUND, USER_DIRECTORY, APPSERVICES, PUSHERS, FEDERATION, MEDIA_JOBS}
+
+
+def test_a_single_process_does_everything(load: Load) -> None:
+    plan = plan_of(load("server_name: example.org"))
+
+    assert plan.instance == "main"
+    assert set(plan.writes) == {*STREAMS, "backfill"}
+    assert set(plan.duties) == DUTIES
+    assert plan.migrates
+    assert not plan.shared
+    assert [one.port for one in plan.listeners] == [8008]
+
+
+def test_a_generic_worker_only_serves(load: Load) -> None:
+    plan = plan_of(load(SHARED, WORKER))
+
+    assert plan.instance == "w"
+    assert plan.writes == ()
+    assert plan.duties == ()
+    assert not plan.migrates
+    assert plan.shared
+    assert [one.port for one in plan.listeners] == [8083, 9094]
+
+
+def test_redis_alone_makes_a_process_one_of_several(load: Load) -> None:
+    assert plan_of(load(SHARED)).shared
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_stream_has_the_writer_that_is_named(load: Load, stream: str) -> None:
+    named = f"stream_writers: {{{stream}: w}}"
+
+    main, worker, other = (
+        plan_of(load(SHARED, named, *more)) for more in ((), (WORKER,), (OTHER,))
+    )
+
+    # What came before an event is stored by whoever stores the room's events.
+    moved = {stream, "backfill"} if stream == "events" else {stream}
+    assert set(worker.writes) == moved
+    assert set(main.writes) == {*STREAMS, "backfill"} - moved
+    assert other.writes == ()
+
+
+def test_events_are_shared_among_their_writers(load: Load) -> None:
+    named = "stream_writers: {events: [w, x]}"
+
+    for more in (WORKER, OTHER):
+        assert plan_of(load(SHARED, named, more)).writes == ("backfill", "events")
+    assert "events" not in plan_of(load(SHARED, named)).writes
+
+
+@pytest.mark.parametrize(
+    ("duty", "setting"),
+    [
+        (BACKGROUND, "run_background_tasks_on: w"),
+        (USER_DIRECTORY, "update_user_directory_from_worker: w"),
+        (APPSERVICES, "notify_appservices_from_worker: w"),
+        (PUSHERS, "pusher_instances: [w]"),
+        (FEDERATION, "federation_sender_instances: [w]"),
+        (MEDIA_JOBS, "media_instance_running_background_jobs: w"),
+    ],
+)
+def test_a_duty_has_the_holder_that_is_named(load: Load, duty: str, setting: str) -> None:
+    media = "\nenable_media_repo: true" if duty == MEDIA_JOBS else ""
+
+    main, worker, other = (
+        plan_of(load(SHARED, setting + media, *more)) for more in ((), (WORKER,), (OTHER,))
+    )
+
+    assert worker.duties == (duty,)
+    assert set(main.duties) == DUTIES - {duty}
+    assert other.duties == ()
+
+
+@pytest.mark.parametrize(
+    ("duty", "switch", "app"),
+    [
+        (PUSHERS, "start_pushers", "synapse.app.pusher"),
+        (FEDERATION, "send_federation", "synapse.app.federation_sender"),
+        (APPSERVICES, "notify_appservices", "synapse.app.appservice"),
+        (USER_DIRECTORY, "update_user_directory", "synapse.app.user_dir"),
+    ],
+)
+def test_the_older_dialect_gives_a_duty_by_switch_and_app(
+    load: Load, duty: str, switch: str, app: str
+) -> None:
+    off = f"{switch}: false"
+
+    worker = plan_of(load(SHARED, off, f"worker_app: {app}\nworker_name: w"))
+    main = plan_of(load(SHARED, off))
+
+    assert (worker.app, worker.duties) == (app, (duty,))
+    assert set(main.duties) == DUTIES - {duty}
+
+
+def test_exactly_one_process_of_several_brings_the_schema_up_to_date(load: Load) -> None:
+    plans = [plan_of(load(SHARED, *more)) for more in ((), (WORKER,), (OTHER,))]
+
+    assert [plan.migrates for plan in plans] == [True, False, False]
+
+
+def test_the_tree_of_a_single_process(load: Load) -> None:
+    settings = load("server_name: example.org\ndatabase: {args: {database: /var/lib/hs/hs.db}}")
+
+    tree = tree_of(plan_of(settings), settings)
+
+    labels = [line.strip(" └") for line in tree.splitlines()]
+    assert labels == [
+        "main (synapse.app.homeserver)",
+        "signals",
+        "asyncio bridge",
+        "database: sqlite /var/lib/hs/hs.db (migrated here)",
+        (
+            "replication: within this process; writes account_data, backfill, device_lists, events, "
+            "presence, push_rules, quarantined_media_changes, receipts, thread_subscriptions, "
+            "to_device, typing"
+        ),
+        (
+            "duties: background tasks, user directory, application services, pushers, "
+            "federation sender, media jobs"
+        ),
+        "listener [::1]:8008, 127.0.0.1:8008: client, federation",
+    ]
+
+
+def test_the_tree_of_a_worker(load: Load) -> None:
+    settings = load(SHARED, OTHER)
+
+    lines = tree_of(plan_of(settings), settings).splitlines()
+
+    assert lines[0] == "x (synapse.app.generic_worker)"
+    assert "replication: Redis and HTTP; writes none" in lines[4]
+    assert "duties: none" in lines[5]
+    assert [line.strip(" └") for line in lines[6:]] == [
+        "listener 127.0.0.1:8083: client, federation",
+        "listener /run/x.sock: replication",
+    ]
+    # Each is inside of the one above.
+    depths = [len(line) - len(line.lstrip()) for line in lines[:7]]
+    assert depths == sorted(set(depths))
+
+
+def test_a_process_without_listeners_says_so(load: Load) -> None:
+    settings = load(SHARED, f"{GENERIC}quiet")
+
+    assert tree_of(plan_of(settings), settings).splitlines()[-1].strip() == "└ no listeners"
+
+
+def test_the_command_prints_the_tree_and_starts_nothing(load: Load) -> None:
+    settings = load(SHARED, WORKER)
+    options = [part for path in settings.files for part in ("-c", str(path))]
+
+    result = CliRunner().invoke(cli, ["plan", *options])
+
+    assert result.exit_code == 0
+    assert result.output.strip().endswith(tree_of(plan_of(settings), settings))
