@@ -1,0 +1,77 @@
+"""What reads rooms for users: visibility, rendering, history, state, trees."""
+
+import attrs
+
+from hs.apis.client.room_messages import RoomMessagesApi
+from hs.apis.client.room_relations import RoomRelationsApi
+from hs.apis.client.room_state import RoomStateApi
+from hs.apis.client.room_summary import RoomSummaryApi
+from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.rooms import Rooms
+from hs.services.rooms.aggregates import Aggregates
+from hs.services.rooms.hierarchy import Hierarchy
+from hs.services.rooms.places import Places
+from hs.services.rooms.previous_state import PreviousStates
+from hs.services.rooms.related_events import RelatedEvents
+from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.room_previews import RoomPreviews
+from hs.services.rooms.room_snapshot import RoomSnapshots
+from hs.services.rooms.room_state import RoomState
+from hs.services.rooms.showing import Showing
+from hs.services.rooms.timelines import Timelines
+from hs.services.rooms.visibility import ErasedUsers, IgnoredUsers, Visibility
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Reading:
+    """What sync and the endpoints need to show rooms."""
+
+    visibility: Visibility
+    rendering: Rendering
+    showing: Showing
+    places: Places
+    timelines: Timelines
+    state: RoomState
+    related: RelatedEvents
+    previews: RoomPreviews
+    hierarchy: Hierarchy
+    snapshots: RoomSnapshots
+
+
+def wire_reading(
+    ground: Foundation, rooms: Rooms, ignored: IgnoredUsers, erased: ErasedUsers
+) -> Reading:
+    """Build what reads rooms. Before the notifier, which relies on its caches."""
+    database, feed = ground.database, ground.feed
+    events, states, memberships = rooms.events, rooms.states, rooms.memberships
+    aggregates = Aggregates(database, feed, events)
+    previous = PreviousStates(database, events, states)
+    rendering = Rendering(database, feed, events, aggregates, previous, ground.clock)
+    visibility = Visibility(database, feed, events, states, memberships, ignored, erased)
+    showing = Showing(visibility, rendering)
+    places = Places(database)
+    timelines = Timelines(database, events, states, visibility, showing, places)
+    state = RoomState(database, events, states, memberships, visibility, showing, places)
+    previews = RoomPreviews(database, states, memberships)
+    return Reading(
+        visibility=visibility,
+        rendering=rendering,
+        showing=showing,
+        places=places,
+        timelines=timelines,
+        state=state,
+        related=RelatedEvents(database, events, visibility, showing, places, timelines),
+        previews=previews,
+        hierarchy=Hierarchy(events, states, previews),
+        snapshots=RoomSnapshots(database, visibility, timelines, showing, state),
+    )
+
+
+def reading_apis(reading: Reading, rooms: Rooms) -> list[object]:
+    """Give the endpoints that read rooms."""
+    return [
+        RoomMessagesApi(reading.timelines, reading.snapshots),
+        RoomStateApi(reading.state, rooms.memberships),
+        RoomRelationsApi(reading.related),
+        RoomSummaryApi(reading.previews, reading.hierarchy),
+    ]
