@@ -88,6 +88,10 @@ REMOVE_BACKWARD = sql(
     lambda d: f"DELETE FROM backward_extremities WHERE {d.any_of('event_id', 1, 'text')}"
 )
 
+LACKING_AMONG = sql(
+    lambda d: f"SELECT event_id FROM backward_extremities WHERE {d.any_of('event_id', 1, 'text')}"
+)
+
 
 async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
     """Add rows to the log.
@@ -150,6 +154,11 @@ async def set_place(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
 async def add_backward(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
     """Note events that are cited and lacking: (room_id, event_id) each."""
     await tx.insert_rows(ADD_BACKWARD, pairs)
+
+
+async def lacking_among(tx: Tx, event_ids: Sequence[str]) -> list[str]:
+    """Give those of the events that are noted as cited and lacking."""
+    return [row[0] for row in await tx.fetch(LACKING_AMONG, list(event_ids))]
 
 
 async def remove_backward(tx: Tx, event_ids: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ class EventBuilder:
             _check_may_redact(event, target, head)
             if redaction_applies(event, target, head.power):
                 placed.redacts = target.event_id
-                after = _without_redacted(after, target)
+                after = without_redacted(after, target)
         return placed, after
 
     def create(self, draft: Draft, rules: RoomVersion, origin_server_ts: int) -> Event:
@@ -137,7 +137,7 @@ def _check_may_redact(redaction: Event, target: Event, head: RoomHead) -> None:
         raise Forbidden(f"To redact others' events needs power {needed}")
 
 
-def _without_redacted(head: RoomHead, target: Event) -> RoomHead:
+def without_redacted(head: RoomHead, target: Event) -> RoomHead:
     """Give the head that shows no more of a redacted state event than is left of it."""
     key = (target.type, target.state_key or "")
     is_shown = target.state_key is not None and target.type in SUMMARISED_TYPES

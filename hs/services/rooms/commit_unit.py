@@ -51,7 +51,7 @@ class CommitResult:
 
 @attrs.define(eq=False)
 class _Numbers:
-    """Numbers within one run of the unit; `senders` are of events from before the group."""
+    """Numbers within one run of the unit, and the senders of the events that were looked up."""
 
     events: dict[str, int]
     snapshots: dict[int, int]
@@ -70,7 +70,9 @@ async def commit_group(
     placed = [one for batch in work.batches for one in batch.placed]
     stream_ids = await ids.many(len(placed))
     numbers = _Numbers(
-        {one.event.event_id: n for one, n in zip(placed, stream_ids, strict=True)}, {}
+        {one.event.event_id: _number(one, n) for one, n in zip(placed, stream_ids, strict=True)},
+        {},
+        {one.event.event_id: one.event.sender for one in placed},
     )
     snapshot_ids: Sequence[int] = ()
     interned: Mapping[Key, int] = {}
@@ -78,7 +80,10 @@ async def commit_group(
     if work.snapshots:
         snapshot_ids = await state.new_snapshot_ids(tx, len(work.snapshots))
         interned = await _store_snapshots(tx, work, snapshot_ids, numbers)
-    await events.insert(tx, [_record(one, work, numbers) for one in placed])
+    new = [one for one in placed if one.outlier_id is None]
+    await events.insert(tx, [_record(one, work, numbers) for one in new])
+    if len(new) < len(placed):
+        await events.set_place(tx, [_place(one, numbers) for one in placed if one.outlier_id])
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, placed, numbers)
     await _note_links(tx, work, placed, numbers)
@@ -199,7 +204,7 @@ async def _set_state(tx: Tx, work: CommitWork, placed: Sequence[Placed], numbers
     stateful = [
         (numbers.events[one.event.event_id], one.event)
         for one in placed
-        if one.event.state_key is not None
+        if one.event.state_key is not None and one.outlier_id is None
     ]
     if stateful:
         await work.index_chains(tx, stateful)
@@ -235,6 +240,18 @@ async def _note_links(
     filled = [one.event.event_id for one in placed if one.fills_gap]
     if filled:
         await events.remove_backward(tx, filled)
+
+
+def _number(one: Placed, stream_id: int) -> int:
+    # Snapshots name events by number, so an outlier keeps the one it was stored under. What
+    # followers of the stream hear of it has a new one.
+    return stream_id if one.outlier_id is None else one.outlier_id
+
+
+def _place(one: Placed, numbers: _Numbers) -> tuple[str, int, int]:
+    snapshot_id = numbers.of_snapshot(one.before)
+    assert snapshot_id is not None
+    return one.event.event_id, snapshot_id, int(one.status)
 
 
 def _record(one: Placed, work: CommitWork, numbers: _Numbers) -> EventRecord:

@@ -55,16 +55,18 @@ class HotRooms:
         return room_id in self._rooms
 
     @asynccontextmanager
-    async def hold(self, room_id: RoomID) -> AsyncIterator[HotRoom]:
-        """Have a room to oneself.
+    async def hold(
+        self, room_id: RoomID, make: Callable[[], HotRoom] | None = None
+    ) -> AsyncIterator[HotRoom]:
+        """Have a room to oneself; `make` gives one that is not here, to be submitted as new.
 
         After an await inside, `check` must come before the room is relied on again.
-        Raises: NotFound, for a room without state here.
+        Raises: NotFound, for a room without state here, unless it can be made.
         """
         async with self._locks.hold(room_id):
             room = self._rooms.get(room_id)
             if room is None:
-                room = await self._load(room_id)
+                room = await self._load(room_id, make)
             else:
                 self._rooms.move_to_end(room_id)
             room.pins += 1
@@ -119,9 +121,11 @@ class HotRooms:
         self._committer.submit(batch)
         return batch
 
-    async def _load(self, room_id: RoomID) -> HotRoom:
+    async def _load(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
         record = await self._database.read_snapshot(read_room, room_id)
         room = None if record is None else make_room(room_id, record, self._events)
+        if room is None and make is not None:
+            return make()
         if room is None:
             raise NotFound("This server is not in that room, or there is none")
         # Nothing of the room is under way, as nobody has held it: what was read is current.

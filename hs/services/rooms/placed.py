@@ -34,6 +34,7 @@ class Placed:
     itself taking its key. `redacts` names an event that is here and gone once this is
     committed; `redacted_by` a redaction of this event that came first. `missing` are events it
     cites in prev_events that we lack, and `fills_gap` says that it was itself such an event.
+    `outlier_id` is the number of an event that is here already, and gets its place now.
     """
 
     event: Event
@@ -46,6 +47,7 @@ class Placed:
     txn: TxnKey | None = None
     missing: tuple[EventID, ...] = ()
     fills_gap: bool = False
+    outlier_id: int | None = None
     stream_id: int = 0  # set by the commit
     batch: "Batch | None" = None
 
