@@ -1,0 +1,135 @@
+"""What a client asks of sliding sync: the lists, the rooms and the extensions it wants.
+
+Spec: MSC4186, as clients send it today: patterns as pairs, ranges as a list.
+"""
+
+from typing import Final
+
+import attrs
+
+from hs.core.errors import InvalidParam
+from hs.core.ids import RoomID, UserID
+from hs.services.sync.sliding.required_state import NOTHING, RequiredState, required_state
+
+MAX_LISTS: Final = 100
+MAX_SUBSCRIPTIONS: Final = 1000
+MAX_PATTERNS: Final = 500
+MAX_TIMELINE: Final = 100
+MAX_CONN_ID: Final = 255
+EVERYWHERE: Final = "*"
+
+
+@attrs.frozen
+class RoomFilters:
+    """Which rooms a list is of; what is None does not matter."""
+
+    is_dm: bool | None = None
+    spaces: list[str] | None = None
+    is_encrypted: bool | None = None
+    is_invite: bool | None = None
+    room_types: list[str | None] | None = None
+    not_room_types: list[str | None] | None = None
+    tags: list[str] | None = None
+    not_tags: list[str] | None = None
+
+
+@attrs.frozen
+class ListAsked:
+    """A window over the rooms that pass the filters; without ranges it shows all of them."""
+
+    timeline_limit: int = 0
+    required_state: list[tuple[str, str]] = attrs.field(factory=list)
+    ranges: list[tuple[int, int]] | None = None
+    range: tuple[int, int] | None = None
+    filters: RoomFilters | None = None
+
+    def windows(self) -> list[tuple[int, int]] | None:
+        """Give the ranges, both ends included; None for all rooms."""
+        if self.range is not None:
+            return [self.range]
+        return self.ranges
+
+
+@attrs.frozen
+class RoomAsked:
+    """One room, asked for by its ID."""
+
+    timeline_limit: int = 0
+    required_state: list[tuple[str, str]] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class ExtensionAsked:
+    """Whether an extension is wanted, and of which lists and subscribed rooms; None: of all."""
+
+    enabled: bool | None = None
+    lists: list[str] | None = None
+    rooms: list[str] | None = None
+
+
+@attrs.frozen
+class ExtensionsAsked:
+    """The extensions there are."""
+
+    account_data: ExtensionAsked = ExtensionAsked()
+    receipts: ExtensionAsked = ExtensionAsked()
+    typing: ExtensionAsked = ExtensionAsked()
+
+
+@attrs.frozen
+class SlidingRequest:
+    """One request; `pos` is None for the first of a connection."""
+
+    conn_id: str = ""
+    pos: str | None = None
+    timeout_ms: int = 0
+    set_presence: str = "online"
+    lists: dict[str, ListAsked] = attrs.field(factory=dict)
+    room_subscriptions: dict[RoomID, RoomAsked] = attrs.field(factory=dict)
+    extensions: ExtensionsAsked = attrs.field(factory=ExtensionsAsked)
+
+
+@attrs.frozen
+class RoomConfig:
+    """What is wanted of a room: the most that any list or subscription asks of it."""
+
+    timeline_limit: int = 0
+    required: RequiredState = NOTHING
+
+    def union(self, other: "RoomConfig") -> "RoomConfig":
+        """Give what satisfies both."""
+        if self == other:
+            return self
+        limit = max(self.timeline_limit, other.timeline_limit)
+        return RoomConfig(limit, self.required.union(other.required))
+
+
+def check(request: SlidingRequest) -> None:
+    """Refuse what makes no sense or is too much.
+
+    Raises: InvalidParam.
+    """
+    if len(request.conn_id) > MAX_CONN_ID:
+        raise InvalidParam("conn_id is too long")
+    if len(request.lists) > MAX_LISTS:
+        raise InvalidParam(f"At most {MAX_LISTS} lists")
+    if len(request.room_subscriptions) > MAX_SUBSCRIPTIONS:
+        raise InvalidParam(f"At most {MAX_SUBSCRIPTIONS} room subscriptions")
+    for name, wanted in request.lists.items():
+        for start, end in wanted.windows() or ():
+            if start < 0 or end < start:
+                raise InvalidParam(f"A range of list {name} is not one")
+    asked: list[ListAsked | RoomAsked] = list(request.lists.values())
+    asked += request.room_subscriptions.values()
+    for one in asked:
+        if one.timeline_limit < 0:
+            raise InvalidParam("timeline_limit must not be negative")
+        if len(one.required_state) > MAX_PATTERNS:
+            raise InvalidParam(f"At most {MAX_PATTERNS} pairs in required_state")
+
+
+def config_of(asked: ListAsked | RoomAsked, user_id: UserID) -> RoomConfig:
+    """Read what is wanted of each room of a list, or of a subscribed one."""
+    return RoomConfig(
+        min(asked.timeline_limit, MAX_TIMELINE), required_state(asked.required_state, user_id)
+    )

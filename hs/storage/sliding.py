@@ -1,0 +1,209 @@
+"""What sliding sync remembers of connections, and what it reads of many rooms by one statement."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+
+_STREAM = "sliding_positions"
+_CONNECTION = "user_id = $1 AND device_id = $2 AND conn_id = $3"
+
+FIND = """
+SELECT p.base_id, p.delta, b.content
+FROM sliding_positions p LEFT JOIN sliding_bases b ON b.base_id = p.base_id
+WHERE p.position_id = $4 AND p.user_id = $1 AND p.device_id = $2 AND p.conn_id = $3
+"""
+INSERT_POSITION = """
+INSERT INTO sliding_positions
+    (position_id, user_id, device_id, conn_id, base_id, delta, created_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+INSERT_BASE = """
+INSERT INTO sliding_bases (base_id, user_id, device_id, conn_id, content)
+VALUES ($1, $2, $3, $4, $5)
+"""
+DROP_OTHERS = f"""
+DELETE FROM sliding_positions WHERE {_CONNECTION} AND position_id <> $4 AND position_id <> $5
+"""
+DROP_BASES = f"""
+DELETE FROM sliding_bases WHERE {_CONNECTION} AND base_id NOT IN (
+    SELECT base_id FROM sliding_positions WHERE {_CONNECTION} AND base_id IS NOT NULL
+)
+"""
+TOO_MANY = """
+SELECT conn_id FROM sliding_positions WHERE user_id = $1 AND device_id = $2
+GROUP BY conn_id ORDER BY max(position_id) DESC LIMIT 1000 OFFSET $3
+"""
+DROP_CONNECTION = f"DELETE FROM sliding_positions WHERE {_CONNECTION}"
+DROP_CONNECTION_BASES = f"DELETE FROM sliding_bases WHERE {_CONNECTION}"
+EXPIRE = "DELETE FROM sliding_positions WHERE created_ms < $1"
+EXPIRE_BASES = """
+DELETE FROM sliding_bases WHERE NOT EXISTS (
+    SELECT 1 FROM sliding_positions p
+    WHERE p.user_id = sliding_bases.user_id AND p.device_id = sliding_bases.device_id
+      AND p.conn_id = sliding_bases.conn_id AND p.base_id = sliding_bases.base_id
+)
+"""
+
+# The last event of each room that counts as activity: the log is read backwards to the first.
+BUMPS = sql(
+    lambda d: (
+        "SELECT wanted.room_id, (SELECT e.stream_id FROM events e "
+        "WHERE e.room_id = wanted.room_id AND e.status = 0 "
+        f"AND {d.any_of('e.type', 2, 'text')} ORDER BY e.stream_id DESC LIMIT 1) "
+        f"FROM {d.unnest('wanted', 'room_id text')}"
+    )
+)
+FACTS = sql(
+    lambda d: (
+        "SELECT room_id, name, avatar_url, encryption, room_type FROM room_summaries "
+        f"WHERE {d.any_of('room_id', 1, 'text')}"
+    )
+)
+STRIPPED = sql(
+    lambda d: (
+        "SELECT room_id, stripped_state FROM local_memberships "
+        f"WHERE user_id = $2 AND {d.any_of('room_id', 1, 'text')} AND stripped_state IS NOT NULL"
+    )
+)
+STATE = sql(
+    lambda d: (
+        "SELECT room_id, type, state_key, event_id FROM current_state "
+        f"WHERE {d.any_of('room_id', 1, 'text')} AND ({d.any_of('type', 2, 'text')} "
+        f"OR (type = 'm.room.member' AND {d.any_of('state_key', 3, 'text')}))"
+    )
+)
+ALL_STATE = sql(
+    lambda d: (
+        "SELECT room_id, type, state_key, event_id FROM current_state "
+        f"WHERE {d.any_of('room_id', 1, 'text')}"
+    )
+)
+MEMBERS_SINCE = """
+SELECT state_key, event_id FROM current_state
+WHERE room_id = $1 AND type = 'm.room.member' AND stream_id > $2
+"""
+
+
+class ConnectionKey(NamedTuple):
+    """Whose connection it is, and which."""
+
+    user_id: str
+    device_id: str
+    conn_id: str
+
+
+class PositionRecord(NamedTuple):
+    """What was sent up to a position: a base, if any, and what is laid over it."""
+
+    base_id: int | None
+    delta: bytes
+    base: bytes | None
+
+
+class NewPosition(NamedTuple):
+    """A position to be kept beside `previous`; with `base` it gets a base of its own."""
+
+    key: ConnectionKey
+    previous: int | None
+    base_id: int | None
+    base: bytes | None
+    delta: bytes
+    created_ms: int
+
+
+class FactsRecord(NamedTuple):
+    """What lists of rooms are filtered and ordered by."""
+
+    room_id: str
+    name: str | None
+    avatar_url: str | None
+    encryption: str | None
+    room_type: str | None
+
+
+class StateEntry(NamedTuple):
+    """One entry of a room's current state."""
+
+    room_id: str
+    type: str
+    state_key: str
+    event_id: str
+
+
+async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord | None:
+    """Give a position of a connection, if it is still kept."""
+    row = await tx.fetchrow(FIND, *key, position_id)
+    if row is None:
+        return None
+    return PositionRecord(row[0], bytes(row[1]), None if row[2] is None else bytes(row[2]))
+
+
+async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int | None]:
+    """Keep a position and the one it follows, and no other of the connection.
+
+    A device's connections used longest ago make room. Returns the position's number and its
+    base's.
+    """
+    [position_id] = await tx.next_ids(_STREAM, 1)
+    base_id = new.base_id
+    if new.base is not None:
+        base_id = position_id
+        await tx.execute(INSERT_BASE, base_id, *new.key, new.base)
+    await tx.execute(INSERT_POSITION, position_id, *new.key, base_id, new.delta, new.created_ms)
+    await tx.execute(DROP_OTHERS, *new.key, position_id, new.previous or 0)
+    if new.base is not None:
+        await tx.execute(DROP_BASES, *new.key)
+    if new.previous is None:
+        await _drop_oldest(tx, new.key, max_connections)
+    return position_id, base_id
+
+
+async def _drop_oldest(tx: Tx, key: ConnectionKey, max_connections: int) -> None:
+    for row in await tx.fetch(TOO_MANY, key.user_id, key.device_id, max_connections):
+        await tx.execute(DROP_CONNECTION, key.user_id, key.device_id, row[0])
+        await tx.execute(DROP_CONNECTION_BASES, key.user_id, key.device_id, row[0])
+
+
+async def expire(tx: Tx, before_ms: int) -> int:
+    """Forget connections that sent nothing new since a time; give the number of positions."""
+    gone = await tx.execute(EXPIRE, before_ms)
+    if gone:
+        await tx.execute(EXPIRE_BASES)
+    return gone
+
+
+async def bumps(tx: Tx, room_ids: Sequence[str], types: Sequence[str]) -> dict[str, int]:
+    """Give the number of the last event of some types in each of many rooms."""
+    rows = await tx.fetch(BUMPS, list(room_ids), list(types))
+    return {row[0]: row[1] for row in rows if row[1] is not None}
+
+
+async def facts(tx: Tx, room_ids: Sequence[str]) -> list[FactsRecord]:
+    """Give what lists are filtered by, of those rooms whose state is here."""
+    return [FactsRecord(*row) for row in await tx.fetch(FACTS, list(room_ids))]
+
+
+async def stripped(tx: Tx, room_ids: Sequence[str], user_id: str) -> dict[str, bytes]:
+    """Give the state that came with a user's invites and knocks (JSON), where there is any."""
+    rows = await tx.fetch(STRIPPED, list(room_ids), user_id)
+    return {row[0]: bytes(row[1]) for row in rows}
+
+
+async def state_of(
+    tx: Tx, room_ids: Sequence[str], types: Sequence[str], members: Sequence[str]
+) -> list[StateEntry]:
+    """Give the current state of some types, and some members, of many rooms."""
+    rows = await tx.fetch(STATE, list(room_ids), list(types), list(members))
+    return [StateEntry(*row) for row in rows]
+
+
+async def all_state_of(tx: Tx, room_ids: Sequence[str]) -> list[StateEntry]:
+    """Give all of the current state of many rooms."""
+    return [StateEntry(*row) for row in await tx.fetch(ALL_STATE, list(room_ids))]
+
+
+async def members_since(tx: Tx, room_id: str, after: int) -> dict[str, str]:
+    """Give the member events of a room's current state that are newer than a number."""
+    return {row[0]: row[1] for row in await tx.fetch(MEMBERS_SINCE, room_id, after)}
