@@ -39,6 +39,7 @@ UPDATE users SET is_deactivated = 1, password_hash = NULL,
     is_erased = CASE WHEN $2 = 1 THEN 1 ELSE is_erased END
 WHERE user_id = $1
 """
+ERASED = "SELECT user_id FROM users WHERE is_erased = 1"
 INSERT_TOKEN = """
 INSERT INTO registration_tokens (token, uses_allowed, expires_ms) VALUES ($1, $2, $3)
 """
@@ -92,6 +93,11 @@ async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
 async def deactivate(tx: Tx, user_id: str, erase: bool) -> None:
     """Close an account for good."""
     await tx.execute(DEACTIVATE, user_id, int(erase))
+
+
+async def erased(tx: Tx) -> list[str]:
+    """List all users who asked to be erased."""
+    return [row[0] for row in await tx.fetch(ERASED)]
 
 
 async def next_guest_number(tx: Tx) -> int:

@@ -5,36 +5,59 @@ async with open_accounts(database) as accounts:
     answer = await accounts.client.get("/_matrix/client/v3/devices", token=alice.access_token)
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import trio
 
 from hs.apis.client.account import AccountApi
+from hs.apis.client.account_data import AccountDataApi
+from hs.apis.client.admin_register import AdminRegisterApi
+from hs.apis.client.capabilities import CapabilitiesApi
+from hs.apis.client.devices import DevicesApi
+from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
 from hs.apis.client.logout import LogoutApi
+from hs.apis.client.openid import OpenIdApi
+from hs.apis.client.profile import ProfileApi
 from hs.apis.client.register import RegisterApi
+from hs.apis.client.tags import TagsApi
+from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.apis.client.versions import VersionsApi
+from hs.apis.client.voip import VoipApi
+from hs.apis.client.wellknown import WellKnownApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
+from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
+from hs.repl.rows import AccountDataRow, CacheRow
+from hs.repl.streams import ACCOUNT_DATA, CACHES
+from hs.repl.writers import TableWriter
+from hs.services.accounts.account_data import AccountData, LocalAccountDataWriter
 from hs.services.accounts.appservices import NoAppservices
 from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
+from hs.services.accounts.devices import Devices
+from hs.services.accounts.erasure import ErasedUsers
+from hs.services.accounts.filters import Filters
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.login import Login
+from hs.services.accounts.openid import OpenId
 from hs.services.accounts.passwords import Passwords
+from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
 from hs.services.accounts.registration import NewAccount, Registration
 from hs.services.accounts.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
+from hs.services.accounts.turn import TurnServers
 from hs.services.accounts.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, Dummy, InteractiveAuth
 from hs.settings.accounts import (
     PasswordSettings,
@@ -78,7 +101,7 @@ class Watching:
     async def depart(self, user_id: UserID) -> None:
         self.seen.append(("departed", user_id))
 
-    async def profile_changed(self, requester: Any, profile: Any) -> None:
+    async def profile_changed(self, requester: Requester, profile: Mapping[str, Any]) -> None:
         self.seen.append(("profile", requester.user_id, dict(profile)))
 
 
@@ -100,6 +123,11 @@ class Accounts:
     lifecycle: Lifecycle
     revocations: Revocations
     interactive: InteractiveAuth
+    account_data: AccountData
+    account_data_stream: TableWriter[AccountDataRow]
+    filters: Filters
+    openid: OpenId
+    erased: ErasedUsers
     client: WebClient
 
     async def user(
@@ -140,7 +168,7 @@ async def open_accounts(
     issues_tokens: bool = False,
 ) -> AsyncIterator[Accounts]:
     """Start the accounts' part of a server."""
-    given = {
+    given: dict[str, Any] = {
         "sessions": sessions,
         "registration": registration,
         "passwords": passwords,
@@ -148,9 +176,13 @@ async def open_accounts(
         "rate_limits": rate_limits,
     }
     settings = attrs.evolve(settings, **{k: v for k, v in given.items() if v is not None})
-    yield make_accounts(
+    accounts = make_accounts(
         database, settings, hub or InProcHub(), instance, clock or FixedClock(), issues_tokens
     )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(accounts.account_data_stream.run)
+        yield accounts
+        nursery.cancel_scope.cancel()
 
 
 def make_accounts(
@@ -163,8 +195,9 @@ def make_accounts(
 ) -> Accounts:
     """Build the pieces."""
     feed = Feed()
+    transport = hub.join(feed)
     caches: MemoryWriter[CacheRow] = MemoryWriter(
-        CACHES, instance, hub.join(feed), epoch_at(clock.now_ms())
+        CACHES, instance, transport, epoch_at(clock.now_ms())
     )
     caches.attach()
     watching = Watching()
@@ -212,11 +245,33 @@ def make_accounts(
     lifecycle = Lifecycle(
         database, hasher, settings.passwords, session_service, profiles, revocations, watching
     )
+    stream = TableWriter(ACCOUNT_DATA, instance, database, transport, clock.now_ms)
+    account_data = AccountData(database, feed, LocalAccountDataWriter(stream))
+    devices = Devices(database, clock, session_service, last_seen, watching)
+    filters = Filters(database)
+    openid = OpenId(database, clock, SERVER)
+    secret = SharedSecret(database, clock, settings.registration.registration_shared_secret)
     endpoints = collect(
         RegisterApi(registration, interactive, token_stage, appservices, rates),
+        AdminRegisterApi(secret, registration),
         LoginApi(login, session_service, lifecycle, interactive),
         LogoutApi(session_service),
         AccountApi(lifecycle, interactive),
+        DevicesApi(devices, lifecycle, interactive),
+        ProfileApi(
+            profiles,
+            ProfileChanges(profiles, watching),
+            settings.server.require_auth_for_profile_requests,
+        ),
+        AccountDataApi(account_data),
+        TagsApi(account_data),
+        FilterApi(filters),
+        OpenIdApi(openid),
+        ThirdPartyApi(),
+        VoipApi(TurnServers(settings.turn, clock)),
+        VersionsApi(),
+        CapabilitiesApi(lifecycle, login, settings.registration, "11"),
+        WellKnownApi(settings.server),
     )
     return Accounts(
         database=database,
@@ -233,5 +288,10 @@ def make_accounts(
         lifecycle=lifecycle,
         revocations=revocations,
         interactive=interactive,
+        account_data=account_data,
+        account_data_stream=stream,
+        filters=filters,
+        openid=openid,
+        erased=ErasedUsers(database, feed),
         client=WebClient(Application(endpoints, authenticator, rates=rates)),
     )

@@ -15,6 +15,7 @@ import orjson
 from hs.core.errors import (
     BadJson,
     Forbidden,
+    GuestForbidden,
     InvalidParam,
     KeyTooLarge,
     NotFound,
@@ -88,6 +89,12 @@ class Profiles:
         """Give the profile of a user of this server; empty when there is none."""
         return await self._known.get(user_id) or {}
 
+    async def of_member(self, user_id: UserID) -> Mapping[str, str]:
+        """Give what member events show of a user of this server: name and avatar, where set."""
+        profile = await self.of_local(user_id)
+        shown = ((field, profile.get(field)) for field in (DISPLAYNAME, AVATAR_URL))
+        return {field: value for field, value in shown if isinstance(value, str)}
+
     async def get(self, user_id: UserID) -> Mapping[str, Any]:
         """Give a user's profile.
 
@@ -151,6 +158,8 @@ class Profiles:
             raise Forbidden("You can only change your own profile")
         if server_of(user_id) != self._server_name:
             raise Forbidden("Not a user of this server")
+        if requester.is_guest and field != DISPLAYNAME:
+            raise GuestForbidden("Guests may change their display name only")
         if requester.is_admin:
             return
         if field == DISPLAYNAME and not self._settings.enable_set_displayname:

@@ -82,6 +82,16 @@ class Registration:
             raise UserInUse("This user name is taken")
         return user_id
 
+    async def check_any_name(self, localpart: str) -> UserID:
+        """Give the user ID for a name that an administrator wants, if it is to be had.
+
+        Raises: InvalidUsername, UserInUse.
+        """
+        user_id = check_localpart(localpart.lower(), self._server_name)
+        if await self.is_taken(user_id):
+            raise UserInUse("This user name is taken")
+        return user_id
+
     def check_appservice_name(self, localpart: str, appservice_id: str) -> UserID:
         """Give the user ID that an application service wants, if it is in its namespaces.
 

@@ -17,6 +17,7 @@ CREATE TABLE users (
     appservice_id TEXT                           -- the application service that made the account
 );
 CREATE INDEX users_lower ON users (lower(user_id));
+CREATE INDEX users_erased ON users (user_id) WHERE is_erased = 1;
 
 CREATE TABLE devices (
     user_id TEXT NOT NULL,

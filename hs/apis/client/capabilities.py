@@ -1,0 +1,61 @@
+"""What users may do on this server, and the room versions it knows."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.route import route
+from hs.core.requester import Requester
+from hs.core.versions import ROOM_VERSIONS
+from hs.services.accounts.lifecycle import Lifecycle
+from hs.services.accounts.login import Login
+from hs.settings.accounts import RegistrationSettings
+
+
+@attrs.frozen
+class CapabilitiesRequest:
+    """Who asks."""
+
+    requester: Requester
+
+
+@attrs.frozen
+class CapabilitiesApi:
+    """`/capabilities`."""
+
+    lifecycle: Lifecycle
+    login: Login
+    registration: RegistrationSettings
+    default_room_version: str
+
+    @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
+    async def capabilities(self, request: CapabilitiesRequest) -> dict[str, Any]:
+        """Spec: client-server API, Capabilities negotiation."""
+        settings = self.registration
+        fixed = [
+            field
+            for field, is_free in (
+                ("displayname", settings.enable_set_displayname),
+                ("avatar_url", settings.enable_set_avatar_url),
+            )
+            if not is_free
+        ]
+        profile_fields: dict[str, Any] = {"enabled": True}
+        if fixed:
+            profile_fields["disallowed"] = fixed
+        return {
+            "capabilities": {
+                "m.room_versions": {
+                    "default": self.default_room_version,
+                    "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+                },
+                "m.change_password": {"enabled": self.lifecycle.may_change_password},
+                "m.set_displayname": {"enabled": settings.enable_set_displayname},
+                "m.set_avatar_url": {"enabled": settings.enable_set_avatar_url},
+                "m.3pid_changes": {"enabled": False},
+                "m.get_login_token": {"enabled": self.login.issues_tokens},
+                "m.profile_fields": profile_fields,
+                "uk.tcpip.msc4133.profile_fields": profile_fields,
+            }
+        }

@@ -1,0 +1,31 @@
+"""The versions of the specification that this server serves."""
+
+from typing import Any, Final
+
+import attrs
+
+from hs.apis.client.unstable_features import UNSTABLE_FEATURES
+from hs.apis.web.auth import NONE
+from hs.apis.web.route import route
+
+VERSIONS: Final = (
+    "r0.0.1",
+    "r0.1.0",
+    "r0.2.0",
+    "r0.3.0",
+    "r0.4.0",
+    "r0.5.0",
+    "r0.6.0",
+    "r0.6.1",
+    *(f"v1.{minor}" for minor in range(1, 17)),
+)
+
+
+@attrs.frozen
+class VersionsApi:
+    """`/versions`."""
+
+    @route("GET", "/_matrix/client/versions", auth=NONE)
+    async def versions(self) -> dict[str, Any]:
+        """Spec: client-server API, API standards."""
+        return {"versions": VERSIONS, "unstable_features": dict(UNSTABLE_FEATURES)}

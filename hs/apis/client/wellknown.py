@@ -1,0 +1,41 @@
+"""How clients and servers that know only the server's name find it."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import NONE
+from hs.apis.web.route import route
+from hs.core.errors import NotFound
+from hs.settings.server import ServerSettings
+
+
+@attrs.frozen
+class WellKnownApi:
+    """`/.well-known/matrix`."""
+
+    settings: ServerSettings
+
+    @route("GET", "/.well-known/matrix/client", auth=NONE)
+    async def client(self) -> dict[str, Any]:
+        """Spec: client-server API, Server Discovery."""
+        base_url = self.settings.public_baseurl
+        if base_url is None:
+            raise NotFound("The server does not know its own address")
+        # Clients put paths behind it, so it has no slash at its end.
+        homeserver = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
+        return {**homeserver, **self.settings.extra_well_known_client_content}
+
+    @route("GET", "/.well-known/matrix/server", auth=NONE)
+    async def server(self) -> dict[str, str]:
+        """Spec: server-server API, Server discovery."""
+        if not self.settings.serve_server_wellknown:
+            raise NotFound("The server is not delegated")
+        name = self.settings.server_name
+        host = name if name.endswith("]") else name.rsplit(":", 1)[0]
+        return {"m.server": f"{host}:443"}
+
+    @route("GET", "/.well-known/matrix/support", auth=NONE)
+    async def support(self) -> dict[str, Any]:
+        """Spec: client-server API, Server Discovery."""
+        raise NotFound("There is no support information")

@@ -1,0 +1,49 @@
+"""Changing a profile, and showing the change where the name and avatar are seen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.profiles import (
+    AVATAR_URL,
+    DISPLAYNAME,
+    ProfilePropagation,
+    Profiles,
+)
+
+
+@attrs.frozen(eq=False)
+class ProfileChanges:
+    """What users do to profiles."""
+
+    _profiles: Profiles
+    _propagation: ProfilePropagation
+
+    async def set_field(
+        self, requester: Requester, user_id: UserID, field: str, value: Any
+    ) -> None:
+        """Set a field.
+
+        Raises: Forbidden, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
+        """
+        profile = await self._profiles.set_field(requester, user_id, field, value)
+        await self._show(requester, user_id, field, profile)
+
+    async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
+        """Take a field away, if it is there.
+
+        Raises: Forbidden, InvalidParam, KeyTooLarge.
+        """
+        profile = await self._profiles.delete_field(requester, user_id, field)
+        await self._show(requester, user_id, field, profile)
+
+    async def _show(
+        self, requester: Requester, user_id: UserID, field: str, profile: Mapping[str, Any]
+    ) -> None:
+        if field in (DISPLAYNAME, AVATAR_URL):
+            # Administrators change others' profiles, but events are sent by their subject.
+            own = requester if requester.user_id == user_id else Requester(user_id)
+            await self._propagation.profile_changed(own, profile)

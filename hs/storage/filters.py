@@ -1,0 +1,26 @@
+"""Filters that clients stored; they never change."""
+
+from hs.storage.database import Tx
+
+FIND = "SELECT filter_id FROM filters WHERE user_id = $1 AND digest = $2"
+INSERT = """
+INSERT INTO filters (user_id, filter_id, digest, content) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_id, digest) DO NOTHING
+"""
+GET = "SELECT content FROM filters WHERE user_id = $1 AND filter_id = $2"
+
+
+async def add(tx: Tx, user_id: str, digest: str, content: bytes) -> int:
+    """Store a filter, unless the user has an equal one; give its number."""
+    known = await tx.fetchval(FIND, user_id, digest)
+    if known is None:
+        (filter_id,) = await tx.next_ids("filters", 1)
+        await tx.execute(INSERT, user_id, filter_id, digest, content)
+        known = await tx.fetchval(FIND, user_id, digest)
+    return int(known)
+
+
+async def get(tx: Tx, user_id: str, filter_id: int) -> bytes | None:
+    """Give a filter."""
+    content = await tx.fetchval(GET, user_id, filter_id)
+    return None if content is None else bytes(content)
