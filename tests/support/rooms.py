@@ -23,17 +23,24 @@ from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.repl.writers import TableWriter
 from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.auth_graph import AuthGraph
 from hs.services.rooms.building import EventBuilder, random_opaque
 from hs.services.rooms.committer import Committer
 from hs.services.rooms.drafts import Appended, Draft, TxnKey
 from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.growing import RoomStores
 from hs.services.rooms.hot_rooms import HotRooms
+from hs.services.rooms.inbound import RoomInbound
+from hs.services.rooms.pdu_checks import PduChecker
+from hs.services.rooms.receiver import ShardedReceiver
+from hs.services.rooms.resolve import StateResolver
 from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.txn_memory import TxnMemory
 from hs.services.rooms.writer import RoomWriter
 from hs.storage.chains import index_chains
 from hs.storage.database import Database
+from tests.support.peers import EveryKey
 
 SERVER = ServerName("test.example")
 SIGNER = Signer(SERVER, SigningKey.from_seed("key", bytes(range(32))))
@@ -63,6 +70,7 @@ class World:
     ownership: Ownership
     stream: TableWriter[EventRow]
     appenders: dict[str, RoomAppender]  # by instance; other worlds' may be put in
+    receiver: ShardedReceiver
     seen: list[tuple[int, EventRow]] = attrs.Factory(list)
 
     async def create_room(
@@ -199,6 +207,10 @@ def make_world(
         rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
     )
     appenders: dict[str, RoomAppender] = {instance: writer}
+    resolver = StateResolver(events, AuthGraph(database))
+    inbound = RoomInbound(
+        PduChecker(EveryKey()), RoomStores(database, rooms, events, states, resolver)
+    )
     world = World(
         database=database,
         feed=feed,
@@ -213,6 +225,7 @@ def make_world(
         ownership=ownership,
         stream=stream,
         appenders=appenders,
+        receiver=ShardedReceiver(ownership, {instance: inbound}),
     )
     feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
     return world
