@@ -51,7 +51,7 @@ class SharedSecret:
         if not await self._database.write(accounts.use_nonce, wish.nonce, self._clock.now_ms()):
             raise Unknown("The nonce is not known")
         parts = [wish.nonce, wish.username, wish.password, "admin" if wish.is_admin else "notadmin"]
-        if wish.user_type is not None:
+        if wish.user_type:
             parts.append(wish.user_type)
         right = hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
         if not hmac.compare_digest(right.encode(), wish.mac.encode()):

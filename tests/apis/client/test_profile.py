@@ -1,0 +1,181 @@
+"""Profiles over HTTP."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from hs.repl.inproc import InProcHub
+from hs.settings.accounts import RegistrationSettings
+from hs.storage.database import Database
+from tests.support.accounts import DEFAULTS, Accounts, open_accounts
+
+PROFILE = "/_matrix/client/v3/profile/@alice:test"
+
+
+async def test_new_users_are_called_by_their_localpart(accounts: Accounts) -> None:
+    await accounts.user("alice")
+
+    assert (await accounts.client.get(PROFILE)).json == {"displayname": "alice"}
+
+
+async def test_fields_are_set_read_and_deleted(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+    values: dict[str, Any] = {
+        "displayname": "Alice",
+        "avatar_url": "mxc://test/abc",
+        "m.tz": "Europe/London",
+        "org.example.job": {"title": ["Boss", None, 1.5]},
+    }
+
+    for field, value in values.items():
+        answer = await accounts.client.put(
+            f"{PROFILE}/{field}", {field: value}, token=alice.access_token
+        )
+        assert answer.json == {}
+        assert (await accounts.client.get(f"{PROFILE}/{field}")).json == {field: value}
+    assert (await accounts.client.get(PROFILE)).json == values
+
+    for field in values:
+        answer = await accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token)
+        assert answer.json == {}
+        gone = await accounts.client.get(f"{PROFILE}/{field}")
+        assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
+    assert (await accounts.client.get(PROFILE)).json == {}
+
+
+async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+
+    for field in ("displayname", "m.tz"):
+        await accounts.client.put(f"{PROFILE}/{field}", {field: "A"}, token=alice.access_token)
+
+    told = [one for one in accounts.watching.seen if one[0] == "profile"]
+    assert told == [("profile", "@alice:test", {"displayname": "A"})]
+
+
+async def test_an_empty_name_is_no_name(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+
+    await accounts.client.put(
+        f"{PROFILE}/displayname", {"displayname": ""}, token=alice.access_token
+    )
+
+    assert (await accounts.client.get(PROFILE)).json == {}
+    assert await accounts.profiles.of_member(alice.user_id) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "body", "status", "errcode"),
+    [
+        ("displayname", {}, 400, "M_MISSING_PARAM"),
+        ("displayname", {"displayname": 1}, 400, "M_BAD_JSON"),
+        ("displayname", {"displayname": {"a": "b"}}, 400, "M_BAD_JSON"),
+        ("displayname", {"displayname": "n" * 257}, 400, "M_INVALID_PARAM"),
+        ("displayname", {"displayname": "a\0b"}, 400, "M_INVALID_PARAM"),
+        ("displayname", [], 400, "M_BAD_JSON"),
+        ("avatar_url", {"avatar_url": ["mxc://a/b"]}, 400, "M_BAD_JSON"),
+        ("avatar_url", {"avatar_url": "m" * 2000}, 400, "M_INVALID_PARAM"),
+        ("m.tz", {"m.tz": 1}, 400, "M_BAD_JSON"),
+        ("Upper.case", {"Upper.case": 1}, 400, "M_INVALID_PARAM"),
+        ("nodot", {"nodot": 1}, 400, "M_INVALID_PARAM"),
+        ("a." + "b" * 254, {"a." + "b" * 254: 1}, 400, "M_KEY_TOO_LARGE"),
+        ("org.example.big", {"org.example.big": "x" * 65_600}, 400, "M_PROFILE_TOO_LARGE"),
+        ("org.example.other", {"org.example.else": 1}, 400, "M_MISSING_PARAM"),
+    ],
+)
+async def test_bad_fields_are_refused(
+    accounts: Accounts, field: str, body: Any, status: int, errcode: str
+) -> None:
+    alice = await accounts.user("alice")
+
+    answer = await accounts.client.put(f"{PROFILE}/{field}", body, token=alice.access_token)
+
+    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (await accounts.client.get(PROFILE)).json == {"displayname": "alice"}
+
+
+async def test_nobody_changes_the_profile_of_another(accounts: Accounts) -> None:
+    await accounts.user("alice")
+    bob = await accounts.user("bob")
+
+    answer = await accounts.client.put(
+        f"{PROFILE}/displayname", {"displayname": "x"}, token=bob.access_token
+    )
+    deleting = await accounts.client.delete(f"{PROFILE}/displayname", token=bob.access_token)
+
+    assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+    assert deleting.status == 403
+
+
+@pytest.mark.parametrize(
+    ("user_id", "status", "errcode"),
+    [
+        ("@nobody:test", 404, "M_NOT_FOUND"),
+        ("@nobody:elsewhere", 404, "M_NOT_FOUND"),
+        ("nobody", 400, "M_INVALID_PARAM"),
+    ],
+)
+async def test_unknown_users_have_no_profile(
+    accounts: Accounts, user_id: str, status: int, errcode: str
+) -> None:
+    answer = await accounts.client.get(f"/_matrix/client/v3/profile/{user_id}")
+
+    assert (answer.status, answer.errcode) == (status, errcode)
+
+
+async def test_profiles_may_be_kept_from_strangers(database: Database) -> None:
+    server = attrs.evolve(DEFAULTS.server, require_auth_for_profile_requests=True)
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
+        alice = await accounts.user("alice")
+
+        stranger = await accounts.client.get(PROFILE)
+        known = await accounts.client.get(PROFILE, token=alice.access_token)
+
+        assert (stranger.status, stranger.errcode) == (401, "M_MISSING_TOKEN")
+        assert known.status == 200
+
+
+async def test_names_may_be_fixed_by_the_administrator(database: Database) -> None:
+    fixed = RegistrationSettings(enable_registration=True, enable_set_displayname=False)
+    async with open_accounts(database, registration=fixed) as accounts:
+        alice = await accounts.user("alice")
+        answer = await accounts.client.put(
+            f"{PROFILE}/displayname", {"displayname": "x"}, token=alice.access_token
+        )
+        capabilities = await accounts.client.get(
+            "/_matrix/client/v3/capabilities", token=alice.access_token
+        )
+
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        told = capabilities.json["capabilities"]
+        assert told["m.set_displayname"] == {"enabled": False}
+        assert told["m.profile_fields"] == {"enabled": True, "disallowed": ["displayname"]}
+
+
+async def test_guests_change_their_name_only(accounts: Accounts) -> None:
+    made = await accounts.client.post("/_matrix/client/v3/register?kind=guest", {})
+    path = f"/_matrix/client/v3/profile/{made.json['user_id']}"
+    token = made.json["access_token"]
+
+    name = await accounts.client.put(f"{path}/displayname", {"displayname": "G"}, token=token)
+    avatar = await accounts.client.put(f"{path}/avatar_url", {"avatar_url": "m"}, token=token)
+
+    assert name.status == 200
+    assert (avatar.status, avatar.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+async def test_a_change_is_seen_by_every_process(database: Database) -> None:
+    hub = InProcHub()
+    async with (
+        open_accounts(database, hub=hub, instance="main") as one,
+        open_accounts(database, hub=hub, instance="worker") as other,
+    ):
+        alice = await one.user("alice")
+        assert (await other.client.get(PROFILE)).json == {"displayname": "alice"}
+
+        await one.client.put(
+            f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
+        )
+
+        assert (await other.client.get(PROFILE)).json == {"displayname": "A"}
