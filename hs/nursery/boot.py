@@ -8,7 +8,7 @@ import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
@@ -26,7 +26,7 @@ from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
-from hs.storage.database import Database
+from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.migrate import bundled_migrations, migrate, pending
 
 EXIT_FAILED = 1
@@ -126,7 +126,12 @@ async def _open_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Da
     chosen = settings.database
     args = {"database": str(chosen.path)} if chosen.is_sqlite else chosen.args
     config = DatabaseConfig(chosen.engine, args, instance=settings.workers.name)
-    async with open_database(config, bridge) as database:
+    async with AsyncExitStack() as opened:
+        try:
+            database = await opened.enter_async_context(open_database(config, bridge))
+        except DatabaseUnavailable as error:
+            host = "" if chosen.is_sqlite else f" at {chosen.args.get('host', 'this machine')}"
+            raise DatabaseUnavailable(f"the database {chosen.label}{host}: {error}") from error
         yield database
 
 

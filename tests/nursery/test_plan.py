@@ -149,9 +149,9 @@ def test_the_tree_of_a_single_process(load: Load) -> None:
         "asyncio bridge",
         "database: sqlite /var/lib/hs/hs.db (migrated here)",
         (
-            "replication: within this process; writes account_data, backfill, device_lists, events, "
-            "presence, push_rules, quarantined_media_changes, receipts, thread_subscriptions, "
-            "to_device, typing"
+            "replication: within this process; writes account_data, backfill, device_lists, "
+            "events, presence, push_rules, quarantined_media_changes, receipts, "
+            "thread_subscriptions, to_device, typing"
         ),
         (
             "duties: background tasks, user directory, application services, pushers, "

@@ -286,3 +286,12 @@ def test_contradictions_about_a_duty_are_refused(
 ) -> None:
     assert f"{old_key}: false" in refused(SHARED, worker(app))
     assert "is not named here" in refused(SHARED, new_key, worker(app, "stranger"))
+
+
+def test_a_worker_never_takes_the_pid_file_of_the_main_process(load: Load) -> None:
+    shared = f"{SHARED}\npid_file: /run/main.pid"
+
+    assert str(load(shared).server.pid_file) == "/run/main.pid"
+    assert load(shared, GENERIC).server.pid_file is None
+    named = load(shared, f"{GENERIC}\nworker_pid_file: /run/w.pid")
+    assert str(named.server.pid_file) == "/run/w.pid"

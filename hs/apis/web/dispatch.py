@@ -1,6 +1,8 @@
 """From a call and its endpoint to a response: admission, authentication, parsing, answer."""
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -62,13 +64,15 @@ class Dispatcher:
         if endpoint.rate is not None:
             self.rates.check(endpoint.rate, call.requester, call.client_ip)
         if endpoint.parser is None:
+            if endpoint.waits:
+                return await _until_disconnect(endpoint.answer, call)
             return await endpoint.answer()
         if endpoint.auth is not Auth.FEDERATION and endpoint.body_use in _READ_FIRST:
             await call.read_body(endpoint.max_body_bytes)
         request = endpoint.parser.parse(call)
         if not endpoint.waits:
             return await endpoint.answer(request)
-        return await _until_disconnect(endpoint, call, request)
+        return await _until_disconnect(partial(endpoint.answer, request), call)
 
     async def _authenticate_origin(self, endpoint: Endpoint, call: Call) -> None:
         """Read the body first: it is part of what the other server signed."""
@@ -82,17 +86,17 @@ class Dispatcher:
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
 
 
-async def _until_disconnect(endpoint: Endpoint, call: Call, request: Any) -> Any:
+async def _until_disconnect(run: Callable[[], Awaitable[Any]], call: Call) -> Any:
     """Run a handler that waits, and cancel it when its client hangs up."""
     answer: Any = None
     answered = False
     with trio.CancelScope() as scope, call.cancels_on_disconnect(scope) as watched:
         if watched:
-            answer, answered = await endpoint.answer(request), True
+            answer, answered = await run(), True
         else:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when_gone, call, scope)
-                answer, answered = await endpoint.answer(request), True
+                answer, answered = await run(), True
                 nursery.cancel_scope.cancel()
     if not answered:
         raise ClientGone
