@@ -47,7 +47,7 @@ async def keep_running(duty: Duty) -> None:
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-async def every(period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+async def every(period_s: float, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` once a period, for ever, the first time after one period."""
     while True:
         await trio.sleep(period_s)

@@ -8,11 +8,14 @@ from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty
 from hs.nursery.foundation import lay_foundation
-from hs.nursery.plan import Plan
+from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
-from hs.nursery.wiring.accounts import wire_accounts
-from hs.nursery.wiring.endpoints import account_apis, action_apis
-from hs.nursery.wiring.rooms import wire_room_actions, wire_rooms
+from hs.nursery.wiring.accounts import wire_accounts, wire_identity
+from hs.nursery.wiring.actions import wire_actions
+from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
+from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.reading import reading_apis, wire_reading
+from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -24,21 +27,30 @@ def compose(
     ground = lay_foundation(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
     metrics.watch_process()
-    accounts = wire_accounts(ground)
+    identity = wire_identity(ground)
+    accounts = wire_accounts(ground, identity)
     rooms = wire_rooms(ground)
-    actions = wire_room_actions(ground, rooms, accounts)
-    endpoints = collect(*account_apis(accounts), *action_apis(actions))
+    actions = wire_actions(ground, rooms, accounts)
+    reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
+    ephemeral = wire_ephemeral(ground, accounts, rooms)
     runners: list[tuple[str, Runner]] = []
     if rooms.committer is not None:
         runners.append(("committer", rooms.committer.run))
-    duties: list[Duty] = [*accounts.duties]
+    duties: list[Duty] = [*accounts.duties, *actions.duties, *ephemeral.duties]
+    chores: list[Duty] = [*accounts.chores, *room_chores(ground)]
     return Process(
         ground=ground,
         runners=runners,
         duties=duties,
-        endpoints=endpoints,
-        authenticator=accounts.authenticator,
-        rates=accounts.rates,
+        lone_duties=chores if BACKGROUND in plan.duties else [],
+        endpoints=collect(
+            *account_apis(settings, accounts, actions),
+            *action_apis(settings, actions),
+            *reading_apis(reading, rooms),
+            *ephemeral_apis(ephemeral),
+        ),
+        authenticator=identity.authenticator,
+        rates=identity.rates,
         admission=admission,
         drain=drain,
         metrics=metrics,

@@ -1,120 +1,193 @@
-"""Accounts: tokens, sessions, registration, login, profiles, devices."""
+"""Accounts: who users are, how they log in, and what the server keeps for them."""
 
 import attrs
 
-from hs.lib.tasks import Duty
+from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
-from hs.repl.streams import CACHES
+from hs.repl.streams import ACCOUNT_DATA, CACHES
+from hs.services.accounts.account_data import (
+    AccountData,
+    AccountDataWriter,
+    LocalAccountDataWriter,
+)
 from hs.services.accounts.appservices import NoAppservices
 from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
+from hs.services.accounts.devices import Devices
+from hs.services.accounts.erasure import ErasedUsers
+from hs.services.accounts.filters import Filters
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.lifecycle import Lifecycle, NoRooms
 from hs.services.accounts.login import Login
+from hs.services.accounts.openid import OpenId
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
 from hs.services.accounts.registration import Registration
-from hs.services.accounts.sessions import NobodyWatches, Sessions
+from hs.services.accounts.sessions import DeviceWatcher, NobodyWatches, Sessions
+from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
+from hs.services.accounts.turn import TurnServers
 from hs.services.accounts.uia import Dummy, InteractiveAuth, Stage
+
+FORGET_EVERY_S = 3600.0
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Identity:
+    """Tokens, sessions and passwords: what proves who somebody is."""
+
+    rates: ConfiguredRates
+    limits: LoginLimits
+    appservices: NoAppservices
+    revocations: Revocations
+    last_seen: LastSeen
+    authenticator: TokenAuthenticator
+    passwords: Passwords
+    sessions: Sessions
+    watcher: DeviceWatcher
+    credentials: Credentials
+    registration_tokens: RegistrationTokenStage
+    interactive: InteractiveAuth
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Accounts:
     """What other services and the endpoints need of accounts."""
 
-    rates: ConfiguredRates
-    authenticator: TokenAuthenticator
-    revocations: Revocations
-    last_seen: LastSeen
-    passwords: Passwords
-    sessions: Sessions
+    identity: Identity
     profiles: Profiles
     registration: Registration
-    credentials: Credentials
     login: Login
     lifecycle: Lifecycle
-    interactive: InteractiveAuth
-    registration_tokens: RegistrationTokenStage
-    appservices: NoAppservices
+    devices: Devices
+    account_data: AccountData
+    filters: Filters
+    openid: OpenId
+    erased: ErasedUsers
+    shared_secret: SharedSecret
+    turn: TurnServers
 
     @property
     def duties(self) -> list[Duty]:
         """Give what runs in every process."""
-        return [Duty("last seen", self.last_seen.run)]
+        return [Duty("last seen", self.identity.last_seen.run)]
+
+    @property
+    def chores(self) -> list[Duty]:
+        """Give what one process does now and then."""
+
+        async def forget() -> None:
+            await every(FORGET_EVERY_S, self.identity.interactive.forget_old)
+
+        return [Duty("forgetting old sessions", forget)]
 
 
-def wire_accounts(ground: Foundation) -> Accounts:
-    """Build the services of accounts."""
+def wire_identity(ground: Foundation) -> Identity:
+    """Build what proves who somebody is."""
     settings, database, clock = ground.settings, ground.database, ground.clock
-    server_name = settings.server.server_name
-    caches = ground.memory(CACHES)
-    appservices = NoAppservices()
+    appservices, watcher = NoAppservices(), NobodyWatches()
     last_seen = LastSeen(database, clock)
-    revocations = Revocations(caches)
-    authenticator = TokenAuthenticator(
-        database, ground.feed, clock, appservices, last_seen, revocations
-    )
+    revocations = Revocations(ground.memory(CACHES))
+    limits = LoginLimits(settings.rate_limits)
     passwords = Passwords(
         settings.passwords.pepper or "",
         settings.registration.bcrypt_rounds,
         settings.passwords.policy,
     )
-    sessions = Sessions(database, clock, settings.sessions, revocations, NobodyWatches())
-    profiles = Profiles(
-        database, ground.feed, caches, server_name, settings.registration, NoRemoteProfiles()
-    )
-    registration = Registration(
-        database,
-        clock,
-        settings.registration,
-        server_name,
-        settings.server.allow_guest_access,
-        passwords,
-        sessions,
-        profiles,
-        appservices,
-    )
-    limits = LoginLimits(settings.rate_limits)
-    credentials = Credentials(database, passwords, limits, settings.passwords, server_name)
-    login = Login(
-        database,
-        clock,
-        settings.passwords,
-        server_name,
-        credentials,
-        limits,
-        sessions,
-        appservices,
+    credentials = Credentials(
+        database, passwords, limits, settings.passwords, settings.server.server_name
     )
     registration_tokens = RegistrationTokenStage(database, clock)
-    lifecycle = Lifecycle(
-        database,
-        passwords,
-        settings.passwords,
-        sessions,
-        profiles,
-        revocations,
-        NoRooms(),
-    )
     stages: dict[str, Stage] = {
         "m.login.dummy": Dummy(),
         "m.login.password": PasswordStage(credentials),
         "m.login.registration_token": registration_tokens,
     }
-    return Accounts(
+    return Identity(
         rates=ConfiguredRates(settings.rate_limits),
-        authenticator=authenticator,
+        limits=limits,
+        appservices=appservices,
         revocations=revocations,
         last_seen=last_seen,
+        authenticator=TokenAuthenticator(
+            database, ground.feed, clock, appservices, last_seen, revocations
+        ),
         passwords=passwords,
-        sessions=sessions,
-        profiles=profiles,
-        registration=registration,
+        sessions=Sessions(database, clock, settings.sessions, revocations, watcher),
+        watcher=watcher,
         credentials=credentials,
-        login=login,
-        interactive=InteractiveAuth(database, clock, settings.reauth, stages),
-        lifecycle=lifecycle,
         registration_tokens=registration_tokens,
-        appservices=appservices,
+        interactive=InteractiveAuth(database, clock, settings.reauth, stages),
+    )
+
+
+def wire_accounts(ground: Foundation, identity: Identity) -> Accounts:
+    """Build the services of accounts."""
+    settings, database, clock, feed = (
+        ground.settings,
+        ground.database,
+        ground.clock,
+        ground.feed,
+    )
+    server_name = settings.server.server_name
+    sessions, appservices = identity.sessions, identity.appservices
+    profiles = Profiles(
+        database,
+        feed,
+        ground.memory(CACHES),
+        server_name,
+        settings.registration,
+        NoRemoteProfiles(),
+    )
+    writer = ground.owned(
+        AccountDataWriter,
+        ACCOUNT_DATA,
+        lambda: LocalAccountDataWriter(ground.table(ACCOUNT_DATA)),
+    )
+    return Accounts(
+        identity=identity,
+        profiles=profiles,
+        registration=Registration(
+            database,
+            clock,
+            settings.registration,
+            server_name,
+            settings.server.allow_guest_access,
+            identity.passwords,
+            sessions,
+            profiles,
+            appservices,
+        ),
+        login=Login(
+            database,
+            clock,
+            settings.passwords,
+            server_name,
+            identity.credentials,
+            identity.limits,
+            sessions,
+            appservices,
+        ),
+        lifecycle=_lifecycle(ground, identity, profiles),
+        devices=Devices(database, clock, sessions, identity.last_seen, identity.watcher),
+        account_data=AccountData(database, feed, writer),
+        filters=Filters(database),
+        openid=OpenId(database, clock, server_name),
+        erased=ErasedUsers(database, feed),
+        shared_secret=SharedSecret(
+            database, clock, settings.registration.registration_shared_secret
+        ),
+        turn=TurnServers(settings.turn, clock),
+    )
+
+
+def _lifecycle(ground: Foundation, identity: Identity, profiles: Profiles) -> Lifecycle:
+    return Lifecycle(
+        ground.database,
+        identity.passwords,
+        ground.settings.passwords,
+        identity.sessions,
+        profiles,
+        identity.revocations,
+        NoRooms(),
     )

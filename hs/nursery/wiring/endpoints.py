@@ -1,34 +1,95 @@
 """The endpoints of a process: every class that declares some, given its services."""
 
+from hs.apis.client.account import AccountApi
+from hs.apis.client.account_data import AccountDataApi
+from hs.apis.client.admin_register import AdminRegisterApi
+from hs.apis.client.capabilities import CapabilitiesApi
 from hs.apis.client.create_room import CreateRoomApi
+from hs.apis.client.devices import DevicesApi
+from hs.apis.client.directory import DirectoryApi
+from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
 from hs.apis.client.logout import LogoutApi
 from hs.apis.client.membership import MembershipApi
+from hs.apis.client.openid import OpenIdApi
+from hs.apis.client.presence import PresenceApi
+from hs.apis.client.profile import ProfileApi
+from hs.apis.client.public_rooms import PublicRoomsApi
+from hs.apis.client.receipts import ReceiptsApi
 from hs.apis.client.register import RegisterApi
 from hs.apis.client.send import SendApi
+from hs.apis.client.tags import TagsApi
+from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.apis.client.typing_notifications import TypingApi
+from hs.apis.client.upgrade import UpgradeApi
+from hs.apis.client.versions import VersionsApi
+from hs.apis.client.voip import VoipApi
+from hs.apis.client.wellknown import WellKnownApi
 from hs.nursery.wiring.accounts import Accounts
-from hs.nursery.wiring.rooms import RoomActions
+from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.ephemeral import Ephemeral
+from hs.settings.settings import Settings
 
 
-def account_apis(accounts: Accounts) -> list[object]:
+def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -> list[object]:
     """Give the endpoints of accounts."""
+    identity = accounts.identity
+    interactive = identity.interactive
     return [
+        VersionsApi(),
+        WellKnownApi(settings.server),
+        CapabilitiesApi(
+            accounts.lifecycle,
+            accounts.login,
+            settings.registration,
+            settings.rooms.default_room_version,
+        ),
         RegisterApi(
             accounts.registration,
-            accounts.interactive,
-            accounts.registration_tokens,
-            accounts.appservices,
-            accounts.rates,
+            interactive,
+            identity.registration_tokens,
+            identity.appservices,
+            identity.rates,
         ),
-        LoginApi(accounts.login, accounts.sessions, accounts.lifecycle, accounts.interactive),
-        LogoutApi(accounts.sessions),
+        AdminRegisterApi(accounts.shared_secret, accounts.registration),
+        LoginApi(accounts.login, identity.sessions, accounts.lifecycle, interactive),
+        LogoutApi(identity.sessions),
+        AccountApi(accounts.lifecycle, interactive),
+        DevicesApi(accounts.devices, accounts.lifecycle, interactive),
+        ProfileApi(
+            accounts.profiles,
+            actions.profile_changes,
+            settings.server.require_auth_for_profile_requests,
+        ),
+        AccountDataApi(accounts.account_data),
+        TagsApi(accounts.account_data),
+        FilterApi(accounts.filters),
+        OpenIdApi(accounts.openid),
+        ThirdPartyApi(),
+        VoipApi(accounts.turn),
     ]
 
 
-def action_apis(actions: RoomActions) -> list[object]:
-    """Give the endpoints that change rooms."""
+def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
+    """Give the endpoints that change rooms, and find them."""
     return [
         CreateRoomApi(actions.creation),
         MembershipApi(actions.membership, actions.naming),
         SendApi(actions.sending),
+        DirectoryApi(actions.naming, actions.public_rooms),
+        PublicRoomsApi(
+            actions.public_rooms,
+            settings.server.server_name,
+            settings.server.allow_public_rooms_without_auth,
+        ),
+        UpgradeApi(actions.upgrades),
+    ]
+
+
+def ephemeral_apis(ephemeral: Ephemeral) -> list[object]:
+    """Give the endpoints of what passes."""
+    return [
+        TypingApi(ephemeral.typing),
+        ReceiptsApi(ephemeral.reading),
+        PresenceApi(ephemeral.presence),
     ]

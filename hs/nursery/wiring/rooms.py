@@ -2,45 +2,22 @@
 
 import attrs
 
+from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
-from hs.nursery.wiring.accounts import Accounts
-from hs.repl.streams import CACHES, EVENTS
-from hs.services.directory.aliases import Aliases
-from hs.services.directory.public_rooms import PublicRooms
+from hs.repl.streams import EVENTS
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import EventBuilder
-from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.committer import Committer
-from hs.services.rooms.create import RoomCreation
-from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.hot_rooms import HotRooms
-from hs.services.rooms.limits import MembershipLimits
-from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.naming import RoomNaming
-from hs.services.rooms.relating import RelationChecks
-from hs.services.rooms.remote_rooms import NoRemoteRooms
-from hs.services.rooms.restricted import RestrictedJoins
-from hs.services.rooms.send import Sending
 from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.txn_memory import TxnMemory
+from hs.services.rooms.upkeep import UPKEEP_PERIOD_S, RoomUpkeep
 from hs.services.rooms.writer import RoomWriter
 from hs.storage.chains import index_chains
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class RoomActions:
-    """What users do in rooms and to them."""
-
-    creation: RoomCreation
-    membership: RoomMembership
-    sending: Sending
-    aliases: Aliases
-    public_rooms: PublicRooms
-    naming: RoomNaming
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -102,55 +79,11 @@ def _writing_end(
     return committer, writer
 
 
-def wire_room_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomActions:
-    """Build what changes rooms for users."""
-    settings, database = ground.settings, ground.database
-    server_name = settings.server.server_name
-    remote = NoRemoteRooms()
-    aliases = Aliases(database, server_name, settings.rooms, ground.clock)
-    public_rooms = PublicRooms(database, settings.rooms)
-    limits = MembershipLimits(settings.rate_limits, ground.clock)
-    resolver = AliasResolver(aliases, remote)
-    deciding = DecidingReader(rooms.states, rooms.events)
-    membership = RoomMembership(
-        appender=rooms.appender,
-        deciding=deciding,
-        memberships=rooms.memberships,
-        restricted=RestrictedJoins(rooms.memberships),
-        profiles=accounts.profiles,
-        remote=remote,
-        limits=limits,
-        database=database,
-        cache_drops=ground.memory(CACHES),
-    )
-    return RoomActions(
-        creation=RoomCreation(
-            appender=rooms.appender,
-            aliases=aliases,
-            public_rooms=public_rooms,
-            profiles=accounts.profiles,
-            remote=remote,
-            limits=limits,
-            settings=settings.rooms,
-            server_name=server_name,
-        ),
-        membership=membership,
-        sending=Sending(
-            appender=rooms.appender,
-            events=rooms.events,
-            relations=RelationChecks(database, rooms.events),
-            canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
-            membership=membership,
-        ),
-        aliases=aliases,
-        public_rooms=public_rooms,
-        naming=RoomNaming(
-            aliases=aliases,
-            public_rooms=public_rooms,
-            resolver=resolver,
-            deciding=deciding,
-            memberships=rooms.memberships,
-            appender=rooms.appender,
-            server_name=server_name,
-        ),
-    )
+def room_chores(ground: Foundation) -> list[Duty]:
+    """Give what one process does for the rooms' tables now and then."""
+    upkeep = RoomUpkeep(ground.database, ground.clock)
+
+    async def forget() -> None:
+        await every(UPKEEP_PERIOD_S, upkeep.forget_old_requests)
+
+    return [Duty("forgetting old requests", forget)]

@@ -1,0 +1,118 @@
+"""What users do in rooms and to them."""
+
+import attrs
+
+from hs.lib.tasks import Duty
+from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.accounts import Accounts
+from hs.nursery.wiring.rooms import Rooms
+from hs.repl.streams import CACHES, EVENTS
+from hs.services.accounts.profile_changes import ProfileChanges
+from hs.services.directory.aliases import Aliases
+from hs.services.directory.public_rooms import PublicRooms
+from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
+from hs.services.rooms.create import RoomCreation
+from hs.services.rooms.deciding import DecidingReader
+from hs.services.rooms.guests import GuestExpulsion
+from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.membership import RoomMembership
+from hs.services.rooms.naming import RoomNaming
+from hs.services.rooms.profile_propagation import RoomProfiles
+from hs.services.rooms.relating import RelationChecks
+from hs.services.rooms.remote_rooms import NoRemoteRooms
+from hs.services.rooms.restricted import RestrictedJoins
+from hs.services.rooms.send import Sending
+from hs.services.rooms.upgrade import RoomUpgrade
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RoomActions:
+    """The services that change rooms; `duties` run in this process."""
+
+    creation: RoomCreation
+    membership: RoomMembership
+    sending: Sending
+    public_rooms: PublicRooms
+    naming: RoomNaming
+    upgrades: RoomUpgrade
+    profile_changes: ProfileChanges
+    duties: list[Duty]
+
+
+def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomActions:
+    """Build what changes rooms for users."""
+    settings, database = ground.settings, ground.database
+    server_name, appender = settings.server.server_name, rooms.appender
+    remote = NoRemoteRooms()
+    aliases = Aliases(database, server_name, settings.rooms, ground.clock)
+    public_rooms = PublicRooms(database, settings.rooms)
+    limits = MembershipLimits(settings.rate_limits, ground.clock)
+    deciding = DecidingReader(rooms.states, rooms.events)
+    resolver = AliasResolver(aliases, remote)
+    profiles = RoomProfiles(appender, rooms.memberships)
+    membership = RoomMembership(
+        appender=appender,
+        deciding=deciding,
+        memberships=rooms.memberships,
+        restricted=RestrictedJoins(rooms.memberships),
+        profiles=accounts.profiles,
+        remote=remote,
+        limits=limits,
+        database=database,
+        cache_drops=ground.memory(CACHES),
+    )
+    return RoomActions(
+        creation=RoomCreation(
+            appender=appender,
+            aliases=aliases,
+            public_rooms=public_rooms,
+            profiles=accounts.profiles,
+            remote=remote,
+            limits=limits,
+            settings=settings.rooms,
+            server_name=server_name,
+        ),
+        membership=membership,
+        sending=Sending(
+            appender=appender,
+            events=rooms.events,
+            relations=RelationChecks(database, rooms.events),
+            canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
+            membership=membership,
+        ),
+        public_rooms=public_rooms,
+        naming=RoomNaming(
+            aliases=aliases,
+            public_rooms=public_rooms,
+            resolver=resolver,
+            deciding=deciding,
+            memberships=rooms.memberships,
+            appender=appender,
+            server_name=server_name,
+        ),
+        upgrades=RoomUpgrade(
+            appender=appender,
+            deciding=deciding,
+            states=rooms.states,
+            events=rooms.events,
+            aliases=aliases,
+            profiles=accounts.profiles,
+            database=database,
+        ),
+        profile_changes=ProfileChanges(accounts.profiles, profiles),
+        duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
+    )
+
+
+def _guests(ground: Foundation, rooms: Rooms, deciding: DecidingReader) -> list[Duty]:
+    if not ground.ownership.writes(EVENTS):
+        return []
+    expulsion = GuestExpulsion(
+        ground.database,
+        ground.feed,
+        rooms.appender,
+        deciding,
+        rooms.memberships,
+        lambda room_id: ground.ownership.is_mine(EVENTS, room_id),
+    )
+    return [Duty("guests leave closed rooms", expulsion.run)]
