@@ -71,6 +71,7 @@ class World:
     stream: TableWriter[EventRow]
     appenders: dict[str, RoomAppender]  # by instance; other worlds' may be put in
     receiver: ShardedReceiver
+    auth_graph: AuthGraph
     seen: list[tuple[int, EventRow]] = attrs.Factory(list)
 
     async def create_room(
@@ -207,7 +208,8 @@ def make_world(
         rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
     )
     appenders: dict[str, RoomAppender] = {instance: writer}
-    resolver = StateResolver(events, AuthGraph(database))
+    auth_graph = AuthGraph(database)
+    resolver = StateResolver(events, auth_graph)
     inbound = RoomInbound(
         PduChecker(EveryKey()), RoomStores(database, rooms, events, states, resolver)
     )
@@ -226,6 +228,7 @@ def make_world(
         stream=stream,
         appenders=appenders,
         receiver=ShardedReceiver(ownership, {instance: inbound}),
+        auth_graph=auth_graph,
     )
     feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
     return world

@@ -98,8 +98,12 @@ class Intake:
         status = Status.ACCEPTED if refusal is None else Status.REJECTED
         fills_gap = self._fills_gap(event.event_id)
         if refusal is None and not fills_gap and before is not growing.head.snapshot:
-            # Step 6. What a known event has cited already is history.
-            refusal = await self._allowed_by(growing.head.snapshot, event)
+            # Step 6. What a known event has cited already is history; and behind a gap more is
+            # current than we have heard of.
+            current = growing.head.snapshot
+            if gone:
+                current = await growing.resolve([current, before])
+            refusal = await self._allowed_by(current, event)
             status = Status.ACCEPTED if refusal is None else Status.SOFT_FAILED
         placed = Placed(
             event,
