@@ -1,0 +1,185 @@
+"""Upgrading rooms: what the new one takes over, and what becomes of the old one."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from hs.core.errors import Forbidden, InvalidParam, NotFound, UnsupportedRoomVersion
+from hs.core.ids import RoomID
+from hs.services.rooms.drafts import Draft
+from hs.storage.database import Database
+from tests.support.room_actions import DAVE, Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+
+
+@pytest.fixture
+async def acts(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as opened:
+        yield opened
+
+
+async def upgrade(acts: Actions, room_id: RoomID, version: str, *creators: str) -> RoomID:
+    requester = acts.tokens.requesters["alice"]
+    return await acts.upgrades.upgrade(requester, room_id, version, creators)
+
+
+def state(event_type: str, content: dict[str, Any], key: str = "") -> Draft:
+    return Draft(event_type, ALICE, content, key)
+
+
+@pytest.mark.parametrize(("old", "new"), [("1", "6"), ("6", "11"), ("11", "12"), ("12", "12")])
+async def test_the_new_room_is_like_the_old_one(acts: Actions, old: str, new: str) -> None:
+    room_id = await acts.world.create_room(
+        ALICE,
+        version=old,
+        join=[BOB, CAROL],
+        state=[
+            state("m.room.name", {"name": "Pub"}),
+            state("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}),
+            state("org.example", {"x": 1}),
+        ],
+        power_levels={"users": {BOB: 60} | ({} if old == "12" else {ALICE: 100})},
+    )
+    await acts.world.set_membership(room_id, ALICE, CAROL, "ban")
+    last = await acts.world.send(room_id, BOB)
+    alias = acts.aliases.named("pub")
+    await acts.aliases.add(ALICE, alias, room_id)
+    await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", {"alias": alias})
+    await acts.public_rooms.set_listed(room_id, True)
+
+    replacement = await upgrade(acts, room_id, new)
+
+    create = await acts.state(replacement, "m.room.create")
+    assert create["room_version"] == new
+    assert create["predecessor"]["room_id"] == room_id
+    assert create["predecessor"]["event_id"] != last.event_id
+    assert await acts.state(replacement, "m.room.name") == {"name": "Pub"}
+    assert "algorithm" in await acts.state(replacement, "m.room.encryption")
+    assert await acts.state(replacement, "org.example") == {}
+    assert await acts.state(replacement, "m.room.canonical_alias") == {"alias": alias}
+    assert await acts.state(replacement, "m.room.member", CAROL) == {"membership": "ban"}
+    assert await acts.state(replacement, "m.room.member", BOB) == {}
+    levels = await acts.state(replacement, "m.room.power_levels")
+    assert levels["users"] == {BOB: 60} | ({} if new == "12" else {ALICE: 100})
+    tombstone = await acts.state(room_id, "m.room.tombstone")
+    assert tombstone["replacement_room"] == replacement
+    assert await acts.state(room_id, "m.room.canonical_alias") == {}
+    silenced = await acts.state(room_id, "m.room.power_levels")
+    assert (silenced["events_default"], silenced["invite"]) == (50, 50)
+    found = await acts.aliases.find(alias)
+    assert found is not None
+    assert found.room_id == replacement
+    assert await acts.public_rooms.is_listed(replacement)
+    assert not await acts.public_rooms.is_listed(room_id)
+
+
+async def test_upgraders_with_little_power_have_no_more_of_it_in_the_new_room(
+    acts: Actions,
+) -> None:
+    levels = {"users": {ALICE: 50, BOB: 100}, "events": {"m.room.encryption": 100}}
+    room_id = await acts.world.create_room(
+        ALICE,
+        state=[
+            state("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}),
+            state("m.room.power_levels", levels),
+        ],
+    )
+
+    replacement = await upgrade(acts, room_id, "11")
+
+    assert await acts.state(replacement, "m.room.power_levels") == levels
+    assert "algorithm" in await acts.state(replacement, "m.room.encryption")
+
+
+async def test_power_levels_in_text_become_numbers(acts: Actions) -> None:
+    room_id = await acts.world.create_room(
+        ALICE, version="1", power_levels={"users": {ALICE: "100"}, "kick": " 40 ", "ban": 1.5}
+    )
+
+    replacement = await upgrade(acts, room_id, "10")
+
+    levels = await acts.state(replacement, "m.room.power_levels")
+    assert levels["users"] == {ALICE: 100}
+    assert levels["kick"] == 40
+    assert levels["ban"] == 1
+
+
+async def test_creators_are_named_anew(acts: Actions) -> None:
+    room_id = await acts.world.create_room(
+        ALICE, power_levels={"users": {ALICE: 100, BOB: 100, CAROL: 100}}
+    )
+
+    newer = await upgrade(acts, room_id, "12", BOB)
+    newest = await upgrade(acts, newer, "12", DAVE)
+    back = await upgrade(acts, newest, "11", BOB)
+
+    assert (await acts.state(newer, "m.room.create"))["additional_creators"] == [BOB]
+    levels = await acts.state(newer, "m.room.power_levels")
+    assert levels["users"] == {CAROL: 100}
+    assert levels["events"]["m.room.tombstone"] == 150
+    assert (await acts.state(newest, "m.room.create"))["additional_creators"] == [DAVE]
+    assert (await acts.state(newest, "m.room.power_levels"))["users"] == {BOB: 100, CAROL: 100}
+    assert "additional_creators" not in await acts.state(back, "m.room.create")
+    levels = await acts.state(back, "m.room.power_levels")
+    assert levels["users"] == {ALICE: 100, BOB: 100, CAROL: 100, DAVE: 100}
+    assert levels["events"]["m.room.tombstone"] == 100
+
+
+async def test_spaces_keep_their_children_and_their_type(acts: Actions) -> None:
+    made = await acts.client().post(
+        "/_matrix/client/v3/createRoom",
+        {
+            "creation_content": {"type": "m.space", "m.federate": False},
+            "initial_state": [
+                {"type": "m.space.child", "state_key": "!a:b", "content": {"via": [SERVER]}},
+                {"type": "m.space.child", "state_key": "!gone:b", "content": {}},
+            ],
+        },
+        token="alice",
+    )
+
+    replacement = await upgrade(acts, made.json["room_id"], "12")
+
+    create = await acts.state(replacement, "m.room.create")
+    assert (create["type"], create["m.federate"]) == ("m.space", False)
+    current = await acts.world.states.current(replacement)
+    assert ("m.space.child", "!a:b") in current
+    assert ("m.space.child", "!gone:b") not in current
+
+
+async def test_rules_the_new_version_does_not_know_shut_the_room(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, version="10", join_rule="knock_restricted")
+
+    replacement = await upgrade(acts, room_id, "6")
+
+    assert (await acts.state(replacement, "m.room.join_rules"))["join_rule"] == "invite"
+
+
+async def test_who_may_not_end_a_room_may_not_upgrade_it(acts: Actions) -> None:
+    room_id = await acts.world.create_room(BOB, join=[ALICE])
+    outside = await acts.world.create_room(BOB)
+
+    for one in (room_id, outside):
+        with pytest.raises(Forbidden):
+            await upgrade(acts, one, "11")
+    with pytest.raises(NotFound):
+        await upgrade(acts, RoomID("!no:where.example"), "11")
+    with pytest.raises(UnsupportedRoomVersion):
+        await upgrade(acts, room_id, "nope")
+
+
+async def test_upgrades_over_http(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    path = f"/_matrix/client/v3/rooms/{room_id}/upgrade"
+    client = acts.client()
+
+    done = await client.post(path, {"new_version": "12"}, token="alice")
+    missing = await client.post(path, {}, token="alice")
+    unknown = await client.post(path, {"new_version": "x"}, token="alice")
+    with pytest.raises(InvalidParam):
+        await upgrade(acts, room_id, "12", "nobody")
+
+    assert list(done.json) == ["replacement_room"]
+    assert missing.errcode == "M_MISSING_PARAM"
+    assert unknown.errcode == "M_UNSUPPORTED_ROOM_VERSION"
