@@ -12,14 +12,7 @@ from hs.core.filters import SyncFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
-
-
-class AccountDataEntry(NamedTuple):
-    """One type of account data: of the account (room_id None) or of a room; `content` is JSON."""
-
-    room_id: RoomID | None
-    type: str
-    content: bytes
+from hs.services.accounts.account_data import AccountDataEntry as AccountDataEntry
 
 
 class AccountData(Protocol):
@@ -76,7 +69,9 @@ class Presence(Protocol):
         Cheap and synchronous; nothing is written but at edges.
         """
 
-    async def changes(self, user_id: UserID, after: VectorPosition | None) -> Mapping[UserID, bytes]:
+    async def changes(
+        self, user_id: UserID, after: VectorPosition | None
+    ) -> Mapping[UserID, bytes]:
         """Give whole m.presence events, as JSON, of those a user sees whose presence changed.
 
         With None: of all of them, for a first sync.

@@ -1,0 +1,118 @@
+"""Putting the parts of sync together, over the readers of rooms and what other services provide."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import attrs
+
+from hs.core.ids import RoomID
+from hs.repl.feed import Feed
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.tails import Tails
+from hs.services.rooms.visibility import Visibility
+from hs.services.sync.answers import Answers
+from hs.services.sync.beside_rooms import Accounts, PresenceSection
+from hs.services.sync.invites import Invites
+from hs.services.sync.lazy_members import LazyMembers
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.plans import Plans
+from hs.services.sync.positions import Positions
+from hs.services.sync.room_extras import RoomExtras
+from hs.services.sync.room_state import RoomStates
+from hs.services.sync.room_timelines import RoomTimelines
+from hs.services.sync.room_turns import RoomTurns
+from hs.services.sync.rooms import RoomSections
+from hs.services.sync.sources import (
+    AccountData,
+    Extension,
+    Filters,
+    Presence,
+    PushRuleDocuments,
+    Receipts,
+    Typing,
+    UnreadCounts,
+)
+from hs.services.sync.summaries import Summaries
+from hs.services.sync.v3 import Sections, SyncService
+from hs.services.sync.windows import Windows
+from hs.storage.database import Database
+
+
+@attrs.frozen(eq=False)
+class RoomReaders:
+    """What sync reads rooms by."""
+
+    database: Database
+    feed: Feed
+    events: EventStore
+    states: StateStore
+    memberships: Memberships
+    tails: Tails
+    rendering: Rendering
+    visibility: Visibility
+
+
+@attrs.frozen(eq=False)
+class Sources:
+    """What sync reads of other services."""
+
+    account_data: AccountData
+    push_rules: PushRuleDocuments
+    filters: Filters
+    receipts: Receipts
+    typing: Typing
+    presence: Presence
+    counts: UnreadCounts
+    extensions: Sequence[Extension] = ()
+
+
+def make_sync(
+    rooms: RoomReaders,
+    sources: Sources,
+    notifier: Notifier,
+    *,
+    max_timeline: int = 100,
+    excluded: frozenset[RoomID] = frozenset(),
+    kept_for_ms: int = 120_000,
+    gate: AbstractAsyncContextManager[None] | None = None,
+) -> SyncService:
+    """Build the service; after its sources and before the feed starts.
+
+    `max_timeline` is `filter_timeline_limit`, `excluded` is `exclude_rooms_from_sync`,
+    `kept_for_ms` is `sync_response_cache_duration`; `gate` bounds how many answers are made at
+    once.
+    """
+    feed, events, states = rooms.feed, rooms.events, rooms.states
+    sections = Sections(
+        RoomTurns(rooms.database, feed, rooms.tails, events, states, rooms.visibility, excluded),
+        RoomSections(
+            Windows(rooms.database, rooms.tails, events),
+            RoomTimelines(events, rooms.visibility, rooms.rendering),
+            RoomStates(rooms.database, rooms.tails, events, states),
+            Summaries(events, states, rooms.memberships),
+            Invites(events, states, rooms.memberships),
+            sources.counts,
+            events,
+            rooms.rendering,
+        ),
+        RoomExtras(feed, sources.receipts, sources.typing),
+        Accounts(feed, sources.account_data, sources.push_rules),
+        PresenceSection(feed, sources.presence, rooms.memberships, rooms.tails),
+        sources.extensions,
+    )
+    return SyncService(
+        Positions(feed),
+        notifier,
+        rooms.memberships,
+        rooms.visibility,
+        rooms.rendering,
+        Plans(sources.filters, max_timeline),
+        LazyMembers(),
+        sources.presence,
+        sections,
+        Answers(kept_for_ms),
+        nullcontext() if gate is None else gate,
+    )

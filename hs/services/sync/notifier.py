@@ -1,0 +1,217 @@
+"""Who is woken by what: the users who sync in this process, and the rooms they are in.
+
+One per process, kept by the feed. Whoever waits costs an entry and nothing else until something
+of theirs happens; users who stopped syncing are forgotten after a while.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.events import event_types
+from hs.core.ids import RoomID, UserID
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import (
+    AccountDataRow,
+    EventRow,
+    PresenceRow,
+    PushRulesRow,
+    ReceiptRow,
+    ToDeviceRow,
+    TypingRow,
+)
+from hs.repl.streams import (
+    ACCOUNT_DATA,
+    EVENTS,
+    PRESENCE,
+    PUSH_RULES,
+    RECEIPTS,
+    TO_DEVICE,
+    TYPING,
+)
+
+MAX_WATCHES: Final = 20_000
+IDLE_S: Final = 300.0
+_SWEPT_AT_ONCE: Final = 2
+PRIVATE_RECEIPT: Final = "m.read.private"
+
+
+@attrs.define(eq=False)
+class Watch:
+    """One user who syncs here; `changes` counts what happened that may concern them."""
+
+    user_id: UserID
+    rooms: set[RoomID]
+    changes: int = 0
+    uses: int = 0
+    used_at: float = 0.0
+    waiting: list[trio.Event] = attrs.Factory(list)
+
+    def wake(self) -> None:
+        """Note that something happened, and wake who waits for it."""
+        self.changes += 1
+        if self.waiting:
+            for event in self.waiting:
+                event.set()
+            self.waiting.clear()
+
+
+class Notifier:
+    """Wakes long-polls; build it after the services whose news it announces."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._watches: OrderedDict[UserID, Watch] = OrderedDict()
+        self._by_room: dict[RoomID, set[Watch]] = {}
+        self.is_leaving = False
+        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(RECEIPTS, self._on_receipts)
+        feed.subscribe(TYPING, self._on_typing)
+        feed.subscribe(PRESENCE, self._on_presence)
+        feed.subscribe(ACCOUNT_DATA, self._on_account_data)
+        feed.subscribe(PUSH_RULES, self._on_push_rules)
+        feed.subscribe(TO_DEVICE, self._on_to_device)
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    @contextmanager
+    def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> Iterator[Watch]:
+        """Give the watch of a user, who is joined to `rooms` at this moment of the feed."""
+        watch = self._watches.get(user_id)
+        if watch is None:
+            watch = self._watches[user_id] = Watch(user_id, set(rooms))
+            for room_id in watch.rooms:
+                self._by_room.setdefault(room_id, set()).add(watch)
+        watch.uses += 1
+        try:
+            yield watch
+        finally:
+            watch.uses -= 1
+            watch.used_at = trio.current_time()
+            self._watches.move_to_end(user_id)
+            self._sweep(watch.used_at)
+
+    async def wait(self, watch: Watch, seen: int, deadline: float) -> None:
+        """Wait until more happened than `seen` changes, a time, or the end of this process."""
+        if watch.changes != seen or self.is_leaving:
+            return
+        event = trio.Event()
+        watch.waiting.append(event)
+        with trio.CancelScope(deadline=deadline):
+            try:
+                await event.wait()
+            finally:
+                if event in watch.waiting:
+                    watch.waiting.remove(event)
+
+    def wake_users(self, user_ids: Iterable[UserID]) -> None:
+        """Wake users by hand."""
+        for user_id in user_ids:
+            watch = self._watches.get(user_id)
+            if watch is not None:
+                watch.wake()
+
+    def wake_rooms(self, room_ids: Iterable[RoomID]) -> None:
+        """Wake the members of rooms by hand; each once."""
+        woken: set[Watch] = set()
+        for room_id in room_ids:
+            woken |= self._by_room.get(room_id, _NOBODY)
+        for watch in woken:
+            watch.wake()
+
+    def leave(self) -> None:
+        """Have everybody answered now, and nobody wait any more: the process is about to end."""
+        self.is_leaving = True
+        for watch in self._watches.values():
+            watch.wake()
+
+    async def leave_on(self, started: trio.Event) -> None:
+        """Leave when the process starts to drain; a duty of the process."""
+        await started.wait()
+        self.leave()
+
+    def _sweep(self, now: float) -> None:
+        for _ in range(_SWEPT_AT_ONCE):
+            if not self._watches:
+                return
+            watch = next(iter(self._watches.values()))
+            if watch.uses:
+                self._watches.move_to_end(watch.user_id)
+            elif len(self._watches) > MAX_WATCHES or now - watch.used_at > IDLE_S:
+                del self._watches[watch.user_id]
+                for room_id in list(watch.rooms):
+                    self._part(watch, room_id)
+            else:
+                return
+
+    def _part(self, watch: Watch, room_id: RoomID) -> None:
+        watch.rooms.discard(room_id)
+        watches = self._by_room.get(room_id)
+        if watches is not None:
+            watches.discard(watch)
+            if not watches:
+                del self._by_room[room_id]
+
+    # The feed
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        woken: set[Watch] = set()
+        for _, row in batch.rows:
+            if row.type == event_types.MEMBER or row.state_changes is not None:
+                woken |= self._on_memberships(row)
+            if not (row.rejected or row.soft_failed or row.outlier):
+                woken |= self._by_room.get(RoomID(row.room_id), _NOBODY)
+        for watch in woken:
+            watch.wake()
+
+    def _on_memberships(self, row: EventRow) -> set[Watch]:
+        concerned: set[Watch] = set()
+        room_id = RoomID(row.room_id)
+        for event_type, state_key, _, membership in row.changes():
+            watch = self._watches.get(UserID(state_key))
+            if event_type != event_types.MEMBER or watch is None:
+                continue
+            concerned.add(watch)
+            if membership == event_types.JOIN:
+                watch.rooms.add(room_id)
+                self._by_room.setdefault(room_id, set()).add(watch)
+            else:
+                self._part(watch, room_id)
+        return concerned
+
+    def _on_receipts(self, batch: Batch[ReceiptRow]) -> None:
+        for _, row in batch.rows:
+            if row.receipt_type == PRIVATE_RECEIPT:
+                self.wake_users((UserID(row.user_id),))
+        self.wake_rooms(
+            {RoomID(row.room_id) for _, row in batch.rows if row.receipt_type != PRIVATE_RECEIPT}
+        )
+
+    def _on_typing(self, batch: Batch[TypingRow]) -> None:
+        self.wake_rooms({RoomID(row.room_id) for _, row in batch.rows})
+
+    def _on_presence(self, batch: Batch[PresenceRow]) -> None:
+        rooms: set[RoomID] = set()
+        for _, row in batch.rows:
+            # Of users who do not sync here the rooms are not known; whoever shares one with
+            # them is told at their next wake-up.
+            watch = self._watches.get(UserID(row.user_id))
+            if watch is not None:
+                rooms |= watch.rooms
+        self.wake_rooms(rooms)
+
+    def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
+        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
+
+    def _on_push_rules(self, batch: Batch[PushRulesRow]) -> None:
+        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
+
+    def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
+        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
+
+
+_NOBODY: Final[set[Watch]] = set()

@@ -1,0 +1,261 @@
+"""Which rooms have a part in an answer, and in which of its sections.
+
+Found from what the feed brought in memory: the cost grows with the rooms that changed, not with
+those the user is in.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import RoomID, UserID
+from hs.core.positions import VectorPosition
+from hs.repl.feed import Feed
+from hs.repl.rows import EventRow
+from hs.repl.streams import EVENTS
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.memberships import LocalMembership
+from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stored import StoredEvent
+from hs.services.rooms.tails import Tails
+from hs.services.rooms.visibility import Visibility
+from hs.services.sync.recent import Recent
+from hs.services.sync.turn import RoomTurn, Section, Turn
+from hs.storage import sync
+from hs.storage.database import Database
+
+MAX_STEPS_BACK: Final = 100
+_GONE: Final = (event_types.LEAVE, event_types.BAN)
+
+
+def _members_of(row: EventRow) -> Iterator[UserID]:
+    for event_type, state_key, _, _ in row.changes():
+        if event_type == event_types.MEMBER:
+            yield UserID(state_key)
+
+
+@attrs.frozen(eq=False)
+class _History:
+    """A user's member events in the span of an answer, the latest first, and the one before."""
+
+    events: list[StoredEvent]
+    prior: StoredEvent | None
+
+    def was_always_in(self) -> bool:
+        joined = all(_membership(one) == event_types.JOIN for one in self.events)
+        return joined and _membership(self.prior) == event_types.JOIN
+
+    def was_ever_in(self) -> bool:
+        return any(_membership(one) == event_types.JOIN for one in (*self.events, self.prior))
+
+
+class RoomTurns:
+    """Finds the rooms of answers."""
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        tails: Tails,
+        events: EventStore,
+        states: StateStore,
+        visibility: Visibility,
+        excluded: frozenset[RoomID],
+    ) -> None:
+        self._database = database
+        self._tails = tails
+        self._events = events
+        self._states = states
+        self._visibility = visibility
+        self._excluded = excluded
+        self._moved: Recent[UserID, EventRow] = Recent(feed, EVENTS, _members_of)
+
+    def shows(self, turn: Turn, room_id: RoomID) -> bool:
+        """Tell whether a room may be shown at all."""
+        return room_id not in self._excluded and turn.plan.filter.room.allows_room(room_id)
+
+    async def everything(self, turn: Turn) -> list[RoomTurn]:
+        """List the rooms of a first answer."""
+        turns = []
+        for room_id, held in turn.rooms.items():
+            # What was read of the database may be ahead of the feed.
+            is_ahead = held.stream_id > turn.events.most()
+            own = await self._as_of(turn, held) if is_ahead else held
+            if own is None or own.forgotten or not self.shows(turn, room_id):
+                continue
+            if own.membership in _GONE:
+                if turn.plan.filter.room.include_leave:
+                    turns.append(await self._long_gone(turn, room_id, own))
+            else:
+                turns.append(_first(room_id, own, Section(own.membership)))
+        return _without_ignored(turn, turns)
+
+    async def changed(self, turn: Turn) -> list[RoomTurn]:
+        """List the rooms in which events arrived, or to which the user's relation changed."""
+        assert turn.since is not None
+        since = turn.since.events
+        if turn.events is since or since.covers_all(turn.events):
+            return []
+        touched = await self._touched(turn, since)
+        moved = self._moved_rooms(turn, since)
+        turns = [
+            RoomTurn(room_id, Section.JOIN, turn.rooms[room_id], since, certain=True)
+            for room_id in touched
+            if room_id in turn.rooms
+            and room_id not in moved
+            and turn.rooms[room_id].membership == event_types.JOIN
+            and self.shows(turn, room_id)
+        ]
+        for room_id, own in moved.items():
+            if not self.shows(turn, room_id):
+                continue
+            one = await self._moved_turn(turn, room_id, own, since)
+            if one is not None:
+                turns.append(one)
+        return _without_ignored(turn, turns)
+
+    def joined_beside(self, turn: Turn, turns: list[RoomTurn]) -> Iterator[RoomID]:
+        """Go through the joined rooms that have no part in an answer yet."""
+        taken = {one.room_id for one in turns}
+        for room_id, own in turn.rooms.items():
+            if (
+                own.membership == event_types.JOIN
+                and room_id not in taken
+                and self.shows(turn, room_id)
+            ):
+                yield room_id
+
+    async def _touched(self, turn: Turn, since: VectorPosition) -> set[RoomID]:
+        touched = self._tails.rooms_since(since)
+        if touched is not None:
+            return touched
+        found = await self._database.read(sync.changed_rooms, list(turn.rooms), since.floor)
+        return {RoomID(room_id) for room_id in found}
+
+    def _moved_rooms(self, turn: Turn, since: VectorPosition) -> dict[RoomID, LocalMembership]:
+        if not self._moved.touched(turn.user_id, since):
+            return {}
+        return {room_id: own for room_id, own in turn.rooms.items() if own.stream_id > since.floor}
+
+    async def _moved_turn(
+        self, turn: Turn, room_id: RoomID, own: LocalMembership, since: VectorPosition
+    ) -> RoomTurn | None:
+        history = await self._history(turn, own, since)
+        if not history.events:
+            # It lies in the future, or before the span: the number alone could not tell.
+            membership = _membership(history.prior)
+            if membership != event_types.JOIN or history.prior is None:
+                return None
+            return RoomTurn(room_id, Section.JOIN, _as_own(history.prior), since, certain=True)
+        latest = history.events[0]
+        forgotten = own.forgotten and latest.event_id == own.event_id
+        own = _as_own(latest)
+        if own.membership == event_types.JOIN:
+            return await self._joined(room_id, own, history, since)
+        if own.membership in (event_types.INVITE, event_types.KNOCK):
+            return _first(room_id, own, Section(own.membership))
+        return None if forgotten else _left(room_id, own, history, since)
+
+    async def _joined(
+        self, room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition
+    ) -> RoomTurn:
+        if history.was_always_in():
+            return RoomTurn(room_id, Section.JOIN, own, since, certain=True)
+        after: VectorPosition | None = None
+        if _membership(history.prior) == event_types.JOIN:
+            after = since
+        elif history.prior is not None and await self._ended_a_stay(history.prior):
+            # What came before the user left was given to the client at that time.
+            after = VectorPosition(history.prior.stream_id)
+        return RoomTurn(room_id, Section.JOIN, own, after, complete=True, is_new=True)
+
+    async def _long_gone(self, turn: Turn, room_id: RoomID, own: LocalMembership) -> RoomTurn:
+        standing = await self._visibility.standing(turn.user_id, room_id)
+        return RoomTurn(
+            room_id,
+            Section.LEAVE,
+            own,
+            None,
+            last=own.stream_id,
+            complete=True,
+            is_new=True,
+            alone=standing.joined_until == 0,
+        )
+
+    async def _history(self, turn: Turn, own: LocalMembership, since: VectorPosition) -> _History:
+        """Go back from event to event through the states before them."""
+        events: list[StoredEvent] = []
+        stored = await self._events.get_one(own.event_id)
+        for _ in range(MAX_STEPS_BACK):
+            if stored is None or since.covers(stored.writer, stored.stream_id):
+                break
+            if turn.events.covers(stored.writer, stored.stream_id):
+                events.append(stored)
+            stored = await self._before(stored)
+        return _History(events, stored)
+
+    async def _as_of(self, turn: Turn, own: LocalMembership) -> LocalMembership | None:
+        stored = await self._events.get_one(own.event_id)
+        for _ in range(MAX_STEPS_BACK):
+            if stored is None or turn.events.covers(stored.writer, stored.stream_id):
+                break
+            stored = await self._before(stored)
+        return None if stored is None else _as_own(stored)
+
+    async def _before(self, stored: StoredEvent) -> StoredEvent | None:
+        if stored.snapshot_id is None:
+            return None
+        key = (event_types.MEMBER, stored.event.state_key or "")
+        before = await self._states.of_snapshot(stored.snapshot_id, (key,))
+        return await self._events.get_one(before[key]) if key in before else None
+
+    async def _ended_a_stay(self, stored: StoredEvent) -> bool:
+        if _membership(stored) not in _GONE:
+            return False
+        return _membership(await self._before(stored)) == event_types.JOIN
+
+
+def _first(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
+    return RoomTurn(room_id, section, own, None, complete=True, is_new=True)
+
+
+def _left(
+    room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition
+) -> RoomTurn:
+    if _membership(history.prior) == event_types.JOIN:
+        return RoomTurn(room_id, Section.LEAVE, own, since, last=own.stream_id)
+    return RoomTurn(
+        room_id,
+        Section.LEAVE,
+        own,
+        None,
+        last=own.stream_id,
+        complete=True,
+        is_new=True,
+        alone=not history.was_ever_in(),
+    )
+
+
+def _without_ignored(turn: Turn, turns: list[RoomTurn]) -> list[RoomTurn]:
+    if not turn.ignored:
+        return turns
+    return [
+        one
+        for one in turns
+        if one.section is not Section.INVITE or one.own.sender not in turn.ignored
+    ]
+
+
+def _as_own(stored: StoredEvent) -> LocalMembership:
+    return LocalMembership(
+        _membership(stored), stored.event_id, stored.stream_id, stored.event.sender
+    )
+
+
+def _membership(stored: StoredEvent | None) -> str:
+    if stored is None:
+        return event_types.LEAVE
+    membership = stored.event.content.get("membership")
+    return membership if isinstance(membership, str) else event_types.LEAVE

@@ -1,0 +1,303 @@
+"""Rooms the user is in: timelines, state, and what came in between."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.ids import EventID
+from hs.services.rooms.drafts import Draft
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, member, message, txn_key
+from tests.support.syncing import Syncing, bodies, keys, open_syncing
+
+LAZY = {"room": {"state": {"lazy_load_members": True}}}
+
+
+def limit(count: int, **more: Any) -> dict[str, Any]:
+    return {"room": {"timeline": {"limit": count}, **more}}
+
+
+async def test_a_first_sync_shows_the_end_of_the_timeline_and_the_state_before_it(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        for n in range(5):
+            await s.world.send(room_id, BOB, f"m{n}")
+
+        answer = await s.sync(ALICE, filter=limit(3))
+
+        room = answer["rooms"]["join"][room_id]
+        assert bodies(room) == ["m2", "m3", "m4"]
+        assert room["timeline"]["limited"] is True
+        assert keys(room["state"]["events"]) == {
+            ("m.room.create", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", ALICE),
+            ("m.room.member", BOB),
+        }
+        assert "room_id" not in room["timeline"]["events"][0]
+
+
+async def test_what_the_timeline_sets_is_not_in_the_state_before_it(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+
+        room = (await s.sync(ALICE))["rooms"]["join"][room_id]
+
+        assert len(room["timeline"]["events"]) == 4
+        assert room["timeline"]["limited"] is False
+        assert room["state"]["events"] == []
+
+
+async def test_nothing_happened(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        first = await s.sync(ALICE)
+
+        second = await s.sync(ALICE, first["next_batch"])
+
+        assert second == {"next_batch": first["next_batch"]}
+        await s.world.send(room_id, ALICE, "later")
+        third = await s.sync(ALICE, second["next_batch"])
+        assert bodies(third["rooms"]["join"][room_id]) == ["later"]
+        assert third["rooms"]["join"][room_id]["timeline"]["limited"] is False
+
+
+async def test_only_rooms_with_news_are_told_of(database: Database) -> None:
+    async with open_syncing(database) as s:
+        quiet = await s.world.create_room(ALICE)
+        loud = await s.world.create_room(ALICE)
+        foreign = await s.world.create_room(BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.send(loud, ALICE)
+        await s.world.send(foreign, BOB)
+
+        answer = await s.sync(ALICE, since)
+
+        assert list(answer["rooms"]["join"]) == [loud]
+        assert quiet not in answer["rooms"]["join"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_gap_brings_the_state_that_changed_in_it(
+    database: Database, restarted: bool
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "old"})
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "gap"})
+        for n in range(3):
+            await s.world.send(room_id, BOB, f"m{n}")
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
+        if not restarted:
+            check_gap(await s.sync(ALICE, since, filter=limit(3)), room_id)
+    if restarted:
+        async with open_syncing(database) as s:
+            check_gap(await s.sync(ALICE, since, filter=limit(3)), room_id)
+
+
+def check_gap(answer: dict[str, Any], room_id: str) -> None:
+    room = answer["rooms"]["join"][room_id]
+    assert room["timeline"]["limited"] is True
+    assert bodies(room) == ["m1", "m2"]
+    state = {one["type"]: one["content"] for one in room["state"]["events"]}
+    assert state == {"m.room.topic": {"topic": "old"}, "m.room.name": {"name": "gap"}}
+
+
+@pytest.mark.parametrize("name", ["state_after", "org.matrix.msc4222.state_after"])
+async def test_the_state_after_the_timeline(database: Database, name: str) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        first = await s.sync(ALICE, state_after=name)
+        whole = first["rooms"]["join"][room_id]
+        assert "state" not in whole
+        assert ("m.room.create", "") in keys(whole[name]["events"])
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
+        await s.world.send(room_id, ALICE)
+
+        second = await s.sync(ALICE, first["next_batch"], state_after=name)
+
+        room = second["rooms"]["join"][room_id]
+        assert keys(room[name]["events"]) == {("m.room.topic", "")}
+        assert len(room["timeline"]["events"]) == 2
+        third = await s.sync(ALICE, first["next_batch"], state_after=name, filter=limit(1))
+        assert keys(third["rooms"]["join"][room_id][name]["events"]) == {("m.room.topic", "")}
+
+
+async def test_full_state_gives_all_rooms_whole_with_the_timeline_since(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        quiet = await s.world.create_room(ALICE)
+        loud = await s.world.create_room(ALICE)
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.send(loud, ALICE, "news")
+
+        answer = await s.sync(ALICE, since, full_state=True, timeout_ms=100_000)
+
+        rooms = answer["rooms"]["join"]
+        assert bodies(rooms[loud]) == ["news"]
+        assert rooms[quiet]["timeline"]["events"] == []
+        assert all(len(rooms[one]["state"]["events"]) == 4 for one in (quiet, loud))
+
+
+async def test_filters_choose_events_and_state_goes_round_them(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.send(room_id, ALICE, "hers")
+        await s.world.send(room_id, BOB, "his")
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "t"})
+        wanted = {"room": {"timeline": {"types": ["m.room.message"], "not_senders": [ALICE]}}}
+
+        room = (await s.sync(ALICE, since, filter=wanted))["rooms"]["join"][room_id]
+
+        assert bodies(room) == ["his"]
+        assert room["timeline"]["limited"] is False
+        # The client is not shown the event, so the section for state has to bring it.
+        assert keys(room["state"]["events"]) == {("m.room.topic", "")}
+        nothing = await s.sync(ALICE, since, filter={"room": {"rooms": []}})
+        assert "rooms" not in nothing
+
+
+async def test_a_first_sync_finds_wanted_events_far_back(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        await s.world.append(room_id, message(ALICE, "far"))
+        for n in range(3):
+            noise = [Draft("x.noise", ALICE, {"n": i + n * 100}) for i in range(100)]
+            await s.world.append(room_id, *noise)
+        wanted = {"room": {"timeline": {"types": ["m.room.message"]}}}
+
+        room = (await s.sync(ALICE, filter=wanted))["rooms"]["join"][room_id]
+
+        assert bodies(room) == ["far"]
+
+
+async def test_members_are_loaded_lazily_and_once(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(
+            ALICE, join=[BOB, CAROL], state=[Draft("m.room.name", ALICE, {"name": "n"}, "")]
+        )
+        for _ in range(10):
+            await s.world.send(room_id, BOB)
+
+        first = await s.sync(ALICE, filter=LAZY)
+
+        room = first["rooms"]["join"][room_id]
+        members = {one[1] for one in keys(room["state"]["events"]) if one[0] == "m.room.member"}
+        assert members == {ALICE, BOB}
+        await s.world.send(room_id, BOB)
+        await s.world.send(room_id, CAROL)
+        second = await s.sync(ALICE, first["next_batch"], filter=LAZY)
+        assert keys(second["rooms"]["join"][room_id]["state"]["events"]) == {
+            ("m.room.member", CAROL)
+        }
+        # The answer was lost: it must come again whole.
+        again = await s.sync(ALICE, first["next_batch"], filter=LAZY)
+        assert again["rooms"] == second["rooms"]
+        await s.world.send(room_id, CAROL)
+        third = await s.sync(ALICE, again["next_batch"], filter=LAZY)
+        assert third["rooms"]["join"][room_id]["state"]["events"] == []
+        redundant = {
+            "room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}
+        }
+        fourth = await s.sync(ALICE, again["next_batch"], filter=redundant)
+        assert keys(fourth["rooms"]["join"][room_id]["state"]["events"]) == {
+            ("m.room.member", CAROL)
+        }
+        other = await s.sync(ALICE, again["next_batch"], filter=LAZY, device_id="OTHER")
+        assert keys(other["rooms"]["join"][room_id]["state"]["events"]) == {
+            ("m.room.member", CAROL)
+        }
+
+
+async def test_members_that_changed_in_a_gap_come_though_loaded_lazily(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE, filter=LAZY))["next_batch"]
+        await s.world.join(room_id, CAROL)
+        for _ in range(10):
+            await s.world.send(room_id, BOB)
+
+        answer = await s.sync(ALICE, since, filter=LAZY)
+
+        room = answer["rooms"]["join"][room_id]
+        assert ("m.room.member", CAROL) in keys(room["state"]["events"])
+
+
+async def test_a_nameless_room_is_summed_up_by_its_heroes(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB], invite=[CAROL])
+        for _ in range(10):
+            await s.world.send(room_id, ALICE)
+
+        first = await s.sync(ALICE, filter=LAZY)
+
+        room = first["rooms"]["join"][room_id]
+        assert room["summary"] == {
+            "m.joined_member_count": 2,
+            "m.invited_member_count": 1,
+            "m.heroes": [BOB, CAROL],
+        }
+        assert {("m.room.member", BOB), ("m.room.member", CAROL)} <= keys(room["state"]["events"])
+        await s.world.send(room_id, BOB)
+        second = await s.sync(ALICE, first["next_batch"], filter=LAZY)
+        assert "summary" not in second["rooms"]["join"][room_id]
+        await s.world.join(room_id, CAROL)
+        third = await s.sync(ALICE, second["next_batch"], filter=LAZY)
+        assert third["rooms"]["join"][room_id]["summary"]["m.joined_member_count"] == 3
+
+
+async def test_the_rest_of_a_limited_timeline_is_behind_prev_batch(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        sent = [await s.world.send(room_id, ALICE, f"m{n}") for n in range(4)]
+
+        room = (await s.sync(ALICE, filter=limit(2)))["rooms"]["join"][room_id]
+
+        depth, number = room["timeline"]["prev_batch"].removeprefix("t").split("-")
+        first = s.world.events.get_nowait(EventID(sent[2].event_id))
+        assert first is not None
+        assert (int(depth), int(number)) == (first.event.depth, first.stream_id - 1)
+
+
+async def test_ignored_users_are_not_heard(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE))["next_batch"]
+        s.reading.wishes.ignored[ALICE] = {BOB}
+        await s.world.send(room_id, BOB, "nonsense")
+        await s.world.append(room_id, member(BOB, "join", displayname="b"))
+
+        room = (await s.sync(ALICE, since))["rooms"]["join"][room_id]
+
+        assert [one["type"] for one in room["timeline"]["events"]] == ["m.room.member"]
+        assert bodies((await s.sync(ALICE))["rooms"]["join"][room_id]) == []
+
+
+async def test_a_transaction_id_is_shown_to_its_own_device_only(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE))["next_batch"]
+        from_txn = await send_with_txn(s, room_id)
+
+        for user_id, device_id, shown in (
+            (BOB, "DEVICE", False),
+            (ALICE, "DEVICE", True),
+            (ALICE, "OTHER", False),
+            (BOB, "DEVICE", False),
+        ):
+            answer = await s.sync(user_id, since, device_id=device_id)
+            (event,) = answer["rooms"]["join"][room_id]["timeline"]["events"]
+            assert event["event_id"] == from_txn
+            assert ("transaction_id" in event["unsigned"]) is shown
+            assert event["unsigned"]["membership"] == "join"
+
+
+async def send_with_txn(s: Syncing, room_id: Any) -> str:
+    sent = await s.world.send(room_id, ALICE, "mine", txn=txn_key(ALICE, room_id, "t1"))
+    return sent.event_id

@@ -1,0 +1,236 @@
+"""Sync over a World, with what other services provide kept in plain tables."""
+
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import attrs
+import orjson
+
+from hs.core.errors import NotFound
+from hs.core.filters import SyncFilter
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.positions import VectorPosition
+from hs.core.requester import Requester
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import AccountDataRow, PresenceRow, PushRulesRow, ReceiptRow, TypingRow
+from hs.repl.streams import (
+    ACCOUNT_DATA,
+    PRESENCE,
+    PUSH_RULES,
+    RECEIPTS,
+    TYPING,
+    StreamDef,
+)
+from hs.services.sync.assembly import RoomReaders, Sources, make_sync
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.sources import AccountDataEntry, Count, RoomCounts
+from hs.services.sync.turn import SyncRequest
+from hs.services.sync.v3 import SyncService
+from hs.storage.database import Database
+from tests.support.reading import Reading, readers_of
+from tests.support.rooms import World, open_world
+
+
+@attrs.define(eq=False)
+class Tables:
+    """Everything but rooms; each change is announced on its stream."""
+
+    feed: Feed
+    numbers: dict[str, int] = attrs.Factory(dict)
+    data: dict[tuple[UserID, RoomID | None, str], tuple[int, bytes]] = attrs.Factory(dict)
+    filters: dict[str, SyncFilter] = attrs.Factory(dict)
+    typing: dict[RoomID, list[UserID]] = attrs.Factory(dict)
+    receipts: list[tuple[int, ReceiptRow]] = attrs.Factory(list)
+    presence: dict[UserID, tuple[int, str]] = attrs.Factory(dict)
+    unread: dict[tuple[UserID, RoomID], RoomCounts] = attrs.Factory(dict)
+    syncs: list[tuple[UserID, str]] = attrs.Factory(list)
+
+    def announce(self, stream: StreamDef[Any], row: Any) -> int:
+        before = self.numbers.get(stream.name, 0)
+        number = self.numbers[stream.name] = before + 1
+        self.feed.deliver(Batch(stream, "main", before, number, [(number, row)]))
+        return number
+
+    def set_account_data(
+        self, user_id: UserID, event_type: str, content: Any, room_id: RoomID | None = None
+    ) -> None:
+        number = self.numbers.get(ACCOUNT_DATA.name, 0) + 1
+        self.data[user_id, room_id, event_type] = (number, orjson.dumps(content))
+        self.announce(ACCOUNT_DATA, AccountDataRow(user_id, room_id, event_type))
+
+    def set_typing(self, room_id: RoomID, *user_ids: UserID) -> None:
+        self.typing[room_id] = list(user_ids)
+        self.announce(TYPING, TypingRow(room_id, user_ids))
+
+    def read_up_to(
+        self, room_id: RoomID, user_id: UserID, event_id: EventID, kind: str = "m.read"
+    ) -> None:
+        row = ReceiptRow(room_id, kind, user_id, event_id, None, 1)
+        self.receipts.append((self.numbers.get(RECEIPTS.name, 0) + 1, row))
+        self.announce(RECEIPTS, row)
+
+    def set_presence(self, user_id: UserID, state: str) -> None:
+        self.presence[user_id] = (self.numbers.get(PRESENCE.name, 0) + 1, state)
+        self.announce(PRESENCE, PresenceRow(user_id, state, 0))
+
+    def change_rules(self, user_id: UserID) -> None:
+        self.announce(PUSH_RULES, PushRulesRow(user_id))
+
+    def count(self, user_id: UserID, room_id: RoomID, counts: RoomCounts) -> None:
+        self.unread[user_id, room_id] = counts
+
+    # What sync reads
+
+    async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
+        return await self.changes(user_id, 0, 2**62)
+
+    async def changes(  # type: ignore[override]
+        self, user_id: UserID, after: int, upto: int
+    ) -> Sequence[AccountDataEntry]:
+        return [
+            AccountDataEntry(room_id, event_type, content)
+            for (owner, room_id, event_type), (number, content) in self.data.items()
+            if owner == user_id and after < number <= upto
+        ]
+
+    async def content(self, user_id: UserID) -> bytes:
+        return b'{"global":{}}'
+
+    async def stored_filter(self, user_id: UserID, filter_id: str) -> SyncFilter:
+        if filter_id not in self.filters:
+            raise NotFound("No such filter")
+        return self.filters[filter_id]
+
+    async def in_rooms(
+        self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int
+    ) -> Mapping[RoomID, bytes]:
+        found: dict[RoomID, dict[str, Any]] = {}
+        for number, row in self.receipts:
+            private = row.receipt_type == "m.read.private"
+            if row.room_id not in room_ids or not after < number <= upto:
+                continue
+            if private and row.user_id != user_id:
+                continue
+            content = found.setdefault(RoomID(row.room_id), {})
+            kinds = content.setdefault(row.event_id, {})
+            kinds.setdefault(row.receipt_type, {})[row.user_id] = {"ts": row.ts}
+        return {room_id: orjson.dumps(content) for room_id, content in found.items()}
+
+    def typing_users(self, room_id: RoomID) -> Sequence[UserID]:
+        return self.typing.get(room_id, [])
+
+    async def counts(
+        self, user_id: UserID, room_ids: Collection[RoomID], upto: VectorPosition
+    ) -> Mapping[RoomID, RoomCounts]:
+        return {
+            room_id: self.unread[user_id, room_id]
+            for room_id in room_ids
+            if (user_id, room_id) in self.unread
+        }
+
+
+@attrs.frozen
+class PresenceTable:
+    """The presence part of the tables."""
+
+    tables: Tables
+
+    @contextmanager
+    def syncing(self, user_id: UserID, device_id: str | None, state: str) -> Iterator[None]:
+        self.tables.syncs.append((user_id, state))
+        yield
+
+    async def changes(
+        self, user_id: UserID, after: VectorPosition | None
+    ) -> Mapping[UserID, bytes]:
+        floor = 0 if after is None else after.floor
+        return {
+            other: _presence(other, state)
+            for other, (number, state) in self.tables.presence.items()
+            if number > floor
+        }
+
+    async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
+        return {
+            other: _presence(other, state)
+            for other, (_, state) in self.tables.presence.items()
+            if other in user_ids
+        }
+
+
+def _presence(user_id: UserID, state: str) -> bytes:
+    return orjson.dumps({"type": "m.presence", "sender": user_id, "content": {"presence": state}})
+
+
+@attrs.define(eq=False)
+class Syncing:
+    """A server that answers /sync."""
+
+    world: World
+    reading: Reading
+    tables: Tables
+    notifier: Notifier
+    service: SyncService
+
+    async def sync(
+        self,
+        user_id: UserID,
+        since: str | None = None,
+        *,
+        filter: Any = None,
+        timeout_ms: int = 0,
+        device_id: str | None = "DEVICE",
+        **more: Any,
+    ) -> dict[str, Any]:
+        """Ask, and give the answer decoded."""
+        text = (
+            filter if filter is None or isinstance(filter, str) else orjson.dumps(filter).decode()
+        )
+        request = SyncRequest(Requester(user_id, device_id), since, timeout_ms, text, **more)
+        answer: dict[str, Any] = orjson.loads(await self.service.sync(request))
+        return answer
+
+
+@asynccontextmanager
+async def open_syncing(database: Database, **more: Any) -> AsyncIterator[Syncing]:
+    """Start the rooms' part of a server, and sync upon it; keywords go to `make_sync`."""
+    async with open_world(database) as world:
+        yield make_syncing(world, **more)
+
+
+def make_syncing(world: World, **more: Any) -> Syncing:
+    """Build sync upon a world, before its first event or after a restart."""
+    reading = readers_of(world)
+    tables = Tables(world.feed)
+    readers = RoomReaders(
+        world.database,
+        world.feed,
+        world.events,
+        world.states,
+        reading.memberships,
+        reading.tails,
+        reading.rendering,
+        reading.visibility,
+    )
+    sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+    notifier = Notifier(world.feed)
+    service = make_sync(readers, sources, notifier, **more)
+    return Syncing(world, reading, tables, notifier, service)
+
+
+def bodies(room: dict[str, Any]) -> list[str]:
+    """Give the texts in a room's timeline."""
+    return [
+        one["content"]["body"] for one in room["timeline"]["events"] if "body" in one["content"]
+    ]
+
+
+def keys(events: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Give the keys of state events."""
+    return {(one["type"], one["state_key"]) for one in events}
+
+
+def thread_counts(**threads: tuple[int, int]) -> RoomCounts:
+    """Make counts with nothing in the main timeline."""
+    return RoomCounts(Count(), {EventID(root): Count(*count) for root, count in threads.items()})
