@@ -9,6 +9,7 @@ CREATE TABLE rooms (
     created_ms BIGINT NOT NULL,
     is_public SMALLINT NOT NULL DEFAULT 0        -- listed in the room directory
 );
+CREATE INDEX rooms_listed ON rooms (room_id) WHERE is_public = 1;
 
 -- The moving end of a room: one row, rewritten by each commit that touches the room.
 CREATE TABLE room_heads (
