@@ -1,0 +1,166 @@
+"""A server that is killed again and again under load loses no answer it gave, and doubles nothing.
+
+Senders keep a ledger: what was acknowledged, by transaction ID. A request without an answer is
+sent again with the same transaction ID, as clients do.
+"""
+
+import random
+
+import attrs
+import pytest
+import trio
+
+from tests.support.http_client import HttpClient, Hungup
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Layout, ServerProcess, running_cluster
+
+pytestmark = pytest.mark.process
+
+ROOMS = 3
+SENDERS = 12
+RETRY_S = 0.05
+MAX_LOAD_S = 0.4  # from the first answer after a start to the kill
+REPEATED = 0.1  # of the acknowledged requests are sent once more
+PAGE = 500
+CLIENT = "/_matrix/client/v3"
+
+
+@attrs.define
+class Ledger:
+    """What the server has promised: of each text sent, the event ID it answered."""
+
+    acknowledged: dict[str, str] = attrs.Factory(dict)
+    answered: trio.Event = attrs.Factory(trio.Event)
+    sent: int = 0
+
+    def note(self, text: str, event_id: str) -> None:
+        """Note an answer, which must be the one that was given before, if any was."""
+        assert self.acknowledged.setdefault(text, event_id) == event_id, text
+        self.answered.set()
+
+
+@attrs.define
+class Sender:
+    """One device that sends message after message to one room."""
+
+    name: str
+    room_id: str
+    client: HttpClient
+    ledger: Ledger
+    rng: random.Random
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        number = 0
+        while True:
+            number += 1
+            await self.send(f"{self.name}.{number}")
+            if self.rng.random() < REPEATED:
+                await self.send(f"{self.name}.{self.rng.randint(1, number)}")
+
+    async def send(self, text: str) -> None:
+        """Send one message, again and again until there is an answer."""
+        path = f"{CLIENT}/rooms/{self.room_id}/send/m.room.message/{text}"
+        self.ledger.sent += 1
+        while True:
+            try:
+                answer = await self.client.put(path, {"msgtype": "m.text", "body": text})
+            except Hungup:
+                await trio.sleep(RETRY_S)
+                continue
+            if answer.status == 200:
+                self.ledger.note(text, answer.json["event_id"])
+                return
+            # A server that starts, or whose commit failed, asks to try again.
+            assert answer.status == 503, answer.body
+            await trio.sleep(RETRY_S)
+
+
+async def sign_up(port: int) -> HttpClient:
+    """Register an account."""
+    client = HttpClient(port)
+    account = {"username": "alice", "password": "a long password"}
+    answer = await client.post(f"{CLIENT}/register", {**account, "auth": {"type": "m.login.dummy"}})
+    assert answer.status == 200, answer.body
+    client.token = answer.json["access_token"]
+    return client
+
+
+async def read_room(client: HttpClient, room_id: str) -> list[tuple[str, str]]:
+    """List (text, event ID) of all messages in a room, oldest first."""
+    found: list[tuple[str, str]] = []
+    start = ""
+    while True:
+        page = await client.get(f"{CLIENT}/rooms/{room_id}/messages?dir=f&limit={PAGE}{start}")
+        assert page.status == 200, page.body
+        found.extend(
+            (event["content"]["body"], event["event_id"])
+            for event in page.json["chunk"]
+            if event["type"] == "m.room.message"
+        )
+        if "end" not in page.json:
+            return found
+        start = f"&from={page.json['end']}"
+
+
+async def kill_again_and_again(server: ServerProcess, kills: int, rng: random.Random) -> Ledger:
+    """Kill a loaded server at random moments; then compare its rooms with the ledger."""
+    ledger = Ledger()
+    client = await sign_up(server.port)
+    rooms = []
+    for _ in range(ROOMS):
+        made = await client.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        rooms.append(str(made.json["room_id"]))
+    async with trio.open_nursery() as nursery:
+        for number in range(SENDERS):
+            device = HttpClient(server.port, client.token)
+            sender = Sender(f"s{number}", rooms[number % ROOMS], device, ledger, rng)
+            nursery.start_soon(sender.run)
+        for _ in range(kills):
+            ledger.answered = trio.Event()
+            await ledger.answered.wait()
+            await trio.sleep(rng.uniform(0, MAX_LOAD_S))
+            await trio.to_thread.run_sync(server.kill)
+            await trio.to_thread.run_sync(server.start)
+        nursery.cancel_scope.cancel()
+    await client.aclose()
+    written = [entry for room_id in rooms for entry in await read_room(client, room_id)]
+    await client.aclose()
+    texts = [text for text, _ in written]
+    assert len(texts) == len(set(texts)), "doubled"
+    assert ledger.acknowledged.items() <= dict(written).items(), "lost"
+    return ledger
+
+
+def run(layout: Layout, postgres: PostgresServer | None, kills: int, seed: int) -> None:
+    """Run a scenario against a server of its own."""
+    with running_cluster(layout, postgres, None) as cluster:
+        server = cluster.processes["main"]
+        ledger = trio.run(kill_again_and_again, server, kills, random.Random(seed))
+        print(f"seed {seed}: {kills} kills, {len(ledger.acknowledged)} messages acknowledged")
+        assert len(ledger.acknowledged) > kills
+
+
+@pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """One process, on each engine."""
+    chosen: Layout = request.param
+    return chosen
+
+
+@pytest.fixture
+def postgres(layout: Layout, request: pytest.FixtureRequest) -> PostgresServer | None:
+    """The database server, where one is needed."""
+    if layout == "T0":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server
+
+
+def test_three_kills_lose_nothing(layout: Layout, postgres: PostgresServer | None) -> None:
+    run(layout, postgres, kills=3, seed=1)
+
+
+@pytest.mark.long
+def test_sixty_kills_lose_nothing(layout: Layout, postgres: PostgresServer | None) -> None:
+    run(layout, postgres, kills=60, seed=2)
