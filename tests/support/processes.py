@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -62,12 +62,13 @@ def free_ports(count: int) -> list[int]:
 
 @attrs.define
 class ServerProcess:
-    """One process; `port` serves clients."""
+    """One process; `port` serves clients, `more` are further options of its command."""
 
     name: str
     port: int
     configs: list[Path]
     log: Path
+    more: Sequence[str] = ()
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -83,7 +84,8 @@ class ServerProcess:
     def begin(self) -> None:
         """Start it."""
         options = [part for path in self.configs for part in ("--config", str(path))]
-        command = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve", *options]
+        command = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve"]
+        command += [*options, *self.more]
         with self.log.open("ab") as log_file:
             self.process = subprocess.Popen(
                 command,
