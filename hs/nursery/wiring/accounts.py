@@ -147,17 +147,7 @@ def wire_accounts(ground: Foundation, identity: Identity) -> Accounts:
     return Accounts(
         identity=identity,
         profiles=profiles,
-        registration=Registration(
-            database,
-            clock,
-            settings.registration,
-            server_name,
-            settings.server.allow_guest_access,
-            identity.passwords,
-            sessions,
-            profiles,
-            appservices,
-        ),
+        registration=_registration(ground, identity, profiles),
         login=Login(
             database,
             clock,
@@ -190,4 +180,19 @@ def _lifecycle(ground: Foundation, identity: Identity, profiles: Profiles) -> Li
         profiles,
         identity.revocations,
         NoRooms(),
+    )
+
+
+def _registration(ground: Foundation, identity: Identity, profiles: Profiles) -> Registration:
+    settings = ground.settings
+    return Registration(
+        ground.database,
+        ground.clock,
+        settings.registration,
+        settings.server.server_name,
+        settings.server.allow_guest_access,
+        identity.passwords,
+        identity.sessions,
+        profiles,
+        identity.appservices,
     )

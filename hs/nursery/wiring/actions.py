@@ -90,15 +90,7 @@ def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomAc
             appender=appender,
             server_name=server_name,
         ),
-        upgrades=RoomUpgrade(
-            appender=appender,
-            deciding=deciding,
-            states=rooms.states,
-            events=rooms.events,
-            aliases=aliases,
-            profiles=accounts.profiles,
-            database=database,
-        ),
+        upgrades=_upgrades(ground, rooms, accounts, deciding, aliases),
         profile_changes=ProfileChanges(accounts.profiles, profiles),
         duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
     )
@@ -116,3 +108,21 @@ def _guests(ground: Foundation, rooms: Rooms, deciding: DecidingReader) -> list[
         lambda room_id: ground.ownership.is_mine(EVENTS, room_id),
     )
     return [Duty("guests leave closed rooms", expulsion.run)]
+
+
+def _upgrades(
+    ground: Foundation,
+    rooms: Rooms,
+    accounts: Accounts,
+    deciding: DecidingReader,
+    aliases: Aliases,
+) -> RoomUpgrade:
+    return RoomUpgrade(
+        appender=rooms.appender,
+        deciding=deciding,
+        states=rooms.states,
+        events=rooms.events,
+        aliases=aliases,
+        profiles=accounts.profiles,
+        database=ground.database,
+    )

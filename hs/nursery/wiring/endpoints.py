@@ -13,7 +13,7 @@ from hs.apis.client.logout import LogoutApi
 from hs.apis.client.membership import MembershipApi
 from hs.apis.client.openid import OpenIdApi
 from hs.apis.client.presence import PresenceApi
-from hs.apis.client.profile import ProfileApi
+from hs.apis.client.profiles import ProfileApi
 from hs.apis.client.public_rooms import PublicRoomsApi
 from hs.apis.client.receipts import ReceiptsApi
 from hs.apis.client.register import RegisterApi
