@@ -21,10 +21,11 @@ from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
 from hs.apis.client.logout import LogoutApi
 from hs.apis.client.openid import OpenIdApi
-from hs.apis.client.profile import ProfileApi
+from hs.apis.client.profiles import ProfileApi
 from hs.apis.client.register import RegisterApi
 from hs.apis.client.tags import TagsApi
 from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.apis.client.threepids import ThreepidsApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
@@ -34,7 +35,7 @@ from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub
+from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import AccountDataRow, CacheRow
 from hs.repl.streams import ACCOUNT_DATA, CACHES
@@ -72,6 +73,7 @@ from hs.storage.database import Database
 from tests.support.web import WebClient
 
 SERVER = ServerName("test")
+SERVICES = NoAppservices()
 PLENTY = Rate(1000, 1000)
 OPEN = RegistrationSettings(enable_registration=True, bcrypt_rounds=4)
 UNLIMITED = RateLimitSettings(
@@ -128,7 +130,14 @@ class Accounts:
     filters: Filters
     openid: OpenId
     erased: ErasedUsers
-    client: WebClient
+    rates: ConfiguredRates
+    tokens: RegistrationTokenStage
+    devices: Devices
+    client: WebClient = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        application = Application(collect(*apis_of(self)), self.authenticator, rates=self.rates)
+        self.client = WebClient(application)
 
     async def user(
         self, name: str, *, password: str | None = None, device_id: str | None = None, **more: Any
@@ -185,6 +194,18 @@ async def open_accounts(
         nursery.cancel_scope.cancel()
 
 
+@attrs.frozen(eq=False)
+class _Ground:
+    database: Database
+    settings: Settings
+    clock: FixedClock
+    feed: Feed
+    transport: InProcTransport
+    caches: MemoryWriter[CacheRow]
+    instance: str
+    watching: Watching
+
+
 def make_accounts(
     database: Database,
     settings: Settings,
@@ -200,79 +221,30 @@ def make_accounts(
         CACHES, instance, transport, epoch_at(clock.now_ms())
     )
     caches.attach()
-    watching = Watching()
-    appservices = NoAppservices()
+    return _built(
+        _Ground(database, settings, clock, feed, transport, caches, instance, Watching()),
+        issues_tokens,
+    )
+
+
+def _built(ground: _Ground, issues_tokens: bool) -> Accounts:
+    database, settings, clock, feed = ground.database, ground.settings, ground.clock, ground.feed
     limits = LoginLimits(settings.rate_limits)
-    rates = ConfiguredRates(settings.rate_limits)
-    revocations = Revocations(caches)
+    revocations = Revocations(ground.caches)
     last_seen = LastSeen(database, clock)
-    authenticator = TokenAuthenticator(database, feed, clock, appservices, last_seen, revocations)
+    authenticator = TokenAuthenticator(database, feed, clock, SERVICES, last_seen, revocations)
     hasher = Passwords(
         settings.passwords.pepper, settings.registration.bcrypt_rounds, settings.passwords.policy
     )
-    session_service = Sessions(database, clock, settings.sessions, revocations, watching)
-    profiles = Profiles(database, feed, caches, SERVER, settings.registration, NoRemoteProfiles())
+    watching = ground.watching
+    sessions = Sessions(database, clock, settings.sessions, revocations, watching)
+    profiles = Profiles(
+        database, feed, ground.caches, SERVER, settings.registration, NoRemoteProfiles()
+    )
     credentials = Credentials(database, hasher, limits, settings.passwords, SERVER)
-    token_stage = RegistrationTokenStage(database, clock)
-    interactive = InteractiveAuth(
-        database,
-        clock,
-        settings.reauth,
-        {DUMMY: Dummy(), PASSWORD: PasswordStage(credentials), REGISTRATION_TOKEN: token_stage},
-    )
-    registration = Registration(
-        database,
-        clock,
-        settings.registration,
-        SERVER,
-        settings.server.allow_guest_access,
-        hasher,
-        session_service,
-        profiles,
-        appservices,
-    )
-    login = Login(
-        database,
-        clock,
-        settings.passwords,
-        SERVER,
-        credentials,
-        limits,
-        session_service,
-        appservices,
-        issues_tokens,
-    )
-    lifecycle = Lifecycle(
-        database, hasher, settings.passwords, session_service, profiles, revocations, watching
-    )
-    stream = TableWriter(ACCOUNT_DATA, instance, database, transport, clock.now_ms)
-    account_data = AccountData(database, feed, LocalAccountDataWriter(stream))
-    devices = Devices(database, clock, session_service, last_seen, watching)
-    filters = Filters(database)
-    openid = OpenId(database, clock, SERVER)
-    secret = SharedSecret(database, clock, settings.registration.registration_shared_secret)
-    endpoints = collect(
-        RegisterApi(registration, interactive, token_stage, appservices, rates),
-        AdminRegisterApi(secret, registration),
-        LoginApi(login, session_service, lifecycle, interactive),
-        LogoutApi(session_service),
-        AccountApi(lifecycle, interactive),
-        DevicesApi(devices, lifecycle, interactive),
-        ProfileApi(
-            profiles,
-            ProfileChanges(profiles, watching),
-            settings.server.require_auth_for_profile_requests,
-        ),
-        AccountDataApi(account_data),
-        TagsApi(account_data),
-        FilterApi(filters),
-        OpenIdApi(openid),
-        ThirdPartyApi(),
-        VoipApi(TurnServers(settings.turn, clock)),
-        VersionsApi(),
-        CapabilitiesApi(lifecycle, login, settings.registration, "11"),
-        WellKnownApi(settings.server),
-    )
+    tokens = RegistrationTokenStage(database, clock)
+    stages = {DUMMY: Dummy(), PASSWORD: PasswordStage(credentials), REGISTRATION_TOKEN: tokens}
+    stream = TableWriter(ACCOUNT_DATA, ground.instance, database, ground.transport, clock.now_ms)
     return Accounts(
         database=database,
         feed=feed,
@@ -281,17 +253,88 @@ def make_accounts(
         watching=watching,
         authenticator=authenticator,
         last_seen=last_seen,
-        sessions=session_service,
+        sessions=sessions,
         profiles=profiles,
-        registration=registration,
-        login=login,
-        lifecycle=lifecycle,
+        registration=_registration(ground, hasher, sessions, profiles),
+        login=_login(ground, credentials, limits, sessions, issues_tokens),
+        lifecycle=Lifecycle(
+            database, hasher, settings.passwords, sessions, profiles, revocations, watching
+        ),
         revocations=revocations,
-        interactive=interactive,
-        account_data=account_data,
+        interactive=InteractiveAuth(database, clock, settings.reauth, stages),
+        account_data=AccountData(database, feed, LocalAccountDataWriter(stream)),
         account_data_stream=stream,
-        filters=filters,
-        openid=openid,
+        filters=Filters(database),
+        openid=OpenId(database, clock, SERVER),
         erased=ErasedUsers(database, feed),
-        client=WebClient(Application(endpoints, authenticator, rates=rates)),
+        rates=ConfiguredRates(settings.rate_limits),
+        tokens=tokens,
+        devices=Devices(database, clock, sessions, last_seen, watching),
     )
+
+
+def _registration(
+    ground: _Ground, hasher: Passwords, sessions: Sessions, profiles: Profiles
+) -> Registration:
+    settings = ground.settings
+    return Registration(
+        ground.database,
+        ground.clock,
+        settings.registration,
+        SERVER,
+        settings.server.allow_guest_access,
+        hasher,
+        sessions,
+        profiles,
+        SERVICES,
+    )
+
+
+def _login(
+    ground: _Ground,
+    credentials: Credentials,
+    limits: LoginLimits,
+    sessions: Sessions,
+    issues_tokens: bool,
+) -> Login:
+    return Login(
+        ground.database,
+        ground.clock,
+        ground.settings.passwords,
+        SERVER,
+        credentials,
+        limits,
+        sessions,
+        SERVICES,
+        issues_tokens,
+    )
+
+
+def apis_of(accounts: Accounts) -> list[object]:
+    """Make the objects that declare the endpoints."""
+    settings, interactive, lifecycle = accounts.settings, accounts.interactive, accounts.lifecycle
+    registration, sessions = accounts.registration, accounts.sessions
+    secret = settings.registration.registration_shared_secret
+    return [
+        RegisterApi(registration, interactive, accounts.tokens, SERVICES, accounts.rates),
+        AdminRegisterApi(SharedSecret(accounts.database, accounts.clock, secret), registration),
+        LoginApi(accounts.login, sessions, lifecycle, interactive),
+        LogoutApi(sessions),
+        AccountApi(lifecycle, interactive),
+        DevicesApi(accounts.devices, lifecycle, interactive),
+        ProfileApi(
+            accounts.profiles,
+            ProfileChanges(accounts.profiles, accounts.watching),
+            settings.server.require_auth_for_profile_requests,
+        ),
+        AccountDataApi(accounts.account_data),
+        TagsApi(accounts.account_data),
+        FilterApi(accounts.filters),
+        OpenIdApi(accounts.openid),
+        ThirdPartyApi(),
+        ThreepidsApi(),
+        VoipApi(TurnServers(settings.turn, accounts.clock)),
+        VersionsApi(),
+        CapabilitiesApi(lifecycle, accounts.login, settings.registration, "11"),
+        WellKnownApi(settings.server),
+    ]

@@ -103,7 +103,12 @@ class RegisterApi:
         )
         return rendered_session(account.user_id, await self.registration.register(account))
 
-    @route("GET", "/_matrix/client/v3/register/available", auth=NONE, rate="registration")
+    @route(
+        "GET",
+        "/_matrix/client/v3/register/available",
+        auth=NONE,
+        rate="username_availability",
+    )
     async def available(self, request: AvailableRequest) -> dict[str, bool]:
         """Spec: client-server API, Account registration."""
         self.registration.check_is_open()

@@ -39,13 +39,15 @@ class Credentials:
         user_id = user_named_in(body, self._server_name)
         if not self._settings.localdb_enabled:
             raise Forbidden("Passwords are not kept on this server")
-        self._limits.before_password(user_id)
+        # The name may be given in any case, so guesses at all its spellings count together.
+        guessed = user_id.lower()
+        self._limits.before_password(guessed)
         user = await self._database.read(accounts.find_user_ignoring_case, user_id)
         if user is not None and user.is_deactivated:
             raise UserDeactivated("This account has been deactivated")
         password_hash = None if user is None else user.password_hash
         if not await self._passwords.matches(password, password_hash) or user is None:
-            self._limits.wrong_password(user_id)
+            self._limits.wrong_password(guessed)
             raise Forbidden("Invalid username or password")
         return user
 

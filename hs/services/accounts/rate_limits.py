@@ -14,6 +14,8 @@ from hs.lib.limiter import RateLimiter
 from hs.settings.limits import Rate, RateLimitSettings
 
 LONGEST_WAIT_S = 86_400.0
+# Clients ask with every letter that somebody types; no setting is known for it.
+NAME_CHECKS = Rate(1, 10)
 
 
 def bucket_of(rate: Rate) -> Bucket:
@@ -44,6 +46,7 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
     return {
         "message": settings.rc_message,
         "registration": settings.rc_registration,
+        "username_availability": NAME_CHECKS,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,
@@ -62,7 +65,9 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
     }
 
 
-_PER_ADDRESS = frozenset(("registration", "registration_token_validity", "login"))
+_PER_ADDRESS = frozenset(
+    ("registration", "username_availability", "registration_token_validity", "login")
+)
 
 
 class ConfiguredRates:

@@ -27,6 +27,7 @@ from hs.storage.tokens import FoundToken
 TOKENS = "access_tokens"
 USERS = "users"
 DEFAULT_ENTRIES = 50_000
+MOST_HELD = 100  # hashes of one user, before those are dropped that the cache has dropped
 
 
 @attrs.frozen
@@ -126,7 +127,10 @@ class TokenAuthenticator:
             # The index keeps users whose tokens the cache has dropped; start both afresh.
             self._forget_all()
         self.cache.put(token_hash, known)
-        self._of_user.setdefault(known.requester.user_id, set()).add(token_hash)
+        held = self._of_user.setdefault(known.requester.user_id, set())
+        if len(held) > MOST_HELD:
+            held.intersection_update([one for one in held if one in self.cache])
+        held.add(token_hash)
 
     def _forget_all(self) -> None:
         self.cache.clear()

@@ -266,3 +266,25 @@ async def test_the_pepper_matters(database: Database) -> None:
     async with open_accounts(database, passwords=attrs.evolve(salted, pepper="other")) as accounts:
         body = {"type": "m.login.password", "user": "alice", "password": "secret"}
         assert (await accounts.client.post("/_matrix/client/v3/login", body)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "errcode"),
+    [
+        ("register/email/requestToken", {}, 403, "M_THREEPID_DENIED"),
+        ("account/3pid/msisdn/requestToken", {}, 403, "M_THREEPID_DENIED"),
+        ("account/3pid/add", {}, 400, "M_NO_VALID_SESSION"),
+        ("account/3pid/delete", {"medium": "email"}, 400, "M_MISSING_PARAM"),
+        ("account/3pid/delete", {"medium": "email", "address": "a@b"}, 200, None),
+    ],
+)
+async def test_addresses_cannot_be_added(
+    accounts: Accounts, path: str, body: Any, status: int, errcode: str | None
+) -> None:
+    alice = await accounts.user("alice")
+
+    answer = await accounts.client.post(
+        f"/_matrix/client/v3/{path}", body, token=alice.access_token
+    )
+
+    assert (answer.status, answer.errcode) == (status, errcode)
