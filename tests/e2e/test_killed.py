@@ -137,7 +137,6 @@ def run(layout: Layout, postgres: PostgresServer | None, kills: int, seed: int) 
     with running_cluster(layout, postgres, None) as cluster:
         server = cluster.processes["main"]
         ledger = trio.run(kill_again_and_again, server, kills, random.Random(seed))
-        print(f"seed {seed}: {kills} kills, {len(ledger.acknowledged)} messages acknowledged")
         assert len(ledger.acknowledged) > kills
 
 
