@@ -59,7 +59,14 @@ from hs.services.accounts.sessions import DeviceWish, Session, Sessions
 from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
 from hs.services.accounts.turn import TurnServers
-from hs.services.accounts.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, Dummy, InteractiveAuth
+from hs.services.accounts.uia import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    Dummy,
+    InteractiveAuth,
+    Stage,
+)
 from hs.settings.accounts import (
     PasswordSettings,
     ReauthSettings,
@@ -243,7 +250,11 @@ def _built(ground: _Ground, issues_tokens: bool) -> Accounts:
     )
     credentials = Credentials(database, hasher, limits, settings.passwords, SERVER)
     tokens = RegistrationTokenStage(database, clock)
-    stages = {DUMMY: Dummy(), PASSWORD: PasswordStage(credentials), REGISTRATION_TOKEN: tokens}
+    stages: dict[str, Stage] = {
+        DUMMY: Dummy(),
+        PASSWORD: PasswordStage(credentials),
+        REGISTRATION_TOKEN: tokens,
+    }
     stream = TableWriter(ACCOUNT_DATA, ground.instance, database, ground.transport, clock.now_ms)
     return Accounts(
         database=database,
