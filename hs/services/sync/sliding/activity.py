@@ -1,5 +1,6 @@
 """What lists of rooms are ordered and filtered by, of each room, kept exact by the feed."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -56,8 +57,9 @@ class Activity:
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._rooms: dict[RoomID, RoomFacts] = {}
-        # Rooms being read, and how often the feed told something of them meanwhile.
-        self._reading: dict[RoomID, int] = {}
+        # For each room being read, how many read it, and how often the feed told of it meanwhile.
+        self._reading: Counter[RoomID] = Counter()
+        self._news: Counter[RoomID] = Counter()
         feed.subscribe(EVENTS, self._on_events)
 
     def get_nowait(self, room_id: RoomID) -> RoomFacts | None:
@@ -67,26 +69,31 @@ class Activity:
     async def of(self, room_ids: Collection[RoomID]) -> Mapping[RoomID, RoomFacts]:
         """Give the facts of rooms; they live. Those missing are read by two statements."""
         held = self._rooms
-        missing = [room_id for room_id in room_ids if room_id not in held]
+        wanted = missing = [room_id for room_id in room_ids if room_id not in held]
         if not missing:
             return held
         found = {room_id: held[room_id] for room_id in room_ids if room_id in held}
-        while missing:
-            for room_id in missing:
-                self._reading.setdefault(room_id, 0)
-            before = {room_id: self._reading[room_id] for room_id in missing}
-            read = await self._database.read(_read, missing)
-            again: list[RoomID] = []
-            for room_id in missing:
-                if self._reading.get(room_id, 0) != before[room_id]:
-                    again.append(room_id)
-                    continue
-                self._reading.pop(room_id, None)
-                found[room_id] = held.setdefault(room_id, read[room_id])
-            missing = again
+        self._reading.update(missing)
+        try:
+            while missing:
+                before = {room_id: self._news[room_id] for room_id in missing}
+                read = await self._database.read(_read, missing)
+                fresh = [one for one in missing if self._news[one] == before[one]]
+                for room_id in fresh:
+                    found[room_id] = held.setdefault(room_id, read[room_id])
+                missing = [room_id for room_id in missing if room_id not in found]
+        finally:
+            self._stop_reading(wanted)
         while len(held) > MAX_ROOMS:
             del held[next(iter(held))]
         return found
+
+    def _stop_reading(self, room_ids: Collection[RoomID]) -> None:
+        self._reading.subtract(room_ids)
+        for room_id in room_ids:
+            if not self._reading[room_id]:
+                del self._reading[room_id]
+                self._news.pop(room_id, None)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for stream_id, row in batch.rows:
@@ -94,7 +101,7 @@ class Activity:
                 continue
             room_id = RoomID(row.room_id)
             if room_id in self._reading:
-                self._reading[room_id] += 1
+                self._news[room_id] += 1
             held = self._rooms.get(room_id)
             if held is None:
                 continue

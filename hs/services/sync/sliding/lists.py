@@ -8,7 +8,6 @@ Spec: MSC4186, Lists and subscriptions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import attrs
@@ -16,11 +15,13 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.positions import VectorPosition
 from hs.lib.cache import LruCache
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import LocalMembership, RoomsOf
 from hs.services.rooms.rendering import content_of
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.tails import Tails
 from hs.services.rooms.visibility import Visibility
 from hs.services.sync.sliding.activity import Activity, RoomFacts
 from hs.services.sync.sliding.connections import Connection
@@ -70,10 +71,13 @@ class Asking:
     personal: Personal
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Kept:
+    """Windows, and up to where it is known that nothing changed them."""
+
     asking: Asking
     windows: Windows
+    upto: VectorPosition
 
 
 class Lists:
@@ -86,27 +90,30 @@ class Lists:
         events: EventStore,
         states: StateStore,
         visibility: Visibility,
+        tails: Tails,
     ) -> None:
         self._database = database
         self._activity = activity
         self._events = events
         self._states = states
         self._visibility = visibility
+        self._tails = tails
         self._kept: LruCache[ConnectionKey, _Kept] = LruCache(
             "sliding_windows", max_entries=MAX_KEPT
         )
 
-    async def windows(self, asking: Asking, changed: AbstractSet[RoomID] | None) -> Windows:
-        """Give the windows of a request; `changed` are rooms with news, None: any may have."""
+    async def windows(self, asking: Asking, upto: VectorPosition) -> Windows:
+        """Give the windows of a request at a position of the feed."""
         key = asking.connection.key
         kept = self._kept.get(key)
-        if kept is not None and changed is not None and self._holds(kept, asking, changed):
+        if kept is not None and self._holds(kept, asking):
+            kept.upto = upto
             return kept.windows
         windows = await self._work_out(asking)
-        self._kept.put(key, _Kept(asking, windows))
+        self._kept.put(key, _Kept(asking, windows, upto))
         return windows
 
-    def _holds(self, kept: _Kept, asking: Asking, changed: AbstractSet[RoomID]) -> bool:
+    def _holds(self, kept: _Kept, asking: Asking) -> bool:
         before, windows = kept.asking, kept.windows
         if (
             before.rooms is not asking.rooms
@@ -116,10 +123,11 @@ class Lists:
             or before.request.room_subscriptions != asking.request.room_subscriptions
         ):
             return False
-        for room_id in changed:
-            facts = windows.facts.get(room_id)
-            if facts is None:
-                continue
+        changed = self._tails.rooms_since(kept.upto)
+        if changed is None:
+            return False
+        for room_id in changed & windows.facts.keys():
+            facts = windows.facts[room_id]
             if windows.needs_order or self._activity.get_nowait(room_id) is not facts:
                 return False
         return True
@@ -127,7 +135,7 @@ class Lists:
     async def _work_out(self, asking: Asking) -> Windows:
         shown, passing = await self._shown(asking)
         facts = dict(await self._facts(asking, shown))
-        ordered = sorted(shown, key=lambda one: _order(shown[one], facts[one]), reverse=True)
+        ordered = sorted(shown, key=lambda one: activity_of(shown[one], facts[one]), reverse=True)
         windows = Windows({}, {}, (), {}, facts, needs_order=False, passing=passing)
         for name, asked in asking.request.lists.items():
             found = await self._filtered(asking, asked.filters, ordered, facts)
@@ -221,10 +229,6 @@ def activity_of(own: LocalMembership, facts: RoomFacts) -> int:
     return facts.bump or own.stream_id
 
 
-def _order(own: LocalMembership, facts: RoomFacts) -> int:
-    return activity_of(own, facts)
-
-
 def _inside(asked: ListAsked, found: Sequence[RoomID]) -> Sequence[RoomID]:
     windows = asked.windows()
     if windows is None:
@@ -248,9 +252,9 @@ def _passes(filters: RoomFilters, room_id: RoomID, facts: RoomFacts, asking: Ask
         return False
     if filters.is_encrypted is not None and filters.is_encrypted != facts.is_encrypted:
         return False
-    if filters.is_invite is not None:
-        if filters.is_invite != (asking.rooms[room_id].membership == event_types.INVITE):
-            return False
+    is_invited = asking.rooms[room_id].membership == event_types.INVITE
+    if filters.is_invite is not None and filters.is_invite != is_invited:
+        return False
     if filters.room_types is not None and facts.room_type not in filters.room_types:
         return False
     if filters.not_room_types is not None and facts.room_type in filters.not_room_types:

@@ -1,0 +1,65 @@
+"""Simplified sliding sync, at the path that clients call today."""
+
+from typing import Literal
+
+import attrs
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.request import body, query
+from hs.apis.web.route import route
+from hs.core.ids import RoomID
+from hs.core.requester import Requester
+from hs.services.sync.sliding.request import (
+    ExtensionsAsked,
+    ListAsked,
+    RoomAsked,
+    SlidingRequest,
+)
+from hs.services.sync.sliding.service import SlidingSync
+
+UNSTABLE_FEATURES = ("org.matrix.simplified_msc3575",)
+
+
+@attrs.frozen
+class Slide:
+    """The windows a client looks through, and how far it has seen them."""
+
+    requester: Requester
+    pos: str = query(default="")
+    timeout: int = query(default=0)
+    set_presence: Literal["online", "unavailable", "offline"] = query(default="online")
+    conn_id: str = body(default="")
+    lists: dict[str, ListAsked] = body(factory=dict)
+    room_subscriptions: dict[str, RoomAsked] = body(factory=dict)
+    extensions: ExtensionsAsked = body(factory=ExtensionsAsked)
+
+
+@attrs.frozen
+class SlidingSyncApi:
+    """Tells what is new in the windows."""
+
+    sliding: SlidingSync
+
+    @route(
+        "POST",
+        "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+        auth=USER_OR_GUEST,
+        waits=True,
+        max_body_bytes=4 * 1024 * 1024,
+    )
+    async def slide(self, request: Slide) -> bytes:
+        """MSC4186."""
+        return await self.sliding.sync(
+            request.requester,
+            SlidingRequest(
+                conn_id=request.conn_id,
+                pos=request.pos or None,
+                timeout_ms=request.timeout,
+                set_presence=request.set_presence,
+                lists=request.lists,
+                room_subscriptions={
+                    RoomID(room_id): one for room_id, one in request.room_subscriptions.items()
+                },
+                extensions=request.extensions,
+            ),
+        )

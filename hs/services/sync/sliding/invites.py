@@ -1,0 +1,79 @@
+"""What users see of rooms that they are invited to or knock at: the state as of the invite.
+
+Spec: client-server API, Stripped state.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.events import event_types
+from hs.core.events.event_types import StateKey
+from hs.core.ids import EventID, RoomID, UserID
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.memberships import LocalMembership
+from hs.services.rooms.rendering import stripped_event
+from hs.services.rooms.state_store import StateStore
+from hs.storage import sliding
+from hs.storage.database import Database
+
+_SHOWN: Final[tuple[StateKey, ...]] = tuple(
+    (event_type, "")
+    for event_type in (
+        event_types.CREATE,
+        event_types.JOIN_RULES,
+        event_types.NAME,
+        event_types.TOPIC,
+        event_types.AVATAR,
+        event_types.CANONICAL_ALIAS,
+        event_types.ENCRYPTION,
+        event_types.HISTORY_VISIBILITY,
+    )
+)
+_FIELDS: Final = ("type", "state_key", "sender", "content")
+
+
+@attrs.frozen(eq=False)
+class Invites:
+    """Collects stripped state."""
+
+    _database: Database
+    _events: EventStore
+    _states: StateStore
+
+    async def stripped(
+        self, user_id: UserID, rooms: Mapping[RoomID, LocalMembership]
+    ) -> dict[RoomID, Sequence[JsonObject]]:
+        """Give the stripped state of rooms, the user's own member event at its end."""
+        if not rooms:
+            return {}
+        came = await self._database.read(sliding.stripped, list(rooms), user_id)
+        found: dict[RoomID, Sequence[JsonObject]] = {}
+        for room_id, own in rooms.items():
+            member = await self._render((own.event_id,))
+            if room_id in came:
+                found[room_id] = [*_again(orjson.loads(came[room_id]), user_id), *member]
+            else:
+                found[room_id] = [*await self._of_room(own), *member]
+        return found
+
+    async def _of_room(self, own: LocalMembership) -> list[JsonObject]:
+        stored = await self._events.get_one(own.event_id)
+        if stored is None or stored.snapshot_id is None:
+            return []
+        keys = (*_SHOWN, (event_types.MEMBER, own.sender))
+        held = await self._states.of_snapshot(stored.snapshot_id, keys)
+        return await self._render(held[key] for key in keys if key in held)
+
+    async def _render(self, event_ids: Iterable[EventID]) -> list[JsonObject]:
+        return [stripped_event(one) for one in (await self._events.get(event_ids)).values()]
+
+
+def _again(received: list[JsonObject], user_id: UserID) -> Iterable[JsonObject]:
+    # Other servers may send whole events, and the invite among them.
+    for event in received:
+        if event.get("type") != event_types.MEMBER or event.get("state_key") != user_id:
+            yield {name: event[name] for name in _FIELDS if name in event}
