@@ -20,6 +20,7 @@ from hs.apis.client.register import RegisterApi
 from hs.apis.client.send import SendApi
 from hs.apis.client.tags import TagsApi
 from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.apis.client.threepids import ThreepidsApi
 from hs.apis.client.typing_notifications import TypingApi
 from hs.apis.client.upgrade import UpgradeApi
 from hs.apis.client.versions import VersionsApi
@@ -66,6 +67,7 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         FilterApi(accounts.filters),
         OpenIdApi(accounts.openid),
         ThirdPartyApi(),
+        ThreepidsApi(),
         VoipApi(accounts.turn),
     ]
 
