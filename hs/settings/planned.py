@@ -177,7 +177,6 @@ _ROOMS: tuple[Row, ...] = (
     ("stats", OBJECT, {"enabled": True}, "Statistics of rooms."),
     ("server_notices", OBJECT, {}, "Notices sent to users."),
     ("forget_rooms_on_leave", BOOLEAN, False, "Forget a room on leaving it."),
-    ("exclude_rooms_from_sync", STRINGS, [], "Rooms never shown."),
     ("exclude_rooms_from_presence", STRINGS, [], "Rooms whose members do not see presence."),
     ("auto_accept_invites", OBJECT, {}, "Accept invites for users."),
 )

@@ -95,3 +95,6 @@ class RoomSettings:
     redaction_retention_period: int | None = setting(
         endless(DURATION), 7 * 86_400_000, "How long redacted events are kept whole.", shown="7d"
     )
+    exclude_rooms_from_sync: tuple[str, ...] = setting(
+        STRINGS, (), "Rooms that clients are never shown.", shown=[]
+    )
