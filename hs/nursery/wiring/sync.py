@@ -1,0 +1,74 @@
+"""/sync and sliding sync: the notifier, and answers made of what all other services know."""
+
+import attrs
+
+from hs.apis.client.sync import SyncApi
+from hs.apis.web.drain import Drain
+from hs.apis.web.limits import Admission, Work
+from hs.core.ids import RoomID
+from hs.lib.tasks import Duty
+from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.reading import Reading
+from hs.nursery.wiring.rooms import Rooms
+from hs.services.sync.assembly import RoomReaders, Sources, make_sync
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.v3 import SyncService
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Sync:
+    """What answers clients that follow their rooms."""
+
+    notifier: Notifier
+    readers: RoomReaders
+    sources: Sources
+    v3: SyncService
+    duties: list[Duty]
+
+
+def wire_sync(
+    ground: Foundation,
+    rooms: Rooms,
+    reading: Reading,
+    sources: Sources,
+    admission: Admission,
+    drain: Drain,
+) -> Sync:
+    """Build sync. After everything whose changes the notifier announces."""
+    settings = ground.settings
+    notifier = Notifier(ground.feed)
+    readers = RoomReaders(
+        ground.database,
+        ground.feed,
+        rooms.events,
+        rooms.states,
+        rooms.memberships,
+        rooms.tails,
+        reading.rendering,
+        reading.visibility,
+    )
+    v3 = make_sync(
+        readers,
+        sources,
+        notifier,
+        max_timeline=settings.server.filter_timeline_limit,
+        excluded=frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync),
+        kept_for_ms=settings.caches.caches.sync_response_cache_duration,
+        gate=admission.gate(Work.SYNC),
+    )
+
+    async def leave() -> None:
+        await notifier.leave_on(drain.started)
+
+    return Sync(
+        notifier=notifier,
+        readers=readers,
+        sources=sources,
+        v3=v3,
+        duties=[Duty("long-polls leave", leave)],
+    )
+
+
+def sync_apis(sync: Sync) -> list[object]:
+    """Give the endpoints."""
+    return [SyncApi(sync.v3)]
