@@ -96,9 +96,45 @@ class AccountDataRow:
 
 @attrs.frozen
 class PushRulesRow:
-    """The push rules of a user changed."""
+    """The push rules of a user changed; `rules` is all that they have set, as it is stored."""
 
     user_id: str
+    rules: bytes | None = None
+
+
+@attrs.frozen
+class Unread:
+    """What one event does to those who have not read it.
+
+    `notify` and `highlight` hold for local members with the default rules; `exceptions` are
+    (user, difference of notify, difference of highlight) of others.
+    """
+
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    sender: str
+    notify: bool
+    highlight: bool
+    exceptions: tuple[tuple[str, int, int], ...] = ()
+
+
+@attrs.frozen
+class UnreadRow:
+    """Push rules were evaluated for the events of a writer up to a position.
+
+    `marks` are (user, room, thread, stream number) up to which users have read by joining or
+    sending; `removed` are (room, stream number) of events that were redacted. `stored` is the
+    position in this stream up to which all is in the database.
+    """
+
+    writer: str
+    upto: int
+    unread: tuple[Unread, ...] = ()
+    marks: tuple[tuple[str, str, str, int], ...] = ()
+    removed: tuple[tuple[str, int], ...] = ()
+    stored: int = 0
 
 
 @attrs.frozen

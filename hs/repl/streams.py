@@ -18,6 +18,7 @@ from hs.repl.rows import (
     ReceiptRow,
     ToDeviceRow,
     TypingRow,
+    UnreadRow,
 )
 
 R = TypeVar("R")
@@ -72,6 +73,7 @@ TYPING = StreamDef("typing", TypingRow, Kind.MEMORY)
 PRESENCE = StreamDef("presence", PresenceRow, Kind.MEMORY, recent=10_000)
 ACCOUNT_DATA = StreamDef("account_data", AccountDataRow, Kind.TABLE)
 PUSH_RULES = StreamDef("push_rules", PushRulesRow, Kind.TABLE)
+UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
 PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
 TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
@@ -86,6 +88,7 @@ CATALOGUE: tuple[StreamDef[Any], ...] = (
     PRESENCE,
     ACCOUNT_DATA,
     PUSH_RULES,
+    UNREAD,
     PUSHERS,
     TO_DEVICE,
     DEVICE_LISTS,

@@ -21,6 +21,8 @@ from hs.repl.rows import (
     ReceiptRow,
     ToDeviceRow,
     TypingRow,
+    Unread,
+    UnreadRow,
 )
 from hs.repl.streams import CATALOGUE
 from hs.storage import stream_log
@@ -38,6 +40,7 @@ ROWS = {
     "presence": PresenceRow("@a:b", "online", 5),
     "account_data": AccountDataRow("@a:b", None, "m.tag"),
     "push_rules": PushRulesRow("@a:b"),
+    "unread": UnreadRow("w", 3, (Unread(3, "!r", "$e", "main", "@a:b", True, False),)),
     "pushers": PusherRow("@a:b", "app", "key", removed=True),
     "to_device": ToDeviceRow("@a:b", "D"),
     "device_lists": DeviceListRow("@a:b"),

@@ -1,0 +1,196 @@
+"""Unread counts: what notifies, what reading does, and that a restart changes nothing."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.events import event_types
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.services.ephemeral.room_receipts import READ_PRIVATE
+from hs.services.rooms.drafts import Draft
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
+from tests.support.unread import open_unread
+
+
+async def say(world: World, room_id: RoomID, sender: UserID = ALICE, **content: Any) -> EventID:
+    draft = Draft(event_types.MESSAGE, sender, {"msgtype": "m.text", "body": "hi", **content})
+    return (await world.append(room_id, draft))[0].event_id
+
+
+def in_thread(root: EventID) -> dict[str, Any]:
+    return {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+
+
+def mentioning(*user_ids: UserID) -> dict[str, Any]:
+    return {"m.mentions": {"user_ids": list(user_ids)}}
+
+
+async def test_messages_of_others_are_unread_until_a_receipt(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        first = await say(world, room_id)
+        second = await say(world, room_id)
+
+        assert await unread.count(BOB, room_id) == (2, 0)
+        assert await unread.count(ALICE, room_id) == (0, 0)
+        await unread.read(BOB, room_id, first)
+        assert await unread.count(BOB, room_id) == (1, 0)
+        await unread.read(BOB, room_id, second, receipt_type=READ_PRIVATE)
+        assert await unread.count(BOB, room_id) == (0, 0)
+        await say(world, room_id)
+        assert await unread.count(BOB, room_id) == (1, 0)
+
+
+async def test_mentions_highlight_for_those_they_name(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+        await say(world, room_id, **mentioning(BOB, ALICE))
+        everybody: dict[str, Any] = {"m.mentions": {"room": True}}
+        await say(world, room_id, ALICE, **everybody)
+        await say(world, room_id, BOB, **everybody)  # without the power
+
+        assert await unread.count(BOB, room_id) == (0, 0)  # Bob spoke, and so has read
+        assert await unread.count(CAROL, room_id) == (3, 1)
+        await say(world, room_id, **mentioning(BOB))
+        assert await unread.count(BOB, room_id) == (1, 1)
+
+
+async def test_joining_leaves_nothing_of_before_unread(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, invite=[BOB])
+        await say(world, room_id)
+        await world.join(room_id, BOB)
+
+        assert await unread.count(BOB, room_id) == (0, 0)
+        await say(world, room_id)
+        await world.set_state(
+            room_id, BOB, "m.room.member", {"membership": "join", "displayname": "B"}, BOB
+        )
+        assert await unread.count(BOB, room_id) == (1, 0)
+
+
+async def test_a_redacted_message_is_not_unread_any_more(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        event_id = await say(world, room_id, **mentioning(BOB))
+        await say(world, room_id)
+        assert await unread.count(BOB, room_id) == (2, 1)
+
+        await world.redact(room_id, ALICE, event_id)
+
+        assert await unread.count(BOB, room_id) == (1, 0)
+        assert (await unread.another_counter().counts(BOB, [room_id]))[room_id].main == (1, 0)
+
+
+async def test_threads_are_counted_and_read_apart(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        root = await say(world, room_id)
+        reply = await say(world, room_id, **in_thread(root))
+        await say(world, room_id, **in_thread(root))
+        plain = await say(world, room_id)
+
+        assert await unread.threads(BOB, room_id) == {"main": 2, root: 2}
+        await unread.read(BOB, room_id, reply, root)
+        assert await unread.threads(BOB, room_id) == {"main": 2, root: 1}
+        await unread.read(BOB, room_id, plain, "main")
+        assert await unread.threads(BOB, room_id) == {root: 1}
+        fresh = (await unread.another_counter().counts(BOB, [room_id]))[room_id]
+        assert (fresh.main, fresh.threads) == ((0, 0), {root: (1, 0)})
+        await unread.read(BOB, room_id, plain)
+        assert await unread.threads(BOB, room_id) == {}
+
+
+async def test_rules_of_their_own_change_what_counts(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+        muted = Requester(BOB)
+        await unread.rules.put(muted, "room", room_id, {"actions": []}, None, None)
+        loud = {"actions": ["notify", {"set_tweak": "highlight"}], "pattern": "cake"}
+        await unread.rules.put(Requester(CAROL), "content", "cake", loud, None, None)
+
+        await say(world, room_id, body="there is cake")
+        await say(world, room_id, **mentioning(BOB))
+
+        assert await unread.count(BOB, room_id) == (1, 1)
+        assert await unread.count(CAROL, room_id) == (2, 1)
+        await unread.rules.delete(muted, "room", room_id)
+        await say(world, room_id)
+        assert await unread.count(BOB, room_id) == (2, 1)
+
+
+async def test_a_display_name_in_the_text_is_seen_by_rules_that_ask(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await world.set_state(
+            room_id, BOB, "m.room.member", {"membership": "join", "displayname": "Bobby"}, BOB
+        )
+        rule = {
+            "actions": ["notify", {"set_tweak": "highlight"}],
+            "conditions": [{"kind": "contains_display_name"}],
+        }
+        await unread.rules.put(Requester(BOB), "override", "name", rule, None, None)
+
+        await say(world, room_id, body="ask bobby!")
+
+        assert await unread.count(BOB, room_id) == (1, 1)
+
+
+async def test_counts_are_the_same_after_a_restart(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await say(world, room_id)
+        await say(world, room_id, **mentioning(BOB))
+        before = await unread.count(BOB, room_id)
+
+    async with open_world(database) as world, open_unread(world) as unread:
+        assert await unread.count(BOB, room_id) == before == (2, 1)
+        await say(world, room_id)
+        assert await unread.count(BOB, room_id) == (3, 1)
+
+
+async def test_events_of_while_nobody_evaluated_are_counted_later(database: Database) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        root = await say(world, room_id)
+        await say(world, room_id, **in_thread(root))
+        gone = await say(world, room_id)
+        await world.redact(room_id, ALICE, gone)
+
+    async with open_world(database) as world, open_unread(world) as unread:
+        assert await unread.threads(BOB, room_id) == {"main": 1, root: 1}
+        # Alice has read by speaking; the first join counted as reading too.
+        assert await unread.count(ALICE, room_id) == (0, 0)
+
+
+async def test_a_long_unread_room_is_counted_whole(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hs.services.push.unread_tails.MAX_ROWS", 8)
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+        assert await unread.count(CAROL, room_id) == (0, 0)
+        for number in range(20):
+            await say(world, room_id)
+            if number % 7 == 0:
+                assert await unread.count(CAROL, room_id) == (number + 1, 0)
+
+        assert await unread.count(BOB, room_id) == (20, 0)
+        assert await unread.count(CAROL, room_id) == (20, 0)
+
+
+async def test_many_rooms_are_counted_at_once(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        rooms = [await world.create_room(ALICE, join=[BOB]) for _ in range(4)]
+        for number, room_id in enumerate(rooms):
+            for _ in range(number):
+                await say(world, room_id)
+
+        found = await unread.another_counter().counts(BOB, rooms)
+
+        counted = {room_id: one.main.notifications for room_id, one in found.items()}
+        assert counted == {rooms[1]: 1, rooms[2]: 2, rooms[3]: 3}
+        assert await unread.counting.badge(BOB, rooms, by_room=True) == 3
+        assert await unread.counting.badge(BOB, rooms, by_room=False) == 6

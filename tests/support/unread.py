@@ -1,0 +1,124 @@
+"""The evaluation of push rules and the unread counts over a World, for tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.inproc import alone
+from hs.repl.memory_writer import MemoryWriter, epoch_at
+from hs.repl.streams import EVENTS, PUSH_RULES, RECEIPTS, UNREAD
+from hs.repl.writers import TableWriter
+from hs.services.ephemeral.reading import ReadingService
+from hs.services.ephemeral.receipts import Receipts, ReceiptTable
+from hs.services.ephemeral.room_receipts import READ
+from hs.services.push.counts import RoomCounts, UnreadCounts
+from hs.services.push.custom_rules import CustomRuleUsers
+from hs.services.push.evaluate import Evaluator
+from hs.services.push.evaluation import EvaluationDuty
+from hs.services.push.rules import PushRules, PushRuleService, RulesTable
+from hs.services.rooms.memberships import Memberships
+from tests.support.rooms import SERVER, World
+
+
+class NoMarkers:
+    """Keeps no read markers, and does not care who is active."""
+
+    async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
+        return None
+
+    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
+        """Keep nothing."""
+
+    def note_active(self, user_id: UserID) -> None:
+        """Do not care."""
+
+
+@attrs.define(eq=False)
+class UnreadScene:
+    """One process that evaluates push rules and counts."""
+
+    world: World
+    members: Memberships
+    receipts: Receipts
+    reading: ReadingService
+    rules: PushRuleService
+    duty: EvaluationDuty
+    counting: UnreadCounts
+
+    async def counts(self, user_id: UserID, *room_ids: RoomID) -> dict[RoomID, RoomCounts]:
+        """Count what a user has not read."""
+        return await self.counting.counts(user_id, room_ids)
+
+    async def count(self, user_id: UserID, room_id: RoomID) -> tuple[int, int]:
+        """Give a user's notifications and highlights in a room, threads included."""
+        found = await self.counting.counts(user_id, [room_id])
+        total = found.get(room_id, RoomCounts()).total()
+        return total.notifications, total.highlights
+
+    async def threads(self, user_id: UserID, room_id: RoomID) -> dict[str, int]:
+        """Give a user's notifications in a room by thread."""
+        found = (await self.counting.counts(user_id, [room_id])).get(room_id, RoomCounts())
+        main = {"main": found.main.notifications} if found.main.notifications else {}
+        return main | {root: count.notifications for root, count in found.threads.items()}
+
+    async def read(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        event_id: EventID,
+        thread_id: str | None = None,
+        receipt_type: str = READ,
+    ) -> None:
+        """Send a receipt."""
+        await self.reading.set_receipt(
+            Requester(user_id), room_id, receipt_type, event_id, thread_id
+        )
+
+    def another_counter(self) -> UnreadCounts:
+        """Make the counts of a process that starts now."""
+        return UnreadCounts(
+            self.world.database,
+            self.world.feed,
+            Receipts(self.world.database, self.world.feed),
+            self.duty,
+            lambda room_id: self.world.ownership.owner(EVENTS, room_id),
+        )
+
+
+@asynccontextmanager
+async def open_unread(world: World) -> AsyncIterator[UnreadScene]:
+    """Start the evaluation over a world."""
+    database, feed, now_ms = world.database, world.feed, world.clock.now_ms
+    async with trio.open_nursery() as nursery:
+        transport = alone(feed)
+        receipt_writer = TableWriter(RECEIPTS, "main", database, transport, now_ms)
+        rules_writer = TableWriter(PUSH_RULES, "main", database, transport, now_ms)
+        unread_writer = MemoryWriter(UNREAD, "main", transport, epoch_at(now_ms()))
+        members = Memberships(database, feed, SERVER)
+        receipts = Receipts(database, feed)
+        custom = CustomRuleUsers(database, feed)
+        evaluator = Evaluator(world.events, world.states, members, custom)
+        duty = EvaluationDuty(
+            database, feed, evaluator, custom, world.events, members, unread_writer
+        )
+        counting = UnreadCounts(
+            database,
+            feed,
+            receipts,
+            duty,
+            lambda room_id: world.ownership.owner(EVENTS, room_id),
+        )
+        nobody = NoMarkers()
+        table = ReceiptTable(receipt_writer)
+        reading = ReadingService(database, members, receipts, table, nobody, world.clock, nobody)
+        rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
+        unread_writer.attach()
+        await nursery.start(receipt_writer.run)
+        await nursery.start(rules_writer.run)
+        await nursery.start(duty.run)
+        yield UnreadScene(world, members, receipts, reading, rules, duty, counting)
+        nursery.cancel_scope.cancel()
