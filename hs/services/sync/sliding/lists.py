@@ -91,6 +91,7 @@ class Lists:
         states: StateStore,
         visibility: Visibility,
         tails: Tails,
+        excluded: frozenset[RoomID] = frozenset(),
     ) -> None:
         self._database = database
         self._activity = activity
@@ -98,6 +99,7 @@ class Lists:
         self._states = states
         self._visibility = visibility
         self._tails = tails
+        self._excluded = excluded
         self._kept: LruCache[ConnectionKey, _Kept] = LruCache(
             "sliding_windows", max_entries=MAX_KEPT
         )
@@ -155,7 +157,7 @@ class Lists:
         shown: dict[RoomID, LocalMembership] = {}
         passing = False
         for room_id, own in asking.rooms.items():
-            if own.forgotten:
+            if own.forgotten or room_id in self._excluded:
                 continue
             if own.membership in _STAYING:
                 shown[room_id] = own

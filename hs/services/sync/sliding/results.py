@@ -145,6 +145,11 @@ class Results:
             by_room.setdefault(seen.stored.event.room_id, []).append(seen)
         for telling in tellings:
             telling.seen = by_room.get(telling.plan.room_id, ())
+            if telling.plan.is_alone:
+                # History is closed to them, but not how their own invite ended.
+                membership = telling.plan.own.membership
+                ended = [stored[one.event_id] for one in telling.stretch.events]
+                telling.seen = [Seen(one, membership) for one in ended]
 
     async def _present(
         self, occasion: Occasion, tellings: Sequence[Telling]

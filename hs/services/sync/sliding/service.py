@@ -76,7 +76,7 @@ class SlidingSync:
     _visibility: Visibility
     _tails: Tails
     _presence: Presence
-    _connections: Connections
+    connections: Connections
     _personal: PersonalViews
     _lists: Lists
     _results: Results
@@ -94,7 +94,7 @@ class SlidingSync:
         connection, since = Connection(key), None
         if request.pos is not None:
             since, number = read_pos(request.pos, self._positions)
-            connection = await self._connections.find(key, number)
+            connection = await self.connections.find(key, number)
         with self._presence.syncing(user_id, requester.device_id, request.set_presence):
             if since is not None and not await self._catch_up(since):
                 assert request.pos is not None
@@ -140,7 +140,7 @@ class SlidingSync:
 
     async def _send(self, connection: Connection, answer: _Answer) -> bytes:
         if answer.changes or not connection.number:
-            connection = await self._connections.advance(connection, answer.changes)
+            connection = await self.connections.advance(connection, answer.changes)
         answer.windows.settled_at = connection.number
         pos = pos_of(answer.moment.text, connection.number)
         return orjson.dumps({"pos": pos, **answer.members})

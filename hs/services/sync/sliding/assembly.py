@@ -1,0 +1,66 @@
+"""Putting the parts of sliding sync together, over the same readers and sources as /sync."""
+
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from hs.core.ids import RoomID
+from hs.lib.clock import Clock
+from hs.services.sync.assembly import RoomReaders, Sources
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.positions import Positions
+from hs.services.sync.sliding.activity import Activity
+from hs.services.sync.sliding.connections import Connections
+from hs.services.sync.sliding.extensions import Extensions
+from hs.services.sync.sliding.invites import Invites
+from hs.services.sync.sliding.lists import Lists
+from hs.services.sync.sliding.personal import PersonalViews
+from hs.services.sync.sliding.results import Results
+from hs.services.sync.sliding.room_states import RoomStates
+from hs.services.sync.sliding.service import SlidingSync
+from hs.services.sync.sliding.stretches import Stretches
+
+
+def make_sliding_sync(
+    rooms: RoomReaders,
+    sources: Sources,
+    notifier: Notifier,
+    clock: Clock,
+    *,
+    excluded: frozenset[RoomID] = frozenset(),
+    gate: AbstractAsyncContextManager[None] | None = None,
+) -> SlidingSync:
+    """Build the service; after its sources and before the feed starts.
+
+    `excluded` is `exclude_rooms_from_sync`; `gate` bounds how many answers are made at once.
+    `connections.expire` of the result is a duty of one process, once a day.
+    """
+    database, feed = rooms.database, rooms.feed
+    activity = Activity(database, feed)
+    results = Results(
+        rooms.events,
+        rooms.memberships,
+        rooms.visibility,
+        rooms.rendering,
+        Stretches(database, rooms.tails, rooms.events),
+        RoomStates(database, rooms.events, rooms.states),
+        Invites(database, rooms.events, rooms.states),
+        sources.counts,
+    )
+    return SlidingSync(
+        database,
+        Positions(feed),
+        notifier,
+        rooms.memberships,
+        rooms.visibility,
+        rooms.tails,
+        sources.presence,
+        Connections(database, clock),
+        PersonalViews(feed, sources.account_data),
+        Lists(
+            database, activity, rooms.events, rooms.states, rooms.visibility, rooms.tails, excluded
+        ),
+        results,
+        Extensions(
+            feed, sources.account_data, sources.push_rules, sources.receipts, sources.typing
+        ),
+        nullcontext() if gate is None else gate,
+    )

@@ -1,0 +1,208 @@
+"""Sliding sync: account data, receipts and typing; and waiting for news."""
+
+from typing import Any
+
+import trio
+import trio.testing
+
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB
+from tests.support.sliding import Sliding, bodies, busy_rooms, open_sliding, window
+
+DATA = {"account_data": {"enabled": True}}
+RECEIPTS = {"receipts": {"enabled": True}}
+TYPING = {"typing": {"enabled": True}}
+
+
+async def test_account_data_comes_whole_and_then_as_it_changes(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        other = await s.world.create_room(BOB)
+        s.tables.set_account_data(ALICE, "org.x", {"a": 1})
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, other)
+        first = await s.sync(ALICE, extensions=DATA)
+        second = await s.sync(ALICE, first["pos"], extensions=DATA)
+        s.tables.set_account_data(ALICE, "org.y", {"b": 1})
+        s.tables.set_account_data(ALICE, "org.z", {"c": 1}, room_id)
+        third = await s.sync(ALICE, second["pos"], extensions=DATA)
+        s.tables.change_rules(ALICE)
+        fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
+
+        data = first["extensions"]["account_data"]
+        assert {one["type"] for one in data["global"]} == {"org.x", "m.push_rules"}
+        assert data["rooms"] == {room_id: [{"type": "m.tag", "content": {"tags": {}}}]}
+        assert second["extensions"] == {}
+        assert third["extensions"]["account_data"] == {
+            "global": [{"type": "org.y", "content": {"b": 1}}],
+            "rooms": {room_id: [{"type": "org.z", "content": {"c": 1}}]},
+        }
+        assert [one["type"] for one in fourth["extensions"]["account_data"]["global"]] == [
+            "m.push_rules"
+        ]
+
+
+async def test_extensions_not_asked_for_are_left_out(database: Database) -> None:
+    async with open_sliding(database) as s:
+        s.tables.set_account_data(ALICE, "org.x", {})
+
+        extensions: dict[str, Any] = {"account_data": {"enabled": False}, "e2ee": {"enabled": True}}
+        answer = await s.sync(ALICE, extensions=extensions)
+
+        assert answer["extensions"] == {}
+
+
+async def test_receipts_at_the_events_shown_and_ones_own(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        old = (await s.world.send(room_id, ALICE, "old")).event_id
+        new = (await s.world.send(room_id, ALICE, "new")).event_id
+        s.tables.read_up_to(room_id, BOB, new)
+        s.tables.read_up_to(room_id, BOB, old, "m.other")
+        s.tables.read_up_to(room_id, ALICE, old, "m.read.private")
+        first = await s.sync(ALICE, lists=window(limit=1), extensions=RECEIPTS)
+        s.tables.read_up_to(room_id, BOB, old)
+        second = await s.sync(ALICE, first["pos"], lists=window(limit=1), extensions=RECEIPTS)
+        s.tables.read_up_to(room_id, BOB, new, "m.read.private")
+        third = await s.sync(ALICE, second["pos"], lists=window(limit=1), extensions=RECEIPTS)
+
+        assert first["extensions"]["receipts"]["rooms"][room_id] == {
+            "type": "m.receipt",
+            "content": {
+                new: {"m.read": {BOB: {"ts": 1}}},
+                old: {"m.read.private": {ALICE: {"ts": 1}}},
+            },
+        }
+        moved = second["extensions"]["receipts"]["rooms"][room_id]["content"]
+        assert moved == {old: {"m.read": {BOB: {"ts": 1}}}}
+        assert third["extensions"] == {}
+
+
+async def test_typing_comes_and_goes(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        s.tables.set_typing(room_id, BOB)
+        first = await s.sync(ALICE, extensions=TYPING)
+        second = await s.sync(ALICE, first["pos"], extensions=TYPING)
+        s.tables.set_typing(room_id)
+        third = await s.sync(ALICE, second["pos"], extensions=TYPING)
+
+        def typing(answer: dict[str, Any]) -> Any:
+            return answer["extensions"]["typing"]["rooms"][room_id]["content"]["user_ids"]
+
+        assert typing(first) == [BOB]
+        assert second["extensions"] == {}
+        assert typing(third) == []
+
+
+async def test_extensions_of_some_lists_and_rooms_only(database: Database) -> None:
+    async with open_sliding(database) as s:
+        listed, subscribed = await busy_rooms(s.world, ALICE, 2)
+        lists = window([1, 1])
+        for room_id in (listed, subscribed):
+            s.tables.set_typing(room_id, BOB)
+
+        async def rooms(**scope: list[str]) -> set[str]:
+            asked = {"typing": {"enabled": True, **scope}}
+            wanted: dict[str, Any] = {subscribed: {}}
+            answer = await s.sync(ALICE, lists=lists, room_subscriptions=wanted, extensions=asked)
+            return set(answer["extensions"].get("typing", {}).get("rooms", ()))
+
+        assert await rooms() == {listed, subscribed}
+        assert await rooms(lists=["*"], rooms=[]) == {listed}
+        assert await rooms(lists=["nothing"], rooms=[]) == set()
+        assert await rooms(lists=[], rooms=["*"]) == {subscribed}
+        assert await rooms(lists=[], rooms=[subscribed]) == {subscribed}
+
+
+async def test_receipts_missed_while_a_room_was_out_of_the_windows_come_later(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 2)
+        asked: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
+        first = await s.sync(ALICE, **asked)
+        sent = await s.world.send(rooms[0], ALICE, "up")
+        second = await s.sync(ALICE, first["pos"], **asked)
+        s.tables.read_up_to(rooms[1], BOB, sent.event_id)
+        third = await s.sync(ALICE, second["pos"], **asked)
+        await s.world.send(rooms[1], ALICE, "back")
+        fourth = await s.sync(ALICE, third["pos"], **asked)
+
+        assert third["extensions"] == {}
+        assert set(fourth["extensions"]["receipts"]["rooms"]) == {rooms[1]}
+
+
+async def _woken(s: Sliding, pos: str, change: Any, **more: Any) -> dict[str, Any]:
+    answers: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        answers.append(await s.sync(ALICE, pos, timeout_ms=60_000, **more))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not answers
+            result = change()
+            if result is not None:
+                await result
+    return answers[0]
+
+
+async def test_a_message_wakes_who_waits(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        pos = (await s.sync(ALICE))["pos"]
+
+        answer = await _woken(s, pos, lambda: s.world.send(room_id, BOB, "wake up"))
+
+        assert bodies(answer["rooms"][room_id]) == ["wake up"]
+
+
+async def test_what_is_of_no_concern_wakes_nobody(database: Database) -> None:
+    async with open_sliding(database) as s:
+        shown, hidden = await busy_rooms(s.world, ALICE, 2)
+        lists: dict[str, Any] = {"lists": {}, "room_subscriptions": {shown: {"timeline_limit": 1}}}
+        pos = (await s.sync(ALICE, **lists))["pos"]
+
+        async def change() -> None:
+            await s.world.send(hidden, ALICE, "unheard")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await s.world.send(shown, ALICE, "heard")
+
+        answer = await _woken(s, pos, change, **lists)
+
+        assert set(answer["rooms"]) == {shown}
+
+
+async def test_nothing_happened_until_the_timeout(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 2)
+        first = await s.sync(ALICE)
+
+        answer = await s.sync(ALICE, first["pos"], timeout_ms=1)
+
+        assert answer["lists"] == {"all": {"count": 2}}
+        assert (answer["rooms"], answer["extensions"]) == ({}, {})
+        assert answer["pos"] == first["pos"]
+
+
+async def test_who_waits_is_answered_when_the_process_leaves(database: Database) -> None:
+    async with open_sliding(database) as s:
+        pos = (await s.sync(ALICE))["pos"]
+
+        answer = await _woken(s, pos, s.notifier.leave)
+
+        assert answer["rooms"] == {}
+
+
+async def test_a_change_of_what_is_asked_is_answered_at_once(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 2)
+        first = await s.sync(ALICE, lists=window([0, 0]))
+
+        with trio.fail_after(10):
+            answer = await s.sync(ALICE, first["pos"], lists=window([0, 1]), timeout_ms=60_000)
+
+        assert set(answer["rooms"]) == {rooms[0]}

@@ -1,0 +1,129 @@
+"""Sliding sync over a World, as a client calls it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import msgspec
+import orjson
+
+from hs.core.ids import RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.inproc import InProcHub
+from hs.repl.ownership import Topology
+from hs.services.rooms.building import random_opaque
+from hs.services.sync.assembly import RoomReaders, Sources
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.services.sync.sliding.request import SlidingRequest
+from hs.services.sync.sliding.service import SlidingSync
+from hs.storage.database import Database
+from tests.support.reading import Reading, readers_of
+from tests.support.rooms import World, make_world, open_world
+from tests.support.syncing import PresenceTable, Tables
+
+Answer = dict[str, Any]
+
+
+def window(
+    *ranges: Sequence[int],
+    state: Sequence[Sequence[str]] = (),
+    limit: int = 10,
+    **more: Any,
+) -> Answer:
+    """Ask for one list, called `all`."""
+    return {
+        "all": {
+            "ranges": list(ranges) or [[0, 99]],
+            "required_state": list(state),
+            "timeline_limit": limit,
+            **more,
+        }
+    }
+
+
+@attrs.define(eq=False)
+class Sliding:
+    """A process that answers sliding sync."""
+
+    world: World
+    reading: Reading
+    tables: Tables
+    notifier: Notifier
+    service: SlidingSync
+
+    async def sync(
+        self,
+        user_id: UserID,
+        pos: str | None = None,
+        *,
+        lists: Answer | None = None,
+        timeout_ms: int = 0,
+        device_id: str | None = "DEVICE",
+        **more: Any,
+    ) -> Answer:
+        """Ask, and give the answer decoded; without `lists`, for one of all rooms."""
+        asked = {"lists": window() if lists is None else lists, **more}
+        request = msgspec.convert({"pos": pos, "timeout_ms": timeout_ms, **asked}, SlidingRequest)
+        answer: Answer = orjson.loads(
+            await self.service.sync(Requester(user_id, device_id), request)
+        )
+        return answer
+
+
+@asynccontextmanager
+async def open_sliding(database: Database) -> AsyncIterator[Sliding]:
+    """Start the rooms' part of a server, and sliding sync upon it."""
+    async with open_world(database) as world:
+        yield make_sliding(world)
+
+
+@asynccontextmanager
+async def open_two(database: Database) -> AsyncIterator[tuple[Sliding, Sliding]]:
+    """Start a writer and another process that only reads, both answering sliding sync."""
+    hub = InProcHub()
+    async with open_world(database, hub=hub) as world:
+        topology = Topology("reader", "main")
+        other = make_world(database, world.clock, hub, topology, 1024 * 1024, random_opaque)
+        yield make_sliding(world), make_sliding(other)
+
+
+def make_sliding(world: World) -> Sliding:
+    """Build sliding sync upon a world, before its first event or after a restart."""
+    reading = readers_of(world)
+    tables = Tables(world.feed)
+    readers = RoomReaders(
+        world.database,
+        world.feed,
+        world.events,
+        world.states,
+        reading.memberships,
+        reading.tails,
+        reading.rendering,
+        reading.visibility,
+    )
+    sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+    notifier = Notifier(world.feed)
+    service = make_sliding_sync(readers, sources, notifier, world.clock)
+    return Sliding(world, reading, tables, notifier, service)
+
+
+def bodies(room: Answer) -> list[str]:
+    """Give the texts in a room's timeline."""
+    return [one["content"]["body"] for one in room["timeline"] if "body" in one["content"]]
+
+
+def keys(room: Answer) -> set[tuple[str, str]]:
+    """Give the keys of a room's required state."""
+    return {(one["type"], one["state_key"]) for one in room.get("required_state", ())}
+
+
+async def busy_rooms(world: World, owner: UserID, count: int) -> list[RoomID]:
+    """Make rooms with a message each, the one that was active last at the end."""
+    rooms = []
+    for n in range(count):
+        room_id = await world.create_room(owner)
+        await world.send(room_id, owner, f"m{n}")
+        rooms.append(room_id)
+    return rooms
