@@ -143,11 +143,12 @@ class ServerProcess:
 
 @attrs.define
 class Cluster:
-    """The processes of one server."""
+    """The processes of one server; `database` is its name on PostgreSQL."""
 
     layout: Layout
     folder: Path
     processes: dict[str, ServerProcess]
+    database: str = ""
     rng: random.Random = attrs.Factory(lambda: random.Random(1))
 
     @property
@@ -256,7 +257,7 @@ def make_cluster(
         process = ServerProcess(name, ports[name], configs, folder / f"{name}.log")
         processes[name] = process
         _log_to(process, shared, folder)
-    return Cluster(layout, folder, processes)
+    return Cluster(layout, folder, processes, shared["database"]["args"]["database"])
 
 
 def _database(layout: Layout, folder: Path, postgres: PostgresServer | None) -> dict[str, Any]:

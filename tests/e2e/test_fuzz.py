@@ -1,0 +1,242 @@
+"""Whatever a client sends to a declared endpoint, the answer is an answer and never a 5xx.
+
+HS_FUZZ_SECONDS sets how long the long version runs.
+"""
+
+import http.client
+import os
+import random
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from hs.apis.web.auth import Auth
+from hs.cli.inspect_plan import declared_endpoints
+from tests.support.hostile import HostileRequest, Known, hostile_requests
+from tests.support.processes import Cluster, running_cluster
+
+pytestmark = pytest.mark.process
+
+SHORT_S = 12.0
+LONG_S = float(os.environ.get("HS_FUZZ_SECONDS", "600"))
+ANSWER_S = 15.0
+POLL_S = 0.3
+RENEW_AFTER = 150  # requests
+CLIENT = "/_matrix/client/v3"
+# A peer that does not exist may be named; then the gateway error is right.
+MAY_FAIL = {502, 504}
+
+
+@attrs.define
+class Fuzzed:
+    """A server, who asks it, and what was wrong with its answers."""
+
+    cluster: Cluster
+    connection: socket.socket | None = None
+    token: str = ""
+    users: int = 0
+    known: Known = Known((), (), (), (), (), ())
+    asked: int = 0
+    statuses: dict[int, int] = attrs.Factory(dict)
+    findings: dict[str, str] = attrs.Factory(dict)
+
+    def ask(
+        self, method: str, target: str, body: bytes, headers: dict[str, str], limit_s: float
+    ) -> tuple[int, str, bytes]:
+        """Send bytes as they are. Raises: OSError, http.client.HTTPException."""
+        if self.connection is None:
+            port = self.cluster.processes["main"].port
+            self.connection = socket.create_connection(("127.0.0.1", port), ANSWER_S)
+        self.connection.settimeout(limit_s)
+        head = [f"{method} {target} HTTP/1.1", "host: hs.test", f"content-length: {len(body)}"]
+        head += [f"{name}: {value}" for name, value in headers.items() if value]
+        try:
+            self.connection.sendall("\r\n".join([*head, "", ""]).encode("ascii") + body)
+            response = http.client.HTTPResponse(self.connection, method=method)
+            response.begin()
+            read = response.read()
+        except (OSError, http.client.HTTPException):
+            self.hang_up()
+            raise
+        if response.will_close:
+            self.hang_up()
+        return response.status, response.headers.get("content-type", ""), read
+
+    def hang_up(self) -> None:
+        """Close the connection; the next request opens another one."""
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+    def call(self, method: str, target: str, content: Any = None) -> Any:
+        """Make a decent request as our user, and give the decoded answer."""
+        body = b"" if content is None else orjson.dumps(content)
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        status, _, answer = self.ask(method, target, body, headers, ANSWER_S)
+        assert status == 200, (method, target, status, answer)
+        return orjson.loads(answer)
+
+    def start_over(self) -> None:
+        """Be a new user with a new room, as the last one may be lost to what was sent."""
+        if self.asked:
+            self.look_around()
+        self.users += 1
+        number = self.users
+        users = []
+        for name in (f"other{number}", f"fuzz{number}"):
+            self.token = ""
+            account = {"username": name, "password": "p", "auth": {"type": "m.login.dummy"}}
+            made = self.call("POST", f"{CLIENT}/register", account)
+            users.append(made["user_id"])
+            self.token = made["access_token"]
+        alias = f"fuzz{number}"
+        room = {"preset": "public_chat", "room_alias_name": alias, "name": "Fuzz"}
+        room_id = self.call("POST", f"{CLIENT}/createRoom", room)["room_id"]
+        path = f"{CLIENT}/rooms/{room_id}/send/m.room.message"
+        text = {"msgtype": "m.text", "body": "b"}
+        events = [self.call("PUT", f"{path}/{n}", text)["event_id"] for n in range(3)]
+        page = self.call("GET", f"{CLIENT}/rooms/{room_id}/messages?dir=b&limit=2")
+        self.known = Known(
+            user_ids=(*users, "@nobody:hs.test", "@who:remote.invalid"),
+            room_ids=(room_id, room_id, room_id, "!nothing:hs.test"),
+            event_ids=(*events, "$nothing"),
+            aliases=(f"#{alias}:hs.test", "#nothing:hs.test", "#x:remote.invalid"),
+            device_ids=(made["device_id"], "NOTHING"),
+            tokens=(page["start"], page["end"]),
+        )
+
+    def log_in_again(self) -> None:
+        """Get a new token after the last one was given away."""
+        self.token = ""
+        user = {"type": "m.id.user", "user": self.known.user_ids[1]}
+        login = {"type": "m.login.password", "identifier": user, "password": "p"}
+        self.token = self.call("POST", f"{CLIENT}/login", login)["access_token"]
+
+    def look_around(self) -> None:
+        """Read the room with everything in it that was accepted."""
+        room = f"{CLIENT}/rooms/{self.known.room_ids[0]}"
+        for target in (
+            f"{room}/messages?dir=b&limit=1000",
+            f"{room}/state",
+            f"{room}/members",
+            f"{room}/joined_members",
+            f"{room}/context/{self.known.event_ids[0]}",
+            f"/_matrix/client/v1/rooms/{self.known.room_ids[0]}/hierarchy",
+            f"/_matrix/client/v1/rooms/{self.known.room_ids[0]}/threads",
+            f"/_matrix/client/v1/rooms/{self.known.room_ids[0]}/relations/{self.known.event_ids[0]}",
+            f"{CLIENT}/publicRooms",
+            f"{CLIENT}/sync?timeout=0&full_state=true",
+        ):
+            headers = {"authorization": f"Bearer {self.token}"}
+            try:
+                status, _, answer = self.ask("GET", target, b"", headers, ANSWER_S)
+            except (OSError, http.client.HTTPException) as error:
+                self.findings.setdefault(f"looking around, {target[:60]}", repr(error))
+                continue
+            if status >= 500:
+                self.findings.setdefault(f"looking around, {target[-40:]}", f"{status} {answer!r}")
+
+    def try_out(self, request: HostileRequest) -> None:
+        """Send a request and judge the answer."""
+        endpoint = request.endpoint
+        self.asked += 1
+        headers = dict(request.headers)
+        if request.is_ours:
+            headers["authorization"] = f"Bearer {self.token}"
+        limit_s = POLL_S if endpoint.waits else ANSWER_S
+        key = f"{endpoint.method} {endpoint.pattern}"
+        try:
+            status, kind, body = self.ask(
+                endpoint.method, request.target, request.body, headers, limit_s
+            )
+        except (OSError, http.client.HTTPException) as error:
+            if not (endpoint.waits and isinstance(error, TimeoutError)):
+                self.findings.setdefault(f"{key}: no answer", f"{request}\n    {error!r}")
+            return
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        fault = fault_of(status, kind, body)
+        if fault is not None:
+            self.findings.setdefault(f"{key}: {fault}", f"{request}\n    {body[:300]!r}")
+        if status == 401 and request.is_ours and b"M_UNKNOWN_TOKEN" in body:
+            self.log_in_again()
+
+
+def fault_of(status: int, kind: str, body: bytes) -> str | None:
+    """Say what is wrong with an answer."""
+    if status >= 500 and status not in MAY_FAIL:
+        return f"status {status}"
+    if not kind.startswith("application/json"):
+        return f"error as {kind}" if status >= 400 else None
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "no JSON"
+    if status < 400:
+        return None
+    if status == 401 and isinstance(decoded, dict) and "flows" in decoded:
+        return None  # asks to prove who one is
+    is_error = isinstance(decoded, dict) and isinstance(decoded.get("errcode"), str)
+    return None if is_error and isinstance(decoded.get("error"), str) else "no errcode"
+
+
+@pytest.fixture
+def fuzzed() -> Iterator[Fuzzed]:
+    """A server of one process, and somebody who is logged in and has a room."""
+    with running_cluster("T0", None, None) as cluster:
+        fuzzed = Fuzzed(cluster)
+        fuzzed.start_over()
+        yield fuzzed
+        fuzzed.hang_up()
+
+
+def attack(fuzzed: Fuzzed, seconds: float) -> None:
+    """Send hostile requests for a while, then tell everything that was wrong."""
+    endpoints = [
+        one
+        for one in declared_endpoints()
+        if one.auth is not Auth.FEDERATION and one.resources & {"client", "media"}
+    ]
+    number = int(os.environ.get("HS_FUZZ_SEED", random.randrange(10**6)))
+    deadline = time.monotonic() + seconds
+    rounds = 0
+    while time.monotonic() < deadline:
+
+        @seed(number + rounds)
+        @settings(
+            max_examples=RENEW_AFTER,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(hostile_requests(endpoints, fuzzed.known))
+        def send(request: HostileRequest) -> None:
+            if time.monotonic() < deadline:
+                fuzzed.try_out(request)
+
+        send()
+        rounds += 1
+        fuzzed.start_over()
+
+    told = fuzzed.cluster.processes["main"].tail() if fuzzed.findings else ""
+    lines = [f"{key}\n    {sample}" for key, sample in sorted(fuzzed.findings.items())]
+    summary = f"seed {number}: {fuzzed.asked} requests, answers {fuzzed.statuses}"
+    assert not fuzzed.findings, "\n".join([summary, *lines, told])
+    assert fuzzed.statuses.get(200, 0) > fuzzed.asked // 50, summary
+    status, _, _ = fuzzed.ask("GET", "/health/ready", b"", {}, ANSWER_S)
+    assert status == 200
+
+
+def test_hostile_requests_get_answers(fuzzed: Fuzzed) -> None:
+    attack(fuzzed, SHORT_S)
+
+
+@pytest.mark.long
+def test_hostile_requests_get_answers_for_long(fuzzed: Fuzzed) -> None:
+    attack(fuzzed, LONG_S)

@@ -1,0 +1,262 @@
+"""Requests as no decent client writes them, generated from the declarations of endpoints.
+
+They are mostly right, so that they get far, and wrong in a few places.
+"""
+
+import types
+from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
+from urllib.parse import quote
+
+import attrs
+import orjson
+from hypothesis import strategies as st
+
+from hs.apis.web.request import Kind, Source
+from hs.apis.web.route import Endpoint
+from hs.core.ids import EventID, RoomAlias, RoomID, UserID
+
+Draw = st.DrawFn
+
+TEXTS = st.one_of(
+    st.sampled_from(
+        [
+            "", " ", ".", "..", "/", "%2F", "a\0b", "\ud800".encode("utf-8", "replace").decode(),
+            "💥", "\u202e", "﷽" * 3, "null", "true", "-1", "0", "1.5", "1e400", "9" * 30, "NaN",
+            "@", "@:", "@a", "!", "!:", "!a:b c", "$", "$:", "#", "#:", "@a:hs.test", "!a:hs.test",
+            "#a:hs.test", "$a", "m.room.message", "m.room.member", "../../etc/passwd", "'; --",
+            "s0", "t0_0", "t-1_-1", "s1_2_3_4_5_6_7_8_9", "s999999999999999999999", "{}", "[]",
+            "{\"limit\": 1e9}", "x" * 300, "y" * 20_000,
+        ]
+    ),
+    st.text(max_size=12),
+)  # fmt: skip
+NUMBERS = st.sampled_from(
+    [0, 1, -1, 2, 10, 255, 2**31, 2**53 - 1, 2**53, -(2**53), 2**63 - 1, 2**63, 2**64, 10**40]
+)
+FLOATS = st.sampled_from([0.0, -0.0, 1.0, 1.5, -2.5e10, 1e300])
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, FLOATS, TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+# Bodies that no encoder would write.
+RAW_BODIES = st.sampled_from(
+    [
+        b"", b"{", b"}", b"null", b"[]", b"3", b'"text"', b"NaN", b'{"a": NaN}', b'{"a": Infinity}',
+        b'{"a": 1e999}', b'{"a": -0}', b'{"a": 1, "a": 2}', b"\xff\xfe{}", b'{"a": "\xff"}',
+        b'{"a": "\\ud800"}', b'{"\\u0000": 1}', b'\xef\xbb\xbf{"msgtype": "m.text"}',
+        b"[" * 100_000, b'{"a":' * 50_000, b"[" * 150 + b"]" * 150,
+        b'{"a":' * 80 + b"1" + b"}" * 80,
+        b'{"a": ' + b"9" * 5000 + b"}", b'{"a": "' + b"x" * 70_000 + b'"}', b"{}" + b" " * 200_000,
+        b'{"msgtype": "m.text", "msgtype": "m.image", "body": "b"}', b"{} {}", b"{'a': 1}",
+    ]
+)  # fmt: skip
+EVENT_TYPES = (
+    "m.room.message", "m.room.member", "m.room.power_levels", "m.room.name", "m.room.topic",
+    "m.room.join_rules", "m.room.history_visibility", "m.room.canonical_alias", "m.room.avatar",
+    "m.room.server_acl", "m.room.create", "m.room.redaction", "m.room.encrypted", "m.reaction",
+    "m.room.tombstone", "m.room.guest_access", "m.room.pinned_events", "m.space.child",
+    "m.room.third_party_invite", "m.room.encryption", "org.example.own", "m.tag", "m.direct",
+    "m.push_rules", "m.ignored_user_list", "m.fully_read", "m.poll.start",
+)  # fmt: skip
+# Keys of contents that somebody reads.
+CONTENT_KEYS = (
+    "membership", "users", "users_default", "events", "state_default", "ban", "invite",
+    "notifications", "join_rule", "allow", "history_visibility", "alias", "alt_aliases", "allow_ip",
+    "deny", "room_version", "predecessor", "creator", "type", "m.relates_to", "m.new_content",
+    "msgtype", "body", "formatted_body", "url", "info", "redacts", "via", "order", "displayname",
+    "avatar_url", "reason", "join_authorised_via_users_server", "third_party_invite", "algorithm",
+    "replacement_room", "ignored_users", "global", "tags", "m.mentions", "name", "topic",
+)  # fmt: skip
+
+
+@attrs.frozen
+class Known:
+    """What exists on the server, so that requests may be about something."""
+
+    user_ids: tuple[str, ...]
+    room_ids: tuple[str, ...]
+    event_ids: tuple[str, ...]
+    aliases: tuple[str, ...]
+    device_ids: tuple[str, ...]
+    tokens: tuple[str, ...]
+
+
+@attrs.frozen
+class HostileRequest:
+    """One request, ready to be sent, with our token if `is_ours`."""
+
+    endpoint: Endpoint
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    is_ours: bool
+
+    def __str__(self) -> str:
+        shown = self.body if len(self.body) <= 500 else self.body[:500] + b"..."
+        return f"{self.endpoint.method} {self.target[:500]} {shown!r}"
+
+
+@st.composite
+def hostile_requests(draw: Draw, endpoints: list[Endpoint], known: Known) -> Any:
+    """Give one request to one of the endpoints."""
+    endpoint = draw(st.sampled_from(endpoints))
+    parts = _Parts(draw, known)
+    if endpoint.parser is not None:
+        wanted = endpoint.parser.request_class
+        hints = get_type_hints(wanted)
+        for field in attrs.fields(wanted):
+            source = field.metadata.get("source")
+            if source is not None:
+                parts.add(field, source, hints[field.name])
+    headers = {"content-type": draw(st.sampled_from(["application/json", "text/plain", ""]))}
+    is_ours = draw(_mostly(st.just(True), st.just(False)))
+    if not is_ours:
+        headers["authorization"] = draw(
+            st.sampled_from(["", "Bearer", "Bearer x", "Basic eDp4", "Bearer " + "t" * 3000])
+        )
+    return HostileRequest(endpoint, parts.target(endpoint), headers, parts.body(), is_ours)
+
+
+def _mostly(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
+    """Choose what is right five times out of six."""
+    return st.integers(0, 5).flatmap(lambda chance: wrong if chance == 5 else right)
+
+
+@attrs.define
+class _Parts:
+    """A request while it is put together."""
+
+    draw: Draw
+    known: Known
+    path: dict[str, str] = attrs.Factory(dict)
+    query: list[tuple[str, str]] = attrs.Factory(list)
+    fields: dict[str, Any] | None = None
+    whole: bytes | None = None
+
+    def add(self, field: Any, source: Source, wanted: Any) -> None:
+        name = source.name or field.name
+        is_left_out = field.default is not attrs.NOTHING and self.draw(st.booleans())
+        match source.kind:
+            case Kind.PATH:
+                self.path[name] = self._text(name, wanted)
+            case Kind.QUERY if not is_left_out:
+                # Nobody waits for long polls here.
+                text = "0" if name == "timeout" else self._text(name, wanted)
+                self.query += [(name, text)] * self.draw(st.sampled_from([1, 1, 1, 2]))
+            case Kind.BODY:
+                self.fields = self.fields or {}
+                if not is_left_out:
+                    self.fields[name] = self.draw(_mostly(self._json(name, wanted), JSON))
+            case Kind.WHOLE_BODY | Kind.EVENT_CONTENT:
+                self.fields = self.draw(st.one_of(self._contents(), self._json(name, wanted)))
+            case Kind.RAW_BODY | Kind.STREAM:
+                self.whole = self.draw(RAW_BODIES)
+
+    def target(self, endpoint: Endpoint) -> str:
+        path = self.draw(st.sampled_from(endpoint.paths))
+        for name, text in self.path.items():
+            path = path.replace(f"{{{name}}}", quote(text, safe=""))
+        # Parameters that the request class does not take.
+        path = path.replace("{", "").replace("}", "")
+        raw = self.draw(_mostly(st.just(""), st.sampled_from(["%", "%00", "%ff", "%C0%AF", "//"])))
+        query = "&".join(f"{quote(name)}={quote(text, safe='')}" for name, text in self.query)
+        spoilt = self.draw(_mostly(st.just(""), st.sampled_from(["&=", "&&&", "&x=%ff", "&x=%00"])))
+        return f"{path}{raw}?{query}{spoilt}"
+
+    def body(self) -> bytes:
+        if self.whole is not None or self.fields is None:
+            return self.whole or b""
+        encoded = st.just(self.fields).map(_encoded)
+        body: bytes = self.draw(_mostly(encoded, RAW_BODIES))
+        return body
+
+    def _text(self, name: str, wanted: Any) -> str:
+        value: str = self.draw(_mostly(self._json(name, wanted).map(_as_text), TEXTS))
+        return value
+
+    def _json(self, name: str, wanted: Any) -> st.SearchStrategy[Any]:
+        """Give values of a type; of text by the name of its field what exists, if there is any."""
+        if isinstance(wanted, NewType):
+            return st.sampled_from(self._ids(wanted) or ("x",))
+        origin, inner = get_origin(wanted), get_args(wanted)
+        if origin in (Union, types.UnionType):
+            return st.one_of([self._json(name, one) for one in inner])
+        if origin is Literal:
+            return st.sampled_from(inner)
+        if origin in (list, tuple):
+            return st.lists(self._json(name, inner[0]), max_size=3)
+        if origin is dict or wanted is dict:
+            return self._contents()
+        if attrs.has(wanted):
+            hints = get_type_hints(wanted)
+            return st.fixed_dictionaries(
+                {key: _mostly(self._json(key, hint), JSON) for key, hint in hints.items()}
+            )
+        plain = {
+            str: st.sampled_from(self._named(name)),
+            int: st.integers(-1, 50),
+            bool: st.booleans(),
+            type(None): st.none(),
+        }
+        return plain.get(wanted, JSON)
+
+    def _ids(self, wanted: Any) -> tuple[str, ...]:
+        return {
+            UserID: self.known.user_ids,
+            RoomID: self.known.room_ids,
+            EventID: self.known.event_ids,
+            RoomAlias: self.known.aliases,
+        }.get(wanted, ())
+
+    def _named(self, name: str) -> tuple[str, ...]:
+        if name in ("since", "from_", "from", "to", "at", "from_token", "to_token", "pos"):
+            return self.known.tokens or ("s0",)
+        found = {
+            "room_id": self.known.room_ids,
+            "user_id": self.known.user_ids,
+            "event_id": self.known.event_ids,
+            "device_id": self.known.device_ids,
+            "event_type": EVENT_TYPES,
+            "type": EVENT_TYPES,
+            "room_id_or_alias": (*self.known.room_ids, *self.known.aliases),
+            "receipt_type": ("m.read", "m.read.private", "m.fully_read"),
+            "rel_type": ("m.annotation", "m.replace", "m.thread", "m.reference"),
+            "state_key": ("", *self.known.user_ids),
+            "dir": ("b", "f"),
+        }.get(name, ())
+        return tuple(found) or ("x", "1", "m.text", "hs.test")
+
+    def _contents(self) -> st.SearchStrategy[Any]:
+        """Give objects with keys that the server looks at."""
+        known = self.known
+        related = st.fixed_dictionaries(
+            {
+                "rel_type": st.one_of(
+                    st.sampled_from(["m.annotation", "m.replace", "m.thread", "m.reference"]), JSON
+                ),
+                "event_id": st.one_of(st.sampled_from(known.event_ids or ("$x",)), JSON),
+            },
+            optional={"key": JSON, "m.in_reply_to": JSON, "is_falling_back": JSON},
+        )
+        levels = st.dictionaries(st.sampled_from(known.user_ids), st.sampled_from([0, 50, 100, -1]))
+        ids = st.sampled_from((*known.user_ids, *known.room_ids, *known.aliases, *known.event_ids))
+        memberships = st.sampled_from(["join", "invite", "leave", "ban", "knock"])
+        values = st.one_of(related, levels, ids, memberships, TEXTS, JSON)
+        return st.dictionaries(st.one_of(st.sampled_from(CONTENT_KEYS), TEXTS), values, max_size=4)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # Integers beyond 64 bits.
+        return repr(value).replace("'", '"').encode("utf-8", "replace")
+
+
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "true", False: "false"}[value]
+    if isinstance(value, str | int | float):
+        return str(value)
+    return _encoded(value).decode("utf-8", "replace")
