@@ -50,7 +50,7 @@ def compose(
     if rooms.committer is not None:
         runners.append(("committer", rooms.committer.run))
     duties: list[Duty] = [*accounts.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    chores: list[Duty] = [*accounts.chores, *room_chores(ground)]
+    chores: list[Duty] = [*accounts.chores, *room_chores(ground), *sync.chores]
     return Process(
         ground=ground,
         runners=runners,

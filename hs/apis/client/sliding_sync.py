@@ -17,8 +17,6 @@ from hs.services.sync.sliding.request import (
 )
 from hs.services.sync.sliding.service import SlidingSync
 
-UNSTABLE_FEATURES = ("org.matrix.simplified_msc3575",)
-
 
 @attrs.frozen
 class Slide:

@@ -9,6 +9,7 @@ from typing import Final
 
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
+        "org.matrix.simplified_msc3575": True,
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
     }

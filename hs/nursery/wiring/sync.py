@@ -1,29 +1,38 @@
 """/sync and sliding sync: the notifier, and answers made of what all other services know."""
 
+from typing import Final
+
 import attrs
 
+from hs.apis.client.sliding_sync import SlidingSyncApi
 from hs.apis.client.sync import SyncApi
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, Work
 from hs.core.ids import RoomID
-from hs.lib.tasks import Duty
+from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
+from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.services.sync.sliding.service import SlidingSync
 from hs.services.sync.v3 import SyncService
+
+EXPIRE_EVERY_S: Final = 24 * 3600.0
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Sync:
-    """What answers clients that follow their rooms."""
+    """What answers clients that follow their rooms; one process of all does the `chores`."""
 
     notifier: Notifier
     readers: RoomReaders
     sources: Sources
     v3: SyncService
+    sliding: SlidingSync
     duties: list[Duty]
+    chores: list[Duty]
 
 
 def wire_sync(
@@ -47,28 +56,38 @@ def wire_sync(
         reading.rendering,
         reading.visibility,
     )
+    excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
+    gate = admission.gate(Work.SYNC)
     v3 = make_sync(
         readers,
         sources,
         notifier,
         max_timeline=settings.server.filter_timeline_limit,
-        excluded=frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync),
+        excluded=excluded,
         kept_for_ms=settings.caches.caches.sync_response_cache_duration,
-        gate=admission.gate(Work.SYNC),
+        gate=gate,
+    )
+    sliding = make_sliding_sync(
+        readers, sources, notifier, ground.clock, excluded=excluded, gate=gate
     )
 
     async def leave() -> None:
         await notifier.leave_on(drain.started)
+
+    async def expire() -> None:
+        await every(EXPIRE_EVERY_S, sliding.connections.expire)
 
     return Sync(
         notifier=notifier,
         readers=readers,
         sources=sources,
         v3=v3,
+        sliding=sliding,
         duties=[Duty("long-polls leave", leave)],
+        chores=[Duty("old sliding sync connections", expire)],
     )
 
 
 def sync_apis(sync: Sync) -> list[object]:
     """Give the endpoints."""
-    return [SyncApi(sync.v3)]
+    return [SyncApi(sync.v3), SlidingSyncApi(sync.sliding)]
