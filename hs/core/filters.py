@@ -195,7 +195,8 @@ def parse_event_filter(value: object) -> EventFilter:
         related_by_senders=_optional(tree, "related_by_senders", _user_ids),
         lazy_load_members=_flag(tree, "lazy_load_members"),
         include_redundant_members=_flag(tree, "include_redundant_members"),
-        unread_thread_notifications=_flag(tree, "unread_thread_notifications"),
+        unread_thread_notifications=_flag(tree, "unread_thread_notifications")
+        or _flag(tree, "org.matrix.msc3773.unread_thread_notifications"),
     )
 
 

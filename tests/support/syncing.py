@@ -85,7 +85,7 @@ class Tables:
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
         return await self.changes(user_id, 0, 2**62)
 
-    async def changes(  # type: ignore[override]
+    async def changes(
         self, user_id: UserID, after: int, upto: int
     ) -> Sequence[AccountDataEntry]:
         return [

@@ -9,6 +9,7 @@ from hs.core.ids import RoomID
 from hs.repl.feed import Feed
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.rendering import Rendering
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.tails import Tails
@@ -90,9 +91,11 @@ def make_sync(
         RoomTurns(rooms.database, feed, rooms.tails, events, states, rooms.visibility, excluded),
         RoomSections(
             Windows(rooms.database, rooms.tails, events),
-            RoomTimelines(events, rooms.visibility, rooms.rendering),
+            RoomTimelines(events, states, rooms.visibility, rooms.rendering),
             RoomStates(rooms.database, rooms.tails, events, states),
-            Summaries(events, states, rooms.memberships),
+            Summaries(
+                events, states, rooms.memberships, PreviousStates(rooms.database, events, states)
+            ),
             Invites(events, states, rooms.memberships),
             sources.counts,
             events,

@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 import orjson
 
+from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.relations import relation_of
 from hs.core.tokens import TopologicalToken
@@ -17,9 +18,10 @@ from hs.lib.cache import LruCache
 from hs.lib.single_flight import SingleFlight
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.rendering import Rendering, federation_form, with_fields
+from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.stored import StoredEvent
 from hs.services.rooms.visibility import Seen, Visibility
-from hs.services.sync.turn import Plan, RoomTurn, Turn
+from hs.services.sync.turn import Plan, RoomTurn, Section, Turn
 from hs.services.sync.windows import Window
 
 MAX_SHARED: Final = 2_000
@@ -47,8 +49,11 @@ class Timeline:
 class RoomTimelines:
     """Renders timelines."""
 
-    def __init__(self, events: EventStore, visibility: Visibility, rendering: Rendering) -> None:
+    def __init__(
+        self, events: EventStore, states: StateStore, visibility: Visibility, rendering: Rendering
+    ) -> None:
         self._events = events
+        self._states = states
         self._visibility = visibility
         self._rendering = rendering
         self._shared: LruCache[_Key, Timeline] = LruCache(
@@ -163,9 +168,48 @@ class RoomTimelines:
             else:
                 judged += stored
         if judged:
-            for visible in await self._visibility.filter_visible(turn.user_id, judged):
+            for visible in await self._judge(turn, turns, judged):
                 seen[visible.stored.event.room_id].append(visible)
         return seen
+
+    async def _judge(
+        self, turn: Turn, turns: Sequence[RoomTurn], events: Sequence[StoredEvent]
+    ) -> list[Seen]:
+        """Pick what the user may see, and the state that holds in the rooms they are in.
+
+        Members know that state, whenever it was set. If it lacked in the timeline, clients would
+        take a change for older than it is.
+        """
+        visible = await self._visibility.filter_visible(turn.user_id, events)
+        if len(visible) == len(events):
+            return visible
+        views = {one.stored.event_id: one for one in visible}
+        joined = {one.room_id for one in turns if one.section is Section.JOIN}
+        hidden = [
+            stored
+            for stored in events
+            if stored.event_id not in views
+            and stored.event.state_key is not None
+            and stored.event.room_id in joined
+        ]
+        known = await self._current_among(hidden)
+        if not known:
+            return visible
+        shown = [stored for stored in hidden if stored.event_id in known]
+        for one in await self._visibility.filter_visible(turn.user_id, shown, known=known):
+            views[one.stored.event_id] = one
+        return [views[stored.event_id] for stored in events if stored.event_id in views]
+
+    async def _current_among(self, events: Sequence[StoredEvent]) -> set[EventID]:
+        keys: dict[RoomID, list[StateKey]] = {}
+        for stored in events:
+            event = stored.event
+            if event.state_key is not None:
+                keys.setdefault(event.room_id, []).append((event.type, event.state_key))
+        known: set[EventID] = set()
+        for room_id, wanted in keys.items():
+            known.update((await self._states.current_of_keys(room_id, wanted)).values())
+        return known
 
     def _timeline(self, turn: Turn, seen: Sequence[Seen], window: Window) -> Timeline:
         rendering, viewer, plan = self._rendering, turn.viewer, turn.plan

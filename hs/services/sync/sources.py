@@ -78,7 +78,7 @@ class Presence(Protocol):
         """
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
-        """Give whole m.presence events of some users, where there is something to tell."""
+        """Give whole m.presence events of some users, also of those who are offline."""
 
 
 class Count(NamedTuple):

@@ -10,11 +10,13 @@ import attrs
 import orjson
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.rendering import content_of
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stored import StoredEvent
 from hs.services.sync.turn import RoomTurn, Section, Turn
 from hs.services.sync.windows import Window
 
@@ -24,7 +26,7 @@ _NAMING: Final = (
     ((event_types.CANONICAL_ALIAS, ""), "alias"),
 )
 _KEYS: Final = tuple(key for key, _ in _NAMING)
-_SUMMARISED: Final = (event_types.MEMBER, event_types.NAME, event_types.CANONICAL_ALIAS)
+_NAMING_TYPES: Final = (event_types.NAME, event_types.CANONICAL_ALIAS)
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +44,7 @@ class Summaries:
     _events: EventStore
     _states: StateStore
     _memberships: Memberships
+    _previous: PreviousStates
 
     async def of(
         self, turn: Turn, turns: Sequence[RoomTurn], windows: dict[RoomID, Window]
@@ -50,7 +53,7 @@ class Summaries:
         rooms = [
             one.room_id
             for one in turns
-            if one.section is Section.JOIN and _is_due(one, windows[one.room_id])
+            if one.section is Section.JOIN and await self._is_due(one, windows[one.room_id])
         ]
         if not rooms:
             return {}
@@ -67,6 +70,30 @@ class Summaries:
             summaries[room_id] = _summary(*counts, heroes)
         return summaries
 
+    async def _is_due(self, one: RoomTurn, window: Window) -> bool:
+        if one.complete or not window.is_whole:
+            return True
+        members: list[EventID | None] = []
+        for entry in window.entries:
+            for event_type, _, event_id, _ in entry.changes:
+                if event_type in _NAMING_TYPES:
+                    return True
+                if event_type == event_types.MEMBER:
+                    members.append(event_id)
+        return bool(members) and await self._came_or_went(members)
+
+    async def _came_or_went(self, members: Sequence[EventID | None]) -> bool:
+        """Tell whether of some changes of members any is more than a change of profile."""
+        events = await self._events.get(one for one in members if one is not None)
+        before = await self._previous.of(events.values())
+        return any(
+            event_id is None
+            or event_id not in events
+            or event_id not in before
+            or _membership(events[event_id]) != _membership(before[event_id])
+            for event_id in members
+        )
+
     async def _nameless(self, rooms: Collection[RoomID]) -> set[RoomID]:
         named = {room_id: await self._states.current_of_keys(room_id, _KEYS) for room_id in rooms}
         events = await self._events.get(one for held in named.values() for one in held.values())
@@ -82,15 +109,8 @@ class Summaries:
         return nameless
 
 
-def _is_due(one: RoomTurn, window: Window) -> bool:
-    if one.complete or not window.is_whole:
-        return True
-    return any(
-        change[0] in _SUMMARISED
-        for entry in window.entries
-        if entry.changes
-        for change in entry.changes
-    )
+def _membership(stored: StoredEvent) -> object:
+    return stored.event.content.get("membership")
 
 
 def _summary(joined: int, invited: int, heroes: Sequence[UserID] | None) -> Summary:

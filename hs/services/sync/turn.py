@@ -106,3 +106,8 @@ class RoomTurn:
     is_new: bool = False
     certain: bool = False
     alone: bool = False
+
+    @property
+    def starts_late(self) -> bool:
+        """Tell whether a joined room's history begins before all that clients were given of it."""
+        return self.is_new and self.after is None and self.section is Section.JOIN

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from hs.core.events import event_types
 from hs.core.filters import EventFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
@@ -71,6 +72,10 @@ class Windows:
             found.update(await self._from_database(turn, missing))
         if turn.plan.filter.room.timeline.needs_children:
             await self._keep_related(turn, found)
+        for one in turns:
+            if turn.since is not None and one.starts_late:
+                window = found[one.room_id]
+                window.limited = window.limited or not _begins_the_room(window)
         return found
 
     async def _alone(self, one: RoomTurn) -> Window:
@@ -149,6 +154,10 @@ class Windows:
                 for entry in one.shown
                 if timeline.allows_children(children.get(entry.event_id, ()))
             ]
+
+
+def _begins_the_room(window: Window) -> bool:
+    return bool(window.shown) and window.shown[0].type == event_types.CREATE
 
 
 def _within(turn: Turn, one: RoomTurn, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:

@@ -1,0 +1,198 @@
+"""Whatever happens in a room, and whenever they sync, clients end up with the room's truth."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs.core.errors import MatrixError
+from hs.core.ids import RoomID, UserID
+from hs.services.rooms.drafts import Draft
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
+from tests.support.rooms import ALICE, BOB, CAROL, member, open_world
+from tests.support.syncing import Syncing, make_syncing
+
+USERS = (ALICE, BOB, CAROL)
+LENGTH = 60
+KINDS = {
+    "say": 6,
+    "topic": 3,
+    "name": 2,
+    "rename": 2,
+    "join": 5,
+    "leave": 2,
+    "kick": 1,
+    "invite": 1,
+    "sync": 7,
+    "lose": 1,
+    "restart": 1,
+}
+OF_GUESTS = ("join", "leave", "kick", "invite")
+Step = tuple[str, UserID, int]
+
+
+def history(seed: int) -> list[Step]:
+    """Make up a history; the same for the same seed."""
+    chance = Random(seed)
+    steps = []
+    for kind in chance.choices(list(KINDS), list(KINDS.values()), k=LENGTH):
+        user_id = chance.choice(USERS[1:] if kind in OF_GUESTS else USERS)
+        steps.append((kind, user_id, chance.randint(1, 6)))
+    return steps
+
+
+@attrs.define
+class Client:
+    """A client that believes what it is told."""
+
+    user_id: UserID
+    limit: int
+    after: bool
+    lazy: bool
+    token: str | None = None
+    state: dict[tuple[str, str], str] = attrs.Factory(dict)
+    heard: list[str] = attrs.Factory(list)
+    section: str | None = None
+    complete: bool = True
+
+    async def sync(self, s: Syncing) -> dict[str, Any]:
+        return await s.sync(
+            self.user_id,
+            self.token,
+            filter={
+                "room": {
+                    "timeline": {"limit": self.limit},
+                    "state": {"lazy_load_members": self.lazy},
+                }
+            },
+            state_after="state_after" if self.after else None,
+        )
+
+    def take(self, answer: dict[str, Any], room_id: RoomID) -> None:
+        self.token = answer["next_batch"]
+        for section, rooms in answer.get("rooms", {}).items():
+            if room_id not in rooms:
+                continue
+            room = rooms[room_id]
+            if section in ("join", "leave"):
+                if section == "join" and self.section != "join":
+                    self.state.clear()
+                self._apply(room)
+            self.section = section
+
+    def _apply(self, room: dict[str, Any]) -> None:
+        timeline = room["timeline"]["events"]
+        changes = room["state_after" if self.after else "state"]["events"]
+        if not self.after:
+            changes = [*changes, *timeline]
+        for one in changes:
+            if "state_key" in one:
+                self.state[one["type"], one["state_key"]] = one["event_id"]
+        news = [one["event_id"] for one in timeline]
+        assert not set(news) & set(self.heard), "told twice"
+        self.complete = self.complete and not room["timeline"]["limited"]
+        self.heard += news
+
+
+async def act(s: Syncing, room_id: RoomID, step: Step, number: int) -> None:
+    kind, user_id, count = step
+    drafts = {
+        "topic": Draft("m.room.topic", user_id, {"topic": str(number)}, ""),
+        "name": Draft("m.room.name", user_id, {"name": str(number)}, ""),
+        "rename": member(user_id, "join", displayname=str(number)),
+        "join": member(user_id, "join"),
+        "leave": member(user_id, "leave"),
+        "kick": Draft("m.room.member", ALICE, {"membership": "leave"}, user_id),
+        "invite": Draft("m.room.member", ALICE, {"membership": "invite"}, user_id),
+    }
+    try:
+        if kind == "say":
+            for n in range(count):
+                await s.world.send(room_id, user_id, f"{number}.{n}")
+        else:
+            await s.world.append(room_id, drafts[kind])
+    except MatrixError:
+        return  # not allowed at this point of the story
+
+
+async def check(s: Syncing, client: Client, room_id: RoomID) -> None:
+    client.take(await client.sync(s), room_id)
+    assert "rooms" not in await client.sync(s), "there was more"
+    truth = dict(await s.world.states.current(room_id))
+    own = truth.get(("m.room.member", client.user_id))
+    stored = None if own is None else await s.world.events.get_one(own)
+    joined = stored is not None and stored.event.content["membership"] == "join"
+    assert joined == (client.section == "join")
+    if not joined:
+        return
+    if client.lazy:
+        told = client.state
+        assert all(truth[key] == one for key, one in told.items())
+        assert all(key in told for key in truth if key[0] != "m.room.member")
+    else:
+        assert client.state == truth
+
+
+async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        room_id: RoomID | None = None
+        chapters: list[list[Step]] = [[]]
+        for step in steps:
+            if step[0] == "restart":
+                chapters.append([])
+            else:
+                chapters[-1].append(step)
+        number = 0
+        for chapter in chapters:
+            async with open_world(database) as world:
+                s = make_syncing(world)
+                if room_id is None:
+                    levels = {"events": {"m.room.topic": 0, "m.room.name": 0}, "state_default": 0}
+                    room_id = await world.create_room(ALICE, power_levels=levels)
+                for step in chapter:
+                    number += 1
+                    if step[0] in ("sync", "lose"):
+                        for client in clients:
+                            if client.user_id == step[1]:
+                                answer = await client.sync(s)
+                                if step[0] == "sync":
+                                    client.take(answer, room_id)
+                    else:
+                        await act(s, room_id, step, number)
+                if chapter is chapters[-1]:
+                    for client in clients:
+                        await check(s, client, room_id)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32),
+    limits=st.tuples(*[st.integers(0, 8)] * 3),
+    lazy=st.booleans(),
+)
+def test_clients_merge_what_they_are_told_into_the_truth(
+    after: bool, seed: int, limits: tuple[int, int, int], lazy: bool
+) -> None:
+    clients = [
+        Client(user_id, limit, after, lazy) for user_id, limit in zip(USERS, limits, strict=True)
+    ]
+
+    trio.run(play, history(seed), clients)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_a_member_with_a_long_timeline_hears_everything(seed: int) -> None:
+    client = Client(ALICE, 1000, False, False)
+
+    trio.run(play, history(seed), [client])
+
+    assert client.complete

@@ -1,0 +1,274 @@
+"""Invites, joins, leaves, kicks and bans as /sync tells them."""
+
+import orjson
+
+from hs.core.ids import RoomID
+from hs.repl.feed import Batch
+from hs.repl.rows import CacheRow
+from hs.repl.streams import CACHES
+from hs.services.rooms.drafts import Draft
+from hs.services.rooms.memberships import CACHE_NAME
+from hs.storage.database import Database, Tx
+from tests.support.rooms import ALICE, BOB, CAROL, member
+from tests.support.syncing import Syncing, bodies, keys, open_syncing
+
+HISTORY = "m.room.history_visibility"
+
+
+async def since_of(s: Syncing) -> str:
+    token: str = (await s.sync(BOB))["next_batch"]
+    return token
+
+
+async def test_an_invite_shows_stripped_state_with_the_create_event(database: Database) -> None:
+    async with open_syncing(database) as s:
+        since = await since_of(s)
+        name = Draft("m.room.name", ALICE, {"name": "n"}, "")
+        room_id = await s.world.create_room(ALICE, invite=[BOB], join_rule="invite", state=[name])
+
+        for answer in (await s.sync(BOB, since), await s.sync(BOB)):
+            invite = answer["rooms"]["invite"][room_id]["invite_state"]["events"]
+            assert keys(invite) == {
+                ("m.room.create", ""),
+                ("m.room.name", ""),
+                ("m.room.join_rules", ""),
+                ("m.room.member", ALICE),
+                ("m.room.member", BOB),
+            }
+            assert all(set(one) == {"type", "state_key", "sender", "content"} for one in invite)
+            assert list(answer["rooms"]) == ["invite"]
+        later = (await s.sync(BOB, since))["next_batch"]
+        await s.world.send(room_id, ALICE)
+        assert "rooms" not in await s.sync(BOB, later)
+
+
+async def test_invites_of_ignored_users_are_not_shown(database: Database) -> None:
+    async with open_syncing(database) as s:
+        since = await since_of(s)
+        s.reading.wishes.ignored[BOB] = {ALICE}
+        await s.world.create_room(ALICE, invite=[BOB])
+
+        assert "rooms" not in await s.sync(BOB, since)
+        assert "rooms" not in await s.sync(BOB)
+
+
+async def test_a_knock_shows_stripped_state(database: Database) -> None:
+    async with open_syncing(database) as s:
+        since = await since_of(s)
+        room_id = await s.world.create_room(ALICE, join_rule="knock")
+        await s.world.append(room_id, member(BOB, "knock"))
+
+        answer = await s.sync(BOB, since)
+
+        events = answer["rooms"]["knock"][room_id]["knock_state"]["events"]
+        assert ("m.room.create", "") in keys(events)
+        assert ("m.room.member", BOB) in keys(events)
+
+
+async def test_a_room_newly_joined_comes_whole(database: Database) -> None:
+    async with open_syncing(database) as s:
+        since = await since_of(s)
+        room_id = await s.world.create_room(ALICE, join=[CAROL])
+        for n in range(20):
+            await s.world.send(room_id, ALICE, f"m{n}")
+        await s.world.join(room_id, BOB)
+
+        answer = await s.sync(BOB, since)
+
+        room = answer["rooms"]["join"][room_id]
+        assert bodies(room) == [f"m{n}" for n in range(11, 20)]
+        assert room["timeline"]["limited"] is True
+        assert keys(room["state"]["events"]) == {
+            ("m.room.create", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", ALICE),
+            ("m.room.member", CAROL),
+        }
+        assert room["summary"]["m.joined_member_count"] == 3
+
+
+async def test_closed_history_stays_closed_to_who_joins(database: Database) -> None:
+    async with open_syncing(database) as s:
+        since = await since_of(s)
+        closed = Draft(HISTORY, ALICE, {"history_visibility": "joined"}, "")
+        room_id = await s.world.create_room(ALICE, state=[closed])
+        await s.world.send(room_id, ALICE, "before")
+        await s.world.join(room_id, BOB)
+        await s.world.send(room_id, ALICE, "after")
+
+        room = (await s.sync(BOB, since))["rooms"]["join"][room_id]
+
+        assert bodies(room) == ["after"]
+
+
+async def test_leaving_shows_the_room_up_to_the_leave(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = await since_of(s)
+        await s.world.send(room_id, ALICE, "last")
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "t"})
+        await s.world.leave(room_id, BOB)
+        await s.world.send(room_id, ALICE, "behind his back")
+
+        answer = await s.sync(BOB, since)
+
+        room = answer["rooms"]["leave"][room_id]
+        assert list(answer["rooms"]) == ["leave"]
+        types = [one["type"] for one in room["timeline"]["events"]]
+        assert types == ["m.room.message", "m.room.topic", "m.room.member"]
+        assert room["state"]["events"] == []
+        assert "rooms" not in await s.sync(BOB, answer["next_batch"])
+        assert "rooms" not in await s.sync(BOB)
+
+
+async def test_rooms_left_long_ago_are_shown_to_who_wants_them(database: Database) -> None:
+    async with open_syncing(database) as s:
+        left = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.leave(left, BOB)
+        await s.world.set_state(left, ALICE, "m.room.topic", {"topic": "later"})
+        banned = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.set_membership(banned, ALICE, BOB, "ban")
+        forgotten = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.leave(forgotten, BOB)
+        await forget(s, forgotten)
+
+        answer = await s.sync(
+            BOB, filter={"room": {"include_leave": True, "timeline": {"limit": 1}}}
+        )
+
+        rooms = answer["rooms"]["leave"]
+        assert set(rooms) == {left, banned}
+        assert [one["content"]["membership"] for one in rooms[left]["timeline"]["events"]] == [
+            "leave"
+        ]
+        assert ("m.room.topic", "") not in keys(rooms[left]["state"]["events"])
+        assert ("m.room.create", "") in keys(rooms[left]["state"]["events"])
+
+
+async def forget(s: Syncing, room_id: RoomID) -> None:
+    async def mark(tx: Tx) -> None:
+        await tx.execute(
+            "UPDATE local_memberships SET forgotten = 1 WHERE user_id = $1 AND room_id = $2",
+            BOB,
+            room_id,
+        )
+
+    await s.world.database.write(mark)
+    s.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow(CACHE_NAME, (BOB,)))]))
+
+
+async def test_kicks_and_bans_are_leaves(database: Database) -> None:
+    async with open_syncing(database) as s:
+        kicked = await s.world.create_room(ALICE, join=[BOB])
+        banned = await s.world.create_room(ALICE, join=[BOB])
+        since = await since_of(s)
+        await s.world.set_membership(kicked, ALICE, BOB, "leave")
+        await s.world.set_membership(banned, ALICE, BOB, "ban")
+
+        rooms = (await s.sync(BOB, since))["rooms"]["leave"]
+
+        for room_id, membership in ((kicked, "leave"), (banned, "ban")):
+            (event,) = rooms[room_id]["timeline"]["events"]
+            assert event["content"]["membership"] == membership
+            assert event["unsigned"]["membership"] == membership
+
+
+async def test_a_rejected_invite_shows_nothing_but_its_end(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, invite=[BOB])
+        since = await since_of(s)
+        await s.world.send(room_id, ALICE, "secret")
+        await s.world.leave(room_id, BOB)
+
+        room = (await s.sync(BOB, since))["rooms"]["leave"][room_id]
+
+        assert [one["type"] for one in room["timeline"]["events"]] == ["m.room.member"]
+        assert room["state"]["events"] == []
+
+
+async def test_a_stay_that_began_and_ended_since_is_shown(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        since = await since_of(s)
+        await s.world.join(room_id, BOB)
+        await s.world.send(room_id, ALICE, "hello")
+        await s.world.leave(room_id, BOB)
+        await s.world.send(room_id, ALICE, "bye")
+
+        room = (await s.sync(BOB, since))["rooms"]["leave"][room_id]
+
+        assert bodies(room) == ["hello"]
+
+
+async def test_a_return_brings_the_state_again_but_not_the_old_timeline(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.send(room_id, ALICE, "known")
+        first = await since_of(s)
+        await s.world.leave(room_id, BOB)
+        left = (await s.sync(BOB, first))["next_batch"]
+        await s.world.send(room_id, ALICE, "while away")
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "t"})
+        await s.world.join(room_id, BOB)
+
+        for since in (left, first):
+            room = (await s.sync(BOB, since))["rooms"]["join"][room_id]
+            assert bodies(room) == ["while away"]
+            assert ("m.room.create", "") in keys(room["state"]["events"])
+
+
+async def test_a_new_name_of_ones_own_is_no_new_join(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        since = await since_of(s)
+        await s.world.append(room_id, member(BOB, "join", displayname="Bob"))
+
+        room = (await s.sync(BOB, since))["rooms"]["join"][room_id]
+
+        assert len(room["timeline"]["events"]) == 1
+        assert room["state"]["events"] == []
+
+
+async def test_rooms_kept_out_of_sync_never_show(database: Database) -> None:
+    async with open_syncing(database) as s:
+        hidden = await s.world.create_room(ALICE)
+    async with open_syncing(database, excluded=frozenset((hidden,))) as s:
+        first = await s.sync(ALICE)
+        await s.world.send(hidden, ALICE)
+
+        assert "rooms" not in first
+        assert "rooms" not in await s.sync(ALICE, first["next_batch"])
+
+
+async def test_what_came_of_another_server_with_an_invite_is_stripped(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, invite=[BOB])
+        whole = {
+            "type": "m.room.create",
+            "state_key": "",
+            "sender": ALICE,
+            "content": {},
+            "hashes": {},
+        }
+
+        async def store(tx: Tx) -> None:
+            await tx.execute(
+                "UPDATE local_memberships SET stripped_state = $1 "
+                "WHERE user_id = $2 AND room_id = $3",
+                orjson.dumps([whole]),
+                BOB,
+                room_id,
+            )
+
+        await s.world.database.write(store)
+
+        answer = await s.sync(BOB)
+
+        create, invite = answer["rooms"]["invite"][room_id]["invite_state"]["events"]
+        assert "hashes" not in create
+        assert invite["content"] == {"membership": "invite"}

@@ -1,0 +1,339 @@
+"""Long-polls: what wakes them, what does not, and how they end."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from hs.core.errors import BadJson, InvalidParam, NotFound
+from hs.core.filters import parse_sync_filter
+from hs.services.sync.sources import Count, RoomCounts
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.syncing import Syncing, bodies, open_syncing, thread_counts
+
+LONG_MS = 60_000
+
+
+class Poll:
+    """A long-poll under way."""
+
+    def __init__(self) -> None:
+        self.answer: dict[str, Any] | None = None
+        self.done = trio.Event()
+
+    async def run(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self.answer = await ask()
+        self.done.set()
+
+    async def result(self) -> dict[str, Any]:
+        with trio.fail_after(5):
+            await self.done.wait()
+        assert self.answer is not None
+        return self.answer
+
+
+async def polling(s: Syncing, nursery: trio.Nursery, since: str, **more: Any) -> Poll:
+    poll = Poll()
+    nursery.start_soon(poll.run, lambda: s.sync(ALICE, since, timeout_ms=LONG_MS, **more))
+    for _ in range(50):
+        await trio.lowlevel.checkpoint()
+        if any(watch.waiting for watch in s.notifier._watches.values()):
+            break
+    return poll
+
+
+async def test_a_message_wakes_the_members_and_nobody_else(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        room_id = await s.world.create_room(ALICE)
+        elsewhere = await s.world.create_room(BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+        poll = await polling(s, nursery, since)
+
+        await s.world.send(elsewhere, BOB)
+        await trio.lowlevel.checkpoint()
+        assert poll.answer is None
+        await s.world.send(room_id, ALICE, "wake up")
+
+        assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["wake up"]
+
+
+async def test_an_invite_wakes_who_has_no_rooms(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        poll = await polling(s, nursery, (await s.sync(ALICE))["next_batch"])
+
+        room_id = await s.world.create_room(BOB, invite=[ALICE])
+
+        answer = await poll.result()
+        assert list(answer["rooms"]["invite"]) == [room_id]
+        poll = await polling(s, nursery, answer["next_batch"])
+        await s.world.join(room_id, ALICE)
+        answer = await poll.result()
+        poll = await polling(s, nursery, answer["next_batch"])
+        await s.world.send(room_id, BOB, "in")
+        assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["in"]
+
+
+async def test_receipts_typing_account_data_and_presence_wake(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        sent = await s.world.send(room_id, BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.sync(BOB)
+
+        poll = await polling(s, nursery, since)
+        s.tables.read_up_to(room_id, BOB, sent.event_id)
+        answer = await poll.result()
+        (receipt,) = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert receipt["type"] == "m.receipt"
+        assert BOB in receipt["content"][sent.event_id]["m.read"]
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.set_typing(room_id, BOB)
+        answer = await poll.result()
+        (typing,) = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert typing == {"type": "m.typing", "content": {"user_ids": [BOB]}}
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.set_typing(room_id)
+        answer = await poll.result()
+        (typing,) = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert typing["content"] == {"user_ids": []}
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
+        answer = await poll.result()
+        assert answer["rooms"]["join"][room_id]["account_data"]["events"] == [
+            {"type": "m.tag", "content": {"tags": {}}}
+        ]
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.set_account_data(ALICE, "x", {"a": 1})
+        answer = await poll.result()
+        assert answer["account_data"]["events"] == [{"type": "x", "content": {"a": 1}}]
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.change_rules(ALICE)
+        answer = await poll.result()
+        assert [one["type"] for one in answer["account_data"]["events"]] == ["m.push_rules"]
+
+        poll = await polling(s, nursery, answer["next_batch"])
+        s.tables.set_presence(BOB, "online")
+        answer = await poll.result()
+        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        assert set(answer) == {"next_batch", "presence"}
+
+
+async def test_what_is_private_to_others_wakes_nobody(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        sent = await s.world.send(room_id, BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+        poll = await polling(s, nursery, since)
+
+        s.tables.read_up_to(room_id, BOB, sent.event_id, "m.read.private")
+        s.tables.set_account_data(BOB, "x", {})
+        s.tables.change_rules(BOB)
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+
+        assert poll.answer is None
+        s.tables.read_up_to(room_id, ALICE, sent.event_id, "m.read.private")
+        (event,) = (await poll.result())["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert event["content"] == {sent.event_id: {"m.read.private": {ALICE: {"ts": 1}}}}
+
+
+async def test_what_the_filter_keeps_out_does_not_end_a_wait(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        wanted = {
+            "presence": {"types": []},
+            "account_data": {"not_types": ["x"]},
+            "room": {
+                "ephemeral": {"types": []},
+                "account_data": {"types": []},
+                "timeline": {"not_senders": [BOB]},
+            },
+        }
+        since = (await s.sync(ALICE))["next_batch"]
+        poll = await polling(s, nursery, since, filter=wanted)
+
+        sent = await s.world.send(room_id, BOB)
+        s.tables.read_up_to(room_id, BOB, sent.event_id)
+        s.tables.set_typing(room_id, BOB)
+        s.tables.set_presence(BOB, "online")
+        s.tables.set_account_data(ALICE, "x", {})
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+
+        assert poll.answer is None
+        await s.world.send(room_id, ALICE, "mine")
+        assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["mine"]
+
+
+async def test_a_wait_ends_at_its_time_with_a_later_token(database: Database) -> None:
+    async with open_syncing(database) as s:
+        await s.world.create_room(ALICE)
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.create_room(BOB)
+
+        answer = await s.sync(ALICE, since, timeout_ms=20)
+
+        assert list(answer) == ["next_batch"]
+        assert answer["next_batch"] != since
+
+
+async def test_leaving_answers_everybody_with_their_own_token(database: Database) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        await s.world.create_room(ALICE)
+        since = (await s.sync(ALICE))["next_batch"]
+        started = trio.Event()
+        nursery.start_soon(s.notifier.leave_on, started)
+        poll = await polling(s, nursery, since)
+
+        started.set()
+
+        assert await poll.result() == {"next_batch": since}
+        assert await s.sync(ALICE, since, timeout_ms=LONG_MS) == {"next_batch": since}
+
+
+async def test_a_poll_given_up_leaves_nothing_behind(database: Database) -> None:
+    async with open_syncing(database) as s:
+        await s.world.create_room(ALICE)
+        since = (await s.sync(ALICE))["next_batch"]
+        async with trio.open_nursery() as nursery:
+            await polling(s, nursery, since)
+            nursery.cancel_scope.cancel()
+
+        (watch,) = s.notifier._watches.values()
+        assert (watch.uses, watch.waiting) == (0, [])
+
+
+async def test_a_first_sync_has_all_that_is_beside_rooms(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        sent = await s.world.send(room_id, BOB)
+        s.tables.set_account_data(ALICE, "x", {"a": 1})
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {"u.x": {}}}, room_id)
+        s.tables.set_account_data(BOB, "y", {})
+        s.tables.read_up_to(room_id, BOB, sent.event_id)
+        s.tables.set_typing(room_id, BOB)
+        s.tables.set_presence(BOB, "online")
+        s.tables.count(ALICE, room_id, RoomCounts(Count(3, 1)))
+
+        answer = await s.sync(ALICE, set_presence="unavailable")
+
+        assert [one["type"] for one in answer["account_data"]["events"]] == ["x", "m.push_rules"]
+        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        room = answer["rooms"]["join"][room_id]
+        assert [one["type"] for one in room["ephemeral"]["events"]] == ["m.receipt", "m.typing"]
+        assert [one["type"] for one in room["account_data"]["events"]] == ["m.tag"]
+        assert room["unread_notifications"] == {"notification_count": 3, "highlight_count": 1}
+        assert s.tables.syncs[-1] == (ALICE, "unavailable")
+        assert "rooms" not in await s.sync(ALICE, answer["next_batch"])
+
+
+async def test_a_newly_joined_room_comes_with_its_extras_and_presence(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(BOB)
+        sent = await s.world.send(room_id, BOB)
+        s.tables.read_up_to(room_id, BOB, sent.event_id)
+        s.tables.set_presence(BOB, "online")
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
+        since = (await s.sync(ALICE))["next_batch"]
+        await s.world.join(room_id, ALICE)
+
+        answer = await s.sync(ALICE, since)
+
+        room = answer["rooms"]["join"][room_id]
+        assert [one["type"] for one in room["ephemeral"]["events"]] == ["m.receipt"]
+        assert [one["type"] for one in room["account_data"]["events"]] == ["m.tag"]
+        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        s.tables.set_presence(CAROL, "online")
+        later = (await s.sync(ALICE, answer["next_batch"]))["next_batch"]
+        await s.world.join(room_id, CAROL)
+        answer = await s.sync(ALICE, later)
+        assert [one["sender"] for one in answer["presence"]["events"]] == [CAROL]
+
+
+@pytest.mark.parametrize(
+    "flag", ["unread_thread_notifications", "org.matrix.msc3773.unread_thread_notifications"]
+)
+async def test_threads_are_counted_apart_for_who_wants_it(database: Database, flag: str) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        s.tables.count(ALICE, room_id, thread_counts(**{"$root": (2, 1)}))
+
+        together = (await s.sync(ALICE))["rooms"]["join"][room_id]
+        apart = await s.sync(ALICE, filter={"room": {"timeline": {flag: True}}})
+
+        assert together["unread_notifications"] == {"notification_count": 2, "highlight_count": 1}
+        room = apart["rooms"]["join"][room_id]
+        assert room["unread_notifications"] == {"notification_count": 0, "highlight_count": 0}
+        assert room["unread_thread_notifications"] == {
+            "$root": {"notification_count": 2, "highlight_count": 1}
+        }
+
+
+async def test_filters_by_their_id_and_what_is_no_filter(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        s.tables.filters["7"] = parse_sync_filter({"room": {"timeline": {"limit": 1}}})
+
+        room = (await s.sync(ALICE, filter="7"))["rooms"]["join"][room_id]
+
+        assert len(room["timeline"]["events"]) == 1
+        with pytest.raises(NotFound):
+            await s.sync(ALICE, filter="8")
+        for text in ("{", '{"room":1}', '{"room":{"timeline":{"limit":"x"}}}'):
+            with pytest.raises(BadJson):
+                await s.sync(ALICE, filter=text)
+        with pytest.raises(InvalidParam):
+            await s.sync(ALICE, "nonsense")
+
+
+async def test_shapes_of_events(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        await s.world.send(room_id, ALICE, "x")
+        fields = {"event_fields": ["content.body"], "room": {"timeline": {"limit": 1}}}
+        federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
+
+        some = (await s.sync(ALICE, filter=fields))["rooms"]["join"][room_id]
+        pdu = (await s.sync(ALICE, filter=federation))["rooms"]["join"][room_id]
+
+        assert some["timeline"]["events"] == [{"content": {"body": "x"}}]
+        assert "auth_events" in pdu["timeline"]["events"][0]
+
+
+async def test_equal_first_syncs_are_answered_together_but_never_stale(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        answers: list[dict[str, Any]] = []
+
+        async def ask() -> None:
+            answers.append(await s.sync(ALICE))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+        await s.world.send(room_id, ALICE, "new")
+        fresh = await s.sync(ALICE)
+
+        assert answers[0] == answers[1] == answers[2]
+        assert bodies(fresh["rooms"]["join"][room_id]) == ["new"]
+
+
+async def test_a_token_ahead_of_this_process_gives_nothing_yet(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hs.services.sync.v3.CATCH_UP_S", 0.01)
+    async with open_syncing(database) as s:
+        await s.world.create_room(ALICE)
+        await s.sync(ALICE)
+        ahead = "s999999_0_.0_.0_0_0_0_0"
+
+        assert await s.sync(ALICE, ahead) == {"next_batch": ahead}
+        await wait_all_tasks_blocked()
