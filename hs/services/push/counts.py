@@ -23,7 +23,7 @@ from hs.repl.rows import EventRow, UnreadRow
 from hs.repl.streams import EVENTS, UNREAD
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.push.evaluation import EvaluationStore
-from hs.services.push.read_marks import EVERYWHERE, ReadMarks
+from hs.services.push.read_marks import EVERYWHERE, NO_MARKS, ReadMarks
 from hs.services.push.unread_tails import Tail, Tails
 from hs.storage import push as storage
 from hs.storage.database import Database
@@ -59,13 +59,14 @@ class RoomCounts(NamedTuple):
 
 
 @attrs.frozen
-class _ReadUpTo:
+class ReadUpTo:
     """How far a user has read a room, by receipts, joining and sending."""
 
     everywhere: int
     threads: Mapping[str, int]
 
     def of_thread(self, thread_id: str) -> int:
+        """Tell how far a thread is read."""
         return max(self.everywhere, self.threads.get(thread_id, self.everywhere))
 
 
@@ -73,7 +74,7 @@ class _ReadUpTo:
 class _Counted:
     """Counts by thread of what is in `(read, upto]`."""
 
-    read: _ReadUpTo
+    read: ReadUpTo
     upto: int
     version: int
     threads: dict[str, tuple[int, int]]
@@ -143,6 +144,21 @@ class UnreadCounts:
         if by_room:
             return sum(1 for total in totals if total.notifications)
         return sum(total.notifications for total in totals)
+
+    async def marks(
+        self, user_id: UserID, room_ids: Collection[RoomID]
+    ) -> dict[RoomID, tuple[ReadUpTo, int]]:
+        """Tell how far a user has read rooms, and since when they are in them (0: always)."""
+        await self._learn_progress()
+        rooms = list(room_ids)
+        await self._get_ready(user_id, rooms)
+        found: dict[RoomID, tuple[ReadUpTo, int]] = {}
+        for room_id in rooms:
+            read = self._read_nowait(user_id, room_id)
+            marks = self._marks.of_room_nowait(user_id, room_id) or NO_MARKS
+            if read is not None:
+                found[room_id] = (read, marks.get(EVERYWHERE, 0))
+        return found
 
     # Counting
 
@@ -239,7 +255,7 @@ class UnreadCounts:
                         spans.append(Span(room_id, thread_id, read.everywhere, upto, -1))
         return spans, begun
 
-    def _read_nowait(self, user_id: UserID, room_id: RoomID) -> _ReadUpTo | None:
+    def _read_nowait(self, user_id: UserID, room_id: RoomID) -> ReadUpTo | None:
         receipts = self._receipts.of_room_nowait(room_id)
         marks = self._marks.of_room_nowait(user_id, room_id)
         if receipts is None or marks is None:
@@ -250,7 +266,7 @@ class UnreadCounts:
         for thread_id, place in marks.items():
             if thread_id != EVERYWHERE and place > threads.get(thread_id, everywhere):
                 threads[thread_id] = place
-        return _ReadUpTo(everywhere, threads)
+        return ReadUpTo(everywhere, threads)
 
     # Following the evaluation
 

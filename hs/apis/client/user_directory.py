@@ -1,0 +1,32 @@
+"""The user directory."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import USER
+from hs.apis.web.request import body
+from hs.apis.web.route import route
+from hs.core.requester import Requester
+from hs.services.directory.user_directory import DEFAULT_RESULTS, UserDirectory
+
+
+@attrs.frozen
+class SearchUsers:
+    """Look for users."""
+
+    requester: Requester
+    search_term: str = body()
+    limit: int = body(default=DEFAULT_RESULTS)
+
+
+@attrs.frozen
+class UserDirectoryApi:
+    """POST /user_directory/search."""
+
+    directory: UserDirectory
+
+    @route("POST", "/_matrix/client/v3/user_directory/search", auth=USER, rate="user_directory")
+    async def search(self, request: SearchUsers) -> dict[str, Any]:
+        """Spec: client-server API, POST user_directory/search."""
+        return await self.directory.search(request.requester, request.search_term, request.limit)

@@ -1,0 +1,1 @@
+"""What concerns those who run the server."""

@@ -1,0 +1,90 @@
+"""What users report to those who run the server; kept for them to look at.
+
+Spec: client-server API, Reporting Content.
+"""
+
+from typing import Final, Protocol
+
+import attrs
+
+from hs.core.errors import BadJson, NotFound
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.lib.clock import Clock
+from hs.storage import reports as storage
+from hs.storage.database import Database
+from hs.storage.reports import Report
+
+MAX_REASON_CHARS: Final = 1000
+
+
+class Joined(Protocol):
+    """Tells who is joined to a room."""
+
+    async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
+        """Tell whether a user is joined to a room."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Reports:
+    """Takes reports."""
+
+    database: Database
+    members: Joined
+    clock: Clock
+
+    async def report_room(self, requester: Requester, room_id: RoomID, reason: str) -> None:
+        """Report a room, from within or from outside.
+
+        Raises: NotFound.
+        """
+        if not await self.database.read(storage.room_exists, room_id):
+            raise NotFound("The room was not found.")
+        await self._keep(requester, reason, room_id=room_id)
+
+    async def report_event(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_id: EventID,
+        reason: str | None,
+        score: int | None,
+    ) -> None:
+        """Report an event of a room that the requester is joined to.
+
+        Raises: BadJson, NotFound.
+        """
+        joined = await self.members.is_joined(room_id, requester.user_id)
+        sender = await self.database.read(storage.sender_of, event_id, room_id) if joined else None
+        if sender is None:
+            raise NotFound("The event was not found or you are not joined to the room.")
+        await self._keep(
+            requester, reason, room_id=room_id, event_id=event_id, user_id=sender, score=score
+        )
+
+    async def report_user(self, requester: Requester, user_id: UserID, reason: str) -> None:
+        """Report a user.
+
+        Raises: NotFound.
+        """
+        if not await self.database.read(storage.user_exists, user_id):
+            raise NotFound("The user was not found.")
+        await self._keep(requester, reason, user_id=user_id)
+
+    async def _keep(
+        self,
+        requester: Requester,
+        reason: str | None,
+        *,
+        room_id: str | None = None,
+        event_id: str | None = None,
+        user_id: str | None = None,
+        score: int | None = None,
+    ) -> None:
+        if reason is not None and len(reason) > MAX_REASON_CHARS:
+            raise BadJson(f"'reason' must not be longer than {MAX_REASON_CHARS} characters")
+        report = Report(
+            self.clock.now_ms(), requester.user_id, room_id, event_id, user_id, reason, score
+        )
+        await self.database.write(storage.add, report)

@@ -1,0 +1,166 @@
+"""The user directory: kept by one process from profiles and members, searched by all.
+
+Spec: client-server API, User Directory.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import orjson
+import trio
+
+from hs.core.events import event_types
+from hs.core.ids import ServerName
+from hs.core.requester import Requester
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import CacheRow, EventRow
+from hs.repl.streams import CACHES, EVENTS
+from hs.settings.features import UserDirectorySettings
+from hs.storage import user_directory as storage
+from hs.storage.database import Database
+from hs.storage.user_directory import ListedUser, Search
+
+PROFILES_CACHE: Final = "profiles"
+MAX_RESULTS: Final = 50
+DEFAULT_RESULTS: Final = 10
+MAX_TERM_CHARS: Final = 255
+GATHER_S: Final = 0.1
+BATCH: Final = 500
+MAX_NAME_CHARS: Final = 256
+MAX_AVATAR_CHARS: Final = 1000
+ROUND_S: Final = 60.0
+"""How often users without profile or room are looked for."""
+
+
+class DirectoryDuty:
+    """Keeps the directory; one process does."""
+
+    def __init__(self, database: Database, feed: Feed, server_name: ServerName) -> None:
+        self._database = database
+        self._suffix = f":{server_name}"
+        self._changed: set[str] = set()
+        self._members_changed = True
+        self._wake = trio.Event()
+        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(CACHES, self._on_caches)
+
+    async def run(self) -> None:
+        """Keep the directory, for ever."""
+        while True:
+            await self.catch_up()
+            with trio.move_on_after(ROUND_S):
+                await self._wake.wait()
+                # A room that is joined by many, or one user's name in many rooms, comes as one.
+                await trio.sleep(GATHER_S)
+
+    async def catch_up(self) -> None:
+        """Bring the directory up to date."""
+        self._wake = trio.Event()
+        if self._members_changed:
+            self._members_changed = False
+            await self._read_members()
+        while unlisted := await self._database.read(storage.unlisted, BATCH):
+            await self._put({}, set(unlisted), None)
+        changed, self._changed = self._changed, set()
+        if changed:
+            await self._put({}, changed, None)
+
+    async def _read_members(self) -> None:
+        position = await self._database.read(storage.progress)
+        while True:
+            found = await self._database.read(storage.newer_members, position, BATCH)
+            if not found:
+                return
+            members = {user_id: _member_profile(pdu) for _, user_id, pdu in found}
+            remote = {
+                user_id: profile
+                for user_id, profile in members.items()
+                if profile is not None and not user_id.endswith(self._suffix)
+            }
+            local = {user_id for user_id in members if user_id.endswith(self._suffix)}
+            position = found[-1][0]
+            await self._put(remote, local, position)
+
+    async def _put(
+        self, remote: Mapping[str, Mapping[str, Any]], local: set[str], position: int | None
+    ) -> None:
+        users = [_listed(user_id, profile, is_local=0) for user_id, profile in remote.items()]
+        if local:
+            profiles = await self._database.read(storage.profiles_of, sorted(local))
+            for user_id, encoded in profiles.items():
+                profile = {field: orjson.loads(value) for field, value in encoded.items()}
+                users.append(_listed(user_id, profile, is_local=1))
+        await self._database.write(storage.put, users, position)
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        if any(row.type == event_types.MEMBER for _, row in batch.rows):
+            self._members_changed = True
+            self._wake.set()
+
+    def _on_caches(self, batch: Batch[CacheRow]) -> None:
+        for _, row in batch.rows:
+            if row.cache == PROFILES_CACHE and row.keys:
+                self._changed.update(row.keys)
+                self._wake.set()
+
+
+@attrs.frozen(eq=False)
+class UserDirectory:
+    """Searches the directory."""
+
+    database: Database
+    settings: UserDirectorySettings
+    server_name: ServerName
+
+    async def search(self, requester: Requester, term: str, limit: int) -> dict[str, Any]:
+        """Find users by words in their IDs and names."""
+        words = folded(term[:MAX_TERM_CHARS]).split()
+        wanted = max(0, min(limit, MAX_RESULTS))
+        if not self.settings.enabled or not words or not wanted:
+            return {"limited": False, "results": []}
+        found = await self.database.read_long(
+            storage.search,
+            Search(
+                requester=requester.user_id,
+                words=words,
+                limit=wanted + 1,
+                all_users=self.settings.search_all_users,
+                remote_users=not self.settings.exclude_remote_users,
+                locked_users=self.settings.show_locked_users,
+                local_first=self.settings.prefer_local_users,
+                local_suffix=f":{self.server_name}",
+            ),
+        )
+        results = [
+            {name: value for name, value in one._asdict().items() if value is not None}
+            for one in found[:wanted]
+        ]
+        return {"limited": len(found) > wanted, "results": results}
+
+
+def folded(text: str) -> str:
+    """Make text comparable regardless of case and of ways to write the same characters."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
+
+
+def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> ListedUser:
+    name = _text(profile.get("displayname"), MAX_NAME_CHARS)
+    avatar_url = _text(profile.get("avatar_url"), MAX_AVATAR_CHARS)
+    # The name comes first, so that names that begin with the words are the best matches.
+    search_text = folded(f"{name or ''} {user_id}").strip()
+    return ListedUser(user_id, name, avatar_url, search_text, is_local)
+
+
+def _text(value: Any, longest: int) -> str | None:
+    if not isinstance(value, str) or not value or "\0" in value:
+        return None
+    return value[:longest]
+
+
+def _member_profile(pdu: bytes) -> Mapping[str, Any] | None:
+    content = orjson.loads(pdu).get("content")
+    if not isinstance(content, dict) or content.get("membership") != event_types.JOIN:
+        return None
+    return content

@@ -1,0 +1,160 @@
+"""Rows of the user directory, and searching them.
+
+Someone is found by those who share a room with them, and by all when they are in a room that
+anybody may join or read, as long as this server is in that room.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+PUT = Rows(
+    "user_directory",
+    "user_id text, display_name text, avatar_url text, search_text text, is_local smallint",
+    conflict=(
+        "ON CONFLICT (user_id) DO UPDATE SET display_name = excluded.display_name, "
+        "avatar_url = excluded.avatar_url, search_text = excluded.search_text"
+    ),
+)
+SET_PROGRESS = """
+INSERT INTO directory_progress (name, position) VALUES ('members', $1)
+ON CONFLICT (name) DO UPDATE SET position = excluded.position
+"""
+PROGRESS = "SELECT position FROM directory_progress WHERE name = 'members'"
+NEWER_MEMBERS = """
+SELECT stream_id, state_key, pdu FROM events
+WHERE stream_id > $1 AND type = 'm.room.member' AND status = 0
+ORDER BY stream_id LIMIT $2
+"""
+UNLISTED = """
+SELECT u.user_id FROM users u
+WHERE NOT EXISTS (SELECT 1 FROM user_directory d WHERE d.user_id = u.user_id)
+ORDER BY u.user_id LIMIT $1
+"""
+PROFILES = sql(
+    lambda d: (
+        "SELECT u.user_id, p.field, p.value FROM users u LEFT JOIN profiles p "
+        "ON p.user_id = u.user_id AND p.field IN ('displayname', 'avatar_url') "
+        f"WHERE {d.any_of('u.user_id', 1, 'text')}"
+    )
+)
+_TOKENS: Final = 5
+# $1 requester, $2 limit, $3 all users, $4 remote users, $5 locked users, $6 local users first,
+# $7 the suffix of local user IDs, $8 the beginning of good matches, $9… words.
+SEARCH = f"""
+SELECT d.user_id, d.display_name, d.avatar_url
+FROM user_directory d LEFT JOIN users u ON u.user_id = d.user_id
+WHERE {" AND ".join(f"d.search_text LIKE ${number} ESCAPE '!'" for number in range(9, 9 + _TOKENS))}
+  AND (d.is_local = 1 OR $4 = 1)
+  AND (u.user_id IS NULL OR (u.is_deactivated = 0 AND (u.is_locked = 0 OR $5 = 1)))
+  AND ($3 = 1 OR EXISTS (
+    SELECT 1 FROM current_state theirs
+    JOIN current_state mine ON mine.room_id = theirs.room_id AND mine.state_key = $1
+        AND mine.type = 'm.room.member' AND mine.membership = 'join'
+    WHERE theirs.state_key = d.user_id AND theirs.membership = 'join'
+  ) OR EXISTS (
+    SELECT 1 FROM current_state theirs
+    JOIN room_summaries s ON s.room_id = theirs.room_id
+        AND (s.join_rule = 'public' OR s.history_visibility = 'world_readable')
+    WHERE theirs.state_key = d.user_id AND theirs.membership = 'join' AND EXISTS (
+        SELECT 1 FROM current_state ours WHERE ours.room_id = theirs.room_id
+            AND ours.membership = 'join' AND ours.state_key LIKE $7 ESCAPE '!'
+    )
+  ))
+ORDER BY CASE WHEN d.is_local = $6 THEN 0 ELSE 1 END,
+    CASE WHEN d.search_text LIKE $8 ESCAPE '!' OR d.search_text LIKE '@' || $8 ESCAPE '!'
+        THEN 0 ELSE 1 END,
+    CASE WHEN d.display_name IS NULL THEN 1 ELSE 0 END, d.user_id
+LIMIT $2
+"""
+
+
+class ListedUser(NamedTuple):
+    """One row of the directory."""
+
+    user_id: str
+    display_name: str | None
+    avatar_url: str | None
+    search_text: str
+    is_local: int
+
+
+class Search(NamedTuple):
+    """What to find, for whom; `words` are case folded."""
+
+    requester: str
+    words: Sequence[str]
+    limit: int
+    all_users: bool
+    remote_users: bool
+    locked_users: bool
+    local_first: bool
+    local_suffix: str
+
+
+class FoundUser(NamedTuple):
+    """One result."""
+
+    user_id: str
+    display_name: str | None
+    avatar_url: str | None
+
+
+async def put(tx: Tx, users: Sequence[ListedUser], position: int | None) -> None:
+    """Write rows, no user twice, and how far the events of members are read."""
+    await tx.insert_rows(PUT, users)
+    if position is not None:
+        await tx.execute(SET_PROGRESS, position)
+
+
+async def progress(tx: Tx) -> int:
+    """Tell how far the events of members are read."""
+    position: int | None = await tx.fetchval(PROGRESS)
+    return position or 0
+
+
+async def newer_members(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+    """List (stream_id, user_id, PDU) of member events after a number, in order."""
+    rows = await tx.fetch(NEWER_MEMBERS, after, limit)
+    return [(row[0], row[1], bytes(row[2])) for row in rows]
+
+
+async def unlisted(tx: Tx, limit: int) -> list[str]:
+    """List users of this server who are not in the directory."""
+    return [row[0] for row in await tx.fetch(UNLISTED, limit)]
+
+
+async def profiles_of(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, bytes]]:
+    """Give names and avatars (JSON) of those of the users who have accounts here."""
+    found: dict[str, dict[str, bytes]] = {}
+    for row in await tx.fetch(PROFILES, list(user_ids)):
+        profile = found.setdefault(row[0], {})
+        if row[1] is not None:
+            profile[row[1]] = bytes(row[2])
+    return found
+
+
+async def search(tx: Tx, wanted: Search) -> list[FoundUser]:
+    """Find users, the best matches first; there is at least one word."""
+    words = [f"%{_literal(word)}%" for word in wanted.words[:_TOKENS]]
+    words += ["%"] * (_TOKENS - len(words))
+    rows = await tx.fetch(
+        SEARCH,
+        wanted.requester,
+        wanted.limit,
+        int(wanted.all_users),
+        int(wanted.remote_users),
+        int(wanted.locked_users),
+        1 if wanted.local_first else -1,
+        f"%{_literal(wanted.local_suffix)}",
+        f"{_literal(wanted.words[0])}%",
+        *words,
+    )
+    return [FoundUser(*row) for row in rows]
+
+
+def _literal(text: str) -> str:
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

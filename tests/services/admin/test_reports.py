@@ -1,0 +1,50 @@
+"""Reports: what may be reported, and that they are kept."""
+
+import pytest
+
+from hs.core.errors import NotFound
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.services.admin.reports import Reports
+from hs.services.rooms.memberships import Memberships
+from hs.storage.database import Database, Tx
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER, open_world
+
+ALL = "SELECT reporter, room_id, event_id, user_id, reason, score FROM reports ORDER BY id"
+
+
+async def kept(tx: Tx) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in await tx.fetch(ALL)]
+
+
+async def test_rooms_events_and_users_are_reported(database: Database) -> None:
+    async with open_world(database) as world:
+        reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
+        room_id = await world.create_room(ALICE, join=[BOB])
+        event_id = (await world.send(room_id, ALICE)).event_id
+
+        await reports.report_room(Requester(CAROL), room_id, "")
+        await reports.report_event(Requester(BOB), room_id, event_id, "rude", -100)
+        await reports.report_user(Requester(BOB), ALICE, "still rude")
+
+        assert await database.read(kept) == [
+            (CAROL, room_id, None, None, "", None),
+            (BOB, room_id, event_id, ALICE, "rude", -100),
+            (BOB, None, None, ALICE, "still rude", None),
+        ]
+
+
+async def test_what_is_not_there_cannot_be_reported(database: Database) -> None:
+    async with open_world(database) as world:
+        reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
+        room_id = await world.create_room(ALICE)
+        event_id = (await world.send(room_id, ALICE)).event_id
+
+        with pytest.raises(NotFound):
+            await reports.report_room(Requester(ALICE), RoomID("!none:test.example"), "")
+        with pytest.raises(NotFound):
+            await reports.report_event(Requester(ALICE), room_id, EventID("$none"), None, None)
+        with pytest.raises(NotFound):
+            await reports.report_event(Requester(BOB), room_id, event_id, None, None)
+        with pytest.raises(NotFound):
+            await reports.report_user(Requester(ALICE), UserID("@none:test.example"), "")

@@ -1,0 +1,140 @@
+"""The user directory: who finds whom."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.repl.feed import Batch
+from hs.repl.rows import CacheRow
+from hs.repl.streams import CACHES
+from hs.services.directory.user_directory import DirectoryDuty, UserDirectory
+from hs.settings.features import UserDirectorySettings
+from hs.storage import profiles
+from hs.storage.database import Database, Tx
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
+
+ADD_USER = "INSERT INTO users (user_id, created_ms) VALUES ($1, 0)"
+DEACTIVATE = "UPDATE users SET is_deactivated = 1 WHERE user_id = $1"
+
+
+async def add_user(tx: Tx, user_id: str, name: str | None) -> None:
+    await tx.execute(ADD_USER, user_id)
+    if name is not None:
+        await profiles.put(tx, user_id, "displayname", name)
+
+
+async def deactivate(tx: Tx, user_id: str) -> None:
+    await tx.execute(DEACTIVATE, user_id)
+
+
+@attrs.define(eq=False)
+class Scene:
+    """A directory over a world with Alice, Bob and Carol."""
+
+    world: World
+    duty: DirectoryDuty
+    settings: UserDirectorySettings = UserDirectorySettings()
+
+    async def find(self, requester: UserID, term: str, limit: int = 10) -> dict[str, Any]:
+        await self.duty.catch_up()
+        directory = UserDirectory(self.world.database, self.settings, SERVER)
+        return await directory.search(Requester(requester), term, limit)
+
+    async def finds(self, requester: UserID, term: str) -> list[str]:
+        return [one["user_id"] for one in (await self.find(requester, term))["results"]]
+
+
+@asynccontextmanager
+async def open_scene(database: Database) -> AsyncIterator[Scene]:
+    names = ((ALICE, "Alice Liddell"), (BOB, "The Builder"), (CAROL, None))
+    for user_id, name in names:
+        await database.write(add_user, user_id, name)
+    async with open_world(database) as world:
+        yield Scene(world, DirectoryDuty(database, world.feed, SERVER))
+
+
+async def test_members_of_public_rooms_are_found_by_all(database: Database) -> None:
+    async with open_scene(database) as scene:
+        room_id = await scene.world.create_room(ALICE, join=[BOB], join_rule="public")
+
+        assert await scene.finds(CAROL, "builder") == [BOB]
+        assert await scene.finds(CAROL, "@bob:test.example") == [BOB]
+        assert await scene.finds(CAROL, "lidd ALI") == [ALICE]
+        assert await scene.finds(CAROL, "nobody") == []
+        await scene.world.set_state(room_id, ALICE, "m.room.join_rules", {"join_rule": "invite"})
+        assert await scene.finds(CAROL, "builder") == []
+        await scene.world.set_state(
+            room_id,
+            ALICE,
+            "m.room.history_visibility",
+            {"history_visibility": "world_readable"},
+        )
+        assert await scene.finds(CAROL, "builder") == [BOB]
+        await scene.world.leave(room_id, BOB)
+        assert await scene.finds(CAROL, "builder") == []
+
+
+async def test_members_of_a_private_room_find_each_other(database: Database) -> None:
+    async with open_scene(database) as scene:
+        room_id = await scene.world.create_room(ALICE, invite=[BOB], join_rule="invite")
+
+        assert await scene.finds(ALICE, "builder") == []
+        await scene.world.join(room_id, BOB)
+        assert await scene.finds(ALICE, "builder") == [BOB]
+        assert await scene.finds(CAROL, "builder") == []
+        await scene.world.leave(room_id, BOB)
+        assert await scene.finds(ALICE, "builder") == []
+
+
+async def test_results_are_limited_and_say_so(database: Database) -> None:
+    async with open_scene(database) as scene:
+        await scene.world.create_room(ALICE, join=[BOB, CAROL])
+
+        found = await scene.find(ALICE, "test.example", limit=2)
+
+        assert found["limited"]
+        assert [one["user_id"] for one in found["results"]] == [ALICE, BOB]
+        assert found["results"][0]["display_name"] == "Alice Liddell"
+        assert await scene.find(ALICE, "  ") == {"limited": False, "results": []}
+
+
+async def test_a_new_name_is_found(database: Database) -> None:
+    async with open_scene(database) as scene:
+        await scene.world.create_room(ALICE, join=[CAROL])
+        await scene.duty.catch_up()
+
+        await database.write(profiles.put, CAROL, "displayname", "Lewis")
+        scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
+
+        assert await scene.finds(ALICE, "lewis") == [CAROL]
+
+
+async def test_deactivated_users_are_not_found(database: Database) -> None:
+    async with open_scene(database) as scene:
+        await scene.world.create_room(ALICE, join=[BOB])
+        await database.write(deactivate, BOB)
+
+        assert await scene.finds(ALICE, "builder") == []
+
+
+@pytest.mark.parametrize(("everybody", "expected"), [(True, [BOB]), (False, [])])
+async def test_everybody_is_found_when_so_configured(
+    database: Database, everybody: bool, expected: list[str]
+) -> None:
+    async with open_scene(database) as scene:
+        scene.settings = UserDirectorySettings(search_all_users=everybody)
+
+        assert await scene.finds(ALICE, "builder") == expected
+
+
+async def test_patterns_are_taken_literally(database: Database) -> None:
+    async with open_scene(database) as scene:
+        await scene.world.create_room(ALICE, join=[BOB])
+
+        assert await scene.finds(ALICE, "%") == []
+        assert await scene.finds(ALICE, "bo_") == []
