@@ -14,10 +14,10 @@ from hs.nursery.wiring.accounts import wire_accounts, wire_identity
 from hs.nursery.wiring.actions import wire_actions
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.push import push_apis, wire_push
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.sync import sync_apis, wire_sync
-from hs.nursery.wiring.temporary import NothingCounted
 from hs.services.sync.assembly import Sources
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -36,19 +36,21 @@ def compose(
     actions = wire_actions(ground, rooms, accounts)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
+    push = wire_push(ground, rooms, ephemeral)
     sources = Sources(
         account_data=accounts.account_data,
-        push_rules=NothingCounted(),
+        push_rules=push.rules,
         filters=accounts.filters,
         receipts=ephemeral.receipts,
         typing=ephemeral.typing_users,
         presence=ephemeral.presence,
-        counts=NothingCounted(),
+        counts=push.counts,
     )
     sync = wire_sync(ground, rooms, reading, sources, admission, drain)
     runners: list[tuple[str, Runner]] = []
     if rooms.committer is not None:
         runners.append(("committer", rooms.committer.run))
+    runners += push.runners
     duties: list[Duty] = [*accounts.duties, *actions.duties, *ephemeral.duties, *sync.duties]
     chores: list[Duty] = [*accounts.chores, *room_chores(ground), *sync.chores]
     return Process(
@@ -61,6 +63,7 @@ def compose(
             *action_apis(settings, actions),
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
+            *push_apis(push),
             *sync_apis(sync),
         ),
         authenticator=identity.authenticator,

@@ -1,0 +1,67 @@
+"""Push rules and unread counts: rules of users, what they make of each event, what is unread."""
+
+import attrs
+
+from hs.apis.client.push_rules import PushRulesApi
+from hs.nursery.foundation import Foundation
+from hs.nursery.process import Runner
+from hs.nursery.wiring.ephemeral import Ephemeral
+from hs.nursery.wiring.rooms import Rooms
+from hs.repl.streams import EVENTS, PUSH_RULES, UNREAD
+from hs.services.push.counts import UnreadCounts
+from hs.services.push.custom_rules import CustomRuleUsers
+from hs.services.push.evaluate import Evaluator
+from hs.services.push.evaluation import EvaluationDuty, EvaluationStore
+from hs.services.push.rules import PushRules, PushRuleService, RulesTable, RulesWriter
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Push:
+    """What others need of push; `runners` work in the process that evaluates."""
+
+    rules: PushRules
+    rule_service: PushRuleService
+    counts: UnreadCounts
+    runners: list[tuple[str, Runner]]
+
+
+def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral) -> Push:
+    """Build push rules and unread counts."""
+    database, feed = ground.database, ground.feed
+    runners: list[tuple[str, Runner]] = []
+
+    def evaluation() -> EvaluationDuty:
+        custom = CustomRuleUsers(database, feed)
+        evaluator = Evaluator(rooms.events, rooms.states, rooms.memberships, custom)
+        duty = EvaluationDuty(
+            database,
+            feed,
+            evaluator,
+            custom,
+            rooms.events,
+            rooms.memberships,
+            ground.memory(UNREAD),
+        )
+        runners.append(("push evaluation", duty.run))
+        return duty
+
+    store = ground.owned(EvaluationStore, UNREAD, evaluation)
+    writer = ground.owned(RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES)))
+    rules = PushRules(database, feed)
+    return Push(
+        rules=rules,
+        rule_service=PushRuleService(rules, writer),
+        counts=UnreadCounts(
+            database,
+            feed,
+            ephemeral.receipts,
+            store,
+            lambda room_id: ground.ownership.owner(EVENTS, room_id),
+        ),
+        runners=runners,
+    )
+
+
+def push_apis(push: Push) -> list[object]:
+    """Give the endpoints."""
+    return [PushRulesApi(push.rule_service)]
