@@ -10,6 +10,7 @@ from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.filters import EventFilter
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.rendering import Rendering, content_of
 from hs.services.rooms.stored import StoredEvent
@@ -17,7 +18,7 @@ from hs.services.sync.invites import Invites
 from hs.services.sync.room_extras import Extras
 from hs.services.sync.room_state import RoomStates, State, only_members
 from hs.services.sync.room_timelines import RoomTimelines, Timeline, shaped
-from hs.services.sync.sources import NO_COUNTS, Count, RoomCounts, UnreadCounts
+from hs.services.sync.sources import NO_COUNTS, UnreadCounts
 from hs.services.sync.summaries import Summaries, Summary
 from hs.services.sync.turn import RoomTurn, Section, Turn
 from hs.services.sync.windows import Window, Windows
@@ -100,7 +101,12 @@ class RoomSections:
             whole = await self._states.complete(turn, one, shown)
             if not plan.is_lazy:
                 return whole
-            return only_members(whole, {*room.timeline.senders, *heroes, turn.user_id})
+            wanted = {*room.timeline.senders, *heroes, turn.user_id}
+            if one.after is not None:
+                # What the client knows of other members may be out of date.
+                changed = await self._states.changed(turn, one, room.window, shown)
+                wanted |= {UserID(key[1]) for key in changed if key[0] == event_types.MEMBER}
+            return only_members(whole, wanted)
         state: Mapping[StateKey, EventID] = _NO_STATE
         window = room.window
         if not window.is_whole or any(entry.changes for entry in window.entries):
