@@ -7,15 +7,17 @@ import attrs
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
-from hs.repl.inproc import alone
+from hs.repl.feed import Feed
+from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.streams import EVENTS, PUSH_RULES, RECEIPTS, UNREAD
 from hs.repl.writers import TableWriter
 from hs.services.ephemeral.reading import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
 from hs.services.ephemeral.room_receipts import READ
-from hs.services.push.counts import RoomCounts, UnreadCounts
+from hs.services.push.counts import UnreadCounts
 from hs.services.push.custom_rules import CustomRuleUsers
 from hs.services.push.evaluate import Evaluator
 from hs.services.push.evaluation import EvaluationDuty
@@ -78,23 +80,24 @@ class UnreadScene:
             Requester(user_id), room_id, receipt_type, event_id, thread_id
         )
 
-    def another_counter(self) -> UnreadCounts:
+    def another_counter(self, feed: Feed | None = None) -> UnreadCounts:
         """Make the counts of a process that starts now."""
+        feed = feed or self.world.feed
         return UnreadCounts(
             self.world.database,
-            self.world.feed,
-            Receipts(self.world.database, self.world.feed),
+            feed,
+            Receipts(self.world.database, feed),
             self.duty,
             lambda room_id: self.world.ownership.owner(EVENTS, room_id),
         )
 
 
 @asynccontextmanager
-async def open_unread(world: World) -> AsyncIterator[UnreadScene]:
+async def open_unread(world: World, hub: InProcHub | None = None) -> AsyncIterator[UnreadScene]:
     """Start the evaluation over a world."""
     database, feed, now_ms = world.database, world.feed, world.clock.now_ms
     async with trio.open_nursery() as nursery:
-        transport = alone(feed)
+        transport = (hub or InProcHub()).join(feed)
         receipt_writer = TableWriter(RECEIPTS, "main", database, transport, now_ms)
         rules_writer = TableWriter(PUSH_RULES, "main", database, transport, now_ms)
         unread_writer = MemoryWriter(UNREAD, "main", transport, epoch_at(now_ms()))

@@ -103,7 +103,7 @@ class PresenceService:
         """
         if not self.is_enabled:
             return {}
-        rows = self._first() if after is None else self.states.changed(after)
+        rows = await self._first() if after is None else self.states.changed(after)
         by_id = {UserID(row.user_id): row for row in rows}
         if not by_id:
             return {}
@@ -111,12 +111,14 @@ class PresenceService:
         return self._events(by_id[one] for one in by_id if one in seen)
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
-        """Give m.presence events of users, where there is something to tell."""
+        """Give m.presence events of users; those nothing is known of are offline."""
         if not self.is_enabled or not user_ids:
             return {}
-        return self._events((await self.states.get(user_ids)).values())
+        found = await self.states.get(user_ids)
+        return self._events(found.get(one) or _unknown(one) for one in user_ids)
 
-    def _first(self) -> list[PresenceRow]:
+    async def _first(self) -> list[PresenceRow]:
+        await self.states.load()
         rows = list(self.states.here())
         if self.settings.include_offline_users_on_sync:
             rows.extend(self.states.offline())
@@ -143,6 +145,10 @@ class PresenceService:
             )
             for row in rows
         }
+
+
+def _unknown(user_id: UserID) -> PresenceRow:
+    return PresenceRow(user_id=user_id, state=OFFLINE, last_active_ts=0)
 
 
 def _content(row: PresenceRow, now_ms: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import attrs
 
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
+from hs.lib.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import PresenceRow
 from hs.repl.streams import PRESENCE
@@ -31,16 +32,23 @@ class PresenceStates:
         self._database = database
         # In the order of their last change.
         self._users: dict[UserID, _Known] = {}
+        self._loaded = False
+        self._flights: SingleFlight[str] = SingleFlight()
         feed.subscribe(PRESENCE, self._on_rows)
 
     async def load(self) -> None:
-        """Read who was here when this process started; once, before it serves clients."""
+        """Read who was here before this process started, unless that is done."""
+        if not self._loaded:
+            await self._flights.run("", self._load)
+
+    async def _load(self) -> None:
         found: dict[UserID, _Known] = {}
         for record in await self._database.read(storage.not_offline):
             found[UserID(record.user_id)] = _Known(0, _of_record(record))
         # What the feed brought meanwhile is newer, and stays last.
         found.update(self._users)
         self._users = {**{key: found[key] for key in found if key not in self._users}, **found}
+        self._loaded = True
 
     def get_nowait(self, user_id: UserID) -> PresenceRow | None:
         """Give a user's presence, if it is in memory."""
@@ -69,7 +77,7 @@ class PresenceStates:
         return rows
 
     def here(self) -> Iterator[PresenceRow]:
-        """Give the presence of all who are not offline."""
+        """Give the presence of all who are not offline; load them first."""
         return (held.row for held in self._users.values() if held.row.state != OFFLINE)
 
     def offline(self) -> Iterator[PresenceRow]:

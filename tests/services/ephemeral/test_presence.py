@@ -193,11 +193,12 @@ async def test_states_survive_a_restart_until_nobody_syncs(database: Database) -
 
     scene = make_scene(database)
     await scene.memory.load()
-    await scene.states.load()
+    first = await scene.service.changes(BOB, None)
     kept = await scene.service.presence_of(Requester(ALICE), ALICE)
     await scene.pass_ms(31_000)
 
     assert (kept["presence"], kept["status_msg"]) == ("online", "hi")
+    assert first.keys() == {ALICE}
     assert scene.told() == [(ALICE, "offline")]
 
 

@@ -7,11 +7,14 @@ import pytest
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.repl.feed import Feed
+from hs.repl.inproc import InProcHub
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
+from hs.services.push.counts import UnreadCounts
 from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
-from tests.support.unread import open_unread
+from tests.support.unread import UnreadScene, open_unread
 
 
 async def say(world: World, room_id: RoomID, sender: UserID = ALICE, **content: Any) -> EventID:
@@ -194,3 +197,52 @@ async def test_many_rooms_are_counted_at_once(database: Database) -> None:
         assert counted == {rooms[1]: 1, rooms[2]: 2, rooms[3]: 3}
         assert await unread.counting.badge(BOB, rooms, by_room=True) == 3
         assert await unread.counting.badge(BOB, rooms, by_room=False) == 6
+
+
+async def test_another_process_counts_the_same(database: Database) -> None:
+    hub = InProcHub()
+    async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+        await say(world, room_id)
+        feed = Feed()
+        elsewhere = unread.another_counter(feed)
+        hub.join(feed)
+
+        async def count(user_id: UserID) -> tuple[int, ...]:
+            return tuple((await elsewhere.counts(user_id, [room_id]))[room_id].total())
+
+        assert await count(BOB) == (1, 0)
+        event_id = await say(world, room_id, **mentioning(BOB))
+        await say(world, room_id)
+        assert await count(BOB) == (3, 1)
+        assert await count(CAROL) == (3, 0)
+        await unread.read(BOB, room_id, event_id)
+        assert await count(BOB) == (1, 0)
+        await world.redact(room_id, ALICE, event_id)
+        assert await count(CAROL) == (2, 0)
+
+
+async def test_an_evaluation_that_begins_anew_loses_and_doubles_nothing(
+    database: Database,
+) -> None:
+    hub = InProcHub()
+    feed = Feed()
+    async with open_world(database, hub=hub) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        async with open_unread(world, hub) as unread:
+            elsewhere = unread.another_counter(feed)
+            hub.join(feed)
+            await say(world, room_id)
+            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
+        await say(world, room_id)
+        world.clock.advance(1000)
+        async with open_unread(world, hub) as unread:
+            elsewhere = attach(elsewhere, unread)
+            await say(world, room_id)
+            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
+
+
+def attach(counts: UnreadCounts, unread: UnreadScene) -> UnreadCounts:
+    """Have a process ask the evaluation of now, as a proxy does after a restart."""
+    counts._store = unread.duty
+    return counts
