@@ -37,8 +37,9 @@ from hs.storage import sliding
 from hs.storage.database import Database
 from hs.storage.sliding import ConnectionKey
 
-MAX_KEPT: Final = 20_000
+MAX_BYTES: Final = 64 * 1024 * 1024
 
+_ROOM_BYTES: Final = 300
 _STAYING: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
@@ -101,7 +102,7 @@ class Lists:
         self._tails = tails
         self._excluded = excluded
         self._kept: LruCache[ConnectionKey, _Kept] = LruCache(
-            "sliding_windows", max_entries=MAX_KEPT
+            "sliding_windows", max_weight=MAX_BYTES, weigh=_weigh
         )
 
     async def windows(self, asking: Asking, upto: VectorPosition) -> Windows:
@@ -112,7 +113,9 @@ class Lists:
             kept.upto = upto
             return kept.windows
         windows = await self._work_out(asking)
-        self._kept.put(key, _Kept(asking, windows, upto))
+        # What was sent decides nothing but whether rooms are passing.
+        kept_asking = attrs.evolve(asking, connection=Connection(key))
+        self._kept.put(key, _Kept(kept_asking, windows, upto))
         return windows
 
     def _holds(self, kept: _Kept, asking: Asking) -> bool:
@@ -229,6 +232,10 @@ def activity_of(own: LocalMembership, facts: RoomFacts) -> int:
     if own.membership != event_types.JOIN:
         return own.stream_id
     return facts.bump or own.stream_id
+
+
+def _weigh(key: ConnectionKey, kept: _Kept) -> int:
+    return 2000 + len(kept.windows.facts) * _ROOM_BYTES
 
 
 def _inside(asked: ListAsked, found: Sequence[RoomID]) -> Sequence[RoomID]:

@@ -11,6 +11,7 @@ import attrs
 import orjson
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken, TopologicalToken
 from hs.services.rooms.event_store import EventStore
@@ -28,7 +29,7 @@ from hs.services.sync.sliding.room_states import RoomStates, member_key
 from hs.services.sync.sliding.sent import RoomSent
 from hs.services.sync.sliding.stretches import Stretches
 from hs.services.sync.sliding.telling import AVATAR_KEY, NAME_KEY, Telling
-from hs.services.sync.sources import NO_COUNTS, RoomCounts, UnreadCounts
+from hs.services.sync.sources import NO_COUNTS, UnreadCounts
 
 Fields = dict[str, Any]
 _NEWS: Final = ("initial", "required_state", "timeline", "is_dm", "name", "avatar", "heroes")
