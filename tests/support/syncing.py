@@ -11,6 +11,7 @@ from hs.core.errors import NotFound
 from hs.core.filters import SyncFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
+from hs.core.push.unread import Count, RoomCounts
 from hs.core.requester import Requester
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import AccountDataRow, PresenceRow, PushRulesRow, ReceiptRow, TypingRow
@@ -24,7 +25,7 @@ from hs.repl.streams import (
 )
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.sources import AccountDataEntry, Count, RoomCounts
+from hs.services.sync.sources import AccountDataEntry
 from hs.services.sync.turn import SyncRequest
 from hs.services.sync.v3 import SyncService
 from hs.storage.database import Database
@@ -85,9 +86,7 @@ class Tables:
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
         return await self.changes(user_id, 0, 2**62)
 
-    async def changes(
-        self, user_id: UserID, after: int, upto: int
-    ) -> Sequence[AccountDataEntry]:
+    async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
         return [
             AccountDataEntry(room_id, event_type, content)
             for (owner, room_id, event_type), (number, content) in self.data.items()

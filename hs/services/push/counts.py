@@ -9,13 +9,14 @@ Spec: client-server API, Receiving notifications.
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import attrs
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
+from hs.core.push.unread import Count, RoomCounts
 from hs.core.relations import MAIN_TIMELINE
 from hs.lib.cache import LruCache
 from hs.repl.feed import Batch, Feed
@@ -37,25 +38,6 @@ PATIENCE_S: Final = 5.0
 """How long nobody waits after the evaluation was too slow: its process is being restarted."""
 
 MAX_TRIES: Final = 10
-
-
-class Count(NamedTuple):
-    """Unread events that notify, and those of them that highlight."""
-
-    notifications: int = 0
-    highlights: int = 0
-
-
-class RoomCounts(NamedTuple):
-    """A user's unread counts of one room: of the main timeline, and of threads by their roots."""
-
-    main: Count = Count()
-    threads: Mapping[EventID, Count] = {}
-
-    def total(self) -> Count:
-        """Give the counts over all of the room."""
-        counts = [self.main, *self.threads.values()]
-        return Count(sum(one[0] for one in counts), sum(one[1] for one in counts))
 
 
 @attrs.frozen

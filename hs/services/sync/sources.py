@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from hs.core.filters import SyncFilter
-from hs.core.ids import EventID, RoomID, UserID
+from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
+from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
 from hs.services.accounts.account_data import AccountDataEntry as AccountDataEntry
 
@@ -79,27 +80,6 @@ class Presence(Protocol):
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
         """Give whole m.presence events of some users, also of those who are offline."""
-
-
-class Count(NamedTuple):
-    """Unread events that notify, and those of them that highlight."""
-
-    notifications: int = 0
-    highlights: int = 0
-
-
-class RoomCounts(NamedTuple):
-    """A user's unread counts of one room: of the main timeline, and of threads by their roots."""
-
-    main: Count = Count()
-    threads: Mapping[EventID, Count] = {}
-
-    def total(self) -> Count:
-        """Give the counts over all of the room."""
-        if not self.threads:
-            return self.main
-        counts = [self.main, *self.threads.values()]
-        return Count(sum(one[0] for one in counts), sum(one[1] for one in counts))
 
 
 NO_COUNTS = RoomCounts()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.drafts import Draft
-from hs.services.sync.sources import Count, RoomCounts
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, member, message
 from tests.support.sliding import bodies, keys, open_sliding, window

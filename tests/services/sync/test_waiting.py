@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from hs.core.errors import BadJson, InvalidParam, NotFound
 from hs.core.filters import parse_sync_filter
-from hs.services.sync.sources import Count, RoomCounts
+from hs.core.push.unread import Count, RoomCounts
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.syncing import Syncing, bodies, open_syncing, thread_counts
