@@ -149,19 +149,29 @@ class PusherRow:
 
 @attrs.frozen
 class ToDeviceRow:
-    """Messages wait for a device of ours; the messages themselves are in the table."""
+    """Messages wait for a device of ours; or, with `keys`, its one-time keys are not what they were.
+
+    The messages themselves are in the table.
+    """
 
     user_id: str
     device_id: str
+    keys: bool = False
 
 
 @attrs.frozen
 class DeviceListRow:
-    """The devices, keys or cross-signing keys of a user changed; `device_id` None: several."""
+    """The devices, keys or cross-signing keys of a user changed; `device_id` None: several.
+
+    With `signatures` only the user's own devices see it: signatures on keys of `targets`.
+    `room_ids` are the rooms the user is joined to, whose members want to know.
+    """
 
     user_id: str
     device_id: str | None = None
     signatures: bool = False
+    targets: tuple[str, ...] = ()
+    room_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -1,0 +1,98 @@
+"""Keys of devices: uploading, asking, claiming, and who changed theirs."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.request import body, query
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.requester import Requester
+from hs.services.devices.device_keys import KeyDirectory
+from hs.services.devices.device_lists import DeviceLists
+from hs.services.devices.one_time_keys import OneTimeKeys
+
+DEFAULT_TIMEOUT_MS = 10_000
+MAX_TIMEOUT_MS = 60_000
+
+
+@attrs.frozen
+class UploadRequest:
+    """Body of `/keys/upload`."""
+
+    requester: Requester
+    device_keys: JsonObject | None = body(default=None)
+    one_time_keys: JsonObject | None = body(default=None)
+    fallback_keys: JsonObject | None = body(default=None)
+
+
+@attrs.frozen
+class QueryRequest:
+    """Body of `/keys/query`."""
+
+    requester: Requester
+    device_keys: dict[str, list[str]] = body()
+    timeout: int = body(default=DEFAULT_TIMEOUT_MS)
+
+
+@attrs.frozen
+class ClaimRequest:
+    """Body of `/keys/claim`."""
+
+    requester: Requester
+    one_time_keys: dict[str, dict[str, str]] = body()
+    timeout: int = body(default=DEFAULT_TIMEOUT_MS)
+
+
+@attrs.frozen
+class ChangesRequest:
+    """Query of `/keys/changes`."""
+
+    requester: Requester
+    since: str = query(name="from")
+    to: str = query()
+
+
+@attrs.frozen
+class KeysApi:
+    """`/keys/…` of devices."""
+
+    directory: KeyDirectory
+    one_time_keys: OneTimeKeys
+    device_lists: DeviceLists
+
+    @route("POST", "/_matrix/client/v3/keys/upload", auth=USER_OR_GUEST)
+    async def upload(self, request: UploadRequest) -> dict[str, Any]:
+        """Spec: client-server API, Key management API."""
+        counts = await self.directory.upload(
+            request.requester,
+            request.device_keys,
+            request.one_time_keys or {},
+            request.fallback_keys or {},
+        )
+        return {"one_time_key_counts": dict(counts)}
+
+    @route("POST", "/_matrix/client/v3/keys/query", auth=USER_OR_GUEST)
+    async def query(self, request: QueryRequest) -> dict[str, Any]:
+        """Spec: client-server API, Key management API."""
+        return await self.directory.query(
+            request.requester.user_id, request.device_keys, _bounded(request.timeout)
+        )
+
+    @route("POST", "/_matrix/client/v3/keys/claim", auth=USER_OR_GUEST)
+    async def claim(self, request: ClaimRequest) -> dict[str, Any]:
+        """Spec: client-server API, Key management API."""
+        return await self.one_time_keys.claim(request.one_time_keys, _bounded(request.timeout))
+
+    @route("GET", "/_matrix/client/v3/keys/changes", auth=USER_OR_GUEST)
+    async def changes(self, request: ChangesRequest) -> dict[str, Any]:
+        """Spec: client-server API, Key management API."""
+        changes = await self.device_lists.between(
+            request.requester.user_id, request.since, request.to
+        )
+        return {"changed": changes.changed, "left": changes.left}
+
+
+def _bounded(timeout_ms: int) -> int:
+    return max(0, min(timeout_ms, MAX_TIMEOUT_MS))

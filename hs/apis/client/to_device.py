@@ -1,0 +1,36 @@
+"""Sending messages to devices."""
+
+import attrs
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.render import Empty
+from hs.apis.web.request import body, path
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.requester import Requester
+from hs.services.devices.to_device import ToDevice
+
+
+@attrs.frozen
+class SendToDeviceRequest:
+    """Path and body of `/sendToDevice`."""
+
+    requester: Requester
+    event_type: str = path()
+    txn_id: str = path()
+    messages: dict[str, dict[str, JsonObject]] = body()
+
+
+@attrs.frozen
+class ToDeviceApi:
+    """`/sendToDevice`."""
+
+    to_device: ToDevice
+
+    @route("PUT", "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}", auth=USER_OR_GUEST)
+    async def send(self, request: SendToDeviceRequest) -> Empty:
+        """Spec: client-server API, Send-to-Device messaging."""
+        await self.to_device.send(
+            request.requester, request.event_type, request.txn_id, request.messages
+        )
+        return Empty()

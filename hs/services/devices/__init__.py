@@ -1,0 +1,1 @@
+"""End-to-end encryption's server side: keys, device lists, messages to devices, key backups."""

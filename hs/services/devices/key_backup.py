@@ -1,0 +1,233 @@
+"""Key backups: versions of them, and the keys of sessions in each.
+
+Spec: client-server API, End-to-End Encryption, Server-side key backups.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import MAX_INTEGER, JsonObject
+from hs.core.errors import BadJson, InvalidParam, NotFound, WrongRoomKeysVersion
+from hs.core.ids import UserID
+from hs.storage import key_backup
+from hs.storage.database import Database, Tx
+from hs.storage.key_backup import BackupRecord, SessionRecord
+
+
+@attrs.frozen
+class SessionKey:
+    """The key of one session, as clients back it up."""
+
+    first_message_index: int
+    forwarded_count: int
+    is_verified: bool
+    session_data: dict[str, Any]
+
+    def check(self) -> None:
+        """Refuse numbers that JSON cannot carry exactly. Raises: BadJson."""
+        for number in (self.first_message_index, self.forwarded_count):
+            if not -MAX_INTEGER <= number <= MAX_INTEGER:
+                raise BadJson("A number of a session's key is out of range")
+
+
+@attrs.frozen
+class BackupVersion:
+    """A version with the number of its keys; `auth_data` is JSON."""
+
+    version: str
+    algorithm: str
+    auth_data: bytes
+    etag: str
+    count: int
+
+
+@attrs.frozen
+class BackupState:
+    """How a version's keys stand after a change."""
+
+    etag: str
+    count: int
+
+
+@attrs.frozen
+class Scope:
+    """Which keys of a version: all, those of a room, or of one session."""
+
+    room_id: str | None = None
+    session_id: str | None = None
+
+
+@attrs.frozen(eq=False)
+class KeyBackups:
+    """The backups of all users."""
+
+    _database: Database
+
+    async def create(self, user_id: UserID, algorithm: str, auth_data: JsonObject) -> str:
+        """Begin a new version, which takes the keys from now on; give its name."""
+        data = orjson.dumps(auth_data)
+        return str(await self._database.write(key_backup.create, user_id, algorithm, data))
+
+    async def version(self, user_id: UserID, version: str | None) -> BackupVersion:
+        """Describe a version, or with None the latest. Raises: NotFound."""
+        record, count = await self._database.read(
+            _describe, user_id, None if version is None else _number(version)
+        )
+        return BackupVersion(
+            str(record.version), record.algorithm, record.auth_data, str(record.etag), count
+        )
+
+    async def update(
+        self,
+        user_id: UserID,
+        version: str,
+        algorithm: str,
+        auth_data: JsonObject,
+        version_in_body: str | None,
+    ) -> None:
+        """Set a version's `auth_data`. Raises: NotFound; InvalidParam for anything else."""
+        if version_in_body is not None and version_in_body != version:
+            raise InvalidParam("The version in the body does not match the one in the path")
+        await self._database.write(
+            _update, user_id, _number(version), algorithm, orjson.dumps(auth_data)
+        )
+
+    async def delete(self, user_id: UserID, version: str) -> None:
+        """Delete a version with its keys; twice is fine. Raises: NotFound."""
+        await self._database.write(_delete, user_id, _number(version))
+
+    async def put(
+        self, user_id: UserID, version: str, rooms: Mapping[str, Mapping[str, SessionKey]]
+    ) -> BackupState:
+        """Store keys, each unless a better one is here.
+
+        Raises: BadJson; NotFound; WrongRoomKeysVersion, when the version is not the latest.
+        """
+        for sessions in rooms.values():
+            for key in sessions.values():
+                key.check()
+        keys = [
+            SessionRecord(
+                room_id,
+                session_id,
+                key.first_message_index,
+                key.forwarded_count,
+                int(key.is_verified),
+                orjson.dumps(key.session_data),
+            )
+            for room_id, sessions in rooms.items()
+            for session_id, key in sessions.items()
+        ]
+        return await self._database.write(_put, user_id, _number(version), keys)
+
+    async def get(
+        self, user_id: UserID, version: str, scope: Scope
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Give keys, by room and session. Raises: NotFound, also for one session without key."""
+        records = await self._database.read(_get, user_id, _number(version), scope)
+        if scope.session_id is not None and not records:
+            raise NotFound("The backup has no key of this session")
+        rooms: dict[str, dict[str, dict[str, Any]]] = {}
+        for record in records:
+            rooms.setdefault(record.room_id, {})[record.session_id] = _shown(record)
+        return rooms
+
+    async def delete_keys(self, user_id: UserID, version: str, scope: Scope) -> BackupState:
+        """Delete keys; those that are not there do not matter. Raises: NotFound."""
+        return await self._database.write(_delete_keys, user_id, _number(version), scope)
+
+
+def _number(version: str) -> int:
+    if not version.isascii() or not version.isdecimal() or len(version) > 18:
+        raise NotFound("There is no such backup")
+    return int(version)
+
+
+def _shown(record: SessionRecord) -> dict[str, Any]:
+    return {
+        "first_message_index": record.first_message_index,
+        "forwarded_count": record.forwarded_count,
+        "is_verified": bool(record.is_verified),
+        "session_data": orjson.Fragment(record.session_data),
+    }
+
+
+async def _find(tx: Tx, user_id: str, version: int | None) -> BackupRecord:
+    if version is None:
+        record = await key_backup.latest(tx, user_id)
+    else:
+        record = await key_backup.find(tx, user_id, version)
+    if record is None or record.is_deleted:
+        raise NotFound("There is no such backup")
+    return record
+
+
+async def _describe(tx: Tx, user_id: str, version: int | None) -> tuple[BackupRecord, int]:
+    record = await _find(tx, user_id, version)
+    return record, await key_backup.count(tx, user_id, record.version)
+
+
+async def _update(tx: Tx, user_id: str, version: int, algorithm: str, auth_data: bytes) -> None:
+    record = await _find(tx, user_id, version)
+    if record.algorithm != algorithm:
+        raise InvalidParam("The algorithm does not match")
+    await key_backup.set_auth_data(tx, user_id, version, auth_data)
+
+
+async def _delete(tx: Tx, user_id: str, version: int) -> None:
+    record = await key_backup.lock(tx, user_id, version)
+    if record is None:
+        raise NotFound("There is no such backup")
+    if not record.is_deleted:
+        await key_backup.delete(tx, user_id, version)
+
+
+async def _lock(tx: Tx, user_id: str, version: int) -> BackupRecord:
+    record = await key_backup.lock(tx, user_id, version)
+    if record is None or record.is_deleted:
+        raise NotFound("There is no such backup")
+    return record
+
+
+async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]) -> BackupState:
+    backup = await _lock(tx, user_id, version)
+    latest = await key_backup.latest(tx, user_id)
+    if latest is not None and latest.version != version:
+        raise WrongRoomKeysVersion(
+            "Keys go into the latest backup", current_version=str(latest.version)
+        )
+    wanted = [(key.room_id, key.session_id) for key in keys]
+    known = await key_backup.known_sessions(tx, user_id, version, wanted) if wanted else {}
+    better = [key for key in keys if _is_better(key, known.get((key.room_id, key.session_id)))]
+    await key_backup.put_sessions(tx, user_id, version, better)
+    return await _state(tx, user_id, backup, changed=bool(better))
+
+
+def _is_better(key: SessionRecord, known: SessionRecord | None) -> bool:
+    return known is None or _rank(key) < _rank(known)
+
+
+def _rank(key: SessionRecord) -> tuple[bool, int, int]:
+    return (not key.is_verified, key.first_message_index, key.forwarded_count)
+
+
+async def _get(tx: Tx, user_id: str, version: int, scope: Scope) -> list[SessionRecord]:
+    await _find(tx, user_id, version)
+    return await key_backup.sessions(tx, user_id, version, scope.room_id, scope.session_id)
+
+
+async def _delete_keys(tx: Tx, user_id: str, version: int, scope: Scope) -> BackupState:
+    backup = await _lock(tx, user_id, version)
+    gone = await key_backup.delete_sessions(tx, user_id, version, scope.room_id, scope.session_id)
+    return await _state(tx, user_id, backup, changed=gone > 0)
+
+
+async def _state(tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool) -> BackupState:
+    etag = backup.etag
+    if changed:
+        etag += 1
+        await key_backup.set_etag(tx, user_id, backup.version, etag)
+    return BackupState(str(etag), await key_backup.count(tx, user_id, backup.version))

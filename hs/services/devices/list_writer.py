@@ -1,0 +1,268 @@
+"""The owner of device lists: writes keys and devices that others track, and announces them.
+
+Each change is written together with its row of the stream, so that nobody can miss one.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from hs.core.errors import Forbidden, InvalidParam, NotFound
+from hs.core.ids import UserID
+from hs.lib.clock import Clock
+from hs.repl.rows import DeviceListRow
+from hs.repl.rpc import rpc
+from hs.repl.writers import StreamIds, TableWriter
+from hs.storage import dehydrated, device_keys, device_lists, devices
+from hs.storage.database import Tx
+from hs.storage.device_keys import CrossSigningRecord, SignatureRecord
+
+Rows = list[tuple[int, DeviceListRow]]
+
+
+@attrs.frozen
+class SigningKeyUpload:
+    """One cross-signing key to be stored; `content` is canonical JSON."""
+
+    usage: str
+    public_key: str
+    content: bytes
+
+
+@attrs.frozen
+class NewSignature:
+    """A signature to be stored on a device's keys or a cross-signing key."""
+
+    target_user_id: UserID
+    target_id: str
+    key_id: str
+    signature: str
+
+
+class DeviceListWriter(Protocol):
+    """The process that writes device lists."""
+
+    @rpc
+    async def put_device_keys(self, user_id: UserID, device_id: str, content: bytes) -> None:
+        """Set a device's keys. Raises: NotFound, Forbidden."""
+        ...
+
+    @rpc
+    async def put_cross_signing(
+        self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
+    ) -> None:
+        """Set cross-signing keys; other ones only if the user `proved` who they are.
+
+        Raises: Forbidden.
+        """
+        ...
+
+    @rpc
+    async def put_signatures(self, user_id: UserID, signatures: list[NewSignature]) -> None:
+        """Add signatures that a user made, checked by the caller."""
+        ...
+
+    @rpc
+    async def announce(self, user_id: UserID, device_ids: list[str]) -> None:
+        """Tell that devices are new or have changed; none: that the user's keys have."""
+        ...
+
+    @rpc
+    async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
+        """Drop the keys of devices that are gone, and tell."""
+        ...
+
+    @rpc
+    async def dehydrate(
+        self, user_id: UserID, device_id: str, name: str | None, device_data: bytes, keys: bytes
+    ) -> str | None:
+        """Set a user's dehydrated device; give the ID of the one it replaces.
+
+        Raises: InvalidParam.
+        """
+        ...
+
+    @rpc
+    async def drop_dehydrated(self, user_id: UserID) -> str | None:
+        """Delete a user's dehydrated device; give its ID."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class LocalDeviceLists:
+    """The writer itself."""
+
+    _stream: TableWriter[DeviceListRow]
+    _clock: Clock
+
+    async def put_device_keys(self, user_id: UserID, device_id: str, content: bytes) -> None:
+        """Set a device's keys; the same keys again are no change."""
+        now_ms = self._clock.now_ms()
+        await self._stream.write(_put_device_keys, user_id, device_id, content, now_ms)
+
+    async def put_cross_signing(
+        self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
+    ) -> None:
+        """Set cross-signing keys; the same keys again are no change."""
+        now_ms = self._clock.now_ms()
+        await self._stream.write(_put_cross_signing, user_id, keys, proved, now_ms)
+
+    async def put_signatures(self, user_id: UserID, signatures: list[NewSignature]) -> None:
+        """Add signatures."""
+        await self._stream.write(_put_signatures, user_id, signatures, self._clock.now_ms())
+
+    async def announce(self, user_id: UserID, device_ids: list[str]) -> None:
+        """Tell of changes."""
+        await self._stream.write(_announce, user_id, device_ids, self._clock.now_ms())
+
+    async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
+        """Drop the keys of devices, and tell."""
+        await self._stream.write(_forget, user_id, device_ids, self._clock.now_ms())
+
+    async def dehydrate(
+        self, user_id: UserID, device_id: str, name: str | None, device_data: bytes, keys: bytes
+    ) -> str | None:
+        """Set a user's dehydrated device."""
+        wish = _Dehydration(user_id, device_id, name, device_data, keys)
+        return await self._stream.write(_dehydrate, wish, self._clock.now_ms())
+
+    async def drop_dehydrated(self, user_id: UserID) -> str | None:
+        """Delete a user's dehydrated device."""
+        return await self._stream.write(_drop_dehydrated, user_id, self._clock.now_ms())
+
+
+@attrs.frozen
+class _Dehydration:
+    user_id: UserID
+    device_id: str
+    name: str | None
+    device_data: bytes
+    keys: bytes
+
+
+async def _put_device_keys(
+    tx: Tx, ids: StreamIds, user_id: str, device_id: str, content: bytes, now_ms: int
+) -> tuple[None, Rows]:
+    if await devices.find(tx, user_id, device_id) is None:
+        raise NotFound("You have no such device")
+    if await device_keys.of_device(tx, user_id, device_id) == content:
+        return None, []
+    # Devices and cross-signing keys share a namespace.
+    held = await device_keys.cross_signing_of(tx, [user_id])
+    if any(one.public_key == device_id for one in held):
+        raise Forbidden("The device ID is the name of one of your cross-signing keys")
+    await device_keys.put_device(tx, user_id, device_id, content)
+    return None, await _announced(tx, ids, user_id, [device_id], now_ms)
+
+
+async def _put_cross_signing(
+    tx: Tx,
+    ids: StreamIds,
+    user_id: str,
+    keys: list[SigningKeyUpload],
+    proved: bool,
+    now_ms: int,
+) -> tuple[None, Rows]:
+    held = {one.usage: one for one in await device_keys.cross_signing_of(tx, [user_id])}
+    fresh = [
+        key for key in keys if key.usage not in held or held[key.usage].public_key != key.public_key
+    ]
+    if not fresh:
+        return None, []
+    if held and not proved:
+        raise Forbidden("Other keys were uploaded meanwhile")
+    for key in fresh:
+        if await devices.find(tx, user_id, key.public_key) is not None:
+            raise Forbidden("The public key is the ID of one of your devices")
+        record = CrossSigningRecord(user_id, key.usage, key.public_key, key.content)
+        await device_keys.put_cross_signing(tx, record)
+    replaced = [held[key.usage].public_key for key in fresh if key.usage in held]
+    if replaced:
+        await device_keys.forget_public_keys(tx, user_id, replaced)
+    return None, await _announced(tx, ids, user_id, [None], now_ms)
+
+
+async def _put_signatures(
+    tx: Tx, ids: StreamIds, user_id: str, signatures: list[NewSignature], now_ms: int
+) -> tuple[None, Rows]:
+    await device_keys.put_signatures(
+        tx,
+        [
+            SignatureRecord(one.target_user_id, one.target_id, user_id, one.key_id, one.signature)
+            for one in signatures
+        ],
+    )
+    rows: Rows = []
+    own = [one.target_id for one in signatures if one.target_user_id == user_id]
+    if own:
+        rows += await _announced(tx, ids, user_id, [None], now_ms)
+    targets = sorted({one.target_user_id for one in signatures} - {UserID(user_id)})
+    if targets:
+        number = await ids.one()
+        await device_lists.add(tx, [(number, user_id, None, 1, now_ms)])
+        rows.append((number, DeviceListRow(user_id, None, True, tuple(targets))))
+    return None, rows
+
+
+async def _announce(
+    tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
+) -> tuple[None, Rows]:
+    return None, await _announced(tx, ids, user_id, device_ids or [None], now_ms)
+
+
+async def _forget(
+    tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
+) -> tuple[None, Rows]:
+    await device_keys.delete_devices(tx, user_id, device_ids)
+    for device_id in device_ids:
+        await dehydrated.delete_device(tx, user_id, device_id)
+    return None, await _announced(tx, ids, user_id, device_ids, now_ms)
+
+
+async def _dehydrate(
+    tx: Tx, ids: StreamIds, wish: _Dehydration, now_ms: int
+) -> tuple[str | None, Rows]:
+    user_id, device_id = wish.user_id, wish.device_id
+    held = await dehydrated.get(tx, user_id)
+    old_id = None if held is None else held[0]
+    if old_id != device_id and await devices.find(tx, user_id, device_id) is not None:
+        raise InvalidParam("You have another device with this ID")
+    changed: list[str | None] = [device_id]
+    if old_id is not None:
+        await devices.delete(tx, user_id, [old_id])
+        await device_keys.delete_devices(tx, user_id, [old_id])
+        if old_id != device_id:
+            changed.append(old_id)
+    await devices.ensure(tx, user_id, device_id, wish.name, now_ms)
+    await device_keys.put_device(tx, user_id, device_id, wish.keys)
+    await dehydrated.put(tx, user_id, device_id, wish.device_data)
+    return old_id, await _announced(tx, ids, user_id, changed, now_ms)
+
+
+async def _drop_dehydrated(
+    tx: Tx, ids: StreamIds, user_id: str, now_ms: int
+) -> tuple[str | None, Rows]:
+    held = await dehydrated.get(tx, user_id)
+    if held is None:
+        return None, []
+    device_id = held[0]
+    await dehydrated.delete(tx, user_id)
+    await devices.delete(tx, user_id, [device_id])
+    await device_keys.delete_devices(tx, user_id, [device_id])
+    return device_id, await _announced(tx, ids, user_id, [device_id], now_ms)
+
+
+async def _announced(
+    tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
+) -> Rows:
+    numbers = await ids.many(len(device_ids))
+    changes = list(zip(numbers, device_ids, strict=True))
+    await device_lists.add(
+        tx, [(number, user_id, device_id, 0, now_ms) for number, device_id in changes]
+    )
+    room_ids = tuple(await device_lists.rooms_of(tx, user_id))
+    return [
+        (number, DeviceListRow(user_id, device_id, room_ids=room_ids))
+        for number, device_id in changes
+    ]

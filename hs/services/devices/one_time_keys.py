@@ -1,0 +1,152 @@
+"""One-time and fallback keys: uploaded, counted, and given out once.
+
+Counts are kept in memory and dropped by the feed, so that /sync reads nothing to tell them.
+
+Spec: client-server API, End-to-End Encryption, `/keys/upload` and `/keys/claim`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import orjson
+import trio
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import RemoteFault
+from hs.core.ids import ServerName, UserID, parse_user_id, server_of
+from hs.lib.cache import LruCache
+from hs.lib.loading_cache import LoadingCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import ToDeviceRow
+from hs.repl.streams import TO_DEVICE
+from hs.services.devices.inbox_writer import InboxWriter, KeyUpload, KeyWish
+from hs.services.devices.key_objects import read_fallback_keys, read_one_time_keys
+from hs.services.devices.remote import RemoteDevices
+from hs.storage import one_time_keys
+from hs.storage.database import Database, Tx
+
+MAX_DEVICES: Final = 100_000
+# Clients take a missing count for no news; this one they must see run out.
+ALWAYS_COUNTED: Final = "signed_curve25519"
+
+_Key = tuple[UserID, str]
+Wishes = Mapping[UserID, Mapping[str, str]]
+
+
+@attrs.frozen(eq=False)
+class KeyCounts:
+    """How many one-time keys a device has here, and its fallback keys not given out yet."""
+
+    one_time_keys: Mapping[str, int]
+    unused_fallbacks: tuple[str, ...]
+    counts_json: bytes
+    fallbacks_json: bytes
+
+
+class OneTimeKeys:
+    """The keys of all devices, and the way to those of other servers."""
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        writer: InboxWriter,
+        remote: RemoteDevices,
+        server_name: ServerName,
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._remote = remote
+        self._server_name = server_name
+        self._counts = LoadingCache(
+            LruCache[_Key, KeyCounts]("key_counts", max_entries=MAX_DEVICES), self._read
+        )
+        feed.subscribe(TO_DEVICE, self._on_rows)
+
+    async def counts(self, user_id: UserID, device_id: str) -> KeyCounts:
+        """Count a device's keys."""
+        return await self._counts.get((user_id, device_id))
+
+    async def upload(
+        self, user_id: UserID, device_id: str, keys: JsonObject, fallback_keys: JsonObject
+    ) -> Mapping[str, int]:
+        """Add keys; give how many wait for each algorithm.
+
+        Raises: InvalidParam, BadJson, NotFound.
+        """
+        upload = KeyUpload(
+            user_id, device_id, read_one_time_keys(keys), read_fallback_keys(fallback_keys)
+        )
+        if not upload.one_time_keys and not upload.fallback_keys:
+            return (await self.counts(user_id, device_id)).one_time_keys
+        return _with_zero(await self._writer.upload(upload))
+
+    async def claim(
+        self, wanted: Mapping[str, Mapping[str, str]], timeout_ms: int
+    ) -> dict[str, Any]:
+        """Give out one key for each device asked for: `one_time_keys` and `failures`.
+
+        Raises: InvalidParam.
+        """
+        by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
+        for text, devices in wanted.items():
+            user_id = parse_user_id(text)
+            by_server.setdefault(server_of(user_id), {})[user_id] = devices
+        local = by_server.pop(self._server_name, {})
+        answer = await self.claim_local(local)
+        failures: dict[str, Any] = {}
+        async with trio.open_nursery() as nursery:
+            for server, wishes in by_server.items():
+                nursery.start_soon(
+                    self._claim_remote, server, wishes, timeout_ms / 1000, answer, failures
+                )
+        return {"one_time_keys": answer, "failures": failures}
+
+    async def claim_local(self, wanted: Wishes) -> dict[str, Any]:
+        """Give out keys of devices of ours."""
+        wishes = [
+            KeyWish(user_id, device_id, algorithm)
+            for user_id, devices in wanted.items()
+            for device_id, algorithm in devices.items()
+        ]
+        answer: dict[str, Any] = {}
+        for key in await self._writer.claim(wishes) if wishes else ():
+            devices = answer.setdefault(key.user_id, {})
+            keys = devices.setdefault(key.device_id, {})
+            keys[f"{key.algorithm}:{key.key_id}"] = orjson.Fragment(key.content)
+        return answer
+
+    async def _claim_remote(
+        self,
+        server: ServerName,
+        wanted: Wishes,
+        timeout_s: float,
+        answer: dict[str, Any],
+        failures: dict[str, Any],
+    ) -> None:
+        try:
+            found = await self._remote.claim(server, wanted, timeout_s)
+        except RemoteFault as fault:
+            failures[server] = {"status": 503, "message": fault.message}
+            return
+        answer.update({user_id: found[user_id] for user_id in wanted if user_id in found})
+
+    async def _read(self, key: _Key) -> KeyCounts:
+        counts, unused = await self._database.read(_load_counts, *key)
+        counts = _with_zero(counts)
+        return KeyCounts(counts, tuple(unused), orjson.dumps(counts), orjson.dumps(unused))
+
+    def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
+        for _, row in batch.rows:
+            if row.keys:
+                self._counts.invalidate((UserID(row.user_id), row.device_id))
+
+
+def _with_zero(counts: dict[str, int]) -> dict[str, int]:
+    return {ALWAYS_COUNTED: 0, **counts}
+
+
+async def _load_counts(tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
+    counts = await one_time_keys.counts(tx, user_id, device_id)
+    return counts, await one_time_keys.unused_fallbacks(tx, user_id, device_id)

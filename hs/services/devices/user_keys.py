@@ -1,0 +1,191 @@
+"""The keys of our users, in memory and dropped by the feed, as each viewer may see them.
+
+Spec: client-server API, End-to-End Encryption, Key and signature security.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.ids import UserID
+from hs.lib.cache import LruCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import DeviceListRow
+from hs.repl.streams import DEVICE_LISTS
+from hs.services.devices.key_objects import USER_SIGNING
+from hs.storage import device_keys
+from hs.storage.database import Database, Tx
+from hs.storage.device_keys import CrossSigningRecord, DeviceKeysRecord, SignatureRecord
+
+MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
+_DEVICE_BYTES: Final = 3000
+_SIGNATURE_BYTES: Final = 600
+_USER_BYTES: Final = 4000
+
+
+@attrs.frozen
+class DeviceIdentity:
+    """What a device said of itself, and the name its user gave it."""
+
+    content: JsonObject
+    display_name: str | None
+
+
+@attrs.frozen(eq=False)
+class UserKeys:
+    """All keys of one user; `signatures` are those on them, by the name of what they sign."""
+
+    user_id: UserID
+    devices: Mapping[str, DeviceIdentity]
+    cross_signing: Mapping[str, CrossSigningRecord]
+    signatures: Mapping[str, tuple[SignatureRecord, ...]]
+
+    def device_shown(self, device_id: str, viewer: UserID | None, *, named: bool) -> JsonObject:
+        """Give a device's keys as a viewer sees them; None is another server."""
+        device = self.devices[device_id]
+        shown = self._signed(device.content, device_id, viewer)
+        if named and device.display_name is not None:
+            shown["unsigned"] = {"device_display_name": device.display_name}
+        return shown
+
+    def cross_signing_shown(self, usage: str, viewer: UserID | None) -> JsonObject | None:
+        """Give a cross-signing key as a viewer sees it."""
+        if usage == USER_SIGNING and viewer != self.user_id:
+            return None
+        key = self.cross_signing.get(usage)
+        if key is None:
+            return None
+        return self._signed(orjson.loads(key.content), key.public_key, viewer)
+
+    def cross_signing_content(self, usage: str) -> JsonObject | None:
+        """Give a cross-signing key as it was uploaded."""
+        key = self.cross_signing.get(usage)
+        return None if key is None else orjson.loads(key.content)
+
+    def _signed(self, content: JsonObject, name: str, viewer: UserID | None) -> JsonObject:
+        added = [
+            one
+            for one in self.signatures.get(name, ())
+            if one.signer_user_id in (self.user_id, viewer)
+        ]
+        if not added:
+            return dict(content)
+        held = content.get("signatures")
+        signatures = {
+            signer: dict(by_key) for signer, by_key in (held or {}).items() if by_key is not None
+        }
+        for one in added:
+            signatures.setdefault(one.signer_user_id, {})[one.key_id] = one.signature
+        return {**content, "signatures": signatures}
+
+
+class UserKeysReader:
+    """Reads the keys of our users."""
+
+    def __init__(self, database: Database, feed: Feed) -> None:
+        self._database = database
+        self._kept: LruCache[UserID, UserKeys] = LruCache(
+            "user_keys", max_weight=MAX_CACHE_BYTES, weigh=_weigh
+        )
+        # For each reading under way, the users whose keys changed meanwhile.
+        self._readings: list[set[str]] = []
+        feed.subscribe(DEVICE_LISTS, self._on_rows)
+
+    @property
+    def cache(self) -> LruCache[UserID, UserKeys]:
+        """Give what metrics and settings look at."""
+        return self._kept
+
+    async def of(self, user_ids: Collection[UserID]) -> dict[UserID, UserKeys]:
+        """Give the keys of users; those unknown have none."""
+        found: dict[UserID, UserKeys] = {}
+        missing: list[UserID] = []
+        for user_id in user_ids:
+            kept = self._kept.get(user_id)
+            if kept is None:
+                missing.append(user_id)
+            else:
+                found[user_id] = kept
+        if missing:
+            found.update(await self._read(missing))
+        return found
+
+    async def of_one(self, user_id: UserID) -> UserKeys:
+        """Give the keys of one user."""
+        return (await self.of((user_id,)))[user_id]
+
+    async def _read(self, user_ids: list[UserID]) -> dict[UserID, UserKeys]:
+        stale: set[str] = set()
+        self._readings.append(stale)
+        try:
+            devices, keys, signatures = await self._database.read(_load, list(user_ids))
+        finally:
+            self._readings = [one for one in self._readings if one is not stale]
+        found = _sorted_out(user_ids, devices, keys, signatures)
+        for user_id, read in found.items():
+            if user_id not in stale:
+                self._kept.put(user_id, read)
+        return found
+
+    def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
+        for _, row in batch.rows:
+            for user_id in (row.user_id, *row.targets):
+                self._kept.pop(UserID(user_id))
+                for stale in self._readings:
+                    stale.add(user_id)
+
+
+def _sorted_out(
+    user_ids: Iterable[UserID],
+    devices: Iterable[DeviceKeysRecord],
+    keys: Iterable[CrossSigningRecord],
+    signatures: Iterable[SignatureRecord],
+) -> dict[UserID, UserKeys]:
+    by_user: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
+        user_id: ([], [], []) for user_id in user_ids
+    }
+    for device in devices:
+        by_user[device.user_id][0].append(device)
+    for key in keys:
+        by_user[key.user_id][1].append(key)
+    for signature in signatures:
+        by_user[signature.target_user_id][2].append(signature)
+    return {UserID(user_id): _gathered(UserID(user_id), *rows) for user_id, rows in by_user.items()}
+
+
+def _gathered(
+    user_id: UserID,
+    devices: Iterable[DeviceKeysRecord],
+    keys: Iterable[CrossSigningRecord],
+    signatures: Iterable[SignatureRecord],
+) -> UserKeys:
+    by_target: dict[str, tuple[SignatureRecord, ...]] = {}
+    for one in signatures:
+        by_target[one.target_id] = (*by_target.get(one.target_id, ()), one)
+    return UserKeys(
+        user_id,
+        {
+            one.device_id: DeviceIdentity(orjson.loads(one.content), one.display_name)
+            for one in devices
+        },
+        {one.usage: one for one in keys},
+        by_target,
+    )
+
+
+async def _load(
+    tx: Tx, user_ids: list[str]
+) -> tuple[list[DeviceKeysRecord], list[CrossSigningRecord], list[SignatureRecord]]:
+    return (
+        await device_keys.devices_of(tx, user_ids),
+        await device_keys.cross_signing_of(tx, user_ids),
+        await device_keys.signatures_on(tx, user_ids),
+    )
+
+
+def _weigh(user_id: UserID, keys: UserKeys) -> int:
+    signatures = sum(len(on_one) for on_one in keys.signatures.values())
+    return _USER_BYTES + len(keys.devices) * _DEVICE_BYTES + signatures * _SIGNATURE_BYTES

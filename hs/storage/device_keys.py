@@ -1,0 +1,149 @@
+"""Keys that say who somebody is: of devices, of users for cross-signing, and signatures on them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+
+class DeviceKeysRecord(NamedTuple):
+    """What a device says of itself (canonical JSON), with the name its user gave it."""
+
+    user_id: str
+    device_id: str
+    content: bytes
+    display_name: str | None
+
+
+class CrossSigningRecord(NamedTuple):
+    """One of a user's cross-signing keys; `content` is canonical JSON."""
+
+    user_id: str
+    usage: str
+    public_key: str
+    content: bytes
+
+
+class SignatureRecord(NamedTuple):
+    """A signature on a device's keys, or on a cross-signing key."""
+
+    target_user_id: str
+    target_id: str
+    signer_user_id: str
+    key_id: str
+    signature: str
+
+
+PUT_DEVICE = """
+INSERT INTO device_keys (user_id, device_id, content) VALUES ($1, $2, $3)
+ON CONFLICT (user_id, device_id) DO UPDATE SET content = excluded.content
+"""
+GET_DEVICE = "SELECT content FROM device_keys WHERE user_id = $1 AND device_id = $2"
+# Keys of a device that was logged out a moment ago are not shown, even if they are still there.
+DEVICES_OF = sql(
+    lambda d: (
+        "SELECT k.user_id, k.device_id, k.content, d.display_name FROM device_keys k "
+        "JOIN devices d ON d.user_id = k.user_id AND d.device_id = k.device_id "
+        f"WHERE {d.any_of('k.user_id', 1, 'text')}"
+    )
+)
+DELETE_DEVICES = sql(
+    lambda d: f"DELETE FROM device_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+)
+ORPHANS = """
+SELECT k.user_id, k.device_id FROM device_keys k
+LEFT JOIN devices d ON d.user_id = k.user_id AND d.device_id = k.device_id
+WHERE d.user_id IS NULL LIMIT $1
+"""
+PUT_CROSS_SIGNING = """
+INSERT INTO cross_signing_keys (user_id, usage, public_key, content) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_id, usage)
+DO UPDATE SET public_key = excluded.public_key, content = excluded.content
+"""
+CROSS_SIGNING_OF = sql(
+    lambda d: (
+        "SELECT user_id, usage, public_key, content FROM cross_signing_keys "
+        f"WHERE {d.any_of('user_id', 1, 'text')}"
+    )
+)
+SIGNATURES_ON = sql(
+    lambda d: (
+        "SELECT target_user_id, target_id, signer_user_id, key_id, signature "
+        f"FROM key_signatures WHERE {d.any_of('target_user_id', 1, 'text')}"
+    )
+)
+PUT_SIGNATURES = Rows(
+    "key_signatures",
+    "target_user_id text, target_id text, signer_user_id text, key_id text, signature text",
+    conflict="ON CONFLICT (target_user_id, target_id, signer_user_id, key_id) "
+    "DO UPDATE SET signature = excluded.signature",
+)
+DELETE_SIGNATURES_ON = sql(
+    lambda d: (
+        "DELETE FROM key_signatures "
+        f"WHERE target_user_id = $1 AND {d.any_of('target_id', 2, 'text')}"
+    )
+)
+DELETE_SIGNATURES_BY = sql(
+    lambda d: (
+        f"DELETE FROM key_signatures WHERE signer_user_id = $1 AND {d.any_of('key_id', 2, 'text')}"
+    )
+)
+
+
+async def put_device(tx: Tx, user_id: str, device_id: str, content: bytes) -> None:
+    """Set the keys of a device."""
+    await tx.execute(PUT_DEVICE, user_id, device_id, content)
+
+
+async def of_device(tx: Tx, user_id: str, device_id: str) -> bytes | None:
+    """Give the keys of a device."""
+    content = await tx.fetchval(GET_DEVICE, user_id, device_id)
+    return None if content is None else bytes(content)
+
+
+async def devices_of(tx: Tx, user_ids: Sequence[str]) -> list[DeviceKeysRecord]:
+    """List the keys of all devices of users."""
+    rows = await tx.fetch(DEVICES_OF, list(user_ids))
+    return [DeviceKeysRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+
+
+async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
+    """Forget the keys of devices, and the signatures on them and by them."""
+    await tx.execute(DELETE_DEVICES, user_id, list(device_ids))
+    await tx.execute(DELETE_SIGNATURES_ON, user_id, list(device_ids))
+    await tx.execute(DELETE_SIGNATURES_BY, user_id, [f"ed25519:{one}" for one in device_ids])
+
+
+async def orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
+    """List (user_id, device_id) of keys whose device is gone."""
+    return [(row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)]
+
+
+async def put_cross_signing(tx: Tx, key: CrossSigningRecord) -> None:
+    """Set one of a user's cross-signing keys."""
+    await tx.execute(PUT_CROSS_SIGNING, *key)
+
+
+async def cross_signing_of(tx: Tx, user_ids: Sequence[str]) -> list[CrossSigningRecord]:
+    """List the cross-signing keys of users."""
+    rows = await tx.fetch(CROSS_SIGNING_OF, list(user_ids))
+    return [CrossSigningRecord(row[0], row[1], row[2], bytes(row[3])) for row in rows]
+
+
+async def forget_public_keys(tx: Tx, user_id: str, public_keys: Sequence[str]) -> None:
+    """Forget the signatures on and by cross-signing keys that a user has replaced."""
+    await tx.execute(DELETE_SIGNATURES_ON, user_id, list(public_keys))
+    await tx.execute(DELETE_SIGNATURES_BY, user_id, [f"ed25519:{one}" for one in public_keys])
+
+
+async def put_signatures(tx: Tx, signatures: Sequence[SignatureRecord]) -> None:
+    """Add signatures; no two of the same key on the same target."""
+    await tx.insert_rows(PUT_SIGNATURES, signatures)
+
+
+async def signatures_on(tx: Tx, user_ids: Sequence[str]) -> list[SignatureRecord]:
+    """List the signatures on any key of users, whoever made them."""
+    return [SignatureRecord(*row) for row in await tx.fetch(SIGNATURES_ON, list(user_ids))]

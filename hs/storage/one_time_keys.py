@@ -1,0 +1,149 @@
+"""Keys that begin conversations with devices: each given out once, and one to fall back on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Row, Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+STREAM = "one_time_keys"
+
+
+class Wanted(NamedTuple):
+    """A key is wanted of this device, for this algorithm."""
+
+    user_id: str
+    device_id: str
+    algorithm: str
+
+
+class ClaimedKey(NamedTuple):
+    """A key that was given out; `content` is canonical JSON."""
+
+    user_id: str
+    device_id: str
+    algorithm: str
+    key_id: str
+    content: bytes
+
+
+class FallbackRecord(NamedTuple):
+    """A device's fallback key."""
+
+    algorithm: str
+    key_id: str
+    content: bytes
+    is_used: int
+
+
+INSERT = Rows(
+    "one_time_keys",
+    "id bigint, user_id text, device_id text, algorithm text, key_id text, content bytea",
+)
+OF_DEVICE = sql(
+    lambda d: (
+        "SELECT algorithm, key_id, content FROM one_time_keys "
+        f"WHERE user_id = $1 AND device_id = $2 AND {d.any_of('key_id', 3, 'text')}"
+    )
+)
+COUNTS = """
+SELECT algorithm, count(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2
+GROUP BY algorithm
+"""
+# Two claims at once delete the same rows: the second finds them gone, and gets none of them.
+CLAIM = sql(
+    lambda d: (
+        "DELETE FROM one_time_keys WHERE id IN ("
+        "SELECT min(k.id) FROM "
+        f"{d.unnest('wanted', 'user_id text, device_id text, algorithm text')} "
+        "JOIN one_time_keys k ON k.user_id = wanted.user_id AND k.device_id = wanted.device_id "
+        "AND k.algorithm = wanted.algorithm "
+        "GROUP BY k.user_id, k.device_id, k.algorithm) "
+        "RETURNING user_id, device_id, algorithm, key_id, content"
+    )
+)
+DELETE = sql(
+    lambda d: f"DELETE FROM one_time_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+)
+PUT_FALLBACK = """
+INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, content)
+VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id, device_id, algorithm)
+DO UPDATE SET key_id = excluded.key_id, content = excluded.content, is_used = 0
+"""
+FALLBACKS = """
+SELECT algorithm, key_id, content, is_used FROM fallback_keys
+WHERE user_id = $1 AND device_id = $2
+"""
+USE_FALLBACK = """
+UPDATE fallback_keys SET is_used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
+RETURNING user_id, device_id, algorithm, key_id, content
+"""
+UNUSED_FALLBACKS = """
+SELECT algorithm FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND is_used = 0
+ORDER BY algorithm
+"""
+DELETE_FALLBACKS = sql(
+    lambda d: f"DELETE FROM fallback_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+)
+
+
+async def add(tx: Tx, user_id: str, device_id: str, keys: Sequence[tuple[str, str, bytes]]) -> None:
+    """Add keys (algorithm, key_id, content) that the device has not got."""
+    ids = await tx.next_ids(STREAM, len(keys)) if keys else []
+    await tx.insert_rows(
+        INSERT, [(id_, user_id, device_id, *key) for id_, key in zip(ids, keys, strict=True)]
+    )
+
+
+async def known(
+    tx: Tx, user_id: str, device_id: str, key_ids: Sequence[str]
+) -> dict[tuple[str, str], bytes]:
+    """Give the contents of those keys that wait to be claimed, by algorithm and key ID."""
+    rows = await tx.fetch(OF_DEVICE, user_id, device_id, list(key_ids))
+    return {(row[0], row[1]): bytes(row[2]) for row in rows}
+
+
+async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
+    """Count a device's keys by algorithm."""
+    return {row[0]: row[1] for row in await tx.fetch(COUNTS, user_id, device_id)}
+
+
+async def claim(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
+    """Take the oldest key of each device and algorithm away, where there is one."""
+    lists = [list(one) for one in zip(*wanted, strict=True)]
+    return [_claimed(row) for row in await tx.fetch(CLAIM, *lists)] if lists else []
+
+
+async def put_fallback(
+    tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str, content: bytes
+) -> None:
+    """Set the fallback key of an algorithm, not used yet."""
+    await tx.execute(PUT_FALLBACK, user_id, device_id, algorithm, key_id, content)
+
+
+async def fallbacks(tx: Tx, user_id: str, device_id: str) -> dict[str, FallbackRecord]:
+    """Give a device's fallback keys by algorithm."""
+    rows = await tx.fetch(FALLBACKS, user_id, device_id)
+    return {row[0]: FallbackRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows}
+
+
+async def use_fallback(tx: Tx, wanted: Wanted) -> ClaimedKey | None:
+    """Give a fallback key out, and note that it is used."""
+    row = await tx.fetchrow(USE_FALLBACK, *wanted)
+    return None if row is None else _claimed(row)
+
+
+async def unused_fallbacks(tx: Tx, user_id: str, device_id: str) -> list[str]:
+    """List the algorithms of a device's fallback keys that were never given out."""
+    return [row[0] for row in await tx.fetch(UNUSED_FALLBACKS, user_id, device_id)]
+
+
+async def delete(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
+    """Forget all keys of devices."""
+    await tx.execute(DELETE, user_id, list(device_ids))
+    await tx.execute(DELETE_FALLBACKS, user_id, list(device_ids))
+
+
+def _claimed(row: Row) -> ClaimedKey:
+    return ClaimedKey(row[0], row[1], row[2], row[3], bytes(row[4]))

@@ -1,0 +1,98 @@
+"""Messages that wait for devices, and the requests that sent them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows
+
+
+class WaitingMessage(NamedTuple):
+    """A message; it is the event's JSON."""
+
+    user_id: str
+    device_id: str
+    stream_id: int
+    message: bytes
+
+
+INSERT = Rows("to_device_messages", "user_id text, device_id text, stream_id bigint, message bytea")
+PENDING = """
+SELECT stream_id, message FROM to_device_messages
+WHERE user_id = $1 AND device_id = $2 AND stream_id > $3 AND stream_id <= $4
+ORDER BY stream_id LIMIT $5
+"""
+ENDS = """
+SELECT min(stream_id), max(stream_id) FROM to_device_messages
+WHERE user_id = $1 AND device_id = $2
+"""
+DELETE_UPTO = """
+DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = $2 AND stream_id <= $3
+"""
+DELETE_DEVICES = sql(
+    lambda d: (
+        f"DELETE FROM to_device_messages WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+    )
+)
+DEVICES = sql(
+    lambda d: (
+        "SELECT user_id, device_id FROM devices "
+        f"WHERE {d.any_of('user_id', 1, 'text')} ORDER BY user_id, device_id"
+    )
+)
+NOTE_REQUEST = """
+INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_ms)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_id, device_id, event_type, txn_id) DO NOTHING
+"""
+PRUNE_REQUESTS = "DELETE FROM to_device_requests WHERE created_ms < $1"
+
+
+async def add(tx: Tx, messages: Sequence[WaitingMessage]) -> None:
+    """Add messages."""
+    await tx.insert_rows(INSERT, messages)
+
+
+async def pending(
+    tx: Tx, user_id: str, device_id: str, after: int, upto: int, limit: int
+) -> list[tuple[int, bytes]]:
+    """List a device's first messages in `(after, upto]` with their numbers, in order."""
+    rows = await tx.fetch(PENDING, user_id, device_id, after, upto, limit)
+    return [(row[0], bytes(row[1])) for row in rows]
+
+
+async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
+    """Give the numbers of the first and the last message that waits for a device."""
+    row = await tx.fetchrow(ENDS, user_id, device_id)
+    return None if row is None or row[0] is None else (row[0], row[1])
+
+
+async def delete_upto(tx: Tx, user_id: str, device_id: str, upto: int) -> None:
+    """Forget the messages that a device has got."""
+    await tx.execute(DELETE_UPTO, user_id, device_id, upto)
+
+
+async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
+    """Forget all messages for devices."""
+    await tx.execute(DELETE_DEVICES, user_id, list(device_ids))
+
+
+async def devices(tx: Tx, user_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Give the devices of users; users without any are left out."""
+    found: dict[str, list[str]] = {}
+    for row in await tx.fetch(DEVICES, list(user_ids)):
+        found.setdefault(row[0], []).append(row[1])
+    return found
+
+
+async def note_request(
+    tx: Tx, user_id: str, device_id: str, event_type: str, txn_id: str, now_ms: int
+) -> bool:
+    """Note a request; False: it was done before."""
+    return await tx.execute(NOTE_REQUEST, user_id, device_id, event_type, txn_id, now_ms) == 1
+
+
+async def prune_requests(tx: Tx, before_ms: int) -> int:
+    """Forget requests older than a time; give how many."""
+    return await tx.execute(PRUNE_REQUESTS, before_ms)
