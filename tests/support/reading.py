@@ -21,7 +21,6 @@ from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.related_events import RelatedEvents
 from hs.services.rooms.rendering import Rendering
 from hs.services.rooms.room_previews import RoomPreviews
-from hs.services.rooms.room_snapshot import RoomSnapshots
 from hs.services.rooms.room_state import RoomState
 from hs.services.rooms.showing import Showing
 from hs.services.rooms.tails import Tails
@@ -119,14 +118,13 @@ def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = 
         world.database, world.events, reading.visibility, showing, places, timelines
     )
     previews = RoomPreviews(world.database, world.states, reading.memberships)
-    snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
     tokens = Tokens()
     for user_id in (*user_ids, *guests):
         tokens.requesters[user_id] = Requester(
             user_id, f"{user_id} phone", 1, is_guest=user_id in guests
         )
     return client_for(
-        RoomMessagesApi(timelines, snapshots),
+        RoomMessagesApi(timelines),
         RoomStateApi(state, reading.memberships),
         RoomRelationsApi(related),
         RoomSummaryApi(previews, Hierarchy(world.events, world.states, previews)),

@@ -12,7 +12,6 @@ from hs.core.errors import InvalidParam
 from hs.core.filters import ANY_EVENT, EventFilter, parse_event_filter
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
-from hs.services.rooms.room_snapshot import LIMIT, RoomSnapshot, RoomSnapshots
 from hs.services.rooms.timelines import (
     DEFAULT_LIMIT,
     ContextPage,
@@ -97,20 +96,10 @@ class GetByTime:
 
 
 @attrs.frozen
-class GetSnapshot:
-    """Ask for a room at a glance."""
-
-    requester: Requester
-    room_id: RoomID = path()
-    limit: int = query(default=LIMIT, parse=parse_limit)
-
-
-@attrs.frozen
 class RoomMessagesApi:
     """Reading rooms' history."""
 
     timelines: Timelines
-    snapshots: RoomSnapshots
 
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST)
     async def messages(self, request: GetMessages) -> MessagesPage:
@@ -153,8 +142,3 @@ class RoomMessagesApi:
         return await self.timelines.at_time(
             request.requester, request.room_id, request.ts, request.direction
         )
-
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/initialSync", auth=USER_OR_GUEST)
-    async def snapshot(self, request: GetSnapshot) -> RoomSnapshot:
-        """Spec: client-server API, GET /rooms/{roomId}/initialSync, for peeking."""
-        return await self.snapshots.of(request.requester, request.room_id, request.limit)

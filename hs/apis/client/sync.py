@@ -1,4 +1,4 @@
-"""/sync, and the deprecated /events and /initialSync."""
+"""/sync."""
 
 from typing import Final, Literal
 

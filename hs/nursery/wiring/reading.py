@@ -13,6 +13,7 @@ from hs.services.rooms.hierarchy import Hierarchy
 from hs.services.rooms.places import Places
 from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.related_events import RelatedEvents
+from hs.services.rooms.rendering import MAX_BYTES as RENDERED_BYTES
 from hs.services.rooms.rendering import Rendering
 from hs.services.rooms.room_previews import RoomPreviews
 from hs.services.rooms.room_snapshot import RoomSnapshots
@@ -46,7 +47,10 @@ def wire_reading(
     events, states, memberships = rooms.events, rooms.states, rooms.memberships
     aggregates = Aggregates(database, feed, events)
     previous = PreviousStates(database, events, states)
-    rendering = Rendering(database, feed, events, aggregates, previous, ground.clock)
+    factor = ground.settings.caches.caches.factor("rendered_events")
+    rendering = Rendering(
+        database, feed, events, aggregates, previous, ground.clock, int(RENDERED_BYTES * factor)
+    )
     visibility = Visibility(database, feed, events, states, memberships, ignored, erased)
     showing = Showing(visibility, rendering)
     places = Places(database)
@@ -70,7 +74,7 @@ def wire_reading(
 def reading_apis(reading: Reading, rooms: Rooms) -> list[object]:
     """Give the endpoints that read rooms."""
     return [
-        RoomMessagesApi(reading.timelines, reading.snapshots),
+        RoomMessagesApi(reading.timelines),
         RoomStateApi(reading.state, rooms.memberships),
         RoomRelationsApi(reading.related),
         RoomSummaryApi(reading.previews, reading.hierarchy),

@@ -4,6 +4,7 @@ from typing import Final
 
 import attrs
 
+from hs.apis.client.old_sync import OldSyncApi
 from hs.apis.client.sliding_sync import SlidingSyncApi
 from hs.apis.client.sync import SyncApi
 from hs.apis.web.drain import Drain
@@ -13,7 +14,13 @@ from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.sync.assembly import RoomReaders, Sources, make_sync
+from hs.services.sync.assembly import (
+    OldSync,
+    RoomReaders,
+    Sources,
+    make_old_sync,
+    make_sync,
+)
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.service import SlidingSync
@@ -31,6 +38,7 @@ class Sync:
     sources: Sources
     v3: SyncService
     sliding: SlidingSync
+    old: OldSync
     duties: list[Duty]
     chores: list[Duty]
 
@@ -83,6 +91,7 @@ def wire_sync(
         sources=sources,
         v3=v3,
         sliding=sliding,
+        old=make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate),
         duties=[Duty("long-polls leave", leave)],
         chores=[Duty("old sliding sync connections", expire)],
     )
@@ -90,4 +99,8 @@ def wire_sync(
 
 def sync_apis(sync: Sync) -> list[object]:
     """Give the endpoints."""
-    return [SyncApi(sync.v3), SlidingSyncApi(sync.sliding)]
+    return [
+        SyncApi(sync.v3),
+        SlidingSyncApi(sync.sliding),
+        OldSyncApi(sync.old.stream, sync.old.initial),
+    ]

@@ -10,7 +10,7 @@ import orjson
 
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.rooms.places import behind
+from hs.services.rooms.places import before, behind
 from hs.services.rooms.rendering import json_array
 from hs.services.rooms.room_state import RoomState
 from hs.services.rooms.showing import Showing
@@ -24,11 +24,11 @@ LIMIT: Final = 10
 
 @attrs.frozen
 class LastMessages:
-    """The last messages, the earliest first; without `start` there are no earlier ones."""
+    """The last messages, the earliest first."""
 
     chunk: orjson.Fragment
     end: str
-    start: str | None = None
+    start: str
 
 
 @attrs.frozen
@@ -62,11 +62,12 @@ class RoomSnapshots:
         last = await self._timelines.last_events(requester, room_id, standing, limit)
         chunk = await self._showing.timeline(requester, last.seen[::-1])
         end = behind(last.seen[0].stored).encode() if last.seen else "t0-0"
+        start = last.rest or (before(last.seen[-1].stored) if last.seen else None)
         state = await self._state.all_for(requester, room_id, standing)
         listed, own = await self._database.read(_about, requester.user_id, room_id)
         return RoomSnapshot(
             room_id,
-            LastMessages(json_array(chunk), end, last.rest.encode() if last.rest else None),
+            LastMessages(json_array(chunk), end, end if start is None else start.encode()),
             orjson.Fragment(state),
             "public" if listed else "private",
             own,

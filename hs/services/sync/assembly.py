@@ -6,21 +6,19 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import attrs
 
 from hs.core.ids import RoomID
-from hs.repl.feed import Feed
-from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.previous_state import PreviousStates
-from hs.services.rooms.rendering import Rendering
-from hs.services.rooms.state_store import StateStore
-from hs.services.rooms.tails import Tails
-from hs.services.rooms.visibility import Visibility
+from hs.services.rooms.room_snapshot import RoomSnapshots
+from hs.services.rooms.showing import Showing
 from hs.services.sync.answers import Answers
 from hs.services.sync.beside_rooms import Accounts, PresenceSection
+from hs.services.sync.event_stream import EventStream
+from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.invites import Invites
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.plans import Plans
 from hs.services.sync.positions import Positions
+from hs.services.sync.readers import RoomReaders as RoomReaders
 from hs.services.sync.room_extras import RoomExtras
 from hs.services.sync.room_state import RoomStates
 from hs.services.sync.room_timelines import RoomTimelines
@@ -39,21 +37,6 @@ from hs.services.sync.sources import (
 from hs.services.sync.summaries import Summaries
 from hs.services.sync.v3 import Sections, SyncService
 from hs.services.sync.windows import Windows
-from hs.storage.database import Database
-
-
-@attrs.frozen(eq=False)
-class RoomReaders:
-    """What sync reads rooms by."""
-
-    database: Database
-    feed: Feed
-    events: EventStore
-    states: StateStore
-    memberships: Memberships
-    tails: Tails
-    rendering: Rendering
-    visibility: Visibility
 
 
 @attrs.frozen(eq=False)
@@ -118,4 +101,40 @@ def make_sync(
         sections,
         Answers(kept_for_ms),
         nullcontext() if gate is None else gate,
+    )
+
+
+@attrs.frozen(eq=False)
+class OldSync:
+    """What answers clients from before /sync."""
+
+    stream: EventStream
+    initial: InitialSync
+
+
+def make_old_sync(
+    rooms: RoomReaders,
+    sources: Sources,
+    notifier: Notifier,
+    sync: SyncService,
+    snapshots: RoomSnapshots,
+    *,
+    gate: AbstractAsyncContextManager[None] | None = None,
+) -> OldSync:
+    """Build it upon the parts that /sync is made of."""
+    positions = Positions(rooms.feed)
+    showing = Showing(rooms.visibility, rooms.rendering)
+    bound = nullcontext() if gate is None else gate
+    return OldSync(
+        EventStream(rooms, positions, notifier, sources.presence, showing, sync.sections, bound),
+        InitialSync(
+            rooms,
+            positions,
+            sources.receipts,
+            sources.presence,
+            snapshots,
+            showing,
+            sync.sections,
+            bound,
+        ),
     )

@@ -104,6 +104,17 @@ class PresenceSection:
             events.update(await self._presence.of(met))
         return _passing(turn, wanted, events)
 
+    async def in_room(self, turn: Turn, room_id: RoomID) -> list[bytes]:
+        """Give the events of one room's members whose presence changed."""
+        assert turn.since is not None
+        touched = self._changed.since(turn.since.presence.vector)
+        if touched is not None and not touched:
+            return []
+        joined = await self._memberships.joined(room_id)
+        changed = joined if touched is None else joined & touched
+        events = await self._presence.of(sorted(changed)[:MAX_MET])
+        return _passing(turn, turn.plan.filter.presence, events)
+
     async def _met(self, turn: Turn, turns: Sequence[RoomTurn]) -> set[UserID]:
         """Give who shares a room with the user only since the last answer."""
         met: set[UserID] = set()

@@ -66,6 +66,7 @@ class Notifier:
     def __init__(self, feed: Feed) -> None:
         self._watches: OrderedDict[UserID, Watch] = OrderedDict()
         self._by_room: dict[RoomID, set[Watch]] = {}
+        self._peeks: set[Watch] = set()
         self.is_leaving = False
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(RECEIPTS, self._on_receipts)
@@ -94,6 +95,18 @@ class Notifier:
             watch.used_at = trio.current_time()
             self._watches.move_to_end(user_id)
             self._sweep(watch.used_at)
+
+    @contextmanager
+    def peeking(self, user_id: UserID, room_id: RoomID) -> Iterator[Watch]:
+        """Give a watch of one room, for a user who need not be in it."""
+        watch = Watch(user_id, {room_id}, uses=1)
+        self._peeks.add(watch)
+        self._by_room.setdefault(room_id, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            self._peeks.discard(watch)
+            self._part(watch, room_id)
 
     async def wait(self, watch: Watch, seen: int, deadline: float) -> None:
         """Wait until more happened than `seen` changes, a time, or the end of this process."""
@@ -126,7 +139,7 @@ class Notifier:
     def leave(self) -> None:
         """Have everybody answered now, and nobody wait any more: the process is about to end."""
         self.is_leaving = True
-        for watch in self._watches.values():
+        for watch in (*self._watches.values(), *self._peeks):
             watch.wake()
 
     async def leave_on(self, started: trio.Event) -> None:

@@ -72,7 +72,7 @@ class RoomExtras:
             found.update(await self._receipts.in_rooms(turn.user_id, fresh, 0, upto))
         for room_id, content in found.items():
             if turn.plan.filter.room.ephemeral.allows_room(room_id):
-                parts.setdefault(room_id, []).append(b'{"type":"m.receipt","content":%b}' % content)
+                parts.setdefault(room_id, []).append(receipts_event(content))
 
     def _add_typing(self, turn: Turn, fresh: set[RoomID], parts: Parts) -> None:
         ephemeral = turn.plan.filter.room.ephemeral
@@ -111,6 +111,16 @@ class RoomExtras:
 def account_data_event(event_type: str, content: bytes) -> bytes:
     """Write an event of account data."""
     return b'{"type":%b,"content":%b}' % (orjson.dumps(event_type), content)
+
+
+def receipts_event(content: bytes) -> bytes:
+    """Write an event of receipts."""
+    return b'{"type":"m.receipt","content":%b}' % content
+
+
+def in_room(room_id: RoomID, event: bytes) -> bytes:
+    """Add the room to an event that is written without."""
+    return b'{"room_id":%b,%b' % (orjson.dumps(room_id), event[1:])
 
 
 def _joined(turn: Turn, room_ids: set[RoomID] | None) -> set[RoomID]:

@@ -62,7 +62,7 @@ class SyncService:
     _plans: Plans
     _lazy: LazyMembers
     _presence: Presence
-    _sections: Sections
+    sections: Sections
     _answers: Answers
     _gate: AbstractAsyncContextManager[None]
     _flights: SingleFlight[tuple[SyncRequest, int]] = attrs.field(factory=SingleFlight, init=False)
@@ -162,7 +162,7 @@ class SyncService:
 
     async def _members(self, turn: Turn) -> list[bytes] | None:
         """Give the members of the answer but for its token; None: nothing happened."""
-        sections = self._sections
+        sections = self.sections
         if turn.since is None:
             turns = await sections.room_turns.everything(turn)
         else:
@@ -182,7 +182,7 @@ class SyncService:
         return members if news else None
 
     async def _rooms_member(self, turn: Turn, turns: list[RoomTurn]) -> list[bytes]:
-        sections = self._sections
+        sections = self.sections
         members: list[bytes] = []
         entries = await sections.accounts.entries(turn, turns)
         account_data = await sections.accounts.render(turn, entries)

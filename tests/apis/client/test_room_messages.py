@@ -273,19 +273,3 @@ async def test_the_event_closest_to_a_time_is_found(world: World, client: WebCli
     assert (await ask(time, "b")).json["event_id"] == third.event_id
     assert (await ask(sent[-1][1] + 1, "f")).errcode == "M_NOT_FOUND"
     assert (await ask(0, "b")).status == 404
-
-
-async def test_a_room_at_a_glance(world: World, client: WebClient) -> None:
-    room_id = await world.create_room(ALICE)
-    await say(world, room_id, "a", "b")
-
-    answer = await client.get(
-        f"/_matrix/client/v3/rooms/{room_id}/initialSync", token=ALICE, query={"limit": 2}
-    )
-
-    room = answer.json
-    assert room["membership"] == "join"
-    assert room["visibility"] == "private"
-    assert bodies(room["messages"]["chunk"]) == ["a", "b"]
-    assert "start" in room["messages"]
-    assert len(room["state"]) == 4

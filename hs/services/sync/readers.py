@@ -1,0 +1,26 @@
+"""What the answers of sync read rooms by."""
+
+import attrs
+
+from hs.repl.feed import Feed
+from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.tails import Tails
+from hs.services.rooms.visibility import Visibility
+from hs.storage.database import Database
+
+
+@attrs.frozen(eq=False)
+class RoomReaders:
+    """What sync reads rooms by."""
+
+    database: Database
+    feed: Feed
+    events: EventStore
+    states: StateStore
+    memberships: Memberships
+    tails: Tails
+    rendering: Rendering
+    visibility: Visibility
