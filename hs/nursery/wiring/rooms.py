@@ -8,11 +8,14 @@ from hs.repl.streams import EVENTS
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import EventBuilder
 from hs.services.rooms.committer import Committer
+from hs.services.rooms.event_store import MAX_BYTES as EVENT_BYTES
 from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.hot_rooms import HotRooms
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.tails import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.txn_memory import TxnMemory
 from hs.services.rooms.upkeep import UPKEEP_PERIOD_S, RoomUpkeep
@@ -34,11 +37,12 @@ class Rooms:
 
 def wire_rooms(ground: Foundation) -> Rooms:
     """Build the rooms' services. Subscribers come in the order in which they depend."""
-    events = EventStore(ground.database, ground.feed)
+    caches = ground.settings.caches.caches
+    events = EventStore(ground.database, ground.feed, int(EVENT_BYTES * caches.factor("events")))
     states = StateStore(ground.database, ground.feed, events)
     server_name = ground.settings.server.server_name
     memberships = Memberships(ground.database, ground.feed, server_name)
-    tails = Tails(ground.feed)
+    tails = Tails(ground.feed, int(TAIL_BYTES * caches.factor("tails")))
     committer, local = _writing_end(ground, events, states)
     appenders: dict[str, RoomAppender] = {}
     for instance in ground.ownership.writers(EVENTS):
@@ -66,7 +70,13 @@ def _writing_end(
     committer = Committer(
         ground.table(EVENTS), states, ground.clock, ground.signer.server_name, index_chains
     )
-    rooms = HotRooms(ground.database, events, states, committer)
+    rooms = HotRooms(
+        ground.database,
+        events,
+        states,
+        committer,
+        int(HOT_BYTES * ground.settings.caches.caches.factor("hot_rooms")),
+    )
     writer = RoomWriter(
         rooms,
         events,
