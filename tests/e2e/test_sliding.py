@@ -1,0 +1,75 @@
+"""Sliding sync against running servers: each request may go to another process."""
+
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from tests.support.http_client import HttpClient
+from tests.support.processes import Cluster
+
+pytestmark = pytest.mark.process
+
+SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+ROOMS: dict[str, Any] = {
+    "lists": {
+        "all": {
+            "ranges": [[0, 19]],
+            "required_state": [["m.room.member", "$LAZY"], ["m.room.create", ""]],
+            "timeline_limit": 20,
+        }
+    },
+    "extensions": {
+        "account_data": {"enabled": True},
+        "receipts": {"enabled": True},
+        "typing": {"enabled": True},
+    },
+}
+
+
+async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> None:
+    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    answer = await _ask(next(ports), "", "register", {**_registration(), "username": "slider"})
+    token = answer["access_token"]
+    room_id = (await _ask(next(ports), token, "createRoom", {}))["room_id"]
+    first = await _slide(next(ports), token)
+    assert first["rooms"][room_id]["initial"] is True
+
+    pos, seen = first["pos"], list[str]()
+    for n in range(6):
+        sent = await _ask(
+            next(ports),
+            token,
+            f"rooms/{room_id}/send/m.room.message/t{n}",
+            {"msgtype": "m.text", "body": f"m{n}"},
+            method="PUT",
+        )
+        path = f"rooms/{room_id}/receipt/m.read/{sent['event_id']}"
+        await _ask(next(ports), token, path, {})
+        for _ in range(3):
+            answer = await _slide(next(ports), token, pos)
+            pos = answer["pos"]
+            timeline = answer["rooms"].get(room_id, {}).get("timeline", ())
+            seen += [one["content"]["body"] for one in timeline]
+
+    assert seen == [f"m{n}" for n in range(6)]
+    assert answer["lists"] == {"all": {"count": 1}}
+
+
+def _registration() -> dict[str, Any]:
+    return {"password": "correct horse", "auth": {"type": "m.login.dummy"}}
+
+
+async def _slide(port: int, token: str, pos: str | None = None) -> dict[str, Any]:
+    where = "" if pos is None else f"?pos={pos}&timeout=300"
+    return await _ask(port, token, SYNC + where, ROOMS)
+
+
+async def _ask(port: int, token: str, path: str, body: Any, method: str = "POST") -> dict[str, Any]:
+    target = path if path.startswith("/") else f"/_matrix/client/v3/{path}"
+    async with HttpClient(port) as client:
+        client.token = token or None
+        answer = await client.ask(method, target, json=body)
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.json
+    return found
