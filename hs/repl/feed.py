@@ -53,8 +53,12 @@ class _StreamState:
 
 @attrs.define(eq=False)
 class Feed:
-    """Delivers batches in order, remembers positions, wakes those who wait for one."""
+    """Delivers batches in order, remembers positions, wakes those who wait for one.
 
+    `moves` counts how often any position moved: what was derived from positions holds until then.
+    """
+
+    moves: int = 0
     _states: dict[str, _StreamState] = attrs.Factory(dict)
     _queue: deque[Batch[Any]] = attrs.Factory(deque)
     _delivering: bool = False
@@ -168,6 +172,7 @@ class Feed:
     def _advance(self, state: _StreamState, writer: str, position: int) -> None:
         state.positions[writer] = position
         state.vector = None
+        self.moves += 1
         waiting = state.waiters.get(writer)
         if waiting:
             state.waiters[writer] = [one for one in waiting if one.position > position]

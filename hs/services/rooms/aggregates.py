@@ -123,6 +123,9 @@ class Aggregates:
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
+            if row.txn is not None:
+                # Made here a moment ago: nothing can refer to it yet.
+                self._entries.put(EventID(row.event_id), NOTHING)
             if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
                 self._forget(EventID(row.relates_to[1]))
             if row.redaction_applies and row.redacts is not None:

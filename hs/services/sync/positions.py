@@ -54,6 +54,7 @@ class Moment:
 
     token: SyncToken
     text: str
+    vectors: tuple[VectorPosition, ...]
 
 
 class Positions:
@@ -61,22 +62,18 @@ class Positions:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._vectors: tuple[VectorPosition, ...] = ()
-        self._moment = Moment(SyncToken(), SyncToken().encode())
+        self._moves = -1
+        self._moment = Moment(SyncToken(), SyncToken().encode(), ())
         self._read: LruCache[str, SyncToken] = LruCache("sync_tokens", max_entries=MAX_TOKENS)
 
     def now(self) -> Moment:
         """Give the present moment: all of it was delivered to all subscribers."""
-        position = self._feed.position
-        vectors = tuple([position(stream) for stream in STREAMS])
-        known = self._vectors
-        # The feed makes a new vector only when something moved.
-        if len(known) != len(vectors) or any(
-            one is not other for one, other in zip(vectors, known, strict=True)
-        ):
-            token = _token(vectors)
-            self._vectors = vectors
-            self._moment = Moment(token, token.encode())
+        if self._moves != self._feed.moves:
+            self._moves = self._feed.moves
+            vectors = tuple([self._feed.position(stream) for stream in STREAMS])
+            if vectors != self._moment.vectors:
+                token = _token(vectors)
+                self._moment = Moment(token, token.encode(), vectors)
         return self._moment
 
     def parse(self, text: str) -> SyncToken:
@@ -92,8 +89,14 @@ class Positions:
 
     def covers(self, token: SyncToken) -> bool:
         """Tell whether this process has seen all that the holder of a token has seen."""
-        now = self.now().token
-        return now is token or all(vector(now).covers_all(vector(token)) for vector in _VECTORS)
+        moment = self.now()
+        if moment.token is token:
+            return True
+        for vector, seen in zip(_VECTORS, moment.vectors, strict=True):
+            wanted = vector(token)
+            if (wanted.ahead or wanted.floor > seen.floor) and not seen.covers_all(wanted):
+                return False
+        return True
 
     async def wait_for(self, token: SyncToken, timeout_s: float) -> bool:
         """Wait until this process has seen all that the holder of a token has seen."""

@@ -158,7 +158,7 @@ class RoomSections:
         self, turn: Turn, room: _Room, events: Mapping[EventID, StoredEvent]
     ) -> list[bytes]:
         wanted = turn.plan.filter.room.state
-        plain = wanted.allows_everything
+        plain = turn.plan.shows_all_state
         if not plain and not wanted.allows_room(room.turn.room_id):
             return []
         rendered = []

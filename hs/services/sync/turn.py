@@ -43,6 +43,16 @@ class Plan:
     filter: SyncFilter
     look: int
     limit: int
+    shows_every_event: bool = attrs.field(init=False)
+    shows_all_state: bool = attrs.field(init=False)
+
+    @shows_every_event.default
+    def _ask_timeline(self) -> bool:
+        return self.filter.room.timeline.allows_everything
+
+    @shows_all_state.default
+    def _ask_state(self) -> bool:
+        return self.filter.room.state.allows_everything
 
     @property
     def is_lazy(self) -> bool:

@@ -9,7 +9,6 @@ from typing import Final
 import attrs
 
 from hs.core.events import event_types
-from hs.core.filters import EventFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.services.rooms.event_store import EventStore
@@ -90,10 +89,9 @@ class Windows:
         return Window((entry,), (entry,), is_whole=True)
 
     def _from_memory(self, turn: Turn, one: RoomTurn) -> Window | None:
-        timeline = turn.plan.filter.room.timeline
         limit = turn.plan.limit
         if one.after is None:
-            if not timeline.allows_everything:
+            if not turn.plan.shows_every_event:
                 return None
             last = self._tails.last(one.room_id, limit + 1)
             entries = None if last is None else _within(turn, one, last)
@@ -104,11 +102,10 @@ class Windows:
         if since is None:
             return None
         entries = _within(turn, one, since)
-        passing = _passing(timeline, one.room_id, entries)
+        passing = _passing(turn, one.room_id, entries)
         return _window(entries, passing, limit, is_whole=True)
 
     async def _from_database(self, turn: Turn, turns: Sequence[RoomTurn]) -> dict[RoomID, Window]:
-        timeline = turn.plan.filter.room.timeline
         limit = turn.plan.limit
         readings = [
             _Reading(
@@ -118,7 +115,7 @@ class Windows:
             )
             for one in turns
         ]
-        chunk = limit + 1 if timeline.allows_everything else max(limit + 1, FILTERED_CHUNK)
+        chunk = limit + 1 if turn.plan.shows_every_event else max(limit + 1, FILTERED_CHUNK)
         unfinished = readings
         for _ in range(MAX_ROUNDS):
             await self._read_round(turn, unfinished, chunk)
@@ -133,12 +130,11 @@ class Windows:
         for one in readings:
             spans.setdefault((one.low, one.high), []).append(one.one.room_id)
         found = await self._database.read(sync.windows, spans, chunk)
-        timeline = turn.plan.filter.room.timeline
         for one in readings:
             rows = found.get(one.one.room_id, [])
             one.rows = rows + one.rows
             one.exhausted = len(rows) < chunk
-            one.passed += len(_passing(timeline, one.one.room_id, [_entry(row) for row in rows]))
+            one.passed += len(_passing(turn, one.one.room_id, [_entry(row) for row in rows]))
             if rows:
                 one.high = rows[0].stream_id - 1
 
@@ -176,11 +172,10 @@ def _within(turn: Turn, one: RoomTurn, entries: Sequence[TailEntry]) -> Sequence
     ]
 
 
-def _passing(
-    timeline: EventFilter, room_id: RoomID, entries: Sequence[TailEntry]
-) -> Sequence[TailEntry]:
-    if timeline.allows_everything:
+def _passing(turn: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:
+    if turn.plan.shows_every_event:
         return entries
+    timeline = turn.plan.filter.room.timeline
     if not timeline.allows_room(room_id):
         return ()
     return [
@@ -210,7 +205,7 @@ def _read_window(turn: Turn, reading: _Reading) -> Window:
         if upto.covers(row.writer, row.stream_id) and not after.covers(row.writer, row.stream_id)
     ]
     entries = [_entry(row) for row in rows]
-    passing = _passing(turn.plan.filter.room.timeline, one.room_id, entries)
+    passing = _passing(turn, one.room_id, entries)
     window = _window(entries, passing, turn.plan.limit, is_whole=False)
     window.limited = window.limited or not reading.exhausted
     # With no event of state among them, and all after the same state, they changed nothing.
