@@ -17,6 +17,8 @@ report_stats: false
 signing_key: "ed25519 a_test {key}"
 macaroon_secret_key: secret
 bcrypt_rounds: 4
+enable_registration: true
+enable_registration_without_verification: true
 database: {{name: sqlite3, args: {{database: {folder}/homeserver.db}}}}
 listeners:
   - port: {port}

@@ -30,8 +30,10 @@ from tests.nursery.conftest import Load
 from tests.support.databases import fresh_postgres
 from tests.support.http_client import HttpClient, Hungup
 from tests.support.postgres import PostgresServer
+from tests.support.web import Answer
 
 SOON_S = 10.0
+SYNC = "/_matrix/client/v3/sync"
 
 
 @attrs.frozen(eq=False)
@@ -346,6 +348,34 @@ async def test_a_long_poll_is_answered_early(
                 leaving.ask()
 
     assert statuses == [200]
+
+
+async def test_a_sync_that_waits_is_answered_early_with_its_own_token(
+    settings: Settings, bridge: Bridge, database: Database
+) -> None:
+    process = compose(settings, plan_of(settings), SystemClock(), bridge, database)
+    answers: list[Answer] = []
+
+    async def wait_for_news(client: HttpClient, since: str) -> None:
+        answers.append(await client.get(f"{SYNC}?timeout=60000&since={since}"))
+
+    with trio.fail_after(SOON_S):
+        async with trio.open_nursery() as nursery:
+            async with living(process) as (leaving, port), HttpClient(port) as client:
+                account = {"username": "alice", "password": "p"}
+                made = await client.post(
+                    "/_matrix/client/v3/register", {**account, "auth": {"type": "m.login.dummy"}}
+                )
+                client.token = made.json["access_token"]
+                since = (await client.get(SYNC)).json["next_batch"]
+                since = (await client.get(f"{SYNC}?since={since}")).json["next_batch"]
+                waiting = HttpClient(port, client.token)
+                nursery.start_soon(wait_for_news, waiting, since)
+                await _until(lambda: process.drain.in_flight == 1)
+                leaving.ask()
+
+    assert [answer.status for answer in answers] == [200]
+    assert answers[0].json == {"next_batch": since}
 
 
 @pytest.mark.postgres

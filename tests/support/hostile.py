@@ -70,6 +70,34 @@ CONTENT_KEYS = (
 )  # fmt: skip
 
 
+_FILTER_KEYS = (
+    "room", "timeline", "state", "ephemeral", "account_data", "presence", "event_fields",
+    "event_format", "limit", "types", "not_types", "senders", "not_senders", "rooms", "not_rooms",
+    "lazy_load_members", "include_redundant_members", "contains_url", "include_leave",
+    "unread_thread_notifications", "related_by_senders", "related_by_rel_types",
+)  # fmt: skip
+_RULE_KEYS = (
+    "actions", "conditions", "pattern", "kind", "key", "is", "value", "set_tweak", "default",
+    "enabled", "rule_id", "room_member_count", "event_match", "event_property_is", "notify",
+)  # fmt: skip
+# Keys of objects that are no events, by the name of the field that holds them.
+KEYS_OF = {
+    "definition": _FILTER_KEYS,
+    "filter": (*_FILTER_KEYS, "generic_search_term", "room_types"),
+    "rule": _RULE_KEYS,
+    "content": (*CONTENT_KEYS, *_RULE_KEYS, "order", "thread_id"),
+    "markers": ("m.fully_read", "m.read", "m.read.private"),
+    "auth": ("type", "session", "password", "identifier", "user", "token"),
+    "identifier": ("type", "user", "medium", "address"),
+    "lists": ("a", "b", "c"),
+}
+_SLIDING = (
+    "ranges", "timeline_limit", "required_state", "filters", "is_dm", "is_invite", "room_types",
+    "enabled", "since", "limit", "lists", "rooms", "include", "exclude", "lazy_members",
+    "to_device", "e2ee", "account_data", "receipts", "typing",
+)  # fmt: skip
+
+
 @attrs.frozen
 class Known:
     """What exists on the server, so that requests may be about something."""
@@ -98,9 +126,8 @@ class HostileRequest:
 
 
 @st.composite
-def hostile_requests(draw: Draw, endpoints: list[Endpoint], known: Known) -> Any:
-    """Give one request to one of the endpoints."""
-    endpoint = draw(st.sampled_from(endpoints))
+def hostile_requests(draw: Draw, endpoint: Endpoint, known: Known) -> Any:
+    """Give one request to an endpoint."""
     parts = _Parts(draw, known)
     if endpoint.parser is not None:
         wanted = endpoint.parser.request_class
@@ -110,7 +137,7 @@ def hostile_requests(draw: Draw, endpoints: list[Endpoint], known: Known) -> Any
             if source is not None:
                 parts.add(field, source, hints[field.name])
     headers = {"content-type": draw(st.sampled_from(["application/json", "text/plain", ""]))}
-    is_ours = draw(_mostly(st.just(True), st.just(False)))
+    is_ours = draw(_nearly_always(st.just(True), st.just(False)))
     if not is_ours:
         headers["authorization"] = draw(
             st.sampled_from(["", "Bearer", "Bearer x", "Basic eDp4", "Bearer " + "t" * 3000])
@@ -119,8 +146,12 @@ def hostile_requests(draw: Draw, endpoints: list[Endpoint], known: Known) -> Any
 
 
 def _mostly(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
-    """Choose what is right five times out of six."""
-    return st.integers(0, 5).flatmap(lambda chance: wrong if chance == 5 else right)
+    """Choose what is right nine times out of ten."""
+    return st.integers(0, 9).flatmap(lambda chance: wrong if chance == 9 else right)
+
+
+def _nearly_always(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
+    return st.integers(0, 29).flatmap(lambda chance: wrong if chance == 29 else right)
 
 
 @attrs.define
@@ -136,7 +167,8 @@ class _Parts:
 
     def add(self, field: Any, source: Source, wanted: Any) -> None:
         name = source.name or field.name
-        is_left_out = field.default is not attrs.NOTHING and self.draw(st.booleans())
+        may_be_left_out = field.default is not attrs.NOTHING
+        is_left_out = may_be_left_out and self.draw(st.integers(0, 2)) < 2
         match source.kind:
             case Kind.PATH:
                 self.path[name] = self._text(name, wanted)
@@ -149,7 +181,7 @@ class _Parts:
                 if not is_left_out:
                     self.fields[name] = self.draw(_mostly(self._json(name, wanted), JSON))
             case Kind.WHOLE_BODY | Kind.EVENT_CONTENT:
-                self.fields = self.draw(st.one_of(self._contents(), self._json(name, wanted)))
+                self.fields = self.draw(st.one_of(self._contents(name), self._json(name, wanted)))
             case Kind.RAW_BODY | Kind.STREAM:
                 self.whole = self.draw(RAW_BODIES)
 
@@ -159,9 +191,13 @@ class _Parts:
             path = path.replace(f"{{{name}}}", quote(text, safe=""))
         # Parameters that the request class does not take.
         path = path.replace("{", "").replace("}", "")
-        raw = self.draw(_mostly(st.just(""), st.sampled_from(["%", "%00", "%ff", "%C0%AF", "//"])))
+        raw = self.draw(
+            _nearly_always(st.just(""), st.sampled_from(["%", "%00", "%ff", "%C0%AF", "//"]))
+        )
         query = "&".join(f"{quote(name)}={quote(text, safe='')}" for name, text in self.query)
-        spoilt = self.draw(_mostly(st.just(""), st.sampled_from(["&=", "&&&", "&x=%ff", "&x=%00"])))
+        spoilt = self.draw(
+            _nearly_always(st.just(""), st.sampled_from(["&=", "&&&", "&x=%ff", "&x=%00"]))
+        )
         return f"{path}{raw}?{query}{spoilt}"
 
     def body(self) -> bytes:
@@ -187,7 +223,7 @@ class _Parts:
         if origin in (list, tuple):
             return st.lists(self._json(name, inner[0]), max_size=3)
         if origin is dict or wanted is dict:
-            return self._contents()
+            return self._contents(name)
         if attrs.has(wanted):
             hints = get_type_hints(wanted)
             return st.fixed_dictionaries(
@@ -224,11 +260,32 @@ class _Parts:
             "rel_type": ("m.annotation", "m.replace", "m.thread", "m.reference"),
             "state_key": ("", *self.known.user_ids),
             "dir": ("b", "f"),
+            "scope": ("global",),
+            "kind": ("override", "underride", "sender", "room", "content"),
+            "rule_id": (".m.rule.master", "own", *self.known.room_ids),
+            "attribute": ("enabled", "actions"),
+            "key_name": ("displayname", "avatar_url", "org.example.key"),
+            "filter_id": ("1", "2"),
+            "room_version": ("11", "10", "9", "6", "1", "12"),
+            "new_version": ("11", "10", "9", "6", "1", "12"),
+            "tag": ("m.favourite", "u.own"),
+            "order": ("0.5",),
         }.get(name, ())
         return tuple(found) or ("x", "1", "m.text", "hs.test")
 
-    def _contents(self) -> st.SearchStrategy[Any]:
+    def _contents(self, name: str) -> st.SearchStrategy[Any]:
         """Give objects with keys that the server looks at."""
+        keys = st.sampled_from(KEYS_OF.get(name, (*CONTENT_KEYS, *_SLIDING)))
+        values = self._values(keys)
+        deeper = st.one_of(
+            values,
+            st.lists(values, max_size=3),
+            st.dictionaries(keys, values, max_size=3),
+            st.dictionaries(keys, st.dictionaries(keys, values, max_size=3), max_size=2),
+        )
+        return st.dictionaries(_mostly(keys, TEXTS), deeper, max_size=4)
+
+    def _values(self, keys: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
         known = self.known
         related = st.fixed_dictionaries(
             {
@@ -242,8 +299,10 @@ class _Parts:
         levels = st.dictionaries(st.sampled_from(known.user_ids), st.sampled_from([0, 50, 100, -1]))
         ids = st.sampled_from((*known.user_ids, *known.room_ids, *known.aliases, *known.event_ids))
         memberships = st.sampled_from(["join", "invite", "leave", "ban", "knock"])
-        values = st.one_of(related, levels, ids, memberships, TEXTS, JSON)
-        return st.dictionaries(st.one_of(st.sampled_from(CONTENT_KEYS), TEXTS), values, max_size=4)
+        types = st.sampled_from(EVENT_TYPES)
+        return st.one_of(
+            related, levels, ids, memberships, types, keys, NUMBERS, st.booleans(), TEXTS, JSON
+        )
 
 
 def _encoded(value: Any) -> bytes:
