@@ -86,12 +86,14 @@ class SqliteDialect:
         parsed = parse_columns(columns)
         for column in parsed:
             _refuse_bytes_in_json(column.type)
-        values = ", ".join(f"_{n}.value AS {c.name}" for n, c in enumerate(parsed, first))
-        joins = "".join(
-            f" JOIN json_each(${n}) AS _{n} ON _{n}.key = _{first}.key"
-            for n in range(first + 1, first + len(parsed))
+        # Without LIMIT the planner may take the list apart and go through it once for each row
+        # of the table it is joined to.
+        others = "".join(
+            f", json_extract(${n}, '$[' || _{first}.key || ']') AS {c.name}"
+            for n, c in enumerate(parsed[1:], first + 1)
         )
-        return f"(SELECT {values} FROM json_each(${first}) AS _{first}{joins}) AS {alias}"
+        values = f"_{first}.value AS {parsed[0].name}{others}"
+        return f"(SELECT {values} FROM json_each(${first}) AS _{first} LIMIT -1) AS {alias}"
 
     def greatest(self, left: str, right: str) -> str:
         return f"max({left}, {right})"
