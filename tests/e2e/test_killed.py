@@ -21,6 +21,7 @@ SENDERS = 12
 RETRY_S = 0.05
 MAX_LOAD_S = 0.4  # from the first answer after a start to the kill
 REPEATED = 0.1  # of the acknowledged requests are sent once more
+REPEATED_BACK = 20  # of one sender; a device's transaction IDs are known for its last thousand
 PAGE = 500
 CLIENT = "/_matrix/client/v3"
 
@@ -52,11 +53,13 @@ class Sender:
     async def run(self) -> None:
         """Send until cancelled."""
         number = 0
-        while True:
-            number += 1
-            await self.send(f"{self.name}.{number}")
-            if self.rng.random() < REPEATED:
-                await self.send(f"{self.name}.{self.rng.randint(1, number)}")
+        async with self.client:
+            while True:
+                number += 1
+                await self.send(f"{self.name}.{number}")
+                if self.rng.random() < REPEATED:
+                    again = self.rng.randint(max(1, number - REPEATED_BACK), number)
+                    await self.send(f"{self.name}.{again}")
 
     async def send(self, text: str) -> None:
         """Send one message, again and again until there is an answer."""
