@@ -52,7 +52,7 @@ class Never:
         return False
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Matches:
     """`event_match`, on the whole value."""
 
@@ -65,7 +65,7 @@ class Matches:
         return isinstance(value, str) and self.glob.matches(value)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class MatchesWords:
     """`event_match` on `content.body`, and the pattern of content rules."""
 
@@ -77,7 +77,7 @@ class MatchesWords:
         return isinstance(value, str) and self.glob.matches_words(value)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class PropertyIs:
     """`event_property_is`, and the implicit conditions of room and sender rules.
 
@@ -93,7 +93,7 @@ class PropertyIs:
         return _same(facts.at(self.path), self.value)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class PropertyContains:
     """`event_property_contains`."""
 
@@ -107,7 +107,7 @@ class PropertyContains:
         return isinstance(values, list) and any(_same(value, self.value) for value in values)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class MemberCount:
     """`room_member_count`."""
 
@@ -119,7 +119,7 @@ class MemberCount:
         return _COMPARE[self.comparison](facts.member_count, self.count)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class SenderMayNotify:
     """`sender_notification_permission`."""
 
