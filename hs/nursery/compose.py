@@ -12,12 +12,14 @@ from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
 from hs.nursery.wiring.accounts import wire_accounts, wire_identity
 from hs.nursery.wiring.actions import wire_actions
+from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_devices
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
 from hs.nursery.wiring.push import push_apis, wire_push
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.sync import sync_apis, wire_sync
+from hs.services.devices.remote import NoRemoteDevices
 from hs.services.sync.assembly import Sources
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -30,13 +32,15 @@ def compose(
     ground = lay_foundation(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
     metrics.watch_process()
-    identity = wire_identity(ground)
+    device_writers = wire_device_writers(ground)
+    identity = wire_identity(ground, device_writers.updates)
     accounts = wire_accounts(ground, identity)
     rooms = wire_rooms(ground)
     actions = wire_actions(ground, rooms, accounts)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral)
+    devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     sources = Sources(
         account_data=accounts.account_data,
         push_rules=push.rules,
@@ -45,14 +49,15 @@ def compose(
         typing=ephemeral.typing_users,
         presence=ephemeral.presence,
         counts=push.counts,
+        extensions=(devices.encryption,),
     )
-    sync = wire_sync(ground, rooms, reading, sources, admission, drain)
+    sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
     runners: list[tuple[str, Runner]] = []
     if rooms.committer is not None:
         runners.append(("committer", rooms.committer.run))
     runners += push.runners
     duties: list[Duty] = [*accounts.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    chores: list[Duty] = [*accounts.chores, *room_chores(ground), *sync.chores]
+    chores: list[Duty] = [*accounts.chores, *room_chores(ground), *devices.chores, *sync.chores]
     return Process(
         ground=ground,
         runners=runners,
@@ -64,6 +69,7 @@ def compose(
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
             *push_apis(push),
+            *device_apis(devices, accounts),
             *sync_apis(sync),
         ),
         authenticator=identity.authenticator,

@@ -10,6 +10,7 @@ from typing import Final
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
         "org.matrix.simplified_msc3575": True,
+        "org.matrix.msc3814": True,
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
     }

@@ -23,7 +23,7 @@ from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
 from hs.services.accounts.registration import Registration
-from hs.services.accounts.sessions import DeviceWatcher, NobodyWatches, Sessions
+from hs.services.accounts.sessions import DeviceWatcher, Sessions
 from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
 from hs.services.accounts.turn import TurnServers
@@ -82,10 +82,10 @@ class Accounts:
         return [Duty("forgetting old sessions", forget)]
 
 
-def wire_identity(ground: Foundation) -> Identity:
+def wire_identity(ground: Foundation, watcher: DeviceWatcher) -> Identity:
     """Build what proves who somebody is."""
     settings, database, clock = ground.settings, ground.database, ground.clock
-    appservices, watcher = NoAppservices(), NobodyWatches()
+    appservices = NoAppservices()
     last_seen = LastSeen(database, clock)
     revocations = Revocations(ground.memory(CACHES))
     limits = LoginLimits(settings.rate_limits)

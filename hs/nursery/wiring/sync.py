@@ -21,6 +21,7 @@ from hs.services.sync.assembly import (
     make_old_sync,
     make_sync,
 )
+from hs.services.sync.encryption import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.service import SlidingSync
@@ -48,6 +49,7 @@ def wire_sync(
     rooms: Rooms,
     reading: Reading,
     sources: Sources,
+    encryption: Encryption,
     admission: Admission,
     drain: Drain,
 ) -> Sync:
@@ -76,7 +78,13 @@ def wire_sync(
         gate=gate,
     )
     sliding = make_sliding_sync(
-        readers, sources, notifier, ground.clock, excluded=excluded, gate=gate
+        readers,
+        sources,
+        notifier,
+        ground.clock,
+        excluded=excluded,
+        gate=gate,
+        encryption=encryption,
     )
 
     async def leave() -> None:

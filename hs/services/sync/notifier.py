@@ -17,6 +17,7 @@ from hs.core.ids import RoomID, UserID
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import (
     AccountDataRow,
+    DeviceListRow,
     EventRow,
     PresenceRow,
     PushRulesRow,
@@ -26,6 +27,7 @@ from hs.repl.rows import (
 )
 from hs.repl.streams import (
     ACCOUNT_DATA,
+    DEVICE_LISTS,
     EVENTS,
     PRESENCE,
     PUSH_RULES,
@@ -75,6 +77,7 @@ class Notifier:
         feed.subscribe(ACCOUNT_DATA, self._on_account_data)
         feed.subscribe(PUSH_RULES, self._on_push_rules)
         feed.subscribe(TO_DEVICE, self._on_to_device)
+        feed.subscribe(DEVICE_LISTS, self._on_device_lists)
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -224,7 +227,11 @@ class Notifier:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
+        self.wake_users({UserID(row.user_id) for _, row in batch.rows if not row.keys})
+
+    def _on_device_lists(self, batch: Batch[DeviceListRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})
+        self.wake_rooms({RoomID(one) for _, row in batch.rows for one in row.room_ids})
 
 
 _NOBODY: Final[set[Watch]] = set()

@@ -98,10 +98,14 @@ class UnreadCounts(Protocol):
 
 
 class Extra(NamedTuple):
-    """More members of an answer, by their names, as JSON; `news`: they are worth answering."""
+    """More members of an answer, by their names, as JSON; `news`: they are worth answering.
+
+    `to_device` is where the next answer goes on in that stream; None: behind this one's end.
+    """
 
     members: Mapping[str, bytes] = {}
     news: bool = False
+    to_device: VectorPosition | None = None
 
 
 class Extension(Protocol):
@@ -115,6 +119,9 @@ class Extension(Protocol):
 
 class Positioned(Protocol):
     """The part of a token that extensions read."""
+
+    @property
+    def events(self) -> VectorPosition: ...
 
     @property
     def to_device(self) -> VectorPosition: ...

@@ -29,7 +29,7 @@ from hs.services.sync.positions import Moment, Positions
 from hs.services.sync.room_extras import RoomExtras
 from hs.services.sync.room_turns import RoomTurns
 from hs.services.sync.rooms import RoomSections
-from hs.services.sync.sources import Extension, Presence
+from hs.services.sync.sources import Extension, Extra, Presence
 from hs.services.sync.turn import Plan, RoomTurn, SyncRequest, Turn
 
 CATCH_UP_S: Final = 5.0
@@ -48,6 +48,14 @@ class Sections:
     accounts: Accounts
     presence: PresenceSection
     extensions: Sequence[Extension] = ()
+
+
+@attrs.frozen(eq=False)
+class _Answer:
+    """An answer as JSON, and whether it is worth giving before the time is over."""
+
+    text: bytes
+    news: bool
 
 
 @attrs.frozen(eq=False)
@@ -116,8 +124,7 @@ class SyncService:
         sent.resume(None if since is None else since.events)
         async with self._gate:
             turn = await self._turn(request, plan, since, sent)
-            members = await self._members(turn) or []
-        answer = _written(turn.moment, members)
+            answer = (await self._answer(turn)).text
         self._answers.keep(request, watch, changes, answer)
         return answer
 
@@ -130,20 +137,18 @@ class SyncService:
         while True:
             changes = watch.changes
             moment = self._positions.now()
-            if not _is_behind(since, moment):
-                members = None
-            else:
+            answer: _Answer | None = None
+            if _is_behind(since, moment):
                 async with self._gate:
                     turn = await self._turn(request, plan, since, sent)
-                    moment = turn.moment
-                    members = await self._members(turn)
-            if members is not None:
-                return _written(moment, members)
+                    answer = await self._answer(turn)
+                if answer.news:
+                    return answer.text
             if self._notifier.is_leaving:
                 assert request.since is not None
                 return _idle(request.since)
             if trio.current_time() >= deadline:
-                return _idle(moment.text)
+                return await self._standing(request, moment) if answer is None else answer.text
             await self._notifier.wait(watch, changes, deadline)
 
     async def _turn(
@@ -160,8 +165,15 @@ class SyncService:
         viewer = self._rendering.viewer(request.requester, ignored)
         return Turn(request, plan, since, moment, rooms, ignored, viewer, sent)
 
-    async def _members(self, turn: Turn) -> list[bytes] | None:
-        """Give the members of the answer but for its token; None: nothing happened."""
+    async def _standing(self, request: SyncRequest, moment: Moment) -> bytes:
+        """Give the answer when nothing happened: what extensions tell at all times."""
+        members: list[bytes] = []
+        for extension in self.sections.extensions:
+            extra = await extension.render(request.requester, moment.token, moment.token)
+            members += _of_extra(extra)
+        return _written(moment.text, members)
+
+    async def _answer(self, turn: Turn) -> _Answer:
         sections = self.sections
         if turn.since is None:
             turns = await sections.room_turns.everything(turn)
@@ -172,14 +184,17 @@ class SyncService:
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
         news = bool(members) or turn.since is None or turn.request.full_state
+        text = turn.moment.text
         for extension in sections.extensions:
             since = turn.since
             extra = await extension.render(turn.request.requester, since, turn.moment.token)
             news = news or extra.news
-            members += [b"%b:%b" % (orjson.dumps(k), v) for k, v in extra.members.items()]
+            members += _of_extra(extra)
+            if extra.to_device is not None:
+                text = attrs.evolve(turn.moment.token, to_device=extra.to_device).encode()
         if turn.brought:
             turn.sent.bring(turn.brought, turn.events)
-        return members if news else None
+        return _Answer(_written(text, members), news)
 
     async def _rooms_member(self, turn: Turn, turns: list[RoomTurn]) -> list[bytes]:
         sections = self.sections
@@ -207,8 +222,12 @@ def _idle(text: str) -> bytes:
     return b'{"next_batch":"%b"}' % text.encode()
 
 
-def _written(moment: Moment, members: Sequence[bytes]) -> bytes:
+def _of_extra(extra: Extra) -> list[bytes]:
+    return [b"%b:%b" % (orjson.dumps(name), one) for name, one in extra.members.items()]
+
+
+def _written(text: str, members: Sequence[bytes]) -> bytes:
     return b'{"next_batch":"%b"%b}' % (
-        moment.text.encode(),
+        text.encode(),
         b"".join([b"," + member for member in members]),
     )

@@ -5,10 +5,12 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from hs.core.ids import RoomID
 from hs.lib.clock import Clock
 from hs.services.sync.assembly import RoomReaders, Sources
+from hs.services.sync.encryption import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import Positions
 from hs.services.sync.sliding.activity import Activity
 from hs.services.sync.sliding.connections import Connections
+from hs.services.sync.sliding.encryption import EncryptionExtensions
 from hs.services.sync.sliding.extensions import Extensions
 from hs.services.sync.sliding.invites import Invites
 from hs.services.sync.sliding.lists import Lists
@@ -27,6 +29,7 @@ def make_sliding_sync(
     *,
     excluded: frozenset[RoomID] = frozenset(),
     gate: AbstractAsyncContextManager[None] | None = None,
+    encryption: Encryption | None = None,
 ) -> SlidingSync:
     """Build the service; after its sources and before the feed starts.
 
@@ -60,7 +63,12 @@ def make_sliding_sync(
         ),
         results,
         Extensions(
-            feed, sources.account_data, sources.push_rules, sources.receipts, sources.typing
+            feed,
+            sources.account_data,
+            sources.push_rules,
+            sources.receipts,
+            sources.typing,
+            EncryptionExtensions(encryption),
         ),
         nullcontext() if gate is None else gate,
     )

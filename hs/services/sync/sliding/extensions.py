@@ -20,6 +20,7 @@ from hs.repl.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from hs.repl.streams import ACCOUNT_DATA, PUSH_RULES, RECEIPTS, TYPING
 from hs.services.sync.positions import Moment
 from hs.services.sync.recent import Recent
+from hs.services.sync.sliding.encryption import EncryptionExtensions
 from hs.services.sync.sliding.lists import Asking, Windows
 from hs.services.sync.sliding.request import EVERYWHERE, ExtensionAsked
 from hs.services.sync.sources import (
@@ -63,11 +64,13 @@ class Extensions:
         push_rules: PushRuleDocuments,
         receipts: Receipts,
         typing: Typing,
+        encryption: EncryptionExtensions,
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
         self._receipts = receipts
         self._typing = typing
+        self._encryption = encryption
         self._changed: Recent[UserID, AccountDataRow] = Recent(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
@@ -101,7 +104,11 @@ class Extensions:
             if typing:
                 members["typing"] = {"rooms": typing}
         members = {name: one for name, one in members.items() if one}
-        return members, bool(members)
+        key = scene.asking.connection.key
+        encrypted, news = await self._encryption.make(
+            scene.asking.user_id, key.device_id or None, asked, scene.since, scene.moment.token
+        )
+        return {**members, **encrypted}, news or bool(members)
 
     async def _make_account_data(self, scene: Scene, asked: ExtensionAsked) -> Members:
         user_id, since = scene.asking.user_id, scene.since

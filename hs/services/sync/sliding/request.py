@@ -68,12 +68,23 @@ class ExtensionAsked:
 
 
 @attrs.frozen
+class ToDeviceAsked:
+    """Whether messages to the device are wanted, behind which token, and how many."""
+
+    enabled: bool | None = None
+    since: str | None = None
+    limit: int | None = None
+
+
+@attrs.frozen
 class ExtensionsAsked:
     """The extensions there are."""
 
     account_data: ExtensionAsked = ExtensionAsked()
     receipts: ExtensionAsked = ExtensionAsked()
     typing: ExtensionAsked = ExtensionAsked()
+    to_device: ToDeviceAsked = ToDeviceAsked()
+    e2ee: ExtensionAsked = ExtensionAsked()
 
 
 @attrs.frozen

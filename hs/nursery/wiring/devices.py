@@ -1,0 +1,116 @@
+"""Devices: their keys, messages and lists, cross-signing, key backups, dehydrated devices."""
+
+import attrs
+
+from hs.apis.client.cross_signing import CrossSigningApi
+from hs.apis.client.dehydrated_device import DehydratedDeviceApi
+from hs.apis.client.key_backup import KeyBackupApi
+from hs.apis.client.keys import KeysApi
+from hs.apis.client.to_device import ToDeviceApi
+from hs.lib.tasks import Duty, every
+from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.accounts import Accounts
+from hs.nursery.wiring.rooms import Rooms
+from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
+from hs.services.devices.cross_signing import CrossSigning
+from hs.services.devices.dehydrated import DehydratedDevices
+from hs.services.devices.device_keys import KeyDirectory
+from hs.services.devices.device_lists import DeviceLists
+from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
+from hs.services.devices.key_backup import KeyBackups
+from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
+from hs.services.devices.one_time_keys import OneTimeKeys
+from hs.services.devices.remote import RemoteDevices
+from hs.services.devices.to_device import DehydratedEvents, ToDevice
+from hs.services.devices.updates import UPKEEP_PERIOD_S, DeviceUpdates, DeviceUpkeep
+from hs.services.devices.user_keys import UserKeysReader
+from hs.services.rooms.neighbours import RoomNeighbours
+from hs.services.sync.encryption import Encryption
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class DeviceWriters:
+    """The owners of what devices write, here or in other processes."""
+
+    lists: DeviceListWriter
+    inboxes: InboxWriter
+    updates: DeviceUpdates
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Devices:
+    """What the endpoints, sync and federation need of devices."""
+
+    writers: DeviceWriters
+    to_device: ToDevice
+    one_time_keys: OneTimeKeys
+    device_lists: DeviceLists
+    user_keys: UserKeysReader
+    directory: KeyDirectory
+    cross_signing: CrossSigning
+    backups: KeyBackups
+    dehydrated: DehydratedDevices
+    encryption: Encryption
+    upkeep: DeviceUpkeep
+
+    @property
+    def chores(self) -> list[Duty]:
+        """Give what one process does now and then."""
+
+        async def tidy() -> None:
+            await every(UPKEEP_PERIOD_S, self.upkeep.tidy)
+
+        return [Duty("tidying up after devices", tidy)]
+
+
+def wire_device_writers(ground: Foundation) -> DeviceWriters:
+    """Build the owners, and the watcher that sessions report to; before accounts."""
+    clock = ground.clock
+    lists = ground.owned(
+        DeviceListWriter,
+        DEVICE_LISTS,
+        lambda: LocalDeviceLists(ground.table(DEVICE_LISTS), clock),
+    )
+    inboxes = ground.owned(
+        InboxWriter, TO_DEVICE, lambda: LocalInboxes(ground.table(TO_DEVICE), clock)
+    )
+    return DeviceWriters(lists=lists, inboxes=inboxes, updates=DeviceUpdates(lists, inboxes))
+
+
+def wire_devices(
+    ground: Foundation, writers: DeviceWriters, rooms: Rooms, remote: RemoteDevices
+) -> Devices:
+    """Build the readers and services; after rooms, before the notifier."""
+    database, feed = ground.database, ground.feed
+    server_name = ground.settings.server.server_name
+    neighbours = RoomNeighbours(database, rooms.events, rooms.memberships, rooms.tails)
+    to_device = ToDevice(database, feed, writers.inboxes, remote, server_name)
+    one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
+    device_lists = DeviceLists(database, feed, neighbours)
+    user_keys = UserKeysReader(database, feed)
+    return Devices(
+        writers=writers,
+        to_device=to_device,
+        one_time_keys=one_time_keys,
+        device_lists=device_lists,
+        user_keys=user_keys,
+        directory=KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name),
+        cross_signing=CrossSigning(user_keys, writers.lists, remote, server_name),
+        backups=KeyBackups(database),
+        dehydrated=DehydratedDevices(
+            database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
+        ),
+        encryption=Encryption(to_device, device_lists, one_time_keys),
+        upkeep=DeviceUpkeep(database, ground.clock, writers.updates),
+    )
+
+
+def device_apis(devices: Devices, accounts: Accounts) -> list[object]:
+    """Give the endpoints."""
+    return [
+        KeysApi(devices.directory, devices.one_time_keys, devices.device_lists),
+        CrossSigningApi(devices.cross_signing, accounts.lifecycle, accounts.identity.interactive),
+        ToDeviceApi(devices.to_device),
+        KeyBackupApi(devices.backups),
+        DehydratedDeviceApi(devices.dehydrated),
+    ]
