@@ -4,13 +4,13 @@ import attrs
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.render import Empty
-from hs.apis.web.request import body, path, query
+from hs.apis.web.request import body, path, query, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import MissingParam, ThreepidDenied
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.requester import Requester
-from hs.services.rooms.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership import JoinRequest, RoomMembership, own_content
 from hs.services.rooms.naming import RoomNaming
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
@@ -26,6 +26,7 @@ class Join:
     server_name: list[str] = query(factory=list)
     third_party_signed: JsonObject | None = body(default=None)
     reason: str | None = body(default=None)
+    content: JsonObject = whole_body(factory=dict)
 
 
 @attrs.frozen
@@ -99,7 +100,8 @@ class MembershipApi:
         room_id, via = await self.naming.find_room(
             request.room, _servers(request.via, request.server_name)
         )
-        asked = JoinRequest(request.reason, via, request.third_party_signed)
+        more = own_content(request.content)
+        asked = JoinRequest(request.reason, via, request.third_party_signed, more)
         return InRoom(await self.membership.join(request.requester, room_id, asked))
 
     @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import JsonObject, check_canonical
 from hs.core.errors import BadJson, Forbidden, GuestForbidden, NotFound, Unknown
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id
@@ -30,6 +30,7 @@ from hs.storage.database import Database
 
 AUTHORISER: Final = "join_authorised_via_users_server"
 
+_NOT_OWN: Final = frozenset({"membership", AUTHORISER, "third_party_invite", "third_party_signed"})
 _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
@@ -156,8 +157,7 @@ class RoomMembership:
         if not isinstance(membership, str):
             raise BadJson("A member event needs a membership")
         if membership == event_types.JOIN and user_id == requester.user_id:
-            more = {key: content[key] for key in content if key not in ("membership", AUTHORISER)}
-            return await self._join(requester, room_id, JoinRequest(content=more))
+            return await self._join(requester, room_id, JoinRequest(content=own_content(content)))
         if membership == event_types.INVITE:
             return await self._invite(requester, room_id, user_id, content)
         if membership == event_types.KNOCK:
@@ -252,6 +252,16 @@ class RoomMembership:
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
         return {**shown(await self.profiles.of_local(user_id)), **content}
+
+
+def own_content(asked: JsonObject) -> JsonObject:
+    """Give what users may put into member events of their own, out of a body or a content.
+
+    Raises: BadJson, for what no event may hold.
+    """
+    content = {key: asked[key] for key in asked if key not in _NOT_OWN}
+    check_canonical(content)
+    return content
 
 
 def _content(

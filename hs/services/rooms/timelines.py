@@ -49,7 +49,7 @@ class MessagesAsk:
 
 @attrs.frozen
 class MessagesPage:
-    """One page of history. Without `end` there is no more of it."""
+    """One page of history. Without `end` there is no more of it; the last with events has one."""
 
     start: str
     chunk: orjson.Fragment
@@ -123,6 +123,11 @@ class Timelines:
         end = stretch.rest
         if end is None and ask.to is not None and stretch.seen:
             end = TopologicalToken(*(walk.low if walk.backwards else walk.high))
+        if end is None and stretch.seen:
+            # Whether this was all, the client learns from the next page, which is empty. Forwards
+            # more may happen until then.
+            last = stretch.seen[-1].stored
+            end = before(last) if walk.backwards else behind(last)
         return MessagesPage(
             start,
             json_array(await self._showing.timeline(requester, stretch.seen)),

@@ -25,6 +25,7 @@ from hs.services.rooms.memberships import LocalMembership, RoomsOf
 from hs.services.rooms.rendering import json_array
 from hs.services.rooms.showing import Showing
 from hs.services.rooms.visibility import Seen
+from hs.services.sync.beside_rooms import with_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import Positions
@@ -231,7 +232,7 @@ class EventStream:
         entries = await sections.accounts.entries(turn, ())
         extras = await sections.extras.gather(turn, (), ())
         return [
-            *presence,
+            *(with_user_id(event) for event in presence),
             *(
                 in_room(room_id, event)
                 for room_id, events in extras.ephemeral.items()

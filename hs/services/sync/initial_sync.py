@@ -19,7 +19,7 @@ from hs.services.rooms.rendering import json_array
 from hs.services.rooms.room_snapshot import RoomSnapshots
 from hs.services.rooms.showing import Showing
 from hs.services.rooms.visibility import Seen
-from hs.services.sync.beside_rooms import MAX_MET
+from hs.services.sync.beside_rooms import MAX_MET, with_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.positions import Moment, Positions
 from hs.services.sync.readers import RoomReaders
@@ -67,10 +67,11 @@ class InitialSync:
             account_data = await sections.accounts.render(
                 turn, await sections.accounts.entries(turn, ())
             )
+            presence = await sections.presence.render(turn, ())
             return {
                 "end": moment.text,
                 "rooms": entries,
-                "presence": json_array(await sections.presence.render(turn, ())),
+                "presence": json_array([with_user_id(event) for event in presence]),
                 "receipts": json_array(await self._receipts_in(user_id, _joined(rooms), moment)),
                 "account_data": json_array(account_data),
             }
@@ -86,7 +87,8 @@ class InitialSync:
         receipts: list[bytes] = []
         if entry.get("membership") not in _GONE:
             joined = await self._readers.memberships.joined(room_id)
-            presence = list((await self._presence.of(sorted(joined)[:MAX_MET])).values())
+            known = await self._presence.of(sorted(joined)[:MAX_MET])
+            presence = [with_user_id(event) for event in known.values()]
             receipts = await self._receipts_in(requester.user_id, {room_id}, moment)
         entry["presence"] = json_array(presence)
         entry["receipts"] = json_array(receipts)
@@ -119,7 +121,7 @@ class InitialSync:
         entry = {
             "room_id": room_id,
             "messages": messages,
-            "state": snapshot.state,
+            "state": _with_user_ids(snapshot.state),
             "visibility": snapshot.visibility,
             "account_data": snapshot.account_data,
         }
@@ -144,6 +146,11 @@ class InitialSync:
         upto = moment.token.receipts.most()
         found = await self._receipts.in_rooms(user_id, room_ids, 0, upto)
         return [in_room(room_id, receipts_event(content)) for room_id, content in found.items()]
+
+
+def _with_user_ids(events: orjson.Fragment) -> list[dict[str, Any]]:
+    """Name senders as clients from before /sync know them."""
+    return [{**event, "user_id": event["sender"]} for event in orjson.loads(orjson.dumps(events))]
 
 
 def _joined(rooms: RoomsOf) -> set[RoomID]:

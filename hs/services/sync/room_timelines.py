@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 import orjson
 
+from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.relations import relation_of
@@ -221,7 +222,9 @@ class RoomTimelines:
                 text = rendering.timeline_event(one.stored, viewer, one.membership, room_id=False)
             rendered.append(shaped(plan, one.stored, text))
         first = seen[0].stored
-        prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
+        prev_batch = None
+        if first.event.type != event_types.CREATE:
+            prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
         return Timeline(
             _json(rendered, prev_batch, limited=window.limited),
             [one.stored for one in seen],
@@ -253,9 +256,10 @@ def _empty(turn: Turn, window: Window) -> Timeline:
     return Timeline(_json((), prev_batch, limited=window.limited), (), frozenset(), 0)
 
 
-def _json(rendered: Sequence[bytes], prev_batch: str, *, limited: bool) -> bytes:
-    return b'{"events":[%b],"limited":%b,"prev_batch":%b}' % (
+def _json(rendered: Sequence[bytes], prev_batch: str | None, *, limited: bool) -> bytes:
+    """Write the section; before the room's first event there is nothing to page back to."""
+    return b'{"events":[%b],"limited":%b%b}' % (
         b",".join(rendered),
         b"true" if limited else b"false",
-        orjson.dumps(prev_batch),
+        b"" if prev_batch is None else b',"prev_batch":' + orjson.dumps(prev_batch),
     )

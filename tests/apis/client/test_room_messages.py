@@ -83,7 +83,11 @@ async def test_pages_forward_go_from_the_first_event_to_the_last(
     assert bodies(first["chunk"]) == ["a", "b"]
     assert bodies(second["chunk"]) == ["c", "d"]
     assert second["start"] == first["end"]
-    assert "end" not in second
+    third = (
+        await messages(client, room_id, ALICE, **{"dir": "f", "limit": 6, "from": second["end"]})
+    ).json
+    assert third["chunk"] == []
+    assert "end" not in third
 
 
 async def test_to_ends_the_page(world: World, client: WebClient) -> None:

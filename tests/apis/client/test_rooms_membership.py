@@ -51,6 +51,18 @@ async def test_joining_twice_makes_one_event(acts: Actions) -> None:
     assert content == {"membership": "join", "displayname": "Bob", "reason": "hello"}
 
 
+async def test_what_else_a_body_says_goes_into_ones_own_member_event(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+
+    answer = await ask(acts, room_id, "join", "bob", foo="bar", membership="ban")
+    faulty = await ask(acts, room_id, "join", "carol", foo=1.5)
+
+    assert answer.status == 200
+    content = await acts.state(room_id, "m.room.member", BOB)
+    assert content == {"membership": "join", "foo": "bar"}
+    assert verdict(faulty) == (400, "M_BAD_JSON")
+
+
 async def test_many_users_join_at_once(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     answers: list[Answer] = []

@@ -301,3 +301,16 @@ async def test_a_transaction_id_is_shown_to_its_own_device_only(database: Databa
 async def send_with_txn(s: Syncing, room_id: Any) -> str:
     sent = await s.world.send(room_id, ALICE, "mine", txn=txn_key(ALICE, room_id, "t1"))
     return sent.event_id
+
+
+async def test_a_timeline_from_the_rooms_first_event_on_has_no_prev_batch(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE)
+
+        whole = (await s.sync(ALICE))["rooms"]["join"][room_id]["timeline"]
+        part = (await s.sync(ALICE, filter=limit(2)))["rooms"]["join"][room_id]["timeline"]
+
+        assert "prev_batch" not in whole
+        assert "prev_batch" in part
