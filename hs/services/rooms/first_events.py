@@ -34,7 +34,7 @@ _STATE_OF_PRESETS: Final[Mapping[str, Mapping[str, JsonObject]]] = {
     PUBLIC_CHAT: {
         event_types.JOIN_RULES: {"join_rule": event_types.RULE_PUBLIC},
         event_types.HISTORY_VISIBILITY: {"history_visibility": "shared"},
-        event_types.GUEST_ACCESS: {"guest_access": "forbidden"},
+        # Guests are forbidden, as in any room without m.room.guest_access.
     },
     PRIVATE_CHAT: _PRIVATE_STATE,
     TRUSTED_PRIVATE_CHAT: _PRIVATE_STATE,

@@ -351,9 +351,20 @@ def with_fields(rendered: bytes, fields: Iterable[PropertyPath]) -> bytes:
 
 
 def federation_form(stored: StoredEvent, rendered: bytes) -> bytes:
-    """Give an event in the format of PDUs, with `unsigned` as in the client form; slow."""
+    """Give an event in the format of PDUs, with `unsigned` as in the client form; slow.
+
+    The IDs of the event and its room, which newer PDUs lack, are added: clients cannot work
+    them out.
+    """
     event = redact(stored.event) if stored.redacted_by is not None else stored.event
-    return orjson.dumps({**event.pdu, "unsigned": orjson.loads(rendered)["unsigned"]})
+    return orjson.dumps(
+        {
+            **event.pdu,
+            "event_id": event.event_id,
+            "room_id": event.room_id,
+            "unsigned": orjson.loads(rendered)["unsigned"],
+        }
+    )
 
 
 def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:

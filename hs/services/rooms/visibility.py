@@ -179,11 +179,17 @@ class Visibility:
         return await self._current.get(room_id)
 
     async def filter_visible(
-        self, user_id: UserID, events: Sequence[StoredEvent], *, ignore: bool = True
+        self,
+        user_id: UserID,
+        events: Sequence[StoredEvent],
+        *,
+        ignore: bool = True,
+        known: AbstractSet[EventID] = frozenset(),
     ) -> list[Seen]:
         """Give those of the events that a user may see, in the same order.
 
-        With `ignore`, messages of users they ignore are left out.
+        With `ignore`, messages of users they ignore are left out. `known` are events that they
+        may see in any case, as part of the state of a room they are in.
         """
         ignored = await self._ignored.ignored_by(user_id) if ignore else frozenset()
         rooms: dict[RoomID, _RoomView] = {}
@@ -203,7 +209,7 @@ class Visibility:
             else:
                 unsure.append(stored)
         if unsure:
-            for seen in await self._judge(user_id, unsure, rooms):
+            for seen in await self._judge(user_id, unsure, rooms, known):
                 views[seen.stored.event_id] = seen
         return [views[one.event_id] for one in events if one.event_id in views]
 
@@ -221,21 +227,25 @@ class Visibility:
         return _RoomView(standing.joined_until, certain_after)
 
     async def _judge(
-        self, user_id: UserID, events: Sequence[StoredEvent], rooms: "dict[RoomID, _RoomView]"
+        self,
+        user_id: UserID,
+        events: Sequence[StoredEvent],
+        rooms: "dict[RoomID, _RoomView]",
+        known: AbstractSet[EventID],
     ) -> list[Seen]:
         points = await self._points_of(user_id, [one.snapshot_id for one in events])
         used = {one for point in points.values() for one in point if one is not None}
-        known = await self._events.get(used)
+        found = await self._events.get(used)
         seen: list[Seen] = []
         for stored in events:
             point = points.get(stored.snapshot_id or EMPTY_SNAPSHOT, _START)
-            before = _membership(known.get(point.member) if point.member else None)
+            before = _membership(found.get(point.member) if point.member else None)
             view = Viewpoint(
-                _read(known.get(point.visibility) if point.visibility else None),
+                _read(found.get(point.visibility) if point.visibility else None),
                 before,
                 stored.stream_id < rooms[stored.event.room_id].joined_until,
             )
-            if may_see(stored.event, user_id, view):
+            if stored.event_id in known or may_see(stored.event, user_id, view):
                 seen.append(Seen(stored, membership_at(stored.event, user_id, before)))
         return await self._prune_erased(user_id, seen)
 
