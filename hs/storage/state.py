@@ -53,6 +53,12 @@ HOPS = "SELECT hops FROM state_snapshots WHERE id = $1"
 CURRENT = """
 SELECT type, state_key, event_id, stream_id, membership FROM current_state WHERE room_id = $1
 """
+CURRENT_IN = sql(
+    lambda d: (
+        "SELECT room_id, type, state_key, event_id FROM current_state "
+        f"WHERE {d.any_of('room_id', 1, 'text')}"
+    )
+)
 CURRENT_OF_TYPES = sql(
     lambda d: (
         "SELECT type, state_key, event_id FROM current_state "
@@ -200,6 +206,12 @@ async def snapshot_subset(tx: Tx, snapshot_id: int, keys: Sequence[Key]) -> dict
 async def current(tx: Tx, room_id: str) -> list[CurrentEntry]:
     """Give all of a room's current state."""
     return [CurrentEntry(*row) for row in await tx.fetch(CURRENT, room_id)]
+
+
+async def current_in(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """List (room_id, type, state_key, event_id) of the current state of rooms."""
+    rows = await tx.fetch(CURRENT_IN, list(room_ids))
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
 async def current_of_types(tx: Tx, room_id: str, types: Sequence[str]) -> dict[Key, str]:

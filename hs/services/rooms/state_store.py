@@ -28,7 +28,10 @@ from hs.storage.state import EMPTY_SNAPSHOT, Key
 MAX_CURRENT_BYTES: Final = 64 * 1024 * 1024
 MAX_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
 
+ROOMS_AT_ONCE: Final = 25
+
 _MAP_BYTES: Final = 300
+_EMPTY: Final[StateMap] = Map()
 
 
 @attrs.define(eq=False)
@@ -85,8 +88,8 @@ class StateStore:
             "state_snapshots", max_weight=max_snapshot_bytes, weigh=_weigh_snapshot
         )
         self._flights: SingleFlight[RoomID | int] = SingleFlight()
-        # What the feed brought for rooms while they are being read.
-        self._meanwhile: dict[RoomID, list[StateChange]] = {}
+        # For each room being read, what the feed brought meanwhile: one list for each reader.
+        self._meanwhile: dict[RoomID, list[list[StateChange]]] = {}
         feed.subscribe(EVENTS, self._on_events)
 
     @property
@@ -105,6 +108,18 @@ class StateStore:
         if held is not None:
             return held
         return await self._flights.run(room_id, self._load_current, room_id)
+
+    async def current_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
+        """Give the current state of many rooms, reading those not in memory together."""
+        missing = [room_id for room_id in room_ids if room_id not in self._rooms]
+        read: dict[RoomID, StateMap] = {}
+        for first in range(0, len(missing), ROOMS_AT_ONCE):
+            read.update(await self._load_many(missing[first : first + ROOMS_AT_ONCE]))
+        found: dict[RoomID, StateMap] = {}
+        for room_id in room_ids:
+            held = self.current_nowait(room_id)
+            found[room_id] = read.get(room_id, _EMPTY) if held is None else held
+        return found
 
     async def current_of_types(
         self, room_id: RoomID, types: Collection[str]
@@ -182,15 +197,29 @@ class StateStore:
             self._rooms.put(room_id, _Current(state_map, len(state_map)))
 
     async def _load_current(self, room_id: RoomID) -> StateMap:
-        changes = self._meanwhile[room_id] = []
+        return (await self._load_many((room_id,)))[room_id]
+
+    async def _load_many(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
+        news: dict[RoomID, list[StateChange]] = {room_id: [] for room_id in room_ids}
+        for room_id, changes in news.items():
+            self._meanwhile.setdefault(room_id, []).append(changes)
         try:
-            loaded = await self._database.read(_read_current, room_id)
+            loaded = await self._database.read(_read_current, list(room_ids))
         finally:
+            for room_id, changes in news.items():
+                self._stop_listening(room_id, changes)
+        for room_id, changes in news.items():
+            state_map = loaded[room_id] = _after(loaded.get(room_id, _EMPTY), changes)
+            if state_map:
+                self._rooms.put(room_id, _Current(state_map, len(state_map)))
+        return loaded
+
+    def _stop_listening(self, room_id: RoomID, changes: list[StateChange]) -> None:
+        listening = [one for one in self._meanwhile[room_id] if one is not changes]
+        if listening:
+            self._meanwhile[room_id] = listening
+        else:
             del self._meanwhile[room_id]
-        state_map = _after(loaded, changes)
-        if state_map:
-            self._rooms.put(room_id, _Current(state_map, len(state_map)))
-        return state_map
 
     async def _load_snapshot(self, snapshot_id: int) -> StateMap:
         loaded = await self._database.read(_read_snapshot, snapshot_id, self._snapshots)
@@ -215,13 +244,15 @@ class StateStore:
                     held.map = _after(held.map, changes)
                     if len(held.map) > 2 * held.entries:
                         self._rooms.put(room_id, _Current(held.map, len(held.map)))
-            elif room_id in self._meanwhile:
-                self._meanwhile[room_id].extend(changes)
+            for news in self._meanwhile.get(room_id, ()):
+                news.extend(changes)
 
 
-async def _read_current(tx: Tx, room_id: str) -> StateMap:
-    entries = await state.current(tx, room_id)
-    return Map(((one.type, one.state_key), EventID(one.event_id)) for one in entries)
+async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, StateMap]:
+    found: dict[RoomID, dict[StateKey, EventID]] = {}
+    for room_id, event_type, state_key, event_id in await state.current_in(tx, room_ids):
+        found.setdefault(RoomID(room_id), {})[event_type, state_key] = EventID(event_id)
+    return {room_id: Map(entries) for room_id, entries in found.items()}
 
 
 async def _read_snapshot(tx: Tx, snapshot_id: int, known: Container[int]) -> _Loaded:

@@ -70,15 +70,14 @@ def make_sync(
     once.
     """
     feed, events, states = rooms.feed, rooms.events, rooms.states
+    previous = PreviousStates(rooms.database, events, states)
     sections = Sections(
         RoomTurns(rooms.database, feed, rooms.tails, events, states, rooms.visibility, excluded),
         RoomSections(
             Windows(rooms.database, rooms.tails, events),
             RoomTimelines(events, states, rooms.visibility, rooms.rendering),
-            RoomStates(rooms.database, rooms.tails, events, states),
-            Summaries(
-                events, states, rooms.memberships, PreviousStates(rooms.database, events, states)
-            ),
+            RoomStates(rooms.database, rooms.tails, events, states, previous),
+            Summaries(events, states, rooms.memberships, previous),
             Invites(events, states, rooms.memberships),
             sources.counts,
             events,

@@ -6,7 +6,7 @@ as it was at the end of the answer's span.
 Spec: client-server API, Syncing, `state` and `state_after`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -14,7 +14,9 @@ import attrs
 from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
+from hs.lib.cache import LruCache
 from hs.services.rooms.event_store import EventStore
+from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.snapshots import StateMap
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.stored import StoredEvent
@@ -25,6 +27,8 @@ from hs.storage import sync
 from hs.storage.database import Database
 
 State = dict[StateKey, EventID]
+
+MAX_REPLACED: Final = 20_000
 
 _NOTHING: Final[State] = {}
 
@@ -37,6 +41,30 @@ class RoomStates:
     _tails: Tails
     _events: EventStore
     _states: StateStore
+    _previous: PreviousStates
+    # What each state event took the place of, which never changes.
+    _replaced: LruCache[EventID, EventID | None] = attrs.field(
+        factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED), init=False
+    )
+
+    async def prepare(self, room_ids: Collection[RoomID]) -> None:
+        """Read the current state of rooms together, and the events in it that are no members."""
+        states = await self._states.current_in(room_ids)
+        await self._events.get(
+            event_id
+            for state_map in states.values()
+            for key, event_id in state_map.items()
+            if key[0] != event_types.MEMBER
+        )
+
+    async def prepare_replaced(self, shown: Iterable[Sequence[StoredEvent]]) -> None:
+        """Read together what state events of timelines took the place of."""
+        firsts = [first for events in shown for first in _firsts(events).values()]
+        unknown = [one for one in firsts if one.event_id not in self._replaced]
+        replaced = await self._previous.of(unknown)
+        for stored in unknown:
+            before = replaced.get(stored.event_id)
+            self._replaced.put(stored.event_id, None if before is None else before.event_id)
 
     async def changed(
         self, turn: Turn, one: RoomTurn, window: Window, shown: Sequence[StoredEvent]
@@ -82,7 +110,7 @@ class RoomStates:
         for key, first in _firsts(shown).items():
             if key not in keys:
                 continue
-            value = await self._value_before(first, key)
+            value = await self._value_replaced(first, key)
             if value is None:
                 found.pop(key, None)
             else:
@@ -117,7 +145,7 @@ class RoomStates:
 
     async def _rewound(self, state_map: StateMap, shown: Sequence[StoredEvent]) -> StateMap:
         for key, first in _firsts(shown).items():
-            state_map = _with(state_map, key, await self._value_before(first, key))
+            state_map = _with(state_map, key, await self._value_replaced(first, key))
         return state_map
 
     async def _undone(
@@ -127,7 +155,7 @@ class RoomStates:
         for key, first in _firsts(shown).items():
             if key not in changed:
                 continue
-            value = await self._value_before(first, key)
+            value = await self._value_replaced(first, key)
             if value is None or value == before.get(key):
                 del changed[key]
             else:
@@ -154,6 +182,11 @@ class RoomStates:
         if event.state_key is None:
             return state_map
         return state_map.set((event.type, event.state_key), event.event_id)
+
+    async def _value_replaced(self, first: StoredEvent, key: StateKey) -> EventID | None:
+        if first.event_id in self._replaced:
+            return self._replaced.get(first.event_id)
+        return await self._value_before(first, key)
 
     async def _value_before(self, stored: StoredEvent, key: StateKey) -> EventID | None:
         if stored.snapshot_id is None:

@@ -79,7 +79,14 @@ class RoomSections:
 
     async def _rooms(self, turn: Turn, turns: Sequence[RoomTurn]) -> list[_Room]:
         windows = await self._windows.load(turn, turns)
+        whole = [one for one in turns if one.complete or turn.request.full_state]
+        if whole:
+            await self._states.prepare(
+                [one.room_id for one in whole if one.section is Section.JOIN]
+            )
         timelines = await self._timelines.render(turn, turns, windows)
+        if whole and turn.request.state_after is None:
+            await self._states.prepare_replaced(timelines[one.room_id].shown for one in whole)
         summaries = await self._summaries.of(turn, turns, windows)
         rooms = [
             _Room(one, windows[one.room_id], timelines[one.room_id], summaries.get(one.room_id))

@@ -79,7 +79,7 @@ class Summaries:
                 if event_type in _NAMING_TYPES:
                     return True
                 if event_type == event_types.MEMBER:
-                    members.append(event_id)
+                    members.append(None if event_id is None else EventID(event_id))
         return bool(members) and await self._came_or_went(members)
 
     async def _came_or_went(self, members: Sequence[EventID | None]) -> bool:
