@@ -6,13 +6,13 @@ from hs.apis.web.route import collect
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
-from hs.lib.tasks import Duty
 from hs.nursery.foundation import lay_foundation
 from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
 from hs.nursery.wiring.accounts import wire_accounts, wire_identity
 from hs.nursery.wiring.actions import wire_actions
 from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_devices
+from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
 from hs.nursery.wiring.push import push_apis, wire_push
@@ -34,12 +34,13 @@ def compose(
     metrics.watch_process()
     device_writers = wire_device_writers(ground)
     identity = wire_identity(ground, device_writers.updates)
-    accounts = wire_accounts(ground, identity)
     rooms = wire_rooms(ground)
+    accounts = wire_accounts(ground, identity, rooms.departures)
     actions = wire_actions(ground, rooms, accounts)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral)
+    directory = wire_directory(ground, rooms, reading, push)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     sources = Sources(
         account_data=accounts.account_data,
@@ -52,23 +53,29 @@ def compose(
         extensions=(devices.encryption,),
     )
     sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
-    runners: list[tuple[str, Runner]] = []
-    if rooms.committer is not None:
-        runners.append(("committer", rooms.committer.run))
-    runners += push.runners
-    duties: list[Duty] = [*accounts.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    chores: list[Duty] = [*accounts.chores, *room_chores(ground), *devices.chores, *sync.chores]
+    runners: list[tuple[str, Runner]] = [*rooms.runners, *push.runners]
+    duties = [
+        *accounts.duties,
+        *rooms.duties,
+        *actions.duties,
+        *ephemeral.duties,
+        *sync.duties,
+    ]
+    lone = directory.duties
+    if BACKGROUND in plan.duties:
+        lone = [*lone, *accounts.chores, *room_chores(ground, rooms), *devices.chores, *sync.chores]
     return Process(
         ground=ground,
         runners=runners,
         duties=duties,
-        lone_duties=chores if BACKGROUND in plan.duties else [],
+        lone_duties=lone,
         endpoints=collect(
             *account_apis(settings, accounts, actions),
             *action_apis(settings, actions),
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
             *push_apis(push),
+            *directory_apis(directory),
             *device_apis(devices, accounts),
             *sync_apis(sync),
         ),

@@ -16,7 +16,7 @@ from hs.services.accounts.devices import Devices
 from hs.services.accounts.erasure import ErasedUsers
 from hs.services.accounts.filters import Filters
 from hs.services.accounts.last_seen import LastSeen
-from hs.services.accounts.lifecycle import Lifecycle, NoRooms
+from hs.services.accounts.lifecycle import Lifecycle, RoomDeparture
 from hs.services.accounts.login import Login
 from hs.services.accounts.openid import OpenId
 from hs.services.accounts.passwords import Passwords
@@ -121,7 +121,7 @@ def wire_identity(ground: Foundation, watcher: DeviceWatcher) -> Identity:
     )
 
 
-def wire_accounts(ground: Foundation, identity: Identity) -> Accounts:
+def wire_accounts(ground: Foundation, identity: Identity, departure: RoomDeparture) -> Accounts:
     """Build the services of accounts."""
     settings, database, clock, feed = (
         ground.settings,
@@ -158,7 +158,7 @@ def wire_accounts(ground: Foundation, identity: Identity) -> Accounts:
             sessions,
             appservices,
         ),
-        lifecycle=_lifecycle(ground, identity, profiles),
+        lifecycle=_lifecycle(ground, identity, profiles, departure),
         devices=Devices(database, clock, sessions, identity.last_seen, identity.watcher),
         account_data=AccountData(database, feed, writer),
         filters=Filters(database),
@@ -171,7 +171,9 @@ def wire_accounts(ground: Foundation, identity: Identity) -> Accounts:
     )
 
 
-def _lifecycle(ground: Foundation, identity: Identity, profiles: Profiles) -> Lifecycle:
+def _lifecycle(
+    ground: Foundation, identity: Identity, profiles: Profiles, departure: RoomDeparture
+) -> Lifecycle:
     return Lifecycle(
         ground.database,
         identity.passwords,
@@ -179,7 +181,7 @@ def _lifecycle(ground: Foundation, identity: Identity, profiles: Profiles) -> Li
         identity.sessions,
         profiles,
         identity.revocations,
-        NoRooms(),
+        departure,
     )
 
 

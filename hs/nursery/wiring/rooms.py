@@ -4,10 +4,12 @@ import attrs
 
 from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
+from hs.nursery.process import Runner
 from hs.repl.streams import EVENTS
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import EventBuilder
 from hs.services.rooms.committer import Committer
+from hs.services.rooms.departure import CHORE_PERIOD_S, RoomDepartures
 from hs.services.rooms.event_store import MAX_BYTES as EVENT_BYTES
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.hot_rooms import MAX_BYTES as HOT_BYTES
@@ -33,6 +35,17 @@ class Rooms:
     tails: Tails
     appender: ShardedAppender
     committer: Committer | None
+    departures: RoomDepartures
+
+    @property
+    def runners(self) -> list[tuple[str, Runner]]:
+        """Give what must run where events are written."""
+        return [] if self.committer is None else [("committer", self.committer.run)]
+
+    @property
+    def duties(self) -> list[Duty]:
+        """Give what runs in every process."""
+        return [Duty("departures", self.departures.run)]
 
 
 def wire_rooms(ground: Foundation) -> Rooms:
@@ -52,13 +65,15 @@ def wire_rooms(ground: Foundation) -> Rooms:
         else:
             assert ground.remote is not None
             appenders[instance] = ground.remote.clients.proxy(RoomAppender, instance)
+    appender = ShardedAppender(ground.ownership, appenders)
     return Rooms(
         events=events,
         states=states,
         memberships=memberships,
         tails=tails,
-        appender=ShardedAppender(ground.ownership, appenders),
+        appender=appender,
         committer=committer,
+        departures=RoomDepartures(ground.database, appender, memberships),
     )
 
 
@@ -89,11 +104,18 @@ def _writing_end(
     return committer, writer
 
 
-def room_chores(ground: Foundation) -> list[Duty]:
-    """Give what one process does for the rooms' tables now and then."""
+def room_chores(ground: Foundation, rooms: Rooms) -> list[Duty]:
+    """Give what one process does for the rooms now and then."""
     upkeep = RoomUpkeep(ground.database, ground.clock)
 
     async def forget() -> None:
         await every(UPKEEP_PERIOD_S, upkeep.forget_old_requests)
 
-    return [Duty("forgetting old requests", forget)]
+    async def depart() -> None:
+        await rooms.departures.finish_others()
+        await every(CHORE_PERIOD_S, rooms.departures.finish_others)
+
+    return [
+        Duty("forgetting old requests", forget),
+        Duty("taking users who are gone out of rooms", depart),
+    ]
