@@ -1,0 +1,88 @@
+"""Tokens of one process are good at another, and after a restart."""
+
+import trio
+
+from hs.core.ids import RoomID
+from hs.repl.inproc import InProcHub
+from hs.repl.ownership import Topology
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, open_world
+from tests.support.syncing import bodies, make_syncing, open_syncing
+
+
+async def test_a_client_goes_from_process_to_process(database: Database) -> None:
+    hub = InProcHub()
+    async with (
+        open_world(database, hub=hub, topology=Topology("one", "one")) as first,
+        open_world(database, hub=hub, topology=Topology("two", "two")) as second,
+    ):
+        one, two = make_syncing(first), make_syncing(second)
+        mine = await first.create_room(ALICE, join=[BOB])
+        other = await second.create_room(BOB, join=[ALICE])
+        token = (await one.sync(ALICE))["next_batch"]
+        heard: list[str] = []
+
+        for n in range(6):
+            await first.send(mine, BOB, f"one {n}")
+            await second.send(other, BOB, f"two {n}")
+            server = one if n % 2 else two
+            answer = await server.sync(ALICE, token, timeout_ms=5_000)
+            token = answer["next_batch"]
+            for room in answer["rooms"]["join"].values():
+                assert not room["timeline"]["limited"]
+                heard += bodies(room)
+
+        for server in (one, two):
+            assert "rooms" not in await server.sync(ALICE, token)
+        assert sorted(heard) == sorted(f"{name} {n}" for name in ("one", "two") for n in range(6))
+
+
+async def test_a_client_goes_on_after_a_restart(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        quiet = await s.world.create_room(ALICE)
+        token = (await s.sync(ALICE))["next_batch"]
+        await s.world.send(room_id, BOB, "before")
+        left = await s.world.create_room(BOB, join=[ALICE])
+        await s.world.leave(left, ALICE)
+
+    async with open_syncing(database) as s:
+        await s.world.send(room_id, BOB, "after")
+        answer = await s.sync(ALICE, token)
+
+        assert bodies(answer["rooms"]["join"][room_id]) == ["before", "after"]
+        assert answer["rooms"]["join"][room_id]["state"]["events"] == []
+        assert quiet not in answer["rooms"]["join"]
+        assert list(answer["rooms"]["leave"]) == [left]
+        assert "rooms" not in await s.sync(ALICE, answer["next_batch"])
+
+
+async def test_nothing_is_lost_or_told_twice_while_others_talk(database: Database) -> None:
+    async with open_syncing(database) as s:
+        rooms = [await s.world.create_room(ALICE, join=[BOB]) for _ in range(3)]
+        token = (await s.sync(ALICE))["next_batch"]
+        wanted = {f"{n}.{i}" for n in range(3) for i in range(25)}
+        heard: list[str] = []
+
+        async def talk(number: int, room_id: RoomID) -> None:
+            for i in range(25):
+                await s.world.send(room_id, BOB, f"{number}.{i}")
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for number, room_id in enumerate(rooms):
+                    nursery.start_soon(talk, number, room_id)
+                while len(heard) < len(wanted):
+                    answer = await s.sync(
+                        ALICE,
+                        token,
+                        timeout_ms=10_000,
+                        filter={"room": {"timeline": {"limit": 100}}},
+                    )
+                    token = answer["next_batch"]
+                    for room in answer["rooms"]["join"].values():
+                        heard += bodies(room)
+
+        assert len(heard) == len(wanted)
+        assert set(heard) == wanted
+        assert "rooms" not in await s.sync(ALICE, token)
