@@ -3,8 +3,8 @@
 import attrs
 
 from hs.apis.web.auth import USER_OR_GUEST
-from hs.apis.web.render import Empty
 from hs.apis.web.route import route
+from hs.core.errors import NotFound
 from hs.core.requester import Requester
 from hs.services.accounts.turn import TurnCredentials, TurnServers
 
@@ -23,9 +23,12 @@ class VoipApi:
     turn: TurnServers
 
     @route("GET", "/_matrix/client/v3/voip/turnServer", auth=USER_OR_GUEST)
-    async def turn_server(self, request: TurnRequest) -> TurnCredentials | Empty:
+    async def turn_server(self, request: TurnRequest) -> TurnCredentials:
         """Spec: client-server API, Voice over IP.
 
-        A server without TURN answers `{}`, which clients take for what it means.
+        Every member of the answer is required, so a server without TURN has none to give.
         """
-        return self.turn.credentials_for(request.requester) or Empty()
+        credentials = self.turn.credentials_for(request.requester)
+        if credentials is None:
+            raise NotFound("This server offers no TURN server to you")
+        return credentials

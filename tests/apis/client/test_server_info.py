@@ -83,7 +83,9 @@ async def test_turn_credentials_are_signed_with_the_shared_secret(database: Data
 async def test_a_server_without_turn_gives_nothing(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
-    assert (await accounts.client.get(TURN, token=alice.access_token)).json == {}
+    answer = await accounts.client.get(TURN, token=alice.access_token)
+
+    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
 
 
 async def test_openid_tokens_name_their_user_for_an_hour(accounts: Accounts) -> None:
