@@ -15,7 +15,7 @@ from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_dev
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
-from hs.nursery.wiring.push import push_apis, wire_push
+from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.sync import sync_apis, wire_sync
@@ -36,10 +36,11 @@ def compose(
     identity = wire_identity(ground, device_writers.updates)
     rooms = wire_rooms(ground)
     accounts = wire_accounts(ground, identity, rooms.departures)
-    actions = wire_actions(ground, rooms, accounts)
+    rules_writer = wire_rules_writer(ground)
+    actions = wire_actions(ground, rooms, accounts, rules_writer)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
-    push = wire_push(ground, rooms, ephemeral)
+    push = wire_push(ground, rooms, ephemeral, rules_writer)
     directory = wire_directory(ground, rooms, reading, push)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     sources = Sources(

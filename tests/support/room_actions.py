@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import orjson
 
 from hs.apis.client.create_room import CreateRoomApi
 from hs.apis.client.directory import DirectoryApi
@@ -37,6 +38,7 @@ from hs.services.rooms.relating import RelationChecks
 from hs.services.rooms.remote_rooms import NoRemoteRooms
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
+from hs.services.rooms.succession import Succession
 from hs.services.rooms.upgrade import RoomUpgrade
 from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
 from hs.settings.rooms import RoomSettings
@@ -64,6 +66,28 @@ class Profiles:
 
 
 @attrs.define(eq=False)
+class OwnThings:
+    """OwnData and RoomRules over dicts: users' account data, and the rules copied."""
+
+    data: dict[tuple[UserID, RoomID | None, str], dict[str, Any]] = attrs.Factory(dict)
+    copied: list[tuple[UserID, RoomID, RoomID]] = attrs.Factory(list)
+
+    async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
+        content = self.data.get((user_id, room_id, type_))
+        return None if content is None else orjson.dumps(content)
+
+    async def put(
+        self, user_id: UserID, room_id: RoomID | None, type_: str, content: dict[str, Any]
+    ) -> None:
+        self.data[user_id, room_id, type_] = content
+
+    async def copy_room_rules(
+        self, user_ids: list[UserID], old_room_id: RoomID, new_room_id: RoomID
+    ) -> None:
+        self.copied += [(user_id, old_room_id, new_room_id) for user_id in user_ids]
+
+
+@attrs.define(eq=False)
 class Actions:
     """The services that clients' requests reach, over one world."""
 
@@ -77,6 +101,7 @@ class Actions:
     naming: RoomNaming
     sending: Sending
     upgrades: RoomUpgrade
+    own: OwnThings
     tokens: Tokens = attrs.Factory(Tokens)
 
     def __attrs_post_init__(self) -> None:
@@ -139,6 +164,11 @@ class _Parts:
     limits: MembershipLimits
     settings: RoomSettings
     remote: NoRemoteRooms = attrs.Factory(NoRemoteRooms)
+    own: OwnThings = attrs.Factory(OwnThings)
+
+    @property
+    def succession(self) -> Succession:
+        return Succession(self.memberships, self.own, self.own)
 
 
 def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings) -> Actions:
@@ -179,8 +209,10 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
             events=world.events,
             aliases=aliases,
             profiles=parts.profiles,
+            succession=parts.succession,
             database=world.database,
         ),
+        own=parts.own,
     )
 
 
@@ -197,6 +229,7 @@ def _membership(parts: _Parts) -> RoomMembership:
         restricted=RestrictedJoins(parts.memberships),
         profiles=parts.profiles,
         remote=parts.remote,
+        succession=parts.succession,
         limits=parts.limits,
         database=world.database,
         cache_drops=drops,

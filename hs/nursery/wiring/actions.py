@@ -22,6 +22,7 @@ from hs.services.rooms.relating import RelationChecks
 from hs.services.rooms.remote_rooms import NoRemoteRooms
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
+from hs.services.rooms.succession import RoomRules, Succession
 from hs.services.rooms.upgrade import RoomUpgrade
 
 
@@ -39,7 +40,9 @@ class RoomActions:
     duties: list[Duty]
 
 
-def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomActions:
+def wire_actions(
+    ground: Foundation, rooms: Rooms, accounts: Accounts, rules: RoomRules
+) -> RoomActions:
     """Build what changes rooms for users."""
     settings, database = ground.settings, ground.database
     server_name, appender = settings.server.server_name, rooms.appender
@@ -50,6 +53,7 @@ def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomAc
     deciding = DecidingReader(rooms.states, rooms.events)
     resolver = AliasResolver(aliases, remote)
     profiles = RoomProfiles(appender, rooms.memberships)
+    succession = Succession(rooms.memberships, accounts.account_data, rules)
     membership = RoomMembership(
         appender=appender,
         deciding=deciding,
@@ -57,6 +61,7 @@ def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomAc
         restricted=RestrictedJoins(rooms.memberships),
         profiles=accounts.profiles,
         remote=remote,
+        succession=succession,
         limits=limits,
         database=database,
         cache_drops=ground.memory(CACHES),
@@ -90,7 +95,7 @@ def wire_actions(ground: Foundation, rooms: Rooms, accounts: Accounts) -> RoomAc
             appender=appender,
             server_name=server_name,
         ),
-        upgrades=_upgrades(ground, rooms, accounts, deciding, aliases),
+        upgrades=_upgrades(ground, rooms, accounts, deciding, aliases, succession),
         profile_changes=ProfileChanges(accounts.profiles, profiles),
         duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
     )
@@ -116,6 +121,7 @@ def _upgrades(
     accounts: Accounts,
     deciding: DecidingReader,
     aliases: Aliases,
+    succession: Succession,
 ) -> RoomUpgrade:
     return RoomUpgrade(
         appender=rooms.appender,
@@ -124,5 +130,6 @@ def _upgrades(
         events=rooms.events,
         aliases=aliases,
         profiles=accounts.profiles,
+        succession=succession,
         database=ground.database,
     )

@@ -25,7 +25,12 @@ class Push:
     runners: list[tuple[str, Runner]]
 
 
-def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral) -> Push:
+def wire_rules_writer(ground: Foundation) -> RulesWriter:
+    """Build what changes push rules, or asks the process that does."""
+    return ground.owned(RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES)))
+
+
+def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: RulesWriter) -> Push:
     """Build push rules and unread counts."""
     database, feed = ground.database, ground.feed
     runners: list[tuple[str, Runner]] = []
@@ -46,7 +51,6 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral) -> Push:
         return duty
 
     store = ground.owned(EvaluationStore, UNREAD, evaluation)
-    writer = ground.owned(RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES)))
     rules = PushRules(database, feed)
     return Push(
         rules=rules,

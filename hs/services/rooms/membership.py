@@ -25,6 +25,7 @@ from hs.services.rooms.memberships import CACHE_NAME, Memberships
 from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.remote_rooms import RemoteRooms
 from hs.services.rooms.restricted import RestrictedJoins
+from hs.services.rooms.succession import Succession
 from hs.storage import rooms
 from hs.storage.database import Database
 
@@ -59,6 +60,7 @@ class RoomMembership:
     restricted: RestrictedJoins
     profiles: LocalProfiles
     remote: RemoteRooms
+    succession: Succession
     limits: MembershipLimits
     database: Database
     cache_drops: MemoryWriter[CacheRow]
@@ -176,6 +178,9 @@ class RoomMembership:
         if here is None:
             self.limits.check_remote_join(requester, room_id)
             await self.remote.join(user_id, room_id, asked.via, content)
+            found = await self.deciding.read(room_id)
+            if found is not None:
+                await self.succession.follow(user_id, found.create)
             joined = await self.memberships.local_membership(room_id, user_id)
             return EventID("") if joined is None else joined.event_id
         _check_guest(requester, here)
@@ -188,7 +193,10 @@ class RoomMembership:
             authoriser = await self.restricted.authoriser_for(user_id, here)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser
-        return await self._append(room_id, *drafts, _own(user_id, content))
+        event_id = await self._append(room_id, *drafts, _own(user_id, content))
+        if not is_joined:
+            await self.succession.follow(user_id, here.create)
+        return event_id
 
     async def _accepted(self, here: Deciding, user_id: UserID, signed: JsonObject) -> Draft:
         """Make the invite that a third-party invite turns into; the room's rules prove it."""

@@ -27,6 +27,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.member_profiles import LocalProfiles, shown
 from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.succession import Succession
 from hs.storage import rooms
 from hs.storage.database import Database
 
@@ -59,6 +60,7 @@ class RoomUpgrade:
     events: EventStore
     aliases: Aliases
     profiles: LocalProfiles
+    succession: Succession
     database: Database
 
     async def upgrade(
@@ -88,6 +90,9 @@ class RoomUpgrade:
         new_room = (await self.appender.create(version, drafts))[0].room_id
         await self._close(user_id, old, new_room, state)
         await self.aliases.move(room_id, new_room)
+        new = await self.deciding.read(new_room)
+        if new is not None:
+            await self.succession.follow(user_id, new.create)
         return new_room
 
     async def _create_content(

@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 
 from hs.core.errors import Forbidden, InvalidParam, NotFound, UnsupportedRoomVersion
 from hs.core.ids import RoomID
 from hs.services.rooms.drafts import Draft
+from hs.services.rooms.membership import JoinRequest
+from hs.services.rooms.succession import predecessor_of
 from hs.storage.database import Database
 from tests.support.room_actions import DAVE, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
@@ -183,3 +186,47 @@ async def test_upgrades_over_http(acts: Actions) -> None:
     assert list(done.json) == ["replacement_room"]
     assert missing.errcode == "M_MISSING_PARAM"
     assert unknown.errcode == "M_UNSUPPORTED_ROOM_VERSION"
+
+
+async def test_members_find_their_settings_in_the_new_room(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    tags = {"tags": {"u.pub": {"order": 0.5}}}
+    for user_id in (ALICE, BOB, CAROL):
+        acts.own.data[user_id, room_id, "m.tag"] = tags
+    acts.own.data[BOB, None, "m.direct"] = {ALICE: ["!other:x", room_id], CAROL: ["!other:x"]}
+
+    replacement = await upgrade(acts, room_id, "11")
+    for name in ("bob", "carol"):
+        joiner = acts.tokens.requesters[name]
+        await acts.membership.join(joiner, replacement, JoinRequest())
+
+    assert acts.own.data[ALICE, replacement, "m.tag"] == tags
+    assert acts.own.data[BOB, replacement, "m.tag"] == tags
+    # She was not in the room that was replaced.
+    assert (CAROL, replacement, "m.tag") not in acts.own.data
+    assert acts.own.data[BOB, None, "m.direct"] == {
+        ALICE: ["!other:x", room_id, replacement],
+        CAROL: ["!other:x"],
+    }
+    assert acts.own.copied == [(ALICE, room_id, replacement), (BOB, room_id, replacement)]
+
+
+async def test_settings_made_in_the_new_room_stand(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    acts.own.data[BOB, room_id, "m.tag"] = {"tags": {"u.old": {}}}
+    replacement = await upgrade(acts, room_id, "11")
+    acts.own.data[BOB, replacement, "m.tag"] = {"tags": {"u.new": {}}}
+
+    await acts.membership.join(acts.tokens.requesters["bob"], replacement, JoinRequest())
+
+    assert acts.own.data[BOB, replacement, "m.tag"] == {"tags": {"u.new": {}}}
+
+
+@pytest.mark.parametrize("predecessor", [7, {}, {"room_id": 7}, {"room_id": "nonsense"}])
+async def test_predecessors_that_are_none_do_not_disturb(acts: Actions, predecessor: Any) -> None:
+    drafts = await acts.world.create_room(ALICE)
+    create = await acts.world.states.current_event(drafts, "m.room.create")
+    assert create is not None
+    content = {**create.event.content, "predecessor": predecessor}
+
+    assert predecessor_of(attrs.evolve(create.event, content=content)) is None
