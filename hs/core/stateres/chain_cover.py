@@ -131,12 +131,19 @@ def reach_of(starts: Iterable[Place], links: Links) -> Reach:
     return reach
 
 
-def difference_ranges(state_sets: Sequence[Iterable[Place]], links: Links) -> list[PlaceRange]:
-    """Give the auth difference of states, whose events are given by their places."""
+def difference_ranges(
+    state_sets: Sequence[Iterable[Place]], links: Links, shared: Iterable[Place] = ()
+) -> list[PlaceRange]:
+    """Give the auth difference of states, whose events are given by their places.
+
+    Those of events that all states have may be given once, as `shared`.
+    """
     reaches = [reach_of(places, links) for places in state_sets]
+    common = reach_of(shared, links)
     ranges: list[PlaceRange] = []
     for chain_id in {chain_id for reach in reaches for chain_id in reach}:
-        ends = [reach.get(chain_id, 0) for reach in reaches]
+        least = common.get(chain_id, 0)
+        ends = [max(least, reach.get(chain_id, 0)) for reach in reaches]
         if min(ends) < max(ends):
             ranges.append(PlaceRange(chain_id, min(ends), max(ends)))
     return sorted(ranges)

@@ -45,10 +45,14 @@ class AuthGraph:
 
         `entering` may be among the events without being committed; no other event cites it.
         """
-        places = await self._places_of({each for state in states for each in state}, entering)
-        placed = [[places[event_id] for event_id in state] for state in states]
+        shared = frozenset(states[0]).intersection(*states[1:])
+        own = [[each for each in state if each not in shared] for state in states]
+        common = await self._places_of(shared, entering)
+        places = await self._places_of({each for state in own for each in state}, entering)
+        placed = [[places[event_id] for event_id in state] for state in own]
+        links = await self._links_from(entering)
         return frozenset(
-            await self._database.read(_difference, placed, await self._links_from(entering))
+            await self._database.read(_difference, placed, list(common.values()), links)
         )
 
     async def subgraph(
@@ -96,11 +100,11 @@ class AuthGraph:
 
 
 async def _difference(
-    tx: Tx, states: Sequence[Sequence[Place]], entering: Sequence[Link]
+    tx: Tx, states: Sequence[Sequence[Place]], shared: Sequence[Place], entering: Sequence[Link]
 ) -> set[EventID]:
-    starts = {place for state in states for place in state}
+    starts = [*shared, *(place for state in states for place in state)]
     links = await _load_links(tx, starts, entering)
-    return await chains.events_in(tx, difference_ranges(states, links))
+    return await chains.events_in(tx, difference_ranges(states, links, shared))
 
 
 async def _subgraph(tx: Tx, conflicted: Sequence[Place], entering: Sequence[Link]) -> set[EventID]:

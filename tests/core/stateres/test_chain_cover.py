@@ -91,6 +91,9 @@ def test_auth_differences_are_ranges(room: ForkedRoom) -> None:
     ranges = difference_ranges([index.of(state) for state in states], index.links())
 
     assert index.in_ranges(ranges) == auth_chain_difference(states, graph_of(room))
+    shared = set(states[0]).intersection(*states[1:])
+    own = [index.of(set(state) - shared) for state in states]
+    assert difference_ranges(own, index.links(), index.of(shared)) == ranges
 
 
 @SETTINGS
