@@ -34,6 +34,10 @@ FIND_USER = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1"
 FIND_IGNORING_CASE = f"SELECT {_COLUMNS} FROM users WHERE lower(user_id) = lower($1) LIMIT 2"
 LOCAL_EXIST = sql(lambda d: f"SELECT user_id FROM users WHERE {d.any_of('user_id', 1, 'text')}")
 SET_PASSWORD = "UPDATE users SET password_hash = $2 WHERE user_id = $1"
+UPGRADE_GUEST = """
+UPDATE users SET password_hash = $2, is_guest = 0
+WHERE user_id = $1 AND is_guest = 1 AND is_deactivated = 0
+"""
 DEACTIVATE = """
 UPDATE users SET is_deactivated = 1, password_hash = NULL,
     is_erased = CASE WHEN $2 = 1 THEN 1 ELSE is_erased END
@@ -88,6 +92,11 @@ async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
 async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
     """Replace a password."""
     await tx.execute(SET_PASSWORD, user_id, password_hash)
+
+
+async def upgrade_guest(tx: Tx, user_id: str, password_hash: str | None) -> bool:
+    """Make a guest a user like others; tell whether they were a guest."""
+    return await tx.execute(UPGRADE_GUEST, user_id, password_hash) > 0
 
 
 async def deactivate(tx: Tx, user_id: str, erase: bool) -> None:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import orjson
 
+from hs.core.canonical_json import JsonObject
 from hs.storage.database import Tx
 
 
@@ -16,25 +17,35 @@ class UiaRecord(NamedTuple):
     created_ms: int
     completed: tuple[str, ...]
     registration_token: str | None
+    remembered: JsonObject | None = None
+    outcome: str | None = None
 
 
 INSERT = """
-INSERT INTO uia_sessions (session_id, operation, user_id, created_ms, completed)
-VALUES ($1, $2, $3, $4, '[]')
+INSERT INTO uia_sessions (session_id, operation, user_id, created_ms, completed, remembered)
+VALUES ($1, $2, $3, $4, '[]', $5)
 """
 FIND = """
-SELECT session_id, operation, user_id, created_ms, completed, registration_token
+SELECT session_id, operation, user_id, created_ms, completed, registration_token, remembered,
+    outcome
 FROM uia_sessions WHERE session_id = $1 AND created_ms > $2
 """
 COMPLETE = "UPDATE uia_sessions SET completed = $2 WHERE session_id = $1"
 HOLD_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
+CONCLUDE = """
+UPDATE uia_sessions SET outcome = $2, remembered = NULL, registration_token = NULL
+WHERE session_id = $1
+"""
 DELETE = "DELETE FROM uia_sessions WHERE session_id = $1"
 PRUNE = "DELETE FROM uia_sessions WHERE created_ms <= $1"
 
 
-async def insert(tx: Tx, session_id: str, operation: str, user_id: str, now_ms: int) -> None:
+async def insert(
+    tx: Tx, session_id: str, operation: str, user_id: str, now_ms: int, remembered: JsonObject
+) -> None:
     """Begin a session."""
-    await tx.execute(INSERT, session_id, operation, user_id, now_ms)
+    text = orjson.dumps(remembered).decode() if remembered else None
+    await tx.execute(INSERT, session_id, operation, user_id, now_ms, text)
 
 
 async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
@@ -42,7 +53,16 @@ async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
     row = await tx.fetchrow(FIND, session_id, since_ms)
     if row is None:
         return None
-    return UiaRecord(row[0], row[1], row[2], row[3], tuple(orjson.loads(row[4])), row[5])
+    return UiaRecord(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        tuple(orjson.loads(row[4])),
+        row[5],
+        None if row[6] is None else orjson.loads(row[6]),
+        row[7],
+    )
 
 
 async def complete(tx: Tx, session_id: str, completed: tuple[str, ...]) -> None:
@@ -53,6 +73,11 @@ async def complete(tx: Tx, session_id: str, completed: tuple[str, ...]) -> None:
 async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:
     """Have a session hold one use of a registration token."""
     await tx.execute(HOLD_TOKEN, session_id, token)
+
+
+async def conclude(tx: Tx, session_id: str, outcome: str) -> None:
+    """Note what came of a session."""
+    await tx.execute(CONCLUDE, session_id, outcome)
 
 
 async def delete(tx: Tx, session_id: str) -> None:

@@ -13,6 +13,7 @@ from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.credentials import RegistrationTokenStage
+from hs.services.accounts.registering import Wish, register
 from hs.services.accounts.registration import NewAccount, Registration
 from hs.services.accounts.sessions import DeviceWish, Session
 from hs.services.accounts.uia import InteractiveAuth
@@ -39,19 +40,21 @@ class RegisterRequest:
     password: str | None = body(default=None)
     device_id: str | None = body(default=None)
     initial_device_display_name: str | None = body(default=None)
-    inhibit_login: bool = body(default=False)
-    refresh_token: bool = body(default=False)
+    inhibit_login: bool | None = body(default=None)
+    refresh_token: bool | None = body(default=None)
+    guest_access_token: str | None = body(default=None)
     type: str | None = body(default=None)
     access_token: str | None = token()
     client_ip: str = peer()
 
     @property
-    def device(self) -> DeviceWish | None:
-        if self.inhibit_login:
-            return None
-        return DeviceWish(
-            device_id=self.device_id or None,
-            display_name=self.initial_device_display_name,
+    def wish(self) -> Wish:
+        return Wish(
+            username=None if self.username is None else _short(self.username),
+            password=self.password,
+            device_id=self.device_id,
+            device_name=self.initial_device_display_name,
+            inhibit_login=self.inhibit_login,
             wants_refresh=self.refresh_token,
         )
 
@@ -87,21 +90,20 @@ class RegisterApi:
             return await self._register_guest(request)
         if request.type == APPSERVICE:
             return await self._register_for_service(request)
-        self.registration.check_is_open()
-        user_id = None
-        if request.username is not None:
-            user_id = await self.registration.check_name(_short(request.username))
-        proof = await self.interactive.prove("register", request.auth, self.registration.flows())
-        if request.password is None:
-            raise MissingParam("Missing password")
-        self.rates.check("registration", None, request.client_ip)
-        account = NewAccount(
-            user_id=user_id or self.registration.generated_name(),
-            password=request.password,
-            device=request.device,
-            proof=proof,
+        wish = request.wish
+        if request.guest_access_token is not None:
+            guest = await self.registration.guest_with(
+                request.guest_access_token, wish.username or ""
+            )
+            wish = attrs.evolve(wish, guest=guest)
+
+        def count() -> None:
+            self.rates.check("registration", None, request.client_ip)
+
+        user_id, session = await register(
+            self.registration, self.interactive, wish, request.auth, count
         )
-        return rendered_session(account.user_id, await self.registration.register(account))
+        return rendered_session(user_id, session)
 
     @route(
         "GET",
@@ -148,7 +150,7 @@ class RegisterApi:
             _short(request.username), requester.appservice_id
         )
         account = NewAccount(
-            user_id=user_id, appservice_id=requester.appservice_id, device=request.device
+            user_id=user_id, appservice_id=requester.appservice_id, device=request.wish.device
         )
         return rendered_session(user_id, await self.registration.register(account))
 

@@ -9,7 +9,7 @@ from hs.lib.clock import Clock
 from hs.services.accounts.identifiers import user_named_in
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.rate_limits import LoginLimits
-from hs.services.accounts.uia import SESSION_LIFETIME_MS, Attempt
+from hs.services.accounts.uia import SESSION_LIFETIME_MS, AnotherUser, Attempt
 from hs.settings.accounts import PasswordSettings
 from hs.storage import accounts, uia
 from hs.storage.accounts import UserRecord
@@ -68,7 +68,7 @@ class PasswordStage:
             body["user"] = attempt.user_id
         user = await self._credentials.user_with_password(body)
         if attempt.user_id is None or UserID(user.user_id) != attempt.user_id:
-            raise Forbidden("The password must be that of your own account")
+            raise AnotherUser("The password must be that of your own account")
 
 
 @attrs.frozen(eq=False)

@@ -12,10 +12,11 @@ from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import Profiles
 from hs.services.accounts.sessions import DeviceWish, Opening, Session, Sessions, write_opening
+from hs.services.accounts.token_text import hash_of
 from hs.services.accounts.uia import DUMMY, REGISTRATION_TOKEN, Flows, Proof
 from hs.services.accounts.usernames import check_chosen, check_localpart
 from hs.settings.accounts import RegistrationSettings
-from hs.storage import accounts, profiles, uia
+from hs.storage import accounts, profiles, tokens, uia
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database, Tx, UniqueViolation
 
@@ -24,11 +25,16 @@ GENERATED_NAME_LENGTH = 12
 
 @attrs.frozen(kw_only=True)
 class NewAccount:
-    """An account to be made. `device` None: nobody is logged in."""
+    """An account to be made, or one of a guest to be made a user's.
+
+    `device` None: nobody is logged in.
+    """
 
     user_id: UserID
     password: str | None = None
+    password_hash: str | None = None
     is_guest: bool = False
+    was_guest: bool = False
     is_admin: bool = False
     user_type: str | None = None
     appservice_id: str | None = None
@@ -75,7 +81,7 @@ class Registration:
 
         Raises: InvalidUsername, Exclusive, UserInUse.
         """
-        user_id = check_localpart(localpart, self._server_name)
+        user_id = check_localpart(localpart.lower(), self._server_name)
         allow = self._settings.allow_underscore_prefixed_registration
         check_chosen(user_id, allow, self._appservices)
         if not self._settings.inhibit_user_in_use_error and await self.is_taken(user_id):
@@ -118,10 +124,9 @@ class Registration:
 
         Raises: UserInUse, InvalidParam, WeakPassword.
         """
-        password_hash = None
+        password_hash = account.password_hash
         if account.password is not None:
-            self._passwords.check_new(account.password)
-            password_hash = await self._passwords.hash(account.password)
+            password_hash = await self.hashed(account.password)
         record = UserRecord(
             account.user_id,
             password_hash,
@@ -134,19 +139,48 @@ class Registration:
         opening = None
         if account.device is not None:
             opening = self._sessions.prepare(account.user_id, account.device)
-        name = account.display_name
-        if name is None and not account.is_guest:
-            name = account.user_id[1 : account.user_id.index(":")]
+        name = account.display_name or account.user_id[1 : account.user_id.index(":")]
+        write = _upgrade_guest if account.was_guest else _write_account
         try:
-            await self._database.write(_write_account, record, name, opening, account.proof)
+            await self._database.write(write, record, name, opening, account.proof)
         except UniqueViolation as error:
             raise UserInUse("This user name is taken") from error
-        if name is not None:
-            self._profiles.announce(account.user_id)
+        self._profiles.announce(account.user_id)
+        if account.was_guest:
+            self._sessions.rights_changed(account.user_id)
         if opening is None:
             return None
         await self._sessions.opened(opening.session, True, [])
         return opening.session
+
+    async def hashed(self, password: str) -> str:
+        """Give what is kept of a password. Raises: WeakPassword, InvalidParam."""
+        self._passwords.check_new(password)
+        return await self._passwords.hash(password)
+
+    async def log_in_again(
+        self, user_id: UserID, password: str | None, device: DeviceWish | None
+    ) -> Session | None:
+        """Log somebody in who has just registered, and may not have heard of it.
+
+        Raises: Forbidden.
+        """
+        user = await self._database.read(accounts.find_user, user_id)
+        known = None if user is None else user.password_hash
+        if password is None or not await self._passwords.matches(password, known):
+            raise Forbidden("The account was made with another password")
+        return None if device is None else await self._sessions.open(user_id, device)
+
+    async def guest_with(self, access_token: str, localpart: str) -> UserID:
+        """Give the guest who has a token, and wants to keep their name.
+
+        Raises: Forbidden, if the token is no guest's or that of another name.
+        """
+        found = await self._database.read(tokens.find, hash_of(access_token))
+        wanted = f"@{localpart}:{self._server_name}"
+        if found is None or not found.is_guest or found.is_deactivated or found.user_id != wanted:
+            raise Forbidden("Guests can become users under their own name only")
+        return UserID(found.user_id)
 
     async def register_guest(self, device: DeviceWish) -> Session:
         """Make a guest.
@@ -157,7 +191,9 @@ class Registration:
             raise Forbidden("Guest access is disabled")
         number = await self._database.write(accounts.next_guest_number)
         user_id = UserID(f"@{number}:{self._server_name}")
-        guest = NewAccount(user_id=user_id, is_guest=True, device=device)
+        guest = NewAccount(
+            user_id=user_id, is_guest=True, display_name=f"Guest {number}", device=device
+        )
         session = await self.register(guest)
         assert session is not None
         return session
@@ -166,17 +202,35 @@ class Registration:
 async def _write_account(
     tx: Tx,
     record: UserRecord,
-    display_name: str | None,
+    display_name: str,
     opening: Opening | None,
     proof: Proof | None,
 ) -> None:
     await accounts.insert_user(tx, record)
-    if display_name is not None:
-        await profiles.put(tx, record.user_id, "displayname", display_name)
+    await profiles.put(tx, record.user_id, "displayname", display_name)
+    await _write_session(tx, record, opening, proof)
+
+
+async def _upgrade_guest(
+    tx: Tx,
+    record: UserRecord,
+    display_name: str,
+    opening: Opening | None,
+    proof: Proof | None,
+) -> None:
+    # The guest keeps the name that they go by.
+    if not await accounts.upgrade_guest(tx, record.user_id, record.password_hash):
+        raise UserInUse("This user is no guest any more")
+    await _write_session(tx, record, opening, proof)
+
+
+async def _write_session(
+    tx: Tx, record: UserRecord, opening: Opening | None, proof: Proof | None
+) -> None:
     if opening is not None:
         await write_opening(tx, opening)
     if proof is not None:
         if proof.registration_token is not None:
             await accounts.use_registration_token(tx, proof.registration_token)
         if proof.session_id is not None:
-            await uia.delete(tx, proof.session_id)
+            await uia.conclude(tx, proof.session_id, record.user_id)

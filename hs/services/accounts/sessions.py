@@ -139,6 +139,10 @@ class Sessions:
         if is_new:
             await self._watcher.devices_changed(session.user_id, [session.device_id])
 
+    def rights_changed(self, user_id: UserID) -> None:
+        """Tell everybody concerned that a user may more or less than before."""
+        self._revocations.users(user_id)
+
     async def refresh(self, refresh_token: str) -> Session:
         """Exchange a refresh token; the old tokens live until the new ones are used.
 

@@ -6,7 +6,7 @@ one operation of one user only.
 Spec: client-server API, User-Interactive Authentication API.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -50,7 +50,7 @@ class AuthenticationNeeded(MatrixError):
             "params": dict(params),
             "session": session,
         }
-        if completed:
+        if completed or failure is not None:
             self.extra["completed"] = list(completed)
         self.has_failure = failure is not None
 
@@ -76,6 +76,10 @@ class Stage(Protocol):
         ...
 
 
+class AnotherUser(Forbidden):
+    """Somebody proved who they are, but they are not the requester."""
+
+
 class Dummy:
     """Proves nothing, so that every operation has at least one stage."""
 
@@ -85,11 +89,12 @@ class Dummy:
 
 @attrs.frozen
 class Proof:
-    """What was proved."""
+    """What was proved; `remembered` is what the request asked for that began the session."""
 
     session_id: str | None
     completed: tuple[str, ...]
     registration_token: str | None = None
+    remembered: JsonObject = attrs.Factory(dict)
 
 
 @attrs.define(eq=False)
@@ -110,11 +115,13 @@ class InteractiveAuth:
         *,
         params: Mapping[str, Any] | None = None,
         always: bool = False,
+        remembering: Callable[[], Awaitable[JsonObject]] | None = None,
     ) -> Proof:
         """Give the proof once all stages of a flow are done.
 
         `operation` says what the proof is for, parameters included that must not change between
         the requests. `always` asks even if the requester has just proved who they are.
+        `remembering` gives what a session is to remember of the request that begins it.
         Raises: AuthenticationNeeded; Forbidden for a session of something else; Unknown for a
         session that is not known; BadJson.
         """
@@ -122,7 +129,8 @@ class InteractiveAuth:
         if not auth:
             if requester is not None and not always and await self._proved_lately(requester):
                 return Proof(None, ())
-            record = await self._begin(operation, user_id)
+            remembered = {} if remembering is None else await remembering()
+            record = await self._begin(operation, user_id, remembered)
             raise AuthenticationNeeded(flows, params or {}, record.session_id, ())
         record = await self._session(auth, operation, user_id)
         record = await self._try_stage(record, auth, flows, params or {}, user_id)
@@ -131,7 +139,17 @@ class InteractiveAuth:
             raise AuthenticationNeeded(flows, params or {}, record.session_id, record.completed)
         if requester is not None and requester.token_id is not None:
             await self._database.write(_set_proved, requester.token_id, self._clock.now_ms())
-        return Proof(record.session_id, record.completed, record.registration_token)
+        return Proof(
+            record.session_id, record.completed, record.registration_token, record.remembered or {}
+        )
+
+    async def outcome(self, operation: str, auth: JsonObject | None) -> str | None:
+        """Give what came of a session, if the operation that it was for is done."""
+        session_id = (auth or {}).get("session")
+        if not isinstance(session_id, str) or "\0" in session_id:
+            return None
+        record = await self._database.read(uia.find, session_id, self._oldest_ms())
+        return None if record is None or record.operation != operation else record.outcome
 
     async def finish(self, proof: Proof) -> None:
         """End the session of a proof that has served its purpose."""
@@ -148,22 +166,26 @@ class InteractiveAuth:
         proved_ms = await self._database.read(tokens.proved_ms, requester.token_id)
         return self._clock.now_ms() - proved_ms < self._settings.session_timeout
 
-    async def _begin(self, operation: str, user_id: UserID | None) -> UiaRecord:
+    async def _begin(
+        self, operation: str, user_id: UserID | None, remembered: JsonObject
+    ) -> UiaRecord:
         session_id = random_letters(24)
         now_ms = self._clock.now_ms()
-        await self._database.write(uia.insert, session_id, operation, user_id or "", now_ms)
-        return UiaRecord(session_id, operation, user_id or "", now_ms, (), None)
+        await self._database.write(
+            uia.insert, session_id, operation, user_id or "", now_ms, remembered
+        )
+        return UiaRecord(session_id, operation, user_id or "", now_ms, (), None, remembered)
 
     async def _session(self, auth: JsonObject, operation: str, user_id: UserID | None) -> UiaRecord:
         session_id = auth.get("session")
         if session_id is None:
-            return await self._begin(operation, user_id)
+            return await self._begin(operation, user_id, {})
         if not isinstance(session_id, str):
             raise BadJson("'session' must be a string")
         record = None
         if "\0" not in session_id:
             record = await self._database.read(uia.find, session_id, self._oldest_ms())
-        if record is None:
+        if record is None or record.outcome is not None:
             raise Unknown("This authentication session is not known")
         if record.operation != operation or record.user_id != (user_id or ""):
             raise Forbidden("The request has changed since its authentication began")
@@ -188,7 +210,7 @@ class InteractiveAuth:
                 raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
             await stage.check(Attempt(record.session_id, user_id, auth))
         except MatrixError as error:
-            if error.status == 429:
+            if error.status == 429 or isinstance(error, AnotherUser):
                 raise
             raise AuthenticationNeeded(
                 flows, params, record.session_id, record.completed, error

@@ -91,7 +91,9 @@ CREATE TABLE uia_sessions (
     user_id TEXT NOT NULL,                       -- '' before registration
     created_ms BIGINT NOT NULL,
     completed TEXT NOT NULL,                     -- JSON array of stages
-    registration_token TEXT
+    registration_token TEXT,
+    remembered TEXT,                             -- JSON object: what the first request asked for
+    outcome TEXT                                 -- what came of it; such a session proves no more
 );
 CREATE INDEX uia_sessions_age ON uia_sessions (created_ms);
 CREATE INDEX uia_sessions_token ON uia_sessions (registration_token)

@@ -59,7 +59,7 @@ async def test_a_new_password_may_leave_other_devices(accounts: Accounts) -> Non
         ({"new_password": "n", "logout_devices": "no"}, 400, "M_BAD_JSON"),
         ({"new_password": "n", "auth": {**PROOF, "password": "x"}}, 401, "M_FORBIDDEN"),
         ({"new_password": "n", "auth": {**PROOF, "password": 1}}, 401, "M_BAD_JSON"),
-        ({"new_password": "n", "auth": {**PROOF, "user": "bob"}}, 401, "M_FORBIDDEN"),
+        ({"new_password": "n", "auth": {**PROOF, "user": "bob"}}, 403, "M_FORBIDDEN"),
         ({"new_password": "n", "auth": {"type": "m.login.dummy"}}, 401, "M_UNRECOGNIZED"),
         ({"new_password": "n", "auth": {"type": "m.login.password"}}, 401, "M_MISSING_PARAM"),
     ],
