@@ -29,6 +29,8 @@ from hs.apis.client.threepids import ThreepidsApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
+from hs.apis.client.whois import WhoisApi
+from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
@@ -342,6 +344,8 @@ def apis_of(accounts: Accounts) -> list[object]:
         TagsApi(accounts.account_data),
         FilterApi(accounts.filters),
         OpenIdApi(accounts.openid),
+        OpenIdUserInfoApi(accounts.openid),
+        WhoisApi(accounts.devices),
         ThirdPartyApi(),
         ThreepidsApi(),
         VoipApi(TurnServers(settings.turn, accounts.clock)),

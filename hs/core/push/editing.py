@@ -11,6 +11,7 @@ import attrs
 from hs.core.errors import InvalidParam, MissingParam, NotFound, Unknown
 from hs.core.push.conditions import is_scalar
 from hs.core.push.rules import (
+    HISTORICAL_ACTIONS,
     Action,
     Condition,
     DefaultChange,
@@ -27,7 +28,6 @@ MAX_PARTS: Final = 64
 """Most conditions, and most actions, of one rule."""
 
 _CONDITIONAL = (RuleKind.OVERRIDE, RuleKind.UNDERRIDE)
-_HISTORICAL_ACTIONS = ("dont_notify", "coalesce")
 
 
 def parse_kind(text: str) -> RuleKind:
@@ -56,7 +56,7 @@ def parse_rule(kind: RuleKind, rule_id: str, body: Mapping[str, Any]) -> PushRul
 
 
 def parse_actions(body: Mapping[str, Any]) -> tuple[Action, ...]:
-    """Read the `actions` of a request; historical ones are left out.
+    """Read the `actions` of a request; historical ones are kept, but do nothing.
 
     Raises: InvalidParam or MissingParam.
     """
@@ -67,7 +67,7 @@ def parse_actions(body: Mapping[str, Any]) -> tuple[Action, ...]:
         raise InvalidParam("'actions' must be a list, not too long")
     for action in actions:
         _check_action(action)
-    return tuple(action for action in actions if action not in _HISTORICAL_ACTIONS)
+    return tuple(actions)
 
 
 def parse_enabled(body: Mapping[str, Any]) -> bool:
@@ -201,7 +201,7 @@ def _check_rule_id(rule_id: str) -> None:
 
 def _check_action(action: object) -> None:
     if isinstance(action, str):
-        if action == "notify" or action in _HISTORICAL_ACTIONS:
+        if action == "notify" or action in HISTORICAL_ACTIONS:
             return
     elif isinstance(action, dict) and isinstance(action.get("set_tweak"), str):
         return

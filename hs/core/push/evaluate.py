@@ -21,7 +21,7 @@ from hs.core.push.conditions import (
     compile_condition,
 )
 from hs.core.push.facts import EventFacts, UserFacts
-from hs.core.push.rules import Action, PushRule, RuleKind
+from hs.core.push.rules import HISTORICAL_ACTIONS, Action, PushRule, RuleKind
 
 
 @attrs.frozen
@@ -127,9 +127,9 @@ def outcome_of(rule: PushRule) -> Outcome:
             # A highlight without a value is a highlight; other tweaks pass as they are.
             tweaks[tweak] = action.get("value", True if tweak == "highlight" else None)
     notify = "notify" in rule.actions
-    return Outcome(
-        rule.rule_id, rule.actions, notify, notify and tweaks.get("highlight") is True, tweaks
-    )
+    actions = tuple(one for one in rule.actions if one not in HISTORICAL_ACTIONS)
+    highlight = notify and tweaks.get("highlight") is True
+    return Outcome(rule.rule_id, actions, notify, highlight, tweaks)
 
 
 def _compile(rule: PushRule) -> CompiledRule:

@@ -22,6 +22,9 @@ class OwnUserID(str):
 USER_ID_PLACEHOLDER: Final = OwnUserID("[the user's Matrix ID]")
 """Stands in a server-default rule where each user sees their own ID."""
 
+HISTORICAL_ACTIONS: Final = ("dont_notify", "coalesce")
+"""What clients of their time still set: no different from no action."""
+
 MASTER_RULE_ID: Final = ".m.rule.master"
 
 

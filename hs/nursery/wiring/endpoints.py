@@ -26,6 +26,8 @@ from hs.apis.client.upgrade import UpgradeApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
+from hs.apis.client.whois import WhoisApi
+from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.ephemeral import Ephemeral
@@ -66,6 +68,8 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         TagsApi(accounts.account_data),
         FilterApi(accounts.filters),
         OpenIdApi(accounts.openid),
+        OpenIdUserInfoApi(accounts.openid),
+        WhoisApi(accounts.devices),
         ThirdPartyApi(),
         ThreepidsApi(),
         VoipApi(accounts.turn),

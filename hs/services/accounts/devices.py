@@ -3,6 +3,8 @@
 Spec: client-server API, Device Management.
 """
 
+from typing import Any
+
 import attrs
 
 from hs.core.errors import NotFound
@@ -45,6 +47,12 @@ class Devices:
         """List a user's devices."""
         known = await self._database.read(devices.all_of, user_id)
         return [self._shown(user_id, one) for one in known]
+
+    async def sightings_of(self, user_id: UserID) -> dict[str, Any]:
+        """Tell from where each of a user's devices was last used, as whois shows it."""
+        known = await self._database.read(devices.all_of, user_id)
+        freshest = [self._last_seen.freshest(user_id, one) for one in known]
+        return {one.device_id: {"sessions": [{"connections": _sightings(one)}]} for one in freshest}
 
     async def find(self, user_id: UserID, device_id: str) -> Device:
         """Give a device. Raises: NotFound."""
@@ -91,3 +99,15 @@ class Devices:
         return Device(
             record.device_id, record.display_name, record.last_seen_ip, record.last_seen_ms
         )
+
+
+def _sightings(record: DeviceRecord) -> list[dict[str, Any]]:
+    if record.last_seen_ms is None:
+        return []
+    return [
+        {
+            "ip": record.last_seen_ip,
+            "last_seen": record.last_seen_ms,
+            "user_agent": record.last_seen_user_agent,
+        }
+    ]

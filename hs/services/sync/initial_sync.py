@@ -23,7 +23,7 @@ from hs.services.sync.beside_rooms import MAX_MET, with_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.positions import Moment, Positions
 from hs.services.sync.readers import RoomReaders
-from hs.services.sync.room_extras import in_room, receipts_event
+from hs.services.sync.room_extras import account_data_event, in_room, receipts_event
 from hs.services.sync.sources import Presence, Receipts
 from hs.services.sync.turn import DEFAULT_LIMIT, Plan, SyncRequest, Turn
 from hs.services.sync.v3 import Sections
@@ -64,9 +64,12 @@ class InitialSync:
             request = SyncRequest(requester)
             turn = Turn(request, _PLAN, None, moment, rooms, ignored, viewer, SentMembers())
             sections = self._sections
-            account_data = await sections.accounts.render(
-                turn, await sections.accounts.entries(turn, ())
-            )
+            # Without push rules: clients of that time ask for those apart.
+            account_data = [
+                account_data_event(event_type, content)
+                for in_room_id, event_type, content in await sections.accounts.entries(turn, ())
+                if in_room_id is None
+            ]
             presence = await sections.presence.render(turn, ())
             return {
                 "end": moment.text,

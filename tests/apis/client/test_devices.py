@@ -127,3 +127,25 @@ async def test_bad_lists_of_devices_are_refused(accounts: Accounts, devices: Any
 
     assert answer.status == 400
     assert answer.errcode in ("M_BAD_JSON", "M_MISSING_PARAM")
+
+
+async def test_users_and_administrators_are_told_from_where_devices_were_used(
+    accounts: Accounts,
+) -> None:
+    alice = await accounts.user("alice")
+    bob = await accounts.user("bob")
+    root = await accounts.user("root", is_admin=True)
+    path = "/_matrix/client/v3/admin/whois/@alice:test"
+
+    own = await accounts.client.get(path, token=alice.access_token)
+    by_root = await accounts.client.get(path, token=root.access_token)
+    by_bob = await accounts.client.get(path, token=bob.access_token)
+
+    assert own.json["user_id"] == "@alice:test"
+    (session,) = own.json["devices"]["ALICE"]["sessions"]
+    (connection,) = session["connections"]
+    assert connection["ip"] == "192.0.2.1"
+    assert connection["last_seen"] == accounts.clock.now_ms()
+    assert "user_agent" in connection
+    assert by_root.json == own.json
+    assert (by_bob.status, by_bob.errcode) == (403, "M_FORBIDDEN")

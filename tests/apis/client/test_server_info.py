@@ -98,6 +98,13 @@ async def test_openid_tokens_name_their_user_for_an_hour(accounts: Accounts) -> 
 
     assert answer.json["token_type"] == "Bearer"
     assert answer.json["matrix_server_name"] == "test"
+    userinfo = "/_matrix/federation/v1/openid/userinfo"
+    shown = await accounts.client.get(userinfo, query={"access_token": answer.json["access_token"]})
+    wrong = await accounts.client.get(userinfo, query={"access_token": "an/invalid/token"})
+    none = await accounts.client.get(userinfo)
+    assert shown.json == {"sub": "@alice:test"}
+    assert (wrong.status, wrong.errcode) == (401, "M_UNKNOWN_TOKEN")
+    assert (none.status, none.errcode) == (401, "M_MISSING_TOKEN")
     assert answer.json["expires_in"] == 3600
     assert await accounts.openid.user_of(answer.json["access_token"]) == "@alice:test"
     assert (others.status, others.errcode) == (403, "M_FORBIDDEN")

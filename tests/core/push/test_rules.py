@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 
 from hs.core.errors import InvalidParam, MatrixError, MissingParam, NotFound, Unknown
@@ -21,9 +22,16 @@ from hs.core.push.editing import (
     set_actions,
     set_enabled,
 )
-from hs.core.push.evaluate import NOTHING, Outcome, compile_ruleset, evaluate, evaluate_for_all
+from hs.core.push.evaluate import (
+    NOTHING,
+    Outcome,
+    compile_ruleset,
+    evaluate,
+    evaluate_for_all,
+    outcome_of,
+)
 from hs.core.push.facts import EventFacts, UserFacts
-from hs.core.push.rules import NO_USER_RULES, RuleKind, UserRules, full_ruleset
+from hs.core.push.rules import NO_USER_RULES, PushRule, RuleKind, UserRules, full_ruleset
 from hs.core.push.wire import (
     decode_user_rules,
     encode_user_rules,
@@ -294,9 +302,13 @@ def test_malformed_rules_are_refused(
         parse_rule(parse_kind(kind), rule_id, body)
 
 
-def test_historical_actions_are_stripped() -> None:
-    assert parse_actions({"actions": ["dont_notify"]}) == ()
-    assert parse_actions({"actions": ["notify", "coalesce"]}) == ("notify",)
+def test_historical_actions_are_kept_and_do_nothing() -> None:
+    actions = parse_actions({"actions": ["notify", "dont_notify", "coalesce"]})
+    silent = PushRule(RuleKind.ROOM, "!room:x", ("dont_notify",))
+
+    assert actions == ("notify", "dont_notify", "coalesce")
+    assert outcome_of(PushRule(RuleKind.ROOM, "!room:x", actions)).actions == ("notify",)
+    assert outcome_of(silent) == outcome_of(attrs.evolve(silent, actions=()))
 
 
 @pytest.mark.parametrize("body", [{}, {"enabled": "true"}, {"enabled": 1}])
