@@ -1,6 +1,6 @@
 """Cross-signing keys, and signatures made with them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -9,8 +9,7 @@ from hs.apis.web.request import body, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
-from hs.services.accounts.lifecycle import Lifecycle
-from hs.services.accounts.uia import InteractiveAuth
+from hs.services.accounts.uia import Flows, InteractiveAuth
 from hs.services.devices.cross_signing import CrossSigning, Need
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING
 
@@ -34,12 +33,20 @@ class SignaturesRequest:
     signed: dict[str, dict[str, dict[str, Any]]] = whole_body()
 
 
+class Demands(Protocol):
+    """Tells what users must prove before they do what cannot be undone."""
+
+    def flows(self) -> Flows:
+        """Give the flows of which one must be completed."""
+        ...
+
+
 @attrs.frozen
 class CrossSigningApi:
     """`/keys/device_signing/upload` and `/keys/signatures/upload`."""
 
     cross_signing: CrossSigning
-    lifecycle: Lifecycle
+    demands: Demands
     interactive: InteractiveAuth
 
     @route(
@@ -65,7 +72,7 @@ class CrossSigningApi:
         # What was proved is good for these keys only.
         operation = " ".join(["cross-signing", *(key.public_key for key in keys)])
         proof = await self.interactive.prove(
-            operation, request.auth, self.lifecycle.flows(), requester, always=True
+            operation, request.auth, self.demands.flows(), requester, always=True
         )
         await self.cross_signing.store(requester.user_id, keys, proved=True)
         await self.interactive.finish(proof)

@@ -201,12 +201,13 @@ async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]
         )
     wanted = [(key.room_id, key.session_id) for key in keys]
     known = await key_backup.known_sessions(tx, user_id, version, wanted) if wanted else {}
-    better = [key for key in keys if _is_better(key, known.get((key.room_id, key.session_id)))]
+    better = [key for key in keys if is_better(key, known.get((key.room_id, key.session_id)))]
     await key_backup.put_sessions(tx, user_id, version, better)
     return await _state(tx, user_id, backup, changed=bool(better))
 
 
-def _is_better(key: SessionRecord, known: SessionRecord | None) -> bool:
+def is_better(key: SessionRecord, known: SessionRecord | None) -> bool:
+    """Tell whether a key takes the place of the one that is here."""
     return known is None or _rank(key) < _rank(known)
 
 

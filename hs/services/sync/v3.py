@@ -52,10 +52,14 @@ class Sections:
 
 @attrs.frozen(eq=False)
 class _Answer:
-    """An answer as JSON, and whether it is worth giving before the time is over."""
+    """An answer as JSON, and whether it is worth giving before the time is over.
+
+    One with messages to the device is not kept: once acknowledged they must not come again.
+    """
 
     text: bytes
     news: bool
+    may_be_kept: bool
 
 
 @attrs.frozen(eq=False)
@@ -124,9 +128,10 @@ class SyncService:
         sent.resume(None if since is None else since.events)
         async with self._gate:
             turn = await self._turn(request, plan, since, sent)
-            answer = (await self._answer(turn)).text
-        self._answers.keep(request, watch, changes, answer)
-        return answer
+            made = await self._answer(turn)
+        if made.may_be_kept:
+            self._answers.keep(request, watch, changes, made.text)
+        return made.text
 
     async def _news(
         self, request: SyncRequest, plan: Plan, since: SyncToken, watch: Watch
@@ -184,17 +189,18 @@ class SyncService:
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
         news = bool(members) or turn.since is None or turn.request.full_state
-        text = turn.moment.text
+        text, may_be_kept = turn.moment.text, True
         for extension in sections.extensions:
             since = turn.since
             extra = await extension.render(turn.request.requester, since, turn.moment.token)
             news = news or extra.news
             members += _of_extra(extra)
             if extra.to_device is not None:
+                may_be_kept = False
                 text = attrs.evolve(turn.moment.token, to_device=extra.to_device).encode()
         if turn.brought:
             turn.sent.bring(turn.brought, turn.events)
-        return _Answer(_written(text, members), news)
+        return _Answer(_written(text, members), news, may_be_kept)
 
     async def _rooms_member(self, turn: Turn, turns: list[RoomTurn]) -> list[bytes]:
         sections = self.sections

@@ -1,0 +1,15 @@
+"""Fixtures for devices."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hs.storage.database import Database
+from tests.support.devices import Process, open_devices
+
+
+@pytest.fixture
+async def server(database: Database) -> AsyncIterator[Process]:
+    """Devices, rooms and sync on a fresh database, on each engine."""
+    async with open_devices(database) as opened:
+        yield opened

@@ -1,0 +1,124 @@
+"""Dehydrated devices: one of each user, which takes messages until it is replaced."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.devices import V3, Process, one_time_keys, plain_keys
+from tests.support.rooms import ALICE, BOB
+from tests.support.web import Answer
+
+PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+
+
+def wish(device_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "device_id": device_id,
+        "device_data": {"algorithm": "org.matrix.msc3814.v2", "pickle": device_id},
+        "device_keys": {**plain_keys(ALICE, device_id), "dehydrated": True},
+        "one_time_keys": one_time_keys(1),
+        "fallback_keys": {"signed_curve25519:fb": {"key": "k", "fallback": True}},
+        "initial_device_display_name": "Sleeper",
+        **more,
+    }
+
+
+@pytest.fixture
+async def alice(server: Process) -> str:
+    """Alice's phone."""
+    return await server.device(ALICE, "PHONE")
+
+
+async def put(server: Process, token: str, body: Any) -> Answer:
+    return await server.client.put(PATH, body, token=token)
+
+
+async def test_it_is_stored_shown_and_its_keys_can_be_claimed(server: Process, alice: str) -> None:
+    bob = await server.device(BOB, "BOBS")
+
+    stored = await put(server, alice, wish("SLEEP"))
+    found = await server.client.get(PATH, token=alice)
+    keys = (await server.query(bob, ALICE))["device_keys"][ALICE]
+
+    assert stored.json == {"device_id": "SLEEP"}
+    assert found.json == {"device_id": "SLEEP", "device_data": wish("SLEEP")["device_data"]}
+    assert keys["SLEEP"]["dehydrated"] is True
+    assert keys["SLEEP"]["unsigned"] == {"device_display_name": "Sleeper"}
+    assert await server.claim(bob, ALICE, "SLEEP") == ["signed_curve25519:0001"]
+
+
+async def test_another_takes_its_place(server: Process, alice: str) -> None:
+    await put(server, alice, wish("OLD"))
+
+    await put(server, alice, wish("NEW"))
+
+    assert (await server.query(alice, ALICE))["device_keys"][ALICE].keys() == {"NEW"}
+    assert await server.claim(alice, ALICE, "OLD") == []
+    assert (await server.client.get(PATH, token=alice)).json["device_id"] == "NEW"
+
+
+async def test_its_messages_are_read_page_by_page(server: Process, alice: str) -> None:
+    await put(server, alice, wish("SLEEP"))
+    bob = await server.device(BOB, "BOBS")
+    for n in range(120):
+        await server.send(bob, f"t{n}", {ALICE: {"SLEEP": {"n": n}}})
+
+    first = await server.client.get(f"{PATH}/SLEEP/events", token=alice)
+    token = first.json["next_batch"]
+    second = await server.client.post(f"{PATH}/SLEEP/events", {"next_batch": token}, token=alice)
+    token = second.json["next_batch"]
+    last = await server.client.get(f"{PATH}/SLEEP/events", token=alice, query={"next_batch": token})
+
+    told = [one["content"]["n"] for page in (first, second) for one in page.json["events"]]
+    assert told == list(range(120))
+    assert last.json == {"events": [], "next_batch": token}
+
+
+async def test_it_is_deleted_with_all_that_it_had(server: Process, alice: str) -> None:
+    await put(server, alice, wish("SLEEP"))
+
+    deleted = await server.client.delete(PATH, token=alice)
+    again = await server.client.delete(PATH, token=alice)
+
+    assert deleted.json == {"device_id": "SLEEP"}
+    assert (again.status, again.errcode) == (404, "M_NOT_FOUND")
+    assert (await server.client.get(PATH, token=alice)).status == 404
+    assert (await server.query(alice, ALICE))["device_keys"] == {ALICE: {}}
+
+
+async def test_messages_of_other_devices_are_not_given(server: Process, alice: str) -> None:
+    without = await server.client.get(f"{PATH}/PHONE/events", token=alice)
+    await put(server, alice, wish("SLEEP"))
+
+    other = await server.client.get(f"{PATH}/PHONE/events", token=alice)
+
+    assert (without.status, without.errcode) == (404, "M_NOT_FOUND")
+    assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "errcode"),
+    [
+        ({"device_id": "PHONE", "device_keys": plain_keys(ALICE, "PHONE")}, "M_INVALID_PARAM"),
+        ({"device_keys": plain_keys(ALICE, "ELSE")}, "M_INVALID_PARAM"),
+        ({"device_data": {}}, "M_BAD_JSON"),
+        ({"one_time_keys": {"nameless": "x"}}, "M_INVALID_PARAM"),
+    ],
+)
+async def test_what_cannot_be_a_dehydrated_device_is_refused(
+    server: Process, alice: str, wrong: dict[str, Any], errcode: str
+) -> None:
+    answer = await put(server, alice, {**wish("SLEEP"), **wrong})
+
+    assert (answer.status, answer.errcode) == (400, errcode)
+    assert (await server.client.get(PATH, token=alice)).status == 404
+
+
+async def test_it_can_be_found_by_its_user_through_v3(server: Process, alice: str) -> None:
+    await put(server, alice, wish("SLEEP"))
+
+    answer = await server.client.post(
+        f"{V3}/keys/query", {"device_keys": {ALICE: ["SLEEP"]}}, token=alice
+    )
+
+    assert answer.json["device_keys"][ALICE].keys() == {"SLEEP"}

@@ -1,0 +1,177 @@
+"""Keys of devices: uploaded, asked for, claimed."""
+
+from collections import Counter
+
+import pytest
+import trio
+
+from tests.support.devices import V3, Process, one_time_keys, plain_keys
+from tests.support.rooms import ALICE, BOB, ZOE
+
+
+async def test_uploaded_keys_are_given_to_others_with_the_devices_name(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE", "Alice's phone")
+    tablet = await server.device(BOB, "TABLET")
+    keys = {**plain_keys(ALICE, "PHONE"), "unsigned": {"device_display_name": "forged"}}
+
+    uploaded = await server.upload(phone, device_keys=keys)
+    found = await server.query(tablet, ALICE)
+
+    assert uploaded.json == {"one_time_key_counts": {"signed_curve25519": 0}}
+    assert found["device_keys"][ALICE] == {
+        "PHONE": {
+            **plain_keys(ALICE, "PHONE"),
+            "unsigned": {"device_display_name": "Alice's phone"},
+        }
+    }
+    assert found["failures"] == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"user_id": BOB}, {"device_id": "OTHER"}, {"user_id": None}, {"device_id": None}]
+)
+async def test_keys_of_another_device_are_refused(server: Process, wrong: object) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    assert isinstance(wrong, dict)
+
+    answer = await server.upload(phone, device_keys={**plain_keys(ALICE, "PHONE"), **wrong})
+
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def test_only_the_devices_asked_for_are_given(server: Process) -> None:
+    tokens = [await server.device(ALICE, name) for name in ("A", "B")]
+    for name, token in zip(("A", "B"), tokens, strict=True):
+        await server.upload(token, device_keys=plain_keys(ALICE, name))
+
+    answer = await server.client.post(
+        f"{V3}/keys/query", {"device_keys": {ALICE: ["B", "C"], BOB: []}}, token=tokens[0]
+    )
+
+    assert answer.json["device_keys"] == {ALICE: {"B": plain_keys(ALICE, "B")}, BOB: {}}
+
+
+async def test_a_query_without_lists_of_devices_is_bad(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+
+    answer = await server.client.post(
+        f"{V3}/keys/query", {"device_keys": {ALICE: {"PHONE": []}}}, token=phone
+    )
+
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+
+
+async def test_servers_that_cannot_be_asked_are_named_as_failures(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+
+    found = await server.query(phone, ALICE, ZOE)
+    claimed = await server.client.post(
+        f"{V3}/keys/claim", {"one_time_keys": {ZOE: {"D": "signed_curve25519"}}}, token=phone
+    )
+
+    assert list(found["failures"]) == ["elsewhere.example"]
+    assert list(claimed.json["failures"]) == ["elsewhere.example"]
+
+
+async def test_a_device_that_logged_out_has_no_keys_left(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    tablet = await server.device(BOB, "TABLET")
+    await server.upload(
+        phone, device_keys=plain_keys(ALICE, "PHONE"), one_time_keys=one_time_keys(1)
+    )
+    await server.query(tablet, ALICE)
+
+    await server.log_out(ALICE, "PHONE")
+
+    assert (await server.query(tablet, ALICE))["device_keys"] == {ALICE: {}}
+    assert await server.claim(tablet, ALICE, "PHONE") == []
+
+
+async def test_keys_are_claimed_once_the_first_uploaded_first(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    for n in (5, 3, 4):
+        await server.upload(phone, one_time_keys=one_time_keys(n))
+
+    claimed = [await server.claim(phone, ALICE, "PHONE") for _ in range(4)]
+
+    names = [f"signed_curve25519:{n:04}" for n in (5, 3, 4)]
+    assert claimed == [[names[0]], [names[1]], [names[2]], []]
+
+
+async def test_a_key_is_never_given_to_two_who_ask_at_once(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(*range(20)))
+    given: list[str] = []
+
+    async def claim() -> None:
+        given.extend(await server.claim(phone, ALICE, "PHONE"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(claim)
+
+    assert len(given) == 20
+    assert max(Counter(given).values()) == 1
+
+
+async def test_uploading_a_key_again_is_fine_unless_it_differs(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1))
+
+    same = await server.upload(phone, one_time_keys=one_time_keys(1, 2))
+    other = await server.upload(phone, one_time_keys={"signed_curve25519:0001": {"key": "else"}})
+
+    assert same.json == {"one_time_key_counts": {"signed_curve25519": 2}}
+    assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
+
+
+@pytest.mark.parametrize("keys", [{"curve25519": "x"}, {"a:": "x"}, {":b": "x"}])
+async def test_keys_must_be_named_by_algorithm_and_id(
+    server: Process, keys: dict[str, str]
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+
+    answer = await server.upload(phone, one_time_keys=keys)
+
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def test_the_fallback_key_serves_when_no_other_is_left_and_is_told_as_used(
+    server: Process,
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    fallback = {"signed_curve25519:fb": {"key": "public", "fallback": True}}
+    await server.upload(phone, one_time_keys=one_time_keys(1), fallback_keys=fallback)
+    before = await server.sync(ALICE, "PHONE")
+
+    claimed = [(await server.claim(phone, ALICE, "PHONE"))[0] for _ in range(3)]
+    after = await server.sync(ALICE, "PHONE", before["next_batch"])
+    await server.upload(phone, fallback_keys=fallback)
+    again = await server.sync(ALICE, "PHONE", after["next_batch"])
+    await server.upload(phone, fallback_keys={"signed_curve25519:fb2": {"key": "new"}})
+    renewed = await server.sync(ALICE, "PHONE", again["next_batch"])
+
+    assert claimed == ["signed_curve25519:0001", "signed_curve25519:fb", "signed_curve25519:fb"]
+    unused = "device_unused_fallback_key_types"
+    assert before[unused] == ["signed_curve25519"]
+    assert before["device_one_time_keys_count"] == {"signed_curve25519": 1}
+    assert after[unused] == []
+    assert after["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert again[unused] == []
+    assert renewed[unused] == ["signed_curve25519"]
+
+
+async def test_only_one_fallback_key_of_an_algorithm_is_taken(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+
+    answer = await server.upload(phone, fallback_keys=one_time_keys(1, 2))
+
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def test_keys_of_one_algorithm_do_not_serve_for_another(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1, algorithm="other"))
+
+    assert await server.claim(phone, ALICE, "PHONE") == []
+    assert await server.claim(phone, ALICE, "PHONE", "other") == ["other:0001"]

@@ -1,0 +1,78 @@
+"""What is tidied up, and what an idle device costs."""
+
+from typing import Any
+
+from hs.services.devices.updates import CHANGES_KEPT_MS, REQUESTS_KEPT_MS
+from hs.storage import device_lists, devices
+from hs.storage.database import Database, Tx
+from tests.services.rooms.test_cost import Count, CountingDatabase
+from tests.support.devices import Process, one_time_keys, open_devices, plain_keys
+from tests.support.rooms import ALICE, BOB
+
+
+async def test_a_removal_that_was_cut_short_is_finished(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(
+        phone, device_keys=plain_keys(ALICE, "PHONE"), one_time_keys=one_time_keys(1)
+    )
+    # As if the process had died before the watcher was told.
+    await server.world.database.write(devices.delete, ALICE, ["PHONE"])
+
+    await server.upkeep.tidy()
+
+    async def left(tx: Tx) -> tuple[Any, Any]:
+        return (
+            await tx.fetchval("SELECT count(*) FROM device_keys"),
+            await tx.fetchval("SELECT count(*) FROM one_time_keys"),
+        )
+
+    assert await server.world.database.read(left) == (0, 0)
+
+
+async def test_old_changes_are_forgotten_but_for_the_last_of_each_user(server: Process) -> None:
+    for device_id in ("A", "B", "C"):
+        await server.device(BOB, device_id)
+
+    server.world.clock.advance(CHANGES_KEPT_MS + 1)
+    await server.upkeep.tidy()
+
+    async def left(tx: Tx) -> tuple[int, list[str]]:
+        number = await tx.fetchval("SELECT count(*) FROM device_list_changes")
+        return number, await device_lists.changed(tx, 0, 2**62, ALICE)
+
+    assert await server.world.database.read(left) == (1, [BOB])
+
+
+async def test_a_request_is_known_for_a_day(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    messages: dict[str, Any] = {ALICE: {"PHONE": {}}}
+
+    async def send() -> int:
+        await server.send(phone, "t", messages)
+        found = await server.sync(ALICE, "PHONE")
+        return len(found["to_device"]["events"])
+
+    counts = [await send(), await send()]
+    server.world.clock.advance(REQUESTS_KEPT_MS + 1)
+    await server.upkeep.tidy()
+
+    assert [*counts, await send()] == [1, 1, 2]
+
+
+async def test_a_device_without_news_costs_no_reading(database: Database) -> None:
+    count = Count()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        await server.world.create_room(ALICE, join=[BOB])
+        phone = await server.device(ALICE, "PHONE")
+        await server.device(BOB, "TABLET")
+        since = (await server.sync(BOB, "TABLET"))["next_batch"]
+        await server.send(phone, "t", {ALICE: {"PHONE": {}}})
+        since = (await server.sync(BOB, "TABLET", since))["next_batch"]
+        before = count.reads
+
+        await server.sync(BOB, "TABLET", since)
+        await server.send(phone, "u", {ALICE: {"PHONE": {}}})
+        await server.sync(BOB, "TABLET", since)
+
+        assert count.reads == before

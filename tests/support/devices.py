@@ -1,0 +1,298 @@
+"""Devices over a World, with their endpoints and both kinds of sync, for tests.
+
+async with open_devices(database) as server:
+    phone = await server.device(ALICE, "PHONE")          # also its access token
+    answer = await server.client.post("/_matrix/client/v3/keys/upload", {...}, token=phone)
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import orjson
+import trio
+
+from hs.apis.client.cross_signing import CrossSigningApi
+from hs.apis.client.dehydrated_device import DehydratedDeviceApi
+from hs.apis.client.key_backup import KeyBackupApi
+from hs.apis.client.keys import KeysApi
+from hs.apis.client.to_device import ToDeviceApi
+from hs.core.canonical_json import JsonObject, canonical_json
+from hs.core.errors import Forbidden
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.core.signing.keys import SigningKey
+from hs.repl.inproc import InProcHub
+from hs.repl.rows import DeviceListRow, ToDeviceRow
+from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
+from hs.repl.writers import TableWriter
+from hs.services.accounts.uia import PASSWORD, Attempt, InteractiveAuth
+from hs.services.devices.cross_signing import CrossSigning
+from hs.services.devices.dehydrated import DehydratedDevices
+from hs.services.devices.device_keys import KeyDirectory
+from hs.services.devices.device_lists import DeviceLists
+from hs.services.devices.inbox_writer import LocalInboxes
+from hs.services.devices.key_backup import KeyBackups
+from hs.services.devices.list_writer import LocalDeviceLists
+from hs.services.devices.one_time_keys import OneTimeKeys
+from hs.services.devices.remote import NoRemoteDevices
+from hs.services.devices.to_device import DehydratedEvents, ToDevice
+from hs.services.devices.updates import DeviceUpdates, DeviceUpkeep
+from hs.services.devices.user_keys import UserKeysReader
+from hs.services.rooms.neighbours import RoomNeighbours
+from hs.services.sync.assembly import RoomReaders, Sources, make_sync
+from hs.services.sync.encryption import Encryption
+from hs.services.sync.notifier import Notifier
+from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.services.sync.sliding.request import ExtensionsAsked, SlidingRequest
+from hs.services.sync.sliding.service import SlidingSync
+from hs.services.sync.turn import SyncRequest
+from hs.services.sync.v3 import SyncService
+from hs.settings.accounts import ReauthSettings
+from hs.storage import devices
+from hs.storage.database import Database
+from tests.support.reading import readers_of
+from tests.support.rooms import SERVER, World, open_world
+from tests.support.syncing import PresenceTable, Tables
+from tests.support.web import Answer, Tokens, WebClient, client_for
+
+V3 = "/_matrix/client/v3"
+PASSWORD_OF_ALL = "open sesame"
+
+
+class Sesame:
+    """Takes one password for everybody."""
+
+    async def check(self, attempt: Attempt) -> None:
+        if attempt.auth.get("password") != PASSWORD_OF_ALL:
+            raise Forbidden("Wrong password")
+
+    def flows(self) -> Sequence[Sequence[str]]:
+        return [[PASSWORD]]
+
+
+@attrs.define(eq=False)
+class Process:
+    """The readers of one process, the endpoints and both syncs."""
+
+    world: World
+    lists: LocalDeviceLists
+    inboxes: LocalInboxes
+    updates: DeviceUpdates
+    tokens: Tokens
+    to_device: ToDevice
+    one_time_keys: OneTimeKeys
+    device_lists: DeviceLists
+    user_keys: UserKeysReader
+    upkeep: DeviceUpkeep
+    service: SyncService
+    sliding: SlidingSync
+    client: WebClient
+
+    async def device(self, user_id: UserID, device_id: str, name: str | None = None) -> str:
+        """Log a device in, and give its access token."""
+        database = self.world.database
+        now_ms = self.world.clock.now_ms()
+        if await database.write(devices.ensure, user_id, device_id, name, now_ms):
+            await self.updates.devices_changed(user_id, [device_id])
+        token = f"{user_id} {device_id}"
+        self.tokens.requesters[token] = Requester(user_id, device_id, 1)
+        return token
+
+    async def log_out(self, user_id: UserID, *device_ids: str) -> None:
+        """Delete devices."""
+        await self.world.database.write(devices.delete, user_id, list(device_ids))
+        await self.updates.devices_removed(user_id, list(device_ids))
+
+    async def upload(self, token: str, **keys: Any) -> Answer:
+        """Upload keys."""
+        return await self.client.post(f"{V3}/keys/upload", keys, token=token)
+
+    async def query(self, token: str, *user_ids: UserID) -> Any:
+        """Ask for all keys of users."""
+        wanted: JsonObject = {"device_keys": {user_id: [] for user_id in user_ids}}
+        answer = await self.client.post(f"{V3}/keys/query", wanted, token=token)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    async def claim(
+        self, token: str, user_id: UserID, device_id: str, algorithm: str = "signed_curve25519"
+    ) -> list[str]:
+        """Claim a key; give the names of those that came."""
+        wanted = {"one_time_keys": {user_id: {device_id: algorithm}}}
+        answer = await self.client.post(f"{V3}/keys/claim", wanted, token=token)
+        assert answer.status == 200, answer.body
+        return list(answer.json["one_time_keys"].get(user_id, {}).get(device_id, {}))
+
+    async def send(
+        self, token: str, txn_id: str, messages: Mapping[Any, Any], event_type: str = "m.test"
+    ) -> Answer:
+        """Send messages to devices."""
+        return await self.client.put(
+            f"{V3}/sendToDevice/{event_type}/{txn_id}", {"messages": messages}, token=token
+        )
+
+    async def sync(
+        self, user_id: UserID, device_id: str | None, since: str | None = None, timeout_ms: int = 0
+    ) -> Any:
+        """Ask /sync."""
+        request = SyncRequest(Requester(user_id, device_id, 1), since, timeout_ms)
+        return orjson.loads(await self.service.sync(request))
+
+    async def slide(
+        self,
+        user_id: UserID,
+        device_id: str,
+        extensions: ExtensionsAsked,
+        pos: str | None = None,
+        timeout_ms: int = 0,
+    ) -> Any:
+        """Ask sliding sync for extensions only."""
+        request = SlidingRequest(pos=pos, extensions=extensions, timeout_ms=timeout_ms)
+        requester = Requester(user_id, device_id, 1)
+        return orjson.loads(await self.sliding.sync(requester, request))
+
+
+@asynccontextmanager
+async def open_devices(database: Database) -> AsyncIterator[Process]:
+    """Start the rooms' and the devices' part of a server."""
+    hub = InProcHub()
+    async with open_world(database, hub=hub) as world:
+        transport, now_ms = hub.join(world.feed), world.clock.now_ms
+        lists: TableWriter[DeviceListRow] = TableWriter(
+            DEVICE_LISTS, "main", database, transport, now_ms
+        )
+        inboxes: TableWriter[ToDeviceRow] = TableWriter(
+            TO_DEVICE, "main", database, transport, now_ms
+        )
+        process = make_process(
+            world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock)
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lists.run)
+            await nursery.start(inboxes.run)
+            yield process
+            nursery.cancel_scope.cancel()
+
+
+def make_process(world: World, lists: LocalDeviceLists, inboxes: LocalInboxes) -> Process:
+    """Build the readers of one process, before its first event or after a restart."""
+    database, feed = world.database, world.feed
+    reading = readers_of(world)
+    remote, tokens, sesame = NoRemoteDevices(), Tokens(), Sesame()
+    updates = DeviceUpdates(lists, inboxes)
+    neighbours = RoomNeighbours(database, world.events, reading.memberships, reading.tails)
+    to_device = ToDevice(database, feed, inboxes, remote, SERVER)
+    one_time_keys = OneTimeKeys(database, feed, inboxes, remote, SERVER)
+    device_lists = DeviceLists(database, feed, neighbours)
+    user_keys = UserKeysReader(database, feed)
+    encryption = Encryption(to_device, device_lists, one_time_keys)
+    tables = Tables(feed)
+    readers = RoomReaders(
+        database,
+        feed,
+        world.events,
+        world.states,
+        reading.memberships,
+        reading.tails,
+        reading.rendering,
+        reading.visibility,
+    )
+    sources = Sources(
+        tables, tables, tables, tables, tables, PresenceTable(tables), tables, (encryption,)
+    )
+    notifier = Notifier(feed)
+    return Process(
+        world=world,
+        lists=lists,
+        inboxes=inboxes,
+        updates=updates,
+        tokens=tokens,
+        to_device=to_device,
+        one_time_keys=one_time_keys,
+        device_lists=device_lists,
+        user_keys=user_keys,
+        upkeep=DeviceUpkeep(database, world.clock, updates),
+        service=make_sync(readers, sources, notifier),
+        sliding=make_sliding_sync(readers, sources, notifier, world.clock, encryption=encryption),
+        client=client_for(
+            KeysApi(
+                KeyDirectory(user_keys, lists, one_time_keys, remote, SERVER),
+                one_time_keys,
+                device_lists,
+            ),
+            CrossSigningApi(
+                CrossSigning(user_keys, lists, remote, SERVER),
+                sesame,
+                InteractiveAuth(database, world.clock, ReauthSettings(), {PASSWORD: sesame}),
+            ),
+            ToDeviceApi(to_device),
+            KeyBackupApi(KeyBackups(database)),
+            DehydratedDeviceApi(
+                DehydratedDevices(
+                    database, lists, inboxes, one_time_keys, DehydratedEvents(database)
+                )
+            ),
+            tokens=tokens,
+        ),
+    )
+
+
+@attrs.frozen
+class KeyPair:
+    """An Ed25519 key that signs as a user."""
+
+    user_id: UserID
+    key: SigningKey
+    name: str  # of the key, without its algorithm
+
+    @classmethod
+    def of_device(cls, user_id: UserID, device_id: str, seed: int) -> "KeyPair":
+        """Make the key of a device."""
+        return cls(user_id, SigningKey.from_seed("x", bytes([seed]) * 32), device_id)
+
+    @classmethod
+    def of_user(cls, user_id: UserID, seed: int) -> "KeyPair":
+        """Make a cross-signing key, which is named after itself."""
+        key = SigningKey.from_seed("x", bytes([seed]) * 32)
+        return cls(user_id, key, key.verify_key.base64)
+
+    @property
+    def public(self) -> str:
+        """Give the public key."""
+        return self.key.verify_key.base64
+
+    def signing(self, content: Mapping[str, Any]) -> JsonObject:
+        """Give an object with this key's signature and no other."""
+        bare = {k: v for k, v in content.items() if k not in ("signatures", "unsigned")}
+        signature = self.key.sign(canonical_json(bare))
+        return {**bare, "signatures": {self.user_id: {f"ed25519:{self.name}": signature}}}
+
+    def device_keys(self) -> JsonObject:
+        """Give what the device says of itself."""
+        content = {
+            "user_id": self.user_id,
+            "device_id": self.name,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": {f"ed25519:{self.name}": self.public},
+        }
+        return self.signing(content)
+
+    def usable_as(self, usage: str) -> JsonObject:
+        """Give the cross-signing key."""
+        return {
+            "user_id": self.user_id,
+            "usage": [usage],
+            "keys": {f"ed25519:{self.public}": self.public},
+        }
+
+
+def plain_keys(user_id: UserID, device_id: str) -> JsonObject:
+    """Give device keys as small as they may be."""
+    return {"user_id": user_id, "device_id": device_id, "keys": {}, "algorithms": []}
+
+
+def one_time_keys(*numbers: int, algorithm: str = "signed_curve25519") -> JsonObject:
+    """Give one-time keys."""
+    return {f"{algorithm}:{n:04}": {"key": f"public {n}"} for n in numbers}
