@@ -1,6 +1,7 @@
 """Transaction IDs: which event a device's request has produced, so that a retry gives the same."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
@@ -17,6 +18,15 @@ FROM transaction_ids t JOIN events e ON e.event_id = t.event_id
 WHERE t.user_id = $1 AND t.device_id = $2
 ORDER BY t.created_ms DESC LIMIT $3
 """
+OLDER = """
+SELECT scope, txn_id FROM transaction_ids WHERE user_id = $1 AND device_id = $2
+ORDER BY created_ms DESC LIMIT $4 OFFSET $3
+"""
+FIND = """
+SELECT t.scope, t.txn_id, t.event_id, e.stream_id, e.room_id
+FROM transaction_ids t JOIN events e ON e.event_id = t.event_id
+WHERE t.user_id = $1 AND t.device_id = $2 AND t.scope = $3 AND t.txn_id = $4
+"""
 OF_EVENTS = sql(
     lambda d: (
         "SELECT event_id, device_id, txn_id FROM transaction_ids "
@@ -31,12 +41,34 @@ async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, str, int]]) ->
     await tx.insert_rows(INSERT, rows)
 
 
-async def recent(
-    tx: Tx, user_id: str, device_id: str, limit: int
-) -> list[tuple[str, str, str, int, str]]:
-    """List (scope, txn_id, event_id, stream_id, room_id) of a device, the newest first."""
+class RequestRow(NamedTuple):
+    """What one request has produced."""
+
+    scope: str
+    txn_id: str
+    event_id: str
+    stream_id: int
+    room_id: str
+
+
+async def recent(tx: Tx, user_id: str, device_id: str, limit: int) -> list[RequestRow]:
+    """List what a device's latest requests produced, the newest first."""
     rows = await tx.fetch(RECENT, user_id, device_id, limit)
-    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+    return [RequestRow(*row) for row in rows]
+
+
+async def older(
+    tx: Tx, user_id: str, device_id: str, newer: int, limit: int
+) -> list[tuple[str, str]]:
+    """List (scope, txn_id) of a device's requests before the `newer` latest."""
+    rows = await tx.fetch(OLDER, user_id, device_id, newer, limit)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def find(tx: Tx, user_id: str, device_id: str, scope: str, txn_id: str) -> RequestRow | None:
+    """Give what one request has produced."""
+    row = await tx.fetchrow(FIND, user_id, device_id, scope, txn_id)
+    return None if row is None else RequestRow(*row)
 
 
 async def of_events(tx: Tx, user_id: str, event_ids: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Transaction IDs in memory: a device's recent requests, read once and then kept up to date.
 
 Read and changed only under the lock of the room that a key's scope names, but for loading.
-A device's older requests are forgotten: a retry comes within minutes, not thousands of sends.
+Of a device's older requests only a hash is kept: enough to know when to ask the database.
 """
 
 from collections import OrderedDict
@@ -14,9 +14,11 @@ from hs.core.ids import EventID, RoomID
 from hs.services.rooms.drafts import Appended, TxnKey
 from hs.services.rooms.placed import Placed
 from hs.storage import txns
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
+from hs.storage.txns import RequestRow
 
 MAX_KEYS: Final = 1000  # per device
+MAX_OLDER: Final = 100_000  # per device and day; what is beyond is taken for new
 MAX_DEVICES: Final = 10_000
 
 _Device = tuple[str, str]
@@ -28,12 +30,16 @@ class DeviceKeys:
     """What one device's recent requests produced, or are about to, the oldest first."""
 
     _done: dict[_Request, Appended | Placed]
+    _older: set[int] = attrs.Factory(set)
     # Requests whose commit failed: the database may know better.
     _uncertain: set[_Request] = attrs.Factory(set)
 
     def is_uncertain(self, key: TxnKey) -> bool:
         """Tell whether only the database knows what became of a request."""
-        return bool(self._uncertain) and (key.scope, key.txn_id) in self._uncertain
+        request = (key.scope, key.txn_id)
+        if self._uncertain and request in self._uncertain:
+            return True
+        return bool(self._older) and request not in self._done and hash(request) in self._older
 
     def find(self, key: TxnKey) -> Appended | Placed | None:
         """Give what a request produced, or the event being committed for it."""
@@ -46,6 +52,8 @@ class DeviceKeys:
             oldest = next(iter(self._done))
             if not isinstance(self._done[oldest], Placed):
                 del self._done[oldest]
+                if len(self._older) < MAX_OLDER:
+                    self._older.add(hash(oldest))
 
     def finish(self, key: TxnKey, appended: Appended) -> None:
         """Note that the event is on disk."""
@@ -56,10 +64,13 @@ class DeviceKeys:
         self._done.pop((key.scope, key.txn_id), None)
         self._uncertain.add((key.scope, key.txn_id))
 
-    def learn(self, done: dict[_Request, Appended | Placed]) -> None:
-        """Take over what the database knows; nothing is uncertain any more."""
-        self._done = {**done, **self._done}
-        self._uncertain.clear()
+    def learn(self, key: TxnKey, done: Appended | None) -> None:
+        """Take over what the database knows of a request that was uncertain."""
+        request = (key.scope, key.txn_id)
+        self._uncertain.discard(request)
+        self._older.discard(hash(request))
+        if done is not None:
+            self._done.setdefault(request, done)
 
 
 @attrs.define(eq=False)
@@ -83,24 +94,37 @@ class TxnMemory:
     async def of(self, key: TxnKey) -> DeviceKeys:
         """Give a device's keys, reading them if need be."""
         keys = self.of_nowait(key)
-        if keys is not None and not keys.is_uncertain(key):
-            return keys
-        rows = await self._database.read(txns.recent, key.user_id, key.device_id, MAX_KEYS)
+        if keys is None:
+            keys = await self._load(key)
+        if keys.is_uncertain(key):
+            found = await self._database.read(txns.find, *attrs.astuple(key))
+            keys.learn(key, None if found is None else _as_appended(found))
+        return keys
+
+    async def _load(self, key: TxnKey) -> DeviceKeys:
+        rows, older = await self._database.read(_read, key.user_id, key.device_id)
         # Another request of the device may have read them meanwhile.
         keys = self.of_nowait(key)
         if keys is None:
-            keys = DeviceKeys(_as_keys(rows))
+            done: dict[_Request, Appended | Placed] = {
+                (row.scope, row.txn_id): _as_appended(row) for row in reversed(rows)
+            }
+            keys = DeviceKeys(done, {hash(request) for request in older})
             device = (key.user_id, key.device_id)
             self._alive[device] = self._recent[device] = keys
             if len(self._recent) > MAX_DEVICES:
                 self._recent.popitem(last=False)
-        elif keys.is_uncertain(key):
-            keys.learn(_as_keys(rows))
         return keys
 
 
-def _as_keys(rows: list[tuple[str, str, str, int, str]]) -> dict[_Request, Appended | Placed]:
-    return {
-        (scope, txn_id): Appended(EventID(event_id), stream_id, RoomID(room_id), existed=True)
-        for scope, txn_id, event_id, stream_id, room_id in reversed(rows)
-    }
+async def _read(
+    tx: Tx, user_id: str, device_id: str
+) -> tuple[list[RequestRow], list[tuple[str, str]]]:
+    rows = await txns.recent(tx, user_id, device_id, MAX_KEYS)
+    if len(rows) < MAX_KEYS:
+        return rows, []
+    return rows, await txns.older(tx, user_id, device_id, MAX_KEYS, MAX_OLDER)
+
+
+def _as_appended(row: RequestRow) -> Appended:
+    return Appended(EventID(row.event_id), row.stream_id, RoomID(row.room_id), existed=True)

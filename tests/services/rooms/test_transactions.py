@@ -79,8 +79,26 @@ async def test_memory_of_requests_is_bounded(world: World, monkeypatch: pytest.M
         await world.append(room_id, message(ALICE, "x", txn_key(ALICE, room_id, f"t{number}")))
 
     again = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t11"))
+    oldest = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t0"))
 
     assert again.existed
+    assert oldest.existed
+
+
+async def test_old_requests_are_known_after_a_restart(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(txn_memory, "MAX_KEYS", 5)
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        for number in range(12):
+            world.clock.advance(1)
+            await world.append(room_id, message(ALICE, "x", txn_key(ALICE, room_id, f"t{number}")))
+
+    async with open_world(database) as world:
+        for name, known in (("t0", True), ("t11", True), ("t12", False)):
+            sent = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, name))
+            assert sent.existed is known
 
 
 async def test_requests_are_forgotten_after_a_day(database: Database) -> None:
