@@ -55,13 +55,7 @@ def compose(
     )
     sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
     runners: list[tuple[str, Runner]] = [*rooms.runners, *push.runners]
-    duties = [
-        *accounts.duties,
-        *rooms.duties,
-        *actions.duties,
-        *ephemeral.duties,
-        *sync.duties,
-    ]
+    duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
     lone = directory.duties
     if BACKGROUND in plan.duties:
         lone = [*lone, *accounts.chores, *room_chores(ground, rooms), *devices.chores, *sync.chores]

@@ -32,9 +32,9 @@ from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.inbox_writer import LocalInboxes
+from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
 from hs.services.devices.key_backup import KeyBackups
-from hs.services.devices.list_writer import LocalDeviceLists
+from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote import NoRemoteDevices
 from hs.services.devices.to_device import DehydratedEvents, ToDevice
@@ -77,8 +77,8 @@ class Process:
     """The readers of one process, the endpoints and both syncs."""
 
     world: World
-    lists: LocalDeviceLists
-    inboxes: LocalInboxes
+    lists: DeviceListWriter
+    inboxes: InboxWriter
     updates: DeviceUpdates
     tokens: Tokens
     to_device: ToDevice
@@ -155,9 +155,9 @@ class Process:
 
 
 @asynccontextmanager
-async def open_devices(database: Database) -> AsyncIterator[Process]:
+async def open_devices(database: Database, hub: InProcHub | None = None) -> AsyncIterator[Process]:
     """Start the rooms' and the devices' part of a server."""
-    hub = InProcHub()
+    hub = hub or InProcHub()
     async with open_world(database, hub=hub) as world:
         transport, now_ms = hub.join(world.feed), world.clock.now_ms
         lists: TableWriter[DeviceListRow] = TableWriter(
@@ -176,11 +176,11 @@ async def open_devices(database: Database) -> AsyncIterator[Process]:
             nursery.cancel_scope.cancel()
 
 
-def make_process(world: World, lists: LocalDeviceLists, inboxes: LocalInboxes) -> Process:
+def make_process(world: World, lists: DeviceListWriter, inboxes: InboxWriter) -> Process:
     """Build the readers of one process, before its first event or after a restart."""
     database, feed = world.database, world.feed
     reading = readers_of(world)
-    remote, tokens, sesame = NoRemoteDevices(), Tokens(), Sesame()
+    remote, tokens = NoRemoteDevices(), Tokens()
     updates = DeviceUpdates(lists, inboxes)
     neighbours = RoomNeighbours(database, world.events, reading.memberships, reading.tails)
     to_device = ToDevice(database, feed, inboxes, remote, SERVER)
@@ -216,26 +216,40 @@ def make_process(world: World, lists: LocalDeviceLists, inboxes: LocalInboxes) -
         upkeep=DeviceUpkeep(database, world.clock, updates),
         service=make_sync(readers, sources, notifier),
         sliding=make_sliding_sync(readers, sources, notifier, world.clock, encryption=encryption),
-        client=client_for(
-            KeysApi(
-                KeyDirectory(user_keys, lists, one_time_keys, remote, SERVER),
-                one_time_keys,
-                device_lists,
-            ),
-            CrossSigningApi(
-                CrossSigning(user_keys, lists, remote, SERVER),
-                sesame,
-                InteractiveAuth(database, world.clock, ReauthSettings(), {PASSWORD: sesame}),
-            ),
-            ToDeviceApi(to_device),
-            KeyBackupApi(KeyBackups(database)),
-            DehydratedDeviceApi(
-                DehydratedDevices(
-                    database, lists, inboxes, one_time_keys, DehydratedEvents(database)
-                )
-            ),
-            tokens=tokens,
+        client=_client(
+            world, lists, inboxes, one_time_keys, device_lists, user_keys, to_device, tokens
         ),
+    )
+
+
+def _client(
+    world: World,
+    lists: DeviceListWriter,
+    inboxes: InboxWriter,
+    one_time_keys: OneTimeKeys,
+    device_lists: DeviceLists,
+    user_keys: UserKeysReader,
+    to_device: ToDevice,
+    tokens: Tokens,
+) -> WebClient:
+    database, remote, sesame = world.database, NoRemoteDevices(), Sesame()
+    return client_for(
+        KeysApi(
+            KeyDirectory(user_keys, lists, one_time_keys, remote, SERVER),
+            one_time_keys,
+            device_lists,
+        ),
+        CrossSigningApi(
+            CrossSigning(user_keys, lists, remote, SERVER),
+            sesame,
+            InteractiveAuth(database, world.clock, ReauthSettings(), {PASSWORD: sesame}),
+        ),
+        ToDeviceApi(to_device),
+        KeyBackupApi(KeyBackups(database)),
+        DehydratedDeviceApi(
+            DehydratedDevices(database, lists, inboxes, one_time_keys, DehydratedEvents(database))
+        ),
+        tokens=tokens,
     )
 
 

@@ -1,0 +1,121 @@
+"""Devices served by a process that owns nothing: it asks the owners, and follows their streams."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from hs.repl.inproc import InProcHub
+from hs.repl.ownership import Topology
+from hs.repl.rpc import rpc_methods
+from hs.services.devices.inbox_writer import InboxWriter
+from hs.services.devices.list_writer import DeviceListWriter
+from hs.services.rooms.building import random_opaque
+from hs.storage.database import Database
+from tests.support.devices import (
+    V3,
+    KeyPair,
+    Process,
+    make_process,
+    one_time_keys,
+    open_devices,
+    plain_keys,
+)
+from tests.support.rooms import ALICE, BOB, make_world
+
+Pair = tuple[Process, Process]
+
+
+class Crossing:
+    """Calls the owner with what is left of arguments and results after they were encoded."""
+
+    def __init__(self, protocol: type[Any], owner: Any) -> None:
+        self._methods = rpc_methods(protocol)
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        method = self._methods[name]
+
+        async def call(*args: Any) -> Any:
+            arrived = method.decode_arguments(method.encode_arguments(args, {}))
+            result = await getattr(self._owner, name)(*arrived)
+            return method.decode_result(method.encode_result(result))
+
+        return call
+
+
+@pytest.fixture
+async def pair(database: Database) -> AsyncIterator[Pair]:
+    """The owner of all streams, and a process that only reads them."""
+    hub = InProcHub()
+    async with open_devices(database, hub) as owner:
+        world = make_world(
+            database, owner.world.clock, hub, Topology("reader", "main"), 2**20, random_opaque
+        )
+        lists: Any = Crossing(DeviceListWriter, owner.lists)
+        inboxes: Any = Crossing(InboxWriter, owner.inboxes)
+        reader = make_process(world, lists, inboxes)
+        reader.tokens.requesters = owner.tokens.requesters
+        yield owner, reader
+
+
+async def test_each_process_serves_what_came_in_through_the_other(pair: Pair) -> None:
+    owner, reader = pair
+    await owner.world.create_room(ALICE, join=[BOB])
+    phone, tablet = await owner.device(ALICE, "PHONE"), await reader.device(BOB, "TABLET")
+    since = (await owner.sync(ALICE, "PHONE"))["next_batch"]
+
+    await reader.upload(
+        tablet, device_keys=plain_keys(BOB, "TABLET"), one_time_keys=one_time_keys(1, 2)
+    )
+    await reader.send(tablet, "t", {ALICE: {"*": {"body": "hello"}}})
+    answer = await owner.sync(ALICE, "PHONE", since)
+    claimed = await owner.claim(phone, BOB, "TABLET") + await reader.claim(phone, BOB, "TABLET")
+    at_reader = await reader.sync(ALICE, "PHONE", since)
+    bobs = await reader.sync(BOB, "TABLET")
+
+    assert answer["device_lists"] == {"changed": [BOB], "left": []}
+    assert [one["content"] for one in answer["to_device"]["events"]] == [{"body": "hello"}]
+    assert at_reader["to_device"] == answer["to_device"]
+    assert (await owner.query(phone, BOB))["device_keys"][BOB].keys() == {"TABLET"}
+    assert claimed == ["signed_curve25519:0001", "signed_curve25519:0002"]
+    assert bobs["device_one_time_keys_count"] == {"signed_curve25519": 0}
+
+
+async def test_what_was_acknowledged_to_one_process_does_not_come_from_the_other(
+    pair: Pair,
+) -> None:
+    owner, reader = pair
+    phone = await owner.device(ALICE, "PHONE")
+    await owner.send(phone, "t", {ALICE: {"PHONE": {"body": "once"}}})
+
+    first = await reader.sync(ALICE, "PHONE")
+    second = await owner.sync(ALICE, "PHONE", first["next_batch"])
+    anew = await reader.sync(ALICE, "PHONE", None)
+
+    assert "to_device" in first
+    assert "to_device" not in second
+    assert "to_device" not in anew
+
+
+async def test_keys_signatures_and_removals_through_a_reader(pair: Pair) -> None:
+    owner, reader = pair
+    phone = await reader.device(ALICE, "PHONE")
+    device = KeyPair.of_device(ALICE, "PHONE", 1)
+    master, signing = KeyPair.of_user(ALICE, 2), KeyPair.of_user(ALICE, 3)
+    await reader.upload(phone, device_keys=device.device_keys())
+    await owner.query(phone, ALICE)
+
+    keys = {
+        "master_key": master.usable_as("master"),
+        "self_signing_key": master.signing(signing.usable_as("self_signing")),
+    }
+    await reader.client.post(f"{V3}/keys/device_signing/upload", keys, token=phone)
+    signed = {ALICE: {"PHONE": signing.signing(device.device_keys())}}
+    await reader.client.post(f"{V3}/keys/signatures/upload", signed, token=phone)
+    seen = (await owner.query(phone, ALICE))["device_keys"][ALICE]["PHONE"]
+    await reader.log_out(ALICE, "PHONE")
+    gone = (await owner.query(phone, ALICE))["device_keys"][ALICE]
+
+    assert len(seen["signatures"][ALICE]) == 2
+    assert gone == {}
