@@ -1,0 +1,109 @@
+"""What clients need for encryption, against running servers: each request to another process."""
+
+from itertools import cycle
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.support.http_client import HttpClient
+from tests.support.processes import Cluster
+
+pytestmark = pytest.mark.process
+
+
+@attrs.define
+class Client:
+    """A logged-in client that goes from process to process."""
+
+    ports: Any
+    user_id: str = ""
+    device_id: str = ""
+    token: str = ""
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        async with HttpClient(next(self.ports)) as client:
+            client.token = self.token or None
+            answer = await client.ask(method, f"/_matrix/client/v3/{path}", json=body)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    async def register(self, name: str) -> "Client":
+        body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        answer = await self.ask("POST", "register", body)
+        return Client(self.ports, answer["user_id"], answer["device_id"], answer["access_token"])
+
+    async def sync(self, since: str | None = None) -> Any:
+        return await self.ask("GET", "sync" if since is None else f"sync?since={since}")
+
+    async def upload(self, count: int) -> Any:
+        keys = {
+            "user_id": self.user_id,
+            "device_id": self.device_id,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": {},
+            "signatures": {},
+        }
+        one_time_keys = {f"signed_curve25519:{n}": {"key": str(n)} for n in range(count)}
+        body = {"device_keys": keys, "one_time_keys": one_time_keys}
+        return await self.ask("POST", "keys/upload", body)
+
+
+async def test_keys_lists_and_messages_come_through_any_process(cluster: Cluster) -> None:
+    anyone = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    ada, bob = await anyone.register("e2ada"), await anyone.register("e2bob")
+    room_id = (await ada.ask("POST", "createRoom", {"preset": "public_chat"}))["room_id"]
+    await bob.ask("POST", f"join/{room_id}", {})
+    since = (await ada.sync())["next_batch"]
+
+    counts = await bob.upload(3)
+    changed = await ada.sync(since)
+    keys = await ada.ask("POST", "keys/query", {"device_keys": {bob.user_id: []}})
+    wish = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
+    claimed = [await ada.ask("POST", "keys/claim", wish) for _ in range(4)]
+    seen: list[int] = []
+    bobs_since = None
+    for n in range(6):
+        body = {"messages": {bob.user_id: {bob.device_id: {"n": n}}}}
+        for _ in range(2):
+            await ada.ask("PUT", f"sendToDevice/m.test/t{n}", body)
+        answer = await bob.sync(bobs_since)
+        bobs_since = answer["next_batch"]
+        seen += [one["content"]["n"] for one in answer.get("to_device", {}).get("events", [])]
+    since = changed["next_batch"]
+    await bob.ask("POST", "logout", {})
+    gone = await ada.sync(since)
+
+    assert counts == {"one_time_key_counts": {"signed_curve25519": 3}}
+    assert bob.user_id in changed["device_lists"]["changed"]
+    assert keys["device_keys"][bob.user_id].keys() == {bob.device_id}
+    given = [
+        name
+        for one in claimed
+        for name in one["one_time_keys"].get(bob.user_id, {}).get(bob.device_id, {})
+    ]
+    assert sorted(given) == [f"signed_curve25519:{n}" for n in range(3)]
+    assert seen == list(range(6))
+    assert answer["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert gone["device_lists"]["changed"] == [bob.user_id]
+
+
+async def test_a_key_backup_is_one_through_all_processes(cluster: Cluster) -> None:
+    anyone = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    ada = await anyone.register("backada")
+    body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
+    version = (await ada.ask("POST", "room_keys/version", body))["version"]
+    key = {
+        "first_message_index": 0,
+        "forwarded_count": 0,
+        "is_verified": True,
+        "session_data": {"x": "y"},
+    }
+
+    state = await ada.ask("PUT", f"room_keys/keys/!r:x/s?version={version}", key)
+    found = await ada.ask("GET", f"room_keys/keys?version={version}")
+    latest = await ada.ask("GET", "room_keys/version")
+
+    assert state == {"etag": "1", "count": 1}
+    assert found == {"rooms": {"!r:x": {"sessions": {"s": key}}}}
+    assert (latest["version"], latest["count"], latest["etag"]) == (version, 1, "1")
