@@ -78,7 +78,7 @@ class EventBuilder:
             content["creator"] = draft.sender
         room_id = None
         if not rules.room_id_is_create_hash:
-            room_id = RoomID(f"!{self.opaque_id()}:{self.server_name}")
+            room_id = draft.new_room_id or RoomID(f"!{self.opaque_id()}:{self.server_name}")
         place = GraphPlace(
             room_id=room_id,
             prev_events=(),

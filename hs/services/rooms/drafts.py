@@ -28,6 +28,7 @@ class Draft:
     `redacts` is put where the room's version keeps it. With `keep_if_same`, a state event equal
     in content and sender to the current one is answered by that one's ID, and nothing is new.
     `replaces` is the event that must still hold the entry of the state when this is appended.
+    `new_room_id` is the ID for the room that an m.room.create begins, where we may choose one.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Draft:
     origin_server_ts: int | None = None
     keep_if_same: bool = False
     replaces: EventID | None = None
+    new_room_id: RoomID | None = None
 
 
 @attrs.frozen

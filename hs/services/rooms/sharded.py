@@ -30,7 +30,10 @@ class ShardedAppender:
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
         """Make a room, which belongs to the process that makes it; see RoomAppender."""
         writers = self._ownership.writers(EVENTS)
-        if self._ownership.writes(EVENTS):
+        wanted = drafts[0].new_room_id
+        if wanted is not None:
+            maker = self._ownership.owner(EVENTS, wanted)
+        elif self._ownership.writes(EVENTS):
             maker = self._ownership.topology.instance
         else:
             maker = writers[shard_of(drafts[0].sender, len(writers))]

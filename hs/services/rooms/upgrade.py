@@ -11,16 +11,17 @@ import orjson
 
 from hs.core.auth.power_levels import DEFAULT_LEVELS, PowerLevels, creators_of, read_level
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import Forbidden, NotFound
+from hs.core.errors import Forbidden, MatrixError, NotFound
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.redaction import redact
-from hs.core.ids import RoomID, UserID, parse_user_id
+from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
 from hs.services.directory.aliases import Aliases
 from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.building import random_opaque
 from hs.services.rooms.deciding import Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.event_store import EventStore
@@ -84,33 +85,46 @@ class RoomUpgrade:
             raise Forbidden("You cannot upgrade this room")
         creators = [parse_user_id(one) for one in additional_creators]
         state = await self._state_to_copy(old)
-        content = await self._create_content(old, rules, creators)
+        content = _create_content(old, rules, creators)
         profile = shown(await self.profiles.of_local(user_id))
         drafts = _first_drafts(user_id, profile, content, old, rules, state)
-        new_room = (await self.appender.create(version, drafts))[0].room_id
-        await self._close(user_id, old, new_room, state)
+        if rules.room_id_is_create_hash:
+            content["predecessor"].update(await self._last_event(room_id))
+            new_room = (await self.appender.create(version, drafts))[0].room_id
+            await self._bury(user_id, room_id, new_room)
+        else:
+            new_room = await self._create_behind_tombstone(user_id, room_id, version, drafts)
+        await self._close(user_id, old, state)
         await self.aliases.move(room_id, new_room)
         new = await self.deciding.read(new_room)
         if new is not None:
             await self.succession.follow(user_id, new.create)
         return new_room
 
-    async def _create_content(
-        self, old: Deciding, rules: RoomVersion, creators: Sequence[UserID]
-    ) -> JsonObject:
-        content: JsonObject = {
-            key: old.create.content[key]
-            for key in ("type", "m.federate")
-            if key in old.create.content
-        }
-        content["predecessor"] = {"room_id": old.room_id}
-        head = await self.database.read(rooms.head, old.room_id)
+    async def _last_event(self, room_id: RoomID) -> JsonObject:
+        head = await self.database.read(rooms.head, room_id)
         last = [] if head is None else orjson.loads(head.extremities)
-        if last:
-            content["predecessor"]["event_id"] = last[0]
-        if rules.privileged_creators and creators:
-            content["additional_creators"] = list(dict.fromkeys(creators))
-        return content
+        return {"event_id": last[0]} if last else {}
+
+    async def _create_behind_tombstone(
+        self, user_id: UserID, room_id: RoomID, version: str, drafts: list[Draft]
+    ) -> RoomID:
+        """Have each room name the other, where the new one's ID may be chosen beforehand."""
+        server_name = user_id[user_id.index(":") + 1 :]
+        new_room = RoomID(f"!{random_opaque()}:{server_name}")
+        tombstone = await self._bury(user_id, room_id, new_room)
+        content = {
+            **drafts[0].content,
+            "predecessor": {"room_id": room_id, "event_id": tombstone},
+        }
+        create = attrs.evolve(drafts[0], content=content, new_room_id=new_room)
+        try:
+            await self.appender.create(version, [create, *drafts[1:]])
+        except MatrixError:
+            # Nobody shall be sent to a room that there is not.
+            await self._try_append(room_id, Draft(event_types.TOMBSTONE, user_id, {}, ""))
+            raise
+        return new_room
 
     async def _state_to_copy(self, old: Deciding) -> Mapping[StateKey, Event]:
         current = await self.states.current(old.room_id)
@@ -123,11 +137,12 @@ class RoomUpgrade:
                 found[key] = one.event if one.redacted_by is None else redact(one.event)
         return found
 
-    async def _close(
-        self, user_id: UserID, old: Deciding, new_room: RoomID, state: Mapping[StateKey, Event]
-    ) -> None:
-        tombstone = {"body": "This room has been replaced", "replacement_room": new_room}
-        await self._append(old.room_id, Draft(event_types.TOMBSTONE, user_id, tombstone, ""))
+    async def _bury(self, user_id: UserID, room_id: RoomID, new_room: RoomID) -> EventID:
+        content = {"body": "This room has been replaced", "replacement_room": new_room}
+        tombstone = Draft(event_types.TOMBSTONE, user_id, content, "")
+        return (await self.appender.append(room_id, [tombstone]))[0].event_id
+
+    async def _close(self, user_id: UserID, old: Deciding, state: Mapping[StateKey, Event]) -> None:
         if _CANONICAL_KEY in state:
             await self._try_append(old.room_id, Draft(event_types.CANONICAL_ALIAS, user_id, {}, ""))
         levels = old.events.get(event_types.POWER_LEVELS_KEY)
@@ -137,15 +152,22 @@ class RoomUpgrade:
             Draft(event_types.POWER_LEVELS, user_id, silencing_levels(before, old.rules), ""),
         )
 
-    async def _append(self, room_id: RoomID, draft: Draft) -> None:
-        await self.appender.append(room_id, [draft])
-
     async def _try_append(self, room_id: RoomID, draft: Draft) -> None:
         try:
-            await self._append(room_id, draft)
+            await self.appender.append(room_id, [draft])
         except Forbidden:
             # The tombstone says enough; the rest is done by who has the power.
             return
+
+
+def _create_content(old: Deciding, rules: RoomVersion, creators: Sequence[UserID]) -> JsonObject:
+    content: JsonObject = {
+        key: old.create.content[key] for key in ("type", "m.federate") if key in old.create.content
+    }
+    content["predecessor"] = {"room_id": old.room_id}
+    if rules.privileged_creators and creators:
+        content["additional_creators"] = list(dict.fromkeys(creators))
+    return content
 
 
 def silencing_levels(content: Mapping[str, Any], rules: RoomVersion) -> JsonObject:
@@ -230,9 +252,9 @@ def _first_drafts(
         Draft(event_types.MEMBER, user_id, joined, user_id),
         Draft(event_types.POWER_LEVELS, user_id, first, ""),
         *(
-            Draft(one, user_id, _under(rules, one, state[one, ""].content), "")
+            Draft(one, user_id, content, "")
             for one in COPIED_TYPES
-            if (one, "") in state
+            if (content := _copied(rules, one, state.get((one, "")))) is not None
         ),
         *_many(user_id, state, power),
     ]
@@ -249,6 +271,13 @@ def _with_power(levels: JsonObject, user_id: UserID) -> JsonObject:
         *(levels.get(name, default) for name, default in DEFAULT_LEVELS.items()),
     ]
     return {**levels, "users": {**levels["users"], user_id: max(needed)}}
+
+
+def _copied(rules: RoomVersion, event_type: str, event: Event | None) -> JsonObject | None:
+    if event is not None:
+        return _under(rules, event_type, event.content)
+    # A room that says nothing forbids guests too; to say so spares clients the question.
+    return {"guest_access": "forbidden"} if event_type == event_types.GUEST_ACCESS else None
 
 
 def _under(rules: RoomVersion, event_type: str, content: Mapping[str, Any]) -> JsonObject:

@@ -1,12 +1,19 @@
 """Upgrading rooms: what the new one takes over, and what becomes of the old one."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import attrs
 import pytest
 
-from hs.core.errors import Forbidden, InvalidParam, NotFound, UnsupportedRoomVersion
+from hs.core.errors import (
+    Forbidden,
+    InvalidParam,
+    NotFound,
+    TooLarge,
+    UnsupportedRoomVersion,
+)
 from hs.core.ids import RoomID
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.membership import JoinRequest
@@ -230,3 +237,31 @@ async def test_predecessors_that_are_none_do_not_disturb(acts: Actions, predeces
     content = {**create.event.content, "predecessor": predecessor}
 
     assert predecessor_of(attrs.evolve(create.event, content=content)) is None
+
+
+@pytest.mark.parametrize("version", ["1", "11"])
+async def test_tombstone_and_create_event_name_each_other(acts: Actions, version: str) -> None:
+    room_id = await acts.world.create_room(ALICE)
+
+    replacement = await upgrade(acts, room_id, version)
+
+    tombstone = await acts.world.states.current_event(room_id, "m.room.tombstone")
+    assert tombstone is not None
+    assert tombstone.event.content["replacement_room"] == replacement
+    create = await acts.state(replacement, "m.room.create")
+    assert create["predecessor"] == {"room_id": room_id, "event_id": tombstone.event_id}
+    assert await acts.state(replacement, "m.room.guest_access") == {"guest_access": "forbidden"}
+
+
+async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    for size in range(65_000, 64_000, -50):
+        with suppress(TooLarge):
+            await acts.world.set_state(room_id, ALICE, "m.room.name", {"name": "x" * size})
+            break
+
+    with pytest.raises(TooLarge):
+        # In version 1 the same event is larger, as it cites others at greater length.
+        await upgrade(acts, room_id, "1")
+
+    assert await acts.state(room_id, "m.room.tombstone") == {}
