@@ -74,8 +74,7 @@ class ProfileApi:
     async def field(self, request: FieldRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         self._check_may_see(request.requester)
-        value = await self.profiles.get_field(request.user_id, request.key_name)
-        return {request.key_name: value}
+        return await self.profiles.get_field(request.user_id, request.key_name)
 
     @route("PUT", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
     async def set_field(self, request: SetFieldRequest) -> Empty:
