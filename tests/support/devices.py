@@ -176,7 +176,9 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
             nursery.cancel_scope.cancel()
 
 
-def make_process(world: World, lists: DeviceListWriter, inboxes: InboxWriter) -> Process:
+def make_process(
+    world: World, lists: DeviceListWriter, inboxes: InboxWriter, *, is_owner: bool = True
+) -> Process:
     """Build the readers of one process, before its first event or after a restart."""
     database, feed = world.database, world.feed
     reading = readers_of(world)
@@ -186,7 +188,7 @@ def make_process(world: World, lists: DeviceListWriter, inboxes: InboxWriter) ->
     to_device = ToDevice(database, feed, inboxes, remote, SERVER)
     one_time_keys = OneTimeKeys(database, feed, inboxes, remote, SERVER)
     device_lists = DeviceLists(database, feed, neighbours)
-    user_keys = UserKeysReader(database, feed)
+    user_keys = UserKeysReader(database, feed, is_owner=is_owner)
     encryption = Encryption(to_device, device_lists, one_time_keys)
     tables = Tables(feed)
     readers = RoomReaders(

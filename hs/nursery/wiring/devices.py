@@ -87,7 +87,7 @@ def wire_devices(
     to_device = ToDevice(database, feed, writers.inboxes, remote, server_name)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
     device_lists = DeviceLists(database, feed, neighbours)
-    user_keys = UserKeysReader(database, feed)
+    user_keys = UserKeysReader(database, feed, is_owner=ground.ownership.is_mine(DEVICE_LISTS))
     return Devices(
         writers=writers,
         to_device=to_device,

@@ -1,4 +1,8 @@
-"""The keys of our users, in memory and dropped by the feed, as each viewer may see them.
+"""The keys of our users, as each viewer may see them.
+
+The owner of device lists keeps them in memory, as it hears of changes before anybody else. Other
+processes read them each time: a client that was told of a change must not be given what was
+before, and nothing in its question says what it was told.
 
 Spec: client-server API, End-to-End Encryption, Key and signature security.
 """
@@ -85,8 +89,9 @@ class UserKeys:
 class UserKeysReader:
     """Reads the keys of our users."""
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(self, database: Database, feed: Feed, *, is_owner: bool) -> None:
         self._database = database
+        self._is_owner = is_owner
         self._kept: LruCache[UserID, UserKeys] = LruCache(
             "user_keys", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
@@ -126,7 +131,7 @@ class UserKeysReader:
             self._readings = [one for one in self._readings if one is not stale]
         found = _sorted_out(user_ids, devices, keys, signatures)
         for user_id, read in found.items():
-            if user_id not in stale:
+            if self._is_owner and user_id not in stale:
                 self._kept.put(user_id, read)
         return found
 

@@ -54,7 +54,7 @@ async def pair(database: Database) -> AsyncIterator[Pair]:
         )
         lists: Any = Crossing(DeviceListWriter, owner.lists)
         inboxes: Any = Crossing(InboxWriter, owner.inboxes)
-        reader = make_process(world, lists, inboxes)
+        reader = make_process(world, lists, inboxes, is_owner=False)
         reader.tokens.requesters = owner.tokens.requesters
         yield owner, reader
 

@@ -76,3 +76,16 @@ async def test_a_device_without_news_costs_no_reading(database: Database) -> Non
         await server.sync(BOB, "TABLET", since)
 
         assert count.reads == before
+
+
+async def test_the_owner_reads_the_keys_of_a_user_once(database: Database) -> None:
+    count = Count()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        phone = await server.device(ALICE, "PHONE")
+        await server.upload(phone, device_keys=plain_keys(ALICE, "PHONE"))
+        first = await server.query(phone, ALICE)
+        before = count.reads
+
+        assert await server.query(phone, ALICE) == first
+        assert count.reads == before
