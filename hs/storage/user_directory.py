@@ -1,6 +1,6 @@
 """Rows of the user directory, and searching them.
 
-Someone is found by those who share a room with them, and by all when they are in a room that
+Someone is found by others who share a room with them, and by all when they are in a room that
 anybody may join or read, as long as this server is in that room.
 """
 
@@ -54,7 +54,7 @@ WHERE {" AND ".join(f"d.search_text LIKE ${number} ESCAPE '!'" for number in ran
     SELECT 1 FROM current_state theirs
     JOIN current_state mine ON mine.room_id = theirs.room_id AND mine.state_key = $1
         AND mine.type = 'm.room.member' AND mine.membership = 'join'
-    WHERE theirs.state_key = d.user_id AND theirs.membership = 'join'
+    WHERE theirs.state_key = d.user_id AND theirs.membership = 'join' AND d.user_id <> $1
   ) OR EXISTS (
     SELECT 1 FROM current_state theirs
     JOIN room_summaries s ON s.room_id = theirs.room_id

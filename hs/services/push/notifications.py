@@ -90,6 +90,8 @@ class Notifications:
                 {
                     "actions": orjson.Fragment(one.actions),
                     "event": orjson.Fragment(event),
+                    # Rules have had no tags for long; clients still look.
+                    "profile_tag": "",
                     "read": one.stream_id <= read,
                     "room_id": one.room_id,
                     "ts": visible.stored.event.origin_server_ts,

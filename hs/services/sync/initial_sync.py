@@ -70,11 +70,10 @@ class InitialSync:
                 for in_room_id, event_type, content in await sections.accounts.entries(turn, ())
                 if in_room_id is None
             ]
-            presence = await sections.presence.render(turn, ())
             return {
                 "end": moment.text,
                 "rooms": entries,
-                "presence": json_array([with_user_id(event) for event in presence]),
+                "presence": json_array(await self._presence_for(turn)),
                 "receipts": json_array(await self._receipts_in(user_id, _joined(rooms), moment)),
                 "account_data": json_array(account_data),
             }
@@ -96,6 +95,18 @@ class InitialSync:
         entry["presence"] = json_array(presence)
         entry["receipts"] = json_array(receipts)
         return entry
+
+    async def _presence_for(self, turn: Turn) -> list[bytes]:
+        """Give the presence of everyone; users are told that they are here themselves."""
+        user_id = turn.user_id
+        events = await self._sections.presence.render(turn, ())
+        shown = {orjson.loads(event)["sender"] for event in events}
+        if user_id not in shown and await self._presence.of([user_id]):
+            # That they are here may not be noted yet.
+            here = {"presence": "online", "last_active_ago": 0, "currently_active": True}
+            own = {"type": "m.presence", "sender": user_id, "content": here}
+            events.append(orjson.dumps(own))
+        return [with_user_id(event) for event in events]
 
     async def _entry(
         self,

@@ -131,6 +131,11 @@ class RoomTimelines:
         ids = [entry.event_id for one in turns for entry in windows[one.room_id].shown]
         events = await self._events.get(ids)
         seen = await self._seen(turn, turns, windows, events)
+        for one in turns:
+            too_many = len(seen[one.room_id]) - turn.plan.limit
+            if too_many > 0 and not one.alone:
+                seen[one.room_id] = seen[one.room_id][too_many:]
+                windows[one.room_id].limited = True
         await self._rendering.prepare(
             [one.stored for found in seen.values() for one in found], turn.viewer
         )
@@ -222,9 +227,11 @@ class RoomTimelines:
                 text = rendering.timeline_event(one.stored, viewer, one.membership, room_id=False)
             rendered.append(shaped(plan, one.stored, text))
         first = seen[0].stored
-        prev_batch = None
-        if first.event.type != event_types.CREATE:
-            prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
+        prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
+        if first.event.type == event_types.CREATE:
+            # There is nothing to page back to. Clients expect a token, and those who use it
+            # something behind it: they get the room from its end.
+            prev_batch = turn.moment.text
         return Timeline(
             _json(rendered, prev_batch, limited=window.limited),
             [one.stored for one in seen],
@@ -256,10 +263,9 @@ def _empty(turn: Turn, window: Window) -> Timeline:
     return Timeline(_json((), prev_batch, limited=window.limited), (), frozenset(), 0)
 
 
-def _json(rendered: Sequence[bytes], prev_batch: str | None, *, limited: bool) -> bytes:
-    """Write the section; before the room's first event there is nothing to page back to."""
-    return b'{"events":[%b],"limited":%b%b}' % (
+def _json(rendered: Sequence[bytes], prev_batch: str, *, limited: bool) -> bytes:
+    return b'{"events":[%b],"limited":%b,"prev_batch":%b}' % (
         b",".join(rendered),
         b"true" if limited else b"false",
-        b"" if prev_batch is None else b',"prev_batch":' + orjson.dumps(prev_batch),
+        orjson.dumps(prev_batch),
     )

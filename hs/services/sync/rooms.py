@@ -23,6 +23,8 @@ from hs.services.sync.summaries import Summaries, Summary
 from hs.services.sync.turn import RoomTurn, Section, Turn
 from hs.services.sync.windows import Window, Windows
 
+MAX_FURTHER: Final = 2
+_FURTHER_FACTOR: Final = 5
 _NO_STATE: Final[State] = {}
 _NO_WINDOW: Final = Window(is_whole=True)
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
@@ -78,13 +80,14 @@ class RoomSections:
         return b"{%b}" % b",".join(members)
 
     async def _rooms(self, turn: Turn, turns: Sequence[RoomTurn]) -> list[_Room]:
-        windows = await self._windows.load(turn, turns)
+        windows = await self._windows.load(turn, turns, turn.plan.limit)
         whole = [one for one in turns if one.complete or turn.request.full_state]
         if whole:
             await self._states.prepare(
                 [one.room_id for one in whole if one.section is Section.JOIN]
             )
         timelines = await self._timelines.render(turn, turns, windows)
+        await self._look_further(turn, turns, windows, timelines)
         if whole and turn.request.state_after is None:
             await self._states.prepare_replaced(timelines[one.room_id].shown for one in whole)
         summaries = await self._summaries.of(turn, turns, windows)
@@ -95,6 +98,29 @@ class RoomSections:
         for room in rooms:
             room.state = await self._state(turn, room)
         return rooms
+
+    async def _look_further(
+        self,
+        turn: Turn,
+        turns: Sequence[RoomTurn],
+        windows: dict[RoomID, Window],
+        timelines: dict[RoomID, Timeline],
+    ) -> None:
+        """Go further back where the user may not see what happened last."""
+        limit = turn.plan.limit
+        short = [one for one in turns if not (one.certain or one.alone)]
+        for _ in range(MAX_FURTHER):
+            short = [
+                one
+                for one in short
+                if len(windows[one.room_id].shown) >= limit
+                and len(timelines[one.room_id].shown) < turn.plan.limit
+            ]
+            if not short:
+                return
+            limit *= _FURTHER_FACTOR
+            windows.update(await self._windows.load(turn, short, limit))
+            timelines.update(await self._timelines.render(turn, short, windows))
 
     # State
 

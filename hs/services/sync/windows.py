@@ -57,18 +57,18 @@ class Windows:
     _tails: Tails
     _events: EventStore
 
-    async def load(self, turn: Turn, turns: Sequence[RoomTurn]) -> dict[RoomID, Window]:
-        """Give the window of each room."""
+    async def load(self, turn: Turn, turns: Sequence[RoomTurn], limit: int) -> dict[RoomID, Window]:
+        """Give the window of each room, with so many events to be shown."""
         found: dict[RoomID, Window] = {}
         missing: list[RoomTurn] = []
         for one in turns:
-            window = await self._alone(one) if one.alone else self._from_memory(turn, one)
+            window = await self._alone(one) if one.alone else self._from_memory(turn, one, limit)
             if window is None:
                 missing.append(one)
             else:
                 found[one.room_id] = window
         if missing:
-            found.update(await self._from_database(turn, missing))
+            found.update(await self._from_database(turn, missing, limit))
         if turn.plan.filter.room.timeline.needs_children:
             await self._keep_related(turn, found)
         for one in turns:
@@ -88,8 +88,7 @@ class Windows:
         )  # fmt: skip
         return Window((entry,), (entry,), is_whole=True)
 
-    def _from_memory(self, turn: Turn, one: RoomTurn) -> Window | None:
-        limit = turn.plan.limit
+    def _from_memory(self, turn: Turn, one: RoomTurn, limit: int) -> Window | None:
         if one.after is None:
             if not turn.plan.shows_every_event:
                 return None
@@ -105,8 +104,9 @@ class Windows:
         passing = _passing(turn, one.room_id, entries)
         return _window(entries, passing, limit, is_whole=True)
 
-    async def _from_database(self, turn: Turn, turns: Sequence[RoomTurn]) -> dict[RoomID, Window]:
-        limit = turn.plan.limit
+    async def _from_database(
+        self, turn: Turn, turns: Sequence[RoomTurn], limit: int
+    ) -> dict[RoomID, Window]:
         readings = [
             _Reading(
                 one,
@@ -123,7 +123,7 @@ class Windows:
             if not unfinished:
                 break
             chunk *= _ROUND_FACTOR
-        return {one.one.room_id: _read_window(turn, one) for one in readings}
+        return {one.one.room_id: _read_window(turn, one, limit) for one in readings}
 
     async def _read_round(self, turn: Turn, readings: Sequence[_Reading], chunk: int) -> None:
         spans: dict[Span, list[str]] = {}
@@ -196,7 +196,7 @@ def _window(
     return Window(entries, passing, limited, is_whole)
 
 
-def _read_window(turn: Turn, reading: _Reading) -> Window:
+def _read_window(turn: Turn, reading: _Reading, limit: int) -> Window:
     one, upto = reading.one, turn.events
     after = VectorPosition(sync.LOWEST) if one.after is None else one.after
     rows = [
@@ -206,7 +206,7 @@ def _read_window(turn: Turn, reading: _Reading) -> Window:
     ]
     entries = [_entry(row) for row in rows]
     passing = _passing(turn, one.room_id, entries)
-    window = _window(entries, passing, turn.plan.limit, is_whole=False)
+    window = _window(entries, passing, limit, is_whole=False)
     window.limited = window.limited or not reading.exhausted
     # With no event of state among them, and all after the same state, they changed nothing.
     window.is_whole = (

@@ -86,6 +86,8 @@ async def test_members_of_a_private_room_find_each_other(database: Database) -> 
         assert await scene.finds(ALICE, "builder") == []
         await scene.world.join(room_id, BOB)
         assert await scene.finds(ALICE, "builder") == [BOB]
+        # To share a room with oneself is not enough.
+        assert await scene.finds(BOB, "builder") == []
         assert await scene.finds(CAROL, "builder") == []
         await scene.world.leave(room_id, BOB)
         assert await scene.finds(ALICE, "builder") == []

@@ -303,14 +303,15 @@ async def send_with_txn(s: Syncing, room_id: Any) -> str:
     return sent.event_id
 
 
-async def test_a_timeline_from_the_rooms_first_event_on_has_no_prev_batch(
+async def test_from_a_timeline_that_is_the_whole_room_clients_page_from_its_end(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
 
-        whole = (await s.sync(ALICE))["rooms"]["join"][room_id]["timeline"]
+        answer = await s.sync(ALICE)
+        whole = answer["rooms"]["join"][room_id]["timeline"]
         part = (await s.sync(ALICE, filter=limit(2)))["rooms"]["join"][room_id]["timeline"]
 
-        assert "prev_batch" not in whole
-        assert "prev_batch" in part
+        assert whole["prev_batch"] == answer["next_batch"]
+        assert part["prev_batch"].startswith("t")
