@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -80,11 +81,11 @@ class UnreadScene:
             Requester(user_id), room_id, receipt_type, event_id, thread_id
         )
 
-    def another_counter(self, feed: Feed | None = None) -> UnreadCounts:
+    def another_counter(self, feed: Feed | None = None, database: Any = None) -> UnreadCounts:
         """Make the counts of a process that starts now."""
         feed = feed or self.world.feed
         return UnreadCounts(
-            self.world.database,
+            database or self.world.database,
             feed,
             Receipts(self.world.database, feed),
             self.duty,

@@ -150,7 +150,11 @@ class UnreadCounts:
         if tail is None or read is None:
             return None
         counted = self._counts.get((user_id, room_id))
-        if counted is None or counted.read != read or not _still_holds(counted, tail):
+        if (
+            counted is None
+            or not _still_holds(counted, tail)
+            or (counted.read != read and not _read_on(counted, tail, user_id, read))
+        ):
             if read.everywhere < tail.floor:
                 return None
             counted = _Counted(read, tail.floor, tail.version, {})
@@ -159,6 +163,8 @@ class UnreadCounts:
         return counted
 
     async def _count(self, user_id: UserID, room_ids: list[RoomID]) -> dict[RoomID, _Counted]:
+        begun: dict[RoomID, _Counted] = {}
+        complete: dict[RoomID, _Counted] = {}
         for _ in range(MAX_TRIES):
             await self._get_ready(user_id, room_ids)
             spans, begun = self._begin(user_id, room_ids)
@@ -173,7 +179,10 @@ class UnreadCounts:
             if len(complete) == len(room_ids):
                 return complete
             # Somebody read, or something was taken away, while the database was asked.
-        raise RuntimeError("unread counts change faster than they are read")
+        if begun.keys() >= set(room_ids):
+            # It was right when the database was asked, and who reads on this fast asks again.
+            return {**begun, **complete}
+        raise RuntimeError("what unread counts need does not stay in memory")
 
     async def _get_ready(self, user_id: UserID, room_ids: list[RoomID]) -> None:
         """Get into memory what counting needs, and into the database what it is asked for."""
@@ -183,7 +192,7 @@ class UnreadCounts:
         await self._marks.load(user_id)
         for _, room_id, thread_id, stream_id in marks:
             self._marks.put(user_id, RoomID(room_id), thread_id, stream_id)
-        if self._must_store_first(room_ids):
+        if not self._knows_progress or self._must_store_first(room_ids):
             await self._learn_progress()
         for room_id in room_ids:
             if self._tails.get(room_id) is None:
@@ -301,6 +310,28 @@ class UnreadCounts:
 
 def _still_holds(counted: _Counted, tail: Tail) -> bool:
     return counted.version == tail.version and counted.upto >= tail.floor
+
+
+def _read_on(counted: _Counted, tail: Tail, user_id: UserID, read: ReadUpTo) -> bool:
+    """Count again the threads that a user has read further, if the tail alone tells them."""
+    before = counted.read
+    if read.everywhere != before.everywhere:
+        return False
+    moved = {
+        thread_id
+        for thread_id in read.threads.keys() | before.threads.keys()
+        if read.of_thread(thread_id) != before.of_thread(thread_id)
+    }
+    if any(read.of_thread(thread_id) < tail.floor for thread_id in moved):
+        return False
+    _add_news(counted, tail, user_id)
+    counts = tail.count(user_id, tail.floor, read.of_thread) if moved else {}
+    for thread_id in moved:
+        counted.threads.pop(thread_id, None)
+        if thread_id in counts:
+            counted.threads[thread_id] = counts[thread_id]
+    counted.read, counted.shown = read, None
+    return True
 
 
 def _add_news(counted: _Counted, tail: Tail, user_id: UserID) -> None:

@@ -108,7 +108,7 @@ class EvaluationDuty:
         self._stored = 0
         self._stored_events = VectorPosition()
         self._behind = 0
-        self._caught_up = False
+        self._caught_up = trio.Event()
         self._storing = trio.Lock()
         feed.subscribe(EVENTS, self._on_events)
 
@@ -116,7 +116,7 @@ class EvaluationDuty:
         """Evaluate for ever; ready once all events of before are evaluated."""
         await self._custom.load()
         await self._catch_up()
-        self._caught_up = True
+        self._caught_up.set()
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
@@ -125,13 +125,17 @@ class EvaluationDuty:
         finally:
             self._running = False
             with trio.move_on_after(FLUSH_S, shield=True):
-                await self.flush()
+                await self._flush()
 
     async def flush(self) -> Progress:
-        """Write everything that was told."""
+        """Write everything that was told; at a start, once it is known how far that is."""
+        await self._caught_up.wait()
+        await self._flush()
+        return Progress(self._stored, self._stored_events.encode())
+
+    async def _flush(self) -> None:
         async with self._storing:
             await self._store()
-        return Progress(self._stored, self._stored_events.encode())
 
     # Evaluating
 
@@ -272,12 +276,12 @@ class EvaluationDuty:
         while True:
             await self._to_store.wait()
             await trio.sleep(GATHER_S)
-            await self.flush()
+            await self._flush()
 
     async def _store(self) -> None:
         self._to_store = trio.Event()
         pending, self._pending = self._pending, _Pending()
-        if self._caught_up and not self._queue:
+        if self._caught_up.is_set() and not self._queue:
             # All that was delivered is evaluated; this knows silent writers as well.
             self._evaluated = self._evaluated.merge(self._feed.position(EVENTS))
         upto, position, behind = self._writer.position, self._evaluated, self._behind
@@ -310,7 +314,7 @@ class EvaluationDuty:
             for stream_id, writer, event_id in found:
                 if not self._evaluated.covers(writer, stream_id):
                     await self._evaluate_stored(stream_id, writer, EventID(event_id))
-            await self.flush()
+            await self._flush()
             if len(found) < CATCH_UP_EVENTS:
                 break
             after = found[-1][0]

@@ -184,6 +184,43 @@ async def test_a_long_unread_room_is_counted_whole(
         assert await unread.count(CAROL, room_id) == (20, 0)
 
 
+async def test_speaking_on_and_on_does_not_make_the_database_count_again(
+    database: Database,
+) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        for _ in range(3):
+            await say(world, room_id)
+    async with open_world(database) as world, open_unread(world) as unread:
+        recorded = Recorded(database)
+        counting = unread.another_counter(database=recorded)
+        assert (await counting.counts(BOB, [room_id]))[room_id].main == (3, 0)
+        asked = recorded.units.count("counts")
+
+        for _ in range(5):
+            await say(world, room_id, BOB)
+            assert await counting.counts(BOB, [room_id]) == {}
+            await say(world, room_id)
+            assert (await counting.counts(BOB, [room_id]))[room_id].main == (1, 0)
+
+        assert recorded.units.count("counts") == asked == 1
+
+
+class Recorded:
+    """A database that notes the names of the units that read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.units: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def read(self, unit: Any, *args: Any) -> Any:
+        self.units.append(unit.__name__)
+        return await self._database.read(unit, *args)
+
+
 async def test_many_rooms_are_counted_at_once(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         rooms = [await world.create_room(ALICE, join=[BOB]) for _ in range(4)]
