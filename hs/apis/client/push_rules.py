@@ -89,19 +89,19 @@ class PushRulesApi:
 
     rules: PushRuleService
 
-    @route("GET", f"{_RULES}")
+    @route("GET", f"{_RULES}/")
     async def get_all(self, request: GetRules) -> bytes:
         """Spec: client-server API, GET pushrules."""
         return await self.rules.document(request.requester)
 
-    @route("GET", f"{_RULES}/global")
+    @route("GET", f"{_RULES}/global/")
     async def get_global(self, request: GetRules) -> bytes:
         """Spec: client-server API, GET pushrules/global."""
         document = await self.rules.document(request.requester)
         # The document is {"global": …}: what stands between is the answer.
         return document[len(b'{"global":') : -1]
 
-    @route("GET", f"{_RULES}/global/{{kind}}")
+    @route("GET", f"{_RULES}/global/{{kind}}/")
     async def get_kind(self, request: GetKind) -> list[dict[str, Any]]:
         """Give the rules of a kind."""
         return await self.rules.of_kind(request.requester, request.kind)

@@ -157,3 +157,22 @@ async def test_rules_outlive_the_process(database: Database) -> None:
 
     async with open_client(database) as client:
         assert orjson.dumps(await get(client, "")) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "errcode"),
+    [
+        ("", 404, "M_UNRECOGNIZED"),
+        ("/global", 400, "M_INVALID_PARAM"),
+        ("/global/room", 400, "M_INVALID_PARAM"),
+        ("/not_a_scope/", 400, "M_INVALID_PARAM"),
+        ("/global/not_a_kind/", 400, "M_INVALID_PARAM"),
+    ],
+)
+async def test_lists_of_rules_are_under_paths_that_end_with_a_slash(
+    database: Database, path: str, status: int, errcode: str
+) -> None:
+    async with open_client(database) as client:
+        answer = await client.get(f"{RULES}{path}", token="alice")
+
+        assert (answer.status, answer.errcode) == (status, errcode)
