@@ -5,7 +5,7 @@ The end of an answer is fixed before anything is read; what arrives meanwhile be
 Spec: client-server API, Syncing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -216,8 +216,9 @@ class SyncService:
         return members
 
 
-def _joined(rooms: RoomsOf) -> list[RoomID]:
-    return [room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN]
+def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
+    # Gone through only when the user has no watch yet.
+    return (room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN)
 
 
 def _is_behind(since: SyncToken, moment: Moment) -> bool:
