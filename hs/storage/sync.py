@@ -29,13 +29,6 @@ CHANGED_ROOMS = sql(
         "SELECT 1 FROM events e WHERE e.room_id = w.room_id AND e.stream_id > $2)"
     )
 )
-OWN_MEMBERSHIPS = sql(
-    lambda d: (
-        "SELECT room_id, stream_id, writer, event_id FROM events "
-        f"WHERE {d.any_of('room_id', 1, 'text')} AND stream_id > $3 "
-        "AND type = 'm.room.member' AND state_key = $2 AND status IN (0, 3) ORDER BY stream_id"
-    )
-)
 AROUND = """
 SELECT (SELECT event_id FROM events WHERE room_id = $1 AND stream_id <= $2 AND status = 0
         ORDER BY stream_id DESC LIMIT 1),
@@ -59,15 +52,6 @@ class WindowRow(NamedTuple):
     snapshot_id: int | None
 
 
-class OwnRow(NamedTuple):
-    """One member event of a user."""
-
-    room_id: str
-    stream_id: int
-    writer: str
-    event_id: str
-
-
 Span = tuple[int, int]
 """Numbers of events, `(low, high]`."""
 
@@ -86,14 +70,6 @@ async def windows(
 async def changed_rooms(tx: Tx, room_ids: Sequence[str], after: int) -> list[str]:
     """Give those of the rooms in which something arrived after a number."""
     return [row[0] for row in await tx.fetch(CHANGED_ROOMS, list(room_ids), after)]
-
-
-async def own_memberships(
-    tx: Tx, room_ids: Sequence[str], user_id: str, after: int
-) -> list[OwnRow]:
-    """List a user's member events in rooms after a number, the earliest first."""
-    rows = await tx.fetch(OWN_MEMBERSHIPS, list(room_ids), user_id, after)
-    return [OwnRow(*row) for row in rows]
 
 
 async def around(tx: Tx, room_id: str, position: int) -> tuple[str | None, str | None]:
