@@ -116,7 +116,11 @@ async def trouble(stage: Stage) -> None:
 
 def prove(stage: Stage, seconds: float) -> None:
     """Run the scenario and compare ledger, database and timelines."""
-    ledger, readers = trio.run(talk, stage, seconds)
+    try:
+        ledger, readers = trio.run(talk, stage, seconds)
+    except BaseException as error:
+        error.add_note(f"seed {stage.seed}, ended: {dict(stage.ends)}\n{stage.cluster.logs()}")
+        raise
     stage.cluster.stop()
 
     stored = stage.stored_texts()

@@ -6,6 +6,7 @@ and an events writer on PostgreSQL and Redis, every one of which serves clients.
 
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -31,6 +32,7 @@ SHARED_SECRET = "registration-secret"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0
 ROOT = Path(__file__).resolve().parents[2]
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
 
 MANY = {"per_second": 100_000, "burst_count": 100_000}
 UNLIMITED = {
@@ -116,6 +118,17 @@ class ServerProcess:
         """Give the end of its log."""
         return self.log.read_text("utf-8", "replace")[-4000:] if self.log.exists() else ""
 
+    def errors(self) -> str:
+        """Give what its log tells of errors, with their traces."""
+        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        kept, is_error = [], False
+        for line in lines:
+            if _LOG_LINE.match(line):
+                is_error = " ERROR " in line or " CRITICAL " in line
+            if is_error:
+                kept.append(line)
+        return "\n".join(kept)[-20_000:]
+
     def kill(self) -> None:
         """End it as a power cut would."""
         assert self.process is not None
@@ -184,7 +197,9 @@ class Cluster:
 
     def logs(self) -> str:
         """Give the ends of all logs."""
-        return "\n".join(f"--- {one.name}\n{one.tail()}" for one in self.processes.values())
+        return "\n".join(
+            f"--- {one.name}\n{one.errors()}\n...\n{one.tail()}" for one in self.processes.values()
+        )
 
 
 @contextmanager
