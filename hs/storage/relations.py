@@ -55,7 +55,7 @@ OLDEST_CHILDREN = (
 )
 # UNION, not UNION ALL: events of hostile servers may relate to each other in a circle.
 _FAMILY = """
-WITH RECURSIVE family (event_id, hops) AS (
+RECURSIVE family (event_id, hops) AS (
     SELECT event_id, 1 FROM relations WHERE parent_id = $1
     UNION
     SELECT c.event_id, f.hops + 1 FROM relations c JOIN family f ON c.parent_id = f.event_id
@@ -64,9 +64,9 @@ WITH RECURSIVE family (event_id, hops) AS (
 """
 _IN_FAMILY = f"WHERE r.event_id IN (SELECT event_id FROM family) AND {_WHERE}"
 NEWEST_FAMILY = (
-    f"{_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
+    f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
 )
-OLDEST_FAMILY = f"{_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth, r.stream_id LIMIT $9"
+OLDEST_FAMILY = f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth, r.stream_id LIMIT $9"
 THREADS = """
 SELECT root_id, latest_stream_id FROM threads
 WHERE room_id = $1 AND latest_stream_id < $2 ORDER BY latest_stream_id DESC LIMIT $3
