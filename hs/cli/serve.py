@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hs.cli.options import DEFAULT_DATA, config_option, settings_of, tell_notices
-from hs.nursery import boot
+from hs.nursery.boot import main as run_to_the_end
 from hs.settings.generate import FirstConfig, checked_server_name, write_first_config
 from hs.settings.settings import Settings
 
@@ -73,7 +73,7 @@ def serve(
     settings = settings_of(configs)
     tell_notices(settings.notices)
     _tell_where(settings, configs)
-    sys.exit(boot.main(settings))
+    sys.exit(run_to_the_end(settings))
 
 
 def _tell_written(written: list[Path], first: FirstConfig) -> None:

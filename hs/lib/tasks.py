@@ -1,4 +1,4 @@
-"""Long-running work under supervision: what fails is logged, counted and started again with backoff."""
+"""Long-running work under supervision: what fails is logged, counted and started again."""
 
 import logging
 from collections.abc import Awaitable, Callable

@@ -149,7 +149,7 @@ class PusherRow:
 
 @attrs.frozen
 class ToDeviceRow:
-    """Messages wait for a device of ours; or, with `keys`, its one-time keys are not what they were.
+    """Messages wait for a device of ours; or, with `keys`, the counts of its keys changed.
 
     The messages themselves are in the table.
     """

@@ -1,5 +1,7 @@
 """Supervision: failing duties are restarted with backoff, finished ones are left alone."""
 
+import itertools
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,7 +21,7 @@ async def test_failing_duty_is_started_again_with_growing_pauses(
 
     await keep_running(Duty("unlucky", fails_three_times))
 
-    gaps = [round(b - a, 3) for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [round(b - a, 3) for a, b in itertools.pairwise(starts)]
     assert gaps == [0.5, 1.0, 2.0]
     assert "duty unlucky failed" in caplog.text
 
