@@ -127,28 +127,19 @@ class RoomState:
 
     async def _entry(self, requester: Requester, room_id: RoomID, key: StateKey) -> StoredEvent:
         standing = await self._visibility.check_may_read(requester.user_id, room_id)
-        left = await self._left(standing)
-        if left is None:
+        if standing.own is None or not standing.is_over:
             found = await self._states.current_of_keys(room_id, (key,))
-        elif (left.event.type, left.event.state_key) == key:
-            found = {key: left.event_id}
         else:
-            found = await self._states.of_snapshot(left.snapshot_id or 0, (key,))
+            found = await self._visibility.stays.state_at_end(standing.own.event_id)
         stored = None if key not in found else await self._events.get_one(found[key])
         if stored is None:
             raise NotFound("The room has no state with that type and key")
         return stored
 
     async def _seen_by(self, room_id: RoomID, standing: Standing) -> Mapping[StateKey, EventID]:
-        left = await self._left(standing)
-        if left is None:
+        if standing.own is None or not standing.is_over:
             return await self._states.current(room_id)
-        return await self._behind(left)
-
-    async def _left(self, standing: Standing) -> StoredEvent | None:
-        if standing.own is None or standing.is_joined or not standing.joined_until:
-            return None
-        return await self._events.get_one(standing.own.event_id)
+        return await self._visibility.stays.state_at_end(standing.own.event_id)
 
     async def _at(
         self, room_id: RoomID, token: str, standing: Standing
@@ -158,9 +149,12 @@ class RoomState:
         stored = await self._events.get_one(EventID(placed[0].event_id)) if placed else None
         if stored is None:
             return {}
-        left = await self._left(standing)
-        if left is not None and left.stream_id < stored.stream_id:
-            return await self._behind(left)
+        if (
+            standing.own is not None
+            and standing.is_over
+            and (standing.joined_until < stored.stream_id)
+        ):
+            return await self._visibility.stays.state_at_end(standing.own.event_id)
         if stored.stream_id > standing.joined_until:
             raise Forbidden("You were not in the room at that time")
         return await self._behind(stored)

@@ -240,7 +240,7 @@ class Timelines:
 
     async def _bounds(self, room_id: RoomID, standing: Standing) -> tuple[Place, Place]:
         own = standing.own
-        if own is None or standing.is_joined or not standing.joined_until:
+        if own is None or not standing.is_over:
             return NOWHERE, FURTHEST
         if await self._visibility.is_world_readable(room_id):
             return NOWHERE, FURTHEST

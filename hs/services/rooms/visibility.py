@@ -33,6 +33,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import LocalMembership, Memberships
 from hs.services.rooms.rendering import content_of
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stays import Stays
 from hs.services.rooms.stored import Status, StoredEvent
 from hs.storage import timelines
 from hs.storage.database import Database
@@ -41,7 +42,6 @@ from hs.storage.state import EMPTY_SNAPSHOT
 ALWAYS: Final = sys.maxsize
 MAX_POINTS: Final = 200_000
 MAX_ROOMS: Final = 50_000
-MAX_STEPS_BACK: Final = 50
 
 _VISIBILITY_KEY: Final = (event_types.HISTORY_VISIBILITY, "")
 _OPEN: Final = frozenset((HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE))
@@ -87,6 +87,11 @@ class Standing:
         """Tell whether the user is in the room."""
         return self.membership == event_types.JOIN
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the user once was in the room and no longer is."""
+        return self.joined_until > 0 and not self.is_joined
+
 
 class _Point(NamedTuple):
     """What the state at one snapshot says about one user."""
@@ -117,6 +122,7 @@ class Visibility:
         self._memberships = memberships
         self._ignored = ignored
         self._erased = erased
+        self.stays = Stays(events, states)
         self._points: LruCache[tuple[int, UserID], _Point] = LruCache(
             "visibility_points", max_entries=MAX_POINTS
         )
@@ -125,13 +131,11 @@ class Visibility:
             self._read_current,
         )
         feed.subscribe(EVENTS, self._on_events)
-        # By the member event with which someone is out of a room.
-        self._joined_until: LruCache[EventID, int] = LruCache("left_rooms", max_entries=50_000)
 
     @property
-    def caches(self) -> tuple[LruCache[tuple[int, UserID], _Point], LruCache[EventID, int]]:
+    def caches(self) -> tuple[LruCache[tuple[int, UserID], _Point], LruCache[EventID, str]]:
         """Give what metrics and settings look at."""
-        return self._points, self._joined_until
+        return self._points, self.stays.ends
 
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
         """Give whom a user ignores."""
@@ -144,7 +148,8 @@ class Visibility:
             return Standing(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
             return Standing(event_types.JOIN, own, ALWAYS)
-        return Standing(own.membership, own, await self._last_joined(own.event_id))
+        end = await self.stays.end(own.event_id)
+        return Standing(own.membership, own, 0 if end is None else end.stream_id)
 
     async def check_may_read(self, user_id: UserID, room_id: RoomID) -> Standing:
         """Refuse whoever is not in a room, was never in it and may not look into it either.
@@ -302,27 +307,6 @@ class Visibility:
                 continue
             if any(change[0] == event_types.HISTORY_VISIBILITY for change in row.changes()):
                 self._current.invalidate(RoomID(row.room_id))
-
-    async def _last_joined(self, event_id: EventID) -> int:
-        known = self._joined_until.get(event_id)
-        if known is not None:
-            return known
-        until = await self._walk_back(event_id)
-        self._joined_until.put(event_id, until)
-        return until
-
-    async def _walk_back(self, event_id: EventID) -> int:
-        stored = await self._events.get_one(event_id)
-        for _ in range(MAX_STEPS_BACK):
-            if stored is None or stored.snapshot_id is None:
-                return 0
-            key = (event_types.MEMBER, stored.event.state_key or "")
-            before = await self._states.of_snapshot(stored.snapshot_id, (key,))
-            previous = await self._events.get_one(before[key]) if key in before else None
-            if previous is not None and _membership(previous) == event_types.JOIN:
-                return stored.stream_id
-            stored = previous
-        return 0
 
 
 class _RoomView(NamedTuple):

@@ -76,7 +76,9 @@ def make_sync(
         RoomSections(
             Windows(rooms.database, rooms.tails, events),
             RoomTimelines(events, states, rooms.visibility, rooms.rendering),
-            RoomStates(rooms.database, rooms.tails, events, states, previous),
+            RoomStates(
+                rooms.database, rooms.tails, events, states, previous, rooms.visibility.stays
+            ),
             Summaries(events, states, rooms.memberships, previous),
             Invites(events, states, rooms.memberships),
             sources.counts,

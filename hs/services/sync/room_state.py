@@ -19,6 +19,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.snapshots import StateMap
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stays import Stays
 from hs.services.rooms.stored import StoredEvent
 from hs.services.rooms.tails import TailEntry, Tails
 from hs.services.sync.turn import RoomTurn, Section, Turn
@@ -42,6 +43,7 @@ class RoomStates:
     _events: EventStore
     _states: StateStore
     _previous: PreviousStates
+    _stays: Stays
     # What each state event took the place of, which never changes.
     _replaced: LruCache[EventID, EventID | None] = attrs.field(
         factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED), init=False
@@ -71,7 +73,8 @@ class RoomStates:
     ) -> StateMap | State:
         """Give what changed since the client's token, as far as the timeline does not tell."""
         at_end = turn.request.state_after is not None
-        if window.is_whole:
+        # The end of a stay may lie before the end of the window.
+        if window.is_whole and one.section is not Section.LEAVE:
             return _changes(window.entries, {stored.event_id for stored in shown}, at_end)
         before = await self._before_span(one)
         if before is None:
@@ -123,7 +126,7 @@ class RoomStates:
 
     async def _at_end(self, turn: Turn, one: RoomTurn) -> StateMap:
         if one.section is Section.LEAVE:
-            return await self._after(await self._events.get_one(one.own.event_id))
+            return await self._stays.state_at_end(one.own.event_id)
         state_map = await self._states.current(one.room_id)
         for entry in self._events_later(turn, one.room_id) or ():
             if entry.changes:

@@ -272,3 +272,29 @@ async def test_what_came_of_another_server_with_an_invite_is_stripped(
         create, invite = answer["rooms"]["invite"][room_id]["invite_state"]["events"]
         assert "hashes" not in create
         assert invite["content"] == {"membership": "invite"}
+
+
+async def test_what_was_set_between_leaving_and_a_ban_is_not_shown(database: Database) -> None:
+    async with open_syncing(database) as s:
+        topic = Draft("m.room.topic", ALICE, {"topic": "while bob was here"}, "")
+        room_id = await s.world.create_room(ALICE, join=[BOB], state=[topic])
+        here = await since_of(s)
+        await s.world.leave(room_id, BOB)
+        gone = await since_of(s)
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "secret"})
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
+        await s.world.set_membership(room_id, ALICE, BOB, "ban")
+
+        wanted = {"room": {"include_leave": True}}
+        answers = [
+            await s.sync(BOB, here),
+            await s.sync(BOB, gone),
+            await s.sync(BOB, filter=wanted),
+            await s.sync(BOB, here, full_state=True),
+        ]
+
+        for answer in answers:
+            assert b"secret" not in orjson.dumps(answer)
+            events = answer["rooms"]["leave"][room_id]["timeline"]["events"]
+            assert events[-1]["content"]["membership"] in ("leave", "ban")
+        assert b"while bob was here" in orjson.dumps(answers[2])

@@ -266,3 +266,18 @@ async def test_prev_batch_goes_on_where_the_timeline_begins(database: Database) 
 
         assert bodies(room) == ["m2"]
         assert room["prev_batch"].startswith("t")
+
+
+async def test_what_was_set_between_leaving_and_a_ban_is_not_told(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        asked = window(state=[["*", "*"]], timeline=20)
+        first = await s.sync(BOB, lists=asked)
+        await s.world.leave(room_id, BOB)
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "secret"})
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
+        await s.world.set_membership(room_id, ALICE, BOB, "ban")
+
+        for answer in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=asked)):
+            assert "secret" not in str(answer)
+            assert room_id in answer["rooms"]

@@ -44,7 +44,7 @@ def make_sliding_sync(
         rooms.visibility,
         rooms.rendering,
         Stretches(database, rooms.tails, rooms.events),
-        RoomStates(database, rooms.events, rooms.states),
+        RoomStates(database, rooms.events, rooms.states, rooms.visibility.stays),
         Invites(database, rooms.events, rooms.states),
         sources.counts,
     )

@@ -10,6 +10,8 @@ from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stays import Stays
+from hs.services.sync.sliding.plans import RoomPlan
 from hs.services.sync.sliding.telling import AVATAR_KEY, NAME_KEY, Telling
 from hs.storage import sliding
 from hs.storage.database import Database
@@ -27,6 +29,7 @@ class RoomStates:
     _database: Database
     _events: EventStore
     _states: StateStore
+    _stays: Stays
 
     async def load(self, tellings: Sequence[Telling]) -> None:
         """Give each room as much of its state as is asked for."""
@@ -39,6 +42,8 @@ class RoomStates:
                 unread.append(telling)
             else:
                 telling.state = state
+                if telling.plan.last is not None:
+                    telling.forget_later_changes()
         some = [one for one in unread if not one.required.needs_all]
         await self._read(some)
         await self._read_all([one for one in unread if one.required.needs_all])
@@ -63,20 +68,19 @@ class RoomStates:
     async def _in_memory(self, telling: Telling) -> State | None:
         plan = telling.plan
         if plan.last is not None:
-            return await self._at_end(plan.own.event_id, alone=plan.is_alone)
+            return await self._at_end(plan)
         held = self._states.current_nowait(plan.room_id)
         if held is None or (len(held) > MAX_SCANNED and telling.required.has_wildcards):
             return None
         return held
 
-    async def _at_end(self, event_id: EventID, *, alone: bool) -> State:
-        stored = await self._events.get_one(event_id)
+    async def _at_end(self, plan: RoomPlan) -> State:
+        if not plan.is_alone:
+            return await self._stays.state_at_end(plan.own.event_id)
+        stored = await self._events.get_one(plan.own.event_id)
         if stored is None:
             return {}
-        key = (event_types.MEMBER, stored.event.state_key or "")
-        if alone or stored.snapshot_id is None:
-            return {key: event_id}
-        return (await self._states.at_snapshot(stored.snapshot_id)).set(key, event_id)
+        return {(event_types.MEMBER, stored.event.state_key or ""): stored.event_id}
 
     async def _read(self, tellings: Sequence[Telling]) -> None:
         if not tellings:

@@ -54,6 +54,14 @@ class Telling:
             for event_type, state_key, event_id, _ in self.stretch.changes or ()
         }
 
+    def forget_later_changes(self) -> None:
+        """Drop what changed after the state that the user may see."""
+        self.changed = {
+            key: event_id
+            for key, event_id in self.changed.items()
+            if self.state.get(key) == event_id
+        }
+
     def tells(self, key: StateKey) -> bool:
         """Tell whether what hangs on an entry of the state is to be told."""
         return self.plan.initial or self.is_vague or key in self.changed
