@@ -339,6 +339,10 @@ def matrix_error(errcode: str, status: int, message: str, **extra: Any) -> Matri
 _CLASSES = {(known.ERRCODE, known.STATUS): known for known in _Fixed.__subclasses__()}
 
 
+class Unavailable(Exception):
+    """Something this server itself needs is away for now; clients may try again."""
+
+
 class RemoteFault(Exception):
     """A peer failed or broke the protocol; names the server.
 

@@ -9,7 +9,7 @@ import attrs
 import msgspec
 import trio
 
-from hs.core.errors import MatrixError, RemoteFault
+from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
 from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.rpc_reply import (
@@ -114,6 +114,10 @@ class RpcServer:
             return Outcome.RESULT, method.encode_result(result)
         except MatrixError as error:
             return Outcome.MATRIX_ERROR, matrix_error_payload(error)
+        except Unavailable as cause:
+            log.warning("a call of %s.%s: %s", call.protocol, call.method, cause)
+            told = MatrixError("M_UNKNOWN", 503, "Not possible just now; try again")
+            return Outcome.MATRIX_ERROR, matrix_error_payload(told)
         except RemoteFault as fault:
             return Outcome.REMOTE_FAULT, remote_fault_payload(fault)
         except Exception as error:

@@ -12,6 +12,7 @@ import attrs
 import outcome
 import trio
 
+from hs.core.errors import Unavailable
 from hs.repl.feed import Batch
 from hs.repl.row_codec import encode_rows
 from hs.repl.streams import StreamDef
@@ -36,7 +37,7 @@ PRUNE_EVERY_MS = 60 * 1000
 log = logging.getLogger(__name__)
 
 
-class WriterStopped(Exception):
+class WriterStopped(Unavailable):
     """The writer is not running any more; nothing was written."""
 
 

@@ -8,6 +8,7 @@ a conflict. A database error ends the unit: it is never caught inside, only by t
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from hs.core.errors import Unavailable
 from hs.storage.dialect import Dialect, Engine, Query
 from hs.storage.rows import Rows, RowValues, UpdateRows
 
@@ -114,7 +115,7 @@ class ForeignViolation(ConstraintViolation):
     """A row refers to one that does not exist, or is still referred to."""
 
 
-class DatabaseUnavailable(DatabaseError):
+class DatabaseUnavailable(DatabaseError, Unavailable):
     """The engine cannot be reached or cannot work now; nothing was written."""
 
 
@@ -122,9 +123,9 @@ class CommitUnknown(DatabaseUnavailable):
     """The engine was lost during COMMIT: the unit may have been written, or not."""
 
 
-class DatabaseConflict(DatabaseError):
+class DatabaseConflict(DatabaseError, Unavailable):
     """Concurrent transactions kept getting in the way, even after retries."""
 
 
-class DatabaseTimeout(DatabaseError):
+class DatabaseTimeout(DatabaseError, Unavailable):
     """The statement took longer than the limit set for it."""

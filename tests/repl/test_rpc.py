@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault
+from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault, Unavailable
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport, alone
 from hs.repl.inproc_rpc import InProcSender
@@ -80,6 +80,8 @@ class LocalShop:
                 raise LimitExceeded("slow down", retry_after_ms=7)
             case "remote":
                 raise RemoteFault("far.example", "broken", error=Forbidden("not you"), retry=False)
+            case "away":
+                raise Unavailable("database at 10.0.0.1")
             case "bug":
                 raise ZeroDivisionError("secret detail")
             case _:
@@ -140,6 +142,15 @@ async def test_matrix_errors_arrive_as_the_class_they_were() -> None:
     assert limited.value.extra == {"retry_after_ms": 7}
     assert (remote.value.server, remote.value.retry) == ("far.example", False)
     assert isinstance(remote.value.error, Forbidden)
+
+
+async def test_an_owner_without_its_database_asks_to_try_again() -> None:
+    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+        with pytest.raises(MatrixError) as refused:
+            await shop.fail("away")
+
+    assert refused.value.status == 503
+    assert "10.0.0.1" not in refused.value.message
 
 
 async def test_a_bug_of_the_owner_is_told_without_its_details(

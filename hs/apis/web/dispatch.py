@@ -21,7 +21,7 @@ from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
 from hs.apis.web.route import Endpoint
 from hs.core.canonical_json import parse_json
-from hs.core.errors import MatrixError, RemoteFault
+from hs.core.errors import MatrixError, RemoteFault, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,9 @@ def failure(error: Exception) -> Response:
     cause = _cause_of(error)
     if isinstance(cause, MatrixError):
         return error_response(cause)
+    if isinstance(cause, Unavailable):
+        logger.warning("Answering 503: %s: %s", type(cause).__name__, cause)
+        return error_response(MatrixError("M_UNKNOWN", 503, "Not possible just now; try again"))
     if isinstance(cause, RemoteFault):
         logger.info("Answering 502 because a peer failed: %s", cause)
         return error_response(MatrixError("M_UNKNOWN", 502, f"The server {cause.server} failed"))

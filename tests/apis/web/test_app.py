@@ -24,7 +24,14 @@ from hs.apis.web.limits import Admission, GateSize, Work
 from hs.apis.web.render import Empty, Response, html_response, json_response, redirect, wire
 from hs.apis.web.request import origin, path, query, whole_body
 from hs.apis.web.route import route
-from hs.core.errors import Forbidden, LimitExceeded, NotFound, RemoteFault, Unauthorized
+from hs.core.errors import (
+    Forbidden,
+    LimitExceeded,
+    NotFound,
+    RemoteFault,
+    Unauthorized,
+    Unavailable,
+)
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.lib.metrics import Metrics
@@ -148,6 +155,8 @@ class ManyApi:
                 raise Forbidden("No", reason="x")
             case "limited":
                 raise LimitExceeded("Slowly", retry_after_ms=1500)
+            case "away":
+                raise Unavailable("database at 10.0.0.1")
             case "remote":
                 raise RemoteFault("example.org", "it hung up")
             case "nursery":
@@ -305,6 +314,7 @@ async def test_rate_limits_say_when_to_come_back(client: WebClient) -> None:
             429,
             {"errcode": "M_LIMIT_EXCEEDED", "error": "Slowly", "retry_after_ms": 1500},
         ),
+        ("away", 503, {"errcode": "M_UNKNOWN", "error": "Not possible just now; try again"}),
         ("remote", 502, {"errcode": "M_UNKNOWN", "error": "The server example.org failed"}),
         ("nursery", 404, {"errcode": "M_NOT_FOUND", "error": "Gone"}),
         ("nursery bug", 500, {"errcode": "M_UNKNOWN", "error": "Internal server error"}),
