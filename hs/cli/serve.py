@@ -1,5 +1,7 @@
 """`hs serve`: runs one process, the main one or a worker; writes a first configuration."""
 
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,6 +89,15 @@ def _tell_written(written: list[Path], first: FirstConfig) -> None:
     )
 
 
+def own_command() -> str:
+    """Name this program as a shell finds it."""
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    if found is not None and program.is_file() and Path(found).samefile(program):
+        return program.name
+    return shlex.quote(str(program.absolute())) if program.name == "hs" else "hs"
+
+
 def _tell_where(settings: Settings, configs: tuple[Path, ...]) -> None:
     """Say where the server is, how to get the first account, and where its files are."""
     if not settings.workers.is_main:
@@ -97,7 +108,7 @@ def _tell_where(settings: Settings, configs: tuple[Path, ...]) -> None:
             shown = listener.bind_addresses[-1]
             host = "localhost" if shown in ("127.0.0.1", "0.0.0.0", "::1", "::") else shown
             click.echo(f"Address for clients: {scheme}://{host}:{listener.port}", err=True)
-    options = " ".join(f"-c {path}" for path in configs)
-    click.echo(f"First account:       hs register-user {options} --admin", err=True)
+    options = " ".join(f"-c {shlex.quote(str(path))}" for path in configs)
+    click.echo(f"First account:       {own_command()} register-user {options} --admin", err=True)
     click.echo(f"Files:               {settings.folder}", err=True)
     click.echo(f"Database:            {settings.database.label}\n", err=True)

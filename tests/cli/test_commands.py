@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from hs import __version__
 from hs.cli.main import EXIT_BAD_CONFIG, cli, run
+from hs.cli.serve import own_command
 from hs.core.signing.keys import parse_signing_keys
 from hs.settings.load import load_settings
 
@@ -164,3 +165,17 @@ def test_a_new_database_is_migrated_once(tmp_path: Path) -> None:
     assert "lacking: 0001" in lacking.output
     assert "applied: 0001" in applied.output
     assert "The schema is up to date." in again.output
+
+
+def test_the_printed_command_is_one_that_a_shell_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "a folder" / "hs"
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program)])
+
+    assert own_command() == f"'{program}'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert own_command() == "hs"
