@@ -3,6 +3,7 @@
 Constructors only: nothing here starts, waits or connects.
 """
 
+import hashlib
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -65,6 +66,11 @@ class Foundation:
     signer: Signer
     table_writers: dict[str, TableWriter[Any]]
     memory_writers: dict[str, MemoryWriter[Any]]
+
+    def hears_others(self) -> bool:
+        """Tell whether what other processes say arrives; always so where there are none."""
+        transport = self.transport
+        return not isinstance(transport, RedisTransport) or transport.connected
 
     def table(self, stream: StreamDef[R]) -> TableWriter[R]:
         """Give this process's writer of a table stream that it owns."""
@@ -151,6 +157,11 @@ def signing_key_of(settings: Settings) -> SigningKey:
         ) from None
 
 
+def secret_of(key: SigningKey) -> str:
+    """Make a secret that only those know who have the server's signing key: its processes."""
+    return hashlib.sha256(key.sign(b"replication between our processes").encode()).hexdigest()
+
+
 def _shared(
     settings: Settings,
     plan: Plan,
@@ -159,7 +170,7 @@ def _shared(
     feed: Feed,
     ownership: Ownership,
 ) -> tuple[RedisTransport, Remote]:
-    secret = settings.workers.secret or f"unset:{settings.server.server_name}"
+    secret = settings.workers.secret or secret_of(signing_key_of(settings))
     sender = PooledSender(ownership.topology.locations, ssl.create_default_context())
     clients = RpcClients(sender, secret, feed)
     intake = Intake(feed, plan.instance, database, lambda other: clients.proxy(RecentRows, other))

@@ -13,7 +13,6 @@ from hs.apis.web.route import Endpoint
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
-from hs.repl.redis import RedisTransport
 from hs.storage.database import DatabaseError, Tx
 
 _DATABASE_S = 2.0
@@ -75,8 +74,7 @@ class ProcessReadiness:
         return None
 
     def _replication(self) -> str | None:
-        transport = self._ground.transport
-        if isinstance(transport, RedisTransport) and not transport.connected:
+        if not self._ground.hears_others():
             return "Redis cannot be reached; changes of other processes come late"
         return None
 

@@ -110,7 +110,13 @@ def wire_identity(ground: Foundation, watcher: DeviceWatcher) -> Identity:
         revocations=revocations,
         last_seen=last_seen,
         authenticator=TokenAuthenticator(
-            database, ground.feed, clock, appservices, last_seen, revocations
+            database,
+            ground.feed,
+            clock,
+            appservices,
+            last_seen,
+            revocations,
+            hears_others=ground.hears_others,
         ),
         passwords=passwords,
         sessions=Sessions(database, clock, settings.sessions, revocations, watcher),

@@ -4,7 +4,7 @@ Whoever revokes tokens or changes what a user may do announces it on the stream 
 TOKENS and the tokens' hashes, or with USERS and user IDs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -58,7 +58,9 @@ class Revocations:
 class TokenAuthenticator:
     """Knows recently used tokens by heart and looks the others up.
 
-    A token that is refused is not remembered, so tokens take effect at once as well.
+    A token that is refused is not remembered, so tokens take effect at once as well. While
+    `hears_others` says no, revocations of other processes do not arrive, and nothing is trusted
+    but the database.
     """
 
     _database: Database
@@ -68,6 +70,7 @@ class TokenAuthenticator:
     _last_seen: LastSeen
     _revocations: Revocations
     _max_entries: int = DEFAULT_ENTRIES
+    _hears_others: Callable[[], bool] = attrs.field(default=lambda: True, kw_only=True)
     cache: LruCache[str, _Known] = attrs.field(init=False)
     _of_user: dict[str, set[str]] = attrs.field(init=False, factory=dict)
     _changes: int = attrs.field(init=False, default=0)
@@ -79,7 +82,7 @@ class TokenAuthenticator:
     def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
         """Give the requester if the token is known and still valid; None means ask."""
         known = self.cache.get(hash_of(token))
-        if known is None or not self._is_valid(known.valid_until_ms):
+        if known is None or not self._is_valid(known.valid_until_ms) or not self._hears_others():
             return None
         requester = known.requester
         if requester.device_id is not None:

@@ -7,6 +7,8 @@ import pytest
 import trio
 
 from hs.repl.inproc import InProcHub
+from hs.services.accounts.appservices import NoAppservices
+from hs.services.accounts.tokens import TokenAuthenticator
 from hs.settings.accounts import PasswordPolicy, PasswordSettings, ReauthSettings
 from hs.storage.database import Database
 from tests.support.accounts import Accounts, open_accounts
@@ -191,6 +193,27 @@ async def test_a_token_revoked_by_one_process_is_dead_in_all(database: Database)
 
         assert other.authenticator.authenticate_nowait(alice.access_token, "", "") is None
         assert await status_of(other, alice.access_token) == 401
+
+
+async def test_nothing_is_trusted_but_the_database_while_others_are_not_heard(
+    accounts: Accounts,
+) -> None:
+    hears = True
+    authenticator = TokenAuthenticator(
+        accounts.database,
+        accounts.feed,
+        accounts.clock,
+        NoAppservices(),
+        accounts.last_seen,
+        accounts.revocations,
+        hears_others=lambda: hears,
+    )
+    token = (await accounts.user("alice")).access_token
+    await authenticator.requester_for(token, "", "")
+
+    assert authenticator.authenticate_nowait(token, "", "") is not None
+    hears = False
+    assert authenticator.authenticate_nowait(token, "", "") is None
 
 
 async def test_a_stage_may_go_to_another_process(database: Database) -> None:
