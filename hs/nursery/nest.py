@@ -154,10 +154,9 @@ def _public_app(process: Process) -> Application:
 def _own_endpoints(process: Process) -> list[Endpoint]:
     """Give what every process answers about itself, and to its siblings."""
     ground = process.ground
-    apis: list[object] = [
-        HealthApi(ProcessReadiness(ground, process.drain)),
-        MetricsApi(process.metrics),
-    ]
+    apis: list[object] = [HealthApi(ProcessReadiness(ground, process.drain))]
+    if ground.settings.metrics.enable_metrics:
+        apis.append(MetricsApi(process.metrics))
     if ground.remote is not None:
         apis.append(ReplicationApi(ground.remote.endpoint))
     return collect(*apis)

@@ -68,8 +68,6 @@ class DatabaseSettings:
     engine: Literal["sqlite", "postgres"] = "sqlite"
     path: Path = Path("homeserver.db")
     args: Mapping[str, Any] = attrs.field(default=MappingProxyType({}), repr=False)
-    txn_limit: int = 0
-    allow_unsafe_locale: bool = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -138,13 +136,12 @@ def _read_database(value: Any, at: At) -> DatabaseSettings:
         settings = _read_sqlite(args, at.child("args"))
     else:
         at.child("name").refuse(f"{name!r} is not a database", "write sqlite3 or psycopg2")
-    return attrs.evolve(
-        settings,
-        txn_limit=COUNT.read(given.get("txn_limit", 0), at.child("txn_limit")),
-        allow_unsafe_locale=BOOLEAN.read(
-            given.get("allow_unsafe_locale", False), at.child("allow_unsafe_locale")
-        ),
-    )
+    COUNT.read(given.get("txn_limit", 0), at.child("txn_limit"))
+    BOOLEAN.read(given.get("allow_unsafe_locale", False), at.child("allow_unsafe_locale"))
+    for unread in ("txn_limit", "allow_unsafe_locale"):
+        if given.get(unread):
+            at.child(unread).note("not needed by this server, ignored")
+    return settings
 
 
 DATABASE = Kind("database", _read_database, {"type": "object"})

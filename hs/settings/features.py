@@ -86,15 +86,17 @@ class CacheBlock:
     per_cache_factors: Mapping[str, float] = setting(
         map_of(NUMBER), MappingProxyType({}), "The factor of single caches, by name.", shown={}
     )
-    expire_caches: bool = setting(BOOLEAN, True, "Forget entries that were not used for long.")
+    expire_caches: bool = setting(
+        BOOLEAN, True, "Forget entries that were not used for long.", is_effective=False
+    )
     cache_entry_ttl: int = setting(
-        DURATION, 1_800_000, "How long unused entries are kept.", shown="30m"
+        DURATION, 1_800_000, "How long unused entries are kept.", shown="30m", is_effective=False
     )
     sync_response_cache_duration: int = setting(
         DURATION, 120_000, "How long an answer to /sync is kept for a retry.", shown="2m"
     )
     cache_autotuning: Mapping[str, object] = setting(
-        OBJECT, MappingProxyType({}), "Bounds by memory use; not yet effective.", shown={}
+        OBJECT, MappingProxyType({}), "Bounds by memory use.", shown={}, is_effective=False
     )
 
     def factor(self, cache: str) -> float:

@@ -29,17 +29,36 @@ class Key:
 
 
 def setting(
-    kind: Kind[T], default: T, doc: str, *, shown: Any = attrs.NOTHING, name: str = ""
+    kind: Kind[T],
+    default: T,
+    doc: str,
+    *,
+    shown: Any = attrs.NOTHING,
+    name: str = "",
+    is_effective: bool = True,
 ) -> T:
     """Declare a field that one key fills. `shown` is the default as an administrator writes it."""
-    key = Key(name=name, kind=kind, default=default if shown is attrs.NOTHING else shown, doc=doc)
+    key = Key(
+        name=name,
+        kind=kind,
+        default=default if shown is attrs.NOTHING else shown,
+        doc=doc,
+        is_effective=is_effective,
+    )
     field: T = attrs.field(default=default, metadata={_KEY: key})
     return field
 
 
-def secret(doc: str) -> str | None:
+def secret(doc: str, *, is_effective: bool = True) -> str | None:
     """Declare a secret, which may stand in the file or, under `<key>_path`, in one of its own."""
-    key = Key(name="", kind=optional(STRING), default=None, doc=doc, path_twin="_path")
+    key = Key(
+        name="",
+        kind=optional(STRING),
+        default=None,
+        doc=doc,
+        path_twin="_path",
+        is_effective=is_effective,
+    )
     field: str | None = attrs.field(default=None, repr=False, metadata={_KEY: key})
     return field
 
@@ -61,6 +80,7 @@ def twin_of(key: Key) -> Key:
         kind=optional(STRING),
         default=None,
         doc=f"Path of a file holding `{key.name}`.",
+        is_effective=key.is_effective,
         section=key.section,
     )
 
@@ -117,6 +137,9 @@ def block(cls: type[T]) -> Kind[T]:
                 at.child(str(name)).warn(
                     "unknown key, ignored" + nearest(str(name), names), is_unknown_key=True
                 )
+        for key in keys.values():
+            if not key.is_effective and value.get(key.name, key.default) != key.default:
+                at.child(key.name).note("not yet effective")
         return cls(
             **{
                 fields[key.name]: read_key(key, value, at.child(key.name))
@@ -132,9 +155,11 @@ def block(cls: type[T]) -> Kind[T]:
     return Kind("object", read, schema)
 
 
-def sub_block(cls: type[T], doc: str, *, name: str = "") -> T:
+def sub_block(cls: type[T], doc: str, *, name: str = "", is_effective: bool = True) -> T:
     """Declare a field that a nested map fills."""
-    key = Key(name=name, kind=block(cls), default=None, doc=doc, block=cls)
+    key = Key(
+        name=name, kind=block(cls), default=None, doc=doc, block=cls, is_effective=is_effective
+    )
     field: T = attrs.field(factory=cls, metadata={_KEY: key})
     return field
 

@@ -41,11 +41,11 @@ def rate_kind(default: Rate) -> Kind[Rate]:
     return Kind("rate", read, schema)
 
 
-def rate(per_second: float, burst_count: int, doc: str) -> Rate:
+def rate(per_second: float, burst_count: int, doc: str, *, is_effective: bool = True) -> Rate:
     """Declare a rate with its default."""
     default = Rate(per_second, burst_count)
     shown = {"per_second": per_second, "burst_count": burst_count}
-    return setting(rate_kind(default), default, doc, shown=shown)
+    return setting(rate_kind(default), default, doc, shown=shown, is_effective=is_effective)
 
 
 @attrs.frozen(kw_only=True)
@@ -108,17 +108,26 @@ class RateLimitSettings:
         ),
         None,
         "Redactions by administrators; as `rc_message` when missing.",
+        is_effective=False,
     )
     rc_joins: JoinRates = sub_block(JoinRates, "Joining rooms.")
     rc_joins_per_room: Rate = rate(1, 10, "Joins of one room, over all users.")
     rc_3pid_validation: Rate = rate(0.003, 5, "Asking for a validation message.")
     rc_invites: InviteRates = sub_block(InviteRates, "Inviting.")
-    rc_third_party_invite: Rate = rate(0.2, 10, "Inviting by e-mail address, per user.")
-    rc_media_create: Rate = rate(10, 50, "Creating media, per user.")
-    rc_federation: FederationRates = sub_block(FederationRates, "Requests of another server.")
+    rc_third_party_invite: Rate = rate(
+        0.2, 10, "Inviting by e-mail address, per user.", is_effective=False
+    )
+    rc_media_create: Rate = rate(10, 50, "Creating media, per user.", is_effective=False)
+    rc_federation: FederationRates = sub_block(
+        FederationRates, "Requests of another server.", is_effective=False
+    )
     rc_presence: PresenceRates = sub_block(PresenceRates, "Setting presence.")
-    rc_delayed_event_mgmt: Rate = rate(1, 5, "Managing delayed events, per user.")
+    rc_delayed_event_mgmt: Rate = rate(
+        1, 5, "Managing delayed events, per user.", is_effective=False
+    )
     rc_reports: Rate = rate(1, 5, "Reporting, per user.")
     rc_room_creation: Rate = rate(0.016, 10, "Creating rooms, per user.")
     rc_user_directory: Rate = rate(0.016, 200, "Searching the user directory, per user.")
-    rc_key_requests: Rate = rate(20, 100, "Asking for encryption keys, per device.")
+    rc_key_requests: Rate = rate(
+        20, 100, "Asking for encryption keys, per device.", is_effective=False
+    )

@@ -44,7 +44,9 @@ class Resource:
     names: tuple[str, ...] = setting(
         one_or_more(STRING), (), f"What is served: {', '.join(RESOURCES)}."
     )
-    compress: bool = setting(BOOLEAN, False, "Compress answers when the client can read them.")
+    compress: bool = setting(
+        BOOLEAN, False, "Compress answers when the client can read them.", is_effective=False
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -65,9 +67,11 @@ class _Written:
     x_forwarded: bool = setting(
         BOOLEAN, False, "Take the client's address from X-Forwarded-For: only behind a proxy."
     )
-    tag: str | None = setting(optional(STRING), None, "Name of the listener in the request log.")
+    tag: str | None = setting(
+        optional(STRING), None, "Name of the listener in the request log.", is_effective=False
+    )
     request_id_header: str | None = setting(
-        optional(STRING), None, "Header of the proxy that names the request."
+        optional(STRING), None, "Header of the proxy that names the request.", is_effective=False
     )
     resources: tuple[Resource, ...] = setting(list_of(block(Resource)), (), "What is served here.")
     additional_resources: object = setting(OBJECT, {}, "Third-party resources; not supported.")

@@ -15,11 +15,13 @@ from hs.settings.fields import is_given, keys_of, nearest, read_key
 from hs.settings.kinds import At, Unfit
 from hs.settings.legacy import LEGACY_KEYS, modernised
 from hs.settings.log_config import read_log_config
+from hs.settings.planned import PLANNED_KEYS
 from hs.settings.registry import REGISTRY
 from hs.settings.settings import GROUPS, BlockSettings, Settings
 from hs.settings.workers import WorkerKeys, WorkerSettings
 
 _FACTOR = "SYNAPSE_CACHE_FACTOR"
+_PLANNED = frozenset(key.name for key in PLANNED_KEYS)
 
 
 def load_settings(
@@ -135,7 +137,8 @@ def _check_planned(loading: _Loading) -> None:
         try:
             key.kind.read(value, at)
         except Unfit as error:
-            loading.refuse(error.at.key, error.message, error.remedy)
+            if name in _PLANNED:  # the others are read again
+                loading.refuse(error.at.key, error.message, error.remedy)
             continue
         if value != key.default:
             at.note("not yet effective")

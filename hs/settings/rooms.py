@@ -77,23 +77,32 @@ class RoomSettings:
         BOOLEAN, True, "Answer searches in the directory of rooms."
     )
     auto_join_rooms: tuple[str, ...] = setting(
-        STRINGS, (), "Aliases of rooms that new users join.", shown=[]
+        STRINGS, (), "Aliases of rooms that new users join.", shown=[], is_effective=False
     )
     autocreate_auto_join_rooms: bool = setting(
-        BOOLEAN, True, "Create those rooms with the first user."
+        BOOLEAN, True, "Create those rooms with the first user.", is_effective=False
     )
     autocreate_auto_join_rooms_federated: bool = setting(
-        BOOLEAN, True, "Let other servers into the rooms so created."
+        BOOLEAN, True, "Let other servers into the rooms so created.", is_effective=False
     )
     autocreate_auto_join_room_preset: str = setting(
-        choice(*_PRESETS), "public_chat", "Preset of the rooms so created."
+        choice(*_PRESETS), "public_chat", "Preset of the rooms so created.", is_effective=False
     )
     auto_join_mxid_localpart: str | None = setting(
-        optional(STRING), None, "Local user who creates those rooms and invites to them."
+        optional(STRING),
+        None,
+        "Local user who creates those rooms and invites to them.",
+        is_effective=False,
     )
-    auto_join_rooms_for_guests: bool = setting(BOOLEAN, True, "Guests join those rooms as well.")
+    auto_join_rooms_for_guests: bool = setting(
+        BOOLEAN, True, "Guests join those rooms as well.", is_effective=False
+    )
     redaction_retention_period: int | None = setting(
-        endless(DURATION), 7 * 86_400_000, "How long redacted events are kept whole.", shown="7d"
+        endless(DURATION),
+        7 * 86_400_000,
+        "How long redacted events are kept whole.",
+        shown="7d",
+        is_effective=False,
     )
     exclude_rooms_from_sync: tuple[str, ...] = setting(
         STRINGS, (), "Rooms that clients are never shown.", shown=[]

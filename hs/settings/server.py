@@ -61,7 +61,11 @@ class ServerSettings:
         INTEGER, 100, "Most events of a room's timeline in one answer; -1 for no bound."
     )
     user_ips_max_age: int | None = setting(
-        endless(DURATION), 28 * 86_400_000, "How long clients' addresses are kept.", shown="28d"
+        endless(DURATION),
+        28 * 86_400_000,
+        "How long clients' addresses are kept.",
+        shown="28d",
+        is_effective=False,
     )
 
 
@@ -69,8 +73,8 @@ class ServerSettings:
 class SecretSettings:
     """Secrets that sign tokens and forms."""
 
-    macaroon_secret_key: str | None = secret("Signs short-lived tokens; as long as possible.")
-    form_secret: str | None = secret("Signs forms such as that for consent.")
+    macaroon_secret_key: str | None = secret("Accepted and not needed: tokens are random.")
+    form_secret: str | None = secret("Accepted and not needed: no form is signed.")
 
 
 @attrs.frozen(kw_only=True)
@@ -92,7 +96,11 @@ class SigningKeySettings:
         optional(STRING), None, "The signing key itself, instead of a file."
     )
     old_signing_keys: Mapping[str, OldKey] = setting(
-        map_of(block(OldKey)), MappingProxyType({}), "Retired keys, by ID.", shown={}
+        map_of(block(OldKey)),
+        MappingProxyType({}),
+        "Retired keys, by ID.",
+        shown={},
+        is_effective=False,
     )
 
 
@@ -142,4 +150,6 @@ class RedisSettings:
     certificate_file: Path | None = setting(optional(PATH), None, "Client certificate.")
     private_key_file: Path | None = setting(optional(PATH), None, "Its key.")
     ca_file: Path | None = setting(optional(PATH), None, "Authorities to trust, one file.")
-    ca_path: Path | None = setting(optional(PATH), None, "Authorities to trust, a directory.")
+    ca_path: Path | None = setting(
+        optional(PATH), None, "Authorities to trust, a directory.", is_effective=False
+    )

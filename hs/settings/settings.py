@@ -42,7 +42,7 @@ class CacheSettings:
     """Caches: how many events, and the factors and lifetimes of all."""
 
     event_cache_size: int = setting(
-        SIZE, 10 * 1024, "Events kept in memory, before the factor.", shown="10K"
+        SIZE, 10 * 1024, "Events kept in memory, of 6 KiB each, before the factor.", shown="10K"
     )
     caches: CacheBlock = sub_block(CacheBlock, "Sizes and lifetimes of caches.")
 
@@ -138,8 +138,8 @@ _SECTION_OF_BLOCK = {
 }
 
 
-def effective_keys() -> Iterator[Key]:
-    """List the top-level keys that have an effect."""
+def keys_with_fields() -> Iterator[Key]:
+    """List the top-level keys that fill a field; a few have no effect yet."""
     for _, cls, section in GROUPS:
         for key in keys_of(cls, section):
             yield attrs.evolve(key, section=_SECTION_OF_BLOCK.get(key.name, section))

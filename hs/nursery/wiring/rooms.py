@@ -1,5 +1,7 @@
 """The rooms: their stores on every process, and their writing end where this process has it."""
 
+from typing import Final
+
 import attrs
 
 from hs.lib.tasks import Duty, every
@@ -10,7 +12,6 @@ from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import EventBuilder
 from hs.services.rooms.committer import Committer
 from hs.services.rooms.departure import CHORE_PERIOD_S, RoomDepartures
-from hs.services.rooms.event_store import MAX_BYTES as EVENT_BYTES
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.hot_rooms import HotRooms
@@ -23,6 +24,8 @@ from hs.services.rooms.txn_memory import TxnMemory
 from hs.services.rooms.upkeep import UPKEEP_PERIOD_S, RoomUpkeep
 from hs.services.rooms.writer import RoomWriter
 from hs.storage.chains import index_chains
+
+BYTES_PER_EVENT: Final = 6 * 1024  # an event with all that Python keeps beside it
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -51,7 +54,8 @@ class Rooms:
 def wire_rooms(ground: Foundation) -> Rooms:
     """Build the rooms' services. Subscribers come in the order in which they depend."""
     caches = ground.settings.caches.caches
-    events = EventStore(ground.database, ground.feed, int(EVENT_BYTES * caches.factor("events")))
+    event_bytes = ground.settings.caches.event_cache_size * BYTES_PER_EVENT
+    events = EventStore(ground.database, ground.feed, int(event_bytes * caches.factor("events")))
     states = StateStore(ground.database, ground.feed, events)
     server_name = ground.settings.server.server_name
     memberships = Memberships(ground.database, ground.feed, server_name)

@@ -1,0 +1,71 @@
+"""A key that is said to have an effect is read by something."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+import hs
+from hs.settings.documents import read_documents
+from hs.settings.errors import SettingsError
+from hs.settings.fields import Key, keys_of
+from hs.settings.load import settings_from
+from hs.settings.registry import REGISTRY
+from hs.settings.settings import GROUPS
+
+SOURCE = "\n".join(path.read_text() for path in Path(hs.__file__).parent.rglob("*.py"))
+# Their descriptions say so.
+ACCEPTED = {"macaroon_secret_key", "form_secret", "worker_main_http_uri"}
+
+
+def effective(cls: type) -> Iterator[Key]:
+    for key in keys_of(cls):
+        if not key.is_effective:
+            continue
+        yield key
+        if key.block is not None and attrs.has(key.block):
+            yield from effective(key.block)
+
+
+def is_read(name: str) -> bool:
+    """Find it as an attribute, or as the key of a duty (hs/settings/duties.py)."""
+    return bool(re.search(rf"\.{re.escape(name)}\b|_key=\"{re.escape(name)}\"", SOURCE))
+
+
+@pytest.mark.parametrize("group", [cls for _, cls, _ in GROUPS], ids=lambda cls: cls.__name__)
+def test_effective_keys_are_read(group: type) -> None:
+    unread = {key.name for key in effective(group) if not is_read(key.name)}
+
+    assert unread <= ACCEPTED
+
+
+def test_what_is_accepted_only_says_so() -> None:
+    assert all("Accepted and not needed" in REGISTRY[name].doc for name in ACCEPTED)
+
+
+def test_keys_and_parts_of_blocks_without_effect_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "homeserver.yaml"
+    path.write_text(
+        "server_name: example.org\n"
+        "auto_join_rooms: ['#lobby:example.org']\n"
+        "caches: {global_factor: 1.0, expire_caches: false}\n"
+    )
+
+    settings = settings_from(read_documents([path]), {})
+
+    assert [(one.key, one.message) for one in settings.notices] == [
+        ("auto_join_rooms", "not yet effective"),
+        ("caches.expire_caches", "not yet effective"),
+    ]
+
+
+def test_a_mistake_in_a_key_without_effect_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "homeserver.yaml"
+    path.write_text("server_name: example.org\nauto_join_rooms: 5\n")
+
+    with pytest.raises(SettingsError) as refused:
+        settings_from(read_documents([path]), {})
+
+    assert [one.key for one in refused.value.problems] == ["auto_join_rooms"]
