@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from hs.core.errors import InvalidSigningKey
 from hs.core.signing.keys import Signer, SigningKey, parse_signing_keys
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
@@ -145,12 +146,13 @@ def signing_key_of(settings: Settings) -> SigningKey:
             assert path is not None
             text = path.read_text("ascii")
         return parse_signing_keys(text)[0]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, InvalidSigningKey) as error:
+        is_inline = keys.signing_key is not None
         raise SettingsError(
             [
                 Problem(
-                    key="signing_key_path",
-                    message=f"the signing key {path} cannot be read: {error}",
+                    key="signing_key" if is_inline else "signing_key_path",
+                    message=f"the key {'given' if is_inline else path} cannot be read: {error}",
                     remedy="`hs generate-config` writes one; restore the old one if you had one",
                 )
             ]

@@ -104,6 +104,15 @@ def test_a_signing_key_that_is_missing(
     assert str(path) in told
 
 
+def test_a_signing_key_that_is_none(load: Load, alone: str, capsys: Told) -> None:
+    lines = [line for line in alone.splitlines() if not line.startswith("signing_key:")]
+
+    told = told_of(load("\n".join([*lines, 'signing_key: "ed25519 a_test secret!"'])), capsys)
+
+    assert "signing_key: " in told
+    assert "secret!" not in told
+
+
 def test_a_certificate_that_cannot_be_read(
     load: Load, alone: str, tmp_path: Path, capsys: Told
 ) -> None:
