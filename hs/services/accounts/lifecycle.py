@@ -25,13 +25,6 @@ class RoomDeparture(Protocol):
         ...
 
 
-class NoRooms:
-    """A RoomDeparture where there are no rooms."""
-
-    async def depart(self, user_id: UserID) -> None:
-        return
-
-
 @attrs.define(eq=False)
 class Lifecycle:
     """Changes passwords and closes accounts."""

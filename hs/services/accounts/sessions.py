@@ -36,16 +36,6 @@ class DeviceWatcher(Protocol):
         ...
 
 
-class NobodyWatches:
-    """A DeviceWatcher for servers where nobody cares."""
-
-    async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
-        return
-
-    async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
-        return
-
-
 @attrs.frozen
 class Session:
     """What somebody gets who logged in."""
