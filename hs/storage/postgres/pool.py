@@ -14,6 +14,7 @@ import attrs
 from hs.storage.postgres.tx import Connection
 
 MEND_LIMIT_S: Final = 5.0
+CANCEL_AGAIN_S: Final = 0.2
 CLOSE_LIMIT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -71,16 +72,29 @@ class Pool:
         """End the transaction of a failed or cancelled unit, or close the connection."""
         if conn.is_closed():
             return
+        # Waits for the statement that asyncpg may have asked the server to cancel.
+        rollback = asyncio.ensure_future(conn.execute("ROLLBACK"))
         try:
-            # Waits for the cancel request that asyncpg may have sent.
-            await asyncio.wait_for(conn.execute("ROLLBACK"), MEND_LIMIT_S)
+            async with asyncio.timeout(MEND_LIMIT_S):
+                while not (await asyncio.wait((rollback,), timeout=CANCEL_AGAIN_S))[0]:
+                    await self._cancel_again(conn)
+            rollback.result()
         except (TimeoutError, asyncio.CancelledError, OSError, asyncpg.PostgresError) as error:
             log.warning("a database connection could not be mended: %r", error)
+            rollback.cancel()
             conn.terminate()
             if isinstance(error, asyncio.CancelledError):
                 raise
         except asyncpg.InterfaceError:
             conn.terminate()
+
+    async def _cancel_again(self, conn: Connection) -> None:
+        """Ask once more: a request that came before its statement had begun stopped nothing."""
+        other = await self._connect()
+        try:
+            await other.execute("SELECT pg_cancel_backend($1)", conn.get_server_pid())
+        finally:
+            await _close(other)
 
     async def close(self) -> None:
         """Close every connection, the used ones by force."""
