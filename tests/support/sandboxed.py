@@ -1,0 +1,52 @@
+"""Functions for the tests of the sandbox: each misbehaves in a way of its own."""
+
+import ctypes
+import os
+import time
+
+
+def shout(payload: bytes) -> bytes:
+    return payload.upper()
+
+
+def pid(payload: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
+def fail(payload: bytes) -> bytes:
+    raise ValueError(payload.decode())
+
+
+def hoard(payload: bytes) -> bytes:
+    return bytes(int(payload))
+
+
+def crash(payload: bytes) -> bytes:
+    ctypes.string_at(0)
+    return b""
+
+
+def spin(payload: bytes) -> bytes:
+    while True:
+        pass
+
+
+def linger(payload: bytes) -> bytes:
+    time.sleep(3600)
+    return b""
+
+
+def chatter(payload: bytes) -> bytes:
+    os.write(1, b"noise on the standard output")
+    return payload
+
+
+def write(payload: bytes) -> bytes:
+    path = payload.decode()
+    with open(path, "wb") as file:
+        file.write(b"x")
+    return b""
+
+
+def environment(payload: bytes) -> bytes:
+    return "\n".join(f"{name}={value}" for name, value in os.environ.items()).encode()
