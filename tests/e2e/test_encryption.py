@@ -39,7 +39,7 @@ class Client:
 
     async def sync_until(self, since: str | None, section: str) -> Any:
         """Poll until an answer has a section: what others do takes a moment to go round."""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 query = "timeout=2000" if since is None else f"timeout=2000&since={since}"
                 answer = await self.ask("GET", f"sync?{query}")

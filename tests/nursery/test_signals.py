@@ -14,7 +14,7 @@ from tests.support.processes import Cluster, ServerProcess, make_cluster
 from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.process
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 @pytest.fixture

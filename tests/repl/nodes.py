@@ -67,7 +67,7 @@ class Node:
         """List what was seen of a writer, in order."""
         return [row.text for batch in self.seen if batch.writer == writer for _, row in batch.rows]
 
-    async def until_seen(self, writer: str, texts: Sequence[str], timeout_s: float = 20) -> None:
+    async def until_seen(self, writer: str, texts: Sequence[str], timeout_s: float = 60) -> None:
         """Wait until exactly these were seen of a writer."""
         with trio.fail_after(timeout_s):
             while len(self.texts(writer)) < len(texts):

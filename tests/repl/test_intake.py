@@ -91,8 +91,8 @@ async def seen_of(database: Database, positions: list[int], pauses: set[int]) ->
             if index in pauses:
                 await trio.testing.wait_all_tasks_blocked()
         intake.accept(Message(Saying.POSITION, "w1", "receipts", "w1", 12, 20))
-        with trio.fail_after(5):
-            assert await feed.wait_for(NOTES, "w1", 20, 5)
+        with trio.fail_after(60):
+            assert await feed.wait_for(NOTES, "w1", 20, 60)
         nursery.cancel_scope.cancel()
     return seen
 

@@ -25,7 +25,7 @@ FAST = {
     "listen_addresses": "",
     "log_min_messages": "fatal",
 }
-START_LIMIT_S = 30.0
+START_LIMIT_S = 120.0
 SUPERUSER = "postgres"
 
 

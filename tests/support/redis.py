@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-START_LIMIT_S = 15.0
+START_LIMIT_S = 60.0
 
 
 class RedisMissing(RuntimeError):

@@ -20,6 +20,7 @@ from hs.apis.web.hangups import HAS_EPOLL
 from hs.apis.web.listening import Bound, ListenerSpec
 from hs.apis.web.server import serve_listeners
 from tests.apis.web.conversation import EchoApi, echo_application
+from tests.support.processes import free_ports
 
 CLIENT = frozenset(("client",))
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -46,7 +47,7 @@ async def serving(
     *specs: ListenerSpec, app: Application | None = None, bounds: HttpBounds = BOUNDS
 ) -> AsyncIterator[list[Bound]]:
     """Serve on real sockets for the length of a test."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             serve = partial(serve_listeners, app or echo_application(), specs, bounds)
             yield await nursery.start(serve)
@@ -78,9 +79,7 @@ async def test_a_listener_on_a_port_of_the_systems_choice_is_reported() -> None:
 
 
 async def test_ipv4_and_ipv6_may_share_a_port() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     specs = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::", "0.0.0.0")]
 
     async with serving(*specs) as [six, four]:
@@ -262,7 +261,7 @@ async def test_a_listener_shows_only_its_resources() -> None:
 async def test_draining_ends_idle_connections_and_finishes_requests() -> None:
     api = EchoApi()
     app = echo_application(api)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], BOUNDS)
             [bound] = await nursery.start(serve)
@@ -287,7 +286,7 @@ async def test_draining_ends_idle_connections_and_finishes_requests() -> None:
 async def test_draining_does_not_wait_longer_than_the_grace_period() -> None:
     app = echo_application()
     bounds = HttpBounds(tick_s=0.02, drain_grace_s=0.1)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
             [bound] = await nursery.start(serve)

@@ -50,7 +50,7 @@ async def test_events_that_were_answered_outlive_lost_connections(
             for _ in range(KILLS):
                 await trio.to_thread.run_sync(postgres_server.psql, KILL)
                 done = len(answered)
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     while len(answered) < done + 5:
                         await trio.lowlevel.checkpoint()
             stopped = True
