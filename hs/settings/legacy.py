@@ -73,7 +73,6 @@ LEGACY_KEYS = frozenset(
         "database_path",
         "disable_registration",
         "restrict_public_rooms_to_local_users",
-        "experimental_features",
     }
 )
 
@@ -125,9 +124,6 @@ def _convert(today: Values, key: str, values: Values, at: Callable[[str], At]) -
         case "restrict_public_rooms_to_local_users":
             today.setdefault("allow_public_rooms_without_auth", values[key] is False)
             at(key).note("old form, taken as allow_public_rooms_without_auth")
-        case _:
-            for flag in values[key] or {}:
-                at(key).child(str(flag)).note("ignored: this server has no such experiment")
 
 
 def origin_of(origins: Mapping[str, Origin], key: str) -> Origin:

@@ -122,9 +122,7 @@ class RateLimitSettings:
         FederationRates, "Requests of another server.", is_effective=False
     )
     rc_presence: PresenceRates = sub_block(PresenceRates, "Setting presence.")
-    rc_delayed_event_mgmt: Rate = rate(
-        1, 5, "Managing delayed events, per user.", is_effective=False
-    )
+    rc_delayed_event_mgmt: Rate = rate(1, 5, "Managing delayed events, per user.")
     rc_reports: Rate = rate(1, 5, "Reporting, per user.")
     rc_room_creation: Rate = rate(0.016, 10, "Creating rooms, per user.")
     rc_user_directory: Rate = rate(0.016, 200, "Searching the user directory, per user.")
