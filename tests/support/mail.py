@@ -1,0 +1,113 @@
+"""A real SMTP server in the test's own process, which keeps what it is given."""
+
+import asyncio
+import email
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email import policy
+from email.message import EmailMessage
+from typing import Any
+
+import attrs
+import trio
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+WAIT_S = 30.0
+
+
+@attrs.define(eq=False)
+class MailBox:
+    """The messages that arrived, and where the server is."""
+
+    port: int = 0
+    messages: list[EmailMessage] = attrs.field(factory=list)
+    encrypted: list[bool] = attrs.field(factory=list)
+    refusals: dict[str, str] = attrs.field(factory=dict)
+
+    async def handle_RCPT(  # noqa: N802  # the name that aiosmtpd calls
+        self, _server: Any, _session: Session, envelope: Envelope, address: str, options: Any
+    ) -> str:
+        if address in self.refusals:
+            return self.refusals[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(  # noqa: N802  # the name that aiosmtpd calls
+        self, _server: Any, session: Session, envelope: Envelope
+    ) -> str:
+        content = envelope.content
+        assert isinstance(content, bytes)
+        message = email.message_from_bytes(content, policy=policy.default)
+        self.encrypted.append(session.ssl is not None)
+        self.messages.append(message)
+        return "250 OK"
+
+    async def wait_for(self, count: int) -> EmailMessage:
+        """Wait until so many messages have arrived; give the last of them."""
+        with trio.fail_after(WAIT_S):
+            # Messages arrive in another thread.
+            while len(self.messages) < count:  # noqa: ASYNC110 no event crosses threads
+                await trio.sleep(0.01)
+        return self.messages[count - 1]
+
+
+class _Server(Controller):
+    """Asks the system for a port instead of being given one."""
+
+    more: dict[str, Any]
+
+    def factory(self) -> SMTP:
+        return SMTP(self.handler, **self.more)
+
+    def _create_server(self) -> Any:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        return self.loop.create_server(self._factory_invoker, sock=listening)
+
+
+def plain_of(message: EmailMessage) -> str:
+    """Give the text of a message."""
+    part = message.get_body(("plain",))
+    assert part is not None
+    return str(part.get_content())
+
+
+@asynccontextmanager
+async def open_mail_box(
+    *, tls: ssl.SSLContext | None = None, user: tuple[str, str] | None = None
+) -> AsyncIterator[MailBox]:
+    """Run a mail server; with `tls` it offers STARTTLS, with `user` it asks for that password."""
+    box = MailBox()
+
+    def knows(
+        _server: Any, _session: Any, _envelope: Any, _mechanism: str, given: LoginPassword
+    ) -> AuthResult:
+        pair = (given.login.decode(), given.password.decode())
+        return AuthResult(success=pair == user, handled=False)
+
+    more: dict[str, Any] = {"tls_context": tls, "hostname": "127.0.0.1", "timeout": 60}
+    if user is not None:
+        more |= {
+            "authenticator": knows,
+            "auth_required": tls is not None,
+            "auth_require_tls": tls is not None,
+        }
+    server = await trio.to_thread.run_sync(_started, box, more)
+    box.port = server.port
+    try:
+        yield box
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(server.stop)
+
+
+def _started(box: MailBox, more: dict[str, Any]) -> _Server:
+    # The loop is made by its class, since trio-asyncio has taken over how loops are made.
+    loop = asyncio.SelectorEventLoop()
+    server = _Server(box, hostname="127.0.0.1", loop=loop, ready_timeout=WAIT_S)
+    server.more = more
+    server.start()
+    return server
