@@ -15,6 +15,7 @@ from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_dev
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
@@ -32,6 +33,7 @@ def compose(
     ground = lay_foundation(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
     metrics.watch_process()
+    outside = wire_outside(ground)
     device_writers = wire_device_writers(ground)
     identity = wire_identity(ground, device_writers.updates)
     rooms = wire_rooms(ground)
@@ -54,7 +56,7 @@ def compose(
         extensions=(devices.encryption,),
     )
     sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
-    runners: list[tuple[str, Runner]] = [*rooms.runners, *push.runners]
+    runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
     lone = directory.duties
     if BACKGROUND in plan.duties:

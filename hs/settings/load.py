@@ -170,6 +170,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         rooms=groups["rooms"],
         user_directory=blocks.user_directory,
         metrics=groups["metrics"],
+        outside=groups["outside"],
         workers=workers,
         files=tuple(loading.document.files),
         folder=loading.folder,

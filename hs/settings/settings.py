@@ -24,6 +24,7 @@ from hs.settings.fields import Key, keys_of, setting, sub_block
 from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
+from hs.settings.outside import OutsideSettings
 from hs.settings.rooms import RoomSettings
 from hs.settings.server import (
     LoggingSettings,
@@ -104,6 +105,7 @@ class Settings:
     rooms: RoomSettings = RoomSettings()
     user_directory: UserDirectorySettings = UserDirectorySettings()
     metrics: MetricsSettings = MetricsSettings()
+    outside: OutsideSettings = OutsideSettings()
     workers: WorkerSettings = WorkerSettings()
     files: tuple[Path, ...] = ()
     folder: Path = Path()
@@ -125,6 +127,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("secrets", SecretSettings, "API configuration"),
     ("rooms", RoomSettings, "Rooms"),
     ("metrics", MetricsSettings, "Metrics"),
+    ("outside", OutsideSettings, "Server"),
     ("worker_keys", WorkerKeys, "Workers"),
 )
 _SECTION_OF_BLOCK = {

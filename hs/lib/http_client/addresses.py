@@ -1,0 +1,89 @@
+"""Which addresses may be contacted.
+
+An IPv6 address that carries an IPv4 address leads to it, so both must be permitted.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+import attrs
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE = IPv6Network("::/96")
+_TRANSLATED = IPv6Network("::ffff:0:0:0/96")
+# The interface part of an ISATAP address, with the local bit clear and set.
+_ISATAP = (0x00005EFE, 0x02005EFE)
+_LOW_32 = (1 << 32) - 1
+
+
+@attrs.frozen
+class AddressRules:
+    """Blocked networks, and exceptions that are allowed all the same."""
+
+    blocked: tuple[Network, ...] = ()
+    allowed: tuple[Network, ...] = ()
+
+    def permits(self, address: Address) -> bool:
+        """Tell whether an address may be contacted."""
+        if isinstance(address, IPv6Address):
+            if address.ipv4_mapped is not None:
+                return self._permits_as_written(address.ipv4_mapped)
+            address = IPv6Address(int(address))  # without its zone, which no network matches
+            return self._permits_as_written(address) and all(
+                self._permits_as_written(carried) for carried in carried_by(address)
+            )
+        return self._permits_as_written(address)
+
+    def _permits_as_written(self, address: Address) -> bool:
+        return not _is_in(address, self.blocked) or _is_in(address, self.allowed)
+
+
+NO_RULES = AddressRules()
+
+
+def networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Read networks such as `10.0.0.0/8`. Raises: ValueError."""
+    return tuple(ip_network(text, strict=False) for text in texts)
+
+
+def address_of(text: str) -> Address | None:
+    """Read an address, or give None if the text is none."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def carried_by(address: IPv6Address) -> Iterator[IPv4Address]:
+    """Give the IPv4 addresses to which packets for an IPv6 address may be passed on."""
+    number = int(address)
+    last = number & _LOW_32
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
+    if (number >> 32) & _LOW_32 in _ISATAP:
+        yield IPv4Address(last)
+    if address in _NAT64 or address in _TRANSLATED:
+        yield IPv4Address(last)
+    if address in _LOCAL_NAT64:
+        # RFC 6052: around bits 64 to 71, which are zero; or at the end, with a prefix of 96.
+        yield IPv4Address(((number >> 64) & 0xFFFF) << 16 | (number >> 40) & 0xFFFF)
+        yield IPv4Address(last)
+    if address in _COMPATIBLE and last > 1:
+        yield IPv4Address(last)
+
+
+def _is_in(address: Address, ranges: tuple[Network, ...]) -> bool:
+    return any(address.version == one.version and address in one for one in ranges)

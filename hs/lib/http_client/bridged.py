@@ -1,0 +1,316 @@
+"""The HTTP client on aiohttp, in the asyncio loop of the process; the only file that knows it.
+
+Every connection is made to an address that was checked as it was resolved: names are looked up
+by our own resolver, and each socket is checked again before it connects.
+"""
+
+import asyncio
+import socket
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import attrs
+import trio
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from hs.lib.aio import Bridge
+from hs.lib.http_client import (
+    ANSWER_BYTES,
+    ANSWER_S,
+    NO_HEADERS,
+    AnswerTooLarge,
+    Blocked,
+    HttpAnswer,
+    HttpFault,
+    TimedOut,
+    Unreachable,
+)
+from hs.lib.http_client.addresses import AddressRules, address_of
+from hs.lib.http_client.targets import NO_PROXIES, Proxies, Target, parse_location, parse_target
+
+CONNECTIONS = 100
+CONNECTIONS_PER_HOST = 20
+IDLE_S = 30.0
+LOOKUP_THREADS = 8
+CLOSE_S = 5.0
+
+_CHUNK_BYTES = 65536
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_KEEPS_METHOD = frozenset((307, 308))
+_SECRET_HEADERS = frozenset(("authorization", "cookie", "proxy-authorization"))
+_NO_AUTO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
+
+
+class _BlockedAddress(OSError):
+    """How a resolver or a socket tells, through aiohttp, that an address is blocked."""
+
+
+@attrs.frozen(kw_only=True)
+class _Request:
+    method: str
+    target: Target
+    headers: Mapping[str, str]
+    body: bytes | None
+    max_bytes: int
+
+
+@attrs.define(eq=False)
+class BridgedHttpClient:
+    """Implements HttpClient. Nothing is opened before the first request; `aclose` at the end.
+
+    `resolve` runs on the asyncio loop and gives a name's addresses; the system's when None.
+    """
+
+    _bridge: Bridge
+    _rules: AddressRules
+    _user_agent: str = attrs.field(kw_only=True)
+    _proxies: Proxies = attrs.field(default=NO_PROXIES, kw_only=True)
+    _tls: ssl.SSLContext | None = attrs.field(default=None, kw_only=True)
+    _resolve: Resolve | None = attrs.field(default=None, kw_only=True)
+    _direct: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
+    _proxied: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
+    _lookups: ThreadPoolExecutor | None = attrs.field(default=None, init=False)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout_s: float = ANSWER_S,
+        max_bytes: int = ANSWER_BYTES,
+        redirects: int = 0,
+    ) -> HttpAnswer:
+        """Ask; see HttpClient. Cancelling it ends the request."""
+        first = _Request(
+            method=method,
+            target=parse_target(url),
+            headers={"user-agent": self._user_agent, **_lower(headers)},
+            body=body,
+            max_bytes=max_bytes,
+        )
+        return await self._bridge.run(self._send, first, timeout_s, redirects)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stand ready until cancelled, then close what was opened."""
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; a later request would open anew."""
+        await self._bridge.run(self._close)
+
+    # Below: on the asyncio loop.
+
+    async def _send(self, request: _Request, timeout_s: float, redirects: int) -> HttpAnswer:
+        try:
+            async with asyncio.timeout(timeout_s):
+                for _ in range(redirects + 1):
+                    answer = await self._ask(request)
+                    location = answer.headers.get("location")
+                    if not redirects or answer.status not in _REDIRECTS or location is None:
+                        return answer
+                    request = _redirected(request, answer.status, location)
+        except TimeoutError:
+            raise TimedOut(f"no whole answer within {timeout_s:g} s") from None
+        raise HttpFault(f"more than {redirects} redirects")
+
+    async def _ask(self, request: _Request) -> HttpAnswer:
+        target = request.target
+        if target.literal is not None and not self._rules.permits(target.literal):
+            raise Blocked(f"{target.host} is an address that may not be contacted")
+        url = URL(target.url, encoded=True)
+        if url.raw_host != target.host:
+            raise Blocked("the URL's host can be read in two ways")
+        proxy = self._proxies.proxy_for(target)
+        try:
+            if proxy is not None:
+                await self._check_for_proxy(target)
+            session = self._session(proxy)
+            async with session.request(
+                request.method,
+                url,
+                headers={"accept-encoding": "gzip", **request.headers},
+                data=request.body,
+                proxy=proxy,
+                allow_redirects=False,
+            ) as response:
+                body = await _read(response, request.max_bytes)
+                return HttpAnswer(response.status, _headers(response), body, target.url)
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
+            raise _fault(error, target) from error
+
+    async def _check_for_proxy(self, target: Target) -> None:
+        """Look a name up before a proxy does, so that no proxy leads to what is blocked."""
+        if target.literal is not None or not self._rules.blocked:
+            return
+        for text in await self._addresses(target.host):
+            if not self._is_permitted(text):
+                raise Blocked(f"{target.host} has an address that may not be contacted")
+
+    async def _addresses(self, host: str) -> Sequence[str]:
+        if self._resolve is not None:
+            return await self._resolve(host)
+        if self._lookups is None:
+            # Of its own: names that take long must not hold up what else the loop looks up.
+            self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, "outgoing look-ups")
+        found = await asyncio.get_running_loop().run_in_executor(self._lookups, _look_up, host)
+        return list(dict.fromkeys(found))
+
+    def _is_permitted(self, text: str) -> bool:
+        address = address_of(text)
+        return address is not None and self._rules.permits(address)
+
+    async def permitted_addresses(self, host: str) -> Sequence[str]:
+        """Resolve a name to the addresses that may be contacted."""
+        found = await self._addresses(host)
+        permitted = [text for text in found if self._is_permitted(text)]
+        if found and not permitted:
+            raise _BlockedAddress(f"{host} leads to an address that may not be contacted")
+        return permitted
+
+    def _make_socket(self, info: AddrInfo) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if not self._is_permitted(str(address[0])):
+            raise _BlockedAddress(f"{address[0]} may not be contacted")
+        return socket.socket(family, kind, protocol)
+
+    def _session(self, proxy: str | None) -> aiohttp.ClientSession:
+        if proxy is None:
+            if self._direct is None:
+                self._direct = _open_session(
+                    aiohttp.TCPConnector(
+                        resolver=_CheckingResolver(self),
+                        socket_factory=self._make_socket,
+                        ttl_dns_cache=10,
+                        limit=CONNECTIONS,
+                        limit_per_host=CONNECTIONS_PER_HOST,
+                        keepalive_timeout=IDLE_S,
+                        ssl=self._tls or True,
+                    )
+                )
+            return self._direct
+        if self._proxied is None:
+            # The proxy itself is the administrator's choice and may have any address.
+            connector = aiohttp.TCPConnector(
+                limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
+            )
+            self._proxied = _open_session(connector)
+        return self._proxied
+
+    async def _close(self) -> None:
+        sessions, self._direct, self._proxied = (self._direct, self._proxied), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+        if self._lookups is not None:
+            self._lookups.shutdown(wait=False, cancel_futures=True)
+            self._lookups = None
+
+
+@attrs.frozen(eq=False)
+class _CheckingResolver(AbstractResolver):
+    """Gives aiohttp only addresses that may be contacted."""
+
+    _client: BridgedHttpClient
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Look a name up. Raises: OSError."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=text,
+                port=port,
+                family=socket.AF_INET6 if ":" in text else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for text in await self._client.permitted_addresses(host)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _open_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=False,
+        auto_decompress=False,
+        requote_redirect_url=False,
+        skip_auto_headers=_NO_AUTO_HEADERS,
+    )
+
+
+def _redirected(request: _Request, status: int, location: str) -> _Request:
+    target = parse_location(request.target, location)
+    headers, method, body = request.headers, request.method, request.body
+    if status not in _KEEPS_METHOD and method not in ("GET", "HEAD"):
+        method, body = "GET", None
+        headers = {name: value for name, value in headers.items() if name != "content-type"}
+    if target.origin != request.target.origin:
+        headers = {name: value for name, value in headers.items() if name not in _SECRET_HEADERS}
+    return attrs.evolve(request, target=target, method=method, headers=headers, body=body)
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Read a body, unpacked step by step so that a bomb never unfolds beyond the bound."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip"):
+        raise Unreachable(f"the answer is packed as {encoding!r:.20}, which was not asked for")
+    unpack = None if encoding in ("identity", "") else zlib.decompressobj(wbits=31)
+    received, body = 0, bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        received += len(chunk)
+        if unpack is None:
+            body += chunk
+        elif not unpack.eof:
+            body += unpack.decompress(chunk, max_bytes + 1 - len(body))
+        if len(body) > max_bytes or received > max_bytes:
+            raise AnswerTooLarge(f"the answer is larger than {max_bytes} bytes")
+    if unpack is not None and received and not unpack.eof:
+        raise Unreachable("the packed answer ended too early")
+    return bytes(body)
+
+
+def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
+    return {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _fault(error: BaseException, target: Target) -> HttpFault:
+    """Put what aiohttp raised into our words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, _BlockedAddress):
+            return Blocked(f"{target.host} leads to an address that may not be contacted")
+        cause = cause.__cause__ or cause.__context__
+    return Unreachable(
+        f"{target.scheme}://{target.host}: {str(error) or type(error).__name__:.200}"
+    )
+
+
+def _look_up(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]

@@ -1,0 +1,154 @@
+"""Where a request goes: the URL taken apart and refused if it is odd, and the proxy for it."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import attrs
+
+from hs.lib.http_client import Blocked
+from hs.lib.http_client.addresses import Address, address_of, networks
+
+MAX_URL_CHARS = 8192
+
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?")
+_LABEL_IS_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_URL_TEXT = re.compile(r"[!-~]+")
+
+
+@attrs.frozen
+class Target:
+    """A URL that may be asked for, as far as its text tells. `host` has no brackets."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    literal: Address | None
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
+
+
+def parse_target(url: str) -> Target:
+    """Take a URL apart. Raises: Blocked."""
+    if len(url) > MAX_URL_CHARS:
+        raise Blocked("the URL is too long")
+    if not _URL_TEXT.fullmatch(url) or "\\" in url:
+        raise Blocked("the URL holds characters that must be escaped")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Blocked(f"not a URL: {error}") from None
+    if parts.scheme not in _PORTS:
+        raise Blocked(f"scheme {parts.scheme!r:.20} is not allowed, only http and https are")
+    if "@" in parts.netloc:
+        raise Blocked("a URL with a user name or password is not allowed")
+    if port == 0:
+        raise Blocked("port 0 is none")
+    host = parts.hostname or ""
+    literal = _literal(host, parts.netloc)
+    if port is None:
+        port = _PORTS[parts.scheme]
+    return Target(parts._replace(fragment="").geturl(), parts.scheme, host, port, literal)
+
+
+def parse_location(base: Target, location: str) -> Target:
+    """Take apart where a redirect leads. Raises: Blocked."""
+    return parse_target(urljoin(base.url, escaped(location.strip())))
+
+
+def escaped(url: str) -> str:
+    """Escape what was not: spaces, umlauts in hosts and paths. Raises: Blocked."""
+    if _URL_TEXT.fullmatch(url):
+        return url
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        netloc = parts.netloc
+        if not host.isascii():
+            netloc = netloc.lower().replace(host, host.encode("idna").decode("ascii"))
+    except (ValueError, UnicodeError) as error:
+        raise Blocked(f"not a URL: {error}") from None
+    return _quoted(parts._replace(netloc=netloc))
+
+
+def _quoted(parts: SplitResult) -> str:
+    return "".join(
+        char if "!" <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode())
+        for char in parts.geturl()
+    )
+
+
+def _literal(host: str, netloc: str) -> Address | None:
+    """Read the host's address, if it is one; what only some parsers take for one is refused."""
+    if "[" in netloc or ":" in host:
+        address = address_of(host)
+        # A zone names a network card of this machine, which no URL from outside may do.
+        if address is None or address.version != 6 or "%" in host:
+            raise Blocked(f"{host!r:.60} is not an IPv6 address")
+        return address
+    if not _HOST.fullmatch(host) or len(host) > 255 or ".." in host:
+        raise Blocked(f"{host!r:.60} is not a host name")
+    if _LABEL_IS_NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        # Such as 2130706433, 0177.0.0.1, 0x7f.1 or 127.1: the system would read an address.
+        address = address_of(host)
+        if address is None:
+            raise Blocked(f"{host!r:.60} is not an IPv4 address in its usual form")
+        return address
+    return None
+
+
+@attrs.frozen
+class Proxies:
+    """The forward proxies; `bypass` names hosts, domains and networks reached without them."""
+
+    http: str | None = None
+    https: str | None = None
+    bypass: tuple[str, ...] = ()
+
+    def proxy_for(self, target: Target) -> str | None:
+        """Give the URL of the proxy to use, or None."""
+        proxy = self.http if target.scheme == "http" else self.https
+        if proxy is None or any(_matches(pattern, target) for pattern in self.bypass):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+
+NO_PROXIES = Proxies()
+
+
+def proxies_of(environ: Mapping[str, str]) -> Proxies:
+    """Read the usual variables; those in lower case win.
+
+    HTTP_PROXY in capitals is not read: a CGI server fills it from a request's header.
+    """
+
+    def read(*names: str) -> str | None:
+        return next((environ[name] for name in names if environ.get(name)), None)
+
+    bypass = read("no_proxy", "NO_PROXY") or ""
+    return Proxies(
+        http=read("http_proxy"),
+        https=read("https_proxy", "HTTPS_PROXY"),
+        bypass=tuple(part.strip() for part in bypass.split(",") if part.strip()),
+    )
+
+
+def _matches(pattern: str, target: Target) -> bool:
+    pattern = pattern.lower()
+    if pattern == "*":
+        return True
+    if target.literal is not None and "/" in pattern:
+        try:
+            (network,) = networks([pattern])
+        except ValueError:
+            return False
+        return network.version == target.literal.version and target.literal in network
+    name, _, port = pattern.partition(":") if pattern.count(":") == 1 else (pattern, "", "")
+    name = name.strip("[]").lstrip("*").lstrip(".")
+    host = target.host.rstrip(".")
+    return (not port or port == str(target.port)) and (host == name or host.endswith(f".{name}"))

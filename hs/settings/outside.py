@@ -1,0 +1,61 @@
+"""Settings of requests to the outside: which addresses, through which proxy, under which name."""
+
+import attrs
+
+from hs.settings.fields import setting
+from hs.settings.kinds import NETWORKS, STRING, STRINGS, optional
+
+# Networks that are no part of the public internet.
+PRIVATE_NETWORKS = (
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "192.0.0.0/24",
+    "169.254.0.0/16",
+    "192.88.99.0/24",
+    "198.18.0.0/15",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::1/128",
+    "fe80::/10",
+    "fc00::/7",
+    "2001:db8::/32",
+    "ff00::/8",
+    "fec0::/10",
+)
+# Blocked whatever the settings say: "this machine", as a target of nobody's.
+NOWHERE = ("0.0.0.0/8", "::/128")
+
+
+@attrs.frozen(kw_only=True)
+class OutsideSettings:
+    """Requests to other servers. The keys for proxies win over the environment's variables."""
+
+    ip_range_blacklist: tuple[str, ...] = setting(
+        NETWORKS,
+        PRIVATE_NETWORKS,
+        "Addresses never to be contacted, whatever name leads there.",
+        shown=["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "…"],
+    )
+    ip_range_whitelist: tuple[str, ...] = setting(
+        NETWORKS, (), "Exceptions to `ip_range_blacklist`.", shown=[]
+    )
+    http_proxy: str | None = setting(
+        optional(STRING), None, "Forward proxy for http; else the variable `http_proxy`."
+    )
+    https_proxy: str | None = setting(
+        optional(STRING), None, "Forward proxy for https; else the variable `https_proxy`."
+    )
+    no_proxy_hosts: tuple[str, ...] | None = setting(
+        optional(STRINGS),
+        None,
+        "Hosts, domains and networks reached without the proxy; else the variable `no_proxy`.",
+    )
+    user_agent_suffix: str | None = setting(
+        optional(STRING), None, "Added to the User-Agent of outgoing requests."
+    )
