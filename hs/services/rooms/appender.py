@@ -24,5 +24,6 @@ class RoomAppender(Protocol):
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
         """Make a room of events, the first of which is its m.room.create, in one commit.
 
+        Idempotent by the first draft's `txn`: a repetition gives the first event alone.
         Raises: UnsupportedRoomVersion, and as `append`.
         """

@@ -1,6 +1,8 @@
 """Appending to any room from any process: the call goes to the process that owns the room."""
 
+import secrets
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
@@ -8,7 +10,9 @@ from hs.core.ids import RoomID
 from hs.repl.ownership import Ownership, shard_of
 from hs.repl.streams import EVENTS
 from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.drafts import Appended, Draft
+from hs.services.rooms.drafts import Appended, Draft, TxnKey
+
+CREATE_SCOPE: Final = "/createRoom"
 
 
 @attrs.frozen(eq=False)
@@ -37,4 +41,16 @@ class ShardedAppender:
             maker = self._ownership.topology.instance
         else:
             maker = writers[shard_of(drafts[0].sender, len(writers))]
+        if maker != self._ownership.topology.instance:
+            drafts = [_named(drafts[0]), *drafts[1:]]
         return await self._appenders[maker].create(version, drafts)
+
+
+def _named(create: Draft) -> Draft:
+    """Give a room to be a name by which its maker knows it again, should it be asked twice.
+
+    A call is repeated when its maker was restarted before it could answer.
+    """
+    if create.txn is not None:
+        return create
+    return attrs.evolve(create, txn=TxnKey(create.sender, "", CREATE_SCOPE, secrets.token_hex(12)))

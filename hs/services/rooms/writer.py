@@ -58,7 +58,7 @@ class RoomWriter:
                     slots, batch = await self._append(room, _Call(drafts, devices))
             except RoomDropped:
                 continue
-            return [await _answer(room_id, slot, batch) for slot in slots]
+            return [await _answer(slot, batch) for slot in slots]
         raise MatrixError("M_UNKNOWN", 503, "The room's events could not be written; try again")
 
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
@@ -66,15 +66,24 @@ class RoomWriter:
         rules = room_version(version)
         first = drafts[0]
         assert first.type == event_types.CREATE
+        device = None
+        if first.txn is not None:
+            device = await self._txns.of(first.txn)
+            known = device.find(first.txn)
+            if known is not None:
+                return [await _answer(known, None)]
         create = self._fresh_create(first, lambda ts: self._builder.create(first, rules, ts))
         room = HotRoom(create.room_id, create, first_head(create))
         head = follow(room.head, create, create)
-        placed = [Placed(create, room.head.snapshot, own_change(room.head, create))]
+        changes = own_change(room.head, create)
+        placed = [Placed(create, room.head.snapshot, changes, txn=first.txn)]
         for draft in drafts[1:]:
             one, head = self._builder.place(room, head, draft)
             placed.append(one)
         new_room = NewRoom(version, first.sender)
-        batch = self._rooms.submit(room, placed, head, new_room)
+        batch = self._rooms.submit(room, placed, head, new_room, finished=_Finish([device]))
+        if device is not None and first.txn is not None:
+            device.begin(first.txn, placed[0])
         await batch.wait()
         return [await appended(one, existed=False) for one in placed]
 
@@ -223,7 +232,7 @@ def _target(room: HotRoom, draft: Draft, placed: Sequence[Placed], call: _Call) 
     return stored.event
 
 
-async def _answer(room_id: RoomID, slot: _Slot, batch: Batch | None) -> Appended:
+async def _answer(slot: _Slot, batch: Batch | None) -> Appended:
     if isinstance(slot, Appended):
         return slot
     return await appended(slot, existed=slot.batch is not batch)

@@ -1,11 +1,17 @@
 """Transaction IDs: the same request twice is one event."""
 
+import attrs
 import pytest
 import trio
 
 from hs.core.errors import Forbidden
+from hs.core.events import event_types
+from hs.core.ids import RoomID
+from hs.repl.ownership import Ownership, Topology
 from hs.services.rooms import txn_memory
-from hs.services.rooms.drafts import Appended
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.drafts import Appended, Draft
+from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.upkeep import RoomUpkeep
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
@@ -114,3 +120,37 @@ async def test_requests_are_forgotten_after_a_day(database: Database) -> None:
     async with open_world(database) as world:
         assert not (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))).existed
         assert (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))).existed
+
+
+async def test_a_room_asked_for_again_after_its_maker_was_restarted_is_the_same(
+    database: Database,
+) -> None:
+    asked: list[list[Draft]] = []
+    made: list[Appended] = []
+    shared = Topology("front", "main", {"events": ("maker",)})
+    maker_of = attrs.evolve(shared, instance="maker")
+
+    async with open_world(database, topology=maker_of) as maker:
+        front = ShardedAppender(Ownership(shared), {"maker": Listening(maker.writer, asked)})
+        made += await front.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
+        made += await maker.writer.create("11", asked[0])
+    async with open_world(database, topology=maker_of) as maker:
+        made += await maker.writer.create("11", asked[0])
+
+    assert len({one.room_id for one in made}) == 1
+    assert [one.existed for one in made] == [False, True, True]
+
+
+@attrs.frozen(eq=False)
+class Listening:
+    """The owner's side, and what it was asked for."""
+
+    appender: RoomAppender
+    asked: list[list[Draft]]
+
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+        return await self.appender.append(room_id, drafts)
+
+    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+        self.asked.append(drafts)
+        return await self.appender.create(version, drafts)
