@@ -139,12 +139,34 @@ class UnreadRow:
 
 @attrs.frozen
 class PusherRow:
-    """A pusher was set or, with `removed`, deleted."""
+    """A pusher was set or, with `removed`, deleted; one that is not `enabled` sends nothing."""
 
     user_id: str
     app_id: str
     pushkey: str
     removed: bool = False
+    enabled: bool = True
+
+
+@attrs.frozen
+class QueuedPush:
+    """A notification that waits in the queue of users who have pushers, with the same actions."""
+
+    seq: int
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    actions: str
+    added_ms: int
+    user_ids: tuple[str, ...]
+
+
+@attrs.frozen
+class PushesRow:
+    """Notifications were put in the queue; they are in the database."""
+
+    pushes: tuple[QueuedPush, ...]
 
 
 @attrs.frozen

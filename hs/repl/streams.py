@@ -14,6 +14,7 @@ from hs.repl.rows import (
     FederationRow,
     PresenceRow,
     PusherRow,
+    PushesRow,
     PushRulesRow,
     ReceiptRow,
     ToDeviceRow,
@@ -75,6 +76,7 @@ ACCOUNT_DATA = StreamDef("account_data", AccountDataRow, Kind.TABLE)
 PUSH_RULES = StreamDef("push_rules", PushRulesRow, Kind.TABLE)
 UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
 PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
+PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
 TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
 FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
@@ -90,6 +92,7 @@ CATALOGUE: tuple[StreamDef[Any], ...] = (
     PUSH_RULES,
     UNREAD,
     PUSHERS,
+    PUSHES,
     TO_DEVICE,
     DEVICE_LISTS,
     FEDERATION,

@@ -1,0 +1,229 @@
+"""Rows of pushers, and the queue of what they still have to send."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from hs.storage.database import Row, Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import Rows, UpdateRows
+
+_COLUMNS: Final = (
+    "user_id, app_id, pushkey, kind, app_display_name, device_display_name, profile_tag, lang, "
+    "data, enabled, device_id, set_ms, position"
+)
+_QUEUE_COLUMNS: Final = "user_id, seq, stream_id, room_id, event_id, thread_id, actions, added_ms"
+ONE = f"SELECT {_COLUMNS} FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3"
+OF_USER = f"SELECT {_COLUMNS} FROM pushers WHERE user_id = $1 ORDER BY set_ms, app_id, pushkey"
+ENABLED = f"SELECT {_COLUMNS} FROM pushers WHERE enabled = 1"
+OF_OTHERS = "SELECT user_id FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3"
+PUT = f"""
+INSERT INTO pushers ({_COLUMNS})
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
+    kind = excluded.kind, app_display_name = excluded.app_display_name,
+    device_display_name = excluded.device_display_name, profile_tag = excluded.profile_tag,
+    lang = excluded.lang, data = excluded.data, enabled = excluded.enabled,
+    device_id = excluded.device_id, set_ms = excluded.set_ms, position = excluded.position
+"""
+DELETE = "DELETE FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3"
+DELETE_THROTTLES = "DELETE FROM push_throttles WHERE user_id = $1 AND app_id = $2 AND pushkey = $3"
+OF_DEVICES = sql(
+    lambda d: (
+        "SELECT app_id, pushkey FROM pushers "
+        f"WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+    )
+)
+# Of devices and accounts that are gone.
+ORPHANS = """
+SELECT p.user_id, p.app_id, p.pushkey FROM pushers p
+WHERE (p.device_id <> '' AND NOT EXISTS (
+        SELECT 1 FROM devices d WHERE d.user_id = p.user_id AND d.device_id = p.device_id))
+   OR EXISTS (SELECT 1 FROM users u WHERE u.user_id = p.user_id AND u.is_deactivated = 1)
+LIMIT $1
+"""
+LAST_OF_USER = "SELECT max(seq) FROM push_queue WHERE user_id = $1"
+LAST = """
+SELECT max(last) FROM (
+    SELECT max(seq) AS last FROM push_queue UNION ALL SELECT max(position) AS last FROM pushers
+) AS lasts
+"""
+ADD = Rows(
+    "push_queue",
+    "user_id text, seq bigint, stream_id bigint, room_id text, event_id text, thread_id text, "
+    "actions text, added_ms bigint",
+    conflict="ON CONFLICT (user_id, seq) DO NOTHING",
+)
+QUEUED = (
+    f"SELECT {_QUEUE_COLUMNS} FROM push_queue WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
+)
+WAITING_USERS = "SELECT DISTINCT user_id FROM push_queue"
+MOVE_ON = UpdateRows("pushers", "user_id text, app_id text, pushkey text", "position bigint")
+PRUNE_DONE = sql(
+    lambda d: (
+        f"DELETE FROM push_queue WHERE {d.any_of('user_id', 1, 'text')} AND seq <= ("
+        "SELECT coalesce(min(p.position), 9223372036854775807) FROM pushers p "
+        "WHERE p.user_id = push_queue.user_id AND p.enabled = 1)"
+    )
+)
+PRUNE_ABANDONED = """
+DELETE FROM push_queue WHERE NOT EXISTS (
+    SELECT 1 FROM pushers p WHERE p.user_id = push_queue.user_id AND p.enabled = 1)
+"""
+THROTTLES = """
+SELECT room_id, sent_ms, throttle_ms FROM push_throttles
+WHERE user_id = $1 AND app_id = $2 AND pushkey = $3
+"""
+SET_THROTTLES = Rows(
+    "push_throttles",
+    "user_id text, app_id text, pushkey text, room_id text, sent_ms bigint, throttle_ms bigint",
+    conflict=(
+        "ON CONFLICT (user_id, app_id, pushkey, room_id) "
+        "DO UPDATE SET sent_ms = excluded.sent_ms, throttle_ms = excluded.throttle_ms"
+    ),
+)
+
+
+class PusherRecord(NamedTuple):
+    """One row of pushers."""
+
+    user_id: str
+    app_id: str
+    pushkey: str
+    kind: str
+    app_display_name: str
+    device_display_name: str
+    profile_tag: str
+    lang: str
+    data: str
+    enabled: int
+    device_id: str
+    set_ms: int
+    position: int
+
+
+class QueueRecord(NamedTuple):
+    """One row of push_queue."""
+
+    user_id: str
+    seq: int
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    actions: str
+    added_ms: int
+
+
+class PusherKey(NamedTuple):
+    """What names a pusher."""
+
+    user_id: str
+    app_id: str
+    pushkey: str
+
+
+class Throttle(NamedTuple):
+    """When a room was mailed about, and how long it is not mailed about again."""
+
+    room_id: str
+    sent_ms: int
+    throttle_ms: int
+
+
+async def find(tx: Tx, key: PusherKey) -> PusherRecord | None:
+    """Give a pusher."""
+    row = await tx.fetchrow(ONE, *key)
+    return None if row is None else _pusher(row)
+
+
+async def of_user(tx: Tx, user_id: str) -> list[PusherRecord]:
+    """List a user's pushers, the one that was set first at the front."""
+    return [_pusher(row) for row in await tx.fetch(OF_USER, user_id)]
+
+
+async def all_enabled(tx: Tx) -> list[PusherRecord]:
+    """List everybody's pushers that are turned on."""
+    return [_pusher(row) for row in await tx.fetch(ENABLED)]
+
+
+async def others_with(tx: Tx, key: PusherKey) -> list[str]:
+    """List the other users who have a pusher with this app and pushkey."""
+    return [row[0] for row in await tx.fetch(OF_OTHERS, key.app_id, key.pushkey, key.user_id)]
+
+
+async def of_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[PusherKey]:
+    """List the pushers of some of a user's devices."""
+    rows = await tx.fetch(OF_DEVICES, user_id, list(device_ids))
+    return [PusherKey(user_id, row[0], row[1]) for row in rows]
+
+
+async def orphans(tx: Tx, limit: int) -> list[PusherKey]:
+    """List pushers whose device or account is gone."""
+    return [PusherKey(row[0], row[1], row[2]) for row in await tx.fetch(ORPHANS, limit)]
+
+
+async def put(tx: Tx, record: PusherRecord) -> None:
+    """Write a pusher."""
+    await tx.execute(PUT, *record)
+
+
+async def delete(tx: Tx, key: PusherKey) -> bool:
+    """Delete a pusher; tell whether it was there."""
+    await tx.execute(DELETE_THROTTLES, *key)
+    return await tx.execute(DELETE, *key) > 0
+
+
+async def last_of_user(tx: Tx, user_id: str) -> int:
+    """Give the number of the last notification that waits for a user, or 0."""
+    return await tx.fetchval(LAST_OF_USER, user_id) or 0
+
+
+async def last_number(tx: Tx) -> int:
+    """Give a number that no later notification may have, nor one below it."""
+    return await tx.fetchval(LAST) or 0
+
+
+async def add(tx: Tx, records: Sequence[QueueRecord]) -> None:
+    """Add notifications to the queue; again is no harm."""
+    await tx.insert_rows(ADD, records)
+
+
+async def queued(tx: Tx, user_id: str, after: int, limit: int) -> list[QueueRecord]:
+    """List a user's notifications above a number, in order."""
+    rows = await tx.fetch(QUEUED, user_id, after, limit)
+    return [QueueRecord(*(row[n] for n in range(8))) for row in rows]
+
+
+async def waiting_users(tx: Tx) -> list[str]:
+    """List the users for whom something waits."""
+    return [row[0] for row in await tx.fetch(WAITING_USERS)]
+
+
+async def move_on(tx: Tx, done: Sequence[tuple[str, str, str, int]]) -> None:
+    """Write how far pushers have come: (user, app, pushkey, number)."""
+    await tx.update_rows(MOVE_ON, done)
+
+
+async def prune_done(tx: Tx, user_ids: Sequence[str]) -> None:
+    """Forget what all pushers of these users are past."""
+    await tx.execute(PRUNE_DONE, list(user_ids))
+
+
+async def prune_abandoned(tx: Tx) -> None:
+    """Forget what waits for users who have no pusher any more."""
+    await tx.execute(PRUNE_ABANDONED)
+
+
+async def throttles(tx: Tx, key: PusherKey) -> list[Throttle]:
+    """List what a pusher has mailed about."""
+    return [Throttle(row[0], row[1], row[2]) for row in await tx.fetch(THROTTLES, *key)]
+
+
+async def note_mail(tx: Tx, key: PusherKey, position: int, mailed: Sequence[Throttle]) -> None:
+    """Write that a mail went out: how far it reached, and which rooms it was about."""
+    await tx.update_rows(MOVE_ON, [(*key, position)])
+    await tx.insert_rows(SET_THROTTLES, [(*key, *one) for one in mailed])
+
+
+def _pusher(row: Row) -> PusherRecord:
+    return PusherRecord(*(row[n] for n in range(13)))
