@@ -21,6 +21,7 @@ from hs.core.relations import MAIN_TIMELINE
 from hs.lib.cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow, UnreadRow
+from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
 from hs.repl.streams import EVENTS, UNREAD
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.push.evaluation import EvaluationStore
@@ -89,6 +90,9 @@ class UnreadCounts:
         self._stored = VectorPosition()
         self._impatient_until_s = 0.0
         self._knows_progress = False
+        # The evaluating process could not be asked; what is stored has to do.
+        self._is_guess = False
+        self._guessing_until_s = 0.0
         self._advanced = trio.Event()
         # What was told and is perhaps not in the database yet.
         self._unsaved: deque[tuple[int, UnreadRow]] = deque()
@@ -218,12 +222,37 @@ class UnreadCounts:
         return any(one[0] in rooms for _, row in self._unsaved for one in row.removed)
 
     async def _learn_progress(self) -> None:
-        progress = await self._store.flush()
-        stored = VectorPosition.parse(progress.evaluated)
-        self._stored = self._stored.merge(stored)
-        self._evaluated = self._evaluated.merge(stored)
+        if trio.current_time() < self._guessing_until_s:
+            return
+        try:
+            progress = await self._store.flush()
+        except (RpcUnavailable, RpcFailed):
+            await self._guess_progress()
+            return
+        if self._is_guess:
+            # What was told while the evaluating process could not be asked may be missing.
+            self._is_guess = False
+            self._forget()
+        self._reached(VectorPosition.parse(progress.evaluated))
         self._note_stored(progress.stored)
         self._knows_progress = True
+
+    async def _guess_progress(self) -> None:
+        """Go by what is stored: while nobody evaluates, there is nothing else to know."""
+        stored = await self._database.read(storage.progress)
+        self._is_guess, self._knows_progress = True, False
+        self._guessing_until_s = trio.current_time() + PATIENCE_S
+        if stored is not None:
+            self._reached(VectorPosition.parse(stored))
+
+    def _reached(self, stored: VectorPosition) -> None:
+        self._stored = self._stored.merge(stored)
+        self._evaluated = self._evaluated.merge(stored)
+
+    def _forget(self) -> None:
+        self._tails.clear()
+        self._marks.clear()
+        self._counts.clear()
 
     def _begin(
         self, user_id: UserID, room_ids: list[RoomID]
@@ -285,12 +314,11 @@ class UnreadCounts:
     def _on_unread(self, batch: Batch[UnreadRow]) -> None:
         if batch.reset:
             # The evaluation began anew, and may tell again what it had not stored.
-            self._tails.clear()
-            self._marks.clear()
-            self._counts.clear()
+            self._forget()
             self._unsaved.clear()
             self._evaluated = self._stored = VectorPosition()
             self._knows_progress = False
+            self._guessing_until_s = 0.0
         for position, row in batch.rows:
             self._on_row(position, row)
         self._advanced.set()

@@ -37,6 +37,9 @@ MAX_BEHIND: Final = 500
 CATCH_UP_EVENTS: Final = 500
 MAX_TRIES: Final = 5
 FLUSH_S: Final = 10.0
+ASK_S: Final = 5.0
+"""How long others wait for what the evaluation has come to; then what is stored has to do."""
+
 _EVERYWHERE: Final = ""
 
 
@@ -51,7 +54,7 @@ class Progress:
 class EvaluationStore(Protocol):
     """The process that evaluates."""
 
-    @rpc
+    @rpc(timeout_s=ASK_S)
     async def flush(self) -> Progress:
         """Write everything that was told."""
         ...

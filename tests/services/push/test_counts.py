@@ -9,8 +9,10 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
+from hs.repl.rpc_reply import RpcUnavailable
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
 from hs.services.push.counts import UnreadCounts
+from hs.services.push.evaluation import Progress
 from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
@@ -277,6 +279,66 @@ async def test_an_evaluation_that_begins_anew_loses_and_doubles_nothing(
             elsewhere = attach(elsewhere, unread)
             await say(world, room_id)
             assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
+
+
+class Away:
+    """A process that evaluates, and cannot be reached."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def flush(self) -> Progress:
+        self.asked += 1
+        raise RpcUnavailable("main", "it does not run")
+
+
+async def test_counts_are_given_while_nobody_evaluates(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = InProcHub()
+    feed = Feed()
+    away = Away()
+    async with open_world(database, hub=hub) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        async with open_unread(world, hub) as unread:
+            await say(world, room_id)
+            await unread.duty.flush()
+
+        elsewhere = unread.another_counter(feed)
+        elsewhere._store = away
+        hub.join(feed)
+        await say(world, room_id)
+
+        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
+        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
+        assert away.asked == 1
+        world.clock.advance(1000)
+        monkeypatch.setattr("hs.services.push.counts.PATIENCE_S", 0.0)
+        async with open_unread(world, hub) as unread:
+            elsewhere = attach(elsewhere, unread)
+            await say(world, room_id)
+            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
+
+
+async def test_counts_are_whole_once_who_evaluates_can_be_reached_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hs.services.push.counts.PATIENCE_S", 0.0)
+    hub = InProcHub()
+    feed = Feed()
+    async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await unread.duty.flush()
+        # Told, not stored, and before the other process began to listen.
+        await say(world, room_id)
+        elsewhere = unread.another_counter(feed)
+        elsewhere._store = Away()
+        hub.join(feed)
+        await elsewhere.counts(BOB, [room_id])
+
+        elsewhere = attach(elsewhere, unread)
+
+        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
 
 
 def attach(counts: UnreadCounts, unread: UnreadScene) -> UnreadCounts:
