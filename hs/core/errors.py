@@ -172,6 +172,12 @@ class AppserviceLoginUnsupported(_Fixed):
     ERRCODE, STATUS = "M_APPSERVICE_LOGIN_UNSUPPORTED", 400
 
 
+class UnknownDevice(_Fixed):
+    """The user whom an application service speaks for has no such device."""
+
+    ERRCODE, STATUS = "M_UNKNOWN_DEVICE", 400
+
+
 class UnknownPos(_Fixed):
     """The sliding sync connection's position is not known any more."""
 

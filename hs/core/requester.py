@@ -10,7 +10,8 @@ class Requester:
     """The authenticated user behind a request.
 
     `token_id` is the row of the access token; it and `device_id` are None for application
-    services that act without a device. `shadow` users are told that all went well.
+    services that act without a device. `shadow` users are told that all went well. `unlimited`
+    requesters may ask as often as they like.
     """
 
     user_id: UserID
@@ -22,3 +23,4 @@ class Requester:
     appservice_id: str | None = None
     locked: bool = False
     suspended: bool = False
+    unlimited: bool = False

@@ -11,6 +11,7 @@ from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
 from hs.nursery.wiring.accounts import wire_accounts, wire_identity
 from hs.nursery.wiring.actions import wire_actions
+from hs.nursery.wiring.appservices import wire_registered
 from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_devices
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
@@ -35,7 +36,8 @@ def compose(
     metrics.watch_process()
     outside = wire_outside(ground)
     device_writers = wire_device_writers(ground)
-    identity = wire_identity(ground, device_writers.updates)
+    registered = wire_registered(ground)
+    identity = wire_identity(ground, device_writers.updates, registered.identities)
     rooms = wire_rooms(ground)
     accounts = wire_accounts(ground, identity, rooms.departures)
     rules_writer = wire_rules_writer(ground)

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from hs.settings.appservices import read_appservices
 from hs.settings.checks import check_settings, guarded
 from hs.settings.documents import Document, read_documents
 from hs.settings.duties import resolve_workers
@@ -169,8 +170,12 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         secrets=groups["secrets"],
         rooms=groups["rooms"],
         user_directory=blocks.user_directory,
+        proposals=groups["proposals"],
         metrics=groups["metrics"],
         outside=groups["outside"],
+        appservices=read_appservices(groups["appservices"], loading.problems),
+        email=blocks.email,
+        templates=blocks.templates,
         workers=workers,
         files=tuple(loading.document.files),
         folder=loading.folder,

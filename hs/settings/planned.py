@@ -52,8 +52,6 @@ _SERVER: tuple[Row, ...] = (
     ("matrix_authentication_service", OBJECT, {}, "Delegation of log-in to another service."),
     ("dummy_events_threshold", COUNT, 10, "Forward extremities before a dummy event is sent."),
     ("delete_stale_devices_after", LIFETIME, None, "Delete devices unused for so long."),
-    ("email", OBJECT, {}, "The mail server and what is mailed."),
-    ("max_event_delay_duration", LIFETIME, None, "Longest delay of a delayed event."),
     ("user_types", OBJECT, {}, "Further kinds of user."),
 )
 _BLOCKING: tuple[Row, ...] = (
@@ -76,7 +74,6 @@ _BLOCKING: tuple[Row, ...] = (
     ("forgotten_room_retention_period", LIFETIME, None, "When forgotten rooms are purged."),
     ("request_token_inhibit_3pid_errors", BOOLEAN, False, "Do not tell whether an address exists."),
     ("next_link_domain_whitelist", optional(STRINGS), None, "Where validation may lead to."),
-    ("templates", OBJECT, {}, "Directory of own templates."),
     ("retention", OBJECT, {}, "How long messages are kept."),
 )
 _FEDERATION: tuple[Row, ...] = (
@@ -142,12 +139,8 @@ _REGISTRATION: tuple[Row, ...] = (
     ),
 )
 _APIS: tuple[Row, ...] = (
-    ("matrix_rtc", OBJECT, {}, "Transports for calls of many."),
     ("room_prejoin_state", OBJECT, {}, "State shown to invited users."),
     ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),
-    ("app_service_config_files", STRINGS, [], "Registrations of application services."),
-    ("track_appservice_user_ips", BOOLEAN, False, "Record addresses of bridges."),
-    ("use_appservice_legacy_authorization", BOOLEAN, False, "Send tokens in the query."),
     ("key_refresh_interval", DURATION, "1d", "How long published keys are valid."),
     ("trusted_key_servers", list_of(ANYTHING), [{"server_name": "matrix.org"}], "Notaries."),
     ("suppress_key_server_warning", BOOLEAN, False, "No warning about matrix.org as notary."),

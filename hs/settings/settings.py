@@ -12,6 +12,7 @@ from hs.settings.accounts import (
     RegistrationSettings,
     SessionSettings,
 )
+from hs.settings.appservices import AppserviceKeys, AppserviceSettings
 from hs.settings.database import DATABASE, DatabaseSettings
 from hs.settings.errors import Notice
 from hs.settings.features import (
@@ -24,6 +25,8 @@ from hs.settings.fields import Key, keys_of, setting, sub_block
 from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
+from hs.settings.mail import MailSettings, TemplateSettings
+from hs.settings.proposals import ProposalSettings
 from hs.settings.outside import OutsideSettings
 from hs.settings.rooms import RoomSettings
 from hs.settings.server import (
@@ -76,6 +79,8 @@ class BlockSettings:
     user_directory: UserDirectorySettings = sub_block(
         UserDirectorySettings, "The search for users."
     )
+    email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
+    templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
 
 
 @attrs.frozen(kw_only=True)
@@ -104,8 +109,12 @@ class Settings:
     secrets: SecretSettings = SecretSettings()
     rooms: RoomSettings = RoomSettings()
     user_directory: UserDirectorySettings = UserDirectorySettings()
+    proposals: ProposalSettings = ProposalSettings()
     metrics: MetricsSettings = MetricsSettings()
+    appservices: AppserviceSettings = AppserviceSettings()
     outside: OutsideSettings = OutsideSettings()
+    email: MailSettings = MailSettings()
+    templates: TemplateSettings = TemplateSettings()
     workers: WorkerSettings = WorkerSettings()
     files: tuple[Path, ...] = ()
     folder: Path = Path()
@@ -126,6 +135,8 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("signing_keys", SigningKeySettings, "Signing keys"),
     ("secrets", SecretSettings, "API configuration"),
     ("rooms", RoomSettings, "Rooms"),
+    ("appservices", AppserviceKeys, "API configuration"),
+    ("proposals", ProposalSettings, "Proposals"),
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
     ("worker_keys", WorkerKeys, "Workers"),
@@ -138,6 +149,8 @@ _SECTION_OF_BLOCK = {
     "password_config": "Single sign-on integration",
     "ui_auth": "User session management",
     "user_directory": "Rooms",
+    "email": "Server",
+    "templates": "Homeserver blocking",
 }
 
 

@@ -8,7 +8,7 @@ from hs.apis.web.auth import NONE
 from hs.apis.web.request import body, peer, query, token
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import Forbidden, InvalidUsername, MissingParam, UnknownToken
+from hs.core.errors import Forbidden, InvalidUsername, MissingParam, MissingToken, UnknownToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.appservices import Appservices
@@ -137,11 +137,9 @@ class RegisterApi:
         return rendered_session(session.user_id, session)
 
     async def _register_for_service(self, request: RegisterRequest) -> dict[str, Any]:
-        requester = (
-            None
-            if request.access_token is None
-            else self.appservices.requester_of(request.access_token)
-        )
+        if request.access_token is None:
+            raise MissingToken("Missing access token")
+        requester = self.appservices.requester_of(request.access_token)
         if requester is None or requester.appservice_id is None:
             raise UnknownToken("Not the token of an application service", soft_logout=False)
         if request.username is None:

@@ -10,7 +10,7 @@ from hs.services.accounts.account_data import (
     AccountDataWriter,
     LocalAccountDataWriter,
 )
-from hs.services.accounts.appservices import NoAppservices
+from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
 from hs.services.accounts.devices import Devices
 from hs.services.accounts.erasure import ErasedUsers
@@ -38,7 +38,7 @@ class Identity:
 
     rates: ConfiguredRates
     limits: LoginLimits
-    appservices: NoAppservices
+    appservices: Appservices
     revocations: Revocations
     last_seen: LastSeen
     authenticator: TokenAuthenticator
@@ -82,10 +82,9 @@ class Accounts:
         return [Duty("forgetting old sessions", forget)]
 
 
-def wire_identity(ground: Foundation, watcher: DeviceWatcher) -> Identity:
+def wire_identity(ground: Foundation, watcher: DeviceWatcher, appservices: Appservices) -> Identity:
     """Build what proves who somebody is."""
     settings, database, clock = ground.settings, ground.database, ground.clock
-    appservices = NoAppservices()
     last_seen = LastSeen(database, clock)
     revocations = Revocations(ground.memory(CACHES))
     limits = LoginLimits(settings.rate_limits)

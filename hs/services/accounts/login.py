@@ -10,8 +10,10 @@ import attrs
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import (
     BadJson,
+    Exclusive,
     Forbidden,
     MissingParam,
+    MissingToken,
     Unknown,
     UnknownToken,
     UserDeactivated,
@@ -108,12 +110,14 @@ class Login:
         return await self._live_user(UserID(user_id))
 
     async def _user_of_service(self, body: JsonObject, token: str | None) -> UserRecord:
-        requester = None if token is None else self._appservices.requester_of(token)
+        if token is None:
+            raise MissingToken("Missing access token")
+        requester = self._appservices.requester_of(token)
         if requester is None or requester.appservice_id is None:
             raise UnknownToken("Not the token of an application service", soft_logout=False)
         user_id = user_named_in(body, self._server_name)
         if not self._appservices.owns(requester.appservice_id, user_id):
-            raise Forbidden("The user is not in the application service's namespaces")
+            raise Exclusive("The user is not in the application service's namespaces")
         return await self._live_user(user_id)
 
     async def _live_user(self, user_id: UserID) -> UserRecord:

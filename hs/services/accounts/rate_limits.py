@@ -73,7 +73,7 @@ _PER_ADDRESS = frozenset(
 class ConfiguredRates:
     """Counts requests per user, or per address where nobody is known yet.
 
-    A class that no setting names is not limited. Application services are not limited.
+    A class that no setting names is not limited. Requesters that are `unlimited` are not.
     """
 
     def __init__(self, settings: RateLimitSettings) -> None:
@@ -84,7 +84,7 @@ class ConfiguredRates:
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
         """Count one request of the class. Raises: LimitExceeded with retry_after_ms."""
         limiter = self._limiters.get(rate)
-        if limiter is None or (requester is not None and requester.appservice_id is not None):
+        if limiter is None or (requester is not None and requester.unlimited):
             return
         per_address = requester is None or rate in _PER_ADDRESS
         refuse_over(limiter, client_ip if per_address else _name(requester))

@@ -24,7 +24,7 @@ def _limiter(rate: Rate) -> RateLimiter[Hashable]:
 
 @attrs.frozen(eq=False)
 class MembershipLimits:
-    """Counts joins and invites of this process; application services are not counted."""
+    """Counts joins and invites of this process; some requesters are not counted."""
 
     _settings: RateLimitSettings
     _clock: Clock
@@ -94,7 +94,7 @@ class MembershipLimits:
             )
 
     def _take(self, requester: Requester, *takes: _Take) -> None:
-        if requester.appservice_id is not None:
+        if requester.unlimited:
             return
         now_s = self._clock.now_ms() / 1000
         wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in takes)

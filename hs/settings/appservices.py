@@ -1,0 +1,252 @@
+"""Application services: the keys about them, and the registration file of each.
+
+Spec: application service API, Registration.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import attrs
+
+from hs.core.errors import InvalidParam
+from hs.core.ids import parse_user_id
+from hs.settings.documents import read_documents
+from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.fields import setting
+from hs.settings.kinds import BOOLEAN, PATH, STRING, STRINGS, At, Unfit, list_of, optional
+
+KEY: Final = "app_service_config_files"
+MAX_PATTERN_CHARS: Final = 1000
+MAX_NAMESPACES: Final = 1000
+EPHEMERAL_KEYS: Final = (
+    "receive_ephemeral",
+    "push_ephemeral",
+    "de.sorunome.msc2409.push_ephemeral",
+)
+ENCRYPTION_KEYS: Final = ("org.matrix.msc3202", "msc3202")
+DEVICE_KEYS: Final = ("io.element.msc4190", "msc4190")
+
+# A repetition within a repetition takes exponential time on some of the IDs that users choose.
+_NESTED: Final = re.compile(r"[*+}]\)*\)[*+{]")
+
+
+@attrs.frozen(kw_only=True)
+class AppserviceKeys:
+    """The keys about application services."""
+
+    app_service_config_files: tuple[Path, ...] = setting(
+        list_of(PATH), (), "Registrations of application services.", shown=[]
+    )
+    track_appservice_user_ips: bool = setting(
+        BOOLEAN, False, "Note when and from where services use their users' devices."
+    )
+    use_appservice_legacy_authorization: bool = setting(
+        BOOLEAN, False, "Send services their token in the query as well, as old ones want it."
+    )
+
+
+@attrs.frozen
+class Namespace:
+    """IDs that a service is interested in or, if `exclusive`, has for itself."""
+
+    pattern: re.Pattern[str]
+    exclusive: bool
+
+
+@attrs.frozen(kw_only=True)
+class Namespaces:
+    """The IDs of users, aliases and rooms that a service cares about."""
+
+    users: tuple[Namespace, ...] = ()
+    aliases: tuple[Namespace, ...] = ()
+    rooms: tuple[Namespace, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class AppserviceRegistration:
+    """One service; `url` None: nothing is sent to it."""
+
+    id: str
+    url: str | None
+    as_token: str = attrs.field(repr=False)
+    hs_token: str = attrs.field(repr=False)
+    sender_localpart: str
+    namespaces: Namespaces = Namespaces()
+    rate_limited: bool = True
+    protocols: tuple[str, ...] = ()
+    receives_ephemeral: bool = False
+    receives_encryption: bool = False
+    manages_devices: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class AppserviceSettings:
+    """The services, and how they are treated."""
+
+    registrations: tuple[AppserviceRegistration, ...] = ()
+    track_ips: bool = False
+    legacy_authorization: bool = False
+
+
+def read_appservices(keys: AppserviceKeys, problems: list[Problem]) -> AppserviceSettings:
+    """Read the registration files; what is wrong with them is added to `problems`."""
+    found: list[tuple[Path, AppserviceRegistration]] = []
+    for file in keys.app_service_config_files:
+        try:
+            found.append((file, read_registration(file)))
+        except SettingsError as error:
+            problems.extend(error.problems)
+    problems.extend(_taken_twice(found))
+    return AppserviceSettings(
+        registrations=tuple(one for _, one in found),
+        track_ips=keys.track_appservice_user_ips,
+        legacy_authorization=keys.use_appservice_legacy_authorization,
+    )
+
+
+def read_registration(file: Path) -> AppserviceRegistration:
+    """Read one registration file. Raises: SettingsError, naming file, key and remedy."""
+    document = read_documents([file])
+    values = document.values
+    at = At((), file.parent, [], Origin(file=file))
+    try:
+        if not values:
+            at.refuse("the file holds no registration", f"correct the path in {KEY}")
+        return AppserviceRegistration(
+            id=_text(values, "id", at),
+            url=_url(values, at),
+            as_token=_text(values, "as_token", at),
+            hs_token=_text(values, "hs_token", at),
+            sender_localpart=_sender(values, at),
+            namespaces=_namespaces(values.get("namespaces"), at.child("namespaces")),
+            rate_limited=_flag(values, ("rate_limited",), at, default=True),
+            protocols=STRINGS.read(values.get("protocols"), at.child("protocols")),
+            receives_ephemeral=_flag(values, EPHEMERAL_KEYS, at, default=False),
+            receives_encryption=_flag(values, ENCRYPTION_KEYS, at, default=False),
+            manages_devices=_flag(values, DEVICE_KEYS, at, default=False),
+        )
+    except Unfit as error:
+        line = document.origins.get(error.at.path[0], Origin()) if error.at.path else Origin()
+        raise SettingsError(
+            [
+                Problem(
+                    key=error.at.key,
+                    message=error.message,
+                    remedy=error.remedy,
+                    origin=attrs.evolve(line, file=file),
+                )
+            ]
+        ) from None
+
+
+def _text(values: Mapping[str, Any], name: str, at: At) -> str:
+    here = at.child(name)
+    if name not in values:
+        here.refuse("the registration lacks it", f"add `{name}: …` as the service's guide says")
+    text = STRING.read(values[name], here)
+    if not text or "\0" in text:
+        here.refuse("is empty", f"write the service's {name}")
+    return text
+
+
+def _url(values: Mapping[str, Any], at: At) -> str | None:
+    here = at.child("url")
+    if "url" not in values:
+        here.refuse("the registration lacks it", "add the service's address, or `url: null`")
+    url = optional(STRING).read(values["url"], here)
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        here.refuse(f"{url!r} is not an address", 'write it like "http://127.0.0.1:29318"')
+    return url.rstrip("/")
+
+
+def _sender(values: Mapping[str, Any], at: At) -> str:
+    localpart = _text(values, "sender_localpart", at)
+    here = at.child("sender_localpart")
+    try:
+        parse_user_id(f"@{localpart}:x")
+    except InvalidParam:
+        here.refuse(
+            f"{localpart!r} is no user name", "write the part between @ and the first colon"
+        )
+    if localpart.startswith("@") or ":" in localpart:
+        here.refuse(f"{localpart!r} is a whole user ID", "write the part between @ and the colon")
+    return localpart
+
+
+def _namespaces(value: Any, at: At) -> Namespaces:
+    if value is None:
+        return Namespaces()
+    if not isinstance(value, dict):
+        at.refuse("expected a map", "it holds the lists users, aliases and rooms")
+    lists = {
+        name: _namespace_list(value.get(name), at.child(name))
+        for name in ("users", "aliases", "rooms")
+    }
+    return Namespaces(**lists)
+
+
+def _namespace_list(value: Any, at: At) -> tuple[Namespace, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        at.refuse("expected a list", "start each entry with `- exclusive: …`")
+    if len(value) > MAX_NAMESPACES:
+        at.refuse(f"more than {MAX_NAMESPACES} namespaces", "join some with | in one regex")
+    return tuple(_namespace(one, at.child(str(n))) for n, one in enumerate(value))
+
+
+def _namespace(value: Any, at: At) -> Namespace:
+    if not isinstance(value, dict) or "regex" not in value:
+        at.refuse("expected a map with `regex`", 'write `exclusive: true` and `regex: "@_irc_.*"`')
+    pattern = STRING.read(value["regex"], at.child("regex"))
+    exclusive = BOOLEAN.read(value.get("exclusive", False), at.child("exclusive"))
+    return Namespace(_compiled(pattern, at.child("regex")), exclusive)
+
+
+def _compiled(pattern: str, at: At) -> re.Pattern[str]:
+    if len(pattern) > MAX_PATTERN_CHARS:
+        at.refuse(
+            f"the regex is longer than {MAX_PATTERN_CHARS} characters", "write several namespaces"
+        )
+    if _NESTED.search(pattern) is not None:
+        at.refuse(
+            f"{pattern!r} repeats what repeats already, which can take for ever",
+            "write it with one repetition, such as (a|b)* or .*",
+        )
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        at.refuse(f"{pattern!r} is not a regular expression: {error}", "correct it there")
+
+
+def _flag(values: Mapping[str, Any], names: Iterable[str], at: At, *, default: bool) -> bool:
+    given = [BOOLEAN.read(values[name], at.child(name)) for name in names if name in values]
+    return any(given) if given else default
+
+
+def _taken_twice(found: list[tuple[Path, AppserviceRegistration]]) -> list[Problem]:
+    problems: list[Problem] = []
+    for name in ("id", "as_token", "hs_token"):
+        holders: dict[str, Path] = {}
+        for file, one in found:
+            other = holders.setdefault(getattr(one, name), file)
+            if other is not file:
+                problems.append(
+                    Problem(
+                        key=name,
+                        message=f"{other} has the same {name}",
+                        remedy=f"give each service its own {name}",
+                        origin=Origin(file=file),
+                    )
+                )
+    return problems
