@@ -165,6 +165,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         passwords=blocks.password_config,
         reauth=blocks.ui_auth,
         presence=blocks.presence,
+        push=blocks.push,
         turn=groups["turn"],
         signing_keys=_signing_keys(loading, groups),
         secrets=groups["secrets"],

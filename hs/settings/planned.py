@@ -46,7 +46,6 @@ _SERVER: tuple[Row, ...] = (
     ("gc_thresholds", optional(list_of(INTEGER)), None, "Thresholds of Python's collector."),
     ("gc_min_interval", list_of(DURATION), ["1s", "10s", "30s"], "Least time between collections."),
     ("block_non_admin_invites", BOOLEAN, False, "Only administrators may invite."),
-    ("enable_search", BOOLEAN, True, "Search in messages."),
     ("manhole", optional(COUNT), None, "Port of a Python shell."),
     ("manhole_settings", OBJECT, {}, "Keys and password of that shell."),
     ("matrix_authentication_service", OBJECT, {}, "Delegation of log-in to another service."),
@@ -145,7 +144,6 @@ _APIS: tuple[Row, ...] = (
     ("trusted_key_servers", list_of(ANYTHING), [{"server_name": "matrix.org"}], "Notaries."),
     ("suppress_key_server_warning", BOOLEAN, False, "No warning about matrix.org as notary."),
     ("key_server_signing_keys_path", TEXT, None, "Further keys to sign as a notary."),
-    ("push", OBJECT, {}, "What notifications contain."),
 )
 _SSO: tuple[Row, ...] = (
     ("saml2_config", OBJECT, {}, "Log in with SAML."),

@@ -28,6 +28,7 @@ from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
 from hs.settings.mail import MailSettings, TemplateSettings
 from hs.settings.proposals import ProposalSettings
 from hs.settings.outside import OutsideSettings
+from hs.settings.push import PushSettings
 from hs.settings.rooms import RoomSettings
 from hs.settings.server import (
     LoggingSettings,
@@ -79,6 +80,7 @@ class BlockSettings:
     user_directory: UserDirectorySettings = sub_block(
         UserDirectorySettings, "The search for users."
     )
+    push: PushSettings = sub_block(PushSettings, "Notifications.")
     email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
     templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
 
@@ -149,6 +151,7 @@ _SECTION_OF_BLOCK = {
     "password_config": "Single sign-on integration",
     "ui_auth": "User session management",
     "user_directory": "Rooms",
+    "push": "Push",
     "email": "Server",
     "templates": "Homeserver blocking",
 }
