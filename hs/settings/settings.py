@@ -111,6 +111,7 @@ class Settings:
     secrets: SecretSettings = SecretSettings()
     rooms: RoomSettings = RoomSettings()
     user_directory: UserDirectorySettings = UserDirectorySettings()
+    push: PushSettings = PushSettings()
     proposals: ProposalSettings = ProposalSettings()
     metrics: MetricsSettings = MetricsSettings()
     appservices: AppserviceSettings = AppserviceSettings()
@@ -151,7 +152,7 @@ _SECTION_OF_BLOCK = {
     "password_config": "Single sign-on integration",
     "ui_auth": "User session management",
     "user_directory": "Rooms",
-    "push": "Push",
+    "push": "Rooms",
     "email": "Server",
     "templates": "Homeserver blocking",
 }
