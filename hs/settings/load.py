@@ -174,6 +174,8 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         proposals=groups["proposals"],
         metrics=groups["metrics"],
         outside=groups["outside"],
+        delegates=blocks.account_threepid_delegates,
+        captcha=groups["captcha"],
         appservices=read_appservices(groups["appservices"], loading.problems),
         email=blocks.email,
         templates=blocks.templates,

@@ -122,20 +122,9 @@ _REGISTRATION: tuple[Row, ...] = (
     ("allowed_local_3pids", optional(OBJECTS), None, "Patterns of addresses that may register."),
     ("enable_3pid_lookup", BOOLEAN, True, "Look users up by address."),
     ("default_identity_server", TEXT, None, "Identity server told to clients."),
-    ("account_threepid_delegates", OBJECT, {}, "Who sends text messages."),
     ("enable_3pid_changes", BOOLEAN, True, "Users may change their addresses."),
     ("login_via_existing_session", OBJECT, {}, "Log in another device from this one."),
-    ("recaptcha_public_key", TEXT, None, "Public key of reCAPTCHA."),
-    ("recaptcha_public_key_path", TEXT, None, "A file holding it."),
-    ("recaptcha_private_key", TEXT, None, "Private key of reCAPTCHA."),
-    ("recaptcha_private_key_path", TEXT, None, "A file holding it."),
     ("enable_registration_captcha", BOOLEAN, False, "Ask new users to solve a captcha."),
-    (
-        "recaptcha_siteverify_api",
-        STRING,
-        "https://www.recaptcha.net/recaptcha/api/siteverify",
-        "Where answers are checked.",
-    ),
 )
 _APIS: tuple[Row, ...] = (
     ("room_prejoin_state", OBJECT, {}, "State shown to invited users."),

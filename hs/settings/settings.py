@@ -22,6 +22,7 @@ from hs.settings.features import (
     UserDirectorySettings,
 )
 from hs.settings.fields import Key, keys_of, setting, sub_block
+from hs.settings.identity import CaptchaSettings, DelegateSettings
 from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
@@ -80,6 +81,9 @@ class BlockSettings:
     user_directory: UserDirectorySettings = sub_block(
         UserDirectorySettings, "The search for users."
     )
+    account_threepid_delegates: DelegateSettings = sub_block(
+        DelegateSettings, "Who validates addresses for this server."
+    )
     push: PushSettings = sub_block(PushSettings, "Notifications.")
     email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
     templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
@@ -116,6 +120,8 @@ class Settings:
     metrics: MetricsSettings = MetricsSettings()
     appservices: AppserviceSettings = AppserviceSettings()
     outside: OutsideSettings = OutsideSettings()
+    delegates: DelegateSettings = DelegateSettings()
+    captcha: CaptchaSettings = CaptchaSettings()
     email: MailSettings = MailSettings()
     templates: TemplateSettings = TemplateSettings()
     workers: WorkerSettings = WorkerSettings()
@@ -142,6 +148,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("proposals", ProposalSettings, "Proposals"),
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
+    ("captcha", CaptchaSettings, "Registration"),
     ("worker_keys", WorkerKeys, "Workers"),
 )
 _SECTION_OF_BLOCK = {
@@ -152,6 +159,7 @@ _SECTION_OF_BLOCK = {
     "password_config": "Single sign-on integration",
     "ui_auth": "User session management",
     "user_directory": "Rooms",
+    "account_threepid_delegates": "Registration",
     "push": "Rooms",
     "email": "Server",
     "templates": "Homeserver blocking",

@@ -1,0 +1,49 @@
+"""Checking reCAPTCHA answers with the service that made the puzzle."""
+
+from typing import Protocol
+from urllib.parse import urlencode
+
+import attrs
+import orjson
+
+from hs.core.errors import RemoteFault
+from hs.lib.http_client import HttpClient, HttpFault
+
+ANSWER_S = 15.0
+ANSWER_BYTES = 64 * 1024
+
+
+class Captcha(Protocol):
+    """Tells people from programs."""
+
+    async def verify(self, response: str, client_ip: str) -> bool:
+        """Tell whether the answer to a puzzle is right. Raises: RemoteFault."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Recaptcha:
+    """Google's reCAPTCHA, or another service that checks in its form."""
+
+    _http: HttpClient
+    _verify_url: str
+    _private_key: str
+
+    async def verify(self, response: str, client_ip: str) -> bool:
+        """Ask the service. Raises: RemoteFault."""
+        form = {"secret": self._private_key, "response": response, "remoteip": client_ip}
+        try:
+            answer = await self._http.send(
+                "POST",
+                self._verify_url,
+                headers={"content-type": "application/x-www-form-urlencoded"},
+                body=urlencode(form).encode(),
+                timeout_s=ANSWER_S,
+                max_bytes=ANSWER_BYTES,
+            )
+            content = orjson.loads(answer.body)
+        except (HttpFault, orjson.JSONDecodeError) as error:
+            raise RemoteFault(
+                self._verify_url, f"The captcha cannot be checked: {error}"
+            ) from error
+        return answer.status == 200 and isinstance(content, dict) and content.get("success") is True
