@@ -5,7 +5,10 @@ import attrs
 
 @attrs.frozen
 class HttpBounds:
-    """Sizes in bytes, times in seconds; rates are the slowest a peer may be after its grace."""
+    """Sizes in bytes, times in seconds; rates are the slowest a peer may be after its grace.
+
+    `last_words_s` is what who has connected just before the end has for its request.
+    """
 
     head_bytes: int = 65536
     target_bytes: int = 32768
@@ -22,4 +25,5 @@ class HttpBounds:
     write_bytes_per_s: int = 1024
     linger_s: float = 2.0
     drain_grace_s: float = 20.0
+    last_words_s: float = 1.0
     tick_s: float = 1.0

@@ -17,7 +17,7 @@ from hs.apis.web.call import ClientGone
 from hs.apis.web.hangups import Hangups
 from hs.apis.web.http1_parser import Inbox, Incoming, Refusal
 from hs.apis.web.http1_writer import BrokenResponse, Writer, refusal_bytes
-from hs.apis.web.transport import Transport
+from hs.apis.web.transport import Transport, has_arrived
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Http1Connection:
         "_delivered",
         "_early",
         "_inbox",
+        "_is_new",
         "_request",
         "_server",
         "_template",
@@ -73,6 +74,7 @@ class Http1Connection:
         self._request: Incoming | None = None
         self._writer: Writer | None = None
         self._delivered = False
+        self._is_new = True
         self._body_deadline = 0.0
         self._early: list[bytes] = []
         self.deadline = server.now + server.bounds.head_s
@@ -83,6 +85,24 @@ class Http1Connection:
     def is_idle(self) -> bool:
         """Tell whether the connection only waits for its next request."""
         return self._request is None and self._inbox.is_idle
+
+    def leave(self) -> None:
+        """End the connection if it only waits for its next request.
+
+        Who has just connected, or asked already, is heard; the answer will end the connection.
+        """
+        if not self.is_idle:
+            return
+        if self._may_still_ask():
+            self._hurry()
+        else:
+            self.scope.cancel()
+
+    def _may_still_ask(self) -> bool:
+        return self._is_new or has_arrived(self._transport)
+
+    def _hurry(self) -> None:
+        self.deadline = min(self.deadline, self._server.now + self._server.bounds.last_words_s)
 
     async def run(self, first: bytes = b"") -> None:
         """Serve the connection to its end, or until `upgrade` is set; never closes the stream."""
@@ -111,12 +131,15 @@ class Http1Connection:
                 head_deadline = head_deadline or server.now + server.bounds.head_s
                 self.deadline = head_deadline
             elif server.is_draining:
-                return None
+                if not self._may_still_ask():
+                    return None
+                self._hurry()
             received = await self._transport.read()
             if not received:
                 return None
             inbox.feed(received)
         self.deadline = math.inf
+        self._is_new = False
         return inbox.requests.popleft()
 
     async def _respond(self, request: Incoming) -> bool:

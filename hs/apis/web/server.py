@@ -16,6 +16,7 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
+from hs.apis.web.accepting import Stream, accept_for_ever, accept_the_last
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
 from hs.apis.web.bounds import HttpBounds
 from hs.apis.web.hangups import HAS_EPOLL, Hangups
@@ -26,7 +27,6 @@ from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
 
 logger = logging.getLogger(__name__)
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 _CLOSE_S = 1.0
 
 
@@ -65,8 +65,7 @@ class Server:
         """End every connection that only waits for its next request."""
         await self.context.terminated.set()
         for connection in tuple(self._connections):
-            if connection.is_idle:
-                connection.scope.cancel()
+            connection.leave()
 
     async def serve(self, view: ListenerView, stream: Stream) -> None:
         """Serve one connection and close it."""
@@ -222,22 +221,19 @@ async def _accept_until_drain(
     connections: trio.Nursery,
     task_status: trio.TaskStatus[list[Bound]],
 ) -> None:
-    async with trio.open_nursery() as accepting:
+    views = [server.app.view(one.spec.resources, one.spec.x_forwarded) for one in bound]
+    try:
+        async with trio.open_nursery() as accepting:
+            for one, view in zip(bound, views, strict=True):
+                serve = partial(server.serve, view)
+                accepting.start_soon(accept_for_ever, one, serve, connections)
+                offer = ", ".join(sorted(view.resources))
+                logger.info("Listening on %s for %s", one.address, offer)
+            task_status.started(bound)
+            await server.app.drain.started.wait()
+            accepting.cancel_scope.cancel()
+        for one, view in zip(bound, views, strict=True):
+            accept_the_last(one, partial(server.serve, view), connections)
+    finally:
         for one in bound:
-            view = server.app.view(one.spec.resources, one.spec.x_forwarded)
-            plain = trio.SocketListener(trio.socket.from_stdlib_socket(one.sock))
-            listener: Any = plain
-            if one.tls is not None:
-                listener = trio.SSLListener(plain, one.tls, https_compatible=True)
-            accepting.start_soon(
-                partial(
-                    trio.serve_listeners,
-                    partial(server.serve, view),
-                    [listener],
-                    handler_nursery=connections,
-                )
-            )
-            logger.info("Listening on %s for %s", one.address, ", ".join(sorted(view.resources)))
-        task_status.started(bound)
-        await server.app.drain.started.wait()
-        accepting.cancel_scope.cancel()
+            one.sock.close()

@@ -4,6 +4,7 @@ All reads give `b""` when the peer is gone in whatever way; writes raise ClientG
 """
 
 import os
+import select
 import socket
 import ssl
 from typing import Protocol
@@ -34,6 +35,15 @@ class Transport(Protocol):
     async def linger(self) -> None:
         """End our side and swallow what still comes, so that the peer can read our last words."""
         ...
+
+
+def has_arrived(transport: Transport) -> bool:
+    """Tell whether something can be read of a socket at once, its end included."""
+    if transport.fd is None:
+        return False
+    poll = select.poll()
+    poll.register(transport.fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class SocketTransport:

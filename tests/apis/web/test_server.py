@@ -1,5 +1,6 @@
 """Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, hang-ups, and the way out."""
 
+import os
 import socket
 import ssl
 import subprocess
@@ -13,6 +14,7 @@ import h2.connection
 import h2.events
 import pytest
 import trio
+import trio.testing
 
 from hs.apis.web.app import Application
 from hs.apis.web.bounds import HttpBounds
@@ -297,3 +299,87 @@ async def test_draining_does_not_wait_longer_than_the_grace_period() -> None:
 
             assert await stream.receive_some() == b""
             await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_who_waits_to_be_accepted_when_draining_begins_is_answered(
+    kind: str, certificate: Path, tmp_path: Path
+) -> None:
+    app = echo_application()
+    spec = ListenerSpec(CLIENT)
+    if kind == "unix":
+        spec = ListenerSpec(CLIENT, path=str(tmp_path / "s"))
+    elif kind == "tls":
+        spec = ListenerSpec(CLIENT, certificate_path=str(certificate))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            [bound] = await nursery.start(partial(serve_listeners, app, [spec], BOUNDS))
+            sockets = [knock(bound) for _ in range(20)]
+            if kind != "tls":
+                for one in sockets:
+                    one.sendall(HELLO)
+            # Nothing was awaited since they connected: all of them are in the queue.
+
+            app.drain.begin()
+
+            for one in sockets:
+                stream = await talk(one, kind == "tls")
+                if kind == "tls":
+                    await stream.send_all(HELLO)
+                answer = await read_answer(stream)
+                assert answer.startswith(b"HTTP/1.1 200 OK")
+                assert b"connection: close" in answer
+                await trio.aclose_forcefully(stream)
+
+
+def knock(bound: Bound) -> socket.socket:
+    """Connect without letting the server run."""
+    if bound.spec.path is not None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(bound.spec.path)
+        return sock
+    return socket.create_connection((bound.spec.host, bound.port), 60)
+
+
+async def talk(sock: socket.socket, tls: bool) -> trio.abc.Stream:
+    sock.setblocking(False)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    if not tls:
+        return stream
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+
+
+async def test_a_request_that_arrived_as_draining_began_is_answered() -> None:
+    app = echo_application()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], BOUNDS)
+            [bound] = await nursery.start(serve)
+            kept = await open_tcp(bound)
+            await kept.send_all(HELLO)
+            await read_answer(kept)
+            await trio.testing.wait_all_tasks_blocked()
+            with socket.socket(fileno=os.dup(kept.socket.fileno())) as same:
+                same.send(HELLO)
+
+            app.drain.begin()
+
+            assert b"connection: close" in await read_answer(kept)
+            await kept.aclose()
+
+
+async def test_who_connects_and_says_nothing_does_not_keep_a_server_from_ending() -> None:
+    app = echo_application()
+    bounds = HttpBounds(tick_s=0.02, drain_grace_s=600, last_words_s=0.05)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            [bound] = await nursery.start(serve)
+            silent = await open_tcp(bound)
+
+            app.drain.begin()
+
+            assert await silent.receive_some() == b""
+            await silent.aclose()
