@@ -1,3 +1,4 @@
+-- pre
 -- Where users published their addresses, so that they can be withdrawn there; previews of links.
 
 CREATE TABLE threepid_bindings (
