@@ -117,7 +117,7 @@ class RateLimitSettings:
     rc_third_party_invite: Rate = rate(
         0.2, 10, "Inviting by e-mail address, per user.", is_effective=False
     )
-    rc_media_create: Rate = rate(10, 50, "Creating media, per user.", is_effective=False)
+    rc_media_create: Rate = rate(10, 50, "Announcing media, per user.")
     rc_federation: FederationRates = sub_block(
         FederationRates, "Requests of another server.", is_effective=False
     )

@@ -172,6 +172,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         rooms=groups["rooms"],
         user_directory=blocks.user_directory,
         proposals=groups["proposals"],
+        media=_media(loading, groups["media"]),
         metrics=groups["metrics"],
         outside=groups["outside"],
         delegates=blocks.account_threepid_delegates,
@@ -219,6 +220,12 @@ def _database(loading: _Loading, blocks: BlockSettings) -> Any:
     if "database" in loading.values:
         return blocks.database
     return attrs.evolve(blocks.database, path=loading.folder / blocks.database.path)
+
+
+def _media(loading: _Loading, media: Any) -> Any:
+    if "media_store_path" in loading.values:
+        return media
+    return attrs.evolve(media, media_store_path=loading.folder / media.media_store_path)
 
 
 def _signing_keys(loading: _Loading, groups: dict[str, Any]) -> Any:

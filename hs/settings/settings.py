@@ -27,8 +27,9 @@ from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
 from hs.settings.mail import MailSettings, TemplateSettings
-from hs.settings.proposals import ProposalSettings
+from hs.settings.media import MediaSettings
 from hs.settings.outside import OutsideSettings
+from hs.settings.proposals import ProposalSettings
 from hs.settings.push import PushSettings
 from hs.settings.rooms import RoomSettings
 from hs.settings.server import (
@@ -117,6 +118,7 @@ class Settings:
     user_directory: UserDirectorySettings = UserDirectorySettings()
     push: PushSettings = PushSettings()
     proposals: ProposalSettings = ProposalSettings()
+    media: MediaSettings = MediaSettings()
     metrics: MetricsSettings = MetricsSettings()
     appservices: AppserviceSettings = AppserviceSettings()
     outside: OutsideSettings = OutsideSettings()
@@ -146,6 +148,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("rooms", RoomSettings, "Rooms"),
     ("appservices", AppserviceKeys, "API configuration"),
     ("proposals", ProposalSettings, "Proposals"),
+    ("media", MediaSettings, "Media store"),
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
     ("captcha", CaptchaSettings, "Registration"),

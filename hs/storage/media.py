@@ -1,0 +1,211 @@
+"""Media: the rows behind mxc:// addresses, from their announcement to their end."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Row, Tx
+from hs.storage.rows import UpdateRows
+
+_COLUMNS = """origin, media_id, user_id, content_type, upload_name, location, size_bytes,
+created_ms, expires_ms, needs_token, is_protected, quarantined_by"""
+GET = f"SELECT {_COLUMNS} FROM media WHERE origin = $1 AND media_id = $2"
+ANNOUNCE = """
+INSERT INTO media (origin, media_id, user_id, created_ms, expires_ms, used_ms, needs_token)
+VALUES ($1, $2, $3, $4, $5, $4, $6)
+"""
+PENDING = """
+SELECT count(*), min(expires_ms) FROM media
+WHERE user_id = $1 AND location IS NULL AND expires_ms > $2
+"""
+ADD = """
+INSERT INTO media (origin, media_id, user_id, content_type, upload_name, location, size_bytes,
+    created_ms, used_ms, needs_token)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+ON CONFLICT (origin, media_id) DO NOTHING
+"""
+FILL = """
+UPDATE media SET content_type = $3, upload_name = $4, location = $5, size_bytes = $6,
+    needs_token = $7, used_ms = $8, created_ms = $8, expires_ms = NULL
+WHERE origin = $1 AND media_id = $2 AND location IS NULL AND expires_ms > $8
+"""
+CLAIM = """
+UPDATE media_files SET claimed_ms = $2 WHERE location = (
+    SELECT min(location) FROM media_files WHERE sha256 = $1 AND removing = 0
+) AND removing = 0
+RETURNING location
+"""
+ADD_FILE = """
+INSERT INTO media_files (location, sha256, size_bytes, claimed_ms, is_copied)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (location) DO NOTHING
+"""
+UPLOADED = """
+SELECT coalesce(sum(size_bytes), 0) FROM media
+WHERE user_id = $1 AND created_ms > $2 AND location IS NOT NULL
+"""
+DELETE = "DELETE FROM media WHERE origin = $1 AND media_id = $2 RETURNING location"
+EXPIRE = "DELETE FROM media WHERE location IS NULL AND expires_ms <= $1"
+UNUSED = """
+SELECT origin, media_id FROM media
+WHERE used_ms < $2 AND origin = $1 AND location IS NOT NULL
+    AND is_protected = 0 AND quarantined_by IS NULL
+ORDER BY used_ms LIMIT $3
+"""
+UNUSED_REMOTE = """
+SELECT origin, media_id FROM media
+WHERE used_ms < $2 AND origin <> $1 AND location IS NOT NULL
+    AND is_protected = 0 AND quarantined_by IS NULL
+ORDER BY used_ms LIMIT $3
+"""
+USED = UpdateRows("media", "origin text, media_id text", "used_ms bigint")
+
+
+class Media(NamedTuple):
+    """What is known of one address; `location` is None until its content is here."""
+
+    origin: str
+    media_id: str
+    user_id: str | None
+    content_type: str
+    upload_name: str | None
+    location: str | None
+    size_bytes: int
+    created_ms: int
+    expires_ms: int | None
+    needs_token: bool
+    is_protected: bool
+    quarantined_by: str | None
+
+    @property
+    def uri(self) -> str:
+        """Give the address."""
+        return f"mxc://{self.origin}/{self.media_id}"
+
+
+class StoredFile(NamedTuple):
+    """A file that lies in the store under a name of its own."""
+
+    location: str
+    sha256: str | None
+    size_bytes: int
+    is_copied: bool
+
+
+async def get(tx: Tx, origin: str, media_id: str) -> Media | None:
+    """Look an address up."""
+    row = await tx.fetchrow(GET, origin, media_id)
+    return None if row is None else _media(row)
+
+
+async def announce(tx: Tx, media: Media) -> None:
+    """Reserve an address that its user is going to fill."""
+    await tx.execute(
+        ANNOUNCE,
+        media.origin,
+        media.media_id,
+        media.user_id,
+        media.created_ms,
+        media.expires_ms,
+        int(media.needs_token),
+    )
+
+
+async def pending(tx: Tx, user_id: str, now_ms: int) -> tuple[int, int]:
+    """Count the addresses that a user has yet to fill, and give when the first expires."""
+    row = await tx.fetchrow(PENDING, user_id, now_ms)
+    assert row is not None
+    return row[0], row[1] or now_ms
+
+
+async def claim_file(tx: Tx, file: StoredFile, now_ms: int) -> str:
+    """Give the location of the file, or of an equal one that was there before."""
+    if file.sha256 is not None:
+        known: str | None = await tx.fetchval(CLAIM, file.sha256, now_ms)
+        if known is not None:
+            return known
+    await tx.execute(
+        ADD_FILE, file.location, file.sha256, file.size_bytes, now_ms, int(file.is_copied)
+    )
+    return file.location
+
+
+async def add(tx: Tx, media: Media) -> None:
+    """Add an address with its content."""
+    await tx.execute(
+        ADD,
+        media.origin,
+        media.media_id,
+        media.user_id,
+        media.content_type,
+        media.upload_name,
+        media.location,
+        media.size_bytes,
+        media.created_ms,
+        int(media.needs_token),
+    )
+
+
+async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
+    """Give an announced address its content; False when it has some or has expired."""
+    filled = await tx.execute(
+        FILL,
+        media.origin,
+        media.media_id,
+        media.content_type,
+        media.upload_name,
+        media.location,
+        media.size_bytes,
+        int(media.needs_token),
+        now_ms,
+    )
+    return filled > 0
+
+
+async def uploaded_since(tx: Tx, user_id: str, since_ms: int) -> int:
+    """Sum up what a user has uploaded, in bytes."""
+    return int(await tx.fetchval(UPLOADED, user_id, since_ms))
+
+
+async def delete(tx: Tx, origin: str, media_id: str) -> str | None:
+    """Delete an address; give the location of its file, which others may share."""
+    location: str | None = await tx.fetchval(DELETE, origin, media_id)
+    return location
+
+
+async def expire(tx: Tx, now_ms: int) -> int:
+    """Delete the addresses that were not filled in time; give their number."""
+    return await tx.execute(EXPIRE, now_ms)
+
+
+async def unused_local(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
+    """Find addresses of this server that nobody asked for since then."""
+    return [(row[0], row[1]) for row in await tx.fetch(UNUSED, own_name, before_ms, limit)]
+
+
+async def unused_remote(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
+    """Find addresses of other servers that nobody asked for since then."""
+    return [(row[0], row[1]) for row in await tx.fetch(UNUSED_REMOTE, own_name, before_ms, limit)]
+
+
+async def note_used(tx: Tx, uses: Sequence[tuple[str, str, int]]) -> None:
+    """Note when addresses were last asked for."""
+    await tx.update_rows(USED, uses)
+
+
+def _media(row: Row) -> Media:
+    origin, media_id, user_id, content_type, name, location, size, created, expires = list(row)[:9]
+    needs_token, is_protected, quarantined_by = list(row)[9:]
+    return Media(
+        origin=origin,
+        media_id=media_id,
+        user_id=user_id,
+        content_type=content_type,
+        upload_name=name,
+        location=location,
+        size_bytes=size,
+        created_ms=created,
+        expires_ms=expires,
+        needs_token=bool(needs_token),
+        is_protected=bool(is_protected),
+        quarantined_by=quarantined_by,
+    )
