@@ -60,7 +60,7 @@ def compose(
     sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    lone = directory.duties
+    lone = [*directory.duties, *actions.delayed.duties]
     if BACKGROUND in plan.duties:
         lone = [*lone, *accounts.chores, *room_chores(ground, rooms), *devices.chores, *sync.chores]
     return Process(

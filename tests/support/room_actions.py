@@ -13,6 +13,7 @@ import attrs
 import orjson
 
 from hs.apis.client.create_room import CreateRoomApi
+from hs.apis.client.delayed_events import DelayedEventsApi
 from hs.apis.client.directory import DirectoryApi
 from hs.apis.client.membership import MembershipApi
 from hs.apis.client.public_rooms import PublicRoomsApi
@@ -25,11 +26,13 @@ from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
+from hs.services.accounts.rate_limits import ConfiguredRates
 from hs.services.directory.aliases import Aliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
 from hs.services.rooms.deciding import DecidingReader
+from hs.services.rooms.delayed_events import DelayedEvents
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.memberships import Memberships
@@ -47,7 +50,10 @@ from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
 from tests.support.web import Tokens, WebClient, client_for
 
 PLENTY = Rate(1000, 1000)
+LONGEST_DELAY_MS = 24 * 3600 * 1000
 NO_LIMITS = RateLimitSettings(
+    rc_message=PLENTY,
+    rc_delayed_event_mgmt=PLENTY,
     rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
     rc_joins_per_room=PLENTY,
     rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=PLENTY),
@@ -102,6 +108,7 @@ class Actions:
     sending: Sending
     upgrades: RoomUpgrade
     own: OwnThings
+    delayed: DelayedEvents
     tokens: Tokens = attrs.Factory(Tokens)
 
     def __attrs_post_init__(self) -> None:
@@ -120,7 +127,8 @@ class Actions:
         apis = (
             CreateRoomApi(self.creation),
             MembershipApi(self.membership, self.naming),
-            SendApi(self.sending),
+            SendApi(self.sending, self.delayed),
+            DelayedEventsApi(self.delayed),
             DirectoryApi(self.naming, self.public_rooms),
             PublicRoomsApi(self.public_rooms, SERVER, open_to_all=False),
             UpgradeApi(self.upgrades),
@@ -185,7 +193,15 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         limits=MembershipLimits(limits, world.clock),
         settings=settings,
     )
-    membership = _membership(parts)
+    drops = _drops(world)
+    membership = _membership(parts, drops)
+    sending = Sending(
+        appender=world.appender,
+        events=world.events,
+        relations=RelationChecks(world.database, world.events),
+        canonical_aliases=CanonicalAliasCheck(parts.resolver, world.states),
+        membership=membership,
+    )
     return Actions(
         world=world,
         profiles=parts.profiles,
@@ -195,12 +211,14 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         creation=_creation(parts),
         membership=membership,
         naming=_naming(parts),
-        sending=Sending(
-            appender=world.appender,
-            events=world.events,
-            relations=RelationChecks(world.database, world.events),
-            canonical_aliases=CanonicalAliasCheck(parts.resolver, world.states),
-            membership=membership,
+        sending=sending,
+        delayed=DelayedEvents(
+            database=world.database,
+            clock=world.clock,
+            sending=sending,
+            rates=ConfiguredRates(limits),
+            announcements=drops,
+            longest_ms=LONGEST_DELAY_MS,
         ),
         upgrades=RoomUpgrade(
             appender=world.appender,
@@ -216,12 +234,16 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
     )
 
 
-def _membership(parts: _Parts) -> RoomMembership:
-    world = parts.world
+def _drops(world: World) -> MemoryWriter[CacheRow]:
     drops: MemoryWriter[CacheRow] = MemoryWriter(
         CACHES, "main", alone(world.feed), epoch_at(world.clock.now_ms())
     )
     drops.attach()
+    return drops
+
+
+def _membership(parts: _Parts, drops: MemoryWriter[CacheRow]) -> RoomMembership:
+    world = parts.world
     return RoomMembership(
         appender=world.appender,
         deciding=parts.deciding,

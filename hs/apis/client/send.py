@@ -7,9 +7,9 @@ from hs.apis.web.limits import Work
 from hs.apis.web.request import body, event_content, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import MatrixError
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
+from hs.services.rooms.delayed_events import DelayedEvents, Wanted
 from hs.services.rooms.send import Sending
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
@@ -25,7 +25,7 @@ class SendMessage:
     event_type: str = path()
     txn_id: str | None = path(default=None)
     ts: int | None = query(default=None)
-    delay: str | None = query(default=None, name=_DELAY)
+    delay: int | None = query(default=None, name=_DELAY)
     content: JsonObject = event_content()
 
 
@@ -38,7 +38,7 @@ class SetState:
     event_type: str = path()
     state_key: str = path(default="")
     ts: int | None = query(default=None)
-    delay: str | None = query(default=None, name=_DELAY)
+    delay: int | None = query(default=None, name=_DELAY)
     content: JsonObject = event_content()
 
 
@@ -61,10 +61,18 @@ class Sent:
 
 
 @attrs.frozen
+class Delayed:
+    """An event that is to come."""
+
+    delay_id: str
+
+
+@attrs.frozen
 class SendApi:
     """The endpoints by which events enter rooms."""
 
     sending: Sending
+    delayed: DelayedEvents
 
     @route(
         "PUT",
@@ -76,10 +84,18 @@ class SendApi:
     @route(
         "POST", f"{_ROOM}/send/{{event_type}}", auth=USER_OR_GUEST, rate="message", work=Work.SEND
     )
-    async def send_message(self, request: SendMessage) -> Sent:
-        """Send a message event."""
+    async def send_message(self, request: SendMessage) -> Sent | Delayed:
+        """Send a message event, at once or later (MSC4140)."""
         if request.delay is not None:
-            raise _no_delays()
+            wanted = Wanted(
+                request.event_type,
+                request.content,
+                request.delay,
+                txn_id=request.txn_id,
+                origin_server_ts=request.ts,
+            )
+            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
+            return Delayed(later)
         event_id = await self.sending.message(
             request.requester,
             request.room_id,
@@ -98,10 +114,18 @@ class SendApi:
         work=Work.SEND,
         also=[f"{_ROOM}/state/{{event_type}}"],
     )
-    async def set_state(self, request: SetState) -> Sent:
-        """Set an entry of a room's state."""
+    async def set_state(self, request: SetState) -> Sent | Delayed:
+        """Set an entry of a room's state, at once or later (MSC4140)."""
         if request.delay is not None:
-            raise _no_delays()
+            wanted = Wanted(
+                request.event_type,
+                request.content,
+                request.delay,
+                state_key=request.state_key,
+                origin_server_ts=request.ts,
+            )
+            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
+            return Delayed(later)
         event_id = await self.sending.state(
             request.requester,
             request.room_id,
@@ -130,8 +154,3 @@ class SendApi:
             reason=request.reason,
         )
         return Sent(event_id)
-
-
-def _no_delays() -> MatrixError:
-    # To send the event at once would be the worst answer to a client that wants it later.
-    return MatrixError("M_UNRECOGNIZED", 400, "This server does not delay events")

@@ -5,6 +5,7 @@ import attrs
 from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.accounts import Accounts
+from hs.nursery.wiring.delayed import Delayed, wire_delayed
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.accounts.profile_changes import ProfileChanges
@@ -33,6 +34,7 @@ class RoomActions:
     creation: RoomCreation
     membership: RoomMembership
     sending: Sending
+    delayed: Delayed
     public_rooms: PublicRooms
     naming: RoomNaming
     upgrades: RoomUpgrade
@@ -66,6 +68,13 @@ def wire_actions(
         database=database,
         cache_drops=ground.memory(CACHES),
     )
+    sending = Sending(
+        appender=appender,
+        events=rooms.events,
+        relations=RelationChecks(database, rooms.events),
+        canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
+        membership=membership,
+    )
     return RoomActions(
         creation=RoomCreation(
             appender=appender,
@@ -78,13 +87,8 @@ def wire_actions(
             server_name=server_name,
         ),
         membership=membership,
-        sending=Sending(
-            appender=appender,
-            events=rooms.events,
-            relations=RelationChecks(database, rooms.events),
-            canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
-            membership=membership,
-        ),
+        sending=sending,
+        delayed=wire_delayed(ground, accounts, sending),
         public_rooms=public_rooms,
         naming=RoomNaming(
             aliases=aliases,

@@ -30,6 +30,7 @@ from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.delayed import delayed_apis
 from hs.nursery.wiring.ephemeral import Ephemeral
 from hs.settings.settings import Settings
 
@@ -81,7 +82,8 @@ def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
     return [
         CreateRoomApi(actions.creation),
         MembershipApi(actions.membership, actions.naming),
-        SendApi(actions.sending),
+        SendApi(actions.sending, actions.delayed.events),
+        *delayed_apis(actions.delayed),
         DirectoryApi(actions.naming, actions.public_rooms),
         PublicRoomsApi(
             actions.public_rooms,

@@ -1,10 +1,13 @@
 """What callers ask the owner of a room to append, and what they get back; both cross processes."""
 
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
+
+# Stands for the device in the keys of events that the server sends later for a user.
+LATER: Final = "sent later"
 
 
 @attrs.frozen

@@ -27,6 +27,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
 from hs.repl.streams import BACKFILL, EVENTS
 from hs.services.rooms.aggregates import NOTHING, Aggregate, Aggregates
+from hs.services.rooms.drafts import LATER
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.stored import StoredEvent
@@ -267,6 +268,9 @@ class Rendering:
 
     def _transaction(self, event_id: EventID, viewer: Viewer) -> bytes:
         device_id, txn_id = self._txns.get(event_id) or _NO_TXN
+        if device_id == LATER:
+            delay_id = orjson.dumps(txn_id)
+            return b',"delay_id":%b,"org.matrix.msc4140.delay_id":%b' % (delay_id, delay_id)
         if not txn_id or viewer.device_id != device_id:
             return b""
         return b',"transaction_id":' + orjson.dumps(txn_id)

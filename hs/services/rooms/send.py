@@ -76,6 +76,7 @@ class Sending:
         state_key: str,
         content: JsonObject,
         *,
+        txn_id: str | None = None,
         origin_server_ts: int | None = None,
     ) -> EventID:
         """Set an entry of the room's state; what is so already gives the event that made it so.
@@ -94,6 +95,7 @@ class Sending:
             requester.user_id,
             content,
             state_key,
+            txn=_txn_key(requester, f"/rooms/{room_id}/state/{event_type}/{state_key}", txn_id),
             origin_server_ts=_chosen_time(requester, origin_server_ts),
             keep_if_same=True,
         )

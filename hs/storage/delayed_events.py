@@ -1,0 +1,186 @@
+"""Events that are to be sent later: what is scheduled, being sent, and what came of the rest."""
+
+from typing import Final, NamedTuple
+
+from hs.storage.database import Row, Tx
+from hs.storage.dialect import sql
+
+SCHEDULED: Final = 0
+TAKEN: Final = 1
+OVER: Final = 2
+
+_COLUMNS = (
+    "delay_id, user_id, device_id, scope, txn_id, room_id, type, state_key, content, "
+    "origin_server_ts, delay_ms, started_ms, send_ms, status, event_id, error, finished_ms"
+)
+INSERT = f"""
+INSERT INTO delayed_events ({_COLUMNS})
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+"""
+OF_REQUEST = """
+SELECT delay_id FROM delayed_events
+WHERE user_id = $1 AND device_id = $2 AND scope = $3 AND txn_id = $4
+"""
+WAITING = """
+SELECT COUNT(*), MIN(send_ms) FROM delayed_events WHERE user_id = $1 AND status < 2
+"""
+FIND = f"SELECT {_COLUMNS} FROM delayed_events WHERE delay_id = $1"
+OF_USER = f"""
+SELECT {_COLUMNS} FROM delayed_events WHERE user_id = $1 AND status < 2
+ORDER BY send_ms, delay_id
+"""
+FINISHED_OF_USER = f"""
+SELECT {_COLUMNS} FROM delayed_events WHERE user_id = $1 AND status = 2
+ORDER BY finished_ms DESC, delay_id LIMIT $2
+"""
+RESTART = """
+UPDATE delayed_events SET started_ms = $2, send_ms = $2 + delay_ms
+WHERE delay_id = $1 AND status = 0
+"""
+CANCEL = """
+UPDATE delayed_events SET status = 2, finished_ms = $2 WHERE delay_id = $1 AND status = 0
+"""
+# $1 is now; who took an event before $2 is taken to be lost.
+DUE = sql(
+    lambda d: (
+        f"SELECT {_COLUMNS} FROM delayed_events "
+        "WHERE (status = 0 AND send_ms <= $1) OR (status = 1 AND taken_ms <= $2) "
+        f"ORDER BY send_ms, delay_id LIMIT $3 {d.row_lock()}"
+    )
+)
+TAKE_ALL = sql(
+    lambda d: (
+        "UPDATE delayed_events SET status = 1, taken_ms = $2 "
+        f"WHERE status < 2 AND {d.any_of('delay_id', 1, 'text')}"
+    )
+)
+TAKE = "UPDATE delayed_events SET status = 1, taken_ms = $2 WHERE delay_id = $1 AND status = 0"
+RELEASE = "UPDATE delayed_events SET status = 0 WHERE delay_id = $1 AND status = 1"
+FINISH = """
+UPDATE delayed_events SET status = 2, event_id = $2, error = $3, finished_ms = $4
+WHERE delay_id = $1 AND status = 1
+"""
+NEXT = """
+SELECT MIN(CASE WHEN status = 0 THEN send_ms ELSE taken_ms + $1 END)
+FROM delayed_events WHERE status < 2
+"""
+PRUNE_OLD = "DELETE FROM delayed_events WHERE status = 2 AND finished_ms < $1"
+PRUNE_MANY = """
+DELETE FROM delayed_events WHERE delay_id IN (
+    SELECT delay_id FROM (
+        SELECT delay_id, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished_ms DESC) AS place
+        FROM delayed_events WHERE status = 2
+    ) AS placed WHERE place > $1
+)
+"""
+
+
+class DelayedRecord(NamedTuple):
+    """One delayed event; `content` and `error` are JSON."""
+
+    delay_id: str
+    user_id: str
+    device_id: str
+    scope: str
+    txn_id: str | None
+    room_id: str
+    type: str
+    state_key: str | None
+    content: bytes
+    origin_server_ts: int | None
+    delay_ms: int
+    started_ms: int
+    send_ms: int
+    status: int = SCHEDULED
+    event_id: str | None = None
+    error: bytes | None = None
+    finished_ms: int | None = None
+
+
+class TooMany(NamedTuple):
+    """A user has as many as they may; the next of them is sent at a time."""
+
+    next_ms: int
+
+
+async def schedule(tx: Tx, record: DelayedRecord, limit: int) -> str | TooMany:
+    """Keep an event for later; a request that came before gives the ID it gave then."""
+    if record.txn_id is not None:
+        known = await tx.fetchval(
+            OF_REQUEST, record.user_id, record.device_id, record.scope, record.txn_id
+        )
+        if known is not None:
+            return str(known)
+    waiting = await tx.fetchrow(WAITING, record.user_id)
+    if waiting is not None and waiting[0] >= limit:
+        return TooMany(waiting[1] or 0)
+    await tx.execute(INSERT, *record)
+    return record.delay_id
+
+
+async def find(tx: Tx, delay_id: str) -> DelayedRecord | None:
+    """Give one."""
+    row = await tx.fetchrow(FIND, delay_id)
+    return None if row is None else _record(row)
+
+
+async def of_user(tx: Tx, user_id: str) -> list[DelayedRecord]:
+    """List what a user has scheduled, the next first."""
+    return [_record(row) for row in await tx.fetch(OF_USER, user_id)]
+
+
+async def finished_of_user(tx: Tx, user_id: str, limit: int) -> list[DelayedRecord]:
+    """List what came of a user's others, the latest first."""
+    return [_record(row) for row in await tx.fetch(FINISHED_OF_USER, user_id, limit)]
+
+
+async def restart(tx: Tx, delay_id: str, now_ms: int) -> bool:
+    """Begin a delay anew; False when the event is not scheduled any more."""
+    return await tx.execute(RESTART, delay_id, now_ms) == 1
+
+
+async def cancel(tx: Tx, delay_id: str, now_ms: int) -> bool:
+    """Have an event never sent; False when it is not scheduled any more."""
+    return await tx.execute(CANCEL, delay_id, now_ms) == 1
+
+
+async def take_due(tx: Tx, now_ms: int, lost_before_ms: int, limit: int) -> list[DelayedRecord]:
+    """Take events whose time has come, and those whose taker was lost; the earliest first."""
+    rows = await tx.fetch(DUE, now_ms, lost_before_ms, limit)
+    found = [_record(row) for row in rows]
+    if found:
+        await tx.execute(TAKE_ALL, [one.delay_id for one in found], now_ms)
+    return found
+
+
+async def take(tx: Tx, delay_id: str, now_ms: int) -> bool:
+    """Take one event before its time; False when it is not scheduled any more."""
+    return await tx.execute(TAKE, delay_id, now_ms) == 1
+
+
+async def release(tx: Tx, delay_id: str) -> None:
+    """Leave an event scheduled that could not be sent before its time."""
+    await tx.execute(RELEASE, delay_id)
+
+
+async def finish(
+    tx: Tx, delay_id: str, event_id: str | None, error: bytes | None, now_ms: int
+) -> None:
+    """Note what came of an event that was taken."""
+    await tx.execute(FINISH, delay_id, event_id, error, now_ms)
+
+
+async def next_due(tx: Tx, lost_after_ms: int) -> int | None:
+    """Give when there is something to do next; None when nothing is scheduled."""
+    due: int | None = await tx.fetchval(NEXT, lost_after_ms)
+    return due
+
+
+async def prune(tx: Tx, before_ms: int, kept_of_each: int) -> int:
+    """Forget what is over for long, and what is more than users keep; give how many."""
+    old = await tx.execute(PRUNE_OLD, before_ms)
+    return old + await tx.execute(PRUNE_MANY, kept_of_each)
+
+
+def _record(row: Row) -> DelayedRecord:
+    return DelayedRecord(*row)
