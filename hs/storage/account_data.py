@@ -23,6 +23,7 @@ DO UPDATE SET content = excluded.content, stream_id = excluded.stream_id
 """
 GET = "SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3"
 ALL = "SELECT room_id, type, content, stream_id FROM account_data WHERE user_id = $1"
+OF_TYPE = "SELECT user_id, content FROM account_data WHERE room_id = '' AND type = $1"
 DELETE_ALL = "DELETE FROM account_data WHERE user_id = $1"
 
 
@@ -48,3 +49,8 @@ async def all_of(tx: Tx, user_id: str) -> list[AccountDatum]:
 async def delete_all(tx: Tx, user_id: str) -> None:
     """Forget everything of a user."""
     await tx.execute(DELETE_ALL, user_id)
+
+
+async def everybodys(tx: Tx, type_: str) -> list[tuple[str, bytes]]:
+    """List (user, content) of one type of the accounts' own data."""
+    return [(row[0], bytes(row[1])) for row in await tx.fetch(OF_TYPE, type_)]

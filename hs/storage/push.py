@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from hs.storage import pushers
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
+from hs.storage.pushers import QueueRecord
 from hs.storage.rows import Rows
 
 RULES = "SELECT rules FROM push_rulesets WHERE user_id = $1"
@@ -142,6 +144,7 @@ class Evaluated(NamedTuple):
     marks: Sequence[tuple[str, str, str, int]]  # no key twice
     removed: Sequence[int]
     position: str
+    queue: Sequence[QueueRecord] = ()
 
 
 async def rules_of(tx: Tx, user_id: str) -> bytes | None:
@@ -168,6 +171,7 @@ async def store(tx: Tx, evaluated: Evaluated) -> None:
     if evaluated.removed:
         await tx.execute(REMOVE_OUTCOMES, list(evaluated.removed))
         await tx.execute(REMOVE_EXCEPTIONS, list(evaluated.removed))
+    await pushers.add(tx, evaluated.queue)
     await tx.execute(SET_PROGRESS, EVALUATED, evaluated.position)
 
 

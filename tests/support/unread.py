@@ -13,7 +13,7 @@ from hs.core.requester import Requester
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.streams import EVENTS, PUSH_RULES, RECEIPTS, UNREAD
+from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD
 from hs.repl.writers import TableWriter
 from hs.services.ephemeral.reading import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
@@ -22,6 +22,9 @@ from hs.services.push.counts import UnreadCounts
 from hs.services.push.custom_rules import CustomRuleUsers
 from hs.services.push.evaluate import Evaluator
 from hs.services.push.evaluation import EvaluationDuty
+from hs.services.push.ignoring import IgnoringUsers
+from hs.services.push.push_queue import PushQueue
+from hs.services.push.pusher_users import PusherUsers
 from hs.services.push.rules import PushRules, PushRuleService, RulesTable
 from hs.services.rooms.memberships import Memberships
 from tests.support.rooms import SERVER, World
@@ -102,12 +105,22 @@ async def open_unread(world: World, hub: InProcHub | None = None) -> AsyncIterat
         receipt_writer = TableWriter(RECEIPTS, "main", database, transport, now_ms)
         rules_writer = TableWriter(PUSH_RULES, "main", database, transport, now_ms)
         unread_writer = MemoryWriter(UNREAD, "main", transport, epoch_at(now_ms()))
+        pushes_writer = MemoryWriter(PUSHES, "main", transport, epoch_at(now_ms()))
         members = Memberships(database, feed, SERVER)
         receipts = Receipts(database, feed)
-        custom = CustomRuleUsers(database, feed)
-        evaluator = Evaluator(world.events, world.states, members, custom)
+        custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
+        pushed = PusherUsers(database, feed)
+        evaluator = Evaluator(world.events, world.states, members, custom, ignoring, pushed)
         duty = EvaluationDuty(
-            database, feed, evaluator, custom, world.events, members, unread_writer
+            database,
+            feed,
+            evaluator,
+            custom,
+            ignoring,
+            world.events,
+            members,
+            unread_writer,
+            PushQueue(database, pushes_writer, now_ms, pushed),
         )
         counting = UnreadCounts(
             database,
@@ -121,6 +134,7 @@ async def open_unread(world: World, hub: InProcHub | None = None) -> AsyncIterat
         reading = ReadingService(database, members, receipts, table, nobody, world.clock, nobody)
         rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
         unread_writer.attach()
+        pushes_writer.attach()
         await nursery.start(receipt_writer.run)
         await nursery.start(rules_writer.run)
         await nursery.start(duty.run)

@@ -7,11 +7,14 @@ from hs.nursery.foundation import Foundation
 from hs.nursery.process import Runner
 from hs.nursery.wiring.ephemeral import Ephemeral
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import EVENTS, PUSH_RULES, UNREAD
+from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
 from hs.services.push.counts import UnreadCounts
 from hs.services.push.custom_rules import CustomRuleUsers
 from hs.services.push.evaluate import Evaluator
 from hs.services.push.evaluation import EvaluationDuty, EvaluationStore
+from hs.services.push.ignoring import IgnoringUsers
+from hs.services.push.push_queue import PushQueue
+from hs.services.push.pusher_users import PusherUsers
 from hs.services.push.rules import PushRules, PushRuleService, RulesTable, RulesWriter
 
 
@@ -36,16 +39,22 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
     runners: list[tuple[str, Runner]] = []
 
     def evaluation() -> EvaluationDuty:
-        custom = CustomRuleUsers(database, feed)
-        evaluator = Evaluator(rooms.events, rooms.states, rooms.memberships, custom)
+        custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
+        pushed = PusherUsers(database, feed)
+        evaluator = Evaluator(
+            rooms.events, rooms.states, rooms.memberships, custom, ignoring, pushed
+        )
         duty = EvaluationDuty(
             database,
             feed,
             evaluator,
             custom,
+            ignoring,
             rooms.events,
             rooms.memberships,
             ground.memory(UNREAD),
+            PushQueue(database, ground.memory(PUSHES), ground.clock.now_ms, pushed),
+            is_on=ground.settings.push.enabled,
         )
         runners.append(("push evaluation", duty.run))
         return duty

@@ -18,6 +18,7 @@ from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.defaults import default_rules
 from hs.core.push.evaluate import (
+    NOTHING,
     CompiledRules,
     Outcome,
     compile_ruleset,
@@ -54,6 +55,22 @@ class CustomRules(Protocol):
         ...
 
 
+class Ignoring(Protocol):
+    """Knows who does not want to hear of somebody."""
+
+    def of(self, sender: UserID) -> AbstractSet[UserID]:
+        """Give those who ignore a sender."""
+        ...
+
+
+class PushedUsers(Protocol):
+    """Knows who is to be notified outside of clients that are open."""
+
+    def among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]:
+        """Give those of the users who have pushers."""
+        ...
+
+
 class Difference(NamedTuple):
     """What an event does to one user beyond what it does to those with default rules."""
 
@@ -70,6 +87,8 @@ class Evaluation:
     ordinary: Outcome
     differences: tuple[Difference, ...]
     thread_id: str
+    pushed: tuple[tuple[Outcome, tuple[UserID, ...]], ...] = ()
+    """Whom it notifies of those who have pushers, by what it does to them."""
 
     @property
     def matters(self) -> bool:
@@ -85,6 +104,8 @@ class Evaluator:
     _states: StateStore
     _members: Memberships
     _custom: CustomRules
+    _ignoring: Ignoring
+    _pushed: PushedUsers
     _powers: LruCache[int, PowerLevels] = attrs.Factory(
         lambda: LruCache("push_power_levels", max_entries=MAX_SNAPSHOTS)
     )
@@ -118,22 +139,20 @@ class Evaluator:
         present = self._members.present_nowait(RoomID(row.room_id))
         facts = facts_of(event, self._power(row), present.joined_count if present else 0)
         ordinary, special = self._outcomes(_DEFAULT, facts, _named(self._rules(_DEFAULT), facts))
-        differences = {
-            user_id: _difference(user_id, outcome, ordinary)
-            for user_id, outcome in special.items()
-            if user_id in users and user_id != event.sender
-        }
+        outcomes = {user_id: outcome for user_id, outcome in special.items() if user_id in users}
         for signature, own in self._custom.signatures(users).items():
             bystander, named = self._outcomes(signature, facts, own)
             for user_id in own:
-                if user_id == event.sender:
-                    continue
-                outcome = named.get(user_id, bystander)
-                differences[user_id] = _difference(user_id, outcome, ordinary)
+                outcomes[user_id] = named.get(user_id, bystander)
+        for user_id in self._ignoring.of(event.sender) & users:
+            outcomes[user_id] = NOTHING
+        outcomes.pop(event.sender, None)
+        differences = [_difference(*one, ordinary) for one in outcomes.items()]
         return Evaluation(
             ordinary,
-            tuple(one for one in differences.values() if one.notify or one.highlight),
+            tuple(one for one in differences if one.notify or one.highlight),
             self._thread(relation),
+            self._whom_to_push(users, event.sender, ordinary, outcomes),
         )
 
     def thread_nowait(self, row: EventRow) -> str:
@@ -182,6 +201,20 @@ class Evaluator:
             return present.local
         invited = {UserID(row.state_key)} if self._members.is_local(row.state_key) else set()
         return present.local | invited
+
+    def _whom_to_push(
+        self,
+        users: AbstractSet[UserID],
+        sender: UserID,
+        ordinary: Outcome,
+        outcomes: Mapping[UserID, Outcome],
+    ) -> tuple[tuple[Outcome, tuple[UserID, ...]], ...]:
+        groups: dict[int, tuple[Outcome, list[UserID]]] = {}
+        for user_id in self._pushed.among(users):
+            outcome = outcomes.get(user_id, ordinary)
+            if outcome.notify and user_id != sender:
+                groups.setdefault(id(outcome), (outcome, []))[1].append(user_id)
+        return tuple((outcome, tuple(user_ids)) for outcome, user_ids in groups.values())
 
     def _outcomes(
         self, signature: bytes, facts: EventFacts, users: Iterable[UserID]

@@ -18,11 +18,13 @@ from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, Unread, UnreadRow
+from hs.repl.rows import EventRow, QueuedPush, Unread, UnreadRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import EVENTS
 from hs.services.push.custom_rules import CustomRuleUsers
 from hs.services.push.evaluate import Evaluation, Evaluator, NotInMemory
+from hs.services.push.ignoring import IgnoringUsers
+from hs.services.push.push_queue import PushQueue, records_of
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.stored import StoredEvent
@@ -68,6 +70,7 @@ class _Pending:
     exceptions: list[ExceptionRecord] = attrs.Factory(list)
     marks: dict[tuple[str, str, str], int] = attrs.Factory(dict)
     removed: list[int] = attrs.Factory(list)
+    pushes: list[QueuedPush] = attrs.Factory(list)
 
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.exceptions or self.marks or self.removed)
@@ -91,17 +94,24 @@ class EvaluationDuty:
         feed: Feed,
         evaluator: Evaluator,
         custom: CustomRuleUsers,
+        ignoring: IgnoringUsers,
         events: EventStore,
         members: Memberships,
         writer: MemoryWriter[UnreadRow],
+        queue: PushQueue,
+        *,
+        is_on: bool = True,
     ) -> None:
         self._database = database
         self._feed = feed
         self._evaluator = evaluator
         self._custom = custom
+        self._ignoring = ignoring
         self._events = events
         self._members = members
         self._writer = writer
+        self._push_queue = queue
+        self._is_on = is_on
         self._evaluated = VectorPosition()
         self._queue: deque[Batch[EventRow]] = deque()
         self._running = False
@@ -118,6 +128,8 @@ class EvaluationDuty:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Evaluate for ever; ready once all events of before are evaluated."""
         await self._custom.load()
+        await self._ignoring.load()
+        await self._push_queue.load()
         await self._catch_up()
         self._caught_up.set()
         task_status.started()
@@ -202,7 +214,7 @@ class EvaluationDuty:
         if removed is not None:
             told.removed.append((row.room_id, removed.stream_id))
             self._pending.removed.append(removed.stream_id)
-        if evaluation is not None and evaluation.matters:
+        if evaluation is not None and evaluation.matters and self._is_on:
             told.unread.append(_unread(stream_id, row, evaluation))
             self._keep(stream_id, row, evaluation)
         self._mark(told, stream_id, row, thread_id)
@@ -258,6 +270,10 @@ class EvaluationDuty:
                 )
             )
 
+        self._pending.pushes += self._push_queue.make(
+            stream_id, row, evaluation.thread_id, evaluation.pushed
+        )
+
     def _tell(self, told: _Told, writer: str, upto: int) -> None:
         self._evaluated = self._evaluated.advance(writer, upto)
         self._behind += 1
@@ -293,7 +309,12 @@ class EvaluationDuty:
             return
         marks = [(*key, stream_id) for key, stream_id in pending.marks.items()]
         evaluated = Evaluated(
-            pending.outcomes, pending.exceptions, marks, pending.removed, position.encode()
+            pending.outcomes,
+            pending.exceptions,
+            marks,
+            pending.removed,
+            position.encode(),
+            records_of(pending.pushes),
         )
         try:
             await self._database.write(storage.store, evaluated)
@@ -303,6 +324,7 @@ class EvaluationDuty:
             raise
         self._behind -= behind
         self._stored, self._stored_events = upto, position
+        self._push_queue.tell(pending.pushes)
 
     # After a restart
 
@@ -376,4 +398,5 @@ def _joined(first: _Pending, then: _Pending) -> _Pending:
         [*first.exceptions, *then.exceptions],
         {**first.marks, **then.marks},
         [*first.removed, *then.removed],
+        [*first.pushes, *then.pushes],
     )
