@@ -20,6 +20,7 @@ from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
+from hs.nursery.wiring.search import search_apis, wire_search
 from hs.nursery.wiring.sync import sync_apis, wire_sync
 from hs.services.devices.remote import NoRemoteDevices
 from hs.services.sync.assembly import Sources
@@ -46,6 +47,7 @@ def compose(
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral, rules_writer)
     directory = wire_directory(ground, rooms, reading, push)
+    search = wire_search(ground, rooms, reading)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     sources = Sources(
         account_data=accounts.account_data,
@@ -60,7 +62,7 @@ def compose(
     sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    lone = [*directory.duties, *actions.delayed.duties]
+    lone = [*directory.duties, *search.duties, *actions.delayed.duties]
     if BACKGROUND in plan.duties:
         lone = [*lone, *accounts.chores, *room_chores(ground, rooms), *devices.chores, *sync.chores]
     return Process(
@@ -75,6 +77,7 @@ def compose(
             *ephemeral_apis(ephemeral),
             *push_apis(push),
             *directory_apis(directory),
+            *search_apis(search),
             *device_apis(devices, accounts),
             *sync_apis(sync),
         ),

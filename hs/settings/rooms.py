@@ -104,6 +104,7 @@ class RoomSettings:
         shown="7d",
         is_effective=False,
     )
+    enable_search: bool = setting(BOOLEAN, True, "Let users search in messages.")
     exclude_rooms_from_sync: tuple[str, ...] = setting(
         STRINGS, (), "Rooms that clients are never shown.", shown=[]
     )

@@ -41,6 +41,18 @@ class Dialect(Protocol):
     def row_lock(self) -> str:
         """End a SELECT whose rows stay locked until the unit is over (nothing on SQLite)."""
 
+    def entries(self) -> str:
+        """Name the table of words `e`, joined to what else a full-text search needs."""
+
+    def has_words(self, number: int) -> str:
+        """Say that `e` matches the full-text query in parameter `$number`."""
+
+    def closeness(self, number: int) -> str:
+        """Say how well `e` matches that query; more is better."""
+
+    def words(self, number: int) -> str:
+        """Make what the column of words holds of the text in parameter `$number`."""
+
 
 class PostgresDialect:
     """PostgreSQL's words."""
@@ -67,6 +79,18 @@ class PostgresDialect:
 
     def row_lock(self) -> str:
         return "FOR UPDATE"
+
+    def entries(self) -> str:
+        return "search_entries e"
+
+    def has_words(self, number: int) -> str:
+        return f"e.words @@ ${number}::text::tsquery"
+
+    def closeness(self, number: int) -> str:
+        return f"ts_rank(e.words, ${number}::text::tsquery, 1)::float8"
+
+    def words(self, number: int) -> str:
+        return f"${number}::text::tsvector"
 
 
 class SqliteDialect:
@@ -103,6 +127,18 @@ class SqliteDialect:
 
     def row_lock(self) -> str:
         return ""
+
+    def entries(self) -> str:
+        return "search_words JOIN search_entries e ON e.stream_id = search_words.rowid"
+
+    def has_words(self, number: int) -> str:
+        return f"search_words MATCH ${number}"
+
+    def closeness(self, number: int) -> str:
+        return "-bm25(search_words)"
+
+    def words(self, number: int) -> str:
+        return f"${number}"
 
 
 POSTGRES: Final = PostgresDialect()

@@ -28,9 +28,6 @@ SELECT state_key FROM current_state
 WHERE room_id = $1 AND membership IN ('leave', 'ban') AND state_key <> $2
 ORDER BY stream_id LIMIT $3
 """
-STRIPPED = """
-SELECT stripped_state FROM local_memberships WHERE user_id = $1 AND room_id = $2
-"""
 SHARED = """
 SELECT 1 FROM current_state one JOIN current_state other ON other.room_id = one.room_id
 WHERE one.state_key = $1 AND one.membership = 'join'
@@ -77,12 +74,6 @@ async def of_members(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[str,
 async def gone(tx: Tx, room_id: str, but: str, limit: int) -> list[str]:
     """List who left a room or was banned, but for one user, the earliest first."""
     return [row[0] for row in await tx.fetch(GONE, room_id, but, limit)]
-
-
-async def stripped_state(tx: Tx, user_id: str, room_id: str) -> bytes | None:
-    """Give the state that came with an invite or a knock, a JSON array."""
-    found = await tx.fetchval(STRIPPED, user_id, room_id)
-    return None if found is None else bytes(found)
 
 
 async def share_room(tx: Tx, user_id: str, other_id: str) -> bool:

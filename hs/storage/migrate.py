@@ -123,11 +123,11 @@ def statements_for(text: str, engine: Engine) -> list[str]:
     return statements
 
 
-_TOKEN = re.compile(r"--[^\n]*|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|;", re.DOTALL)
+_TOKEN = re.compile(r"--[^\n]*|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|\bBEGIN\b.*?\bEND\b|;", re.DOTALL)
 
 
 def split_statements(text: str) -> Iterator[str]:
-    """Split at semicolons, but those in comments, strings and dollar quotes."""
+    """Split at semicolons, but those in comments, strings, dollar quotes and triggers."""
     start = 0
     for token in _TOKEN.finditer(text):
         if token[0] == ";":

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from hs.storage import events, state
 from hs.storage.database import Tx
-from hs.storage.dialect import sql
 from hs.storage.state import Key
 
 _FIELDS = "event_id, depth, stream_id, writer, type, sender, contains_url"
@@ -26,15 +25,6 @@ ARRIVED_AFTER = f"""
 {_PLACE} WHERE room_id = $1 AND status = 0 AND stream_id > $2 AND stream_id <= $3
 ORDER BY stream_id LIMIT $4
 """
-LATEST_IN_ROOMS = sql(
-    lambda d: (
-        f"SELECT {_FIELDS}, room_id FROM ("
-        f"SELECT {_FIELDS}, room_id, row_number() OVER "
-        "(PARTITION BY room_id ORDER BY stream_id DESC) AS place "
-        f"FROM events WHERE {d.any_of('room_id', 1, 'text')} AND status = 0 AND stream_id <= $2"
-        ") ranked WHERE place <= $3 ORDER BY room_id, stream_id"
-    )
-)
 FIRST_AND_LAST = """
 SELECT min(stream_id), max(stream_id) FROM events WHERE room_id = $1 AND status = 0
 """
@@ -100,17 +90,6 @@ async def last_arrived(tx: Tx, room_id: str, upto: int, limit: int) -> list[Plac
 async def arrived_between(tx: Tx, room_id: str, after: int, upto: int, limit: int) -> list[Placed]:
     """List what arrived in a room in `(after, upto]`, the earliest first."""
     return [Placed(*row) for row in await tx.fetch(ARRIVED_AFTER, room_id, after, upto, limit)]
-
-
-async def latest_in_rooms(
-    tx: Tx, room_ids: Sequence[str], upto: int, limit: int
-) -> dict[str, list[Placed]]:
-    """List the last events of each of many rooms, the earliest first."""
-    found: dict[str, list[Placed]] = {room_id: [] for room_id in room_ids}
-    for row in await tx.fetch(LATEST_IN_ROOMS, list(room_ids), upto, limit):
-        *placed, room_id = row
-        found[room_id].append(Placed(*placed))
-    return found
 
 
 async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) -> list[Timed]:

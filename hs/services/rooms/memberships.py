@@ -133,10 +133,6 @@ class Memberships:
         """Tell whether two users are joined to a room that they have in common."""
         return await self._database.read(memberships.share_room, user_id, other_id)
 
-    async def stripped_state(self, room_id: RoomID, user_id: UserID) -> bytes | None:
-        """Give the state that came with an invite or knock of a room we are not in (JSON)."""
-        return await self._database.read(memberships.stripped_state, user_id, room_id)
-
     # Of rooms
 
     def present_nowait(self, room_id: RoomID) -> Present | None:

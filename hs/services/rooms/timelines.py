@@ -85,6 +85,16 @@ class Stretch:
     rest: TopologicalToken | None
 
 
+@attrs.frozen
+class Around:
+    """What a user sees around an event, the nearest first, and tokens for what is beyond."""
+
+    older: list[Seen]
+    newer: list[Seen]
+    start: str
+    end: str
+
+
 @attrs.define(eq=False)
 class _Walk:
     """How far a search through history has come; `low` is excluded, `high` included."""
@@ -178,29 +188,50 @@ class Timelines:
 
         Raises: Forbidden, NotFound.
         """
-        standing = await self._visibility.check_may_read(requester.user_id, room_id)
+        await self._visibility.check_may_read(requester.user_id, room_id)
         seen = await self.find_visible(requester, event_id, room_id)
         limit = min(limit, MAX_LIMIT)
-        low, high = await self._bounds(room_id, standing)
-        here = place_of(seen.stored)
-        just_before = (here[0], here[1] - 1)
-        older = await self._search(
-            requester, _Walk(room_id, True, low, just_before), limit // 2, wanted
-        )
-        newer = await self._search(
-            requester, _Walk(room_id, False, here, high), limit - limit // 2, wanted
-        )
-        first = older.seen[-1] if older.seen else seen
-        last = newer.seen[-1] if newer.seen else seen
+        around = await self.around(requester, seen, limit // 2, limit - limit // 2, wanted)
+        older, newer = around.older, around.newer
+        last = newer[-1] if newer else seen
         show = self._showing.timeline
         (event,) = await show(requester, (seen,))
         return ContextPage(
             orjson.Fragment(event),
-            json_array(await show(requester, older.seen)),
-            json_array(await show(requester, newer.seen)),
+            json_array(await show(requester, older)),
+            json_array(await show(requester, newer)),
+            around.start,
+            around.end,
+            await self._state_at(requester, last.stored, [seen, *older, *newer], wanted),
+        )
+
+    async def around(
+        self,
+        requester: Requester,
+        seen: Seen,
+        before_limit: int,
+        after_limit: int,
+        wanted: EventFilter = ANY_EVENT,
+    ) -> Around:
+        """Find what a user may see just before and just after an event that they see."""
+        room_id = seen.stored.event.room_id
+        standing = await self._visibility.standing(requester.user_id, room_id)
+        low, high = await self._bounds(room_id, standing)
+        here = place_of(seen.stored)
+        just_before = (here[0], here[1] - 1)
+        older = await self._search(
+            requester, _Walk(room_id, True, low, just_before), before_limit, wanted
+        )
+        newer = await self._search(
+            requester, _Walk(room_id, False, here, high), after_limit, wanted
+        )
+        first = older.seen[-1] if older.seen else seen
+        last = newer.seen[-1] if newer.seen else seen
+        return Around(
+            older.seen,
+            newer.seen,
             (older.rest or before(first.stored)).encode(),
             (newer.rest or behind(last.stored)).encode(),
-            await self._state_at(requester, last.stored, [seen, *older.seen, *newer.seen], wanted),
         )
 
     async def at_time(

@@ -13,7 +13,6 @@ from hs.services.sync.answers import Answers
 from hs.services.sync.beside_rooms import Accounts, PresenceSection
 from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
-from hs.services.sync.invites import Invites
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.plans import Plans
@@ -80,7 +79,7 @@ def make_sync(
                 rooms.database, rooms.tails, events, states, previous, rooms.visibility.stays
             ),
             Summaries(events, states, rooms.memberships, previous),
-            Invites(events, states, rooms.memberships),
+            rooms.stripped,
             sources.counts,
             events,
             rooms.rendering,

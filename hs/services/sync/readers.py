@@ -7,6 +7,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.rendering import Rendering
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stripped_state import StrippedState
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.visibility import Visibility
 from hs.storage.database import Database
@@ -24,3 +25,8 @@ class RoomReaders:
     tails: Tails
     rendering: Rendering
     visibility: Visibility
+    stripped: StrippedState = attrs.field()
+
+    @stripped.default
+    def _with_default_state(self) -> StrippedState:
+        return StrippedState(self.database, self.events, self.states)

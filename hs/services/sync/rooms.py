@@ -14,7 +14,7 @@ from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.rendering import Rendering, content_of
 from hs.services.rooms.stored import StoredEvent
-from hs.services.sync.invites import Invites
+from hs.services.rooms.stripped_state import StrippedState
 from hs.services.sync.room_extras import Extras
 from hs.services.sync.room_state import RoomStates, State, only_members
 from hs.services.sync.room_timelines import RoomTimelines, Timeline, shaped
@@ -25,6 +25,7 @@ from hs.services.sync.windows import Window, Windows
 
 MAX_FURTHER: Final = 2
 _FURTHER_FACTOR: Final = 5
+_STRIPPED: Final = {Section.INVITE: b"invite_state", Section.KNOCK: b"knock_state"}
 _NO_STATE: Final[State] = {}
 _NO_WINDOW: Final = Window(is_whole=True)
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
@@ -49,7 +50,7 @@ class RoomSections:
     _timelines: RoomTimelines
     _states: RoomStates
     _summaries: Summaries
-    _invites: Invites
+    _stripped: StrippedState
     _counts: UnreadCounts
     _events: EventStore
     _rendering: Rendering
@@ -67,10 +68,12 @@ class RoomSections:
                 sections.setdefault(room.turn.section, []).append(
                     _named(room.turn.room_id, rendered)
                 )
-        for one in turns:
-            if one.section in (Section.INVITE, Section.KNOCK):
-                invite = await self._invites.render(turn.user_id, one)
-                sections.setdefault(one.section, []).append(_named(one.room_id, invite))
+        outside = [one for one in turns if one.section in _STRIPPED]
+        stripped = await self._stripped.of(turn.user_id, {one.room_id: one.own for one in outside})
+        for one in outside:
+            name, events = _STRIPPED[one.section], stripped[one.room_id]
+            invite = b'{"%b":{"events":%b}}' % (name, orjson.dumps(events))
+            sections.setdefault(one.section, []).append(_named(one.room_id, invite))
         if not sections:
             return None
         members = [

@@ -12,7 +12,6 @@ from hs.services.sync.sliding.activity import Activity
 from hs.services.sync.sliding.connections import Connections
 from hs.services.sync.sliding.encryption import EncryptionExtensions
 from hs.services.sync.sliding.extensions import Extensions
-from hs.services.sync.sliding.invites import Invites
 from hs.services.sync.sliding.lists import Lists
 from hs.services.sync.sliding.personal import PersonalViews
 from hs.services.sync.sliding.results import Results
@@ -45,7 +44,7 @@ def make_sliding_sync(
         rooms.rendering,
         Stretches(database, rooms.tails, rooms.events),
         RoomStates(database, rooms.events, rooms.states, rooms.visibility.stays),
-        Invites(database, rooms.events, rooms.states),
+        rooms.stripped,
         sources.counts,
     )
     return SlidingSync(

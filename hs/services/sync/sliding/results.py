@@ -19,10 +19,10 @@ from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.present import Present
 from hs.services.rooms.rendering import Rendering, Viewer, content_of
 from hs.services.rooms.stored import StoredEvent
+from hs.services.rooms.stripped_state import StrippedState
 from hs.services.rooms.visibility import Seen, Visibility
 from hs.services.sync.positions import Moment
 from hs.services.sync.sliding.activity import RoomFacts
-from hs.services.sync.sliding.invites import Invites
 from hs.services.sync.sliding.lists import activity_of
 from hs.services.sync.sliding.plans import RoomPlan
 from hs.services.sync.sliding.room_states import RoomStates, member_key
@@ -79,7 +79,7 @@ class Results:
     _rendering: Rendering
     _stretches: Stretches
     _states: RoomStates
-    _invites: Invites
+    _stripped: StrippedState
     _counts: UnreadCounts
 
     async def make(self, occasion: Occasion, plans: Sequence[RoomPlan]) -> dict[RoomID, Result]:
@@ -94,7 +94,7 @@ class Results:
         self, occasion: Occasion, plans: Sequence[RoomPlan]
     ) -> dict[RoomID, Result]:
         rooms = {plan.room_id: plan.own for plan in plans}
-        stripped = await self._invites.stripped(occasion.requester.user_id, rooms)
+        stripped = await self._stripped.of(occasion.requester.user_id, rooms)
         results = {}
         for plan in plans:
             fields: Fields = {"initial": True} if plan.initial else {}

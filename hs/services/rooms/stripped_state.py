@@ -1,4 +1,6 @@
-"""What users see of rooms that they are invited to or knock at: the state as of the invite.
+"""What users see of rooms that they are invited to or knock at: the little state that is told.
+
+Rooms we are in are shown as they were at the invite; of others we have what came with it.
 
 Spec: client-server API, Stripped state.
 """
@@ -20,31 +22,40 @@ from hs.services.rooms.state_store import StateStore
 from hs.storage import sliding
 from hs.storage.database import Database
 
-_SHOWN: Final[tuple[StateKey, ...]] = tuple(
-    (event_type, "")
-    for event_type in (
-        event_types.CREATE,
-        event_types.JOIN_RULES,
-        event_types.NAME,
-        event_types.TOPIC,
-        event_types.AVATAR,
-        event_types.CANONICAL_ALIAS,
-        event_types.ENCRYPTION,
-        event_types.HISTORY_VISIBILITY,
-    )
+DEFAULT_TYPES: Final = (
+    event_types.CREATE,
+    event_types.JOIN_RULES,
+    event_types.NAME,
+    event_types.TOPIC,
+    event_types.AVATAR,
+    event_types.CANONICAL_ALIAS,
+    event_types.ENCRYPTION,
+    event_types.HISTORY_VISIBILITY,
 )
 _FIELDS: Final = ("type", "state_key", "sender", "content")
 
 
+@attrs.frozen
+class ShownState:
+    """Which entries are told: `keys`, and of the types in `whole` all."""
+
+    keys: tuple[StateKey, ...] = tuple((event_type, "") for event_type in DEFAULT_TYPES)
+    whole: frozenset[str] = frozenset()
+
+
+DEFAULT_STATE: Final = ShownState()
+
+
 @attrs.frozen(eq=False)
-class Invites:
+class StrippedState:
     """Collects stripped state."""
 
     _database: Database
     _events: EventStore
     _states: StateStore
+    _shown: ShownState = DEFAULT_STATE
 
-    async def stripped(
+    async def of(
         self, user_id: UserID, rooms: Mapping[RoomID, LocalMembership]
     ) -> dict[RoomID, Sequence[JsonObject]]:
         """Give the stripped state of rooms, the user's own member event at its end."""
@@ -64,7 +75,13 @@ class Invites:
         stored = await self._events.get_one(own.event_id)
         if stored is None or stored.snapshot_id is None:
             return []
-        keys = (*_SHOWN, (event_types.MEMBER, own.sender))
+        sender = (event_types.MEMBER, str(own.sender))
+        keys = (*self._shown.keys, sender)
+        if self._shown.whole:
+            everything = await self._states.at_snapshot(stored.snapshot_id)
+            more = sorted(key for key in everything if key[0] in self._shown.whole)
+            own_key = (event_types.MEMBER, stored.event.state_key or "")
+            keys = tuple(key for key in dict.fromkeys((*keys, *more)) if key != own_key)
         held = await self._states.of_snapshot(stored.snapshot_id, keys)
         return await self._render(held[key] for key in keys if key in held)
 

@@ -1,0 +1,219 @@
+"""The index of words in messages, names and topics, and how far it goes."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from hs.core.search_words import Phrase, SearchQuery
+from hs.storage.database import Tx
+from hs.storage.dialect import Engine, sql
+
+INSERT = sql(
+    lambda d: (
+        "INSERT INTO search_entries (stream_id, room_id, type, sender, origin_server_ts, words) "
+        f"VALUES ($1, $2, $3, $4, $5, {d.words(6)}) ON CONFLICT (stream_id) DO NOTHING"
+    )
+)
+DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
+_TEXTS: Final = (
+    "SELECT stream_id, writer, event_id, room_id, type, sender, origin_server_ts, status, "
+    "redacted_by, pdu FROM events"
+)
+_KINDS: Final = (
+    "type IN ('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction') "
+    "AND (type NOT IN ('m.room.name', 'm.room.topic') OR state_key = '')"
+)
+NEWER = f"{_TEXTS} WHERE stream_id > $1 AND {_KINDS} ORDER BY stream_id LIMIT $2"
+OLDER = f"{_TEXTS} WHERE stream_id < $1 AND {_KINDS} ORDER BY stream_id DESC LIMIT $2"
+REDACTED_BY = sql(
+    lambda d: (
+        "SELECT e.stream_id FROM redactions r JOIN events e ON e.event_id = r.redacts "
+        f"WHERE {d.any_of('r.redaction_id', 1, 'text')} AND e.redacted_by IS NOT NULL"
+    )
+)
+PROGRESS = "SELECT position FROM search_progress WHERE name = $1"
+SET_PROGRESS = """
+INSERT INTO search_progress (name, position) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET position = excluded.position
+"""
+HIGHEST = "SELECT max(stream_id) FROM events"
+# $1 query, $2 rooms, $3 types, $4 whether only $5 as senders.
+_HITS: Final = sql(
+    lambda d: (
+        f"SELECT e.stream_id, e.room_id, e.origin_server_ts, {d.closeness(1)} AS score "
+        f"FROM {d.entries()} WHERE {d.has_words(1)} "
+        f"AND {d.any_of('e.room_id', 2, 'text')} AND {d.any_of('e.type', 3, 'text')} "
+        f"AND ($4 = 0 OR {d.any_of('e.sender', 5, 'text')}) "
+        "AND EXISTS (SELECT 1 FROM events v WHERE v.stream_id = e.stream_id "
+        "AND v.status = 0 AND v.redacted_by IS NULL)"
+    )
+)
+
+
+def _hits(engine: Engine) -> str:
+    return _HITS.postgres if engine == "postgres" else _HITS.sqlite
+
+
+BY_RANK = sql(
+    lambda d: (
+        f"SELECT * FROM ({_hits(d.engine)}) hits "
+        "WHERE score < $6 OR (score = $6 AND stream_id < $7) "
+        "ORDER BY score DESC, stream_id DESC LIMIT $8"
+    )
+)
+BY_TIME = sql(
+    lambda d: (
+        f"SELECT * FROM ({_hits(d.engine)}) hits "
+        "WHERE origin_server_ts < $6 OR (origin_server_ts = $6 AND stream_id < $7) "
+        "ORDER BY origin_server_ts DESC, stream_id DESC LIMIT $8"
+    )
+)
+COUNT = sql(lambda d: f"SELECT count(*) FROM (SELECT 1 FROM ({_hits(d.engine)}) a LIMIT $6) b")
+
+MAX_COUNT: Final = 10_000
+_NO_SENDERS: Final[Sequence[str]] = ()
+
+
+class TextEvent(NamedTuple):
+    """An event that may have words, or takes another's away."""
+
+    stream_id: int
+    writer: str
+    event_id: str
+    room_id: str
+    type: str
+    sender: str
+    origin_server_ts: int
+    status: int
+    redacted_by: str | None
+    pdu: bytes
+
+
+class Entry(NamedTuple):
+    """One entry of the index."""
+
+    stream_id: int
+    room_id: str
+    type: str
+    sender: str
+    origin_server_ts: int
+    words: Sequence[str]
+
+
+class Wanted(NamedTuple):
+    """What to look for and where; `senders` None: of everybody."""
+
+    query: SearchQuery
+    room_ids: Sequence[str]
+    types: Sequence[str]
+    senders: Sequence[str] | None
+
+
+class Hit(NamedTuple):
+    """One event that matches."""
+
+    stream_id: int
+    room_id: str
+    origin_server_ts: int
+    score: float
+
+
+async def put(
+    tx: Tx, entries: Sequence[Entry], redactions: Sequence[str], name: str, position: str
+) -> None:
+    """Add entries, drop those of events that these redactions took away, and note progress."""
+    encode = _ENCODE_WORDS[tx.dialect.engine]
+    await tx.executemany(INSERT, [(*entry[:-1], encode(entry.words)) for entry in entries])
+    if redactions:
+        gone = [row[0] for row in await tx.fetch(REDACTED_BY, list(redactions))]
+        await tx.execute(DELETE, gone)
+    await tx.execute(SET_PROGRESS, name, position)
+
+
+async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:
+    """Drop the entries of events."""
+    await tx.execute(DELETE, list(stream_ids))
+
+
+async def newer(tx: Tx, after: int, limit: int) -> list[TextEvent]:
+    """List events behind a number, in order."""
+    return [TextEvent(*row) for row in await tx.fetch(NEWER, after, limit)]
+
+
+async def older(tx: Tx, below: int, limit: int) -> list[TextEvent]:
+    """List events below a number, the nearest first."""
+    return [TextEvent(*row) for row in await tx.fetch(OLDER, below, limit)]
+
+
+async def progress(tx: Tx, name: str) -> str | None:
+    """Tell how far the index goes, as it was noted; None: not begun."""
+    position: str | None = await tx.fetchval(PROGRESS, name)
+    return position
+
+
+async def highest(tx: Tx) -> int:
+    """Give the number of the last event."""
+    number: int | None = await tx.fetchval(HIGHEST)
+    return number or 0
+
+
+async def best(tx: Tx, wanted: Wanted, below: tuple[float, int], limit: int) -> list[Hit]:
+    """List what matches, the best first, worse than a (score, stream_id)."""
+    return [Hit(*row) for row in await tx.fetch(BY_RANK, *_arguments(tx, wanted), *below, limit)]
+
+
+async def latest(tx: Tx, wanted: Wanted, below: tuple[int, int], limit: int) -> list[Hit]:
+    """List what matches, the latest first, before a (origin_server_ts, stream_id)."""
+    return [Hit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, wanted), *below, limit)]
+
+
+async def count(tx: Tx, wanted: Wanted) -> int:
+    """Count what matches, up to MAX_COUNT."""
+    number: int = await tx.fetchval(COUNT, *_arguments(tx, wanted), MAX_COUNT)
+    return number
+
+
+def _arguments(tx: Tx, wanted: Wanted) -> tuple[object, ...]:
+    senders = wanted.senders
+    return (
+        _ENCODE_QUERY[tx.dialect.engine](wanted.query),
+        list(wanted.room_ids),
+        list(wanted.types),
+        0 if senders is None else 1,
+        list(senders or _NO_SENDERS),
+    )
+
+
+# Words hold letters and digits only, so that nothing in them needs escaping.
+
+
+def _spaced(words: Sequence[str]) -> str:
+    return " ".join(words)
+
+
+def _vector(words: Sequence[str]) -> str:
+    return " ".join(f"'{word}':{place}" for place, word in enumerate(words, 1))
+
+
+def _fts5(query: SearchQuery) -> str:
+    text = " AND ".join(_in_quotes(phrase) for phrase in query.phrases)
+    for phrase in query.unwanted:
+        text = f"({text}) NOT {_in_quotes(phrase)}"
+    return text
+
+
+def _in_quotes(phrase: Phrase) -> str:
+    return f'"{" ".join(phrase)}"'
+
+
+def _tsquery(query: SearchQuery) -> str:
+    wanted = [_followed(phrase) for phrase in query.phrases]
+    return " & ".join([*wanted, *(f"!{_followed(phrase)}" for phrase in query.unwanted)])
+
+
+def _followed(phrase: Phrase) -> str:
+    words = " <-> ".join(f"'{word}'" for word in phrase)
+    return f"({words})"
+
+
+_ENCODE_WORDS: Final = {"postgres": _vector, "sqlite": _spaced}
+_ENCODE_QUERY: Final = {"postgres": _tsquery, "sqlite": _fts5}

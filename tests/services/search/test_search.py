@@ -1,0 +1,272 @@
+"""Searching for messages: what is found, by whom, in which order, page by page."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.errors import InvalidParam, MatrixError
+from hs.core.events import event_types
+from hs.core.ids import EventID
+from hs.services.rooms.drafts import Draft
+from hs.services.search.asking import ContextAsk
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
+
+
+async def say(searching: Searching, room_id: Any, sender: Any, *bodies: str) -> list[EventID]:
+    sent = []
+    for body in bodies:
+        searching.world.clock.advance(1)
+        sent.append((await searching.world.send(room_id, sender, body)).event_id)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("text", "term", "is_found"),
+    [
+        ("The Quick brown fox", "quick", True),
+        ("the quick brown fox", "fox QUICK", True),
+        ("the quick brown fox", "quick cat", False),
+        ("the quick brown fox", '"quick brown"', True),
+        ("the quick brown fox", '"brown quick"', False),
+        ("the quick brown fox", "quick -cat", True),
+        ("the quick brown fox", "quick -brown", False),
+        ("two boxes, three parties", "party", True),
+        ("un café crème", "cafe", True),
+        ("don't: it's a 'trap' \\ & | ! ( ) <-> :*", "trap", True),
+        ("anything", "' & | ! \\ : * ( ) NOT AND OR", False),
+        ("今日は天気がいいですね", "天気", True),
+        ("今日は天気がいいですね", "気天", False),
+        ("ИЗВЕСТИЯ и Труд", "труд", True),
+        ("foo-bar_baz", "bar", True),
+        ("nothing of it", "   ", False),
+    ],
+)
+async def test_words_are_found(database: Database, text: str, term: str, is_found: bool) -> None:
+    async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        (event_id,) = await say(searching, room_id, ALICE, text)
+
+        found = await searching.finds(ALICE, term)
+
+        assert found == ([event_id] if is_found else [])
+
+
+async def test_names_and_topics_are_found_by_their_keys(database: Database) -> None:
+    async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        set_state = searching.world.set_state
+        name = await set_state(room_id, ALICE, "m.room.name", {"name": "Garden"})
+        topic = await set_state(room_id, ALICE, "m.room.topic", {"topic": "our garden"})
+        (message,) = await say(searching, room_id, ALICE, "garden")
+
+        async def by(*keys: str) -> set[str]:
+            return set(await searching.finds(ALICE, "garden", keys=keys))
+
+        assert await by("content.name") == {name.event_id}
+        assert await by("content.topic") == {topic.event_id}
+        assert await by("content.body") == {message}
+        assert await by("content.other") == set()
+        assert set(await searching.finds(ALICE, "garden")) == {
+            name.event_id, topic.event_id, message,
+        }  # fmt: skip
+
+
+async def test_only_rooms_one_is_or_was_in_are_searched(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        room_id = await world.create_room(ALICE, join=[BOB])
+        (before,) = await say(searching, room_id, ALICE, "secret plan")
+        await world.leave(room_id, BOB)
+        (after,) = await say(searching, room_id, ALICE, "secret change of the plan")
+
+        assert set(await searching.finds(ALICE, "plan")) == {before, after}
+        assert await searching.finds(BOB, "plan") == [before]
+        assert await searching.finds(CAROL, "plan") == []
+
+
+async def test_who_joined_later_does_not_find_what_they_may_not_see(database: Database) -> None:
+    async with open_searching(database) as searching:
+        closed = Draft(
+            "m.room.history_visibility", ALICE, {"history_visibility": "joined"}, state_key=""
+        )
+        room_id = await searching.world.create_room(ALICE, state=[closed])
+        await say(searching, room_id, ALICE, "plan one")
+        await searching.world.join(room_id, BOB)
+        (later,) = await say(searching, room_id, ALICE, "plan two")
+
+        assert await searching.finds(BOB, "plan") == [later]
+
+
+async def test_redacted_and_encrypted_events_and_ignored_users_are_not_found(
+    database: Database,
+) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        room_id = await world.create_room(ALICE, join=[BOB])
+        gone, kept = await say(searching, room_id, ALICE, "plan one", "plan two")
+        (from_bob,) = await say(searching, room_id, BOB, "plan three")
+        secret = {"algorithm": "m.megolm.v1.aes-sha2", "body": "plan", "ciphertext": "plan"}
+        await world.append(room_id, Draft("m.room.encrypted", ALICE, secret))
+        assert set(await searching.finds(ALICE, "plan")) == {gone, kept, from_bob}
+
+        await world.redact(room_id, ALICE, gone)
+
+        assert set(await searching.finds(ALICE, "plan")) == {kept, from_bob}
+        searching.reading.wishes.ignored[ALICE] = {BOB}
+        assert await searching.finds(ALICE, "plan") == [kept]
+
+
+async def test_the_filter_narrows_the_search(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        one = await world.create_room(ALICE, join=[BOB])
+        other = await world.create_room(ALICE, join=[BOB])
+        (from_alice,) = await say(searching, one, ALICE, "plan")
+        (from_bob,) = await say(searching, one, BOB, "plan")
+        (elsewhere,) = await say(searching, other, ALICE, "plan")
+        link = {"msgtype": "m.image", "body": "plan", "url": "mxc://x/y"}
+        (image,) = await world.append(one, Draft("m.room.message", BOB, link))
+
+        async def by(**filter: Any) -> set[str]:
+            return set(await searching.finds(ALICE, "plan", filter=filter))
+
+        assert await by(rooms=[one]) == {from_alice, from_bob, image.event_id}
+        assert await by(not_rooms=[one]) == {elsewhere}
+        assert await by(senders=[BOB]) == {from_bob, image.event_id}
+        assert await by(not_senders=[BOB]) == {from_alice, elsewhere}
+        assert await by(types=["m.room.topic"]) == set()
+        assert await by(contains_url=True) == {image.event_id}
+        assert await by(contains_url=False, rooms=[one]) == {from_alice, from_bob}
+        assert await by(rooms=["!else:test.example"]) == set()
+        assert len(await by(limit=1)) == 1
+
+
+@pytest.mark.parametrize("order", ["rank", "recent"])
+async def test_pages_lead_through_all_results_once(database: Database, order: Any) -> None:
+    async with open_searching(database) as searching:
+        one = await searching.world.create_room(ALICE, join=[BOB])
+        other = await searching.world.create_room(ALICE)
+        sent = []
+        for number in range(12):
+            body = "plan " * (number % 3 + 1) + "word " * (number % 5)
+            room_id, sender = (one, BOB) if number % 4 == 1 else (other, ALICE)
+            sent += await say(searching, room_id, sender, body)
+        pages: list[list[str]] = []
+        scores: list[float] = []
+        counts: set[int] = set()
+        token = None
+        while token is not None or not pages:
+            answer = await searching.search(
+                ALICE, "plan", {"limit": 5}, order=order, next_batch=token
+            )
+            pages.append([event["event_id"] for event in events_of(answer)])
+            scores += [result["rank"] for result in answer["results"]]
+            counts.add(answer["count"])
+            token = answer.get("next_batch")
+
+        found = [event_id for page in pages for event_id in page]
+
+        assert sorted(found) == sorted(sent)
+        assert counts == {12}
+        if order == "recent":
+            assert found == sent[::-1]
+        else:
+            assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("order", ["rank", "recent"])
+@pytest.mark.parametrize("key", ["room_id", "sender"])
+async def test_each_group_has_pages_of_its_own(database: Database, order: Any, key: Any) -> None:
+    async with open_searching(database) as searching:
+        one = await searching.world.create_room(ALICE, join=[BOB])
+        other = await searching.world.create_room(ALICE)
+        groups: dict[str, list[str]] = {}
+        for number in range(10):
+            room_id, sender = (one, BOB) if number % 2 else (other, ALICE)
+            (event_id,) = await say(searching, room_id, sender, f"plan {'x ' * (number % 4)}")
+            groups.setdefault(room_id if key == "room_id" else sender, []).append(event_id)
+        first = await searching.search(ALICE, "plan", {"limit": 4}, order=order, groups=[key])
+
+        for value, group in first["groups"][key].items():
+            found, token = list(group["results"]), group["next_batch"]
+            while token is not None:
+                page = await searching.search(
+                    ALICE, "plan", {"limit": 2}, order=order, groups=[key], next_batch=token
+                )
+                found += [event["event_id"] for event in events_of(page)]
+                assert set(page["groups"][key]) <= {value}
+                token = page.get("next_batch")
+            assert sorted(found) == sorted(groups[value])
+        assert set(first["groups"][key]) <= set(groups)
+
+
+async def test_results_come_with_context_profiles_and_state(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        room_id = await world.create_room(ALICE)
+        content = {"membership": "join", "displayname": "Bob the Builder"}
+        await world.append(room_id, Draft(event_types.MEMBER, BOB, content, BOB))
+        sent = await say(searching, room_id, BOB, "one", "two", "the plan", "three", "four")
+
+        answer = await searching.search(
+            ALICE, "plan", context=ContextAsk(1, 1, True), include_state=True
+        )
+
+        (result,) = answer["results"]
+        context = plain(result["context"])
+        assert [one["event_id"] for one in context["events_before"]] == [sent[1]]
+        assert [one["event_id"] for one in context["events_after"]] == [sent[3]]
+        assert context["start"]
+        assert context["end"]
+        assert context["profile_info"] == {BOB: {"displayname": "Bob the Builder"}}
+        state = plain(answer["state"][room_id])
+        assert {"m.room.create", "m.room.member"} <= {one["type"] for one in state}
+        assert answer["highlights"] == ["plan"]
+
+
+async def test_a_room_is_searched_with_those_it_was_upgraded_from(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        old = await world.create_room(ALICE)
+        (said,) = await say(searching, old, ALICE, "plan")
+        predecessor = {"predecessor": {"room_id": old, "event_id": said}}
+        drafts = [
+            Draft(event_types.CREATE, ALICE, predecessor, ""),
+            Draft(event_types.MEMBER, ALICE, {"membership": "join"}, ALICE),
+        ]
+        new = (await world.appender.create("11", drafts))[0].room_id
+        (later,) = await say(searching, new, ALICE, "plan")
+
+        assert set(await searching.finds(ALICE, "plan", filter={"rooms": [new]})) == {said, later}
+        assert await searching.finds(ALICE, "plan", filter={"rooms": [old]}) == [said]
+
+
+async def test_what_was_there_before_the_index_is_found_after_a_restart(
+    database: Database,
+) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        sent = await world.send(room_id, ALICE, "plan")
+        gone = await world.send(room_id, ALICE, "other plan")
+        await world.redact(room_id, ALICE, gone.event_id)
+    async with open_world(database) as world:
+        searching = searching_of(world)
+
+        assert await searching.finds(ALICE, "plan") == [sent.event_id]
+
+
+async def test_tokens_that_are_none_are_refused(database: Database) -> None:
+    async with open_searching(database) as searching:
+        for token in ("", "x", "!!", "W10", "WyJyZWNlbnQiLDEuMCwxXQ", "ÿ"):
+            with pytest.raises(InvalidParam):
+                await searching.search(ALICE, "plan", next_batch=token)
+
+
+async def test_search_can_be_turned_off(database: Database) -> None:
+    async with open_searching(database, is_enabled=False) as searching:
+        with pytest.raises(MatrixError) as refused:
+            await searching.search(ALICE, "plan")
+
+        assert (refused.value.status, refused.value.errcode) == (400, "M_UNKNOWN")

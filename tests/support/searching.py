@@ -1,0 +1,88 @@
+"""Search over a World, indexed whenever somebody searches."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import orjson
+
+from hs.core.filters import parse_event_filter
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.rooms.places import Places
+from hs.services.rooms.room_state import RoomState
+from hs.services.rooms.showing import Showing
+from hs.services.rooms.timelines import Timelines
+from hs.services.search.asking import SearchAsk
+from hs.services.search.indexing import SearchIndexer, SearchProgress
+from hs.services.search.messages import MessageSearch
+from hs.services.search.showing import ResultShowing
+from hs.storage.database import Database
+from tests.support.reading import Reading, readers_of
+from tests.support.rooms import World, open_world
+
+
+@attrs.define(eq=False)
+class Searching:
+    """A world with an index."""
+
+    world: World
+    reading: Reading
+    indexer: SearchIndexer
+    messages: MessageSearch
+
+    async def search(
+        self, user_id: UserID, term: str, filter: dict[str, Any] | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Search, once everything is indexed."""
+        await self.indexer.catch_up()
+        ask = SearchAsk(term, wanted=parse_event_filter(filter or {}), **fields)
+        return await self.messages.search(Requester(user_id, "PHONE"), ask)
+
+    async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
+        """Give the IDs of the events that are found."""
+        answer = await self.search(user_id, term, **fields)
+        return [one["event_id"] for one in events_of(answer)]
+
+
+def events_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the events of an answer's results."""
+    return [plain(one["result"]) for one in answer["results"]]
+
+
+def plain(fragment: Any) -> Any:
+    """Read what was rendered."""
+    return orjson.loads(orjson.dumps(fragment))
+
+
+@asynccontextmanager
+async def open_searching(
+    database: Database, *, is_enabled: bool = True
+) -> AsyncIterator[Searching]:
+    """Open a world that can be searched."""
+    async with open_world(database) as world:
+        yield searching_of(world, is_enabled=is_enabled)
+
+
+def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
+    """Build search over a world."""
+    reading = readers_of(world)
+    database, events, states = world.database, world.events, world.states
+    showing = Showing(reading.visibility, reading.rendering)
+    places = Places(database)
+    timelines = Timelines(database, events, states, reading.visibility, showing, places)
+    room_state = RoomState(
+        database, events, states, reading.memberships, reading.visibility, showing, places
+    )
+    messages = MessageSearch(
+        database,
+        events,
+        states,
+        reading.memberships,
+        reading.visibility,
+        SearchProgress.following(database, world.feed),
+        ResultShowing(events, states, timelines, room_state, showing),
+        is_enabled,
+    )
+    return Searching(world, reading, SearchIndexer(database, world.feed), messages)
