@@ -196,7 +196,7 @@ class BridgedHttpClient:
                     aiohttp.TCPConnector(
                         resolver=_CheckingResolver(self),
                         socket_factory=self._make_socket,
-                        ttl_dns_cache=10,
+                        use_dns_cache=False,
                         limit=CONNECTIONS,
                         limit_per_host=CONNECTIONS_PER_HOST,
                         keepalive_timeout=IDLE_S,

@@ -1,0 +1,163 @@
+"""URLs are taken apart strictly; the proxy for each is found."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs.lib.http_client import Blocked
+from hs.lib.http_client.targets import (
+    Proxies,
+    escaped,
+    parse_location,
+    parse_target,
+    proxies_of,
+)
+
+REFUSED = {
+    "other schemes": [
+        "ftp://example.org/",
+        "file:///etc/passwd",
+        "gopher://example.org:70/_x",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "unix:///run/docker.sock",
+        "//example.org/",
+        "example.org/",
+        "",
+    ],
+    "credentials": [
+        "http://user@example.org/",
+        "http://user:password@example.org/",
+        "http://example.org@127.0.0.1/",
+        "http://example.org:80@127.0.0.1/",
+    ],
+    "spellings of IPv4 that only some read": [
+        "http://2130706433/",
+        "http://017700000001/",
+        "http://0x7f000001/",
+        "http://0177.0.0.1/",
+        "http://0x7f.0.0.1/",
+        "http://127.1/",
+        "http://127.0.1/",
+        "http://127.0.0.1./",
+        "http://127.0.0.01/",
+        "http://1.2.3.4.5/",
+        "http://example.org.0x7f/",
+        "http://256.256.256.256/",
+    ],
+    "odd IPv6": [
+        "http://[fe80::1%25eth0]/",
+        "http://[fe80::1%eth0]/",
+        "http://[::1/",
+        "http://::1/",
+        "http://[127.0.0.1]/",
+        "http://[v1.x]/",
+        "http://[]/",
+    ],
+    "odd hosts": [
+        "http:///path",
+        "http://?x",
+        "http://.example.org/",
+        "http://example..org/",
+        "http://exa%6dple.org/",
+        "http://example.org%00.evil.org/",
+        "http://example.org\\@127.0.0.1/",
+        "http://ex ample.org/",
+        "http://example.org:0/",
+        "http://example.org:65536/",
+        "http://example.org:port/",
+        "http://" + "a" * 256 + "/",
+        "http://-x-.org-/",
+    ],
+    "text that breaks a request": [
+        "http://example.org/\r\nHost: evil",
+        "http://example.org/\x00",
+        "http://example.org/ HTTP/1.1",
+        "http://example.org/\u00e4",
+        "http://example.org/" + "a" * 9000,
+    ],
+}
+
+
+@pytest.mark.parametrize("url", [url for urls in REFUSED.values() for url in urls])
+def test_odd_urls_are_refused(url: str) -> None:
+    with pytest.raises(Blocked):
+        parse_target(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://example.org", "example.org", 80),
+        ("HTTPS://Example.ORG/a?b=c", "example.org", 443),
+        ("http://example.org:8080/%2Fa", "example.org", 8080),
+        ("http://my_host/", "my_host", 80),
+        ("http://example.org./", "example.org.", 80),
+        ("http://1.2.3.4/", "1.2.3.4", 80),
+        ("http://[2606:4700::1111]:81/", "2606:4700::1111", 81),
+        ("http://1password.com/", "1password.com", 80),
+    ],
+)
+def test_usual_urls_are_taken_apart(url: str, host: str, port: int) -> None:
+    target = parse_target(url)
+
+    assert (target.host, target.port) == (host, port)
+
+
+def test_the_fragment_is_not_sent() -> None:
+    assert parse_target("http://example.org/a?b#c").url == "http://example.org/a?b"
+
+
+def test_digits_of_other_scripts_are_the_address_they_look_like() -> None:
+    url = escaped("http://１２７.0.0.1/")
+
+    assert str(parse_target(url).literal) == "127.0.0.1"
+
+
+def test_umlauts_and_spaces_are_escaped() -> None:
+    assert escaped("https://Bücher.example/a b?ü") == "https://xn--bcher-kva.example/a%20b?%C3%BC"
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_target_or_refused(text: str) -> None:
+    for url in (text, f"http://{text}", f"http://{text}/"):
+        try:
+            parse_target(escaped(url))
+        except Blocked:
+            continue
+
+
+def test_redirects_may_be_relative_but_not_to_other_schemes() -> None:
+    base = parse_target("http://example.org/a/b")
+
+    assert parse_location(base, "../c d").url == "http://example.org/c%20d"
+    assert parse_location(base, "//other.org/").host == "other.org"
+    with pytest.raises(Blocked):
+        parse_location(base, "file:///etc/passwd")
+
+
+def test_each_scheme_has_its_proxy_and_some_hosts_none() -> None:
+    proxies = Proxies("proxy:3128", "https://tls-proxy", ("example.org", ".corp", "10.0.0.0/8"))
+
+    def proxy_for(url: str) -> str | None:
+        return proxies.proxy_for(parse_target(url))
+
+    assert proxy_for("http://other.org") == "http://proxy:3128"
+    assert proxy_for("https://other.org") == "https://tls-proxy"
+    assert proxy_for("https://notexample.org") == "https://tls-proxy"
+    assert proxy_for("https://sub.example.org") is None
+    assert proxy_for("http://a.corp") is None
+    assert proxy_for("http://10.1.2.3") is None
+    assert Proxies("p", "p", ("*",)).proxy_for(parse_target("http://a.b")) is None
+
+
+def test_the_usual_variables_name_the_proxies() -> None:
+    environ = {
+        "http_proxy": "http://a",
+        "HTTPS_PROXY": "http://b",
+        "no_proxy": "localhost, .corp",
+        "HTTP_PROXY": "http://from-a-header",
+    }
+
+    assert proxies_of(environ) == Proxies("http://a", "http://b", ("localhost", ".corp"))
+    assert proxies_of({"HTTP_PROXY": "http://from-a-header"}) == Proxies()

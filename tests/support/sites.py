@@ -1,0 +1,185 @@
+"""A website of the test's own on 127.0.0.1: scripted answers, and a record of what was asked."""
+
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+_HEAD_BYTES = 65536
+_SITE_S = 120.0
+
+
+@attrs.frozen
+class Asked:
+    """One request as it came; names of headers are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@attrs.frozen
+class Page:
+    """One answer; `raw` writes everything itself instead."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = attrs.Factory(dict)
+    raw: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
+
+
+Answering = Callable[[Asked], Page | Awaitable[Page]]
+
+
+@attrs.define(eq=False)
+class Site:
+    """What is served, by path without its query; whatever else is asked for is 404."""
+
+    port: int = 0
+    scheme: str = "http"
+    pages: dict[str, Page | Answering] = attrs.field(factory=dict)
+    asked: list[Asked] = attrs.field(factory=list)
+    connections: int = 0
+
+    def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
+        """Give the URL of a path."""
+        return f"{self.scheme}://{host}:{self.port}{path}"
+
+    def html(self, path: str, text: str) -> str:
+        """Serve a page of HTML; give its URL."""
+        self.pages[path] = Page(text.encode(), headers={"content-type": "text/html; charset=utf-8"})
+        return self.url(path)
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Answer the requests of one connection."""
+        self.connections += 1
+        try:
+            while (asked := await read_request(stream)) is not None:
+                self.asked.append(asked)
+                if not await self.answer(stream, asked):
+                    return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    async def answer(self, stream: trio.abc.Stream, asked: Asked) -> bool:
+        """Answer one request; tell whether the connection may serve another."""
+        page = self.pages.get(asked.path.partition("?")[0], Page(b"nothing here", 404))
+        if callable(page):
+            made = page(asked)
+            page = made if isinstance(made, Page) else await made
+        if page.raw is not None:
+            await page.raw(stream)
+            return False
+        headers = {"content-length": str(len(page.body)), **page.headers}
+        lines = [f"HTTP/1.1 {page.status} Whatever", *(f"{a}: {b}" for a, b in headers.items())]
+        await stream.send_all("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        if asked.method != "HEAD":
+            await stream.send_all(page.body)
+        return True
+
+
+async def read_request(stream: trio.abc.Stream) -> Asked | None:
+    """Read one request, or None at the end of the connection."""
+    received = bytearray()
+    while b"\r\n\r\n" not in received:
+        part = await stream.receive_some(_HEAD_BYTES)
+        if not part:
+            return None
+        received += part
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    pairs = (line.partition(":") for line in lines)
+    headers = {name.lower(): value.strip() for name, _, value in pairs}
+    missing = int(headers.get("content-length", "0")) - len(body)
+    while missing > 0:
+        part = await stream.receive_some(missing)
+        if not part:
+            return None
+        body += part
+        missing -= len(part)
+    return Asked(method, path, headers, body)
+
+
+@asynccontextmanager
+async def open_site(tls: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
+    """Run a site for the length of a test."""
+    site = Site(scheme="https" if tls else "http")
+    with trio.fail_after(_SITE_S):
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            site.port = listeners[0].socket.getsockname()[1]
+            if tls is None:
+                nursery.start_soon(trio.serve_listeners, site.serve, listeners)
+            else:
+                secure = [trio.SSLListener(one, tls, https_compatible=True) for one in listeners]
+                nursery.start_soon(trio.serve_listeners, site.serve, secure)
+            yield site
+            nursery.cancel_scope.cancel()
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a key and its self-signed certificate for localhost and 127.0.0.1, in one file."""
+    key, cert, both = (folder / name for name in ("site.key", "site.crt", "site.pem"))
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subprocess.run(
+        [*command.split(), "-subj", "/CN=t", "-addext", names, "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    both.write_bytes(key.read_bytes() + cert.read_bytes())
+    return both
+
+
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    """Give what a site needs to speak TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+async def forward(stream: trio.abc.Stream, hops: list[str], site: Site) -> None:
+    """Be a forward proxy for one request: note what was asked for, ask the site whatever it is."""
+    asked = await read_request(stream)
+    if asked is None:
+        return
+    hops.append(f"{asked.method} {asked.path}")
+    if asked.method != "CONNECT":
+        path = "/" + asked.path.split("/", 3)[-1]
+        site.asked.append(asked)
+        await site.answer(stream, attrs.evolve(asked, path=path))
+        return
+    await stream.send_all(b"HTTP/1.1 200 Connected\r\n\r\n")
+    other = await trio.open_tcp_stream("127.0.0.1", site.port)
+    async with other, trio.open_nursery() as nursery:
+
+        async def copy(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
+            try:
+                while part := await source.receive_some(_HEAD_BYTES):
+                    await sink.send_all(part)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(copy, other, stream)
+        nursery.start_soon(copy, stream, other)
+
+
+@asynccontextmanager
+async def open_proxy(site: Site) -> AsyncIterator[tuple[str, list[str]]]:
+    """Run a forward proxy before a site; give its URL and what it was asked."""
+    hops: list[str] = []
+    async with trio.open_nursery() as nursery:
+
+        async def serve(stream: trio.SocketStream) -> None:
+            await forward(stream, hops, site)
+
+        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", hops
+        nursery.cancel_scope.cancel()
