@@ -40,11 +40,9 @@ _SERVER: tuple[Row, ...] = (
         False,
         "Show profiles only to those one shares a room with.",
     ),
-    ("include_profile_data_on_invite", BOOLEAN, True, "Put the inviter's name in invites."),
     ("allow_public_rooms_over_federation", BOOLEAN, False, "Show the directory to other servers."),
     ("gc_thresholds", optional(list_of(INTEGER)), None, "Thresholds of Python's collector."),
     ("gc_min_interval", list_of(DURATION), ["1s", "10s", "30s"], "Least time between collections."),
-    ("block_non_admin_invites", BOOLEAN, False, "Only administrators may invite."),
     ("manhole", optional(COUNT), None, "Port of a Python shell."),
     ("manhole_settings", OBJECT, {}, "Keys and password of that shell."),
     ("matrix_authentication_service", OBJECT, {}, "Delegation of log-in to another service."),
@@ -53,9 +51,6 @@ _SERVER: tuple[Row, ...] = (
     ("user_types", OBJECT, {}, "Further kinds of user."),
 )
 _BLOCKING: tuple[Row, ...] = (
-    ("admin_contact", TEXT, None, "How to reach the administrator, told to blocked users."),
-    ("hs_disabled", BOOLEAN, False, "Block the whole server."),
-    ("hs_disabled_message", STRING, "Homeserver is currently blocked", "What users are told."),
     ("limit_usage_by_mau", BOOLEAN, False, "Limit monthly active users."),
     ("max_mau_value", COUNT, 0, "How many monthly active users."),
     ("mau_trial_days", COUNT, 0, "Days before a new user counts."),
@@ -65,14 +60,10 @@ _BLOCKING: tuple[Row, ...] = (
     ("mau_limit_reserved_threepids", OBJECTS, [], "Addresses that are never blocked."),
     ("server_context", TEXT, None, "A label for statistics."),
     ("limit_remote_rooms", OBJECT, {}, "Refuse to join rooms that are too complex."),
-    ("require_membership_for_aliases", BOOLEAN, True, "Members only may create a room's alias."),
-    ("allow_per_room_profiles", BOOLEAN, True, "A different name in each room."),
     ("max_avatar_size", optional(SIZE), None, "Largest avatar."),
     ("allowed_avatar_mimetypes", optional(STRINGS), None, "Types of avatar."),
-    ("forgotten_room_retention_period", LIFETIME, None, "When forgotten rooms are purged."),
     ("request_token_inhibit_3pid_errors", BOOLEAN, False, "Do not tell whether an address exists."),
     ("next_link_domain_whitelist", optional(STRINGS), None, "Where validation may lead to."),
-    ("retention", OBJECT, {}, "How long messages are kept."),
 )
 _FEDERATION: tuple[Row, ...] = (
     ("federation_verify_certificates", BOOLEAN, True, "Check other servers' certificates."),
@@ -114,7 +105,6 @@ _REGISTRATION: tuple[Row, ...] = (
     ("enable_registration_captcha", BOOLEAN, False, "Ask new users to solve a captcha."),
 )
 _APIS: tuple[Row, ...] = (
-    ("room_prejoin_state", OBJECT, {}, "State shown to invited users."),
     ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),
     ("key_refresh_interval", DURATION, "1d", "How long published keys are valid."),
     ("trusted_key_servers", list_of(ANYTHING), [{"server_name": "matrix.org"}], "Notaries."),
@@ -128,14 +118,7 @@ _SSO: tuple[Row, ...] = (
     ("sso", OBJECT, {}, "Common settings of single sign-on."),
     ("jwt_config", OBJECT, {}, "Log in with a JSON web token."),
 )
-_ROOMS: tuple[Row, ...] = (
-    ("user_consent", OBJECT, {}, "Terms that users must accept."),
-    ("stats", OBJECT, {"enabled": True}, "Statistics of rooms."),
-    ("server_notices", OBJECT, {}, "Notices sent to users."),
-    ("forget_rooms_on_leave", BOOLEAN, False, "Forget a room on leaving it."),
-    ("exclude_rooms_from_presence", STRINGS, [], "Rooms whose members do not see presence."),
-    ("auto_accept_invites", OBJECT, {}, "Accept invites for users."),
-)
+_ROOMS: tuple[Row, ...] = (("user_consent", OBJECT, {}, "Terms that users must accept."),)
 _OPERATION: tuple[Row, ...] = (
     ("sentry", OBJECT, {}, "Report errors to Sentry."),
     ("metrics_flags", OBJECT, {}, "Costly metrics."),

@@ -102,7 +102,25 @@ class RoomSettings:
         7 * 86_400_000,
         "How long redacted events are kept whole.",
         shown="7d",
-        is_effective=False,
+    )
+    forgotten_room_retention_period: int | None = setting(
+        endless(DURATION),
+        None,
+        "How long rooms are kept that all their users here have forgotten; for ever when null.",
+    )
+    forget_rooms_on_leave: bool = setting(BOOLEAN, False, "Forget a room on leaving it.")
+    block_non_admin_invites: bool = setting(BOOLEAN, False, "Only administrators may invite.")
+    include_profile_data_on_invite: bool = setting(
+        BOOLEAN, True, "Put the invited user's name and avatar into invites."
+    )
+    require_membership_for_aliases: bool = setting(
+        BOOLEAN, True, "Only members of a room may make aliases for it."
+    )
+    allow_per_room_profiles: bool = setting(
+        BOOLEAN, True, "Let users have another name or avatar in a room."
+    )
+    exclude_rooms_from_presence: tuple[str, ...] = setting(
+        STRINGS, (), "Rooms whose members do not see each other's presence by them.", shown=[]
     )
     enable_search: bool = setting(BOOLEAN, True, "Let users search in messages.")
     exclude_rooms_from_sync: tuple[str, ...] = setting(

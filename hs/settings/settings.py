@@ -23,6 +23,15 @@ from hs.settings.features import (
 )
 from hs.settings.fields import Key, keys_of, setting, sub_block
 from hs.settings.identity import CaptchaSettings, DelegateSettings
+from hs.settings.keeping import (
+    RETENTION,
+    AutoAcceptSettings,
+    BlockingSettings,
+    NoticeSettings,
+    PrejoinSettings,
+    RetentionSettings,
+    StatsSettings,
+)
 from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
@@ -88,6 +97,17 @@ class BlockSettings:
     push: PushSettings = sub_block(PushSettings, "Notifications.")
     email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
     templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
+    retention: RetentionSettings = setting(
+        RETENTION, RetentionSettings(), "How long messages are kept.", shown={}
+    )
+    server_notices: NoticeSettings = sub_block(NoticeSettings, "Notices sent to users.")
+    auto_accept_invites: AutoAcceptSettings = sub_block(
+        AutoAcceptSettings, "Joining users to rooms that they are invited to."
+    )
+    room_prejoin_state: PrejoinSettings = sub_block(
+        PrejoinSettings, "What is told of a room to who is invited or knocks."
+    )
+    stats: StatsSettings = sub_block(StatsSettings, "Statistics of rooms.")
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +146,12 @@ class Settings:
     captcha: CaptchaSettings = CaptchaSettings()
     email: MailSettings = MailSettings()
     templates: TemplateSettings = TemplateSettings()
+    retention: RetentionSettings = RetentionSettings()
+    server_notices: NoticeSettings = NoticeSettings()
+    auto_accept: AutoAcceptSettings = AutoAcceptSettings()
+    prejoin: PrejoinSettings = PrejoinSettings()
+    stats: StatsSettings = StatsSettings()
+    blocking: BlockingSettings = BlockingSettings()
     workers: WorkerSettings = WorkerSettings()
     files: tuple[Path, ...] = ()
     folder: Path = Path()
@@ -152,6 +178,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
     ("captcha", CaptchaSettings, "Registration"),
+    ("blocking", BlockingSettings, "Homeserver blocking"),
     ("worker_keys", WorkerKeys, "Workers"),
 )
 _SECTION_OF_BLOCK = {
@@ -166,6 +193,11 @@ _SECTION_OF_BLOCK = {
     "push": "Rooms",
     "email": "Server",
     "templates": "Homeserver blocking",
+    "retention": "Homeserver blocking",
+    "server_notices": "Rooms",
+    "auto_accept_invites": "Rooms",
+    "room_prejoin_state": "API configuration",
+    "stats": "Rooms",
 }
 
 
