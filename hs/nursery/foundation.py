@@ -178,7 +178,9 @@ def _shared(
     intake = Intake(feed, plan.instance, database, lambda other: clients.proxy(RecentRows, other))
     channel = channel_of(settings.server.server_name)
     link = RedisLink(_redis_address(settings.redis), channel, plan.instance, bridge)
-    transport = RedisTransport(feed, plan.instance, link, bridge, intake, ownership.expected())
+    transport = RedisTransport(
+        feed, plan.instance, link, bridge, intake, ownership.expected(), sender.expect_back
+    )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
     return transport, Remote(clients, server, RpcEndpoint(server, secret), sender)

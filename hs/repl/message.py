@@ -17,6 +17,7 @@ class Saying(enum.IntEnum):
     POSITION = 1  # a writer has said everything up to `position`; its last row is at `prev`
     REPLICATE = 2  # everybody is asked for their positions
     ALIVE = 3  # nothing; it comes back to its sender, and so proves the connection
+    LEAVING = 4  # its process ends in order, and will most likely be started again
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):

@@ -152,6 +152,10 @@ class RedisLink:
         return self._client
 
 
+def _nobody_cares(instance: str) -> None:
+    """Do nothing."""
+
+
 @attrs.define(eq=False)
 class RedisTransport:
     """Carries rows between the processes of one server."""
@@ -162,6 +166,7 @@ class RedisTransport:
     _bridge: Bridge
     _intake: Intake
     _expected: Sequence[tuple[StreamDef[Any], str]]
+    _on_leaving: Callable[[str], None] = _nobody_cares
     sources: list[Source] = attrs.Factory(list)
     shared: bool = True
     connected: bool = False
@@ -260,6 +265,8 @@ class RedisTransport:
                 return
             if message.saying is Saying.REPLICATE:
                 self._announce_all()
+            elif message.saying is Saying.LEAVING:
+                self._on_leaving(message.instance)
             elif message.saying is not Saying.ALIVE:
                 self._intake.accept(message)
         except msgspec.DecodeError as error:  # of another release, or not of ours at all
@@ -280,6 +287,7 @@ class RedisTransport:
                 await self._outbox_wake.wait()
                 await self._send_waiting()
         finally:
+            self._say(Message(Saying.LEAVING, self._instance))
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._send_waiting()
 

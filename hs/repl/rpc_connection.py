@@ -1,5 +1,6 @@
 """A small HTTP/1.1 client for RPC: kept-alive connections over TCP, TLS or Unix sockets."""
 
+import select
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,10 @@ from hs.repl.rpc_client import Unreachable
 MAX_IDLE = 32  # per instance
 MAX_OPEN = 256  # per instance; further calls wait
 IDLE_S = 30.0  # shorter than the listener's keep-alive
+CONNECT_S = 4.0
+"""How long somebody waits for an instance that does not run; nothing was asked of it yet."""
+
+RESTART_S = 30.0  # since it ended in order: that long its callers have patience
 FIRST_PAUSE_S = 0.02
 LAST_PAUSE_S = 1.0
 MAX_REPLY_BYTES = 128 * 1024 * 1024
@@ -59,6 +64,16 @@ class _Connection:
             elif isinstance(event, h11.ConnectionClosed):
                 raise trio.BrokenResourceError("closed before the reply")
 
+    def was_ended(self) -> bool:
+        """Tell whether the other side has ended it: there is nothing else to hear while idle."""
+        lower = self.stream
+        while isinstance(lower, trio.SSLStream):
+            lower = lower.transport_stream
+        assert isinstance(lower, trio.SocketStream)
+        poll = select.poll()
+        poll.register(lower.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def reusable(self) -> bool:
         if self.state.our_state is h11.DONE and self.state.their_state is h11.DONE:
             self.state.start_next_cycle()
@@ -70,6 +85,10 @@ class _Connection:
 class _Pool:
     idle: list[_Connection] = attrs.Factory(list)
     slots: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(MAX_OPEN))
+    restarting_until: float = 0.0
+
+    def is_restarting(self) -> bool:
+        return trio.current_time() < self.restarting_until
 
 
 @attrs.define(eq=False)
@@ -90,13 +109,19 @@ class PooledSender:
         pool = self._pools.setdefault(instance, _Pool())
         cause = "no connection in time"
         pause_s = FIRST_PAUSE_S
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(timeout_s) as scope:
+            deadline, was_asked = scope.deadline, False
             async with pool.slots:
+                impatient = min(deadline, trio.current_time() + CONNECT_S)
                 while True:
+                    is_patient = was_asked or pool.is_restarting()
+                    scope.deadline = deadline if is_patient else impatient
                     connection = await _take_idle(pool)
                     fresh = connection is None
                     try:
                         connection = connection or await self._connect(location)
+                        # What becomes of it now is worth waiting for, even if this breaks.
+                        was_asked, scope.deadline = True, deadline
                         return await _use(pool, connection, path, headers, body)
                     except BROKEN as error:
                         cause = str(error) or type(error).__name__
@@ -104,6 +129,11 @@ class PooledSender:
                         await trio.sleep(pause_s)
                         pause_s = min(pause_s * 2, LAST_PAUSE_S)
         raise Unreachable(cause)
+
+    def expect_back(self, instance: str) -> None:
+        """Note that an instance ends in order, most likely to be started again."""
+        pool = self._pools.setdefault(instance, _Pool())
+        pool.restarting_until = trio.current_time() + RESTART_S
 
     async def aclose(self) -> None:
         """Close the idle connections."""
@@ -131,6 +161,7 @@ async def _use(
     kept = False
     try:
         answer = await connection.exchange(path, headers, body)
+        pool.restarting_until = 0.0
         if connection.reusable() and len(pool.idle) < MAX_IDLE:
             connection.idle_since = trio.current_time()
             pool.idle.append(connection)
@@ -145,10 +176,12 @@ async def _use(
 async def _take_idle(pool: _Pool) -> _Connection | None:
     if not pool.idle:
         return None
-    if trio.current_time() - pool.idle[-1].idle_since < IDLE_S:
-        return pool.idle.pop()
-    # The last one is the youngest, so all have been idle for too long.
-    stale, pool.idle = pool.idle, []
+    youngest = pool.idle.pop()
+    # The last one is the youngest: when it is of no use, none is.
+    is_old = trio.current_time() - youngest.idle_since >= IDLE_S
+    if not is_old and not youngest.was_ended():
+        return youngest
+    stale, pool.idle = [*pool.idle, youngest], []
     with trio.CancelScope(shield=True):
         for connection in stale:
             await trio.aclose_forcefully(connection.stream)

@@ -1,5 +1,6 @@
 """RPC: payloads, errors, retries and reading one's own writes, over real sockets."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import trio
 
 from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault, Unavailable
+from hs.repl import rpc_connection
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport, alone
 from hs.repl.inproc_rpc import InProcSender
-from hs.repl.rpc import rpc, rpc_methods
+from hs.repl.ownership import Location
+from hs.repl.rpc import DEFAULT_TIMEOUT_S, rpc, rpc_methods
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
@@ -198,6 +201,62 @@ async def test_an_owner_that_does_not_run_is_unavailable_by_the_deadline() -> No
 
     assert isinstance(unavailable.value, MatrixError)
     assert unavailable.value.status == 503
+
+
+async def test_who_calls_an_owner_that_does_not_run_hears_so_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_connection, "CONNECT_S", 0.05)
+    sender = PooledSender({"owner": Location(path=str(tmp_path / "s"))})
+    shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
+    began = trio.current_time()
+
+    with pytest.raises(RpcUnavailable):
+        await shop.count()
+
+    assert trio.current_time() - began < DEFAULT_TIMEOUT_S / 2
+
+
+async def test_an_owner_that_is_being_restarted_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(rpc_connection, "CONNECT_S", 0.05)
+    path = str(tmp_path / "s")
+    sender = PooledSender({"owner": Location(path=path)})
+    shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
+    answers: list[int] = []
+
+    answered = trio.Event()
+
+    async def ask() -> None:
+        answers.append(await shop.count())
+        answered.set()
+
+    sender.expect_back("owner")
+    nursery.start_soon(ask)
+    # Longer than anybody would wait who had not been told.
+    await trio.testing.wait_all_tasks_blocked(0.2)
+    async with shop_at(LocalShop(), alone(Feed()), path):
+        with trio.fail_after(60):
+            await answered.wait()
+
+        await sender.aclose()
+    assert answers == [1]
+
+
+async def test_a_connection_that_the_owner_has_ended_is_not_asked(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    sender = PooledSender({"owner": Location(path=path)})
+    shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
+    async with shop_at(LocalShop(), alone(Feed()), path):
+        assert await shop.count() == 1
+    os.unlink(path)
+
+    local = LocalShop()
+    async with shop_at(local, alone(Feed()), path) as http:
+        assert await shop.count() == 1
+        assert http.connections == 1
+    await sender.aclose()
 
 
 async def test_a_slow_owner_is_given_up_at_the_deadline() -> None:
