@@ -58,6 +58,7 @@ class SyncToken:
     to_device: VectorPosition = VectorPosition()
     device_lists: VectorPosition = VectorPosition()
     push_rules: VectorPosition = VectorPosition()
+    thread_subscriptions: VectorPosition = VectorPosition()
 
     def encode(self) -> str:
         """Give the text form, `s<events>_<receipts>_…`."""
@@ -70,6 +71,7 @@ class SyncToken:
             self.to_device,
             self.device_lists,
             self.push_rules,
+            self.thread_subscriptions,
         )
         return "s" + "_".join(position.encode() for position in positions)
 
@@ -92,10 +94,11 @@ class SyncToken:
             to_device=VectorPosition.parse(segments[5]),
             device_lists=VectorPosition.parse(segments[6]),
             push_rules=VectorPosition.parse(segments[7]),
+            thread_subscriptions=VectorPosition.parse(segments[8]),
         )
 
 
-_AT_NOUGHT = ("0", "0", ".0", ".0", "0", "0", "0", "0")
+_AT_NOUGHT = ("0", "0", ".0", ".0", "0", "0", "0", "0", "0")
 
 
 @attrs.frozen(order=True)

@@ -17,6 +17,7 @@ from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
 from hs.nursery.wiring.outside import wire_outside
+from hs.nursery.wiring.proposals import proposal_apis, wire_proposals
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
@@ -44,6 +45,7 @@ def compose(
     rules_writer = wire_rules_writer(ground)
     actions = wire_actions(ground, rooms, accounts, rules_writer)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
+    proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral, rules_writer)
     directory = wire_directory(ground, rooms, reading, push)
@@ -59,7 +61,9 @@ def compose(
         counts=push.counts,
         extensions=(devices.encryption,),
     )
-    sync = wire_sync(ground, rooms, reading, sources, devices.encryption, admission, drain)
+    sync = wire_sync(
+        ground, rooms, reading, sources, devices.encryption, admission, drain, proposals.threads
+    )
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
     lone = [*directory.duties, *search.duties, *actions.delayed.duties]
@@ -80,6 +84,7 @@ def compose(
             *search_apis(search),
             *device_apis(devices, accounts),
             *sync_apis(sync),
+            *proposal_apis(proposals),
         ),
         authenticator=identity.authenticator,
         rates=identity.rates,

@@ -197,6 +197,16 @@ class DeviceListRow:
 
 
 @attrs.frozen
+class ThreadSubscriptionRow:
+    """A user subscribed to a thread, by hand or not, or unsubscribed from it."""
+
+    user_id: str
+    room_id: str
+    root_id: str
+    subscribed: bool
+
+
+@attrs.frozen
 class FederationRow:
     """Something waits to be sent to these servers."""
 

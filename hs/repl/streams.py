@@ -17,6 +17,7 @@ from hs.repl.rows import (
     PushesRow,
     PushRulesRow,
     ReceiptRow,
+    ThreadSubscriptionRow,
     ToDeviceRow,
     TypingRow,
     UnreadRow,
@@ -79,6 +80,7 @@ PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
 PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
 TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
+THREAD_SUBSCRIPTIONS = StreamDef("thread_subscriptions", ThreadSubscriptionRow, Kind.TABLE)
 FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
 CACHES = StreamDef("caches", CacheRow, Kind.MEMORY, Writers.EVERY, recent=10_000)
 
@@ -95,6 +97,7 @@ CATALOGUE: tuple[StreamDef[Any], ...] = (
     PUSHES,
     TO_DEVICE,
     DEVICE_LISTS,
+    THREAD_SUBSCRIPTIONS,
     FEDERATION,
     CACHES,
 )

@@ -45,7 +45,7 @@ def test_sync_tokens_survive_their_text(token: SyncToken) -> None:
 def test_quiet_streams_make_short_tokens() -> None:
     token = SyncToken(VectorPosition(5), VectorPosition(7), EpochPosition("ab", VectorPosition(2)))
 
-    assert token.encode() == "s5_7_ab.2_.0_0_0_0_0"
+    assert token.encode() == "s5_7_ab.2_.0_0_0_0_0_0"
 
 
 @given(TOKENS)

@@ -97,14 +97,26 @@ def readers_of(world: World) -> Reading:
     return Reading(world, wishes, memberships, tails, aggregates, previous, rendering, visibility)
 
 
+def timelines_of(reading: Reading) -> Timelines:
+    """Build what reads history."""
+    world = reading.world
+    showing = Showing(reading.visibility, reading.rendering)
+    return Timelines(
+        world.database,
+        world.events,
+        world.states,
+        reading.visibility,
+        showing,
+        Places(world.database),
+    )
+
+
 def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = ()) -> WebClient:
     """Serve all endpoints that read rooms; a user's token is the user ID."""
     world = reading.world
     showing = Showing(reading.visibility, reading.rendering)
     places = Places(world.database)
-    timelines = Timelines(
-        world.database, world.events, world.states, reading.visibility, showing, places
-    )
+    timelines = timelines_of(reading)
     state = RoomState(
         world.database,
         world.events,

@@ -1,6 +1,6 @@
 """Sliding sync over a World, as a client calls it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,13 +13,15 @@ from hs.core.requester import Requester
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.services.rooms.building import random_opaque
+from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
+from hs.services.rooms.timelines import Timelines
 from hs.services.sync.assembly import RoomReaders, Sources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.request import SlidingRequest
 from hs.services.sync.sliding.service import SlidingSync
 from hs.storage.database import Database
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import Reading, readers_of, timelines_of
 from tests.support.rooms import World, make_world, open_world
 from tests.support.syncing import PresenceTable, Tables
 
@@ -89,9 +91,12 @@ async def open_two(database: Database) -> AsyncIterator[tuple[Sliding, Sliding]]
         yield make_sliding(world), make_sliding(other)
 
 
-def make_sliding(world: World) -> Sliding:
+def make_sliding(
+    world: World, threads: Callable[[Timelines], ThreadSubscriptions] | None = None
+) -> Sliding:
     """Build sliding sync upon a world, before its first event or after a restart."""
     reading = readers_of(world)
+    subscriptions = None if threads is None else threads(timelines_of(reading))
     tables = Tables(world.feed)
     readers = RoomReaders(
         world.database,
@@ -105,7 +110,7 @@ def make_sliding(world: World) -> Sliding:
     )
     sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
     notifier = Notifier(world.feed)
-    service = make_sliding_sync(readers, sources, notifier, world.clock)
+    service = make_sliding_sync(readers, sources, notifier, world.clock, threads=subscriptions)
     return Sliding(world, reading, tables, notifier, service)
 
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import attrs
+import msgspec
 
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.request import body, query
@@ -10,12 +11,33 @@ from hs.apis.web.route import route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.sync.sliding.request import (
+    ExtensionAsked,
     ExtensionsAsked,
     ListAsked,
     RoomAsked,
     SlidingRequest,
+    ThreadsAsked,
+    ToDeviceAsked,
 )
 from hs.services.sync.sliding.service import SlidingSync
+from hs.services.sync.sliding.threads import NAME as THREADS
+
+
+class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
+    """The extensions as they are named in a body."""
+
+    account_data: ExtensionAsked = ExtensionAsked()
+    receipts: ExtensionAsked = ExtensionAsked()
+    typing: ExtensionAsked = ExtensionAsked()
+    to_device: ToDeviceAsked = ToDeviceAsked()
+    e2ee: ExtensionAsked = ExtensionAsked()
+    threads: ThreadsAsked = ThreadsAsked()
+
+    def asked(self) -> ExtensionsAsked:
+        """Give them as the service reads them."""
+        return ExtensionsAsked(
+            self.account_data, self.receipts, self.typing, self.to_device, self.e2ee, self.threads
+        )
 
 
 @attrs.frozen
@@ -29,7 +51,7 @@ class Slide:
     conn_id: str = body(default="")
     lists: dict[str, ListAsked] = body(factory=dict)
     room_subscriptions: dict[str, RoomAsked] = body(factory=dict)
-    extensions: ExtensionsAsked = body(factory=ExtensionsAsked)
+    extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
 @attrs.frozen
@@ -58,6 +80,6 @@ class SlidingSyncApi:
                 room_subscriptions={
                     RoomID(room_id): one for room_id, one in request.room_subscriptions.items()
                 },
-                extensions=request.extensions,
+                extensions=request.extensions.asked(),
             ),
         )

@@ -14,6 +14,7 @@ from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
+from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import (
     OldSync,
     RoomReaders,
@@ -52,6 +53,7 @@ def wire_sync(
     encryption: Encryption,
     admission: Admission,
     drain: Drain,
+    threads: ThreadSubscriptions | None,
 ) -> Sync:
     """Build sync. After everything whose changes the notifier announces."""
     settings = ground.settings
@@ -85,6 +87,7 @@ def wire_sync(
         excluded=excluded,
         gate=gate,
         encryption=encryption,
+        threads=threads,
     )
 
     async def leave() -> None:

@@ -22,6 +22,7 @@ from hs.repl.rows import (
     PresenceRow,
     PushRulesRow,
     ReceiptRow,
+    ThreadSubscriptionRow,
     ToDeviceRow,
     TypingRow,
 )
@@ -32,6 +33,7 @@ from hs.repl.streams import (
     PRESENCE,
     PUSH_RULES,
     RECEIPTS,
+    THREAD_SUBSCRIPTIONS,
     TO_DEVICE,
     TYPING,
 )
@@ -78,6 +80,7 @@ class Notifier:
         feed.subscribe(PUSH_RULES, self._on_push_rules)
         feed.subscribe(TO_DEVICE, self._on_to_device)
         feed.subscribe(DEVICE_LISTS, self._on_device_lists)
+        feed.subscribe(THREAD_SUBSCRIPTIONS, self._on_thread_subscriptions)
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -228,6 +231,9 @@ class Notifier:
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows if not row.keys})
+
+    def _on_thread_subscriptions(self, batch: Batch[ThreadSubscriptionRow]) -> None:
+        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
     def _on_device_lists(self, batch: Batch[DeviceListRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})

@@ -17,6 +17,7 @@ from hs.repl.streams import (
     PRESENCE,
     PUSH_RULES,
     RECEIPTS,
+    THREAD_SUBSCRIPTIONS,
     TO_DEVICE,
     TYPING,
     StreamDef,
@@ -35,6 +36,7 @@ STREAMS: Final[tuple[StreamDef[Any], ...]] = (
     TO_DEVICE,
     DEVICE_LISTS,
     PUSH_RULES,
+    THREAD_SUBSCRIPTIONS,
 )
 _VECTORS: Final[tuple[Callable[[SyncToken], VectorPosition], ...]] = (
     lambda token: token.events,
@@ -45,6 +47,7 @@ _VECTORS: Final[tuple[Callable[[SyncToken], VectorPosition], ...]] = (
     lambda token: token.to_device,
     lambda token: token.device_lists,
     lambda token: token.push_rules,
+    lambda token: token.thread_subscriptions,
 )
 
 
@@ -111,7 +114,7 @@ class Positions:
 
 
 def _token(vectors: tuple[VectorPosition, ...]) -> SyncToken:
-    events, receipts, typing, presence, account_data, to_device, device_lists, rules = vectors
+    events, receipts, typing, presence, account_data, to_device, lists, rules, threads = vectors
     return SyncToken(
         events=events,
         receipts=receipts,
@@ -119,6 +122,7 @@ def _token(vectors: tuple[VectorPosition, ...]) -> SyncToken:
         presence=EpochPosition("", presence),
         account_data=account_data,
         to_device=to_device,
-        device_lists=device_lists,
+        device_lists=lists,
         push_rules=rules,
+        thread_subscriptions=threads,
     )

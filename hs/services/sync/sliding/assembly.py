@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from hs.core.ids import RoomID
 from hs.lib.clock import Clock
+from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import RoomReaders, Sources
 from hs.services.sync.encryption import Encryption
 from hs.services.sync.notifier import Notifier
@@ -18,6 +19,7 @@ from hs.services.sync.sliding.results import Results
 from hs.services.sync.sliding.room_states import RoomStates
 from hs.services.sync.sliding.service import SlidingSync
 from hs.services.sync.sliding.stretches import Stretches
+from hs.services.sync.sliding.threads import ThreadExtension
 
 
 def make_sliding_sync(
@@ -29,6 +31,7 @@ def make_sliding_sync(
     excluded: frozenset[RoomID] = frozenset(),
     gate: AbstractAsyncContextManager[None] | None = None,
     encryption: Encryption | None = None,
+    threads: ThreadSubscriptions | None = None,
 ) -> SlidingSync:
     """Build the service; after its sources and before the feed starts.
 
@@ -68,6 +71,7 @@ def make_sliding_sync(
             sources.receipts,
             sources.typing,
             EncryptionExtensions(encryption),
+            ThreadExtension(feed, threads),
         ),
         nullcontext() if gate is None else gate,
     )

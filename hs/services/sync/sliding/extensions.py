@@ -23,6 +23,8 @@ from hs.services.sync.recent import Recent
 from hs.services.sync.sliding.encryption import EncryptionExtensions
 from hs.services.sync.sliding.lists import Asking, Windows
 from hs.services.sync.sliding.request import EVERYWHERE, ExtensionAsked
+from hs.services.sync.sliding.threads import NAME as THREADS
+from hs.services.sync.sliding.threads import ThreadExtension
 from hs.services.sync.sources import (
     AccountData,
     AccountDataEntry,
@@ -65,12 +67,14 @@ class Extensions:
         receipts: Receipts,
         typing: Typing,
         encryption: EncryptionExtensions,
+        threads: ThreadExtension,
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
         self._receipts = receipts
         self._typing = typing
         self._encryption = encryption
+        self._threads = threads
         self._changed: Recent[UserID, AccountDataRow] = Recent(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
@@ -103,6 +107,9 @@ class Extensions:
             typing = self._make_typing(scene, asked.typing)
             if typing:
                 members["typing"] = {"rooms": typing}
+        members[THREADS] = await self._threads.make(
+            scene.asking.user_id, asked.threads, scene.since, scene.moment.token
+        )
         members = {name: one for name, one in members.items() if one}
         key = scene.asking.connection.key
         encrypted, news = await self._encryption.make(

@@ -77,6 +77,14 @@ class ToDeviceAsked:
 
 
 @attrs.frozen
+class ThreadsAsked:
+    """Whether changes of thread subscriptions are wanted, and how many."""
+
+    enabled: bool | None = None
+    limit: int | None = None
+
+
+@attrs.frozen
 class ExtensionsAsked:
     """The extensions there are."""
 
@@ -85,6 +93,7 @@ class ExtensionsAsked:
     typing: ExtensionAsked = ExtensionAsked()
     to_device: ToDeviceAsked = ToDeviceAsked()
     e2ee: ExtensionAsked = ExtensionAsked()
+    threads: ThreadsAsked = ThreadsAsked()
 
 
 @attrs.frozen

@@ -1,0 +1,181 @@
+"""Subscriptions to threads: by hand, automatic, undone, and told to clients once."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hs.core.errors import MatrixError, NotFound
+from hs.core.ids import EventID, RoomID
+from hs.core.requester import Requester
+from hs.repl.inproc import alone
+from hs.repl.streams import THREAD_SUBSCRIPTIONS
+from hs.repl.writers import TableWriter
+from hs.services.rooms.drafts import Draft
+from hs.services.rooms.thread_subscriptions import SubscriptionTable, ThreadSubscriptions
+from hs.services.sync.sliding.threads import NAME
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.sliding import Sliding, make_sliding
+
+ME = Requester(ALICE, "DEVICE")
+ASKED = {"threads": {"enabled": True, "limit": 2}}
+
+
+@attrs.frozen(eq=False)
+class Threads:
+    """Sliding sync over a world with a room and a thread, and subscriptions."""
+
+    sliding: Sliding
+    service: ThreadSubscriptions
+    room_id: RoomID
+    root_id: EventID
+
+    async def reply(self, root_id: EventID | None = None) -> EventID:
+        relates = {"rel_type": "m.thread", "event_id": root_id or self.root_id}
+        content = {"body": "reply", "m.relates_to": relates}
+        world = self.sliding.world
+        draft = Draft("m.room.message", BOB, content)
+        world.clock.advance(1)
+        return (await world.append(self.room_id, draft))[0].event_id
+
+    async def root(self) -> EventID:
+        self.sliding.world.clock.advance(1)
+        return (await self.sliding.world.send(self.room_id, BOB, "root")).event_id
+
+    async def sync(self, pos: str | None = None, timeout_ms: int = 0) -> tuple[Any, str]:
+        answer = await self.sliding.sync(ALICE, pos, extensions=ASKED, timeout_ms=timeout_ms)
+        return answer["extensions"].get(NAME), answer["pos"]
+
+
+@pytest.fixture
+async def threads(database: Database) -> AsyncIterator[Threads]:
+    async with open_world(database) as world:
+        stream = TableWriter(
+            THREAD_SUBSCRIPTIONS, "main", database, alone(world.feed), world.clock.now_ms
+        )
+        made: list[ThreadSubscriptions] = []
+
+        def build(timelines: Any) -> ThreadSubscriptions:
+            made.append(
+                ThreadSubscriptions(database, world.feed, SubscriptionTable(stream), timelines)
+            )
+            return made[0]
+
+        sliding = make_sliding(world, build)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stream.run)
+            room_id = await world.create_room(ALICE, join=[BOB])
+            root_id = (await world.send(room_id, BOB, "root")).event_id
+            yield Threads(sliding, made[0], room_id, root_id)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_subscription_by_hand_wins_over_an_automatic_one(threads: Threads) -> None:
+    cause = await threads.reply()
+    place = (ME, threads.room_id, threads.root_id)
+
+    await threads.service.subscribe(*place, cause)
+    first = await threads.service.is_automatic(*place)
+    await threads.service.subscribe(*place, None)
+    await threads.service.subscribe(*place, cause)
+
+    assert first is True
+    assert await threads.service.is_automatic(*place) is False
+
+
+async def test_nobody_is_subscribed_again_by_what_they_unsubscribed_from(threads: Threads) -> None:
+    cause = await threads.reply()
+    place = (ME, threads.room_id, threads.root_id)
+    await threads.service.subscribe(*place, cause)
+    await threads.service.unsubscribe(*place)
+    await threads.service.unsubscribe(*place)
+
+    with pytest.raises(NotFound):
+        await threads.service.is_automatic(*place)
+    with pytest.raises(MatrixError) as refused:
+        await threads.service.subscribe(*place, cause)
+    await threads.service.subscribe(*place, await threads.reply())
+
+    assert refused.value.status == 409
+    assert refused.value.errcode == "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION"
+    assert await threads.service.is_automatic(*place) is True
+
+
+async def test_what_is_not_in_the_thread_is_no_cause(threads: Threads) -> None:
+    other = await threads.reply(await threads.root())
+
+    with pytest.raises(MatrixError) as refused:
+        await threads.service.subscribe(ME, threads.room_id, threads.root_id, other)
+
+    assert (refused.value.status, refused.value.errcode) == (
+        400,
+        "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD",
+    )
+
+
+async def test_threads_that_one_cannot_see_do_not_exist(threads: Threads) -> None:
+    carol = Requester(CAROL, "DEVICE")
+    calls: list[Callable[[], Any]] = [
+        lambda: threads.service.subscribe(carol, threads.room_id, threads.root_id, None),
+        lambda: threads.service.unsubscribe(carol, threads.room_id, threads.root_id),
+        lambda: threads.service.is_automatic(ME, threads.room_id, EventID("$unknown")),
+    ]
+
+    for call in calls:
+        with pytest.raises(NotFound):
+            await call()
+
+
+async def test_clients_are_told_of_changes_once(threads: Threads) -> None:
+    nothing, pos = await threads.sync()
+    await threads.service.subscribe(ME, threads.room_id, threads.root_id, None)
+
+    subscribed, pos = await threads.sync(pos)
+    again, pos = await threads.sync(pos)
+    await threads.service.unsubscribe(ME, threads.room_id, threads.root_id)
+    unsubscribed, pos = await threads.sync(pos)
+    anew, _ = await threads.sync()
+
+    assert (nothing, again, anew) == (None, None, None)
+    told = subscribed["subscribed"][threads.room_id][threads.root_id]
+    assert told["automatic"] is False
+    gone = unsubscribed["unsubscribed"][threads.room_id][threads.root_id]
+    assert gone["bump_stamp"] > told["bump_stamp"]
+
+
+async def test_a_change_wakes_who_waits(threads: Threads) -> None:
+    _, pos = await threads.sync()
+    told: list[Any] = []
+
+    async def wait() -> None:
+        told.append((await threads.sync(pos, timeout_ms=60_000))[0])
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await threads.service.subscribe(ME, threads.room_id, threads.root_id, None)
+
+    assert list(told[0]["subscribed"]) == [threads.room_id]
+
+
+async def test_what_is_too_much_for_an_answer_is_paged_back(threads: Threads) -> None:
+    roots = [await threads.root() for _ in range(7)]
+    _, pos = await threads.sync()
+    for root_id in roots:
+        await threads.service.subscribe(ME, threads.room_id, root_id, None)
+
+    told, _ = await threads.sync(pos)
+    found = set(told["subscribed"][threads.room_id])
+    token = told["prev_batch"]
+    while token is not None:
+        page = await threads.service.page(ME, token, pos, 3)
+        assert not found & {one.root_id for one in page.changes}
+        found |= {one.root_id for one in page.changes}
+        token = page.end
+
+    assert found == set(roots)
