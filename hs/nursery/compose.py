@@ -19,11 +19,14 @@ from hs.nursery.wiring.ephemeral import wire_ephemeral
 from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.proposals import proposal_apis, wire_proposals
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
+from hs.nursery.wiring.pushers import pusher_apis, wire_pusher_writer, wire_pushers
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.search import search_apis, wire_search
 from hs.nursery.wiring.sync import sync_apis, wire_sync
+from hs.services.accounts.watching import DeviceWatchers
 from hs.services.devices.remote import NoRemoteDevices
+from hs.services.push.pusher_upkeep import PushersOfDevices
 from hs.services.sync.assembly import Sources
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -39,7 +42,9 @@ def compose(
     outside = wire_outside(ground)
     device_writers = wire_device_writers(ground)
     registered = wire_registered(ground)
-    identity = wire_identity(ground, device_writers.updates, registered.identities)
+    pusher_writer = wire_pusher_writer(ground)
+    watchers = DeviceWatchers((device_writers.updates, PushersOfDevices(pusher_writer)))
+    identity = wire_identity(ground, watchers, registered.identities)
     rooms = wire_rooms(ground)
     accounts = wire_accounts(ground, identity, rooms.departures)
     rules_writer = wire_rules_writer(ground)
@@ -48,6 +53,7 @@ def compose(
     proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral, rules_writer)
+    pushers = wire_pushers(ground, pusher_writer, rooms, push, outside)
     directory = wire_directory(ground, rooms, reading, push)
     search = wire_search(ground, rooms, reading)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
@@ -66,9 +72,16 @@ def compose(
     )
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    lone = [*directory.duties, *search.duties, *actions.delayed.duties]
+    lone = [*directory.duties, *search.duties, *actions.delayed.duties, *pushers.duties]
     if BACKGROUND in plan.duties:
-        lone = [*lone, *accounts.chores, *room_chores(ground, rooms), *devices.chores, *sync.chores]
+        lone = [
+            *lone,
+            *accounts.chores,
+            *room_chores(ground, rooms),
+            *devices.chores,
+            *sync.chores,
+            *pushers.chores,
+        ]
     return Process(
         ground=ground,
         runners=runners,
@@ -80,6 +93,7 @@ def compose(
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
             *push_apis(push),
+            *pusher_apis(pushers),
             *directory_apis(directory),
             *search_apis(search),
             *device_apis(devices, accounts),

@@ -73,6 +73,7 @@ THROTTLES = """
 SELECT room_id, sent_ms, throttle_ms FROM push_throttles
 WHERE user_id = $1 AND app_id = $2 AND pushkey = $3
 """
+ADDRESS_OWNER = "SELECT user_id FROM user_threepids WHERE medium = $1 AND address = $2"
 SET_THROTTLES = Rows(
     "push_throttles",
     "user_id text, app_id text, pushkey text, room_id text, sent_ms bigint, throttle_ms bigint",
@@ -223,6 +224,12 @@ async def note_mail(tx: Tx, key: PusherKey, position: int, mailed: Sequence[Thro
     """Write that a mail went out: how far it reached, and which rooms it was about."""
     await tx.update_rows(MOVE_ON, [(*key, position)])
     await tx.insert_rows(SET_THROTTLES, [(*key, *one) for one in mailed])
+
+
+async def owner_of_address(tx: Tx, medium: str, address: str) -> str | None:
+    """Give the user to whom an address belongs."""
+    owner: str | None = await tx.fetchval(ADDRESS_OWNER, medium, address)
+    return owner
 
 
 def _pusher(row: Row) -> PusherRecord:

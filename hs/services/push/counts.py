@@ -146,6 +146,16 @@ class UnreadCounts:
                 found[room_id] = (read, marks.get(EVERYWHERE, 0))
         return found
 
+    async def has_read(
+        self, user_id: UserID, room_id: RoomID, thread_id: str, stream_id: int
+    ) -> bool:
+        """Tell whether a user has read an event, by what this process has heard."""
+        read = self._read_nowait(user_id, room_id)
+        if read is None:
+            await self._get_ready(user_id, [room_id])
+            read = self._read_nowait(user_id, room_id)
+        return read is not None and stream_id <= read.of_thread(thread_id)
+
     # Counting
 
     def _count_nowait(self, user_id: UserID, room_id: RoomID) -> _Counted | None:

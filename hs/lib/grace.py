@@ -1,0 +1,37 @@
+"""Time to finish: work that a cancellation may not cut off at once."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import outcome
+import trio
+
+T = TypeVar("T")
+
+
+async def with_grace(grace_s: float, work: Callable[[], Awaitable[T]]) -> T:
+    """Do `work`; after a cancellation it has `grace_s` more seconds to come to its end.
+
+    What ends in time gives its result; the cancellation is felt at the caller's next await.
+    """
+    result: outcome.Outcome[T] | None = None
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope(shield=True) as shield:
+            nursery.start_soon(_limit_when_cancelled, shield, grace_s)
+            try:
+                result = outcome.Value(await work())
+            except Exception as error:  # noqa: BLE001  raised below, outside of the nursery's group
+                result = outcome.Error(error)
+            nursery.cancel_scope.cancel()
+        if result is None:
+            # The grace is over: let the cancellation through.
+            await trio.sleep_forever()
+    assert result is not None
+    return result.unwrap()
+
+
+async def _limit_when_cancelled(shield: trio.CancelScope, grace_s: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        shield.deadline = trio.current_time() + grace_s
