@@ -25,7 +25,7 @@ from hs.services.rooms.room_state import RoomState
 from hs.services.rooms.showing import Showing
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.timelines import Timelines
-from hs.services.rooms.visibility import Visibility
+from hs.services.rooms.visibility import Expiry, Visibility
 from tests.support.rooms import SERVER, World
 from tests.support.web import Tokens, WebClient, client_for
 
@@ -81,7 +81,7 @@ class Reading:
         return [one["content"]["body"] for one in events if "body" in one["content"]]
 
 
-def readers_of(world: World) -> Reading:
+def readers_of(world: World, expiry: Expiry | None = None) -> Reading:
     """Build the readers; before the world's first event, or after a restart."""
     wishes = Wishes()
     memberships = Memberships(world.database, world.feed, SERVER)
@@ -92,7 +92,14 @@ def readers_of(world: World) -> Reading:
         world.database, world.feed, world.events, aggregates, previous, world.clock
     )
     visibility = Visibility(
-        world.database, world.feed, world.events, world.states, memberships, wishes, wishes
+        world.database,
+        world.feed,
+        world.events,
+        world.states,
+        memberships,
+        wishes,
+        wishes,
+        expiry,
     )
     return Reading(world, wishes, memberships, tails, aggregates, previous, rendering, visibility)
 

@@ -21,6 +21,7 @@ from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Ownership, Topology
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
+from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.auth_graph import AuthGraph
@@ -72,6 +73,7 @@ class World:
     appenders: dict[str, RoomAppender]  # by instance; other worlds' may be put in
     receiver: ShardedReceiver
     auth_graph: AuthGraph
+    transport: Transport
     seen: list[tuple[int, EventRow]] = attrs.Factory(list)
 
     async def create_room(
@@ -200,7 +202,8 @@ def make_world(
     instance = topology.instance
     events = EventStore(database, feed)
     states = StateStore(database, feed, events)
-    stream = TableWriter(EVENTS, instance, database, hub.join(feed), clock.now_ms)
+    transport = hub.join(feed)
+    stream = TableWriter(EVENTS, instance, database, transport, clock.now_ms)
     committer = Committer(stream, states, clock, SERVER, index_chains)
     rooms = HotRooms(database, events, states, committer, max_room_bytes)
     builder = EventBuilder(SIGNER, clock, opaque_id)
@@ -229,6 +232,7 @@ def make_world(
         appenders=appenders,
         receiver=ShardedReceiver(ownership, {instance: inbound}),
         auth_graph=auth_graph,
+        transport=transport,
     )
     feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
     return world

@@ -15,6 +15,7 @@ from hs.services.rooms.previous_state import PreviousStates
 from hs.services.rooms.related_events import RelatedEvents
 from hs.services.rooms.rendering import MAX_BYTES as RENDERED_BYTES
 from hs.services.rooms.rendering import Rendering
+from hs.services.rooms.retention import RetentionPolicies
 from hs.services.rooms.room_previews import RoomPreviews
 from hs.services.rooms.room_snapshot import RoomSnapshots
 from hs.services.rooms.room_state import RoomState
@@ -37,6 +38,7 @@ class Reading:
     previews: RoomPreviews
     hierarchy: Hierarchy
     snapshots: RoomSnapshots
+    retention: RetentionPolicies
 
 
 def wire_reading(
@@ -51,7 +53,10 @@ def wire_reading(
     rendering = Rendering(
         database, feed, events, aggregates, previous, ground.clock, int(RENDERED_BYTES * factor)
     )
-    visibility = Visibility(database, feed, events, states, memberships, ignored, erased)
+    kept = ground.settings.retention
+    retention = RetentionPolicies.following(feed, states, kept, ground.clock)
+    expiry = retention if kept.enabled else None
+    visibility = Visibility(database, feed, events, states, memberships, ignored, erased, expiry)
     showing = Showing(visibility, rendering)
     places = Places(database)
     timelines = Timelines(database, events, states, visibility, showing, places)
@@ -68,6 +73,7 @@ def wire_reading(
         previews=previews,
         hierarchy=Hierarchy(events, states, previews),
         snapshots=RoomSnapshots(database, visibility, timelines, showing, state),
+        retention=retention,
     )
 
 

@@ -38,6 +38,7 @@ class Rooms:
     tails: Tails
     appender: ShardedAppender
     committer: Committer | None
+    hot: HotRooms | None  # as the committer: where events are written
     departures: RoomDepartures
 
     @property
@@ -60,7 +61,7 @@ def wire_rooms(ground: Foundation) -> Rooms:
     server_name = ground.settings.server.server_name
     memberships = Memberships(ground.database, ground.feed, server_name)
     tails = Tails(ground.feed, int(TAIL_BYTES * caches.factor("tails")))
-    committer, local = _writing_end(ground, events, states)
+    committer, hot, local = _writing_end(ground, events, states)
     appenders: dict[str, RoomAppender] = {}
     for instance in ground.ownership.writers(EVENTS):
         if instance == ground.plan.instance:
@@ -77,15 +78,16 @@ def wire_rooms(ground: Foundation) -> Rooms:
         tails=tails,
         appender=appender,
         committer=committer,
+        hot=hot,
         departures=RoomDepartures(ground.database, appender, memberships),
     )
 
 
 def _writing_end(
     ground: Foundation, events: EventStore, states: StateStore
-) -> tuple[Committer | None, RoomWriter | None]:
+) -> tuple[Committer | None, HotRooms | None, RoomWriter | None]:
     if not ground.ownership.writes(EVENTS):
-        return None, None
+        return None, None, None
     committer = Committer(
         ground.table(EVENTS), states, ground.clock, ground.signer.server_name, index_chains
     )
@@ -105,7 +107,7 @@ def _writing_end(
     )
     if ground.remote is not None:
         ground.remote.server.register(RoomAppender, writer)
-    return committer, writer
+    return committer, rooms, writer
 
 
 def room_chores(ground: Foundation, rooms: Rooms) -> list[Duty]:

@@ -76,6 +76,20 @@ class HotRooms:
                 room.pins -= 1
                 self._release(room)
 
+    @asynccontextmanager
+    async def alone(self, room_id: RoomID) -> AsyncIterator[bool]:
+        """Keep others from loading a room; tells whether nothing of it is under way."""
+        async with self._locks.hold(room_id):
+            room = self._rooms.get(room_id)
+            yield room is None or not room.pins
+
+    def drop(self, room_id: RoomID) -> None:
+        """Forget a room that is no more; inside `alone`."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            room.dropped = True
+            self._forget(room_id)
+
     def check(self, room: HotRoom) -> None:
         """Make sure that a held room is still what will be on disk.
 

@@ -15,8 +15,8 @@ from hs.core.ids import EventID, RoomID
 from hs.lib.cache import LruCache
 from hs.lib.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow, StateChange
-from hs.repl.streams import EVENTS
+from hs.repl.rows import CacheRow, EventRow, StateChange
+from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms import snapshots
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.snapshots import Snapshot, StateMap
@@ -27,6 +27,9 @@ from hs.storage.state import EMPTY_SNAPSHOT, Key
 
 MAX_CURRENT_BYTES: Final = 64 * 1024 * 1024
 MAX_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
+
+PURGED_ROOMS: Final = "purged_rooms"
+"""The cache whose rows tell of rooms that are no more."""
 
 ROOMS_AT_ONCE: Final = 25
 
@@ -91,6 +94,7 @@ class StateStore:
         # For each room being read, what the feed brought meanwhile: one list for each reader.
         self._meanwhile: dict[RoomID, list[list[StateChange]]] = {}
         feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(CACHES, self._on_caches)
 
     @property
     def caches(self) -> tuple[LruCache[RoomID, _Current], LruCache[int, _Known]]:
@@ -231,6 +235,12 @@ class StateStore:
         state_map = _laid_over(state_map, loaded.layer)
         self._snapshots.put(snapshot_id, _Known(state_map, base is not None, loaded.hops))
         return state_map
+
+    def _on_caches(self, batch: Batch[CacheRow]) -> None:
+        for _, row in batch.rows:
+            if row.cache == PURGED_ROOMS:
+                for room_id in row.keys:
+                    self._rooms.pop(RoomID(room_id))
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:

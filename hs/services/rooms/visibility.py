@@ -59,6 +59,14 @@ class ErasedUsers(Protocol):
     async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]: ...
 
 
+class Expiry(Protocol):
+    """Knows which messages are too old to be shown."""
+
+    async def hidden_before(self, room_id: RoomID) -> int:
+        """Give the time (ms) of the oldest messages that are shown."""
+        ...
+
+
 class Seen(NamedTuple):
     """An event that a user may see, and their membership at it.
 
@@ -115,6 +123,7 @@ class Visibility:
         memberships: Memberships,
         ignored: IgnoredUsers,
         erased: ErasedUsers,
+        expiry: Expiry | None = None,
     ) -> None:
         self._database = database
         self._events = events
@@ -122,6 +131,7 @@ class Visibility:
         self._memberships = memberships
         self._ignored = ignored
         self._erased = erased
+        self._expiry = expiry
         self.stays = Stays(events, states)
         self._points: LruCache[tuple[int, UserID], _Point] = LruCache(
             "visibility_points", max_entries=MAX_POINTS
@@ -209,6 +219,8 @@ class Visibility:
             view = rooms.get(event.room_id)
             if view is None:
                 view = rooms[event.room_id] = await self._room_view(user_id, event.room_id)
+            if event.origin_server_ts < view.hidden_before and event.state_key is None:
+                continue
             if stored.stream_id > view.certain_after:
                 views[event.event_id] = Seen(stored, event_types.JOIN)
             else:
@@ -229,7 +241,10 @@ class Visibility:
         own = standing.own if standing.is_joined else None
         if own is not None and await self.current(room_id) in _OPEN:
             certain_after = own.stream_id
-        return _RoomView(standing.joined_until, certain_after)
+        hidden_before = -ALWAYS
+        if self._expiry is not None:
+            hidden_before = await self._expiry.hidden_before(room_id)
+        return _RoomView(standing.joined_until, certain_after, hidden_before)
 
     async def _judge(
         self,
@@ -314,6 +329,7 @@ class _RoomView(NamedTuple):
 
     joined_until: int
     certain_after: int
+    hidden_before: int
 
 
 def _read(stored: StoredEvent | None) -> HistoryVisibility:

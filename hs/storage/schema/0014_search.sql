@@ -43,3 +43,16 @@ CREATE TABLE search_progress (
     name TEXT NOT NULL PRIMARY KEY,
     position TEXT NOT NULL
 );
+
+-- Keeping: what says how long a room keeps its messages, redactions in their order, and rooms
+-- that nobody here remembers, since when they are known to be such.
+CREATE INDEX current_state_retention ON current_state (room_id) WHERE type = 'm.room.retention';
+CREATE INDEX events_redactions ON events (stream_id) WHERE type = 'm.room.redaction';
+CREATE TABLE forgotten_rooms (
+    room_id TEXT NOT NULL PRIMARY KEY,
+    since_ms BIGINT NOT NULL
+);
+CREATE TABLE keeping_progress (
+    name TEXT NOT NULL PRIMARY KEY,
+    position BIGINT NOT NULL
+);
