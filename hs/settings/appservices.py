@@ -159,14 +159,18 @@ def _url(values: Mapping[str, Any], at: At) -> str | None:
     url = optional(STRING).read(values["url"], here)
     if not url:
         return None
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment:
+    if not _is_base(url):
         here.refuse(f"{url!r} is not an address", 'write it like "http://127.0.0.1:29318"')
     return url.rstrip("/")
+
+
+def _is_base(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and not parts.query and not parts.fragment
 
 
 def _sender(values: Mapping[str, Any], at: At) -> str:

@@ -5,10 +5,10 @@ older than a deadline was left by a process that died, and counts as free.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
-from hs.storage.dialect import sql
+from hs.storage.dialect import Statement, sql
 from hs.storage.rooms import SummaryRecord
 
 ADD = """
@@ -38,17 +38,27 @@ _SHOWN = (
     "s.name, s.topic, s.avatar_url, s.canonical_alias, s.join_rule, s.history_visibility, "
     "s.guest_access, s.encryption, s.room_type, s.joined_members, s.invited_members, s.tombstoned"
 )
+MAIN: Final = "r.is_public = 1"
+ANY_NETWORK: Final = (
+    "(r.is_public = 1 OR EXISTS (SELECT 1 FROM network_rooms n WHERE n.room_id = r.room_id))"
+)
+LIST = """
+INSERT INTO network_rooms (instance_id, room_id) SELECT $1, room_id FROM rooms WHERE room_id = $2
+ON CONFLICT (instance_id, room_id) DO UPDATE SET room_id = excluded.room_id RETURNING room_id
+"""
+UNLIST = "DELETE FROM network_rooms WHERE instance_id = $1 AND room_id = $2"
+
 # Rooms that nobody can join or read are listed in vain.
-_LISTED = """
-FROM rooms r JOIN room_summaries s ON s.room_id = r.room_id
-WHERE r.is_public = 1 AND s.joined_members > 0
+_FINDABLE = """
+  s.joined_members > 0
   AND (s.join_rule IN ('public', 'knock', 'restricted', 'knock_restricted')
        OR s.history_visibility = 'world_readable')
 """
 
 
-def _matching(any_type: str) -> str:
-    return f"""{_LISTED}
+def _matching(listed: str, any_type: str) -> str:
+    return f"""
+FROM rooms r JOIN room_summaries s ON s.room_id = r.room_id WHERE {listed} AND {_FINDABLE}
   AND ($1 = '' OR lower(coalesce(s.name, '')) LIKE $1 ESCAPE '\\'
        OR lower(coalesce(s.topic, '')) LIKE $1 ESCAPE '\\'
        OR lower(coalesce(s.canonical_alias, '')) LIKE $1 ESCAPE '\\')
@@ -56,21 +66,48 @@ def _matching(any_type: str) -> str:
 """
 
 
-COUNT = sql(lambda d: f"SELECT count(*) {_matching(d.any_of('s.room_type', 4, 'text'))}")
-FORWARD = sql(
-    lambda d: (
-        f"SELECT r.room_id, {_SHOWN} {_matching(d.any_of('s.room_type', 4, 'text'))}"
-        "AND (s.joined_members < $5 OR (s.joined_members = $5 AND r.room_id > $6)) "
-        "ORDER BY s.joined_members DESC, r.room_id LIMIT $7"
+def _network(number: int) -> str:
+    return (
+        "EXISTS (SELECT 1 FROM network_rooms n "
+        f"WHERE n.room_id = r.room_id AND n.instance_id = ${number})"
     )
-)
-BACKWARD = sql(
-    lambda d: (
-        f"SELECT r.room_id, {_SHOWN} {_matching(d.any_of('s.room_type', 4, 'text'))}"
-        "AND (s.joined_members > $5 OR (s.joined_members = $5 AND r.room_id < $6)) "
-        "ORDER BY s.joined_members, r.room_id DESC LIMIT $7"
+
+
+def _count(listed: str) -> Statement:
+    return sql(lambda d: f"SELECT count(*) {_matching(listed, d.any_of('s.room_type', 4, 'text'))}")
+
+
+def _forward(listed: str) -> Statement:
+    return sql(
+        lambda d: (
+            f"SELECT r.room_id, {_SHOWN} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
+            "AND (s.joined_members < $5 OR (s.joined_members = $5 AND r.room_id > $6)) "
+            "ORDER BY s.joined_members DESC, r.room_id LIMIT $7"
+        )
     )
-)
+
+
+def _backward(listed: str) -> Statement:
+    return sql(
+        lambda d: (
+            f"SELECT r.room_id, {_SHOWN} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
+            "AND (s.joined_members > $5 OR (s.joined_members = $5 AND r.room_id < $6)) "
+            "ORDER BY s.joined_members, r.room_id DESC LIMIT $7"
+        )
+    )
+
+
+class _Queries(NamedTuple):
+    """The queries of one kind of list."""
+
+    total: Statement
+    forward: Statement
+    backward: Statement
+
+
+_OF_SERVER = _Queries(_count(MAIN), _forward(MAIN), _backward(MAIN))
+_OF_ALL = _Queries(_count(ANY_NETWORK), _forward(ANY_NETWORK), _backward(ANY_NETWORK))
+_OF_NETWORK = _Queries(_count(_network(5)), _forward(_network(8)), _backward(_network(8)))
 
 
 class AliasRecord(NamedTuple):
@@ -83,13 +120,16 @@ class AliasRecord(NamedTuple):
 class Wanted(NamedTuple):
     """Which listed rooms are asked for.
 
-    `pattern` is a LIKE pattern in lower case with backslashes as escapes, "" for all.
+    `pattern` is a LIKE pattern in lower case with backslashes as escapes, "" for all. `network`
+    is that of an application service whose list is asked for instead of the server's own.
     """
 
     pattern: str
     any_type: bool
     untyped: bool
     types: Sequence[str]
+    network: str | None = None
+    all_networks: bool = False
 
 
 class ListedRoom(NamedTuple):
@@ -161,21 +201,42 @@ async def is_listed(tx: Tx, room_id: str) -> bool | None:
     return None if found is None else bool(found)
 
 
+async def set_network_listed(tx: Tx, instance_id: str, room_id: str, listed: bool) -> bool:
+    """Put a room into a network's list or take it out; tell whether the room is known."""
+    if listed:
+        return await tx.fetchval(LIST, instance_id, room_id) is not None
+    await tx.execute(UNLIST, instance_id, room_id)
+    return await is_listed(tx, room_id) is not None
+
+
 async def count_listed(tx: Tx, wanted: Wanted) -> int:
     """Count the rooms that match."""
-    return int(await tx.fetchval(COUNT, *_arguments(wanted)))
+    statement = _queries_for(wanted).total
+    return int(await tx.fetchval(statement, *_arguments(wanted), *_of_network(wanted)))
 
 
 async def list_after(tx: Tx, wanted: Wanted, place: Place, limit: int) -> list[ListedRoom]:
     """List matching rooms that come after a place, the largest first."""
-    rows = await tx.fetch(FORWARD, *_arguments(wanted), *place, limit)
+    arguments = (*_arguments(wanted), *place, limit, *_of_network(wanted))
+    rows = await tx.fetch(_queries_for(wanted).forward, *arguments)
     return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in rows]
 
 
 async def list_before(tx: Tx, wanted: Wanted, place: Place, limit: int) -> list[ListedRoom]:
     """List the matching rooms that come just before a place, in the order of the list."""
-    rows = await tx.fetch(BACKWARD, *_arguments(wanted), *place, limit)
+    arguments = (*_arguments(wanted), *place, limit, *_of_network(wanted))
+    rows = await tx.fetch(_queries_for(wanted).backward, *arguments)
     return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in reversed(rows)]
+
+
+def _queries_for(wanted: Wanted) -> _Queries:
+    if wanted.network is not None:
+        return _OF_NETWORK
+    return _OF_ALL if wanted.all_networks else _OF_SERVER
+
+
+def _of_network(wanted: Wanted) -> tuple[str, ...]:
+    return () if wanted.network is None else (wanted.network,)
 
 
 def _arguments(wanted: Wanted) -> tuple[str, int, int, list[str]]:

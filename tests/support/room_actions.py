@@ -27,7 +27,7 @@ from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
 from hs.services.accounts.rate_limits import ConfiguredRates
-from hs.services.directory.aliases import Aliases
+from hs.services.directory.aliases import Aliases, NoNamespaces
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
@@ -181,7 +181,7 @@ class _Parts:
 
 def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings) -> Actions:
     """Build the services."""
-    aliases = Aliases(world.database, SERVER, settings, world.clock)
+    aliases = Aliases(world.database, SERVER, settings, world.clock, NoNamespaces())
     parts = _Parts(
         world=world,
         profiles=Profiles(),

@@ -7,7 +7,7 @@ import attrs
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
 from hs.apis.web.request import body, query
 from hs.apis.web.route import route
-from hs.core.errors import MissingToken, NotFound
+from hs.core.errors import InvalidParam, MissingToken, NotFound
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.requester import Requester
 from hs.services.directory.public_rooms import PublicRooms, Search, public_room
@@ -77,11 +77,17 @@ class PublicRoomsApi:
     @route("POST", _PATH, auth=USER_OR_GUEST)
     async def search_rooms(self, request: SearchPublicRooms) -> PublicRoomsPage:
         """Give a page of what matches."""
-        if request.third_party_instance_id is not None:
-            # No bridge tells which of its rooms belong to which network yet.
-            return PublicRoomsPage([], 0, None, None)
+        if request.include_all_networks and request.third_party_instance_id is not None:
+            raise InvalidParam("Ask for all networks or for one of them")
         wanted = request.wanted
-        asked = Search(request.limit, request.since, wanted.generic_search_term, wanted.room_types)
+        asked = Search(
+            request.limit,
+            request.since,
+            wanted.generic_search_term,
+            wanted.room_types,
+            request.third_party_instance_id,
+            request.include_all_networks,
+        )
         return await self._page(request.server, asked)
 
     async def _page(self, server: str | None, asked: Search) -> PublicRoomsPage:

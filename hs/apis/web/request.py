@@ -38,6 +38,7 @@ class Kind(enum.Enum):
 
     PATH = "path"
     QUERY = "query"
+    WHOLE_QUERY = "whole query"
     HEADER = "header"
     BODY = "body"
     WHOLE_BODY = "whole body"
@@ -101,6 +102,11 @@ def query(
 ) -> Any:
     """Take the value from the query; a field of type list takes every occurrence."""
     return _field(Kind.QUERY, default, factory, name, parse)
+
+
+def whole_query() -> Any:
+    """Take the whole query: every name with its values."""
+    return _field(Kind.WHOLE_QUERY)
 
 
 def header(name: str, *, default: Any = attrs.NOTHING) -> Any:
@@ -276,6 +282,7 @@ _COPIED: dict[Kind, Callable[[Call], Any]] = {
     Kind.RAW_BODY: lambda call: call.body,
     Kind.STREAM: _stream_of,
     Kind.PEER: lambda call: call.client_ip,
+    Kind.WHOLE_QUERY: lambda call: call.query,
     Kind.ORIGIN: lambda call: call.origin,
     Kind.TOKEN: token_of,
 }

@@ -9,7 +9,7 @@ from hs.nursery.wiring.delayed import Delayed, wire_delayed
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.accounts.profile_changes import ProfileChanges
-from hs.services.directory.aliases import Aliases
+from hs.services.directory.aliases import AliasNamespaces, Aliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
@@ -43,13 +43,17 @@ class RoomActions:
 
 
 def wire_actions(
-    ground: Foundation, rooms: Rooms, accounts: Accounts, rules: RoomRules
+    ground: Foundation,
+    rooms: Rooms,
+    accounts: Accounts,
+    rules: RoomRules,
+    namespaces: AliasNamespaces,
 ) -> RoomActions:
     """Build what changes rooms for users."""
     settings, database = ground.settings, ground.database
     server_name, appender = settings.server.server_name, rooms.appender
     remote = NoRemoteRooms()
-    aliases = Aliases(database, server_name, settings.rooms, ground.clock)
+    aliases = Aliases(database, server_name, settings.rooms, ground.clock, namespaces)
     public_rooms = PublicRooms(database, settings.rooms)
     limits = MembershipLimits(settings.rate_limits, ground.clock)
     deciding = DecidingReader(rooms.states, rooms.events)

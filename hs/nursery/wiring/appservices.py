@@ -2,23 +2,92 @@
 
 import attrs
 
+from hs.apis.client.appservice import AppserviceApi
+from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
+from hs.nursery.plan import APPSERVICES
+from hs.nursery.wiring.outside import Outside
+from hs.nursery.wiring.reading import Reading
+from hs.nursery.wiring.rooms import Rooms
+from hs.repl.streams import CACHES
+from hs.services.appservices.aliases import ServiceAliases
+from hs.services.appservices.calls import ServiceCalls
 from hs.services.appservices.identities import ServiceIdentities
+from hs.services.appservices.interest import Interest
+from hs.services.appservices.invites import InviteStates
+from hs.services.appservices.network_lists import NetworkDirectory, NetworkLists
+from hs.services.appservices.networks import ThirdPartyNetworks
+from hs.services.appservices.ping import ServicePing
+from hs.services.appservices.queries import ServiceQueries
+from hs.services.appservices.reader import AppserviceSender
 from hs.services.appservices.registry import ServiceRegistry
+from hs.services.appservices.transactions import TransactionMaker
+from hs.services.rooms.stripped_state import StrippedState
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Registered:
-    """The services as requesters; built before accounts."""
+    """The services as requesters and as those who are asked; built before accounts."""
 
     registry: ServiceRegistry
     identities: ServiceIdentities
+    calls: ServiceCalls
+    queries: ServiceQueries
+    aliases: ServiceAliases
 
 
-def wire_registered(ground: Foundation) -> Registered:
+def wire_registered(ground: Foundation, outside: Outside) -> Registered:
     """Build what knows the services."""
-    settings = ground.settings
-    registry = ServiceRegistry(settings.appservices.registrations, settings.server.server_name)
+    settings, database = ground.settings.appservices, ground.database
+    registry = ServiceRegistry(settings.registrations, ground.settings.server.server_name)
+    calls = ServiceCalls(outside.trusted, settings.legacy_authorization)
+    queries = ServiceQueries(registry, calls, database)
     return Registered(
-        registry=registry, identities=ServiceIdentities(registry, ground.database, ground.feed)
+        registry=registry,
+        identities=ServiceIdentities(registry, database, ground.feed),
+        calls=calls,
+        queries=queries,
+        aliases=ServiceAliases(registry, queries, ground.memory(CACHES)),
     )
+
+
+def appservice_apis(
+    ground: Foundation, registered: Registered, directory: NetworkDirectory
+) -> list[object]:
+    """Give the endpoints."""
+    registry, calls = registered.registry, registered.calls
+    return [
+        ThirdPartyApi(ThirdPartyNetworks(registry, calls)),
+        AppserviceApi(
+            ServicePing(registry, calls, ground.memory(CACHES)),
+            NetworkLists(registry, directory),
+        ),
+    ]
+
+
+def appservice_duties(
+    ground: Foundation, registered: Registered, rooms: Rooms, reading: Reading
+) -> list[Duty]:
+    """Give the duty of sending, where this process may hold it."""
+    if APPSERVICES not in ground.plan.duties:
+        return []
+    database = ground.database
+    maker = TransactionMaker(
+        database=database,
+        clock=ground.clock,
+        events=rooms.events,
+        rendering=reading.rendering,
+        invites=InviteStates(
+            rooms.memberships, StrippedState(database, rooms.events, rooms.states)
+        ),
+    )
+    sender = AppserviceSender(
+        database,
+        ground.feed,
+        Interest(registered.registry, database),
+        rooms.memberships,
+        maker,
+        registered.calls,
+    )
+    return [Duty("application services", sender.run)]

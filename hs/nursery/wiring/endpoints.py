@@ -19,7 +19,6 @@ from hs.apis.client.receipts import ReceiptsApi
 from hs.apis.client.register import RegisterApi
 from hs.apis.client.send import SendApi
 from hs.apis.client.tags import TagsApi
-from hs.apis.client.thirdparty import ThirdPartyApi
 from hs.apis.client.threepids import ThreepidsApi
 from hs.apis.client.typing_notifications import TypingApi
 from hs.apis.client.upgrade import UpgradeApi
@@ -71,7 +70,6 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         OpenIdApi(accounts.openid),
         OpenIdUserInfoApi(accounts.openid),
         WhoisApi(accounts.devices),
-        ThirdPartyApi(),
         ThreepidsApi(),
         VoipApi(accounts.turn),
     ]

@@ -29,6 +29,14 @@ class Appservices(Protocol):
         ...
 
 
+class AbsentUsers(Protocol):
+    """Has application services make users who are asked for and are not there."""
+
+    async def make_user(self, user_id: UserID) -> bool:
+        """Tell whether a user who was not there may be there now."""
+        ...
+
+
 class NoAppservices:
     """The answers of a server without application services."""
 
@@ -44,4 +52,7 @@ class NoAppservices:
         return False
 
     def owns(self, appservice_id: str, user_id: UserID) -> bool:
+        return False
+
+    async def make_user(self, user_id: UserID) -> bool:
         return False

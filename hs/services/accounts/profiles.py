@@ -29,6 +29,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
+from hs.services.accounts.appservices import AbsentUsers
 from hs.settings.accounts import RegistrationSettings
 from hs.storage import profiles
 from hs.storage.database import Database, Tx
@@ -78,6 +79,7 @@ class Profiles:
     _server_name: ServerName
     _settings: RegistrationSettings
     _remote: RemoteProfiles
+    _absent: AbsentUsers
     _known: LoadingCache[UserID, Mapping[str, Any] | None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Profiles:
 
     async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
         """Give the profile of a user of this server; empty when there is none."""
-        return await self._known.get(user_id) or {}
+        return await self._find(user_id) or {}
 
     async def of_member(self, user_id: UserID) -> Mapping[str, str]:
         """Give what member events show of a user of this server: name and avatar, where set."""
@@ -102,7 +104,7 @@ class Profiles:
         """
         if server_of(user_id) != self._server_name:
             return await self._remote.profile_of(user_id)
-        profile = await self._known.get(user_id)
+        profile = await self._find(user_id)
         if profile is None:
             raise NotFound("There is no such user")
         return profile
@@ -170,6 +172,13 @@ class Profiles:
             raise Forbidden("Changing the display name is disabled on this server")
         if field == AVATAR_URL and not self._settings.enable_set_avatar_url:
             raise Forbidden("Changing the avatar is disabled on this server")
+
+    async def _find(self, user_id: UserID) -> Mapping[str, Any] | None:
+        profile = await self._known.get(user_id)
+        if profile is None and await self._absent.make_user(user_id):
+            self._known.invalidate(user_id)
+            profile = await self._known.get(user_id)
+        return profile
 
     async def _load(self, user_id: UserID) -> Mapping[str, Any] | None:
         return await self._database.read(profiles.of_user, user_id)

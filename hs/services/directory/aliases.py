@@ -3,17 +3,47 @@
 Whether a user may name a room is decided with the room's state, by services/rooms/naming.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
 from hs.core.errors import Forbidden, InvalidParam, MatrixError, RoomInUse
 from hs.core.globs import compile_glob
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, parse_room_alias, server_of
+from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.settings.rooms import RoomRule, RoomSettings
 from hs.storage import directory
 from hs.storage.database import Database
+
+class AliasNamespaces(Protocol):
+    """Knows which aliases belong to application services, and hears of those that change."""
+
+    def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
+        """Refuse aliases that somebody else has for themselves. Raises: Exclusive."""
+        ...
+
+    async def make_alias(self, alias: RoomAlias) -> bool:
+        """Have an alias made that is not there; tell whether it may be there now."""
+        ...
+
+    def aliases_changed(self, *room_ids: RoomID) -> None:
+        """Learn that rooms have other aliases than before."""
+        ...
+
+
+class NoNamespaces:
+    """The answers of a server without application services."""
+
+    def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
+        """Refuse nothing."""
+
+    async def make_alias(self, alias: RoomAlias) -> bool:
+        return False
+
+    def aliases_changed(self, *room_ids: RoomID) -> None:
+        """Tell nobody."""
+
 
 RESERVED_FOR_MS: Final = 120_000
 _NO_ROOM: Final = RoomID("")
@@ -44,6 +74,7 @@ class Aliases:
     _server_name: ServerName
     _settings: RoomSettings
     _clock: Clock
+    _namespaces: AliasNamespaces
 
     def is_local(self, alias: RoomAlias) -> bool:
         """Tell whether this server answers for an alias."""
@@ -62,6 +93,13 @@ class Aliases:
         """Give what an alias stands for."""
         found = await self._database.read(directory.find_alias, alias)
         return None if found is None else Alias(RoomID(found.room_id), UserID(found.creator))
+
+    async def find_or_make(self, alias: RoomAlias) -> Alias | None:
+        """Give what an alias stands for; an application service may make it for that."""
+        found = await self.find(alias)
+        if found is None and await self._namespaces.make_alias(alias):
+            found = await self.find(alias)
+        return found
 
     async def of_room(self, room_id: RoomID) -> list[RoomAlias]:
         """List the aliases of a room."""
@@ -84,6 +122,7 @@ class Aliases:
         await self._database.write(
             directory.bind_alias, held.alias, room_id, held.creator, held.reserved_ms
         )
+        self._namespaces.aliases_changed(room_id)
 
     async def release(self, held: Reservation) -> None:
         """Give a reservation up, as its room was not made."""
@@ -102,14 +141,23 @@ class Aliases:
         self.check_may_create(creator, alias, room_id)
         if not await self._add(alias, room_id, creator, self._clock.now_ms()):
             raise MatrixError("M_UNKNOWN", 409, f"Room alias {alias} already exists.")
+        self._namespaces.aliases_changed(room_id)
 
     async def remove(self, alias: RoomAlias, room_id: RoomID) -> bool:
         """Remove an alias that stands for a room; tell whether it did."""
-        return await self._database.write(directory.remove_alias, alias, room_id)
+        removed = await self._database.write(directory.remove_alias, alias, room_id)
+        if removed:
+            self._namespaces.aliases_changed(room_id)
+        return removed
 
     async def move(self, from_room: RoomID, to_room: RoomID) -> None:
         """Have another room take over a room's aliases, and its place in the list of rooms."""
         await self._database.write(directory.move_aliases, from_room, to_room)
+        self._namespaces.aliases_changed(from_room, to_room)
+
+    def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
+        """Refuse aliases that belong to an application service. Raises: Exclusive."""
+        self._namespaces.check_may_manage(requester, alias)
 
     def check_may_create(self, user_id: UserID, alias: str, room_id: str) -> None:
         """Refuse what the settings' `alias_creation_rules` do not allow. Raises: Forbidden."""

@@ -26,12 +26,18 @@ _START: Final = Place(2**53, "")
 
 @attrs.frozen
 class Search:
-    """What a client asks of the list; `room_types` None means all, a None in it the untyped."""
+    """What a client asks of the list; `room_types` None means all, a None in it the untyped.
+
+    `network` asks for the list of an application service's network, `all_networks` for the rooms
+    of all of them as well as the server's own.
+    """
 
     limit: int | None = None
     since: str | None = None
     term: str | None = None
     room_types: Sequence[str | None] | None = None
+    network: str | None = None
+    all_networks: bool = False
 
 
 @attrs.frozen
@@ -113,6 +119,14 @@ class PublicRooms:
         if not await self._database.write(directory.set_listed, room_id, listed):
             raise NotFound("Room not found")
 
+    async def set_network_listed(self, network: str, room_id: RoomID, listed: bool) -> None:
+        """List a room in an application service's network, or do not.
+
+        Raises: NotFound for an unknown room.
+        """
+        if not await self._database.write(directory.set_network_listed, network, room_id, listed):
+            raise NotFound("Room not found")
+
     def check_may_publish(
         self, user_id: UserID, room_id: str, aliases: Sequence[RoomAlias]
     ) -> None:
@@ -144,10 +158,11 @@ def _wanted(asked: Search) -> Wanted:
     for special in ("\\", "%", "_"):
         term = term.replace(special, f"\\{special}")
     pattern = f"%{term}%" if term else ""
+    lists = (asked.network, asked.all_networks)
     if asked.room_types is None:
-        return Wanted(pattern, True, True, ())
+        return Wanted(pattern, True, True, (), *lists)
     types = [one for one in asked.room_types if one is not None]
-    return Wanted(pattern, False, None in asked.room_types, types)
+    return Wanted(pattern, False, None in asked.room_types, types, *lists)
 
 
 def _page_on(rooms: list[ListedRoom], limit: int, total: int, *, is_first: bool) -> Page:

@@ -39,7 +39,7 @@ class AliasResolver:
         """Give an alias's room, and other servers that are in it. Raises: NotFound, RemoteFault."""
         if not self._aliases.is_local(alias):
             return await self._remote.find_alias(alias)
-        found = await self._aliases.find(alias)
+        found = await self._aliases.find_or_make(alias)
         if found is None:
             raise NotFound(f"Room alias {alias} not found.")
         return found.room_id, ()

@@ -48,7 +48,7 @@ class RoomCreation:
         rules = room_version(asked.room_version or self.settings.default_room_version)
         asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))
         self._check_invites(requester, asked.invite)
-        alias = self._alias(creator, asked)
+        alias = self._alias(requester, asked)
         if asked.is_listed:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
         members = FirstMembers(
@@ -66,11 +66,12 @@ class RoomCreation:
                 await self.remote.invite(room_id, draft)
         return room_id
 
-    def _alias(self, creator: UserID, asked: NewRoomRequest) -> RoomAlias | None:
+    def _alias(self, requester: Requester, asked: NewRoomRequest) -> RoomAlias | None:
         if asked.alias_localpart is None:
             return None
         alias = self.aliases.named(asked.alias_localpart)
-        self.aliases.check_may_create(creator, alias, "")
+        self.aliases.check_may_create(requester.user_id, alias, "")
+        self.aliases.check_may_manage(requester, alias)
         return alias
 
     def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:

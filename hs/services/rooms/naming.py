@@ -73,11 +73,13 @@ class RoomNaming:
     async def add_alias(self, requester: Requester, alias: RoomAlias, room_id: RoomID) -> None:
         """Have an alias stand for a room.
 
-        Raises: Forbidden to who is not in the room; NotFound; InvalidParam; MatrixError 409.
+        Raises: Forbidden to who is not in the room; NotFound; InvalidParam; Exclusive;
+        MatrixError 409.
         """
         check_not_suspended(requester)
         if not self.aliases.is_local(alias):
             raise InvalidParam("The alias is not of this server")
+        self.aliases.check_may_manage(requester, alias)
         await self._read_as(requester, room_id)
         await self.aliases.add(requester.user_id, alias, room_id)
 
@@ -85,16 +87,20 @@ class RoomNaming:
         """Remove an alias, and its mention in the room's canonical alias if one may.
 
         Allowed to who made it, to who may change the canonical alias, and to administrators.
-        Raises: NotFound, Forbidden.
+        Raises: NotFound, Forbidden, Exclusive.
         """
         check_not_suspended(requester)
+        if not requester.is_admin:
+            self.aliases.check_may_manage(requester, alias)
         found = await self.aliases.find(alias) if self.aliases.is_local(alias) else None
         if found is None:
             raise NotFound(f"Room alias {alias} not found.")
         user_id = requester.user_id
         room = await self.deciding.read(found.room_id, members=(user_id,), more=(_CANONICAL_KEY,))
         may_rename = room is not None and room.may_send_state(user_id, event_types.CANONICAL_ALIAS)
-        if not may_rename and found.creator != user_id and not requester.is_admin:
+        # A service manages all of its namespace, whoever made the aliases there.
+        may_delete = requester.is_admin or requester.appservice_id is not None
+        if not may_rename and found.creator != user_id and not may_delete:
             raise Forbidden("You may not delete this alias")
         await self.aliases.remove(alias, found.room_id)
         if room is not None and may_rename:
