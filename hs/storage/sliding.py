@@ -46,12 +46,15 @@ DELETE FROM sliding_bases WHERE NOT EXISTS (
 )
 """
 
-# The last event of each room that counts as activity: the log is read backwards to the first.
+# The last event of each room, of any type and of those that count as activity: the log is read
+# backwards to the first.
 BUMPS = sql(
     lambda d: (
         "SELECT wanted.room_id, (SELECT e.stream_id FROM events e "
         "WHERE e.room_id = wanted.room_id AND e.status = 0 "
-        f"AND {d.any_of('e.type', 2, 'text')} ORDER BY e.stream_id DESC LIMIT 1) "
+        f"AND {d.any_of('e.type', 2, 'text')} ORDER BY e.stream_id DESC LIMIT 1), "
+        "(SELECT e.stream_id FROM events e "
+        "WHERE e.room_id = wanted.room_id AND e.status = 0 ORDER BY e.stream_id DESC LIMIT 1) "
         f"FROM {d.unnest('wanted', 'room_id text')}"
     )
 )
@@ -174,10 +177,12 @@ async def expire(tx: Tx, before_ms: int) -> int:
     return gone
 
 
-async def bumps(tx: Tx, room_ids: Sequence[str], types: Sequence[str]) -> dict[str, int]:
-    """Give the number of the last event of some types in each of many rooms."""
+async def bumps(
+    tx: Tx, room_ids: Sequence[str], types: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Give the number of the last event of some types, and of any type, in each of many rooms."""
     rows = await tx.fetch(BUMPS, list(room_ids), list(types))
-    return {row[0]: row[1] for row in rows if row[1] is not None}
+    return {row[0]: (row[1] or 0, row[2] or 0) for row in rows}
 
 
 async def facts(tx: Tx, room_ids: Sequence[str]) -> list[FactsRecord]:

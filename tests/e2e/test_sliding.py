@@ -26,6 +26,16 @@ ROOMS: dict[str, Any] = {
     },
 }
 
+ACCEPTED: dict[str, Any] = {
+    "lists": {
+        "all": {
+            "range": [0, 19],
+            "required_state": {"include": [{"type": "m.room.create"}], "lazy_members": True},
+            "timeline_limit": 20,
+        }
+    }
+}
+
 
 async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
@@ -58,6 +68,28 @@ async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> Non
 
 def _registration() -> dict[str, Any]:
     return {"password": "correct horse", "auth": {"type": "m.login.dummy"}}
+
+
+async def test_the_stable_path_tells_the_same(cluster: Cluster) -> None:
+    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    answer = await _ask(next(ports), "", "register", {**_registration(), "username": "stable"})
+    token = answer["access_token"]
+    room_id = (await _ask(next(ports), token, "createRoom", {}))["room_id"]
+    pos, seen = None, list[str]()
+    for n in range(6):
+        path = f"rooms/{room_id}/send/m.room.message/t{n}"
+        content = {"msgtype": "m.text", "body": f"m{n}"}
+        await _ask(next(ports), token, path, content, method="PUT")
+        for _ in range(2):
+            asked = {**ACCEPTED, **({} if pos is None else {"pos": pos, "timeout": 300})}
+            answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", asked)
+            # An answer that was lost on its way: the same position comes again.
+            answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", asked)
+            pos = answer["pos"]
+            timeline = answer["rooms"].get(room_id, {}).get("timeline", ())
+            seen += [one["content"]["body"] for one in timeline if "body" in one["content"]]
+
+    assert seen == [f"m{n}" for n in range(6)]
 
 
 async def _slide(port: int, token: str, pos: str | None = None) -> dict[str, Any]:

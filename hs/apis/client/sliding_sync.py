@@ -1,6 +1,6 @@
 """Simplified sliding sync, at the path that clients call today."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 import msgspec
@@ -21,6 +21,8 @@ from hs.services.sync.sliding.request import (
 )
 from hs.services.sync.sliding.service import SlidingSync
 from hs.services.sync.sliding.threads import NAME as THREADS
+
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
 class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
@@ -65,7 +67,7 @@ class SlidingSyncApi:
         "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
         auth=USER_OR_GUEST,
         waits=True,
-        max_body_bytes=4 * 1024 * 1024,
+        max_body_bytes=MAX_BODY_BYTES,
     )
     async def slide(self, request: Slide) -> bytes:
         """MSC4186."""

@@ -4,6 +4,7 @@ from typing import Final
 
 import attrs
 
+from hs.apis.client.accepted_sliding_sync import AcceptedSlidingSyncApi
 from hs.apis.client.old_sync import OldSyncApi
 from hs.apis.client.sliding_sync import SlidingSyncApi
 from hs.apis.client.sync import SyncApi
@@ -113,5 +114,6 @@ def sync_apis(sync: Sync) -> list[object]:
     return [
         SyncApi(sync.v3),
         SlidingSyncApi(sync.sliding),
+        AcceptedSlidingSyncApi(sync.sliding),
         OldSyncApi(sync.old.stream, sync.old.initial),
     ]

@@ -20,12 +20,13 @@ MANY = [["m.room.topic", ""], ["m.room.member", "*"], ["m.room.create", ""]]
 class Client:
     """What a client makes of the answers it gets."""
 
+    form: str = "deployed"
     pos: str | None = None
     state: dict[str, dict[tuple[str, str], str]] = attrs.Factory(dict)
     timelines: dict[str, list[str]] = attrs.Factory(dict)
 
     async def sync(self, server: Sliding, lists: Any) -> None:
-        answer = await server.sync(ALICE, self.pos, lists=lists)
+        answer = await server.sync(ALICE, self.pos, lists=lists, form=self.form)
         self.pos = answer["pos"]
         for room_id, room in answer["rooms"].items():
             self._take(room_id, room)
@@ -35,9 +36,14 @@ class Client:
             self.state[room_id] = {}
             self.timelines[room_id] = []
         for event in room.get("required_state", ()):
-            self.state[room_id][event["type"], event["state_key"]] = event["event_id"]
+            key = event["type"], event["state_key"]
+            if "event_id" in event:
+                self.state[room_id][key] = event["event_id"]
+            else:
+                self.state[room_id].pop(key, None)
         events = [event["event_id"] for event in room.get("timeline", ())]
-        if room.get("limited") or room.get("unstable_expanded_timeline"):
+        expanded = room.get("unstable_expanded_timeline") or room.get("expanded_timeline")
+        if room.get("limited") or expanded:
             self.timelines[room_id] = events
         else:
             known = self.timelines[room_id]
@@ -67,29 +73,35 @@ async def _happen(chance: random.Random, one: Sliding, rooms: list[RoomID]) -> N
 
 def _asked(chance: random.Random) -> Any:
     end = chance.choice([0, 1, 2, 99])
-    return window([0, end], state=chance.choice([FEW, MANY]), limit=chance.choice([1, 3, 50]))
+    more = {}
+    if chance.random() < 0.3:
+        more["excluded_state"] = chance.choice([[["m.room.member", "*"]], [["m.room.topic", ""]]])
+    limit = chance.choice([1, 3, 50])
+    return window([0, end], state=chance.choice([FEW, MANY]), limit=limit, **more)
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_a_client_ends_up_with_the_truth(database: Database, seed: int) -> None:
+@pytest.mark.parametrize("form", ["deployed", "accepted"])
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_client_ends_up_with_the_truth(database: Database, seed: int, form: str) -> None:
     chance = random.Random(seed)
     async with open_two(database) as servers:
         one = servers[0]
         rooms = [await one.world.create_room(CAROL, join=[ALICE]) for _ in range(3)]
-        client = Client()
+        client = Client(form)
         for _ in range(40):
             await _happen(chance, one, rooms)
             if chance.random() < 0.4:
                 asked = _asked(chance)
                 if chance.random() < 0.3:
                     # This answer gets lost on its way.
-                    await chance.choice(servers).sync(ALICE, client.pos, lists=asked)
+                    await chance.choice(servers).sync(ALICE, client.pos, lists=asked, form=form)
                 await client.sync(chance.choice(servers), asked)
 
         await client.sync(chance.choice(servers), window(state=MANY, limit=4))
 
         await _compare(one, client, rooms)
-        assert (await one.sync(ALICE, client.pos, lists=window(state=MANY, limit=4)))["rooms"] == {}
+        last = window(state=MANY, limit=4)
+        assert (await one.sync(ALICE, client.pos, lists=last, form=form))["rooms"] == {}
 
 
 async def _compare(one: Sliding, client: Client, rooms: Sequence[RoomID]) -> None:

@@ -40,7 +40,8 @@ _SHOWN_TYPES: Final = frozenset(
 class RoomFacts:
     """One room: when it was last active, and what else decides where it is listed.
 
-    Only `bump` changes; when anything else does, another object takes its place.
+    `bump` is the last event that says that somebody is there, `last` the last of any kind. Only
+    these change; when anything else does, another object takes its place.
     """
 
     bump: int = 0
@@ -49,6 +50,7 @@ class RoomFacts:
     is_encrypted: bool = False
     room_type: str | None = None
     is_known: bool = False  # its state is here
+    last: int = 0
 
 
 class Activity:
@@ -105,6 +107,7 @@ class Activity:
             held = self._rooms.get(room_id)
             if held is None:
                 continue
+            held.last = max(held.last, stream_id)
             if row.type in BUMP_TYPES and stream_id > held.bump:
                 held.bump = stream_id
             if row.state_key is not None or row.state_changes is not None:
@@ -119,13 +122,15 @@ async def _read(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, RoomFacts]:
     bumps = await sliding.bumps(tx, room_ids, sorted(BUMP_TYPES))
     records = {one.room_id: one for one in await sliding.facts(tx, room_ids)}
     return {
-        room_id: _facts(records.get(room_id), max(0, bumps.get(room_id, 0))) for room_id in room_ids
+        room_id: _facts(records.get(room_id), *bumps.get(room_id, (0, 0))) for room_id in room_ids
     }
 
 
-def _facts(record: FactsRecord | None, bump: int) -> RoomFacts:
+def _facts(record: FactsRecord | None, bump: int, last: int) -> RoomFacts:
+    # Events from before our time have negative numbers.
+    bump, last = max(0, bump), max(0, last)
     if record is None:
-        return RoomFacts(bump)
+        return RoomFacts(bump, last=last)
     return RoomFacts(
         bump,
         record.name or None,
@@ -133,4 +138,5 @@ def _facts(record: FactsRecord | None, bump: int) -> RoomFacts:
         record.encryption is not None,
         record.room_type,
         is_known=True,
+        last=last,
     )

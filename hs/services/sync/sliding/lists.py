@@ -27,6 +27,7 @@ from hs.services.sync.sliding.activity import Activity, RoomFacts
 from hs.services.sync.sliding.connections import Connection
 from hs.services.sync.sliding.personal import Personal
 from hs.services.sync.sliding.request import (
+    Form,
     ListAsked,
     RoomConfig,
     RoomFilters,
@@ -59,6 +60,16 @@ class Windows:
     needs_order: bool
     passing: bool  # a room is shown this once only
     settled_at: int = -1
+    _lists_of: dict[RoomID, list[str]] | None = None
+
+    def lists_of(self, room_id: RoomID) -> list[str]:
+        """Name the lists that show a room."""
+        if self._lists_of is None:
+            self._lists_of = {}
+            for name, room_ids in self.by_list.items():
+                for one in room_ids:
+                    self._lists_of.setdefault(one, []).append(name)
+        return self._lists_of.get(room_id, [])
 
 
 @attrs.frozen(eq=False)
@@ -124,6 +135,7 @@ class Lists:
             before.rooms is not asking.rooms
             or before.personal is not asking.personal
             or windows.passing
+            or before.request.form is not asking.request.form
             or before.request.lists != asking.request.lists
             or before.request.room_subscriptions != asking.request.room_subscriptions
         ):
@@ -140,7 +152,8 @@ class Lists:
     async def _work_out(self, asking: Asking) -> Windows:
         shown, passing = await self._shown(asking)
         facts = dict(await self._facts(asking, shown))
-        ordered = sorted(shown, key=lambda one: activity_of(shown[one], facts[one]), reverse=True)
+        place_of = last_event_of if asking.request.form is Form.ACCEPTED else activity_of
+        ordered = sorted(shown, key=lambda one: place_of(shown[one], facts[one]), reverse=True)
         windows = Windows({}, {}, (), {}, facts, needs_order=False, passing=passing)
         for name, asked in asking.request.lists.items():
             found = await self._filtered(asking, asked.filters, ordered, facts)
@@ -232,6 +245,13 @@ def activity_of(own: LocalMembership, facts: RoomFacts) -> int:
     if own.membership != event_types.JOIN:
         return own.stream_id
     return facts.bump or own.stream_id
+
+
+def last_event_of(own: LocalMembership, facts: RoomFacts) -> int:
+    """Give a room's last event of any type, or the user's own in rooms not joined."""
+    if own.membership != event_types.JOIN:
+        return own.stream_id
+    return max(facts.last, own.stream_id)
 
 
 def _weigh(key: ConnectionKey, kept: _Kept) -> int:

@@ -1,8 +1,11 @@
 """What a client asks of sliding sync: the lists, the rooms and the extensions it wants.
 
-Spec: MSC4186, as clients send it today: patterns as pairs, ranges as a list.
+Two forms are served: as clients send it today, and as it was accepted.
+
+Spec: MSC4186.
 """
 
+import enum
 from typing import Final
 
 import attrs
@@ -13,10 +16,18 @@ from hs.services.sync.sliding.required_state import NOTHING, RequiredState, requ
 
 MAX_LISTS: Final = 100
 MAX_SUBSCRIPTIONS: Final = 1000
+MAX_SUBSCRIPTIONS_ACCEPTED: Final = 100
 MAX_PATTERNS: Final = 500
 MAX_TIMELINE: Final = 100
 MAX_CONN_ID: Final = 255
 EVERYWHERE: Final = "*"
+
+
+class Form(enum.Enum):
+    """Which text of the proposal a client follows: it decides names and a few rules."""
+
+    DEPLOYED = "deployed"
+    ACCEPTED = "accepted"
 
 
 @attrs.frozen
@@ -42,6 +53,7 @@ class ListAsked:
     ranges: list[tuple[int, int]] | None = None
     range: tuple[int, int] | None = None
     filters: RoomFilters | None = None
+    excluded_state: list[tuple[str, str]] = attrs.field(factory=list)
 
     def windows(self) -> list[tuple[int, int]] | None:
         """Give the ranges, both ends included; None for all rooms."""
@@ -56,6 +68,7 @@ class RoomAsked:
 
     timeline_limit: int = 0
     required_state: list[tuple[str, str]] = attrs.field(factory=list)
+    excluded_state: list[tuple[str, str]] = attrs.field(factory=list)
 
 
 @attrs.frozen
@@ -107,6 +120,7 @@ class SlidingRequest:
     lists: dict[str, ListAsked] = attrs.field(factory=dict)
     room_subscriptions: dict[RoomID, RoomAsked] = attrs.field(factory=dict)
     extensions: ExtensionsAsked = attrs.field(factory=ExtensionsAsked)
+    form: Form = Form.DEPLOYED
 
 
 @attrs.frozen
@@ -133,8 +147,10 @@ def check(request: SlidingRequest) -> None:
         raise InvalidParam("conn_id is too long")
     if len(request.lists) > MAX_LISTS:
         raise InvalidParam(f"At most {MAX_LISTS} lists")
-    if len(request.room_subscriptions) > MAX_SUBSCRIPTIONS:
-        raise InvalidParam(f"At most {MAX_SUBSCRIPTIONS} room subscriptions")
+    accepted = request.form is Form.ACCEPTED
+    most = MAX_SUBSCRIPTIONS_ACCEPTED if accepted else MAX_SUBSCRIPTIONS
+    if len(request.room_subscriptions) > most:
+        raise InvalidParam(f"At most {most} room subscriptions")
     for name, wanted in request.lists.items():
         for start, end in wanted.windows() or ():
             if start < 0 or end < start:
@@ -144,12 +160,13 @@ def check(request: SlidingRequest) -> None:
     for one in asked:
         if one.timeline_limit < 0:
             raise InvalidParam("timeline_limit must not be negative")
-        if len(one.required_state) > MAX_PATTERNS:
+        if len(one.required_state) + len(one.excluded_state) > MAX_PATTERNS:
             raise InvalidParam(f"At most {MAX_PATTERNS} pairs in required_state")
 
 
 def config_of(asked: ListAsked | RoomAsked, user_id: UserID) -> RoomConfig:
     """Read what is wanted of each room of a list, or of a subscribed one."""
     return RoomConfig(
-        min(asked.timeline_limit, MAX_TIMELINE), required_state(asked.required_state, user_id)
+        min(asked.timeline_limit, MAX_TIMELINE),
+        required_state(asked.required_state, user_id, asked.excluded_state),
     )

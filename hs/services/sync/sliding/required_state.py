@@ -22,7 +22,8 @@ LAZY: Final = "$LAZY"
 class RequiredState:
     """A set of patterns: single entries, whole types, keys of any type, or everything.
 
-    With `lazy`, `everything` leaves out the members that are not asked for otherwise.
+    With `lazy`, `everything` leaves out the members that are not asked for otherwise. What matches
+    a pattern of `excluded`, whose halves may be ANY, is left out.
     """
 
     entries: frozenset[StateKey] = frozenset()
@@ -30,6 +31,7 @@ class RequiredState:
     keys: frozenset[str] = frozenset()
     everything: bool = False
     lazy: bool = False
+    excluded: frozenset[StateKey] = frozenset()
 
     @property
     def has_wildcards(self) -> bool:
@@ -43,6 +45,11 @@ class RequiredState:
 
     def matches(self, key: StateKey) -> bool:
         """Tell whether an entry is asked for by a pattern, laziness aside."""
+        if self.excluded and any(_within(key, one) for one in self.excluded):
+            return False
+        return self._includes(key)
+
+    def _includes(self, key: StateKey) -> bool:
         if key in self.entries or key[0] in self.types or key[1] in self.keys:
             return True
         return self.everything and not (self.lazy and key[0] == event_types.MEMBER)
@@ -56,13 +63,15 @@ class RequiredState:
             return
         for key in self.entries:
             found = state.get(key)
-            if found is not None:
+            if found is not None and (not self.excluded or self.matches(key)):
                 yield key, found
 
     def covers(self, other: "RequiredState") -> bool:
         """Tell whether whoever got this got all that the other asks for."""
         if self is other or self == other:
             return True
+        if any(one not in other.excluded and other._touches(one) for one in self.excluded):
+            return False
         if other.lazy and not self.lazy and event_types.MEMBER not in self.types:
             return False
         if self.everything and not self.lazy:
@@ -72,7 +81,7 @@ class RequiredState:
         return (
             other.types <= self.types
             and other.keys <= self.keys
-            and all(self.matches(key) for key in other.entries)
+            and all(self._includes(key) for key in other.entries)
         )
 
     def union(self, other: "RequiredState") -> "RequiredState":
@@ -89,7 +98,22 @@ class RequiredState:
             self.keys | other.keys,
             self.everything or other.everything,
             self.lazy or other.lazy,
+            frozenset(
+                [one for one in self.excluded if one in other.excluded or not other._touches(one)]
+                + [one for one in other.excluded if not self._touches(one)]
+            ),
         )
+
+    def _touches(self, pattern: StateKey) -> bool:
+        """Tell whether something asked for may match a pattern."""
+        event_type, state_key = pattern
+        if self.everything:
+            return True
+        if self.types and (event_type == ANY or event_type in self.types):
+            return True
+        if self.keys and (state_key == ANY or state_key in self.keys):
+            return True
+        return any(_within(key, pattern) for key in self.entries)
 
     def pairs(self) -> list[list[str]]:
         """Give the patterns as pairs, which `required_state` reads again."""
@@ -103,13 +127,17 @@ class RequiredState:
         return pairs
 
     def __len__(self) -> int:
-        return len(self.entries) + len(self.types) + len(self.keys)
+        return len(self.entries) + len(self.types) + len(self.keys) + len(self.excluded)
 
 
 NOTHING: Final = RequiredState()
 
 
-def required_state(pairs: Iterable[Collection[str]], user_id: UserID) -> RequiredState:
+def required_state(
+    pairs: Iterable[Collection[str]],
+    user_id: UserID,
+    excluded: Iterable[tuple[str, str]] = (),
+) -> RequiredState:
     """Read patterns as a user sends them."""
     entries: set[StateKey] = set()
     types: set[str] = set()
@@ -127,4 +155,15 @@ def required_state(pairs: Iterable[Collection[str]], user_id: UserID) -> Require
             types.add(event_type)
         else:
             entries.add((event_type, wanted))
-    return RequiredState(frozenset(entries), frozenset(types), frozenset(keys), everything, lazy)
+    return RequiredState(
+        frozenset(entries),
+        frozenset(types),
+        frozenset(keys),
+        everything,
+        lazy,
+        frozenset((event_type, state_key) for event_type, state_key in excluded),
+    )
+
+
+def _within(key: StateKey, pattern: StateKey) -> bool:
+    return pattern[0] in (ANY, key[0]) and pattern[1] in (ANY, key[1])

@@ -5,7 +5,7 @@ Spec: MSC4186, Room results, with the names that clients know today.
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 import orjson
@@ -23,8 +23,9 @@ from hs.services.rooms.stripped_state import StrippedState
 from hs.services.rooms.visibility import Seen, Visibility
 from hs.services.sync.positions import Moment
 from hs.services.sync.sliding.activity import RoomFacts
-from hs.services.sync.sliding.lists import activity_of
+from hs.services.sync.sliding.lists import Windows, activity_of
 from hs.services.sync.sliding.plans import RoomPlan
+from hs.services.sync.sliding.request import Form
 from hs.services.sync.sliding.room_states import RoomStates, member_key
 from hs.services.sync.sliding.sent import RoomSent
 from hs.services.sync.sliding.stretches import Stretches
@@ -33,6 +34,17 @@ from hs.services.sync.sources import NO_COUNTS, UnreadCounts
 
 Fields = dict[str, Any]
 _NEWS: Final = ("initial", "required_state", "timeline", "is_dm", "name", "avatar", "heroes")
+
+
+class Names(NamedTuple):
+    """What the two forms call differently."""
+
+    stripped_state: str
+    expanded_timeline: str
+
+
+DEPLOYED_NAMES: Final = Names("invite_state", "unstable_expanded_timeline")
+ACCEPTED_NAMES: Final = Names("stripped_state", "expanded_timeline")
 
 
 @attrs.frozen(eq=False)
@@ -54,8 +66,19 @@ class Occasion:
     requester: Requester
     since: SyncToken | None
     moment: Moment
-    facts: Mapping[RoomID, RoomFacts]
+    windows: Windows
     read: AbstractSet[RoomID]
+    form: Form = Form.DEPLOYED
+
+    @property
+    def facts(self) -> Mapping[RoomID, RoomFacts]:
+        """Give the facts of the rooms listed."""
+        return self.windows.facts
+
+    @property
+    def names(self) -> Names:
+        """Give what the client calls things."""
+        return ACCEPTED_NAMES if self.form is Form.ACCEPTED else DEPLOYED_NAMES
 
 
 @attrs.frozen(eq=False)
@@ -98,9 +121,10 @@ class Results:
         results = {}
         for plan in plans:
             fields: Fields = {"initial": True} if plan.initial else {}
-            fields["invite_state"] = stripped[plan.room_id]
+            fields[occasion.names.stripped_state] = stripped[plan.room_id]
             fields["bump_stamp"] = plan.own.stream_id
             _tell_dm(plan, fields)
+            _tell_place(plan, occasion, fields)
             sent = RoomSent(plan.own.membership, plan.config.required, 0, plan.is_dm)
             results[plan.room_id] = Result(fields, sent)
         return results
@@ -203,6 +227,8 @@ class Results:
             for one in wanted
             if one in gathered.events
         ]
+        if gathered.occasion.form is Form.ACCEPTED:
+            state += telling.gone_state()
         if state or plan.initial:
             fields["required_state"] = _array(state)
         self._tell_timeline(telling, gathered, fields)
@@ -214,7 +240,8 @@ class Results:
         news = plan.initial or any(name in fields for name in _NEWS)
         if not news and not telling.stretch.limited and plan.room_id not in gathered.occasion.read:
             return Result(None, telling.afterwards())
-        if plan.is_joined:
+        _tell_place(plan, gathered.occasion, fields)
+        if plan.is_joined and gathered.occasion.form is Form.DEPLOYED:
             counts = gathered.counts.get(plan.room_id, NO_COUNTS)
             fields["notification_count"] = counts.main.notifications
             fields["highlight_count"] = counts.main.highlights
@@ -237,7 +264,7 @@ class Results:
         fields["num_live"] = _live(telling.seen, gathered.occasion.since)
         fields["prev_batch"] = _prev_batch(telling, gathered.occasion.moment)
         if plan.is_expanded:
-            fields["unstable_expanded_timeline"] = True
+            fields[gathered.occasion.names.expanded_timeline] = True
 
 
 def _tell_summary(telling: Telling, gathered: _Gathered, fields: Fields) -> None:
@@ -276,6 +303,15 @@ def _tell_last_name(telling: Telling, gathered: _Gathered, fields: Fields) -> No
         value = None if stored is None else content_of(stored).get(source)
         if isinstance(value, str):
             fields[name] = value
+
+
+def _tell_place(plan: RoomPlan, occasion: Occasion, fields: Fields) -> None:
+    if occasion.form is Form.DEPLOYED:
+        return
+    fields["membership"] = plan.own.membership
+    lists = occasion.windows.lists_of(plan.room_id)
+    if lists:
+        fields["lists"] = lists
 
 
 def _tell_dm(plan: RoomPlan, fields: Fields) -> None:

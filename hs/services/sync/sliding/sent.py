@@ -59,6 +59,7 @@ def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
         {
             "tokens": [token.encode() for token in tokens.numbers],
             "required": [one.pairs() for one in required.numbers],
+            "excluded": [sorted(one.excluded) for one in required.numbers],
             "rooms": entries,
         }
     )
@@ -68,7 +69,12 @@ def decode(written: bytes) -> dict[RoomID, RoomSent]:
     """Read what `encode` wrote."""
     fields = orjson.loads(written)
     tokens = [SyncToken.parse(text) for text in fields["tokens"]]
-    required = [required_state(pairs, _NOBODY) for pairs in fields["required"]]
+    patterns = fields["required"]
+    excluded = fields.get("excluded") or [[] for _ in patterns]
+    required = [
+        required_state(pairs, _NOBODY, without)
+        for pairs, without in zip(patterns, excluded, strict=True)
+    ]
     rooms: dict[RoomID, RoomSent] = {}
     for room_id, entry in fields["rooms"].items():
         membership, number, limit, is_dm, parked, members = entry

@@ -29,7 +29,7 @@ from hs.services.sync.sliding.extensions import Extensions, Scene
 from hs.services.sync.sliding.lists import Asking, Lists, Windows
 from hs.services.sync.sliding.personal import PersonalViews
 from hs.services.sync.sliding.plans import News, RoomPlan, parked_rooms, plan_rooms
-from hs.services.sync.sliding.request import SlidingRequest, check
+from hs.services.sync.sliding.request import Form, SlidingRequest, check
 from hs.services.sync.sliding.results import Occasion, Result, Results
 from hs.services.sync.sliding.sent import RoomSent
 from hs.services.sync.sources import Presence
@@ -168,7 +168,9 @@ class SlidingSync:
         asking, since = turn.asking, turn.since
         windows = await self._lists.windows(asking, turn.moment.token.events)
         touched = None if since is None else await self._touched(turn, windows, since)
-        read = self._extensions.own_receipts(asking.user_id, since)
+        read: AbstractSet[RoomID] = frozenset()
+        if asking.request.form is Form.DEPLOYED:  # in the other one, rooms have no counts
+            read = self._extensions.own_receipts(asking.user_id, since)
         news = News(since, touched, read)
         changes: dict[RoomID, RoomSent] = {}
         candidates: AbstractSet[RoomID] = windows.rooms.keys()
@@ -177,7 +179,7 @@ class SlidingSync:
         elif since is not None:
             changes.update(parked_rooms(asking, windows, since))
         plans = plan_rooms(asking, windows, candidates, news)
-        occasion = Occasion(turn.requester, since, turn.moment, windows.facts, read)
+        occasion = Occasion(turn.requester, since, turn.moment, windows, read, asking.request.form)
         results = await self._results.make(occasion, plans)
         changes.update(_changed(asking, results, candidates))
         return await self._compose(turn, windows, plans, results, changes)

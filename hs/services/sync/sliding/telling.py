@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
+import orjson
 
 from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
@@ -118,6 +119,14 @@ class Telling:
             if found is not None:
                 wanted[(event_types.MEMBER, user_id)] = found
         return wanted
+
+    def gone_state(self) -> list[bytes]:
+        """Give stubs of the entries that are wanted and are no more."""
+        return [
+            orjson.dumps({"type": key[0], "state_key": key[1]})
+            for key, changed_to in self.changed.items()
+            if changed_to is None and self.required.matches(key)
+        ]
 
     def afterwards(self) -> RoomSent:
         """Say what the client has of the room once it has the answer."""
