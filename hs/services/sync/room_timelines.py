@@ -184,9 +184,11 @@ class RoomTimelines:
         """Pick what the user may see, and the state that holds in the rooms they are in.
 
         Members know that state, whenever it was set. If it lacked in the timeline, clients would
-        take a change for older than it is.
+        take a change for older than it is. Who left and was banned later is told of the ban:
+        without it clients would go on showing a room that was only left.
         """
-        visible = await self._visibility.filter_visible(turn.user_id, events)
+        own = {one.own.event_id for one in turns if one.section is Section.LEAVE}
+        visible = await self._visibility.filter_visible(turn.user_id, events, known=own)
         if len(visible) == len(events):
             return visible
         views = {one.stored.event_id: one for one in visible}
