@@ -16,6 +16,7 @@ from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_dev
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.proposals import proposal_apis, wire_proposals
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
@@ -26,6 +27,7 @@ from hs.nursery.wiring.search import search_apis, wire_search
 from hs.nursery.wiring.sync import sync_apis, wire_sync
 from hs.services.accounts.watching import DeviceWatchers
 from hs.services.devices.remote import NoRemoteDevices
+from hs.services.media.remote import NoRemoteMedia
 from hs.services.push.pusher_upkeep import PushersOfDevices
 from hs.services.sync.assembly import Sources
 from hs.settings.settings import Settings
@@ -57,6 +59,7 @@ def compose(
     directory = wire_directory(ground, rooms, reading, push)
     search = wire_search(ground, rooms, reading)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
+    media = wire_media(ground, NoRemoteMedia())
     sources = Sources(
         account_data=accounts.account_data,
         push_rules=push.rules,
@@ -71,8 +74,11 @@ def compose(
         ground, rooms, reading, sources, devices.encryption, admission, drain, proposals.threads
     )
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
+    runners = [*runners, *media.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
+    duties = [*duties, *media.duties]
     lone = [*directory.duties, *search.duties, *actions.delayed.duties, *pushers.duties]
+    lone = [*lone, *media.lone_duties]
     if BACKGROUND in plan.duties:
         lone = [
             *lone,
@@ -98,6 +104,7 @@ def compose(
             *search_apis(search),
             *device_apis(devices, accounts),
             *sync_apis(sync),
+            *media_apis(media),
             *proposal_apis(proposals),
         ),
         authenticator=identity.authenticator,

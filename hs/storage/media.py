@@ -117,12 +117,14 @@ async def pending(tx: Tx, user_id: str, now_ms: int) -> tuple[int, int]:
     return row[0], row[1] or now_ms
 
 
-async def claim_file(tx: Tx, file: StoredFile, now_ms: int) -> str:
-    """Give the location of the file, or of an equal one that was there before."""
+async def claim_file(tx: Tx, file: StoredFile, now_ms: int) -> str | None:
+    """Give the location of an equal file that is there, else of this one; None if it has none."""
     if file.sha256 is not None:
         known: str | None = await tx.fetchval(CLAIM, file.sha256, now_ms)
         if known is not None:
             return known
+    if not file.location:
+        return None
     await tx.execute(
         ADD_FILE, file.location, file.sha256, file.size_bytes, now_ms, int(file.is_copied)
     )

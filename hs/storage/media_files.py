@@ -30,8 +30,8 @@ THUMBNAILS = "SELECT thumbnail_location FROM media_thumbnails WHERE location = $
 DELETE_THUMBNAILS = "DELETE FROM media_thumbnails WHERE location = $1"
 CONDEMN = """
 UPDATE media_files SET removing = 1
-WHERE location = $1 AND removing = 0 AND claimed_ms < $2
-    AND NOT EXISTS (SELECT 1 FROM media WHERE media.location = media_files.location)
+WHERE location = $1 AND (removing = 1 OR (claimed_ms < $2
+    AND NOT EXISTS (SELECT 1 FROM media WHERE media.location = media_files.location)))
 """
 ORPHANS = """
 SELECT location FROM media_files
@@ -41,7 +41,11 @@ ORDER BY location LIMIT $2
 """
 DELETE_FILE = "DELETE FROM media_files WHERE location = $1 AND removing = 1"
 EXISTS = "SELECT 1 FROM media_files WHERE location = $1"
-UNCOPIED = "SELECT location FROM media_files WHERE is_copied = 0 AND removing = 0 LIMIT $1"
+UNCOPIED = """
+SELECT location, (
+    SELECT count(*) FROM media WHERE media.location = media_files.location AND origin = $1
+) FROM media_files WHERE is_copied = 0 AND removing = 0 LIMIT $2
+"""
 COPIED = "UPDATE media_files SET is_copied = 1 WHERE location = $1"
 
 
@@ -131,9 +135,9 @@ async def exists(tx: Tx, location: str) -> bool:
     return await tx.fetchval(EXISTS, location) is not None
 
 
-async def uncopied(tx: Tx, limit: int) -> list[str]:
-    """Find files that have yet to be copied to further places."""
-    return [row[0] for row in await tx.fetch(UNCOPIED, limit)]
+async def uncopied(tx: Tx, own_name: str, limit: int) -> list[tuple[str, bool]]:
+    """Find files that have yet to be copied, and tell whether they are this server's own."""
+    return [(row[0], bool(row[1])) for row in await tx.fetch(UNCOPIED, own_name, limit)]
 
 
 async def set_copied(tx: Tx, location: str) -> None:

@@ -153,7 +153,7 @@ def _all_paths(declared: Route) -> tuple[str, ...]:
 _RESOURCES_BY_PREFIX: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("/_matrix/client/v1/media/", ("client", "media")),
     ("/_matrix/client/", ("client",)),
-    ("/_matrix/media/", ("media",)),
+    ("/_matrix/media/", ("client", "federation", "media")),
     ("/_matrix/federation/v1/media/", ("federation", "media")),
     ("/_matrix/federation/v1/openid/", ("federation", "openid")),
     ("/_matrix/federation/", ("federation",)),

@@ -1,0 +1,56 @@
+"""Files that are whole or not there at all, even after a power cut. Everything here blocks."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def install(source: Path, target: Path) -> None:
+    """Move a file to its place, which is on the same file system, and see it to the disk."""
+    with open(source, "rb") as file:
+        os.fsync(file.fileno())
+    made = _make_folders(target.parent)
+    os.replace(source, target)
+    for folder in (target.parent, *made):
+        _sync_folder(folder)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file to its place; what is there before it is whole has another name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".copy-", dir=target.parent)
+    try:
+        with open(source, "rb") as read, os.fdopen(descriptor, "wb") as written:
+            shutil.copyfileobj(read, written, 1 << 20)
+        install(Path(name), target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def remove(path: Path, root: Path) -> None:
+    """Delete a file if it is there, and the folders under `root` that it leaves empty."""
+    path.unlink(missing_ok=True)
+    folder = path.parent
+    while folder != root and root in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; give the parents of the new ones."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return [one.parent for one in missing]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
