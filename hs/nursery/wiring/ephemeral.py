@@ -2,6 +2,7 @@
 
 import attrs
 
+from hs.core.ids import RoomID
 from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.accounts import Accounts
@@ -10,7 +11,7 @@ from hs.repl.memory_writer import epoch_at
 from hs.repl.streams import PRESENCE, RECEIPTS, TYPING
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
-from hs.services.ephemeral.presence_tracking import SyncingDevices
+from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
 from hs.services.ephemeral.presence_writer import PresenceMemory, PresenceWriter
 from hs.services.ephemeral.reading import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable, ReceiptWriter
@@ -41,7 +42,7 @@ def wire_ephemeral(ground: Foundation, accounts: Accounts, rooms: Rooms) -> Ephe
     receipts = Receipts(ground.database, ground.feed)
 
     def typing_memory() -> TypingMemory:
-        memory = TypingMemory(ground.memory(TYPING), ground.feed)
+        memory = TypingMemory(ground.memory(TYPING), ground.feed, ground.database)
         duties.append(Duty("typing", memory.run))
         return memory
 
@@ -85,6 +86,8 @@ def _presence(
         ground.plan.instance, epoch_at(clock.now_ms()), writer, states, settings, clock
     )
     duties.append(Duty("syncing devices", devices.run))
+    if ground.ownership.writes(PRESENCE):
+        watch_senders(ground.feed, devices, rooms.memberships.is_local)
     service = PresenceService(
         settings=settings,
         states=states,
@@ -92,5 +95,6 @@ def _presence(
         writer=writer,
         devices=devices,
         clock=clock,
+        apart=frozenset(map(RoomID, ground.settings.rooms.exclude_rooms_from_presence)),
     )
     return states, service, duties

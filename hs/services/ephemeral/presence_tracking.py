@@ -5,7 +5,7 @@ no edge. While nothing changes, a sync costs a few dictionary lookups and tells 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,6 +15,9 @@ import trio
 from hs.core.errors import MatrixError
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import EventRow
+from hs.repl.streams import EVENTS
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_writer import OFFLINE, Edge, PresenceWriter
 from hs.settings.features import PresenceSettings
@@ -25,6 +28,20 @@ KEEP_EVERY_MS: Final = 15_000
 MAX_EDGES: Final = 1000
 RETRY_S: Final = 1.0
 _Key = tuple[UserID, str]
+
+
+def watch_senders(
+    feed: Feed, devices: "SyncingDevices", is_local: Callable[[UserID], bool]
+) -> None:
+    """Have whoever sends something count as active; for the process that works presence out."""
+
+    def on_events(batch: Batch[EventRow]) -> None:
+        for _, row in batch.rows:
+            sender = UserID(row.sender)
+            if is_local(sender):
+                devices.note_active(sender)
+
+    feed.subscribe(EVENTS, on_events)
 
 
 @attrs.define(eq=False)

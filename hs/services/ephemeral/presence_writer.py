@@ -116,7 +116,7 @@ class PresenceMemory:
             while True:
                 self._sooner = trio.Event()
                 wait_ms = self.expire()
-                with trio.move_on_after(INSTANCE_LIVES_MS if wait_ms is None else wait_ms / 1000):
+                with trio.move_on_after((INSTANCE_LIVES_MS if wait_ms is None else wait_ms) / 1000):
                     await self._sooner.wait()
 
     async def load(self) -> None:

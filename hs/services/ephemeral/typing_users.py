@@ -20,12 +20,17 @@ from hs.repl.rows import EventRow, TypingRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import EVENTS, TYPING
 from hs.services.ephemeral.members import Activity, Joined
+from hs.storage import typing_rooms
+from hs.storage.database import Database
 
 LONGEST_MS: Final = 120_000
 """Nobody types longer than this without saying so again."""
 
 MAX_ROOMS: Final = 100_000
 """Rooms whose last change a process remembers; the oldest are forgotten."""
+
+NOTE_S: Final = 1.0
+"""How long changes gather before they are written down."""
 
 _NOBODY: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
 
@@ -40,16 +45,23 @@ class TypingWriter(Protocol):
 
 
 class TypingMemory:
-    """The writer: it lets those who do not go on typing stop."""
+    """The writer: it lets those who do not go on typing stop.
+
+    Where somebody types is noted in the database a moment later, so that a restart ends it.
+    """
 
     def __init__(
         self,
         writer: MemoryWriter[TypingRow],
         feed: Feed,
+        database: Database,
         now_s: Callable[[], float] = trio.current_time,
     ) -> None:
         self._writer = writer
+        self._database = database
         self._now_s = now_s
+        self._noted: set[str] = set()
+        self._changed = trio.Event()
         self._rooms: dict[RoomID, dict[UserID, float]] = {}
         self._sooner = trio.Event()
         self._next_s = float("inf")
@@ -64,11 +76,36 @@ class TypingMemory:
 
     async def run(self) -> None:
         """Stop those whose time is over, for ever."""
+        await self.end_of_before()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._note_for_ever)
+            while True:
+                self._sooner = trio.Event()
+                wait_s = self.expire()
+                with trio.move_on_after(wait_s):
+                    await self._sooner.wait()
+
+    async def end_of_before(self) -> None:
+        """Tell that nobody types any more where somebody did before a restart."""
+        self._noted = set(await self._database.read(typing_rooms.every))
+        for room_id in self._noted - self._rooms.keys():
+            self._writer.append_nowait([TypingRow(room_id, ())])
+        self._changed.set()
+
+    async def note(self) -> None:
+        """Write down where somebody types now."""
+        self._changed = trio.Event()
+        now: set[str] = set(self._rooms)
+        added, removed = now - self._noted, self._noted - now
+        if added or removed:
+            await self._database.write(typing_rooms.change, added, removed)
+            self._noted = now
+
+    async def _note_for_ever(self) -> None:
         while True:
-            self._sooner = trio.Event()
-            wait_s = self.expire()
-            with trio.move_on_after(wait_s):
-                await self._sooner.wait()
+            await self._changed.wait()
+            await trio.sleep(NOTE_S)
+            await self.note()
 
     def expire(self) -> float:
         """Stop those whose time is over; give the seconds until the next one's is."""
@@ -103,6 +140,7 @@ class TypingMemory:
         if not users:
             self._rooms.pop(room_id, None)
         self._writer.append_nowait([TypingRow(room_id, tuple(users))])
+        self._changed.set()
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if not self._rooms:

@@ -12,14 +12,14 @@ from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
-from hs.repl.feed import Feed
+from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.rows import PresenceRow
-from hs.repl.streams import PRESENCE
+from hs.repl.rows import EventRow, PresenceRow
+from hs.repl.streams import EVENTS, PRESENCE
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
-from hs.services.ephemeral.presence_tracking import SyncingDevices
+from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
 from hs.services.ephemeral.presence_writer import PresenceMemory
 from hs.settings.features import PresenceSettings
 from hs.storage.database import Database
@@ -76,6 +76,23 @@ def make_scene(database: Database, settings: PresenceSettings = SETTINGS) -> Sce
     scene = Scene(feed, clock, memory, devices, states, service)
     feed.subscribe(PRESENCE, lambda batch: scene.rows.extend(row for _, row in batch.rows))
     return scene
+
+
+async def test_sending_makes_one_active_again(database: Database) -> None:
+    scene = make_scene(database)
+    watch_senders(scene.feed, scene.devices, lambda user_id: user_id == ALICE)
+    with scene.service.syncing(ALICE, "A", "online"):
+        await scene.pass_ms(1)
+        await scene.pass_ms(SETTINGS.idle_timeout)
+        sent = [
+            (n, EventRow(ROOM, f"${n}", "m.x", who, None, n, n))
+            for n, who in ((1, ALICE), (2, BOB))
+        ]
+
+        scene.feed.deliver(Batch(EVENTS, "main", 0, 2, sent))
+        await scene.pass_ms(1)
+
+    assert scene.told()[-2:] == [(ALICE, "unavailable"), (ALICE, "online")]
 
 
 async def test_syncing_tells_that_one_is_online_once(database: Database) -> None:

@@ -1,5 +1,7 @@
 """Who types: set, refreshed, timed out, and told to every process."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 
@@ -12,6 +14,9 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import EventRow, TypingRow
 from hs.repl.streams import EVENTS, TYPING
 from hs.services.ephemeral.typing_users import TypingMemory, TypingService, TypingUsers
+from hs.storage.database import Database
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
 
 ALICE = UserID("@alice:test")
 BOB = UserID("@bob:test")
@@ -36,21 +41,29 @@ class Everybody:
 class Typing:
     """Writer and reader in one process, with a clock moved by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
         self.now_s = 0.0
         self.feed = Feed()
         writer = MemoryWriter(TYPING, "main", alone(self.feed), EPOCH)
         writer.attach()
         self.users = TypingUsers(self.feed)
-        self.memory = TypingMemory(writer, self.feed, lambda: self.now_s)
+        self.memory = TypingMemory(writer, self.feed, database, lambda: self.now_s)
         self.rows: list[TypingRow] = []
         self.feed.subscribe(TYPING, lambda batch: self.rows.extend(row for _, row in batch.rows))
         self.everybody = Everybody()
         self.service = TypingService(self.everybody, self.memory, self.everybody)
 
 
-async def test_typing_users_are_listed_in_the_order_they_began() -> None:
-    typing = Typing()
+@pytest.fixture
+async def quiet() -> AsyncIterator[Database]:
+    """A database in memory, called inline: it goes together with a clock of the test's."""
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre"])
+        yield database
+
+
+async def test_typing_users_are_listed_in_the_order_they_began(quiet: Database) -> None:
+    typing = Typing(quiet)
 
     await typing.memory.set_typing(ROOM, BOB, 1000)
     await typing.memory.set_typing(ROOM, ALICE, 1000)
@@ -60,8 +73,8 @@ async def test_typing_users_are_listed_in_the_order_they_began() -> None:
     assert typing.users.changed_rooms(typing.users.last_change(ROOM)) == []
 
 
-async def test_typing_on_tells_nothing_new_and_lasts_longer() -> None:
-    typing = Typing()
+async def test_typing_on_tells_nothing_new_and_lasts_longer(quiet: Database) -> None:
+    typing = Typing(quiet)
     await typing.memory.set_typing(ROOM, ALICE, 1000)
 
     typing.now_s = 0.9
@@ -73,8 +86,8 @@ async def test_typing_on_tells_nothing_new_and_lasts_longer() -> None:
     assert wait_s == pytest.approx(0.4)
 
 
-async def test_who_stops_saying_so_stops_typing() -> None:
-    typing = Typing()
+async def test_who_stops_saying_so_stops_typing(quiet: Database) -> None:
+    typing = Typing(quiet)
     await typing.memory.set_typing(ROOM, ALICE, 1000)
     await typing.memory.set_typing(ROOM, BOB, 3000)
 
@@ -87,11 +100,13 @@ async def test_who_stops_saying_so_stops_typing() -> None:
     )
 
 
-async def test_the_duty_stops_typing_in_time(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_duty_stops_typing_in_time(
+    quiet: Database, autojump_clock: trio.testing.MockClock
+) -> None:
     feed = Feed()
     writer = MemoryWriter(TYPING, "main", alone(feed), EPOCH)
     users = TypingUsers(feed)
-    memory = TypingMemory(writer, feed)
+    memory = TypingMemory(writer, feed, quiet)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(memory.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -108,8 +123,8 @@ async def test_the_duty_stops_typing_in_time(autojump_clock: trio.testing.MockCl
     assert users.typing_users(ROOM) == ()
 
 
-async def test_who_leaves_stops_typing() -> None:
-    typing = Typing()
+async def test_who_leaves_stops_typing(quiet: Database) -> None:
+    typing = Typing(quiet)
     await typing.memory.set_typing(ROOM, ALICE, 1000)
     left = EventRow(ROOM, "$1", "m.room.member", ALICE, ALICE, 5, 5, "leave", "join")
 
@@ -118,8 +133,8 @@ async def test_who_leaves_stops_typing() -> None:
     assert typing.users.typing_users(ROOM) == ()
 
 
-async def test_a_restarted_writer_ends_what_it_does_not_know() -> None:
-    typing = Typing()
+async def test_a_restarted_writer_ends_what_it_does_not_know(quiet: Database) -> None:
+    typing = Typing(quiet)
     await typing.memory.set_typing(ROOM, ALICE, 1000)
     await typing.memory.set_typing(OTHER, BOB, 1000)
     seen = typing.users.last_change(OTHER)
@@ -132,8 +147,26 @@ async def test_a_restarted_writer_ends_what_it_does_not_know() -> None:
     assert set(typing.users.changed_rooms(seen)) == {ROOM, OTHER}
 
 
-async def test_only_members_say_of_themselves_that_they_type() -> None:
-    typing = Typing()
+async def test_after_a_restart_nobody_types_any_more(database: Database) -> None:
+    before = Typing(database)
+    await before.memory.set_typing(ROOM, ALICE, 1000)
+    await before.memory.set_typing(OTHER, BOB, 1000)
+    await before.memory.note()
+    await before.memory.set_typing(OTHER, BOB, 0)
+    await before.memory.note()
+
+    after = Typing(database)
+    await after.memory.end_of_before()
+    await after.memory.note()
+
+    assert after.rows == [TypingRow(ROOM, ())]
+    again = Typing(database)
+    await again.memory.end_of_before()
+    assert again.rows == []
+
+
+async def test_only_members_say_of_themselves_that_they_type(quiet: Database) -> None:
+    typing = Typing(quiet)
     requester = Requester(ALICE, "DEVICE")
 
     with pytest.raises(Forbidden):
