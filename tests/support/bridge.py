@@ -1,0 +1,175 @@
+"""An application service: a real HTTP server in a thread, which keeps what it is sent."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import yaml
+
+WAIT_S = 120.0
+LOOK_S = 0.02
+TRANSACTIONS = "/_matrix/app/v1/transactions/"
+
+Answer = tuple[int, Any]
+
+
+@attrs.frozen
+class Asked:
+    """One request."""
+
+    method: str
+    path: str
+    query: str
+    authorization: str
+    body: Any
+
+
+@attrs.define
+class Bridge:
+    """What came, in order; `pages` answer other paths, `refuses` has transactions fail."""
+
+    id: str
+    url: str = ""
+    as_token: str = ""
+    hs_token: str = ""
+    sender: str = "bridgebot"
+    refuses: int = 0
+    transactions: dict[str, dict[str, Any]] = attrs.Factory(dict)
+    order: list[str] = attrs.Factory(list)
+    asked: list[Asked] = attrs.Factory(list)
+    pages: dict[str, Callable[[Asked], Answer]] = attrs.Factory(dict)
+    changed: list[str] = attrs.Factory(list)
+
+    def registration(self, **more: Any) -> dict[str, Any]:
+        """Give what its registration file says."""
+        return {
+            "id": self.id,
+            "url": self.url,
+            "as_token": self.as_token,
+            "hs_token": self.hs_token,
+            "sender_localpart": self.sender,
+            "rate_limited": False,
+            "namespaces": {
+                "users": [{"exclusive": True, "regex": f"@_{self.id}_.*"}],
+                "aliases": [{"exclusive": True, "regex": f"#_{self.id}_.*"}],
+                "rooms": [],
+            },
+            "receive_ephemeral": True,
+            "org.matrix.msc3202": True,
+            "io.element.msc4190": True,
+            "protocols": ["fax"],
+            **more,
+        }
+
+    def write(self, folder: Path, **more: Any) -> str:
+        """Write its registration file; give the path."""
+        path = folder / f"{self.id}.yaml"
+        path.write_text(yaml.safe_dump(self.registration(**more)))
+        return str(path)
+
+    def take(self, asked: Asked) -> Answer:
+        """Answer one request."""
+        self.asked.append(asked)
+        if asked.authorization != f"Bearer {self.hs_token}":
+            return 403, {"errcode": "M_FORBIDDEN"}
+        if asked.path.startswith(TRANSACTIONS):
+            return self._take_transaction(asked)
+        page = self.pages.get(asked.path)
+        return (404, {"errcode": "M_NOT_FOUND"}) if page is None else page(asked)
+
+    def _take_transaction(self, asked: Asked) -> Answer:
+        if self.refuses:
+            self.refuses -= 1
+            return 500, {}
+        txn_id = asked.path.removeprefix(TRANSACTIONS)
+        known = self.transactions.setdefault(txn_id, asked.body)
+        if known is asked.body:
+            self.order.append(txn_id)
+        elif known != asked.body:
+            self.changed.append(txn_id)
+        return 200, {}
+
+    def parts(self, key: str) -> list[Any]:
+        """Put together what transactions held under a key, each transaction once."""
+        return [
+            one for txn_id in list(self.order) for one in self.transactions[txn_id].get(key, [])
+        ]
+
+    def objects(self, key: str) -> list[Any]:
+        """List what transactions held under a key."""
+        bodies = [self.transactions[txn_id] for txn_id in list(self.order)]
+        return [body[key] for body in bodies if key in body]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Give the events of all transactions."""
+        return self.parts("events")
+
+    def texts(self) -> list[str]:
+        """Give the texts of messages, in the order in which they came."""
+        return [one["content"]["body"] for one in self.events if one["type"] == "m.room.message"]
+
+    def wait_until(self, holds: Callable[[], Any], what: str, wait_s: float = WAIT_S) -> Any:
+        """Wait, blocking, until something holds, and give it; for threads beside the loop."""
+        deadline = time.monotonic() + wait_s
+        while not (found := holds()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited for {what}; last came {self.asked[-5:]}")
+            time.sleep(LOOK_S)
+        return found
+
+
+@contextmanager
+def running_bridge(name: str) -> Iterator[Bridge]:
+    """Run an application service on a free port of this machine."""
+    bridge = Bridge(name, as_token=f"as-token-of-{name}", hs_token=f"hs-token-of-{name}")
+    bridge.sender = f"{name}bot"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("content-length", "0")))
+            target = urlsplit(self.path)
+            body = json.loads(raw) if raw else None
+            authorization = self.headers.get("authorization", "")
+            path = unquote(target.path)
+            status, answer = bridge.take(
+                Asked(self.command, path, target.query, authorization, body)
+            )
+            encoded = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+        do_GET = do_PUT = do_POST = handle_any
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Clients that were killed are no news."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    bridge.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield bridge
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
