@@ -187,5 +187,3 @@ class PrejoinSettings:
     additional_event_types: tuple[tuple[str, str | None], ...] = setting(
         EVENT_TYPES, (), "Told as well; a type alone means all its state keys.", shown=[]
     )
-
-

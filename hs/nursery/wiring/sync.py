@@ -15,6 +15,7 @@ from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
+from hs.services.rooms.stripped_state import StrippedState, shown_state
 from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import (
     OldSync,
@@ -68,6 +69,7 @@ def wire_sync(
         rooms.tails,
         reading.rendering,
         reading.visibility,
+        StrippedState(ground.database, rooms.events, rooms.states, shown_state(settings.prejoin)),
     )
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
     gate = admission.gate(Work.SYNC)
@@ -77,6 +79,7 @@ def wire_sync(
         notifier,
         max_timeline=settings.server.filter_timeline_limit,
         excluded=excluded,
+        without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
         kept_for_ms=settings.caches.caches.sync_response_cache_duration,
         gate=gate,
     )

@@ -51,6 +51,7 @@ class PresenceService:
     writer: PresenceWriter
     devices: SyncingDevices
     clock: Clock
+    apart: frozenset[RoomID] = frozenset()  # rooms that show nobody's presence
 
     @property
     def is_enabled(self) -> bool:
@@ -88,7 +89,7 @@ class PresenceService:
         Raises: Forbidden.
         """
         own = user_id == requester.user_id
-        if not own and not await self.neighbours.share_room(requester.user_id, user_id):
+        if not own and not await self._share_room(requester.user_id, user_id):
             raise Forbidden("You are not allowed to see their presence.")
         found = await self.states.get([user_id]) if self.is_enabled else {}
         row = found.get(user_id)
@@ -117,6 +118,11 @@ class PresenceService:
         found = await self.states.get(user_ids)
         return self._events(found.get(one) or _unknown(one) for one in user_ids)
 
+    async def _share_room(self, user_id: UserID, other_id: UserID) -> bool:
+        if not self.apart:
+            return await self.neighbours.share_room(user_id, other_id)
+        return other_id in await self._seen_by(user_id, {other_id})
+
     async def _first(self) -> list[PresenceRow]:
         await self.states.load()
         rows = list(self.states.here())
@@ -130,6 +136,8 @@ class PresenceService:
         if not left:
             return seen
         for room_id in await self.neighbours.joined_rooms(user_id):
+            if room_id in self.apart:
+                continue
             here = left & (await self.neighbours.joined(room_id))
             seen |= here
             left -= here

@@ -19,6 +19,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import LocalMembership
 from hs.services.rooms.rendering import stripped_event
 from hs.services.rooms.state_store import StateStore
+from hs.settings.keeping import PrejoinSettings
 from hs.storage import sliding
 from hs.storage.database import Database
 
@@ -44,6 +45,16 @@ class ShownState:
 
 
 DEFAULT_STATE: Final = ShownState()
+
+
+def shown_state(settings: PrejoinSettings) -> ShownState:
+    """Say by the settings which entries are told."""
+    keys = () if settings.disable_default_event_types else DEFAULT_STATE.keys
+    more = settings.additional_event_types
+    return ShownState(
+        (*keys, *((name, key) for name, key in more if key is not None)),
+        frozenset(name for name, key in more if key is None),
+    )
 
 
 @attrs.frozen(eq=False)

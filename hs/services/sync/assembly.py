@@ -59,14 +59,15 @@ def make_sync(
     *,
     max_timeline: int = 100,
     excluded: frozenset[RoomID] = frozenset(),
+    without_presence: frozenset[RoomID] = frozenset(),
     kept_for_ms: int = 120_000,
     gate: AbstractAsyncContextManager[None] | None = None,
 ) -> SyncService:
     """Build the service; after its sources and before the feed starts.
 
     `max_timeline` is `filter_timeline_limit`, `excluded` is `exclude_rooms_from_sync`,
-    `kept_for_ms` is `sync_response_cache_duration`; `gate` bounds how many answers are made at
-    once.
+    `without_presence` is `exclude_rooms_from_presence`, `kept_for_ms` is
+    `sync_response_cache_duration`; `gate` bounds how many answers are made at once.
     """
     feed, events, states = rooms.feed, rooms.events, rooms.states
     previous = PreviousStates(rooms.database, events, states)
@@ -86,7 +87,7 @@ def make_sync(
         ),
         RoomExtras(feed, sources.receipts, sources.typing),
         Accounts(feed, sources.account_data, sources.push_rules),
-        PresenceSection(feed, sources.presence, rooms.memberships, rooms.tails),
+        PresenceSection(feed, sources.presence, rooms.memberships, rooms.tails, without_presence),
         sources.extensions,
     )
     return SyncService(

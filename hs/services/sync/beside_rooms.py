@@ -1,6 +1,7 @@
 """The sections beside rooms: the account's data, push rules, presence."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import orjson
@@ -86,9 +87,15 @@ class PresenceSection:
     """Tells presence: what changed, and of whom the user has just met."""
 
     def __init__(
-        self, feed: Feed, presence: Presence, memberships: Memberships, tails: Tails
+        self,
+        feed: Feed,
+        presence: Presence,
+        memberships: Memberships,
+        tails: Tails,
+        apart: AbstractSet[RoomID] = frozenset(),
     ) -> None:
         self._presence = presence
+        self._apart = apart  # rooms whose members do not see each other's presence by them
         self._memberships = memberships
         self._tails = tails
         self._changed: Recent[UserID, PresenceRow] = Recent(
@@ -116,6 +123,8 @@ class PresenceSection:
     async def in_room(self, turn: Turn, room_id: RoomID) -> list[bytes]:
         """Give the events of one room's members whose presence changed."""
         assert turn.since is not None
+        if room_id in self._apart:
+            return []
         touched = self._changed.since(turn.since.presence.vector)
         if touched is not None and not touched:
             return []
@@ -128,7 +137,7 @@ class PresenceSection:
         """Give who shares a room with the user only since the last answer."""
         met: set[UserID] = set()
         for one in turns:
-            if one.section is not Section.JOIN:
+            if one.section is not Section.JOIN or one.room_id in self._apart:
                 continue
             if one.is_new:
                 met.update(await self._memberships.joined(one.room_id))
