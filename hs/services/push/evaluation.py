@@ -298,6 +298,8 @@ class EvaluationDuty:
             await self._flush()
 
     async def _store(self) -> None:
+        # Whoever waits for it comes round again, also when somebody else asked for this.
+        self._to_store.set()
         self._to_store = trio.Event()
         pending, self._pending = self._pending, _Pending()
         if self._caught_up.is_set() and not self._queue:
