@@ -18,6 +18,7 @@ from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_api
 from hs.nursery.wiring.ephemeral import wire_ephemeral
 from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
+from hs.nursery.wiring.previews import wire_previews
 from hs.nursery.wiring.proposals import proposal_apis, wire_proposals
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
 from hs.nursery.wiring.pushers import pusher_apis, wire_pusher_writer, wire_pushers
@@ -60,6 +61,7 @@ def compose(
     search = wire_search(ground, rooms, reading)
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     media = wire_media(ground, NoRemoteMedia())
+    previews = wire_previews(ground, outside, media)
     sources = Sources(
         account_data=accounts.account_data,
         push_rules=push.rules,
@@ -79,6 +81,7 @@ def compose(
     duties = [*duties, *media.duties]
     lone = [*directory.duties, *search.duties, *actions.delayed.duties, *pushers.duties]
     lone = [*lone, *media.lone_duties]
+    lone = [*lone, *previews.lone_duties]
     if BACKGROUND in plan.duties:
         lone = [
             *lone,
@@ -105,6 +108,7 @@ def compose(
             *device_apis(devices, accounts),
             *sync_apis(sync),
             *media_apis(media),
+            *previews.apis,
             *proposal_apis(proposals),
         ),
         authenticator=identity.authenticator,

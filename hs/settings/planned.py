@@ -87,13 +87,6 @@ _MEDIA: tuple[Row, ...] = (
     ("enable_local_media_storage", BOOLEAN, True, "Keep media on the local disk."),
     ("remote_media_download_burst_count", SIZE, "500MiB", "Remote media in one burst."),
     ("remote_media_download_per_second", SIZE, "87KiB", "Remote media per second."),
-    ("url_preview_enabled", BOOLEAN, False, "Fetch previews of links."),
-    ("url_preview_ip_range_blacklist", optional(NETWORKS), None, "Addresses not fetched."),
-    ("url_preview_ip_range_whitelist", NETWORKS, [], "Exceptions to that."),
-    ("url_preview_url_blacklist", OBJECTS, [], "Links not fetched."),
-    ("max_spider_size", SIZE, "10M", "Largest page fetched."),
-    ("url_preview_accept_language", STRINGS, ["en"], "Languages asked for."),
-    ("oembed", OBJECT, {}, "Providers of oEmbed."),
 )
 _REGISTRATION: tuple[Row, ...] = (
     ("disable_msisdn_registration", BOOLEAN, False, "Never ask for a telephone number."),

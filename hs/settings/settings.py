@@ -38,6 +38,7 @@ from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
 from hs.settings.mail import MailSettings, TemplateSettings
 from hs.settings.media import MediaSettings
 from hs.settings.outside import OutsideSettings
+from hs.settings.previews import PreviewSettings
 from hs.settings.proposals import ProposalSettings
 from hs.settings.push import PushSettings
 from hs.settings.rooms import RoomSettings
@@ -144,6 +145,7 @@ class Settings:
     outside: OutsideSettings = OutsideSettings()
     delegates: DelegateSettings = DelegateSettings()
     captcha: CaptchaSettings = CaptchaSettings()
+    previews: PreviewSettings = PreviewSettings()
     email: MailSettings = MailSettings()
     templates: TemplateSettings = TemplateSettings()
     retention: RetentionSettings = RetentionSettings()
@@ -178,6 +180,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
     ("captcha", CaptchaSettings, "Registration"),
+    ("previews", PreviewSettings, "Media store"),
     ("blocking", BlockingSettings, "Homeserver blocking"),
     ("worker_keys", WorkerKeys, "Workers"),
 )

@@ -44,6 +44,13 @@ def wire_outside(ground: Foundation) -> Outside:
     rules = address_rules(settings.ip_range_blacklist, settings.ip_range_whitelist)
     proxies = chosen_proxies(settings, proxies_of(os.environ))
 
+    previews = ground.settings.previews
+    blocked = previews.url_preview_ip_range_blacklist
+    preview_rules = address_rules(
+        settings.ip_range_blacklist if blocked is None else blocked,
+        previews.url_preview_ip_range_whitelist,
+    )
+
     def client(rules: AddressRules, proxies: Proxies) -> BridgedHttpClient:
         return BridgedHttpClient(
             ground.bridge, rules, user_agent=user_agent(settings), proxies=proxies
@@ -53,7 +60,7 @@ def wire_outside(ground: Foundation) -> Outside:
         http=client(rules, proxies),
         direct=client(rules, NO_PROXIES),
         trusted=client(NO_RULES, NO_PROXIES),
-        previews=client(rules, proxies),
+        previews=client(preview_rules, proxies),
     )
 
 

@@ -16,6 +16,8 @@ from hs.settings.limits import Rate, RateLimitSettings
 LONGEST_WAIT_S = 86_400.0
 # Clients ask with every letter that somebody types; no setting is known for it.
 NAME_CHECKS = Rate(1, 10)
+# Clients ask for each link that comes into view.
+LINK_PREVIEWS = Rate(5, 50)
 
 
 def bucket_of(rate: Rate) -> Bucket:
@@ -47,6 +49,7 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
         "message": settings.rc_message,
         "registration": settings.rc_registration,
         "username_availability": NAME_CHECKS,
+        "url_preview": LINK_PREVIEWS,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,

@@ -1,0 +1,93 @@
+"""Settings of previews of links."""
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from hs.settings.fields import setting, sub_block
+from hs.settings.kinds import (
+    BOOLEAN,
+    NETWORKS,
+    PATH,
+    SIZE,
+    STRING,
+    STRINGS,
+    At,
+    Kind,
+    list_of,
+    map_of,
+    optional,
+)
+
+URL_PARTS = ("scheme", "netloc", "hostname", "host", "port", "path", "query", "fragment")
+URL_PARTS += ("username", "password", "params")
+
+
+@attrs.frozen
+class UrlRule:
+    """A kind of link that is not fetched: each part named must match its pattern."""
+
+    patterns: Mapping[str, re.Pattern[str]] = MappingProxyType({})
+
+
+def _read_rule(value: Any, at: At) -> UrlRule:
+    patterns = {}
+    for part, text in map_of(STRING).read(value, at).items():
+        here = at.child(part)
+        if part not in URL_PARTS:
+            here.refuse(f"{part!r} is no part of a URL", f"use one of {', '.join(URL_PARTS)}")
+        try:
+            patterns[part] = re.compile(text if text.startswith("^") else fnmatch.translate(text))
+        except re.error as error:
+            here.refuse(f"not a regular expression: {error}", "correct the pattern")
+    if not patterns:
+        at.refuse("a rule without parts would match every link", "name at least one part")
+    return UrlRule(MappingProxyType(patterns))
+
+
+URL_RULES = list_of(Kind("map of parts to patterns", _read_rule, {"type": "object"}))
+
+
+@attrs.frozen(kw_only=True)
+class OembedSettings:
+    """Sites that describe their pages by oEmbed."""
+
+    disable_default_providers: bool = setting(
+        BOOLEAN, False, "Use none of the providers that are built in."
+    )
+    additional_providers: tuple[Path, ...] = setting(
+        list_of(PATH),
+        (),
+        "Files in the form of https://oembed.com/providers.json.",
+        shown=[],
+    )
+
+
+@attrs.frozen(kw_only=True)
+class PreviewSettings:
+    """Previews of links. The two lists of networks are as those of `ip_range_blacklist`."""
+
+    url_preview_enabled: bool = setting(BOOLEAN, False, "Fetch previews of links.")
+    url_preview_ip_range_blacklist: tuple[str, ...] | None = setting(
+        optional(NETWORKS), None, "Addresses not fetched; as `ip_range_blacklist` when missing."
+    )
+    url_preview_ip_range_whitelist: tuple[str, ...] = setting(
+        NETWORKS, (), "Exceptions to `url_preview_ip_range_blacklist`.", shown=[]
+    )
+    url_preview_url_blacklist: tuple[UrlRule, ...] = setting(
+        URL_RULES,
+        (),
+        "Links not fetched: maps of parts of a URL to a glob, or to a regular expression if it"
+        " begins with `^`. All parts of a map must match.",
+        shown=[],
+    )
+    max_spider_size: int = setting(SIZE, 10 * 1024**2, "Largest page fetched.", shown="10M")
+    url_preview_accept_language: tuple[str, ...] = setting(
+        STRINGS, ("en",), "Languages asked for, the preferred first.", shown=["en"]
+    )
+    oembed: OembedSettings = sub_block(OembedSettings, "Providers of oEmbed.")
