@@ -16,6 +16,7 @@ from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_dev
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.keeping import keeping_apis, wire_keeping
 from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.previews import wire_previews
@@ -26,6 +27,7 @@ from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.search import search_apis, wire_search
 from hs.nursery.wiring.sync import sync_apis, wire_sync
+from hs.services.accounts.blocking import unless_blocked
 from hs.services.accounts.watching import DeviceWatchers
 from hs.services.devices.remote import NoRemoteDevices
 from hs.services.media.remote import NoRemoteMedia
@@ -62,6 +64,7 @@ def compose(
     devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
     media = wire_media(ground, NoRemoteMedia())
     previews = wire_previews(ground, outside, media)
+    keeping = wire_keeping(ground, rooms, reading, accounts, actions)
     sources = Sources(
         account_data=accounts.account_data,
         push_rules=push.rules,
@@ -78,10 +81,11 @@ def compose(
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     runners = [*runners, *media.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    duties = [*duties, *media.duties]
+    duties = [*duties, *media.duties, *keeping.duties]
     lone = [*directory.duties, *search.duties, *actions.delayed.duties, *pushers.duties]
     lone = [*lone, *media.lone_duties]
     lone = [*lone, *previews.lone_duties]
+    lone = [*lone, *keeping.lone_duties]
     if BACKGROUND in plan.duties:
         lone = [
             *lone,
@@ -105,13 +109,14 @@ def compose(
             *pusher_apis(pushers),
             *directory_apis(directory),
             *search_apis(search),
+            *keeping_apis(keeping),
             *device_apis(devices, accounts),
             *sync_apis(sync),
             *media_apis(media),
             *previews.apis,
             *proposal_apis(proposals),
         ),
-        authenticator=identity.authenticator,
+        authenticator=unless_blocked(identity.authenticator, settings.blocking),
         rates=identity.rates,
         admission=admission,
         drain=drain,

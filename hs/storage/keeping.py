@@ -86,6 +86,7 @@ _OF_ROOMS: Final = (
     "network_rooms",
     "delayed_events",
     "thread_subscriptions",
+    "notice_rooms",
     "forgotten_rooms",
     "local_memberships",
     "room_summaries",

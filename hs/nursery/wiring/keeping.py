@@ -1,11 +1,19 @@
-"""What is kept for how long: messages, redacted contents, rooms that nobody remembers."""
+"""What goes on by itself: old things go, leavers forget, invites are accepted, notices are sent."""
+
+import attrs
 
 from hs.apis.client.retention import RetentionApi
 from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.wiring.accounts import Accounts
+from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.membership_duties import membership_duties
+from hs.nursery.wiring.notices import notice_duties, wire_notices
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
+from hs.services.admin.server_notices import ServerNotices
 from hs.services.rooms.keeping import (
     FORGOTTEN_EVERY_S,
     REDACTED_EVERY_S,
@@ -13,10 +21,44 @@ from hs.services.rooms.keeping import (
     MessagePurge,
     RedactedContents,
 )
+from hs.services.rooms.retention import RetentionPolicies
 
 
-def keeping_chores(ground: Foundation, rooms: Rooms, reading: Reading) -> list[Duty]:
-    """Give what one process does."""
+@attrs.frozen(eq=False, kw_only=True)
+class Keeping:
+    """What each process does of it, what one of all does, and what sends notices."""
+
+    notices: ServerNotices
+    retention: RetentionPolicies
+    duties: list[Duty]
+    lone_duties: list[Duty]
+
+
+def wire_keeping(
+    ground: Foundation, rooms: Rooms, reading: Reading, accounts: Accounts, actions: RoomActions
+) -> Keeping:
+    """Build it."""
+    notices = wire_notices(ground, rooms, accounts)
+    lone = notice_duties(ground, notices)
+    if BACKGROUND in ground.plan.duties:
+        lone = [*lone, *_chores(ground, rooms, reading)]
+    return Keeping(
+        notices=notices,
+        retention=reading.retention,
+        duties=[
+            *_room_duties(ground, rooms),
+            *membership_duties(ground, rooms, accounts, actions),
+        ],
+        lone_duties=lone,
+    )
+
+
+def keeping_apis(keeping: Keeping) -> list[object]:
+    """Give the endpoints."""
+    return [RetentionApi(keeping.retention)]
+
+
+def _chores(ground: Foundation, rooms: Rooms, reading: Reading) -> list[Duty]:
     settings, database, clock = ground.settings, ground.database, ground.clock
     chores: list[Duty] = []
     if settings.retention.enabled:
@@ -34,8 +76,7 @@ def keeping_chores(ground: Foundation, rooms: Rooms, reading: Reading) -> list[D
     return chores
 
 
-def keeping_duties(ground: Foundation, rooms: Rooms) -> list[Duty]:
-    """Give what each process does that owns rooms."""
+def _room_duties(ground: Foundation, rooms: Rooms) -> list[Duty]:
     period_ms = ground.settings.rooms.forgotten_room_retention_period
     if period_ms is None or rooms.hot is None:
         return []
@@ -53,8 +94,3 @@ def keeping_duties(ground: Foundation, rooms: Rooms) -> list[Duty]:
         await every(FORGOTTEN_EVERY_S, forgotten.purge)
 
     return [Duty("purging forgotten rooms", purge)]
-
-
-def keeping_apis(reading: Reading) -> list[object]:
-    """Give the endpoints."""
-    return [RetentionApi(reading.retention)]

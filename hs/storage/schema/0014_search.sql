@@ -56,3 +56,9 @@ CREATE TABLE keeping_progress (
     name TEXT NOT NULL PRIMARY KEY,
     position BIGINT NOT NULL
 );
+
+-- The one room in which the server tells a user what it has to say.
+CREATE TABLE notice_rooms (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    room_id TEXT NOT NULL
+);

@@ -39,6 +39,7 @@ KEPT_OF_ROOMS = {
     "key_backup_sessions",
     "push_queue",
     "push_throttles",
+    "typing_rooms",
 }
 
 

@@ -1,0 +1,131 @@
+"""Server notices: one tagged room for each user, which they cannot turn down."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from hs.core.errors import CannotLeaveServerNoticeRoom, NotFound
+from hs.core.ids import RoomID, UserID
+from hs.core.requester import Requester
+from hs.lib.keyed_lock import KeyedLock
+from hs.services.admin.server_notices import ServerNotices
+from hs.services.rooms.member_policy import MemberPolicy
+from hs.services.rooms.membership import JoinRequest
+from hs.settings.keeping import NoticeSettings
+from hs.storage.database import Database
+from tests.support.room_actions import Actions, open_actions
+from tests.support.rooms import ALICE, BOB, SERVER, ZOE
+
+SPEAKER = UserID(f"@server:{SERVER}")
+TEXT = {"msgtype": "m.server_notice", "body": "the server will be down"}
+
+
+@attrs.define
+class Tagged:
+    """Tags over a list."""
+
+    tags: list[tuple[UserID, RoomID, str]] = attrs.Factory(list)
+
+    async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: Any) -> None:
+        self.tags.append((user_id, room_id, tag))
+
+
+def notices_of(actions: Actions, tags: Tagged, **settings: Any) -> ServerNotices:
+    actions.membership = attrs.evolve(actions.membership, policy=MemberPolicy(notices_user=SPEAKER))
+    return ServerNotices(
+        settings=NoticeSettings(system_mxid_localpart="server", **settings),
+        notices_user=SPEAKER,
+        default_version="11",
+        database=actions.world.database,
+        appender=actions.world.appender,
+        memberships=actions.memberships,
+        profiles=actions.profiles,
+        tags=tags,
+        clock=actions.world.clock,
+        locks=KeyedLock(),
+    )
+
+
+async def room_of(actions: Actions, user_id: UserID) -> RoomID:
+    (room_id,) = await actions.memberships.rooms_of(user_id)
+    return room_id
+
+
+async def test_a_notice_comes_in_a_tagged_room_that_cannot_be_turned_down(
+    database: Database,
+) -> None:
+    async with open_actions(database) as actions:
+        tags = Tagged()
+        notices = notices_of(actions, tags, room_topic="About this server")
+
+        event_id = await notices.send(ALICE, TEXT)
+
+        room_id = await room_of(actions, ALICE)
+        assert tags.tags == [(ALICE, room_id, "m.server_notice")]
+        assert await actions.state(room_id, "m.room.name") == {"name": "Server Notices"}
+        assert (await actions.state(room_id, "m.room.topic"))["topic"] == "About this server"
+        own = await actions.state(room_id, "m.room.member", SPEAKER)
+        assert own == {"membership": "join", "displayname": "Notices"}
+        sent = await actions.world.events.get_one(event_id)
+        assert sent is not None
+        assert sent.event.content == TEXT
+        with pytest.raises(CannotLeaveServerNoticeRoom):
+            await actions.membership.leave(Requester(ALICE), room_id)
+        with pytest.raises(CannotLeaveServerNoticeRoom):
+            await actions.membership.set_member(
+                Requester(ALICE), room_id, ALICE, {"membership": "leave"}
+            )
+
+
+async def test_there_is_one_room_for_each_user_and_who_left_is_invited_again(
+    database: Database,
+) -> None:
+    async with open_actions(database) as actions:
+        notices = notices_of(actions, Tagged())
+        await notices.send(ALICE, TEXT)
+        room_id = await room_of(actions, ALICE)
+        await actions.membership.join(Requester(ALICE), room_id, JoinRequest())
+        await actions.membership.leave(Requester(ALICE), room_id)
+
+        await notices.send(ALICE, TEXT)
+        await notices.send(BOB, TEXT)
+
+        assert await room_of(actions, ALICE) == room_id
+        assert await room_of(actions, BOB) != room_id
+        assert await actions.memberships.membership(room_id, ALICE) == "invite"
+
+
+async def test_users_are_joined_if_so_configured(database: Database) -> None:
+    async with open_actions(database) as actions:
+        notices = notices_of(actions, Tagged(), auto_join=True)
+
+        await notices.send(ALICE, TEXT)
+
+        room_id = await room_of(actions, ALICE)
+        assert await actions.memberships.membership(room_id, ALICE) == "join"
+
+
+async def test_only_users_of_this_server_get_notices(database: Database) -> None:
+    async with open_actions(database) as actions:
+        notices = notices_of(actions, Tagged())
+
+        with pytest.raises(NotFound):
+            await notices.send(ZOE, TEXT)
+        with pytest.raises(NotFound):
+            await attrs.evolve(notices, notices_user=None).send(ALICE, TEXT)
+
+
+async def test_nobody_can_register_under_the_name_of_notices(database: Database) -> None:
+    async with open_actions(database) as actions:
+        notices = notices_of(actions, Tagged())
+
+        await notices.reserve()
+        await notices.reserve()
+        await attrs.evolve(notices, notices_user=None).reserve()
+
+        assert await database.read(users) == [SPEAKER]
+
+
+async def users(tx: Any) -> list[str]:
+    return [row[0] for row in await tx.fetch("SELECT user_id FROM users")]
