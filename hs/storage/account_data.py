@@ -5,6 +5,8 @@ from typing import NamedTuple
 from hs.storage.database import Tx
 
 GLOBAL = ""
+# Stands as the content of what was deleted, so that clients can be told.
+DELETED = b""
 
 
 class AccountDatum(NamedTuple):
@@ -35,13 +37,13 @@ async def put(
 
 
 async def get(tx: Tx, user_id: str, room_id: str, type_: str) -> bytes | None:
-    """Give the content of one piece."""
+    """Give the content of one piece, if it is there and not deleted."""
     content = await tx.fetchval(GET, user_id, room_id, type_)
-    return None if content is None else bytes(content)
+    return bytes(content) if content else None
 
 
 async def all_of(tx: Tx, user_id: str) -> list[AccountDatum]:
-    """List everything of a user."""
+    """List everything of a user, what was deleted included."""
     rows = await tx.fetch(ALL, user_id)
     return [AccountDatum(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
 

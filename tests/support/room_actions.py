@@ -33,12 +33,14 @@ from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasChe
 from hs.services.rooms.create import RoomCreation
 from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.delayed_events import DelayedEvents
+from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.naming import RoomNaming
 from hs.services.rooms.relating import RelationChecks
 from hs.services.rooms.remote_rooms import NoRemoteRooms
+from hs.services.rooms.removal import Removal
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
 from hs.services.rooms.succession import Succession
@@ -109,6 +111,7 @@ class Actions:
     upgrades: RoomUpgrade
     own: OwnThings
     delayed: DelayedEvents
+    removal: Removal
     tokens: Tokens = attrs.Factory(Tokens)
 
     def __attrs_post_init__(self) -> None:
@@ -126,7 +129,7 @@ class Actions:
         """Make a client of the endpoints of rooms."""
         apis = (
             CreateRoomApi(self.creation),
-            MembershipApi(self.membership, self.naming),
+            MembershipApi(self.membership, self.naming, self.removal),
             SendApi(self.sending, self.delayed),
             DelayedEventsApi(self.delayed),
             DirectoryApi(self.naming, self.public_rooms),
@@ -212,6 +215,7 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         membership=membership,
         naming=_naming(parts),
         sending=sending,
+        removal=Removal(world.database, world.events, world.appender, membership),
         delayed=DelayedEvents(
             database=world.database,
             clock=world.clock,
@@ -253,6 +257,7 @@ def _membership(parts: _Parts, drops: MemoryWriter[CacheRow]) -> RoomMembership:
         remote=parts.remote,
         succession=parts.succession,
         limits=parts.limits,
+        invites=InvitePermissions(parts.own),
         database=world.database,
         cache_drops=drops,
     )
@@ -266,6 +271,7 @@ def _creation(parts: _Parts) -> RoomCreation:
         profiles=parts.profiles,
         remote=parts.remote,
         limits=parts.limits,
+        invites=InvitePermissions(parts.own),
         settings=parts.settings,
         server_name=SERVER,
     )

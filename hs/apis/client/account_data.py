@@ -15,6 +15,8 @@ from hs.services.accounts.account_data import AccountData
 GLOBAL = "/_matrix/client/v3/user/{user_id}/account_data/{type}"
 ROOM = "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/account_data/{type}"
 
+UNSTABLE = "/_matrix/client/unstable/org.matrix.msc3391"
+
 
 @attrs.frozen
 class GetRequest:
@@ -80,6 +82,24 @@ class AccountDataApi:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
         return await self.account_data.get(request.user_id, request.room_id, request.type)
+
+    @route("DELETE", f"{UNSTABLE}/user/{{user_id}}/account_data/{{type}}", auth=USER_OR_GUEST)
+    async def delete(self, request: GetRequest) -> Empty:
+        """MSC3391."""
+        check_own(request.requester, request.user_id)
+        await self.account_data.delete(request.user_id, None, request.type)
+        return Empty()
+
+    @route(
+        "DELETE",
+        f"{UNSTABLE}/user/{{user_id}}/rooms/{{room_id}}/account_data/{{type}}",
+        auth=USER_OR_GUEST,
+    )
+    async def delete_in_room(self, request: GetInRoomRequest) -> Empty:
+        """MSC3391."""
+        check_own(request.requester, request.user_id)
+        await self.account_data.delete(request.user_id, request.room_id, request.type)
+        return Empty()
 
     @route("PUT", ROOM, auth=USER_OR_GUEST)
     async def put_in_room(self, request: PutInRoomRequest) -> Empty:

@@ -12,6 +12,7 @@ from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_use
 from hs.core.requester import Requester
 from hs.services.rooms.membership import JoinRequest, RoomMembership, own_content
 from hs.services.rooms.naming import RoomNaming
+from hs.services.rooms.removal import Removal
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 
@@ -80,6 +81,23 @@ class AboutMember:
 
 
 @attrs.frozen
+class Remove:
+    """The same for kick and ban, and whether what the user sent goes as well (MSC4293)."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    user_id: UserID = body(parse=parse_user_id)
+    reason: str | None = body(default=None)
+    redact_events: bool = body(default=False)
+    redact_unstable: bool = body(default=False, name="org.matrix.msc4293.redact_events")
+
+    @property
+    def redacts(self) -> bool:
+        """Tell whether what the user sent goes as well."""
+        return self.redact_events or self.redact_unstable
+
+
+@attrs.frozen
 class InRoom:
     """The room one is in now, or has knocked on."""
 
@@ -92,6 +110,7 @@ class MembershipApi:
 
     membership: RoomMembership
     naming: RoomNaming
+    removal: Removal
 
     @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)
     @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST)
@@ -137,19 +156,17 @@ class MembershipApi:
         return Empty()
 
     @route("POST", f"{_ROOM}/kick", auth=USER)
-    async def kick(self, request: AboutMember) -> Empty:
+    async def kick(self, request: Remove) -> Empty:
         """Make a user leave."""
-        await self.membership.kick(
-            request.requester, request.room_id, request.user_id, request.reason
-        )
+        kick = self.removal.kick if request.redacts else self.membership.kick
+        await kick(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/ban", auth=USER)
-    async def ban(self, request: AboutMember) -> Empty:
+    async def ban(self, request: Remove) -> Empty:
         """Ban a user."""
-        await self.membership.ban(
-            request.requester, request.room_id, request.user_id, request.reason
-        )
+        ban = self.removal.ban if request.redacts else self.membership.ban
+        await ban(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/unban", auth=USER)

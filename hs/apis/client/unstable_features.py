@@ -7,11 +7,42 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from hs.settings.proposals import ProposalSettings
+
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
-        "org.matrix.simplified_msc3575": True,
+        "org.matrix.e2e_cross_signing": True,
+        "org.matrix.msc2285.stable": True,
+        "org.matrix.msc2432": True,
+        "org.matrix.msc3030": True,
+        "org.matrix.msc3391": True,
+        "org.matrix.msc3440.stable": True,
+        "org.matrix.msc3771": True,
+        "org.matrix.msc3773": True,
         "org.matrix.msc3814": True,
+        "org.matrix.msc3981": True,
+        "org.matrix.msc4151": True,
+        "org.matrix.msc4155": True,
+        "org.matrix.msc4222": True,
+        "org.matrix.msc4293": True,
+        "org.matrix.msc4380": True,
+        "org.matrix.msc4380.stable": True,
+        "org.matrix.simplified_msc3575": True,
+        "uk.half-shot.msc2666.query_mutual_rooms": True,
+        "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
     }
 )
+
+
+def features_of(proposals: ProposalSettings) -> dict[str, bool]:
+    """Give all flags; those of proposals that can be switched tell whether they are on."""
+    delays = proposals.max_event_delay_duration is not None
+    return {
+        **UNSTABLE_FEATURES,
+        "org.matrix.msc4140": delays,
+        "org.matrix.msc4140.stable": delays,
+        "org.matrix.msc4143": bool(proposals.matrix_rtc.transports),
+        "org.matrix.msc4306": proposals.experimental_features.thread_subscriptions,
+    }

@@ -4,9 +4,10 @@ from typing import Any, Final
 
 import attrs
 
-from hs.apis.client.unstable_features import UNSTABLE_FEATURES
+from hs.apis.client.unstable_features import features_of
 from hs.apis.web.auth import NONE
 from hs.apis.web.route import route
+from hs.settings.proposals import ProposalSettings
 
 VERSIONS: Final = (
     "r0.0.1",
@@ -25,7 +26,9 @@ VERSIONS: Final = (
 class VersionsApi:
     """`/versions`."""
 
+    proposals: ProposalSettings = ProposalSettings()
+
     @route("GET", "/_matrix/client/versions", auth=NONE)
     async def versions(self) -> dict[str, Any]:
         """Spec: client-server API, API standards."""
-        return {"versions": VERSIONS, "unstable_features": dict(UNSTABLE_FEATURES)}
+        return {"versions": VERSIONS, "unstable_features": features_of(self.proposals)}

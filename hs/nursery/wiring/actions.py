@@ -15,12 +15,14 @@ from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasChe
 from hs.services.rooms.create import RoomCreation
 from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.guests import GuestExpulsion
+from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.naming import RoomNaming
 from hs.services.rooms.profile_propagation import RoomProfiles
 from hs.services.rooms.relating import RelationChecks
 from hs.services.rooms.remote_rooms import NoRemoteRooms
+from hs.services.rooms.removal import Removal
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
 from hs.services.rooms.succession import RoomRules, Succession
@@ -34,6 +36,7 @@ class RoomActions:
     creation: RoomCreation
     membership: RoomMembership
     sending: Sending
+    removal: Removal
     delayed: Delayed
     public_rooms: PublicRooms
     naming: RoomNaming
@@ -57,6 +60,7 @@ def wire_actions(
     public_rooms = PublicRooms(database, settings.rooms)
     limits = MembershipLimits(settings.rate_limits, ground.clock)
     deciding = DecidingReader(rooms.states, rooms.events)
+    invites = InvitePermissions(accounts.account_data)
     resolver = AliasResolver(aliases, remote)
     profiles = RoomProfiles(appender, rooms.memberships)
     succession = Succession(rooms.memberships, accounts.account_data, rules)
@@ -69,6 +73,7 @@ def wire_actions(
         remote=remote,
         succession=succession,
         limits=limits,
+        invites=invites,
         database=database,
         cache_drops=ground.memory(CACHES),
     )
@@ -87,11 +92,13 @@ def wire_actions(
             profiles=accounts.profiles,
             remote=remote,
             limits=limits,
+            invites=invites,
             settings=settings.rooms,
             server_name=server_name,
         ),
         membership=membership,
         sending=sending,
+        removal=Removal(database, rooms.events, appender, membership),
         delayed=wire_delayed(ground, accounts, sending),
         public_rooms=public_rooms,
         naming=RoomNaming(

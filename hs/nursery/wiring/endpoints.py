@@ -39,7 +39,7 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
     identity = accounts.identity
     interactive = identity.interactive
     return [
-        VersionsApi(),
+        VersionsApi(settings.proposals),
         WellKnownApi(settings.server),
         CapabilitiesApi(
             accounts.lifecycle,
@@ -79,7 +79,7 @@ def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
     """Give the endpoints that change rooms, and find them."""
     return [
         CreateRoomApi(actions.creation),
-        MembershipApi(actions.membership, actions.naming),
+        MembershipApi(actions.membership, actions.naming, actions.removal),
         SendApi(actions.sending, actions.delayed.events),
         *delayed_apis(actions.delayed),
         DirectoryApi(actions.naming, actions.public_rooms),

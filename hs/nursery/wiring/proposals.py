@@ -2,36 +2,52 @@
 
 import attrs
 
+from hs.apis.client.mutual_rooms import MutualRoomsApi
+from hs.apis.client.rtc import RtcApi
 from hs.apis.client.thread_subscriptions import ThreadSubscriptionsApi
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.reading import Reading
 from hs.repl.streams import THREAD_SUBSCRIPTIONS
+from hs.services.rooms.mutual_rooms import MutualRooms
 from hs.services.rooms.thread_subscriptions import (
     SubscriptionTable,
     SubscriptionWriter,
     ThreadSubscriptions,
 )
+from hs.settings.proposals import ProposalSettings
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Proposals:
     """The services; None: switched off."""
 
+    settings: ProposalSettings
     threads: ThreadSubscriptions | None
+    mutual_rooms: MutualRooms
 
 
 def wire_proposals(ground: Foundation, reading: Reading) -> Proposals:
     """Build them."""
+    settings = ground.settings.proposals
     writer = ground.owned(
         SubscriptionWriter,
         THREAD_SUBSCRIPTIONS,
         lambda: SubscriptionTable(ground.table(THREAD_SUBSCRIPTIONS)),
     )
     threads = ThreadSubscriptions(ground.database, ground.feed, writer, reading.timelines)
-    is_on = ground.settings.proposals.experimental_features.thread_subscriptions
-    return Proposals(threads=threads if is_on else None)
+    return Proposals(
+        settings=settings,
+        threads=threads if settings.experimental_features.thread_subscriptions else None,
+        mutual_rooms=MutualRooms(ground.database),
+    )
 
 
 def proposal_apis(proposals: Proposals) -> list[object]:
     """Give the endpoints of those that are on."""
-    return [] if proposals.threads is None else [ThreadSubscriptionsApi(proposals.threads)]
+    apis: list[object] = [
+        MutualRoomsApi(proposals.mutual_rooms),
+        RtcApi(proposals.settings.matrix_rtc),
+    ]
+    if proposals.threads is not None:
+        apis.append(ThreadSubscriptionsApi(proposals.threads))
+    return apis

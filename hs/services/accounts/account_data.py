@@ -24,7 +24,7 @@ from hs.repl.rpc import rpc
 from hs.repl.streams import ACCOUNT_DATA
 from hs.repl.writers import StreamIds, TableWriter
 from hs.storage import account_data
-from hs.storage.account_data import GLOBAL
+from hs.storage.account_data import DELETED, GLOBAL
 from hs.storage.database import Database, Tx
 
 TAG = "m.tag"
@@ -68,6 +68,11 @@ class AccountDataWriter(Protocol):
         ...
 
     @rpc
+    async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
+        """Delete one piece, if it is there."""
+        ...
+
+    @rpc
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
         """Set one tag of a room."""
         ...
@@ -87,6 +92,10 @@ class LocalAccountDataWriter:
     async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
         """Set one piece; setting what is there already is no change."""
         await self._stream.write(_put, user_id, room_id, type_, content)
+
+    async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
+        """Delete one piece, if it is there."""
+        await self._stream.write(_delete, user_id, room_id, type_)
 
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
         """Set one tag of a room."""
@@ -116,18 +125,26 @@ class AccountData:
 
     async def all(self, user_id: UserID) -> list[AccountDataEntry]:
         """Give all account data of a user, push rules excluded."""
-        return [kept.entry for kept in (await self._known.get(user_id)).values()]
+        known = await self._known.get(user_id)
+        return [kept.entry for kept in known.values() if kept.entry.content != DELETED]
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> list[AccountDataEntry]:
-        """Give what changed in `(after, upto]` of the stream, the oldest first."""
+        """Give what changed in `(after, upto]` of the stream, the oldest first.
+
+        What was deleted has the content `{}`.
+        """
         known = await self._known.get(user_id)
         changed = [kept for kept in known.values() if after < kept.stream_id <= upto]
-        return [kept.entry for kept in sorted(changed, key=lambda kept: kept.stream_id)]
+        changed.sort(key=lambda kept: kept.stream_id)
+        return [
+            kept.entry._replace(content=b"{}") if kept.entry.content == DELETED else kept.entry
+            for kept in changed
+        ]
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
         """Give one piece as JSON."""
         kept = (await self._known.get(user_id)).get((room_id or GLOBAL, type_))
-        return None if kept is None else kept.entry.content
+        return None if kept is None or kept.entry.content == DELETED else kept.entry.content
 
     async def get(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes:
         """Give one piece as JSON.
@@ -146,8 +163,7 @@ class AccountData:
 
         Raises: MatrixError 405 M_BAD_JSON for types that the server keeps; InvalidParam; BadJson.
         """
-        if type_ in _SERVERS_OWN:
-            raise MatrixError("M_BAD_JSON", 405, f"{type_} cannot be set through this endpoint")
+        _check_clients_own(type_)
         if not type_ or len(type_.encode()) > MAX_TYPE_BYTES:
             raise InvalidParam(f"A type has 1 to {MAX_TYPE_BYTES} bytes")
         if type_ == TAG and room_id is not None:
@@ -155,6 +171,14 @@ class AccountData:
         if len(await self._known.get(user_id)) >= MAX_ENTRIES:
             raise InvalidParam("There is too much account data already")
         await self._writer.put(user_id, room_id or GLOBAL, type_, orjson.dumps(content))
+
+    async def delete(self, user_id: UserID, room_id: RoomID | None, type_: str) -> None:
+        """Delete one piece as a client asks, if it is there.
+
+        Raises: MatrixError 405 M_BAD_JSON for types that the server keeps.
+        """
+        _check_clients_own(type_)
+        await self._writer.delete(user_id, room_id or GLOBAL, type_)
 
     async def tags(self, user_id: UserID, room_id: RoomID) -> dict[str, Any]:
         """Give a room's tags, each with its content."""
@@ -221,6 +245,11 @@ class AccountData:
             self._entries.put(user_id, known.set((room_id, row.type), kept))
 
 
+def _check_clients_own(type_: str) -> None:
+    if type_ in _SERVERS_OWN:
+        raise MatrixError("M_BAD_JSON", 405, f"{type_} cannot be set through this endpoint")
+
+
 def _entry(room_id: str, type_: str, content: bytes) -> AccountDataEntry:
     return AccountDataEntry(RoomID(room_id) if room_id else None, type_, content)
 
@@ -259,6 +288,14 @@ async def _put(
     stream_id = await ids.one()
     await account_data.put(tx, user_id, room_id, type_, content, stream_id)
     return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, content))]
+
+
+async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str) -> Written:
+    if await account_data.get(tx, user_id, room_id, type_) is None:
+        return None, []
+    stream_id = await ids.one()
+    await account_data.put(tx, user_id, room_id, type_, DELETED, stream_id)
+    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, DELETED))]
 
 
 async def _put_tag(

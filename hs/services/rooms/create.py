@@ -15,6 +15,7 @@ from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.first_events import FirstMembers, NewRoomRequest, first_events
+from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.member_profiles import LocalProfiles, shown
 from hs.services.rooms.permissions import check_not_suspended
@@ -34,6 +35,7 @@ class RoomCreation:
     profiles: LocalProfiles
     remote: RemoteRooms
     limits: MembershipLimits
+    invites: InvitePermissions
     settings: RoomSettings
     server_name: ServerName
 
@@ -41,13 +43,13 @@ class RoomCreation:
         """Make a room.
 
         Raises: UnsupportedRoomVersion, RoomInUse, InvalidRoomState, InvalidParam, BadJson,
-        Forbidden, TooLarge, LimitExceeded.
+        Forbidden, InviteBlocked, TooLarge, LimitExceeded.
         """
         check_not_suspended(requester)
         creator = requester.user_id
         rules = room_version(asked.room_version or self.settings.default_room_version)
         asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))
-        self._check_invites(requester, asked.invite)
+        await self._check_invites(requester, asked.invite)
         alias = self._alias(requester, asked)
         if asked.is_listed:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
@@ -74,7 +76,7 @@ class RoomCreation:
         self.aliases.check_may_manage(requester, alias)
         return alias
 
-    def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
+    async def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
         if requester.user_id in invited:
             raise InvalidParam("The creator of a room cannot be invited to it")
         if len(invited) > MAX_INVITES:
@@ -82,6 +84,8 @@ class RoomCreation:
         for user_id in invited:
             if server_of(user_id) != self.server_name:
                 self.remote.check_can_invite(user_id)
+            else:
+                await self.invites.check(requester.user_id, user_id)
         self.limits.check_first_invites(requester, invited)
 
     async def _make(self, version: str, drafts: list[Draft], held: Reservation | None) -> RoomID:

@@ -19,6 +19,7 @@ from hs.repl.rows import CacheRow
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import GUEST_ACCESS_KEY, Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
+from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.member_profiles import SHOWN_FIELDS, LocalProfiles, shown
 from hs.services.rooms.memberships import CACHE_NAME, Memberships
@@ -62,6 +63,7 @@ class RoomMembership:
     remote: RemoteRooms
     succession: Succession
     limits: MembershipLimits
+    invites: InvitePermissions
     database: Database
     cache_drops: MemoryWriter[CacheRow]
 
@@ -109,22 +111,32 @@ class RoomMembership:
     async def invite(
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
     ) -> None:
-        """Invite a user. Raises: Forbidden, LimitExceeded."""
+        """Invite a user. Raises: Forbidden, InviteBlocked, LimitExceeded."""
         await self._invite(requester, room_id, target, _content(event_types.INVITE, reason))
 
     async def kick(
-        self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: UserID,
+        reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Make a user leave, who must be present in some way. Raises: Forbidden."""
         if await self.memberships.membership(room_id, target) not in _PRESENT:
             raise Forbidden("The target user is not in the room")
-        await self._set(requester, room_id, target, _content(event_types.LEAVE, reason))
+        await self._set(requester, room_id, target, _content(event_types.LEAVE, reason, more))
 
     async def ban(
-        self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: UserID,
+        reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Ban a user. Raises: Forbidden."""
-        await self._set(requester, room_id, target, _content(event_types.BAN, reason))
+        await self._set(requester, room_id, target, _content(event_types.BAN, reason, more))
 
     async def unban(
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
@@ -223,6 +235,8 @@ class RoomMembership:
     ) -> EventID:
         check_not_suspended(requester)
         self.limits.check_invite(requester, room_id, target)
+        if self.memberships.is_local(target):
+            await self.invites.check(requester.user_id, target)
         bare = {key: content[key] for key in content if key not in SHOWN_FIELDS}
         full = await self._with_profile(target, bare)
         draft = Draft(event_types.MEMBER, requester.user_id, full, target, keep_if_same=True)

@@ -72,7 +72,16 @@ def make_sync(
     feed, events, states = rooms.feed, rooms.events, rooms.states
     previous = PreviousStates(rooms.database, events, states)
     sections = Sections(
-        RoomTurns(rooms.database, feed, rooms.tails, events, states, rooms.visibility, excluded),
+        RoomTurns(
+            rooms.database,
+            feed,
+            rooms.tails,
+            events,
+            states,
+            rooms.visibility,
+            sources.account_data,
+            excluded,
+        ),
         RoomSections(
             Windows(rooms.database, rooms.tails, events),
             RoomTimelines(events, states, rooms.visibility, rooms.rendering),

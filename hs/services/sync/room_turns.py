@@ -11,6 +11,7 @@ import attrs
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.invite_permission import Verdict
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Feed
 from hs.repl.rows import EventRow
@@ -21,7 +22,9 @@ from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.stored import StoredEvent
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.visibility import Visibility
+from hs.services.sync.invite_permissions import permission_in
 from hs.services.sync.recent import Recent
+from hs.services.sync.sources import AccountData
 from hs.services.sync.turn import RoomTurn, Section, Turn
 from hs.storage import sync
 from hs.storage.database import Database
@@ -62,6 +65,7 @@ class RoomTurns:
         events: EventStore,
         states: StateStore,
         visibility: Visibility,
+        account_data: AccountData,
         excluded: frozenset[RoomID],
     ) -> None:
         self._database = database
@@ -69,6 +73,7 @@ class RoomTurns:
         self._events = events
         self._states = states
         self._visibility = visibility
+        self._account_data = account_data
         self._excluded = excluded
         self._moved: Recent[UserID, EventRow] = Recent(feed, EVENTS, _members_of)
 
@@ -90,7 +95,7 @@ class RoomTurns:
                     turns.append(await self._long_gone(turn, room_id, own))
             else:
                 turns.append(_first(room_id, own, Section(own.membership)))
-        return _without_ignored(turn, turns)
+        return await self._wanted(turn, turns)
 
     async def changed(self, turn: Turn) -> list[RoomTurn]:
         """List the rooms in which events arrived, or to which the user's relation changed."""
@@ -114,7 +119,7 @@ class RoomTurns:
             one = await self._moved_turn(turn, room_id, own, since)
             if one is not None:
                 turns.append(one)
-        return _without_ignored(turn, turns)
+        return await self._wanted(turn, turns)
 
     def joined_beside(self, turn: Turn, turns: list[RoomTurn]) -> Iterator[RoomID]:
         """Go through the joined rooms that have no part in an answer yet."""
@@ -170,6 +175,21 @@ class RoomTurns:
             # What came before the user left was given to the client at that time.
             after = VectorPosition(history.prior.stream_id)
         return RoomTurn(room_id, Section.JOIN, own, after, complete=True, is_new=True)
+
+    async def _wanted(self, turn: Turn, turns: list[RoomTurn]) -> list[RoomTurn]:
+        """Leave out invites that the user does not want."""
+        if not any(one.section is Section.INVITE for one in turns):
+            return turns
+        permission = permission_in(await self._account_data.all(turn.user_id))
+        return [
+            one
+            for one in turns
+            if one.section is not Section.INVITE
+            or (
+                one.own.sender not in turn.ignored
+                and permission.verdict(one.own.sender) is Verdict.ALLOW
+            )
+        ]
 
     async def _long_gone(self, turn: Turn, room_id: RoomID, own: LocalMembership) -> RoomTurn:
         standing = await self._visibility.standing(turn.user_id, room_id)
@@ -236,16 +256,6 @@ def _left(
         is_new=True,
         alone=not history.was_ever_in(),
     )
-
-
-def _without_ignored(turn: Turn, turns: list[RoomTurn]) -> list[RoomTurn]:
-    if not turn.ignored:
-        return turns
-    return [
-        one
-        for one in turns
-        if one.section is not Section.INVITE or one.own.sender not in turn.ignored
-    ]
 
 
 def _as_own(stored: StoredEvent) -> LocalMembership:

@@ -226,3 +226,36 @@ async def test_unknown_filters_are_not_found(accounts: Accounts, filter_id: str)
     answer = await accounts.client.get(f"{FILTER}/{filter_id}", token=token)
 
     assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+
+
+@pytest.mark.parametrize("where", ["", "/rooms/!room:test"])
+async def test_what_is_deleted_is_gone_and_told_once(accounts: Accounts, where: str) -> None:
+    token = await alice_of(accounts)
+    stable = f"{USER}{where}/account_data/org.example.x"
+    unstable = stable.replace("v3", "unstable/org.matrix.msc3391")
+    await accounts.client.put(stable, {"a": 1}, token=token)
+
+    deleted = [await accounts.client.delete(unstable, token=token) for _ in range(2)]
+    gone = await accounts.client.get(stable, token=token)
+    changed = await accounts.account_data.changes(ALICE, 0, 2**62)
+    held = await accounts.account_data.all(ALICE)
+    await accounts.client.put(stable, {}, token=token)
+    back = await accounts.client.get(stable, token=token)
+
+    assert [(one.status, one.json) for one in deleted] == [(200, {})] * 2
+    assert gone.status == 404
+    assert [(one.type, one.content) for one in changed] == [("org.example.x", b"{}")]
+    assert "org.example.x" not in {one.type for one in held}
+    assert (back.status, back.json) == (200, {})
+
+
+async def test_a_tag_can_be_set_after_all_were_deleted(accounts: Accounts) -> None:
+    token = await alice_of(accounts)
+    unstable = IN_ROOM.replace("v3", "unstable/org.matrix.msc3391")
+    await accounts.client.put(f"{TAGS}/one", {}, token=token)
+
+    await accounts.client.delete(f"{unstable}/m.tag", token=token)
+    await accounts.client.put(f"{TAGS}/two", {}, token=token)
+    tags = await accounts.client.get(TAGS, token=token)
+
+    assert tags.json == {"tags": {"two": {}}}

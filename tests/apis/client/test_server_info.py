@@ -8,10 +8,11 @@ from typing import Any
 import attrs
 import pytest
 
-from hs.apis.client.unstable_features import UNSTABLE_FEATURES
+from hs.apis.client.unstable_features import features_of
 from hs.cli.register import NewUser, mac_of
 from hs.settings.accounts import RegistrationSettings
 from hs.settings.features import TurnSettings
+from hs.settings.proposals import ProposalSettings
 from hs.settings.server import ServerSettings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, Accounts, open_accounts
@@ -24,7 +25,7 @@ async def test_versions_are_told_to_anybody(accounts: Accounts) -> None:
     answer = await accounts.client.get("/_matrix/client/versions")
 
     assert {"r0.6.1", "v1.1", "v1.11"} <= set(answer.json["versions"])
-    assert answer.json["unstable_features"] == UNSTABLE_FEATURES
+    assert answer.json["unstable_features"] == features_of(ProposalSettings())
 
 
 async def test_capabilities_name_the_room_versions(accounts: Accounts) -> None:

@@ -176,7 +176,9 @@ class Lists:
             if own.forgotten or room_id in self._excluded:
                 continue
             if own.membership in _STAYING:
-                shown[room_id] = own
+                is_invite = own.membership == event_types.INVITE
+                if not is_invite or asking.personal.wants_invite(own.sender):
+                    shown[room_id] = own
                 continue
             sent = asking.connection.rooms.get(room_id)
             if sent is not None and sent.membership != own.membership:

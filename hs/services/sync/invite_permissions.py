@@ -1,0 +1,22 @@
+"""Reading who may invite a user out of all their account data.
+
+Spec: client-server API, Invite permission.
+"""
+
+from collections.abc import Iterable
+
+import orjson
+
+from hs.core.invite_permission import TYPES, InvitePermission, read_permission
+from hs.services.sync.sources import AccountDataEntry
+
+
+def permission_in(entries: Iterable[AccountDataEntry]) -> InvitePermission:
+    """Give what a user wants."""
+    return read_permission(
+        {
+            type_: orjson.loads(content)
+            for room_id, type_, content in entries
+            if room_id is None and type_ in TYPES
+        }
+    )
