@@ -215,11 +215,12 @@ def running_cluster(
     layout: Layout,
     postgres: PostgresServer | None,
     redis: RedisServer | None,
+    more_workers: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[Cluster]:
     """Run a server of this layout in a directory of its own; `settings` go to homeserver.yaml."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    cluster = make_cluster(layout, folder, postgres, redis, settings)
+    cluster = make_cluster(layout, folder, postgres, redis, settings, more_workers)
     try:
         cluster.start()
         yield cluster
@@ -235,9 +236,10 @@ def make_cluster(
     postgres: PostgresServer | None,
     redis: RedisServer | None,
     settings: dict[str, Any],
+    more_workers: Sequence[str] = (),
 ) -> Cluster:
     """Write the configuration of a server; nothing is started."""
-    names = ["main", "sync1", "persister1"] if layout == "T2" else ["main"]
+    names = ["main", "sync1", "persister1", *more_workers] if layout == "T2" else ["main"]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     internal = dict(zip(names, free_ports(len(names)), strict=True))
     (folder / "signing.key").write_text(f"ed25519 a_test {'A' * 43}\n")
@@ -253,19 +255,23 @@ def make_cluster(
         "database": _database(layout, folder, postgres),
         "listeners": _listeners(ports["main"], internal["main"], layout),
         **UNLIMITED,
-        **settings,
     }
     if layout == "T2":
         assert redis is not None
+        writers = {"events": "persister1", **settings.get("stream_writers", {})}
         shared |= {
             "redis": {"enabled": True, "path": redis.socket},
             "worker_replication_secret": "replication-secret",
+            "stream_writers": writers,
+            # Who writes nothing need not be called, and so need not be here.
             "instance_map": {
-                "main": {"host": "127.0.0.1", "port": internal["main"]},
-                "persister1": {"host": "127.0.0.1", "port": internal["persister1"]},
+                name: {"host": "127.0.0.1", "port": internal[name]}
+                for name in names
+                if name in {"main", *writers.values()}
             },
-            "stream_writers": {"events": "persister1"},
         }
+        settings = {key: value for key, value in settings.items() if key != "stream_writers"}
+    shared |= settings
     main_config = _write(folder / "homeserver.yaml", shared)
     processes = {}
     for name in names:

@@ -1,0 +1,154 @@
+"""What must happen exactly once, asked of several processes at once, some of which end meanwhile.
+
+HS_RACES sets how many messages the long version sends.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import trio
+
+from tests.support.ledger import CLIENT, Person
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Cluster, ServerProcess, running_cluster
+from tests.support.redis import RedisServer
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
+
+KEYS = 100
+SENDERS = 4
+SHORT = 60
+LONG = int(os.environ.get("HS_RACES", "1000"))
+LIMIT_S = 1200.0
+
+
+@pytest.fixture
+def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Cluster]:
+    """A server of four processes."""
+    with running_cluster("T2", postgres_server, redis_server, ["sync2"]) as running:
+        yield running
+
+
+def people(cluster: Cluster, count: int) -> list[Person]:
+    """Make people, each of whom may be at any process."""
+    ports = [one.port for one in cluster.processes.values()]
+    return [Person(ports, random.Random(number)) for number in range(count)]
+
+
+async def device_of(person: Person) -> str:
+    """Give the device that a person uses."""
+    who = await person.ask("GET", f"{CLIENT}/account/whoami")
+    return str(who.json["device_id"])
+
+
+async def test_each_one_time_key_is_given_once(cluster: Cluster) -> None:
+    owner, *claimers = people(cluster, 1 + SENDERS)
+    await owner.register("owner")
+    for number, one in enumerate(claimers):
+        await one.register(f"claimer{number}")
+        # Each at a process of its own.
+        one.ports = [one.ports[number]]
+    device_id = await device_of(owner)
+    keys = {f"signed_curve25519:{n}": {"key": str(n)} for n in range(KEYS)}
+    await owner.ask("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys})
+    wish = {"one_time_keys": {owner.user_id: {device_id: "signed_curve25519"}}}
+    given: list[str] = []
+
+    async def claim(person: Person) -> None:
+        answer = await person.ask("POST", f"{CLIENT}/keys/claim", wish)
+        given.extend(answer.json["one_time_keys"][owner.user_id][device_id])
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            for number in range(KEYS):
+                nursery.start_soon(claim, claimers[number % SENDERS])
+
+    assert sorted(given) == sorted(keys)
+
+
+@attrs.define
+class Letters:
+    """What one device sent to another, and what arrived there."""
+
+    receiver: Person
+    device_id: str
+    total: int
+    since: str = ""
+    arrived: list[tuple[str, int]] = attrs.Factory(list)
+
+    async def send(self, sender: Person) -> None:
+        """Send numbered messages, one after the other."""
+        for number in range(self.total // SENDERS):
+            content = {"from": sender.user_id, "number": number}
+            body = {"messages": {self.receiver.user_id: {self.device_id: content}}}
+            await sender.ask("PUT", f"{CLIENT}/sendToDevice/m.test/t{number}", body)
+
+    async def receive(self) -> None:
+        """Sync until everything is here."""
+        while len(self.arrived) < self.total:
+            since = f"&since={self.since}" if self.since else ""
+            answer = await self.receiver.ask("GET", f"{CLIENT}/sync?timeout=1000{since}")
+            self.since = answer.json["next_batch"]
+            for event in answer.json.get("to_device", {}).get("events", []):
+                self.arrived.append((event["content"]["from"], event["content"]["number"]))
+
+
+async def restart_each(cluster: Cluster, done: trio.Event, rng: random.Random) -> int:
+    """End every process in turn, in order or as a power cut would, until all is done."""
+    restarts = 0
+    while not done.is_set():
+        victims = list(cluster.processes.values())
+        rng.shuffle(victims)
+        for one in victims:
+            for end in (one.stop, one.kill):
+                await trio.to_thread.run_sync(end)
+                await _start(one)
+                restarts += 1
+                if done.is_set():
+                    return restarts
+    return restarts
+
+
+async def _start(process: ServerProcess) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(process.start)
+
+
+async def letters_over_restarts(cluster: Cluster, total: int) -> None:
+    """Send messages to a device while processes end; each must arrive once, and in order."""
+    receiver, *senders = people(cluster, 1 + SENDERS)
+    await receiver.register("receiver")
+    for number, one in enumerate(senders):
+        await one.register(f"sender{number}")
+    letters = Letters(receiver, await device_of(receiver), total)
+    done, restarts = trio.Event(), 0
+
+    async def trouble() -> None:
+        nonlocal restarts
+        restarts = await restart_each(cluster, done, random.Random(total))
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as everything:
+            everything.start_soon(trouble)
+            async with trio.open_nursery() as talking:
+                talking.start_soon(letters.receive)
+                for one in senders:
+                    talking.start_soon(letters.send, one)
+            done.set()
+
+    assert restarts >= 1
+    for one in senders:
+        numbers = [number for sender, number in letters.arrived if sender == one.user_id]
+        assert numbers == list(range(total // SENDERS)), cluster.logs()
+
+
+async def test_messages_to_a_device_arrive_once_over_restarts(cluster: Cluster) -> None:
+    await letters_over_restarts(cluster, SHORT)
+
+
+@pytest.mark.long
+async def test_many_messages_to_a_device_arrive_once_over_restarts(cluster: Cluster) -> None:
+    await letters_over_restarts(cluster, LONG)
