@@ -44,6 +44,9 @@ SELECT coalesce(sum(size_bytes), 0) FROM media
 WHERE user_id = $1 AND created_ms > $2 AND location IS NOT NULL
 """
 DELETE = "DELETE FROM media WHERE origin = $1 AND media_id = $2 RETURNING location"
+QUARANTINE = """
+UPDATE media SET quarantined_by = $3 WHERE origin = $1 AND media_id = $2 AND is_protected = 0
+"""
 EXPIRE = "DELETE FROM media WHERE location IS NULL AND expires_ms <= $1"
 UNUSED = """
 SELECT origin, media_id FROM media
@@ -172,6 +175,11 @@ async def delete(tx: Tx, origin: str, media_id: str) -> str | None:
     """Delete an address; give the location of its file, which others may share."""
     location: str | None = await tx.fetchval(DELETE, origin, media_id)
     return location
+
+
+async def set_quarantined(tx: Tx, origin: str, media_id: str, by: str | None) -> bool:
+    """Set who has hidden an address; False when there is none, or it is protected."""
+    return await tx.execute(QUARANTINE, origin, media_id, by) > 0
 
 
 async def expire(tx: Tx, now_ms: int) -> int:

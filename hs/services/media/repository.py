@@ -132,6 +132,10 @@ class MediaRepository:
         """Delete an address; its file goes with the next tidying up, if no other has it."""
         return await self._database.write(media.delete, origin, media_id) is not None
 
+    async def quarantine(self, origin: ServerName, media_id: str, by: UserID | None) -> bool:
+        """Hide an address, or show it again with None; tell whether that changed anything."""
+        return await self._database.write(media.set_quarantined, origin, media_id, by)
+
     def _draft(self, user_id: UserID | None, upload: Upload | None) -> Media:
         return Media(
             origin=self._server_name,

@@ -1,0 +1,150 @@
+"""A media repository on a database and a folder of the test's own."""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from PIL import Image
+
+from hs.apis.media.downloads import MediaDownloadApi
+from hs.apis.media.uploads import MediaUploadApi
+from hs.core.ids import ServerName
+from hs.core.requester import Requester
+from hs.lib.clock import FixedClock
+from hs.lib.sandbox import Sandbox
+from hs.repl.feed import Feed
+from hs.repl.inproc import alone
+from hs.repl.memory_writer import MemoryWriter, epoch_at
+from hs.repl.streams import CACHES
+from hs.services.media.arrivals import Arrivals
+from hs.services.media.folder import MediaFolder
+from hs.services.media.places import Contents, Place
+from hs.services.media.remote import NoRemoteMedia, RemoteMedia
+from hs.services.media.repository import MediaRepository, Upload
+from hs.services.media.thumbnails import Thumbnails
+from hs.services.media.upkeep import MediaUpkeep
+from hs.services.media.uses import MediaUses
+from hs.settings.media import MediaSettings
+from hs.storage.database import Database
+from hs.storage.media import Media
+from tests.support.web import Tokens, WebClient, client_for
+
+SERVER = ServerName("test")
+ALL_MEDIA = ("client", "media")
+
+
+@attrs.frozen
+class MediaWorld:
+    """All parts of a media repository, and a client of its endpoints."""
+
+    database: Database
+    clock: FixedClock
+    settings: MediaSettings
+    contents: Contents
+    repository: MediaRepository
+    thumbnails: Thumbnails
+    uses: MediaUses
+    upkeep: MediaUpkeep
+    tokens: Tokens
+    client: WebClient
+    alice: Requester
+
+    @property
+    def root(self) -> Path:
+        """Where the media lie."""
+        return self.contents.folder.root
+
+    def files(self, area: str) -> list[Path]:
+        """List the files of an area of the folder."""
+        return sorted(path for path in (self.root / area).rglob("*") if path.is_file())
+
+    async def store(self, content: bytes, content_type: str = "", name: str = "") -> Media:
+        """Have Alice upload something."""
+        return await self.repository.upload(
+            self.alice, Upload(parts_of(content), content_type or None, name or None)
+        )
+
+    async def content_of(self, stored: Media) -> bytes:
+        """Read what an address stands for."""
+        assert stored.location is not None
+        size = await self.contents.ensure(stored.location)
+        parts = self.contents.folder.read(stored.location, 0, size)
+        return b"".join([part async for part in parts])
+
+
+@asynccontextmanager
+async def open_media(
+    database: Database,
+    folder: Path,
+    *,
+    places: Sequence[Place] = (),
+    remote: RemoteMedia | None = None,
+    **settings: Any,
+) -> AsyncIterator[MediaWorld]:
+    """Build a media repository; `settings` are fields of MediaSettings."""
+    clock, feed = FixedClock(), Feed()
+    chosen = MediaSettings(media_store_path=folder / "media", **settings)
+    caches = MemoryWriter(CACHES, "main", alone(feed), epoch_at(clock.now_ms()))
+    caches.attach()
+    contents = Contents(MediaFolder(chosen.media_store_path), places, database)
+    uses = MediaUses(database, clock)
+    repository = MediaRepository(
+        contents,
+        database,
+        clock,
+        SERVER,
+        chosen,
+        Arrivals(feed, caches),
+        uses,
+        remote or NoRemoteMedia(),
+    )
+    sandbox = Sandbox(children=1)
+    thumbnails = Thumbnails(contents, database, sandbox, chosen)
+    tokens = Tokens()
+    alice = tokens.user("alice")
+    client = client_for(
+        MediaUploadApi(repository, thumbnails, SERVER),
+        MediaDownloadApi(repository, thumbnails, SERVER, chosen.max_upload_size),
+        tokens=tokens,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(thumbnails.run)
+        nursery.start_soon(contents.run)
+        upkeep = MediaUpkeep(database, clock, contents, repository, SERVER, chosen.media_retention)
+        yield MediaWorld(
+            database,
+            clock,
+            chosen,
+            contents,
+            repository,
+            thumbnails,
+            uses,
+            upkeep,
+            tokens,
+            client,
+            alice,
+        )
+        nursery.cancel_scope.cancel()
+    await sandbox.aclose()
+
+
+async def parts_of(content: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
+    """Give bytes as they come off the wire."""
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+def picture(width: int = 640, height: int = 480, kind: str = "PNG", colour: str = "red") -> bytes:
+    """Draw a picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, kind)
+    return out.getvalue()
+
+
+def opened(content: bytes) -> Image.Image:
+    """Look at a picture."""
+    return Image.open(io.BytesIO(content))
