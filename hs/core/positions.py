@@ -35,8 +35,12 @@ class VectorPosition:
 
     def covers_all(self, other: "VectorPosition") -> bool:
         """Tell whether nothing in another vector is news to this one."""
+        if other is self:
+            return True
         if other.floor > self.floor:
             return False
+        if not other.ahead:
+            return True
         return all(self.covers(writer, position) for writer, position in other.ahead.items())
 
     def advance(self, writer: str, position: int) -> "VectorPosition":

@@ -3,12 +3,18 @@
 import logging
 import re
 import sys
+import time
+from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
+import trio
+
+MAX_BATCHED = 500
+BATCHED_S = 0.2
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -87,6 +93,92 @@ class ContextFilter(logging.Filter):
         """Add the ID of the request; keep the record."""
         record.request = REQUEST_ID.get()
         return True
+
+
+class BatchedLines:
+    """Lines of one logger, formatted and written together a few times a second.
+
+    Formatting and flushing each by itself would cost more than many of the requests they tell
+    of. They carry the time at which they were noted; while `run` does not run, each is written
+    at once.
+    """
+
+    def __init__(self, logger: logging.Logger, level: int = logging.INFO) -> None:
+        self._logger = logger
+        self._level = level
+        self._lines: list[tuple[float, str, str]] = []
+        self._is_running = False
+        self._noted = trio.Event()
+
+    def note(self, line: str) -> None:
+        """Take a line; it belongs to the present request."""
+        self._lines.append((time.time(), REQUEST_ID.get(), line))
+        if not self._is_running or len(self._lines) >= MAX_BATCHED:
+            self.write()
+        else:
+            self._noted.set()
+
+    def write(self) -> None:
+        """Write what waits."""
+        lines, self._lines = self._lines, []
+        present = REQUEST_ID.get()
+        for handler in _handlers_of(self._logger):
+            if handler.level <= self._level:
+                self._write_to(handler, lines)
+        REQUEST_ID.set(present)
+
+    def _write_to(self, handler: logging.Handler, lines: list[tuple[float, str, str]]) -> None:
+        records = (self._record(*line) for line in lines)
+        stream = getattr(handler, "stream", None)
+        if type(handler) not in _PLAIN_HANDLERS or stream is None:
+            for record in records:
+                handler.handle(record)
+            return
+        assert isinstance(handler, logging.StreamHandler)
+        formatted = [
+            handler.format(record) + handler.terminator
+            for record in records
+            if handler.filter(record)
+        ]
+        with handler.lock or nullcontext():
+            try:
+                stream.write("".join(formatted))
+                handler.flush()
+            except (OSError, ValueError):
+                handler.handleError(self._record(*lines[-1]))
+
+    def _record(self, created: float, request_id: str, line: str) -> logging.LogRecord:
+        REQUEST_ID.set(request_id)
+        record = logging.LogRecord(self._logger.name, self._level, "", 0, line, None, None)
+        record.created = created
+        record.msecs = int((created - int(created)) * 1000) + 0.0
+        return record
+
+    async def run(self) -> None:
+        """Write a few times a second, and a last time when cancelled."""
+        self._is_running = True
+        try:
+            while True:
+                await self._noted.wait()
+                await trio.sleep(BATCHED_S)
+                self._noted = trio.Event()
+                self.write()
+        finally:
+            self._is_running = False
+            self.write()
+
+
+# Those that only format, write and flush; any other may do more with a record.
+_PLAIN_HANDLERS = (logging.StreamHandler, logging.FileHandler)
+
+
+def _handlers_of(logger: logging.Logger) -> list[logging.Handler]:
+    found: list[logging.Handler] = []
+    one: logging.Logger | None = logger
+    while one is not None:
+        found += one.handlers
+        one = one.parent if one.propagate else None
+    return found
 
 
 def _one_line(text: str) -> str:

@@ -6,8 +6,10 @@ import sys
 
 import orjson
 import pytest
+import trio
+import trio.testing
 
-from hs.lib.log import REQUEST_ID, json_handler, text_handler, without_secrets
+from hs.lib.log import REQUEST_ID, BatchedLines, json_handler, text_handler, without_secrets
 
 
 def written(handler: logging.Handler, message: str, *args: object, **more: object) -> str:
@@ -69,3 +71,28 @@ def test_tracebacks_are_kept() -> None:
         "ValueError: boom"
         in orjson.loads(written(json_handler(), "failed", exc_info=trace))["traceback"]
     )
+
+
+async def test_lines_are_written_together_with_the_times_and_requests_they_belong_to() -> None:
+    written = io.StringIO()
+    logger = logging.getLogger("hs.test.batched")
+    logger.propagate = False
+    handler = text_handler(written)
+    logger.addHandler(handler)
+    lines = BatchedLines(logger)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lines.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in (1, 2):
+                REQUEST_ID.set(f"GET-{number}")
+                lines.note(f"line {number}")
+            assert written.getvalue() == ""
+            nursery.cancel_scope.cancel()
+        REQUEST_ID.set("GET-3")
+        lines.note("line 3")
+    finally:
+        logger.removeHandler(handler)
+
+    told = [line.split("[")[1] for line in written.getvalue().splitlines()]
+    assert told == ["GET-1] line 1", "GET-2] line 2", "GET-3] line 3"]

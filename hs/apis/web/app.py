@@ -8,20 +8,20 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any
 
 import attrs
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+import trio
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 
 from hs.apis.web.auth import Authenticator, NoOrigins, OriginAuthenticator
 from hs.apis.web.call import Call, ClientGone
-from hs.apis.web.dispatch import Dispatcher, Rendered, failure, rendered
+from hs.apis.web.dispatch import OK_HEADERS, Dispatcher, Rendered, failure, rendered
 from hs.apis.web.drain import Drain
+from hs.apis.web.http1_writer import head_of
 from hs.apis.web.limits import Admission, NoRateLimits, RateLimits
 from hs.apis.web.observe import Observer
 from hs.apis.web.peers import client_behind, plain_address
 from hs.apis.web.render import Headers, error_response
 from hs.apis.web.route import Endpoint
-from hs.apis.web.router import Router, WrongMethod
+from hs.apis.web.router import Found, Router, WrongMethod
 from hs.core.errors import MatrixError, MethodNotAllowed, Unrecognized
 from hs.lib.metrics import Metrics
 
@@ -69,7 +69,6 @@ class Application(QuartTrio):
         metrics: Metrics | None = None,
     ) -> None:
         super().__init__("hs", static_folder=None, template_folder=None)
-        self.asgi_http_class = Connection
         self.endpoints = tuple(endpoints)
         self.drain = drain or Drain()
         self.observer = Observer(metrics or Metrics())
@@ -85,6 +84,36 @@ class Application(QuartTrio):
         self.register_error_handler(405, _method_not_allowed)
         self.register_error_handler(Exception, _failed)
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request (ASGI): by a declared endpoint, or else by Quart."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        view: ListenerView = (scope.get("state") or {}).get(STATE_KEY) or self.everything
+        call = _call_of(scope, receive, view)
+        began = self.observer.begin(call.method)
+        self.drain.enter()
+        endpoint: Endpoint | None = None
+        try:
+            found, answer = _find(view, call)
+            if found is not None:
+                endpoint, call.params = found
+                answer = await self.dispatcher.answer(endpoint, call)
+            elif answer is None:
+                await super().__call__(scope, receive, send)
+                return
+            cors = endpoint is None or bool(endpoint.resources & CORS_RESOURCES)
+            size = await _send(scope, send, answer, call, cors)
+            self.observer.end(endpoint, call, answer[0], size, began)
+        except ClientGone:
+            self.observer.end(endpoint, call, GONE, 0, began)
+        except trio.Cancelled:
+            # The connection itself cancels what waits for a client that has hung up.
+            self.observer.end(endpoint, call, GONE, 0, began)
+            raise
+        finally:
+            self.drain.leave()
+
     def view(self, resources: Iterable[str], x_forwarded: bool = False) -> ListenerView:
         """Give the part of this application that a listener with these resources serves."""
         names = frozenset(resources) | {"health"}
@@ -92,52 +121,28 @@ class Application(QuartTrio):
         return ListenerView(Router(served), names, x_forwarded)
 
 
-class Connection(TrioASGIHTTPConnection):
-    """One request: a declared endpoint, or else Quart."""
+GONE = 499
+"""Logged for requests whose clients did not wait for the answer."""
 
-    app: Application
-
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer the request."""
-        app = self.app
-        scope: dict[str, Any] = {**self.scope}
-        view: ListenerView = (scope.get("state") or {}).get(STATE_KEY) or app.everything
-        call = _call_of(scope, receive, view)
-        began = app.observer.begin(call.method)
-        app.drain.enter()
-        endpoint: Endpoint | None = None
-        try:
-            if call.method == "OPTIONS":
-                await _send(send, (204, [], b""), call, cors=True)
-                return
-            try:
-                found = view.router.find(call.method, call.target)
-            except WrongMethod as wrong:
-                allow = ", ".join(wrong.allowed).encode()
-                status, headers, body = rendered(_NOT_ALLOWED)
-                answer: Rendered = status, [*headers, (b"allow", allow)], body
-            except MatrixError as error:
-                answer = rendered(error_response(error))
-            else:
-                if found is not None:
-                    endpoint, call.params = found
-                    answer = await app.dispatcher.answer(endpoint, call)
-                elif view.serves_pages and not call.target.startswith("/_matrix/"):
-                    await super().__call__(receive, send)
-                    return
-                else:
-                    answer = rendered(_UNRECOGNIZED)
-            cors = endpoint is None or bool(endpoint.resources & CORS_RESOURCES)
-            size = await _send(send, answer, call, cors)
-            app.observer.end(endpoint, call, answer[0], size, began)
-        except ClientGone:
-            app.observer.end(endpoint, call, 499, 0, began)
-        finally:
-            app.drain.leave()
-
-
+_OK_HEAD = head_of(200, [*OK_HEADERS, *CORS_HEADERS])
 _NOT_ALLOWED = error_response(MethodNotAllowed("Unrecognized method"))
 _UNRECOGNIZED = error_response(Unrecognized("Unrecognized request"))
+
+
+def _find(view: ListenerView, call: Call) -> tuple[Found | None, Rendered | None]:
+    """Give the endpoint of a call, or an answer without one; neither: it is for Quart."""
+    if call.method == "OPTIONS":
+        return None, (204, [], b"")
+    try:
+        found = view.router.find(call.method, call.target)
+    except WrongMethod as wrong:
+        status, headers, body = rendered(_NOT_ALLOWED)
+        return None, (status, [*headers, (b"allow", ", ".join(wrong.allowed).encode())], body)
+    except MatrixError as error:
+        return None, rendered(error_response(error))
+    if found is None and not (view.serves_pages and not call.target.startswith("/_matrix/")):
+        return None, rendered(_UNRECOGNIZED)
+    return found, None
 
 
 def _call_of(scope: Any, receive: Any, view: ListenerView) -> Call:
@@ -154,9 +159,14 @@ def _call_of(scope: Any, receive: Any, view: ListenerView) -> Call:
     return call
 
 
-async def _send(send: ASGISendCallable, answer: Rendered, call: Call, cors: bool) -> int:
+async def _send(scope: Any, send: Any, answer: Rendered, call: Call, cors: bool) -> int:
     """Send a response; give its size."""
     status, headers, body = answer
+    if headers is OK_HEADERS and cors and type(body) is bytes:
+        connection = (scope.get("extensions") or {}).get("hs.connection")
+        if connection is not None:
+            await connection.respond(_OK_HEAD, body)
+            return len(body)
     if cors:
         headers = [*headers, *CORS_HEADERS]
     if type(body) is bytes:
@@ -176,7 +186,7 @@ async def _send(send: ASGISendCallable, answer: Rendered, call: Call, cors: bool
             await body.aclose()
 
 
-async def _send_parts(send: ASGISendCallable, parts: AsyncIterable[bytes]) -> int:
+async def _send_parts(send: Any, parts: AsyncIterable[bytes]) -> int:
     size = 0
     async for part in parts:
         size += len(part)

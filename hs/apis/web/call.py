@@ -1,24 +1,23 @@
 """One request as it came off the wire, before any of it is trusted."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
-
-import trio
 
 from hs.core.errors import InvalidParam, TooLarge
 from hs.core.requester import Requester
 
 Receive = Callable[[], Awaitable[Any]]
 MAX_QUERY_PARAMETERS = 500
+_USUAL_CHARS = 400
 
 
 class DisconnectSignal(Protocol):
-    """A connection that can cancel a scope when its client hangs up, without a task of its own."""
+    """A connection that can end when its client hangs up, without a task of its own."""
 
-    def watch(self, scope: trio.CancelScope) -> None:
-        """Cancel the scope from now on as soon as the client is gone."""
+    def watch(self) -> None:
+        """From now on, cancel the connection's task as soon as the client is gone."""
         ...
 
     def unwatch(self) -> None:
@@ -134,18 +133,6 @@ class Call:
                 return part
         raise StopAsyncIteration
 
-    @contextmanager
-    def cancels_on_disconnect(self, scope: trio.CancelScope) -> Iterator[bool]:
-        """Have the connection itself cancel the scope; yields False if it cannot."""
-        if self.disconnect is None:
-            yield False
-            return
-        self.disconnect.watch(scope)
-        try:
-            yield True
-        finally:
-            self.disconnect.unwatch()
-
     async def wait_disconnected(self) -> None:
         """Wait until the client has hung up."""
         while True:
@@ -165,9 +152,19 @@ def parse_query(query_string: bytes) -> dict[str, list[str]]:
         raise InvalidParam("Too many query parameters")
     for pair in pairs:
         if pair:
-            name, _, value = pair.partition("=")
-            found.setdefault(decode_text(name, plus=True), []).append(decode_text(value, plus=True))
+            decode = _usual_parameter if len(pair) < _USUAL_CHARS else _parameter
+            name, value = decode(pair)
+            found.setdefault(name, []).append(value)
     return found
+
+
+def _parameter(pair: str) -> tuple[str, str]:
+    name, _, value = pair.partition("=")
+    return decode_text(name, plus=True), decode_text(value, plus=True)
+
+
+# Clients send the same filters and timeouts over and over.
+_usual_parameter = lru_cache(maxsize=2048)(_parameter)
 
 
 def decode_text(text: str, plus: bool = False) -> str:

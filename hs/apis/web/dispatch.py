@@ -88,16 +88,19 @@ _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
 
 async def _until_disconnect(run: Callable[[], Awaitable[Any]], call: Call) -> Any:
     """Run a handler that waits, and cancel it when its client hangs up."""
+    connection = call.disconnect
+    if connection is not None:
+        connection.watch()
+        try:
+            return await run()
+        finally:
+            connection.unwatch()
     answer: Any = None
     answered = False
-    with trio.CancelScope() as scope, call.cancels_on_disconnect(scope) as watched:
-        if watched:
-            answer, answered = await run(), True
-        else:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_gone, call, scope)
-                answer, answered = await run(), True
-                nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when_gone, call, nursery.cancel_scope)
+        answer, answered = await run(), True
+        nursery.cancel_scope.cancel()
     if not answered:
         raise ClientGone
     return answer

@@ -69,7 +69,9 @@ class Http1Connection:
         self._transport = transport
         self._template = template
         if server.hangups is not None and transport.fd is not None:
-            self._template["extensions"] = {"hs.disconnect": self}
+            self._template["extensions"] = {"hs.connection": self, "hs.disconnect": self}
+        else:
+            self._template["extensions"] = {"hs.connection": self}
         self._inbox = Inbox(server.bounds)
         self._request: Incoming | None = None
         self._writer: Writer | None = None
@@ -117,6 +119,13 @@ class Http1Connection:
                     await self._refuse(self._inbox.refusal)
             except ClientGone:
                 return
+            finally:
+                self._forget()
+
+    def _forget(self) -> None:
+        fd, hangups = self._transport.fd, self._server.hangups
+        if fd is not None and hangups is not None:
+            hangups.forget(fd)
 
     async def _next_request(self) -> Incoming | None:
         inbox, server = self._inbox, self._server
@@ -266,6 +275,15 @@ class Http1Connection:
             if payload:
                 await self._write(payload)
 
+    async def respond(self, head: bytes, body: bytes) -> None:
+        """Send a whole response; `head` is the status line and all headers but the usual ones."""
+        writer = self._writer
+        if writer is None:
+            raise BrokenResponse("The response has ended")
+        if self._must_close():
+            writer.keep_alive = False
+        await self._write(writer.whole(head, body, self._server.date))
+
     def _must_close(self) -> bool:
         """Tell whether what is left of the body is more than is worth reading past."""
         request = self._request
@@ -289,11 +307,11 @@ class Http1Connection:
         await self._transport.write(payload)
         self.deadline = resume
 
-    def watch(self, scope: trio.CancelScope) -> None:
-        """Cancel the scope when the client hangs up."""
+    def watch(self) -> None:
+        """Cancel the connection, and what it is busy with, when the client hangs up."""
         assert self._server.hangups is not None
         assert self._transport.fd is not None
-        self._server.hangups.watch(self._transport.fd, scope)
+        self._server.hangups.watch(self._transport.fd, self.scope)
 
     def unwatch(self) -> None:
         """Stop watching."""

@@ -81,6 +81,20 @@ class Writer:
             self._head = None
             raise BrokenResponse("A header holds control characters")
 
+    def whole(self, head: bytes, body: bytes, date: bytes) -> bytes:
+        """Give the bytes of a response whose head was composed before. Raises: BrokenResponse."""
+        if self._head is not None or self.ended:
+            raise BrokenResponse("A response begins once")
+        self._head = b""
+        self.ended = True
+        text = b"%b%bcontent-length: %d\r\n%b\r\n" % (
+            head,
+            date,
+            len(body),
+            b"" if self.keep_alive else b"connection: close\r\n",
+        )
+        return text if self._request.method == "HEAD" else text + body
+
     def body(self, part: bytes, more: bool) -> bytes:
         """Give the bytes to send for a part of the body. Raises: BrokenResponse."""
         if self._head is None or self.ended:
@@ -97,6 +111,12 @@ class Writer:
             if self._left < 0 or (not more and self._left):
                 raise BrokenResponse("The body is not as long as it was said to be")
         return head + part if head else part
+
+
+def head_of(status: int, headers: Headers) -> bytes:
+    """Compose the part of a head that many responses share, for `Writer.whole`."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return _status_line(status) + b"".join(lines)
 
 
 def refusal_bytes(status: int, reason: str, date: bytes) -> bytes:

@@ -198,6 +198,7 @@ async def serve_listeners(
         await upkeep.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         upkeep.start_soon(server.reap)
+        upkeep.start_soon(app.observer.lines.run)
         if server.hangups is not None:
             upkeep.start_soon(server.hangups.run)
         bound = bind_all(specs)

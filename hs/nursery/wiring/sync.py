@@ -107,7 +107,7 @@ def wire_sync(
         v3=v3,
         sliding=sliding,
         old=make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate),
-        duties=[Duty("long-polls leave", leave)],
+        duties=[Duty("long-polls leave", leave), Duty("long-polls end", notifier.tick)],
         chores=[Duty("old sliding sync connections", expire)],
     )
 

@@ -15,7 +15,7 @@ from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS, EVENTS
-from hs.services.devices.remote import Neighbours
+from hs.services.devices.remote import MetAndParted, Neighbours
 from hs.storage import device_lists
 from hs.storage.database import Database
 
@@ -41,6 +41,7 @@ class DeviceListChanges(NamedTuple):
 
 
 NOTHING: Final = DeviceListChanges([], [])
+_NOBODY: Final = MetAndParted()
 
 
 class DeviceLists:
@@ -69,12 +70,11 @@ class DeviceLists:
 
         Of memberships, what changed after `now` may be in it as well: it comes again.
         """
-        after, upto = since.device_lists.floor, now.device_lists.most()
-        touched = self._touched(user_id, after, upto)
-        if touched is None:
-            found = await self._database.read(device_lists.changed, after, upto, user_id)
-            touched = {UserID(one) for one in found}
-        met, parted = await self._neighbours.met_and_parted(user_id, since.events)
+        touched = await self._changed(user_id, since, now)
+        if since.events is now.events:
+            met, parted = _NOBODY
+        else:
+            met, parted = await self._neighbours.met_and_parted(user_id, since.events)
         others = touched - {user_id}
         changed = set(await self._neighbours.sharing(user_id, others)) if others else set()
         if user_id in touched:
@@ -82,6 +82,16 @@ class DeviceLists:
         if not changed and not met and not parted:
             return NOTHING
         return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
+
+    async def _changed(self, user_id: UserID, since: Moment, now: Moment) -> set[UserID]:
+        if since.device_lists is now.device_lists:
+            return set()
+        after, upto = since.device_lists.floor, now.device_lists.most()
+        touched = self._touched(user_id, after, upto)
+        if touched is None:
+            found = await self._database.read(device_lists.changed, after, upto, user_id)
+            touched = {UserID(one) for one in found}
+        return touched
 
     def _touched(self, user_id: UserID, after: int, upto: int) -> set[UserID] | None:
         floor = self._floor

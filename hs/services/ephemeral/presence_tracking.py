@@ -5,8 +5,9 @@ no edge. While nothing changes, a sync costs a few dictionary lookups and tells 
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Final
 
 import attrs
@@ -51,6 +52,26 @@ class _Device:
     until_ms: int = 0
 
 
+@attrs.frozen(eq=False)
+class _Syncing:
+    """One request of a device; not a generator, for there is one of these in every poll."""
+
+    _devices: "SyncingDevices"
+    _device: _Device
+
+    def __enter__(self) -> None:
+        self._device.open += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._device.open -= 1
+        self._devices.linger(self._device)
+
+
 @attrs.define(eq=False)
 class SyncingDevices:
     """The devices of one process; `epoch` tells its lives apart."""
@@ -68,12 +89,12 @@ class SyncingDevices:
     _wake: trio.Event = attrs.Factory(trio.Event)
     _kept_ms: int = 0
 
-    @contextmanager
-    def syncing(self, user_id: UserID, device_id: str | None, state: str) -> Iterator[None]:
+    def syncing(
+        self, user_id: UserID, device_id: str | None, state: str
+    ) -> AbstractContextManager[None]:
         """Note that a device syncs while the context is open; `state` is `set_presence`."""
         if state == OFFLINE or self._settings.enabled is not True:
-            yield
-            return
+            return nullcontext()
         key = (user_id, device_id or "")
         device = self._devices.get(key)
         if device is None:
@@ -82,12 +103,11 @@ class SyncingDevices:
         elif device.state != state or self._was_set_offline(user_id):
             device.state = state
             self._tell(key, state)
-        device.open += 1
-        try:
-            yield
-        finally:
-            device.open -= 1
-            device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
+        return _Syncing(self, device)
+
+    def linger(self, device: _Device) -> None:
+        """Have a device count as syncing for a while after its request."""
+        device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
 
     def note_active(self, user_id: UserID) -> None:
         """Note that a user did something; told no more often than others can see it."""

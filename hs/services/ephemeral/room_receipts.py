@@ -62,6 +62,7 @@ class RoomReceipts:
     _private: dict[UserID, int] = attrs.Factory(dict)  # position of a user's last private one
     _rendered: dict[int, bytes | None] = attrs.Factory(dict)
     weighed: int = 0
+    changes: int = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -78,6 +79,7 @@ class RoomReceipts:
         old = self._held.get(key)
         if old is not None and old.position >= receipt.position:
             return
+        self.changes += 1
         self._held.pop(key, None)
         behind = receipt.position < self.position
         self._held[key] = receipt

@@ -24,6 +24,7 @@ from hs.repl.rows import EventRow, UnreadRow
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
 from hs.repl.streams import EVENTS, UNREAD
 from hs.services.ephemeral.receipts import Receipts
+from hs.services.ephemeral.room_receipts import RoomReceipts
 from hs.services.push.evaluation import EvaluationStore
 from hs.services.push.read_marks import EVERYWHERE, NO_MARKS, ReadMarks
 from hs.services.push.unread_tails import Tail, Tails
@@ -53,6 +54,15 @@ class ReadUpTo:
         return max(self.everywhere, self.threads.get(thread_id, self.everywhere))
 
 
+@attrs.frozen(eq=False)
+class _Basis:
+    """What `ReadUpTo` was derived from, to tell cheaply whether it still holds."""
+
+    receipts: RoomReceipts
+    changes: int
+    marks: Mapping[str, int]
+
+
 @attrs.define(eq=False)
 class _Counted:
     """Counts by thread of what is in `(read, upto]`."""
@@ -62,6 +72,7 @@ class _Counted:
     version: int
     threads: dict[str, tuple[int, int]]
     shown: RoomCounts | None = None
+    basis: _Basis | None = None
 
 
 _Key = tuple[UserID, RoomID]
@@ -87,6 +98,7 @@ class UnreadCounts:
         self._counts: LruCache[_Key, _Counted] = LruCache("unread", max_entries=MAX_COUNTS)
         self._seen: dict[str, int] = {}
         self._evaluated = VectorPosition()
+        self._may_be_behind = True
         self._stored = VectorPosition()
         self._impatient_until_s = 0.0
         self._knows_progress = False
@@ -160,10 +172,16 @@ class UnreadCounts:
 
     def _count_nowait(self, user_id: UserID, room_id: RoomID) -> _Counted | None:
         tail = self._tails.get(room_id)
-        read = None if tail is None else self._read_nowait(user_id, room_id)
-        if tail is None or read is None:
+        if tail is None:
             return None
         counted = self._counts.get((user_id, room_id))
+        if counted is not None and self._has_not_read_on(counted, user_id, room_id):
+            read, basis = counted.read, counted.basis
+        else:
+            found = self._read_nowait(user_id, room_id)
+            if found is None:
+                return None
+            read, basis = found, self._basis(user_id, room_id)
         if (
             counted is None
             or not _still_holds(counted, tail)
@@ -173,8 +191,27 @@ class UnreadCounts:
                 return None
             counted = _Counted(read, tail.floor, tail.version, {})
             self._counts.put((user_id, room_id), counted)
+        counted.basis = basis
         _add_news(counted, tail, user_id)
         return counted
+
+    def _basis(self, user_id: UserID, room_id: RoomID) -> _Basis | None:
+        receipts = self._receipts.of_room_nowait(room_id)
+        marks = self._marks.of_room_nowait(user_id, room_id)
+        if receipts is None or marks is None:
+            return None
+        return _Basis(receipts, receipts.changes, dict(marks))
+
+    def _has_not_read_on(self, counted: _Counted, user_id: UserID, room_id: RoomID) -> bool:
+        basis = counted.basis
+        if basis is None:
+            return False
+        receipts = self._receipts.of_room_nowait(room_id)
+        return (
+            receipts is basis.receipts
+            and receipts.changes == basis.changes
+            and self._marks.of_room_nowait(user_id, room_id) == basis.marks
+        )
 
     async def _count(self, user_id: UserID, room_ids: list[RoomID]) -> dict[RoomID, _Counted]:
         begun: dict[RoomID, _Counted] = {}
@@ -301,7 +338,12 @@ class UnreadCounts:
     # Following the evaluation
 
     def _is_behind(self) -> bool:
-        return any(seen > self._evaluated.get(writer) for writer, seen in self._seen.items())
+        if self._may_be_behind:
+            evaluated = self._evaluated
+            self._may_be_behind = any(
+                seen > evaluated.get(writer) for writer, seen in self._seen.items()
+            )
+        return self._may_be_behind
 
     async def _wait_for_evaluation(self) -> None:
         if trio.current_time() < self._impatient_until_s:
@@ -320,6 +362,7 @@ class UnreadCounts:
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if batch.rows:
             self._seen[batch.writer] = batch.rows[-1][0]
+            self._may_be_behind = True
 
     def _on_unread(self, batch: Batch[UnreadRow]) -> None:
         if batch.reset:
@@ -327,6 +370,7 @@ class UnreadCounts:
             self._forget()
             self._unsaved.clear()
             self._evaluated = self._stored = VectorPosition()
+            self._may_be_behind = True
             self._knows_progress = False
             self._guessing_until_s = 0.0
         for position, row in batch.rows:

@@ -81,6 +81,8 @@ class RoomNeighbours:
 
     async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> MetAndParted:
         """Compare who shares rooms with one of our users now with those who did."""
+        if self._tails.nobody_moved_since(since):
+            return NOBODY
         rooms = await self._memberships.rooms_of(user_id)
         moves = await self._moves(rooms, since)
         if not moves:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Batch, Feed
@@ -62,6 +63,8 @@ class Tails:
         self._floor: VectorPosition | None = None
         # For each writer, rooms in the order of the last events it wrote in them.
         self._last: dict[str, OrderedDict[RoomID, int]] = {}
+        # For each writer, the last event that changed a membership.
+        self._last_move: dict[str, int] = {}
         feed.subscribe(EVENTS, self._on_events)
 
     def since(self, room_id: RoomID, position: VectorPosition) -> list[TailEntry] | None:
@@ -101,6 +104,12 @@ class Tails:
                 rooms.add(room_id)
         return rooms
 
+    def nobody_moved_since(self, position: VectorPosition) -> bool:
+        """Tell whether it is certain that no membership of any room changed behind a position."""
+        if not position.covers_all(self._start()):
+            return False
+        return all(position.covers(writer, at) for writer, at in self._last_move.items())
+
     def _start(self) -> VectorPosition:
         return self._feed.position(EVENTS) if self._floor is None else self._floor
 
@@ -109,6 +118,8 @@ class Tails:
             # While a batch is delivered, the feed tells the position before it.
             self._floor = self._feed.position(EVENTS)
         for stream_id, row in batch.rows:
+            if row.type == event_types.MEMBER or row.state_changes is not None:
+                self._last_move[batch.writer] = stream_id
             if not (row.outlier or row.rejected or row.soft_failed):
                 self._append(batch.writer, stream_id, row)
         while self._count > self._max_entries and self._tails:

@@ -45,10 +45,10 @@ class Accounts:
         """Give what changed; and all of the rooms that are new to the client."""
         if turn.since is None:
             return await self._account_data.all(turn.user_id)
-        since = turn.since.account_data
+        since, now = turn.since.account_data, turn.moment.token.account_data
         entries: Sequence[AccountDataEntry] = ()
-        if self._changed.touched(turn.user_id, since):
-            upto = turn.moment.token.account_data.most()
+        if since is not now and self._changed.touched(turn.user_id, since):
+            upto = now.most()
             entries = await self._account_data.changes(turn.user_id, since.floor, upto)
         fresh = {one.room_id for one in turns if one.is_new and one.section is Section.JOIN}
         if not fresh:
@@ -67,13 +67,18 @@ class Accounts:
             for room_id, event_type, content in entries
             if room_id is None and wanted.allows(event_type, None, {})
         ]
-        since = turn.since
-        if not wanted.allows(_PUSH_RULES, None, {}):
-            return events
-        if since is None or self._rules_changed.touched(turn.user_id, since.push_rules):
+        if self._has_rules(turn) and wanted.allows(_PUSH_RULES, None, {}):
             content = await self._push_rules.content(turn.user_id)
             events.append(account_data_event(_PUSH_RULES, content))
         return events
+
+    def _has_rules(self, turn: Turn) -> bool:
+        if turn.since is None:
+            return True
+        since = turn.since.push_rules
+        if since is turn.moment.token.push_rules:
+            return False
+        return self._rules_changed.touched(turn.user_id, since)
 
 
 def with_user_id(event: bytes) -> bytes:

@@ -6,7 +6,8 @@ of theirs happens; users who stopped syncing are forgotten after a while.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import Final
 
 import attrs
@@ -40,6 +41,10 @@ from hs.repl.streams import (
 
 MAX_WATCHES: Final = 20_000
 IDLE_S: Final = 300.0
+TICK_S: Final = 0.2
+COARSE_S: Final = 2.0
+"""Waiting for longer than this ends at a tick."""
+
 _SWEPT_AT_ONCE: Final = 2
 PRIVATE_RECEIPT: Final = "m.read.private"
 
@@ -64,6 +69,27 @@ class Watch:
             self.waiting.clear()
 
 
+@attrs.frozen(eq=False)
+class _Use:
+    """One use of a watch; not a generator, for there is one of these in every poll."""
+
+    _notifier: "Notifier"
+    _watch: Watch
+
+    def __enter__(self) -> Watch:
+        self._watch.uses += 1
+        return self._watch
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watch.uses -= 1
+        self._notifier.put_down(self._watch)
+
+
 class Notifier:
     """Wakes long-polls; build it after the services whose news it announces."""
 
@@ -72,6 +98,12 @@ class Notifier:
         self._by_room: dict[RoomID, set[Watch]] = {}
         self._peeks: set[Watch] = set()
         self.is_leaving = False
+        # Waiting of which the time is over at a tick, when there are ticks.
+        self._is_ticking = False
+        self._due: dict[int, set[trio.Event]] = {}
+        self._anything_due = trio.Event()
+        # Rooms whose members are woken at the next tick.
+        self._later: set[RoomID] = set()
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(RECEIPTS, self._on_receipts)
         feed.subscribe(TYPING, self._on_typing)
@@ -85,22 +117,20 @@ class Notifier:
     def __len__(self) -> int:
         return len(self._watches)
 
-    @contextmanager
-    def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> Iterator[Watch]:
+    def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> AbstractContextManager[Watch]:
         """Give the watch of a user, who is joined to `rooms` at this moment of the feed."""
         watch = self._watches.get(user_id)
         if watch is None:
             watch = self._watches[user_id] = Watch(user_id, set(rooms))
             for room_id in watch.rooms:
                 self._by_room.setdefault(room_id, set()).add(watch)
-        watch.uses += 1
-        try:
-            yield watch
-        finally:
-            watch.uses -= 1
-            watch.used_at = trio.current_time()
-            self._watches.move_to_end(user_id)
-            self._sweep(watch.used_at)
+        return _Use(self, watch)
+
+    def put_down(self, watch: Watch) -> None:
+        """Note the end of a use of a watch, and forget some that were not used for long."""
+        watch.used_at = trio.current_time()
+        self._watches.move_to_end(watch.user_id)
+        self._sweep(watch.used_at)
 
     @contextmanager
     def peeking(self, user_id: UserID, room_id: RoomID) -> Iterator[Watch]:
@@ -120,12 +150,58 @@ class Notifier:
             return
         event = trio.Event()
         watch.waiting.append(event)
-        with trio.CancelScope(deadline=deadline):
-            try:
-                await event.wait()
-            finally:
-                if event in watch.waiting:
-                    watch.waiting.remove(event)
+        try:
+            if self._is_ticking and deadline - trio.current_time() > COARSE_S:
+                await self._wait_for_tick(event, deadline)
+            else:
+                with trio.CancelScope(deadline=deadline):
+                    await event.wait()
+        finally:
+            if event in watch.waiting:
+                watch.waiting.remove(event)
+
+    async def _wait_for_tick(self, event: trio.Event, deadline: float) -> None:
+        tick = int(deadline / TICK_S) + 1
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            self._anything_due.set()
+        due.add(event)
+        try:
+            await event.wait()
+        finally:
+            due.discard(event)
+
+    async def tick(self) -> None:
+        """End waiting whose time is over, together; a duty of the process.
+
+        A long-poll may last a moment longer than asked for. A scope with a deadline for each of
+        them would cost more than all the rest of their waiting.
+        """
+        self._is_ticking = True
+        try:
+            while True:
+                if not (self._due or self._later):
+                    self._anything_due = trio.Event()
+                    await self._anything_due.wait()
+                await trio.sleep(TICK_S)
+                self._wake_late()
+                now = trio.current_time() / TICK_S
+                for tick in [one for one in self._due if one <= now]:
+                    for event in self._due.pop(tick):
+                        event.set()
+        finally:
+            self._is_ticking = False
+            self._wake_late()
+            for due in self._due.values():
+                for event in due:
+                    event.set()
+            self._due.clear()
+
+    def _wake_late(self) -> None:
+        if self._later:
+            rooms, self._later = self._later, set()
+            self.wake_rooms(rooms)
 
     def wake_users(self, user_ids: Iterable[UserID]) -> None:
         """Wake users by hand."""
@@ -221,7 +297,12 @@ class Notifier:
             watch = self._watches.get(UserID(row.user_id))
             if watch is not None:
                 rooms |= watch.rooms
-        self.wake_rooms(rooms)
+        if self._is_ticking:
+            # Who comes online is told together with others: each of them concerns everybody.
+            self._later |= rooms
+            self._anything_due.set()
+        else:
+            self.wake_rooms(rooms)
 
     def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})

@@ -77,6 +77,9 @@ class Positions:
             if vectors != self._moment.vectors:
                 token = _token(vectors)
                 self._moment = Moment(token, token.encode(), vectors)
+                # Who comes back with it has this very token: what did not move since is the same
+                # object in both, and needs no comparing.
+                self._read.put(self._moment.text, token)
         return self._moment
 
     def parse(self, text: str) -> SyncToken:

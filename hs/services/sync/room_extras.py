@@ -65,8 +65,9 @@ class RoomExtras:
         found: dict[RoomID, bytes] = {}
         if turn.since is not None:
             since = turn.since.receipts
-            rooms = _joined(turn, self._read.since(since)) - fresh
-            if rooms and not since.covers_all(turn.moment.token.receipts):
+            is_over = since.covers_all(turn.moment.token.receipts)
+            rooms = set() if is_over else _joined(turn, self._read.since(since)) - fresh
+            if rooms:
                 found.update(await self._receipts.in_rooms(turn.user_id, rooms, since.floor, upto))
         if fresh:
             found.update(await self._receipts.in_rooms(turn.user_id, fresh, 0, upto))
@@ -79,7 +80,7 @@ class RoomExtras:
         if not ephemeral.allows_type(_TYPING):
             return
         touched: set[RoomID] | None = set()
-        if turn.since is not None:
+        if turn.since is not None and turn.since.typing is not turn.moment.token.typing:
             touched = self._typed.since(turn.since.typing.vector)
         # Whether an empty list is news is known only where the change itself is.
         known = touched or set()

@@ -140,7 +140,7 @@ class RoomTurns:
         return {RoomID(room_id) for room_id in found}
 
     def _moved_rooms(self, turn: Turn, since: VectorPosition) -> dict[RoomID, LocalMembership]:
-        if not self._moved.touched(turn.user_id, since):
+        if self._tails.nobody_moved_since(since) or not self._moved.touched(turn.user_id, since):
             return {}
         return {room_id: own for room_id, own in turn.rooms.items() if own.stream_id > since.floor}
 
