@@ -154,6 +154,12 @@ class ThreepidInUse(_Fixed):
     ERRCODE, STATUS = "M_THREEPID_IN_USE", 400
 
 
+class ThreepidMediumNotSupported(_Fixed):
+    """This server validates no such third-party identifiers."""
+
+    ERRCODE, STATUS = "M_THREEPID_MEDIUM_NOT_SUPPORTED", 400
+
+
 class ThreepidNotFound(_Fixed):
     """No account has the third-party identifier."""
 
@@ -238,6 +244,12 @@ class UserDeactivated(_Fixed):
     ERRCODE, STATUS = "M_USER_DEACTIVATED", 403
 
 
+class ConsentNotGiven(_Fixed):
+    """The user has not agreed to the terms of use; give `consent_uri`."""
+
+    ERRCODE, STATUS = "M_CONSENT_NOT_GIVEN", 403
+
+
 class UserSuspended(_Fixed):
     """The account is suspended."""
 
@@ -253,7 +265,7 @@ class InviteBlocked(_Fixed):
 class ServerNotTrusted(_Fixed):
     """The third-party server is not one this server trusts."""
 
-    ERRCODE, STATUS = "M_SERVER_NOT_TRUSTED", 403
+    ERRCODE, STATUS = "M_SERVER_NOT_TRUSTED", 400
 
 
 class ThreepidDenied(_Fixed):

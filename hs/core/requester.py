@@ -6,12 +6,20 @@ from hs.core.ids import UserID
 
 
 @attrs.frozen
+class ConsentDue:
+    """The terms of use that a user must agree to before they act, and where they can."""
+
+    uri: str
+    message: str
+
+
+@attrs.frozen
 class Requester:
     """The authenticated user behind a request.
 
     `token_id` is the row of the access token; it and `device_id` are None for application
     services that act without a device. `shadow` users are told that all went well. `unlimited`
-    requesters may ask as often as they like.
+    requesters may ask as often as they like. `consent_due` keeps users from acting.
     """
 
     user_id: UserID
@@ -24,3 +32,4 @@ class Requester:
     locked: bool = False
     suspended: bool = False
     unlimited: bool = False
+    consent_due: ConsentDue | None = None

@@ -11,11 +11,16 @@ from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
 from hs.nursery.wiring.accounts import wire_accounts, wire_identity
 from hs.nursery.wiring.actions import wire_actions
-from hs.nursery.wiring.appservices import wire_registered
+from hs.nursery.wiring.appservices import (
+    appservice_apis,
+    appservice_duties,
+    wire_registered,
+)
 from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_devices
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.identity_servers import wire_address_servers
 from hs.nursery.wiring.keeping import keeping_apis, wire_keeping
 from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
@@ -46,14 +51,15 @@ def compose(
     metrics.watch_process()
     outside = wire_outside(ground)
     device_writers = wire_device_writers(ground)
-    registered = wire_registered(ground)
+    registered = wire_registered(ground, outside)
     pusher_writer = wire_pusher_writer(ground)
     watchers = DeviceWatchers((device_writers.updates, PushersOfDevices(pusher_writer)))
-    identity = wire_identity(ground, watchers, registered.identities)
+    servers = wire_address_servers(ground, outside)
+    identity = wire_identity(ground, watchers, registered.identities, servers)
     rooms = wire_rooms(ground)
-    accounts = wire_accounts(ground, identity, rooms.departures)
+    accounts = wire_accounts(ground, identity, rooms.departures, registered.queries)
     rules_writer = wire_rules_writer(ground)
-    actions = wire_actions(ground, rooms, accounts, rules_writer)
+    actions = wire_actions(ground, rooms, accounts, rules_writer, registered.aliases)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
@@ -82,8 +88,13 @@ def compose(
     runners = [*runners, *media.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
     duties = [*duties, *media.duties, *keeping.duties]
-    lone = [*directory.duties, *search.duties, *actions.delayed.duties, *pushers.duties]
-    lone = [*lone, *media.lone_duties]
+    lone = [
+        *directory.duties,
+        *search.duties,
+        *actions.delayed.duties,
+        *pushers.duties,
+    ]
+    lone = [*lone, *media.lone_duties, *appservice_duties(ground, registered, rooms, reading)]
     lone = [*lone, *previews.lone_duties]
     lone = [*lone, *keeping.lone_duties]
     if BACKGROUND in plan.duties:
@@ -111,6 +122,7 @@ def compose(
             *search_apis(search),
             *keeping_apis(keeping),
             *device_apis(devices, accounts),
+            *appservice_apis(ground, registered, actions.public_rooms),
             *sync_apis(sync),
             *media_apis(media),
             *previews.apis,

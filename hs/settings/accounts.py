@@ -13,6 +13,7 @@ from hs.settings.kinds import (
     STRINGS,
     At,
     Kind,
+    choice,
     endless,
     integer,
 )
@@ -104,6 +105,12 @@ class PasswordSettings:
         "",
         "Added to every password before hashing; never change it.",
         shown=None,
+    )
+    scheme: str = setting(
+        choice("bcrypt", "argon2id"),
+        "bcrypt",
+        "How new passwords are hashed; old ones follow as their owners log in. "
+        "Only bcrypt is understood by Synapse.",
     )
     policy: PasswordPolicy = sub_block(PasswordPolicy, "What new passwords must contain.")
 

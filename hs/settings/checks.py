@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import attrs
 
+from hs.settings.account_checks import check_accounts
 from hs.settings.listeners import LOOPBACK, Listener
-from hs.settings.mail import MailSettings
 from hs.settings.settings import Settings
 from hs.settings.workers import MAIN
 
@@ -24,7 +24,7 @@ def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
     _check_metrics(settings, warn)
     _check_registration(settings, refuse)
     _check_sessions(settings, refuse)
-    _check_mail(settings, refuse)
+    check_accounts(settings, refuse)
 
 
 def _check_name(settings: Settings, refuse: Refuse) -> None:
@@ -135,15 +135,6 @@ def _check_sessions(settings: Settings, refuse: Refuse) -> None:
         part = getattr(sessions, key)
         if whole is not None and part is not None and part > whole:
             refuse(key, "longer than session_lifetime", "shorten it, or leave it out")
-
-
-def _check_mail(settings: Settings, refuse: Refuse) -> None:
-    if settings.email != MailSettings() and settings.email.notif_from is None:
-        refuse(
-            "email.notif_from",
-            "missing, so e-mails would have no sender",
-            'add a sender, such as `notif_from: "%(app)s <noreply@example.org>"`',
-        )
 
 
 def guarded(listener: Listener, has_secret: bool, is_allowed: bool, refuse: Refuse) -> Listener:

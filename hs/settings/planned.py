@@ -9,7 +9,6 @@ from hs.settings.kinds import (
     COUNT,
     DURATION,
     INTEGER,
-    NETWORKS,
     NUMBER,
     OBJECT,
     SIZE,
@@ -62,8 +61,6 @@ _BLOCKING: tuple[Row, ...] = (
     ("limit_remote_rooms", OBJECT, {}, "Refuse to join rooms that are too complex."),
     ("max_avatar_size", optional(SIZE), None, "Largest avatar."),
     ("allowed_avatar_mimetypes", optional(STRINGS), None, "Types of avatar."),
-    ("request_token_inhibit_3pid_errors", BOOLEAN, False, "Do not tell whether an address exists."),
-    ("next_link_domain_whitelist", optional(STRINGS), None, "Where validation may lead to."),
 )
 _FEDERATION: tuple[Row, ...] = (
     ("federation_verify_certificates", BOOLEAN, True, "Check other servers' certificates."),
@@ -89,13 +86,7 @@ _MEDIA: tuple[Row, ...] = (
     ("remote_media_download_per_second", SIZE, "87KiB", "Remote media per second."),
 )
 _REGISTRATION: tuple[Row, ...] = (
-    ("disable_msisdn_registration", BOOLEAN, False, "Never ask for a telephone number."),
-    ("allowed_local_3pids", optional(OBJECTS), None, "Patterns of addresses that may register."),
     ("enable_3pid_lookup", BOOLEAN, True, "Look users up by address."),
-    ("default_identity_server", TEXT, None, "Identity server told to clients."),
-    ("enable_3pid_changes", BOOLEAN, True, "Users may change their addresses."),
-    ("login_via_existing_session", OBJECT, {}, "Log in another device from this one."),
-    ("enable_registration_captcha", BOOLEAN, False, "Ask new users to solve a captcha."),
 )
 _APIS: tuple[Row, ...] = (
     ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),
@@ -109,9 +100,7 @@ _SSO: tuple[Row, ...] = (
     ("oidc_providers", OBJECTS, [], "Log in with OpenID Connect."),
     ("cas_config", OBJECT, {}, "Log in with CAS."),
     ("sso", OBJECT, {}, "Common settings of single sign-on."),
-    ("jwt_config", OBJECT, {}, "Log in with a JSON web token."),
 )
-_ROOMS: tuple[Row, ...] = (("user_consent", OBJECT, {}, "Terms that users must accept."),)
 _OPERATION: tuple[Row, ...] = (
     ("sentry", OBJECT, {}, "Report errors to Sentry."),
     ("metrics_flags", OBJECT, {}, "Costly metrics."),
@@ -137,7 +126,6 @@ _SECTIONS = (
     ("Registration", _REGISTRATION),
     ("API configuration", _APIS),
     ("Single sign-on integration", _SSO),
-    ("Rooms", _ROOMS),
     ("Operation", _OPERATION),
 )
 

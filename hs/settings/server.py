@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from hs.core.ids import ServerName
-from hs.settings.fields import block, secret, setting
+from hs.settings.fields import block, secret, setting, sub_block
 from hs.settings.kinds import (
     BOOLEAN,
     COUNT,
@@ -22,6 +22,7 @@ from hs.settings.kinds import (
     map_of,
     optional,
 )
+from hs.settings.support import SupportSettings
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +46,15 @@ class ServerSettings:
         MappingProxyType({}),
         "More entries for `/.well-known/matrix/client`.",
         shown={},
+    )
+    well_known_support: SupportSettings = sub_block(
+        SupportSettings,
+        "Contacts told at `/.well-known/matrix/support`; a key of hs, which Synapse lacks.",
+    )
+    default_identity_server: str | None = setting(
+        optional(STRING),
+        None,
+        "Identity server named at `/.well-known/matrix/client`, as `https://…`.",
     )
     pid_file: Path | None = setting(
         optional(PATH), None, "Where to write the number of the process."
@@ -74,7 +84,9 @@ class SecretSettings:
     """Secrets that sign tokens and forms."""
 
     macaroon_secret_key: str | None = secret("Accepted and not needed: tokens are random.")
-    form_secret: str | None = secret("Accepted and not needed: no form is signed.")
+    form_secret: str | None = secret(
+        "Signs the links at which users agree to the terms; made of the signing key when missing."
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ from hs.settings.accounts import (
     SessionSettings,
 )
 from hs.settings.appservices import AppserviceKeys, AppserviceSettings
+from hs.settings.consent import ConsentSettings
 from hs.settings.database import DATABASE, DatabaseSettings
 from hs.settings.errors import Notice
 from hs.settings.features import (
@@ -35,6 +36,7 @@ from hs.settings.keeping import (
 from hs.settings.kinds import SIZE
 from hs.settings.limits import RateLimitSettings
 from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
+from hs.settings.login import ExistingSessionSettings, JwtSettings
 from hs.settings.mail import MailSettings, TemplateSettings
 from hs.settings.media import MediaSettings
 from hs.settings.outside import OutsideSettings
@@ -51,6 +53,7 @@ from hs.settings.server import (
     SigningKeySettings,
     TlsSettings,
 )
+from hs.settings.threepids import ThreepidSettings
 from hs.settings.workers import WorkerKeys, WorkerSettings
 
 
@@ -97,6 +100,11 @@ class BlockSettings:
     )
     push: PushSettings = sub_block(PushSettings, "Notifications.")
     email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
+    login_via_existing_session: ExistingSessionSettings = sub_block(
+        ExistingSessionSettings, "Logging another device in from one that is logged in."
+    )
+    jwt_config: JwtSettings = sub_block(JwtSettings, "Logging in with a JSON web token.")
+    user_consent: ConsentSettings = sub_block(ConsentSettings, "Terms that users agree to.")
     templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
     retention: RetentionSettings = setting(
         RETENTION, RetentionSettings(), "How long messages are kept.", shown={}
@@ -148,6 +156,10 @@ class Settings:
     previews: PreviewSettings = PreviewSettings()
     email: MailSettings = MailSettings()
     templates: TemplateSettings = TemplateSettings()
+    threepids: ThreepidSettings = ThreepidSettings()
+    existing_session: ExistingSessionSettings = ExistingSessionSettings()
+    jwt: JwtSettings = JwtSettings()
+    consent: ConsentSettings = ConsentSettings()
     retention: RetentionSettings = RetentionSettings()
     server_notices: NoticeSettings = NoticeSettings()
     auto_accept: AutoAcceptSettings = AutoAcceptSettings()
@@ -169,6 +181,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("caches", CacheSettings, "Caching"),
     ("rate_limits", RateLimitSettings, "Ratelimiting"),
     ("registration", RegistrationSettings, "Registration"),
+    ("threepids", ThreepidSettings, "Registration"),
     ("sessions", SessionSettings, "User session management"),
     ("turn", TurnSettings, "TURN"),
     ("signing_keys", SigningKeySettings, "Signing keys"),
@@ -196,6 +209,9 @@ _SECTION_OF_BLOCK = {
     "push": "Rooms",
     "email": "Server",
     "templates": "Homeserver blocking",
+    "login_via_existing_session": "User session management",
+    "jwt_config": "Single sign-on integration",
+    "user_consent": "Rooms",
     "retention": "Homeserver blocking",
     "server_notices": "Rooms",
     "auto_accept_invites": "Rooms",

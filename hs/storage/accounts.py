@@ -34,6 +34,13 @@ FIND_USER = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1"
 FIND_IGNORING_CASE = f"SELECT {_COLUMNS} FROM users WHERE lower(user_id) = lower($1) LIMIT 2"
 LOCAL_EXIST = sql(lambda d: f"SELECT user_id FROM users WHERE {d.any_of('user_id', 1, 'text')}")
 SET_PASSWORD = "UPDATE users SET password_hash = $2 WHERE user_id = $1"
+RENEW_PASSWORD = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
+SET_LOCKED = "UPDATE users SET is_locked = $2 WHERE user_id = $1"
+SET_SUSPENDED = "UPDATE users SET is_suspended = $2 WHERE user_id = $1"
+REACTIVATE = """
+UPDATE users SET is_deactivated = 0, is_erased = 0, password_hash = $2
+WHERE user_id = $1 AND is_deactivated = 1
+"""
 UPGRADE_GUEST = """
 UPDATE users SET password_hash = $2, is_guest = 0
 WHERE user_id = $1 AND is_guest = 1 AND is_deactivated = 0
@@ -92,6 +99,26 @@ async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
 async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
     """Replace a password."""
     await tx.execute(SET_PASSWORD, user_id, password_hash)
+
+
+async def renew_password(tx: Tx, user_id: str, old_hash: str, new_hash: str) -> None:
+    """Replace the hash of a password that stays the same, unless it has changed meanwhile."""
+    await tx.execute(RENEW_PASSWORD, user_id, old_hash, new_hash)
+
+
+async def set_locked(tx: Tx, user_id: str, locked: bool) -> None:
+    """Lock or unlock an account."""
+    await tx.execute(SET_LOCKED, user_id, int(locked))
+
+
+async def set_suspended(tx: Tx, user_id: str, suspended: bool) -> None:
+    """Suspend an account, or end that."""
+    await tx.execute(SET_SUSPENDED, user_id, int(suspended))
+
+
+async def reactivate(tx: Tx, user_id: str, password_hash: str | None) -> bool:
+    """Open a closed account again; tell whether it was closed."""
+    return await tx.execute(REACTIVATE, user_id, password_hash) > 0
 
 
 async def upgrade_guest(tx: Tx, user_id: str, password_hash: str | None) -> bool:

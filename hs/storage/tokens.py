@@ -26,6 +26,7 @@ class FoundToken(NamedTuple):
     device_id: str | None
     valid_until_ms: int | None
     refresh_id: int | None
+    consent_version: str | None
     is_used: bool
     is_guest: bool
     is_admin: bool
@@ -33,6 +34,7 @@ class FoundToken(NamedTuple):
     is_locked: bool
     is_suspended: bool
     is_deactivated: bool
+    is_exempt: bool
 
 
 class RefreshToken(NamedTuple):
@@ -52,9 +54,13 @@ INSERT INTO access_tokens
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 FIND = """
-SELECT t.id, t.user_id, t.device_id, t.valid_until_ms, t.refresh_id, t.is_used, u.is_guest,
-       u.is_admin, u.is_shadow_banned, u.is_locked, u.is_suspended, u.is_deactivated
+SELECT t.id, t.user_id, t.device_id, t.valid_until_ms, t.refresh_id, c.version, t.is_used,
+       u.is_guest,
+       u.is_admin, u.is_shadow_banned, u.is_locked, u.is_suspended, u.is_deactivated,
+       CASE WHEN u.appservice_id IS NOT NULL OR u.user_type IN ('bot', 'support')
+           THEN 1 ELSE 0 END
 FROM access_tokens t JOIN users u ON u.user_id = t.user_id
+LEFT JOIN user_consents c ON c.user_id = t.user_id
 WHERE t.token_hash = $1
 """
 SET_USED = "UPDATE access_tokens SET is_used = 1 WHERE id = $1"
@@ -102,7 +108,7 @@ async def find(tx: Tx, token_hash: str) -> FoundToken | None:
     row = await tx.fetchrow(FIND, token_hash)
     if row is None:
         return None
-    first, flags = tuple(row)[:5], (bool(flag) for flag in tuple(row)[5:])
+    first, flags = tuple(row)[:6], (bool(flag) for flag in tuple(row)[6:])
     return FoundToken(*first, *flags)
 
 

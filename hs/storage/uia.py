@@ -1,5 +1,7 @@
 """Sessions of user-interactive authentication, shared by all processes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -19,6 +21,7 @@ class UiaRecord(NamedTuple):
     registration_token: str | None
     remembered: JsonObject | None = None
     outcome: str | None = None
+    proved: Mapping[str, JsonObject] = MappingProxyType({})
 
 
 INSERT = """
@@ -27,10 +30,10 @@ VALUES ($1, $2, $3, $4, '[]', $5)
 """
 FIND = """
 SELECT session_id, operation, user_id, created_ms, completed, registration_token, remembered,
-    outcome
+    outcome, proved
 FROM uia_sessions WHERE session_id = $1 AND created_ms > $2
 """
-COMPLETE = "UPDATE uia_sessions SET completed = $2 WHERE session_id = $1"
+COMPLETE = "UPDATE uia_sessions SET completed = $2, proved = $3 WHERE session_id = $1"
 HOLD_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
 CONCLUDE = """
 UPDATE uia_sessions SET outcome = $2, remembered = NULL, registration_token = NULL
@@ -62,12 +65,16 @@ async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
         row[5],
         None if row[6] is None else orjson.loads(row[6]),
         row[7],
+        {} if row[8] is None else orjson.loads(row[8]),
     )
 
 
-async def complete(tx: Tx, session_id: str, completed: tuple[str, ...]) -> None:
-    """Note the stages that are done."""
-    await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode())
+async def complete(
+    tx: Tx, session_id: str, completed: tuple[str, ...], proved: Mapping[str, JsonObject]
+) -> None:
+    """Note the stages that are done, and what they found out."""
+    found = orjson.dumps(dict(proved)).decode() if proved else None
+    await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode(), found)
 
 
 async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:

@@ -131,7 +131,7 @@ async def test_without_a_mail_server_sending_fails() -> None:
 
 
 def test_templates_escape_in_pages_alone() -> None:
-    shown = Templates().render("message.html", title="<T>", text="a & b")
+    shown = Templates().render("add_threepid_failure.html", failure_reason="<T> a & b")
 
     assert "&lt;T&gt;" in shown
     assert "a &amp; b" in shown

@@ -17,7 +17,7 @@ from hs.settings.settings import GROUPS
 
 SOURCE = "\n".join(path.read_text() for path in Path(hs.__file__).parent.rglob("*.py"))
 # Their descriptions say so.
-ACCEPTED = {"macaroon_secret_key", "form_secret", "worker_main_http_uri"}
+ACCEPTED = {"macaroon_secret_key", "worker_main_http_uri"}
 
 
 def effective(cls: type) -> Iterator[Key]:

@@ -20,12 +20,13 @@ from hs.apis.client.devices import DevicesApi
 from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
 from hs.apis.client.logout import LogoutApi
+from hs.apis.client.moderation import ModerationApi
 from hs.apis.client.openid import OpenIdApi
+from hs.apis.client.password_policy import PasswordPolicyApi
 from hs.apis.client.profiles import ProfileApi
 from hs.apis.client.register import RegisterApi
 from hs.apis.client.tags import TagsApi
 from hs.apis.client.thirdparty import ThirdPartyApi
-from hs.apis.client.threepids import ThreepidsApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
@@ -36,6 +37,9 @@ from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
+from hs.nursery.wiring.accounts import jwt_login
+from hs.nursery.wiring.endpoints import proving_apis
+from hs.nursery.wiring.proving import Proving, wire_proving
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
@@ -51,7 +55,9 @@ from hs.services.accounts.filters import Filters
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.login import Login
+from hs.services.accounts.moderation import Moderation
 from hs.services.accounts.openid import OpenId
+from hs.services.accounts.password_reset import PasswordReset
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
@@ -69,6 +75,9 @@ from hs.services.accounts.uia import (
     InteractiveAuth,
     Stage,
 )
+from hs.services.appservices.calls import ServiceCalls
+from hs.services.appservices.networks import ThirdPartyNetworks
+from hs.services.appservices.registry import ServiceRegistry
 from hs.settings.accounts import (
     PasswordSettings,
     ReauthSettings,
@@ -79,6 +88,7 @@ from hs.settings.limits import LoginRates, Rate, RateLimitSettings
 from hs.settings.server import ServerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
+from tests.support.proving import KEY, IdentityWorld, Puzzles, address_servers
 from tests.support.web import WebClient
 
 SERVER = ServerName("test")
@@ -142,6 +152,9 @@ class Accounts:
     rates: ConfiguredRates
     tokens: RegistrationTokenStage
     devices: Devices
+    proving: Proving
+    world: IdentityWorld
+    puzzles: Puzzles
     client: WebClient = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -183,7 +196,6 @@ async def open_accounts(
     hub: InProcHub | None = None,
     instance: str = "main",
     clock: FixedClock | None = None,
-    issues_tokens: bool = False,
 ) -> AsyncIterator[Accounts]:
     """Start the accounts' part of a server."""
     given: dict[str, Any] = {
@@ -195,7 +207,7 @@ async def open_accounts(
     }
     settings = attrs.evolve(settings, **{k: v for k, v in given.items() if v is not None})
     accounts = make_accounts(
-        database, settings, hub or InProcHub(), instance, clock or FixedClock(), issues_tokens
+        database, settings, hub or InProcHub(), instance, clock or FixedClock()
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(accounts.account_data_stream.run)
@@ -213,6 +225,8 @@ class _Ground:
     caches: MemoryWriter[CacheRow]
     instance: str
     watching: Watching
+    world: IdentityWorld
+    puzzles: Puzzles
 
 
 def make_accounts(
@@ -221,7 +235,6 @@ def make_accounts(
     hub: InProcHub,
     instance: str,
     clock: FixedClock,
-    issues_tokens: bool,
 ) -> Accounts:
     """Build the pieces."""
     feed = Feed()
@@ -231,32 +244,57 @@ def make_accounts(
     )
     caches.attach()
     return _built(
-        _Ground(database, settings, clock, feed, transport, caches, instance, Watching()),
-        issues_tokens,
+        _Ground(
+            database,
+            settings,
+            clock,
+            feed,
+            transport,
+            caches,
+            instance,
+            Watching(),
+            IdentityWorld(),
+            Puzzles(),
+        )
     )
 
 
-def _built(ground: _Ground, issues_tokens: bool) -> Accounts:
+def _built(ground: _Ground) -> Accounts:
     database, settings, clock, feed = ground.database, ground.settings, ground.clock, ground.feed
     limits = LoginLimits(settings.rate_limits)
     revocations = Revocations(ground.caches)
     last_seen = LastSeen(database, clock)
-    authenticator = TokenAuthenticator(database, feed, clock, SERVICES, last_seen, revocations)
+    servers = address_servers(settings, database, ground.world, ground.puzzles)
+    proving = wire_proving(settings, database, clock, KEY, servers, revocations)
+    authenticator = TokenAuthenticator(
+        database, feed, clock, SERVICES, last_seen, revocations, proving.consent.rule
+    )
     hasher = Passwords(
-        settings.passwords.pepper, settings.registration.bcrypt_rounds, settings.passwords.policy
+        settings.passwords.pepper,
+        settings.registration.bcrypt_rounds,
+        settings.passwords.policy,
+        settings.passwords.scheme,
     )
     watching = ground.watching
     sessions = Sessions(database, clock, settings.sessions, revocations, watching)
     profiles = Profiles(
-        database, feed, ground.caches, SERVER, settings.registration, NoRemoteProfiles()
+        database,
+        feed,
+        ground.caches,
+        SERVER,
+        settings.registration,
+        NoRemoteProfiles(),
+        NoAppservices(),
     )
-    credentials = Credentials(database, hasher, limits, settings.passwords, SERVER)
+    credentials = Credentials(database, hasher, limits, settings.passwords, proving.identifiers)
     tokens = RegistrationTokenStage(database, clock)
     stages: dict[str, Stage] = {
         DUMMY: Dummy(),
         PASSWORD: PasswordStage(credentials),
         REGISTRATION_TOKEN: tokens,
+        **proving.stages,
     }
+    registration = _registration(ground, hasher, sessions, profiles, proving)
     stream = TableWriter(ACCOUNT_DATA, ground.instance, database, ground.transport, clock.now_ms)
     return Accounts(
         database=database,
@@ -268,11 +306,21 @@ def _built(ground: _Ground, issues_tokens: bool) -> Accounts:
         last_seen=last_seen,
         sessions=sessions,
         profiles=profiles,
-        registration=_registration(ground, hasher, sessions, profiles),
-        login=_login(ground, credentials, limits, sessions, issues_tokens),
+        registration=registration,
+        login=_login(ground, credentials, limits, sessions, proving, registration),
         lifecycle=Lifecycle(
-            database, hasher, settings.passwords, sessions, profiles, revocations, watching
+            database,
+            hasher,
+            settings.passwords,
+            sessions,
+            profiles,
+            revocations,
+            watching,
+            servers.identity_servers,
         ),
+        proving=proving,
+        world=ground.world,
+        puzzles=ground.puzzles,
         revocations=revocations,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
         account_data=AccountData(database, feed, LocalAccountDataWriter(stream)),
@@ -287,19 +335,20 @@ def _built(ground: _Ground, issues_tokens: bool) -> Accounts:
 
 
 def _registration(
-    ground: _Ground, hasher: Passwords, sessions: Sessions, profiles: Profiles
+    ground: _Ground, hasher: Passwords, sessions: Sessions, profiles: Profiles, proving: Proving
 ) -> Registration:
     settings = ground.settings
     return Registration(
         ground.database,
         ground.clock,
-        settings.registration,
+        proving.requirements,
         SERVER,
         settings.server.allow_guest_access,
         hasher,
         sessions,
         profiles,
         SERVICES,
+        proving.threepids,
     )
 
 
@@ -308,18 +357,20 @@ def _login(
     credentials: Credentials,
     limits: LoginLimits,
     sessions: Sessions,
-    issues_tokens: bool,
+    proving: Proving,
+    registration: Registration,
 ) -> Login:
     return Login(
         ground.database,
         ground.clock,
         ground.settings.passwords,
-        SERVER,
+        ground.settings.existing_session,
+        proving.identifiers,
         credentials,
         limits,
         sessions,
         SERVICES,
-        issues_tokens,
+        jwt_login(ground.settings, registration),
     )
 
 
@@ -328,12 +379,19 @@ def apis_of(accounts: Accounts) -> list[object]:
     settings, interactive, lifecycle = accounts.settings, accounts.interactive, accounts.lifecycle
     registration, sessions = accounts.registration, accounts.sessions
     secret = settings.registration.registration_shared_secret
+    proving = accounts.proving
+    registry = ServiceRegistry((), SERVER)
     return [
         RegisterApi(registration, interactive, accounts.tokens, SERVICES, accounts.rates),
         AdminRegisterApi(SharedSecret(accounts.database, accounts.clock, secret), registration),
         LoginApi(accounts.login, sessions, lifecycle, interactive),
         LogoutApi(sessions),
-        AccountApi(lifecycle, interactive),
+        AccountApi(
+            lifecycle, interactive, PasswordReset(lifecycle, proving.threepids, proving.proofs)
+        ),
+        *proving_apis(settings, proving, lifecycle, interactive),
+        PasswordPolicyApi(settings.passwords.policy),
+        ModerationApi(Moderation(accounts.database, accounts.revocations, SERVER)),
         DevicesApi(accounts.devices, lifecycle, interactive),
         ProfileApi(
             accounts.profiles,
@@ -346,10 +404,15 @@ def apis_of(accounts: Accounts) -> list[object]:
         OpenIdApi(accounts.openid),
         OpenIdUserInfoApi(accounts.openid),
         WhoisApi(accounts.devices),
-        ThirdPartyApi(),
-        ThreepidsApi(),
+        ThirdPartyApi(ThirdPartyNetworks(registry, ServiceCalls(accounts.world, False))),
         VoipApi(TurnServers(settings.turn, accounts.clock)),
         VersionsApi(),
-        CapabilitiesApi(lifecycle, accounts.login, settings.registration, "11"),
+        CapabilitiesApi(
+            lifecycle,
+            accounts.login,
+            settings.registration,
+            "11",
+            proving.threepids.may_change,
+        ),
         WellKnownApi(settings.server),
     ]

@@ -1,4 +1,4 @@
-"""The account itself: who am I, a new password, the end, and addresses, of which there are none."""
+"""The account itself: who am I, a new password, and the end."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, GuestForbidden, MissingParam, MissingToken
 from hs.core.requester import Requester
 from hs.services.accounts.lifecycle import Lifecycle
+from hs.services.accounts.password_reset import PasswordReset
 from hs.services.accounts.uia import InteractiveAuth
 
 
@@ -48,6 +49,7 @@ class AccountApi:
 
     lifecycle: Lifecycle
     interactive: InteractiveAuth
+    resetting: PasswordReset
 
     @route("GET", "/_matrix/client/v3/account/whoami", auth=USER_OR_GUEST)
     async def whoami(self, request: AccountRequest) -> dict[str, Any]:
@@ -61,11 +63,13 @@ class AccountApi:
     @route("POST", "/_matrix/client/v3/account/password", auth=OPTIONAL)
     async def change_password(self, request: PasswordRequest) -> Empty:
         """Spec: client-server API, Password management."""
-        requester = _logged_in(request.requester)
         if not self.lifecycle.may_change_password:
             raise Forbidden("Changing passwords is disabled on this server")
         if request.new_password is not None:
             self.lifecycle.check_new_password(request.new_password)
+        if request.requester is None:
+            return await self._reset_password(request)
+        requester = _logged_in(request.requester)
         proof = await self.interactive.prove(
             "password", request.auth, self.lifecycle.flows(), requester
         )
@@ -86,18 +90,25 @@ class AccountApi:
                 "deactivate", request.auth, self.lifecycle.flows(), requester
             )
             await self.interactive.finish(proof)
-        await self.lifecycle.deactivate(requester.user_id, erase=request.erase)
-        # There never were third-party identifiers, so all of them are unbound.
-        return {"id_server_unbind_result": "success"}
+        done = await self.lifecycle.deactivate(requester.user_id, erase=request.erase)
+        return {"id_server_unbind_result": "success" if done else "no-support"}
 
-    @route("GET", "/_matrix/client/v3/account/3pid")
-    async def addresses(self, request: AccountRequest) -> dict[str, Any]:
-        """Spec: client-server API, Adding account administrative contact information."""
-        return {"threepids": []}
+    async def _reset_password(self, request: PasswordRequest) -> Empty:
+        """Let somebody who holds an address of an account choose a new password for it."""
+        flows = self.resetting.flows()
+        if not flows:
+            raise MissingToken("Missing access token")
+        proof = await self.interactive.prove("password", request.auth, flows)
+        if request.new_password is None:
+            raise MissingParam("Missing new_password")
+        await self.resetting.reset(
+            proof, request.new_password, logout_devices=request.logout_devices
+        )
+        await self.interactive.finish(proof)
+        return Empty()
 
 
 def _logged_in(requester: Requester | None) -> Requester:
-    # Without a token one would prove who one is by e-mail, which this server does not send.
     if requester is None:
         raise MissingToken("Missing access token")
     if requester.is_guest:

@@ -28,6 +28,7 @@ class CapabilitiesApi:
     login: Login
     registration: RegistrationSettings
     default_room_version: str
+    may_change_threepids: bool
 
     @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
     async def capabilities(self, request: CapabilitiesRequest) -> dict[str, Any]:
@@ -44,8 +45,12 @@ class CapabilitiesApi:
         profile_fields: dict[str, Any] = {"enabled": True}
         if fixed:
             profile_fields["disallowed"] = fixed
+        moderation: dict[str, Any] = {}
+        if request.requester.is_admin:
+            moderation = {"m.account_moderation": {"suspend": True, "lock": True}}
         return {
             "capabilities": {
+                **moderation,
                 "m.room_versions": {
                     "default": self.default_room_version,
                     "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
@@ -53,7 +58,7 @@ class CapabilitiesApi:
                 "m.change_password": {"enabled": self.lifecycle.may_change_password},
                 "m.set_displayname": {"enabled": settings.enable_set_displayname},
                 "m.set_avatar_url": {"enabled": settings.enable_set_avatar_url},
-                "m.3pid_changes": {"enabled": False},
+                "m.3pid_changes": {"enabled": self.may_change_threepids},
                 "m.get_login_token": {"enabled": self.login.issues_tokens},
                 "m.profile_fields": profile_fields,
                 "uk.tcpip.msc4133.profile_fields": profile_fields,

@@ -13,7 +13,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import Unrecognized
 from hs.core.requester import Requester
 from hs.services.accounts.lifecycle import Lifecycle
-from hs.services.accounts.login import LOGIN_TOKEN_LIFETIME_MS, Login
+from hs.services.accounts.login import Login
 from hs.services.accounts.sessions import DeviceWish, Sessions
 from hs.services.accounts.uia import InteractiveAuth
 
@@ -88,9 +88,10 @@ class LoginApi:
         """Spec: client-server API, Token-based login."""
         if not self.login.issues_tokens:
             raise Unrecognized("This server gives no login tokens")
-        proof = await self.interactive.prove(
-            "get_token", request.auth, self.lifecycle.flows(), request.requester, always=True
-        )
+        if self.login.asks_before_tokens:
+            proof = await self.interactive.prove(
+                "get_token", request.auth, self.lifecycle.flows(), request.requester, always=True
+            )
+            await self.interactive.finish(proof)
         login_token = await self.login.make_token(request.requester.user_id)
-        await self.interactive.finish(proof)
-        return {"login_token": login_token, "expires_in_ms": LOGIN_TOKEN_LIFETIME_MS}
+        return {"login_token": login_token, "expires_in_ms": self.login.token_lifetime_ms}

@@ -101,7 +101,7 @@ class RegisterApi:
             self.rates.check("registration", None, request.client_ip)
 
         user_id, session = await register(
-            self.registration, self.interactive, wish, request.auth, count
+            self.registration, self.interactive, wish, request.auth, count, request.client_ip
         )
         return rendered_session(user_id, session)
 
@@ -113,7 +113,7 @@ class RegisterApi:
     )
     async def available(self, request: AvailableRequest) -> dict[str, bool]:
         """Spec: client-server API, Account registration."""
-        self.registration.check_is_open()
+        self.registration.requirements.check_is_open()
         await self.registration.check_name(_short(request.username))
         return {"available": True}
 
@@ -125,9 +125,10 @@ class RegisterApi:
     )
     async def token_validity(self, request: TokenValidityRequest) -> dict[str, bool]:
         """Spec: client-server API, Token-authenticated registration."""
-        if not self.registration.asks_for_token:
+        requirements = self.registration.requirements
+        if not requirements.asks_for_token:
             raise Forbidden("Registering needs no token on this server")
-        self.registration.check_is_open()
+        requirements.check_is_open()
         return {"valid": await self.tokens.is_good(request.token)}
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:

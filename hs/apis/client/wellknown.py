@@ -23,8 +23,12 @@ class WellKnownApi:
         if base_url is None:
             raise NotFound("The server does not know its own address")
         # Clients put paths behind it, so it has no slash at its end.
-        homeserver = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
-        return {**homeserver, **self.settings.extra_well_known_client_content}
+        told: dict[str, Any] = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
+        if self.settings.default_identity_server is not None:
+            told["m.identity_server"] = {
+                "base_url": self.settings.default_identity_server.rstrip("/")
+            }
+        return {**told, **self.settings.extra_well_known_client_content}
 
     @route("GET", "/.well-known/matrix/server", auth=NONE)
     async def server(self) -> dict[str, str]:
@@ -38,4 +42,7 @@ class WellKnownApi:
     @route("GET", "/.well-known/matrix/support", auth=NONE)
     async def support(self) -> dict[str, Any]:
         """Spec: client-server API, Server Discovery."""
-        raise NotFound("There is no support information")
+        told = self.settings.well_known_support.content()
+        if told is None:
+            raise NotFound("There is no support information")
+        return told

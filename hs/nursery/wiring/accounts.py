@@ -2,22 +2,27 @@
 
 import attrs
 
+from hs.lib.json_web_tokens import SignedTokenReader
 from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.identity_servers import AddressServers
+from hs.nursery.wiring.proving import Proving, wire_proving
 from hs.repl.streams import ACCOUNT_DATA, CACHES
 from hs.services.accounts.account_data import (
     AccountData,
     AccountDataWriter,
     LocalAccountDataWriter,
 )
-from hs.services.accounts.appservices import Appservices
+from hs.services.accounts.appservices import AbsentUsers, Appservices
 from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
 from hs.services.accounts.devices import Devices
 from hs.services.accounts.erasure import ErasedUsers
 from hs.services.accounts.filters import Filters
+from hs.services.accounts.jwt_login import JwtLogin
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.lifecycle import Lifecycle, RoomDeparture
 from hs.services.accounts.login import Login
+from hs.services.accounts.moderation import Moderation
 from hs.services.accounts.openid import OpenId
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
@@ -28,6 +33,7 @@ from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
 from hs.services.accounts.turn import TurnServers
 from hs.services.accounts.uia import Dummy, InteractiveAuth, Stage
+from hs.settings.settings import Settings
 
 FORGET_EVERY_S = 3600.0
 
@@ -48,6 +54,7 @@ class Identity:
     credentials: Credentials
     registration_tokens: RegistrationTokenStage
     interactive: InteractiveAuth
+    proving: Proving
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -59,6 +66,7 @@ class Accounts:
     registration: Registration
     login: Login
     lifecycle: Lifecycle
+    moderation: Moderation
     devices: Devices
     account_data: AccountData
     filters: Filters
@@ -76,13 +84,22 @@ class Accounts:
     def chores(self) -> list[Duty]:
         """Give what one process does now and then."""
 
+        async def forget_once() -> None:
+            await self.identity.interactive.forget_old()
+            await self.identity.proving.proofs.forget_old()
+
         async def forget() -> None:
-            await every(FORGET_EVERY_S, self.identity.interactive.forget_old)
+            await every(FORGET_EVERY_S, forget_once)
 
         return [Duty("forgetting old sessions", forget)]
 
 
-def wire_identity(ground: Foundation, watcher: DeviceWatcher, appservices: Appservices) -> Identity:
+def wire_identity(
+    ground: Foundation,
+    watcher: DeviceWatcher,
+    appservices: Appservices,
+    servers: AddressServers,
+) -> Identity:
     """Build what proves who somebody is."""
     settings, database, clock = ground.settings, ground.database, ground.clock
     last_seen = LastSeen(database, clock)
@@ -92,15 +109,16 @@ def wire_identity(ground: Foundation, watcher: DeviceWatcher, appservices: Appse
         settings.passwords.pepper or "",
         settings.registration.bcrypt_rounds,
         settings.passwords.policy,
+        settings.passwords.scheme,
     )
-    credentials = Credentials(
-        database, passwords, limits, settings.passwords, settings.server.server_name
-    )
+    proving = wire_proving(settings, database, clock, ground.signer.key, servers, revocations)
+    credentials = Credentials(database, passwords, limits, settings.passwords, proving.identifiers)
     registration_tokens = RegistrationTokenStage(database, clock)
     stages: dict[str, Stage] = {
         "m.login.dummy": Dummy(),
         "m.login.password": PasswordStage(credentials),
         "m.login.registration_token": registration_tokens,
+        **proving.stages,
     }
     return Identity(
         rates=ConfiguredRates(settings.rate_limits),
@@ -115,6 +133,7 @@ def wire_identity(ground: Foundation, watcher: DeviceWatcher, appservices: Appse
             appservices,
             last_seen,
             revocations,
+            proving.consent.rule,
             hears_others=ground.hears_others,
         ),
         passwords=passwords,
@@ -123,10 +142,13 @@ def wire_identity(ground: Foundation, watcher: DeviceWatcher, appservices: Appse
         credentials=credentials,
         registration_tokens=registration_tokens,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
+        proving=proving,
     )
 
 
-def wire_accounts(ground: Foundation, identity: Identity, departure: RoomDeparture) -> Accounts:
+def wire_accounts(
+    ground: Foundation, identity: Identity, departure: RoomDeparture, absent: AbsentUsers
+) -> Accounts:
     """Build the services of accounts."""
     settings, database, clock, feed = (
         ground.settings,
@@ -135,7 +157,7 @@ def wire_accounts(ground: Foundation, identity: Identity, departure: RoomDepartu
         ground.feed,
     )
     server_name = settings.server.server_name
-    sessions, appservices = identity.sessions, identity.appservices
+    sessions = identity.sessions
     profiles = Profiles(
         database,
         feed,
@@ -143,27 +165,21 @@ def wire_accounts(ground: Foundation, identity: Identity, departure: RoomDepartu
         server_name,
         settings.registration,
         NoRemoteProfiles(),
+        absent,
     )
     writer = ground.owned(
         AccountDataWriter,
         ACCOUNT_DATA,
         lambda: LocalAccountDataWriter(ground.table(ACCOUNT_DATA)),
     )
+    registration = _registration(ground, identity, profiles)
     return Accounts(
         identity=identity,
         profiles=profiles,
-        registration=_registration(ground, identity, profiles),
-        login=Login(
-            database,
-            clock,
-            settings.passwords,
-            server_name,
-            identity.credentials,
-            identity.limits,
-            sessions,
-            appservices,
-        ),
+        registration=registration,
+        login=_login(ground, identity, registration),
         lifecycle=_lifecycle(ground, identity, profiles, departure),
+        moderation=Moderation(database, identity.revocations, server_name),
         devices=Devices(database, clock, sessions, identity.last_seen, identity.watcher),
         account_data=AccountData(database, feed, writer),
         filters=Filters(database),
@@ -187,6 +203,7 @@ def _lifecycle(
         profiles,
         identity.revocations,
         departure,
+        identity.proving.servers.identity_servers,
     )
 
 
@@ -195,11 +212,48 @@ def _registration(ground: Foundation, identity: Identity, profiles: Profiles) ->
     return Registration(
         ground.database,
         ground.clock,
-        settings.registration,
+        identity.proving.requirements,
         settings.server.server_name,
         settings.server.allow_guest_access,
         identity.passwords,
         identity.sessions,
         profiles,
         identity.appservices,
+        identity.proving.threepids,
+    )
+
+
+def _login(ground: Foundation, identity: Identity, registration: Registration) -> Login:
+    settings = ground.settings
+    return Login(
+        ground.database,
+        ground.clock,
+        settings.passwords,
+        settings.existing_session,
+        identity.proving.identifiers,
+        identity.credentials,
+        identity.limits,
+        identity.sessions,
+        identity.appservices,
+        jwt_login(settings, registration),
+    )
+
+
+def jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None:
+    """Build what takes JSON web tokens, if they are taken."""
+    jwt = settings.jwt
+    if not jwt.enabled:
+        return None
+    reader = SignedTokenReader(
+        key=jwt.secret or "",
+        algorithm=jwt.algorithm or "",
+        issuer=jwt.issuer,
+        audiences=jwt.audiences,
+    )
+    return JwtLogin(
+        reader=reader,
+        registration=registration,
+        server_name=settings.server.server_name,
+        subject_claim=jwt.subject_claim,
+        display_name_claim=jwt.display_name_claim,
     )

@@ -2,8 +2,12 @@
 
 from hs.apis.client.account import AccountApi
 from hs.apis.client.account_data import AccountDataApi
+from hs.apis.client.address_pages import AddressPagesApi
+from hs.apis.client.address_tokens import AddressTokensApi
 from hs.apis.client.admin_register import AdminRegisterApi
+from hs.apis.client.auth_pages import AuthPagesApi
 from hs.apis.client.capabilities import CapabilitiesApi
+from hs.apis.client.consent import ConsentApi
 from hs.apis.client.create_room import CreateRoomApi
 from hs.apis.client.devices import DevicesApi
 from hs.apis.client.directory import DirectoryApi
@@ -11,7 +15,9 @@ from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
 from hs.apis.client.logout import LogoutApi
 from hs.apis.client.membership import MembershipApi
+from hs.apis.client.moderation import ModerationApi
 from hs.apis.client.openid import OpenIdApi
+from hs.apis.client.password_policy import PasswordPolicyApi
 from hs.apis.client.presence import PresenceApi
 from hs.apis.client.profiles import ProfileApi
 from hs.apis.client.public_rooms import PublicRoomsApi
@@ -31,6 +37,10 @@ from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.delayed import delayed_apis
 from hs.nursery.wiring.ephemeral import Ephemeral
+from hs.nursery.wiring.proving import Proving, base_url_of
+from hs.services.accounts.lifecycle import Lifecycle
+from hs.services.accounts.password_reset import PasswordReset
+from hs.services.accounts.uia import InteractiveAuth
 from hs.settings.settings import Settings
 
 
@@ -46,6 +56,7 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
             accounts.login,
             settings.registration,
             settings.rooms.default_room_version,
+            identity.proving.threepids.may_change,
         ),
         RegisterApi(
             accounts.registration,
@@ -57,7 +68,14 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         AdminRegisterApi(accounts.shared_secret, accounts.registration),
         LoginApi(accounts.login, identity.sessions, accounts.lifecycle, interactive),
         LogoutApi(identity.sessions),
-        AccountApi(accounts.lifecycle, interactive),
+        AccountApi(
+            accounts.lifecycle,
+            interactive,
+            PasswordReset(accounts.lifecycle, identity.proving.threepids, identity.proving.proofs),
+        ),
+        PasswordPolicyApi(settings.passwords.policy),
+        ModerationApi(accounts.moderation),
+        *proving_apis(settings, identity.proving, accounts.lifecycle, interactive),
         DevicesApi(accounts.devices, accounts.lifecycle, interactive),
         ProfileApi(
             accounts.profiles,
@@ -70,8 +88,26 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         OpenIdApi(accounts.openid),
         OpenIdUserInfoApi(accounts.openid),
         WhoisApi(accounts.devices),
-        ThreepidsApi(),
         VoipApi(accounts.turn),
+    ]
+
+
+def proving_apis(
+    settings: Settings, proving: Proving, lifecycle: Lifecycle, interactive: InteractiveAuth
+) -> list[object]:
+    """Give the endpoints and pages with which users prove addresses, and agree to the terms."""
+    return [
+        AddressTokensApi(proving.proof_requests),
+        AddressPagesApi(proving.proofs, proving.pages),
+        ThreepidsApi(
+            proving.threepids,
+            proving.proofs,
+            proving.servers.identity_servers,
+            lifecycle,
+            interactive,
+        ),
+        AuthPagesApi(interactive, proving.requirements, proving.pages, base_url_of(settings)),
+        ConsentApi(proving.consent, proving.terms, proving.pages, settings.server.server_name),
     ]
 
 

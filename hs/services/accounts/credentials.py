@@ -4,9 +4,9 @@ import attrs
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, Forbidden, MissingParam, UserDeactivated
-from hs.core.ids import ServerName, UserID
+from hs.core.ids import UserID
 from hs.lib.clock import Clock
-from hs.services.accounts.identifiers import user_named_in
+from hs.services.accounts.identifiers import Identifiers
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.rate_limits import LoginLimits
 from hs.services.accounts.uia import SESSION_LIFETIME_MS, AnotherUser, Attempt
@@ -24,7 +24,7 @@ class Credentials:
     _passwords: Passwords
     _limits: LoginLimits
     _settings: PasswordSettings
-    _server_name: ServerName
+    _identifiers: Identifiers
 
     async def user_with_password(self, body: JsonObject) -> UserRecord:
         """Give the user whom an identifier and a password name.
@@ -36,19 +36,24 @@ class Credentials:
             raise MissingParam("Missing password")
         if not isinstance(password, str):
             raise BadJson("'password' must be a string")
-        user_id = user_named_in(body, self._server_name)
+        named = await self._identifiers.named_in(body)
         if not self._settings.localdb_enabled:
             raise Forbidden("Passwords are not kept on this server")
-        # The name may be given in any case, so guesses at all its spellings count together.
-        guessed = user_id.lower()
-        self._limits.before_password(guessed)
-        user = await self._database.read(accounts.find_user_ignoring_case, user_id)
+        self._limits.before_password(named.spelling)
+        user = None
+        if named.user_id is not None:
+            user = await self._database.read(accounts.find_user_ignoring_case, named.user_id)
         if user is not None and user.is_deactivated:
             raise UserDeactivated("This account has been deactivated")
         password_hash = None if user is None else user.password_hash
         if not await self._passwords.matches(password, password_hash) or user is None:
-            self._limits.wrong_password(guessed)
+            self._limits.wrong_password(named.spelling)
             raise Forbidden("Invalid username or password")
+        if password_hash is not None and self._passwords.is_dated(password_hash):
+            renewed = await self._passwords.hash(password)
+            await self._database.write(
+                accounts.renew_password, user.user_id, password_hash, renewed
+            )
         return user
 
 

@@ -11,8 +11,8 @@ from hs.services.accounts.profiles import Profiles
 from hs.services.accounts.sessions import Sessions
 from hs.services.accounts.tokens import Revocations
 from hs.services.accounts.uia import PASSWORD, Flows
-from hs.settings.accounts import PasswordSettings
-from hs.storage import account_data, accounts, profiles
+from hs.settings.accounts import PasswordPolicy, PasswordSettings
+from hs.storage import account_data, accounts, profiles, threepids
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database, Tx
 
@@ -22,6 +22,14 @@ class RoomDeparture(Protocol):
 
     async def depart(self, user_id: UserID) -> None:
         """Have a user leave, and refuse invites to, all rooms; returns soon, works on after."""
+        ...
+
+
+class PublishedAddresses(Protocol):
+    """Withdraws what users published of their addresses elsewhere."""
+
+    async def unbind_all(self, user_id: UserID) -> bool:
+        """Withdraw everything; tell whether all of it is withdrawn."""
         ...
 
 
@@ -36,6 +44,12 @@ class Lifecycle:
     _profiles: Profiles
     _revocations: Revocations
     _departure: RoomDeparture
+    _published: PublishedAddresses
+
+    @property
+    def policy(self) -> PasswordPolicy:
+        """Give what new passwords must contain."""
+        return self._passwords.policy
 
     @property
     def may_change_password(self) -> bool:
@@ -78,20 +92,45 @@ class Lifecycle:
         password_hash = await self._passwords.hash(password)
         await self._database.write(accounts.set_password, user_id, password_hash)
 
-    async def deactivate(self, user_id: UserID, *, erase: bool) -> None:
+    async def reset_password(self, user_id: UserID, password: str, *, logout_devices: bool) -> None:
+        """Set the password of somebody who forgot theirs, and perhaps log them out everywhere.
+
+        Raises: InvalidParam, MatrixError.
+        """
+        await self.set_password(user_id, password)
+        if logout_devices:
+            await self._sessions.close_all(user_id)
+
+    async def reactivate(self, user_id: UserID, password: str | None) -> bool:
+        """Open a closed account again, for an administrator; tell whether it was closed.
+
+        Its rooms, name and addresses do not come back. Raises: InvalidParam, MatrixError.
+        """
+        password_hash = None
+        if password is not None:
+            self._passwords.check_new(password)
+            password_hash = await self._passwords.hash(password)
+        reopened = await self._database.write(accounts.reactivate, user_id, password_hash)
+        self._revocations.users(user_id)
+        return reopened
+
+    async def deactivate(self, user_id: UserID, *, erase: bool) -> bool:
         """Close an account for good: nobody logs in again, no name is left, all rooms are left.
 
-        Doing it twice is fine.
+        Doing it twice is fine. Tells whether identity servers have forgotten its addresses.
         """
+        is_withdrawn = await self._published.unbind_all(user_id)
         await self._database.write(_deactivate, user_id, erase)
         self._revocations.users(user_id)
         await self._sessions.close_all(user_id)
         self._profiles.announce(user_id)
         await self._departure.depart(user_id)
+        return is_withdrawn
 
 
 async def _deactivate(tx: Tx, user_id: str, erase: bool) -> None:
     await accounts.deactivate(tx, user_id, erase)
     await profiles.delete_all(tx, user_id)
+    await threepids.delete_all(tx, user_id)
     if erase:
         await account_data.delete_all(tx, user_id)

@@ -18,15 +18,17 @@ from hs.core.errors import (
     UnknownToken,
     UserDeactivated,
 )
-from hs.core.ids import ServerName, UserID
+from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.credentials import Credentials
-from hs.services.accounts.identifiers import user_named_in
+from hs.services.accounts.identifiers import Identifiers
+from hs.services.accounts.jwt_login import JwtLogin
 from hs.services.accounts.rate_limits import LoginLimits
 from hs.services.accounts.sessions import DeviceWish, Session, Sessions
 from hs.services.accounts.token_text import hash_of, new_login_token
 from hs.settings.accounts import PasswordSettings
+from hs.settings.login import ExistingSessionSettings
 from hs.storage import accounts, tokens
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database
@@ -34,28 +36,46 @@ from hs.storage.database import Database
 PASSWORD = "m.login.password"
 TOKEN = "m.login.token"
 APPSERVICE = "m.login.application_service"
-LOGIN_TOKEN_LIFETIME_MS = 5 * 60_000
+JWT = "org.matrix.login.jwt"
 
 
 @attrs.define(eq=False)
 class Login:
-    """Turns a password, a login token or a service's token into a session."""
+    """Turns a password, a login token, a web token or a service's token into a session."""
 
     _database: Database
     _clock: Clock
     _settings: PasswordSettings
-    _server_name: ServerName
+    _existing: ExistingSessionSettings
+    _identifiers: Identifiers
     _credentials: Credentials
     _limits: LoginLimits
     _sessions: Sessions
     _appservices: Appservices
-    issues_tokens: bool = False
+    _jwt: JwtLogin | None
+
+    @property
+    def issues_tokens(self) -> bool:
+        """Tell whether somebody can log another device in from this one."""
+        return self._existing.enabled
+
+    @property
+    def asks_before_tokens(self) -> bool:
+        """Tell whether one must prove who one is before one gets a token."""
+        return self._existing.require_ui_auth
+
+    @property
+    def token_lifetime_ms(self) -> int:
+        """Tell how long a token to log in with works."""
+        return self._existing.token_timeout
 
     def flows(self) -> list[dict[str, Any]]:
         """List the ways to log in."""
         flows: list[dict[str, Any]] = [{"type": APPSERVICE}]
         if self.issues_tokens:
             flows.insert(0, {"type": TOKEN, "get_login_token": True})
+        if self._jwt is not None:
+            flows.insert(0, {"type": JWT})
         if self._settings.enabled is True:
             flows.insert(0, {"type": PASSWORD})
         return flows
@@ -77,14 +97,17 @@ class Login:
             user = await self._user_with_token(body)
         elif kind == APPSERVICE:
             user = await self._user_of_service(body, token)
+        elif kind == JWT and self._jwt is not None:
+            user = await self._live_user(await self._jwt.user_in(body))
         else:
             raise Unknown("This way of logging in is not known")
         if kind != APPSERVICE:
             self._limits.log_in(user.user_id)
         return await self._sessions.open(UserID(user.user_id), wish)
 
-    async def make_token(self, user_id: UserID) -> str:
+    async def make_token(self, user_id: UserID, lifetime_ms: int | None = None) -> str:
         """Make a token with which somebody may log in once, soon."""
+        lives_ms = self.token_lifetime_ms if lifetime_ms is None else lifetime_ms
         token = new_login_token(user_id)
         now_ms = self._clock.now_ms()
         await self._database.write(
@@ -92,7 +115,7 @@ class Login:
             hash_of(token),
             user_id,
             now_ms,
-            now_ms + LOGIN_TOKEN_LIFETIME_MS,
+            now_ms + lives_ms,
         )
         return token
 
@@ -115,7 +138,9 @@ class Login:
         requester = self._appservices.requester_of(token)
         if requester is None or requester.appservice_id is None:
             raise UnknownToken("Not the token of an application service", soft_logout=False)
-        user_id = user_named_in(body, self._server_name)
+        user_id = (await self._identifiers.named_in(body)).user_id
+        if user_id is None:
+            raise Forbidden("Nobody has this third-party identifier")
         if not self._appservices.owns(requester.appservice_id, user_id):
             raise Exclusive("The user is not in the application service's namespaces")
         return await self._live_user(user_id)

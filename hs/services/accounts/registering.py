@@ -61,12 +61,14 @@ async def register(
     wish: Wish,
     auth: JsonObject | None,
     count: Callable[[], None],
+    client_ip: str = "",
 ) -> tuple[UserID, Session | None]:
     """Make an account once enough is proved; `count` counts the attempt and may refuse it.
 
     Raises: AuthenticationNeeded, Forbidden, InvalidUsername, UserInUse, MissingParam, ….
     """
-    registration.check_is_open()
+    requirements = registration.requirements
+    requirements.check_is_open()
     made = await interactive.outcome(OPERATION, auth)
     if made is not None:
         user_id = UserID(made)
@@ -76,7 +78,14 @@ async def register(
     async def remembering() -> JsonObject:
         return await _remembered(registration, wish)
 
-    proof = await interactive.prove(OPERATION, auth, registration.flows(), remembering=remembering)
+    proof = await interactive.prove(
+        OPERATION,
+        auth,
+        requirements.flows(),
+        params=requirements.params(),
+        remembering=remembering,
+        client_ip=client_ip,
+    )
     wish = wish.or_else(proof.remembered)
     if wish.password is None and wish.password_hash is None:
         raise MissingParam("Missing password")

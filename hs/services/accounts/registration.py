@@ -5,18 +5,20 @@ import string
 
 import attrs
 
-from hs.core.errors import Exclusive, Forbidden, UserInUse
+from hs.core.errors import Exclusive, Forbidden, ThreepidInUse, UserInUse
 from hs.core.ids import ServerName, UserID
 from hs.lib.clock import Clock
 from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import Profiles
+from hs.services.accounts.proof_stages import addresses_in, agreed_version
+from hs.services.accounts.requirements import Requirements
 from hs.services.accounts.sessions import DeviceWish, Opening, Session, Sessions, write_opening
+from hs.services.accounts.threepids import Threepids, record_of
 from hs.services.accounts.token_text import hash_of
-from hs.services.accounts.uia import DUMMY, REGISTRATION_TOKEN, Flows, Proof
+from hs.services.accounts.uia import Proof
 from hs.services.accounts.usernames import check_chosen, check_localpart
-from hs.settings.accounts import RegistrationSettings
-from hs.storage import accounts, profiles, tokens, uia
+from hs.storage import accounts, consents, profiles, threepids, tokens, uia
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database, Tx, UniqueViolation
 
@@ -49,32 +51,14 @@ class Registration:
 
     _database: Database
     _clock: Clock
-    _settings: RegistrationSettings
+    requirements: Requirements
     _server_name: ServerName
     _guests_allowed: bool
     _passwords: Passwords
     _sessions: Sessions
     _profiles: Profiles
     _appservices: Appservices
-
-    def check_is_open(self) -> None:
-        """Refuse when nobody may register.
-
-        Raises: Forbidden.
-        """
-        if not self._settings.enable_registration:
-            raise Forbidden("Registration is disabled")
-        if self._settings.registrations_require_3pid:
-            raise Forbidden("This server takes only users with an address, which it cannot check")
-
-    @property
-    def asks_for_token(self) -> bool:
-        """Tell whether registering needs a token."""
-        return self._settings.registration_requires_token
-
-    def flows(self) -> Flows:
-        """Give what must be proved in order to register."""
-        return [[REGISTRATION_TOKEN]] if self.asks_for_token else [[DUMMY]]
+    _threepids: Threepids
 
     async def check_name(self, localpart: str) -> UserID:
         """Give the user ID for a name that somebody wants, if it is to be had.
@@ -82,9 +66,10 @@ class Registration:
         Raises: InvalidUsername, Exclusive, UserInUse.
         """
         user_id = check_localpart(localpart.lower(), self._server_name)
-        allow = self._settings.allow_underscore_prefixed_registration
+        settings = self.requirements.registration
+        allow = settings.allow_underscore_prefixed_registration
         check_chosen(user_id, allow, self._appservices)
-        if not self._settings.inhibit_user_in_use_error and await self.is_taken(user_id):
+        if not settings.inhibit_user_in_use_error and await self.is_taken(user_id):
             raise UserInUse("This user name is taken")
         return user_id
 
@@ -122,8 +107,10 @@ class Registration:
     async def register(self, account: NewAccount) -> Session | None:
         """Make an account and log its owner in, if a device is given; all of it or nothing.
 
-        Raises: UserInUse, InvalidParam, WeakPassword.
+        Raises: UserInUse, InvalidParam, WeakPassword, ThreepidInUse, ThreepidDenied.
         """
+        for proved in () if account.proof is None else addresses_in(account.proof):
+            self._threepids.check_allowed(proved.medium, proved.address, registering=True)
         password_hash = account.password_hash
         if account.password is not None:
             password_hash = await self.hashed(account.password)
@@ -230,7 +217,18 @@ async def _write_session(
     if opening is not None:
         await write_opening(tx, opening)
     if proof is not None:
+        await _write_proved(tx, record, proof)
         if proof.registration_token is not None:
             await accounts.use_registration_token(tx, proof.registration_token)
         if proof.session_id is not None:
             await uia.conclude(tx, proof.session_id, record.user_id)
+
+
+async def _write_proved(tx: Tx, record: UserRecord, proof: Proof) -> None:
+    for proved in addresses_in(proof):
+        address = record_of(UserID(record.user_id), proved, record.created_ms)
+        if not await threepids.insert(tx, address):
+            raise ThreepidInUse("Another account has this address")
+    version = agreed_version(proof)
+    if version is not None:
+        await consents.put(tx, record.user_id, version, record.created_ms)

@@ -18,6 +18,7 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
 from hs.services.accounts.appservices import Appservices
+from hs.services.accounts.consent_rule import ConsentRule
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.token_text import hash_of
 from hs.storage import tokens
@@ -69,6 +70,7 @@ class TokenAuthenticator:
     _appservices: Appservices
     _last_seen: LastSeen
     _revocations: Revocations
+    _consent: ConsentRule
     _max_entries: int = DEFAULT_ENTRIES
     _hears_others: Callable[[], bool] = attrs.field(default=lambda: True, kw_only=True)
     cache: LruCache[str, _Known] = attrs.field(init=False)
@@ -104,7 +106,7 @@ class TokenAuthenticator:
             raise UnknownToken("The access token is not known", soft_logout=False)
         if not self._is_valid(found.valid_until_ms):
             raise UnknownToken("The access token has expired", soft_logout=True)
-        requester = _requester(found)
+        requester = self._requester(found)
         if requester.device_id is not None:
             self._last_seen.note(requester.user_id, requester.device_id, client_ip, user_agent)
         if found.refresh_id is not None and not found.is_used:
@@ -121,6 +123,21 @@ class TokenAuthenticator:
     ) -> Requester:
         """Give the user an application service speaks for. Raises: Forbidden, Exclusive."""
         return await self._appservices.acting_as(requester, user_id, device_id)
+
+    def _requester(self, found: FoundToken) -> Requester:
+        return Requester(
+            UserID(found.user_id),
+            found.device_id,
+            found.token_id,
+            is_guest=found.is_guest,
+            is_admin=found.is_admin,
+            shadow=found.is_shadow_banned,
+            locked=found.is_locked,
+            suspended=found.is_suspended,
+            consent_due=self._consent.due(
+                found.user_id, found.consent_version, is_exempt=found.is_exempt
+            ),
+        )
 
     def _is_valid(self, valid_until_ms: int | None) -> bool:
         return valid_until_ms is None or self._clock.now_ms() < valid_until_ms
@@ -164,16 +181,3 @@ class TokenAuthenticator:
             held = self._of_user.get(known.requester.user_id)
             if held is not None:
                 held.discard(token_hash)
-
-
-def _requester(found: FoundToken) -> Requester:
-    return Requester(
-        UserID(found.user_id),
-        found.device_id,
-        found.token_id,
-        is_guest=found.is_guest,
-        is_admin=found.is_admin,
-        shadow=found.is_shadow_banned,
-        locked=found.is_locked,
-        suspended=found.is_suspended,
-    )

@@ -66,13 +66,15 @@ class Attempt:
     session_id: str
     user_id: UserID | None
     auth: JsonObject
+    operation: str = ""
+    client_ip: str = ""
 
 
 class Stage(Protocol):
     """One way of proving something."""
 
-    async def check(self, attempt: Attempt) -> None:
-        """Accept the proof. Raises: MatrixError, when it proves nothing."""
+    async def check(self, attempt: Attempt) -> JsonObject | None:
+        """Accept the proof, and give what it tells. Raises: MatrixError, when it proves nothing."""
         ...
 
 
@@ -89,12 +91,16 @@ class Dummy:
 
 @attrs.frozen
 class Proof:
-    """What was proved; `remembered` is what the request asked for that began the session."""
+    """What was proved, with what stages tell.
+
+    `remembered` is what the request asked for that began the session.
+    """
 
     session_id: str | None
     completed: tuple[str, ...]
     registration_token: str | None = None
     remembered: JsonObject = attrs.Factory(dict)
+    told: Mapping[str, JsonObject] = attrs.Factory(dict)
 
 
 @attrs.define(eq=False)
@@ -116,6 +122,7 @@ class InteractiveAuth:
         params: Mapping[str, Any] | None = None,
         always: bool = False,
         remembering: Callable[[], Awaitable[JsonObject]] | None = None,
+        client_ip: str = "",
     ) -> Proof:
         """Give the proof once all stages of a flow are done.
 
@@ -133,15 +140,36 @@ class InteractiveAuth:
             record = await self._begin(operation, user_id, remembered)
             raise AuthenticationNeeded(flows, params or {}, record.session_id, ())
         record = await self._session(auth, operation, user_id)
-        record = await self._try_stage(record, auth, flows, params or {}, user_id)
+        attempt = Attempt(record.session_id, user_id, auth, operation, client_ip)
+        record = await self._try_stage(record, attempt, flows, params or {})
         done = set(record.completed)
         if not any(done.issuperset(flow) for flow in flows):
             raise AuthenticationNeeded(flows, params or {}, record.session_id, record.completed)
         if requester is not None and requester.token_id is not None:
             await self._database.write(_set_proved, requester.token_id, self._clock.now_ms())
         return Proof(
-            record.session_id, record.completed, record.registration_token, record.remembered or {}
+            record.session_id,
+            record.completed,
+            record.registration_token,
+            record.remembered or {},
+            record.proved,
         )
+
+    async def complete_on_page(self, kind: str, auth: JsonObject, client_ip: str) -> None:
+        """Complete a stage for a client that shows our page instead of asking itself.
+
+        Raises: Unknown for a session that is not known; MatrixError, when nothing is proved.
+        """
+        session_id, stage = auth.get("session"), self._stages.get(kind)
+        record = None
+        if isinstance(session_id, str) and "\0" not in session_id:
+            record = await self._database.read(uia.find, session_id, self._oldest_ms())
+        if record is None or record.outcome is not None or stage is None:
+            raise Unknown("This authentication session is not known")
+        user_id = UserID(record.user_id) if record.user_id else None
+        attempt = Attempt(record.session_id, user_id, auth, record.operation, client_ip)
+        told = await stage.check(attempt)
+        await self._database.write(_complete, record, kind, told, self._oldest_ms())
 
     async def outcome(self, operation: str, auth: JsonObject | None) -> str | None:
         """Give what came of a session, if the operation that it was for is done."""
@@ -194,12 +222,11 @@ class InteractiveAuth:
     async def _try_stage(
         self,
         record: UiaRecord,
-        auth: JsonObject,
+        attempt: Attempt,
         flows: Flows,
         params: Mapping[str, Any],
-        user_id: UserID | None,
     ) -> UiaRecord:
-        kind = auth.get("type")
+        kind = attempt.auth.get("type")
         if kind is None:
             return record
         if not isinstance(kind, str):
@@ -208,25 +235,28 @@ class InteractiveAuth:
         try:
             if stage is None or not any(kind in flow for flow in flows):
                 raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
-            await stage.check(Attempt(record.session_id, user_id, auth))
+            told = await stage.check(attempt)
         except MatrixError as error:
             if error.status == 429 or isinstance(error, AnotherUser):
                 raise
             raise AuthenticationNeeded(
                 flows, params, record.session_id, record.completed, error
             ) from error
-        return await self._database.write(_complete, record, kind, self._oldest_ms())
+        return await self._database.write(_complete, record, kind, told, self._oldest_ms())
 
     def _oldest_ms(self) -> int:
         return self._clock.now_ms() - SESSION_LIFETIME_MS
 
 
-async def _complete(tx: Tx, record: UiaRecord, kind: str, since_ms: int) -> UiaRecord:
+async def _complete(
+    tx: Tx, record: UiaRecord, kind: str, told: JsonObject | None, since_ms: int
+) -> UiaRecord:
     # Another request may have completed another stage meanwhile.
     fresh = await uia.find(tx, record.session_id, since_ms) or record
     if kind not in fresh.completed:
-        fresh = fresh._replace(completed=(*fresh.completed, kind))
-        await uia.complete(tx, fresh.session_id, fresh.completed)
+        proved = fresh.proved if told is None else {**fresh.proved, kind: told}
+        fresh = fresh._replace(completed=(*fresh.completed, kind), proved=proved)
+        await uia.complete(tx, fresh.session_id, fresh.completed, fresh.proved)
     return fresh
 
 

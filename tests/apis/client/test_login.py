@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import attrs
 import pytest
 
 from hs.settings.accounts import SessionSettings
 from hs.settings.limits import LoginRates, Rate, RateLimitSettings
+from hs.settings.login import ExistingSessionSettings
 from hs.storage.database import Database
-from tests.support.accounts import PLENTY, Accounts, open_accounts
+from tests.support.accounts import DEFAULTS, PLENTY, Accounts, open_accounts
 
 LOGIN = "/_matrix/client/v3/login"
 REFRESH = "/_matrix/client/v3/refresh"
@@ -69,8 +71,8 @@ async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None
         ),
         (
             {"type": "m.login.password", "password": "x", "identifier": {"type": "m.id.phone"}},
-            403,
-            "M_FORBIDDEN",
+            400,
+            "M_MISSING_PARAM",
         ),
         ({"type": "m.login.token"}, 400, "M_MISSING_PARAM"),
         ({"type": "m.login.token", "token": "syl_x"}, 403, "M_FORBIDDEN"),
@@ -226,7 +228,9 @@ async def test_bad_refreshes_are_refused(
 
 
 async def test_a_login_token_serves_once_and_not_for_long(database: Database) -> None:
-    async with open_accounts(database, issues_tokens=True) as accounts:
+    existing = ExistingSessionSettings(enabled=True)
+    settings = attrs.evolve(DEFAULTS, existing_session=existing)
+    async with open_accounts(database, settings=settings) as accounts:
         alice = await accounts.user("alice", password="secret")
         auth = {"type": "m.login.password", "user": "alice", "password": "secret"}
         path = "/_matrix/client/v1/login/get_token"

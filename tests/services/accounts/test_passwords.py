@@ -12,7 +12,7 @@ NO_POLICY = PasswordPolicy()
 
 
 def passwords(pepper: str = "") -> Passwords:
-    return Passwords(pepper, 4, NO_POLICY)
+    return Passwords(pepper, 4, NO_POLICY, "bcrypt")
 
 
 async def test_a_password_matches_its_hash_and_no_other() -> None:

@@ -1,0 +1,90 @@
+"""Addresses, consent and captchas of a small server's accounts, for tests."""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import orjson
+
+from hs.core.ids import ServerName
+from hs.core.signing.keys import Signer, SigningKey
+from hs.lib.http_client import NO_HEADERS, HttpAnswer
+from hs.nursery.wiring.identity_servers import AddressServers
+from hs.services.accounts.captcha import Captcha
+from hs.services.accounts.identity_servers import IdentityServers
+from hs.services.accounts.phone_delegate import PhoneDelegate
+from hs.settings.settings import Settings
+from hs.storage.database import Database
+
+KEY = SigningKey.from_seed("a_test", bytes(32))
+
+
+@attrs.define(eq=False)
+class Puzzles:
+    """A Captcha whose right answer is known."""
+
+    right: str = "right"
+    asked: list[tuple[str, str]] = attrs.field(factory=list)
+
+    async def verify(self, response: str, client_ip: str) -> bool:
+        self.asked.append((response, client_ip))
+        return response == self.right
+
+
+@attrs.define(eq=False)
+class IdentityWorld:
+    """An HttpClient behind which an identity server validates numbers and takes bindings."""
+
+    code: str = "1234"
+    numbers: dict[str, str] = attrs.field(factory=dict)
+    validated: set[str] = attrs.field(factory=set)
+    bound: list[tuple[str, str]] = attrs.field(factory=list)
+    unbound: list[str] = attrs.field(factory=list)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout_s: float = 30.0,
+        max_bytes: int = 1 << 20,
+        redirects: int = 0,
+    ) -> HttpAnswer:
+        parts = urlsplit(url)
+        given = orjson.loads(body) if body else {k: v[0] for k, v in parse_qs(parts.query).items()}
+        status, content = self._answer(parts.path.rsplit("/", 1)[1], given)
+        return HttpAnswer(status, {}, orjson.dumps(content), url)
+
+    def _answer(self, name: str, given: dict[str, str]) -> tuple[int, dict[str, object]]:
+        if name == "requestToken":
+            sid = f"remote{len(self.numbers)}"
+            self.numbers[sid] = "".join(c for c in given["phone_number"] if c.isdigit())
+            return 200, {"sid": sid, "success": True, "msisdn": self.numbers[sid]}
+        if name == "submitToken":
+            if given["token"] == self.code:
+                self.validated.add(given["sid"])
+            return 200, {"success": given["token"] == self.code}
+        if name == "getValidated3pid":
+            if given["sid"] not in self.validated:
+                return 400, {"errcode": "M_SESSION_NOT_VALIDATED", "error": "no"}
+            address = self.numbers[given["sid"]]
+            return 200, {"medium": "msisdn", "address": address, "validated_at": 5}
+        if name == "bind":
+            self.bound.append((given["sid"], given["mxid"]))
+            return 200, {"medium": "email", "address": "alice@example.org", "mxid": given["mxid"]}
+        self.unbound.append(given["mxid"])
+        return 200, {}
+
+
+def address_servers(
+    settings: Settings, database: Database, world: IdentityWorld, captcha: Captcha
+) -> AddressServers:
+    """Build what asks the world."""
+    signer = Signer(ServerName("test"), KEY)
+    return AddressServers(
+        identity_servers=IdentityServers(database, world, signer),
+        phones=PhoneDelegate(settings.delegates.msisdn, world),
+        captcha=captcha,
+    )
