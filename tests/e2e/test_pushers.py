@@ -228,12 +228,12 @@ async def test_a_pusher_that_moved_to_another_user_pushes_for_that_one_only(
 async def test_a_pusher_that_is_off_misses_what_happens(pushing: Cluster, gateway: Gateway) -> None:
     scene = await open_scene(pushing, gateway)
     await scene.set_pusher()
-    await scene.set_pusher(**{"org.matrix.msc3881.enabled": False})
+    await scene.set_pusher(None, **{"org.matrix.msc3881.enabled": False})
     await scene.say()
     [shown] = await scene.pushers()
     assert shown["org.matrix.msc3881.enabled"] is False
 
-    await scene.set_pusher(**{"org.matrix.msc3881.enabled": True})
+    await scene.set_pusher(None, **{"org.matrix.msc3881.enabled": True})
     event_id = await scene.say()
     await scene.told(event_id)
 
