@@ -6,6 +6,7 @@ from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.delayed import Delayed, wire_delayed
+from hs.nursery.wiring.notices_user import notices_user_of
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.accounts.profile_changes import ProfileChanges
@@ -17,6 +18,7 @@ from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.guests import GuestExpulsion
 from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.member_policy import MemberPolicy
 from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.naming import RoomNaming
 from hs.services.rooms.profile_propagation import RoomProfiles
@@ -76,6 +78,7 @@ def wire_actions(
         invites=invites,
         database=database,
         cache_drops=ground.memory(CACHES),
+        policy=MemberPolicy(settings.rooms, notices_user_of(settings)),
     )
     sending = Sending(
         appender=appender,
@@ -109,6 +112,7 @@ def wire_actions(
             memberships=rooms.memberships,
             appender=appender,
             server_name=server_name,
+            members_only=settings.rooms.require_membership_for_aliases,
         ),
         upgrades=_upgrades(ground, rooms, accounts, deciding, aliases, succession),
         profile_changes=ProfileChanges(accounts.profiles, profiles),

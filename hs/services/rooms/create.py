@@ -17,6 +17,7 @@ from hs.services.rooms.drafts import Draft
 from hs.services.rooms.first_events import FirstMembers, NewRoomRequest, first_events
 from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.member_policy import MemberPolicy
 from hs.services.rooms.member_profiles import LocalProfiles, shown
 from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.remote_rooms import RemoteRooms
@@ -56,7 +57,9 @@ class RoomCreation:
         members = FirstMembers(
             creator=creator,
             profile=shown(await self.profiles.of_local(creator)),
-            invited={one: shown(await self.profiles.of_local(one)) for one in asked.invite},
+            invited={
+                one: self._policy.invited(await self.profiles.of_local(one)) for one in asked.invite
+            },
         )
         drafts = first_events(asked, members, rules, alias, self.settings)
         held = None if alias is None else await self.aliases.reserve(creator, alias)
@@ -67,6 +70,10 @@ class RoomCreation:
             if self._is_remote_invite(draft):
                 await self.remote.invite(room_id, draft)
         return room_id
+
+    @property
+    def _policy(self) -> MemberPolicy:
+        return MemberPolicy(self.settings)
 
     def _alias(self, requester: Requester, asked: NewRoomRequest) -> RoomAlias | None:
         if asked.alias_localpart is None:
@@ -86,6 +93,8 @@ class RoomCreation:
                 self.remote.check_can_invite(user_id)
             else:
                 await self.invites.check(requester.user_id, user_id)
+        if invited:
+            self._policy.check_may_invite(requester)
         self.limits.check_first_invites(requester, invited)
 
     async def _make(self, version: str, drafts: list[Draft], held: Reservation | None) -> RoomID:

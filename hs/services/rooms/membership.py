@@ -21,6 +21,7 @@ from hs.services.rooms.deciding import GUEST_ACCESS_KEY, Deciding, DecidingReade
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
+from hs.services.rooms.member_policy import MemberPolicy
 from hs.services.rooms.member_profiles import SHOWN_FIELDS, LocalProfiles, shown
 from hs.services.rooms.memberships import CACHE_NAME, Memberships
 from hs.services.rooms.permissions import check_not_suspended
@@ -66,6 +67,7 @@ class RoomMembership:
     invites: InvitePermissions
     database: Database
     cache_drops: MemoryWriter[CacheRow]
+    policy: MemberPolicy = MemberPolicy()
 
     async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
         """Join the requester to a room; nothing happens to who is in it already.
@@ -81,9 +83,7 @@ class RoomMembership:
     async def knock(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
         """Ask to be let into a room. Raises: Forbidden."""
         check_not_suspended(requester)
-        content = await self._with_profile(
-            requester.user_id, _content(event_types.KNOCK, asked.reason, asked.content)
-        )
+        content = await self._with_profile(requester.user_id, self._asked(event_types.KNOCK, asked))
         if await self._here(room_id) is None:
             await self.remote.knock(requester.user_id, room_id, asked.via, content)
         else:
@@ -99,6 +99,7 @@ class RoomMembership:
         own = await self.memberships.local_membership(room_id, user_id)
         if own is not None and own.membership == event_types.LEAVE:
             return
+        self.policy.check_may_reject(own)
         content = _content(event_types.LEAVE, reason)
         here = await self._here(room_id)
         if here is not None:
@@ -175,15 +176,13 @@ class RoomMembership:
         if membership == event_types.INVITE:
             return await self._invite(requester, room_id, user_id, content)
         if membership == event_types.KNOCK:
-            content = await self._with_profile(user_id, content)
+            content = await self._with_profile(user_id, self.policy.own_content(content))
         return await self._set(requester, room_id, user_id, content)
 
     async def _join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> EventID:
         user_id = requester.user_id
         here = await self._here(room_id, user_id)
-        content = await self._with_profile(
-            user_id, _content(event_types.JOIN, asked.reason, asked.content)
-        )
+        content = await self._with_profile(user_id, self._asked(event_types.JOIN, asked))
         is_joined = here is not None and here.membership(user_id) == event_types.JOIN
         if not is_joined:
             check_not_suspended(requester)
@@ -234,11 +233,12 @@ class RoomMembership:
         self, requester: Requester, room_id: RoomID, target: UserID, content: JsonObject
     ) -> EventID:
         check_not_suspended(requester)
+        self.policy.check_may_invite(requester)
         self.limits.check_invite(requester, room_id, target)
         if self.memberships.is_local(target):
             await self.invites.check(requester.user_id, target)
         bare = {key: content[key] for key in content if key not in SHOWN_FIELDS}
-        full = await self._with_profile(target, bare)
+        full = {**self.policy.invited(await self.profiles.of_local(target)), **bare}
         draft = Draft(event_types.MEMBER, requester.user_id, full, target, keep_if_same=True)
         if self.memberships.is_local(target):
             return await self._append(room_id, draft)
@@ -253,6 +253,9 @@ class RoomMembership:
     ) -> EventID:
         if target != requester.user_id:
             check_not_suspended(requester)
+        elif content.get("membership") == event_types.LEAVE:
+            own = await self.memberships.local_membership(room_id, target)
+            self.policy.check_may_reject(own)
         draft = Draft(event_types.MEMBER, requester.user_id, content, target, keep_if_same=True)
         return await self._append(room_id, draft)
 
@@ -271,6 +274,9 @@ class RoomMembership:
             return None
         present = await self.memberships.present(room_id)
         return None if present.joined and not present.local else found
+
+    def _asked(self, membership: str, asked: JoinRequest) -> JsonObject:
+        return _content(membership, asked.reason, self.policy.own_content(asked.content))
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
         return {**shown(await self.profiles.of_local(user_id)), **content}
