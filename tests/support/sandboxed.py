@@ -3,6 +3,7 @@
 import ctypes
 import os
 import time
+from pathlib import Path
 
 
 def shout(payload: bytes) -> bytes:
@@ -46,6 +47,13 @@ def write(payload: bytes) -> bytes:
     with open(path, "wb") as file:
         file.write(b"x")
     return b""
+
+
+def peak_memory(payload: bytes) -> bytes:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return str(int(line.split()[1]) * 1024).encode()
+    return b"0"
 
 
 def environment(payload: bytes) -> bytes:

@@ -133,7 +133,7 @@ def test_a_path_must_have_the_parameters_its_request_takes() -> None:
     [
         ("/_matrix/client/v3/sync", {"client"}),
         ("/_matrix/client/v1/media/config", {"client", "media"}),
-        ("/_matrix/media/v3/upload", {"media"}),
+        ("/_matrix/media/v3/upload", {"client", "federation", "media"}),
         ("/_matrix/federation/v1/send/x", {"federation"}),
         ("/_matrix/key/v2/server", {"keys", "federation"}),
         ("/_synapse/admin/v1/users", {"client"}),

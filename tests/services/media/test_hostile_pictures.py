@@ -1,0 +1,162 @@
+"""Damaged and malicious pictures: nothing crashes the server, nothing outgrows its bounds."""
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hs.lib.picture_jobs import DRAW, Box, PictureJob, encode, read_report
+from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
+
+SEED = 20_261_124
+FEW, MANY = 200, 10_000
+MEMORY_BYTES = 512 << 20
+MAX_PIXELS = 4 << 20
+LIMIT_S = 60.0
+BOXES = (Box(32, 32, "crop"), Box(320, 240, "scale"), Box(64, 64, "scale", is_animated=True))
+KINDS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP")
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    pool = Sandbox(children=2, memory_bytes=MEMORY_BYTES)
+    yield pool
+    await pool.aclose()
+
+
+def good_pictures(rng: random.Random) -> list[bytes]:
+    """Draw some of each kind, so that damage is done to each decoder."""
+    found = []
+    for kind in KINDS:
+        picture = Image.frombytes("RGB", (97, 61), rng.randbytes(97 * 61 * 3))
+        for options in ({}, {"save_all": True, "append_images": [picture.rotate(90)]}):
+            if options and kind not in ("PNG", "GIF", "WEBP"):
+                continue
+            out = io.BytesIO()
+            picture.save(out, kind, **options)
+            found.append(out.getvalue())
+    return found
+
+
+def damaged(rng: random.Random, pictures: list[bytes]) -> bytes:
+    """Damage a picture in one of the ways of a bad disk, or of a bad person."""
+    content = bytearray(rng.choice(pictures))
+    for _ in range(rng.choice((1, 1, 3, 20))):
+        place = rng.randrange(len(content))
+        match rng.randrange(5):
+            case 0:
+                content[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del content[place:]
+            case 2:
+                content[place : place + 4] = rng.choice(
+                    (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0")
+                )
+            case 3:
+                content[place:place] = rng.randbytes(rng.randrange(1, 50))
+            case _:
+                del content[place : place + rng.randrange(1, 50)]
+        if not content:
+            return b""
+    return bytes(content)
+
+
+async def try_many(sandbox: Sandbox, folder: Path, count: int) -> dict[FaultKind | None, int]:
+    """Draw damaged pictures; count what came of them."""
+    rng = random.Random(SEED)
+    pictures = good_pictures(rng)
+    path = folder / "picture"
+    outcomes: dict[FaultKind | None, int] = {}
+    for _ in range(count):
+        path.write_bytes(damaged(rng, pictures))
+        outcome = await outcome_of(sandbox, path)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return outcomes
+
+
+async def outcome_of(sandbox: Sandbox, path: Path) -> FaultKind | None:
+    """Draw a picture; give what went wrong, None when it was drawn or refused as too large."""
+    job = encode(PictureJob(str(path), MAX_PIXELS, BOXES))
+    try:
+        answer = await sandbox.run(DRAW, job, timeout_s=LIMIT_S, max_bytes=16 << 20)
+    except SandboxFault as fault:
+        return fault.kind
+    read_report(answer)
+    return None
+
+
+async def peak_bytes(sandbox: Sandbox) -> int:
+    """Give the most memory that a process of the sandbox ever held."""
+    answer = await sandbox.run(
+        "tests.support.sandboxed:peak_memory", b"", timeout_s=LIMIT_S, max_bytes=100
+    )
+    return int(answer)
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+async def test_damaged_pictures_crash_nothing(sandbox: Sandbox, tmp_path: Path, count: int) -> None:
+    outcomes = await try_many(sandbox, tmp_path, count)
+
+    assert sum(outcomes.values()) == count
+    assert outcomes.keys() <= {None, FaultKind.FAILED, FaultKind.MEMORY}
+    assert len(outcomes) > 1
+    assert await peak_bytes(sandbox) < MEMORY_BYTES
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Write a part of a PNG file."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(width: int, height: int, *parts: bytes, rows: bytes = b"") -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    packed = zlib.compress(rows, 9)
+    parts = (chunk(b"IHDR", head), *parts, chunk(b"IDAT", packed), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def gif_bomb() -> bytes:
+    """Write a small file with very many large frames."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 2000, 2000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 2000, 2000, 0) + b"\x02\x02\x4c\x01\0"
+    return head + frame * 20_000 + b"\x3b"
+
+
+def much_text() -> bytes:
+    text = b"a\0\0" + zlib.compress(b"x" * (100 << 20), 1)
+    return png(10, 10, chunk(b"zTXt", text), rows=b"\0" * 310)
+
+
+def large_profile() -> bytes:
+    profile = b"p\0\0" + zlib.compress(b"x" * (100 << 20), 1)
+    return png(10, 10, chunk(b"iCCP", profile), rows=b"\0" * 310)
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "huge in its head": lambda: png(60_000, 60_000),
+    "huge side": lambda: png(2**31 - 1, 1),
+    "much in few bytes": lambda: png(2000, 2000, rows=b"\0" * (2000 * 6001)),
+    "much text": much_text,
+    "large profile": large_profile,
+    "many frames": gif_bomb,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_bombs_do_not_go_off(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(BOMBS[name]())
+    good = tmp_path / "good.png"
+    Image.new("RGB", (50, 50)).save(good)
+
+    outcome = await outcome_of(sandbox, path)
+
+    assert outcome in (None, FaultKind.FAILED, FaultKind.MEMORY, FaultKind.TIMED_OUT)
+    assert await outcome_of(sandbox, good) is None
+    assert await peak_bytes(sandbox) < MEMORY_BYTES
