@@ -24,8 +24,10 @@ from hs.settings.kinds import (
     optional,
 )
 
-URL_PARTS = ("scheme", "netloc", "hostname", "host", "port", "path", "query", "fragment")
-URL_PARTS += ("username", "password", "params")
+URL_PARTS = (
+    *("scheme", "netloc", "hostname", "host", "port", "path", "params", "query", "fragment"),
+    *("username", "password"),
+)
 
 
 @attrs.frozen

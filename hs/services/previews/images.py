@@ -5,6 +5,7 @@ import logging
 import attrs
 
 from hs.core.errors import MatrixError
+from hs.core.ids import ServerName
 from hs.services.media.repository import MediaRepository
 from hs.services.media.thumbnails import Thumbnails
 from hs.services.previews.fetching import Fetcher, content_type_of
@@ -69,7 +70,7 @@ class PreviewImages:
             picture = await self._thumbnails.picture_of(stored.location)
         except MatrixError as error:
             log.info("the image of a preview is none: %s", error)
-            await self._repository.delete(stored.origin, stored.media_id)
+            await self._repository.delete(ServerName(stored.origin), stored.media_id)
             return None
         return StoredImage(
             stored.uri, picture.content_type, picture.width, picture.height, stored.size_bytes
