@@ -20,6 +20,7 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "org.matrix.msc3771": True,
         "org.matrix.msc3773": True,
         "org.matrix.msc3814": True,
+        "org.matrix.msc3916.stable": True,
         "org.matrix.msc3981": True,
         "org.matrix.msc4151": True,
         "org.matrix.msc4155": True,
