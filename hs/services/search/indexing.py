@@ -16,12 +16,12 @@ from hs.core.positions import VectorPosition
 from hs.core.search_words import words_of
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
+from hs.repl.streams import BACKFILL, EVENTS
 from hs.storage import search as storage
 from hs.storage.database import Database
 from hs.storage.search import Entry, TextEvent
 
-GATHER_S: Final = 0.25
+GATHER_S: Final = 0.5
 BATCH: Final = 500
 PAUSE_S: Final = 0.05
 """Rest between batches while there is much to catch up, so that others get their turn."""
@@ -47,10 +47,14 @@ class SearchIndexer:
         self._database = database
         self._feed = feed
         self._wake = trio.Event()
+        self._position: VectorPosition | None = None  # as it is noted, once it was read
+        self._is_backfilled = False
         feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(BACKFILL, self._on_backfill)
 
     async def run(self) -> None:
         """Keep the index, for ever."""
+        self._position = None
         while True:
             self._wake = trio.Event()
             await self.catch_up()
@@ -61,8 +65,7 @@ class SearchIndexer:
     async def catch_up(self) -> None:
         """Index everything that is stored."""
         seen = self._feed.position(EVENTS)
-        position = await self._position()
-        total = await self._database.read(storage.highest)
+        position = self._position or await self._noted()
         start = told = after = position.floor
         while True:
             found = await self._database.read_long(storage.newer, after, BATCH)
@@ -74,15 +77,19 @@ class SearchIndexer:
                 # Of what was not yet delivered here, other writers may still add lower numbers.
                 position = position.raise_floor(min(after, seen.floor))
             await self._put(found, FORWARDS, position.encode())
+            self._position = position
             if is_last:
                 break
             if after - told >= TOLD_EVERY:
                 told = after
+                total = await self._database.read(storage.highest)
                 log.info("search index: events up to %d of %d", after, total)
             await trio.sleep(PAUSE_S)
         if told > start:
-            log.info("search index: all events up to %d", total)
-        await self._index_backfilled()
+            log.info("search index: all events are in it")
+        if not self._is_backfilled:
+            self._is_backfilled = True
+            await self._index_backfilled()
 
     async def _index_backfilled(self) -> None:
         """Index events of before our time, which are numbered downwards."""
@@ -93,7 +100,7 @@ class SearchIndexer:
             await self._put(found, BACKWARDS, str(below))
             await trio.sleep(PAUSE_S)
 
-    async def _position(self) -> VectorPosition:
+    async def _noted(self) -> VectorPosition:
         noted = await self._database.read(storage.progress, FORWARDS)
         return VectorPosition() if noted is None else VectorPosition.parse(noted)
 
@@ -105,6 +112,10 @@ class SearchIndexer:
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if any(concerns_search(row) for _, row in batch.rows):
             self._wake.set()
+
+    def _on_backfill(self, batch: Batch[EventRow]) -> None:
+        self._is_backfilled = False
+        self._wake.set()
 
 
 @attrs.define(eq=False)
