@@ -89,6 +89,7 @@ class RpcClients:
         try:
             status, body = await self._sender.post(instance, path, headers, arguments, timeout_s)
         except Unreachable as error:
+            log.warning("%s: the process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error
         if status == 503:
             raise RpcUnavailable(instance, "it is stopping")

@@ -124,7 +124,7 @@ class PooledSender:
                         was_asked, scope.deadline = True, deadline
                         return await _use(pool, connection, path, headers, body)
                     except BROKEN as error:
-                        cause = str(error) or type(error).__name__
+                        cause = str(error) or str(error.__cause__ or type(error).__name__)
                     if fresh:  # an idle one may just have been closed: no reason to pause
                         await trio.sleep(pause_s)
                         pause_s = min(pause_s * 2, LAST_PAUSE_S)

@@ -52,7 +52,12 @@ class RpcUnavailable(MatrixError):
     """The owner could not be reached in time; the client may try again."""
 
     def __init__(self, instance: str, cause: str) -> None:
-        super().__init__("M_UNKNOWN", 503, f"The process {instance} cannot be reached: {cause}")
+        # The cause is for our log: it may tell of addresses and certificates.
+        super().__init__("M_UNKNOWN", 503, f"The process {instance} cannot be reached; try again")
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.cause})"
 
 
 def matrix_error_payload(error: MatrixError) -> bytes:

@@ -1,7 +1,8 @@
 """A small HTTP server for the tests of RPC over sockets; it can lose replies on purpose."""
 
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import h11
@@ -25,8 +26,9 @@ class HttpServer:
         self.connections += 1
         conn = h11.Connection(h11.SERVER)
         async with stream:
-            while await self._serve_one(conn, stream):
-                conn.start_next_cycle()
+            with suppress(trio.BrokenResourceError):
+                while await self._serve_one(conn, stream):
+                    conn.start_next_cycle()
 
     async def _serve_one(self, conn: h11.Connection, stream: trio.abc.Stream) -> bool:
         path, headers, body = "", {}, b""
@@ -54,21 +56,27 @@ class HttpServer:
 
 
 @asynccontextmanager
-async def serving(endpoint: RpcEndpoint, path: str | None = None) -> AsyncIterator[HttpServer]:
+async def serving(
+    endpoint: RpcEndpoint, path: str | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[HttpServer]:
     """Serve an endpoint on a port of this machine, or on a Unix socket."""
     server = HttpServer(endpoint)
     listener: trio.SocketListener
     if path is None:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        server.location = Location("127.0.0.1", listener.socket.getsockname()[1])
+        port = listener.socket.getsockname()[1]
+        server.location = Location("127.0.0.1", port, tls=tls is not None)
     else:
         sock = trio.socket.socket(trio.socket.AF_UNIX)
         await sock.bind(path)
         sock.listen()
         listener = trio.SocketListener(sock)
         server.location = Location(path=path)
+    served: trio.SocketListener | trio.SSLListener[trio.SocketStream] = listener
+    if tls is not None:
+        served = trio.SSLListener(listener, tls, https_compatible=True)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, server.serve, [listener])
+        nursery.start_soon(trio.serve_listeners, server.serve, [served])
         try:
             yield server
         finally:

@@ -18,13 +18,14 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.repl.streams import StreamDef
-from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note
 from tests.support.redis import RedisServer
 
 STREAMS: dict[str, StreamDef[Any]] = {stream.name: stream for stream in (NOTES, HINTS)}
+
+CHANNEL = "test/hs/streams"
 
 
 @attrs.define(eq=False)
@@ -50,7 +51,7 @@ class Node:
     name: str
     feed: Feed
     intake: LossyIntake
-    transport: Transport
+    transport: RedisTransport
     notes: TableWriter[Note]
     hints: MemoryWriter[Note]
     rpc: RpcServer
@@ -90,10 +91,11 @@ class Cluster:
 
     database: Database
     bridge: Bridge
-    redis: RedisServer
+    redis: RedisServer | RedisAddress
     names: Sequence[str] = ("w1", "w2", "w3")
     sender: InProcSender = attrs.Factory(InProcSender)
     starts: int = 0
+    made: list[Node] = attrs.Factory(list)
 
     def node(self, name: str) -> Node:
         """Make a process."""
@@ -102,8 +104,10 @@ class Cluster:
         intake = LossyIntake(
             feed, name, self.database, lambda other: clients.proxy(RecentRows, other), STREAMS
         )
-        address = RedisAddress(path=self.redis.socket)
-        link = RedisLink(address, "test/hs/streams", name, self.bridge)
+        address = self.redis
+        if isinstance(address, RedisServer):
+            address = RedisAddress(path=address.socket)
+        link = RedisLink(address, CHANNEL, name, self.bridge)
         expected = [(NOTES, other) for other in self.names if other != name]
         transport = RedisTransport(feed, name, link, self.bridge, intake, expected)
         self.starts += 1
@@ -113,6 +117,7 @@ class Cluster:
         server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
         self.sender.connect(name, RpcEndpoint(server, "s"))
         node = Node(name, feed, intake, transport, notes, hints, server)
+        self.made.append(node)
         feed.subscribe(NOTES, node.note)
         feed.subscribe(HINTS, node.note)
         return node

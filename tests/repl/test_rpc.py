@@ -1,6 +1,7 @@
 """RPC: payloads, errors, retries and reading one's own writes, over real sockets."""
 
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import NOTES, Note, add_note
 from tests.repl.http_server import HttpServer, serving
+from tests.support.certificates import make_certificates
 
 Name = NewType("Name", str)
 
@@ -104,13 +106,16 @@ class LocalShop:
 
 @asynccontextmanager
 async def shop_at(
-    shop: LocalShop, transport: InProcTransport, path: str | None = None
+    shop: LocalShop,
+    transport: InProcTransport,
+    path: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpServer]:
     server = RpcServer(lambda: transport.sources)
     server.register(Shop, shop)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
-        async with serving(RpcEndpoint(server, "secret"), path) as http:
+        async with serving(RpcEndpoint(server, "secret"), path, tls) as http:
             yield http
         nursery.cancel_scope.cancel()
 
@@ -137,6 +142,27 @@ async def test_calls_go_over_a_unix_socket(tmp_path: Path) -> None:
     async with shop_at(LocalShop(), alone(Feed()), str(tmp_path / "s")) as http:
         async with client_of(http) as shop:
             assert await shop.count() == 1
+
+
+async def test_calls_go_over_tls_to_those_whose_certificate_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_connection, "CONNECT_S", 0.5)
+    made = make_certificates(tmp_path)
+    owners = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    owners.load_cert_chain(made.certificate, made.key)
+    trusting = ssl.create_default_context(cafile=str(made.authority))
+    async with shop_at(LocalShop(), alone(Feed()), tls=owners) as http:
+        for context, is_trusted in ((trusting, True), (ssl.create_default_context(), False)):
+            sender = PooledSender({"owner": http.location}, context)
+            shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
+            if is_trusted:
+                assert [await shop.count(), await shop.count()] == [1, 2]
+                assert http.connections == 1
+            else:
+                with pytest.raises(RpcUnavailable, match="certificate"):
+                    await shop.count()
+            await sender.aclose()
 
 
 async def test_matrix_errors_arrive_as_the_class_they_were() -> None:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,12 @@ class RedisMissing(RuntimeError):
 
 @attrs.define
 class RedisServer:
-    """A server that listens on a Unix socket in its own directory only."""
+    """A server that listens on a Unix socket in its own directory; `options` may add more."""
 
     directory: Path
     program: str
+    options: Sequence[str] = ()
+    password: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,8 +36,10 @@ class RedisServer:
         """Start and wait until it answers."""
         command = [
             self.program, "--port", "0", "--unixsocket", self.socket, "--save", "",
-            "--appendonly", "no", "--dir", str(self.directory), "--logfile", "log",
+            "--appendonly", "no", "--dir", str(self.directory), "--logfile", "log", *self.options,
         ]  # fmt: skip
+        if self.password:
+            command += ["--requirepass", self.password]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_LIMIT_S
         while self.cli("PING") != "PONG":
@@ -52,15 +56,16 @@ class RedisServer:
 
     def cli(self, *command: str) -> str:
         """Run a command by the command line client."""
+        secret = ["-a", self.password, "--no-auth-warning"] if self.password else []
         done = subprocess.run(
-            ["redis-cli", "-s", self.socket, *command],
+            ["redis-cli", "-s", self.socket, *secret, *command],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return done.stdout.strip()
 
 
 @contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(*options: str, password: str = "") -> Iterator[RedisServer]:
     """Run a server of our own, with all its files removed at the end.
 
     Raises: RedisMissing.
@@ -68,7 +73,8 @@ def running_redis() -> Iterator[RedisServer]:
     program = shutil.which("redis-server")
     if program is None:
         raise RedisMissing("install redis-server to run these tests")
-    server = RedisServer(Path(tempfile.mkdtemp(prefix="hs-redis-")), program)
+    folder = Path(tempfile.mkdtemp(prefix="hs-redis-"))
+    server = RedisServer(folder, program, options, password)
     try:
         server.start()
         yield server

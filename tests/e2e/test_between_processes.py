@@ -1,0 +1,142 @@
+"""The processes of a server talk to each other over TLS or Unix sockets, and by such a Redis."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import trio
+import yaml
+
+from tests.support.certificates import make_certificates
+from tests.support.ledger import CLIENT, Person
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Cluster, free_ports, make_cluster
+from tests.support.redis import RedisMissing, RedisServer, running_redis
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
+
+LIMIT_S = 240.0
+
+
+@contextmanager
+def redis_by(*options: str, password: str = "") -> Iterator[RedisServer]:
+    try:
+        with running_redis("--bind", "127.0.0.1", *options, password=password) as server:
+            yield server
+    except RedisMissing as error:
+        pytest.skip(str(error))
+
+
+def change(path: Path, changes: dict[str, Any]) -> None:
+    """Change top-level keys of a file of settings."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(path.read_text())
+    return settings
+
+
+def speak_tls(cluster: Cluster, certificate: Path, key: Path) -> None:
+    """Have the processes call each other over TLS."""
+    shared = cluster.processes["main"].configs[0]
+    places = {
+        name: {**place, "tls": True} for name, place in settings_of(shared)["instance_map"].items()
+    }
+    change(
+        shared,
+        {
+            "instance_map": places,
+            "tls_certificate_path": str(certificate),
+            "tls_private_key_path": str(key),
+        },
+    )
+    for process in cluster.processes.values():
+        which = "listeners" if process.name == "main" else "worker_listeners"
+        public, replication = settings_of(process.configs[-1])[which]
+        change(process.configs[-1], {which: [public, {**replication, "tls": True}]})
+
+
+def speak_by_sockets(cluster: Cluster) -> None:
+    """Have the processes call each other over Unix sockets."""
+    shared = cluster.processes["main"].configs[0]
+    paths = {name: str(cluster.folder / f"{name}.sock") for name in cluster.processes}
+    places = {name: {"path": paths[name]} for name in settings_of(shared)["instance_map"]}
+    change(shared, {"instance_map": places})
+    for process in cluster.processes.values():
+        which = "listeners" if process.name == "main" else "worker_listeners"
+        public, replication = settings_of(process.configs[-1])[which]
+        del replication["port"], replication["bind_addresses"]
+        change(
+            process.configs[-1],
+            {which: [public, {**replication, "path": paths[process.name]}]},
+        )
+
+
+@pytest.fixture(params=["tls", "sockets"])
+def cluster(
+    request: pytest.FixtureRequest,
+    postgres_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Cluster]:
+    """A server of three processes, as careful administrators set it up."""
+    (port,) = free_ports(1)
+    redis: dict[str, Any] = {"enabled": True, "host": "127.0.0.1", "port": port}
+    made = make_certificates(tmp_path)
+    if request.param == "tls":
+        options = ["--tls-port", str(port), "--tls-cert-file", str(made.certificate)]
+        options += ["--tls-key-file", str(made.key), "--tls-ca-cert-file", str(made.authority)]
+        user = ["--user", "hs", "on", ">wonder", "resetchannels", "&hs.test/hs/streams", "-@all"]
+        options += [*user, "+publish", "+subscribe", "+unsubscribe", "+ping"]
+        redis |= {"use_tls": True, "ca_file": str(made.authority)}
+        redis |= {"certificate_file": str(made.certificate), "private_key_file": str(made.key)}
+        redis |= {"username": "hs", "password": "wonder"}
+        # Where processes look whom to trust among themselves: where all programs do.
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
+        running = redis_by(*options)
+    else:
+        redis |= {"password": "open sesame"}
+        running = redis_by("--port", str(port), password="open sesame")
+    with running as server:
+        cluster = make_cluster("T2", tmp_path, postgres_server, server, {"redis": redis})
+        if request.param == "tls":
+            speak_tls(cluster, made.certificate, made.key)
+        else:
+            speak_by_sockets(cluster)
+        try:
+            cluster.start()
+            yield cluster
+            cluster.stop()
+        finally:
+            cluster.kill_all()
+
+
+async def test_what_one_process_takes_is_seen_at_every_other(cluster: Cluster) -> None:
+    ports = {name: one.port for name, one in cluster.processes.items()}
+    alice = Person([ports["sync1"]], random.Random(1))
+    with trio.fail_after(LIMIT_S):
+        await alice.register("alice")
+        made = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        room = f"{CLIENT}/rooms/{quote(made.json['room_id'])}"
+        for number, name in enumerate(ports):
+            alice.ports = [ports[name]]
+            body = {"msgtype": "m.text", "body": name}
+            await alice.ask("PUT", f"{room}/send/m.room.message/{number}", body)
+            typing = {"typing": number % 2 == 0, "timeout": 60_000}
+            await alice.ask("PUT", f"{room}/typing/{quote(alice.user_id)}", typing)
+        for name in ports:
+            alice.ports = [ports[name]]
+            answer = (await alice.ask("GET", f"{CLIENT}/sync")).json
+            (joined,) = answer["rooms"]["join"].values()
+            told = [one["content"].get("body") for one in joined["timeline"]["events"]]
+            assert told[-3:] == list(ports)
+            assert joined["ephemeral"]["events"][0]["content"] == {"user_ids": [alice.user_id]}
+            health = await alice.ask("GET", "/health/ready")
+            assert health.status == 200
+    for process in cluster.processes.values():
+        assert "Redis is down" not in process.log.read_text()

@@ -1,0 +1,116 @@
+"""Redis is reached in each way that can be configured, and refuses whom it should."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from hs.lib.aio import Bridge
+from hs.repl.redis import RedisAddress, channel_of
+from hs.storage.database import Database
+from tests.repl.conftest import Note
+from tests.repl.nodes import CHANNEL, Cluster
+from tests.support.certificates import make_certificates
+from tests.support.processes import free_ports
+from tests.support.redis import RedisMissing, running_redis
+
+pytestmark = pytest.mark.redis
+
+WAYS = ["tcp", "password", "user", "tls", "client certificate", "database"]
+# What a user of Redis's access lists needs, and nothing more.
+LEAST = f"on >wonder resetchannels &{CHANNEL} -@all +publish +subscribe +unsubscribe +ping"
+
+
+@contextmanager
+def reached(way: str, folder: Path) -> Iterator[RedisAddress]:
+    """Run a Redis that is reached in one way only, but for the tests' own socket."""
+    (port,) = free_ports(1)
+    address = RedisAddress(host="127.0.0.1", port=port)
+    options: list[str] = ["--bind", "127.0.0.1"]
+    password = ""
+    match way:
+        case "password":
+            options += ["--port", str(port)]
+            password = "open sesame"
+            address = RedisAddress(host="127.0.0.1", port=port, password=password)
+        case "user":
+            options += ["--port", str(port), "--user", "alice", *LEAST.split()]
+            address = RedisAddress(host="127.0.0.1", port=port, username="alice", password="wonder")
+        case "database":
+            options += ["--port", str(port)]
+            address = RedisAddress(host="127.0.0.1", port=port, database=3)
+        case "tls" | "client certificate":
+            made = make_certificates(folder)
+            asks = "yes" if way == "client certificate" else "no"
+            options += ["--tls-port", str(port), "--tls-cert-file", str(made.certificate)]
+            options += ["--tls-key-file", str(made.key), "--tls-ca-cert-file", str(made.authority)]
+            options += ["--tls-auth-clients", asks]
+            own = {"certificate_file": str(made.certificate), "private_key_file": str(made.key)}
+            address = RedisAddress(
+                host="127.0.0.1",
+                port=port,
+                tls=True,
+                ca_file=str(made.authority),
+                **(own if asks == "yes" else {}),
+            )
+        case _:
+            options += ["--port", str(port)]
+    try:
+        with running_redis(*options, password=password):
+            yield address
+    except RedisMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_rows_go_from_process_to_process(
+    way: str, db: Database, bridge: Bridge, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    with reached(way, tmp_path) as address:
+        cluster = Cluster(db, bridge, address, ("w1", "w2"))
+        one, two = cluster.node("w1"), cluster.node("w2")
+        await nursery.start(one.run)
+        await nursery.start(two.run)
+        await both_connected(cluster)
+
+        one.hints.append_nowait([Note("by Redis")])
+
+        await two.until_seen("w1", ["by Redis"])
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["password", "user", "tls"])
+async def test_whom_redis_refuses_goes_on_without_it(
+    way: str,
+    db: Database,
+    bridge: Bridge,
+    nursery: trio.Nursery,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with reached(way, tmp_path) as address:
+        stranger = RedisAddress(host=address.host, port=address.port, tls=address.tls)
+        if way == "user":
+            stranger = RedisAddress(
+                host=address.host, port=address.port, username="alice", password="wrong"
+            )
+        cluster = Cluster(db, bridge, stranger, ("w1", "w2"))
+        node = cluster.node("w1")
+
+        await nursery.start(node.run)
+
+        assert "Redis is down" in caplog.text
+        assert not any(one.transport.connected for one in cluster.made)
+        nursery.cancel_scope.cancel()
+
+
+async def both_connected(cluster: Cluster) -> None:
+    with trio.fail_after(60):
+        while not all(one.transport.connected for one in cluster.made):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+def test_servers_on_one_redis_have_their_own_channels() -> None:
+    assert channel_of("one.example") != channel_of("two.example")

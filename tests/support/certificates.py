@@ -1,0 +1,35 @@
+"""An authority of a test's own, and certificates by it for this machine."""
+
+import subprocess
+from pathlib import Path
+
+import attrs
+
+_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+
+
+@attrs.frozen
+class Certificates:
+    """Files: who is to be trusted, and the certificate and key of a server or client."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """Make an authority, and one certificate for servers and clients on this machine."""
+    authority, authority_key = folder / "authority.pem", folder / "authority.key"
+    certificate, key = folder / "certificate.pem", folder / "certificate.key"
+    _openssl("req", "-x509", *_KEY, "-subj", "/CN=Authority", "-keyout", authority_key,
+             "-out", authority)  # fmt: skip
+    _openssl("req", "-x509", *_KEY, "-subj", "/CN=localhost", "-addext", _NAMES,
+             "-addext", "basicConstraints=critical,CA:FALSE",
+             "-CA", authority, "-CAkey", authority_key,
+             "-keyout", key, "-out", certificate)  # fmt: skip
+    return Certificates(authority, certificate, key)
+
+
+def _openssl(*arguments: "str | Path") -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
