@@ -13,6 +13,7 @@ from hs.services.accounts.profiles import (
     ProfilePropagation,
     Profiles,
 )
+from hs.services.accounts.standing import check_may_act
 
 
 @attrs.frozen(eq=False)
@@ -27,8 +28,10 @@ class ProfileChanges:
     ) -> None:
         """Set a field.
 
-        Raises: Forbidden, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
+        Raises: Forbidden, UserSuspended, ConsentNotGiven, InvalidParam, BadJson, KeyTooLarge,
+        ProfileTooLarge.
         """
+        check_may_act(requester)
         profile = await self._profiles.set_field(requester, user_id, field, value)
         await self._show(requester, user_id, field, profile)
 
@@ -37,6 +40,7 @@ class ProfileChanges:
 
         Raises: Forbidden, InvalidParam, KeyTooLarge.
         """
+        check_may_act(requester)
         profile = await self._profiles.delete_field(requester, user_id, field)
         await self._show(requester, user_id, field, profile)
 

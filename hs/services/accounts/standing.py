@@ -7,6 +7,11 @@ from hs.core.errors import ConsentNotGiven, UserSuspended
 from hs.core.requester import Requester
 
 
+def may_act(requester: Requester) -> bool:
+    """Tell whether a requester may do what others see."""
+    return not requester.suspended and requester.consent_due is None
+
+
 def check_may_act(requester: Requester) -> None:
     """Refuse what others see: joining, inviting, sending, changing one's profile.
 
@@ -17,9 +22,3 @@ def check_may_act(requester: Requester) -> None:
     due = requester.consent_due
     if due is not None:
         raise ConsentNotGiven(due.message, consent_uri=due.uri)
-
-
-def check_not_suspended(requester: Requester) -> None:
-    """Refuse suspended users alone. Raises: UserSuspended."""
-    if requester.suspended:
-        raise UserSuspended("You cannot perform this action while suspended.")

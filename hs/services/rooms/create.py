@@ -10,6 +10,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.versions import room_version
+from hs.services.accounts.standing import check_may_act
 from hs.services.directory.aliases import Aliases, Reservation
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.appender import RoomAppender
@@ -19,7 +20,6 @@ from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.member_policy import MemberPolicy
 from hs.services.rooms.member_profiles import LocalProfiles, shown
-from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.remote_rooms import RemoteRooms
 from hs.settings.rooms import RoomSettings
 
@@ -46,7 +46,7 @@ class RoomCreation:
         Raises: UnsupportedRoomVersion, RoomInUse, InvalidRoomState, InvalidParam, BadJson,
         Forbidden, InviteBlocked, TooLarge, LimitExceeded.
         """
-        check_not_suspended(requester)
+        check_may_act(requester)
         creator = requester.user_id
         rules = room_version(asked.room_version or self.settings.default_room_version)
         asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))

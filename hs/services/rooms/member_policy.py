@@ -33,10 +33,17 @@ class MemberPolicy:
         Spec: client-server API, Server Notices.
         Raises: CannotLeaveServerNoticeRoom.
         """
-        if own is None or own.membership != event_types.INVITE or self.notices_user is None:
-            return
-        if own.sender == self.notices_user:
+        if self.is_from_server(own):
             raise CannotLeaveServerNoticeRoom("You cannot reject this invite")
+
+    def is_from_server(self, own: LocalMembership | None) -> bool:
+        """Tell whether a membership is an invite to the room of the server's notices."""
+        return (
+            own is not None
+            and self.notices_user is not None
+            and own.membership == event_types.INVITE
+            and own.sender == self.notices_user
+        )
 
     def own_content(self, content: Mapping[str, Any]) -> JsonObject:
         """Give what a user may say in their own member event; perhaps not who they are."""

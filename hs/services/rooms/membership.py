@@ -16,6 +16,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
+from hs.services.accounts.standing import check_may_act, may_act
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import GUEST_ACCESS_KEY, Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
@@ -24,7 +25,6 @@ from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.member_policy import MemberPolicy
 from hs.services.rooms.member_profiles import SHOWN_FIELDS, LocalProfiles, shown
 from hs.services.rooms.memberships import CACHE_NAME, Memberships
-from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.remote_rooms import RemoteRooms
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.succession import Succession
@@ -82,7 +82,7 @@ class RoomMembership:
 
     async def knock(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
         """Ask to be let into a room. Raises: Forbidden."""
-        check_not_suspended(requester)
+        check_may_act(requester)
         content = await self._with_profile(requester.user_id, self._asked(event_types.KNOCK, asked))
         if await self._here(room_id) is None:
             await self.remote.knock(requester.user_id, room_id, asked.via, content)
@@ -185,7 +185,7 @@ class RoomMembership:
         content = await self._with_profile(user_id, self._asked(event_types.JOIN, asked))
         is_joined = here is not None and here.membership(user_id) == event_types.JOIN
         if not is_joined:
-            check_not_suspended(requester)
+            await self._check_may_join(requester, room_id)
         if here is None:
             self.limits.check_remote_join(requester, room_id)
             await self.remote.join(user_id, room_id, asked.via, content)
@@ -208,6 +208,14 @@ class RoomMembership:
         if not is_joined:
             await self.succession.follow(user_id, here.create)
         return event_id
+
+    async def _check_may_join(self, requester: Requester, room_id: RoomID) -> None:
+        """Refuse who may not act, except where the server itself has something to tell them."""
+        if may_act(requester):
+            return
+        own = await self.memberships.local_membership(room_id, requester.user_id)
+        if not self.policy.is_from_server(own):
+            check_may_act(requester)
 
     async def _accepted(self, here: Deciding, user_id: UserID, signed: JsonObject) -> Draft:
         """Make the invite that a third-party invite turns into; the room's rules prove it."""
@@ -232,7 +240,7 @@ class RoomMembership:
     async def _invite(
         self, requester: Requester, room_id: RoomID, target: UserID, content: JsonObject
     ) -> EventID:
-        check_not_suspended(requester)
+        check_may_act(requester)
         self.policy.check_may_invite(requester)
         self.limits.check_invite(requester, room_id, target)
         if self.memberships.is_local(target):
@@ -252,7 +260,7 @@ class RoomMembership:
         self, requester: Requester, room_id: RoomID, target: UserID, content: JsonObject
     ) -> EventID:
         if target != requester.user_id:
-            check_not_suspended(requester)
+            check_may_act(requester)
         elif content.get("membership") == event_types.LEAVE:
             own = await self.memberships.local_membership(room_id, target)
             self.policy.check_may_reject(own)

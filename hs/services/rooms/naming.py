@@ -20,6 +20,7 @@ from hs.core.ids import (
     server_of,
 )
 from hs.core.requester import Requester
+from hs.services.accounts.standing import check_may_act
 from hs.services.directory.aliases import Aliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.appender import RoomAppender
@@ -27,7 +28,6 @@ from hs.services.rooms.canonical_aliases import AliasResolver
 from hs.services.rooms.deciding import HISTORY_VISIBILITY_KEY, Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.permissions import check_not_suspended
 
 MAX_SERVERS = 50
 _CANONICAL_KEY = (event_types.CANONICAL_ALIAS, "")
@@ -77,7 +77,7 @@ class RoomNaming:
         Raises: Forbidden to who is not in the room; NotFound; InvalidParam; Exclusive;
         MatrixError 409.
         """
-        check_not_suspended(requester)
+        check_may_act(requester)
         if not self.aliases.is_local(alias):
             raise InvalidParam("The alias is not of this server")
         self.aliases.check_may_manage(requester, alias)
@@ -90,7 +90,7 @@ class RoomNaming:
         Allowed to who made it, to who may change the canonical alias, and to administrators.
         Raises: NotFound, Forbidden, Exclusive.
         """
-        check_not_suspended(requester)
+        check_may_act(requester)
         if not requester.is_admin:
             self.aliases.check_may_manage(requester, alias)
         found = await self.aliases.find(alias) if self.aliases.is_local(alias) else None
@@ -127,7 +127,7 @@ class RoomNaming:
         Allowed to who may change the canonical alias, and to administrators.
         Raises: NotFound, Forbidden.
         """
-        check_not_suspended(requester)
+        check_may_act(requester)
         user_id = requester.user_id
         room = await self.deciding.read(room_id, members=(user_id,))
         if room is None:

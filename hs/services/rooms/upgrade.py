@@ -19,6 +19,7 @@ from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
+from hs.services.accounts.standing import check_may_act
 from hs.services.directory.aliases import Aliases
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.building import random_opaque
@@ -26,7 +27,6 @@ from hs.services.rooms.deciding import Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.member_profiles import LocalProfiles, shown
-from hs.services.rooms.permissions import check_not_suspended
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.succession import Succession
 from hs.storage import rooms
@@ -75,7 +75,7 @@ class RoomUpgrade:
 
         Raises: UnsupportedRoomVersion, NotFound, Forbidden, InvalidParam.
         """
-        check_not_suspended(requester)
+        check_may_act(requester)
         rules = room_version(version)
         user_id = requester.user_id
         old = await self.deciding.read(room_id, members=(user_id,))
