@@ -45,46 +45,38 @@ class MailSubjects:
         FORMAT,
         "[%(app)s] %(person)s wrote to you in %(room)s",
         "One person, one room.",
-        is_effective=False,
     )
-    message_from_person: str = setting(
-        FORMAT, "[%(app)s] %(person)s wrote to you", "One person.", is_effective=False
-    )
+    message_from_person: str = setting(FORMAT, "[%(app)s] %(person)s wrote to you", "One person.")
     messages_from_person: str = setting(
         FORMAT,
         "[%(app)s] %(person)s wrote to you several times",
         "Several messages of one person.",
-        is_effective=False,
     )
     messages_in_room: str = setting(
-        FORMAT, "[%(app)s] New messages in %(room)s", "Several in one room.", is_effective=False
+        FORMAT, "[%(app)s] New messages in %(room)s", "Several in one room."
     )
     messages_in_room_and_others: str = setting(
         FORMAT,
         "[%(app)s] New messages in %(room)s and other rooms",
         "Several in several rooms.",
-        is_effective=False,
     )
     messages_from_person_and_others: str = setting(
         FORMAT,
         "[%(app)s] New messages from %(person)s and others",
         "Several of several people.",
-        is_effective=False,
     )
     invite_from_person: str = setting(
-        FORMAT, "[%(app)s] %(person)s invites you to chat", "An invitation.", is_effective=False
+        FORMAT, "[%(app)s] %(person)s invites you to chat", "An invitation."
     )
     invite_from_person_to_room: str = setting(
         FORMAT,
         "[%(app)s] %(person)s invites you to %(room)s",
         "An invitation to a room.",
-        is_effective=False,
     )
     invite_from_person_to_space: str = setting(
         FORMAT,
         "[%(app)s] %(person)s invites you to the space %(space)s",
         "An invitation to a space.",
-        is_effective=False,
     )
     password_reset: str = setting(
         FORMAT, "[%(server_name)s] Choose a new password", "A password is forgotten."
@@ -116,9 +108,7 @@ class MailSettings:
         optional(FORMAT), None, "Sender of e-mails, as `%(app)s <noreply@example.org>`."
     )
     app_name: str = setting(STRING, "Matrix", "Name of the service, in `%(app)s`.")
-    enable_notifs: bool = setting(
-        BOOLEAN, False, "Mail users what they have missed.", is_effective=False
-    )
+    enable_notifs: bool = setting(BOOLEAN, False, "Mail users what they have missed.")
     notif_for_new_users: bool = setting(
         BOOLEAN, True, "New users with an address are mailed.", is_effective=False
     )
@@ -127,13 +117,11 @@ class MailSettings:
         600_000,
         "How long a message may stay unread before it is mailed.",
         shown="10m",
-        is_effective=False,
     )
     client_base_url: str = setting(
         STRING,
         "https://matrix.to",
         "Web client that links in e-mails lead to.",
-        is_effective=False,
     )
     validation_token_lifetime: int = setting(
         DURATION, 3_600_000, "How long a link that confirms an address works.", shown="1h"

@@ -5,6 +5,7 @@ from pathlib import Path
 import attrs
 
 from hs.lib.mail import Mailer, NoMailer, SmtpMailer, SmtpRoute
+from hs.lib.template_filters import FILTERS
 from hs.lib.templates import Templates
 from hs.settings.mail import PLACES, MailSettings
 from hs.settings.settings import Settings
@@ -21,7 +22,7 @@ class MailRoom:
 
 def wire_mail(settings: Settings) -> MailRoom:
     """Build what writes and sends e-mails."""
-    templates = Templates(_folders(settings.email.template_dir, settings))
+    templates = Templates(_folders(settings.email.template_dir, settings), FILTERS)
     route = route_of(settings.email)
     mailer = NoMailer() if route is None else SmtpMailer(route)
     return MailRoom(mailer, templates, route is not None)

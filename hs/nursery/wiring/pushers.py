@@ -1,25 +1,33 @@
 """Pushers: who sets them, and the process that sends what they want."""
 
+import hashlib
+from collections.abc import Mapping
+
 import attrs
 import trio
 
 from hs.apis.client.pushers import PushersApi
+from hs.apis.client.unsubscribe import UnsubscribeApi
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
+from hs.lib.templates import Templates
+from hs.nursery.foundation import Foundation, signing_key_of
 from hs.nursery.plan import PUSHERS as PUSHERS_DUTY
+from hs.nursery.wiring.mail import MailRoom, wire_mail, wire_pages
 from hs.nursery.wiring.outside import Outside
 from hs.nursery.wiring.push import Push
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.repl.streams import PUSHERS
-from hs.services.push.delivery import Pusher
 from hs.services.push.gateway import GatewayPushes
 from hs.services.push.line import Line, LineTools
+from hs.services.push.mail_content import MailContent
+from hs.services.push.mail_line import MailLine, MailTools
 from hs.services.push.positions import Positions
 from hs.services.push.pusher_table import PusherTable, PusherWriter
 from hs.services.push.pusher_upkeep import UPKEEP_PERIOD_S, PusherUpkeep
-from hs.services.push.pushers import HTTP, Pushers
+from hs.services.push.pushers import EMAIL, HTTP, Pushers
 from hs.services.push.sending import MakeLine, PushSending
+from hs.services.push.unsubscribing import Unsubscribing
 
 SENT_AT_ONCE = 100
 
@@ -32,6 +40,8 @@ class PusherServices:
     """
 
     pushers: Pushers
+    unsubscribing: Unsubscribing
+    pages: Templates
     duties: list[Duty]
     chores: list[Duty]
 
@@ -47,34 +57,62 @@ def wire_pushers(
     ground: Foundation, writer: PusherWriter, rooms: Rooms, push: Push, outside: Outside
 ) -> PusherServices:
     """Build the services of pushers; after push rules and counts."""
-    database = ground.database
+    database, mails = ground.database, wire_mail(ground.settings)
+    unsubscribing = Unsubscribing(writer, _base_url(ground), _link_secret(ground))
     upkeep = PusherUpkeep(database, writer)
 
     async def tidy() -> None:
         await upkeep.tidy()
         await every(UPKEEP_PERIOD_S, upkeep.tidy)
 
+    positions = Positions(database)
+    makers = {HTTP: _gateway_lines(ground, positions, writer, rooms, push, outside)}
+    if _mails_notifications(ground, mails):
+        makers[EMAIL] = _mail_lines(ground, positions, writer, rooms, push, unsubscribing, mails)
     return PusherServices(
-        pushers=Pushers(database, writer, False),
-        duties=_sending_duties(ground, writer, rooms, push, outside),
+        pushers=Pushers(database, writer, _mails_notifications(ground, mails)),
+        unsubscribing=unsubscribing,
+        pages=wire_pages(ground.settings),
+        duties=_sending_duties(ground, makers, positions),
         chores=[Duty("tidying up after pushers", tidy)],
     )
 
 
 def pusher_apis(services: PusherServices) -> list[object]:
     """Give the endpoints."""
-    return [PushersApi(services.pushers)]
+    return [
+        PushersApi(services.pushers),
+        UnsubscribeApi(services.unsubscribing, services.pages),
+    ]
 
 
 def _sending_duties(
-    ground: Foundation, writer: PusherWriter, rooms: Rooms, push: Push, outside: Outside
+    ground: Foundation, makers: Mapping[str, MakeLine], positions: Positions
 ) -> list[Duty]:
     """Give the duty of this process's share of the users, if it has one."""
-    settings, instances = ground.settings.push, ground.settings.workers.pushers
-    if PUSHERS_DUTY not in ground.plan.duties or not settings.enabled:
+    instances = ground.settings.workers.pushers
+    if PUSHERS_DUTY not in ground.plan.duties or not ground.settings.push.enabled:
         return []
     share, shares = instances.index(ground.plan.instance), len(instances)
-    positions = Positions(ground.database)
+    sending = PushSending(
+        ground.database,
+        ground.feed,
+        positions,
+        makers,
+        lambda user_id: shard_of(user_id, shares) == share,
+    )
+    return [Duty(f"pushers {share + 1} of {shares}", sending.run)]
+
+
+def _gateway_lines(
+    ground: Foundation,
+    positions: Positions,
+    writer: PusherWriter,
+    rooms: Rooms,
+    push: Push,
+    outside: Outside,
+) -> MakeLine:
+    settings = ground.settings.push
     tools = LineTools(
         ground.database,
         positions,
@@ -86,16 +124,52 @@ def _sending_duties(
     gateway = GatewayPushes(
         outside.http, settings, rooms.events, rooms.states, rooms.memberships, push.counts
     )
+    return lambda pusher: Line(pusher, gateway, tools)
 
-    def gateway_line(pusher: Pusher) -> Line:
-        return Line(pusher, gateway, tools)
 
-    makers: dict[str, MakeLine] = {HTTP: gateway_line}
-    sending = PushSending(
-        ground.database,
-        ground.feed,
-        positions,
-        makers,
-        lambda user_id: shard_of(user_id, shares) == share,
+def _mail_lines(
+    ground: Foundation,
+    positions: Positions,
+    writer: PusherWriter,
+    rooms: Rooms,
+    push: Push,
+    unsubscribing: Unsubscribing,
+    mails: MailRoom,
+) -> MakeLine:
+    settings = ground.settings.email
+    content = MailContent(
+        mails.templates,
+        settings,
+        ground.settings.server.server_name,
+        unsubscribing,
+        rooms.events,
+        rooms.states,
+        rooms.memberships,
     )
-    return [Duty(f"pushers {share + 1} of {shares}", sending.run)]
+    tools = MailTools(
+        ground.database,
+        positions,
+        writer,
+        ground.clock,
+        push.counts,
+        rooms.events,
+        content,
+        mails.mailer,
+        settings.notif_delay_before_mail,
+    )
+    return lambda pusher: MailLine(pusher, tools)
+
+
+def _mails_notifications(ground: Foundation, mails: MailRoom) -> bool:
+    return ground.settings.email.enable_notifs and mails.is_open
+
+
+def _base_url(ground: Foundation) -> str:
+    server = ground.settings.server
+    return server.public_baseurl or f"https://{server.server_name}/"
+
+
+def _link_secret(ground: Foundation) -> bytes:
+    """Make a secret that all processes of this server share, and nobody else has."""
+    signed = signing_key_of(ground.settings).sign(b"links in e-mails that end them")
+    return hashlib.sha256(signed.encode()).digest()

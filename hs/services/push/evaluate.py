@@ -16,13 +16,14 @@ from hs.core.auth.power_levels import PowerLevels
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.push.defaults import default_rules
+from hs.core.push.defaults import PushFeatures, default_rules
 from hs.core.push.evaluate import (
     NOTHING,
     CompiledRules,
     Outcome,
     compile_ruleset,
     evaluate_for_all,
+    named_in,
 )
 from hs.core.push.facts import EventFacts, UserFacts, facts_of
 from hs.core.push.rules import full_ruleset
@@ -71,6 +72,18 @@ class PushedUsers(Protocol):
         ...
 
 
+class ThreadSubscribers(Protocol):
+    """Knows who subscribes to threads."""
+
+    def of_nowait(self, room_id: RoomID, root_id: EventID) -> AbstractSet[UserID] | None:
+        """Give a thread's subscribers, if they are in memory."""
+        ...
+
+    async def load(self, room_id: RoomID, root_id: EventID) -> None:
+        """Get a thread's subscribers into memory."""
+        ...
+
+
 class Difference(NamedTuple):
     """What an event does to one user beyond what it does to those with default rules."""
 
@@ -106,6 +119,7 @@ class Evaluator:
     _custom: CustomRules
     _ignoring: Ignoring
     _pushed: PushedUsers
+    _threads: ThreadSubscribers | None = None
     _powers: LruCache[int, PowerLevels] = attrs.Factory(
         lambda: LruCache("push_power_levels", max_entries=MAX_SNAPSHOTS)
     )
@@ -137,8 +151,9 @@ class Evaluator:
         if users <= {event.sender}:
             return None
         present = self._members.present_nowait(RoomID(row.room_id))
-        facts = facts_of(event, self._power(row), present.joined_count if present else 0)
-        ordinary, special = self._outcomes(_DEFAULT, facts, _named(self._rules(_DEFAULT), facts))
+        joined = present.joined_count if present else 0
+        facts = facts_of(event, self._power(row), joined, self._subscribers(row, relation))
+        ordinary, special = self._outcomes(_DEFAULT, facts, named_in(self._rules(_DEFAULT), facts))
         outcomes = {user_id: outcome for user_id, outcome in special.items() if user_id in users}
         for signature, own in self._custom.signatures(users).items():
             bystander, named = self._outcomes(signature, facts, own)
@@ -187,6 +202,10 @@ class Evaluator:
             above = None if parent is None else relation_of(parent.event.content)
             self._relations.put(relation.parent_id, above)
             relation = above
+        if self._threads is not None:
+            root_id = self._thread(relation_of(stored.event.content))
+            if root_id != MAIN_TIMELINE:
+                await self._threads.load(RoomID(row.room_id), EventID(root_id))
         users = self._concerned(row)
         for signature, own in self._custom.signatures(users).items():
             if self._rules(signature).reads_display_name:
@@ -231,7 +250,7 @@ class Evaluator:
     def _rules(self, signature: bytes) -> CompiledRules:
         compiled = self._compiled.get(signature)
         if compiled is None:
-            rules = default_rules()
+            rules = default_rules(PushFeatures(threads=self._threads is not None))
             if signature:
                 rules = full_ruleset(decode_user_rules(signature), rules)
             compiled = compile_ruleset(rules)
@@ -251,6 +270,18 @@ class Evaluator:
         events = await self._events.get(found.values())
         by_type = {one.event.type: one.event for one in events.values()}
         self._powers.put(row.snapshot_id, _levels(by_type))
+
+    def _subscribers(self, row: EventRow, relation: Relation | None) -> AbstractSet[UserID] | None:
+        """Give who subscribes to the thread that an event is in; None, when it is in none."""
+        if self._threads is None or relation is None:
+            return None
+        root_id = self._thread(relation)
+        if root_id == MAIN_TIMELINE:
+            return None
+        subscribers = self._threads.of_nowait(RoomID(row.room_id), EventID(root_id))
+        if subscribers is None:
+            raise NotInMemory
+        return subscribers
 
     def _thread(self, relation: Relation | None) -> str:
         if relation is None:
@@ -312,16 +343,6 @@ def _levels(by_type: Mapping[str, Event]) -> PowerLevels:
 
 
 _NONE: Final = PowerLevels({}, {}, {}, 0, 0, 0, 50, 50, 50, 0, frozenset())
-
-
-def _named(compiled: CompiledRules, facts: EventFacts) -> set[UserID]:
-    """Give whom an event names, where rules look: only for them may the outcome differ."""
-    named: set[UserID] = set()
-    for condition in compiled.named_by:
-        value = facts.at(condition.path)
-        candidates = value if isinstance(value, list) else [value]
-        named.update(UserID(name) for name in candidates if isinstance(name, str))
-    return named
 
 
 def _difference(user_id: UserID, outcome: Outcome, ordinary: Outcome) -> Difference:

@@ -12,7 +12,7 @@ import orjson
 from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.push import editing
-from hs.core.push.defaults import default_rules
+from hs.core.push.defaults import STANDARD_FEATURES, PushFeatures, default_rules
 from hs.core.push.rules import NO_USER_RULES, PushRule, RuleKind, UserRules, full_ruleset
 from hs.core.push.wire import (
     decode_user_rules,
@@ -87,6 +87,11 @@ class RulesTable:
     """The writer."""
 
     writer: TableWriter[PushRulesRow]
+    features: PushFeatures = STANDARD_FEATURES
+
+    @property
+    def _defaults(self) -> tuple[PushRule, ...]:
+        return default_rules(self.features)
 
     async def put(
         self,
@@ -115,7 +120,7 @@ class RulesTable:
         parsed, enabled = editing.parse_kind(kind), editing.parse_enabled(body)
         await self._edit(
             user_id,
-            lambda user: editing.set_enabled(user, default_rules(), parsed, rule_id, enabled),
+            lambda user: editing.set_enabled(user, self._defaults, parsed, rule_id, enabled),
         )
 
     async def set_actions(
@@ -125,7 +130,7 @@ class RulesTable:
         parsed, actions = editing.parse_kind(kind), editing.parse_actions(body)
         await self._edit(
             user_id,
-            lambda user: editing.set_actions(user, default_rules(), parsed, rule_id, actions),
+            lambda user: editing.set_actions(user, self._defaults, parsed, rule_id, actions),
         )
 
     async def copy_room_rules(
@@ -144,8 +149,11 @@ class RulesTable:
 class PushRules:
     """What users have set, in each process."""
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(
+        self, database: Database, feed: Feed, features: PushFeatures = STANDARD_FEATURES
+    ) -> None:
         self._database = database
+        self.defaults = default_rules(features)
         entries: LruCache[UserID, UserRules] = LruCache("push_rules", max_entries=MAX_CACHED)
         self._users = LoadingCache(entries, self._load)
         self._rendered: LruCache[UserID, bytes] = LruCache(
@@ -163,7 +171,7 @@ class PushRules:
         if held is not None:
             return held
         user = await self._users.get(user_id)
-        rendered = orjson.dumps(render_ruleset(full_ruleset(user, default_rules()), user_id))
+        rendered = orjson.dumps(render_ruleset(full_ruleset(user, self.defaults), user_id))
         self._rendered.put(user_id, rendered)
         return rendered
 
@@ -194,7 +202,7 @@ class PushRuleService:
         user = await self.rules.of_user(requester.user_id)
         return [
             render_rule(rule, requester.user_id)
-            for rule in full_ruleset(user, default_rules())
+            for rule in full_ruleset(user, self.rules.defaults)
             if rule.kind is parsed
         ]
 
@@ -246,7 +254,7 @@ class PushRuleService:
 
     async def _find(self, requester: Requester, kind: RuleKind, rule_id: str) -> PushRule:
         user = await self.rules.of_user(requester.user_id)
-        return editing.find_rule(user, default_rules(), kind, rule_id)
+        return editing.find_rule(user, self.rules.defaults, kind, rule_id)
 
 
 async def _edit_rules(

@@ -18,7 +18,10 @@ from hs.storage.database import Database, DatabaseError
 from hs.storage.pushers import PusherKey
 
 AGAIN_S: Final = 5.0
-"""After a line failed."""
+"""After the database failed a line."""
+
+AFTER_FAULT_S: Final = 60.0
+"""After a line failed in a way that nobody thought of."""
 
 log = logging.getLogger(__name__)
 
@@ -204,15 +207,11 @@ class PushSending:
             await line.work()
         except DatabaseError as error:
             log.warning("pushing to %s goes on in a moment: %s", line.pusher.user_id, error)
-            await self._rest(line)
+            await _rest(line, AGAIN_S)
         except Exception:
             # One pusher's trouble is none of the others'.
             log.exception("pushing to %s failed; it goes on in a moment", line.pusher.user_id)
-            await self._rest(line)
-
-    async def _rest(self, line: PusherLine) -> None:
-        await trio.sleep(AGAIN_S)
-        line.look_again()
+            await _rest(line, AFTER_FAULT_S)
 
     # Following the feed
 
@@ -258,3 +257,8 @@ class PushSending:
             for line in self._lines.of_user(row.user_id):
                 line.note_read()
                 self._begin(line)
+
+
+async def _rest(line: PusherLine, pause_s: float) -> None:
+    await trio.sleep(pause_s)
+    line.look_again()

@@ -1,0 +1,129 @@
+"""What stays unread is mailed, by running servers and over a real mail server."""
+
+import random
+import re
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+import trio
+
+from tests.support.http_client import HttpClient
+from tests.support.ledger import CLIENT, Person
+from tests.support.mail import MailBox, open_mail_box, plain_of
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Cluster, Layout, running_cluster
+from tests.support.redis import RedisServer
+from tests.support.web import Answer
+
+pytestmark = pytest.mark.process
+
+ADDRESS = "bob@example.org"
+
+
+async def ask(person: Person, method: str, target: str, json: Any = None) -> Answer:
+    """Ask once, whatever the answer is."""
+    async with HttpClient(person.rng.choice(person.ports), person.token or None) as client:
+        return await client.ask(method, target, json=json)
+
+
+def link_in(text: str, path: str) -> str:
+    """Give the path and query of the link to a path."""
+    for found in re.findall(r"https?://\S+", text):
+        parts = urlsplit(found)
+        if parts.path == path:
+            return f"{parts.path}?{parts.query}"
+    raise AssertionError(f"no link to {path} in {text}")
+
+
+async def add_address(person: Person, box: MailBox) -> None:
+    """Prove that somebody holds the address, and give it to them."""
+    wish = {"client_secret": "secret", "email": ADDRESS, "send_attempt": 1}
+    base = f"{CLIENT}/account/3pid"
+    sid = (await person.ask("POST", f"{base}/email/requestToken", wish)).json["sid"]
+    proof = plain_of(await box.wait_for(1))
+    path = "/_matrix/client/unstable/add_threepid/email/submit_token"
+    assert (await ask(person, "GET", link_in(proof, path))).status == 200
+    body: dict[str, Any] = {"sid": sid, "client_secret": "secret"}
+    session = (await ask(person, "POST", f"{base}/add", body)).json["session"]
+    user = {"type": "m.id.user", "user": person.user_id}
+    password = {"type": "m.login.password", "identifier": user, "password": "p"}
+    body["auth"] = {**password, "session": session}
+    await person.ask("POST", f"{base}/add", body)
+
+
+async def watch(cluster: Cluster, box: MailBox) -> None:
+    ports = [int(url.rpartition(":")[2]) for url in cluster.urls]
+    rng = random.Random(4)
+    ada, bob = Person(ports, rng), Person(ports, rng)
+    await ada.register("ada")
+    await bob.register("bob")
+    pusher = {
+        "kind": "email",
+        "app_id": "m.email",
+        "pushkey": ADDRESS,
+        "app_display_name": "Email Notifications",
+        "device_display_name": ADDRESS,
+        "lang": "en",
+        "data": {},
+    }
+    refused = await ask(bob, "POST", f"{CLIENT}/pushers/set", pusher)
+    await add_address(bob, box)
+    await bob.ask("POST", f"{CLIENT}/pushers/set", pusher)
+    room = {"preset": "public_chat", "name": "The kitchen"}
+    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    await bob.ask("POST", f"{CLIENT}/join/{quote(room_id)}", {})
+    for number, body in enumerate(["The soup is <b>ready</b>", "Come!"]):
+        target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/t{number}"
+        await ada.ask("PUT", target, {"msgtype": "m.text", "body": body})
+
+    mail = await box.wait_for(2)
+    text = plain_of(mail)
+    html = mail.get_body(("html",))
+    unsubscribe = link_in(text, "/_synapse/client/unsubscribe")
+    forged = await ask(bob, "GET", unsubscribe[:-1])
+    before = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    page = await ask(bob, "POST", unsubscribe)
+    after = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+
+    assert refused.errcode == "M_THREEPID_NOT_FOUND"
+    assert mail["to"] == ADDRESS
+    assert mail["subject"] == "[Matrix] New messages in The kitchen"
+    assert "ada: The soup is <b>ready</b>" in text
+    assert "ada: Come!" in text
+    assert html is not None
+    assert "The soup is &lt;b&gt;ready&lt;/b&gt;" in str(html.get_content())
+    assert mail["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+    assert (forged.status, page.status) == (403, 200)
+    assert [one["kind"] for one in before] == ["email"]
+    assert after == []
+    assert len(box.messages) == 2
+
+
+@pytest.mark.parametrize(
+    "layout", ["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])]
+)
+async def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
+    request: pytest.FixtureRequest, layout: Layout
+) -> None:
+    postgres: PostgresServer | None = None
+    redis: RedisServer | None = None
+    if layout == "T2":
+        postgres = request.getfixturevalue("postgres_server")
+        redis = request.getfixturevalue("redis_server")
+    async with open_mail_box() as box:
+        email = {
+            "smtp_host": "127.0.0.1",
+            "smtp_port": box.port,
+            "notif_from": "%(app)s <hs@example.org>",
+            "enable_notifs": True,
+            # Both messages are sent before it is over.
+            "notif_delay_before_mail": "3s",
+        }
+        with running_cluster(layout, postgres, redis, email=email) as cluster:
+            try:
+                with trio.fail_after(120):
+                    await watch(cluster, box)
+            except BaseException as error:
+                error.add_note(cluster.logs())
+                raise
