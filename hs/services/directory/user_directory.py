@@ -82,6 +82,9 @@ class DirectoryDuty:
             local = {user_id for user_id in members if user_id.endswith(self._suffix)}
             position = found[-1][0]
             await self._put(remote, local, position)
+            if len(found) < BATCH:
+                # What came meanwhile has set its flag; it may gather first.
+                return
 
     async def _put(
         self, remote: Mapping[str, Mapping[str, Any]], local: set[str], position: int | None

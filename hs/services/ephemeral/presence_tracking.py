@@ -110,8 +110,11 @@ class SyncingDevices:
         device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
 
     def note_active(self, user_id: UserID) -> None:
-        """Note that a user did something; told no more often than others can see it."""
-        if self._settings.enabled is not True:
+        """Note that a user did something; told no more often than others can see it.
+
+        Of who is offline it is not noted: that would cost a reading for each bot that sends.
+        """
+        if self._settings.enabled is not True or not self._is_here(user_id):
             return
         now_ms = self._clock.now_ms()
         if now_ms - self._active.get(user_id, 0) >= self._settings.last_active_granularity // 2:
@@ -149,6 +152,10 @@ class SyncingDevices:
         if active:
             await self._writer.note_active(sorted(active))
         await self._keep()
+
+    def _is_here(self, user_id: UserID) -> bool:
+        row = self._states.get_nowait(user_id)
+        return row is not None and row.state != OFFLINE
 
     def _was_set_offline(self, user_id: UserID) -> bool:
         row = self._states.get_nowait(user_id)

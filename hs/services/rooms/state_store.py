@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 from immutables import Map
 
+from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID
 from hs.lib.cache import LruCache
@@ -248,6 +249,9 @@ class StateStore:
             if not changes:
                 continue
             room_id = RoomID(row.room_id)
+            if _begins_a_room(row) and room_id not in self._rooms:
+                # All that follows comes by the feed as well.
+                self._rooms.put(room_id, _Current(_EMPTY, 1))
             if room_id in self._rooms:
                 held = self._rooms.get(room_id)
                 if held is not None:
@@ -256,6 +260,12 @@ class StateStore:
                         self._rooms.put(room_id, _Current(held.map, len(held.map)))
             for news in self._meanwhile.get(room_id, ()):
                 news.extend(changes)
+
+
+def _begins_a_room(row: EventRow) -> bool:
+    """Tell whether there was no state of the room before an event."""
+    is_create = row.type == event_types.CREATE and row.state_key == ""
+    return is_create and not (row.outlier or row.rejected or row.soft_failed)
 
 
 async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, StateMap]:
