@@ -6,7 +6,7 @@ No metadata of the picture goes into a thumbnail, except its colour profile.
 import io
 from collections.abc import Iterable
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from hs.lib.picture_jobs import Box, Drawn, PictureJob, PictureReport, encode, read_job
 
@@ -26,6 +26,8 @@ QUALITY = 82
 
 # The bound on pixels is the job's.
 Image.MAX_IMAGE_PIXELS = None
+# The sandbox lets nobody but root start threads.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 Size = tuple[int, int]
 
 

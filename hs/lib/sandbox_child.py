@@ -1,7 +1,8 @@
 """The inside of a sandbox: a process that takes one job after the other from its standard input.
 
 Started by `hs.lib.sandbox` with limits that it sets on itself before the first job. A job names a
-function of ours, `module:name`, which takes and gives bytes; what it is given may be hostile.
+function of ours, `module:name`, which takes and gives bytes; what it is given may be hostile. It
+may read files, but neither write to any nor start a thread or process (root may, but should not).
 """
 
 import importlib
