@@ -20,7 +20,7 @@ from hs.services.ephemeral.receipts import Receipts, ReceiptTable
 from hs.services.ephemeral.room_receipts import READ
 from hs.services.push.counts import UnreadCounts
 from hs.services.push.custom_rules import CustomRuleUsers
-from hs.services.push.evaluate import Evaluator
+from hs.services.push.evaluate import Evaluator, ThreadSubscribers
 from hs.services.push.evaluation import EvaluationDuty
 from hs.services.push.ignoring import IgnoringUsers
 from hs.services.push.push_queue import PushQueue
@@ -97,7 +97,9 @@ class UnreadScene:
 
 
 @asynccontextmanager
-async def open_unread(world: World, hub: InProcHub | None = None) -> AsyncIterator[UnreadScene]:
+async def open_unread(
+    world: World, hub: InProcHub | None = None, threads: ThreadSubscribers | None = None
+) -> AsyncIterator[UnreadScene]:
     """Start the evaluation over a world."""
     database, feed, now_ms = world.database, world.feed, world.clock.now_ms
     async with trio.open_nursery() as nursery:
@@ -110,7 +112,9 @@ async def open_unread(world: World, hub: InProcHub | None = None) -> AsyncIterat
         receipts = Receipts(database, feed)
         custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
         pushed = PusherUsers(database, feed)
-        evaluator = Evaluator(world.events, world.states, members, custom, ignoring, pushed)
+        evaluator = Evaluator(
+            world.events, world.states, members, custom, ignoring, pushed, threads
+        )
         duty = EvaluationDuty(
             database,
             feed,

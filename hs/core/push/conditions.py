@@ -18,6 +18,8 @@ from hs.core.property_paths import PropertyPath, parse_property_path
 from hs.core.push.facts import DEFAULT_NOTIFICATION_LEVEL, EventFacts, UserFacts
 from hs.core.push.rules import Condition, OwnUserID
 
+THREAD_SUBSCRIPTION: Final = "io.element.msc4306.thread_subscription"
+
 _BODY: Final = ("content", "body")
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})", re.ASCII)
 _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
@@ -168,6 +170,25 @@ class BodyHasDisplayName:
         return compile_glob(name).matches_words(body)
 
 
+@attrs.frozen
+class ThreadSubscription:
+    """`io.element.msc4306.thread_subscription`: the event is in a thread the user follows, or not.
+
+    Spec: MSC4306.
+    """
+
+    subscribed: bool
+
+    def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
+        """Answer for an event and a user."""
+        subscribers = facts.subscribers
+        return subscribers is not None and (user.user_id in subscribers) is self.subscribed
+
+    def holds_for_others(self, facts: EventFacts) -> bool:
+        """Answer for an event and a user who does not subscribe to its thread."""
+        return facts.subscribers is not None and not self.subscribed
+
+
 NEVER: Final = Never()
 
 
@@ -222,6 +243,11 @@ def _contains_display_name(condition: Condition) -> EventCondition | UserConditi
     return BodyHasDisplayName()
 
 
+def _thread_subscription(condition: Condition) -> EventCondition | UserCondition:
+    subscribed = condition.get("subscribed")
+    return ThreadSubscription(subscribed) if isinstance(subscribed, bool) else NEVER
+
+
 _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] = {
     "event_match": _event_match,
     "event_property_is": _event_property_is,
@@ -229,6 +255,7 @@ _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] 
     "room_member_count": _room_member_count,
     "sender_notification_permission": _sender_notification_permission,
     "contains_display_name": _contains_display_name,
+    THREAD_SUBSCRIPTION: _thread_subscription,
 }
 
 

@@ -1,6 +1,7 @@
 """The server-default push rules.
 
-Spec: client-server API, Predefined Rules; MSC3930 (polls) and MSC4028 (encrypted events).
+Spec: client-server API, Predefined Rules; MSC3930 (polls), MSC4028 (encrypted events), MSC4306
+(threads).
 """
 
 from functools import lru_cache
@@ -8,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from hs.core.push.conditions import THREAD_SUBSCRIPTION
 from hs.core.push.rules import (
     MASTER_RULE_ID,
     USER_ID_PLACEHOLDER,
@@ -120,12 +122,25 @@ _POLLS = tuple(
 )
 
 
+def _of_threads(which: str, actions: tuple[Action, ...], *, subscribed: bool) -> PushRule:
+    condition = {"kind": THREAD_SUBSCRIPTION, "subscribed": subscribed}
+    rule_id = f".io.element.msc4306.rule.{which}_thread"
+    return PushRule(RuleKind.POSTCONTENT, rule_id, actions, (condition,), default=True)
+
+
+_THREADS = (
+    _of_threads("unsubscribed", (), subscribed=False),
+    _of_threads("subscribed", _SOUND, subscribed=True),
+)
+
+
 @attrs.frozen
 class PushFeatures:
     """Which proposals' rules this server has besides the specification's."""
 
     polls: bool = True
     encrypted_event: bool = False
+    threads: bool = False
 
 
 STANDARD_FEATURES = PushFeatures()
@@ -139,6 +154,7 @@ def default_rules(features: PushFeatures = STANDARD_FEATURES) -> tuple[PushRule,
         *((_ENCRYPTED_EVENT,) if features.encrypted_event else ()),
         *_OVERRIDES,
         *((_POLL_RESPONSE,) if features.polls else ()),
+        *(_THREADS if features.threads else ()),
         *_UNDERRIDES,
         *(_POLLS if features.polls else ()),
     )

@@ -47,6 +47,8 @@ def parse_rule(kind: RuleKind, rule_id: str, body: Mapping[str, Any]) -> PushRul
     Raises: InvalidParam or MissingParam.
     """
     _check_rule_id(rule_id)
+    if kind is RuleKind.POSTCONTENT:
+        raise InvalidParam("Rules of this kind are the server's own")
     actions = parse_actions(body)
     if kind is RuleKind.CONTENT:
         return PushRule(kind, rule_id, actions, pattern=_parse_pattern(body.get("pattern")))

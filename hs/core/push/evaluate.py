@@ -17,6 +17,7 @@ from hs.core.push.conditions import (
     PropertyContainsUser,
     PropertyIs,
     PropertyIsUser,
+    ThreadSubscription,
     UserCondition,
     compile_condition,
 )
@@ -56,6 +57,7 @@ class CompiledRules:
     reads_display_name: bool
     named_by: tuple[PropertyIsUser | PropertyContainsUser, ...]
     """Where an event may name a user so that the outcome differs for that user."""
+    reads_threads: bool = False
 
 
 @attrs.frozen
@@ -84,6 +86,7 @@ def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
                 if isinstance(condition, PropertyIsUser | PropertyContainsUser)
             )
         ),
+        any(isinstance(condition, ThreadSubscription) for condition in naming),
     )
 
 
@@ -111,7 +114,7 @@ def evaluate_for_all(
     if compiled.reads_display_name:
         singled_out = set(users_by_id)
     else:
-        singled_out = _named_by(compiled, facts) & users_by_id.keys()
+        singled_out = named_in(compiled, facts) & users_by_id.keys()
         if facts.sender in users_by_id:
             singled_out.add(facts.sender)
     special = {user_id: evaluate(compiled, facts, users_by_id[user_id]) for user_id in singled_out}
@@ -142,7 +145,7 @@ def _compile(rule: PushRule) -> CompiledRule:
         conditions = [MatchesWords(compile_glob(rule.pattern or ""))]
     else:
         conditions = [compile_condition(condition) for condition in rule.conditions or ()]
-    naming = (PropertyIsUser, PropertyContainsUser, BodyHasDisplayName)
+    naming = (PropertyIsUser, PropertyContainsUser, BodyHasDisplayName, ThreadSubscription)
     return CompiledRule(
         tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the other half of the union
         tuple(condition for condition in conditions if isinstance(condition, naming)),
@@ -160,15 +163,19 @@ def _holds(condition: EventCondition, facts: EventFacts) -> bool:
 def _for_a_bystander(compiled: CompiledRules, facts: EventFacts) -> Outcome:
     """Give the outcome for a user whom the event does not name."""
     for rule in compiled.rules:
-        if not rule.user_conditions and all(
-            _holds(condition, facts) for condition in rule.event_conditions
+        if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
+            isinstance(condition, ThreadSubscription) and condition.holds_for_others(facts)
+            for condition in rule.user_conditions
         ):
             return rule.outcome
     return NOTHING
 
 
-def _named_by(compiled: CompiledRules, facts: EventFacts) -> set[UserID]:
+def named_in(compiled: CompiledRules, facts: EventFacts) -> set[UserID]:
+    """Give those for whom the outcome may differ: only they need be looked at one by one."""
     named: set[UserID] = set()
+    if compiled.reads_threads and facts.subscribers is not None:
+        named.update(facts.subscribers)
     for condition in compiled.named_by:
         value = facts.at(condition.path)
         candidates = value if isinstance(value, list) else [value]

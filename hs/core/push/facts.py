@@ -1,6 +1,7 @@
 """What push rules may ask about an event, gathered once for all users."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import attrs
@@ -18,7 +19,8 @@ class EventFacts:
     """One event and the state of its room, as far as rules look at them.
 
     `sender_power` is infinite for creators of rooms that know them; `notification_levels` is
-    `notifications` of the power levels, already read as integers.
+    `notifications` of the power levels, already read as integers. `subscribers` are those of the
+    thread that the event is in, None for events in no thread.
     """
 
     event_id: EventID
@@ -28,6 +30,7 @@ class EventFacts:
     member_count: int
     sender_power: float
     notification_levels: Mapping[str, int]
+    subscribers: AbstractSet[UserID] | None = None
     memo: dict[Any, bool] = attrs.field(factory=dict)
     """Answers of conditions that do not depend on the user, by condition."""
 
@@ -51,7 +54,12 @@ class UserFacts:
     display_name: str | None = None
 
 
-def facts_of(event: Event, power: PowerLevels, member_count: int) -> EventFacts:
+def facts_of(
+    event: Event,
+    power: PowerLevels,
+    member_count: int,
+    subscribers: AbstractSet[UserID] | None = None,
+) -> EventFacts:
     """Gather the facts of an event; the power levels are those before the event."""
     return EventFacts(
         event_id=event.event_id,
@@ -61,4 +69,5 @@ def facts_of(event: Event, power: PowerLevels, member_count: int) -> EventFacts:
         member_count=member_count,
         sender_power=power.of_user(event.sender),
         notification_levels=power.notifications,
+        subscribers=subscribers,
     )

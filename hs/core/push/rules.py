@@ -33,6 +33,7 @@ class RuleKind(Enum):
 
     OVERRIDE = "override"
     CONTENT = "content"
+    POSTCONTENT = "postcontent"  # the server's own only (MSC4306)
     ROOM = "room"
     SENDER = "sender"
     UNDERRIDE = "underride"

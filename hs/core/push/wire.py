@@ -24,6 +24,8 @@ def render_ruleset(rules: Sequence[PushRule], user_id: UserID) -> dict[str, Any]
     by_kind: dict[str, list[dict[str, Any]]] = {kind.value: [] for kind in RuleKind}
     for rule in rules:
         by_kind[rule.kind.value].append(render_rule(rule, user_id))
+    if not by_kind[RuleKind.POSTCONTENT.value]:
+        del by_kind[RuleKind.POSTCONTENT.value]
     return {"global": by_kind}
 
 

@@ -3,6 +3,7 @@
 import attrs
 
 from hs.apis.client.push_rules import PushRulesApi
+from hs.core.push.defaults import PushFeatures
 from hs.nursery.foundation import Foundation
 from hs.nursery.process import Runner
 from hs.nursery.wiring.ephemeral import Ephemeral
@@ -16,6 +17,7 @@ from hs.services.push.ignoring import IgnoringUsers
 from hs.services.push.push_queue import PushQueue
 from hs.services.push.pusher_users import PusherUsers
 from hs.services.push.rules import PushRules, PushRuleService, RulesTable, RulesWriter
+from hs.services.push.thread_subscribers import SubscribersOfThreads
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -30,19 +32,28 @@ class Push:
 
 def wire_rules_writer(ground: Foundation) -> RulesWriter:
     """Build what changes push rules, or asks the process that does."""
-    return ground.owned(RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES)))
+    return ground.owned(
+        RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES), _features(ground))
+    )
+
+
+def _features(ground: Foundation) -> PushFeatures:
+    experiments = ground.settings.proposals.experimental_features
+    return PushFeatures(threads=experiments.thread_subscriptions)
 
 
 def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: RulesWriter) -> Push:
     """Build push rules and unread counts."""
     database, feed = ground.database, ground.feed
+    features = _features(ground)
     runners: list[tuple[str, Runner]] = []
 
     def evaluation() -> EvaluationDuty:
         custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
         pushed = PusherUsers(database, feed)
+        threads = SubscribersOfThreads(database, feed) if features.threads else None
         evaluator = Evaluator(
-            rooms.events, rooms.states, rooms.memberships, custom, ignoring, pushed
+            rooms.events, rooms.states, rooms.memberships, custom, ignoring, pushed, threads
         )
         duty = EvaluationDuty(
             database,
@@ -60,7 +71,7 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
         return duty
 
     store = ground.owned(EvaluationStore, UNREAD, evaluation)
-    rules = PushRules(database, feed)
+    rules = PushRules(database, feed, features)
     return Push(
         rules=rules,
         rule_service=PushRuleService(rules, writer),
