@@ -13,7 +13,7 @@ import trio
 
 from tests.support.ledger import CLIENT, Person
 from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, ServerProcess, running_cluster
+from tests.support.processes import Cluster, ServerProcess, running_large_cluster
 from tests.support.redis import RedisServer
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
@@ -28,7 +28,7 @@ LIMIT_S = 1200.0
 @pytest.fixture
 def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Cluster]:
     """A server of four processes."""
-    with running_cluster("T2", postgres_server, redis_server, ["sync2"]) as running:
+    with running_large_cluster(["sync2"], postgres_server, redis_server) as running:
         yield running
 
 

@@ -47,13 +47,14 @@ def reached(way: str, folder: Path) -> Iterator[RedisAddress]:
             options += ["--tls-port", str(port), "--tls-cert-file", str(made.certificate)]
             options += ["--tls-key-file", str(made.key), "--tls-ca-cert-file", str(made.authority)]
             options += ["--tls-auth-clients", asks]
-            own = {"certificate_file": str(made.certificate), "private_key_file": str(made.key)}
+            has_own = way == "client certificate"
             address = RedisAddress(
                 host="127.0.0.1",
                 port=port,
                 tls=True,
                 ca_file=str(made.authority),
-                **(own if asks == "yes" else {}),
+                certificate_file=str(made.certificate) if has_own else None,
+                private_key_file=str(made.key) if has_own else None,
             )
         case _:
             options += ["--port", str(port)]

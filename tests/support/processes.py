@@ -215,19 +215,33 @@ def running_cluster(
     layout: Layout,
     postgres: PostgresServer | None,
     redis: RedisServer | None,
-    more_workers: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[Cluster]:
     """Run a server of this layout in a directory of its own; `settings` go to homeserver.yaml."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    cluster = make_cluster(layout, folder, postgres, redis, settings, more_workers)
+    with _running(make_cluster(layout, folder, postgres, redis, settings)) as cluster:
+        yield cluster
+
+
+@contextmanager
+def running_large_cluster(
+    workers: Sequence[str], postgres: PostgresServer, redis: RedisServer
+) -> Iterator[Cluster]:
+    """Run a server of layout T2 with more generic workers."""
+    folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
+    with _running(make_cluster("T2", folder, postgres, redis, {}, workers)) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _running(cluster: Cluster) -> Iterator[Cluster]:
     try:
         cluster.start()
         yield cluster
         cluster.stop()
     finally:
         cluster.kill_all()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 def make_cluster(
