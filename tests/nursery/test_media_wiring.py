@@ -1,0 +1,65 @@
+"""Media as settings say: which processes serve them, which tidies up, and where copies go."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hs.lib.s3 import S3Bucket
+from hs.nursery.plan import MEDIA_JOBS, plan_of
+from hs.nursery.wiring.media import place_of
+from hs.services.media.places import FolderStore
+from hs.settings.errors import SettingsError
+from hs.settings.media import FolderSettings, S3Settings, StorageProvider
+from tests.settings.conftest import Load, load
+
+__all__ = ["load"]
+
+SHARED = """\
+server_name: test
+database: {name: psycopg2, args: {database: hs}}
+redis: {enabled: true}
+worker_replication_secret: secret
+enable_registration: false
+instance_map: {main: {host: 127.0.0.1, port: 9000}}
+enable_media_repo: false
+"""
+REPOSITORY = "worker_app: synapse.app.media_repository\nworker_name: media1\n"
+GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: generic1\n"
+WILLING = GENERIC + "enable_media_repo: true\n"
+
+
+@pytest.mark.parametrize(
+    ("worker", "serves"), [("", False), (REPOSITORY, True), (GENERIC, False), (WILLING, True)]
+)
+def test_a_process_serves_media_if_it_is_told_to(load: Load, worker: str, serves: bool) -> None:
+    settings = load(SHARED, worker) if worker else load(SHARED)
+
+    assert settings.workers.serves_media is serves
+
+
+def test_the_process_that_is_named_tidies_up(load: Load) -> None:
+    shared = SHARED + "media_instance_running_background_jobs: media1\n"
+
+    assert MEDIA_JOBS in plan_of(load(shared, REPOSITORY)).duties
+    assert MEDIA_JOBS not in plan_of(load(shared)).duties
+    assert MEDIA_JOBS not in plan_of(load(shared, GENERIC)).duties
+
+
+def test_copies_go_where_the_settings_say() -> None:
+    s3 = place_of(StorageProvider(place=S3Settings(bucket="media"), store_local=True))
+    folder = place_of(
+        StorageProvider(place=FolderSettings(directory=Path("/backup")), store_synchronous=True)
+    )
+
+    assert isinstance(s3.store, S3Bucket)
+    assert (s3.takes(is_local=True), s3.takes(is_local=False)) == (True, False)
+    assert isinstance(folder.store, FolderStore)
+    assert folder.is_waited_for
+
+
+def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(SettingsError, match=r"hs\[s3\]"):
+        place_of(StorageProvider(place=S3Settings(bucket="media")))
