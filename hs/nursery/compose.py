@@ -20,7 +20,7 @@ from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_dev
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
-from hs.nursery.wiring.identity_servers import wire_address_servers
+from hs.nursery.wiring.identity_servers import wire_address_servers, wire_offers
 from hs.nursery.wiring.keeping import keeping_apis, wire_keeping
 from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
@@ -113,7 +113,7 @@ def compose(
         lone_duties=lone,
         endpoints=collect(
             *account_apis(settings, accounts, actions),
-            *action_apis(settings, actions),
+            *action_apis(settings, actions, wire_offers(ground, rooms, actions, servers)),
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
             *push_apis(push),

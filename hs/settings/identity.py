@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from hs.settings.fields import secret, setting
-from hs.settings.kinds import STRING, At, Kind, optional
+from hs.settings.kinds import BOOLEAN, STRING, At, Kind, optional
 
 
 def _read_url(value: Any, at: At) -> str:
@@ -40,4 +40,13 @@ class CaptchaSettings:
     recaptcha_private_key: str | None = secret("Private key of reCAPTCHA.")
     recaptcha_siteverify_api: str = setting(
         URL, "https://www.recaptcha.net/recaptcha/api/siteverify", "Where answers are checked."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class LookupSettings:
+    """Finding users by their addresses."""
+
+    enable_3pid_lookup: bool = setting(
+        BOOLEAN, True, "Users may invite people by address, through an identity server."
     )

@@ -114,9 +114,7 @@ class RateLimitSettings:
     rc_joins_per_room: Rate = rate(1, 10, "Joins of one room, over all users.")
     rc_3pid_validation: Rate = rate(0.003, 5, "Asking for a validation message.")
     rc_invites: InviteRates = sub_block(InviteRates, "Inviting.")
-    rc_third_party_invite: Rate = rate(
-        0.2, 10, "Inviting by e-mail address, per user.", is_effective=False
-    )
+    rc_third_party_invite: Rate = rate(0.2, 10, "Inviting by e-mail address, per user.")
     rc_media_create: Rate = rate(10, 50, "Announcing media, per user.")
     rc_federation: FederationRates = sub_block(
         FederationRates, "Requests of another server.", is_effective=False

@@ -177,6 +177,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         outside=groups["outside"],
         delegates=blocks.account_threepid_delegates,
         captcha=groups["captcha"],
+        lookups=groups["lookups"],
         previews=groups["previews"],
         appservices=read_appservices(groups["appservices"], loading.problems),
         email=blocks.email,

@@ -86,7 +86,6 @@ _MEDIA: tuple[Row, ...] = (
     ("remote_media_download_per_second", SIZE, "87KiB", "Remote media per second."),
 )
 _REGISTRATION: tuple[Row, ...] = (
-    ("enable_3pid_lookup", BOOLEAN, True, "Look users up by address."),
 )
 _APIS: tuple[Row, ...] = (
     ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),

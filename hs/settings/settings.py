@@ -23,7 +23,7 @@ from hs.settings.features import (
     UserDirectorySettings,
 )
 from hs.settings.fields import Key, keys_of, setting, sub_block
-from hs.settings.identity import CaptchaSettings, DelegateSettings
+from hs.settings.identity import CaptchaSettings, DelegateSettings, LookupSettings
 from hs.settings.keeping import (
     RETENTION,
     AutoAcceptSettings,
@@ -153,6 +153,7 @@ class Settings:
     outside: OutsideSettings = OutsideSettings()
     delegates: DelegateSettings = DelegateSettings()
     captcha: CaptchaSettings = CaptchaSettings()
+    lookups: LookupSettings = LookupSettings()
     previews: PreviewSettings = PreviewSettings()
     email: MailSettings = MailSettings()
     templates: TemplateSettings = TemplateSettings()
@@ -193,6 +194,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("metrics", MetricsSettings, "Metrics"),
     ("outside", OutsideSettings, "Server"),
     ("captcha", CaptchaSettings, "Registration"),
+    ("lookups", LookupSettings, "Registration"),
     ("previews", PreviewSettings, "Media store"),
     ("blocking", BlockingSettings, "Homeserver blocking"),
     ("worker_keys", WorkerKeys, "Workers"),

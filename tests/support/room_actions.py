@@ -19,18 +19,24 @@ from hs.apis.client.membership import MembershipApi
 from hs.apis.client.public_rooms import PublicRoomsApi
 from hs.apis.client.send import SendApi
 from hs.apis.client.upgrade import UpgradeApi
+from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.signing.keys import Signer, SigningKey
+from hs.lib.http_client import HttpAnswer, Unreachable
+from hs.lib.limiter import RateLimiter
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
-from hs.services.accounts.rate_limits import ConfiguredRates
+from hs.services.accounts.identity_servers import IdentityServers
+from hs.services.accounts.rate_limits import ConfiguredRates, bucket_of
 from hs.services.directory.aliases import Aliases, NoNamespaces
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
+from hs.services.rooms.create_by_address import InvitingCreation
 from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.delayed_events import DelayedEvents
 from hs.services.rooms.invite_permissions import InvitePermissions
@@ -44,6 +50,7 @@ from hs.services.rooms.removal import Removal
 from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
 from hs.services.rooms.succession import Succession
+from hs.services.rooms.third_party_invites import ThirdPartyInvites
 from hs.services.rooms.upgrade import RoomUpgrade
 from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
 from hs.settings.rooms import RoomSettings
@@ -61,6 +68,14 @@ NO_LIMITS = RateLimitSettings(
     rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=PLENTY),
 )
 DAVE = UserID(f"@dave:{SERVER}")
+SIGNER = Signer(SERVER, SigningKey.from_seed("a", bytes(32)))
+
+
+class NoOutside:
+    """The HttpClient of a server that reaches no other."""
+
+    async def send(self, method: str, url: str, **more: Any) -> HttpAnswer:
+        raise Unreachable("there is no outside")
 
 
 @attrs.define
@@ -112,6 +127,7 @@ class Actions:
     own: OwnThings
     delayed: DelayedEvents
     removal: Removal
+    offers: ThirdPartyInvites
     tokens: Tokens = attrs.Factory(Tokens)
 
     def __attrs_post_init__(self) -> None:
@@ -128,8 +144,9 @@ class Actions:
     def client(self, *more: object) -> WebClient:
         """Make a client of the endpoints of rooms."""
         apis = (
-            CreateRoomApi(self.creation),
-            MembershipApi(self.membership, self.naming, self.removal),
+            CreateRoomApi(InvitingCreation(self.creation, self.offers)),
+            MembershipApi(self.membership, self.naming, self.removal, self.offers),
+            ThirdPartyBindsApi(self.offers),
             SendApi(self.sending, self.delayed),
             DelayedEventsApi(self.delayed),
             DirectoryApi(self.naming, self.public_rooms),
@@ -216,6 +233,7 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         naming=_naming(parts),
         sending=sending,
         removal=Removal(world.database, world.events, world.appender, membership),
+        offers=_offers(parts, membership),
         delayed=DelayedEvents(
             database=world.database,
             clock=world.clock,
@@ -235,6 +253,18 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
             database=world.database,
         ),
         own=parts.own,
+    )
+
+
+def _offers(parts: _Parts, membership: RoomMembership) -> ThirdPartyInvites:
+    world = parts.world
+    servers = IdentityServers(world.database, NoOutside(), SIGNER)
+    return ThirdPartyInvites(
+        servers=servers,
+        appender=world.appender,
+        deciding=parts.deciding,
+        membership=membership,
+        limiter=RateLimiter(bucket_of(PLENTY)),
     )
 
 

@@ -1,6 +1,6 @@
 """Making rooms."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
@@ -8,11 +8,11 @@ from hs.apis.web.auth import USER
 from hs.apis.web.request import body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import ThreepidDenied
 from hs.core.ids import RoomID, parse_user_id
 from hs.core.requester import Requester
-from hs.services.rooms.create import RoomCreation
+from hs.services.rooms.create_by_address import InvitingCreation
 from hs.services.rooms.first_events import InitialState, NewRoomRequest, Preset
+from hs.services.rooms.third_party_invites import InvitedAddress
 
 
 @attrs.frozen
@@ -26,7 +26,7 @@ class CreateRoom:
     room_name: str | None = body(default=None, name="name")
     topic: str | None = body(default=None)
     invite: list[str] = body(factory=list)
-    invite_3pid: list[Any] = body(factory=list)
+    invite_3pid: list[InvitedAddress] = body(factory=list)
     room_version: str | None = body(default=None)
     creation_content: JsonObject = body(factory=dict)
     initial_state: list[InitialState] = body(factory=list)
@@ -45,13 +45,11 @@ class Created:
 class CreateRoomApi:
     """The endpoint that makes rooms."""
 
-    creation: RoomCreation
+    creation: InvitingCreation
 
     @route("POST", "/_matrix/client/v3/createRoom", auth=USER, rate="room_creation")
     async def create_room(self, request: CreateRoom) -> Created:
         """Make a room."""
-        if request.invite_3pid:
-            raise ThreepidDenied("This server cannot invite by third-party identifiers")
         asked = NewRoomRequest(
             preset=request.preset,
             is_listed=request.visibility == "public",
@@ -65,4 +63,5 @@ class CreateRoomApi:
             is_direct=request.is_direct,
             power_levels=request.power_level_content_override,
         )
-        return Created(await self.creation.create(request.requester, asked))
+        room_id = await self.creation.create(request.requester, asked, request.invite_3pid)
+        return Created(room_id)

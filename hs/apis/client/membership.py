@@ -7,12 +7,13 @@ from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path, query, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import MissingParam, ThreepidDenied
+from hs.core.errors import MissingParam
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.requester import Requester
 from hs.services.rooms.membership import JoinRequest, RoomMembership, own_content
 from hs.services.rooms.naming import RoomNaming
 from hs.services.rooms.removal import Removal
+from hs.services.rooms.third_party_invites import InvitedAddress, ThirdPartyInvites
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 
@@ -67,6 +68,8 @@ class Invite:
     user_id: str | None = body(default=None)
     medium: str | None = body(default=None)
     address: str | None = body(default=None)
+    id_server: str | None = body(default=None)
+    id_access_token: str | None = body(default=None)
     reason: str | None = body(default=None)
 
 
@@ -111,6 +114,7 @@ class MembershipApi:
     membership: RoomMembership
     naming: RoomNaming
     removal: Removal
+    offers: ThirdPartyInvites
 
     @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)
     @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST)
@@ -147,10 +151,10 @@ class MembershipApi:
     @route("POST", f"{_ROOM}/invite", auth=USER)
     async def invite(self, request: Invite) -> Empty:
         """Invite a user."""
-        if request.user_id is None and request.address is not None:
-            raise ThreepidDenied("This server cannot invite by third-party identifiers")
         if request.user_id is None:
-            raise MissingParam("user_id is missing")
+            asked = _address(request)
+            await self.offers.invite(request.requester, request.room_id, asked, request.reason)
+            return Empty()
         target = parse_user_id(request.user_id)
         await self.membership.invite(request.requester, request.room_id, target, request.reason)
         return Empty()
@@ -176,6 +180,17 @@ class MembershipApi:
             request.requester, request.room_id, request.user_id, request.reason
         )
         return Empty()
+
+
+def _address(request: Invite) -> InvitedAddress:
+    """Read whom to invite by address. Raises: MissingParam."""
+    if request.address is None:
+        raise MissingParam("user_id is missing")
+    if request.medium is None or request.id_server is None or request.id_access_token is None:
+        raise MissingParam("medium, id_server and id_access_token go with an address")
+    return InvitedAddress(
+        request.id_server, request.id_access_token, request.medium, request.address
+    )
 
 
 def _servers(via: list[str], server_name: list[str]) -> list[ServerName]:

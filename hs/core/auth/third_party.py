@@ -55,15 +55,44 @@ def check_third_party_invite(
     raise Forbidden("No signature of the third-party invite is by a key that the room knows")
 
 
-def _public_keys(content: Mapping[str, Any]) -> Iterator[VerifyKey]:
-    several = content.get("public_keys")
-    entries = several if isinstance(several, list) else []
-    listed = [entry.get("public_key") for entry in entries if isinstance(entry, Mapping)]
-    for text in (content.get("public_key"), *listed):
+def keys_that_signed(
+    offer: Mapping[str, Any], signed: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """List the keys of a third-party invite by which `signed` is signed, each with the URL that
+    tells whether it is still valid; keys without one are left out.
+    """
+    unsigned = {key: signed[key] for key in signed if key not in ("signatures", "unsigned")}
+    message = encode_lenient(unsigned)
+    signatures = list(islice(_signatures(signed), _MAX_TRIES))
+    found: dict[tuple[str, str], None] = {}
+    for entry in islice(_entries(offer), _MAX_TRIES):
+        text, url = entry.get("public_key"), entry.get("key_validity_url")
+        if not isinstance(text, str) or not isinstance(url, str):
+            continue
         try:
-            yield VerifyKey.parse(ALGORITHM, text)
+            key = VerifyKey.parse(ALGORITHM, text)
         except InvalidSigningKey:
             continue
+        if any(key.verifies(message, signature) for signature in signatures):
+            found[text, url] = None
+    return list(found)
+
+
+def _public_keys(content: Mapping[str, Any]) -> Iterator[VerifyKey]:
+    for entry in _entries(content):
+        try:
+            yield VerifyKey.parse(ALGORITHM, entry.get("public_key"))
+        except InvalidSigningKey:
+            continue
+
+
+def _entries(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Give what holds a key: the content itself, as before there were lists, and the list."""
+    yield content
+    several = content.get("public_keys")
+    for one in several if isinstance(several, list) else ():
+        if isinstance(one, Mapping):
+            yield one
 
 
 def _signatures(signed: Mapping[str, Any]) -> Iterator[bytes]:

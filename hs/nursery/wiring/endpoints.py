@@ -33,6 +33,7 @@ from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
+from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.delayed import delayed_apis
@@ -41,6 +42,8 @@ from hs.nursery.wiring.proving import Proving, base_url_of
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.password_reset import PasswordReset
 from hs.services.accounts.uia import InteractiveAuth
+from hs.services.rooms.create_by_address import InvitingCreation
+from hs.services.rooms.third_party_invites import ThirdPartyInvites
 from hs.settings.settings import Settings
 
 
@@ -111,11 +114,14 @@ def proving_apis(
     ]
 
 
-def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
+def action_apis(
+    settings: Settings, actions: RoomActions, offers: ThirdPartyInvites
+) -> list[object]:
     """Give the endpoints that change rooms, and find them."""
     return [
-        CreateRoomApi(actions.creation),
-        MembershipApi(actions.membership, actions.naming, actions.removal),
+        CreateRoomApi(InvitingCreation(actions.creation, offers)),
+        MembershipApi(actions.membership, actions.naming, actions.removal, offers),
+        ThirdPartyBindsApi(offers),
         SendApi(actions.sending, actions.delayed.events),
         *delayed_apis(actions.delayed),
         DirectoryApi(actions.naming, actions.public_rooms),

@@ -1,8 +1,10 @@
 """Identity servers, which tell the world whose addresses are whose, when users want that."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -18,8 +20,8 @@ from hs.storage import threepid_bindings
 from hs.storage.database import Database
 
 V2 = "/_matrix/identity/v2"
-MAX_TOKEN_CHARS = 255
 MAX_KEYS = 10
+_TOKEN = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
 
 
 @attrs.frozen
@@ -115,7 +117,7 @@ class IdentityServers:
         server = trusted(id_server)
         answer = await self._post(server, "/store-invite", invite, id_access_token)
         token, name = answer.get("token"), answer.get("display_name")
-        if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN_CHARS:
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise RemoteFault(server, "The identity server gives no token")
         keys = answer.get("public_keys")
         public_keys = tuple(
@@ -126,6 +128,19 @@ class IdentityServers:
         if not public_keys:
             raise RemoteFault(server, "The identity server gives no key")
         return StoredInvite(token, str(name or ""), public_keys)
+
+    async def is_any_valid(self, keys: Sequence[tuple[str, str]]) -> bool:
+        """Ask where keys of invites say that they can be asked for; one valid key is enough."""
+        for key, url in keys:
+            try:
+                parts = urlsplit(url)
+                base = f"{parts.scheme}://{parts.netloc}"
+                answer = await IdentityHttp(self._http).get(base, parts.path, {"public_key": key})
+            except (MatrixError, RemoteFault, NoMatrixError, ValueError):
+                continue
+            if answer.get("valid") is True:
+                return True
+        return False
 
     async def _unbind(self, user_id: UserID, medium: str, address: str, server: str) -> bool:
         path = V2 + "/3pid/unbind"

@@ -57,7 +57,6 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
         "join_remote": settings.rc_joins.remote,
         "3pid_validation": settings.rc_3pid_validation,
         "invite": settings.rc_invites.per_issuer,
-        "third_party_invite": settings.rc_third_party_invite,
         "media_create": settings.rc_media_create,
         "presence": settings.rc_presence.per_user,
         "delayed_event_mgmt": settings.rc_delayed_event_mgmt,

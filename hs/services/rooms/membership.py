@@ -204,7 +204,7 @@ class RoomMembership:
             self.limits.check_join(requester, room_id)
         drafts = []
         if asked.third_party_signed is not None:
-            drafts.append(await self._accepted(here, user_id, asked.third_party_signed))
+            drafts.append(await self.accepted(room_id, user_id, asked.third_party_signed))
         else:
             authoriser = await self.restricted.authoriser_for(user_id, here)
             if authoriser is not None:
@@ -222,13 +222,16 @@ class RoomMembership:
         if not self.policy.is_from_server(own):
             check_may_act(requester)
 
-    async def _accepted(self, here: Deciding, user_id: UserID, signed: JsonObject) -> Draft:
-        """Make the invite that a third-party invite turns into; the room's rules prove it."""
+    async def accepted(self, room_id: RoomID, user_id: UserID, signed: JsonObject) -> Draft:
+        """Make the invite that a third-party invite turns into; the room's rules prove it.
+
+        Raises: BadJson, Forbidden.
+        """
         token = signed.get("token")
         if not isinstance(token, str) or "\0" in token:
             raise BadJson("third_party_signed needs a token")
         key = (event_types.THIRD_PARTY_INVITE, token)
-        found = await self.deciding.read(here.room_id, more=(key,))
+        found = await self.deciding.read(room_id, more=(key,))
         offer = None if found is None else found.events.get(key)
         if offer is None:
             raise Forbidden("The room has no such third-party invite")
