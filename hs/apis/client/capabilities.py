@@ -10,6 +10,7 @@ from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.login import Login
+from hs.services.rooms.delayed_events import MAX_SCHEDULED
 from hs.settings.accounts import RegistrationSettings
 
 
@@ -29,6 +30,7 @@ class CapabilitiesApi:
     registration: RegistrationSettings
     default_room_version: str
     may_change_threepids: bool
+    longest_delay_ms: int | None = None
 
     @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
     async def capabilities(self, request: CapabilitiesRequest) -> dict[str, Any]:
@@ -48,8 +50,13 @@ class CapabilitiesApi:
         moderation: dict[str, Any] = {}
         if request.requester.is_admin:
             moderation = {"m.account_moderation": {"suspend": True, "lock": True}}
+        delays: dict[str, Any] = {}
+        if self.longest_delay_ms is not None:
+            bounds = {"max_delay_ms": self.longest_delay_ms, "max_scheduled": MAX_SCHEDULED}
+            delays = {"m.delayed_events": bounds, "org.matrix.msc4140.delayed_events": bounds}
         return {
             "capabilities": {
+                **delays,
                 **moderation,
                 "m.room_versions": {
                     "default": self.default_room_version,

@@ -7,6 +7,7 @@ import attrs
 from hs.apis.web.auth import NONE
 from hs.apis.web.route import route
 from hs.core.errors import NotFound
+from hs.settings.proposals import RtcSettings
 from hs.settings.server import ServerSettings
 
 
@@ -15,6 +16,7 @@ class WellKnownApi:
     """`/.well-known/matrix`."""
 
     settings: ServerSettings
+    rtc: RtcSettings = RtcSettings()
 
     @route("GET", "/.well-known/matrix/client", auth=NONE)
     async def client(self) -> dict[str, Any]:
@@ -28,6 +30,8 @@ class WellKnownApi:
             told["m.identity_server"] = {
                 "base_url": self.settings.default_identity_server.rstrip("/")
             }
+        if self.rtc.transports:
+            told["org.matrix.msc4143.rtc_foci"] = self.rtc.transports
         return {**told, **self.settings.extra_well_known_client_content}
 
     @route("GET", "/.well-known/matrix/server", auth=NONE)
@@ -38,6 +42,11 @@ class WellKnownApi:
         name = self.settings.server_name
         host = name if name.endswith("]") else name.rsplit(":", 1)[0]
         return {"m.server": f"{host}:443"}
+
+    @route("GET", "/.well-known/matrix/policy_server", auth=NONE)
+    async def policy_server(self) -> dict[str, Any]:
+        """Spec: client-server API, Policy Servers."""
+        raise NotFound("This server is no policy server")
 
     @route("GET", "/.well-known/matrix/support", auth=NONE)
     async def support(self) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
-from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.delayed import delayed_apis
@@ -42,8 +41,6 @@ from hs.nursery.wiring.proving import Proving, base_url_of
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.password_reset import PasswordReset
 from hs.services.accounts.uia import InteractiveAuth
-from hs.services.rooms.create_by_address import InvitingCreation
-from hs.services.rooms.third_party_invites import ThirdPartyInvites
 from hs.settings.settings import Settings
 
 
@@ -53,13 +50,14 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
     interactive = identity.interactive
     return [
         VersionsApi(settings.proposals),
-        WellKnownApi(settings.server),
+        WellKnownApi(settings.server, settings.proposals.matrix_rtc),
         CapabilitiesApi(
             accounts.lifecycle,
             accounts.login,
             settings.registration,
             settings.rooms.default_room_version,
             identity.proving.threepids.may_change,
+            settings.proposals.max_event_delay_duration,
         ),
         RegisterApi(
             accounts.registration,
@@ -114,14 +112,11 @@ def proving_apis(
     ]
 
 
-def action_apis(
-    settings: Settings, actions: RoomActions, offers: ThirdPartyInvites
-) -> list[object]:
+def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
     """Give the endpoints that change rooms, and find them."""
     return [
-        CreateRoomApi(InvitingCreation(actions.creation, offers)),
-        MembershipApi(actions.membership, actions.naming, actions.removal, offers),
-        ThirdPartyBindsApi(offers),
+        CreateRoomApi(actions.creation),
+        MembershipApi(actions.membership, actions.naming, actions.removal),
         SendApi(actions.sending, actions.delayed.events),
         *delayed_apis(actions.delayed),
         DirectoryApi(actions.naming, actions.public_rooms),
