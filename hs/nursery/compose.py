@@ -16,11 +16,13 @@ from hs.nursery.wiring.appservices import (
     appservice_duties,
     wire_registered,
 )
+from hs.nursery.wiring.arrivals import wire_arrivals
 from hs.nursery.wiring.devices import device_apis, wire_device_writers, wire_devices
 from hs.nursery.wiring.directory import directory_apis, wire_directory
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
 from hs.nursery.wiring.ephemeral import wire_ephemeral
-from hs.nursery.wiring.identity_servers import wire_address_servers, wire_offers
+from hs.nursery.wiring.identity_servers import wire_address_servers
+from hs.nursery.wiring.offers import wire_offers
 from hs.nursery.wiring.keeping import keeping_apis, wire_keeping
 from hs.nursery.wiring.media import media_apis, wire_media
 from hs.nursery.wiring.outside import wire_outside
@@ -60,6 +62,7 @@ def compose(
     accounts = wire_accounts(ground, identity, rooms.departures, registered.queries)
     rules_writer = wire_rules_writer(ground)
     actions = wire_actions(ground, rooms, accounts, rules_writer, registered.aliases)
+    arrivals = wire_arrivals(ground, rooms, accounts, actions)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
@@ -112,7 +115,7 @@ def compose(
         duties=duties,
         lone_duties=lone,
         endpoints=collect(
-            *account_apis(settings, accounts, actions),
+            *account_apis(settings, accounts, arrivals, actions),
             *action_apis(settings, actions, wire_offers(ground, rooms, actions, servers)),
             *reading_apis(reading, rooms),
             *ephemeral_apis(ephemeral),
@@ -124,7 +127,7 @@ def compose(
             *device_apis(devices, accounts),
             *appservice_apis(ground, registered, actions.public_rooms),
             *sync_apis(sync),
-            *media_apis(media),
+            *media_apis(media, drain),
             *previews.apis,
             *proposal_apis(proposals),
         ),

@@ -77,26 +77,23 @@ class RoomSettings:
         BOOLEAN, True, "Answer searches in the directory of rooms."
     )
     auto_join_rooms: tuple[str, ...] = setting(
-        STRINGS, (), "Aliases of rooms that new users join.", shown=[], is_effective=False
+        STRINGS, (), "Aliases of rooms that new users join.", shown=[]
     )
     autocreate_auto_join_rooms: bool = setting(
-        BOOLEAN, True, "Create those rooms with the first user.", is_effective=False
+        BOOLEAN, True, "Create those rooms with the first user."
     )
     autocreate_auto_join_rooms_federated: bool = setting(
-        BOOLEAN, True, "Let other servers into the rooms so created.", is_effective=False
+        BOOLEAN, True, "Let other servers into the rooms so created."
     )
     autocreate_auto_join_room_preset: str = setting(
-        choice(*_PRESETS), "public_chat", "Preset of the rooms so created.", is_effective=False
+        choice(*_PRESETS), "public_chat", "Preset of the rooms so created."
     )
     auto_join_mxid_localpart: str | None = setting(
         optional(STRING),
         None,
         "Local user who creates those rooms and invites to them.",
-        is_effective=False,
     )
-    auto_join_rooms_for_guests: bool = setting(
-        BOOLEAN, True, "Guests join those rooms as well.", is_effective=False
-    )
+    auto_join_rooms_for_guests: bool = setting(BOOLEAN, True, "Guests join those rooms as well.")
     redaction_retention_period: int | None = setting(
         endless(DURATION),
         7 * 86_400_000,

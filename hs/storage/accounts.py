@@ -50,6 +50,9 @@ UPDATE users SET is_deactivated = 1, password_hash = NULL,
     is_erased = CASE WHEN $2 = 1 THEN 1 ELSE is_erased END
 WHERE user_id = $1
 """
+SOME_USERS = """
+SELECT user_id FROM users WHERE is_guest = 0 AND appservice_id IS NULL LIMIT 2
+"""
 ERASED = "SELECT user_id FROM users WHERE is_erased = 1"
 INSERT_TOKEN = """
 INSERT INTO registration_tokens (token, uses_allowed, expires_ms) VALUES ($1, $2, $3)
@@ -94,6 +97,11 @@ async def find_user_ignoring_case(tx: Tx, user_id: str) -> UserRecord | None:
 async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
     """Tell which accounts exist, deactivated ones included."""
     return {row[0] for row in await tx.fetch(LOCAL_EXIST, user_ids)}
+
+
+async def has_several_users(tx: Tx) -> bool:
+    """Tell whether there are two users or more, besides guests and those of services."""
+    return len(await tx.fetch(SOME_USERS)) > 1
 
 
 async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:

@@ -49,23 +49,23 @@ def test_keys_and_parts_of_blocks_without_effect_are_told(tmp_path: Path) -> Non
     path = tmp_path / "homeserver.yaml"
     path.write_text(
         "server_name: example.org\n"
-        "auto_join_rooms: ['#lobby:example.org']\n"
+        "metrics_flags: {known_servers: true}\n"
         "caches: {global_factor: 1.0, expire_caches: false}\n"
     )
 
     settings = settings_from(read_documents([path]), {})
 
     assert [(one.key, one.message) for one in settings.notices] == [
-        ("auto_join_rooms", "not yet effective"),
+        ("metrics_flags", "not yet effective"),
         ("caches.expire_caches", "not yet effective"),
     ]
 
 
 def test_a_mistake_in_a_key_without_effect_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "homeserver.yaml"
-    path.write_text("server_name: example.org\nauto_join_rooms: 5\n")
+    path.write_text("server_name: example.org\nmetrics_flags: 5\n")
 
     with pytest.raises(SettingsError) as refused:
         settings_from(read_documents([path]), {})
 
-    assert [one.key for one in refused.value.problems] == ["auto_join_rooms"]
+    assert [one.key for one in refused.value.problems] == ["metrics_flags"]

@@ -37,7 +37,7 @@ from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
-from hs.nursery.wiring.accounts import jwt_login
+from hs.nursery.wiring.arrivals import jwt_login
 from hs.nursery.wiring.endpoints import proving_apis
 from hs.nursery.wiring.proving import Proving, wire_proving
 from hs.repl.feed import Feed
@@ -59,6 +59,7 @@ from hs.services.accounts.moderation import Moderation
 from hs.services.accounts.openid import OpenId
 from hs.services.accounts.password_reset import PasswordReset
 from hs.services.accounts.passwords import Passwords
+from hs.services.accounts.profile_audience import ProfileAudience
 from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
@@ -89,6 +90,7 @@ from hs.settings.server import ServerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.proving import KEY, IdentityWorld, Puzzles, address_servers
+from tests.support.sharing import SharedRooms
 from tests.support.web import WebClient
 
 SERVER = ServerName("test")
@@ -108,16 +110,20 @@ DEFAULTS = Settings(
 
 
 class Watching:
-    """A DeviceWatcher, RoomDeparture and ProfilePropagation that remembers."""
+    """A DeviceWatcher, RoomDeparture, ProfilePropagation and Newcomers that remembers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
+        self.arrivals: list[UserID] = []
 
     async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
         self.seen.append(("changed", user_id, sorted(device_ids)))
 
     async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
         self.seen.append(("removed", user_id, sorted(device_ids)))
+
+    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+        self.arrivals.append(user_id)
 
     async def depart(self, user_id: UserID) -> None:
         self.seen.append(("departed", user_id))
@@ -349,6 +355,7 @@ def _registration(
         profiles,
         SERVICES,
         proving.threepids,
+        ground.watching,
     )
 
 
@@ -396,7 +403,11 @@ def apis_of(accounts: Accounts) -> list[object]:
         ProfileApi(
             accounts.profiles,
             ProfileChanges(accounts.profiles, accounts.watching),
-            settings.server.require_auth_for_profile_requests,
+            ProfileAudience(
+                SharedRooms(),
+                settings.server.require_auth_for_profile_requests,
+                settings.server.limit_profile_requests_to_users_who_share_rooms,
+            ),
         ),
         AccountDataApi(accounts.account_data),
         TagsApi(accounts.account_data),

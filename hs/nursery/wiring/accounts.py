@@ -2,7 +2,6 @@
 
 import attrs
 
-from hs.lib.json_web_tokens import SignedTokenReader
 from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.identity_servers import AddressServers
@@ -18,22 +17,17 @@ from hs.services.accounts.credentials import Credentials, PasswordStage, Registr
 from hs.services.accounts.devices import Devices
 from hs.services.accounts.erasure import ErasedUsers
 from hs.services.accounts.filters import Filters
-from hs.services.accounts.jwt_login import JwtLogin
 from hs.services.accounts.last_seen import LastSeen
 from hs.services.accounts.lifecycle import Lifecycle, RoomDeparture
-from hs.services.accounts.login import Login
 from hs.services.accounts.moderation import Moderation
 from hs.services.accounts.openid import OpenId
 from hs.services.accounts.passwords import Passwords
 from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
-from hs.services.accounts.registration import Registration
 from hs.services.accounts.sessions import DeviceWatcher, Sessions
-from hs.services.accounts.shared_secret import SharedSecret
 from hs.services.accounts.tokens import Revocations, TokenAuthenticator
 from hs.services.accounts.turn import TurnServers
 from hs.services.accounts.uia import Dummy, InteractiveAuth, Stage
-from hs.settings.settings import Settings
 
 FORGET_EVERY_S = 3600.0
 
@@ -63,8 +57,6 @@ class Accounts:
 
     identity: Identity
     profiles: Profiles
-    registration: Registration
-    login: Login
     lifecycle: Lifecycle
     moderation: Moderation
     devices: Devices
@@ -72,7 +64,6 @@ class Accounts:
     filters: Filters
     openid: OpenId
     erased: ErasedUsers
-    shared_secret: SharedSecret
     turn: TurnServers
 
     @property
@@ -172,12 +163,9 @@ def wire_accounts(
         ACCOUNT_DATA,
         lambda: LocalAccountDataWriter(ground.table(ACCOUNT_DATA)),
     )
-    registration = _registration(ground, identity, profiles)
     return Accounts(
         identity=identity,
         profiles=profiles,
-        registration=registration,
-        login=_login(ground, identity, registration),
         lifecycle=_lifecycle(ground, identity, profiles, departure),
         moderation=Moderation(database, identity.revocations, server_name),
         devices=Devices(database, clock, sessions, identity.last_seen, identity.watcher),
@@ -185,9 +173,6 @@ def wire_accounts(
         filters=Filters(database),
         openid=OpenId(database, clock, server_name),
         erased=ErasedUsers(database, feed),
-        shared_secret=SharedSecret(
-            database, clock, settings.registration.registration_shared_secret
-        ),
         turn=TurnServers(settings.turn, clock),
     )
 
@@ -204,56 +189,4 @@ def _lifecycle(
         identity.revocations,
         departure,
         identity.proving.servers.identity_servers,
-    )
-
-
-def _registration(ground: Foundation, identity: Identity, profiles: Profiles) -> Registration:
-    settings = ground.settings
-    return Registration(
-        ground.database,
-        ground.clock,
-        identity.proving.requirements,
-        settings.server.server_name,
-        settings.server.allow_guest_access,
-        identity.passwords,
-        identity.sessions,
-        profiles,
-        identity.appservices,
-        identity.proving.threepids,
-    )
-
-
-def _login(ground: Foundation, identity: Identity, registration: Registration) -> Login:
-    settings = ground.settings
-    return Login(
-        ground.database,
-        ground.clock,
-        settings.passwords,
-        settings.existing_session,
-        identity.proving.identifiers,
-        identity.credentials,
-        identity.limits,
-        identity.sessions,
-        identity.appservices,
-        jwt_login(settings, registration),
-    )
-
-
-def jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None:
-    """Build what takes JSON web tokens, if they are taken."""
-    jwt = settings.jwt
-    if not jwt.enabled:
-        return None
-    reader = SignedTokenReader(
-        key=jwt.secret or "",
-        algorithm=jwt.algorithm or "",
-        issuer=jwt.issuer,
-        audiences=jwt.audiences,
-    )
-    return JwtLogin(
-        reader=reader,
-        registration=registration,
-        server_name=settings.server.server_name,
-        subject_claim=jwt.subject_claim,
-        display_name_claim=jwt.display_name_claim,
     )

@@ -33,18 +33,25 @@ from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
+from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.arrivals import Arrivals
 from hs.nursery.wiring.delayed import delayed_apis
 from hs.nursery.wiring.ephemeral import Ephemeral
 from hs.nursery.wiring.proving import Proving, base_url_of
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.password_reset import PasswordReset
+from hs.services.accounts.profile_audience import ProfileAudience
 from hs.services.accounts.uia import InteractiveAuth
+from hs.services.rooms.create_by_address import InvitingCreation
+from hs.services.rooms.third_party_invites import ThirdPartyInvites
 from hs.settings.settings import Settings
 
 
-def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -> list[object]:
+def account_apis(
+    settings: Settings, accounts: Accounts, arrivals: Arrivals, actions: RoomActions
+) -> list[object]:
     """Give the endpoints of accounts."""
     identity = accounts.identity
     interactive = identity.interactive
@@ -53,21 +60,21 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         WellKnownApi(settings.server, settings.proposals.matrix_rtc),
         CapabilitiesApi(
             accounts.lifecycle,
-            accounts.login,
+            arrivals.login,
             settings.registration,
             settings.rooms.default_room_version,
             identity.proving.threepids.may_change,
             settings.proposals.max_event_delay_duration,
         ),
         RegisterApi(
-            accounts.registration,
+            arrivals.registration,
             interactive,
             identity.registration_tokens,
             identity.appservices,
             identity.rates,
         ),
-        AdminRegisterApi(accounts.shared_secret, accounts.registration),
-        LoginApi(accounts.login, identity.sessions, accounts.lifecycle, interactive),
+        AdminRegisterApi(arrivals.shared_secret, arrivals.registration),
+        LoginApi(arrivals.login, identity.sessions, accounts.lifecycle, interactive),
         LogoutApi(identity.sessions),
         AccountApi(
             accounts.lifecycle,
@@ -81,7 +88,11 @@ def account_apis(settings: Settings, accounts: Accounts, actions: RoomActions) -
         ProfileApi(
             accounts.profiles,
             actions.profile_changes,
-            settings.server.require_auth_for_profile_requests,
+            ProfileAudience(
+                actions.membership.memberships,
+                settings.server.require_auth_for_profile_requests,
+                settings.server.limit_profile_requests_to_users_who_share_rooms,
+            ),
         ),
         AccountDataApi(accounts.account_data),
         TagsApi(accounts.account_data),
@@ -112,11 +123,14 @@ def proving_apis(
     ]
 
 
-def action_apis(settings: Settings, actions: RoomActions) -> list[object]:
+def action_apis(
+    settings: Settings, actions: RoomActions, offers: ThirdPartyInvites
+) -> list[object]:
     """Give the endpoints that change rooms, and find them."""
     return [
-        CreateRoomApi(actions.creation),
-        MembershipApi(actions.membership, actions.naming, actions.removal),
+        CreateRoomApi(InvitingCreation(actions.creation, offers)),
+        MembershipApi(actions.membership, actions.naming, actions.removal, offers),
+        ThirdPartyBindsApi(offers),
         SendApi(actions.sending, actions.delayed.events),
         *delayed_apis(actions.delayed),
         DirectoryApi(actions.naming, actions.public_rooms),

@@ -2,6 +2,7 @@
 
 import secrets
 import string
+from typing import Protocol
 
 import attrs
 
@@ -45,6 +46,14 @@ class NewAccount:
     proof: Proof | None = None
 
 
+class Newcomers(Protocol):
+    """Welcomes new users."""
+
+    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+        """Do for a new user what there is to do; never fails."""
+        ...
+
+
 @attrs.define(eq=False)
 class Registration:
     """Makes accounts."""
@@ -59,6 +68,7 @@ class Registration:
     _profiles: Profiles
     _appservices: Appservices
     _threepids: Threepids
+    _newcomers: Newcomers
 
     async def check_name(self, localpart: str) -> UserID:
         """Give the user ID for a name that somebody wants, if it is to be had.
@@ -135,10 +145,11 @@ class Registration:
         self._profiles.announce(account.user_id)
         if account.was_guest:
             self._sessions.rights_changed(account.user_id)
-        if opening is None:
-            return None
-        await self._sessions.opened(opening.session, True, [])
-        return opening.session
+        if opening is not None:
+            await self._sessions.opened(opening.session, True, [])
+        if account.appservice_id is None:
+            await self._newcomers.arrived(account.user_id, is_guest=account.is_guest)
+        return None if opening is None else opening.session
 
     async def hashed(self, password: str) -> str:
         """Give what is kept of a password. Raises: WeakPassword, InvalidParam."""

@@ -1,0 +1,24 @@
+"""Invites to people who are known by an address alone."""
+
+from hs.lib.limiter import RateLimiter
+from hs.nursery.foundation import Foundation
+from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.identity_servers import AddressServers
+from hs.nursery.wiring.rooms import Rooms
+from hs.services.accounts.rate_limits import bucket_of
+from hs.services.rooms.third_party_invites import ThirdPartyInvites
+
+
+def wire_offers(
+    ground: Foundation, rooms: Rooms, actions: RoomActions, servers: AddressServers
+) -> ThirdPartyInvites:
+    """Build what invites people by their addresses."""
+    settings = ground.settings
+    return ThirdPartyInvites(
+        servers=servers.identity_servers,
+        appender=rooms.appender,
+        deciding=actions.membership.deciding,
+        membership=actions.membership,
+        limiter=RateLimiter(bucket_of(settings.rate_limits.rc_third_party_invite)),
+        looks_up=settings.lookups.enable_3pid_lookup,
+    )
