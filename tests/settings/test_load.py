@@ -82,9 +82,9 @@ def test_strict_refuses_unknown_keys(refused: Refused) -> None:
 
 
 def test_a_known_key_without_effect_is_noted_once(load: Load) -> None:
-    [notice] = load("url_preview_enabled: true").notices
+    [notice] = load("manhole: 9000").notices
 
-    assert (notice.key, notice.message) == ("url_preview_enabled", "not yet effective")
+    assert (notice.key, notice.message) == ("manhole", "not yet effective")
     assert not notice.is_warning
 
 
