@@ -11,6 +11,7 @@ from hs.settings.proposals import ProposalSettings
 
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
+        "fi.mau.msc2659.stable": True,
         "org.matrix.e2e_cross_signing": True,
         "org.matrix.msc2285.stable": True,
         "org.matrix.msc2432": True,
@@ -21,9 +22,13 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "org.matrix.msc3773": True,
         "org.matrix.msc3814": True,
         "org.matrix.msc3916.stable": True,
+        "org.matrix.msc3827.stable": True,
+        "org.matrix.msc3881": True,
+        "org.matrix.msc3916.stable": True,
         "org.matrix.msc3981": True,
         "org.matrix.msc4151": True,
         "org.matrix.msc4155": True,
+        "org.matrix.msc4169": True,
         "org.matrix.msc4222": True,
         "org.matrix.msc4293": True,
         "org.matrix.msc4380": True,
@@ -33,6 +38,7 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        "uk.timedout.msc4323": True,
     }
 )
 
