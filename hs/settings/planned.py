@@ -16,7 +16,6 @@ from hs.settings.kinds import (
     STRINGS,
     Kind,
     either,
-    endless,
     list_of,
     map_of,
     optional,
@@ -24,7 +23,6 @@ from hs.settings.kinds import (
 
 OBJECTS = list_of(OBJECT)
 TEXT = optional(STRING)
-LIFETIME = endless(DURATION)
 Row = tuple[str, Kind[Any], Any, str]
 
 _SERVER: tuple[Row, ...] = (
@@ -33,12 +31,6 @@ _SERVER: tuple[Row, ...] = (
     ("print_pidfile", BOOLEAN, False, "Print the path of the pid file."),
     ("use_frozen_dicts", BOOLEAN, False, "A debugging aid that is not needed here."),
     ("web_client_location", TEXT, None, "Where `/` redirects to."),
-    (
-        "limit_profile_requests_to_users_who_share_rooms",
-        BOOLEAN,
-        False,
-        "Show profiles only to those one shares a room with.",
-    ),
     ("allow_public_rooms_over_federation", BOOLEAN, False, "Show the directory to other servers."),
     ("gc_thresholds", optional(list_of(INTEGER)), None, "Thresholds of Python's collector."),
     ("gc_min_interval", list_of(DURATION), ["1s", "10s", "30s"], "Least time between collections."),
@@ -46,7 +38,6 @@ _SERVER: tuple[Row, ...] = (
     ("manhole_settings", OBJECT, {}, "Keys and password of that shell."),
     ("matrix_authentication_service", OBJECT, {}, "Delegation of log-in to another service."),
     ("dummy_events_threshold", COUNT, 10, "Forward extremities before a dummy event is sent."),
-    ("delete_stale_devices_after", LIFETIME, None, "Delete devices unused for so long."),
     ("user_types", OBJECT, {}, "Further kinds of user."),
 )
 _BLOCKING: tuple[Row, ...] = (

@@ -67,6 +67,12 @@ class ServerSettings:
     require_auth_for_profile_requests: bool = setting(
         BOOLEAN, False, "Show profiles to logged-in users only."
     )
+    limit_profile_requests_to_users_who_share_rooms: bool = setting(
+        BOOLEAN, False, "Show profiles only to those one shares a room with."
+    )
+    delete_stale_devices_after: int | None = setting(
+        endless(DURATION), None, "Delete devices unused for so long; never when null."
+    )
     filter_timeline_limit: int = setting(
         INTEGER, 100, "Most events of a room's timeline in one answer; -1 for no bound."
     )

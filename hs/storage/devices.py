@@ -45,6 +45,13 @@ DELETE = sql(
     )
 )
 DELETE_ALL = "DELETE FROM devices WHERE user_id = $1 RETURNING device_id"
+UNUSED = """
+SELECT d.user_id, d.device_id FROM devices d
+WHERE COALESCE(d.last_seen_ms, d.created_ms) < $1 AND NOT EXISTS (
+    SELECT 1 FROM users u WHERE u.user_id = d.user_id AND u.appservice_id IS NOT NULL
+)
+ORDER BY d.user_id, d.device_id LIMIT $2
+"""
 SEEN = UpdateRows(
     "devices",
     key="user_id text, device_id text",
@@ -88,6 +95,11 @@ async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
     """Delete all devices and tokens of a user; give (the devices, hashes of access tokens)."""
     rows = await tx.fetch(DELETE_ALL, user_id)
     return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)
+
+
+async def unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
+    """List (user_id, device_id) of people's devices not used since then."""
+    return [(row[0], row[1]) for row in await tx.fetch(UNUSED, before_ms, limit)]
 
 
 async def note_seen(tx: Tx, sightings: Sequence[Sighting]) -> None:

@@ -9,9 +9,10 @@ from hs.apis.web.render import Empty
 from hs.apis.web.request import path, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import MissingParam, MissingToken
+from hs.core.errors import MissingParam
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.services.accounts.profile_audience import ProfileAudience
 from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.accounts.profiles import Profiles, check_key
 
@@ -58,22 +59,22 @@ class DeleteFieldRequest:
 
 @attrs.frozen
 class ProfileApi:
-    """`/profile`; `needs_token`: profiles are not for everybody."""
+    """`/profile`."""
 
     profiles: Profiles
     changes: ProfileChanges
-    needs_token: bool = False
+    audience: ProfileAudience
 
     @route("GET", PROFILE, auth=OPTIONAL)
     async def whole(self, request: ProfileRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
-        self._check_may_see(request.requester)
+        await self.audience.check(request.requester, request.user_id)
         return dict(await self.profiles.get(request.user_id))
 
     @route("GET", FIELD, auth=OPTIONAL, also=[OLD_FIELD])
     async def field(self, request: FieldRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
-        self._check_may_see(request.requester)
+        await self.audience.check(request.requester, request.user_id)
         return await self.profiles.get_field(request.user_id, request.key_name)
 
     @route("PUT", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
@@ -91,7 +92,3 @@ class ProfileApi:
         """Spec: client-server API, Profiles."""
         await self.changes.delete_field(request.requester, request.user_id, request.key_name)
         return Empty()
-
-    def _check_may_see(self, requester: Requester | None) -> None:
-        if self.needs_token and requester is None:
-            raise MissingToken("Missing access token")

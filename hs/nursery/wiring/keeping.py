@@ -13,6 +13,7 @@ from hs.nursery.wiring.notices import notice_duties, wire_notices
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
+from hs.services.accounts.stale_devices import EVERY_S, StaleDevices
 from hs.services.admin.server_notices import ServerNotices
 from hs.services.rooms.keeping import (
     FORGOTTEN_EVERY_S,
@@ -41,7 +42,7 @@ def wire_keeping(
     notices = wire_notices(ground, rooms, accounts)
     lone = notice_duties(ground, notices)
     if BACKGROUND in ground.plan.duties:
-        lone = [*lone, *_chores(ground, rooms, reading)]
+        lone = [*lone, *_chores(ground, rooms, reading), *_stale_devices(ground, accounts)]
     return Keeping(
         notices=notices,
         retention=reading.retention,
@@ -74,6 +75,19 @@ def _chores(ground: Foundation, rooms: Rooms, reading: Reading) -> list[Duty]:
 
         chores.append(Duty("removing redacted contents", remove))
     return chores
+
+
+def _stale_devices(ground: Foundation, accounts: Accounts) -> list[Duty]:
+    period_ms = ground.settings.server.delete_stale_devices_after
+    if period_ms is None:
+        return []
+    stale = StaleDevices(ground.database, ground.clock, accounts.identity.sessions, period_ms)
+
+    async def delete() -> None:
+        await stale.delete()
+        await every(EVERY_S, stale.delete)
+
+    return [Duty("deleting stale devices", delete)]
 
 
 def _room_duties(ground: Foundation, rooms: Rooms) -> list[Duty]:
