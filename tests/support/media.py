@@ -12,6 +12,7 @@ from PIL import Image
 
 from hs.apis.media.downloads import MediaDownloadApi
 from hs.apis.media.uploads import MediaUploadApi
+from hs.apis.web.drain import Drain
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
@@ -52,6 +53,7 @@ class MediaWorld:
     tokens: Tokens
     client: WebClient
     alice: Requester
+    drain: Drain
 
     @property
     def root(self) -> Path:
@@ -104,11 +106,11 @@ async def open_media(
     )
     sandbox = Sandbox(children=1)
     thumbnails = Thumbnails(contents, database, sandbox, chosen)
-    tokens = Tokens()
+    tokens, drain = Tokens(), Drain()
     alice = tokens.user("alice")
     client = client_for(
         MediaUploadApi(repository, thumbnails, SERVER),
-        MediaDownloadApi(repository, thumbnails, SERVER, chosen.max_upload_size),
+        MediaDownloadApi(repository, thumbnails, SERVER, chosen.max_upload_size, drain),
         tokens=tokens,
     )
     async with trio.open_nursery() as nursery:
@@ -127,6 +129,7 @@ async def open_media(
             tokens,
             client,
             alice,
+            drain,
         )
         nursery.cancel_scope.cancel()
     await sandbox.aclose()

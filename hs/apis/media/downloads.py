@@ -5,17 +5,19 @@ from functools import partial
 from typing import Literal
 
 import attrs
+import trio
 
 from hs.apis.media.serving import Conditions, ServedFile, serve
 from hs.apis.web.auth import NONE, USER_OR_GUEST
+from hs.apis.web.drain import Drain
 from hs.apis.web.render import Response
 from hs.apis.web.request import header, path, query
 from hs.apis.web.route import route
-from hs.core.errors import InvalidParam, NotFound
+from hs.core.errors import InvalidParam, NotFound, NotYetUploaded
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.services.media.addresses import parse_address
-from hs.services.media.repository import MediaRepository
+from hs.services.media.repository import Media, MediaRepository
 from hs.services.media.sizes import Wanted
 from hs.services.media.thumbnails import Shown, Thumbnails
 
@@ -70,6 +72,7 @@ class MediaDownloadApi:
     thumbnails: Thumbnails
     server_name: ServerName
     max_upload_size: int
+    drain: Drain
 
     @route(
         "GET",
@@ -129,9 +132,7 @@ class MediaDownloadApi:
         return {"m.upload.size": self.max_upload_size}
 
     async def _download(self, request: Download, *, has_token: bool) -> Response:
-        found = await self.repository.find(
-            *self._address(request), request.timeout_ms, has_token=has_token
-        )
+        found = await self._find(request, has_token=has_token)
         assert found.location is not None
         size = await self.repository.contents.ensure(found.location)
         file = ServedFile(
@@ -148,9 +149,7 @@ class MediaDownloadApi:
         if request.width <= 0 or request.height <= 0:
             raise InvalidParam("width and height must be more than 0")
         wanted = Wanted(request.width, request.height, request.method, request.animated)
-        found = await self.repository.find(
-            *self._address(request), request.timeout_ms, has_token=has_token
-        )
+        found = await self._find(request, has_token=has_token)
         shown = await self.thumbnails.find(found, wanted)
         ending = shown.content_type.rpartition("/")[2]
         file = ServedFile(
@@ -163,6 +162,22 @@ class MediaDownloadApi:
         )
         return serve(file, _conditions(request))
 
+    async def _find(self, request: Download | AskThumbnail, *, has_token: bool) -> Media:
+        """Find what is asked for; whoever waits for an upload is told to come again at the end."""
+        origin, media_id = self._address(request)
+        find = partial(self.repository.find, origin, media_id, has_token=has_token)
+        try:
+            return await find(0)
+        except NotYetUploaded:
+            if request.timeout_ms <= 0:
+                raise
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at, self.drain.started, nursery.cancel_scope)
+            found = await find(request.timeout_ms)
+            nursery.cancel_scope.cancel()
+            return found
+        raise NotYetUploaded("The server is about to be restarted; ask again")
+
     def _address(self, request: Download | AskThumbnail) -> tuple[ServerName, str]:
         origin, media_id = parse_address(request.server_name, request.media_id)
         if origin != self.server_name and not request.allow_remote:
@@ -173,6 +188,11 @@ class MediaDownloadApi:
         if shown.content is None:
             return self.repository.contents.folder.read(shown.location, start, length)
         return _of_bytes(shown.content[start : start + length])
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _of_bytes(content: bytes) -> AsyncIterator[bytes]:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import attrs
 
-from hs.apis.web.render import Response
+from hs.apis.web.render import Response, error_response
+from hs.core.errors import MatrixError
 
 # Spec: client-server API, Serving inline content.
 INLINE: Final = frozenset(
@@ -100,12 +101,18 @@ def serve(file: ServedFile, conditions: Conditions) -> Response:
         if part is not None:
             start, length = part
             if length <= 0:
-                return Response(416, {**headers, "content-range": f"bytes */{size}"})
+                return _no_such_part(size)
             headers["content-range"] = f"bytes {start}-{start + length - 1}/{size}"
             status = 206
     headers["content-type"] = file.content_type
     headers["content-length"] = str(length)
     return Response(status, headers, file.read(start, length) if length else b"")
+
+
+def _no_such_part(size: int) -> Response:
+    refusal = error_response(MatrixError("M_INVALID_PARAM", 416, "There is no such part"))
+    headers = {**SAFETY, **refusal.headers, "content-range": f"bytes */{size}"}
+    return Response(416, headers, refusal.body)
 
 
 def disposition(content_type: str, name: str | None) -> str:

@@ -7,6 +7,7 @@ import attrs
 
 from hs.apis.media.downloads import MediaDownloadApi
 from hs.apis.media.uploads import MediaUploadApi
+from hs.apis.web.drain import Drain
 from hs.lib.sandbox import Sandbox
 from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
@@ -91,7 +92,7 @@ def wire_media(ground: Foundation, remote: RemoteMedia) -> MediaServices:
     )
 
 
-def media_apis(media: MediaServices) -> list[object]:
+def media_apis(media: MediaServices, drain: Drain) -> list[object]:
     """Give the endpoints, where this process has them."""
     settings = media.ground.settings
     if not settings.workers.serves_media:
@@ -99,7 +100,7 @@ def media_apis(media: MediaServices) -> list[object]:
     server_name, most = settings.server.server_name, settings.media.max_upload_size
     return [
         MediaUploadApi(media.repository, media.thumbnails, server_name),
-        MediaDownloadApi(media.repository, media.thumbnails, server_name, most),
+        MediaDownloadApi(media.repository, media.thumbnails, server_name, most, drain),
     ]
 
 

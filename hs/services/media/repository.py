@@ -38,6 +38,7 @@ from hs.storage.media import Media, StoredFile
 
 LONGEST_WAIT_MS: Final = 60_000
 Limits = tuple[UploadLimit, ...]
+__all__ = ["Media", "MediaRepository", "Upload"]
 _NOT_FOUND: Final = "There are no such media"
 
 

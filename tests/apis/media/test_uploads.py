@@ -197,3 +197,20 @@ async def test_who_waits_gets_the_content_when_it_comes(world: MediaWorld) -> No
         await fill(world, address, b"late")
 
     assert (answers[0].status, answers[0].body) == (200, b"late")
+
+
+async def test_who_waits_is_sent_away_when_the_server_ends(world: MediaWorld) -> None:
+    address = await announce(world)
+    answers: list[Answer] = []
+
+    async def wait() -> None:
+        answers.append(
+            await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=60000", token="alice")
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        world.drain.begin()
+
+    assert (answers[0].status, answers[0].errcode) == (504, "M_NOT_YET_UPLOADED")
