@@ -1,7 +1,7 @@
 """Rate limits by token bucket, one bucket for each key; time is passed in."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 import attrs
@@ -22,11 +22,18 @@ class RateLimiter(Generic[K]):
     """Buckets of up to `max_keys` keys; a forgotten bucket is a full one.
 
     A bucket is kept as the time when it will be full again, so that one number does for it.
+    `granted` hears of all that is taken: the key, its cost and the burst, both in seconds.
     """
 
-    def __init__(self, rate: Rate, max_keys: int = 100_000) -> None:
+    def __init__(
+        self,
+        rate: Rate,
+        max_keys: int = 100_000,
+        granted: Callable[[K, float, float], None] | None = None,
+    ) -> None:
         self._rate = rate
         self._max_keys = max_keys
+        self._granted = granted
         self._full_at: OrderedDict[K, float] = OrderedDict()
 
     def take(self, key: K, now_s: float, *, cost: float = 1, rate: Rate | None = None) -> float:
@@ -41,7 +48,15 @@ class RateLimiter(Generic[K]):
         self._full_at[key] = full_at
         self._full_at.move_to_end(key)
         self._forget_full(now_s)
+        if self._granted is not None:
+            self._granted(key, cost / rate.per_second, rate.burst / rate.per_second)
         return 0.0
+
+    def charge(self, key: K, now_s: float, cost_s: float) -> None:
+        """Take what was granted elsewhere, although there may not be so much; in seconds."""
+        self._full_at[key] = max(now_s, self._full_at.get(key, now_s)) + cost_s
+        self._full_at.move_to_end(key)
+        self._forget_full(now_s)
 
     def peek(self, key: K, now_s: float, *, cost: float = 1, rate: Rate | None = None) -> float:
         """Return what `take` would, without taking."""

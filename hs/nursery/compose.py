@@ -90,7 +90,7 @@ def compose(
     runners: list[tuple[str, Runner]] = [*outside.runners, *rooms.runners, *push.runners]
     runners = [*runners, *media.runners]
     duties = [*accounts.duties, *rooms.duties, *actions.duties, *ephemeral.duties, *sync.duties]
-    duties = [*duties, *media.duties, *keeping.duties]
+    duties = [*ground.duties, *duties, *media.duties, *keeping.duties]
     lone = [
         *directory.duties,
         *search.duties,

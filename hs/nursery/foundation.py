@@ -14,6 +14,7 @@ from hs.core.errors import InvalidSigningKey
 from hs.core.signing.keys import Signer, SigningKey, parse_signing_keys
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
+from hs.lib.tasks import Duty
 from hs.nursery.plan import Plan
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
@@ -27,9 +28,11 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
-from hs.repl.streams import CATALOGUE, Kind, StreamDef
+from hs.repl.streams import CATALOGUE, RATES, Kind, StreamDef
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
+from hs.services.accounts.rate_limits import MakeLimiter, own_limiter
+from hs.services.accounts.shared_rates import SharedRates
 from hs.settings.errors import Problem, SettingsError
 from hs.settings.server import RedisSettings
 from hs.settings.settings import Settings
@@ -67,6 +70,19 @@ class Foundation:
     signer: Signer
     table_writers: dict[str, TableWriter[Any]]
     memory_writers: dict[str, MemoryWriter[Any]]
+    shared_rates: SharedRates | None
+
+    @property
+    def limiters(self) -> MakeLimiter:
+        """Give what makes rate limiters, which count for all processes together."""
+        return own_limiter if self.shared_rates is None else self.shared_rates.make
+
+    @property
+    def duties(self) -> list[Duty]:
+        """Give what goes on in every process for the ground's sake."""
+        if self.shared_rates is None:
+            return []
+        return [Duty("rate limits", self.shared_rates.run)]
 
     def hears_others(self) -> bool:
         """Tell whether what other processes say arrives; always so where there are none."""
@@ -134,6 +150,7 @@ def lay_foundation(
         signer=Signer(settings.server.server_name, signing_key_of(settings)),
         table_writers=tables,
         memory_writers=memories,
+        shared_rates=SharedRates(feed, memories[RATES.name]) if plan.shared else None,
     )
 
 

@@ -221,3 +221,13 @@ class CacheRow:
 
     cache: str
     keys: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class RatesRow:
+    """What a process granted of limited things: of which limit, to whom, and for how many seconds.
+
+    The seconds are those until the bucket has filled up again by as much.
+    """
+
+    granted: tuple[tuple[str, str, float], ...]

@@ -16,6 +16,7 @@ from hs.repl.rows import (
     PusherRow,
     PushesRow,
     PushRulesRow,
+    RatesRow,
     ReceiptRow,
     ThreadSubscriptionRow,
     ToDeviceRow,
@@ -82,6 +83,7 @@ TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
 THREAD_SUBSCRIPTIONS = StreamDef("thread_subscriptions", ThreadSubscriptionRow, Kind.TABLE)
 FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
+RATES = StreamDef("rates", RatesRow, Kind.MEMORY, Writers.EVERY, recent=1)
 CACHES = StreamDef("caches", CacheRow, Kind.MEMORY, Writers.EVERY, recent=10_000)
 
 CATALOGUE: tuple[StreamDef[Any], ...] = (
@@ -99,5 +101,6 @@ CATALOGUE: tuple[StreamDef[Any], ...] = (
     DEVICE_LISTS,
     THREAD_SUBSCRIPTIONS,
     FEDERATION,
+    RATES,
     CACHES,
 )

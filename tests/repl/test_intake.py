@@ -20,6 +20,7 @@ from hs.repl.rows import (
     PushesRow,
     PushRulesRow,
     QueuedPush,
+    RatesRow,
     ReceiptRow,
     ThreadSubscriptionRow,
     ToDeviceRow,
@@ -50,6 +51,7 @@ ROWS = {
     "to_device": ToDeviceRow("@a:b", "D"),
     "device_lists": DeviceListRow("@a:b"),
     "federation": FederationRow(("x",), "pdu", b"\x00"),
+    "rates": RatesRow((("message", "@a:b", 0.5),)),
     "caches": CacheRow("c", ("k",)),
 }  # fmt: skip
 

@@ -95,7 +95,7 @@ def wire_identity(
     settings, database, clock = ground.settings, ground.database, ground.clock
     last_seen = LastSeen(database, clock)
     revocations = Revocations(ground.memory(CACHES))
-    limits = LoginLimits(settings.rate_limits)
+    limits = LoginLimits(settings.rate_limits, ground.limiters)
     passwords = Passwords(
         settings.passwords.pepper or "",
         settings.registration.bcrypt_rounds,
@@ -112,7 +112,7 @@ def wire_identity(
         **proving.stages,
     }
     return Identity(
-        rates=ConfiguredRates(settings.rate_limits),
+        rates=ConfiguredRates(settings.rate_limits, ground.limiters),
         limits=limits,
         appservices=appservices,
         revocations=revocations,

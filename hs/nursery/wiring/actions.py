@@ -60,7 +60,7 @@ def wire_actions(
     remote = NoRemoteRooms()
     aliases = Aliases(database, server_name, settings.rooms, ground.clock, namespaces)
     public_rooms = PublicRooms(database, settings.rooms)
-    limits = MembershipLimits(settings.rate_limits, ground.clock)
+    limits = MembershipLimits(settings.rate_limits, ground.clock, ground.limiters)
     deciding = DecidingReader(rooms.states, rooms.events)
     invites = InvitePermissions(accounts.account_data)
     resolver = AliasResolver(aliases, remote)

@@ -1,8 +1,8 @@
-"""The rate limits of the configuration, counted in each process on its own."""
+"""The rate limits of the configuration."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -18,6 +18,23 @@ LONGEST_WAIT_S = 86_400.0
 NAME_CHECKS = Rate(1, 10)
 # Clients ask for each link that comes into view.
 LINK_PREVIEWS = Rate(5, 50)
+
+
+class MakeLimiter(Protocol):
+    """Makes the limiter of a name, which may count together with those of other processes."""
+
+    def __call__(
+        self, name: str, rate: Bucket, now_s: Callable[[], float] = ...
+    ) -> RateLimiter[str]:
+        """Make it; `now_s` is the clock by which it is asked."""
+        ...
+
+
+def own_limiter(
+    name: str, rate: Bucket, now_s: Callable[[], float] = trio.current_time
+) -> RateLimiter[str]:
+    """Make a limiter that counts on its own: where there is one process."""
+    return RateLimiter(rate)
 
 
 def bucket_of(rate: Rate) -> Bucket:
@@ -78,9 +95,9 @@ class ConfiguredRates:
     A class that no setting names is not limited. Requesters that are `unlimited` are not.
     """
 
-    def __init__(self, settings: RateLimitSettings) -> None:
+    def __init__(self, settings: RateLimitSettings, make: MakeLimiter = own_limiter) -> None:
         self._limiters: dict[str, RateLimiter[str]] = {
-            name: RateLimiter(bucket_of(rate)) for name, rate in _rates(settings).items()
+            name: make(name, bucket_of(rate)) for name, rate in _rates(settings).items()
         }
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
@@ -101,12 +118,14 @@ class LoginLimits:
     """Limits on logging in to one account, besides that on the client's address."""
 
     _settings: RateLimitSettings
+    _make: MakeLimiter = own_limiter
     _account: RateLimiter[str] = attrs.field(init=False)
     _failures: RateLimiter[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._account = RateLimiter(bucket_of(self._settings.rc_login.account))
-        self._failures = RateLimiter(bucket_of(self._settings.rc_login.failed_attempts))
+        rates = self._settings.rc_login
+        self._account = self._make("login_account", bucket_of(rates.account))
+        self._failures = self._make("login_failures", bucket_of(rates.failed_attempts))
 
     def before_password(self, user_id: str) -> None:
         """Refuse to try a password after too many wrong ones. Raises: LimitExceeded."""

@@ -1,6 +1,6 @@
 """How often users may join and invite: the limits that depend on the room and on who is meant."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -10,54 +10,42 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.lib.limiter import RateLimiter
-from hs.services.accounts.rate_limits import bucket_of
+from hs.services.accounts.rate_limits import MakeLimiter, bucket_of, own_limiter
 from hs.settings.limits import Rate, RateLimitSettings
 
 _NEVER_S: Final = 24 * 3600
 
-_Take = tuple[RateLimiter[Hashable], Hashable, float]
+_Take = tuple[RateLimiter[str], str, float]
 
 
-def _limiter(rate: Rate) -> RateLimiter[Hashable]:
-    return RateLimiter(bucket_of(rate))
-
-
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class MembershipLimits:
-    """Counts joins and invites of this process; some requesters are not counted."""
+    """Counts joins and invites; some requesters are not counted."""
 
     _settings: RateLimitSettings
     _clock: Clock
-    _joins: RateLimiter[Hashable] = attrs.field(init=False)
-    _remote_joins: RateLimiter[Hashable] = attrs.field(init=False)
-    _joins_of_rooms: RateLimiter[Hashable] = attrs.field(init=False)
-    _invites_in_rooms: RateLimiter[Hashable] = attrs.field(init=False)
-    _invites_of_users: RateLimiter[Hashable] = attrs.field(init=False)
-    _invites_by_users: RateLimiter[Hashable] = attrs.field(init=False)
+    _make: MakeLimiter = own_limiter
+    _joins: RateLimiter[str] = attrs.field(init=False)
+    _remote_joins: RateLimiter[str] = attrs.field(init=False)
+    _joins_of_rooms: RateLimiter[str] = attrs.field(init=False)
+    _invites_in_rooms: RateLimiter[str] = attrs.field(init=False)
+    _invites_of_users: RateLimiter[str] = attrs.field(init=False)
+    _invites_by_users: RateLimiter[str] = attrs.field(init=False)
 
-    @_joins.default
-    def _make_joins(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_joins.local)
+    def __attrs_post_init__(self) -> None:
+        joins, invites = self._settings.rc_joins, self._settings.rc_invites
+        self._joins = self._limiter("joins", joins.local)
+        self._remote_joins = self._limiter("remote_joins", joins.remote)
+        self._joins_of_rooms = self._limiter("joins_of_rooms", self._settings.rc_joins_per_room)
+        self._invites_in_rooms = self._limiter("invites_in_rooms", invites.per_room)
+        self._invites_of_users = self._limiter("invites_of_users", invites.per_user)
+        self._invites_by_users = self._limiter("invites_by_users", invites.per_issuer)
 
-    @_remote_joins.default
-    def _make_remote_joins(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_joins.remote)
+    def _limiter(self, name: str, rate: Rate) -> RateLimiter[str]:
+        return self._make(name, bucket_of(rate), self._now_s)
 
-    @_joins_of_rooms.default
-    def _make_joins_of_rooms(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_joins_per_room)
-
-    @_invites_in_rooms.default
-    def _make_invites_in_rooms(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_invites.per_room)
-
-    @_invites_of_users.default
-    def _make_invites_of_users(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_invites.per_user)
-
-    @_invites_by_users.default
-    def _make_invites_by_users(self) -> RateLimiter[Hashable]:
-        return _limiter(self._settings.rc_invites.per_issuer)
+    def _now_s(self) -> float:
+        return self._clock.now_ms() / 1000
 
     def check_join(self, requester: Requester, room_id: RoomID) -> None:
         """Count a join of a room that this server is in. Raises: LimitExceeded."""
@@ -96,7 +84,7 @@ class MembershipLimits:
     def _take(self, requester: Requester, *takes: _Take) -> None:
         if requester.unlimited:
             return
-        now_s = self._clock.now_ms() / 1000
+        now_s = self._now_s()
         wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in takes)
         if wait_s > 0:
             raise LimitExceeded(
