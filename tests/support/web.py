@@ -36,6 +36,9 @@ class Tokens:
         await trio.lowlevel.checkpoint()
         raise UnknownToken("Unknown access token", soft_logout=False)
 
+    def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
+        """Note nothing."""
+
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:

@@ -50,6 +50,10 @@ class Authenticator(Protocol):
         """
         ...
 
+    def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
+        """Note that an application service uses a device, if that is wanted."""
+        ...
+
 
 @attrs.frozen
 class SignedRequest:
@@ -98,6 +102,7 @@ async def authenticate(
         requester = await authenticator.requester_for(token, call.client_ip, user_agent)
     if requester.appservice_id is not None and call.query_string:
         requester = await _asserted(authenticator, call, requester)
+        authenticator.note_use(requester, call.client_ip, user_agent)
     if requester.is_guest and auth in (Auth.USER, Auth.ADMIN):
         raise GuestForbidden("Guests may not do this")
     if requester.locked and not locked_may:

@@ -126,6 +126,7 @@ def wire_identity(
             revocations,
             proving.consent.rule,
             hears_others=ground.hears_others,
+            tracks_services=settings.appservices.track_ips,
         ),
         passwords=passwords,
         sessions=Sessions(database, clock, settings.sessions, revocations, watcher),

@@ -73,6 +73,7 @@ class TokenAuthenticator:
     _consent: ConsentRule
     _max_entries: int = DEFAULT_ENTRIES
     _hears_others: Callable[[], bool] = attrs.field(default=lambda: True, kw_only=True)
+    _tracks_services: bool = attrs.field(default=False, kw_only=True)
     cache: LruCache[str, _Known] = attrs.field(init=False)
     _of_user: dict[str, set[str]] = attrs.field(init=False, factory=dict)
     _changes: int = attrs.field(init=False, default=0)
@@ -138,6 +139,11 @@ class TokenAuthenticator:
                 found.user_id, found.consent_version, is_exempt=found.is_exempt
             ),
         )
+
+    def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
+        """Note that an application service uses a device, if that is wanted."""
+        if self._tracks_services and requester.device_id is not None:
+            self._last_seen.note(requester.user_id, requester.device_id, client_ip, user_agent)
 
     def _is_valid(self, valid_until_ms: int | None) -> bool:
         return valid_until_ms is None or self._clock.now_ms() < valid_until_ms
