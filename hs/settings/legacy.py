@@ -37,8 +37,6 @@ _IGNORED = {
     "account_validity": "not yet effective",
     "oidc_config": "not yet effective",
     "saml2_enabled": "not yet effective",
-    "backup_media_store_path": "not yet effective",
-    "synchronous_backup_media_store": "not yet effective",
     "cleanup_extremities_with_dummy_events": "not yet effective",
     "enable_ephemeral_messages": "not yet effective",
     "enable_registration_token_3pid_bypass": "not yet effective",
@@ -69,6 +67,8 @@ LEGACY_KEYS = frozenset(
         "rc_messages_per_second",
         "rc_message_burst_count",
         "room_invite_state_types",
+        "backup_media_store_path",
+        "synchronous_backup_media_store",
         "perspectives",
         "database_path",
         "disable_registration",
@@ -113,6 +113,10 @@ def _convert(today: Values, key: str, values: Values, at: Callable[[str], At]) -
         case "room_invite_state_types":
             today.setdefault("room_prejoin_state", {"additional_event_types": values[key]})
             at(key).note("old form, taken as room_prejoin_state")
+        case "backup_media_store_path":
+            is_waited_for = values.get("synchronous_backup_media_store", False)
+            _copied_to_folder(today, values[key], is_waited_for=is_waited_for)
+            at(key).note("old form, taken as media_storage_providers")
         case "perspectives":
             at(key).note("old form of trusted_key_servers; not yet effective")
         case "database_path":
@@ -124,6 +128,17 @@ def _convert(today: Values, key: str, values: Values, at: Callable[[str], At]) -
         case "restrict_public_rooms_to_local_users":
             today.setdefault("allow_public_rooms_without_auth", values[key] is False)
             at(key).note("old form, taken as allow_public_rooms_without_auth")
+
+
+def _copied_to_folder(today: Values, directory: Any, *, is_waited_for: Any) -> None:
+    provider = {
+        "module": "file_system",
+        "store_local": True,
+        "store_remote": True,
+        "store_synchronous": is_waited_for,
+        "config": {"directory": directory},
+    }
+    today.setdefault("media_storage_providers", [provider])
 
 
 def origin_of(origins: Mapping[str, Origin], key: str) -> Origin:

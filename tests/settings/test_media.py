@@ -1,5 +1,7 @@
 """Settings of the media repository."""
 
+from pathlib import Path
+
 import pytest
 
 from hs.settings.errors import SettingsError
@@ -52,8 +54,7 @@ media_storage_providers:
             "media_storage_providers.0.config",
         ),
         (
-            "media_storage_providers: "
-            "[{module: s3_storage_provider.S3StorageProviderBackend, config: {}}]",
+            "media_storage_providers: [{module: s3_storage_provider.S3StorageProviderBackend}]",
             "media_storage_providers.0.config",
         ),
     ],
@@ -63,3 +64,12 @@ def test_a_mistake_is_told_with_its_key(load: Load, text: str, key: str) -> None
         load(text)
 
     assert [one.key for one in refused.value.problems] == [key]
+
+
+def test_the_old_key_of_a_second_folder_is_taken_as_a_provider(load: Load) -> None:
+    settings = load("backup_media_store_path: /backup\nsynchronous_backup_media_store: true\n")
+
+    (provider,) = settings.media.media_storage_providers
+    assert provider.place == FolderSettings(directory=Path("/backup"))
+    assert (provider.store_local, provider.store_remote) == (True, True)
+    assert provider.store_synchronous

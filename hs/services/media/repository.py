@@ -16,6 +16,7 @@ from hs.core.errors import (
     CannotOverwriteMedia,
     Forbidden,
     LimitExceeded,
+    MatrixError,
     NotFound,
     NotYetUploaded,
     TooLarge,
@@ -232,7 +233,11 @@ class MediaRepository:
         async with self._remote.download(origin, media_id, timeout_ms) as content:
             upload = Upload(content.parts, content.content_type, content.upload_name)
             draft = self._draft(None, upload)._replace(origin=origin, media_id=media_id)
-            return await self._receive(draft, upload, ())
+            try:
+                return await self._receive(draft, upload, ())
+            except TooLarge as error:
+                # Spec: it is not the client's request that is too large.
+                raise MatrixError("M_TOO_LARGE", 502, error.message) from None
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:
