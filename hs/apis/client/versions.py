@@ -18,7 +18,7 @@ VERSIONS: Final = (
     "r0.5.0",
     "r0.6.0",
     "r0.6.1",
-    *(f"v1.{minor}" for minor in range(1, 17)),
+    *(f"v1.{minor}" for minor in range(1, 20)),
 )
 
 
