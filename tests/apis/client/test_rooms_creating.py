@@ -190,7 +190,7 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
         ({"invite": ["bob"]}, 400, "M_INVALID_PARAM"),
         ({"invite": [ALICE]}, 400, "M_INVALID_PARAM"),
         ({"invite": [ZOE]}, 404, "M_UNKNOWN"),
-        ({"invite_3pid": [{"medium": "email"}]}, 403, "M_THREEPID_DENIED"),
+        ({"invite_3pid": [{"medium": "email"}]}, 400, "M_BAD_JSON"),
         ({"creation_content": {"m.federate": "no"}}, 400, "M_BAD_JSON"),
         ({"creation_content": {"additional_creators": ["x"]}}, 400, "M_INVALID_PARAM"),
         ({"creation_content": {"x": 1.5}}, 400, "M_BAD_JSON"),

@@ -139,7 +139,7 @@ async def test_invites_lead_in_and_can_be_rejected(acts: Actions) -> None:
         ("alice", {}, (400, "M_MISSING_PARAM")),
         ("alice", {"user_id": 5}, (400, "M_BAD_JSON")),
         ("alice", {"user_id": ZOE}, (404, "M_UNKNOWN")),
-        ("alice", {"medium": "email", "address": "a@b.c"}, (403, "M_THREEPID_DENIED")),
+        ("alice", {"medium": "email", "address": "a@b.c"}, (400, "M_MISSING_PARAM")),
     ],
 )
 async def test_invites_that_cannot_be(

@@ -1,0 +1,126 @@
+"""An identity server of the test's own: HTTPS on this machine, one key, invites in a dict."""
+
+import hashlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import orjson
+
+from hs.core.ids import ServerName
+from hs.core.signing.keys import Signer, SigningKey
+from hs.core.signing.signed_json import sign_json
+from hs.core.unpadded_base64 import encode_urlsafe_base64
+from hs.lib.aio import Bridge
+from hs.lib.http_client.addresses import NO_RULES, AddressRules
+from hs.lib.http_client.bridged import BridgedHttpClient
+from tests.support.sites import Asked, Page, Site, open_site, server_tls
+
+V2 = "/_matrix/identity/v2"
+PEPPER = "pepper"
+TOKEN = "id-token"
+
+
+@attrs.define(eq=False)
+class IdentityServer:
+    """What it knows: whose addresses are whose, and the invites that wait for somebody."""
+
+    site: Site
+    known: dict[str, str] = attrs.field(factory=dict)
+    waiting: list[dict[str, Any]] = attrs.field(factory=list)
+    unbound: list[tuple[dict[str, Any], str]] = attrs.field(factory=list)
+    unbind_answer: Page = attrs.field(factory=lambda: _page({}))
+    algorithms: tuple[str, ...] = ("sha256", "none")
+    is_key_valid: bool = True
+    key: SigningKey = attrs.field(factory=lambda: SigningKey.from_seed("0", bytes(32)))
+
+    def __attrs_post_init__(self) -> None:
+        self.site.pages |= {
+            f"{V2}/hash_details": self._with_token(self._details),
+            f"{V2}/lookup": self._with_token(self._lookup),
+            f"{V2}/store-invite": self._with_token(self._store),
+            f"{V2}/3pid/bind": self._with_token(self._bind),
+            f"{V2}/3pid/unbind": self._unbind,
+            f"{V2}/pubkey/isvalid": self._is_valid,
+        }
+
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+        return f"localhost:{self.site.port}"
+
+    def signed(self, mxid: str, token: str = "invite-token") -> dict[str, Any]:
+        """Give the proof that a user has the address that an invite was left for."""
+        signer = Signer(ServerName(self.name), self.key)
+        return sign_json({"mxid": mxid, "token": token, "sender": "@alice:test"}, signer)
+
+    def _with_token(self, answer: Any) -> Any:
+        def check(asked: Asked) -> Page:
+            if asked.headers.get("authorization") != f"Bearer {TOKEN}":
+                return _page({"errcode": "M_UNAUTHORIZED", "error": "who?"}, 401)
+            page: Page = answer(asked)
+            return page
+
+        return check
+
+    def _details(self, _asked: Asked) -> Page:
+        return _page({"lookup_pepper": PEPPER, "algorithms": self.algorithms})
+
+    def _lookup(self, asked: Asked) -> Page:
+        body = orjson.loads(asked.body)
+        mappings = {}
+        for address, user_id in self.known.items():
+            digest = hashlib.sha256(f"{address} email {PEPPER}".encode()).digest()
+            hashed = encode_urlsafe_base64(digest)
+            one = hashed if body["algorithm"] == "sha256" else f"{address} email"
+            if one in body["addresses"]:
+                mappings[one] = user_id
+        return _page({"mappings": mappings})
+
+    def _store(self, asked: Asked) -> Page:
+        self.waiting.append(orjson.loads(asked.body))
+        url = f"https://{self.name}{V2}/pubkey/isvalid"
+        key = {"public_key": self.key.verify_key.base64, "key_validity_url": url}
+        return _page({"token": "invite-token", "display_name": "b...@x", "public_keys": [key]})
+
+    def _bind(self, asked: Asked) -> Page:
+        body = orjson.loads(asked.body)
+        if body["sid"] != "good":
+            return _page({"errcode": "M_SESSION_NOT_VALIDATED", "error": "not yet"}, 400)
+        return _page({"medium": "email", "address": "bob@x.test", "mxid": body["mxid"]})
+
+    def _unbind(self, asked: Asked) -> Page:
+        self.unbound.append((orjson.loads(asked.body), asked.headers["authorization"]))
+        return self.unbind_answer
+
+    def _is_valid(self, asked: Asked) -> Page:
+        (key,) = parse_qs(urlsplit(asked.path).query)["public_key"]
+        return _page({"valid": self.is_key_valid and key == self.key.verify_key.base64})
+
+
+@asynccontextmanager
+async def open_identity_server(certificate: Path) -> AsyncIterator[IdentityServer]:
+    """Run one."""
+    async with open_site(server_tls(certificate)) as site:
+        yield IdentityServer(site)
+
+
+@asynccontextmanager
+async def trusting_client(
+    bridge: Bridge, certificate: Path, rules: AddressRules = NO_RULES
+) -> AsyncIterator[BridgedHttpClient]:
+    """Give a client that trusts the test's certificate."""
+    tls = ssl.create_default_context(cafile=certificate)
+    client = BridgedHttpClient(bridge, rules, user_agent="test", tls=tls)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def _page(content: Any, status: int = 200) -> Page:
+    return Page(orjson.dumps(content), status, {"content-type": "application/json"})
