@@ -48,8 +48,7 @@ class ConsentSettings:
         MappingProxyType({}),
         "A message to those who have not agreed.",
         shown={},
-        is_effective=False,
     )
     send_server_notice_to_guests: bool = setting(
-        BOOLEAN, False, "Send that message to guests as well.", is_effective=False
+        BOOLEAN, False, "Send that message to guests as well."
     )

@@ -9,7 +9,7 @@ from hs.nursery.plan import BACKGROUND
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.membership_duties import membership_duties
-from hs.nursery.wiring.notices import notice_duties, wire_notices
+from hs.nursery.wiring.notices import consent_duties, notice_duties, wire_notices
 from hs.nursery.wiring.reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
@@ -40,7 +40,7 @@ def wire_keeping(
 ) -> Keeping:
     """Build it."""
     notices = wire_notices(ground, rooms, accounts)
-    lone = notice_duties(ground, notices)
+    lone = [*notice_duties(ground, notices), *consent_duties(ground, notices, accounts)]
     if BACKGROUND in ground.plan.duties:
         lone = [*lone, *_chores(ground, rooms, reading), *_stale_devices(ground, accounts)]
     return Keeping(

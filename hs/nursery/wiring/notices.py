@@ -1,11 +1,12 @@
 """What the server tells its users."""
 
-from hs.lib.tasks import Duty
+from hs.lib.tasks import Duty, every
 from hs.nursery.foundation import Foundation
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.notices_user import notices_user_of
 from hs.nursery.wiring.rooms import Rooms
+from hs.services.admin.consent_notices import EVERY_S, ConsentNotices
 from hs.services.admin.server_notices import ServerNotices
 
 
@@ -30,3 +31,18 @@ def notice_duties(ground: Foundation, notices: ServerNotices) -> list[Duty]:
     if not notices.is_enabled or BACKGROUND not in ground.plan.duties:
         return []
     return [Duty("user of the server notices", notices.reserve)]
+
+
+def consent_duties(ground: Foundation, notices: ServerNotices, accounts: Accounts) -> list[Duty]:
+    """Give what one process does so that users hear of the terms."""
+    settings = ground.settings.consent
+    is_wanted = settings.version is not None and settings.server_notice_content
+    if not notices.is_enabled or not is_wanted or BACKGROUND not in ground.plan.duties:
+        return []
+    rule = accounts.identity.proving.consent.rule
+    asking = ConsentNotices(ground.database, ground.clock, settings, rule.uri_for, notices)
+
+    async def ask() -> None:
+        await every(EVERY_S, asking.ask)
+
+    return [Duty("notices of the terms", ask)]

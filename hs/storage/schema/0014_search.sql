@@ -62,3 +62,9 @@ CREATE TABLE notice_rooms (
     user_id TEXT NOT NULL PRIMARY KEY,
     room_id TEXT NOT NULL
 );
+
+-- Who was told of which version of the terms.
+CREATE TABLE consent_notices (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    version TEXT NOT NULL
+);
