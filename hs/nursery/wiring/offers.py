@@ -1,6 +1,5 @@
 """Invites to people who are known by an address alone."""
 
-from hs.lib.limiter import RateLimiter
 from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.identity_servers import AddressServers
@@ -19,6 +18,8 @@ def wire_offers(
         appender=rooms.appender,
         deciding=actions.membership.deciding,
         membership=actions.membership,
-        limiter=RateLimiter(bucket_of(settings.rate_limits.rc_third_party_invite)),
+        limiter=ground.limiters(
+            "third_party_invite", bucket_of(settings.rate_limits.rc_third_party_invite)
+        ),
         looks_up=settings.lookups.enable_3pid_lookup,
     )
