@@ -100,17 +100,7 @@ async def watch(cluster: Cluster, box: MailBox) -> None:
     assert len(box.messages) == 2
 
 
-@pytest.mark.parametrize(
-    "layout", ["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])]
-)
-async def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
-    request: pytest.FixtureRequest, layout: Layout
-) -> None:
-    postgres: PostgresServer | None = None
-    redis: RedisServer | None = None
-    if layout == "T2":
-        postgres = request.getfixturevalue("postgres_server")
-        redis = request.getfixturevalue("redis_server")
+async def play(layout: Layout, postgres: PostgresServer | None, redis: RedisServer | None) -> None:
     async with open_mail_box() as box:
         email = {
             "smtp_host": "127.0.0.1",
@@ -118,7 +108,7 @@ async def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
             "notif_from": "%(app)s <hs@example.org>",
             "enable_notifs": True,
             # Both messages are sent before it is over.
-            "notif_delay_before_mail": "3s",
+            "notif_delay_before_mail": "5s",
         }
         with running_cluster(layout, postgres, redis, email=email) as cluster:
             try:
@@ -127,3 +117,18 @@ async def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
             except BaseException as error:
                 error.add_note(cluster.logs())
                 raise
+
+
+@pytest.mark.parametrize(
+    "layout", ["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])]
+)
+def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
+    request: pytest.FixtureRequest, layout: Layout
+) -> None:
+    postgres: PostgresServer | None = None
+    redis: RedisServer | None = None
+    if layout == "T2":
+        postgres = request.getfixturevalue("postgres_server")
+        redis = request.getfixturevalue("redis_server")
+
+    trio.run(play, layout, postgres, redis)

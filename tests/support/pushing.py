@@ -1,0 +1,143 @@
+"""The sending of notifications over a World, for tests: what is delivered is kept here."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.inproc import InProcHub
+from hs.repl.streams import PUSHERS
+from hs.repl.writers import TableWriter
+from hs.services.push.delivery import Push, Pusher, Verdict
+from hs.services.push.line import Line, LineTools
+from hs.services.push.positions import Positions
+from hs.services.push.pusher_table import PusherTable
+from hs.services.push.pushers import HTTP, Pushers
+from hs.services.push.sending import MakeLine, PushSending
+from hs.storage.database import Database
+from tests.support.rooms import World
+from tests.support.unread import UnreadScene, open_unread
+
+URL = "https://push.example.org/_matrix/push/v1/notify"
+WAIT_S = 60.0
+
+
+def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
+    """Give what a client sends to set a pusher."""
+    return {
+        "kind": "http",
+        "app_id": "org.example.app",
+        "pushkey": pushkey,
+        "app_display_name": "App",
+        "device_display_name": "Phone",
+        "lang": "en",
+        "data": {"url": URL},
+        **more,
+    }
+
+
+@attrs.define(eq=False)
+class KeptDeliveries:
+    """A gateway of the test's: keeps what is delivered, and answers as it was told to."""
+
+    told: list[tuple[str, EventID]] = attrs.Factory(list)
+    attempts: int = 0
+    verdicts: list[Verdict] = attrs.Factory(list)
+    badges: list[str] = attrs.Factory(list)
+    actions: list[str] = attrs.Factory(list)
+    _changed: trio.Event = attrs.Factory(trio.Event)
+
+    async def deliver(self, pusher: Pusher, push: Push) -> Verdict:
+        """Keep one."""
+        await trio.lowlevel.checkpoint()
+        self.attempts += 1
+        verdict = self.verdicts.pop(0) if self.verdicts else Verdict.DONE
+        if verdict is Verdict.DONE:
+            self.told.append((pusher.key.pushkey, EventID(push.event_id)))
+            self.actions.append(push.actions)
+        self._change()
+        return verdict
+
+    async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
+        """Keep that somebody's badge was to be told."""
+        await trio.lowlevel.checkpoint()
+        self.badges.append(pusher.key.pushkey)
+        self._change()
+        return shown
+
+    def events(self, pushkey: str = "key") -> list[EventID]:
+        """List what was delivered to one pusher."""
+        return [event_id for key, event_id in self.told if key == pushkey]
+
+    async def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait until what was delivered is as somebody wants it."""
+        with trio.fail_after(WAIT_S):
+            while not holds():
+                await self._changed.wait()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+@attrs.define(eq=False)
+class PushScene:
+    """One process that has pushers, evaluates and sends."""
+
+    world: World
+    unread: UnreadScene
+    table: PusherTable
+    pushers: Pushers
+    positions: Positions
+    sending: PushSending
+    delivered: KeptDeliveries
+
+    async def set_pusher(self, user_id: UserID, pushkey: str = "key", **more: Any) -> None:
+        """Set a pusher as a client does."""
+        device_id = more.pop("device_id", "PHONE")
+        requester = Requester(user_id, device_id)
+        await self.pushers.change(requester, pusher_body(pushkey, **more))
+
+    async def say(self, room_id: RoomID, sender: UserID, body: str = "hello") -> EventID:
+        """Send a message; what it does to others is in the database on return."""
+        self.world.clock.advance(1)
+        sent = await self.world.send(room_id, sender, body)
+        await self.unread.duty.flush()
+        return sent.event_id
+
+
+@asynccontextmanager
+async def open_pushing(
+    world: World,
+    *,
+    hub: InProcHub | None = None,
+    delivered: KeptDeliveries | None = None,
+    is_ours: Callable[[UserID], bool] = lambda user_id: True,
+    is_sending: bool = True,
+) -> AsyncIterator[PushScene]:
+    """Start pushers over a world; `is_sending` starts the sending with them."""
+    hub = hub or InProcHub()
+    database: Database = world.database
+    writer = TableWriter(PUSHERS, "main", database, hub.join(world.feed), world.clock.now_ms)
+    table = PusherTable(writer, world.clock)
+    positions = Positions(database)
+    kept = delivered or KeptDeliveries()
+    tools = LineTools(database, positions, table, world.clock, trio.CapacityLimiter(10), 0)
+
+    def make(pusher: Pusher) -> Line:
+        return Line(pusher, kept, tools)
+
+    makers: dict[str, MakeLine] = {HTTP: make}
+    sending = PushSending(database, world.feed, positions, makers, is_ours)
+    async with open_unread(world, hub) as unread, trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        pushers = Pushers(database, table, True)
+        scene = PushScene(world, unread, table, pushers, positions, sending, kept)
+        if is_sending:
+            nursery.start_soon(sending.run)
+        yield scene
+        nursery.cancel_scope.cancel()
