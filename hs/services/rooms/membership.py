@@ -39,12 +39,16 @@ _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 @attrs.frozen
 class JoinRequest:
-    """How a client wants to join or knock; `content` is more for the member event."""
+    """How a client wants to join or knock; `content` is more for the member event.
+
+    `origin_server_ts` is for application services; others' is left to the clock.
+    """
 
     reason: str | None = None
     via: Sequence[ServerName] = ()
     third_party_signed: JsonObject | None = None
     content: Mapping[str, Any] = attrs.Factory(dict)
+    origin_server_ts: int | None = None
 
     @property
     def says_nothing(self) -> bool:
@@ -164,7 +168,12 @@ class RoomMembership:
             raise Unknown("You have not left this room")
 
     async def set_member(
-        self, requester: Requester, room_id: RoomID, target: str, content: JsonObject
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: str,
+        content: JsonObject,
+        at_ms: int | None = None,
     ) -> EventID:
         """Put a member event of a client's making, under the same conditions.
 
@@ -175,12 +184,13 @@ class RoomMembership:
         if not isinstance(membership, str):
             raise BadJson("A member event needs a membership")
         if membership == event_types.JOIN and user_id == requester.user_id:
-            return await self._join(requester, room_id, JoinRequest(content=own_content(content)))
+            asked = JoinRequest(content=own_content(content), origin_server_ts=at_ms)
+            return await self._join(requester, room_id, asked)
         if membership == event_types.INVITE:
-            return await self._invite(requester, room_id, user_id, content)
+            return await self._invite(requester, room_id, user_id, content, at_ms)
         if membership == event_types.KNOCK:
             content = await self._with_profile(user_id, self.policy.own_content(content))
-        return await self._set(requester, room_id, user_id, content)
+        return await self._set(requester, room_id, user_id, content, at_ms)
 
     async def _join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> EventID:
         user_id = requester.user_id
@@ -209,7 +219,9 @@ class RoomMembership:
             authoriser = await self.restricted.authoriser_for(user_id, here)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser
-        event_id = await self._append(room_id, *drafts, _own(user_id, content))
+        event_id = await self._append(
+            room_id, *drafts, _own(user_id, content, asked.origin_server_ts)
+        )
         if not is_joined:
             await self.succession.follow(user_id, here.create)
         return event_id
@@ -246,7 +258,12 @@ class RoomMembership:
         return Draft(event_types.MEMBER, offer.sender, content, user_id)
 
     async def _invite(
-        self, requester: Requester, room_id: RoomID, target: UserID, content: JsonObject
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: UserID,
+        content: JsonObject,
+        at_ms: int | None = None,
     ) -> EventID:
         check_may_act(requester)
         self.policy.check_may_invite(requester)
@@ -255,7 +272,7 @@ class RoomMembership:
             await self.invites.check(requester.user_id, target)
         bare = {key: content[key] for key in content if key not in SHOWN_FIELDS}
         full = {**self.policy.invited(await self.profiles.of_local(target)), **bare}
-        draft = Draft(event_types.MEMBER, requester.user_id, full, target, keep_if_same=True)
+        draft = _member(requester.user_id, full, target, at_ms)
         if self.memberships.is_local(target):
             return await self._append(room_id, draft)
         self.remote.check_can_invite(target)
@@ -265,14 +282,19 @@ class RoomMembership:
         return EventID("") if invited is None else invited.event_id
 
     async def _set(
-        self, requester: Requester, room_id: RoomID, target: UserID, content: JsonObject
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: UserID,
+        content: JsonObject,
+        at_ms: int | None = None,
     ) -> EventID:
         if target != requester.user_id:
             check_may_act(requester)
         elif content.get("membership") == event_types.LEAVE:
             own = await self.memberships.local_membership(room_id, target)
             self.policy.check_may_reject(own)
-        draft = Draft(event_types.MEMBER, requester.user_id, content, target, keep_if_same=True)
+        draft = _member(requester.user_id, content, target, at_ms)
         return await self._append(room_id, draft)
 
     async def _append(self, room_id: RoomID, *drafts: Draft) -> EventID:
@@ -317,8 +339,14 @@ def _content(
     return content
 
 
-def _own(user_id: UserID, content: JsonObject) -> Draft:
-    return Draft(event_types.MEMBER, user_id, content, user_id, keep_if_same=True)
+def _own(user_id: UserID, content: JsonObject, at_ms: int | None = None) -> Draft:
+    return _member(user_id, content, user_id, at_ms)
+
+
+def _member(sender: UserID, content: JsonObject, user_id: UserID, at_ms: int | None) -> Draft:
+    return Draft(
+        event_types.MEMBER, sender, content, user_id, origin_server_ts=at_ms, keep_if_same=True
+    )
 
 
 def _check_guest(requester: Requester, here: Deciding) -> None:

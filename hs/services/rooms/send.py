@@ -7,7 +7,7 @@ import secrets
 
 import attrs
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import MAX_INTEGER, JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, parse_event_id
@@ -84,7 +84,8 @@ class Sending:
         Raises: Forbidden, BadJson, TooLarge, BadAlias, InvalidParam.
         """
         if event_type == event_types.MEMBER:
-            return await self.membership.set_member(requester, room_id, state_key, content)
+            at_ms = _chosen_time(requester, origin_server_ts)
+            return await self.membership.set_member(requester, room_id, state_key, content, at_ms)
         check_may_act(requester)
         if requester.shadow:
             return _event_id_of_nothing()
@@ -166,7 +167,11 @@ def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | N
 
 
 def _chosen_time(requester: Requester, origin_server_ts: int | None) -> int | None:
-    return origin_server_ts if requester.appservice_id is not None else None
+    if origin_server_ts is None or requester.appservice_id is None:
+        return None
+    if not 0 <= origin_server_ts <= MAX_INTEGER:
+        raise InvalidParam("ts is no time of an event")
+    return origin_server_ts
 
 
 def _event_id_of_nothing() -> EventID:
