@@ -27,11 +27,12 @@ BUSY_TIMEOUT_MS: Final = 5000
 
 _LISTS: Final = frozenset((list, tuple, set, frozenset))
 
+# There are four connections, and what is read often is kept by caches of ours: more pages, or the
+# whole file mapped into memory, would only be kept twice.
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-PRAGMA cache_size = -65536;
-PRAGMA mmap_size = 268435456;
+PRAGMA cache_size = -8192;
 PRAGMA temp_store = MEMORY;
 PRAGMA foreign_keys = ON;
 """
