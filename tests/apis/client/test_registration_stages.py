@@ -1,0 +1,207 @@
+"""What new users must prove besides an address: that they are people, and that they agree."""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import attrs
+import pytest
+
+from hs.settings.consent import ConsentSettings
+from hs.settings.identity import CaptchaSettings
+from hs.settings.settings import Settings
+from hs.settings.threepids import ThreepidSettings
+from hs.storage import accounts as account_rows
+from hs.storage.database import Database
+from tests.support.accounts import DEFAULTS, OPEN, Accounts, open_accounts
+from tests.support.web import Answer
+
+REGISTER = "/_matrix/client/v3/register"
+WISH = {"username": "alice", "password": "secret"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+PUZZLED: Settings = attrs.evolve(
+    DEFAULTS,
+    threepids=ThreepidSettings(enable_registration_captcha=True),
+    captcha=CaptchaSettings(recaptcha_public_key="public", recaptcha_private_key="private"),
+)
+TERMS = """<p>Terms {{ version }}</p>
+{% if not public_version and not has_consented %}{{ user }} {{ userhmac }}{% endif %}
+{% if has_consented %}agreed{% endif %}"""
+
+
+def page_of(stage: str) -> str:
+    return f"/_matrix/client/v3/auth/{stage}/fallback/web"
+
+
+async def fill(accounts: Accounts, path: str, **fields: str) -> Answer:
+    body = urlencode(fields).encode()
+    return await accounts.client.ask("POST", path, body=body, headers=FORM)
+
+
+@pytest.fixture
+def terms(tmp_path: Path) -> ConsentSettings:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "1.0.html").write_text(TERMS)
+    return ConsentSettings(
+        version="1.0",
+        template_dir=tmp_path,
+        require_at_registration=True,
+        block_events_error="See %(consent_uri)s",
+    )
+
+
+async def test_a_client_solves_the_puzzle(database: Database) -> None:
+    async with open_accounts(database, settings=PUZZLED) as accounts:
+        asked = await accounts.client.post(REGISTER, WISH)
+        auth: dict[str, Any] = {"type": "m.login.recaptcha", "session": asked.json["session"]}
+        wrong = await accounts.client.post(
+            REGISTER, {**WISH, "auth": {**auth, "response": "wrong"}}
+        )
+        silent = await accounts.client.post(REGISTER, {**WISH, "auth": auth})
+        right = await accounts.client.post(
+            REGISTER, {**WISH, "auth": {**auth, "response": "right"}}
+        )
+
+        assert asked.json["flows"] == [{"stages": ["m.login.recaptcha"]}]
+        assert asked.json["params"] == {"m.login.recaptcha": {"public_key": "public"}}
+        assert (wrong.status, wrong.errcode) == (401, "M_UNAUTHORIZED")
+        assert (silent.status, silent.errcode) == (401, "M_MISSING_PARAM")
+        assert right.status == 200
+        assert accounts.puzzles.asked == [("wrong", "192.0.2.1"), ("right", "192.0.2.1")]
+
+
+async def test_a_puzzle_is_solved_on_our_page(database: Database) -> None:
+    async with open_accounts(database, settings=PUZZLED) as accounts:
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        path = page_of("m.login.recaptcha")
+        page = await accounts.client.get(f"{path}?session={session}")
+        wrong = await fill(accounts, path, session=session, **{"g-recaptcha-response": "wrong"})
+        right = await fill(accounts, path, session=session, **{"g-recaptcha-response": "right"})
+        made = await accounts.client.post(REGISTER, {**WISH, "auth": {"session": session}})
+
+        assert b'data-sitekey="public"' in page.body
+        assert "https://www.recaptcha.net" in page.headers["content-security-policy"]
+        assert wrong.status == 401
+        nonce = re.search(rb'nonce="([^"]+)"', right.body)
+        assert nonce is not None
+        assert f"'nonce-{nonce[1].decode()}'" in right.headers["content-security-policy"]
+        assert made.status == 200
+
+
+async def test_a_token_is_given_on_our_page(database: Database) -> None:
+    guarded = attrs.evolve(OPEN, registration_requires_token=True)
+    async with open_accounts(database, registration=guarded) as accounts:
+        await database.write(account_rows.insert_registration_token, "t0ken", None, None)
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        path = page_of("m.login.registration_token")
+        page = await accounts.client.get(f"{path}?session={session}")
+        wrong = await fill(accounts, path, session=session, token="other")
+        right = await fill(accounts, path, session=session, token="t0ken")
+        made = await accounts.client.post(REGISTER, {**WISH, "auth": {"session": session}})
+
+        assert b'name="token"' in page.body
+        assert (wrong.status, right.status, made.status) == (401, 200, 200)
+
+
+async def test_a_page_escapes_what_it_is_given(database: Database) -> None:
+    async with open_accounts(database, settings=PUZZLED) as accounts:
+        query = urlencode({"session": '"><script>alert(1)</script>'})
+
+        page = await accounts.client.get(f"{page_of('m.login.recaptcha')}?{query}")
+
+        assert b"<script>alert" not in page.body
+
+
+@pytest.mark.parametrize("stage", ["m.login.password", "m.login.email.identity", "x"])
+async def test_other_stages_have_no_page(database: Database, stage: str) -> None:
+    async with open_accounts(database) as accounts:
+        page = await accounts.client.get(f"{page_of(stage)}?session=s")
+        filled = await fill(accounts, page_of(stage), session="s")
+
+        assert (page.status, page.errcode) == (404, "M_NOT_FOUND")
+        assert (filled.status, filled.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_new_users_agree_to_the_terms(database: Database, terms: ConsentSettings) -> None:
+    settings = attrs.evolve(DEFAULTS, consent=terms)
+    async with open_accounts(database, settings=settings) as accounts:
+        asked = await accounts.client.post(REGISTER, WISH)
+        policy = asked.json["params"]["m.login.terms"]["policies"]["privacy_policy"]
+        url = urlsplit(policy["en"]["url"])
+        page = await accounts.client.get(f"{url.path}?{url.query}")
+        auth = {"type": "m.login.terms", "session": asked.json["session"]}
+        made = await accounts.client.post(REGISTER, {**WISH, "auth": auth})
+        token = made.json["access_token"]
+        name = "/_matrix/client/v3/profile/@alice:test/displayname"
+        named = await accounts.client.put(name, {"displayname": "A"}, token=token)
+
+        assert asked.json["flows"] == [{"stages": ["m.login.terms"]}]
+        assert (policy["version"], policy["en"]["name"]) == ("1.0", "Privacy Policy")
+        assert page.body.strip() == b"<p>Terms 1.0</p>"
+        assert named.status == 200
+
+
+async def test_terms_are_agreed_to_on_our_page(database: Database, terms: ConsentSettings) -> None:
+    settings = attrs.evolve(DEFAULTS, consent=terms)
+    async with open_accounts(database, settings=settings) as accounts:
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        path = page_of("m.login.terms")
+
+        page = await accounts.client.get(f"{path}?session={session}")
+        done = await fill(accounts, path, session=session)
+        made = await accounts.client.post(REGISTER, {**WISH, "auth": {"session": session}})
+
+        assert b"Privacy Policy" in page.body
+        assert (done.status, made.status) == (200, 200)
+
+
+async def test_who_has_not_agreed_does_not_act(database: Database, terms: ConsentSettings) -> None:
+    name = "/_matrix/client/v3/profile/@alice:test/displayname"
+    settings = attrs.evolve(DEFAULTS, consent=terms)
+    async with open_accounts(database, settings=settings) as accounts:
+        token = (await accounts.user("alice")).access_token
+
+        blocked = await accounts.client.put(name, {"displayname": "A"}, token=token)
+        uri = urlsplit(blocked.json["consent_uri"])
+        page = await accounts.client.get(f"{uri.path}?{uri.query}")
+        user, proof = page.body.decode().split("\n")[1].split()
+        forged = await fill(accounts, uri.path, u="alice", h="0" * 64, v="1.0")
+        agreed = await fill(accounts, uri.path, u=user, h=proof, v="1.0")
+        after = await accounts.client.put(name, {"displayname": "A"}, token=token)
+        again = await accounts.client.get(f"{uri.path}?{uri.query}")
+
+        assert (blocked.status, blocked.errcode) == (403, "M_CONSENT_NOT_GIVEN")
+        assert blocked.json["error"] == f"See {blocked.json['consent_uri']}"
+        assert (forged.status, agreed.status, after.status) == (400, 200, 200)
+        assert b"agreed" in again.body
+
+
+async def test_new_terms_are_asked_for_again(database: Database, terms: ConsentSettings) -> None:
+    name = "/_matrix/client/v3/profile/@alice:test/displayname"
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, consent=terms)) as accounts:
+        token = (await accounts.user("alice")).access_token
+        user_id = (await accounts.user("bob")).user_id
+        await accounts.proving.consent.agree(user_id, "1.0")
+        await accounts.proving.consent.agree(user_id.replace("bob", "alice"), "1.0")
+        assert (await accounts.client.put(name, {"displayname": "A"}, token=token)).status == 200
+    newer = attrs.evolve(terms, version="2.0")
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, consent=newer)) as accounts:
+        blocked = await accounts.client.put(name, {"displayname": "B"}, token=token)
+
+        assert blocked.errcode == "M_CONSENT_NOT_GIVEN"
+
+
+@pytest.mark.parametrize("query", ["v=../1.0", "v=2.0", "v=1.0&u=alice&h=x", "v=%00"])
+async def test_other_pages_are_not_shown(
+    database: Database, terms: ConsentSettings, query: str
+) -> None:
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, consent=terms)) as accounts:
+        page = await accounts.client.get(f"/_matrix/consent?{query}")
+
+        assert page.status == 400
+
+
+async def test_without_terms_there_is_no_page(database: Database) -> None:
+    async with open_accounts(database) as accounts:
+        assert (await accounts.client.get("/_matrix/consent")).status == 404
