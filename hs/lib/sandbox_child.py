@@ -55,7 +55,8 @@ def _limit(memory_bytes: int) -> None:
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_NPROC, 0),
     ):
-        resource.setrlimit(kind, (limit, limit))
+        least = _lower(limit, resource.getrlimit(kind)[1])
+        resource.setrlimit(kind, (least, least))
 
 
 def _serve_one(jobs: BinaryIO, answers: BinaryIO) -> bool:
@@ -85,7 +86,13 @@ def _allow(processor_s: float) -> None:
     """Let the next job have so much of the processor; more ends this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + processor_s)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (_lower(soft, hard), hard))
+
+
+def _lower(limit: int, hard: int) -> int:
+    """Give the limit, or the one that was set from outside if that is lower."""
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def _function(name: str) -> Callable[[bytes], bytes]:

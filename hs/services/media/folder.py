@@ -18,7 +18,7 @@ from typing import IO, Final, TypeVar
 import attrs
 import trio
 
-from hs.core.errors import TooLarge
+from hs.core.errors import TooLarge, Unavailable
 from hs.lib import files
 
 T = TypeVar("T")
@@ -30,6 +30,10 @@ TEMPORARY: Final = "temporary"
 CHUNK_BYTES: Final = 256 * 1024
 # Slow disks hold up media, not everything else that needs a thread.
 THREADS: Final = 16
+
+
+class MediaFolderFault(Unavailable):
+    """The folder cannot be written to: the disk is full, or not ours."""
 
 
 @attrs.frozen
@@ -55,13 +59,17 @@ class MediaFolder:
         """Tell where a file of this name lies."""
         return self.root / location
 
+    async def check(self) -> None:
+        """See whether the folder can be written to. Raises: MediaFolderFault."""
+        await self._writing(self._check)
+
     @asynccontextmanager
     async def receive(self, parts: AsyncIterable[bytes], max_bytes: int) -> AsyncIterator[Received]:
         """Write a stream to a temporary file, which is gone afterwards unless it was kept.
 
-        Raises: TooLarge, as soon as there is more than `max_bytes`.
+        Raises: TooLarge, as soon as there is more than `max_bytes`; MediaFolderFault.
         """
-        spool = await self._work(_Spool.open, self.root / TEMPORARY)
+        spool = await self._writing(_Spool.open, self.root / TEMPORARY)
         try:
             waiting: list[bytes] = []
             size = 0
@@ -71,20 +79,20 @@ class MediaFolder:
                     raise TooLarge(f"Uploads may not be larger than {max_bytes} bytes")
                 waiting.append(part)
                 if size >= CHUNK_BYTES:
-                    await self._work(spool.write, waiting)
+                    await self._writing(spool.write, waiting)
                     waiting, size = [], 0
-            yield await self._work(spool.finish, waiting)
+            yield await self._writing(spool.finish, waiting)
         finally:
             with trio.CancelScope(shield=True):
                 await self._work(spool.discard)
 
     async def keep(self, received: Received, location: str) -> None:
         """Give a received file its name: from then on it is there whole, whatever happens."""
-        await self._work(files.install, received.path, self.path_of(location))
+        await self._writing(files.install, received.path, self.path_of(location))
 
     async def write(self, content: bytes, location: str) -> None:
         """Store bytes under a name, whole or not at all."""
-        await self._work(self._write_whole, content, location)
+        await self._writing(self._write_whole, content, location)
 
     async def size_of(self, location: str) -> int | None:
         """Give the size of a file, None if there is none."""
@@ -133,6 +141,15 @@ class MediaFolder:
 
     async def _work(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+    async def _writing(self, function: Callable[..., T], *args: object) -> T:
+        try:
+            return await self._work(function, *args)
+        except OSError as error:
+            raise MediaFolderFault(f"{self.root} cannot be written to: {error}") from error
+
+    def _check(self) -> None:
+        _Spool.open(self.root / TEMPORARY).discard()
 
     def _write_whole(self, content: bytes, location: str) -> None:
         spool = _Spool.open(self.root / TEMPORARY)

@@ -11,7 +11,7 @@ import trio
 from hs.core.errors import NotFound
 from hs.lib import files
 from hs.lib.single_flight import SingleFlight
-from hs.services.media.folder import MediaFolder
+from hs.services.media.folder import MediaFolder, MediaFolderFault
 from hs.storage import media_files
 from hs.storage.database import Database
 
@@ -122,6 +122,10 @@ class Contents:
 
     async def run(self) -> None:
         """Copy what is to be copied, until cancelled."""
+        try:
+            await self.folder.check()
+        except MediaFolderFault as fault:
+            log.error("nothing can be uploaded, see media_store_path: %s", fault)
         while True:
             await self._wake.wait()
             self._wake = trio.Event()

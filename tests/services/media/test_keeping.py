@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +149,18 @@ async def test_content_that_is_lost_is_not_found(world: MediaWorld) -> None:
 
     with pytest.raises(NotFound):
         await world.contents.ensure(stored.location)
+
+
+async def test_a_folder_that_cannot_be_written_to_is_told_of(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "media").write_text("a file where the folder should be")
+
+    async with open_media(database, tmp_path) as world:
+        await trio.testing.wait_all_tasks_blocked()
+        answer = await world.client.post("/_matrix/media/v3/upload", body=b"content", token="alice")
+
+    assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
 
 
 async def test_our_own_content_is_stored_without_limits(database: Database, tmp_path: Path) -> None:
