@@ -23,6 +23,8 @@ from hs.services.push.line import Line, LineTools
 from hs.services.push.mail_content import MailContent
 from hs.services.push.mail_line import MailLine, MailTools
 from hs.services.push.positions import Positions
+from hs.services.push.pruning import PERIOD_S as PRUNING_PERIOD_S
+from hs.services.push.pruning import PushPruning
 from hs.services.push.pusher_table import PusherTable, PusherWriter
 from hs.services.push.pusher_upkeep import UPKEEP_PERIOD_S, PusherUpkeep
 from hs.services.push.pushers import EMAIL, HTTP, Pushers
@@ -65,6 +67,12 @@ def wire_pushers(
         await upkeep.tidy()
         await every(UPKEEP_PERIOD_S, upkeep.tidy)
 
+    pruning = PushPruning(database, ground.clock)
+
+    async def forget() -> None:
+        await pruning.prune()
+        await every(PRUNING_PERIOD_S, pruning.prune)
+
     positions = Positions(database)
     makers = {HTTP: _gateway_lines(ground, positions, writer, rooms, push, outside)}
     if _mails_notifications(ground, mails):
@@ -74,7 +82,10 @@ def wire_pushers(
         unsubscribing=unsubscribing,
         pages=wire_pages(ground.settings),
         duties=_sending_duties(ground, makers, positions),
-        chores=[Duty("tidying up after pushers", tidy)],
+        chores=[
+            Duty("tidying up after pushers", tidy),
+            Duty("forgetting old notifications", forget),
+        ],
     )
 
 

@@ -43,3 +43,9 @@ CREATE TABLE push_throttles (
     throttle_ms BIGINT NOT NULL,
     PRIMARY KEY (user_id, app_id, pushkey, room_id)
 );
+
+-- How far events were evaluated at the end of days, to tell the age of push_outcomes.
+CREATE TABLE push_days (
+    day BIGINT NOT NULL PRIMARY KEY,             -- days since 1970
+    stream_id BIGINT NOT NULL                    -- all events up to here were there before its end
+);

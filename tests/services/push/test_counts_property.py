@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.drafts import Draft
+from hs.storage import push_pruning
 from tests.support.databases import fresh_sqlite
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 from tests.support.unread import UnreadScene, open_unread
@@ -29,6 +30,7 @@ steps = st.one_of(
     st.tuples(st.just("redact"), indexes),
     st.tuples(st.just("ask"), users),
     st.tuples(st.just("rejoin"), users),
+    st.tuples(st.just("forget")),
     st.tuples(st.just("restart")),
 )
 
@@ -133,6 +135,10 @@ class Run:
         await self.world.leave(self.room_id, user_id)
         joined = await self.world.join(self.room_id, user_id)
         self.truth.note_read(user_id, "", joined.stream_id)
+
+    async def _forget(self) -> None:
+        await self.unread.duty.flush()
+        await self.world.database.write(push_pruning.forget_read, self.room_id, 2**62)
 
     async def _ask(self, user_id: UserID) -> None:
         for counting in (self.unread.counting, self.unread.another_counter()):
