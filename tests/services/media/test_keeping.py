@@ -157,8 +157,12 @@ async def test_a_folder_that_cannot_be_written_to_is_told_of(
     (tmp_path / "media").write_text("a file where the folder should be")
 
     async with open_media(database, tmp_path) as world:
-        await trio.testing.wait_all_tasks_blocked()
         answer = await world.client.post("/_matrix/media/v3/upload", body=b"content", token="alice")
+        with trio.fail_after(60):
+            while True:
+                if "media_store_path" in caplog.text:
+                    break
+                await trio.sleep(0.01)
 
     assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
 
