@@ -32,7 +32,9 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.growing import RoomStores
 from hs.services.rooms.hot_rooms import HotRooms
 from hs.services.rooms.inbound import RoomInbound
+from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.pdu_checks import PduChecker
+from hs.services.rooms.policies import NoPolicyServers, PolicyServers, RoomPolicies
 from hs.services.rooms.receiver import ShardedReceiver
 from hs.services.rooms.resolve import StateResolver
 from hs.services.rooms.sharded import ShardedAppender
@@ -171,13 +173,20 @@ async def open_world(
     topology: Topology = ALONE,
     max_room_bytes: int = 128 * 1024 * 1024,
     opaque_id: Callable[[], str] = random_opaque,
+    policy_servers: PolicyServers | None = None,
 ) -> AsyncIterator[World]:
     """Start the rooms' part of a server; at the end it writes what waits, and stops.
 
     Another world on the same database afterwards is a restart.
     """
     world = make_world(
-        database, clock or FixedClock(), hub or InProcHub(), topology, max_room_bytes, opaque_id
+        database,
+        clock or FixedClock(),
+        hub or InProcHub(),
+        topology,
+        max_room_bytes,
+        opaque_id,
+        policy_servers,
     )
     async with trio.open_nursery() as streams:
         await streams.start(world.stream.run)
@@ -195,6 +204,7 @@ def make_world(
     topology: Topology,
     max_room_bytes: int,
     opaque_id: Callable[[], str],
+    policy_servers: PolicyServers | None = None,
 ) -> World:
     """Build the pieces, starting nothing."""
     feed = Feed()
@@ -208,7 +218,12 @@ def make_world(
     rooms = HotRooms(database, events, states, committer, max_room_bytes)
     builder = EventBuilder(SIGNER, clock, opaque_id)
     writer = RoomWriter(
-        rooms, events, TxnMemory(database), builder, lambda room: ownership.is_mine(EVENTS, room)
+        rooms,
+        events,
+        TxnMemory(database),
+        builder,
+        lambda room: ownership.is_mine(EVENTS, room),
+        RoomPolicies(Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()),
     )
     appenders: dict[str, RoomAppender] = {instance: writer}
     auth_graph = AuthGraph(database)

@@ -16,6 +16,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.hot_rooms import HotRooms
 from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.policies import NoPolicyServers, RoomPolicies
 from hs.services.rooms.sharded import ShardedAppender
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.tails import MAX_BYTES as TAIL_BYTES
@@ -61,7 +62,7 @@ def wire_rooms(ground: Foundation) -> Rooms:
     server_name = ground.settings.server.server_name
     memberships = Memberships(ground.database, ground.feed, server_name)
     tails = Tails(ground.feed, int(TAIL_BYTES * caches.factor("tails")))
-    committer, hot, local = _writing_end(ground, events, states)
+    committer, hot, local = _writing_end(ground, events, states, memberships)
     appenders: dict[str, RoomAppender] = {}
     for instance in ground.ownership.writers(EVENTS):
         if instance == ground.plan.instance:
@@ -84,7 +85,7 @@ def wire_rooms(ground: Foundation) -> Rooms:
 
 
 def _writing_end(
-    ground: Foundation, events: EventStore, states: StateStore
+    ground: Foundation, events: EventStore, states: StateStore, memberships: Memberships
 ) -> tuple[Committer | None, HotRooms | None, RoomWriter | None]:
     if not ground.ownership.writes(EVENTS):
         return None, None, None
@@ -104,6 +105,7 @@ def _writing_end(
         TxnMemory(ground.database),
         EventBuilder(ground.signer, ground.clock),
         lambda room_id: ground.ownership.is_mine(EVENTS, room_id),
+        RoomPolicies(memberships, NoPolicyServers()),
     )
     if ground.remote is not None:
         ground.remote.server.register(RoomAppender, writer)

@@ -16,11 +16,13 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.hot_room import HotRoom, RoomHead, first_head, follow, own_change
 from hs.services.rooms.hot_rooms import HotRooms, RoomDropped
 from hs.services.rooms.placed import Batch, NewRoom, Placed, appended
+from hs.services.rooms.policies import EventPolicies
 from hs.services.rooms.stored import StoredEvent
 from hs.services.rooms.txn_memory import DeviceKeys, TxnMemory
 
 ATTEMPTS: Final = 3  # to find a room that stays while its events are fetched
 MAX_SHIFT_MS: Final = 1000
+_POLICY_KEY: Final = (event_types.POLICY, "")
 
 _Slot = Placed | Appended
 
@@ -46,6 +48,7 @@ class RoomWriter:
     _txns: TxnMemory
     _builder: EventBuilder
     _owns: Callable[[RoomID], bool]
+    _policies: EventPolicies
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
         """Append events to a room; see RoomAppender."""
@@ -101,7 +104,7 @@ class RoomWriter:
 
     async def _append(self, room: HotRoom, call: _Call) -> tuple[list[_Slot], Batch | None]:
         await self._fetch(room, call)
-        # From here to the submission nothing is awaited.
+        # From here to the submission nothing is awaited, but for a policy server.
         head = room.head
         slots: list[_Slot] = []
         placed: list[Placed] = []
@@ -116,11 +119,34 @@ class RoomWriter:
             slots.append(known)
         if not placed:
             return slots, None
+        if _POLICY_KEY in room.head.snapshot.map:
+            await self._recommend(room, placed)
         batch = self._rooms.submit(room, placed, head, finished=_Finish(call.devices))
         for one, device in _with_devices(slots, call.devices):
             if one.batch is batch and one.txn is not None:
                 device.begin(one.txn, one)
         return slots, batch
+
+    async def _recommend(self, room: HotRoom, placed: Sequence[Placed]) -> None:
+        """Have the room's policy server sign the events.
+
+        It signs events that have their place already, so nobody else may take that meanwhile:
+        the room, if it wants this, waits for its policy server.
+        """
+        policy_id = room.head.snapshot.map[_POLICY_KEY]
+        pending = room.pending.get(policy_id)
+        if pending is not None:
+            chosen = pending.event
+        else:
+            stored = await self._events.get_one(policy_id)
+            if stored is None or stored.redacted_by is not None:
+                return
+            chosen = stored.event
+        events = [one.event for one in placed]
+        signed = await self._policies.recommended(room.room_id, chosen, events)
+        for one, event in zip(placed, signed, strict=True):
+            one.event = event
+        self._rooms.check(room)
 
     def _known(
         self, room: HotRoom, draft: Draft, device: DeviceKeys | None, call: _Call
