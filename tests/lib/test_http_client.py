@@ -79,6 +79,19 @@ async def test_an_answer_is_given_whole(bridge: Bridge, site: Site) -> None:
     assert asked.headers["user-agent"] == "test/1"
 
 
+async def test_headers_are_text_whatever_they_are_made_of(bridge: Bridge, site: Site) -> None:
+    async def odd(stream: trio.abc.Stream) -> None:
+        head = "X-Odd: é".encode() + b"\xff\r\nX-Odd: 2\r\nContent-Length: 0\r\n\r\n"
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n" + head)
+
+    site.pages["/"] = Page(raw=odd)
+
+    async with client(bridge) as http:
+        answer = await http.send("GET", site.url())
+
+    assert answer.headers["x-odd"] == "é\ufffd, 2"
+
+
 async def test_connections_are_kept_and_cookies_are_not(bridge: Bridge, site: Site) -> None:
     site.pages["/"] = Page(headers={"set-cookie": "a=b"})
 

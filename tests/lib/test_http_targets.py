@@ -114,6 +114,11 @@ def test_digits_of_other_scripts_are_the_address_they_look_like() -> None:
     assert str(parse_target(url).literal) == "127.0.0.1"
 
 
+def test_halves_of_characters_are_no_part_of_a_url() -> None:
+    with pytest.raises(Blocked):
+        escaped("http://example.org/\ud800")
+
+
 def test_umlauts_and_spaces_are_escaped() -> None:
     assert escaped("https://Bücher.example/a b?ü") == "https://xn--bcher-kva.example/a%20b?%C3%BC"
 

@@ -292,7 +292,15 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 
 def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
-    return {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
+    return {
+        name.lower(): _readable(", ".join(response.headers.getall(name)))
+        for name in response.headers
+    }
+
+
+def _readable(value: str) -> str:
+    """Replace bytes that are no UTF-8, which aiohttp keeps as halves of characters."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import attrs
 
@@ -67,20 +67,15 @@ def escaped(url: str) -> str:
         return url
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        netloc = parts.netloc
+        host, netloc = parts.hostname or "", parts.netloc
         if not host.isascii():
             netloc = netloc.lower().replace(host, host.encode("idna").decode("ascii"))
+        return "".join(
+            char if "!" <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode())
+            for char in parts._replace(netloc=netloc).geturl()
+        )
     except (ValueError, UnicodeError) as error:
         raise Blocked(f"not a URL: {error}") from None
-    return _quoted(parts._replace(netloc=netloc))
-
-
-def _quoted(parts: SplitResult) -> str:
-    return "".join(
-        char if "!" <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode())
-        for char in parts.geturl()
-    )
 
 
 def _literal(host: str, netloc: str) -> Address | None:

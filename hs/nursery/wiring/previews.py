@@ -43,12 +43,18 @@ def wire_previews(ground: Foundation, outside: Outside, media: MediaServices) ->
         settings.url_preview_accept_language,
     )
     max_bytes = settings.max_spider_size
-    images = PreviewImages(fetcher, media.repository, media.thumbnails, max_bytes)
+    images = PreviewImages(
+        fetcher, media.repository, media.thumbnails, ground.database, ground.clock, max_bytes
+    )
     links = Links(fetcher, media.sandbox, images, _providers(ground), max_bytes)
     previews = Previews(ground.database, ground.clock, fetcher, links)
 
+    async def tidy() -> None:
+        await previews.forget_expired()
+        await images.forget_unused()
+
     async def forget() -> None:
-        await every(FORGET_EVERY_S, previews.forget_expired)
+        await every(FORGET_EVERY_S, tidy)
 
     duties = [Duty("forgetting old previews", forget)] if MEDIA_JOBS in ground.plan.duties else []
     return PreviewParts(apis=[PreviewApi(previews)], lone_duties=duties)

@@ -18,3 +18,13 @@ CREATE TABLE url_previews (
 );
 
 CREATE INDEX url_previews_by_expiry ON url_previews (expires_ts);
+
+-- Images of previews are media of nobody; each content is kept once, as long as previews show it.
+CREATE TABLE url_preview_images (
+    sha256 TEXT NOT NULL PRIMARY KEY,            -- hexadecimal
+    origin TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    used_ts BIGINT NOT NULL
+);
+
+CREATE INDEX url_preview_images_used ON url_preview_images (used_ts);

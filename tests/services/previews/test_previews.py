@@ -17,7 +17,7 @@ from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.sandbox import Sandbox
 from hs.nursery.wiring.outside import address_rules
 from hs.services.previews.fetching import Fetcher, NotFetched
-from hs.services.previews.images import PreviewImages
+from hs.services.previews.images import KEPT_MS, PreviewImages
 from hs.services.previews.links import Links
 from hs.services.previews.oembed import read_providers
 from hs.services.previews.previews import AT_ONCE, FAULT_LIFE_S, MOST_WAITING, Previews
@@ -68,7 +68,9 @@ async def open_world(database: Database, bridge: Bridge, folder: Path) -> AsyncI
 def made(media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Site) -> Previews:
     refused = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
     fetcher = Fetcher(http, rules_of(*refused), ["de", "en;q=0.5"])
-    images = PreviewImages(fetcher, media.repository, media.thumbnails, MAX_BYTES)
+    images = PreviewImages(
+        fetcher, media.repository, media.thumbnails, media.database, media.clock, MAX_BYTES
+    )
     endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
     providers = read_providers(orjson.dumps([{"endpoints": endpoints}]))
     links = Links(fetcher, sandbox, images, providers, MAX_BYTES)
@@ -307,6 +309,50 @@ async def test_only_so_many_links_are_fetched_at_once(world: World) -> None:
         with pytest.raises(LimitExceeded):
             await world.of("/more")
         go.set()
+
+
+async def test_an_image_is_stored_once_and_deleted_when_no_preview_shows_it(
+    world: World,
+) -> None:
+    images = world.previews._links._images
+    for path in ("/a", "/b"):
+        world.site.html(path, f"<title>T</title><img src={path}.png>")
+        world.site.pages[f"{path}.png"] = Page(picture(20, 10), headers=PNG)
+
+    first = await world.of("/a")
+    world.media.clock.advance(KEPT_MS)
+    second = await world.of("/b")
+    await images.forget_unused()
+
+    assert first["og:image"] == second["og:image"]
+    assert await world.media.database.read(count_media) == 1
+    world.media.clock.advance(KEPT_MS + 1)
+    await images.forget_unused()
+    assert await world.media.database.read(count_media) == 0
+    assert (await world.of("/a"))["og:image"] != first["og:image"]
+
+
+async def test_an_image_whose_media_were_deleted_is_stored_again(world: World) -> None:
+    world.site.html("/a", "<title>T</title><img src=i>")
+    world.site.pages["/i"] = Page(picture(20, 10), headers=PNG)
+    gone = (await world.of("/a"))["og:image"].removeprefix("mxc://").split("/")
+    await world.media.repository.delete(*gone)
+
+    world.media.clock.advance(HOUR_MS + 1)
+
+    assert (await world.of("/a"))["og:image"] != "/".join(gone)
+    assert await world.media.database.read(count_media) == 1
+
+
+async def test_a_page_whose_header_is_no_text_is_read(world: World) -> None:
+    async def odd(stream: trio.abc.Stream) -> None:
+        head = b"Content-Type: text/html; charset=\xff\xfe\r\nConnection: close\r\n\r\n"
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n" + head + b"<title>T</title>")
+        await stream.aclose()
+
+    world.site.pages["/a"] = Page(raw=odd)
+
+    assert await world.of("/a") == {"og:title": "T"}
 
 
 async def test_expired_previews_are_forgotten(world: World) -> None:
