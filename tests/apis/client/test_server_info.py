@@ -14,6 +14,7 @@ from hs.settings.accounts import RegistrationSettings
 from hs.settings.features import TurnSettings
 from hs.settings.proposals import ProposalSettings
 from hs.settings.server import ServerSettings
+from hs.settings.support import SupportContact, SupportSettings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, Accounts, open_accounts
 
@@ -46,6 +47,15 @@ async def test_the_server_is_found_by_its_name(database: Database) -> None:
         public_baseurl="https://matrix.test/",
         serve_server_wellknown=True,
         extra_well_known_client_content={"org.example": {"a": 1}},
+        default_identity_server="https://id.test/",
+        well_known_support=SupportSettings(
+            contacts=(
+                SupportContact(matrix_id="@root:test"),
+                SupportContact(role="m.role.security", email_address="security@test"),
+                SupportContact(),
+            ),
+            support_page="https://test/help",
+        ),
     )
     settings = attrs.evolve(DEFAULTS, server=server)
     async with open_accounts(database, settings=settings) as accounts:
@@ -55,13 +65,20 @@ async def test_the_server_is_found_by_its_name(database: Database) -> None:
 
         assert client.json == {
             "m.homeserver": {"base_url": "https://matrix.test"},
+            "m.identity_server": {"base_url": "https://id.test"},
             "org.example": {"a": 1},
         }
         assert server_answer.json == {"m.server": "test:443"}
-        assert support.status == 404
+        assert support.json == {
+            "contacts": [
+                {"role": "m.role.admin", "matrix_id": "@root:test"},
+                {"role": "m.role.security", "email_address": "security@test"},
+            ],
+            "support_page": "https://test/help",
+        }
 
 
-@pytest.mark.parametrize("what", ["client", "server"])
+@pytest.mark.parametrize("what", ["client", "server", "support"])
 async def test_nothing_is_told_that_is_not_known(accounts: Accounts, what: str) -> None:
     answer = await accounts.client.get(f"/.well-known/matrix/{what}")
 
