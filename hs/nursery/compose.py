@@ -29,7 +29,12 @@ from hs.nursery.wiring.outside import wire_outside
 from hs.nursery.wiring.previews import wire_previews
 from hs.nursery.wiring.proposals import proposal_apis, wire_proposals
 from hs.nursery.wiring.push import push_apis, wire_push, wire_rules_writer
-from hs.nursery.wiring.pushers import pusher_apis, wire_pusher_writer, wire_pushers
+from hs.nursery.wiring.pushers import (
+    newcomers_mail,
+    pusher_apis,
+    wire_pusher_writer,
+    wire_pushers,
+)
 from hs.nursery.wiring.reading import reading_apis, wire_reading
 from hs.nursery.wiring.rooms import room_chores, wire_rooms
 from hs.nursery.wiring.search import search_apis, wire_search
@@ -62,7 +67,8 @@ def compose(
     accounts = wire_accounts(ground, identity, rooms.departures, registered.queries)
     rules_writer = wire_rules_writer(ground)
     actions = wire_actions(ground, rooms, accounts, rules_writer, registered.aliases)
-    arrivals = wire_arrivals(ground, rooms, accounts, actions)
+    welcomes = newcomers_mail(ground, pusher_writer)
+    arrivals = wire_arrivals(ground, rooms, accounts, actions, welcomes)
     reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
     proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)

@@ -109,9 +109,7 @@ class MailSettings:
     )
     app_name: str = setting(STRING, "Matrix", "Name of the service, in `%(app)s`.")
     enable_notifs: bool = setting(BOOLEAN, False, "Mail users what they have missed.")
-    notif_for_new_users: bool = setting(
-        BOOLEAN, True, "New users with an address are mailed.", is_effective=False
-    )
+    notif_for_new_users: bool = setting(BOOLEAN, True, "New users with an address are mailed.")
     notif_delay_before_mail: int = setting(
         DURATION,
         600_000,

@@ -33,12 +33,15 @@ OF_DEVICES = sql(
         f"WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
     )
 )
-# Of devices and accounts that are gone.
+# Of devices, accounts and e-mail addresses that are gone.
 ORPHANS = """
 SELECT p.user_id, p.app_id, p.pushkey FROM pushers p
 WHERE (p.device_id <> '' AND NOT EXISTS (
         SELECT 1 FROM devices d WHERE d.user_id = p.user_id AND d.device_id = p.device_id))
    OR EXISTS (SELECT 1 FROM users u WHERE u.user_id = p.user_id AND u.is_deactivated = 1)
+   OR (p.kind = 'email' AND NOT EXISTS (
+        SELECT 1 FROM user_threepids t
+        WHERE t.medium = 'email' AND t.address = p.pushkey AND t.user_id = p.user_id))
 LIMIT $1
 """
 LAST_OF_USER = "SELECT max(seq) FROM push_queue WHERE user_id = $1"
@@ -159,7 +162,7 @@ async def of_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[Pu
 
 
 async def orphans(tx: Tx, limit: int) -> list[PusherKey]:
-    """List pushers whose device or account is gone."""
+    """List pushers whose device, account or address is gone."""
     return [PusherKey(row[0], row[1], row[2]) for row in await tx.fetch(ORPHANS, limit)]
 
 

@@ -1,5 +1,7 @@
 """How users come: registering and logging in."""
 
+from collections.abc import Sequence
+
 import attrs
 
 from hs.lib.json_web_tokens import SignedTokenReader
@@ -12,6 +14,7 @@ from hs.services.accounts.login import Login
 from hs.services.accounts.profiles import Profiles
 from hs.services.accounts.registration import Newcomers, Registration
 from hs.services.accounts.shared_secret import SharedSecret
+from hs.services.push.newcomers import AllWelcomes
 from hs.services.rooms.auto_join import AutoJoin
 from hs.settings.settings import Settings
 
@@ -26,11 +29,15 @@ class Arrivals:
 
 
 def wire_arrivals(
-    ground: Foundation, rooms: Rooms, accounts: Accounts, actions: RoomActions
+    ground: Foundation,
+    rooms: Rooms,
+    accounts: Accounts,
+    actions: RoomActions,
+    welcomes: Sequence[Newcomers],
 ) -> Arrivals:
-    """Build the services."""
+    """Build the services; `welcomes` is what else new users meet with."""
     identity = accounts.identity
-    newcomers = AutoJoin(
+    joining = AutoJoin(
         settings=ground.settings.rooms,
         server_name=ground.settings.server.server_name,
         database=ground.database,
@@ -39,6 +46,7 @@ def wire_arrivals(
         membership=actions.membership,
         memberships=rooms.memberships,
     )
+    newcomers = AllWelcomes((joining, *welcomes))
     registration = _registration(ground, identity, accounts.profiles, newcomers)
     secret = ground.settings.registration.registration_shared_secret
     return Arrivals(

@@ -18,10 +18,12 @@ from hs.nursery.wiring.push import Push
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.repl.streams import PUSHERS
+from hs.services.accounts.registration import Newcomers
 from hs.services.push.gateway import GatewayPushes
 from hs.services.push.line import Line, LineTools
 from hs.services.push.mail_content import MailContent
 from hs.services.push.mail_line import MailLine, MailTools
+from hs.services.push.newcomers import MailForNewcomers
 from hs.services.push.positions import Positions
 from hs.services.push.pruning import PERIOD_S as PRUNING_PERIOD_S
 from hs.services.push.pruning import PushPruning
@@ -87,6 +89,14 @@ def wire_pushers(
             Duty("forgetting old notifications", forget),
         ],
     )
+
+
+def newcomers_mail(ground: Foundation, writer: PusherWriter) -> list[Newcomers]:
+    """Build what has new users mailed what they miss, if the settings say so."""
+    email = ground.settings.email
+    if not _mails_notifications(ground, wire_mail(ground.settings)):
+        return []
+    return [MailForNewcomers(ground.database, writer)] if email.notif_for_new_users else []
 
 
 def pusher_apis(services: PusherServices) -> list[object]:

@@ -74,31 +74,6 @@ class Pushers:
             raise InvalidParam("A pusher is of kind http or email")
         await self._writer.put(wish)
 
-    async def mail_to(self, user_id: UserID, address: str) -> None:
-        """Have a user mailed what they miss, as they get an account with an address."""
-        if self._may_mail:
-            await self._writer.put(
-                PusherWish(
-                    user_id=user_id,
-                    app_id=EMAIL_APP_ID,
-                    pushkey=address,
-                    kind=EMAIL,
-                    app_display_name="Email Notifications",
-                    device_display_name=address,
-                    profile_tag="",
-                    lang="en",
-                    data="{}",
-                    enabled=True,
-                    device_id="",
-                    keeps_device=False,
-                    is_alone=False,
-                )
-            )
-
-    async def forget_address(self, user_id: UserID, address: str) -> None:
-        """Mail nothing any more to an address that a user gave up."""
-        await self._writer.delete(user_id, EMAIL_APP_ID, address)
-
     async def _check_mail(self, wish: PusherWish) -> None:
         if not self._may_mail:
             raise InvalidParam("This server sends no notifications by e-mail")

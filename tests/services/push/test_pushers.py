@@ -14,6 +14,7 @@ from hs.core.errors import (
     ThreepidNotFound,
 )
 from hs.core.requester import Requester
+from hs.services.push.newcomers import AllWelcomes, MailForNewcomers
 from hs.services.push.pusher_table import MAX_PUSHERS
 from hs.services.push.pusher_upkeep import PushersOfDevices, PusherUpkeep
 from hs.services.push.unsubscribing import Unsubscribing
@@ -230,3 +231,23 @@ async def test_what_waits_for_nobody_is_forgotten(database: Database) -> None:
 
         assert len(waiting) == 1
         assert await database.read(storage.queued, BOB, 0, 10) == []
+
+
+async def test_new_users_with_an_address_are_mailed(database: Database) -> None:
+    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+        record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
+        await database.write(threepids.insert, record)
+        await database.write(threepids.insert, ThreepidRecord("msisdn", "4471", BOB, 0, 0))
+        welcome = AllWelcomes([MailForNewcomers(database, scene.table)])
+
+        await welcome.arrived(BOB, is_guest=False)
+        await welcome.arrived(ALICE, is_guest=False)
+        set_up = await scene.pushers.of_user(BOB)
+        await database.write(threepids.delete, BOB, "email", "bob@example.org")
+        await PusherUpkeep(database, scene.table).tidy()
+
+        assert [(one.kind, one.app_id, one.pushkey) for one in set_up] == [
+            ("email", "m.email", "bob@example.org")
+        ]
+        assert await scene.pushers.of_user(ALICE) == []
+        assert await scene.pushers.of_user(BOB) == []
