@@ -19,6 +19,7 @@ Order = Literal["rank", "recent"]
 GroupKey = Literal["room_id", "sender"]
 
 _GREATEST: Final = sys.maxsize
+_LATEST: Final = 2.0**53
 MAX_TOKEN_CHARS: Final = 2048
 
 
@@ -70,7 +71,7 @@ class Cursor:
     @property
     def time_place(self) -> tuple[int, int]:
         """Give the same where hits are ordered by time."""
-        return (int(self.value) if self.value < _GREATEST else _GREATEST, self.stream_id)
+        return (int(max(-_LATEST, min(_LATEST, self.value))), self.stream_id)
 
     def encode(self) -> str:
         """Give the token."""

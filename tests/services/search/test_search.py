@@ -1,5 +1,7 @@
 """Searching for messages: what is found, by whom, in which order, page by page."""
 
+import base64
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -259,9 +261,28 @@ async def test_what_was_there_before_the_index_is_found_after_a_restart(
 
 async def test_tokens_that_are_none_are_refused(database: Database) -> None:
     async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        await say(searching, room_id, ALICE, "plan")
         for token in ("", "x", "!!", "W10", "WyJyZWNlbnQiLDEuMCwxXQ", "ÿ"):
             with pytest.raises(InvalidParam):
                 await searching.search(ALICE, "plan", next_batch=token)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e-300, 0.0])
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 0])
+@pytest.mark.parametrize("order", ["rank", "recent"])
+async def test_tokens_of_others_do_no_harm(
+    database: Database, order: Any, value: float, number: int
+) -> None:
+    async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        await say(searching, room_id, ALICE, "plan")
+        fields = f'["{order}",{value},{number}]'
+        token = base64.urlsafe_b64encode(fields.encode()).decode()
+
+        with suppress(InvalidParam):
+            answer = await searching.search(ALICE, "plan", order=order, next_batch=token)
+            assert len(answer["results"]) in (0, 1)
 
 
 async def test_search_can_be_turned_off(database: Database) -> None:

@@ -1,0 +1,63 @@
+"""Both engines find what going through all texts finds."""
+
+import random
+
+import pytest
+
+from hs.core.ids import EventID
+from hs.core.search_words import Phrase, SearchQuery, parse_query, words_of
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, message
+from tests.support.searching import open_searching
+
+WORDS = (
+    "tree", "trees", "Tree", "café", "cafe", "parties", "party", "bus", "buses", "don't",
+    "и", "труд", "天", "気天気", "x1", "_under_score_", "NOT", "and", "OR", "a:b", "%", "\\", "🌳",
+)  # fmt: skip
+TEXTS = 120
+QUERIES = 60
+
+
+def holds(words: list[str], phrase: Phrase) -> bool:
+    size = len(phrase)
+    return any(tuple(words[at : at + size]) == phrase for at in range(len(words) - size + 1))
+
+
+def matches(text: str, query: SearchQuery) -> bool:
+    words = words_of(text)
+    return (
+        bool(query.phrases)
+        and all(holds(words, phrase) for phrase in query.phrases)
+        and not any(holds(words, phrase) for phrase in query.unwanted)
+    )
+
+
+def random_query(rng: random.Random) -> str:
+    parts = []
+    for _ in range(rng.randint(1, 3)):
+        chosen = " ".join(rng.choices(WORDS, k=rng.choice((1, 1, 2))))
+        minus = rng.choice(("", "", "", "-"))
+        parts.append(f'{minus}"{chosen}"' if rng.random() < 0.4 else f"{minus}{chosen}")
+    return " ".join(parts)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_found_is_what_matches(database: Database, seed: int) -> None:
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 8))) for _ in range(TEXTS)]
+    async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        sent: dict[EventID, str] = {}
+        for text in texts:
+            searching.world.clock.advance(1)
+            (one,) = await searching.world.append(room_id, message(ALICE, text))
+            sent[one.event_id] = text
+        for _ in range(QUERIES):
+            term = random_query(rng)
+            query = parse_query(term)
+            expected = {event_id for event_id, text in sent.items() if matches(text, query)}
+
+            found = await searching.finds(ALICE, term, filter={"limit": 100})
+
+            assert set(found) == expected or len(expected) > 100, f"seed {seed}: {term!r}"
+            assert len(found) == len(set(found)) == min(100, len(expected))
