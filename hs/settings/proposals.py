@@ -9,6 +9,7 @@ from hs.settings.fields import setting
 from hs.settings.kinds import BOOLEAN, DURATION, OBJECT, STRING, At, Kind, list_of, optional
 
 THREAD_SUBSCRIPTIONS: Final = "msc4306_enabled"
+ENCRYPTED_PUSHES: Final = "msc4028_push_encrypted_events"
 
 
 @attrs.frozen(kw_only=True)
@@ -16,6 +17,7 @@ class Experiments:
     """Which experiments are on; each changes what clients see without asking for it."""
 
     thread_subscriptions: bool = False
+    encrypted_pushes: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -28,10 +30,15 @@ class RtcSettings:
 def _read_experiments(value: Any, at: At) -> Experiments:
     given = OBJECT.read(value, at)
     for flag in given:
-        if flag != THREAD_SUBSCRIPTIONS:
+        if flag not in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
             at.child(str(flag)).note("ignored: this server has no such experiment")
-    threads = given.get(THREAD_SUBSCRIPTIONS, False)
-    return Experiments(thread_subscriptions=BOOLEAN.read(threads, at.child(THREAD_SUBSCRIPTIONS)))
+
+    def is_on(flag: str) -> bool:
+        return bool(BOOLEAN.read(given.get(flag, False), at.child(flag)))
+
+    return Experiments(
+        thread_subscriptions=is_on(THREAD_SUBSCRIPTIONS), encrypted_pushes=is_on(ENCRYPTED_PUSHES)
+    )
 
 
 def _read_rtc(value: Any, at: At) -> RtcSettings:

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.push.defaults import PushFeatures
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
 from hs.repl.feed import Feed
@@ -112,8 +113,9 @@ async def open_unread(
         receipts = Receipts(database, feed)
         custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
         pushed = PusherUsers(database, feed)
+        features = PushFeatures(threads=threads is not None)
         evaluator = Evaluator(
-            world.events, world.states, members, custom, ignoring, pushed, threads
+            world.events, world.states, members, custom, ignoring, pushed, threads, features
         )
         duty = EvaluationDuty(
             database,

@@ -48,6 +48,7 @@ def features_of(proposals: ProposalSettings) -> dict[str, bool]:
     delays = proposals.max_event_delay_duration is not None
     return {
         **UNSTABLE_FEATURES,
+        "org.matrix.msc4028": proposals.experimental_features.encrypted_pushes,
         "org.matrix.msc4140": delays,
         "org.matrix.msc4140.stable": delays,
         "org.matrix.msc4143": bool(proposals.matrix_rtc.transports),

@@ -39,7 +39,9 @@ def wire_rules_writer(ground: Foundation) -> RulesWriter:
 
 def _features(ground: Foundation) -> PushFeatures:
     experiments = ground.settings.proposals.experimental_features
-    return PushFeatures(threads=experiments.thread_subscriptions)
+    return PushFeatures(
+        threads=experiments.thread_subscriptions, encrypted_event=experiments.encrypted_pushes
+    )
 
 
 def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: RulesWriter) -> Push:
@@ -53,7 +55,14 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
         pushed = PusherUsers(database, feed)
         threads = SubscribersOfThreads(database, feed) if features.threads else None
         evaluator = Evaluator(
-            rooms.events, rooms.states, rooms.memberships, custom, ignoring, pushed, threads
+            rooms.events,
+            rooms.states,
+            rooms.memberships,
+            custom,
+            ignoring,
+            pushed,
+            threads,
+            features,
         )
         duty = EvaluationDuty(
             database,

@@ -16,7 +16,7 @@ from hs.core.auth.power_levels import PowerLevels
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.push.defaults import PushFeatures, default_rules
+from hs.core.push.defaults import STANDARD_FEATURES, PushFeatures, default_rules
 from hs.core.push.evaluate import (
     NOTHING,
     CompiledRules,
@@ -120,6 +120,7 @@ class Evaluator:
     _ignoring: Ignoring
     _pushed: PushedUsers
     _threads: ThreadSubscribers | None = None
+    _features: PushFeatures = STANDARD_FEATURES
     _powers: LruCache[int, PowerLevels] = attrs.Factory(
         lambda: LruCache("push_power_levels", max_entries=MAX_SNAPSHOTS)
     )
@@ -250,7 +251,7 @@ class Evaluator:
     def _rules(self, signature: bytes) -> CompiledRules:
         compiled = self._compiled.get(signature)
         if compiled is None:
-            rules = default_rules(PushFeatures(threads=self._threads is not None))
+            rules = default_rules(self._features)
             if signature:
                 rules = full_ruleset(decode_user_rules(signature), rules)
             compiled = compile_ruleset(rules)
