@@ -50,8 +50,6 @@ _BLOCKING: tuple[Row, ...] = (
     ("mau_limit_reserved_threepids", OBJECTS, [], "Addresses that are never blocked."),
     ("server_context", TEXT, None, "A label for statistics."),
     ("limit_remote_rooms", OBJECT, {}, "Refuse to join rooms that are too complex."),
-    ("max_avatar_size", optional(SIZE), None, "Largest avatar."),
-    ("allowed_avatar_mimetypes", optional(STRINGS), None, "Types of avatar."),
 )
 _FEDERATION: tuple[Row, ...] = (
     ("federation_verify_certificates", BOOLEAN, True, "Check other servers' certificates."),
@@ -76,8 +74,7 @@ _MEDIA: tuple[Row, ...] = (
     ("remote_media_download_burst_count", SIZE, "500MiB", "Remote media in one burst."),
     ("remote_media_download_per_second", SIZE, "87KiB", "Remote media per second."),
 )
-_REGISTRATION: tuple[Row, ...] = (
-)
+_REGISTRATION: tuple[Row, ...] = ()
 _APIS: tuple[Row, ...] = (
     ("track_puppeted_user_ips", BOOLEAN, False, "Record addresses behind impersonation."),
     ("key_refresh_interval", DURATION, "1d", "How long published keys are valid."),

@@ -12,6 +12,7 @@ from hs.settings.kinds import (
     BOOLEAN,
     DURATION,
     OBJECT,
+    SIZE,
     STRING,
     STRINGS,
     At,
@@ -115,6 +116,10 @@ class RoomSettings:
     )
     allow_per_room_profiles: bool = setting(
         BOOLEAN, True, "Let users have another name or avatar in a room."
+    )
+    max_avatar_size: int | None = setting(optional(SIZE), None, "Largest avatar.")
+    allowed_avatar_mimetypes: tuple[str, ...] | None = setting(
+        optional(STRINGS), None, "Types that avatars may have; any when null."
     )
     exclude_rooms_from_presence: tuple[str, ...] = setting(
         STRINGS, (), "Rooms whose members do not see each other's presence by them.", shown=[]

@@ -9,6 +9,7 @@ from hs.nursery.wiring.delayed import Delayed, wire_delayed
 from hs.nursery.wiring.notices_user import notices_user_of
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
+from hs.services.accounts.avatars import AvatarRules
 from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.directory.aliases import AliasNamespaces, Aliases
 from hs.services.directory.public_rooms import PublicRooms
@@ -66,6 +67,12 @@ def wire_actions(
     resolver = AliasResolver(aliases, remote)
     profiles = RoomProfiles(appender, rooms.memberships)
     succession = Succession(rooms.memberships, accounts.account_data, rules)
+    avatars = AvatarRules(
+        database,
+        server_name,
+        settings.rooms.max_avatar_size,
+        settings.rooms.allowed_avatar_mimetypes,
+    )
     membership = RoomMembership(
         appender=appender,
         deciding=deciding,
@@ -78,7 +85,7 @@ def wire_actions(
         invites=invites,
         database=database,
         cache_drops=ground.memory(CACHES),
-        policy=MemberPolicy(settings.rooms, notices_user_of(settings)),
+        policy=MemberPolicy(settings.rooms, notices_user_of(settings), avatars),
     )
     sending = Sending(
         appender=appender,
@@ -115,7 +122,7 @@ def wire_actions(
             members_only=settings.rooms.require_membership_for_aliases,
         ),
         upgrades=_upgrades(ground, rooms, accounts, deciding, aliases, succession),
-        profile_changes=ProfileChanges(accounts.profiles, profiles),
+        profile_changes=ProfileChanges(accounts.profiles, profiles, avatars),
         duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
     )
 

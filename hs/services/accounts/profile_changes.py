@@ -7,6 +7,7 @@ import attrs
 
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.services.accounts.avatars import AvatarRules
 from hs.services.accounts.profiles import (
     AVATAR_URL,
     DISPLAYNAME,
@@ -22,6 +23,7 @@ class ProfileChanges:
 
     _profiles: Profiles
     _propagation: ProfilePropagation
+    _avatars: AvatarRules | None = None
 
     async def set_field(
         self, requester: Requester, user_id: UserID, field: str, value: Any
@@ -32,6 +34,8 @@ class ProfileChanges:
         ProfileTooLarge.
         """
         check_may_act(requester)
+        if self._avatars is not None and not requester.is_admin:
+            await self._avatars.check_content({field: value})
         profile = await self._profiles.set_field(requester, user_id, field, value)
         await self._show(requester, user_id, field, profile)
 

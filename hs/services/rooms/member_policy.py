@@ -10,6 +10,7 @@ from hs.core.errors import CannotLeaveServerNoticeRoom, Forbidden
 from hs.core.events import event_types
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.services.accounts.avatars import AvatarRules
 from hs.services.rooms.member_profiles import SHOWN_FIELDS, shown
 from hs.services.rooms.memberships import LocalMembership
 from hs.settings.rooms import RoomSettings
@@ -21,6 +22,7 @@ class MemberPolicy:
 
     settings: RoomSettings = RoomSettings()
     notices_user: UserID | None = None
+    avatars: AvatarRules | None = None
 
     def check_may_invite(self, requester: Requester) -> None:
         """Refuse invites where only administrators may. Raises: Forbidden."""
@@ -44,6 +46,11 @@ class MemberPolicy:
             and own.membership == event_types.INVITE
             and own.sender == self.notices_user
         )
+
+    async def check_own(self, content: Mapping[str, Any]) -> None:
+        """Refuse avatars that may not be. Raises: Forbidden."""
+        if self.avatars is not None and self.settings.allow_per_room_profiles:
+            await self.avatars.check_content(content)
 
     def own_content(self, content: Mapping[str, Any]) -> JsonObject:
         """Give what a user may say in their own member event; perhaps not who they are."""

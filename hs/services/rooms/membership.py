@@ -90,6 +90,7 @@ class RoomMembership:
     async def knock(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
         """Ask to be let into a room. Raises: Forbidden."""
         check_may_act(requester)
+        await self.policy.check_own(asked.content)
         content = await self._with_profile(requester.user_id, self._asked(event_types.KNOCK, asked))
         if await self._here(room_id) is None:
             await self.remote.knock(requester.user_id, room_id, asked.via, content)
@@ -195,6 +196,7 @@ class RoomMembership:
     async def _join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> EventID:
         user_id = requester.user_id
         here = await self._here(room_id, user_id)
+        await self.policy.check_own(asked.content)
         content = await self._with_profile(user_id, self._asked(event_types.JOIN, asked))
         is_joined = here is not None and here.membership(user_id) == event_types.JOIN
         if not is_joined:
