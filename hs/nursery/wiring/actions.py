@@ -11,7 +11,7 @@ from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.accounts.avatars import AvatarRules
 from hs.services.accounts.profile_changes import ProfileChanges
-from hs.services.directory.aliases import AliasNamespaces, Aliases
+from hs.services.directory.aliases import Aliases, AliasNamespaces
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
@@ -56,10 +56,11 @@ def wire_actions(
     namespaces: AliasNamespaces,
 ) -> RoomActions:
     """Build what changes rooms for users."""
-    settings, database = ground.settings, ground.database
-    server_name, appender = settings.server.server_name, rooms.appender
+    settings, database, appender = ground.settings, ground.database, rooms.appender
     remote = NoRemoteRooms()
-    aliases = Aliases(database, server_name, settings.rooms, ground.clock, namespaces)
+    aliases = Aliases(
+        database, settings.server.server_name, settings.rooms, ground.clock, namespaces
+    )
     public_rooms = PublicRooms(database, settings.rooms)
     limits = MembershipLimits(settings.rate_limits, ground.clock, ground.limiters)
     deciding = DecidingReader(rooms.states, rooms.events)
@@ -87,43 +88,72 @@ def wire_actions(
         cache_drops=ground.memory(CACHES),
         policy=MemberPolicy(settings.rooms, notices_user_of(settings), avatars),
     )
-    sending = Sending(
-        appender=appender,
-        events=rooms.events,
-        relations=RelationChecks(database, rooms.events),
-        canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
-        membership=membership,
-    )
+    sending = _sending(ground, rooms, resolver, membership)
     return RoomActions(
-        creation=RoomCreation(
-            appender=appender,
-            aliases=aliases,
-            public_rooms=public_rooms,
-            profiles=accounts.profiles,
-            remote=remote,
-            limits=limits,
-            invites=invites,
-            settings=settings.rooms,
-            server_name=server_name,
-        ),
+        creation=_creation(ground, rooms, accounts, aliases, public_rooms, membership),
         membership=membership,
         sending=sending,
         removal=Removal(database, rooms.events, appender, membership),
         delayed=wire_delayed(ground, accounts, sending),
         public_rooms=public_rooms,
-        naming=RoomNaming(
-            aliases=aliases,
-            public_rooms=public_rooms,
-            resolver=resolver,
-            deciding=deciding,
-            memberships=rooms.memberships,
-            appender=appender,
-            server_name=server_name,
-            members_only=settings.rooms.require_membership_for_aliases,
-        ),
+        naming=_naming(ground, rooms, aliases, public_rooms, resolver, deciding),
         upgrades=_upgrades(ground, rooms, accounts, deciding, aliases, succession),
         profile_changes=ProfileChanges(accounts.profiles, profiles, avatars),
         duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
+    )
+
+
+def _creation(
+    ground: Foundation,
+    rooms: Rooms,
+    accounts: Accounts,
+    aliases: Aliases,
+    public_rooms: PublicRooms,
+    membership: RoomMembership,
+) -> RoomCreation:
+    return RoomCreation(
+        appender=rooms.appender,
+        aliases=aliases,
+        public_rooms=public_rooms,
+        profiles=accounts.profiles,
+        remote=membership.remote,
+        limits=membership.limits,
+        invites=membership.invites,
+        settings=ground.settings.rooms,
+        server_name=ground.settings.server.server_name,
+    )
+
+
+def _naming(
+    ground: Foundation,
+    rooms: Rooms,
+    aliases: Aliases,
+    public_rooms: PublicRooms,
+    resolver: AliasResolver,
+    deciding: DecidingReader,
+) -> RoomNaming:
+    settings = ground.settings
+    return RoomNaming(
+        aliases=aliases,
+        public_rooms=public_rooms,
+        resolver=resolver,
+        deciding=deciding,
+        memberships=rooms.memberships,
+        appender=rooms.appender,
+        server_name=settings.server.server_name,
+        members_only=settings.rooms.require_membership_for_aliases,
+    )
+
+
+def _sending(
+    ground: Foundation, rooms: Rooms, resolver: AliasResolver, membership: RoomMembership
+) -> Sending:
+    return Sending(
+        appender=rooms.appender,
+        events=rooms.events,
+        relations=RelationChecks(ground.database, rooms.events),
+        canonical_aliases=CanonicalAliasCheck(resolver, rooms.states),
+        membership=membership,
     )
 
 

@@ -60,17 +60,7 @@ def wire_sync(
     """Build sync. After everything whose changes the notifier announces."""
     settings = ground.settings
     notifier = Notifier(ground.feed)
-    readers = RoomReaders(
-        ground.database,
-        ground.feed,
-        rooms.events,
-        rooms.states,
-        rooms.memberships,
-        rooms.tails,
-        reading.rendering,
-        reading.visibility,
-        StrippedState(ground.database, rooms.events, rooms.states, shown_state(settings.prejoin)),
-    )
+    readers = _readers(ground, rooms, reading)
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
     gate = admission.gate(Work.SYNC)
     v3 = make_sync(
@@ -109,6 +99,21 @@ def wire_sync(
         old=make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate),
         duties=[Duty("long-polls leave", leave), Duty("long-polls end", notifier.tick)],
         chores=[Duty("old sliding sync connections", expire)],
+    )
+
+
+def _readers(ground: Foundation, rooms: Rooms, reading: Reading) -> RoomReaders:
+    shown = shown_state(ground.settings.prejoin)
+    return RoomReaders(
+        ground.database,
+        ground.feed,
+        rooms.events,
+        rooms.states,
+        rooms.memberships,
+        rooms.tails,
+        reading.rendering,
+        reading.visibility,
+        StrippedState(ground.database, rooms.events, rooms.states, shown),
     )
 
 
