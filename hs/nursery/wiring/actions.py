@@ -59,7 +59,11 @@ def wire_actions(
     settings, database, appender = ground.settings, ground.database, rooms.appender
     remote = NoRemoteRooms()
     aliases = Aliases(
-        database, settings.server.server_name, settings.rooms, ground.clock, namespaces
+        database,
+        settings.server.settings.server.server_name,
+        settings.rooms,
+        ground.clock,
+        namespaces,
     )
     public_rooms = PublicRooms(database, settings.rooms)
     limits = MembershipLimits(settings.rate_limits, ground.clock, ground.limiters)
@@ -70,7 +74,7 @@ def wire_actions(
     succession = Succession(rooms.memberships, accounts.account_data, rules)
     avatars = AvatarRules(
         database,
-        server_name,
+        settings.server.server_name,
         settings.rooms.max_avatar_size,
         settings.rooms.allowed_avatar_mimetypes,
     )
