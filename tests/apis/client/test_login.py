@@ -79,7 +79,7 @@ async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None
         ({"type": "m.login.magic"}, 400, "M_UNKNOWN"),
         ({"type": 1}, 400, "M_BAD_JSON"),
         ({}, 400, "M_MISSING_PARAM"),
-        ({"type": "m.login.application_service", "user": "x"}, 401, "M_UNKNOWN_TOKEN"),
+        ({"type": "m.login.application_service", "user": "x"}, 401, "M_MISSING_TOKEN"),
     ],
 )
 async def test_bad_logins_are_refused(

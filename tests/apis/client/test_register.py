@@ -146,7 +146,7 @@ async def test_two_who_want_one_name_at_once_do_not_both_get_it(accounts: Accoun
         ({"initial_device_display_name": {}, "auth": DUMMY}, 400, "M_BAD_JSON"),
         ({"inhibit_login": "no"}, 400, "M_BAD_JSON"),
         ({"refresh_token": 1}, 400, "M_BAD_JSON"),
-        ({"type": "m.login.application_service", "username": "x"}, 401, "M_UNKNOWN_TOKEN"),
+        ({"type": "m.login.application_service", "username": "x"}, 401, "M_MISSING_TOKEN"),
     ],
 )
 async def test_bad_wishes_are_refused(

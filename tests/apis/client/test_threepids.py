@@ -1,95 +1,22 @@
-"""E-mail addresses and telephone numbers: proving and adding them, and what they prove."""
+"""E-mail addresses: proving and adding them, and what they prove."""
 
-import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import pytest
 
-from hs.services.accounts.threepids import Validated
-from hs.settings.accounts import RegistrationSettings
-from hs.settings.identity import DelegateSettings
 from hs.settings.limits import Rate
 from hs.settings.mail import MailSettings
-from hs.settings.settings import Settings
 from hs.settings.threepids import AllowedThreepids, ThreepidSettings
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, Accounts, open_accounts
-from tests.support.mail import MailBox, open_mail_box, plain_of
-from tests.support.web import Answer
+from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, open_accounts
+from tests.support.addresses import ADDRESS, FREE, V3, Scene, open_scene
+from tests.support.mail import open_mail_box, plain_of
 
-V3 = "/_matrix/client/v3"
 REGISTER = V3 + "/register"
 CHANGE = V3 + "/account/password"
-ADDRESS = "alice@example.org"
-FREE = attrs.evolve(UNLIMITED, rc_3pid_validation=Rate(1000, 1000))
-
-
-@attrs.define
-class Scene:
-    """A server, and the mail box of everybody."""
-
-    accounts: Accounts
-    box: MailBox
-
-    async def post(self, path: str, body: Any, token: str | None = None) -> Answer:
-        return await self.accounts.client.post(path, body, token=token)
-
-    async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> Answer:
-        """Ask for an e-mail; kind is `register`, `account/password` or `account/3pid`."""
-        body = {"email": email, "client_secret": "s3cret", "send_attempt": 1, **more}
-        return await self.post(f"{V3}/{kind}/email/requestToken", body)
-
-    async def link(self, count: int = 1) -> str:
-        """Give the path and query of the link in the newest e-mail."""
-        text = plain_of(await self.box.wait_for(count))
-        found = re.search(r"https://\S+", text)
-        assert found is not None, text
-        parts = urlsplit(found[0])
-        return f"{parts.path}?{parts.query}"
-
-    async def prove(self, kind: str, email: str = ADDRESS) -> dict[str, str]:
-        """Prove an address and give what names the proof."""
-        count = len(self.box.messages) + 1
-        asked = await self.ask(kind, email, send_attempt=count)
-        assert asked.status == 200, asked.body
-        link = await self.link(count)
-        if kind == "account/password":
-            path, _, query = link.partition("?")
-            answer = await self.accounts.client.ask("POST", path, body=query.encode())
-        else:
-            answer = await self.accounts.client.get(link)
-        assert answer.status == 200, answer.body
-        return {"sid": asked.json["sid"], "client_secret": "s3cret"}
-
-    async def addresses_of(self, token: str) -> list[tuple[str, str]]:
-        listed = await self.accounts.client.get(V3 + "/account/3pid", token=token)
-        return [(one["medium"], one["address"]) for one in listed.json["threepids"]]
-
-    async def add(self, token: str, name: str, email: str = ADDRESS) -> Answer:
-        """Prove an address and add it to somebody's account."""
-        proof = await self.prove("account/3pid", email)
-        asked = await self.post(V3 + "/account/3pid/add", proof, token)
-        auth = {
-            "type": "m.login.password", "user": name, "password": "secret",
-            "session": asked.json["session"],
-        }  # fmt: skip
-        return await self.post(V3 + "/account/3pid/add", {**proof, "auth": auth}, token)
-
-
-@asynccontextmanager
-async def open_scene(database: Database, **more: Any) -> AsyncIterator[Scene]:
-    async with open_mail_box() as box:
-        email = MailSettings(
-            smtp_host="127.0.0.1", smtp_port=box.port, notif_from="%(app)s <noreply@test>"
-        )
-        settings: Settings = attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
-        settings = attrs.evolve(settings, **more)
-        async with open_accounts(database, settings=settings) as accounts:
-            yield Scene(accounts, box)
 
 
 @pytest.fixture
@@ -428,74 +355,6 @@ async def test_addresses_are_published_and_withdrawn(scene: Scene) -> None:
     assert scene.accounts.world.bound == [("9", "@alice:test")]
     assert unbound.json == {"id_server_unbind_result": "success"}
     assert scene.accounts.world.unbound == ["@alice:test"]
-
-
-_PROVED = Validated("msisdn", "", 1)
-PHONE = {"country": "GB", "phone_number": "07700 900123", "client_secret": "s", "send_attempt": 1}
-
-
-@pytest.fixture
-async def texting(database: Database) -> AsyncIterator[Scene]:
-    delegates = DelegateSettings(msisdn="https://id.example.org")
-    async with open_scene(database, delegates=delegates) as opened:
-        yield opened
-
-
-async def test_somebody_registers_with_a_number(texting: Scene) -> None:
-    phone = {**PHONE, "phone_number": "+44 7700 900123"}
-    sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
-    submit = urlsplit(sent.json["submit_url"]).path
-    code = {"sid": sent.json["sid"], "client_secret": "s", "token": "0000"}
-    creds = {"sid": sent.json["sid"], "client_secret": "s"}
-    wish = {
-        "username": "alice",
-        "password": "secret",
-        "auth": {"type": "m.login.msisdn", "threepid_creds": creds},
-    }
-
-    wrong, early = await texting.post(submit, code), await texting.post(REGISTER, wish)
-    right = await texting.post(submit, {**code, "token": "1234"})
-    done = await texting.post(REGISTER, wish)
-    named = {"type": "m.id.phone", "country": "GB", "phone": "+447700900123"}
-    by_number = await texting.post(
-        V3 + "/login", {"type": "m.login.password", "identifier": named, "password": "secret"}
-    )
-    again = await texting.post(V3 + "/register/msisdn/requestToken", phone)
-
-    assert sent.json["msisdn"] == "447700900123"
-    assert (wrong.json, right.json) == ({"success": False}, {"success": True})
-    assert early.status == 401
-    assert await texting.addresses_of(done.json["access_token"]) == [("msisdn", "447700900123")]
-    assert by_number.json["user_id"] == "@alice:test"
-    assert again.errcode == "M_THREEPID_IN_USE"
-
-
-async def test_a_number_is_read_as_its_country_writes_it(texting: Scene) -> None:
-    pytest.importorskip("phonenumbers")
-    alice = await texting.accounts.user("alice", password="secret")
-    await texting.accounts.proving.threepids.add(
-        alice.user_id, attrs.evolve(_PROVED, address="447700900123")
-    )
-    named = {"type": "m.id.phone", "country": "GB", "phone": "07700 900123"}
-
-    answer = await texting.post(
-        V3 + "/login", {"type": "m.login.password", "identifier": named, "password": "secret"}
-    )
-
-    assert answer.json["user_id"] == "@alice:test"
-
-
-async def test_both_may_be_required(database: Database) -> None:
-    required: RegistrationSettings = attrs.evolve(
-        OPEN, registrations_require_3pid=("email", "msisdn")
-    )
-    delegates = DelegateSettings(msisdn="https://id.example.org")
-    async with open_scene(database, registration=required, delegates=delegates) as scene:
-        asked = await scene.post(REGISTER, {})
-
-    assert [set(flow["stages"]) for flow in asked.json["flows"]] == [
-        {"m.login.email.identity", "m.login.msisdn"}
-    ]
 
 
 async def test_the_query_of_a_link_names_its_session(scene: Scene) -> None:

@@ -1,0 +1,85 @@
+"""A small server with a mail box for everybody, for tests of addresses."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from hs.settings.limits import Rate
+from hs.settings.mail import MailSettings
+from hs.settings.settings import Settings
+from hs.storage.database import Database
+from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
+from tests.support.mail import MailBox, open_mail_box, plain_of
+from tests.support.web import Answer
+
+V3 = "/_matrix/client/v3"
+ADDRESS = "alice@example.org"
+FREE = attrs.evolve(UNLIMITED, rc_3pid_validation=Rate(1000, 1000))
+
+
+@attrs.define
+class Scene:
+    """A server, and the mail box of everybody."""
+
+    accounts: Accounts
+    box: MailBox
+
+    async def post(self, path: str, body: Any, token: str | None = None) -> Answer:
+        return await self.accounts.client.post(path, body, token=token)
+
+    async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> Answer:
+        """Ask for an e-mail; kind is `register`, `account/password` or `account/3pid`."""
+        body = {"email": email, "client_secret": "s3cret", "send_attempt": 1, **more}
+        return await self.post(f"{V3}/{kind}/email/requestToken", body)
+
+    async def link(self, count: int = 1) -> str:
+        """Give the path and query of the link in the newest e-mail."""
+        text = plain_of(await self.box.wait_for(count))
+        found = re.search(r"https://\S+", text)
+        assert found is not None, text
+        parts = urlsplit(found[0])
+        return f"{parts.path}?{parts.query}"
+
+    async def prove(self, kind: str, email: str = ADDRESS) -> dict[str, str]:
+        """Prove an address and give what names the proof."""
+        count = len(self.box.messages) + 1
+        asked = await self.ask(kind, email, send_attempt=count)
+        assert asked.status == 200, asked.body
+        link = await self.link(count)
+        if kind == "account/password":
+            path, _, query = link.partition("?")
+            answer = await self.accounts.client.ask("POST", path, body=query.encode())
+        else:
+            answer = await self.accounts.client.get(link)
+        assert answer.status == 200, answer.body
+        return {"sid": asked.json["sid"], "client_secret": "s3cret"}
+
+    async def addresses_of(self, token: str) -> list[tuple[str, str]]:
+        listed = await self.accounts.client.get(V3 + "/account/3pid", token=token)
+        return [(one["medium"], one["address"]) for one in listed.json["threepids"]]
+
+    async def add(self, token: str, name: str, email: str = ADDRESS) -> Answer:
+        """Prove an address and add it to somebody's account."""
+        proof = await self.prove("account/3pid", email)
+        asked = await self.post(V3 + "/account/3pid/add", proof, token)
+        auth = {
+            "type": "m.login.password", "user": name, "password": "secret",
+            "session": asked.json["session"],
+        }  # fmt: skip
+        return await self.post(V3 + "/account/3pid/add", {**proof, "auth": auth}, token)
+
+
+@asynccontextmanager
+async def open_scene(database: Database, **more: Any) -> AsyncIterator[Scene]:
+    async with open_mail_box() as box:
+        email = MailSettings(
+            smtp_host="127.0.0.1", smtp_port=box.port, notif_from="%(app)s <noreply@test>"
+        )
+        settings: Settings = attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
+        settings = attrs.evolve(settings, **more)
+        async with open_accounts(database, settings=settings) as accounts:
+            yield Scene(accounts, box)
