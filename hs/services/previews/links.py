@@ -6,8 +6,10 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 import msgspec
+import trio
 
 from hs.core.errors import LimitExceeded, MatrixError
+from hs.lib.cache import LruCache
 from hs.lib.http_client import HttpAnswer
 from hs.lib.page_facts import READ_PAGE, PageFacts, PageJob, encode, read_facts
 from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
@@ -26,7 +28,10 @@ from hs.services.previews.opengraph import Draft, Properties, draft_of, oembed_l
 
 PAGE_S = 15.0
 OEMBED_S = 10.0
-PARSE_S = 5.0
+PARSE_S = 4.0
+# Nothing is read of a host for so long after one of its pages took too long.
+SLOW_HOST_S = 600.0
+SLOW_HOSTS = 10_000
 # Of a page, this much is read: what it says of itself stands at its beginning.
 READ_BYTES = 2 << 20
 FACTS_BYTES = 1 << 20
@@ -49,15 +54,23 @@ class Preview:
     life_s: int
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Links:
-    """Makes previews."""
+    """Makes previews.
+
+    One page is read at a time: the sandbox is shared, and pages may be made to take long.
+    """
 
     _fetcher: Fetcher
     _sandbox: Sandbox
     _images: PreviewImages
     _providers: Sequence[Provider]
     _max_bytes: int
+    _turn: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(1), init=False)
+    _slow: LruCache[str, float] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._slow = LruCache("slow_preview_hosts", max_entries=SLOW_HOSTS)
 
     async def read(self, url: str) -> Preview:
         """Make the preview of a link. Raises: NotFetched, Forbidden, LimitExceeded."""
@@ -80,7 +93,7 @@ class Links:
         return Preview(await self._with_image(draft), life_s)
 
     async def _page(self, answer: HttpAnswer, charset: str | None) -> tuple[Draft, int]:
-        facts = await self._facts(answer.body, charset)
+        facts = await self._facts(answer.url, answer.body, charset)
         if facts is None:
             return Draft({}), USUAL_LIFE_S
         draft = draft_of(facts, answer.url)
@@ -105,20 +118,27 @@ class Links:
             log.info("no oEmbed description from %s: %s", endpoint, error)
             return None
         html = html_in(content)
-        facts = None if html is None else await self._facts(html.encode(), "utf-8")
+        facts = None if html is None else await self._facts(endpoint, html.encode(), "utf-8")
         age_s = cache_age_s(content) or USUAL_LIFE_S
         life_s = min(max(age_s, USUAL_LIFE_S), LONGEST_LIFE_S)
         return draft_of_oembed(content, facts, url), life_s
 
-    async def _facts(self, body: bytes, charset: str | None) -> PageFacts | None:
-        job = encode(PageJob(body[:READ_BYTES], charset))
+    async def _facts(self, url: str, body: bytes, charset: str | None) -> PageFacts | None:
+        host, job = urlsplit(url).hostname or "", encode(PageJob(body[:READ_BYTES], charset))
         try:
-            read = await self._sandbox.run(READ_PAGE, job, timeout_s=PARSE_S, max_bytes=FACTS_BYTES)
+            async with self._turn:
+                if self._slow.get(host, 0.0) > trio.current_time():
+                    return None
+                read = await self._sandbox.run(
+                    READ_PAGE, job, timeout_s=PARSE_S, max_bytes=FACTS_BYTES
+                )
             return read_facts(read)
         except SandboxFault as fault:
             if fault.kind is FaultKind.BUSY:
                 raise LimitExceeded("Too many previews", retry_after_ms=BUSY_MS) from None
-            log.info("a page cannot be read: %s", fault)
+            if fault.kind is FaultKind.TIMED_OUT:
+                self._slow.put(host, trio.current_time() + SLOW_HOST_S)
+            log.info("a page of %s cannot be read: %s", host, fault)
         except msgspec.DecodeError:
             log.warning("what came from the sandbox is nothing of ours")
         return None

@@ -201,8 +201,10 @@ async def test_pages_too_large_and_failures_are_not_fetched(world: World) -> Non
 
 async def test_a_page_made_to_take_long_has_an_empty_preview(world: World) -> None:
     world.site.html("/a", "<div>" * 200_000)
+    world.site.html("/b", "<title>T</title>")
 
     assert await world.of("/a") == {}
+    assert await world.of("/b") == {}, "its host has to wait"
 
 
 # oEmbed
