@@ -60,7 +60,7 @@ def wire_actions(
     remote = NoRemoteRooms()
     aliases = Aliases(
         database,
-        settings.server.settings.server.server_name,
+        settings.server.server_name,
         settings.rooms,
         ground.clock,
         namespaces,
