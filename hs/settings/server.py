@@ -81,7 +81,6 @@ class ServerSettings:
         28 * 86_400_000,
         "How long clients' addresses are kept.",
         shown="28d",
-        is_effective=False,
     )
 
 

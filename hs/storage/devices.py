@@ -34,6 +34,10 @@ UPSERT = """
 INSERT INTO devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
 ON CONFLICT (user_id, device_id) DO NOTHING
 """
+FORGET_ADDRESSES = """
+UPDATE devices SET last_seen_ip = NULL, last_seen_user_agent = NULL
+WHERE last_seen_ms < $1 AND last_seen_ip IS NOT NULL
+"""
 _COLUMNS = "device_id, display_name, last_seen_ms, last_seen_ip, last_seen_user_agent"
 ALL = f"SELECT {_COLUMNS} FROM devices WHERE user_id = $1 ORDER BY created_ms, device_id"
 ONE = f"SELECT {_COLUMNS} FROM devices WHERE user_id = $1 AND device_id = $2"
@@ -100,6 +104,11 @@ async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
 async def unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of people's devices not used since then."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, before_ms, limit)]
+
+
+async def forget_addresses(tx: Tx, before_ms: int) -> int:
+    """Forget from where devices were used last, if that was before a time; give how many."""
+    return await tx.execute(FORGET_ADDRESSES, before_ms)
 
 
 async def note_seen(tx: Tx, sightings: Sequence[Sighting]) -> None:

@@ -78,6 +78,7 @@ class Accounts:
         async def forget_once() -> None:
             await self.identity.interactive.forget_old()
             await self.identity.proving.proofs.forget_old()
+            await self.identity.last_seen.forget_old()
 
         async def forget() -> None:
             await every(FORGET_EVERY_S, forget_once)
@@ -93,7 +94,7 @@ def wire_identity(
 ) -> Identity:
     """Build what proves who somebody is."""
     settings, database, clock = ground.settings, ground.database, ground.clock
-    last_seen = LastSeen(database, clock)
+    last_seen = LastSeen(database, clock, settings.server.user_ips_max_age)
     revocations = Revocations(ground.memory(CACHES))
     limits = LoginLimits(settings.rate_limits, ground.limiters)
     passwords = Passwords(

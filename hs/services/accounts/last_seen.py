@@ -25,6 +25,7 @@ class LastSeen:
 
     _database: Database
     _clock: Clock
+    _max_age_ms: int | None = None
     _waiting: dict[tuple[str, str], Sighting] = attrs.Factory(dict)
 
     def note(self, user_id: str, device_id: str, client_ip: str, user_agent: str) -> None:
@@ -59,6 +60,12 @@ class LastSeen:
             await self._database.write(_write, batch)
         except DatabaseError:
             log.warning("could not note when %d devices were last used", len(batch), exc_info=True)
+
+    async def forget_old(self) -> None:
+        """Forget addresses and clients of devices that were not used for long; for a task."""
+        if self._max_age_ms is not None:
+            before_ms = self._clock.now_ms() - self._max_age_ms
+            await self._database.write(devices.forget_addresses, before_ms)
 
     async def run(self) -> None:
         """Write once a minute; a last time when cancelled."""
