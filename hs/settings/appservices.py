@@ -176,14 +176,12 @@ def _is_base(url: str) -> bool:
 def _sender(values: Mapping[str, Any], at: At) -> str:
     localpart = _text(values, "sender_localpart", at)
     here = at.child("sender_localpart")
+    if localpart.startswith("@") or ":" in localpart:
+        here.refuse(f"{localpart!r} is a whole user ID", "write the part between @ and the colon")
     try:
         parse_user_id(f"@{localpart}:x")
     except InvalidParam:
-        here.refuse(
-            f"{localpart!r} is no user name", "write the part between @ and the first colon"
-        )
-    if localpart.startswith("@") or ":" in localpart:
-        here.refuse(f"{localpart!r} is a whole user ID", "write the part between @ and the colon")
+        here.refuse(f"{localpart!r} is no user name", "use a-z, 0-9 and . _ = / + -")
     return localpart
 
 

@@ -53,6 +53,10 @@ NEWER_EVENTS = """
 SELECT stream_id, writer, event_id, room_id, type, state_key, sender FROM events
 WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
 """
+NEWER_MEMBERS = """
+SELECT stream_id, writer, event_id, room_id, type, state_key, sender FROM events
+WHERE stream_id > $1 AND status = 0 AND type = 'm.room.member' ORDER BY stream_id LIMIT $2
+"""
 JOINED = """
 SELECT user_id, room_id FROM local_memberships
 WHERE membership = 'join' AND (user_id, room_id) > ($1, $2) ORDER BY user_id, room_id LIMIT $3
@@ -190,6 +194,11 @@ async def forget_others(tx: Tx, service_ids: Collection[str]) -> None:
 async def newer_events(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
     """List accepted events after a number, in order."""
     return [NewerEvent(*row) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
+
+
+async def newer_members(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
+    """List accepted member events after a number, in order."""
+    return [NewerEvent(*row) for row in await tx.fetch(NEWER_MEMBERS, after, limit)]
 
 
 async def joined(tx: Tx, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:

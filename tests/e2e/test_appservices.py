@@ -285,7 +285,8 @@ async def test_networks_are_put_together(bridged: Bridged) -> None:
         known = {"user_fields": ["number"], "location_fields": [], "icon": "mxc://a/b"}
         return lambda asked: (200, {**known, "field_types": {}, "instances": instances})
 
-    found = {"protocol": "fax", "fields": {"number": "1"}, "userid": f"@_fax_1:{SERVER_NAME}"}
+    user_id = f"@_fax_1:{SERVER_NAME}"
+    found = {"protocol": "fax", "fields": {"number": "1"}, "userid": user_id}
     bridged.fax.pages[f"{base}/protocol/fax"] = protocol("de", "fr")
     bridged.pager.pages[f"{base}/protocol/fax"] = protocol("uk")
     bridged.fax.pages[f"{base}/user/fax"] = lambda asked: (200, [found, {"protocol": 1}])
@@ -293,7 +294,7 @@ async def test_networks_are_put_together(bridged: Bridged) -> None:
 
     protocols = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/protocols")
     users = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/user/fax?number=1")
-    back = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/user?userid={quote(found['userid'])}")
+    back = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/user?userid={quote(user_id)}")
 
     instances = protocols.json["fax"]["instances"]
     assert {one["instance_id"] for one in instances} == {"fax|de", "fax|fr", "pager|uk"}

@@ -18,6 +18,7 @@ from hs.services.appservices.interest import Interest
 from hs.services.appservices.invites import InviteStates
 from hs.services.appservices.network_lists import NetworkDirectory, NetworkLists
 from hs.services.appservices.networks import ThirdPartyNetworks
+from hs.services.appservices.past import PastMembers
 from hs.services.appservices.ping import ServicePing
 from hs.services.appservices.queries import ServiceQueries
 from hs.services.appservices.reader import AppserviceSender
@@ -87,6 +88,7 @@ def appservice_duties(
         ground.feed,
         Interest(registered.registry, database),
         rooms.memberships,
+        PastMembers(rooms.events, rooms.states),
         maker,
         registered.calls,
     )

@@ -30,6 +30,10 @@ class BlockedServer:
         """Give the user an application service speaks for."""
         return await self._inner.acting_as(requester, user_id, device_id)
 
+    def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
+        """Note that an application service uses a device, if that is wanted."""
+        self._inner.note_use(requester, client_ip, user_agent)
+
     def _checked(self, requester: Requester) -> Requester:
         if requester.is_admin:
             return requester

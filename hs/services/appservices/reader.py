@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import (
@@ -23,6 +23,7 @@ from hs.repl.rows import (
     EventRow,
     PresenceRow,
     ReceiptRow,
+    StateChange,
     ToDeviceRow,
     TypingRow,
 )
@@ -70,6 +71,14 @@ class RoomsOfUsers(Protocol):
     async def joined_rooms(self, user_id: UserID) -> Collection[RoomID]: ...
 
 
+class PastMemberships(Protocol):
+    """Knows what member events changed."""
+
+    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
+        """Give the membership before a member event, and the one that it sets."""
+        ...
+
+
 class AppserviceSender:
     """Reads for all services, and runs their deliveries."""
 
@@ -79,6 +88,7 @@ class AppserviceSender:
         feed: Feed,
         interest: Interest,
         rooms: RoomsOfUsers,
+        past: PastMemberships,
         maker: TransactionMaker,
         calls: ServiceCalls,
     ) -> None:
@@ -86,6 +96,7 @@ class AppserviceSender:
         self._feed = feed
         self._interest = interest
         self._rooms = rooms
+        self._past = past
         self._maker = maker
         self._calls = calls
         self._outgoing: dict[Service, Outgoing] = {}
@@ -186,11 +197,11 @@ class AppserviceSender:
 
     async def _take_events(self, batch: Batch[EventRow]) -> None:
         for stream_id, row in batch.rows:
-            if self._read.covers(batch.writer, stream_id):
-                continue
-            self._read = self._read.advance(batch.writer, stream_id)
-            if not (row.outlier or row.soft_failed or row.rejected):
-                self._want(row.room_id, row.event_id, row.type, row.sender, row.state_key)
+            if not self._read.covers(batch.writer, stream_id):
+                self._read = self._read.advance(batch.writer, stream_id)
+                if not (row.outlier or row.soft_failed or row.rejected):
+                    self._want(row.room_id, row.event_id, row.type, row.sender, row.state_key)
+            # What was caught up with may have happened after members were read.
             if row.type == event_types.MEMBER or row.state_changes is not None:
                 await self._follow_members(row)
 
@@ -322,6 +333,8 @@ class AppserviceSender:
                 self._note_device(*device, has_messages=False)
 
     async def _catch_up_events(self) -> None:
+        """Read events that were stored meanwhile, each as if its users were where they were."""
+        moved = await self._rewind()
         after = self._read.floor
         while True:
             found = await self._database.read(storage.newer_events, after, PAGE)
@@ -329,9 +342,35 @@ class AppserviceSender:
                 if not self._read.covers(one.writer, one.stream_id):
                     self._read = self._read.advance(one.writer, one.stream_id)
                     self._want(one.room_id, one.event_id, one.type, one.sender, one.state_key)
+                    if one.event_id in moved:
+                        self._interest.changed(one.room_id, (moved[one.event_id],))
             await self._write()
             if len(found) < PAGE:
-                return
+                break
+            after = found[-1].stream_id
+        if moved:
+            await self._interest.load()
+
+    async def _rewind(self) -> dict[str, StateChange]:
+        """Put services' users back to where they were; give what moves them on, by event."""
+        moved: dict[str, StateChange] = {}
+        seen: set[tuple[str, str]] = set()
+        after = self._read.floor
+        while True:
+            found = await self._database.read(storage.newer_members, after, PAGE)
+            for one in found:
+                user_id = one.state_key or ""
+                if self._read.covers(one.writer, one.stream_id):
+                    continue
+                if not self._interest.owners(user_id):
+                    continue
+                before, now = await self._past.memberships(EventID(one.event_id))
+                moved[one.event_id] = (one.type, user_id, one.event_id, now)
+                if (one.room_id, user_id) not in seen:
+                    seen.add((one.room_id, user_id))
+                    self._interest.changed(one.room_id, ((one.type, user_id, None, before),))
+            if len(found) < PAGE:
+                return moved
             after = found[-1].stream_id
 
     async def _catch_up_rest(self, outgoing: Outgoing, reached: dict[str, int]) -> None:
