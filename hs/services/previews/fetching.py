@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from hs.core.errors import Forbidden, MatrixError
+from hs.core.errors import Forbidden, InvalidParam, MatrixError
 from hs.lib.http_client import Blocked, HttpAnswer, HttpClient, HttpFault
 from hs.lib.http_client.targets import escaped, parse_location, parse_target
 from hs.services.previews.url_rules import is_refused
@@ -32,17 +32,20 @@ class Fetcher:
     _languages: Sequence[str]
 
     def usual_form(self, url: str) -> str:
-        """Write a link as it is asked for. Raises: Forbidden, if it is not to be fetched."""
+        """Write a link as it is asked for.
+
+        Raises: InvalidParam (nothing that could be fetched), Forbidden (not to be fetched).
+        """
         try:
             target = parse_target(escaped(url.strip()))
         except Blocked as fault:
-            raise Forbidden(f"This link is not fetched: {fault.message}") from None
+            raise InvalidParam(f"This link cannot be fetched: {fault.message}") from None
         if is_refused(self._rules, url) or is_refused(self._rules, target.url):
             raise Forbidden("Links like this one are not fetched")
         return target.url
 
     async def fetch(self, url: str, accept: str, *, timeout_s: float, max_bytes: int) -> HttpAnswer:
-        """Fetch what a link leads to, with status 200. Raises: NotFetched, Forbidden."""
+        """Fetch what a link leads to, with status 200. Raises: NotFetched, as `usual_form`."""
         headers = {"accept": accept, "accept-language": ", ".join(self._languages)}
         deadline = trio.current_time() + timeout_s
         try:

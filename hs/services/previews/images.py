@@ -62,7 +62,7 @@ class PreviewImages:
                 url, "image/*", timeout_s=IMAGE_S, max_bytes=self._max_bytes
             )
         except MatrixError as error:
-            log.info("the image of a preview cannot be fetched: %s", error)
+            log.debug("the image of a preview cannot be fetched: %s", error)
             return None
         kind, _ = content_type_of(answer)
         if not kind.startswith("image/"):
@@ -96,7 +96,7 @@ class PreviewImages:
         try:
             picture = await self._thumbnails.picture_of(stored.location)
         except MatrixError as error:
-            log.info("the image of a preview is none: %s", error)
+            log.debug("the image of a preview is none: %s", error)
             return None
         return StoredImage(
             stored.uri, picture.content_type, picture.width, picture.height, stored.size_bytes

@@ -73,7 +73,7 @@ class Links:
         self._slow = LruCache("slow_preview_hosts", max_entries=SLOW_HOSTS)
 
     async def read(self, url: str) -> Preview:
-        """Make the preview of a link. Raises: NotFetched, Forbidden, LimitExceeded."""
+        """Make the preview of a link. Raises: NotFetched, LimitExceeded, as the fetcher."""
         described = None
         endpoint = endpoint_for(self._providers, url)
         if endpoint is not None:
@@ -115,7 +115,7 @@ class Links:
             )
             content = read_answer(answer.body)
         except (MatrixError, ValueError) as error:
-            log.info("no oEmbed description from %s: %s", endpoint, error)
+            log.debug("no oEmbed description: %s", error)
             return None
         html = html_in(content)
         facts = None if html is None else await self._facts(endpoint, html.encode(), "utf-8")
@@ -138,7 +138,7 @@ class Links:
                 raise LimitExceeded("Too many previews", retry_after_ms=BUSY_MS) from None
             if fault.kind is FaultKind.TIMED_OUT:
                 self._slow.put(host, trio.current_time() + SLOW_HOST_S)
-            log.info("a page of %s cannot be read: %s", host, fault)
+            log.info("a page cannot be read for its preview: %s", fault)
         except msgspec.DecodeError:
             log.warning("what came from the sandbox is nothing of ours")
         return None

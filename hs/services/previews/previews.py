@@ -50,7 +50,7 @@ class Previews:
     async def preview(self, url: str) -> bytes:
         """Give the preview of a link, as JSON; it may be empty.
 
-        Raises: Forbidden (it is not fetched), NotFetched, LimitExceeded.
+        Raises: InvalidParam (no link), Forbidden (not to be fetched), NotFetched, LimitExceeded.
         """
         url = self._fetcher.usual_form(url)
         kept = self._memory.get(url)
@@ -78,7 +78,8 @@ class Previews:
             async with self._slots:
                 preview = await self._links.read(url)
         except NotFetched as fault:
-            log.info("no preview of a link: %s", fault.cause)
+            # Which links users post is theirs to know: not for the log of every day.
+            log.debug("no preview of a link: %s", fault.cause)
             return _Kept(fault, self._clock.now_ms() + FAULT_LIFE_S * 1000)
         answer = orjson.dumps(preview.properties)
         now_ms = self._clock.now_ms()
