@@ -44,7 +44,8 @@ UPDATE delayed_events SET status = 2, finished_ms = $2 WHERE delay_id = $1 AND s
 DUE = sql(
     lambda d: (
         f"SELECT {_COLUMNS} FROM delayed_events "
-        "WHERE (status = 0 AND send_ms <= $1) OR (status = 1 AND taken_ms <= $2) "
+        "WHERE status < 2 "
+        "AND ((status = 0 AND send_ms <= $1) OR (status = 1 AND taken_ms <= $2)) "
         f"ORDER BY send_ms, delay_id LIMIT $3 {d.row_lock()}"
     )
 )

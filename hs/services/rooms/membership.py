@@ -19,7 +19,7 @@ from hs.repl.rows import CacheRow
 from hs.services.accounts.standing import check_may_act, may_act
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import GUEST_ACCESS_KEY, Deciding, DecidingReader
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.drafts import Draft, TxnKey
 from hs.services.rooms.invite_permissions import InvitePermissions
 from hs.services.rooms.limits import MembershipLimits
 from hs.services.rooms.member_policy import MemberPolicy
@@ -175,9 +175,11 @@ class RoomMembership:
         target: str,
         content: JsonObject,
         at_ms: int | None = None,
+        txn: TxnKey | None = None,
     ) -> EventID:
         """Put a member event of a client's making, under the same conditions.
 
+        Kicks, bans and leaves are idempotent by `txn`, others by being the same again.
         Raises: BadJson, InvalidParam, Forbidden, GuestForbidden, LimitExceeded.
         """
         user_id = parse_user_id(target)
@@ -191,7 +193,7 @@ class RoomMembership:
             return await self._invite(requester, room_id, user_id, content, at_ms)
         if membership == event_types.KNOCK:
             content = await self._with_profile(user_id, self.policy.own_content(content))
-        return await self._set(requester, room_id, user_id, content, at_ms)
+        return await self._set(requester, room_id, user_id, content, at_ms, txn)
 
     async def _join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> EventID:
         user_id = requester.user_id
@@ -290,6 +292,7 @@ class RoomMembership:
         target: UserID,
         content: JsonObject,
         at_ms: int | None = None,
+        txn: TxnKey | None = None,
     ) -> EventID:
         if target != requester.user_id:
             check_may_act(requester)
@@ -297,7 +300,7 @@ class RoomMembership:
             own = await self.memberships.local_membership(room_id, target)
             self.policy.check_may_reject(own)
         draft = _member(requester.user_id, content, target, at_ms)
-        return await self._append(room_id, draft)
+        return await self._append(room_id, attrs.evolve(draft, txn=txn))
 
     async def _append(self, room_id: RoomID, *drafts: Draft) -> EventID:
         try:

@@ -83,9 +83,13 @@ class Sending:
 
         Raises: Forbidden, BadJson, TooLarge, BadAlias, InvalidParam.
         """
+        scope = f"/rooms/{room_id}/state/{event_type}/{state_key}"
+        txn = _txn_key(requester, scope, txn_id)
         if event_type == event_types.MEMBER:
             at_ms = _chosen_time(requester, origin_server_ts)
-            return await self.membership.set_member(requester, room_id, state_key, content, at_ms)
+            return await self.membership.set_member(
+                requester, room_id, state_key, content, at_ms, txn
+            )
         check_may_act(requester)
         if requester.shadow:
             return _event_id_of_nothing()
@@ -96,7 +100,7 @@ class Sending:
             requester.user_id,
             content,
             state_key,
-            txn=_txn_key(requester, f"/rooms/{room_id}/state/{event_type}/{state_key}", txn_id),
+            txn=txn,
             origin_server_ts=_chosen_time(requester, origin_server_ts),
             keep_if_same=True,
         )

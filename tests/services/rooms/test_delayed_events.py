@@ -266,3 +266,20 @@ async def test_the_keys_of_requests_do_not_meet_those_of_devices(acts: Actions) 
     sent = await acts.world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, delay_id))
 
     assert not sent.existed
+
+
+async def test_a_ban_that_was_lifted_is_not_given_again_by_who_takes_over(
+    acts: Actions, database: Database
+) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    ban = Wanted("m.room.member", {"membership": "ban"}, 1000, state_key=BOB)
+    delay_id = await acts.delayed.schedule(ME, room_id, ban)
+    acts.world.clock.advance(1000)
+    [taken] = await database.write(storage.take_due, acts.world.clock.now_ms(), 0, 10)
+    sent = await acts.delayed._send(taken)
+    await acts.world.set_membership(room_id, ALICE, BOB, "leave")
+
+    await pass_time(acts, sender_of(acts), LOST_AFTER_MS)
+
+    assert (await acts.state(room_id, "m.room.member", BOB))["membership"] == "leave"
+    assert (await acts.delayed.get(ME, delay_id)).event_id == sent
