@@ -37,7 +37,10 @@ _SESSION: Final = (
 )
 OF_USER = f"SELECT {_THREEPID} FROM user_threepids WHERE user_id = $1 ORDER BY added_ms, address"
 FIND = f"SELECT {_THREEPID} FROM user_threepids WHERE medium = $1 AND address = $2"
-INSERT = f"INSERT INTO user_threepids ({_THREEPID}) VALUES ($1, $2, $3, $4, $5)"
+INSERT = f"""
+INSERT INTO user_threepids ({_THREEPID}) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (medium, address) DO NOTHING
+"""
 RENEW = """
 UPDATE user_threepids SET validated_ms = $4 WHERE medium = $1 AND address = $2 AND user_id = $3
 """
@@ -52,6 +55,7 @@ WHERE medium = $1 AND address = $2 AND client_secret = $3 AND purpose = $4
 """
 INSERT_SESSION = f"""
 INSERT INTO threepid_sessions ({_SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (medium, address, client_secret, purpose) DO NOTHING
 """
 SET_SENT = """
 UPDATE threepid_sessions SET attempt = $2, next_link = $3, remote_sid = $4 WHERE sid = $1
@@ -80,14 +84,10 @@ async def find(tx: Tx, medium: str, address: str) -> ThreepidRecord | None:
 
 async def insert(tx: Tx, record: ThreepidRecord) -> bool:
     """Give a user an address; False: another user has it."""
-    known = await find(tx, record.medium, record.address)
-    if known is None:
-        await tx.execute(INSERT, *record)
+    if await tx.execute(INSERT, *record) > 0:
         return True
-    if known.user_id != record.user_id:
-        return False
-    await tx.execute(RENEW, record.medium, record.address, record.user_id, record.validated_ms)
-    return True
+    own = (record.medium, record.address, record.user_id, record.validated_ms)
+    return await tx.execute(RENEW, *own) > 0
 
 
 async def delete(tx: Tx, user_id: str, medium: str, address: str) -> bool:
@@ -108,15 +108,17 @@ async def find_session(tx: Tx, sid: str, since_ms: int) -> SessionRecord | None:
 
 async def begin(tx: Tx, session: SessionRecord, since_ms: int) -> SessionRecord:
     """Begin a validation, or give the one that the same client has begun after a time."""
-    row = await tx.fetchrow(
-        FIND_SAME, session.medium, session.address, session.client_secret, session.purpose
-    )
-    if row is not None:
+    # Two requests may begin at once; then the second of them finds what the first one wrote.
+    while await tx.execute(INSERT_SESSION, *session) == 0:
+        row = await tx.fetchrow(
+            FIND_SAME, session.medium, session.address, session.client_secret, session.purpose
+        )
+        if row is None:
+            continue
         known = SessionRecord(*row)
         if known.created_ms > since_ms:
             return known
         await end_session(tx, known.sid)
-    await tx.execute(INSERT_SESSION, *session)
     return session
 
 

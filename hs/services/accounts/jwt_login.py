@@ -1,13 +1,17 @@
 """Logging in with a JSON web token of another service, which makes the account at first."""
 
+import logging
+
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import BadJson, Forbidden, InvalidUsername, MissingParam
+from hs.core.errors import BadJson, Forbidden, InvalidUsername, MissingParam, UserInUse
 from hs.core.ids import ServerName, UserID
 from hs.lib.json_web_tokens import InvalidToken, TokenReader
 from hs.services.accounts.registration import NewAccount, Registration
 from hs.services.accounts.usernames import check_localpart
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -46,5 +50,8 @@ class JwtLogin:
             account = NewAccount(
                 user_id=user_id, display_name=name if isinstance(name, str) else None
             )
-            await self._registration.register(account)
+            try:
+                await self._registration.register(account)
+            except UserInUse:
+                log.info("%s was made by another log-in meanwhile", user_id)
         return user_id
