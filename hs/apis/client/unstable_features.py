@@ -12,6 +12,7 @@ from hs.settings.proposals import ProposalSettings
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
         "fi.mau.msc2659.stable": True,
+        "fi.mau.msc2659.stable": True,
         "org.matrix.e2e_cross_signing": True,
         "org.matrix.msc2285.stable": True,
         "org.matrix.msc2432": True,
