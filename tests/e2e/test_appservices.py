@@ -417,6 +417,43 @@ async def test_messages_to_devices_of_its_users_reach_a_service(bridged: Bridged
     ]
 
 
+async def test_what_happens_while_nobody_sends_comes_later(bridged: Bridged) -> None:
+    if bridged.cluster.layout == "T0":
+        pytest.skip("the one process does everything")
+    scene = await open_scene(bridged)
+    await scene.add_ghost()
+    acting = f"user_id={quote(scene.ghost)}"
+    assert (await scene.ask("PUT", f"{CLIENT}/devices/FAX1?{acting}", {})).status == 201
+    first = await scene.say("first")
+    await scene.until(lambda: "first" in scene.fax.texts(), "the first")
+    sender = bridged.cluster.processes["sync1"]
+    others = [one for one in scene.ada.ports if one != sender.port]
+    scene.ada.ports = others
+    await trio.to_thread.run_sync(sender.kill)
+
+    event_id = await scene.say("missed")
+    await scene.ada.ask("POST", f"{scene.room}/receipt/m.read/{quote(first)}", {})
+    message = {"messages": {scene.ghost: {"FAX1": {"body": "missed"}}}}
+    await scene.ada.ask("PUT", f"{CLIENT}/sendToDevice/x.test/m{scene.number}", message)
+    await trio.to_thread.run_sync(sender.start)
+
+    await scene.until(
+        lambda: event_id in [one["event_id"] for one in scene.fax.events], "the event"
+    )
+    await scene.until(
+        lambda: [one for one in scene.fax.parts("ephemeral") if first in one["content"]],
+        "the receipt",
+    )
+    await scene.until(
+        lambda: [
+            one
+            for one in scene.fax.parts("de.sorunome.msc2409.to_device")
+            if one["to_user_id"] == scene.ghost
+        ],
+        "the message",
+    )
+
+
 async def test_a_refused_transaction_is_sent_again_word_for_word(bridged: Bridged) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()

@@ -12,7 +12,6 @@ from hs.settings.proposals import ProposalSettings
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
         "fi.mau.msc2659.stable": True,
-        "fi.mau.msc2659.stable": True,
         "org.matrix.e2e_cross_signing": True,
         "org.matrix.msc2285.stable": True,
         "org.matrix.msc2432": True,
@@ -25,7 +24,6 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "org.matrix.msc3916.stable": True,
         "org.matrix.msc3827.stable": True,
         "org.matrix.msc3881": True,
-        "org.matrix.msc3916.stable": True,
         "org.matrix.msc3981": True,
         "org.matrix.msc4151": True,
         "org.matrix.msc4155": True,

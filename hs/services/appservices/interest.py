@@ -11,6 +11,7 @@ from typing import Final
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
+from hs.lib.cache import LruCache
 from hs.repl.rows import StateChange
 from hs.services.appservices.registry import Service, ServiceRegistry
 from hs.storage import appservices as storage
@@ -18,6 +19,8 @@ from hs.storage import directory
 from hs.storage.database import Database
 
 PAGE: Final = 10_000
+MAX_ROOMS: Final = 50_000
+"""Rooms of which it is kept who is interested in their IDs."""
 
 Services = tuple[Service, ...]
 
@@ -31,6 +34,7 @@ class Interest:
         self._services = tuple(one for one in registry.services if one.registration.url)
         self._by_room_id = any(one.registration.namespaces.rooms for one in self._services)
         self._by_alias = any(one.registration.namespaces.aliases for one in self._services)
+        self._by_ids: LruCache[str, Services] = LruCache("appservice_rooms", max_entries=MAX_ROOMS)
         # The users of each service that are joined to each room.
         self._members: dict[str, dict[Service, set[str]]] = {}
         self._aliased: dict[str, Services] = {}
@@ -69,7 +73,7 @@ class Interest:
         aliased = self._aliased.get(room_id)
         if not self._by_room_id and not aliased:
             return members if members is not None else ()
-        by_id = self._registry.room_owners(RoomID(room_id)) if self._by_room_id else ()
+        by_id = self._by_id(room_id) if self._by_room_id else ()
         found = dict.fromkeys((*(members or ()), *(aliased or ()), *by_id))
         return [one for one in found if one.registration.url]
 
@@ -113,6 +117,13 @@ class Interest:
                     del members[service]
         if not members:
             del self._members[room_id]
+
+    def _by_id(self, room_id: str) -> Services:
+        found = self._by_ids.get(room_id)
+        if found is None:
+            found = self._registry.room_owners(RoomID(room_id))
+            self._by_ids.put(room_id, found)
+        return found
 
     async def _load_aliases(self) -> None:
         after = ""

@@ -376,7 +376,8 @@ class AppserviceSender:
     async def _catch_up_rest(self, outgoing: Outgoing, reached: dict[str, int]) -> None:
         """Find the receipts and device lists that a service has not got yet."""
         stored = await self._database.read(storage.positions, outgoing.service.id)
-        outgoing.reached.update(reached)
+        for name, at in reached.items():
+            outgoing.reached[name] = max(at, int(stored.get(name, "0")))
         registration = outgoing.service.registration
         if registration.receives_ephemeral and storage.RECEIPTS in stored:
             await self._catch_up_receipts(outgoing, int(stored[storage.RECEIPTS]))
