@@ -35,10 +35,12 @@ class Positions:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until `stop`, also for those who finish while they are cancelled."""
+        task_status.started()
+        # Who gave up starting this will never call `stop`.
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True) as self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._batcher.serve)
-                task_status.started()
                 await self._prune_for_ever()
 
     def stop(self) -> None:
