@@ -3,6 +3,7 @@
 Each message has a connection of its own, in a thread, since a server sends few of them.
 """
 
+import contextlib
 import smtplib
 import ssl
 from collections.abc import Mapping
@@ -96,10 +97,13 @@ class SmtpMailer:
 
     def _hand_over(self, message: EmailMessage) -> None:
         try:
-            with self._connected() as smtp:
+            smtp = self._connected()
+            try:
                 if self._route.user is not None:
                     smtp.login(self._route.user, self._route.password or "")
                 smtp.send_message(message)
+            finally:
+                _leave(smtp)
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _ in error.recipients.values()]
             raise MailFault(
@@ -143,6 +147,13 @@ class SmtpMailer:
         context.load_default_certs()
         context.name = self._route.tls_name
         return context
+
+
+def _leave(smtp: smtplib.SMTP) -> None:
+    # How the server takes the farewell changes nothing about the message.
+    with contextlib.suppress(smtplib.SMTPException, OSError):
+        smtp.docmd("QUIT")
+    smtp.close()
 
 
 class _NamingContext(ssl.SSLContext):

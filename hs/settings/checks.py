@@ -25,6 +25,7 @@ def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
     _check_registration(settings, refuse)
     _check_sessions(settings, refuse)
     check_accounts(settings, refuse)
+    _check_certificates(settings, warn)
 
 
 def _check_name(settings: Settings, refuse: Refuse) -> None:
@@ -135,6 +136,14 @@ def _check_sessions(settings: Settings, refuse: Refuse) -> None:
         part = getattr(sessions, key)
         if whole is not None and part is not None and part > whole:
             refuse(key, "longer than session_lifetime", "shorten it, or leave it out")
+
+
+def _check_certificates(settings: Settings, warn: Warn) -> None:
+    if settings.outside.use_insecure_ssl_client_just_for_testing_do_not_use:
+        warn(
+            "use_insecure_ssl_client_just_for_testing_do_not_use",
+            "true, so other servers can pose as anybody; remove it outside of tests",
+        )
 
 
 def guarded(listener: Listener, has_secret: bool, is_allowed: bool, refuse: Refuse) -> Listener:

@@ -26,7 +26,6 @@ _IGNORED = {
     "enable_group_creation": "groups no longer exist",
     "group_creation_prefix": "groups no longer exist",
     "replication_torture_level": "for tests of another server",
-    "use_insecure_ssl_client_just_for_testing_do_not_use": "for tests of another server",
     "trust_identity_server_for_password_resets": "use `account_threepid_delegates`",
     "synctl_cache_factor": "use `caches.global_factor`",
     "synctl_cache_factors": "use `caches.per_cache_factors`",

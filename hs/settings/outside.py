@@ -3,7 +3,7 @@
 import attrs
 
 from hs.settings.fields import setting
-from hs.settings.kinds import NETWORKS, STRING, STRINGS, optional
+from hs.settings.kinds import BOOLEAN, NETWORKS, STRING, STRINGS, optional
 
 # Networks that are no part of the public internet.
 PRIVATE_NETWORKS = (
@@ -58,4 +58,7 @@ class OutsideSettings:
     )
     user_agent_suffix: str | None = setting(
         optional(STRING), None, "Added to the User-Agent of outgoing requests."
+    )
+    use_insecure_ssl_client_just_for_testing_do_not_use: bool = setting(
+        BOOLEAN, False, "Check no certificates, for tests only: anybody can then pose as anybody."
     )

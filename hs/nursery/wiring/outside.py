@@ -1,6 +1,7 @@
 """Outgoing HTTP: a client for each kind of target, since each has rules of its own."""
 
 import os
+import ssl
 
 import attrs
 
@@ -51,9 +52,12 @@ def wire_outside(ground: Foundation) -> Outside:
         previews.url_preview_ip_range_whitelist,
     )
 
+    is_unchecked = settings.use_insecure_ssl_client_just_for_testing_do_not_use
+    tls = unchecked_tls() if is_unchecked else None
+
     def client(rules: AddressRules, proxies: Proxies) -> BridgedHttpClient:
         return BridgedHttpClient(
-            ground.bridge, rules, user_agent=user_agent(settings), proxies=proxies
+            ground.bridge, rules, user_agent=user_agent(settings), proxies=proxies, tls=tls
         )
 
     return Outside(
@@ -62,6 +66,14 @@ def wire_outside(ground: Foundation) -> Outside:
         trusted=client(NO_RULES, NO_PROXIES),
         previews=client(preview_rules, proxies),
     )
+
+
+def unchecked_tls() -> ssl.SSLContext:
+    """Make what encrypts without knowing for whom, for tests."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def address_rules(blocked: tuple[str, ...], allowed: tuple[str, ...]) -> AddressRules:

@@ -28,6 +28,9 @@ DUMMY = "m.login.dummy"
 PASSWORD = "m.login.password"
 REGISTRATION_TOKEN = "m.login.registration_token"
 
+# Clients that always show a captcha send its answer whether it is asked for or not.
+UNASKED = frozenset({"m.login.recaptcha"})
+
 Flows = Sequence[Sequence[str]]
 
 
@@ -233,7 +236,8 @@ class InteractiveAuth:
             raise BadJson("'type' must be a string")
         stage = self._stages.get(kind)
         try:
-            if stage is None or not any(kind in flow for flow in flows):
+            is_asked = kind in UNASKED or any(kind in flow for flow in flows)
+            if stage is None or not is_asked:
                 raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
             told = await stage.check(attempt)
         except MatrixError as error:
