@@ -119,6 +119,7 @@ async def test_a_message_is_pushed_with_what_the_gateway_needs(
 
     device = notification.pop("devices")[0]
     assert notification == {
+        "id": event_id,
         "event_id": event_id,
         "room_id": scene.room_id,
         "type": "m.room.message",

@@ -95,10 +95,12 @@ class GatewayPushes:
         if pusher.options.get("format") == EVENT_ID_ONLY:
             notification["devices"] = [_device(pusher)]
             return notification
-        notification |= {"type": event.type, "sender": event.sender}
+        # Gateways of before the specification know an event by `id`.
+        notification |= {"id": event.event_id, "type": event.type, "sender": event.sender}
         notification |= await self._names(event.room_id, event.sender)
         if event.type == event_types.MEMBER:
             notification["user_is_target"] = event.state_key == pusher.user_id
+            notification["membership"] = event.content.get("membership")
         if self._settings.include_content:
             notification["content"] = event.content
         notification["devices"] = [{**_device(pusher), "tweaks": tweaks}]

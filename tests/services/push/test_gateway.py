@@ -119,6 +119,7 @@ async def test_a_message_is_told_whole(database: Database) -> None:
         assert verdict is Verdict.DONE
         assert office.http.urls == [URL]
         assert told == {
+            "id": push.event_id,
             "event_id": push.event_id,
             "room_id": office.room_id,
             "type": "m.room.message",
@@ -177,6 +178,7 @@ async def test_an_invite_is_told_as_about_the_user(sqlite_database: Database) ->
         [told] = office.http.sent
         assert told["room_id"] == room_id
         assert told["user_is_target"] is True
+        assert told["membership"] == "invite"
         # An invite is something unread, too.
         assert told["counts"] == {"unread": 1}
 
