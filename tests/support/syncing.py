@@ -23,6 +23,7 @@ from hs.repl.streams import (
     TYPING,
     StreamDef,
 )
+from hs.services.rooms.visibility import Expiry
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sources import AccountDataEntry
@@ -192,15 +193,17 @@ class Syncing:
 
 
 @asynccontextmanager
-async def open_syncing(database: Database, **more: Any) -> AsyncIterator[Syncing]:
+async def open_syncing(
+    database: Database, expiry: Expiry | None = None, **more: Any
+) -> AsyncIterator[Syncing]:
     """Start the rooms' part of a server, and sync upon it; keywords go to `make_sync`."""
     async with open_world(database) as world:
-        yield make_syncing(world, **more)
+        yield make_syncing(world, expiry, **more)
 
 
-def make_syncing(world: World, **more: Any) -> Syncing:
+def make_syncing(world: World, expiry: Expiry | None = None, **more: Any) -> Syncing:
     """Build sync upon a world, before its first event or after a restart."""
-    reading = readers_of(world)
+    reading = readers_of(world, expiry)
     tables = Tables(world.feed)
     readers = RoomReaders(
         world.database,

@@ -189,6 +189,15 @@ class Visibility:
         """Tell whether anyone may look into a room."""
         return await self.current(room_id) is HistoryVisibility.WORLD_READABLE
 
+    @property
+    def expires(self) -> bool:
+        """Tell whether messages on this server may be too old to be shown."""
+        return self._expiry is not None
+
+    async def hidden_before(self, room_id: RoomID) -> int:
+        """Give the time (ms) of the oldest messages of a room that are shown."""
+        return -ALWAYS if self._expiry is None else await self._expiry.hidden_before(room_id)
+
     async def current(self, room_id: RoomID) -> HistoryVisibility:
         """Give a room's setting as it is now."""
         return await self._current.get(room_id)
@@ -241,9 +250,7 @@ class Visibility:
         own = standing.own if standing.is_joined else None
         if own is not None and await self.current(room_id) in _OPEN:
             certain_after = own.stream_id
-        hidden_before = -ALWAYS
-        if self._expiry is not None:
-            hidden_before = await self._expiry.hidden_before(room_id)
+        hidden_before = await self.hidden_before(room_id) if self.expires else -ALWAYS
         return _RoomView(standing.joined_until, certain_after, hidden_before)
 
     async def _judge(

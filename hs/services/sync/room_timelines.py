@@ -83,7 +83,7 @@ class RoomTimelines:
         return found
 
     async def _find_shared(self, turn: Turn, one: RoomTurn, window: Window) -> Timeline | None:
-        if not one.certain or turn.ignored:
+        if not one.certain or turn.ignored or self._visibility.expires:
             return None
         shown = window.shown
         key = (
@@ -164,10 +164,15 @@ class RoomTimelines:
             ]
             if one.certain:
                 ignored = turn.ignored
+                hidden_before = await self._visibility.hidden_before(one.room_id)
                 seen[one.room_id] = [
                     Seen(event, _membership_at(event, turn.user_id))
                     for event in stored
-                    if event.event.state_key is not None or event.event.sender not in ignored
+                    if event.event.state_key is not None
+                    or (
+                        event.event.sender not in ignored
+                        and event.event.origin_server_ts >= hidden_before
+                    )
                 ]
             elif one.alone:
                 seen[one.room_id] = [Seen(event, one.own.membership) for event in stored]

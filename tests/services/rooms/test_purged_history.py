@@ -1,14 +1,30 @@
 """Clients go on in rooms whose old messages were purged."""
 
+import attrs
+import pytest
+
+from hs.core.ids import RoomID
 from hs.services.rooms.keeping import MessagePurge
 from hs.services.rooms.retention import RetentionPolicies
 from hs.settings.keeping import Lifetimes, PurgeJob, RetentionSettings
 from hs.storage.database import Database
 from tests.support.reading import client_of, readers_of
-from tests.support.rooms import ALICE, BOB
-from tests.support.syncing import open_syncing
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.syncing import bodies, open_syncing
 
 MINUTE = 60_000
+
+
+@attrs.define
+class Horizon:
+    """An Expiry that is moved by hand."""
+
+    before_ms: int = 0
+
+    async def hidden_before(self, room_id: RoomID) -> int:
+        return self.before_ms
+
+
 SETTINGS = RetentionSettings(enabled=True, default_policy=Lifetimes(max_lifetime=10 * MINUTE))
 
 
@@ -30,12 +46,7 @@ async def test_rooms_are_read_and_synced_after_a_purge(database: Database) -> No
 
         for answer in (await s.sync(ALICE, since), await s.sync(ALICE)):
             room = answer["rooms"]["join"][room_id]
-            bodies = [
-                one["content"]["body"]
-                for one in room["timeline"]["events"]
-                if "body" in one["content"]
-            ]
-            assert bodies == ["new"]
+            assert bodies(room) == ["new"]
         reading = readers_of(world, policies)
         client = client_of(reading, ALICE)
         page = await client.get(
@@ -49,3 +60,27 @@ async def test_rooms_are_read_and_synced_after_a_purge(database: Database) -> No
         await world.send(room_id, ALICE, "more")
         news = (await s.sync(BOB, later))["rooms"]["join"][room_id]["timeline"]["events"]
         assert [one["content"]["body"] for one in news] == ["more"]
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+async def test_what_is_too_old_by_now_is_not_synced_late(database: Database, ignores: bool) -> None:
+    horizon = Horizon()
+    async with open_syncing(database, horizon) as s:
+        world = s.world
+        if ignores:
+            s.reading.wishes.ignored[ALICE] = {CAROL}
+        room_id = await world.create_room(ALICE, join=[BOB])
+        since = (await s.sync(ALICE))["next_batch"]
+        await world.send(room_id, BOB, "old")
+        await world.set_state(room_id, ALICE, "m.room.topic", {"topic": "stays"})
+        world.clock.advance(10)
+        await world.send(room_id, BOB, "new")
+        seen = (await s.sync(ALICE, since))["rooms"]["join"][room_id]
+        assert bodies(seen) == ["old", "new"]
+
+        horizon.before_ms = world.clock.now_ms()
+
+        for late in (since, None):
+            seen = (await s.sync(ALICE, late, device_id="OTHER"))["rooms"]["join"][room_id]
+            assert bodies(seen) == ["new"]
+            assert any(one["type"] == "m.room.topic" for one in seen["timeline"]["events"])
