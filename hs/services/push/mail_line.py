@@ -23,8 +23,13 @@ from hs.storage import pushers as storage
 from hs.storage.database import Database, DatabaseError
 from hs.storage.pushers import Throttle
 
-MAX_MAILED: Final = 100
-"""Messages of one e-mail."""
+MAX_READ: Final = 1000
+"""Notifications looked at together; one e-mail is done with all of them that are unread."""
+
+MAX_MAILED: Final = 50
+"""Messages that it shows of the room that is the reason, and again of all others."""
+
+NEVER_MS: Final = 2**62
 
 FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
@@ -59,7 +64,7 @@ class MailLine:
     is_over: bool = False
     _position: int = attrs.field(init=False)
     # What the next e-mail waits for, and what may change that.
-    _due_ms: int = 0
+    _due_ms: int = NEVER_MS
     _throttles: dict[str, Throttle] = attrs.Factory(dict)
     _earlier: trio.Event = attrs.Factory(trio.Event)
     _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
@@ -101,9 +106,10 @@ class MailLine:
         """Mail what waits, each thing when it is due; returns when nothing waits."""
         with trio.CancelScope() as self._scope:
             while True:
-                self._earlier = trio.Event()
+                # From here on whatever comes is looked at, until it is known what is due.
+                self._earlier, self._due_ms = trio.Event(), NEVER_MS
                 pushes = await self._tools.database.read(
-                    storage.queued, self.user_id, self._position, MAX_MAILED
+                    storage.queued, self.user_id, self._position, MAX_READ
                 )
                 if not pushes:
                     return
@@ -154,7 +160,7 @@ class MailLine:
         return owner == self.user_id
 
     async def _mail(self, unread: Sequence[Unread], why: Push, upto: int) -> None:
-        mail = await self._tools.content.write(self.pusher, unread, why)
+        mail = await self._tools.content.write(self.pusher, _shown(unread, why), why)
         now_ms = self._tools.clock.now_ms()
         try:
             await self._tools.mailer.send(mail)
@@ -191,3 +197,10 @@ class MailLine:
     async def _move(self, upto: int) -> None:
         await self._tools.positions.move(self.pusher.key, upto)
         self._position = max(self._position, upto)
+
+
+def _shown(unread: Sequence[Unread], why: Push) -> list[Unread]:
+    """Choose what an e-mail shows: the newest."""
+    first = [one for one in unread if one[0].room_id == why.room_id]
+    others = [one for one in unread if one[0].room_id != why.room_id]
+    return [*first[-MAX_MAILED:], *others[-MAX_MAILED:]]
