@@ -39,6 +39,7 @@ from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
 from hs.nursery.wiring.arrivals import jwt_login
 from hs.nursery.wiring.endpoints import proving_apis
+from hs.nursery.wiring.identity_servers import AddressServers
 from hs.nursery.wiring.proving import Proving, wire_proving
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
@@ -275,12 +276,7 @@ def _built(ground: _Ground) -> Accounts:
     authenticator = TokenAuthenticator(
         database, feed, clock, SERVICES, last_seen, revocations, proving.consent.rule
     )
-    hasher = Passwords(
-        settings.passwords.pepper,
-        settings.registration.bcrypt_rounds,
-        settings.passwords.policy,
-        settings.passwords.scheme,
-    )
+    hasher = _hasher(settings)
     watching = ground.watching
     sessions = Sessions(database, clock, settings.sessions, revocations, watching)
     profiles = Profiles(
@@ -314,16 +310,7 @@ def _built(ground: _Ground) -> Accounts:
         profiles=profiles,
         registration=registration,
         login=_login(ground, credentials, limits, sessions, proving, registration),
-        lifecycle=Lifecycle(
-            database,
-            hasher,
-            settings.passwords,
-            sessions,
-            profiles,
-            revocations,
-            watching,
-            servers.identity_servers,
-        ),
+        lifecycle=_lifecycle(ground, hasher, sessions, profiles, revocations, servers),
         proving=proving,
         world=ground.world,
         puzzles=ground.puzzles,
@@ -337,6 +324,32 @@ def _built(ground: _Ground) -> Accounts:
         rates=ConfiguredRates(settings.rate_limits),
         tokens=tokens,
         devices=Devices(database, clock, sessions, last_seen, watching),
+    )
+
+
+def _hasher(settings: Settings) -> Passwords:
+    passwords = settings.passwords
+    rounds = settings.registration.bcrypt_rounds
+    return Passwords(passwords.pepper, rounds, passwords.policy, passwords.scheme)
+
+
+def _lifecycle(
+    ground: _Ground,
+    hasher: Passwords,
+    sessions: Sessions,
+    profiles: Profiles,
+    revocations: Revocations,
+    servers: AddressServers,
+) -> Lifecycle:
+    return Lifecycle(
+        ground.database,
+        hasher,
+        ground.settings.passwords,
+        sessions,
+        profiles,
+        revocations,
+        ground.watching,
+        servers.identity_servers,
     )
 
 
