@@ -1,0 +1,69 @@
+"""Thread subscriptions where another process than the one asked keeps them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.http_client import HttpClient
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Cluster, running_cluster
+from tests.support.redis import RedisServer
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
+
+V3 = "/_matrix/client/v3"
+UNSTABLE = "/_matrix/client/unstable"
+EXTENSION = "io.element.msc4308.thread_subscriptions"
+ASKED: dict[str, Any] = {"lists": {}, "extensions": {EXTENSION: {"enabled": True}}}
+
+
+@pytest.fixture
+def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Cluster]:
+    """Three processes, of which a worker writes the stream."""
+    settings: dict[str, Any] = {
+        "experimental_features": {"msc4306_enabled": True},
+        "stream_writers": {"thread_subscriptions": "sync1"},
+    }
+    with running_cluster("T2", postgres_server, redis_server, **settings) as running:
+        yield running
+
+
+async def ask(
+    cluster: Cluster, name: str, method: str, path: str, token: str = "", body: Any = None
+) -> Any:
+    """Ask one process."""
+    async with HttpClient(cluster.processes[name].port) as client:
+        client.token = token or None
+        answer = await client.ask(method, path, json=body)
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+async def test_every_process_subscribes_and_tells(cluster: Cluster) -> None:
+    account = {"username": "me", "password": "secret horse", "auth": {"type": "m.login.dummy"}}
+    registered = await ask(cluster, "main", "POST", f"{V3}/register", "", account)
+    token = registered["access_token"]
+    room_id = (await ask(cluster, "main", "POST", f"{V3}/createRoom", token, {}))["room_id"]
+    path = f"{V3}/rooms/{room_id}/send/m.room.message/"
+    roots = [
+        (await ask(cluster, "main", "PUT", f"{path}{name}", token, {"body": name}))["event_id"]
+        for name in cluster.processes
+    ]
+    sync = f"{UNSTABLE}/org.matrix.simplified_msc3575/sync"
+    pos = (await ask(cluster, "main", "POST", sync, token, ASKED))["pos"]
+
+    for name, root_id in zip(cluster.processes, roots, strict=True):
+        thread = f"{UNSTABLE}/io.element.msc4306/rooms/{room_id}/thread/{root_id}/subscription"
+        await ask(cluster, name, "PUT", thread, token, {})
+        for other in cluster.processes:
+            waited = f"{sync}?pos={pos}&timeout=60000"
+            answer = await ask(cluster, other, "POST", waited, token, ASKED)
+            told = answer["extensions"][EXTENSION]["subscribed"]
+            assert list(told[room_id]) == [root_id]
+            held = await ask(cluster, other, "GET", thread, token)
+            assert held == {"automatic": False}
+        pos = answer["pos"]
+
+    rules = await ask(cluster, "persister1", "GET", f"{V3}/pushrules/", token)
+    assert len(rules["global"]["postcontent"]) == 2
