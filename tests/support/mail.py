@@ -15,7 +15,7 @@ import trio
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 @attrs.define(eq=False)
