@@ -56,6 +56,7 @@ async def test_every_process_subscribes_and_tells(cluster: Cluster) -> None:
     for name, root_id in zip(cluster.processes, roots, strict=True):
         thread = f"{UNSTABLE}/io.element.msc4306/rooms/{room_id}/thread/{root_id}/subscription"
         await ask(cluster, name, "PUT", thread, token, {})
+        then = pos
         for other in cluster.processes:
             waited = f"{sync}?pos={pos}&timeout=60000"
             answer = await ask(cluster, other, "POST", waited, token, ASKED)
@@ -63,7 +64,8 @@ async def test_every_process_subscribes_and_tells(cluster: Cluster) -> None:
             assert list(told[room_id]) == [root_id]
             held = await ask(cluster, other, "GET", thread, token)
             assert held == {"automatic": False}
-        pos = answer["pos"]
+            then = answer["pos"]
+        pos = then
 
     rules = await ask(cluster, "persister1", "GET", f"{V3}/pushrules/", token)
     assert len(rules["global"]["postcontent"]) == 2
