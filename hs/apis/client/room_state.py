@@ -64,7 +64,7 @@ class Chunk:
 class JoinedMembers:
     """Profiles by user."""
 
-    joined: dict[str, dict[str, str | None]]
+    joined: dict[str, dict[str, str]]
 
 
 @attrs.frozen

@@ -108,7 +108,7 @@ class RoomState:
 
     async def joined_members(
         self, requester: Requester, room_id: RoomID
-    ) -> dict[str, dict[str, str | None]]:
+    ) -> dict[str, dict[str, str]]:
         """Give the profiles of a room's joined members.
 
         Raises: Forbidden, unless the requester is one of them.
@@ -118,7 +118,7 @@ class RoomState:
         state = await self._states.current(room_id)
         ids = {user_id: state.get((event_types.MEMBER, user_id)) for user_id in joined}
         events = await self._events.get(one for one in ids.values() if one is not None)
-        profiles: dict[str, dict[str, str | None]] = {}
+        profiles: dict[str, dict[str, str]] = {}
         for user_id, event_id in ids.items():
             stored = None if event_id is None else events.get(event_id)
             if stored is not None:
@@ -166,8 +166,9 @@ class RoomState:
         return state.set((stored.event.type, stored.event.state_key), stored.event_id)
 
 
-def _profile(stored: StoredEvent) -> dict[str, str | None]:
-    # Clients rely on both fields being there, null or not.
+def _profile(stored: StoredEvent) -> dict[str, str]:
+    # What is missing is left out: the specification knows no null here.
     content = content_of(stored)
-    values = {name: content.get(source) for name, source in _PROFILE}
-    return {name: value if isinstance(value, str) else None for name, value in values.items()}
+    return {
+        name: value for name, source in _PROFILE if isinstance(value := content.get(source), str)
+    }

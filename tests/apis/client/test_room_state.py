@@ -120,7 +120,7 @@ async def test_joined_members_with_their_profiles(world: World, client: WebClien
     answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/joined_members", token=ALICE)
 
     assert answer.json["joined"] == {
-        ALICE: {"display_name": None, "avatar_url": None},
+        ALICE: {},
         BOB: {"display_name": "Bob", "avatar_url": "mxc://x/y"},
     }
 
