@@ -185,7 +185,8 @@ def written(mail: Mail, usual_sender: str) -> EmailMessage:
             message[name] = value
         message.set_content(mail.text)
         message.add_alternative(mail.html, subtype="html")
-    except (ValueError, TypeError, IndexError, MessageError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, MessageError) as error:
+        # The library's parser of addresses fails in all these ways.
         raise MailFault(f"this cannot be written as a message: {error}", temporary=False) from error
     if not parseaddr(mail.to)[1]:
         raise MailFault("there is no address to send to", temporary=False)
