@@ -28,6 +28,7 @@ ENCRYPTED: Final = "m.room.encrypted"
 REDACTION: Final = "m.room.redaction"
 REACTION: Final = "m.reaction"
 STICKER: Final = "m.sticker"
+GROUP_CALL: Final = "org.matrix.msc3401.call"  # a call in a room, as proposed
 
 CREATE_KEY: Final = (CREATE, "")
 POWER_LEVELS_KEY: Final = (POWER_LEVELS, "")

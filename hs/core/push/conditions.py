@@ -14,11 +14,13 @@ from typing import Any, Final, Protocol
 import attrs
 
 from hs.core.globs import Glob, compile_glob
-from hs.core.property_paths import PropertyPath, parse_property_path
+from hs.core.property_paths import ABSENT, PropertyPath, parse_property_path
 from hs.core.push.facts import DEFAULT_NOTIFICATION_LEVEL, EventFacts, UserFacts
 from hs.core.push.rules import Condition, OwnUserID
 
 THREAD_SUBSCRIPTION: Final = "io.element.msc4306.thread_subscription"
+CALL_STARTED: Final = "call_started"
+CALL_STARTED_PROPOSED: Final = "org.matrix.msc3914.call_started"
 
 _BODY: Final = ("content", "body")
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})", re.ASCII)
@@ -131,6 +133,18 @@ class SenderMayNotify:
         """Answer for an event."""
         needed = facts.notification_levels.get(self.key, DEFAULT_NOTIFICATION_LEVEL)
         return facts.sender_power >= needed
+
+
+@attrs.frozen(cache_hash=True)
+class CallStarted:
+    """`call_started` (MSC3914): a call that rings or prompts, and did not run before the event."""
+
+    def holds(self, facts: EventFacts) -> bool:
+        """Answer for an event."""
+        intent = facts.at(("content", "m.intent"))
+        runs = facts.at(("content", "m.terminated")) is ABSENT
+        ran = facts.replaced is not None and "m.terminated" not in facts.replaced
+        return intent in ("m.ring", "m.prompt") and runs and not ran
 
 
 @attrs.frozen
@@ -248,6 +262,10 @@ def _thread_subscription(condition: Condition) -> EventCondition | UserCondition
     return ThreadSubscription(subscribed) if isinstance(subscribed, bool) else NEVER
 
 
+def _call_started(condition: Condition) -> EventCondition | UserCondition:
+    return CallStarted()
+
+
 _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] = {
     "event_match": _event_match,
     "event_property_is": _event_property_is,
@@ -256,6 +274,8 @@ _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] 
     "sender_notification_permission": _sender_notification_permission,
     "contains_display_name": _contains_display_name,
     THREAD_SUBSCRIPTION: _thread_subscription,
+    CALL_STARTED: _call_started,
+    CALL_STARTED_PROPOSED: _call_started,
 }
 
 

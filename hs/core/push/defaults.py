@@ -1,7 +1,7 @@
 """The server-default push rules.
 
-Spec: client-server API, Predefined Rules; MSC3930 (polls), MSC4028 (encrypted events), MSC4306
-(threads).
+Spec: client-server API, Predefined Rules; MSC3930 (polls), MSC3914 (calls of a room),
+MSC4028 (encrypted events), MSC4306 (threads).
 """
 
 from functools import lru_cache
@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from hs.core.push.conditions import THREAD_SUBSCRIPTION
+from hs.core.events import event_types
+from hs.core.push.conditions import CALL_STARTED_PROPOSED, THREAD_SUBSCRIPTION
 from hs.core.push.rules import (
     MASTER_RULE_ID,
     USER_ID_PLACEHOLDER,
@@ -97,8 +98,15 @@ _POLL_RESPONSE = _override(
     _matches("type", "org.matrix.msc3381.poll.response"),
 )
 
+_CALL = _underride(".m.rule.call", _RING, _matches("type", "m.call.invite"))
+_ROOM_CALL = _underride(
+    ".org.matrix.msc3914.rule.room.call",
+    _SOUND,
+    _matches("type", event_types.GROUP_CALL),
+    {"kind": CALL_STARTED_PROPOSED},
+)
+
 _UNDERRIDES = (
-    _underride(".m.rule.call", _RING, _matches("type", "m.call.invite")),
     _underride(
         ".m.rule.encrypted_room_one_to_one",
         _SOUND,
@@ -139,6 +147,7 @@ class PushFeatures:
     """Which proposals' rules this server has besides the specification's."""
 
     polls: bool = True
+    calls: bool = True
     encrypted_event: bool = False
     threads: bool = False
 
@@ -155,6 +164,8 @@ def default_rules(features: PushFeatures = STANDARD_FEATURES) -> tuple[PushRule,
         *_OVERRIDES,
         *((_POLL_RESPONSE,) if features.polls else ()),
         *(_THREADS if features.threads else ()),
+        _CALL,
+        *((_ROOM_CALL,) if features.calls else ()),
         *_UNDERRIDES,
         *(_POLLS if features.polls else ()),
     )

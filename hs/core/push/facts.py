@@ -31,6 +31,8 @@ class EventFacts:
     sender_power: float
     notification_levels: Mapping[str, int]
     subscribers: AbstractSet[UserID] | None = None
+    replaced: Mapping[str, Any] | None = None
+    """Content of the state that it replaced; gathered for calls only."""
     memo: dict[Any, bool] = attrs.field(factory=dict)
     """Answers of conditions that do not depend on the user, by condition."""
 
@@ -59,6 +61,7 @@ def facts_of(
     power: PowerLevels,
     member_count: int,
     subscribers: AbstractSet[UserID] | None = None,
+    replaced: Mapping[str, Any] | None = None,
 ) -> EventFacts:
     """Gather the facts of an event; the power levels are those before the event."""
     return EventFacts(
@@ -70,4 +73,5 @@ def facts_of(
         sender_power=power.of_user(event.sender),
         notification_levels=power.notifications,
         subscribers=subscribers,
+        replaced=replaced,
     )

@@ -8,7 +8,7 @@ Spec: client-server API, Push Rules; Receiving notifications.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import attrs
 
@@ -40,6 +40,7 @@ MAX_SNAPSHOTS: Final = 10_000
 MAX_RELATIONS: Final = 100_000
 MAX_RULESETS: Final = 10_000
 MAX_NAMES: Final = 50_000
+MAX_CALLS: Final = 1_000
 _KEYS: Final = (event_types.CREATE_KEY, event_types.POWER_LEVELS_KEY)
 _DEFAULT: Final = b""
 
@@ -130,6 +131,9 @@ class Evaluator:
     _compiled: LruCache[bytes, CompiledRules] = attrs.Factory(
         lambda: LruCache("push_rulesets", max_entries=MAX_RULESETS)
     )
+    _calls: LruCache[EventID, Mapping[str, Any] | None] = attrs.Factory(
+        lambda: LruCache("push_calls", max_entries=MAX_CALLS)
+    )
     _names: LruCache[tuple[RoomID, UserID], str | None] = attrs.Factory(
         lambda: LruCache("push_display_names", max_entries=MAX_NAMES)
     )
@@ -153,7 +157,8 @@ class Evaluator:
             return None
         present = self._members.present_nowait(RoomID(row.room_id))
         joined = present.joined_count if present else 0
-        facts = facts_of(event, self._power(row), joined, self._subscribers(row, relation))
+        subscribers, replaced = self._subscribers(row, relation), self._replaced_by(row)
+        facts = facts_of(event, self._power(row), joined, subscribers, replaced)
         ordinary, special = self._outcomes(_DEFAULT, facts, named_in(self._rules(_DEFAULT), facts))
         outcomes = {user_id: outcome for user_id, outcome in special.items() if user_id in users}
         for signature, own in self._custom.signatures(users).items():
@@ -207,6 +212,7 @@ class Evaluator:
             root_id = self._thread(relation_of(stored.event.content))
             if root_id != MAIN_TIMELINE:
                 await self._threads.load(RoomID(row.room_id), EventID(root_id))
+        await self._read_replaced(row)
         users = self._concerned(row)
         for signature, own in self._custom.signatures(users).items():
             if self._rules(signature).reads_display_name:
@@ -263,6 +269,26 @@ class Evaluator:
         if power is None:
             raise NotInMemory
         return power
+
+    def _replaced_by(self, row: EventRow) -> Mapping[str, Any] | None:
+        """Give the content of the call that an event of a call replaces."""
+        if row.type != event_types.GROUP_CALL:
+            return None
+        found = self._calls.get(EventID(row.event_id), _MISSING)
+        if isinstance(found, _Missing):
+            raise NotInMemory
+        return found
+
+    async def _read_replaced(self, row: EventRow) -> None:
+        if row.type != event_types.GROUP_CALL:
+            return
+        before = None
+        if row.snapshot_id is not None and row.state_key is not None:
+            key = (row.type, row.state_key)
+            found = await self._states.of_snapshot(row.snapshot_id, (key,))
+            before = await self._events.get_one(found[key]) if key in found else None
+        content = None if before is None else before.event.content
+        self._calls.put(EventID(row.event_id), content)
 
     async def _read_power(self, row: EventRow) -> None:
         if row.snapshot_id is None or row.snapshot_id in self._powers:

@@ -55,12 +55,20 @@ def facts(
     members: int = 3,
     power: float = 0,
     levels: Mapping[str, int] | None = None,
+    replaced: Mapping[str, Any] | None = None,
 ) -> EventFacts:
     pdu: dict[str, Any] = {"type": type, "sender": sender, "content": content}
     if state_key is not None:
         pdu["state_key"] = state_key
     return EventFacts(
-        EventID("$1"), RoomID("!room:here"), sender, pdu, members, power, levels or {}
+        EventID("$1"),
+        RoomID("!room:here"),
+        sender,
+        pdu,
+        members,
+        power,
+        levels or {},
+        replaced=replaced,
     )
 
 
@@ -73,6 +81,8 @@ def with_rule(kind: RuleKind, rule_id: str, body: Mapping[str, Any]) -> UserRule
     return put_rule(NO_USER_RULES, parse_rule(kind, rule_id, body))
 
 
+CALL = "org.matrix.msc3401.call"
+ROOM_CALL = ".org.matrix.msc3914.rule.room.call"
 TEXT = {"msgtype": "m.text", "body": "It's time for tea"}
 
 
@@ -111,6 +121,12 @@ TEXT = {"msgtype": "m.text", "body": "It's time for tea"}
         (facts({}, type="m.room.server_acl", state_key=""), ".m.rule.room.server_acl"),
         (facts({**TEXT, "m.relates_to": {"rel_type": "m.replace"}}), ".m.rule.suppress_edits"),
         (facts({}, type="m.call.invite"), ".m.rule.call"),
+        (facts({"m.intent": "m.ring"}, type=CALL), ROOM_CALL),
+        (facts({"m.intent": "m.prompt"}, type=CALL, state_key="x"), ROOM_CALL),
+        (facts({"m.intent": "m.room"}, type=CALL), None),
+        (facts({"m.intent": "m.ring", "m.terminated": "ended"}, type=CALL), None),
+        (facts({"m.intent": "m.ring"}, type=CALL, replaced={"m.intent": "m.ring"}), None),
+        (facts({"m.intent": "m.ring"}, type=CALL, replaced={"m.terminated": 1}), ROOM_CALL),
         (
             facts({}, type="org.matrix.msc3381.poll.start", members=2),
             ".org.matrix.msc3930.rule.poll_start_one_to_one",

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import orjson
 import pytest
+import trio
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
@@ -10,6 +12,9 @@ from hs.core.requester import Requester
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.rpc_reply import RpcUnavailable
+from hs.repl.streams import ACCOUNT_DATA
+from hs.repl.writers import TableWriter
+from hs.services.accounts.account_data import IGNORED_USER_LIST, LocalAccountDataWriter
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
 from hs.services.push.counts import UnreadCounts
 from hs.services.push.evaluation import Progress
@@ -45,6 +50,37 @@ async def test_messages_of_others_are_unread_until_a_receipt(database: Database)
         await unread.read(BOB, room_id, second, receipt_type=READ_PRIVATE)
         assert await unread.count(BOB, room_id) == (0, 0)
         await say(world, room_id)
+        assert await unread.count(BOB, room_id) == (1, 0)
+
+
+async def test_a_call_counts_as_it_starts(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        call, ring = event_types.GROUP_CALL, {"m.intent": "m.ring"}
+
+        for content in (ring, {**ring, "m.name": "Tea"}, {**ring, "m.terminated": "left"}, ring):
+            await world.set_state(room_id, ALICE, call, content, "call")
+
+        assert await unread.count(BOB, room_id) == (2, 0)
+
+
+async def test_nobody_counts_what_somebody_ignored_says(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+        transport = InProcHub().join(world.feed)
+        writer = TableWriter(ACCOUNT_DATA, "main", database, transport, world.clock.now_ms)
+        ignored = orjson.dumps({"ignored_users": {ALICE: {}}})
+        async with trio.open_nursery() as nursery:
+            await nursery.start(writer.run)
+            lists = LocalAccountDataWriter(writer)
+            await lists.put(BOB, "", IGNORED_USER_LIST, ignored)
+            await say(world, room_id, ALICE)
+            meanwhile = [await unread.count(one, room_id) for one in (BOB, CAROL)]
+            await lists.put(BOB, "", IGNORED_USER_LIST, b'{"ignored_users":{}}')
+            await say(world, room_id, ALICE)
+            nursery.cancel_scope.cancel()
+
+        assert meanwhile == [(0, 0), (1, 0)]
         assert await unread.count(BOB, room_id) == (1, 0)
 
 
