@@ -109,7 +109,7 @@ async def test_whom_redis_refuses_goes_on_without_it(
 
 async def both_connected(cluster: Cluster) -> None:
     with trio.fail_after(60):
-        while not all(one.transport.connected for one in cluster.made):  # noqa: ASYNC110
+        while not all(one.transport.connected for one in cluster.made):  # noqa: ASYNC110 - a flag
             await trio.sleep(0.01)
 
 
