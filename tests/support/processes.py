@@ -2,6 +2,8 @@
 
 `layout` "T0": one process on SQLite. "T1": one process on PostgreSQL. "T2": main, a generic worker
 and an events writer on PostgreSQL and Redis, every one of which serves clients.
+
+HS_E2E_PROXY puts a program between clients and processes (tests/support/proxies.py).
 """
 
 import os
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ import attrs
 import yaml
 
 from tests.support.postgres import PostgresServer
+from tests.support.proxies import proxy_before
 from tests.support.redis import RedisServer
 
 Layout = Literal["T0", "T1", "T2"]
@@ -235,13 +238,18 @@ def running_large_cluster(
 
 @contextmanager
 def _running(cluster: Cluster) -> Iterator[Cluster]:
-    try:
-        cluster.start()
-        yield cluster
-        cluster.stop()
-    finally:
-        cluster.kill_all()
-        shutil.rmtree(cluster.folder, ignore_errors=True)
+    with ExitStack() as proxies:
+        try:
+            cluster.start()
+            if "HS_E2E_PROXY" in os.environ:
+                for one in cluster.processes.values():
+                    (listen,) = free_ports(1)
+                    one.port = proxies.enter_context(proxy_before(one.url, listen))
+            yield cluster
+            cluster.stop()
+        finally:
+            cluster.kill_all()
+            shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 def make_cluster(
