@@ -26,7 +26,9 @@ class ThirdPartyBindsApi:
 
     offers: ThirdPartyInvites
 
+    # Identity servers use POST as well, as they did before there was a specification.
     @route("PUT", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
+    @route("POST", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
     async def on_bind(self, request: Bound) -> Empty:
         """Spec: server-server API, Third-party invites."""
         await self.offers.bound(request.mxid, request.invites)
