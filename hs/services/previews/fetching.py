@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from hs.core.errors import Forbidden, InvalidParam, MatrixError
+from hs.core.errors import Forbidden, InvalidParam, NotFound
 from hs.lib.http_client import Blocked, HttpAnswer, HttpClient, HttpFault
 from hs.lib.http_client.targets import escaped, parse_location, parse_target
 from hs.services.previews.url_rules import is_refused
@@ -15,11 +15,15 @@ MAX_REDIRECTS = 8
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
-class NotFetched(MatrixError):
-    """The page cannot be had; what exactly is wrong there is not the client's to know."""
+class NotFetched(NotFound):
+    """The page cannot be had; what exactly is wrong there is not the client's to know.
+
+    No gateway error: nothing is wrong with this server, and proxies before it may replace the
+    answers that say so with pages of their own, which web clients cannot read.
+    """
 
     def __init__(self, cause: str) -> None:
-        super().__init__("M_UNKNOWN", 502, "The page cannot be fetched")
+        super().__init__("The page cannot be fetched")
         self.cause = cause
 
 
