@@ -1,35 +1,24 @@
 """Application services of running servers, with services that listen."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-import attrs
 import pytest
 import trio
 
 from tests.support.bridge import Asked, Bridge, running_bridge
+from tests.support.bridged import Bridged, open_scene
 from tests.support.http_client import HttpClient
-from tests.support.ledger import CLIENT, Person
+from tests.support.ledger import CLIENT
 from tests.support.postgres import PostgresServer
 from tests.support.processes import SERVER_NAME, Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
-from tests.support.web import Answer
 
 pytestmark = pytest.mark.process
-
-
-@attrs.define
-class Bridged:
-    """A server with two services."""
-
-    cluster: Cluster
-    fax: Bridge
-    pager: Bridge
 
 
 @pytest.fixture(
@@ -53,73 +42,6 @@ def bridged(
             settings["notify_appservices_from_worker"] = "sync1"
         with running_cluster(layout, postgres, redis, **settings) as cluster:
             yield Bridged(cluster, fax, pager)
-
-
-NAMES = iter(range(10_000))
-
-
-@attrs.define
-class Scene:
-    """Somebody with a room, and a service that may be in it."""
-
-    bridged: Bridged
-    ada: Person
-    room_id: str
-    number: int
-    sent: int = 0
-
-    @property
-    def ghost(self) -> str:
-        """Give a user of the service's."""
-        return f"@_fax_{self.number}:{SERVER_NAME}"
-
-    @property
-    def fax(self) -> Bridge:
-        """Give the service."""
-        return self.bridged.fax
-
-    @property
-    def room(self) -> str:
-        """Give the room's path."""
-        return f"{CLIENT}/rooms/{quote(self.room_id)}"
-
-    async def ask(
-        self, method: str, target: str, content: Any = None, *, bridge: Bridge | None = None
-    ) -> Answer:
-        """Ask as a service does."""
-        url = self.bridged.cluster.any_url()
-        token = (bridge or self.fax).as_token
-        async with HttpClient(int(url.rpartition(":")[2]), token) as client:
-            return await client.ask(method, target, json=content)
-
-    async def add_ghost(self) -> None:
-        """Make the service's user and have it join the room."""
-        account = {"type": "m.login.application_service", "username": f"_fax_{self.number}"}
-        made = await self.ask("POST", f"{CLIENT}/register", {**account, "inhibit_login": True})
-        assert made.status == 200, made.body
-        joined = await self.ask("POST", f"{self.room}/join?user_id={quote(self.ghost)}", {})
-        assert joined.status == 200, joined.body
-
-    async def say(self, text: str) -> str:
-        """Have Ada say something."""
-        self.sent += 1
-        target = f"{self.room}/send/m.room.message/t{self.sent}"
-        answer = await self.ada.ask("PUT", target, {"msgtype": "m.text", "body": text})
-        return str(answer.json["event_id"])
-
-    async def until(self, holds: Any, what: str) -> Any:
-        """Wait until something holds of the service."""
-        return await trio.to_thread.run_sync(self.fax.wait_until, holds, what)
-
-
-async def open_scene(bridged: Bridged) -> Scene:
-    ports = [int(url.rpartition(":")[2]) for url in bridged.cluster.urls]
-    number = next(NAMES)
-    ada = Person(ports, random.Random(number))
-    await ada.register(f"ada{number}-{os.getpid()}")
-    room = {"preset": "public_chat", "name": "The office"}
-    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
-    return Scene(bridged, ada, room_id, number)
 
 
 async def test_a_service_gets_what_happens_where_its_users_are(bridged: Bridged) -> None:

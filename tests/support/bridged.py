@@ -1,0 +1,90 @@
+"""Scenes with application services: a running server, two services, somebody with a room."""
+
+import os
+import random
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import trio
+
+from tests.support.bridge import Bridge
+from tests.support.http_client import HttpClient
+from tests.support.ledger import CLIENT, Person
+from tests.support.processes import SERVER_NAME, Cluster
+from tests.support.web import Answer
+
+NAMES = iter(range(10_000))
+
+
+@attrs.define
+class Bridged:
+    """A server with two services."""
+
+    cluster: Cluster
+    fax: Bridge
+    pager: Bridge
+
+
+@attrs.define
+class Scene:
+    """Somebody with a room, and a service that may be in it."""
+
+    bridged: Bridged
+    ada: Person
+    room_id: str
+    number: int
+    sent: int = 0
+
+    @property
+    def ghost(self) -> str:
+        """Give a user of the service's."""
+        return f"@_fax_{self.number}:{SERVER_NAME}"
+
+    @property
+    def fax(self) -> Bridge:
+        """Give the service."""
+        return self.bridged.fax
+
+    @property
+    def room(self) -> str:
+        """Give the room's path."""
+        return f"{CLIENT}/rooms/{quote(self.room_id)}"
+
+    async def ask(
+        self, method: str, target: str, content: Any = None, *, bridge: Bridge | None = None
+    ) -> Answer:
+        """Ask as a service does."""
+        url = self.bridged.cluster.any_url()
+        token = (bridge or self.fax).as_token
+        async with HttpClient(int(url.rpartition(":")[2]), token) as client:
+            return await client.ask(method, target, json=content)
+
+    async def add_ghost(self) -> None:
+        """Make the service's user and have it join the room."""
+        account = {"type": "m.login.application_service", "username": f"_fax_{self.number}"}
+        made = await self.ask("POST", f"{CLIENT}/register", {**account, "inhibit_login": True})
+        assert made.status == 200, made.body
+        joined = await self.ask("POST", f"{self.room}/join?user_id={quote(self.ghost)}", {})
+        assert joined.status == 200, joined.body
+
+    async def say(self, text: str) -> str:
+        """Have Ada say something."""
+        self.sent += 1
+        target = f"{self.room}/send/m.room.message/t{self.sent}"
+        answer = await self.ada.ask("PUT", target, {"msgtype": "m.text", "body": text})
+        return str(answer.json["event_id"])
+
+    async def until(self, holds: Any, what: str) -> Any:
+        """Wait until something holds of the service."""
+        return await trio.to_thread.run_sync(self.fax.wait_until, holds, what)
+
+
+async def open_scene(bridged: Bridged) -> Scene:
+    ports = [int(url.rpartition(":")[2]) for url in bridged.cluster.urls]
+    number = next(NAMES)
+    ada = Person(ports, random.Random(number))
+    await ada.register(f"ada{number}-{os.getpid()}")
+    room = {"preset": "public_chat", "name": "The office"}
+    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    return Scene(bridged, ada, room_id, number)
