@@ -106,8 +106,10 @@ class ThirdPartyInvites:
     async def bound(self, user_id: UserID, invites: Sequence[Mapping[str, Any]]) -> None:
         """Make the invites real that were left for an address this user has proved to have.
 
-        What cannot be made so is logged: whoever tells us can do nothing about it.
+        All are tried; then the last fault is raised, if there was any.
+        Raises: InvalidParam, Forbidden, RemoteFault.
         """
+        fault: MatrixError | RemoteFault | None = None
         if not self.membership.memberships.is_local(user_id):
             return
         for invite in invites[:MAX_BOUND_INVITES]:
@@ -119,6 +121,9 @@ class ThirdPartyInvites:
                 await self._exchange(user_id, room_id, signed)
             except (MatrixError, RemoteFault) as error:
                 log.info("a third-party invite of %s comes to nothing: %s", user_id, error)
+                fault = error
+        if fault is not None:
+            raise fault
 
     async def _exchange(self, user_id: UserID, room_id: RoomID, signed: JsonObject) -> None:
         token = signed.get("token")
