@@ -148,7 +148,7 @@ async def test_proofs_that_are_none_invite_nobody(acts: Actions, there: Identity
         {},
         "text",
     ):
-        assert (await bound(acts, BOB, room_id, signed)).status == 403
+        assert (await bound(acts, BOB, room_id, signed)).status in (400, 403)
     await bound(acts, BOB, "!unknown:test", good)
     await bound(acts, BOB, "no room", good)
     await bound(acts, "@bob:elsewhere.test", room_id, there.signed("@bob:elsewhere.test"))
