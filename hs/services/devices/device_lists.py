@@ -1,13 +1,15 @@
 """Whose devices and keys changed, and who came into sight or went out of it, between two moments.
 
 A user hears of those they share a room with: of each change while they do, of those they have
-met since, and of those they have parted from.
+met since, and of those they have parted from. Whoever signs another's keys hears of those at
+once, as only they see the signature.
 
 Spec: client-server API, End-to-End Encryption, Tracking the device list for a user.
 """
 
 from collections import OrderedDict
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
@@ -17,8 +19,9 @@ from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS, EVENTS
 from hs.services.devices.remote import MetAndParted, Neighbours
 from hs.storage import device_lists
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 
+K = TypeVar("K")
 MAX_USERS: Final = 50_000
 CATCH_UP_S: Final = 5.0
 
@@ -51,10 +54,10 @@ class DeviceLists:
         self._database = database
         self._feed = feed
         self._neighbours = neighbours
-        # The last change of each user, in the order of the changes; what came at or before
-        # the floor is in the database only.
+        # The last change of each user, in the order of the changes, and the last signature of
+        # each user on another's keys; what came at or before the floor is in the database only.
         self._public: OrderedDict[UserID, int] = OrderedDict()
-        self._private: OrderedDict[UserID, int] = OrderedDict()
+        self._signed: OrderedDict[tuple[UserID, UserID], int] = OrderedDict()
         self._floor: int | None = None
         feed.subscribe(DEVICE_LISTS, self._on_rows)
 
@@ -70,52 +73,62 @@ class DeviceLists:
 
         Of memberships, what changed after `now` may be in it as well: it comes again.
         """
-        touched = await self._changed(user_id, since, now)
+        touched, signed = await self._changed(user_id, since, now)
         if since.events is now.events:
             met, parted = _NOBODY
         else:
             met, parted = await self._neighbours.met_and_parted(user_id, since.events)
         others = touched - {user_id}
         changed = set(await self._neighbours.sharing(user_id, others)) if others else set()
+        changed |= signed - parted
         if user_id in touched:
             changed.add(user_id)
         if not changed and not met and not parted:
             return NOTHING
         return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
 
-    async def _changed(self, user_id: UserID, since: Moment, now: Moment) -> set[UserID]:
+    async def _changed(
+        self, user_id: UserID, since: Moment, now: Moment
+    ) -> tuple[set[UserID], set[UserID]]:
+        """Give who changed, and whose keys this user signed."""
         if since.device_lists is now.device_lists:
-            return set()
+            return set(), set()
         after, upto = since.device_lists.floor, now.device_lists.most()
-        touched = self._touched(user_id, after, upto)
-        if touched is None:
-            found = await self._database.read(device_lists.changed, after, upto, user_id)
-            touched = {UserID(one) for one in found}
-        return touched
-
-    def _touched(self, user_id: UserID, after: int, upto: int) -> set[UserID] | None:
         floor = self._floor
         if floor is None:
             floor = self._feed.position(DEVICE_LISTS).most()
-        if after < floor:
-            return None
-        touched: set[UserID] = set()
-        for other_id, number in reversed(self._public.items()):
-            if number <= after:
-                break
-            touched.add(other_id)
-        if self._private.get(user_id, 0) > after:
-            touched.add(user_id)
-        return touched
+        if after >= floor:
+            signers = _later(self._signed, after)
+            return set(_later(self._public, after)), {of for by, of in signers if by == user_id}
+        return await self._database.read(_read, after, upto, user_id)
 
     def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
         if self._floor is None:
             self._floor = batch.prev
         for number, row in batch.rows:
-            last = self._private if row.signatures else self._public
             user_id = UserID(row.user_id)
-            last[user_id] = number
-            last.move_to_end(user_id)
-            if len(last) > MAX_USERS:
-                _, dropped = last.popitem(last=False)
-                self._floor = max(self._floor, dropped)
+            if row.signatures:
+                for target in row.targets:
+                    self._keep(self._signed, (user_id, UserID(target)), number)
+            else:
+                self._keep(self._public, user_id, number)
+
+    def _keep(self, last: OrderedDict[K, int], key: K, number: int) -> None:
+        last[key] = number
+        last.move_to_end(key)
+        if len(last) > MAX_USERS:
+            _, dropped = last.popitem(last=False)
+            self._floor = max(self._floor or 0, dropped)
+
+
+def _later(last: OrderedDict[K, int], after: int) -> Iterator[K]:
+    for key, number in reversed(last.items()):
+        if number <= after:
+            return
+        yield key
+
+
+async def _read(tx: Tx, after: int, upto: int, user_id: UserID) -> tuple[set[UserID], set[UserID]]:
+    changed = await device_lists.changed(tx, after, upto)
+    signed = await device_lists.signed(tx, after, upto, user_id)
+    return {UserID(one) for one in changed}, {UserID(one) for one in signed}

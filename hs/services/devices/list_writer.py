@@ -199,9 +199,9 @@ async def _put_signatures(
         rows += await _announced(tx, ids, user_id, [None], now_ms)
     targets = sorted({one.target_user_id for one in signatures} - {UserID(user_id)})
     if targets:
-        number = await ids.one()
-        await device_lists.add(tx, [(number, user_id, None, 1, now_ms)])
-        rows.append((number, DeviceListRow(user_id, None, True, tuple(targets))))
+        numbered = list(zip(await ids.many(len(targets)), targets, strict=True))
+        await device_lists.add_signed(tx, user_id, numbered, now_ms)
+        rows += [(one, DeviceListRow(user_id, None, True, (target,))) for one, target in numbered]
     return None, rows
 
 
@@ -259,7 +259,7 @@ async def _announced(
     numbers = await ids.many(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
     await device_lists.add(
-        tx, [(number, user_id, device_id, 0, now_ms) for number, device_id in changes]
+        tx, [(number, user_id, device_id, now_ms) for number, device_id in changes]
     )
     room_ids = tuple(await device_lists.rooms_of(tx, user_id))
     return [

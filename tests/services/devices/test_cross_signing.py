@@ -182,7 +182,7 @@ async def test_a_signature_on_anothers_master_key_is_seen_by_its_maker_only(
     assert hers["master_keys"][BOB]["signatures"].keys() == {ALICE}
     assert "signatures" not in his["master_keys"][BOB]
     told = (await server.sync(ALICE, "PHONE", since))["device_lists"]
-    assert told == {"changed": [ALICE], "left": []}
+    assert told == {"changed": [BOB], "left": []}
     assert "device_lists" not in await server.sync(BOB, "BOBS", bobs_since)
 
 

@@ -12,6 +12,7 @@ from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.repl.streams import DEVICE_LISTS, EVENTS
+from hs.services.devices.list_writer import NewSignature
 from hs.services.rooms.building import random_opaque
 from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked
 from hs.storage.database import Database
@@ -197,7 +198,8 @@ class History:
         self.random = random.Random(seed)
         self.joined: dict[RoomID, set[UserID]] = {}
         self.changed: list[UserID] = []
-        self.taken: list[tuple[str, set[UserID], int]] = []
+        self.signed: list[UserID] = []
+        self.taken: list[tuple[str, set[UserID], int, int]] = []
 
     def sharing(self) -> set[UserID]:
         with_alice = [users for users in self.joined.values() if ALICE in users]
@@ -205,16 +207,24 @@ class History:
 
     async def take(self) -> None:
         since = (await self.server.sync(ALICE, "PHONE"))["next_batch"]
-        self.taken.append((since, self.sharing(), len(self.changed)))
+        self.taken.append((since, self.sharing(), len(self.changed), len(self.signed)))
 
     async def step(self) -> None:
         user_id = self.random.choice([*USERS, ALICE, ALICE])
         room_id = self.random.choice(list(self.joined))
         world = self.server.world
         world.clock.advance(1)
-        if self.random.random() < 0.3:
+        chance = self.random.random()
+        if chance < 0.3:
             await self.server.lists.announce(user_id, ["D"])
             self.changed.append(user_id)
+        elif chance < 0.4:
+            # What another signs is not Alice's business.
+            for signer, target in ((ALICE, self.random.choice(USERS)), (CAROL, user_id)):
+                signature = NewSignature(target, "key", "ed25519:by", f"{len(self.signed)}")
+                await self.server.lists.put_signatures(signer, [signature])
+                if signer == ALICE:
+                    self.signed.append(target)
         elif user_id in self.joined[room_id]:
             await world.leave(room_id, user_id)
             self.joined[room_id].discard(user_id)
@@ -222,9 +232,10 @@ class History:
             await world.join(room_id, user_id)
             self.joined[room_id].add(user_id)
 
-    def expected(self, before: set[UserID], number: int) -> Told:
+    def expected(self, before: set[UserID], number: int, signed: int) -> Told:
         now = self.sharing()
         changed = (now - before) | ({*self.changed[number:]} & (now | {ALICE}))
+        changed |= {*self.signed[signed:]} - (before - now)
         return sorted(changed), sorted(before - now)
 
 
@@ -252,8 +263,8 @@ async def test_changes_are_exact_from_every_token_in_memory_and_from_disk(
         fresh_world.feed.start_at(EVENTS, "main", token.events.most())
         fresh_world.feed.start_at(DEVICE_LISTS, "main", token.device_lists.most())
 
-        for since, before, number in history.taken:
-            expected = history.expected(before, number)
+        for since, before, number, signed in history.taken:
+            expected = history.expected(before, number, signed)
             for process in (server, restarted):
                 told = await process.device_lists.changes(
                     ALICE, SyncToken.parse(since), SyncToken.parse(now)
