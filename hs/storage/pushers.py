@@ -68,9 +68,11 @@ PRUNE_DONE = sql(
         "WHERE p.user_id = push_queue.user_id AND p.enabled = 1)"
     )
 )
-PRUNE_ABANDONED = """
-DELETE FROM push_queue WHERE NOT EXISTS (
-    SELECT 1 FROM pushers p WHERE p.user_id = push_queue.user_id AND p.enabled = 1)
+# With no pusher that is turned on, all of it.
+PRUNE_ALL_DONE = """
+DELETE FROM push_queue WHERE seq <= (
+    SELECT coalesce(min(p.position), 9223372036854775807) FROM pushers p
+    WHERE p.user_id = push_queue.user_id AND p.enabled = 1)
 """
 THROTTLES = """
 SELECT room_id, sent_ms, throttle_ms FROM push_throttles
@@ -213,9 +215,9 @@ async def prune_done(tx: Tx, user_ids: Sequence[str]) -> None:
     await tx.execute(PRUNE_DONE, list(user_ids))
 
 
-async def prune_abandoned(tx: Tx) -> None:
-    """Forget what waits for users who have no pusher any more."""
-    await tx.execute(PRUNE_ABANDONED)
+async def prune_all_done(tx: Tx) -> None:
+    """Forget what all pushers of a user are past, and what waits for users without any."""
+    await tx.execute(PRUNE_ALL_DONE)
 
 
 async def throttles(tx: Tx, key: PusherKey) -> list[Throttle]:

@@ -30,7 +30,7 @@ READ_AT_ONCE: Final = 50
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 3600.0
 MAX_REFUSALS: Final = 3
-GRACE_S: Final = 3.0
+GRACE_S: Final = 10.0
 """For what is on its way when the process ends."""
 
 

@@ -39,4 +39,4 @@ class PusherUpkeep:
         """Delete pushers whose device or account is gone, and what waits for nobody."""
         for key in await self._database.read(storage.orphans, ORPHANS_AT_ONCE):
             await self._writer.delete(UserID(key.user_id), key.app_id, key.pushkey)
-        await self._database.write(storage.prune_abandoned)
+        await self._database.write(storage.prune_all_done)
