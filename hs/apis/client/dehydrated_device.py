@@ -40,7 +40,7 @@ class EventsQuery:
 
     requester: Requester
     device_id: str = path()
-    next_batch: str | None = query(default=None)
+    since: str | None = query(name="from", default=None)
 
 
 @attrs.frozen
@@ -84,12 +84,15 @@ class DehydratedDeviceApi:
 
     @route("GET", _PATH + "/{device_id}/events")
     async def events(self, request: EventsQuery) -> dict[str, Any]:
-        """Spec: MSC3814."""
-        return await self._page(request.requester, request.device_id, request.next_batch)
+        """Spec: MSC3814; a page without `next_batch` is the last."""
+        page = await self._page(request.requester, request.device_id, request.since)
+        if not page["events"]:
+            del page["next_batch"]
+        return page
 
     @route("POST", _PATH + "/{device_id}/events")
     async def events_posted(self, request: EventsBody) -> dict[str, Any]:
-        """Spec: MSC3814, its earlier form."""
+        """Spec: MSC3814, its earlier form; an empty page is the last."""
         return await self._page(request.requester, request.device_id, request.next_batch)
 
     async def _page(

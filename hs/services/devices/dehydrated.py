@@ -102,5 +102,5 @@ def _position(token: str | None) -> int:
         return 0
     number = token.removeprefix("d")
     if number == token or not number.isascii() or not number.isdecimal() or len(number) > 18:
-        raise InvalidParam("'next_batch' is not a token of this endpoint")
+        raise InvalidParam("That is not a token of this endpoint")
     return int(number)

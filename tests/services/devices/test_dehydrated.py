@@ -67,11 +67,32 @@ async def test_its_messages_are_read_page_by_page(server: Process, alice: str) -
     token = first.json["next_batch"]
     second = await server.client.post(f"{PATH}/SLEEP/events", {"next_batch": token}, token=alice)
     token = second.json["next_batch"]
-    last = await server.client.get(f"{PATH}/SLEEP/events", token=alice, query={"next_batch": token})
+    last = await server.client.post(f"{PATH}/SLEEP/events", {"next_batch": token}, token=alice)
 
     told = [one["content"]["n"] for page in (first, second) for one in page.json["events"]]
     assert told == list(range(120))
     assert last.json == {"events": [], "next_batch": token}
+
+
+async def test_reading_its_messages_ends_where_no_token_is_given(
+    server: Process, alice: str
+) -> None:
+    await put(server, alice, wish("SLEEP"))
+    bob = await server.device(BOB, "BOBS")
+    for n in range(120):
+        await server.send(bob, f"t{n}", {ALICE: {"SLEEP": {"n": n}}})
+
+    told: list[int] = []
+    query: dict[str, str] = {}
+    while True:
+        page = await server.client.get(f"{PATH}/SLEEP/events", token=alice, query=query)
+        told += [one["content"]["n"] for one in page.json["events"]]
+        if "next_batch" not in page.json:
+            break
+        query = {"from": page.json["next_batch"]}
+
+    assert told == list(range(120))
+    assert page.json == {"events": []}
 
 
 async def test_it_is_deleted_with_all_that_it_had(server: Process, alice: str) -> None:

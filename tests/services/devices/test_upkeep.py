@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from hs.services.devices.list_writer import NewSignature
 from hs.services.devices.updates import CHANGES_KEPT_MS, REQUESTS_KEPT_MS
 from hs.storage import device_lists, devices
 from hs.storage.database import Database, Tx
 from tests.services.rooms.test_cost import Count, CountingDatabase
 from tests.support.devices import Process, one_time_keys, open_devices, plain_keys
-from tests.support.rooms import ALICE, BOB
+from tests.support.rooms import ALICE, BOB, CAROL
 
 
 async def test_a_removal_that_was_cut_short_is_finished(server: Process) -> None:
@@ -38,9 +39,25 @@ async def test_old_changes_are_forgotten_but_for_the_last_of_each_user(server: P
 
     async def left(tx: Tx) -> tuple[int, list[str]]:
         number = await tx.fetchval("SELECT count(*) FROM device_list_changes")
-        return number, await device_lists.changed(tx, 0, 2**62, ALICE)
+        return number, await device_lists.changed(tx, 0, 2**62)
 
     assert await server.world.database.read(left) == (1, [BOB])
+
+
+async def test_the_last_signature_on_each_users_keys_is_never_forgotten(server: Process) -> None:
+    for target, count in ((BOB, 2), (CAROL, 1)):
+        for n in range(count):
+            signature = NewSignature(target, "key", f"ed25519:{n}", "signature")
+            await server.lists.put_signatures(ALICE, [signature])
+
+    server.world.clock.advance(CHANGES_KEPT_MS + 1)
+    await server.upkeep.tidy()
+
+    async def left(tx: Tx) -> tuple[int, set[str]]:
+        number = await tx.fetchval("SELECT count(*) FROM device_list_changes WHERE is_private = 1")
+        return number, {*await device_lists.signed(tx, 0, 2**62, ALICE)}
+
+    assert await server.world.database.read(left) == (2, {BOB, CAROL})
 
 
 async def test_a_request_is_known_for_a_day(server: Process) -> None:
