@@ -80,7 +80,8 @@ class ProofRequests:
     async def _is_misplaced(self, asked: Asked, medium: str, address: str) -> bool:
         """Tell whether the address has an owner where none may be, or none where one must be.
 
-        Raises: ThreepidInUse, ThreepidNotFound, unless that is kept from those who ask.
+        Raises: ThreepidInUse, ThreepidNotFound, ThreepidDenied, unless that is kept from those
+        who ask.
         """
         is_owned = await self._threepids.owner(medium, address) is not None
         is_misplaced = is_owned is not (asked.purpose is Purpose.RESET)
@@ -88,6 +89,8 @@ class ProofRequests:
             return is_misplaced
         if is_owned:
             raise ThreepidInUse("An account has this address already")
+        # Who has an address from before it was forbidden may still use it; nobody else will.
+        self._threepids.check_allowed(medium, address)
         raise ThreepidNotFound("No account has this address")
 
     def _check_next_link(self, link: str | None) -> None:

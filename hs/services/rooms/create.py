@@ -48,7 +48,8 @@ class RoomCreation:
         """
         check_may_act(requester)
         creator = requester.user_id
-        rules = room_version(asked.room_version or self.settings.default_room_version)
+        wanted = asked.room_version
+        rules = room_version(self.settings.default_room_version if wanted is None else wanted)
         asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))
         await self._check_invites(requester, asked.invite)
         alias = self._alias(requester, asked)

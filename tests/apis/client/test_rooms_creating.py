@@ -182,6 +182,7 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
     ("asked", "status", "errcode"),
     [
         ({"room_version": "nope"}, 400, "M_UNSUPPORTED_ROOM_VERSION"),
+        ({"room_version": ""}, 400, "M_UNSUPPORTED_ROOM_VERSION"),
         ({"room_version": 1}, 400, "M_BAD_JSON"),
         ({"preset": "party"}, 400, "M_BAD_JSON"),
         ({"visibility": "secret"}, 400, "M_BAD_JSON"),

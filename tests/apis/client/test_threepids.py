@@ -287,8 +287,10 @@ async def test_only_addresses_that_match_are_taken(database: Database) -> None:
     ) as s:
         denied = await s.ask("register", "a@elsewhere.net")
         taken = await s.ask("register", "a@example.org")
+        resetting = await s.ask("account/password", "a@elsewhere.net")
 
     assert (denied.status, denied.errcode) == (403, "M_THREEPID_DENIED")
+    assert (resetting.status, resetting.errcode) == (403, "M_THREEPID_DENIED")
     assert taken.status == 200
 
 
