@@ -3,6 +3,7 @@
 #
 #   scripts/test.sh                    everything but the tests that take minutes
 #   scripts/test.sh -m long            those
+#   scripts/test.sh -m js              JavaScript clients, which need npm (left out otherwise)
 #   scripts/test.sh tests/core -x      a part
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)

@@ -1,0 +1,47 @@
+"""matrix-js-sdk, unmodified and with real encryption: each request to another process."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.javascript import NodeMissing, installed_clients, node, run_script
+from tests.support.processes import Cluster
+
+pytestmark = [pytest.mark.process, pytest.mark.js]
+
+
+@pytest.fixture(scope="module")
+def clients() -> Path:
+    """The installed clients."""
+    try:
+        folder = installed_clients()
+        node(folder)
+    except NodeMissing as error:
+        pytest.skip(str(error))
+    return folder
+
+
+def run(cluster: Cluster, clients: Path, script: str, **settings: str) -> list[str]:
+    """Run a script, which must end well; give the names of its steps."""
+    status, said = run_script(clients, script, cluster.urls, settings)
+    assert status == 0, f"{said[-8000:]}\n{cluster.logs()}"
+    return [line.split()[1] for line in said.splitlines() if line.startswith("ok ")]
+
+
+def test_people_with_several_devices_talk_encrypted(cluster: Cluster, clients: Path) -> None:
+    steps = run(cluster, clients, "encryption.mjs", HS_TAG="talk")
+
+    assert steps == [
+        "register_both",
+        "make_keys_and_secrets",
+        "talk_both_ways",
+        "verify_each_other_in_a_room",
+        "send_an_encrypted_file",
+        "back_up_all_keys",
+        "recover_on_a_new_device",
+        "verify_a_new_device_by_emoji",
+        "leave_a_dehydrated_device",
+        "rehydrate",
+        "begin_anew",
+        "remove_a_device",
+    ]
