@@ -55,7 +55,9 @@ class Client:
             "keys": {},
             "signatures": {},
         }
-        one_time_keys = {f"signed_curve25519:{n}": {"key": str(n)} for n in range(count)}
+        one_time_keys = {
+            f"signed_curve25519:{n}": {"key": str(n), "signatures": {}} for n in range(count)
+        }
         body = {"device_keys": keys, "one_time_keys": one_time_keys}
         return await self.ask("POST", "keys/upload", body)
 
