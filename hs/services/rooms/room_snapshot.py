@@ -79,6 +79,6 @@ async def _about(tx: Tx, user_id: UserID, room_id: RoomID) -> tuple[bool, list[d
     own = [
         {"type": one.type, "content": orjson.loads(one.content)}
         for one in await account_data.all_of(tx, user_id)
-        if one.room_id == room_id
+        if one.room_id == room_id and one.content  # what was deleted is empty
     ]
     return await hierarchy.is_public(tx, room_id), own
