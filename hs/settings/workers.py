@@ -52,6 +52,7 @@ STREAMS = (
     "receipts",
     "presence",
     "push_rules",
+    "pushers",
     "device_lists",
     "thread_subscriptions",
     "quarantined_media_changes",

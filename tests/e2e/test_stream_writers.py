@@ -199,6 +199,25 @@ async def test_a_subscription_to_a_thread_is_known_at_another(cluster: Cluster) 
     assert (await elsewhere.ask("GET", target)).json == {"automatic": False}
 
 
+async def test_a_pusher_is_known_at_another(cluster: Cluster) -> None:
+    two = await two_in_a_room(cluster, "pushers")
+    elsewhere = attrs.evolve(two.alice, ports=two.bob.ports)
+    pusher = {
+        "kind": "http",
+        "app_id": "app",
+        "pushkey": "moved",
+        "app_display_name": "App",
+        "device_display_name": "Device",
+        "lang": "en",
+        "data": {"url": "https://push.example.org/_matrix/push/v1/notify"},
+    }
+
+    await two.alice.ask("POST", f"{CLIENT}/pushers/set", pusher)
+
+    known = (await elsewhere.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    assert [one["pushkey"] for one in known] == ["moved"]
+
+
 async def test_without_the_writer_nobody_writes_and_others_say_so_soon(cluster: Cluster) -> None:
     two = await two_in_a_room(cluster, "without")
     worker = cluster.processes[WRITER]

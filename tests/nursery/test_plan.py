@@ -150,7 +150,7 @@ def test_the_tree_of_a_single_process(load: Load) -> None:
         "database: sqlite /var/lib/hs/hs.db (migrated here)",
         (
             "replication: within this process; writes account_data, backfill, device_lists, "
-            "events, presence, push_rules, quarantined_media_changes, receipts, "
+            "events, presence, push_rules, pushers, quarantined_media_changes, receipts, "
             "thread_subscriptions, to_device, typing"
         ),
         (
