@@ -185,7 +185,8 @@ class ToDeviceRow:
 class DeviceListRow:
     """The devices, keys or cross-signing keys of a user changed; `device_id` None: several.
 
-    With `signatures` only the user's own devices see it: signatures on keys of `targets`.
+    With `signatures` only the user's own devices see it: signatures on keys of `targets`, or a
+    user-signing key of their own.
     `room_ids` are the rooms the user is joined to, whose members want to know.
     """
 

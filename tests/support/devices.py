@@ -306,7 +306,13 @@ class KeyPair:
 
 def plain_keys(user_id: UserID, device_id: str) -> JsonObject:
     """Give device keys as small as they may be."""
-    return {"user_id": user_id, "device_id": device_id, "keys": {}, "algorithms": []}
+    return {
+        "user_id": user_id,
+        "device_id": device_id,
+        "algorithms": [],
+        "keys": {},
+        "signatures": {},
+    }
 
 
 def one_time_keys(*numbers: int, algorithm: str = "signed_curve25519") -> JsonObject:

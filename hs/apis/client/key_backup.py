@@ -8,12 +8,12 @@ import orjson
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
-from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
 from hs.services.devices.key_backup import (
     BackupState,
     BackupVersion,
     KeyBackups,
+    Opaque,
     Scope,
     SessionKey,
 )
@@ -29,7 +29,7 @@ class CreateRequest:
 
     requester: Requester
     algorithm: str = body()
-    auth_data: JsonObject = body()
+    auth_data: Opaque = body()
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class UpdateRequest:
     requester: Requester
     version: str = path()
     algorithm: str = body()
-    auth_data: JsonObject = body()
+    auth_data: Opaque = body()
     version_in_body: str | None = body(default=None, name="version")
 
 
@@ -96,7 +96,7 @@ class PutSessionRequest:
     first_message_index: int = body()
     forwarded_count: int = body()
     is_verified: bool = body()
-    session_data: JsonObject = body()
+    session_data: Opaque = body()
 
 
 @attrs.frozen

@@ -16,6 +16,9 @@ from hs.storage import key_backup
 from hs.storage.database import Database, Tx
 from hs.storage.key_backup import BackupRecord, SessionRecord
 
+# What clients make of it is theirs. An object for the specified algorithm; others put text.
+Opaque = JsonObject | str
+
 
 @attrs.frozen
 class SessionKey:
@@ -24,7 +27,7 @@ class SessionKey:
     first_message_index: int
     forwarded_count: int
     is_verified: bool
-    session_data: dict[str, Any]
+    session_data: Opaque
 
     def check(self) -> None:
         """Refuse numbers that JSON cannot carry exactly. Raises: BadJson."""
@@ -66,7 +69,7 @@ class KeyBackups:
 
     _database: Database
 
-    async def create(self, user_id: UserID, algorithm: str, auth_data: JsonObject) -> str:
+    async def create(self, user_id: UserID, algorithm: str, auth_data: Opaque) -> str:
         """Begin a new version, which takes the keys from now on; give its name."""
         data = orjson.dumps(auth_data)
         return str(await self._database.write(key_backup.create, user_id, algorithm, data))
@@ -85,7 +88,7 @@ class KeyBackups:
         user_id: UserID,
         version: str,
         algorithm: str,
-        auth_data: JsonObject,
+        auth_data: Opaque,
         version_in_body: str | None,
     ) -> None:
         """Set a version's `auth_data`. Raises: NotFound; InvalidParam for anything else."""

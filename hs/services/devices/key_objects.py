@@ -22,6 +22,7 @@ USAGES: Final = (MASTER, SELF_SIGNING, USER_SIGNING)
 MAX_KEY_NAME_CHARS: Final = 255
 MAX_KEYS: Final = 1000
 _ED25519: Final = "ed25519:"
+_DEVICE_FIELDS: Final = ("algorithms", "keys", "signatures")
 
 
 @attrs.frozen
@@ -59,8 +60,11 @@ def read_device_keys(value: JsonObject, user_id: UserID, device_id: str) -> byte
     """
     if value.get("user_id") != user_id or value.get("device_id") != device_id:
         raise InvalidParam("The keys are not of the device that uploads them")
+    missing = [name for name in _DEVICE_FIELDS if name not in value]
+    if missing:
+        raise BadJson(f"The keys of a device lack {', '.join(missing)}")
     _check_kinds(value)
-    algorithms = value.get("algorithms", [])
+    algorithms = value["algorithms"]
     if not isinstance(algorithms, list) or not all(isinstance(one, str) for one in algorithms):
         raise BadJson("'algorithms' must be a list of strings")
     return canonical_json({name: value[name] for name in value if name != "unsigned"})

@@ -14,6 +14,7 @@ from hs.lib.clock import Clock
 from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
+from hs.services.devices.key_objects import USER_SIGNING
 from hs.storage import dehydrated, device_keys, device_lists, devices
 from hs.storage.database import Tx
 from hs.storage.device_keys import CrossSigningRecord, SignatureRecord
@@ -180,6 +181,9 @@ async def _put_cross_signing(
     replaced = [held[key.usage].public_key for key in fresh if key.usage in held]
     if replaced:
         await device_keys.forget_public_keys(tx, user_id, replaced)
+    if all(key.usage == USER_SIGNING for key in fresh):
+        # Nobody else may see it, so nobody else is to ask for it.
+        return None, await _told_oneself(tx, ids, user_id, [UserID(user_id)], now_ms)
     return None, await _announced(tx, ids, user_id, [None], now_ms)
 
 
@@ -199,9 +203,7 @@ async def _put_signatures(
         rows += await _announced(tx, ids, user_id, [None], now_ms)
     targets = sorted({one.target_user_id for one in signatures} - {UserID(user_id)})
     if targets:
-        numbered = list(zip(await ids.many(len(targets)), targets, strict=True))
-        await device_lists.add_signed(tx, user_id, numbered, now_ms)
-        rows += [(one, DeviceListRow(user_id, None, True, (target,))) for one, target in numbered]
+        rows += await _told_oneself(tx, ids, user_id, targets, now_ms)
     return None, rows
 
 
@@ -251,6 +253,15 @@ async def _drop_dehydrated(
     await devices.delete(tx, user_id, [device_id])
     await device_keys.delete_devices(tx, user_id, [device_id])
     return device_id, await _announced(tx, ids, user_id, [device_id], now_ms)
+
+
+async def _told_oneself(
+    tx: Tx, ids: StreamIds, user_id: str, targets: Sequence[UserID], now_ms: int
+) -> Rows:
+    """Tell a user alone that the keys of `targets` look different to them."""
+    numbered = list(zip(await ids.many(len(targets)), targets, strict=True))
+    await device_lists.add_signed(tx, user_id, numbered, now_ms)
+    return [(one, DeviceListRow(user_id, None, True, (target,))) for one, target in numbered]
 
 
 async def _announced(

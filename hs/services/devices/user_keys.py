@@ -51,8 +51,11 @@ class UserKeys:
         """Give a device's keys as a viewer sees them; None is another server."""
         device = self.devices[device_id]
         shown = self._signed(device.content, device_id, viewer)
-        if named and device.display_name is not None:
-            shown["unsigned"] = {"device_display_name": device.display_name}
+        shown["unsigned"] = (
+            {"device_display_name": device.display_name}
+            if named and device.display_name is not None
+            else {}
+        )
         return shown
 
     def cross_signing_shown(self, usage: str, viewer: UserID | None) -> JsonObject | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hs.core.canonical_json import JsonObject
-from tests.support.devices import PASSWORD_OF_ALL, V3, KeyPair, Process
+from tests.support.devices import PASSWORD_OF_ALL, V3, KeyPair, Process, plain_keys
 from tests.support.rooms import ALICE, BOB
 from tests.support.web import Answer
 
@@ -91,6 +91,23 @@ async def test_a_key_added_later_needs_a_password(server: Process) -> None:
     assert answer.status == 401
 
 
+async def test_only_its_owner_is_told_of_a_user_signing_key(server: Process) -> None:
+    alice, _ = await alices_phone(server), await bobs_phone(server)
+    await server.world.create_room(ALICE, join=[BOB])
+    without = {name: key for name, key in first_keys().items() if name != "user_signing_key"}
+    await upload(server, alice, without)
+    since = (await server.sync(ALICE, "PHONE"))["next_batch"]
+    bobs_since = (await server.sync(BOB, "BOBS"))["next_batch"]
+
+    session = (await upload(server, alice, first_keys())).json["session"]
+    auth = {"type": "m.login.password", "password": PASSWORD_OF_ALL, "session": session}
+    await upload(server, alice, {**first_keys(), "auth": auth})
+
+    told = (await server.sync(ALICE, "PHONE", since))["device_lists"]
+    assert told == {"changed": [ALICE], "left": []}
+    assert "device_lists" not in await server.sync(BOB, "BOBS", bobs_since)
+
+
 async def test_a_password_for_some_keys_is_not_one_for_others(server: Process) -> None:
     alice = await alices_phone(server)
     await upload(server, alice, first_keys())
@@ -137,7 +154,7 @@ async def test_malformed_keys_are_refused(server: Process) -> None:
 
 async def test_a_key_named_like_a_device_is_refused(server: Process) -> None:
     token = await server.device(ALICE, MASTER.public)
-    await server.upload(token, device_keys={"user_id": ALICE, "device_id": MASTER.public})
+    await server.upload(token, device_keys=plain_keys(ALICE, MASTER.public))
 
     answer = await upload(server, token, {"master_key": MASTER.usable_as("master")})
 

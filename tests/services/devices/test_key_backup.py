@@ -195,12 +195,22 @@ async def test_backups_are_their_owners(server: Process, backup: Backup) -> None
     assert (await bobs.get("", version)).status == 404
 
 
+async def test_data_of_other_algorithms_may_be_text(backup: Backup) -> None:
+    body = {"algorithm": "m.megolm_backup.v1", "auth_data": "opaque"}
+    version = (await backup.client.post(VERSION, body, token=backup.token)).json["version"]
+
+    await backup.put("/!a:x/s1", version, {**key(), "session_data": "text"})
+
+    assert (await backup.info()).json["auth_data"] == "opaque"
+    assert (await backup.get("/!a:x/s1", version)).json["session_data"] == "text"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"first_message_index": "1"},
         {"is_verified": 1},
-        {"session_data": "x"},
+        {"session_data": 1},
         {"forwarded_count": 2**60},
     ],
 )

@@ -39,6 +39,19 @@ async def test_keys_of_another_device_are_refused(server: Process, wrong: object
     assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
 
 
+@pytest.mark.parametrize("missing", ["algorithms", "keys", "signatures"])
+async def test_keys_that_lack_what_they_must_have_are_refused(
+    server: Process, missing: str
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    keys = plain_keys(ALICE, "PHONE")
+    del keys[missing]
+
+    answer = await server.upload(phone, device_keys=keys)
+
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+
+
 async def test_only_the_devices_asked_for_are_given(server: Process) -> None:
     tokens = [await server.device(ALICE, name) for name in ("A", "B")]
     for name, token in zip(("A", "B"), tokens, strict=True):
@@ -48,7 +61,10 @@ async def test_only_the_devices_asked_for_are_given(server: Process) -> None:
         f"{V3}/keys/query", {"device_keys": {ALICE: ["B", "C"], BOB: []}}, token=tokens[0]
     )
 
-    assert answer.json["device_keys"] == {ALICE: {"B": plain_keys(ALICE, "B")}, BOB: {}}
+    assert answer.json["device_keys"] == {
+        ALICE: {"B": {**plain_keys(ALICE, "B"), "unsigned": {}}},
+        BOB: {},
+    }
 
 
 async def test_a_query_without_lists_of_devices_is_bad(server: Process) -> None:
