@@ -43,7 +43,6 @@ class Recaptcha:
             )
             content = orjson.loads(answer.body)
         except (HttpFault, orjson.JSONDecodeError) as error:
-            raise RemoteFault(
-                self._verify_url, f"The captcha cannot be checked: {error}"
-            ) from error
+            # Where it is checked is not for clients to know.
+            raise RemoteFault("for captchas", f"The captcha cannot be checked: {error}") from error
         return answer.status == 200 and isinstance(content, dict) and content.get("success") is True

@@ -13,6 +13,9 @@ from hs.services.accounts.identity_http import IdentityHttp, NoMatrixError
 
 V1 = "/_matrix/identity/api/v1"
 
+# What a client is told that failed: where the delegate is does not concern it.
+_NAME = "for text messages"
+
 
 @attrs.frozen
 class PhoneSession:
@@ -63,7 +66,7 @@ class PhoneDelegate:
         answer = await self._post("/validate/msisdn/requestToken", content)
         sid = answer.get("sid")
         if not isinstance(sid, str):
-            raise RemoteFault(self._server(), "The delegate for text messages gives no session")
+            raise RemoteFault(_NAME, "The delegate for text messages gives no session")
         return PhoneSession(sid, _text(answer, "msisdn"), _text(answer, "submit_url"))
 
     async def submit(self, sid: str, client_secret: str, token: str) -> bool:
@@ -81,6 +84,8 @@ class PhoneDelegate:
         except (NoMatrixError, MatrixError):
             # Not validated, run out, or never there: each is a Matrix error of its own.
             return None
+        except RemoteFault as fault:
+            raise RemoteFault(_NAME, fault.message) from fault
         address, at = answer.get("address"), answer.get("validated_at")
         if answer.get("medium") != "msisdn" or not isinstance(address, str):
             return None
@@ -91,7 +96,9 @@ class PhoneDelegate:
         try:
             return await IdentityHttp(self._http).post(base, V1 + path, content, None)
         except NoMatrixError as error:
-            raise RemoteFault(base, f"The delegate for text messages fails: {error}") from error
+            raise RemoteFault(_NAME, f"The delegate for text messages fails: {error}") from error
+        except RemoteFault as fault:
+            raise RemoteFault(_NAME, fault.message) from fault
 
     def _server(self) -> str:
         if self._base is None:

@@ -89,11 +89,20 @@ async def test_a_session_that_proves_nothing_gives_no_number(
     assert await PhoneDelegate(site.url("/"), http).validated("1", "s") is None
 
 
-async def test_a_delegate_that_fails_is_a_fault(site: Site, http: BridgedHttpClient) -> None:
-    with pytest.raises(RemoteFault):
-        await ask_for_token(PhoneDelegate(site.url("/"), http))
-    with pytest.raises(RemoteFault):
-        await PhoneDelegate("http://127.0.0.1:1", http).validated("1", "s")
+async def test_a_delegate_that_fails_is_a_fault_that_tells_not_where_it_is(
+    site: Site, http: BridgedHttpClient
+) -> None:
+    answerless = PhoneDelegate("http://127.0.0.1:1", http)
+    for page in (json_page({}), json_page({}, 500), json_page({}, 404)):
+        site.pages[f"{V1}/validate/msisdn/requestToken"] = page
+        with pytest.raises(RemoteFault) as failed:
+            await ask_for_token(PhoneDelegate(site.url("/"), http))
+        assert failed.value.server == "for text messages"
+
+    for asked in (ask_for_token(answerless), answerless.validated("1", "s")):
+        with pytest.raises(RemoteFault) as failed:
+            await asked
+        assert failed.value.server == "for text messages"
 
 
 async def test_without_a_delegate_there_are_no_messages(http: BridgedHttpClient) -> None:
@@ -126,5 +135,5 @@ async def test_captchas_are_checked(
 
 
 async def test_a_captcha_that_cannot_be_checked_is_a_fault(http: BridgedHttpClient) -> None:
-    with pytest.raises(RemoteFault):
+    with pytest.raises(RemoteFault, match="captcha"):
         await Recaptcha(http, "http://127.0.0.1:1/", "key").verify("answer", "1.2.3.4")
