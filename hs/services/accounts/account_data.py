@@ -147,11 +147,11 @@ class AccountData:
         return None if kept is None or kept.entry.content == DELETED else kept.entry.content
 
     async def get(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes:
-        """Give one piece as JSON.
+        """Give one piece as JSON, whichever process has just set it.
 
         Raises: NotFound.
         """
-        content = await self.content(user_id, room_id, type_)
+        content = await self._stored(user_id, room_id or GLOBAL, type_)
         if content is None:
             raise NotFound("There is no account data of this type")
         return content
@@ -181,9 +181,8 @@ class AccountData:
         await self._writer.delete(user_id, room_id or GLOBAL, type_)
 
     async def tags(self, user_id: UserID, room_id: RoomID) -> dict[str, Any]:
-        """Give a room's tags, each with its content."""
-        content = await self.content(user_id, room_id, TAG)
-        return {} if content is None else _tags_in(content)
+        """Give a room's tags, each with its content, whichever process has just set them."""
+        return _tags_in(await self._stored(user_id, room_id, TAG))
 
     async def put_tag(
         self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
@@ -222,6 +221,11 @@ class AccountData:
             read = (content, _ignored_in(content))
             self._ignored.put(user_id, read)
         return read[1]
+
+    async def _stored(self, user_id: UserID, room_id: str, type_: str) -> bytes | None:
+        # Not from memory: a client that asks has been told of no position to wait for, and what
+        # it wrote through another process may not have come here yet.
+        return await self._database.read(account_data.get, user_id, room_id, type_)
 
     async def _load(self, user_id: UserID) -> _Map:
         rows = await self._database.read(account_data.all_of, user_id)

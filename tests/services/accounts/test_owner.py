@@ -1,7 +1,9 @@
 """Account data written through its owner in another process."""
 
+import pytest
 import trio
 
+from hs.core.errors import NotFound
 from hs.core.ids import RoomID, UserID
 from hs.repl.inproc import InProcHub
 from hs.repl.inproc_rpc import InProcSender
@@ -44,3 +46,21 @@ async def test_a_process_reads_what_it_wrote_through_the_owner(database: Databas
             assert await remote.tags(ALICE, ROOM) == {"m.lowpriority": {"order": 1}}
             assert await owner.account_data.tags(ALICE, ROOM) == {"m.lowpriority": {"order": 1}}
             nursery.cancel_scope.cancel()
+
+
+async def test_what_another_process_has_set_is_given_before_it_is_told_of(
+    database: Database,
+) -> None:
+    async with (
+        open_accounts(database, hub=InProcHub(), instance="main") as owner,
+        open_accounts(database, hub=InProcHub(), instance="worker") as deaf,
+    ):
+        assert await deaf.account_data.all(ALICE) == []
+        await owner.account_data.put(ALICE, None, "a", {"n": 1})
+        await owner.account_data.put_tag(ALICE, ROOM, "m.favourite", {})
+
+        assert await deaf.account_data.get(ALICE, None, "a") == b'{"n":1}'
+        assert await deaf.account_data.tags(ALICE, ROOM) == {"m.favourite": {}}
+        await owner.account_data.delete(ALICE, None, "a")
+        with pytest.raises(NotFound):
+            await deaf.account_data.get(ALICE, None, "a")
