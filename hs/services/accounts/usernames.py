@@ -25,10 +25,10 @@ def check_chosen(user_id: UserID, allow_underscore: bool, appservices: Appservic
 
     Raises: InvalidUsername, Exclusive.
     """
+    if appservices.reserves(user_id, None):
+        raise Exclusive("This user ID belongs to an application service")
     localpart = user_id[1 : user_id.index(":")]
     if localpart.startswith("_") and not allow_underscore:
         raise InvalidUsername("A user name may not begin with _")
     if localpart.isdigit():
         raise InvalidUsername("User names of digits alone are kept for guests")
-    if appservices.reserves(user_id, None):
-        raise Exclusive("This user ID belongs to an application service")
