@@ -55,11 +55,10 @@ GROUP BY algorithm
 CLAIM = sql(
     lambda d: (
         "DELETE FROM one_time_keys WHERE id IN ("
-        "SELECT min(k.id) FROM "
-        f"{d.unnest('wanted', 'user_id text, device_id text, algorithm text')} "
-        "JOIN one_time_keys k ON k.user_id = wanted.user_id AND k.device_id = wanted.device_id "
-        "AND k.algorithm = wanted.algorithm "
-        "GROUP BY k.user_id, k.device_id, k.algorithm) "
+        "SELECT (SELECT k.id FROM one_time_keys k WHERE k.user_id = wanted.user_id "
+        "AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm "
+        "ORDER BY k.id LIMIT 1) FROM "
+        f"{d.unnest('wanted', 'user_id text, device_id text, algorithm text')}) "
         "RETURNING user_id, device_id, algorithm, key_id, content"
     )
 )
