@@ -23,11 +23,13 @@ from hs.core.errors import (
     TooLarge,
     UserLocked,
 )
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
+from hs.services.accounts.standing import check_may_act
 from hs.services.rooms.drafts import LATER
 from hs.services.rooms.send import Sending
 from hs.storage import accounts
@@ -107,10 +109,15 @@ class DelayedEvents:
         """Have an event sent later; give the ID of its delay.
 
         Idempotent by the transaction ID.
-        Raises: NotDelayed, DelayTooLong, InvalidParam, TooLarge, LimitExceeded.
+        Raises: NotDelayed, DelayTooLong, InvalidParam, TooLarge, LimitExceeded, UserSuspended,
+        ConsentNotGiven.
         """
         if self.longest_ms is None:
             raise NotDelayed
+        if wanted.type != event_types.REDACTION:
+            # Only here it is known whether the terms are agreed to; a redaction needs no consent
+            # if it is of one's own event, which is found out when it is sent.
+            check_may_act(requester)
         if wanted.delay_ms <= 0:
             raise InvalidParam("The delay must be a positive number of milliseconds")
         if wanted.delay_ms > self.longest_ms:
@@ -189,12 +196,13 @@ class DelayedEvents:
     async def send_taken(self, record: DelayedRecord) -> None:
         """Send an event whose time has come, and note what came of it.
 
-        Raises: MatrixError of 500 and more, when it is to be tried again.
+        Raises: LimitExceeded, and MatrixError of 500 and more, when it is to be tried again.
         """
         try:
             event_id = await self._send(record)
         except MatrixError as error:
-            if error.status >= 500:
+            # That its user sends much else just now must not lose what ends a call of theirs.
+            if error.status >= 500 or isinstance(error, LimitExceeded):
                 raise
             await self._finish(record.delay_id, None, error)
         else:

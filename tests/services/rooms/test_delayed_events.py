@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
-from hs.core.errors import LimitExceeded, MatrixError
+from hs.core.errors import ConsentNotGiven, LimitExceeded, MatrixError
 from hs.core.ids import RoomID
-from hs.core.requester import Requester
+from hs.core.requester import ConsentDue, Requester
 from hs.services.rooms import delayed_events
 from hs.services.rooms.delayed_events import Wanted
 from hs.services.rooms.delayed_sending import LOST_AFTER_MS, DelayedSending
@@ -283,3 +284,46 @@ async def test_a_ban_that_was_lifted_is_not_given_again_by_who_takes_over(
 
     assert (await acts.state(room_id, "m.room.member", BOB))["membership"] == "leave"
     assert (await acts.delayed.get(ME, delay_id)).event_id == sent
+
+
+async def test_who_has_not_agreed_to_the_terms_schedules_nothing(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    due = ConsentDue("https://example.org/terms", "Agree first")
+    undecided = Requester(ALICE, "DEVICE", consent_due=due)
+    join = Wanted("m.room.member", {"membership": "join"}, 1, state_key=ALICE)
+
+    for wanted in (text("smuggled", 1), join):
+        with pytest.raises(ConsentNotGiven):
+            await acts.delayed.schedule(undecided, room_id, wanted)
+    redaction = Wanted("m.room.redaction", {"redacts": "$event"}, 1)
+    await acts.delayed.schedule(undecided, room_id, redaction)
+
+    await pass_time(acts, sender_of(acts), 1000)
+    assert await bodies(acts, room_id) == []
+
+
+class Busy:
+    """Rates of a user who sends too much just now."""
+
+    def __init__(self) -> None:
+        self.is_over = True
+
+    def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
+        if self.is_over:
+            raise LimitExceeded("Too many requests", retry_after_ms=1000)
+
+
+async def test_what_is_over_the_limit_when_it_is_due_is_sent_later(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    rates = Busy()
+    delayed = attrs.evolve(acts.delayed, rates=rates)
+    world = acts.world
+    sender = DelayedSending(world.database, world.feed, world.clock, delayed)
+    await delayed.schedule(ME, room_id, text("hung up", 1000))
+
+    await pass_time(acts, sender, 1000)
+    assert await bodies(acts, room_id) == []
+    rates.is_over = False
+    await pass_time(acts, sender, LOST_AFTER_MS)
+
+    assert await bodies(acts, room_id) == ["hung up"]
