@@ -189,6 +189,10 @@ class Visibility:
         """Tell whether anyone may look into a room."""
         return await self.current(room_id) is HistoryVisibility.WORLD_READABLE
 
+    async def is_open_to_members(self, room_id: RoomID) -> bool:
+        """Tell whether members may read what was said before they came."""
+        return await self.current(room_id) in _OPEN
+
     @property
     def expires(self) -> bool:
         """Tell whether messages on this server may be too old to be shown."""
@@ -248,7 +252,7 @@ class Visibility:
         standing = await self.standing(user_id, room_id)
         certain_after = ALWAYS
         own = standing.own if standing.is_joined else None
-        if own is not None and await self.current(room_id) in _OPEN:
+        if own is not None and await self.is_open_to_members(room_id):
             certain_after = own.stream_id
         hidden_before = await self.hidden_before(room_id) if self.expires else -ALWAYS
         return _RoomView(standing.joined_until, certain_after, hidden_before)

@@ -74,7 +74,7 @@ class MessageSearch:
             return _answer(0, (), [])
         await self._progress.wait_current(CURRENT_S)
         page = await self._page(requester.user_id, ask, wanted, cursor)
-        count = await self._database.read_long(storage.count, wanted)
+        count = await self._count(requester.user_id, ask, wanted, page)
         shown = await self._showing.results(requester, page.found, ask.context)
         answer = _answer(count, _highlights(page, query), shown)
         if page.rest is not None:
@@ -155,6 +155,26 @@ class MessageSearch:
                 return _Page(found, None)
             size = min(MAX_BATCH, 2 * size)
         return _Page(found, cursor)
+
+    async def _count(self, user_id: UserID, ask: SearchAsk, wanted: Wanted, page: _Page) -> int:
+        """Give about how many results there are.
+
+        What is counted unseen is only what members may read: to count the rest, such as what
+        was said after the requester was banned, would be to tell which words are in it.
+        """
+        if ask.next_batch is None and page.rest is None:
+            return len(page.found)
+        rooms = await self._memberships.rooms_of(user_id)
+        readable = []
+        for room_id in map(RoomID, wanted.room_ids):
+            own = rooms.get(room_id)
+            is_joined = own is not None and own.membership == event_types.JOIN
+            if is_joined and await self._visibility.is_open_to_members(room_id):
+                readable.append(room_id)
+        if not readable:
+            return len(page.found)
+        counted = await self._database.read_long(storage.count, wanted._replace(room_ids=readable))
+        return max(counted, len(page.found))
 
     async def _hits(self, wanted: Wanted, cursor: Cursor, size: int) -> list[Hit]:
         if cursor.order == "rank":

@@ -291,3 +291,27 @@ async def test_search_can_be_turned_off(database: Database) -> None:
             await searching.search(ALICE, "plan")
 
         assert (refused.value.status, refused.value.errcode) == (400, "M_UNKNOWN")
+
+
+async def test_nobody_is_told_how_much_there_is_that_they_may_not_see(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await say(searching, room_id, BOB, "plan one", "plan two")
+        await world.set_membership(room_id, ALICE, BOB, "ban")
+        await say(searching, room_id, ALICE, "plan three", "plan four", "merger")
+        closed = Draft(
+            "m.room.history_visibility", ALICE, {"history_visibility": "joined"}, state_key=""
+        )
+        other = await world.create_room(ALICE, state=[closed])
+        await say(searching, other, ALICE, "merger plan")
+        await world.join(other, BOB)
+
+        merger = await searching.search(BOB, "merger")
+        whole = await searching.search(BOB, "plan")
+        page = await searching.search(BOB, "plan", {"limit": 1})
+        rest = await searching.search(BOB, "plan", {"limit": 1}, next_batch=page["next_batch"])
+
+        assert (merger["count"], whole["count"]) == (0, 2)
+        assert (page["count"], rest["count"]) == (1, 1)
+        assert (await searching.search(ALICE, "plan", {"limit": 1}))["count"] == 4
