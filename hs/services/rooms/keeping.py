@@ -83,14 +83,15 @@ class MessagePurge:
         end = await self._database.read(storage.room_end, room_id)
         if end is None:
             return 0
-        # What is no extremity now will never be one again.
+        # What is no extremity now will never be one again. What comes after this is left alone,
+        # however old it says that it is: it may be what the room ends with.
         extremities, last = frozenset(orjson.loads(end[0])), end[1]
         gone, after = 0, -(2**62)
         while True:
             found = await self._database.read_long(
                 storage.old_messages, room_id, before_ms, after, BATCH
             )
-            old = [one for one in found if one[1] not in extremities and one[0] != last]
+            old = [one for one in found if one[1] not in extremities and one[0] < last]
             if old:
                 await self._database.write(storage.delete_events, old)
                 for _, event_id in old:

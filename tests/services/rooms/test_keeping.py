@@ -1,7 +1,9 @@
 """What is kept for how long: messages, redacted contents, forgotten rooms."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 
@@ -10,6 +12,7 @@ from hs.core.ids import EventID, RoomID
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.streams import CACHES
 from hs.repl.transport import Transport
+from hs.services.rooms.drafts import Draft
 from hs.services.rooms.keeping import ForgottenRooms, MessagePurge, RedactedContents
 from hs.services.rooms.retention import RetentionPolicies
 from hs.settings.keeping import Lifetimes, PurgeJob, RetentionSettings
@@ -130,6 +133,55 @@ async def test_old_messages_are_purged_but_for_state_and_the_end(database: Datab
         assert await reading.bodies(ALICE, room_id) == ["goes on"]
         await purge.purge(PurgeJob())
         assert set(await database.read(rows_of, room_id)) == {*state, later.event_id}
+
+
+@attrs.frozen(eq=False)
+class Interrupted:
+    """A database that has something happen after the end of a room was read."""
+
+    inner: Database
+    happens: Callable[[], Awaitable[object]]
+
+    async def read(self, unit: Any, *args: Any) -> Any:
+        found = await self.inner.read(unit, *args)
+        if unit is storage.room_end:
+            await self.happens()
+        return found
+
+    async def read_long(self, unit: Any, *args: Any) -> Any:
+        return await self.inner.read_long(unit, *args)
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        return await self.inner.write(unit, *args)
+
+
+async def test_what_a_bridge_dates_back_during_the_purge_stays_the_rooms_end(
+    database: Database,
+) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        old = await world.send(room_id, ALICE, "old")
+        await world.send(room_id, ALICE, "end")
+        long_ago_ms = world.clock.now_ms()
+        world.clock.advance(DAY)
+        bridged: list[EventID] = []
+
+        async def bridge() -> None:
+            draft = Draft(
+                "m.room.message", ALICE, {"body": "bridged"}, origin_server_ts=long_ago_ms
+            )
+            bridged.extend(one.event_id for one in await world.append(room_id, draft))
+
+        purge = purge_of(world, settings(MINUTE))
+        interrupted: Any = Interrupted(database, bridge)
+        purge = attrs.evolve(purge, database=interrupted)
+
+        await purge.purge(PurgeJob())
+
+        held = await database.read(rows_of, room_id)
+        assert old.event_id not in held
+        assert set(bridged) <= set(held)
+        await world.send(room_id, ALICE, "goes on")
 
 
 async def test_a_job_purges_rooms_of_its_range(database: Database) -> None:
