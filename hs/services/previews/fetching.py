@@ -40,8 +40,9 @@ class Fetcher:
 
         Raises: InvalidParam (nothing that could be fetched), Forbidden (not to be fetched).
         """
+        url = url.strip()
         try:
-            target = parse_target(escaped(url.strip()))
+            target = parse_target(escaped(url))
         except Blocked as fault:
             raise InvalidParam(f"This link cannot be fetched: {fault.message}") from None
         if is_refused(self._rules, url) or is_refused(self._rules, target.url):

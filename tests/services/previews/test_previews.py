@@ -181,6 +181,29 @@ async def test_rules_refuse_links(world: World, part: str, pattern: str, is_refu
         assert not is_refused
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://internal.example/",
+        "http://Internal.EXAMPLE/",
+        "http://internal.example./",
+        "http://internal.example:80/",
+        "http://internal.example:/",
+        "  http://internal.example:80  ",
+        "http://INTERNAL.example.:80/",
+    ],
+)
+@pytest.mark.parametrize("part", ["netloc", "host"])
+async def test_no_other_spelling_of_a_host_gets_round_a_rule(
+    world: World, part: str, url: str
+) -> None:
+    fetcher = Fetcher(world.previews._fetcher._http, rules_of({part: "^internal[.]example$"}), [])
+
+    with pytest.raises(Forbidden):
+        fetcher.usual_form(url)
+    fetcher.usual_form("http://internal.example.org/")
+
+
 async def test_all_parts_of_a_rule_must_match(world: World) -> None:
     fetcher = Fetcher(world.previews._fetcher._http, rules_of({"scheme": "http", "path": "/a"}), [])
 
