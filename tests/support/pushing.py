@@ -118,6 +118,7 @@ async def open_pushing(
     delivered: KeptDeliveries | None = None,
     is_ours: Callable[[UserID], bool] = lambda user_id: True,
     is_sending: bool = True,
+    at_once: int = 10,
 ) -> AsyncIterator[PushScene]:
     """Start pushers over a world; `is_sending` starts the sending with them."""
     hub = hub or InProcHub()
@@ -126,7 +127,8 @@ async def open_pushing(
     table = PusherTable(writer, world.clock)
     positions = Positions(database)
     kept = delivered or KeptDeliveries()
-    tools = LineTools(database, positions, table, world.clock, trio.CapacityLimiter(10), 0)
+    slots, slow_slots = trio.CapacityLimiter(at_once), trio.CapacityLimiter(at_once)
+    tools = LineTools(database, positions, table, world.clock, slots, slow_slots, 0)
 
     def make(pusher: Pusher) -> Line:
         return Line(pusher, kept, tools)

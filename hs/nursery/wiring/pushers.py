@@ -34,6 +34,7 @@ from hs.services.push.sending import MakeLine, PushSending
 from hs.services.push.unsubscribing import Unsubscribing
 
 SENT_AT_ONCE = 100
+SENT_AGAIN_AT_ONCE = 20
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -140,6 +141,7 @@ def _gateway_lines(
         writer,
         ground.clock,
         trio.CapacityLimiter(SENT_AT_ONCE),
+        trio.CapacityLimiter(SENT_AGAIN_AT_ONCE),
         settings.jitter_delay,
     )
     gateway = GatewayPushes(

@@ -39,13 +39,18 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class LineTools:
-    """What all lines share; `slots` bounds how many send at once."""
+    """What all lines share.
+
+    `slots` bounds how many send at once, `slow_slots` how many of those whose last attempt
+    failed: gateways that never answer hold up each other, and nobody else.
+    """
 
     database: Database
     positions: Positions
     writer: PusherWriter
     clock: Clock
     slots: trio.CapacityLimiter
+    slow_slots: trio.CapacityLimiter
     jitter_ms: int
 
 
@@ -68,6 +73,7 @@ class Line:
     _changed: trio.Event = attrs.Factory(trio.Event)
     _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     _refusals: int = 0
+    _has_failed: bool = False
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
     def __attrs_post_init__(self) -> None:
@@ -77,6 +83,10 @@ class Line:
     def user_id(self) -> UserID:
         """Give whom it serves."""
         return self.pusher.user_id
+
+    @property
+    def _slots(self) -> trio.CapacityLimiter:
+        return self._tools.slow_slots if self._has_failed else self._tools.slots
 
     def replace(self, pusher: Pusher) -> None:
         """Take over what was set anew; who waits to try again does it now."""
@@ -140,7 +150,7 @@ class Line:
 
     async def _deliver(self, push: Push) -> None:
         while push.seq > self._position:
-            async with self._tools.slots:
+            async with self._slots:
                 # Sent and not noted would be sent again after a restart.
                 verdict = await with_grace(GRACE_S, partial(self._send, push))
             if verdict is Verdict.GONE:
@@ -150,6 +160,7 @@ class Line:
 
     async def _send(self, push: Push) -> Verdict:
         verdict = await self._delivery.deliver(self.pusher, push)
+        self._has_failed = verdict is Verdict.LATER
         if self._is_done(verdict, push):
             await self._tools.positions.move(self.pusher.key, push.seq)
             self._position = max(self._position, push.seq)
@@ -189,5 +200,5 @@ class Line:
         if not self._badge_is_old:
             return
         self._badge_is_old = False
-        async with self._tools.slots:
+        async with self._slots:
             self._badge = await self._delivery.deliver_badge(self.pusher, self._badge)

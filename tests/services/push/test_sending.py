@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
-from hs.services.push.delivery import KEPT_MS, Verdict
+from hs.services.push.delivery import KEPT_MS, Push, Pusher, Verdict
 from hs.services.push.line import MAX_HELD, READ_AT_ONCE
 from hs.services.rooms.drafts import Draft
 from hs.storage import pushers as storage
@@ -277,3 +278,39 @@ async def test_the_sending_ends_with_what_it_has_begun(database: Database) -> No
     assert delivered.events() == [event_id]
     assert record is not None
     assert record.position == 1
+
+
+@attrs.define(eq=False)
+class TarPit(KeptDeliveries):
+    """A gateway that refuses the first attempt for `stuck`, and takes for ever with the next."""
+
+    stuck: str = "stuck"
+    caught: trio.Event = attrs.Factory(trio.Event)
+    _failed: bool = False
+
+    async def deliver(self, pusher: Pusher, push: Push) -> Verdict:
+        if pusher.key.pushkey != self.stuck:
+            return await KeptDeliveries.deliver(self, pusher, push)
+        if not self._failed:
+            self._failed = True
+            return Verdict.LATER
+        self.caught.set()
+        await trio.sleep_forever()
+
+
+async def test_a_gateway_that_never_answers_holds_up_no_other(database: Database) -> None:
+    pit = TarPit()
+    async with (
+        open_world(database) as world,
+        open_pushing(world, delivered=pit, at_once=1) as scene,
+    ):
+        room_id = await room_of(world)
+        await scene.set_pusher(BOB, "stuck")
+        await scene.say(room_id, ALICE)
+        with trio.fail_after(60):
+            await pit.caught.wait()
+        await scene.set_pusher(BOB, "key")
+
+        event_id = await scene.say(room_id, ALICE)
+
+        await arrived(scene, event_id)
