@@ -65,7 +65,7 @@ def resolve_workers(
     app, name = _identity(keys, refuse)
     secret = keys.worker_replication_secret or None
     if keys.worker_replication_secret == "":
-        warn("worker_replication_secret", "empty, so replication is not protected by a secret")
+        warn("worker_replication_secret", "empty, so one made of the signing key is used")
 
     def holders(duty: _Duty) -> tuple[str, ...]:
         return _holders(duty, keys, app, name, refuse)
