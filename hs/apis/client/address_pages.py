@@ -93,7 +93,8 @@ class AddressPagesApi:
         """Take the answer to that."""
         return await self._submit(Purpose.RESET, request.filled())
 
-    @route("POST", PHONE_SUBMIT_PATH, auth=NONE)
+    # A code of a text message is short: it must not be found by trying.
+    @route("POST", PHONE_SUBMIT_PATH, auth=NONE, rate="3pid_validation")
     async def code(self, request: CodeRequest) -> dict[str, Any]:
         """Spec: identity service API, Phone number associations, submitToken."""
         done = await self.proofs.submit_phone(request.sid, request.client_secret, request.token)

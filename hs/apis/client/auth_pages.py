@@ -66,7 +66,7 @@ class AuthPagesApi:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
         return self._page(request.stage, request.session, None)
 
-    @route("POST", PATH, auth=NONE)
+    @route("POST", PATH, auth=NONE, rate="registration_token_validity")
     async def take(self, request: FilledRequest) -> Response:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
         given = parse_qs(request.form.decode("utf-8", "replace"))

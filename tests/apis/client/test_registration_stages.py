@@ -11,11 +11,12 @@ import pytest
 from hs.core.ids import UserID
 from hs.settings.consent import ConsentSettings
 from hs.settings.identity import CaptchaSettings
+from hs.settings.limits import Rate
 from hs.settings.settings import Settings
 from hs.settings.threepids import ThreepidSettings
 from hs.storage import accounts as account_rows
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, OPEN, Accounts, open_accounts
+from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, Accounts, open_accounts
 from tests.support.web import Answer
 
 REGISTER = "/_matrix/client/v3/register"
@@ -103,6 +104,18 @@ async def test_a_token_is_given_on_our_page(database: Database) -> None:
 
         assert b'name="token"' in page.body
         assert (wrong.status, right.status, made.status) == (401, 200, 200)
+
+
+async def test_no_token_is_found_by_trying_on_our_page(database: Database) -> None:
+    guarded = attrs.evolve(OPEN, registration_requires_token=True)
+    rates = attrs.evolve(UNLIMITED, rc_registration_token_validity=Rate(0.001, 3))
+    async with open_accounts(database, registration=guarded, rate_limits=rates) as accounts:
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        path = page_of("m.login.registration_token")
+
+        tried = [await fill(accounts, path, session=session, token=f"{n}") for n in range(4)]
+
+        assert [one.status for one in tried] == [401, 401, 401, 429]
 
 
 async def test_a_page_escapes_what_it_is_given(database: Database) -> None:

@@ -9,9 +9,10 @@ import pytest
 from hs.services.accounts.threepids import Validated
 from hs.settings.accounts import RegistrationSettings
 from hs.settings.identity import DelegateSettings
+from hs.settings.limits import Rate
 from hs.storage.database import Database
 from tests.support.accounts import OPEN
-from tests.support.addresses import V3, Scene, open_scene
+from tests.support.addresses import FREE, V3, Scene, open_scene
 
 REGISTER = V3 + "/register"
 _PROVED = Validated("msisdn", "", 1)
@@ -52,6 +53,20 @@ async def test_somebody_registers_with_a_number(texting: Scene) -> None:
     assert await texting.addresses_of(done.json["access_token"]) == [("msisdn", "447700900123")]
     assert by_number.json["user_id"] == "@alice:test"
     assert again.errcode == "M_THREEPID_IN_USE"
+
+
+async def test_no_code_is_found_by_trying(database: Database) -> None:
+    delegates = DelegateSettings(msisdn="https://id.example.org")
+    rates = attrs.evolve(FREE, rc_3pid_validation=Rate(0.001, 3))
+    async with open_scene(database, delegates=delegates, rate_limits=rates) as texting:
+        phone = {**PHONE, "phone_number": "+44 7700 900123"}
+        sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+        submit = urlsplit(sent.json["submit_url"]).path
+        code = {"sid": sent.json["sid"], "client_secret": "s"}
+
+        tried = [await texting.post(submit, {**code, "token": f"000{n}"}) for n in range(3)]
+
+        assert [one.status for one in tried] == [200, 200, 429]
 
 
 async def test_a_number_is_read_as_its_country_writes_it(texting: Scene) -> None:
