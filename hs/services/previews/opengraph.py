@@ -51,15 +51,14 @@ def draft_of(facts: PageFacts, page_url: str) -> Draft:
         found["og:description"] = shortened(description)
     if "og:site_name" not in found and "twitter:site" in said:
         found["og:site_name"] = said["twitter:site"][:MAX_VALUE_CHARS]
-    base = urljoin(page_url, facts.base_url)
-    return Draft(found, tuple(_absolute(base, _images(facts))))
+    return Draft(found, tuple(_absolute(_base(facts, page_url), _images(facts))))
 
 
 def oembed_link(facts: PageFacts, page_url: str) -> str | None:
     """Give where a page says that its oEmbed description is."""
     for rel, kind, href in facts.links:
         if "alternate" in rel.split() and kind == "application/json+oembed":
-            return next(iter(_absolute(urljoin(page_url, facts.base_url), [href])), None)
+            return next(iter(_absolute(_base(facts, page_url), [href])), None)
     return None
 
 
@@ -100,6 +99,14 @@ def _images(facts: PageFacts) -> Iterable[str]:
 
 def _pixels(image: PageImage) -> int:
     return image.width * image.height
+
+
+def _base(facts: PageFacts, page_url: str) -> str:
+    try:
+        return urljoin(page_url, facts.base_url)
+    except ValueError:
+        # The page names one that is no URL.
+        return page_url
 
 
 def _absolute(base: str, urls: Iterable[str]) -> list[str]:

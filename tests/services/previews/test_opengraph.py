@@ -115,3 +115,12 @@ def test_values_are_bounded() -> None:
 
     assert len(found) <= 50
     assert {len(str(value)) for value in found.values()} == {1000}
+
+
+@pytest.mark.parametrize("base_url", ["http://[", "//a]b/", "http://℀.example/"])
+def test_a_base_that_is_no_url_is_passed_over(base_url: str) -> None:
+    link = ("alternate", "application/json+oembed", "/oembed")
+    facts = PageFacts(base_url=base_url, links=(link,), properties={"og:image": "i.png"})
+
+    assert draft_of(facts, URL).images == ("https://example.org/a/i.png",)
+    assert oembed_link(facts, URL) == "https://example.org/oembed"
