@@ -24,7 +24,7 @@ def clients() -> Path:
 def run(cluster: Cluster, clients: Path, script: str, **settings: str) -> list[str]:
     """Run a script, which must end well; give the names of its steps."""
     status, said = run_script(clients, script, cluster.urls, settings)
-    assert status == 0, f"{said[-8000:]}\n{cluster.logs()}"
+    assert status == 0, f"{cluster.logs()}\n{said[-8000:]}"
     return [line.split()[1] for line in said.splitlines() if line.startswith("ok ")]
 
 

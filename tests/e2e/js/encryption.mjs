@@ -96,11 +96,19 @@ async function read_history(client) {
   }
 }
 
+/** Have a new device sign itself with the keys of secret storage. */
+async function trust_itself(client) {
+  const crypto = client.getCrypto();
+  // It asks for its own public keys, without which private ones are no use.
+  await until("its user's keys", () => crypto.userHasCrossSigningKeys());
+  await crypto.bootstrapCrossSigning({});
+  await until("cross-signing is ready", () => crypto.isCrossSigningReady());
+}
+
 async function recover_on_a_new_device() {
   const laptop = (people.laptop = await logIn(people.alice.getUserId(), secret));
   const crypto = laptop.getCrypto();
-  await crypto.bootstrapCrossSigning({});
-  await until("cross-signing is ready", () => crypto.isCrossSigningReady());
+  await trust_itself(laptop);
   await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
   await crypto.checkKeyBackupAndEnable();
   const { imported, total } = await crypto.restoreKeyBackup();
@@ -160,9 +168,8 @@ async function leave_a_dehydrated_device() {
 
 async function rehydrate() {
   const back = (people.back = await logIn(people.alice.getUserId(), secret));
-  const crypto = back.getCrypto();
-  await crypto.bootstrapCrossSigning({});
-  await crypto.startDehydration();
+  await trust_itself(back);
+  await back.getCrypto().startDehydration();
   await read_history_after(back);
 }
 

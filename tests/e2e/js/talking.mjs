@@ -1,6 +1,6 @@
 // What people do in rooms, asked of a client: say, hear, verify each other.
 
-import { heard, until } from "./wandering.mjs";
+import { heard, until, within } from "./wandering.mjs";
 
 /** Make an encrypted room and have others join it; give its ID. */
 export async function meet(host, ...guests) {
@@ -53,7 +53,7 @@ export async function compareEmoji(asking, asked) {
     await until("emoji on both sides", () => shown[0] && shown[1]);
     if (shown[0] !== shown[1]) throw new Error(`different emoji: ${shown}`);
     await sas.confirm();
-    await proved;
+    await within("the verification", proved);
   });
   await Promise.all(confirmed);
   await until("both sides are done", () => asking.phase === 6 && asked.phase === 6);

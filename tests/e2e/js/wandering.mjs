@@ -20,11 +20,26 @@ process.on("unhandledRejection", (error) => {
   process.exit(1);
 });
 
+const ORDERED = /\/sendToDevice\/|\/send\/m\.key\.verification\./;
+let last = Promise.resolve();
+
 /** Send a request to any process: its path is what counts. */
 export async function wander(resource, options) {
   const wished = new URL(resource);
   const any = URLS[Math.floor(Math.random() * URLS.length)];
-  return fetch(new URL(wished.pathname + wished.search, any), options);
+  const ask = () => fetch(new URL(wished.pathname + wished.search, any), options);
+  if (!ORDERED.test(wished.pathname)) return ask();
+  // The steps of a verification must come in their order, yet the client does not wait for the
+  // answer to one before it sends the next, trusting that people are slow.
+  return (last = last.then(ask, ask));
+}
+
+/** Give what a promise brings, unless that takes too long. */
+export async function within(what, promise) {
+  const late = pause(LIMIT_MS, undefined, { ref: false }).then(() => {
+    throw new Error(`never done: ${what}`);
+  });
+  return Promise.race([promise, late]);
 }
 
 /** Wait until `look` gives something true, and give that; `what` names it when it never does. */
