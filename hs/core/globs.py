@@ -85,11 +85,6 @@ def compile_glob(pattern: str) -> Glob:
     return Glob(tuple(_piece(text) for text in (first, *middle, *rest[-1:])))
 
 
-def is_literal(pattern: str) -> bool:
-    """Tell whether a pattern has no wildcards."""
-    return "*" not in pattern and "?" not in pattern
-
-
 def _piece(text: str) -> Piece:
     if "?" not in text:
         return Piece(text, lambda value, start: value.find(text, start))

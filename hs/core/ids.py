@@ -95,16 +95,6 @@ def parse_room_alias(text: object) -> RoomAlias:
     return RoomAlias(alias)
 
 
-def parse_device_id(text: object) -> DeviceID:
-    """Read a device ID: opaque, but bounded and without NUL.
-
-    Raises: InvalidParam.
-    """
-    if not isinstance(text, str) or not text or "\0" in text or _byte_length(text) > 512:
-        raise InvalidParam("Not a device ID")
-    return DeviceID(text)
-
-
 @lru_cache(maxsize=16384)
 def _check_server_name(text: str) -> bool:
     match = _SERVER_NAME.fullmatch(text)

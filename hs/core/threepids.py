@@ -4,13 +4,12 @@ Spec: appendices, 3PID Types.
 """
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 from hs.core.errors import InvalidParam
 
 EMAIL: Final = "email"
 MSISDN: Final = "msisdn"
-Medium = Literal["email", "msisdn"]
 
 MAX_ADDRESS_CHARS = 500
 _SECRET = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")

@@ -2,25 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
-
-
-class Sized(Protocol):
-    """What metrics read of any cache."""
-
-    name: str
-    hits: int
-    misses: int
-    evictions: int
-
-    @property
-    def weight(self) -> int: ...
-
-    def __len__(self) -> int: ...
 
 
 class LruCache(Generic[K, V]):

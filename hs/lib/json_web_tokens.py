@@ -19,15 +19,6 @@ class TokenReader(Protocol):
         ...
 
 
-def is_installed() -> bool:
-    """Tell whether tokens can be checked."""
-    try:
-        importlib.import_module("jwt")
-    except ImportError:
-        return False
-    return True
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class SignedTokenReader:
     """Checks that tokens are signed with one key by one algorithm, and are meant for us."""

@@ -30,7 +30,6 @@ INSERT_WAITING = Rows("appservice_waiting", "service_id text, number bigint, eve
 FIRST_WAITING = """
 SELECT number, event_id FROM appservice_waiting WHERE service_id = $1 ORDER BY number LIMIT $2
 """
-COUNT_WAITING = "SELECT count(*) FROM appservice_waiting WHERE service_id = $1"
 DELETE_WAITING = "DELETE FROM appservice_waiting WHERE service_id = $1 AND number <= $2"
 TRANSACTION = """
 SELECT txn_id, last_number, body, messages FROM appservice_transactions WHERE service_id = $1
@@ -149,11 +148,6 @@ async def add_waiting(
 async def first_waiting(tx: Tx, service_id: str, limit: int) -> list[WaitingEvent]:
     """List the first events that wait for a service."""
     return [WaitingEvent(*row) for row in await tx.fetch(FIRST_WAITING, service_id, limit)]
-
-
-async def count_waiting(tx: Tx, service_id: str) -> int:
-    """Count the events that wait for a service."""
-    return int(await tx.fetchval(COUNT_WAITING, service_id))
 
 
 async def transaction(tx: Tx, service_id: str) -> Transaction | None:

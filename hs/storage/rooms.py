@@ -15,7 +15,6 @@ INSERT_ROOM = Rows(
 VERSIONS = sql(
     lambda d: f"SELECT room_id, version FROM rooms WHERE {d.any_of('room_id', 1, 'text')}"
 )
-ROOM = "SELECT version, creator FROM rooms WHERE room_id = $1"
 HEAD = "SELECT extremities, snapshot_id, depth, stream_id FROM room_heads WHERE room_id = $1"
 SET_HEADS = Rows(
     "room_heads",
@@ -91,12 +90,6 @@ async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, int]]) -> None:
 async def versions(tx: Tx, room_ids: Sequence[str]) -> dict[str, str]:
     """Give the versions of those rooms that are known."""
     return {row[0]: row[1] for row in await tx.fetch(VERSIONS, list(room_ids))}
-
-
-async def version_and_creator(tx: Tx, room_id: str) -> tuple[str, str] | None:
-    """Give a room's version and creator; None for a room unknown."""
-    row = await tx.fetchrow(ROOM, room_id)
-    return None if row is None else (row[0], row[1])
 
 
 async def head(tx: Tx, room_id: str) -> HeadRecord | None:

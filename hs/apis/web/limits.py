@@ -58,11 +58,6 @@ class Gate:
         self._slots = trio.Semaphore(size.running)
 
     @property
-    def is_full(self) -> bool:
-        """Tell whether one more would be refused."""
-        return self._waiting >= self._size.waiting and self._slots.value == 0
-
-    @property
     def _waiting(self) -> int:
         return self._slots.statistics().tasks_waiting
 

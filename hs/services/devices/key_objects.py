@@ -17,7 +17,6 @@ from hs.core.signing.signed_json import verify_json
 MASTER: Final = "master"
 SELF_SIGNING: Final = "self_signing"
 USER_SIGNING: Final = "user_signing"
-USAGES: Final = (MASTER, SELF_SIGNING, USER_SIGNING)
 
 MAX_KEY_NAME_CHARS: Final = 255
 MAX_KEYS: Final = 1000

@@ -14,7 +14,6 @@ from hs.storage.timelines import Place, Placed
 # Beyond all depths and numbers that 64-bit columns hold comfortably, and that tokens can say.
 FURTHEST: Final[Place] = (10**18 - 1, 10**18 - 1)
 NOWHERE: Final[Place] = (-1, 0)
-START: Final = TopologicalToken(0, 0)
 
 _ARRIVALS: Final = 20
 

@@ -121,17 +121,6 @@ class RoomTurns:
                 turns.append(one)
         return await self._wanted(turn, turns)
 
-    def joined_beside(self, turn: Turn, turns: list[RoomTurn]) -> Iterator[RoomID]:
-        """Go through the joined rooms that have no part in an answer yet."""
-        taken = {one.room_id for one in turns}
-        for room_id, own in turn.rooms.items():
-            if (
-                own.membership == event_types.JOIN
-                and room_id not in taken
-                and self.shows(turn, room_id)
-            ):
-                yield room_id
-
     async def _touched(self, turn: Turn, since: VectorPosition) -> set[RoomID]:
         touched = self._tails.rooms_since(since)
         if touched is not None:

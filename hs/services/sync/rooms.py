@@ -27,7 +27,6 @@ MAX_FURTHER: Final = 2
 _FURTHER_FACTOR: Final = 5
 _STRIPPED: Final = {Section.INVITE: b"invite_state", Section.KNOCK: b"knock_state"}
 _NO_STATE: Final[State] = {}
-_NO_WINDOW: Final = Window(is_whole=True)
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 
 
