@@ -1,7 +1,7 @@
 """A cache of bounded weight that forgets what was not used for longest."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar, overload
 
 K = TypeVar("K", bound=Hashable)
@@ -50,6 +50,23 @@ class LruCache(Generic[K, V]):
         entries.move_to_end(key)
         self.hits += 1
         return value
+
+    def get_kept(self, keys: Iterable[K]) -> dict[K, V]:
+        """Give those of many keys that are kept, in the order asked for; each counts as used."""
+        entries = self._entries
+        touch = entries.move_to_end
+        found: dict[K, V] = {}
+        missing = 0
+        for key in keys:
+            try:
+                found[key] = entries[key]
+            except KeyError:
+                missing += 1
+            else:
+                touch(key)
+        self.hits += len(found)
+        self.misses += missing
+        return found
 
     def put(self, key: K, value: V) -> None:
         """Keep a value; one that alone exceeds the bound is not kept."""

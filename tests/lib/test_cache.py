@@ -129,3 +129,17 @@ async def test_failures_are_not_kept() -> None:
         await cache.get(1)
 
     assert await cache.get(1) == 5
+
+
+def test_many_keys_asked_for_at_once_count_as_used_one_by_one() -> None:
+    cache = LruCache[str, int]("test", max_entries=3)
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(key, value)
+
+    kept = cache.get_kept(["b", "unknown", "a"])
+    cache.put("d", 4)
+
+    assert list(kept.items()) == [("b", 2), ("a", 1)]
+    assert (cache.hits, cache.misses) == (2, 1)
+    assert "c" not in cache
+    assert "b" in cache

@@ -69,11 +69,11 @@ class Aggregates:
 
     async def load(self, event_ids: Collection[EventID]) -> dict[EventID, Aggregate]:
         """Give the aggregates of events, reading those that are not in memory."""
-        found = {event_id: self._entries.get(event_id) for event_id in event_ids}
-        missing = [event_id for event_id, aggregate in found.items() if aggregate is None]
+        found = self._entries.get_kept(event_ids)
+        missing = [event_id for event_id in event_ids if event_id not in found]
         if missing:
             found.update(await self._read(missing))
-        return {event_id: found[event_id] or NOTHING for event_id in event_ids}
+        return found
 
     async def latest_reply_but(self, root_id: EventID, senders: Iterable[UserID]) -> EventID | None:
         """Give the last reply in a thread that none of some users sent."""

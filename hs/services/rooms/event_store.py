@@ -67,25 +67,23 @@ class EventStore:
     def get_nowait(self, event_id: EventID) -> StoredEvent | None:
         """Give an event that is in memory."""
         entry = self._entries.get(event_id)
-        if isinstance(entry, _Unread):
-            stored = _read(entry)
-            self._entries.put(event_id, stored)
-            return stored
-        return entry
+        return self._parsed(event_id, entry) if isinstance(entry, _Unread) else entry
+
+    def _parsed(self, event_id: EventID, entry: _Unread) -> StoredEvent:
+        stored = _read(entry)
+        self._entries.put(event_id, stored)
+        return stored
 
     async def get(self, event_ids: Iterable[EventID]) -> dict[EventID, StoredEvent]:
         """Give those of the events that are stored, in the order asked for."""
-        wanted = list(dict.fromkeys(event_ids))
-        found: dict[EventID, StoredEvent] = {}
-        missing: list[EventID] = []
-        for event_id in wanted:
-            stored = self.get_nowait(event_id)
-            if stored is None:
-                missing.append(event_id)
-            else:
-                found[event_id] = stored
-        if not missing:
+        wanted = dict.fromkeys(event_ids)
+        found = {
+            event_id: entry if isinstance(entry, StoredEvent) else self._parsed(event_id, entry)
+            for event_id, entry in self._entries.get_kept(wanted).items()
+        }
+        if len(found) == len(wanted):
             return found
+        missing = [event_id for event_id in wanted if event_id not in found]
         for record in await self._database.read(events.find, missing):
             stored = self._keep(record)
             found[stored.event_id] = stored

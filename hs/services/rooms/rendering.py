@@ -6,7 +6,7 @@ membership, transaction ID, participation in a thread) is spliced behind it.
 Spec: client-server API, Room event format; rooms/v11, client considerations of redactions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ MAX_TXNS: Final = 50_000
 
 _OVERHEAD_BYTES: Final = 400
 _NO_TXN: Final = ("", "")
-_MEMBERSHIPS: Final[Mapping[str, bytes]] = {
+_MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
     name: b',"membership":"' + name.encode() + b'"'
     for name in ("join", "invite", "leave", "ban", "knock")
 }
@@ -49,7 +49,8 @@ _MEMBERSHIPS: Final[Mapping[str, bytes]] = {
 class Viewer:
     """For whom events are rendered, and when.
 
-    `latest_replies` are those of threads in which somebody writes whom they ignore; `hidden`
+    `aggregates` are those of the events prepared for them that have any. `latest_replies` are
+    those of threads in which somebody writes whom they ignore; `hidden`
     are children of events that they may not see.
     """
 
@@ -57,6 +58,7 @@ class Viewer:
     device_id: str | None
     now_ms: int
     ignored: AbstractSet[UserID] = frozenset()
+    aggregates: dict[EventID, Aggregate] = attrs.field(factory=dict)
     latest_replies: dict[EventID, EventID] = attrs.field(factory=dict)
     hidden: set[EventID] = attrs.field(factory=set)
 
@@ -122,16 +124,15 @@ class Rendering:
         """Read what `timeline_event` needs for these events; nothing when all is in memory."""
         await self._prepare_previous(events)
         await self._prepare_txns(events, viewer)
-        aggregates = self._aggregates
-        unknown = [one.event_id for one in events if aggregates.get_nowait(one.event_id) is None]
-        if unknown:
-            await aggregates.load(unknown)
+        own = await self._aggregates.load([one.event.event_id for one in events])
+        summed_up = {key: one for key, one in own.items() if one is not NOTHING}
+        viewer.aggregates.update(summed_up)
         if viewer.ignored:
-            await self._pass_over_ignored(events, viewer)
-        related = _related(aggregates.get_nowait(one.event_id) for one in events)
+            await self._pass_over_ignored(summed_up, viewer)
+        related = _related(summed_up.values())
         related.update(viewer.latest_replies.values())
         if related:
-            nested = await aggregates.load(related)
+            nested = await self._aggregates.load(related)
             related.update(one.edit for one in nested.values() if one.edit is not None)
             children = await self._events.get(related)
             await self.prepare_state(list(children.values()))
@@ -139,7 +140,8 @@ class Rendering:
 
     def bundled_children(self, events: Iterable[StoredEvent], viewer: Viewer) -> list[StoredEvent]:
         """Give the events that will be shown inside of others, after `prepare`."""
-        related = _related(self._aggregates.get_nowait(one.event_id) for one in events)
+        known = viewer.aggregates
+        related = _related(known[one.event_id] for one in events if one.event_id in known)
         related.update(viewer.latest_replies.values())
         children = [self._events.get_nowait(event_id) for event_id in related]
         return [one for one in children if one is not None]
@@ -149,7 +151,7 @@ class Rendering:
         redactions = [
             one.redacted_by
             for one in events
-            if one.redacted_by is not None and one.event_id not in self._prefixes
+            if one.redacted_by is not None and one.event.event_id not in self._prefixes
         ]
         if redactions:
             await self._events.get(redactions)
@@ -161,23 +163,46 @@ class Rendering:
 
         `membership` is the viewer's at the event. Without `room_id` as in /sync.
         """
-        event_id = stored.event.event_id
-        prefix = self._prefixes.get(event_id) or self._render(stored)
-        aggregate = self._aggregates.get_nowait(event_id)
-        extra = prefix.because
-        if prefix.previous:
-            extra += prefix.previous
-        if stored.event.sender == viewer.user_id:
-            extra += self._transaction(event_id, viewer)
-        if aggregate is not None and aggregate is not NOTHING:
-            extra += self._relations(stored, aggregate, viewer)
-        return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
-            prefix.body,
-            prefix.room if room_id else b"",
-            viewer.now_ms - stored.event.origin_server_ts,
-            b"" if membership is None else _membership(membership),
-            extra,
-        )
+        return self.timeline_events(((stored, membership, False),), viewer, room_id=room_id)[0]
+
+    def timeline_events(
+        self,
+        seen: Collection[tuple[StoredEvent, str | None, bool]],
+        viewer: Viewer,
+        *,
+        room_id: bool,
+    ) -> list[bytes]:
+        """Give events as `timeline_event`, or as `pruned_event` where the last value is true."""
+        # Calls of functions for each event are most of the cost of a timeline.
+        kept = self._prefixes.get_kept([one[0].event.event_id for one in seen])
+        user_id, now_ms = viewer.user_id, viewer.now_ms
+        aggregates, memberships = viewer.aggregates, _MEMBERSHIPS
+        rendered: list[bytes] = []
+        for stored, membership, pruned in seen:
+            if pruned:
+                rendered.append(self.pruned_event(stored, viewer, membership, room_id=room_id))
+                continue
+            event = stored.event
+            event_id = event.event_id
+            prefix = kept.get(event_id) or self._render(stored)
+            extra = prefix.because
+            if prefix.previous:
+                extra += prefix.previous
+            if event.sender == user_id:
+                extra += self._transaction(event_id, viewer)
+            if event_id in aggregates:
+                extra += self._relations(stored, aggregates[event_id], viewer)
+            rendered.append(
+                b'%b%b,"unsigned":{"age":%d%b%b}}'
+                % (
+                    prefix.body,
+                    prefix.room if room_id else b"",
+                    now_ms - event.origin_server_ts,
+                    memberships.get(membership) or _membership(membership),
+                    extra,
+                )
+            )
+        return rendered
 
     def state_event(
         self,
@@ -193,22 +218,43 @@ class Rendering:
             prefix.body,
             prefix.room if room_id else b"",
             viewer.now_ms - stored.event.origin_server_ts,
-            b"" if membership is None else _membership(membership),
+            _membership(membership),
             prefix.because,
         )
+
+    def state_events(
+        self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
+    ) -> list[bytes]:
+        """Give events as `state_event`."""
+        kept = self._prefixes.get_kept([stored.event.event_id for stored in events])
+        now_ms = viewer.now_ms
+        rendered: list[bytes] = []
+        for stored in events:
+            event = stored.event
+            prefix = kept.get(event.event_id) or self._render(stored)
+            rendered.append(
+                b'%b%b,"unsigned":{"age":%d%b}}'
+                % (
+                    prefix.body,
+                    prefix.room if room_id else b"",
+                    now_ms - event.origin_server_ts,
+                    prefix.because,
+                )
+            )
+        return rendered
 
     def pruned_event(
         self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
     ) -> bytes:
         """Give an event with only its essential fields, as of a user who asked to be erased."""
         prefix = _prefix_of(redact(stored.event), b"")
-        aggregate = self._aggregates.get_nowait(stored.event_id) or NOTHING
+        aggregate = viewer.aggregates.get(stored.event_id)
         return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
             prefix.body,
             prefix.room if room_id else b"",
             viewer.now_ms - stored.event.origin_server_ts,
-            b"" if membership is None else _membership(membership),
-            b"" if aggregate is NOTHING else self._relations(stored, aggregate, viewer),
+            _membership(membership),
+            b"" if aggregate is None else self._relations(stored, aggregate, viewer),
         )
 
     async def _prepare_previous(self, events: Iterable[StoredEvent]) -> None:
@@ -230,15 +276,16 @@ class Rendering:
             if previous is not None:
                 self._successors.put(previous.event_id, stored.event_id)
 
-    async def _pass_over_ignored(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
-        for stored in events:
-            aggregate = self._aggregates.get_nowait(stored.event_id)
-            thread = None if aggregate is None else aggregate.thread
+    async def _pass_over_ignored(
+        self, aggregates: Mapping[EventID, Aggregate], viewer: Viewer
+    ) -> None:
+        for event_id, aggregate in aggregates.items():
+            thread = aggregate.thread
             if thread is None or not viewer.ignored & thread.senders.keys():
                 continue
-            latest = await self._aggregates.latest_reply_but(stored.event_id, viewer.ignored)
+            latest = await self._aggregates.latest_reply_but(event_id, viewer.ignored)
             if latest is not None:
-                viewer.latest_replies[stored.event_id] = latest
+                viewer.latest_replies[event_id] = latest
 
     async def _prepare_txns(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
         if viewer.device_id is None:
@@ -246,7 +293,7 @@ class Rendering:
         unknown = [
             one.event_id
             for one in events
-            if one.event.sender == viewer.user_id and one.event_id not in self._txns
+            if one.event.sender == viewer.user_id and one.event.event_id not in self._txns
         ]
         if not unknown:
             return
@@ -376,11 +423,9 @@ def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:
     return orjson.Fragment(b"[%b]" % b",".join(rendered))
 
 
-def _related(aggregates: Iterable[Aggregate | None]) -> set[EventID]:
+def _related(aggregates: Iterable[Aggregate]) -> set[EventID]:
     related: set[EventID] = set()
     for one in aggregates:
-        if one is None or one is NOTHING:
-            continue
         if one.edit is not None:
             related.add(one.edit)
         if one.thread is not None:
@@ -430,6 +475,8 @@ def _previous(previous: StoredEvent) -> bytes:
     )
 
 
-def _membership(membership: str) -> bytes:
+def _membership(membership: str | None) -> bytes:
+    if membership is None:
+        return b""
     known = _MEMBERSHIPS.get(membership)
     return known if known is not None else b',"membership":' + orjson.dumps(membership)

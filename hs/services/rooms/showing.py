@@ -21,7 +21,7 @@ class Showing:
         """Render events of a history that the requester may see."""
         viewer = await self._viewer(requester)
         await self.prepare(seen, viewer)
-        return [self._one(one, viewer) for one in seen]
+        return self._rendering.timeline_events(seen, viewer, room_id=True)
 
     async def prepare(self, seen: Sequence[Seen], viewer: Viewer) -> None:
         """Read what rendering needs, and hide from bundles what the viewer may not see."""
@@ -37,12 +37,7 @@ class Showing:
         """Render events as parts of a state."""
         viewer = self._rendering.viewer(requester)
         await self._rendering.prepare_state(events)
-        render = self._rendering.state_event
-        return [render(stored, viewer, room_id=True) for stored in events]
-
-    def _one(self, seen: Seen, viewer: Viewer) -> bytes:
-        render = self._rendering.pruned_event if seen.pruned else self._rendering.timeline_event
-        return render(seen.stored, viewer, seen.membership, room_id=True)
+        return self._rendering.state_events(events, viewer, room_id=True)
 
     async def _viewer(self, requester: Requester) -> Viewer:
         ignored = await self._visibility.ignored_by(requester.user_id)

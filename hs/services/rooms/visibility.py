@@ -221,7 +221,7 @@ class Visibility:
         """
         ignored = await self._ignored.ignored_by(user_id) if ignore else frozenset()
         rooms: dict[RoomID, _RoomView] = {}
-        views: dict[EventID, Seen] = {}
+        certain: list[Seen] = []
         unsure: list[StoredEvent] = []
         for stored in events:
             event = stored.event
@@ -235,12 +235,14 @@ class Visibility:
             if event.origin_server_ts < view.hidden_before and event.state_key is None:
                 continue
             if stored.stream_id > view.certain_after:
-                views[event.event_id] = Seen(stored, event_types.JOIN)
+                certain.append(Seen(stored, event_types.JOIN))
             else:
                 unsure.append(stored)
-        if unsure:
-            for seen in await self._judge(user_id, unsure, rooms, known):
-                views[seen.stored.event_id] = seen
+        if not unsure:
+            return certain
+        views = {one.stored.event_id: one for one in certain}
+        for seen in await self._judge(user_id, unsure, rooms, known):
+            views[seen.stored.event_id] = seen
         return [views[one.event_id] for one in events if one.event_id in views]
 
     async def may_see_one(self, user_id: UserID, stored: StoredEvent) -> Seen | None:

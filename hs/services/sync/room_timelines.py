@@ -226,13 +226,11 @@ class RoomTimelines:
 
     def _timeline(self, turn: Turn, seen: Sequence[Seen], window: Window) -> Timeline:
         rendering, viewer, plan = self._rendering, turn.viewer, turn.plan
-        rendered = []
-        for one in seen:
-            if one.pruned:
-                text = rendering.pruned_event(one.stored, viewer, one.membership, room_id=False)
-            else:
-                text = rendering.timeline_event(one.stored, viewer, one.membership, room_id=False)
-            rendered.append(shaped(plan, one.stored, text))
+        rendered = rendering.timeline_events(seen, viewer, room_id=False)
+        if plan.shapes_events:
+            rendered = [
+                shaped(plan, one.stored, text) for one, text in zip(seen, rendered, strict=True)
+            ]
         first = seen[0].stored
         prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
         if first.event.type == event_types.CREATE:

@@ -1,6 +1,6 @@
 """The rooms section: every room's part put together, spliced from bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -196,15 +196,17 @@ class RoomSections:
         plain = turn.plan.shows_all_state
         if not plain and not wanted.allows_room(room.turn.room_id):
             return []
-        rendered = []
-        for event_id in room.state.values():
-            stored = events.get(event_id)
-            if stored is not None and (plain or _allows(wanted, stored)):
-                text = self._rendering.state_event(stored, turn.viewer, room_id=False)
-                rendered.append(shaped(turn.plan, stored, text))
-                if stored.event.type == event_types.MEMBER:
-                    _bring(turn, stored)
-        return rendered
+        shown = [events[event_id] for event_id in room.state.values() if event_id in events]
+        if not plain:
+            shown = [stored for stored in shown if _allows(wanted, stored)]
+        if turn.plan.is_lazy:
+            _bring(turn, shown)
+        rendered = self._rendering.state_events(shown, turn.viewer, room_id=False)
+        if not turn.plan.shapes_events:
+            return rendered
+        return [
+            shaped(turn.plan, stored, text) for stored, text in zip(shown, rendered, strict=True)
+        ]
 
     # Counts
 
@@ -238,9 +240,8 @@ class RoomSections:
             or account_data
         ):
             return None
-        for stored in room.timeline.shown:
-            if stored.event.type == event_types.MEMBER and turn.plan.is_lazy:
-                _bring(turn, stored)
+        if turn.plan.is_lazy:
+            _bring(turn, room.timeline.shown)
         state_name = turn.request.state_after or "state"
         parts = [
             b'"timeline":%b,"%b":{"events":[%b]},"account_data":{"events":[%b]}'
@@ -280,10 +281,12 @@ def _allows(wanted: EventFilter, stored: StoredEvent) -> bool:
     return wanted.allows(event.type, event.sender, content_of(stored))
 
 
-def _bring(turn: Turn, stored: StoredEvent) -> None:
-    event = stored.event
-    if event.state_key is not None:
-        turn.brought.append((event.room_id, UserID(event.state_key), event.event_id))
+def _bring(turn: Turn, shown: Iterable[StoredEvent]) -> None:
+    """Note the members that an answer brings to a device that gets them lazily."""
+    for stored in shown:
+        event = stored.event
+        if event.state_key is not None and event.type == event_types.MEMBER:
+            turn.brought.append((event.room_id, UserID(event.state_key), event.event_id))
 
 
 def _named(room_id: RoomID, rendered: bytes) -> bytes:

@@ -45,6 +45,7 @@ class Plan:
     limit: int
     shows_every_event: bool = attrs.field(init=False)
     shows_all_state: bool = attrs.field(init=False)
+    shapes_events: bool = attrs.field(init=False)
 
     @shows_every_event.default
     def _ask_timeline(self) -> bool:
@@ -53,6 +54,10 @@ class Plan:
     @shows_all_state.default
     def _ask_state(self) -> bool:
         return self.filter.room.state.allows_everything
+
+    @shapes_events.default
+    def _ask_shape(self) -> bool:
+        return self.filter.federation_format or self.filter.event_fields is not None
 
     @property
     def is_lazy(self) -> bool:

@@ -222,11 +222,9 @@ class Results:
         plan, viewer = telling.plan, gathered.viewer
         render = self._rendering
         fields: Fields = {"initial": True} if plan.initial else {}
-        state = [
-            render.state_event(gathered.events[one], viewer, room_id=False)
-            for one in wanted
-            if one in gathered.events
-        ]
+        events = gathered.events
+        told = [events[one] for one in wanted if one in events]
+        state = render.state_events(told, viewer, room_id=False)
         if gathered.occasion.form is Form.ACCEPTED:
             state += telling.gone_state()
         if state or plan.initial:
@@ -253,12 +251,7 @@ class Results:
         plan, stretch, viewer = telling.plan, telling.stretch, gathered.viewer
         if not telling.seen and not plan.initial and not stretch.limited:
             return
-        rendered = [
-            self._rendering.pruned_event(one.stored, viewer, one.membership, room_id=False)
-            if one.pruned
-            else self._rendering.timeline_event(one.stored, viewer, one.membership, room_id=False)
-            for one in telling.seen
-        ]
+        rendered = self._rendering.timeline_events(telling.seen, viewer, room_id=False)
         fields["timeline"] = _array(rendered)
         fields["limited"] = stretch.limited or plan.is_expanded
         fields["num_live"] = _live(telling.seen, gathered.occasion.since)

@@ -138,12 +138,14 @@ def _fill(
 def _within(
     entries: Sequence[TailEntry], plan: RoomPlan, upto: VectorPosition
 ) -> Sequence[TailEntry]:
-    last = plan.last
-    return [
+    floor, covers = upto.floor, upto.covers
+    within = [
         entry
         for entry in entries
-        if upto.covers(entry.writer, entry.stream_id) and (last is None or entry.stream_id <= last)
+        if entry.stream_id <= floor or covers(entry.writer, entry.stream_id)
     ]
+    last = plan.last
+    return within if last is None else [entry for entry in within if entry.stream_id <= last]
 
 
 def _places(entries: Iterable[TailEntry]) -> list[Arrived]:
