@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -15,6 +16,9 @@ import attrs
 MAX_WORDS: Final = 5000
 MAX_WORD_CHARS: Final = 64
 MAX_QUERY_WORDS: Final = 32
+MAX_HIGHLIGHTED_WORDS: Final = 1000
+MAX_TERM_CHARS: Final = 4096
+"""Of what users type; as many words as count are shorter."""
 
 _SPACELESS: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -50,7 +54,7 @@ def parse_query(term: str) -> SearchQuery:
     phrases: list[Phrase] = []
     unwanted: list[Phrase] = []
     left = MAX_QUERY_WORDS
-    for minus, quoted, plain in _PART.findall(term):
+    for minus, quoted, plain in _PART.findall(term[:MAX_TERM_CHARS]):
         phrase = tuple(words_of(quoted or plain)[:left])
         left -= len(phrase)
         if phrase:
@@ -62,9 +66,9 @@ def parse_query(term: str) -> SearchQuery:
 
 
 def highlights_of(text: str, query: SearchQuery) -> set[str]:
-    """Give the words of a text, in lower case, that are among those looked for."""
-    wanted = query.words
-    return {found.lower() for found, folded in _pairs(text) if folded in wanted}
+    """Give the words of a text's beginning, in lower case, that are among those looked for."""
+    wanted, beginning = query.words, islice(_pairs(text), MAX_HIGHLIGHTED_WORDS)
+    return {found.lower() for found, folded in beginning if folded in wanted}
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -76,6 +80,8 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=20_000)
 def _folded(word: str) -> str:
+    if word.isascii():
+        return _singular(word.lower())
     plain = unicodedata.normalize("NFKD", word).casefold()
     plain = "".join(one for one in plain if one.isalnum())
     return _singular(plain or word)[:MAX_WORD_CHARS]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
+import trio
 
 from hs.core.errors import MatrixError
 from hs.core.events import event_types
@@ -76,7 +77,9 @@ class MessageSearch:
         page = await self._page(requester.user_id, ask, wanted, cursor)
         count = await self._count(requester.user_id, ask, wanted, page)
         shown = await self._showing.results(requester, page.found, ask.context)
-        answer = _answer(count, _highlights(page, query), shown)
+        # In a thread: a page of long texts takes its time.
+        highlights = await trio.to_thread.run_sync(_highlights, page, query)
+        answer = _answer(count, highlights, shown)
         if page.rest is not None:
             answer["next_batch"] = page.rest.encode()
         if ask.groups:

@@ -1,0 +1,28 @@
+"""Words that search goes by: what users type is bounded."""
+
+import pytest
+
+from hs.core.search_words import (
+    MAX_HIGHLIGHTED_WORDS,
+    MAX_QUERY_WORDS,
+    MAX_TERM_CHARS,
+    highlights_of,
+    parse_query,
+)
+
+
+@pytest.mark.parametrize("part", ["a ", '"', '" ', "-", "ä ", "x"])
+def test_of_what_users_type_no_more_than_a_bound_is_read(part: str) -> None:
+    bounded = parse_query((part * MAX_TERM_CHARS)[:MAX_TERM_CHARS])
+
+    query = parse_query(part * 1_000_000)
+
+    assert query == bounded
+    assert sum(map(len, (*query.phrases, *query.unwanted))) <= MAX_QUERY_WORDS
+
+
+def test_only_the_beginning_of_a_text_is_searched_for_highlights() -> None:
+    early, late = "Plan " + "x " * MAX_HIGHLIGHTED_WORDS, "x " * MAX_HIGHLIGHTED_WORDS + "plan"
+
+    assert highlights_of(early, parse_query("plans")) == {"plan"}
+    assert highlights_of(late, parse_query("plan")) == set()
