@@ -55,9 +55,7 @@ def check_third_party_invite(
     raise Forbidden("No signature of the third-party invite is by a key that the room knows")
 
 
-def keys_that_signed(
-    offer: Mapping[str, Any], signed: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def keys_that_signed(offer: Mapping[str, Any], signed: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List the keys of a third-party invite by which `signed` is signed, each with the URL that
     tells whether it is still valid; keys without one are left out.
     """

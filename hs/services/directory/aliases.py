@@ -16,6 +16,7 @@ from hs.settings.rooms import RoomRule, RoomSettings
 from hs.storage import directory
 from hs.storage.database import Database
 
+
 class AliasNamespaces(Protocol):
     """Knows which aliases belong to application services, and hears of those that change."""
 
