@@ -4,6 +4,7 @@ import enum
 
 import attrs
 
+from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID
 
@@ -37,3 +38,11 @@ class StoredEvent:
     def event_id(self) -> EventID:
         """Give the event's ID."""
         return self.event.event_id
+
+
+def membership_in(stored: StoredEvent | None) -> str:
+    """Give the membership that a member event says; whoever has none is out."""
+    if stored is None:
+        return event_types.LEAVE
+    membership = stored.event.content.get("membership")
+    return membership if isinstance(membership, str) else event_types.LEAVE

@@ -34,7 +34,7 @@ from hs.services.rooms.memberships import LocalMembership, Memberships
 from hs.services.rooms.rendering import content_of
 from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.stays import Stays
-from hs.services.rooms.stored import Status, StoredEvent
+from hs.services.rooms.stored import Status, StoredEvent, membership_in
 from hs.storage import timelines
 from hs.storage.database import Database
 from hs.storage.state import EMPTY_SNAPSHOT
@@ -272,7 +272,7 @@ class Visibility:
         seen: list[Seen] = []
         for stored in events:
             point = points.get(stored.snapshot_id or EMPTY_SNAPSHOT, _START)
-            before = _membership(found.get(point.member) if point.member else None)
+            before = membership_in(found.get(point.member) if point.member else None)
             view = Viewpoint(
                 _read(found.get(point.visibility) if point.visibility else None),
                 before,
@@ -347,13 +347,6 @@ class _RoomView(NamedTuple):
 
 def _read(stored: StoredEvent | None) -> HistoryVisibility:
     return visibility_in(None if stored is None else content_of(stored))
-
-
-def _membership(stored: StoredEvent | None) -> str:
-    if stored is None:
-        return event_types.LEAVE
-    membership = stored.event.content.get("membership")
-    return membership if isinstance(membership, str) else event_types.LEAVE
 
 
 def _id(event_id: str | None) -> EventID | None:

@@ -19,7 +19,7 @@ from hs.repl.streams import EVENTS
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import LocalMembership
 from hs.services.rooms.state_store import StateStore
-from hs.services.rooms.stored import StoredEvent
+from hs.services.rooms.stored import StoredEvent, membership_in
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.visibility import Visibility
 from hs.services.sync.invite_permissions import permission_in
@@ -47,11 +47,11 @@ class _History:
     prior: StoredEvent | None
 
     def was_always_in(self) -> bool:
-        joined = all(_membership(one) == event_types.JOIN for one in self.events)
-        return joined and _membership(self.prior) == event_types.JOIN
+        joined = all(membership_in(one) == event_types.JOIN for one in self.events)
+        return joined and membership_in(self.prior) == event_types.JOIN
 
     def was_ever_in(self) -> bool:
-        return any(_membership(one) == event_types.JOIN for one in (*self.events, self.prior))
+        return any(membership_in(one) == event_types.JOIN for one in (*self.events, self.prior))
 
 
 class RoomTurns:
@@ -139,7 +139,7 @@ class RoomTurns:
         history = await self._history(turn, own, since)
         if not history.events:
             # It lies in the future, or before the span: the number alone could not tell.
-            membership = _membership(history.prior)
+            membership = membership_in(history.prior)
             if membership != event_types.JOIN or history.prior is None:
                 return None
             return RoomTurn(room_id, Section.JOIN, _as_own(history.prior), since, certain=True)
@@ -158,7 +158,7 @@ class RoomTurns:
         if history.was_always_in():
             return RoomTurn(room_id, Section.JOIN, own, since, certain=True)
         after: VectorPosition | None = None
-        if _membership(history.prior) == event_types.JOIN:
+        if membership_in(history.prior) == event_types.JOIN:
             after = since
         elif history.prior is not None and await self._ended_a_stay(history.prior):
             # What came before the user left was given to the client at that time.
@@ -221,9 +221,9 @@ class RoomTurns:
         return await self._events.get_one(before[key]) if key in before else None
 
     async def _ended_a_stay(self, stored: StoredEvent) -> bool:
-        if _membership(stored) not in _GONE:
+        if membership_in(stored) not in _GONE:
             return False
-        return _membership(await self._before(stored)) == event_types.JOIN
+        return membership_in(await self._before(stored)) == event_types.JOIN
 
 
 def _first(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
@@ -233,7 +233,7 @@ def _first(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
 def _left(
     room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition
 ) -> RoomTurn:
-    if _membership(history.prior) == event_types.JOIN:
+    if membership_in(history.prior) == event_types.JOIN:
         return RoomTurn(room_id, Section.LEAVE, own, since, last=own.stream_id)
     return RoomTurn(
         room_id,
@@ -249,12 +249,5 @@ def _left(
 
 def _as_own(stored: StoredEvent) -> LocalMembership:
     return LocalMembership(
-        _membership(stored), stored.event_id, stored.stream_id, stored.event.sender
+        membership_in(stored), stored.event_id, stored.stream_id, stored.event.sender
     )
-
-
-def _membership(stored: StoredEvent | None) -> str:
-    if stored is None:
-        return event_types.LEAVE
-    membership = stored.event.content.get("membership")
-    return membership if isinstance(membership, str) else event_types.LEAVE
