@@ -70,7 +70,7 @@ def check_canonical(value: object, depth: int = MAX_DEPTH) -> None:
     if kind is int:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]  # it is an int
             raise BadJson("An integer is out of the range of canonical JSON")
-    elif isinstance(value, Mapping):
+    elif kind is dict or isinstance(value, Mapping):
         _check_members(value.values(), depth)
     elif kind is list or kind is tuple:
         _check_members(value, depth)
@@ -84,7 +84,10 @@ def _check_members(members: Any, depth: int) -> None:
     if depth == 0:
         raise BadJson("The JSON is nested too deeply")
     for member in members:
-        if type(member) is not str:
+        kind = type(member)
+        if kind is dict:
+            _check_members(member.values(), depth - 1)
+        elif kind is not str:
             check_canonical(member, depth - 1)
 
 
