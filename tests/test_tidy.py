@@ -17,6 +17,17 @@ VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "
 UNFINISHED = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + r"X)\b|\bNotImplemented" + "Error\b")
 BARE_IGNORE = re.compile(r"# (type: ignore|noqa)(?!(\[[\w, -]+\]|: [A-Z]+\d+(, ?[A-Z]+\d+)*)\s+\S)")
 BARE_CAST = re.compile(r"\bcast\((?![^#]*#)")
+# Modules that no other imports, and who needs them.
+UNIMPORTED = {
+    "hs/lib/html_pages.py": "runs in the sandbox, by its name",
+    "hs/lib/pictures.py": "runs in the sandbox, by its name",
+    "hs/lib/s3.py": "loaded by its name, where it is configured",
+    "hs/core/edus.py": "requests of other servers",
+    "hs/core/server_acl.py": "requests of other servers",
+    "hs/services/rooms/inbound.py": "requests of other servers",
+    "hs/repl/inproc_rpc.py": "tests of clusters in one run",
+    "hs/storage/inline.py": "tests of clusters in one run",
+}
 
 
 def source_files() -> list[Path]:
@@ -121,6 +132,33 @@ def test_imports_stand_at_the_top() -> None:
     ]
 
     assert buried == []
+
+
+def imported_modules() -> set[str]:
+    """Every module, or name in one, that the package imports."""
+    found: set[str] = set()
+    for name, tree in parsed():
+        if not name.startswith("hs/"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+            elif isinstance(node, ast.Import):
+                found |= {one.name for one in node.names}
+    return found
+
+
+def test_every_module_is_imported_by_another() -> None:
+    imported = imported_modules()
+    modules = {name_of(path): path for path in (ROOT / "hs").rglob("*.py")}
+    alone = {
+        name
+        for name, path in modules.items()
+        if path.name != "__init__.py" and not name.startswith("hs/cli/")  # loaded by their names
+        if name.removesuffix(".py").replace("/", ".") not in imported
+    }
+
+    assert alone == set(UNIMPORTED)
 
 
 def test_types_follow_the_same_arrows_as_code() -> None:
