@@ -8,6 +8,7 @@ Spec: appendices, Glob-style matching.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 import attrs
@@ -43,6 +44,12 @@ class Glob:
     """A compiled pattern; compare and hash by the pattern."""
 
     pieces: tuple[Piece, ...]
+
+    @property
+    def effort(self) -> int:
+        """Tell how many steps it may take for each character of a value."""
+        # What has a `?` is compared anew from each place.
+        return sum(len(one.text) if "?" in one.text else 1 for one in self.pieces)
 
     def matches(self, value: str) -> bool:
         """Tell whether the pattern is the whole of a value, without regard to case."""
@@ -88,13 +95,18 @@ def compile_glob(pattern: str) -> Glob:
 def _piece(text: str) -> Piece:
     if "?" not in text:
         return Piece(text, lambda value, start: value.find(text, start))
-    regex = re.compile("".join("." if char == "?" else re.escape(char) for char in text), re.DOTALL)
 
     def find(value: str, start: int) -> int:
-        match = regex.search(value, start)
+        match = _regex(text).search(value, start)
         return -1 if match is None else match.start()
 
     return Piece(text, find)
+
+
+@lru_cache(maxsize=1000)
+def _regex(text: str) -> re.Pattern[str]:
+    # Made when it is needed: of ten thousand patterns that somebody has, few may ever be.
+    return re.compile("".join("." if char == "?" else re.escape(char) for char in text), re.DOTALL)
 
 
 def _after_all(pieces: list[Piece], value: str, start: int) -> int:

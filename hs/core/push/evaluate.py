@@ -13,6 +13,7 @@ from hs.core.ids import UserID
 from hs.core.push.conditions import (
     BodyHasDisplayName,
     EventCondition,
+    Matches,
     MatchesWords,
     PropertyContainsUser,
     PropertyIs,
@@ -21,7 +22,7 @@ from hs.core.push.conditions import (
     UserCondition,
     compile_condition,
 )
-from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.facts import LARGEST_BYTES, EventFacts, UserFacts
 from hs.core.push.rules import HISTORICAL_ACTIONS, Action, PushRule, RuleKind
 
 
@@ -36,17 +37,30 @@ class Outcome:
     tweaks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
+MAX_EFFORT = 5_000_000
+"""For one event and one ruleset; thousands of keywords, unless the event is very long."""
+
+NAME_EFFORT = 16
+"""Of comparing with a display name, whatever it is."""
+
+LIGHT_EFFORT = MAX_EFFORT // LARGEST_BYTES
+
 NOTHING = Outcome()
 """The outcome when no rule matches, and of everything that the user has sent."""
 
 
 @attrs.frozen(eq=False)
 class CompiledRule:
-    """One enabled rule; conditions that depend on the user come last."""
+    """One enabled rule; conditions that depend on the user come last.
+
+    `effort` is what its patterns may take for each character of an event; of rules that come
+    with the server it does not count.
+    """
 
     event_conditions: tuple[EventCondition, ...]
     user_conditions: tuple[UserCondition, ...]
     outcome: Outcome
+    effort: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -58,6 +72,7 @@ class CompiledRules:
     named_by: tuple[PropertyIsUser | PropertyContainsUser, ...]
     """Where an event may name a user so that the outcome differs for that user."""
     reads_threads: bool = False
+    effort: int = 0
 
 
 @attrs.frozen
@@ -87,6 +102,7 @@ def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
             )
         ),
         any(isinstance(condition, ThreadSubscription) for condition in naming),
+        sum(rule.effort for rule in compiled),
     )
 
 
@@ -94,7 +110,7 @@ def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Out
     """Give the outcome for one user."""
     if user.user_id == facts.sender:
         return NOTHING
-    for rule in compiled.rules:
+    for rule in _affordable(compiled, facts):
         if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
             condition.holds_for(facts, user) for condition in rule.user_conditions
         ):
@@ -150,7 +166,29 @@ def _compile(rule: PushRule) -> CompiledRule:
         tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the other half of the union
         tuple(condition for condition in conditions if isinstance(condition, naming)),
         outcome_of(rule),
+        0 if rule.default else sum(map(_effort, conditions)),
     )
+
+
+def _effort(condition: EventCondition | UserCondition) -> int:
+    if isinstance(condition, Matches | MatchesWords):
+        return condition.glob.effort
+    return NAME_EFFORT if isinstance(condition, BodyHasDisplayName) else 0
+
+
+def _affordable(compiled: CompiledRules, facts: EventFacts) -> Iterable[CompiledRule]:
+    """Give the rules, without those that would take too long on an event.
+
+    Whoever has ten thousand patterns must not have everybody wait for their notifications.
+    """
+    if compiled.effort <= LIGHT_EFFORT or compiled.effort * facts.size_bytes <= MAX_EFFORT:
+        return compiled.rules
+    left, affordable = MAX_EFFORT // facts.size_bytes, []
+    for rule in compiled.rules:
+        if rule.effort <= left:
+            left -= rule.effort
+            affordable.append(rule)
+    return affordable
 
 
 def _holds(condition: EventCondition, facts: EventFacts) -> bool:
@@ -162,7 +200,7 @@ def _holds(condition: EventCondition, facts: EventFacts) -> bool:
 
 def _for_a_bystander(compiled: CompiledRules, facts: EventFacts) -> Outcome:
     """Give the outcome for a user whom the event does not name."""
-    for rule in compiled.rules:
+    for rule in _affordable(compiled, facts):
         if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
             isinstance(condition, ThreadSubscription) and condition.holds_for_others(facts)
             for condition in rule.user_conditions

@@ -12,6 +12,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.property_paths import ABSENT, PropertyPath, property_at
 
 DEFAULT_NOTIFICATION_LEVEL = 50
+LARGEST_BYTES = 65_536
 
 
 @attrs.frozen(eq=False)
@@ -33,6 +34,8 @@ class EventFacts:
     subscribers: AbstractSet[UserID] | None = None
     replaced: Mapping[str, Any] | None = None
     """Content of the state that it replaced; gathered for calls only."""
+    size_bytes: int = LARGEST_BYTES
+    """How long a text in it can be."""
     memo: dict[Any, bool] = attrs.field(factory=dict)
     """Answers of conditions that do not depend on the user, by condition."""
 
@@ -74,4 +77,5 @@ def facts_of(
         notification_levels=power.notifications,
         subscribers=subscribers,
         replaced=replaced,
+        size_bytes=len(event.canonical),
     )

@@ -1,5 +1,6 @@
 """Push rules: which rule an event meets, and how users change and see their rules."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -396,3 +397,31 @@ def test_room_rules_follow_an_upgrade() -> None:
 
     assert [rule.rule_id for rule in copied.rules] == ["!new:here", "!old:here"]
     assert copy_room_rules(copied, "!old:here", "!new:here") == copied
+
+
+def ten_thousand(pattern: str) -> UserRules:
+    return UserRules(
+        tuple(
+            PushRule(RuleKind.CONTENT, str(n), ("notify",), pattern=f"{pattern}{n}")
+            for n in range(10_000)
+        )
+    )
+
+
+@pytest.mark.parametrize("pattern", ["aa", "?" * 300 + "b", "*a*b*c*"])
+def test_ten_thousand_patterns_keep_nobody_waiting(pattern: str) -> None:
+    compiled = compile_ruleset(full_ruleset(ten_thousand(pattern), DEFAULTS))
+    event = facts({**TEXT, "body": "a" * 60_000})
+
+    began_s = time.process_time()
+    found = evaluate(compiled, event, UserFacts(ALICE))
+
+    # All of them would take minutes.
+    assert time.process_time() - began_s < 20
+    assert found.rule_id == ".m.rule.message"
+
+
+def test_thousands_of_keywords_are_found_in_ordinary_messages() -> None:
+    event = attrs.evolve(facts({**TEXT, "body": "hello word9999"}), size_bytes=500)
+
+    assert outcome(event, ten_thousand("word")).rule_id == "9999"
