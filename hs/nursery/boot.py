@@ -5,6 +5,7 @@ of what the process does.
 """
 
 import gc
+import linecache
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import trio
 
 from hs.apis.web.listening import Bound
 from hs.lib.aio import Bridge, open_bridge
+from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
 from hs.nursery import systemd
 from hs.nursery.compose import compose
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 def main(settings: Settings) -> int:
     """Run the process of these settings until it is told to end; give its exit status."""
     plan = plan_of(settings)
+    give_memory_back()
     try:
         set_up_logs(settings.logging)
         limit_open_files(settings.server.soft_file_limit)
@@ -95,7 +98,9 @@ async def run_process(settings: Settings, plan: Plan) -> None:
 
 
 def _calm_collector() -> None:
-    # What was made until now stays: the collector need not look at it again.
+    # What was made until now stays: the collector need not look at it again. The text of the
+    # methods that attrs writes, kept for tracebacks, takes some megabytes.
+    linecache.clearcache()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

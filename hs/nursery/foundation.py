@@ -4,7 +4,7 @@ Constructors only: nothing here starts, waits or connects.
 """
 
 import hashlib
-import ssl
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,12 +18,9 @@ from hs.lib.tasks import Duty
 from hs.nursery.plan import Plan
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
-from hs.repl.intake import Intake
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.recent import LocalRecentRows, RecentRows
-from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_of
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
@@ -34,7 +31,6 @@ from hs.repl.writers import TableWriter
 from hs.services.accounts.rate_limits import MakeLimiter, own_limiter
 from hs.services.accounts.shared_rates import SharedRates
 from hs.settings.errors import Problem, SettingsError
-from hs.settings.server import RedisSettings
 from hs.settings.settings import Settings
 from hs.settings.workers import MAIN, WorkerSettings
 from hs.storage.database import Database
@@ -86,8 +82,7 @@ class Foundation:
 
     def hears_others(self) -> bool:
         """Tell whether what other processes say arrives; always so where there are none."""
-        transport = self.transport
-        return not isinstance(transport, RedisTransport) or transport.connected
+        return self.transport.connected
 
     def table(self, stream: StreamDef[R]) -> TableWriter[R]:
         """Give this process's writer of a table stream that it owns."""
@@ -119,9 +114,11 @@ def lay_foundation(
     feed = Feed()
     ownership = Ownership(_topology(settings.workers))
     transport: Transport
-    remote = None
+    remote: Remote | None = None
     if plan.shared:
-        transport, remote = _shared(settings, plan, bridge, database, feed, ownership)
+        # Not imported above: a process that is alone does without all of it.
+        several = importlib.import_module("hs.nursery.several")
+        transport, remote = several.connect(settings, plan, bridge, database, feed, ownership)
     else:
         transport = alone(feed)
     tables: dict[str, TableWriter[Any]] = {}
@@ -181,28 +178,6 @@ def secret_of(key: SigningKey) -> str:
     return hashlib.sha256(key.sign(b"replication between our processes").encode()).hexdigest()
 
 
-def _shared(
-    settings: Settings,
-    plan: Plan,
-    bridge: Bridge,
-    database: Database,
-    feed: Feed,
-    ownership: Ownership,
-) -> tuple[RedisTransport, Remote]:
-    secret = settings.workers.secret or secret_of(signing_key_of(settings))
-    sender = PooledSender(ownership.topology.locations, ssl.create_default_context())
-    clients = RpcClients(sender, secret, feed)
-    intake = Intake(feed, plan.instance, database, lambda other: clients.proxy(RecentRows, other))
-    channel = channel_of(settings.server.server_name)
-    link = RedisLink(_redis_address(settings.redis), channel, plan.instance, bridge)
-    transport = RedisTransport(
-        feed, plan.instance, link, bridge, intake, ownership.expected(), sender.expect_back
-    )
-    server = RpcServer(lambda: transport.sources)
-    server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
-    return transport, Remote(clients, server, RpcEndpoint(server, secret), sender)
-
-
 def _topology(workers: WorkerSettings) -> Topology:
     locations = {
         name: Location(one.host, one.port, one.tls, str(one.path) if one.path else None)
@@ -211,18 +186,3 @@ def _topology(workers: WorkerSettings) -> Topology:
     writers = {stream: tuple(names) for stream, names in workers.writers.items()}
     writers["backfill"] = writers["events"]
     return Topology(workers.name, MAIN, writers, locations)
-
-
-def _redis_address(redis: RedisSettings) -> RedisAddress:
-    return RedisAddress(
-        host=redis.host,
-        port=redis.port,
-        path=str(redis.path) if redis.path else None,
-        database=redis.dbid,
-        username=redis.username,
-        password=redis.password,
-        tls=redis.use_tls,
-        ca_file=str(redis.ca_file) if redis.ca_file else None,
-        certificate_file=str(redis.certificate_file) if redis.certificate_file else None,
-        private_key_file=str(redis.private_key_file) if redis.private_key_file else None,
-    )

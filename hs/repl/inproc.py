@@ -37,6 +37,7 @@ class InProcTransport:
     _hub: InProcHub
     sources: list[Source] = attrs.Factory(list)
     shared: bool = False
+    connected: bool = True
 
     def attach(self, source: Source) -> None:
         """Let every feed follow the writer from where it is."""

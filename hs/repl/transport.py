@@ -47,6 +47,10 @@ class Transport(Protocol):
         """Tell whether other processes read, so that commits must be logged for them."""
 
     @property
+    def connected(self) -> bool:
+        """Tell whether what other processes say arrives; always so where there are none."""
+
+    @property
     def sources(self) -> list[Source]:
         """List the writers of this process."""
 

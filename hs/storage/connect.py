@@ -1,5 +1,6 @@
 """Opens the database that the configuration names; Synapse's `database` section is understood."""
 
+import importlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -10,8 +11,7 @@ import attrs
 from hs.lib.aio import Bridge
 from hs.storage.database import Database
 from hs.storage.dialect import Engine
-from hs.storage.postgres.database import open_postgres
-from hs.storage.postgres.pool import PostgresConfig
+from hs.storage.postgres.config import PostgresConfig
 from hs.storage.sqlite.threads import open_sqlite
 
 _ENGINES: Final[dict[str, Engine]] = {
@@ -80,7 +80,9 @@ async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator
         async with open_sqlite(config.args["database"]) as database:
             yield database
     else:
-        async with open_postgres(postgres_config(config), bridge) as postgres:
+        # Not imported above: only this engine needs asyncpg.
+        opener = importlib.import_module("hs.storage.postgres.database")
+        async with opener.open_postgres(postgres_config(config), bridge) as postgres:
             yield postgres
 
 

@@ -9,8 +9,8 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.storage.database import CommitUnknown, Database, DatabaseTimeout, DatabaseUnavailable, Tx
+from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
-from hs.storage.postgres.pool import PostgresConfig
 from tests.support.postgres import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.postgres

@@ -11,8 +11,8 @@ import trio
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
 from hs.storage.migrate import bundled_migrations, migrate
+from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
-from hs.storage.postgres.pool import PostgresConfig
 from hs.storage.sqlite.threads import open_sqlite
 from tests.support.postgres import PostgresServer
 

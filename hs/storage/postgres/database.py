@@ -15,7 +15,8 @@ import trio
 from hs.lib.aio import Bridge
 from hs.storage.database import CommitUnknown, DatabaseConflict, DatabaseUnavailable, Unit
 from hs.storage.dialect import POSTGRES
-from hs.storage.postgres.pool import Pool, PostgresConfig
+from hs.storage.postgres.config import PostgresConfig
+from hs.storage.postgres.pool import Pool
 from hs.storage.postgres.tx import (
     Connection,
     PostgresTx,

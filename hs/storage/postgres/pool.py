@@ -6,11 +6,11 @@ given back as it is, and only after a failure is it mended, or thrown away.
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
-import attrs
 
+from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.tx import Connection
 
 MEND_LIMIT_S: Final = 5.0
@@ -18,15 +18,6 @@ CANCEL_AGAIN_S: Final = 0.2
 CLOSE_LIMIT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
-
-
-@attrs.frozen
-class PostgresConfig:
-    """How to reach a database; `connect` are arguments of asyncpg.connect."""
-
-    connect: dict[str, Any]
-    min_connections: int = 2
-    max_connections: int = 10
 
 
 class Pool:
