@@ -46,7 +46,7 @@ def wire_registered(ground: Foundation, outside: Outside) -> Registered:
     queries = ServiceQueries(registry, calls, database)
     return Registered(
         registry=registry,
-        identities=ServiceIdentities(registry, database, ground.feed),
+        identities=ServiceIdentities(registry, database, ground.feed, ground.hears_others),
         calls=calls,
         queries=queries,
         aliases=ServiceAliases(registry, queries, ground.memory(CACHES)),

@@ -3,6 +3,7 @@
 Spec: application service API, Identity assertion.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -25,11 +26,22 @@ MAX_USERS: Final = 50_000
 
 
 class ServiceIdentities:
-    """Turns services' tokens into requesters, and those into the users they speak for."""
+    """Turns services' tokens into requesters, and those into the users they speak for.
 
-    def __init__(self, registry: ServiceRegistry, database: Database, feed: Feed) -> None:
+    While `hears_others` says no, that somebody was locked elsewhere does not arrive, and nothing
+    is trusted but the database.
+    """
+
+    def __init__(
+        self,
+        registry: ServiceRegistry,
+        database: Database,
+        feed: Feed,
+        hears_others: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._registry = registry
         self._database = database
+        self._hears_others = hears_others
         # By the hash, so that the time of a look-up tells nothing of a token.
         self._by_token = {hash_of(one.registration.as_token): one for one in registry.services}
         self._users: LruCache[str, UserRecord] = LruCache(
@@ -101,7 +113,7 @@ class ServiceIdentities:
 
     async def _record(self, user_id: UserID) -> UserRecord | None:
         known = self._users.get(user_id)
-        if known is not None:
+        if known is not None and self._hears_others():
             return known
         changes = self._changes
         found = await self._database.read(accounts.find_user, user_id)
@@ -111,7 +123,7 @@ class ServiceIdentities:
 
     async def _has_device(self, user_id: UserID, device_id: str) -> bool:
         key = (user_id, device_id)
-        if self._devices.get(key) is not None:
+        if self._devices.get(key) is not None and self._hears_others():
             return True
         changes = self._changes
         if "\0" in device_id or await self._database.read(devices.find, *key) is None:

@@ -104,3 +104,19 @@ def tell_of(world: World, user_id: UserID) -> None:
     """Announce that somebody is not what they were."""
     row = CacheRow(USERS, (user_id,))
     world.feed.deliver(Batch(CACHES, "one", 0, 1, [(1, row)]))
+
+
+async def test_who_hears_nothing_of_others_asks_the_database(world: World) -> None:
+    hears = [True]
+    registry = ServiceRegistry([registration()], SERVER)
+    known = ServiceIdentities(registry, world.database, world.feed, lambda: hears[0])
+    requester = known.requester_of("as-irc")
+    assert requester is not None
+    assert not (await known.acting_as(requester, GHOST, None)).locked
+
+    await world.database.write(accounts.set_locked, GHOST, True)
+    before = await known.acting_as(requester, GHOST, None)
+    hears[0] = False
+    after = await known.acting_as(requester, GHOST, None)
+
+    assert (before.locked, after.locked) == (False, True)
