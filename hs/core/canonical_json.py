@@ -70,7 +70,7 @@ def check_canonical(value: object, depth: int = MAX_DEPTH) -> None:
     if kind is int:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]  # it is an int
             raise BadJson("An integer is out of the range of canonical JSON")
-    elif kind is dict or isinstance(value, Mapping):
+    elif isinstance(value, dict | Mapping):
         _check_members(value.values(), depth)
     elif kind is list or kind is tuple:
         _check_members(value, depth)
