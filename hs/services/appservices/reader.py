@@ -44,8 +44,8 @@ from hs.services.appservices.outgoing import Outgoing, ReceiptNote
 from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.registry import Service
 from hs.services.appservices.transactions import Delivery, TransactionMaker
+from hs.storage import accounts, device_lists
 from hs.storage import appservices as storage
-from hs.storage import device_lists
 from hs.storage.database import Database
 
 PAGE: Final = 500
@@ -282,14 +282,25 @@ class AppserviceSender:
 
     async def _take_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
-            self._note_device(row.user_id, row.device_id, has_messages=not row.keys)
+            await self._note_device(row.user_id, row.device_id, has_messages=not row.keys)
 
-    def _note_device(self, user_id: str, device_id: str, *, has_messages: bool) -> None:
+    async def _note_device(self, user_id: str, device_id: str, *, has_messages: bool) -> None:
         for service in self._interest.owners(user_id):
-            if service.registration.receives_encryption:
+            encrypts = service.registration.receives_encryption
+            if encrypts and await self._is_of_service(user_id, service):
                 outgoing = self._outgoing[service]
                 kept = outgoing.inboxes if has_messages else outgoing.counts
                 outgoing.add(kept, (user_id, device_id), None)
+
+    async def _is_of_service(self, user_id: str, service: Service) -> bool:
+        """Tell whether a user's messages are taken out of their inbox for a service.
+
+        Of users that it only shares, those who log in themselves would never get theirs.
+        """
+        if service.reserves_user(user_id):
+            return True
+        user = await self._database.read(accounts.find_user, user_id)
+        return user is not None and user.appservice_id == service.id
 
     async def _take_device_lists(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:
@@ -328,9 +339,9 @@ class AppserviceSender:
         encrypted = any(one.registration.receives_encryption for one in self._outgoing)
         if encrypted:
             for device in await self._database.read(storage.devices_with_messages):
-                self._note_device(*device, has_messages=True)
+                await self._note_device(*device, has_messages=True)
             for device in await self._database.read(storage.devices_with_keys):
-                self._note_device(*device, has_messages=False)
+                await self._note_device(*device, has_messages=False)
 
     async def _catch_up_events(self) -> None:
         """Read events that were stored meanwhile, each as if its users were where they were."""

@@ -1,14 +1,20 @@
 """Application services get each event of interest once, in order, whatever happens."""
 
 import random
+import re
 from collections.abc import Callable
 
 import orjson
 import pytest
 
 from hs.core.ids import RoomID, UserID
+from hs.services.appservices.transactions import OLD_TO_DEVICE
+from hs.settings.appservices import Namespace, Namespaces
+from hs.storage import accounts, to_device
 from hs.storage import appservices as storage
+from hs.storage.accounts import UserRecord
 from hs.storage.database import Database
+from hs.storage.to_device import WaitingMessage
 from tests.support.appservices import GHOST, OTHER_GHOST, Sent, open_sending, registration
 from tests.support.rooms import ALICE, BOB, SERVER, World
 
@@ -164,3 +170,30 @@ async def _move(world: World, room_id: RoomID, rng: random.Random, there: set[Us
         return (await world.leave(room_id, user_id)).event_id
     there.add(user_id)
     return (await world.join(room_id, user_id)).event_id
+
+
+async def test_who_is_only_shared_with_a_service_keeps_their_messages(database: Database) -> None:
+    everybody = Namespaces(users=(Namespace(re.compile(".*"), False),))
+    service = registration(namespaces=everybody, receives_encryption=True)
+    for number, (user_id, made_by) in enumerate([(ALICE, None), (GHOST, "irc")], 1):
+        record = UserRecord(user_id, None, 0, appservice_id=made_by)
+        await database.write(accounts.insert_user, record)
+        await database.write(to_device.add, [waiting(user_id, number)])
+    async with open_sending(database, service) as sending:
+        await sending.services.until(sending.services.transactions)
+        await sending.world.create_room(ALICE)
+        await sending.services.until(lambda: len(sending.services.transactions()) > 1)
+
+        sent = [
+            one["to_user_id"]
+            for body in sending.services.transactions().values()
+            for one in body.get(OLD_TO_DEVICE, ())
+        ]
+        assert sent == [GHOST]
+        assert len(await database.read(to_device.pending, ALICE, "PHONE", 0, 100, 10)) == 1
+        assert await database.read(to_device.pending, GHOST, "PHONE", 0, 100, 10) == []
+
+
+def waiting(user_id: UserID, number: int) -> WaitingMessage:
+    message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})
+    return WaitingMessage(user_id, "PHONE", number, message)
