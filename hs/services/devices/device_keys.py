@@ -54,7 +54,9 @@ class KeyDirectory:
             raise InvalidParam("Only a device can upload keys")
         if device_keys:
             content = read_device_keys(device_keys, user_id, device_id)
-            held = (await self._reader.of_one(user_id)).devices.get(device_id)
+            # The writer looks as well, and changes nothing when it need not: no reading for this.
+            known = self._reader.of_one_nowait(user_id)
+            held = None if known is None else known.devices.get(device_id)
             if held is None or held.content != _without_unsigned(device_keys):
                 await self._lists.put_device_keys(user_id, device_id, content)
         return await self._one_time_keys.upload(user_id, device_id, one_time_keys, fallback_keys)

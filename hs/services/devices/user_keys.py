@@ -125,6 +125,10 @@ class UserKeysReader:
         """Give the keys of one user."""
         return (await self.of((user_id,)))[user_id]
 
+    def of_one_nowait(self, user_id: UserID) -> UserKeys | None:
+        """Give the keys of one user, if they are in memory."""
+        return self._kept.get(user_id)
+
     async def _read(self, user_ids: list[UserID]) -> dict[UserID, UserKeys]:
         stale: set[str] = set()
         self._readings.append(stale)
