@@ -20,4 +20,5 @@ command -v redis-server >/dev/null || missing="$missing redis-server"
 
 install_hs "[test]"
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest -q -p no:cacheprovider "$@"
+# On two processors at a time, each with a PostgreSQL and a Redis of its own; `-n 0` for one only.
+exec "$VENV/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile "$@"
