@@ -13,10 +13,10 @@ PASSWORD = "correct horse battery staple"
 class WanderingClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no types
     """A client whose every request goes where `any_url` says."""
 
-    def __init__(self, any_url: Callable[[], str], user: str) -> None:
+    def __init__(self, any_url: Callable[[], str], user: str, **config: Any) -> None:
         self._any_url = any_url
-        config = nio.AsyncClientConfig(max_limit_exceeded=5, max_timeouts=3)
-        super().__init__(any_url(), user, config=config)
+        wish = {"max_limit_exceeded": 5, "max_timeouts": 3, "encryption_enabled": False, **config}
+        super().__init__(any_url(), user, config=nio.AsyncClientConfig(**wish))
 
     @property
     def homeserver(self) -> str:

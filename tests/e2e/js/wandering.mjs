@@ -4,6 +4,7 @@ import { setTimeout as pause } from "node:timers/promises";
 
 import * as sdk from "matrix-js-sdk";
 import { logger as everywhere } from "matrix-js-sdk/lib/logger.js";
+import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 
 const URLS = JSON.parse(process.env.HS_URLS);
 const LIMIT_MS = Number(process.env.HS_LIMIT_MS ?? 120_000);
@@ -120,7 +121,7 @@ async function start(session, recoveryKey) {
 function sliding(client) {
   const wish = { timeline_limit: 20, required_state: [["*", "*"]] };
   const lists = new Map([["all", { ranges: [[0, 20]], ...wish }]]);
-  return new sdk.SlidingSync(URLS[0], lists, wish, client, 10_000);
+  return new SlidingSync(URLS[0], lists, wish, client, 10_000);
 }
 
 /** Answer what the server asks before it takes new keys: the password. */
