@@ -36,6 +36,7 @@ from tests.support.web import Tokens, WebClient, client_for
 
 SERVER = ServerName("test")
 ALL_MEDIA = ("client", "media")
+SOON_S = 20.0
 
 
 @attrs.frozen
@@ -63,6 +64,12 @@ class MediaWorld:
     def files(self, area: str) -> list[Path]:
         """List the files of an area of the folder."""
         return sorted(path for path in (self.root / area).rglob("*") if path.is_file())
+
+    async def none_temporary(self) -> None:
+        """Wait until nothing is half written; looking whether one can write takes a moment."""
+        with trio.fail_after(SOON_S):
+            while self.files("temporary"):
+                await trio.lowlevel.checkpoint()
 
     async def store(self, content: bytes, content_type: str = "", name: str = "") -> Media:
         """Have Alice upload something."""
