@@ -126,6 +126,6 @@ async def authenticate_origin(
     """Find the server that signed a federation call. Raises: Unauthorized, Forbidden."""
     uri = call.target
     if call.query_string:
-        uri = f"{uri}?{call.query_string.decode('ascii')}"
+        uri = f"{uri}?{call.query_string.decode('latin-1')}"
     request = SignedRequest(call.method, uri, tuple(call.header_values(b"authorization")), content)
     call.origin = await authenticator.origin_of(request)

@@ -147,6 +147,8 @@ def parse_query(query_string: bytes) -> dict[str, list[str]]:
     Raises: InvalidParam for what is not UTF-8, holds NUL or has too many parameters.
     """
     found: dict[str, list[str]] = {}
+    if not query_string.isascii():  # HTTP/2 lets it through
+        raise InvalidParam("The address holds bytes that are not percent-encoded")
     pairs = query_string.decode("ascii").split("&")
     if len(pairs) > MAX_QUERY_PARAMETERS:
         raise InvalidParam("Too many query parameters")

@@ -195,7 +195,7 @@ class Http1Connection:
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._inbox.refusal = None
-        await self._write(refusal_bytes(refusal.status, refusal.reason, self._server.date))
+        await self._write(refusal_bytes(refusal, self._server.date))
         await self._linger()
 
     async def _linger(self) -> None:

@@ -22,15 +22,19 @@ _FRAMING = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
 )
 _UPGRADES = frozenset((b"websocket", b"h2c"))
+_UNKNOWN_METHOD = re.compile(
+    rb"(?:\A|\n)(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) [!-~]+ HTTP/1\.[01]\r\n"
+)
 
 
 class Refusal(Exception):
     """The peer broke the protocol or a bound; the connection ends with this status."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, errcode: str = "M_UNKNOWN") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.errcode = errcode
 
 
 class Incoming:
@@ -86,6 +90,8 @@ class Inbox:
         self._in_head = False
         self._target = b""
         self._head_bytes = 0
+        # What came since the last part of a body: chunk sizes, their extensions, trailers.
+        self._framing_bytes = 0
         self._raw: list[bytes] = []
         self._upgrade_to: bytes | None = None
         self.requests: deque[Incoming] = deque()
@@ -114,19 +120,37 @@ class Inbox:
             if sum(map(len, self._raw)) > self._bounds.head_bytes:
                 self.refusal = Refusal(431, "The head of the request is too large")
                 return
+        else:
+            self._framing_bytes += len(received)
         try:
             self._parser.feed_data(received)
-        except httptools.HttpParserUpgrade:
-            self._leave_http1()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._leave_http1(received[upgrade.args[0] :])
+        except httptools.HttpParserInvalidMethodError as error:
+            self._break_off(str(error))
+            if _UNKNOWN_METHOD.search(b"".join(self._raw)):
+                self.refusal = Refusal(405, "Unrecognized method", "M_UNRECOGNIZED")
         except httptools.HttpParserError as error:
             self._break_off(str(error))
+        if self._framing_bytes > self._bounds.head_bytes and self.refusal is None:
+            self.refusal = Refusal(431, "What stands between the parts of the body is too large")
 
-    def _leave_http1(self) -> None:
-        self.requests.pop()
-        if self.requests or self._upgrade_to not in _UPGRADES:
+    def _leave_http1(self, rest: bytes) -> None:
+        """Give the request to who speaks the other protocol, or stay; `rest` comes after it.
+
+        Spec: RFC 9110, section 7.8: an upgrade may be ignored. Not when there is a body: the
+        parser has passed over its beginning.
+        """
+        current = self.requests[-1]
+        is_offered = self._upgrade_to in _UPGRADES and current.version == "1.1"
+        if is_offered and len(self.requests) == 1:
+            self.requests.pop()
+            self.upgrade = b"".join(self._raw)
+        elif current.chunked or current.content_length:
+            self.requests.pop()
             self.refusal = Refusal(400, "This upgrade is not offered")
-            return
-        self.upgrade = b"".join(self._raw)
+        elif rest:
+            self.feed(rest)
 
     def _break_off(self, reason: str) -> None:
         """Refuse what the parser refused, unless a callback has said why already."""
@@ -146,7 +170,7 @@ class Inbox:
         self._current = Incoming()
         self._in_head = True
         self._target = b""
-        self._head_bytes = 0
+        self._head_bytes = self._framing_bytes = 0
         self._upgrade_to = None
 
     def on_url(self, part: bytes) -> None:
@@ -190,6 +214,7 @@ class Inbox:
         assert current is not None
         current.received_bytes += len(part)
         current.body.append(part)
+        self._framing_bytes = 0
 
     def on_message_complete(self) -> None:
         """End the request."""

@@ -7,7 +7,7 @@ from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
 
-from hs.apis.web.http1_parser import Incoming
+from hs.apis.web.http1_parser import Incoming, Refusal
 
 Headers = list[tuple[bytes, bytes]]
 _BODILESS = (204, 304)
@@ -119,15 +119,14 @@ def head_of(status: int, headers: Headers) -> bytes:
     return _status_line(status) + b"".join(lines)
 
 
-def refusal_bytes(status: int, reason: str, date: bytes) -> bytes:
+def refusal_bytes(refusal: Refusal, date: bytes) -> bytes:
     """Write a whole response for a peer that broke the protocol."""
-    body = b'{"errcode":"M_UNKNOWN","error":"%b"}' % reason.encode("ascii", "replace").replace(
-        b'"', b"'"
-    ).replace(b"\\", b"/")
+    reason = refusal.reason.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
+    body = b'{"errcode":"%b","error":"%b"}' % (refusal.errcode.encode("ascii"), reason)
     return (
         b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
         % (
-            _status_line(status),
+            _status_line(refusal.status),
             date,
             len(body),
             body,

@@ -3,6 +3,7 @@
 import pytest
 
 from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_parser import Inbox
 from tests.apis.web.conversation import one_exchange, talking
 
 SECRET = b"GET /hello HTTP/1.1\r\nHost: smuggled\r\n\r\n"
@@ -64,8 +65,8 @@ AMBIGUOUS = {
     "HTTP/1.2": b"GET /hello HTTP/1.2\r\nHost: a\r\n\r\n",
     "a version with a space": b"GET /hello HTTP/ 1.1\r\nHost: a\r\n\r\n",
     "an unknown expectation": b"GET /hello HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n",
-    "an unknown upgrade": b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n"
-    b"Upgrade: magic\r\n\r\n",
+    "an unknown upgrade with a body": b"POST /unread HTTP/1.1\r\nHost: a\r\nUpgrade: magic\r\n"
+    b"Connection: upgrade\r\nContent-Length: 4\r\n\r\nbody",
     "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40,
 }
 
@@ -152,6 +153,56 @@ async def test_trailers_are_bounded_and_dropped() -> None:
 
     assert kept.count(b"HTTP/1.1 200 OK") == 2
     assert endless.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"0\r\nX: ", b"y"), (b"0\r\nX", b"y"), (b"1;", b"y"), (b"1;x=", b"y"), (b"", b"0")],
+    ids=["a trailer", "a trailer's name", "an extension", "its value", "a size"],
+)
+def test_what_stands_between_the_parts_of_a_body_is_bounded(begin: bytes, more: bytes) -> None:
+    inbox = Inbox(HttpBounds())
+    inbox.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+
+    for _ in range(100):
+        inbox.feed(begin)
+        begin = more * 4000
+
+    assert inbox.refusal is not None
+    assert inbox.refusal.status == 431
+
+
+def test_small_chunks_may_be_many() -> None:
+    inbox = Inbox(HttpBounds())
+    inbox.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    for _ in range(50_000):
+        inbox.feed(b"1\r\n")
+        inbox.feed(b"a\r\n")
+    inbox.feed(b"0\r\n\r\n")
+
+    assert inbox.refusal is None
+    assert inbox.requests[0].complete
+    assert inbox.requests[0].received_bytes == 50_000
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_other_upgrades_are_ignored(version: bytes) -> None:
+    asks = b"Connection: upgrade\r\nUpgrade: TLS/1.2\r\n\r\n"
+    first = b"GET /hello HTTP/%b\r\nHost: a\r\n%b" % (version, asks)
+
+    received = await one_exchange(first * 2, SECRET)
+
+    assert received.count(b"HTTP/1.1 200 OK") == (3 if version == b"1.1" else 1)
+
+
+@pytest.mark.parametrize("method", [b"HELLO", b"get", b"X-Y"])
+async def test_an_unknown_method_is_not_allowed(method: bytes) -> None:
+    """Spec: client-server API, Common error codes, M_UNRECOGNIZED."""
+    received = await one_exchange(method + b" /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    assert received.startswith(b"HTTP/1.1 405 ")
+    assert b'"errcode":"M_UNRECOGNIZED"' in received
 
 
 async def test_pipelining_is_bounded() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.apis.web.auth import NONE, OPTIONAL
+from hs.apis.web.call import parse_query
 from hs.apis.web.request import (
     body,
     event_content,
@@ -23,6 +24,7 @@ from hs.apis.web.request import (
 )
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
+from hs.core.errors import InvalidParam
 from hs.core.ids import EventID, UserID, parse_event_id
 from hs.core.requester import Requester
 from tests.support.web import Answer, Tokens, client_for
@@ -285,6 +287,11 @@ async def test_any_text_survives_the_query(value: str) -> None:
     answer = await client_for(KindsApi()).post(PLAIN, {"name": "n"}, query={"via": [value]})
 
     assert answer.json["via"] == [value]
+
+
+def test_a_query_is_percent_encoded() -> None:
+    with pytest.raises(InvalidParam):
+        parse_query(b"via=\xff")
 
 
 def test_a_field_must_say_where_it_comes_from() -> None:
