@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
@@ -17,6 +18,10 @@ from tests.support.databases import (
 )
 from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.redis import RedisMissing, RedisServer, running_redis
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

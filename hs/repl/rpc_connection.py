@@ -142,17 +142,29 @@ class PooledSender:
                 await trio.aclose_forcefully(pool.idle.pop().stream)
 
     async def _connect(self, location: Location) -> _Connection:
-        stream: trio.abc.Stream
+        stream: trio.SocketStream
         if location.path is not None:
             stream = await trio.open_unix_socket(location.path)
         else:
             stream = await trio.open_tcp_stream(location.host, location.port)
-        if location.tls:
-            context = self._ssl_context or ssl.create_default_context()
-            stream = trio.SSLStream(
-                stream, context, server_hostname=location.host, https_compatible=True
-            )
-        return _Connection(stream, h11.Connection(h11.CLIENT))
+        if not location.tls:
+            return _Connection(stream, h11.Connection(h11.CLIENT))
+        context = self._ssl_context or ssl.create_default_context()
+        encrypted = trio.SSLStream(
+            stream, context, server_hostname=location.host, https_compatible=True
+        )
+        await _shake_hands(encrypted)
+        return _Connection(encrypted, h11.Connection(h11.CLIENT))
+
+
+async def _shake_hands(stream: "trio.SSLStream[trio.SocketStream]") -> None:
+    # Before the first request: whom this side does not trust was not asked anything.
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+        raise
 
 
 async def _use(

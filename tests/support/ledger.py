@@ -18,7 +18,7 @@ CLIENT = "/_matrix/client/v3"
 RETRY_S = 0.05
 POLL_MS = 1_000
 TIMELINE = 7  # short, so that timelines are often limited
-ANSWER_S = 30.0
+ANSWER_S = 120.0  # longer than a process waits for another that is being restarted
 REPEATED = 0.1  # of the acknowledged requests are sent once more
 # What a server says that starts, or whose part is away.
 TRY_AGAIN = {502, 503, 504}

@@ -36,7 +36,7 @@ from tests.support.web import Tokens, WebClient, client_for
 
 SERVER = ServerName("test")
 ALL_MEDIA = ("client", "media")
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 @attrs.frozen

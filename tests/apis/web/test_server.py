@@ -26,7 +26,7 @@ from tests.support.processes import free_ports
 
 CLIENT = frozenset(("client",))
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
-BOUNDS = HttpBounds(tick_s=0.02, linger_s=0.2, drain_grace_s=5)
+BOUNDS = HttpBounds(tick_s=0.02, linger_s=0.2, drain_grace_s=50, last_words_s=50)
 
 
 @pytest.fixture(scope="session")
