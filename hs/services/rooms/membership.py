@@ -201,7 +201,8 @@ class RoomMembership:
         await self.policy.check_own(asked.content)
         content = await self._with_profile(user_id, self._asked(event_types.JOIN, asked))
         is_joined = here is not None and here.membership(user_id) == event_types.JOIN
-        if not is_joined:
+        if not (is_joined and asked.says_nothing):
+            # Who is in the room already changes the name that the others see there.
             await self._check_may_join(requester, room_id)
         if here is None:
             self.limits.check_remote_join(requester, room_id)
@@ -212,7 +213,7 @@ class RoomMembership:
             joined = await self.memberships.local_membership(room_id, user_id)
             return EventID("") if joined is None else joined.event_id
         if is_joined and asked.says_nothing:
-            return EventID("")
+            return here.events[event_types.MEMBER, user_id].event_id
         _check_guest(requester, here)
         if not is_joined:
             self.limits.check_join(requester, room_id)
@@ -294,11 +295,11 @@ class RoomMembership:
         at_ms: int | None = None,
         txn: TxnKey | None = None,
     ) -> EventID:
-        if target != requester.user_id:
-            check_may_act(requester)
-        elif content.get("membership") == event_types.LEAVE:
+        if target == requester.user_id and content.get("membership") == event_types.LEAVE:
             own = await self.memberships.local_membership(room_id, target)
             self.policy.check_may_reject(own)
+        else:
+            check_may_act(requester)
         draft = _member(requester.user_id, content, target, at_ms)
         return await self._append(room_id, attrs.evolve(draft, txn=txn))
 

@@ -374,3 +374,26 @@ async def test_suspended_users_may_only_leave(acts: Actions) -> None:
 
     suspended = (403, "M_USER_SUSPENDED")
     assert [verdict(one) for one in answers] == [suspended, suspended, (200, None), suspended]
+
+
+async def test_suspended_users_make_no_member_events_but_leaves(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    open_to_knocks = await acts.world.create_room(ALICE, join_rule="knock")
+    acts.user(BOB, suspended=True)
+    wishes = (
+        (room_id, {"membership": "join", "displayname": "an advertisement"}),
+        (open_to_knocks, {"membership": "knock"}),
+        (room_id, {"membership": "join"}),
+        (room_id, {"membership": "leave"}),
+    )
+
+    answers = [
+        await acts.client().put(
+            f"{V3}/rooms/{room}/state/m.room.member/{BOB}", content, token="bob"
+        )
+        for room, content in wishes
+    ]
+
+    suspended = (403, "M_USER_SUSPENDED")
+    assert [verdict(one) for one in answers] == [suspended, suspended, (200, None), (200, None)]
+    assert answers[2].json["event_id"].startswith("$")
