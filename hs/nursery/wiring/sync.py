@@ -28,6 +28,7 @@ from hs.services.sync.encryption import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.service import SlidingSync
+from hs.services.sync.strangers import Strangers
 from hs.services.sync.v3 import SyncService
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
@@ -61,6 +62,7 @@ def wire_sync(
     settings = ground.settings
     notifier = Notifier(ground.feed)
     readers = _readers(ground, rooms, reading)
+    strangers = Strangers(ground.feed, notifier, readers.memberships)
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
     gate = admission.gate(Work.SYNC)
     v3 = make_sync(
@@ -97,7 +99,11 @@ def wire_sync(
         v3=v3,
         sliding=sliding,
         old=make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate),
-        duties=[Duty("long-polls leave", leave), Duty("long-polls end", notifier.tick)],
+        duties=[
+            Duty("long-polls leave", leave),
+            Duty("long-polls end", notifier.tick),
+            Duty("presence of strangers", strangers.run),
+        ],
         chores=[Duty("old sliding sync connections", expire)],
     )
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import trio
 
 from hs.lib.cache import LruCache
+from hs.services.rooms.memberships import RoomsOf
 from hs.services.sync.notifier import Watch
 from hs.services.sync.turn import SyncRequest
 
@@ -17,6 +18,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 class _Kept(NamedTuple):
     watch: Watch
     changes: int
+    rooms: RoomsOf
     until: float
     answer: bytes
 
@@ -34,22 +36,28 @@ class Answers:
             "sync_answers", max_weight=MAX_BYTES, weigh=_weigh
         )
 
-    def find(self, request: SyncRequest, watch: Watch) -> bytes | None:
-        """Give the answer to an equal request, if it would still be the same."""
+    def find(self, request: SyncRequest, watch: Watch, rooms: RoomsOf) -> bytes | None:
+        """Give the answer to an equal request, if it would still be the same.
+
+        Of what happens to `rooms` a watch does not hear all: not when one is forgotten.
+        """
         kept = self._kept.get(request)
         if kept is None:
             return None
         if (
             kept.watch is not watch
             or kept.changes != watch.changes
+            or kept.rooms is not rooms
             or kept.until < trio.current_time()
         ):
             self._kept.pop(request)
             return None
         return kept.answer
 
-    def keep(self, request: SyncRequest, watch: Watch, changes: int, answer: bytes) -> None:
+    def keep(
+        self, request: SyncRequest, watch: Watch, changes: int, rooms: RoomsOf, answer: bytes
+    ) -> None:
         """Keep an answer that was begun when `changes` had happened."""
         if self._kept_for_s > 0 and watch.changes == changes:
             until = trio.current_time() + self._kept_for_s
-            self._kept.put(request, _Kept(watch, changes, until, answer))
+            self._kept.put(request, _Kept(watch, changes, rooms, until, answer))

@@ -1,7 +1,8 @@
 """Which member events each device holds already, so that lazy loading need not repeat them.
 
-What an answer brought counts only once the device comes back with a token that covers it: an
-answer that got lost on its way is given again whole.
+What an answer brought counts only once the device comes back with that answer's token: an answer
+that got lost on its way is given again whole. A device that comes with any other token was
+answered elsewhere meanwhile, perhaps from the beginning; nothing is known of it any more.
 
 Spec: client-server API, Lazy-loading room members.
 """
@@ -12,7 +13,6 @@ from typing import Final
 import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.positions import VectorPosition
 from hs.lib.cache import LruCache
 
 MAX_DEVICES: Final = 10_000
@@ -23,40 +23,42 @@ Member = tuple[RoomID, UserID, EventID]
 
 @attrs.define(eq=False)
 class SentMembers:
-    """What one device holds; `pending` is what the last answer brought, up to `pending_at`."""
+    """What one device holds that came with the token `at`.
+
+    `pending` is what the answer to it brought, whose token is `pending_at`.
+    """
 
     held: dict[RoomID, dict[UserID, EventID]] = attrs.Factory(dict)
     count: int = 0
-    confirmed_at: int = 0
+    at: str | None = None
     pending: tuple[Member, ...] = ()
-    pending_at: int = 0
+    pending_at: str | None = None
 
-    def resume(self, since: VectorPosition | None) -> None:
+    def resume(self, since: str | None) -> None:
         """Have the device come back with a token, or start afresh."""
-        at = 0 if since is None else since.most()
-        if since is None or at < self.confirmed_at:
+        if since is None or since not in (self.at, self.pending_at):
             self.held.clear()
-            self.count = self.confirmed_at = 0
-        if self.pending and at >= self.pending_at:
+            self.count = 0
+        elif since != self.at:
             self._confirm()
-        self.pending = ()
+        self.at = since
+        self.pending, self.pending_at = (), None
 
     def has(self, room_id: RoomID, user_id: UserID, event_id: EventID) -> bool:
         """Tell whether the device holds a member event."""
         room = self.held.get(room_id)
         return room is not None and room.get(user_id) == event_id
 
-    def bring(self, members: Iterable[Member], at: VectorPosition) -> None:
-        """Note what an answer brings, whose token is `at`."""
+    def bring(self, members: Iterable[Member], token: str) -> None:
+        """Note what an answer brings, and the token it gives."""
         self.pending = tuple(members)
-        self.pending_at = at.most()
+        self.pending_at = token
 
     def _confirm(self) -> None:
         for room_id, user_id, event_id in self.pending:
             room = self.held.setdefault(room_id, {})
             self.count += user_id not in room
             room[user_id] = event_id
-        self.confirmed_at = self.pending_at
         while self.count > MAX_MEMBERS_PER_DEVICE and self.held:
             room_id = next(iter(self.held))
             self.count -= len(self.held.pop(room_id))

@@ -144,6 +144,10 @@ class Notifier:
             self._peeks.discard(watch)
             self._part(watch, room_id)
 
+    def watches(self, user_id: UserID) -> bool:
+        """Tell whether a user syncs here."""
+        return user_id in self._watches
+
     async def wait(self, watch: Watch, seen: int, deadline: float) -> None:
         """Wait until more happened than `seen` changes, a time, or the end of this process."""
         if watch.changes != seen or self.is_leaving:
@@ -292,8 +296,7 @@ class Notifier:
     def _on_presence(self, batch: Batch[PresenceRow]) -> None:
         rooms: set[RoomID] = set()
         for _, row in batch.rows:
-            # Of users who do not sync here the rooms are not known; whoever shares one with
-            # them is told at their next wake-up.
+            # Of users who do not sync here the rooms are not known: `Strangers` looks them up.
             watch = self._watches.get(UserID(row.user_id))
             if watch is not None:
                 rooms |= watch.rooms
@@ -312,6 +315,11 @@ class Notifier:
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows if not row.keys})
+        for _, row in batch.rows:
+            watch = self._watches.get(UserID(row.user_id))
+            if row.keys and watch is not None:
+                # Counts of keys are told with whatever comes next: nobody is woken for them.
+                watch.changes += 1
 
     def _on_thread_subscriptions(self, batch: Batch[ThreadSubscriptionRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})

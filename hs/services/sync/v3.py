@@ -94,7 +94,7 @@ class SyncService:
             rooms = await self._rooms_of(request)
             with self._notifier.watching(requester.user_id, _joined(rooms)) as watch:
                 if since is None or request.full_state:
-                    return await self._whole(request, plan, since, watch)
+                    return await self._whole(request, plan, since, watch, rooms)
                 return await self._news(request, plan, since, watch)
 
     async def _catch_up(self, since: SyncToken) -> bool:
@@ -110,10 +110,15 @@ class SyncService:
         return rooms
 
     async def _whole(
-        self, request: SyncRequest, plan: Plan, since: SyncToken | None, watch: Watch
+        self,
+        request: SyncRequest,
+        plan: Plan,
+        since: SyncToken | None,
+        watch: Watch,
+        rooms: RoomsOf,
     ) -> bytes:
         """Answer at once and in full; equal requests at the same time are answered together."""
-        known = self._answers.find(request, watch)
+        known = self._answers.find(request, watch, rooms)
         if known is not None:
             return known
         # Whoever asks after something happened must see it.
@@ -125,12 +130,12 @@ class SyncService:
     ) -> bytes:
         changes = watch.changes
         sent = self._lazy.of(request.requester.user_id, request.requester.device_id)
-        sent.resume(None if since is None else since.events)
+        sent.resume(request.since)
         async with self._gate:
             turn = await self._turn(request, plan, since, sent)
             made = await self._answer(turn)
         if made.may_be_kept:
-            self._answers.keep(request, watch, changes, made.text)
+            self._answers.keep(request, watch, changes, turn.rooms, made.text)
         return made.text
 
     async def _news(
@@ -138,7 +143,7 @@ class SyncService:
     ) -> bytes:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         sent = self._lazy.of(request.requester.user_id, request.requester.device_id)
-        sent.resume(since.events)
+        sent.resume(request.since)
         while True:
             changes = watch.changes
             moment = self._positions.now()
@@ -198,8 +203,7 @@ class SyncService:
             if extra.to_device is not None:
                 may_be_kept = False
                 text = attrs.evolve(turn.moment.token, to_device=extra.to_device).encode()
-        if turn.brought:
-            turn.sent.bring(turn.brought, turn.events)
+        turn.sent.bring(turn.brought, text)
         return _Answer(_written(text, members), news, may_be_kept)
 
     async def _rooms_member(self, turn: Turn, turns: list[RoomTurn]) -> list[bytes]:

@@ -191,3 +191,14 @@ async def test_keys_of_one_algorithm_do_not_serve_for_another(server: Process) -
 
     assert await server.claim(phone, ALICE, "PHONE") == []
     assert await server.claim(phone, ALICE, "PHONE", "other") == ["other:0001"]
+
+
+async def test_a_first_sync_asked_for_twice_counts_keys_anew(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    first = await server.sync(ALICE, "PHONE")
+
+    await server.upload(phone, one_time_keys=one_time_keys(1, 2))
+    second = await server.sync(ALICE, "PHONE")
+
+    assert first["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert second["device_one_time_keys_count"] == {"signed_curve25519": 2}

@@ -146,6 +146,22 @@ async def test_rooms_left_long_ago_are_shown_to_who_wants_them(database: Databas
         assert ("m.room.create", "") in keys(rooms[left]["state"]["events"])
 
 
+async def test_a_room_just_forgotten_is_not_in_a_first_sync_asked_for_again(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.leave(room_id, BOB)
+        wanted = {"room": {"include_leave": True}}
+        before = await s.sync(BOB, filter=wanted)
+
+        await forget(s, room_id)
+        after = await s.sync(BOB, filter=wanted)
+
+        assert list(before["rooms"]["leave"]) == [room_id]
+        assert "rooms" not in after
+
+
 async def forget(s: Syncing, room_id: RoomID) -> None:
     async def mark(tx: Tx) -> None:
         await tx.execute(

@@ -5,9 +5,11 @@ import trio
 from hs.core.ids import RoomID
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
+from hs.repl.streams import EVENTS
+from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, open_world
-from tests.support.syncing import bodies, make_syncing, open_syncing
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.syncing import bodies, keys, make_syncing, open_syncing
 
 
 async def test_a_client_goes_from_process_to_process(database: Database) -> None:
@@ -35,6 +37,31 @@ async def test_a_client_goes_from_process_to_process(database: Database) -> None
         for server in (one, two):
             assert "rooms" not in await server.sync(ALICE, token)
         assert sorted(heard) == sorted(f"{name} {n}" for name in ("one", "two") for n in range(6))
+
+
+async def test_who_began_anew_elsewhere_is_given_members_again(database: Database) -> None:
+    hub, named = InProcHub(), [Draft("m.room.name", ALICE, {"name": "n"}, "")]
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    async with (
+        open_world(database, hub=hub, topology=Topology("one", "one")) as first,
+        open_world(database, hub=hub, topology=Topology("two", "one")) as second,
+    ):
+        one, two = make_syncing(first), make_syncing(second)
+        room_id = await first.create_room(ALICE, join=[BOB, CAROL], state=named)
+        await first.send(room_id, BOB)
+        token = (await one.sync(ALICE, filter=lazy))["next_batch"]
+        await one.sync(ALICE, token, filter=lazy)
+        await first.send(room_id, CAROL)
+        await second.feed.wait_for_position(EVENTS, first.feed.position(EVENTS), 60)
+        anew = await two.sync(ALICE, filter=lazy)
+        members = {who for _, who in keys(anew["rooms"]["join"][room_id]["state"]["events"])}
+        assert BOB not in members
+
+        await first.send(room_id, BOB)
+        answer = await one.sync(ALICE, anew["next_batch"], filter=lazy)
+
+        state = answer["rooms"]["join"][room_id]["state"]["events"]
+        assert keys(state) == {("m.room.member", BOB)}
 
 
 async def test_a_client_goes_on_after_a_restart(database: Database) -> None:

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from hs.core.errors import BadJson, InvalidParam, NotFound
 from hs.core.filters import parse_sync_filter
 from hs.core.push.unread import Count, RoomCounts
+from hs.services.sync.strangers import Strangers
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.syncing import Syncing, bodies, open_syncing, thread_counts
@@ -127,6 +128,21 @@ async def test_receipts_typing_account_data_and_presence_wake(database: Database
         answer = await poll.result()
         assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
         assert set(answer) == {"next_batch", "presence"}
+
+
+async def test_presence_of_who_does_not_sync_here_wakes_those_who_share_a_room(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s, trio.open_nursery() as nursery:
+        await s.world.create_room(ALICE, join=[BOB])
+        strangers = Strangers(s.world.feed, s.notifier, s.reading.memberships)
+        poll = await polling(s, nursery, (await s.sync(ALICE))["next_batch"])
+
+        s.tables.set_presence(BOB, "online")
+        await strangers.wake()
+
+        answer = await poll.result()
+        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
 
 
 async def test_what_is_private_to_others_wakes_nobody(database: Database) -> None:
