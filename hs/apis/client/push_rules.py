@@ -4,12 +4,14 @@ from typing import Any, NoReturn
 
 import attrs
 
-from hs.apis.web.auth import USER
+from hs.apis.client.account_data import check_own
+from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.render import Empty
 from hs.apis.web.request import path, query, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam
+from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.push.rules import PushRuleService
 
@@ -21,6 +23,14 @@ class GetRules:
     """Ask for all rules."""
 
     requester: Requester
+
+
+@attrs.frozen
+class GetEvent:
+    """Ask for all rules as /sync tells them."""
+
+    requester: Requester
+    user_id: UserID = path()
 
 
 @attrs.frozen
@@ -85,9 +95,19 @@ class OtherScope:
 
 @attrs.frozen
 class PushRulesApi:
-    """The paths under /pushrules."""
+    """The paths under /pushrules, and what reads like account data and is none."""
 
     rules: PushRuleService
+
+    @route(
+        "GET",
+        "/_matrix/client/v3/user/{user_id}/account_data/m.push_rules",
+        auth=USER_OR_GUEST,
+    )
+    async def get_event(self, request: GetEvent) -> bytes:
+        """Spec: client-server API, Client Config, Server Behaviour."""
+        check_own(request.requester, request.user_id)
+        return await self.rules.document(request.requester)
 
     @route("GET", f"{_RULES}/")
     async def get_all(self, request: GetRules) -> bytes:

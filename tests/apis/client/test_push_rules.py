@@ -176,3 +176,18 @@ async def test_lists_of_rules_are_under_paths_that_end_with_a_slash(
         answer = await client.get(f"{RULES}{path}", token="alice")
 
         assert (answer.status, answer.errcode) == (status, errcode)
+
+
+async def test_rules_are_read_as_account_data_by_their_owner(database: Database) -> None:
+    async with open_client(database) as client:
+        await put(client, "content/mine", {**NOTIFY, "pattern": "cake"})
+
+        own = await client.get(_event_of("@alice:test"), token="alice")
+        other = await client.get(_event_of("@bob:test"), token="alice")
+
+        assert own.json == await get(client, "")
+        assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+
+
+def _event_of(user_id: str) -> str:
+    return f"/_matrix/client/v3/user/{user_id}/account_data/m.push_rules"
