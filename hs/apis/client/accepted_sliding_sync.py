@@ -4,7 +4,7 @@ Spec: MSC4186.
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
@@ -12,6 +12,7 @@ from hs.apis.client.sliding_sync import MAX_BODY_BYTES, ExtensionsBody
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.request import body
 from hs.apis.web.route import route
+from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.sync.sliding.request import (
@@ -24,6 +25,7 @@ from hs.services.sync.sliding.request import (
 from hs.services.sync.sliding.service import SlidingSync
 
 _ANY: Final = "*"
+_PRESENCES: Final = ("online", "unavailable", "offline")
 _LAZY_MEMBERS: Final = ("m.room.member", "$LAZY")
 
 
@@ -113,6 +115,12 @@ class List:
         )
 
 
+def _presence(text: str) -> str:
+    if text not in _PRESENCES:
+        raise InvalidParam(f"set_presence must be one of {', '.join(_PRESENCES)}")
+    return text
+
+
 @attrs.frozen
 class Slide:
     """The windows a client looks through, and how far it has seen them."""
@@ -120,7 +128,7 @@ class Slide:
     requester: Requester
     pos: str | None = body(default=None)
     timeout: int = body(default=0)
-    set_presence: Literal["online", "unavailable", "offline"] = body(default="online")
+    set_presence: str = body(default="online", parse=_presence)
     conn_id: str = body(default="")
     lists: dict[str, List] = body(factory=dict)
     room_subscriptions: dict[str, Room] = body(factory=dict)

@@ -160,10 +160,23 @@ async def test_the_same_pos_may_come_again_and_an_unknown_one_is_told(accepted: 
                 f"!{n}:test": {"timeline_limit": 1, "required_state": {}} for n in range(101)
             }
         },
-        {"set_presence": "busy"},
     ],
 )
 async def test_what_makes_no_sense_is_refused(accepted: Accepted, asked: Any) -> None:
     answer = await accepted.client.post(PATH, asked, token="alice")
 
     assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"set_presence": "busy"},
+        {"lists": {"no/slash": {"timeline_limit": 1, "required_state": {}}}},
+        {"lists": {"": {"timeline_limit": 1, "required_state": {}}}},
+    ],
+)
+async def test_values_out_of_their_grammar_are_invalid(accepted: Accepted, asked: Any) -> None:
+    answer = await accepted.client.post(PATH, asked, token="alice")
+
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")

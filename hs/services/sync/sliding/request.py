@@ -6,6 +6,7 @@ Spec: MSC4186.
 """
 
 import enum
+import re
 from typing import Final
 
 import attrs
@@ -21,6 +22,7 @@ MAX_PATTERNS: Final = 500
 MAX_TIMELINE: Final = 100
 MAX_CONN_ID: Final = 255
 EVERYWHERE: Final = "*"
+_LIST_KEY: Final = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
 
 
 class Form(enum.Enum):
@@ -152,6 +154,8 @@ def check(request: SlidingRequest) -> None:
     if len(request.room_subscriptions) > most:
         raise InvalidParam(f"At most {most} room subscriptions")
     for name, wanted in request.lists.items():
+        if accepted and not _LIST_KEY.fullmatch(name):
+            raise InvalidParam("The key of a list is not an opaque identifier")
         for start, end in wanted.windows() or ():
             if start < 0 or end < start:
                 raise InvalidParam(f"A range of list {name} is not one")
