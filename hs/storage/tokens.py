@@ -46,6 +46,7 @@ class RefreshToken(NamedTuple):
     next_id: int | None
     expires_ms: int | None
     session_ends_ms: int | None
+    is_locked: int
 
 
 INSERT = """
@@ -81,7 +82,8 @@ INSERT INTO refresh_tokens (id, token_hash, user_id, device_id, expires_ms, sess
 VALUES ($1, $2, $3, $4, $5, $6)
 """
 FIND_REFRESH = """
-SELECT r.id, r.user_id, r.device_id, r.next_id, r.expires_ms, r.session_ends_ms
+SELECT r.id, r.user_id, r.device_id, r.next_id, r.expires_ms, r.session_ends_ms,
+       u.is_locked
 FROM refresh_tokens r JOIN users u ON u.user_id = r.user_id
 WHERE r.token_hash = $1 AND u.is_deactivated = 0
 """

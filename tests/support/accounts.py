@@ -29,7 +29,7 @@ from hs.apis.client.tags import TagsApi
 from hs.apis.client.thirdparty import ThirdPartyApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
-from hs.apis.client.wellknown import WellKnownApi
+from hs.apis.client.wellknown import WellKnownApi, told_to_clients
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.web.app import Application
@@ -78,6 +78,7 @@ from hs.services.accounts.uia import (
     Stage,
 )
 from hs.services.appservices.calls import ServiceCalls
+from hs.services.appservices.identities import ServiceIdentities
 from hs.services.appservices.networks import ThirdPartyNetworks
 from hs.services.appservices.registry import ServiceRegistry
 from hs.settings.accounts import (
@@ -95,7 +96,6 @@ from tests.support.sharing import SharedRooms
 from tests.support.web import WebClient
 
 SERVER = ServerName("test")
-SERVICES = NoAppservices()
 PLENTY = Rate(1000, 1000)
 OPEN = RegistrationSettings(enable_registration=True, bcrypt_rounds=4)
 UNLIMITED = RateLimitSettings(
@@ -151,6 +151,7 @@ class Accounts:
     lifecycle: Lifecycle
     revocations: Revocations
     interactive: InteractiveAuth
+    services: ServiceIdentities
     account_data: AccountData
     account_data_stream: TableWriter[AccountDataRow]
     filters: Filters
@@ -234,6 +235,7 @@ class _Ground:
     watching: Watching
     world: IdentityWorld
     puzzles: Puzzles
+    services: ServiceIdentities
 
 
 def make_accounts(
@@ -250,6 +252,7 @@ def make_accounts(
         CACHES, instance, transport, epoch_at(clock.now_ms())
     )
     caches.attach()
+    registry = ServiceRegistry(settings.appservices.registrations, SERVER)
     return _built(
         _Ground(
             database,
@@ -262,6 +265,7 @@ def make_accounts(
             Watching(),
             IdentityWorld(),
             Puzzles(),
+            ServiceIdentities(registry, database, feed),
         )
     )
 
@@ -274,7 +278,7 @@ def _built(ground: _Ground) -> Accounts:
     servers = address_servers(settings, database, ground.world, ground.puzzles)
     proving = wire_proving(settings, database, clock, KEY, servers, revocations)
     authenticator = TokenAuthenticator(
-        database, feed, clock, SERVICES, last_seen, revocations, proving.consent.rule
+        database, feed, clock, ground.services, last_seen, revocations, proving.consent.rule
     )
     hasher = _hasher(settings)
     watching = ground.watching
@@ -311,6 +315,7 @@ def _built(ground: _Ground) -> Accounts:
         registration=registration,
         login=_login(ground, credentials, limits, sessions, proving, registration),
         lifecycle=_lifecycle(ground, hasher, sessions, profiles, revocations, servers),
+        services=ground.services,
         proving=proving,
         world=ground.world,
         puzzles=ground.puzzles,
@@ -366,7 +371,7 @@ def _registration(
         hasher,
         sessions,
         profiles,
-        SERVICES,
+        ground.services,
         proving.threepids,
         ground.watching,
     )
@@ -389,7 +394,7 @@ def _login(
         credentials,
         limits,
         sessions,
-        SERVICES,
+        ground.services,
         jwt_login(ground.settings, registration),
     )
 
@@ -400,11 +405,18 @@ def apis_of(accounts: Accounts) -> list[object]:
     registration, sessions = accounts.registration, accounts.sessions
     secret = settings.registration.registration_shared_secret
     proving = accounts.proving
-    registry = ServiceRegistry((), SERVER)
+    registry = ServiceRegistry(settings.appservices.registrations, SERVER)
     return [
-        RegisterApi(registration, interactive, accounts.tokens, SERVICES, accounts.rates),
+        RegisterApi(registration, interactive, accounts.tokens, accounts.services, accounts.rates),
         AdminRegisterApi(SharedSecret(accounts.database, accounts.clock, secret), registration),
-        LoginApi(accounts.login, sessions, lifecycle, interactive),
+        LoginApi(
+            accounts.login,
+            sessions,
+            lifecycle,
+            interactive,
+            accounts.rates,
+            told_to_clients(settings.server, settings.proposals.matrix_rtc),
+        ),
         LogoutApi(sessions),
         AccountApi(
             lifecycle, interactive, PasswordReset(lifecycle, proving.threepids, proving.proofs)
@@ -430,13 +442,14 @@ def apis_of(accounts: Accounts) -> list[object]:
         WhoisApi(accounts.devices),
         ThirdPartyApi(ThirdPartyNetworks(registry, ServiceCalls(accounts.world, False))),
         VoipApi(TurnServers(settings.turn, accounts.clock)),
-        VersionsApi(),
+        VersionsApi(settings.proposals, settings.rooms),
         CapabilitiesApi(
             lifecycle,
             accounts.login,
             settings.registration,
             "11",
             proving.threepids.may_change,
+            settings.rooms.forget_rooms_on_leave,
         ),
         WellKnownApi(settings.server),
     ]

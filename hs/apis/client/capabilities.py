@@ -30,6 +30,7 @@ class CapabilitiesApi:
     registration: RegistrationSettings
     default_room_version: str
     may_change_threepids: bool
+    forgets_left_rooms: bool = False
     longest_delay_ms: int | None = None
 
     @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
@@ -66,6 +67,8 @@ class CapabilitiesApi:
                 "m.set_displayname": {"enabled": settings.enable_set_displayname},
                 "m.set_avatar_url": {"enabled": settings.enable_set_avatar_url},
                 "m.3pid_changes": {"enabled": self.may_change_threepids},
+                "m.forget_forced_upon_leave": {"enabled": self.forgets_left_rooms},
+                "org.matrix.msc4267.forget_forced_upon_leave": {"enabled": self.forgets_left_rooms},
                 "m.get_login_token": {"enabled": self.login.issues_tokens},
                 "m.profile_fields": profile_fields,
                 "uk.tcpip.msc4133.profile_fields": profile_fields,

@@ -1,12 +1,13 @@
 """Logging in, refreshing, and tokens to log another device in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from hs.apis.client.register import rendered_session
+from hs.apis.client.register import Rates, rendered_session
 from hs.apis.web.auth import NONE
-from hs.apis.web.request import body, whole_body
+from hs.apis.web.request import body, peer, whole_body
 from hs.apis.web.request import token as sent_token
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -33,6 +34,7 @@ class LoginRequest:
     identifier: JsonObject | None = body(default=None)
     whole: JsonObject = whole_body()
     access_token: str | None = sent_token()
+    client_ip: str = peer()
 
 
 @attrs.frozen
@@ -52,28 +54,34 @@ class LoginTokenRequest:
 
 @attrs.frozen
 class LoginApi:
-    """`/login` and `/refresh`."""
+    """`/login` and `/refresh`; `well_known` is what clients should know of the server."""
 
     login: Login
     sessions: Sessions
     lifecycle: Lifecycle
     interactive: InteractiveAuth
+    rates: Rates
+    well_known: Mapping[str, Any] | None
 
     @route("GET", "/_matrix/client/v3/login", auth=NONE)
     async def flows(self) -> dict[str, Any]:
         """Spec: client-server API, Login."""
         return {"flows": self.login.flows()}
 
-    @route("POST", "/_matrix/client/v3/login", auth=NONE, rate="login")
+    @route("POST", "/_matrix/client/v3/login", auth=NONE)
     async def log_in(self, request: LoginRequest) -> dict[str, Any]:
         """Spec: client-server API, Login."""
+        # Application services log many users in, all from one address.
+        service = self.login.service_asking(request.type, request.access_token)
+        self.rates.check("login", service, request.client_ip)
         wish = DeviceWish(
             device_id=request.device_id or None,
             display_name=request.initial_device_display_name,
             wants_refresh=request.refresh_token,
         )
         session = await self.login.log_in(request.whole, request.access_token, wish)
-        return rendered_session(session.user_id, session)
+        answer = rendered_session(session.user_id, session)
+        return answer if self.well_known is None else {**answer, "well_known": self.well_known}
 
     @route("POST", "/_matrix/client/v3/refresh", auth=NONE, also=["/_matrix/client/v1/refresh"])
     async def refresh(self, request: RefreshRequest) -> dict[str, Any]:

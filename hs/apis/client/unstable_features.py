@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hs.settings.proposals import ProposalSettings
+from hs.settings.rooms import RoomSettings
 
 UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {
@@ -42,11 +43,16 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
 )
 
 
-def features_of(proposals: ProposalSettings) -> dict[str, bool]:
-    """Give all flags; those of proposals that can be switched tell whether they are on."""
+def features_of(proposals: ProposalSettings, rooms: RoomSettings) -> dict[str, bool]:
+    """Give all flags; those of what can be switched tell whether it is on."""
     delays = proposals.max_event_delay_duration is not None
+    encrypted = rooms.encryption_enabled_by_default_for_room_type
     return {
         **UNSTABLE_FEATURES,
+        # Whether new rooms are encrypted from the start, by preset.
+        "io.element.e2ee_forced.private": encrypted != "off",
+        "io.element.e2ee_forced.public": encrypted == "all",
+        "io.element.e2ee_forced.trusted_private": encrypted != "off",
         "org.matrix.msc4028": proposals.experimental_features.encrypted_pushes,
         "org.matrix.msc4140": delays,
         "org.matrix.msc4140.stable": delays,

@@ -8,6 +8,7 @@ from hs.apis.client.unstable_features import features_of
 from hs.apis.web.auth import NONE
 from hs.apis.web.route import route
 from hs.settings.proposals import ProposalSettings
+from hs.settings.rooms import RoomSettings
 
 VERSIONS: Final = (
     "r0.0.1",
@@ -27,8 +28,10 @@ class VersionsApi:
     """`/versions`."""
 
     proposals: ProposalSettings = ProposalSettings()
+    rooms: RoomSettings = RoomSettings()
 
     @route("GET", "/_matrix/client/versions", auth=NONE)
     async def versions(self) -> dict[str, Any]:
         """Spec: client-server API, API standards."""
-        return {"versions": VERSIONS, "unstable_features": features_of(self.proposals)}
+        features = features_of(self.proposals, self.rooms)
+        return {"versions": VERSIONS, "unstable_features": features}

@@ -21,18 +21,10 @@ class WellKnownApi:
     @route("GET", "/.well-known/matrix/client", auth=NONE)
     async def client(self) -> dict[str, Any]:
         """Spec: client-server API, Server Discovery."""
-        base_url = self.settings.public_baseurl
-        if base_url is None:
+        told = told_to_clients(self.settings, self.rtc)
+        if told is None:
             raise NotFound("The server does not know its own address")
-        # Clients put paths behind it, so it has no slash at its end.
-        told: dict[str, Any] = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
-        if self.settings.default_identity_server is not None:
-            told["m.identity_server"] = {
-                "base_url": self.settings.default_identity_server.rstrip("/")
-            }
-        if self.rtc.transports:
-            told["org.matrix.msc4143.rtc_foci"] = self.rtc.transports
-        return {**told, **self.settings.extra_well_known_client_content}
+        return told
 
     @route("GET", "/.well-known/matrix/server", auth=NONE)
     async def server(self) -> dict[str, str]:
@@ -55,3 +47,17 @@ class WellKnownApi:
         if told is None:
             raise NotFound("There is no support information")
         return told
+
+
+def told_to_clients(settings: ServerSettings, rtc: RtcSettings) -> dict[str, Any] | None:
+    """Give what clients should know of the server; None where it does not know its address."""
+    base_url = settings.public_baseurl
+    if base_url is None:
+        return None
+    # Clients put paths behind it, so it has no slash at its end.
+    told: dict[str, Any] = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
+    if settings.default_identity_server is not None:
+        told["m.identity_server"] = {"base_url": settings.default_identity_server.rstrip("/")}
+    if rtc.transports:
+        told["org.matrix.msc4143.rtc_foci"] = rtc.transports
+    return {**told, **settings.extra_well_known_client_content}

@@ -30,7 +30,7 @@ from hs.apis.client.typing_notifications import TypingApi
 from hs.apis.client.upgrade import UpgradeApi
 from hs.apis.client.versions import VersionsApi
 from hs.apis.client.voip import VoipApi
-from hs.apis.client.wellknown import WellKnownApi
+from hs.apis.client.wellknown import WellKnownApi, told_to_clients
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
@@ -56,7 +56,7 @@ def account_apis(
     identity = accounts.identity
     interactive = identity.interactive
     return [
-        VersionsApi(settings.proposals),
+        VersionsApi(settings.proposals, settings.rooms),
         WellKnownApi(settings.server, settings.proposals.matrix_rtc),
         CapabilitiesApi(
             accounts.lifecycle,
@@ -64,6 +64,7 @@ def account_apis(
             settings.registration,
             settings.rooms.default_room_version,
             identity.proving.threepids.may_change,
+            settings.rooms.forget_rooms_on_leave,
             settings.proposals.max_event_delay_duration,
         ),
         RegisterApi(
@@ -74,7 +75,7 @@ def account_apis(
             identity.rates,
         ),
         AdminRegisterApi(arrivals.shared_secret, arrivals.registration),
-        LoginApi(arrivals.login, identity.sessions, accounts.lifecycle, interactive),
+        _login_api(settings, accounts, arrivals),
         LogoutApi(identity.sessions),
         AccountApi(
             accounts.lifecycle,
@@ -102,6 +103,18 @@ def account_apis(
         WhoisApi(accounts.devices),
         VoipApi(accounts.turn),
     ]
+
+
+def _login_api(settings: Settings, accounts: Accounts, arrivals: Arrivals) -> LoginApi:
+    identity = accounts.identity
+    return LoginApi(
+        arrivals.login,
+        identity.sessions,
+        accounts.lifecycle,
+        identity.interactive,
+        identity.rates,
+        told_to_clients(settings.server, settings.proposals.matrix_rtc),
+    )
 
 
 def proving_apis(

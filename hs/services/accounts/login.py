@@ -19,6 +19,7 @@ from hs.core.errors import (
     UserDeactivated,
 )
 from hs.core.ids import UserID
+from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.services.accounts.appservices import Appservices
 from hs.services.accounts.credentials import Credentials
@@ -26,6 +27,7 @@ from hs.services.accounts.identifiers import Identifiers
 from hs.services.accounts.jwt_login import JwtLogin
 from hs.services.accounts.rate_limits import LoginLimits
 from hs.services.accounts.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.standing import check_may_get_tokens
 from hs.services.accounts.token_text import hash_of, new_login_token
 from hs.settings.accounts import PasswordSettings
 from hs.settings.login import ExistingSessionSettings
@@ -80,11 +82,17 @@ class Login:
             flows.insert(0, {"type": PASSWORD})
         return flows
 
+    def service_asking(self, kind: str, token: str | None) -> Requester | None:
+        """Give the application service that logs a user in, if the request is one's."""
+        if kind != APPSERVICE or token is None:
+            return None
+        return self._appservices.requester_of(token)
+
     async def log_in(self, body: JsonObject, token: str | None, wish: DeviceWish) -> Session:
         """Log in as the body of the request asks; `token` is the access token that came with it.
 
-        Raises: Forbidden, UserDeactivated, LimitExceeded, Unknown, MissingParam, BadJson,
-        InvalidParam.
+        Raises: Forbidden, UserDeactivated, UserLocked, LimitExceeded, Unknown, MissingParam,
+        BadJson, InvalidParam.
         """
         kind = body.get("type")
         if kind is None:
@@ -101,6 +109,7 @@ class Login:
             user = await self._live_user(await self._jwt.user_in(body))
         else:
             raise Unknown("This way of logging in is not known")
+        check_may_get_tokens(is_locked=user.is_locked)
         if kind != APPSERVICE:
             self._limits.log_in(user.user_id)
         return await self._sessions.open(UserID(user.user_id), wish)

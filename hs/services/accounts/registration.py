@@ -15,6 +15,7 @@ from hs.services.accounts.profiles import Profiles
 from hs.services.accounts.proof_stages import addresses_in, agreed_version
 from hs.services.accounts.requirements import Requirements
 from hs.services.accounts.sessions import DeviceWish, Opening, Session, Sessions, write_opening
+from hs.services.accounts.standing import check_may_get_tokens
 from hs.services.accounts.threepids import Threepids, record_of
 from hs.services.accounts.token_text import hash_of
 from hs.services.accounts.uia import Proof
@@ -161,12 +162,13 @@ class Registration:
     ) -> Session | None:
         """Log somebody in who has just registered, and may not have heard of it.
 
-        Raises: Forbidden.
+        Raises: Forbidden, UserLocked.
         """
         user = await self._database.read(accounts.find_user, user_id)
         known = None if user is None else user.password_hash
         if password is None or not await self._passwords.matches(password, known):
             raise Forbidden("The account was made with another password")
+        check_may_get_tokens(is_locked=user is not None and user.is_locked)
         return None if device is None else await self._sessions.open(user_id, device)
 
     async def guest_with(self, access_token: str, localpart: str) -> UserID:

@@ -8,6 +8,7 @@ from hs.core.errors import InvalidParam, UnknownToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
+from hs.services.accounts.standing import check_may_get_tokens
 from hs.services.accounts.token_text import (
     hash_of,
     new_access_token,
@@ -136,7 +137,8 @@ class Sessions:
     async def refresh(self, refresh_token: str) -> Session:
         """Exchange a refresh token; the old tokens live until the new ones are used.
 
-        Raises: UnknownToken, with `soft_logout` when it ran out and the device lives on.
+        Raises: UnknownToken, with `soft_logout` when it ran out and the device lives on;
+        UserLocked.
         Spec: client-server API, Refreshing access tokens.
         """
         now_ms = self._clock.now_ms()
@@ -215,6 +217,7 @@ async def _exchange(
     old = await tokens.lock_refresh(tx, hash_of(refresh_token))
     if old is None:
         return None, []
+    check_may_get_tokens(is_locked=bool(old.is_locked))
     if old.session_ends_ms is not None and old.session_ends_ms <= now_ms:
         raise UnknownToken("The session has ended; log in again", soft_logout=True)
     if old.expires_ms is not None and old.expires_ms <= now_ms:

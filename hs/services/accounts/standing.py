@@ -1,9 +1,11 @@
 """Who may act: users who are suspended, or have not agreed to the terms, only read.
 
-Spec: client-server API, Account suspension.
+Who is locked does nothing, and gets no new tokens either.
+
+Spec: client-server API, Account suspension; Account locking; Soft logout.
 """
 
-from hs.core.errors import ConsentNotGiven, UserSuspended
+from hs.core.errors import ConsentNotGiven, UserLocked, UserSuspended
 from hs.core.requester import Requester
 
 
@@ -22,3 +24,9 @@ def check_may_act(requester: Requester) -> None:
     due = requester.consent_due
     if due is not None:
         raise ConsentNotGiven(due.message, consent_uri=due.uri)
+
+
+def check_may_get_tokens(*, is_locked: bool) -> None:
+    """Refuse to log in, or refresh a token of, whose account is locked. Raises: UserLocked."""
+    if is_locked:
+        raise UserLocked("This account is locked", soft_logout=True)

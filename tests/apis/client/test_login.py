@@ -6,10 +6,12 @@ import attrs
 import pytest
 
 from hs.settings.accounts import SessionSettings
+from hs.settings.appservices import AppserviceSettings
 from hs.settings.limits import LoginRates, Rate, RateLimitSettings
 from hs.settings.login import ExistingSessionSettings
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, PLENTY, Accounts, open_accounts
+from tests.support.accounts import DEFAULTS, PLENTY, UNLIMITED, Accounts, open_accounts
+from tests.support.appservices import registration
 
 LOGIN = "/_matrix/client/v3/login"
 REFRESH = "/_matrix/client/v3/refresh"
@@ -37,6 +39,40 @@ async def test_the_flows_name_passwords(accounts: Accounts) -> None:
 
     assert {"type": "m.login.password"} in answer.json["flows"]
     assert {"type": "m.login.token"} not in answer.json["flows"]
+
+
+async def test_clients_are_told_where_the_server_is(database: Database) -> None:
+    server = attrs.evolve(DEFAULTS.server, public_baseurl="https://matrix.test/")
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
+        await accounts.user("alice", password="secret")
+
+        told = (await accounts.log_in("alice", "secret"))["well_known"]
+
+        assert told == (await accounts.client.get("/.well-known/matrix/client")).json
+
+
+async def test_services_log_in_as_many_of_their_users_as_they_like(database: Database) -> None:
+    services = AppserviceSettings(registrations=(registration(),))
+    rates = attrs.evolve(
+        UNLIMITED,
+        rc_login=LoginRates(address=Rate(0.001, 2), account=PLENTY, failed_attempts=PLENTY),
+    )
+    settings = attrs.evolve(DEFAULTS, appservices=services, rate_limits=rates)
+    async with open_accounts(database, settings=settings) as accounts:
+        await accounts.user("alice")
+        await accounts.user("_irc_ghost", appservice_id="irc")
+        wish = {"type": "m.login.application_service", "user": "_irc_ghost"}
+
+        answers = [await accounts.client.post(LOGIN, wish, token="as-irc") for _ in range(4)]
+        foreign = await accounts.client.post(LOGIN, {**wish, "user": "alice"}, token="as-irc")
+        absent = await accounts.client.post(LOGIN, {**wish, "user": "_irc_x"}, token="as-irc")
+        others = [await accounts.client.post(LOGIN, wish, token="x") for _ in range(3)]
+
+        assert [one.status for one in answers] == [200] * 4
+        assert answers[0].json["user_id"] == "@_irc_ghost:test"
+        assert (foreign.status, foreign.errcode) == (400, "M_EXCLUSIVE")
+        assert (absent.status, absent.errcode) == (403, "M_FORBIDDEN")
+        assert [one.status for one in others] == [401, 401, 429]
 
 
 async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None:

@@ -48,6 +48,27 @@ async def test_who_is_locked_may_log_out(accounts: Accounts) -> None:
     assert (await accounts.client.post("/_matrix/client/v3/logout", {}, token=bob)).status == 200
 
 
+async def test_who_is_locked_gets_no_tokens_until_that_ends(accounts: Accounts) -> None:
+    admin = await root(accounts)
+    await accounts.user("bob", password="secret")
+    old = await accounts.log_in("bob", "secret", refresh_token=True)
+    login = {"type": "m.login.password", "user": "bob", "password": "secret"}
+    refresh = {"refresh_token": old["refresh_token"]}
+    await accounts.client.put(f"{ADMIN}/lock/@bob:test", {"locked": True}, token=admin)
+
+    again = await accounts.client.post("/_matrix/client/v3/login", login)
+    guess = await accounts.client.post("/_matrix/client/v3/login", {**login, "password": "x"})
+    renewed = await accounts.client.post("/_matrix/client/v3/refresh", refresh)
+    await accounts.client.put(f"{ADMIN}/lock/@bob:test", {"locked": False}, token=admin)
+
+    for answer in (again, renewed):
+        assert (answer.status, answer.errcode) == (401, "M_USER_LOCKED")
+        assert answer.json["soft_logout"] is True
+    assert (guess.status, guess.errcode) == (403, "M_FORBIDDEN")
+    assert (await accounts.client.post("/_matrix/client/v3/refresh", refresh)).status == 200
+    assert (await accounts.client.post("/_matrix/client/v3/login", login)).status == 200
+
+
 async def test_who_is_suspended_does_not_change_their_profile(accounts: Accounts) -> None:
     admin, bob = await root(accounts), (await accounts.user("bob")).access_token
     path = f"{ADMIN}/suspend/@bob:test"

@@ -13,6 +13,7 @@ from hs.cli.register import NewUser, mac_of
 from hs.settings.accounts import RegistrationSettings
 from hs.settings.features import TurnSettings
 from hs.settings.proposals import ProposalSettings
+from hs.settings.rooms import RoomSettings
 from hs.settings.server import ServerSettings
 from hs.settings.support import SupportContact, SupportSettings
 from hs.storage.database import Database
@@ -26,7 +27,45 @@ async def test_versions_are_told_to_anybody(accounts: Accounts) -> None:
     answer = await accounts.client.get("/_matrix/client/versions")
 
     assert {"r0.6.1", "v1.1", "v1.11"} <= set(answer.json["versions"])
-    assert answer.json["unstable_features"] == features_of(ProposalSettings())
+    assert answer.json["unstable_features"] == features_of(ProposalSettings(), RoomSettings())
+
+
+@pytest.mark.parametrize(
+    ("rooms", "forced"),
+    [
+        ({}, []),
+        ({"encryption_enabled_by_default_for_room_type": "invite"}, ["private", "trusted_private"]),
+        (
+            {"encryption_enabled_by_default_for_room_type": "all"},
+            ["private", "public", "trusted_private"],
+        ),
+    ],
+)
+async def test_clients_know_which_new_rooms_are_encrypted(
+    database: Database, rooms: dict[str, Any], forced: list[str]
+) -> None:
+    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(**rooms))
+    async with open_accounts(database, settings=settings) as accounts:
+        told = (await accounts.client.get("/_matrix/client/versions")).json["unstable_features"]
+
+        prefix = "io.element.e2ee_forced."
+        flags = {name.removeprefix(prefix): told[name] for name in told if name.startswith(prefix)}
+        assert [name for name in flags if flags[name]] == forced
+        assert len(flags) == 3
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_clients_know_whether_rooms_are_forgotten_as_they_are_left(
+    database: Database, forgets: bool
+) -> None:
+    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(forget_rooms_on_leave=forgets))
+    async with open_accounts(database, settings=settings) as accounts:
+        alice = (await accounts.user("alice")).access_token
+
+        answer = await accounts.client.get("/_matrix/client/v3/capabilities", token=alice)
+
+        told = answer.json["capabilities"]["m.forget_forced_upon_leave"]
+        assert told == {"enabled": forgets}
 
 
 async def test_capabilities_name_the_room_versions(accounts: Accounts) -> None:
