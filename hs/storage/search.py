@@ -14,13 +14,20 @@ INSERT = sql(
     )
 )
 DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
+DELETE_ROOMS = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('room_id', 1, 'text')}")
+ENCRYPTED_ROOMS = sql(
+    lambda d: (
+        "SELECT room_id FROM current_state WHERE type = 'm.room.encryption' AND state_key = '' "
+        f"AND {d.any_of('room_id', 1, 'text')}"
+    )
+)
 _TEXTS: Final = (
     "SELECT stream_id, writer, event_id, room_id, type, sender, origin_server_ts, status, "
     "redacted_by, pdu FROM events"
 )
 _KINDS: Final = (
-    "type IN ('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction') "
-    "AND (type NOT IN ('m.room.name', 'm.room.topic') OR state_key = '')"
+    "type IN ('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction', "
+    "'m.room.encryption') AND (type IN ('m.room.message', 'm.room.redaction') OR state_key = '')"
 )
 NEWER = f"{_TEXTS} WHERE stream_id > $1 AND {_KINDS} ORDER BY stream_id LIMIT $2"
 OLDER = f"{_TEXTS} WHERE stream_id < $1 AND {_KINDS} ORDER BY stream_id DESC LIMIT $2"
@@ -99,6 +106,13 @@ class Entry(NamedTuple):
     words: Sequence[str]
 
 
+class Gone(NamedTuple):
+    """What is to be found no more: what these redactions took away, and these rooms."""
+
+    redactions: Sequence[str]
+    rooms: Sequence[str]
+
+
 class Wanted(NamedTuple):
     """What to look for and where; `senders` None: of everybody."""
 
@@ -117,16 +131,21 @@ class Hit(NamedTuple):
     score: float
 
 
-async def put(
-    tx: Tx, entries: Sequence[Entry], redactions: Sequence[str], name: str, position: str
-) -> None:
-    """Add entries, drop those of events that these redactions took away, and note progress."""
+async def put(tx: Tx, entries: Sequence[Entry], gone: Gone, name: str, position: str) -> None:
+    """Add entries, drop those that are gone, and note progress."""
     encode = _ENCODE_WORDS[tx.dialect.engine]
     await tx.executemany(INSERT, [(*entry[:-1], encode(entry.words)) for entry in entries])
-    if redactions:
-        gone = [row[0] for row in await tx.fetch(REDACTED_BY, list(redactions))]
-        await tx.execute(DELETE, gone)
+    if gone.redactions:
+        redacted = [row[0] for row in await tx.fetch(REDACTED_BY, list(gone.redactions))]
+        await tx.execute(DELETE, redacted)
+    if gone.rooms:
+        await tx.execute(DELETE_ROOMS, list(gone.rooms))
     await tx.execute(SET_PROGRESS, name, position)
+
+
+async def encrypted_rooms(tx: Tx, room_ids: Sequence[str]) -> set[str]:
+    """Tell which of these rooms are end-to-end encrypted."""
+    return {row[0] for row in await tx.fetch(ENCRYPTED_ROOMS, list(room_ids))}
 
 
 async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:

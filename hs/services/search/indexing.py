@@ -4,7 +4,7 @@ Whoever searches waits a moment until the index has what their process had seen 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -19,7 +19,7 @@ from hs.repl.rows import EventRow
 from hs.repl.streams import BACKFILL, EVENTS
 from hs.storage import search as storage
 from hs.storage.database import Database
-from hs.storage.search import Entry, TextEvent
+from hs.storage.search import Entry, Gone, TextEvent
 
 GATHER_S: Final = 0.5
 BATCH: Final = 500
@@ -35,6 +35,7 @@ KEYS: Final = {
     "content.topic": (event_types.TOPIC, "topic"),
 }
 MEMBER_OF: Final = dict(KEYS.values())
+_PLAIN: Final = "text/plain"
 _ACCEPTED: Final = 0
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,15 @@ class SearchIndexer:
         return VectorPosition() if noted is None else VectorPosition.parse(noted)
 
     async def _put(self, found: Sequence[TextEvent], name: str, position: str) -> None:
-        entries = await trio.to_thread.run_sync(_entries, found)
+        rooms = sorted({one.room_id for one in found})
+        encrypted = await self._database.read(storage.encrypted_rooms, rooms)
+        searched = [one for one in found if one.room_id not in encrypted]
+        entries = await trio.to_thread.run_sync(_entries, searched)
         redactions = [one.event_id for one in found if one.type == event_types.REDACTION]
-        await self._database.write(storage.put, entries, redactions, name, position)
+        # Of rooms that became encrypted; what they said before goes as well.
+        became = {one.room_id for one in found if one.type == event_types.ENCRYPTION} & encrypted
+        gone = Gone(redactions, sorted(became))
+        await self._database.write(storage.put, entries, gone, name, position)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if any(concerns_search(row) for _, row in batch.rows):
@@ -161,14 +168,32 @@ class SearchProgress:
 
 
 def concerns_search(row: EventRow) -> bool:
-    """Tell whether an event is to be indexed, or takes one out of the index."""
-    return row.type in MEMBER_OF or row.redaction_applies
+    """Tell whether an event is to be indexed, or takes others out of the index."""
+    return row.type in MEMBER_OF or row.type == event_types.ENCRYPTION or row.redaction_applies
 
 
 def text_of(event_type: str, content: Any) -> str:
     """Give the text by which an event is found; empty if there is none."""
-    text = content.get(MEMBER_OF.get(event_type, "")) if isinstance(content, dict) else None
-    return text if isinstance(text, str) else ""
+    if not isinstance(content, dict):
+        return ""
+    text = content.get(MEMBER_OF.get(event_type, ""))
+    text = text if isinstance(text, str) else ""
+    if event_type == event_types.TOPIC:
+        block = _plain_topic(content)
+        # As a rule the two are the same.
+        text = text if block == text else f"{text}\n{block}".strip()
+    return text
+
+
+def _plain_topic(content: Mapping[str, Any]) -> str:
+    """Give the plain text among the representations of a topic."""
+    block = content.get("m.topic")
+    texts = block.get("m.text") if isinstance(block, dict) else None
+    for one in texts if isinstance(texts, list) else ():
+        if isinstance(one, dict) and one.get("mimetype", _PLAIN) == _PLAIN:
+            body = one.get("body")
+            return body if isinstance(body, str) else ""
+    return ""
 
 
 def _entries(found: Sequence[TextEvent]) -> list[Entry]:

@@ -36,6 +36,8 @@ MAX_BATCH: Final = 500
 MAX_PREDECESSORS: Final = 20
 MAX_HIGHLIGHTS: Final = 100
 CURRENT_S: Final = 3.0
+# Ranks are fractions, and often near to each other; groups are ordered by integers.
+_FINELY: Final = 1_000_000_000
 _READABLE: Final = frozenset((event_types.JOIN, event_types.LEAVE, event_types.BAN))
 
 
@@ -230,7 +232,7 @@ def _grouped(key: Any, page: _Page, ask: SearchAsk) -> dict[str, dict[str, Any]]
     for hit, seen in page.found:
         event = seen.stored.event
         value = hit.room_id if key == "room_id" else event.sender
-        order = hit.score if ask.order == "rank" else hit.origin_server_ts
+        order = round(hit.score * _FINELY) if ask.order == "rank" else hit.origin_server_ts
         group = groups.setdefault(value, {"order": order, "results": []})
         group["results"].append(event.event_id)
     if page.rest is not None:

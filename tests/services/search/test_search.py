@@ -11,7 +11,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.services.rooms.drafts import Draft
 from hs.services.search.asking import ContextAsk
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
 
@@ -73,6 +73,48 @@ async def test_names_and_topics_are_found_by_their_keys(database: Database) -> N
         assert set(await searching.finds(ALICE, "garden")) == {
             name.event_id, topic.event_id, message,
         }  # fmt: skip
+
+
+async def test_a_topic_is_found_by_its_plain_text_in_either_form(database: Database) -> None:
+    async with open_searching(database) as searching:
+        html = {"mimetype": "text/html", "body": "<b>roses</b> <i>marked</i>"}
+        content = {"topic": "our garden", "m.topic": {"m.text": [html, {"body": "our roses"}]}}
+        room_id = await searching.world.create_room(ALICE)
+        topic = await searching.world.set_state(room_id, ALICE, "m.room.topic", content)
+        odds: list[Any] = [[], {"m.text": "roses"}, {"m.text": [{}, 3, {"body": ["roses"]}]}]
+        for odd in odds:
+            broken = {"topic": "none", "m.topic": odd}
+            await searching.world.set_state(room_id, ALICE, "m.room.topic", broken)
+
+        assert await searching.finds(ALICE, "garden", keys=["content.topic"]) == [topic.event_id]
+        assert await searching.finds(ALICE, "roses", keys=["content.topic"]) == [topic.event_id]
+        assert await searching.finds(ALICE, "marked") == []
+
+
+async def test_rooms_that_are_encrypted_are_not_searched(database: Database) -> None:
+    async with open_searching(database) as searching:
+        world = searching.world
+        algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
+        encryption = Draft(event_types.ENCRYPTION, ALICE, algorithm, state_key="")
+        secret = await world.create_room(ALICE, state=[encryption])
+        await say(searching, secret, ALICE, "plan by mistake")
+        later = await world.create_room(ALICE)
+        await say(searching, later, ALICE, "plan before")
+        plain_room = await world.create_room(ALICE)
+        (found,) = await say(searching, plain_room, ALICE, "plan for all")
+        await world.append(plain_room, Draft(event_types.ENCRYPTION, ALICE, algorithm, "other"))
+        assert len(await searching.finds(ALICE, "plan")) == 2
+
+        await world.append(later, encryption)
+        await world.set_state(later, ALICE, "m.room.name", {"name": "plan"})
+
+        assert await searching.finds(ALICE, "plan") == [found]
+        kept = await database.read(_indexed_rooms)
+        assert set(kept) == {plain_room}
+
+
+async def _indexed_rooms(tx: Tx) -> list[str]:
+    return [row[0] for row in await tx.fetch("SELECT room_id FROM search_entries")]
 
 
 async def test_only_rooms_one_is_or_was_in_are_searched(database: Database) -> None:
@@ -201,6 +243,8 @@ async def test_each_group_has_pages_of_its_own(database: Database, order: Any, k
                 assert set(page["groups"][key]) <= {value}
                 token = page.get("next_batch")
             assert sorted(found) == sorted(groups[value])
+            # Spec: an integer, by which groups can be ordered.
+            assert type(group["order"]) is int
         assert set(first["groups"][key]) <= set(groups)
 
 
