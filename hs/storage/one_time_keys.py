@@ -40,6 +40,8 @@ class FallbackRecord(NamedTuple):
 INSERT = Rows(
     "one_time_keys",
     "id bigint, user_id text, device_id text, algorithm text, key_id text, content bytea",
+    # The same upload came through another process at the same moment.
+    conflict="ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING",
 )
 OF_DEVICE = sql(
     lambda d: (

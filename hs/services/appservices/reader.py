@@ -306,6 +306,9 @@ class AppserviceSender:
         for _, row in batch.rows:
             if not row.signatures:
                 self._note_device_list(row.user_id, row.room_ids)
+            if row.device_id is not None:
+                # One-time keys may have come with those of the device.
+                await self._note_device(row.user_id, row.device_id, has_messages=False)
         self._reach(storage.DEVICE_LISTS, batch.position)
 
     def _note_device_list(self, user_id: str, room_ids: Collection[str]) -> None:

@@ -10,13 +10,9 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
 from hs.core.ids import UserID
 from hs.services.devices.inbox_writer import InboxWriter
-from hs.services.devices.key_objects import (
-    read_device_keys,
-    read_fallback_keys,
-    read_one_time_keys,
-)
+from hs.services.devices.key_objects import read_device_keys
 from hs.services.devices.list_writer import DeviceListWriter
-from hs.services.devices.one_time_keys import OneTimeKeys
+from hs.services.devices.one_time_keys import OneTimeKeys, read_upload
 from hs.services.devices.to_device import DehydratedEvents
 from hs.storage import dehydrated
 from hs.storage.database import Database
@@ -55,17 +51,14 @@ class DehydratedDevices:
             raise InvalidParam("The device needs an ID")
         keys = read_device_keys(wish.device_keys, user_id, wish.device_id)
         # Checked before anything is stored.
-        read_one_time_keys(wish.one_time_keys)
-        read_fallback_keys(wish.fallback_keys)
+        upload = read_upload(user_id, wish.device_id, wish.one_time_keys, wish.fallback_keys)
         data = orjson.dumps(wish.device_data)
         replaced = await self._lists.dehydrate(
             user_id, wish.device_id, wish.display_name, data, keys
         )
         if replaced is not None:
             await self._inboxes.forget(user_id, [replaced])
-        await self._one_time_keys.upload(
-            user_id, wish.device_id, wish.one_time_keys, wish.fallback_keys
-        )
+        await self._one_time_keys.upload(upload)
         return wish.device_id
 
     async def get(self, user_id: UserID) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.requester import Requester
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING, read_device_keys
 from hs.services.devices.list_writer import DeviceListWriter
-from hs.services.devices.one_time_keys import OneTimeKeys
+from hs.services.devices.one_time_keys import OneTimeKeys, read_upload, with_zero
 from hs.services.devices.remote import RemoteDevices
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
 
@@ -52,14 +52,17 @@ class KeyDirectory:
         user_id, device_id = requester.user_id, requester.device_id
         if device_id is None:
             raise InvalidParam("Only a device can upload keys")
-        if device_keys:
-            content = read_device_keys(device_keys, user_id, device_id)
+        content = read_device_keys(device_keys, user_id, device_id) if device_keys else None
+        others = read_upload(user_id, device_id, one_time_keys, fallback_keys)
+        if device_keys and content is not None:
             # The writer looks as well, and changes nothing when it need not: no reading for this.
             known = self._reader.of_one_nowait(user_id)
             held = None if known is None else known.devices.get(device_id)
             if held is None or held.content != _without_unsigned(device_keys):
-                await self._lists.put_device_keys(user_id, device_id, content)
-        return await self._one_time_keys.upload(user_id, device_id, one_time_keys, fallback_keys)
+                counts = await self._lists.put_device_keys(content, others)
+                if counts is not None:
+                    return with_zero(counts)
+        return await self._one_time_keys.upload(others)
 
     async def query(
         self, viewer: UserID, wanted: Mapping[str, Sequence[str]], timeout_ms: int

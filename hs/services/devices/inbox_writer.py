@@ -8,13 +8,13 @@ from typing import Protocol
 
 import attrs
 
-from hs.core.errors import InvalidParam, NotFound
+from hs.core.errors import NotFound
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
-from hs.services.devices.key_objects import OneTimeKey
+from hs.services.devices.key_storing import KeyUpload, store_keys
 from hs.storage import devices, one_time_keys, to_device
 from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
@@ -41,16 +41,6 @@ class Request:
     device_id: str
     event_type: str
     txn_id: str
-
-
-@attrs.frozen
-class KeyUpload:
-    """One-time and fallback keys of one device."""
-
-    user_id: UserID
-    device_id: str
-    one_time_keys: list[OneTimeKey]
-    fallback_keys: list[OneTimeKey]
 
 
 @attrs.frozen
@@ -156,41 +146,10 @@ async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, 
     user_id, device_id = upload.user_id, upload.device_id
     if await devices.find(tx, user_id, device_id) is None:
         raise NotFound("You have no such device")
-    changed = False
-    if upload.one_time_keys:
-        key_ids = [key.key_id for key in upload.one_time_keys]
-        known = await one_time_keys.known(tx, user_id, device_id, key_ids)
-        fresh = [key for key in upload.one_time_keys if not _is_known(key, known)]
-        await one_time_keys.add(
-            tx, user_id, device_id, [(key.algorithm, key.key_id, key.content) for key in fresh]
-        )
-        changed = bool(fresh)
-    if upload.fallback_keys:
-        changed |= await _put_fallbacks(tx, upload)
+    changed = await store_keys(tx, upload)
     counts = await one_time_keys.counts(tx, user_id, device_id)
     rows = [(await ids.one(), ToDeviceRow(user_id, device_id, keys=True))] if changed else []
     return counts, rows
-
-
-def _is_known(key: OneTimeKey, known: dict[tuple[str, str], bytes]) -> bool:
-    content = known.get((key.algorithm, key.key_id))
-    if content is not None and content != key.content:
-        raise InvalidParam(f"There is another one-time key {key.algorithm}:{key.key_id} already")
-    return content is not None
-
-
-async def _put_fallbacks(tx: Tx, upload: KeyUpload) -> bool:
-    held = await one_time_keys.fallbacks(tx, upload.user_id, upload.device_id)
-    changed = False
-    for key in upload.fallback_keys:
-        old = held.get(key.algorithm)
-        # The same key again stays used.
-        if old is None or (old.key_id, old.content) != (key.key_id, key.content):
-            await one_time_keys.put_fallback(
-                tx, upload.user_id, upload.device_id, key.algorithm, key.key_id, key.content
-            )
-            changed = True
-    return changed
 
 
 async def _claim(tx: Tx, ids: StreamIds, wishes: list[KeyWish]) -> tuple[list[GivenKey], Rows]:

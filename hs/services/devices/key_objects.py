@@ -105,8 +105,8 @@ def read_cross_signing_key(value: JsonObject, usage: str, user_id: UserID) -> Cr
         raise InvalidParam(f"The {usage} key must have exactly one Ed25519 key, named after itself")
     _check_kinds(value)
     content = {name: value[name] for name in value if name not in ("unsigned", "signatures")}
-    own = (value.get("signatures") or {}).get(user_id)
-    if isinstance(own, dict):
+    own = value.get("signatures", {}).get(user_id)
+    if own is not None:
         content["signatures"] = {user_id: own}
     return CrossSigningKey(usage, public_key, content)
 
@@ -164,6 +164,13 @@ def _one_time_key(name: str, content: object) -> OneTimeKey:
 
 
 def _check_kinds(value: JsonObject) -> None:
-    for name in ("keys", "signatures"):
-        if not isinstance(value.get(name, {}), dict):
-            raise BadJson(f"'{name}' must be an object")
+    # Whoever shows them later, with other signatures added, relies on it.
+    if not _are_texts(value.get("keys", {})):
+        raise BadJson("'keys' must be an object of strings")
+    signatures = value.get("signatures", {})
+    if not isinstance(signatures, dict) or not all(map(_are_texts, signatures.values())):
+        raise BadJson("'signatures' must be an object of objects of strings")
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())

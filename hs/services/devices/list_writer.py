@@ -15,7 +15,8 @@ from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.storage import dehydrated, device_keys, device_lists, devices
+from hs.services.devices.key_storing import KeyUpload, store_keys
+from hs.storage import dehydrated, device_keys, device_lists, devices, one_time_keys
 from hs.storage.database import Tx
 from hs.storage.device_keys import CrossSigningRecord, SignatureRecord
 
@@ -45,8 +46,12 @@ class DeviceListWriter(Protocol):
     """The process that writes device lists."""
 
     @rpc
-    async def put_device_keys(self, user_id: UserID, device_id: str, content: bytes) -> None:
-        """Set a device's keys. Raises: NotFound, Forbidden."""
+    async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
+        """Set a device's keys, and add those that others claim: all of it or nothing.
+
+        Gives how many one-time keys wait for each algorithm. None: the device's keys are the same
+        already, and nothing was done. Raises: NotFound, Forbidden, InvalidParam.
+        """
         ...
 
     @rpc
@@ -97,10 +102,9 @@ class LocalDeviceLists:
     _stream: TableWriter[DeviceListRow]
     _clock: Clock
 
-    async def put_device_keys(self, user_id: UserID, device_id: str, content: bytes) -> None:
-        """Set a device's keys; the same keys again are no change."""
-        now_ms = self._clock.now_ms()
-        await self._stream.write(_put_device_keys, user_id, device_id, content, now_ms)
+    async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
+        """Set a device's keys, with those that others claim."""
+        return await self._stream.write(_put_device_keys, content, others, self._clock.now_ms())
 
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
@@ -143,8 +147,9 @@ class _Dehydration:
 
 
 async def _put_device_keys(
-    tx: Tx, ids: StreamIds, user_id: str, device_id: str, content: bytes, now_ms: int
-) -> tuple[None, Rows]:
+    tx: Tx, ids: StreamIds, content: bytes, others: KeyUpload, now_ms: int
+) -> tuple[dict[str, int] | None, Rows]:
+    user_id, device_id = others.user_id, others.device_id
     if await devices.find(tx, user_id, device_id) is None:
         raise NotFound("You have no such device")
     if await device_keys.of_device(tx, user_id, device_id) == content:
@@ -154,7 +159,9 @@ async def _put_device_keys(
     if any(one.public_key == device_id for one in held):
         raise Forbidden("The device ID is the name of one of your cross-signing keys")
     await device_keys.put_device(tx, user_id, device_id, content)
-    return None, await _announced(tx, ids, user_id, [device_id], now_ms)
+    await store_keys(tx, others)
+    counts = await one_time_keys.counts(tx, user_id, device_id)
+    return counts, await _announced(tx, ids, user_id, [device_id], now_ms)
 
 
 async def _put_cross_signing(
@@ -217,6 +224,8 @@ async def _forget(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
     await device_keys.delete_devices(tx, user_id, device_ids)
+    # Those that came with an upload of the device's keys a moment ago, through this owner.
+    await one_time_keys.delete(tx, user_id, device_ids)
     for device_id in device_ids:
         await dehydrated.delete_device(tx, user_id, device_id)
     return None, await _announced(tx, ids, user_id, device_ids, now_ms)

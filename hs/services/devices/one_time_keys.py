@@ -18,10 +18,11 @@ from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.lib.cache import LruCache
 from hs.lib.loading_cache import LoadingCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import ToDeviceRow
-from hs.repl.streams import TO_DEVICE
-from hs.services.devices.inbox_writer import InboxWriter, KeyUpload, KeyWish
+from hs.repl.rows import DeviceListRow, ToDeviceRow
+from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
+from hs.services.devices.inbox_writer import InboxWriter, KeyWish
 from hs.services.devices.key_objects import read_fallback_keys, read_one_time_keys
+from hs.services.devices.key_storing import KeyUpload
 from hs.services.devices.remote import RemoteDevices
 from hs.storage import one_time_keys
 from hs.storage.database import Database, Tx
@@ -32,6 +33,20 @@ ALWAYS_COUNTED: Final = "signed_curve25519"
 
 _Key = tuple[UserID, str]
 Wishes = Mapping[UserID, Mapping[str, str]]
+
+
+def read_upload(
+    user_id: UserID, device_id: str, keys: JsonObject, fallback_keys: JsonObject
+) -> KeyUpload:
+    """Read what a device uploads. Raises: InvalidParam, BadJson."""
+    return KeyUpload(
+        user_id, device_id, read_one_time_keys(keys), read_fallback_keys(fallback_keys)
+    )
+
+
+def with_zero(counts: Mapping[str, int]) -> dict[str, int]:
+    """Give counts as clients are told them."""
+    return {ALWAYS_COUNTED: 0, **counts}
 
 
 @attrs.frozen(eq=False)
@@ -63,24 +78,21 @@ class OneTimeKeys:
             LruCache[_Key, KeyCounts]("key_counts", max_entries=MAX_DEVICES), self._read
         )
         feed.subscribe(TO_DEVICE, self._on_rows)
+        # Keys that come together with those of their device are told of as a change of it.
+        feed.subscribe(DEVICE_LISTS, self._on_changes)
 
     async def counts(self, user_id: UserID, device_id: str) -> KeyCounts:
         """Count a device's keys."""
         return await self._counts.get((user_id, device_id))
 
-    async def upload(
-        self, user_id: UserID, device_id: str, keys: JsonObject, fallback_keys: JsonObject
-    ) -> Mapping[str, int]:
+    async def upload(self, upload: KeyUpload) -> Mapping[str, int]:
         """Add keys; give how many wait for each algorithm.
 
-        Raises: InvalidParam, BadJson, NotFound.
+        Raises: InvalidParam, NotFound.
         """
-        upload = KeyUpload(
-            user_id, device_id, read_one_time_keys(keys), read_fallback_keys(fallback_keys)
-        )
         if not upload.one_time_keys and not upload.fallback_keys:
-            return (await self.counts(user_id, device_id)).one_time_keys
-        return _with_zero(await self._writer.upload(upload))
+            return (await self.counts(upload.user_id, upload.device_id)).one_time_keys
+        return with_zero(await self._writer.upload(upload))
 
     async def claim(
         self, wanted: Mapping[str, Mapping[str, str]], timeout_ms: int
@@ -134,17 +146,18 @@ class OneTimeKeys:
 
     async def _read(self, key: _Key) -> KeyCounts:
         counts, unused = await self._database.read(_load_counts, *key)
-        counts = _with_zero(counts)
-        return KeyCounts(counts, tuple(unused), orjson.dumps(counts), orjson.dumps(unused))
+        told = with_zero(counts)
+        return KeyCounts(told, tuple(unused), orjson.dumps(told), orjson.dumps(unused))
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             if row.keys:
                 self._counts.invalidate((UserID(row.user_id), row.device_id))
 
-
-def _with_zero(counts: dict[str, int]) -> dict[str, int]:
-    return {ALWAYS_COUNTED: 0, **counts}
+    def _on_changes(self, batch: Batch[DeviceListRow]) -> None:
+        for _, row in batch.rows:
+            if row.device_id is not None:
+                self._counts.invalidate((UserID(row.user_id), row.device_id))
 
 
 async def _load_counts(tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:

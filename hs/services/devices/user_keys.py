@@ -80,10 +80,8 @@ class UserKeys:
         ]
         if not added:
             return dict(content)
-        held = content.get("signatures")
-        signatures = {
-            signer: dict(by_key) for signer, by_key in (held or {}).items() if by_key is not None
-        }
+        held = content.get("signatures", {})
+        signatures = {signer: dict(by_key) for signer, by_key in held.items()}
         for one in added:
             signatures.setdefault(one.signer_user_id, {})[one.key_id] = one.signature
         return {**content, "signatures": signatures}

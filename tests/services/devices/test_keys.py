@@ -52,6 +52,71 @@ async def test_keys_that_lack_what_they_must_have_are_refused(
     assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"signatures": {ALICE: "text"}},
+        {"signatures": {ALICE: {"ed25519:PHONE": 1}}},
+        {"signatures": {ALICE: None}},
+        {"keys": {"ed25519:PHONE": None}},
+    ],
+)
+async def test_keys_and_signatures_must_be_texts(server: Process, wrong: dict[str, object]) -> None:
+    phone = await server.device(ALICE, "PHONE")
+
+    answer = await server.upload(phone, device_keys={**plain_keys(ALICE, "PHONE"), **wrong})
+
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"one_time_keys": {"no algorithm": "x"}},
+        {"one_time_keys": {"signed_curve25519:0001": {"key": "another"}}},
+        {"fallback_keys": one_time_keys(1, 2)},
+    ],
+)
+async def test_an_upload_that_is_refused_leaves_nothing(
+    server: Process, others: dict[str, object]
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1))
+    since = (await server.sync(ALICE, "PHONE"))["next_batch"]
+
+    answer = await server.upload(phone, device_keys=plain_keys(ALICE, "PHONE"), **others)
+
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+    assert (await server.query(phone, ALICE))["device_keys"] == {ALICE: {}}
+    assert "device_lists" not in await server.sync(ALICE, "PHONE", since)
+
+
+async def test_keys_that_come_with_those_of_the_device_are_counted_and_told(
+    server: Process,
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    fallback = {"signed_curve25519:fb": {"key": "public", "fallback": True}}
+    before = await server.sync(ALICE, "PHONE")
+
+    uploads = [
+        await server.upload(
+            phone,
+            device_keys=plain_keys(ALICE, "PHONE"),
+            one_time_keys=one_time_keys(*numbers),
+            fallback_keys=fallback,
+        )
+        for numbers in ((1, 2), (1, 2, 3))
+    ]
+    after = await server.sync(ALICE, "PHONE", before["next_batch"])
+
+    assert [one.json for one in uploads] == [
+        {"one_time_key_counts": {"signed_curve25519": count}} for count in (2, 3)
+    ]
+    assert before["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert after["device_one_time_keys_count"] == {"signed_curve25519": 3}
+    assert after["device_unused_fallback_key_types"] == ["signed_curve25519"]
+
+
 async def test_only_the_devices_asked_for_are_given(server: Process) -> None:
     tokens = [await server.device(ALICE, name) for name in ("A", "B")]
     for name, token in zip(("A", "B"), tokens, strict=True):
