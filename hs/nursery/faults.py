@@ -4,6 +4,7 @@ import trio
 
 from hs.repl.intake import FeedLost
 from hs.repl.leases import LeaseLost, LeaseTaken
+from hs.repl.writers import WriterReplaced
 from hs.settings.errors import SettingsError
 from hs.storage.database import DatabaseError
 
@@ -17,6 +18,7 @@ _NOT_OURS = (
     LeaseLost,
     LeaseTaken,
     FeedLost,
+    WriterReplaced,
     SettingsError,
     SchemaBehind,
     OSError,

@@ -5,6 +5,7 @@ Each writer has one transaction in flight; while it runs the next batch gathers.
 """
 
 import logging
+import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,13 @@ from hs.repl.row_codec import encode_rows
 from hs.repl.streams import StreamDef
 from hs.repl.transport import Transport
 from hs.storage import stream_log
-from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Tx
+from hs.storage.database import (
+    CommitUnknown,
+    Database,
+    DatabaseConflict,
+    DatabaseUnavailable,
+    Tx,
+)
 from hs.storage.stream_log import LoggedCommit
 
 R = TypeVar("R")
@@ -39,6 +46,13 @@ log = logging.getLogger(__name__)
 
 class WriterStopped(Unavailable):
     """The writer is not running any more; nothing was written."""
+
+
+class WriterReplaced(Unavailable):
+    """Another process writes under this name by now; nothing was written."""
+
+    def __init__(self, stream: str, writer: str) -> None:
+        super().__init__(f"another process writes the stream {stream} as {writer} by now")
 
 
 @attrs.define(eq=False)
@@ -97,7 +111,8 @@ class _Attempt(Generic[R]):
 class TableWriter(Generic[R]):
     """The only writer of a table stream under one instance's name.
 
-    When `run` fails the process must end: nobody knows any more what was written.
+    When `run` fails the process must end: nobody knows any more what was written. Of two
+    processes that both take themselves for this writer, only the one that started last can commit.
     """
 
     stream: StreamDef[R]
@@ -113,6 +128,8 @@ class TableWriter(Generic[R]):
     _room: trio.Event = attrs.Factory(trio.Event)
     _busy: bool = False
     _stopped: bool = False
+    _fault: Exception | None = None
+    _life: str = attrs.field(factory=lambda: secrets.token_hex(8))
     _pruned_ms: int = 0
 
     async def write(self, unit: Unit[T, R], *args: Any) -> T:
@@ -156,7 +173,9 @@ class TableWriter(Generic[R]):
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what is asked for until cancelled; then write what still waits, and stop."""
-        known = await self._database.read(stream_log.positions_of, self.stream.name)
+        known = await self._database.write(
+            stream_log.take_over, self.stream.name, self.writer, self._life
+        )
         self.committed = known.get(self.writer, 0)
         # Ids only grow, so whatever anybody has committed is below what this writer will write.
         self.position = max(known.values(), default=0)
@@ -168,20 +187,21 @@ class TableWriter(Generic[R]):
                 await self._wake.wait()
                 with trio.CancelScope(shield=True):
                     await self._write_waiting()
+                if self._fault is not None:
+                    raise self._fault
         finally:
             self._stopped = True
             self._room.set()
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._write_waiting()
-            for job in self._waiting:
-                job.finish(outcome.Error(WriterStopped(self.stream.name)))
+            _fail(self._waiting, WriterStopped(self.stream.name))
 
     def since(self, after: int) -> Batch[R] | None:
         """Say that the rows are in the tables."""
         return None
 
     async def _write_waiting(self) -> None:
-        while self._waiting:
+        while self._waiting and self._fault is None:
             jobs = self._waiting[:MAX_BATCH]
             del self._waiting[:MAX_BATCH]
             self._room.set()
@@ -200,6 +220,8 @@ class TableWriter(Generic[R]):
             await self._database.write(self._transaction, attempt)
         except CommitUnknown as error:
             await self._settle(attempt, error)
+        except WriterReplaced as error:
+            self._give_up(jobs, error)
         except DatabaseUnavailable as error:
             _fail(jobs, error)
         except Exception as error:  # noqa: BLE001 - it goes to whoever asked for the write
@@ -233,25 +255,36 @@ class TableWriter(Generic[R]):
             _fail(attempt.jobs, error)
             return
         try:
-            position = await self._recorded_position()
-        except DatabaseUnavailable:
-            _fail(attempt.jobs, error)
-            raise
+            with trio.fail_after(SETTLE_S):
+                position = await self._settled_position()
+        except (WriterReplaced, trio.TooSlowError) as unsettled:
+            error.__cause__ = unsettled
+            self._give_up(attempt.jobs, error)
+            return
         if position == attempt.rows[-1][0]:
             self._finish(attempt)
         else:
             _fail(attempt.jobs, error)
 
-    async def _recorded_position(self) -> int:
-        deadline = trio.current_time() + SETTLE_S
+    async def _settled_position(self) -> int:
         while True:
             try:
-                known = await self._database.read(stream_log.positions_of, self.stream.name)
-                return known.get(self.writer, 0)
-            except DatabaseUnavailable:
-                if trio.current_time() > deadline:
-                    raise
-            await trio.sleep(SETTLE_PAUSE_S)
+                position = await self._database.write(
+                    stream_log.settled_position, self.stream.name, self.writer, self._life
+                )
+            except (DatabaseUnavailable, DatabaseConflict):
+                await trio.sleep(SETTLE_PAUSE_S)
+                continue
+            if position is None:
+                raise WriterReplaced(self.stream.name, self.writer)
+            return position
+
+    def _give_up(self, jobs: list[_Job], error: Exception) -> None:
+        """Write nothing any more, and have `run` fail."""
+        _fail(jobs, error)
+        self._stopped = True
+        self._fault = error
+        self._wake.set()
 
     def _finish(self, attempt: _Attempt[R]) -> None:
         if attempt.rows:
@@ -261,7 +294,9 @@ class TableWriter(Generic[R]):
 
     async def _record(self, tx: Tx, rows: Rows[R]) -> None:
         position = rows[-1][0]
-        await stream_log.set_position(tx, self.stream.name, self.writer, position)
+        name, writer = self.stream.name, self.writer
+        if not await stream_log.set_position(tx, name, writer, self._life, position):
+            raise WriterReplaced(name, writer)
         if not self._transport.shared:
             return
         slim = self.stream.slim

@@ -10,9 +10,17 @@ POSITIONS = "SELECT stream, writer, position FROM stream_positions"
 POSITION_OF_STREAM = """
 SELECT writer, position FROM stream_positions WHERE stream = $1
 """
+TAKE_OVER = """
+INSERT INTO stream_positions (stream, writer, position, life) VALUES ($1, $2, 0, $3)
+ON CONFLICT (stream, writer) DO UPDATE SET life = excluded.life
+"""
 SET_POSITION = """
-INSERT INTO stream_positions (stream, writer, position) VALUES ($1, $2, $3)
-ON CONFLICT (stream, writer) DO UPDATE SET position = excluded.position
+UPDATE stream_positions SET position = $3 WHERE stream = $1 AND writer = $2 AND life = $4
+"""
+# It changes nothing, but waits for a commit of ours that is still under way.
+SETTLED_POSITION = """
+UPDATE stream_positions SET life = life WHERE stream = $1 AND writer = $2 AND life = $3
+RETURNING position
 """
 APPEND = """
 INSERT INTO stream_log (stream, writer, position, previous, written_ms, row_bytes)
@@ -44,9 +52,24 @@ async def positions_of(tx: Tx, stream: str) -> dict[str, int]:
     return {row[0]: row[1] for row in await tx.fetch(POSITION_OF_STREAM, stream)}
 
 
-async def set_position(tx: Tx, stream: str, writer: str, position: int) -> None:
-    """Record the position of a writer's commit, in the commit's transaction."""
-    await tx.execute(SET_POSITION, stream, writer, position)
+async def take_over(tx: Tx, stream: str, writer: str, life: str) -> dict[str, int]:
+    """Let nobody but this life write under a name; give the positions of the stream's writers.
+
+    A commit of the life before that is still under way ends first, and is seen.
+    """
+    await tx.execute(TAKE_OVER, stream, writer, life)
+    return await positions_of(tx, stream)
+
+
+async def set_position(tx: Tx, stream: str, writer: str, life: str, position: int) -> bool:
+    """Record the position of a writer's commit, in its transaction; False: it was replaced."""
+    return await tx.execute(SET_POSITION, stream, writer, position, life) == 1
+
+
+async def settled_position(tx: Tx, stream: str, writer: str, life: str) -> int | None:
+    """Give a writer's position once no commit of its is under way; None: it was replaced."""
+    position: int | None = await tx.fetchval(SETTLED_POSITION, stream, writer, life)
+    return position
 
 
 async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:

@@ -32,10 +32,15 @@ async def add_note(tx: Tx, ids: StreamIds, text: str) -> tuple[int, Rows[Note]]:
     return number, [(number, Note(text))]
 
 
+async def make_tables(database: Database) -> None:
+    """Make the tables of replication."""
+    mine = [one for one in bundled_migrations() if one.name in ("replication", "lives")]
+    await migrate(database, mine, ["pre"])
+
+
 @pytest.fixture
 async def db() -> AsyncIterator[Database]:
     """A database in memory, called inline, with the tables of replication."""
     async with open_inline() as database:
-        mine = [one for one in bundled_migrations() if one.name == "replication"]
-        await migrate(database, mine, ["pre"])
+        await make_tables(database)
         yield database

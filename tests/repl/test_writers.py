@@ -6,15 +6,18 @@ import attrs
 import pytest
 import trio
 
+from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import InProcHub, alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.transport import Transport
-from hs.repl.writers import Rows, StreamIds, TableWriter, WriterStopped
+from hs.repl.writers import Rows, StreamIds, TableWriter, WriterReplaced, WriterStopped
 from hs.storage import stream_log
-from hs.storage.database import CommitUnknown, Database, Tx, Unit
+from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Tx, Unit
 from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
+from tests.support.databases import fresh_postgres
+from tests.support.postgres import PostgresServer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -243,11 +246,12 @@ def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
 
 @attrs.define
 class ForgetfulDatabase:
-    """A database that loses the answer to one commit, done or not."""
+    """A database that loses the answer to one commit, done or not, and may be gone after it."""
 
     real: Database
     lose_done: bool = False
     lose_undone: bool = False
+    is_gone: bool = False
 
     @property
     def engine(self) -> Engine:
@@ -275,6 +279,8 @@ class ForgetfulDatabase:
                 raise CommitUnknown("lost")
 
             await self.real.write(undo)
+        if self.is_gone and not self.lose_done:
+            raise DatabaseUnavailable("gone")
         result = await self.real.write(unit, *args, **kwargs)
         if self.lose_done:
             self.lose_done = False
@@ -285,12 +291,13 @@ class ForgetfulDatabase:
 async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
     db: Database, nursery: trio.Nursery
 ) -> None:
-    forgetful = ForgetfulDatabase(db, lose_done=True)
+    forgetful = ForgetfulDatabase(db)
     feed = Feed()
     got: list[Batch[Note]] = []
     feed.subscribe(NOTES, got.append)
     writer = table_writer(forgetful, alone(feed))
     await nursery.start(writer.run)
+    forgetful.lose_done = True
 
     assert await writer.write(add_note, "done") == 1
     forgetful.lose_undone = True
@@ -300,3 +307,140 @@ async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
 
     assert [row.text for batch in got for _, row in batch.rows] == ["done", "after"]
     nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Ending:
+    """A writer that must end its process, and why."""
+
+    writer: TableWriter[Note]
+    cause: type[Exception]
+    ended: trio.Event = attrs.Factory(trio.Event)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until it fails."""
+        with pytest.raises(self.cause):
+            await self.writer.run(task_status)
+        self.ended.set()
+
+
+async def test_of_two_processes_of_one_name_only_the_later_one_writes(
+    database: Database, nursery: trio.Nursery
+) -> None:
+    earlier, later = (table_writer(database, alone(Feed())) for _ in range(2))
+    replaced = Ending(earlier, WriterReplaced)
+    await nursery.start(replaced.run)
+    number = await earlier.write(add_note, "mine")
+    await nursery.start(later.run)
+
+    with pytest.raises(WriterReplaced):
+        await earlier.write(add_note, "too late")
+    with pytest.raises(WriterStopped):
+        await earlier.write(add_note, "much too late")
+    await replaced.ended.wait()
+
+    assert await later.write(add_note, "mine by now") > number
+    assert await database.read(stream_log.positions) == [("receipts", "w1", later.committed)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_commits_by_itself_is_replaced_as_well(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    replaced = Ending(table_writer(db, alone(Feed())), WriterReplaced)
+    await nursery.start(replaced.run)
+    await db.write(stream_log.take_over, "receipts", "w1", "another life")
+
+    with pytest.raises(WriterReplaced):
+        await replaced.writer.write_now(add_note, "too late")
+
+    await replaced.ended.wait()
+
+
+@pytest.mark.parametrize("name", ["write", "write_now"])
+async def test_who_cannot_find_out_whether_a_commit_was_done_ends(
+    db: Database, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, name: str
+) -> None:
+    forgetful = ForgetfulDatabase(db)
+    doubting = Ending(table_writer(forgetful, alone(Feed())), CommitUnknown)
+    await nursery.start(doubting.run)
+    forgetful.lose_done = forgetful.is_gone = True
+
+    with pytest.raises(CommitUnknown):
+        await getattr(doubting.writer, name)(add_note, "who knows")
+    forgetful.is_gone = False
+
+    await doubting.ended.wait()
+    with pytest.raises(WriterStopped):
+        await doubting.writer.write(add_note, "after")
+
+
+async def commit_slowly(tx: Tx) -> None:
+    await stream_log.set_position(tx, "receipts", "w1", "killed", 7)
+    await tx.execute("SELECT pg_sleep(1)")
+
+
+SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+
+async def until_somebody_sleeps(database: Database) -> None:
+    with trio.fail_after(60):
+        while not await database.read(lambda tx: tx.fetchval(SLEEPING)):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+@pytest.mark.postgres
+async def test_a_start_waits_for_a_commit_of_the_life_before(
+    postgres_server: PostgresServer, bridge: Bridge, nursery: trio.Nursery
+) -> None:
+    async with fresh_postgres(postgres_server, bridge) as database:
+        await database.write(stream_log.take_over, "receipts", "w1", "killed")
+        nursery.start_soon(database.write, commit_slowly)
+        await until_somebody_sleeps(database)
+
+        writer = table_writer(database, alone(Feed()))
+        await nursery.start(writer.run)
+
+        assert writer.committed == 7
+        nursery.cancel_scope.cancel()
+
+
+@attrs.define(kw_only=True)
+class ImpatientDatabase(ForgetfulDatabase):
+    """A database whose next commit is still under way when its answer is lost."""
+
+    nursery: trio.Nursery
+    is_on: bool = False
+
+    async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if not self.is_on:
+            return await self.real.write(unit, *args, **kwargs)
+        self.is_on = False
+
+        async def take_long(tx: Tx) -> None:
+            await unit(tx, *args, **kwargs)
+            await tx.execute("SELECT pg_sleep(1)")
+
+        self.nursery.start_soon(self.real.write, take_long)
+        await until_somebody_sleeps(self.real)
+        raise CommitUnknown("lost")
+
+
+@pytest.mark.postgres
+async def test_a_commit_that_lost_its_answer_and_is_still_under_way_is_waited_for(
+    postgres_server: PostgresServer, bridge: Bridge, nursery: trio.Nursery
+) -> None:
+    async with fresh_postgres(postgres_server, bridge) as database:
+        feed = Feed()
+        got: list[Batch[Note]] = []
+        feed.subscribe(NOTES, got.append)
+        impatient = ImpatientDatabase(database, nursery=nursery)
+        writer = table_writer(impatient, alone(feed))
+        await nursery.start(writer.run)
+        impatient.is_on = True
+
+        with trio.fail_after(60):
+            await writer.write(add_note, "late")
+
+        assert [row.text for batch in got for _, row in batch.rows] == ["late"]
+        nursery.cancel_scope.cancel()
