@@ -385,7 +385,7 @@ SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 async def until_somebody_sleeps(database: Database) -> None:
     with trio.fail_after(60):
-        while not await database.read(lambda tx: tx.fetchval(SLEEPING)):  # noqa: ASYNC110
+        while not await database.read(lambda tx: tx.fetchval(SLEEPING)):  # noqa: ASYNC110 - PostgreSQL
             await trio.sleep(0.01)
 
 
