@@ -43,6 +43,10 @@ UPLOADED = """
 SELECT coalesce(sum(size_bytes), 0) FROM media
 WHERE user_id = $1 AND created_ms > $2 AND location IS NOT NULL
 """
+TAKE_TURN = """
+INSERT INTO media_turns (user_id, turn) VALUES ($1, 1)
+ON CONFLICT (user_id) DO UPDATE SET turn = media_turns.turn + 1
+"""
 DELETE = "DELETE FROM media WHERE origin = $1 AND media_id = $2 RETURNING location"
 QUARANTINE = """
 UPDATE media SET quarantined_by = $3 WHERE origin = $1 AND media_id = $2 AND is_protected = 0
@@ -164,6 +168,14 @@ async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
         now_ms,
     )
     return filled > 0
+
+
+async def take_turn(tx: Tx, user_id: str) -> None:
+    """See that a user's transactions that count first and add then come after one another.
+
+    Of two at once, one is run again and counts what the other has added.
+    """
+    await tx.execute(TAKE_TURN, user_id)
 
 
 async def uploaded_since(tx: Tx, user_id: str, since_ms: int) -> int:

@@ -1,7 +1,7 @@
 """A media repository on a database and a folder of the test's own."""
 
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ async def open_media(
     await sandbox.aclose()
 
 
-async def parts_of(content: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
+async def parts_of(content: bytes, size: int = 10_000) -> AsyncGenerator[bytes, None]:
     """Give bytes as they come off the wire."""
     for start in range(0, len(content), size):
         yield content[start : start + size]

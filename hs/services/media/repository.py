@@ -24,6 +24,7 @@ from hs.core.errors import (
 from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
+from hs.lib.keyed_lock import KeyedLock
 from hs.lib.single_flight import SingleFlight
 from hs.services.media.addresses import clean_name, clean_type, new_location, new_media_id
 from hs.services.media.adoption import adopted
@@ -66,6 +67,9 @@ class MediaRepository:
     _uses: MediaUses
     _remote: RemoteMedia
     _downloading: SingleFlight[tuple[str, str]] = attrs.field(factory=SingleFlight, init=False)
+    # The database has users' transactions with limits come after one another; within this process
+    # none has to be run again for that.
+    _turns: KeyedLock[str | None] = attrs.field(factory=KeyedLock, init=False)
 
     async def upload(self, requester: Requester, upload: Upload) -> Media:
         """Store what a user uploads. Raises: TooLarge, Forbidden."""
@@ -80,7 +84,8 @@ class MediaRepository:
             expires_ms=now_ms + self._settings.unused_expiration_time
         )
         most = self._settings.max_pending_media_uploads
-        await self._database.write(_announce, reserved, most, now_ms)
+        async with self._turns.hold(requester.user_id):
+            await self._database.write(_announce, reserved, most, now_ms)
         return reserved
 
     async def fill(self, requester: Requester, media_id: str, upload: Upload) -> Media:
@@ -175,15 +180,14 @@ class MediaRepository:
         """Let an address stand for what was received; it is not forgotten half way."""
         is_local = draft.origin == self._server_name
         draft = draft._replace(size_bytes=received.size_bytes)
-        now_ms = self._clock.now_ms()
         known = StoredFile("", received.sha256, received.size_bytes, is_copied=True)
-        linked = await self._database.write(_link, draft, known, limits, now_ms)
+        linked = await self._write_link(draft, known, limits)
         if linked is None:
             location = new_location(received.sha256)
             await self.contents.folder.keep(received, location)
             is_copied = await self.contents.copy_first(location, is_local)
             new = known._replace(location=location, is_copied=is_copied)
-            linked = await self._database.write(_link, draft, new, limits, now_ms)
+            linked = await self._write_link(draft, new, limits)
             assert linked is not None
             if linked.location != location:
                 # Somebody stored the same at the same time.
@@ -191,6 +195,13 @@ class MediaRepository:
             elif not is_copied:
                 self.contents.copy_later(location, is_local)
         return linked
+
+    async def _write_link(self, draft: Media, file: StoredFile, limits: Limits) -> Media | None:
+        now_ms = self._clock.now_ms()
+        if not limits:
+            return await self._database.write(_link, draft, file, limits, now_ms)
+        async with self._turns.hold(draft.user_id):
+            return await self._database.write(_link, draft, file, limits, now_ms)
 
     async def _arrived(self, media_id: str, timeout_ms: int) -> Media:
         """Find an address of this server that has its content."""
@@ -246,6 +257,7 @@ async def _once(content: bytes) -> AsyncIterator[bytes]:
 
 async def _announce(tx: Tx, reserved: Media, most: int, now_ms: int) -> None:
     assert reserved.user_id is not None
+    await media.take_turn(tx, reserved.user_id)
     count, first_expires_ms = await media.pending(tx, reserved.user_id, now_ms)
     if count >= most:
         raise LimitExceeded(
@@ -269,7 +281,8 @@ async def _link(
 
     Raises: Forbidden, CannotOverwriteMedia.
     """
-    if draft.user_id is not None:
+    if draft.user_id is not None and limits:
+        await media.take_turn(tx, draft.user_id)
         await _check_limits(tx, draft.user_id, draft.size_bytes, limits, now_ms)
     location = await media.claim_file(tx, file, now_ms)
     if location is None:

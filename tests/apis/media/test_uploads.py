@@ -110,6 +110,36 @@ async def test_a_user_may_upload_so_much_in_a_time(database: Database, tmp_path:
     assert (second.status, second.errcode) == (403, "M_FORBIDDEN")
 
 
+async def test_uploads_at_once_do_not_go_beyond_what_a_user_may(
+    database: Database, tmp_path: Path
+) -> None:
+    limits = (UploadLimit(time_period=60_000, max_size=100),)
+    statuses: list[int] = []
+    async with open_media(database, tmp_path, media_upload_limits=limits) as world:
+
+        async def upload(number: int) -> None:
+            statuses.append((await post(world, b"%d" % number * 40)).status)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(upload, number)
+
+    assert sorted(statuses) == [200, 200, 403, 403, 403, 403, 403, 403]
+
+
+async def test_addresses_announced_at_once_are_not_too_many(world: MediaWorld) -> None:
+    statuses: list[int] = []
+
+    async def announce_one() -> None:
+        statuses.append((await world.client.post(CREATE, token="alice")).status)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(announce_one)
+
+    assert sorted(statuses) == [200] * 5 + [429] * 7
+
+
 async def test_an_announced_address_is_filled_once(world: MediaWorld) -> None:
     answer = await world.client.post(CREATE, token="alice")
     address = answer.json["content_uri"].removeprefix("mxc://")

@@ -1,7 +1,7 @@
 """Media of other servers: fetched once, kept, and shown to those who may see them."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -32,7 +32,8 @@ class Elsewhere:
     ) -> AsyncIterator[RemoteContent]:
         self.asked += 1
         await trio.lowlevel.checkpoint()
-        yield RemoteContent("image/png", "snow☃\n.png", parts_of(self.content))
+        async with aclosing(parts_of(self.content)) as parts:
+            yield RemoteContent("image/png", "snow☃\n.png", parts)
 
 
 async def test_remote_media_are_fetched_once_for_all(database: Database, tmp_path: Path) -> None:
