@@ -384,8 +384,11 @@ SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
 async def until_somebody_sleeps(database: Database) -> None:
+    async def is_any(tx: Tx) -> bool:
+        return bool(await tx.fetchval(SLEEPING))
+
     with trio.fail_after(60):
-        while not await database.read(lambda tx: tx.fetchval(SLEEPING)):  # noqa: ASYNC110 - PostgreSQL
+        while not await database.read(is_any):  # noqa: ASYNC110 - PostgreSQL
             await trio.sleep(0.01)
 
 
