@@ -6,13 +6,18 @@ from typing import NamedTuple
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
 
-# Edits and references of events, the latest first.
+# References to events, and of the edits by an event's own author so many, the latest first.
 LINKED = sql(
     lambda d: (
-        "SELECT r.parent_id, r.event_id, r.rel_type, r.sender FROM relations r "
-        "JOIN events e ON e.event_id = r.event_id "
-        f"WHERE {d.any_of('r.parent_id', 1, 'text')} AND r.rel_type IN ('m.replace', 'm.reference')"
-        " ORDER BY e.origin_server_ts DESC, r.event_id DESC"
+        "SELECT parent_id, event_id, rel_type FROM ("
+        "SELECT r.parent_id, r.event_id, r.rel_type, e.origin_server_ts, row_number() OVER "
+        "(PARTITION BY r.parent_id, r.rel_type ORDER BY e.origin_server_ts DESC, r.event_id DESC) "
+        "AS place FROM relations r JOIN events e ON e.event_id = r.event_id "
+        "LEFT JOIN events o ON o.event_id = r.parent_id "
+        f"WHERE {d.any_of('r.parent_id', 1, 'text')} AND (r.rel_type = 'm.reference' "
+        "OR (r.rel_type = 'm.replace' AND r.sender = o.sender AND r.type = o.type))"
+        ") linked WHERE rel_type = 'm.reference' OR place <= $2 "
+        "ORDER BY origin_server_ts DESC, event_id DESC"
     )
 )
 THREADS_OF = sql(
@@ -89,7 +94,6 @@ class Linked(NamedTuple):
     parent_id: str
     event_id: str
     rel_type: str
-    sender: str
 
 
 class Thread(NamedTuple):
@@ -116,10 +120,10 @@ class Child(NamedTuple):
     stream_id: int
 
 
-async def related_to(tx: Tx, event_ids: Sequence[str]) -> Related:
-    """Read what is summed up of the children of events."""
+async def related_to(tx: Tx, event_ids: Sequence[str], most_edits: int) -> Related:
+    """Read what is summed up of the children of events, of each at most so many edits."""
     ids = list(event_ids)
-    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids)]
+    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids, most_edits)]
     threads = [Thread(*row) for row in await tx.fetch(THREADS_OF, ids)]
     repliers: list[tuple[str, str, int]] = []
     if threads:

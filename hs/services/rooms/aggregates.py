@@ -84,7 +84,7 @@ class Aggregates:
         touched: set[EventID] = set()
         self._touched.append(touched)
         try:
-            related = await self._database.read(relations.related_to, event_ids)
+            related = await self._database.read(relations.related_to, event_ids, MAX_EDITS_TRIED)
             edits = await self._latest_edits(related.linked)
         finally:
             self._touched = [one for one in self._touched if one is not touched]
@@ -114,7 +114,7 @@ class Aggregates:
             original = originals.get(parent)
             if original is None or original.redacted_by is not None:
                 continue
-            found = await self._events.get(edits[:MAX_EDITS_TRIED])
+            found = await self._events.get(edits)
             for edit in found.values():
                 if edit.redacted_by is None and is_valid_replacement(original.event, edit.event):
                     latest[parent] = edit.event_id

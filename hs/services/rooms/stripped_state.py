@@ -87,14 +87,16 @@ class StrippedState:
         if stored is None or stored.snapshot_id is None:
             return []
         sender = (event_types.MEMBER, str(own.sender))
-        keys = (*self._shown.keys, sender)
+        wanted = dict.fromkeys((*self._shown.keys, sender))
         if self._shown.whole:
             everything = await self._states.at_snapshot(stored.snapshot_id)
-            more = sorted(key for key in everything if key[0] in self._shown.whole)
-            own_key = (event_types.MEMBER, stored.event.state_key or "")
-            keys = tuple(key for key in dict.fromkeys((*keys, *more)) if key != own_key)
-        held = await self._states.of_snapshot(stored.snapshot_id, keys)
-        return await self._render(held[key] for key in keys if key in held)
+            wanted.update(
+                dict.fromkeys(sorted(key for key in everything if key[0] in self._shown.whole))
+            )
+        # What the user was before is not what they are now.
+        wanted.pop((event_types.MEMBER, stored.event.state_key or ""), None)
+        held = await self._states.of_snapshot(stored.snapshot_id, tuple(wanted))
+        return await self._render(held[key] for key in wanted if key in held)
 
     async def _render(self, event_ids: Iterable[EventID]) -> list[JsonObject]:
         return [stripped_event(one) for one in (await self._events.get(event_ids)).values()]

@@ -44,6 +44,17 @@ async def relate(
     return appended.event_id
 
 
+async def replace(world: World, room_id: RoomID, parent: EventID, sender: UserID) -> EventID:
+    content = {
+        "body": "* new",
+        "msgtype": "m.text",
+        "m.new_content": {"body": "new", "msgtype": "m.text"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": parent},
+    }
+    (appended,) = await world.append(room_id, Draft("m.room.message", sender, content))
+    return appended.event_id
+
+
 async def relations(client: WebClient, room_id: RoomID, rest: str, **query: Any) -> Answer:
     return await client.get(
         f"/_matrix/client/v1/rooms/{room_id}/relations/{rest}", token=ALICE, query=query
@@ -157,3 +168,33 @@ async def test_a_redacted_root_keeps_its_thread(world: World, client: WebClient)
 
     assert answer.json["content"] == {}
     assert answer.json["unsigned"]["m.relations"]["m.thread"]["count"] == 1
+
+
+async def test_edits_by_others_do_not_crowd_out_that_of_the_author(
+    world: World, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    sent = (await world.send(room_id, ALICE, "first")).event_id
+    edit = await replace(world, room_id, sent, ALICE)
+    for _ in range(12):
+        await replace(world, room_id, sent, BOB)
+
+    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
+
+    assert answer.json["unsigned"]["m.relations"]["m.replace"]["event_id"] == edit
+
+
+async def test_the_last_of_many_edits_is_bundled(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    sent = (await world.send(room_id, ALICE, "first")).event_id
+    referring, edits = [], []
+    for _ in range(8):
+        world.clock.advance(ms=1)
+        referring.append(await relate(world, room_id, sent, "m.reference"))
+        edits.append(await replace(world, room_id, sent, ALICE))
+
+    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
+
+    bundle = answer.json["unsigned"]["m.relations"]
+    assert bundle["m.replace"]["event_id"] == edits[-1]
+    assert bundle["m.reference"]["chunk"] == [{"event_id": one} for one in referring]

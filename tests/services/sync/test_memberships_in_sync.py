@@ -65,6 +65,21 @@ async def test_a_knock_shows_stripped_state(database: Database) -> None:
         assert ("m.room.member", BOB) in keys(events)
 
 
+async def test_of_knocks_one_after_the_other_only_the_last_is_shown(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join_rule="knock")
+        since = await since_of(s)
+        for reason in ("please", "please!"):
+            content = {"membership": "knock", "reason": reason}
+            await s.world.append(room_id, Draft("m.room.member", BOB, content, BOB))
+
+        answer = await s.sync(BOB, since)
+
+        events = answer["rooms"]["knock"][room_id]["knock_state"]["events"]
+        own = [one["content"] for one in events if one["type"] == "m.room.member"]
+        assert [one["reason"] for one in own] == ["please!"]
+
+
 async def test_a_room_newly_joined_comes_whole(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
