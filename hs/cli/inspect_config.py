@@ -6,8 +6,12 @@ from pathlib import Path
 import click
 
 from hs import __version__
-from hs.cli.options import config_option, settings_of, tell_notices
+from hs.cli.notices import tell_notices
+from hs.cli.options import config_option, settings_of
+from hs.nursery.foundation import signing_key_of
+from hs.settings.errors import SettingsError
 from hs.settings.reference import json_schema_text, markdown
+from hs.settings.settings import Settings
 
 
 @click.command("check-config", epilog="Exit code: 0 usable, 2 not usable.")
@@ -22,6 +26,7 @@ def check_config(configs: tuple[Path, ...], strict: bool) -> None:
     """
     settings = settings_of(configs, strict=strict)
     tell_notices(settings.notices)
+    _tell_lack_of_key(settings)
     workers = settings.workers
     who = "the main process" if workers.is_main else f"the worker {workers.name}"
     listeners = ", ".join(listener.label for listener in settings.listeners) or "nothing"
@@ -29,6 +34,15 @@ def check_config(configs: tuple[Path, ...], strict: bool) -> None:
         f"The configuration of {settings.server.server_name} is usable: {who}, "
         f"{settings.database.engine}, listening on {listeners}."
     )
+
+
+def _tell_lack_of_key(settings: Settings) -> None:
+    """Warn only: where a configuration is checked, its key need not be."""
+    try:
+        signing_key_of(settings)
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"{click.style('warning', fg='yellow')}: {problem}", err=True)
 
 
 @click.command()

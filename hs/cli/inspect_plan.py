@@ -12,7 +12,8 @@ import click
 
 from hs import apis
 from hs.apis.web.route import Endpoint, collect
-from hs.cli.options import config_option, settings_of, tell_notices
+from hs.cli.notices import tell_notices
+from hs.cli.options import config_option, settings_of
 from hs.nursery.plan import plan_of, tree_of
 
 
@@ -44,6 +45,9 @@ def routes(resource: str | None, as_json: bool) -> None:
         for path in endpoint.paths
         if resource is None or resource in endpoint.resources
     )
+    if resource is not None and not rows:
+        known = sorted({name for one in declared_endpoints() for name in one.resources})
+        raise click.UsageError(f"No such resource, {resource}; there are {', '.join(known)}.")
     if as_json:
         keys = ("path", "method", "resources")
         click.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))

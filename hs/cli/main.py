@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from hs.cli.notices import tell_notices
 from hs.settings.errors import SettingsError
 
 # What each command is for, and its module, which is loaded only when the command runs.
@@ -20,6 +21,7 @@ _COMMANDS = {
     "reference": ("hs.cli.inspect_config", "Write the reference of all settings."),
     "version": ("hs.cli.inspect_config", "Tell the version."),
 }
+EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 
 
@@ -60,7 +62,12 @@ def run() -> None:
     try:
         cli.main(prog_name="hs")
     except SettingsError as error:
+        tell_notices(error.notices)
         click.secho("The configuration cannot be used:", fg="red", err=True)
         for problem in error.problems:
             click.echo(f"  {problem}", err=True)
         sys.exit(EXIT_BAD_CONFIG)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror or error}", err=True)
+        sys.exit(EXIT_FAILED)

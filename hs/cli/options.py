@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import click
 
-from hs.settings.errors import Notice
 from hs.settings.generate import CONFIG_NAME
 from hs.settings.load import load_settings
 from hs.settings.settings import Settings
@@ -33,10 +32,3 @@ def config_option(command: F) -> F:
 def settings_of(configs: tuple[Path, ...], *, strict: bool = False) -> Settings:
     """Load the settings of a command. Raises: SettingsError."""
     return load_settings(configs or (DEFAULT_DATA / CONFIG_NAME,), strict=strict)
-
-
-def tell_notices(notices: tuple[Notice, ...]) -> None:
-    """Write warnings and notes to standard error."""
-    for notice in notices:
-        label = click.style("warning", fg="yellow") if notice.is_warning else "note"
-        click.echo(f"{label}: {notice}", err=True)

@@ -2,11 +2,14 @@
 
 import hashlib
 import hmac
+import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import click
@@ -26,6 +29,22 @@ class NewUser:
     password: str
     is_admin: bool
     user_type: str | None = None
+
+
+@attrs.frozen
+class Server:
+    """Where the server is asked. One that is here is not asked to prove who it is."""
+
+    base: str
+    is_here: bool
+
+    def tls(self) -> ssl.SSLContext:
+        """Give the rules for its certificate, which is never for the address of a listener."""
+        context = ssl.create_default_context()
+        if self.is_here:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 class Refused(click.ClickException):
@@ -70,22 +89,43 @@ def register_user(
     """
     settings = None if shared_secret and url else settings_of(configs)
     secret = shared_secret or _secret_of(settings)
-    base = (url or _url_of(settings)).rstrip("/")
+    base = _checked(url or _url_of(settings))
     name = user or click.prompt("User name")
     if password_file is not None:
-        password = password_file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        password = _password_in(password_file)
     password = password or click.prompt("Password", hide_input=True, confirmation_prompt=True)
     if admin is None:
         admin = click.confirm("Make this user an administrator?", default=False)
     new_user = NewUser(username=name, password=password, is_admin=admin, user_type=user_type)
     try:
-        created = _register(base, secret, new_user)
+        created = _register(Server(base, is_here=url is None), secret, new_user)
     except Refused as error:
         if not (exists_ok and error.errcode == "M_USER_IN_USE"):
             raise
         click.echo(f"The user {name} exists already.")
         return
     click.echo(f"Created {created.get('user_id', name)}.")
+
+
+def _password_in(file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except ValueError:
+        raise click.UsageError(f"{file} is not UTF-8 text") from None
+    if not password:
+        raise click.UsageError(f"The first line of {file} is empty; it should be the password.")
+    return password
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise click.UsageError(f"{url} is not a URL; write it like http://localhost:8008")
+    return url.rstrip("/")
 
 
 def _secret_of(settings: Settings | None) -> str:
@@ -98,8 +138,9 @@ def _secret_of(settings: Settings | None) -> str:
 
 
 def _url_of(settings: Settings | None) -> str:
-    """Where this machine reaches the first listener for clients."""
-    for listener in settings.listeners if settings else ():
+    """Where this machine reaches the first listener for clients; one without TLS if possible."""
+    listeners = settings.listeners if settings else ()
+    for listener in sorted(listeners, key=lambda one: one.tls):
         if "client" in listener.names and listener.port:
             address = listener.bind_addresses[0]
             host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)
@@ -119,8 +160,10 @@ def mac_of(secret: str, nonce: str, user: NewUser) -> str:
     return hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
 
 
-def _register(base: str, secret: str, user: NewUser) -> dict[str, Any]:
-    nonce = str(_call(base, None)["nonce"])
+def _register(server: Server, secret: str, user: NewUser) -> dict[str, Any]:
+    nonce = _call(server, None).get("nonce")
+    if not isinstance(nonce, str):
+        raise _stranger(server.base)
     body: dict[str, Any] = {
         "nonce": nonce,
         "username": user.username,
@@ -130,16 +173,17 @@ def _register(base: str, secret: str, user: NewUser) -> dict[str, Any]:
     }
     if user.user_type:
         body["user_type"] = user.user_type
-    return _call(base, body)
+    return _call(server, body)
 
 
-def _call(base: str, body: dict[str, Any] | None) -> dict[str, Any]:
+def _call(server: Server, body: dict[str, Any] | None) -> dict[str, Any]:
+    base = server.base
     encoded = None if body is None else json.dumps(body).encode()
     try:
         request = urllib.request.Request(
             base + _PATH, data=encoded, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=server.tls()) as answer:
             return _object(answer.read(), base)
     except urllib.error.HTTPError as error:
         with error:
@@ -151,6 +195,8 @@ def _call(base: str, body: dict[str, Any] | None) -> dict[str, Any]:
         raise click.UsageError(
             f"{base} is not a URL; write it like http://localhost:8008"
         ) from None
+    except http.client.HTTPException:
+        raise _stranger(base) from None
     except OSError as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise click.ClickException(
@@ -161,8 +207,12 @@ def _call(base: str, body: dict[str, Any] | None) -> dict[str, Any]:
 def _object(text: bytes, base: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise click.ClickException(f"{base} does not answer like a Matrix server")
+        raise _stranger(base)
     return value
+
+
+def _stranger(base: str) -> click.ClickException:
+    return click.ClickException(f"{base} does not answer like a Matrix server")

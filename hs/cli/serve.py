@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from hs.cli.options import DEFAULT_DATA, config_option, settings_of, tell_notices
+from hs.cli.notices import tell_notices
+from hs.cli.options import DEFAULT_DATA, config_option, settings_of
 from hs.nursery.boot import main as run_to_the_end
 from hs.settings.generate import FirstConfig, checked_server_name, write_first_config
 from hs.settings.settings import Settings

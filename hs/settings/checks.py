@@ -1,7 +1,10 @@
 """What must hold between settings: contradictions are refused before anything starts."""
 
 import ipaddress
+import ssl
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -17,6 +20,7 @@ Warn = Callable[[str, str], None]
 def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
     """Report every contradiction."""
     _check_name(settings, refuse)
+    _check_address(settings, refuse)
     _check_processes(settings, refuse)
     _check_this_worker(settings, refuse)
     _check_main(settings, warn)
@@ -31,6 +35,24 @@ def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
 def _check_name(settings: Settings, refuse: Refuse) -> None:
     if not settings.server.server_name:
         refuse("server_name", "missing", "add `server_name: example.org`, the name of your domain")
+
+
+def _check_address(settings: Settings, refuse: Refuse) -> None:
+    address = settings.server.public_baseurl
+    if address is None:
+        return
+    try:
+        parts = urlsplit(address)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_usable = is_usable and not parts.query and not parts.fragment
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        refuse(
+            "public_baseurl",
+            f"{address!r} is not an address clients could use",
+            "write it like https://matrix.example.org/",
+        )
 
 
 def _check_processes(settings: Settings, refuse: Refuse) -> None:
@@ -97,15 +119,37 @@ def _check_main(settings: Settings, warn: Warn) -> None:
 
 
 def _check_tls(settings: Settings, refuse: Refuse) -> None:
-    for listener in settings.listeners:
-        if not listener.tls:
-            continue
-        for key in ("tls_certificate_path", "tls_private_key_path"):
-            path = getattr(settings.tls, key)
-            if path is None:
-                refuse(key, f"missing, but {listener.label} has tls", f"add {key}")
-            elif not path.exists():
-                refuse(key, f"{path} does not exist", "correct the path")
+    listener = next((one for one in settings.listeners if one.tls), None)
+    if listener is None:
+        return
+    paths: list[Path] = []
+    for key in ("tls_certificate_path", "tls_private_key_path"):
+        path: Path | None = getattr(settings.tls, key)
+        if path is None:
+            refuse(key, f"missing, but {listener.label} has tls", f"add {key}")
+        elif not path.exists():
+            refuse(key, f"{path} does not exist", "correct the path")
+        else:
+            paths.append(path)
+    if len(paths) == 2:
+        certificate, private = paths
+        _check_pair(certificate, private, refuse)
+
+
+def _check_pair(certificate: Path, key: Path, refuse: Refuse) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An empty password, for else one would be asked for at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        # Python does not tell which file it could not read.
+        reason = error.strerror or str(error)
+        refuse(
+            "tls_certificate_path",
+            f"{certificate} and the key {key} cannot be used: {reason}",
+            "both are PEM files that this user can read, the key has no passphrase, and belongs "
+            "to the certificate, which comes before those that vouch for it",
+        )
 
 
 def _check_metrics(settings: Settings, warn: Warn) -> None:

@@ -27,8 +27,13 @@ def read_documents(paths: Iterable[Path]) -> Document:
     """
     document = Document()
     for path in paths:
-        for file in _files_of(path):
+        files = _files_of(path)
+        for file in files:
             _merge(document, file)
+        if not files:
+            document.notices.append(
+                Notice(key="", message="holds no *.yaml", origin=Origin(file=path))
+            )
     return document
 
 
@@ -56,20 +61,33 @@ def _failure(file: Path, message: str, remedy: str, line: int | None = None) -> 
     return SettingsError([Problem(key="", message=message, remedy=remedy, origin=origin)])
 
 
-def _merge(document: Document, file: Path) -> None:
-    loader = yaml.SafeLoader(_text_of(file))
+def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
+    """Give the root of a file's YAML, and its value."""
+    text = _text_of(file)
     try:
-        root = loader.get_single_node()
-        value = None if root is None else loader.construct_document(root)
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            return root, None if root is None else loader.construct_document(root)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise _failure(
             file, f"not valid YAML: {error.problem}", "check indentation and quotes there", line
         ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        told = f"not valid YAML: the character {error.character:#04x}"
+        raise _failure(file, told, "remove it; YAML is text", line) from None
     except (yaml.YAMLError, ValueError) as error:
         raise _failure(file, f"not valid YAML: {error}", "check indentation and quotes") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise _failure(file, "nested too deeply", "check brackets and braces") from None
+
+
+def _merge(document: Document, file: Path) -> None:
+    root, value = _parsed(file)
     document.files.append(file)
     if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
         document.notices.append(
@@ -92,7 +110,10 @@ def _merge(document: Document, file: Path) -> None:
 def read_yaml_map(file: Path, key: str) -> dict[str, Any]:
     """Read a further YAML file that a key names. Raises: SettingsError."""
     inner = Document()
-    _merge(inner, file) if file.exists() else None
+    try:
+        _merge(inner, file) if file.exists() else None
+    except SettingsError as error:
+        raise SettingsError(attrs.evolve(one, key=key) for one in error.problems) from None
     if not inner.values:
         raise SettingsError(
             [

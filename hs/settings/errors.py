@@ -46,12 +46,17 @@ class Notice:
 
     def __str__(self) -> str:
         place = f"{self.origin}: " if self.origin.file else ""
-        return f"{place}{self.key}: {self.message}"
+        subject = f"{self.key}: " if self.key else ""
+        return f"{place}{subject}{self.message}"
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used; `problems` names each file, key and remedy."""
+    """The configuration cannot be used; `problems` names each file, key and remedy.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `notices` is what was noticed besides, such as the misspelt name of a key that is missing.
+    """
+
+    def __init__(self, problems: Iterable[Problem], notices: Iterable[Notice] = ()) -> None:
         self.problems = tuple(problems)
+        self.notices = tuple(notices)
         super().__init__("\n".join(str(problem) for problem in self.problems))

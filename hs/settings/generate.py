@@ -122,7 +122,8 @@ def write_first_config(config: FirstConfig) -> list[Path]:
         ),
     }
     try:
-        config.folder.mkdir(parents=True, exist_ok=True)
+        # The database will lie there, with what only its owner may read.
+        config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = {config.folder / name: text for name, text in texts.items()}
         return [path for path, text in paths.items() if _write_new(path, text)]
     except OSError as error:

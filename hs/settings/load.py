@@ -92,7 +92,7 @@ def settings_from(
     if strict:
         loading.problems.extend(_as_problems(document.notices))
     if loading.problems:
-        raise SettingsError(_located(loading))
+        raise SettingsError(_located(loading), document.notices)
     return attrs.evolve(settings, notices=tuple(document.notices))
 
 

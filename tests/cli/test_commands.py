@@ -62,6 +62,12 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_what_the_database_keeps_is_for_its_owner_only(tmp_path: Path) -> None:
+    generate(tmp_path / "new")
+
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
 def test_generating_again_changes_nothing(tmp_path: Path) -> None:
     generate(tmp_path)
     before = {path: path.read_text() for path in tmp_path.iterdir()}
@@ -116,6 +122,59 @@ def test_a_mistake_ends_with_its_exit_code(
 
     assert stopped.value.code == EXIT_BAD_CONFIG
     assert f"{path}:2: bcrypt_rounds: expected a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["check-config", "-c", "{folder}/typo.yaml"], "did you mean server_name?"),
+        (["check-config", "-c", "{folder}/list.yaml"], "list.yaml: holds no keys"),
+        (["check-config", "-c", "{folder}/none"], "none: holds no *.yaml"),
+        (["check-config", "-c", "{folder}/bytes.yaml"], "bytes.yaml:2: not valid YAML"),
+        (["check-config", "-c", "{folder}/nested.yaml"], "nested.yaml: nested too deeply"),
+        (["check-config", "-c", "{folder}/logs.yaml"], "log_config: the file cannot be read"),
+        (["reference", "{folder}/none"], "none/configuration.md: "),
+    ],
+)
+def test_whatever_is_wrong_is_told_without_trace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    (tmp_path / "typo.yaml").write_text("server-name: a.org\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "bytes.yaml").write_text("server_name: a.org\n\0")
+    (tmp_path / "nested.yaml").write_text("a: " + "[" * 5000)
+    (tmp_path / "logs.yaml").write_text("server_name: a.org\nlog_config: .\n")
+    (tmp_path / "none" / "configuration.md").mkdir(parents=True)
+    filled = [one.format(folder=tmp_path) for one in arguments]
+    monkeypatch.setattr("sys.argv", ["hs", *filled])
+
+    with pytest.raises(SystemExit) as stopped:
+        run()
+
+    assert stopped.value.code in (1, EXIT_BAD_CONFIG)
+    assert told in capsys.readouterr().err
+
+
+def test_checking_tells_that_the_signing_key_is_missing(tmp_path: Path) -> None:
+    path = generate(tmp_path)
+    (tmp_path / "example.org.signing.key").unlink()
+
+    result = invoke("check-config", "-c", str(path))
+
+    assert result.exit_code == 0
+    assert "signing_key_path: the key" in result.output
+
+
+def test_an_unknown_resource_is_told() -> None:
+    result = invoke("routes", "--resource", "cleint")
+
+    assert result.exit_code == 2
+    assert "there are " in result.output
+    assert "client" in result.output
 
 
 def test_a_hash_uses_the_pepper_of_the_server(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hs.cli.main import cli
+from tests.support.certificates import make_certificates
 
 SECRET = "sesame"
 
@@ -102,6 +105,81 @@ def test_the_password_may_stand_in_a_file(
     register(url, "-k", SECRET, "-u", "a", "--no-admin", "--password-file", str(tmp_path / "pw"))
 
     assert received[0]["password"] == "from a file"
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"caf\xe9\n", "UTF-8"), (b"\nx\n", "is empty")])
+def test_a_file_without_a_password_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "pw").write_bytes(content)
+
+    result = register(
+        "http://127.0.0.1:1", "-k", SECRET, "-u", "a", "-A", "--password-file", str(tmp_path / "pw")
+    )
+
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8008", "ftp://localhost", "http://", "http://[::1", "x"]
+)
+def test_what_is_no_address_is_told(url: str) -> None:
+    result = register(url, "-k", SECRET, "-u", "a", "-p", "p", "-A")
+
+    assert result.exit_code == 2
+    assert f"{url} is not a URL; write it like http" in result.output
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n{}", b"+PONG\r\n", b"", b"HTTP/1.1 1"])
+def test_another_kind_of_server_is_told(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_once, args=(listener, answer))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        result = register(url, "-k", SECRET, "-u", "a", "-p", "p", "-A")
+        thread.join()
+
+    assert result.exit_code == 1
+    assert (
+        "does not answer like a Matrix server" in result.output or "Cannot reach" in result.output
+    )
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    """Answer the first connection with these bytes."""
+    peer, _ = listener.accept()
+    with peer:
+        peer.recv(65536)
+        peer.sendall(answer)
+
+
+def test_an_own_listener_with_tls_need_not_have_a_certificate_for_its_address(
+    tmp_path: Path,
+) -> None:
+    handler = type("OwnRegistrar", (Registrar,), {"received": []})
+    made = make_certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+        threading.Thread(target=http.serve_forever).start()
+        config = tmp_path / "homeserver.yaml"
+        config.write_text(
+            f"server_name: example.org\nregistration_shared_secret: {SECRET}\n"
+            f"tls_certificate_path: {made.certificate}\ntls_private_key_path: {made.key}\n"
+            f"listeners: [{{port: {http.server_port}, bind_addresses: [127.0.0.1], tls: true, "
+            "resources: [{names: [client]}]}]\n"
+        )
+
+        mine = register("-c", str(config), "-u", "a", "-p", "p", "-A")
+        named = register(
+            f"https://127.0.0.1:{http.server_port}", "-k", SECRET, "-u", "a", "-p", "p", "-A"
+        )
+        http.shutdown()
+
+    assert "Created @a:example.org." in mine.output
+    assert named.exit_code == 1
+    assert "certificate" in named.output
 
 
 def test_a_wrong_secret_is_told(server: tuple[str, list[dict[str, Any]]]) -> None:

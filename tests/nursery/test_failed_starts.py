@@ -11,6 +11,7 @@ from hs.nursery import boot
 from hs.nursery.faults import cause_of
 from hs.settings.settings import Settings
 from tests.nursery.conftest import Load
+from tests.support.certificates import make_certificates
 from tests.support.processes import SERVER_NAME
 
 Told = pytest.CaptureFixture[str]
@@ -116,15 +117,15 @@ def test_a_signing_key_that_is_none(load: Load, alone: str, capsys: Told) -> Non
 def test_a_certificate_that_cannot_be_read(
     load: Load, alone: str, tmp_path: Path, capsys: Told
 ) -> None:
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    certificate.write_text("not a certificate")
-    key.write_text("not a key")
+    made = make_certificates(tmp_path)
     text = alone.replace("type: http", "type: http\n    tls: true")
-    tls = f"tls_certificate_path: {certificate}\ntls_private_key_path: {key}\n"
+    tls = f"tls_certificate_path: {made.certificate}\ntls_private_key_path: {made.key}\n"
+    settings = load(text + tls)
+    made.key.write_text("not a key")
 
-    told = told_of(load(text + tls), capsys)
+    told = told_of(settings, capsys)
 
-    assert told.endswith(f": {certificate}, {key}")
+    assert told.endswith(f": {made.certificate}, {made.key}")
 
 
 def test_a_file_for_the_number_that_cannot_be_written(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.settings.conftest import Load, Refused
+from tests.support.certificates import make_certificates
 
 REPLICATION = "listeners: [{port: 9093, %s type: http, resources: [{names: [replication]}]}]\n"
 
@@ -52,6 +53,26 @@ def test_tls_needs_its_files(refused: Refused) -> None:
 
     assert "tls_certificate_path" in told
     assert "tls_private_key_path" in told
+
+
+def test_a_certificate_and_key_that_do_not_fit_are_refused(
+    refused: Refused, load: Load, tmp_path: Path
+) -> None:
+    made = make_certificates(tmp_path)
+    listener = "listeners: [{port: 8448, tls: true}]\n"
+    fitting = f"tls_certificate_path: {made.certificate}\ntls_private_key_path: {made.key}\n"
+    wrong = f"tls_certificate_path: {made.authority}\ntls_private_key_path: {made.key}\n"
+
+    told = refused(listener + wrong)
+
+    assert load(listener + fitting).listeners[0].tls
+    assert "tls_certificate_path" in told
+    assert str(made.authority) in told
+
+
+@pytest.mark.parametrize("written", ["matrix.example.org", "ftp://a", "https://a/?b", "https://["])
+def test_where_clients_reach_the_server_is_an_address(refused: Refused, written: str) -> None:
+    assert "public_baseurl: " in refused(f'public_baseurl: "{written}"\n')
 
 
 def test_unprotected_replication_without_address_stays_on_this_machine(load: Load) -> None:

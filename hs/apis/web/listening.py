@@ -1,6 +1,7 @@
 """Where a process listens, and the sockets and TLS contexts that come of it."""
 
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 
 import attrs
 from hypercorn.config import Config
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 
@@ -76,7 +79,13 @@ def bind_all(specs: Iterable[ListenerSpec]) -> list[Bound]:
     try:
         for spec in wanted:
             tls = tls_context(spec)
-            sock = _open_unix(spec) if spec.path is not None else _open_tcp(spec, ipv4_ports)
+            try:
+                sock = _open_unix(spec) if spec.path is not None else _open_tcp(spec, ipv4_ports)
+            except OSError as error:
+                if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
+                    raise
+                logger.warning("There is no IPv6 here; not listening on %s", spec.host)
+                continue
             sock.listen(BACKLOG)
             bound.append(Bound(spec, sock, tls))
     except BaseException:
@@ -87,9 +96,18 @@ def bind_all(specs: Iterable[ListenerSpec]) -> list[Bound]:
     return bound
 
 
+def _lacks_ipv6(spec: ListenerSpec, error: OSError) -> bool:
+    """Tell whether a usual IPv6 address is refused because the machine has no IPv6."""
+    return spec.host in ("::", "::1") and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
 def _open_tcp(spec: ListenerSpec, ipv4_ports: set[int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    place = f"{spec.host} port {spec.port}"
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, place) from None
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +117,7 @@ def _open_tcp(spec: ListenerSpec, ipv4_ports: set[int]) -> socket.socket:
         sock.bind((spec.host, spec.port))
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, error.strerror, f"{spec.host} port {spec.port}") from None
+        raise OSError(error.errno, error.strerror, place) from None
     return sock
 
 

@@ -1,5 +1,6 @@
 """Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, hang-ups, and the way out."""
 
+import errno
 import os
 import socket
 import ssl
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -87,6 +89,30 @@ async def test_ipv4_and_ipv6_may_share_a_port() -> None:
     async with serving(*specs) as [six, four]:
         assert six.address == f"http://[::]:{port}"
         assert four.port == port
+
+
+class SocketWithoutIpv6(socket.socket):
+    """The sockets of a machine without IPv6, as most containers are."""
+
+    def bind(self, address: Any) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        super().bind(address)
+
+
+async def test_without_ipv6_the_ipv4_address_beside_it_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "socket", SocketWithoutIpv6)
+    (port,) = free_ports(1)
+    both = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::1", "127.0.0.1")]
+
+    async with serving(*both) as [four]:
+        assert four.spec.host == "127.0.0.1"
+
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with serving(both[0]):
+            pass
 
 
 async def test_a_port_that_is_taken_is_an_error() -> None:
