@@ -96,7 +96,11 @@ def read_appservices(keys: AppserviceKeys, problems: list[Problem]) -> Appservic
         try:
             found.append((file, read_registration(file)))
         except SettingsError as error:
-            problems.extend(error.problems)
+            # What has no key of the file's is about the file.
+            problems.extend(
+                one if one.key else attrs.evolve(one, key=KEY, remedy="correct path or file")
+                for one in error.problems
+            )
     problems.extend(_taken_twice(found))
     return AppserviceSettings(
         registrations=tuple(one for _, one in found),

@@ -18,7 +18,7 @@ K = TypeVar("K")
 
 Schema = dict[str, Any]
 
-_DURATION = re.compile(r"\s*(\d+)\s*(ms|[smhdwy]?)\s*")
+_DURATION = re.compile(r"\s*(\d+|\d+\.\d+(?=\s*[smhdwy]\b))\s*(ms|[smhdwy]?)\s*")
 _DURATION_UNITS = {
     "": 1,
     "ms": 1,
@@ -128,7 +128,8 @@ def _read_duration(value: Any, at: At) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return int(match[1]) * _DURATION_UNITS[match[2]]
+        number = float(match[1]) if "." in match[1] else int(match[1])
+        return round(number * _DURATION_UNITS[match[2]])
     at.refuse(
         f"expected a duration, found {_shown(value)}",
         'write milliseconds, or a number and a unit such as "30s", "5m", "2h", "7d", "4w", "1y"',

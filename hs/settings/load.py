@@ -141,7 +141,7 @@ def _check_planned(loading: _Loading) -> None:
             if name in _PLANNED:  # the others are read again
                 loading.refuse(error.at.key, error.message, error.remedy)
             continue
-        if value != key.default:
+        if value is not None and value != key.default:
             at.note("not yet effective")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from hs.settings.fields import block, setting
-from hs.settings.kinds import BOOLEAN, STRING, STRINGS, At, Kind, choice, list_of, optional
+from hs.settings.kinds import BOOLEAN, STRING, At, Kind, choice, list_of, one_or_more, optional
 
 
 def _read_pattern(value: Any, at: At) -> str:
@@ -47,7 +47,7 @@ class ThreepidSettings:
         BOOLEAN, False, "Do not tell whether an address belongs to an account."
     )
     next_link_domain_whitelist: tuple[str, ...] | None = setting(
-        optional(STRINGS),
+        optional(one_or_more(STRING)),
         None,
         "Domains to which a confirmed address may lead on; any when null.",
     )

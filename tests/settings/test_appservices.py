@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hs.settings.appservices import AppserviceRegistration
+from hs.settings.appservices import KEY, AppserviceRegistration
 from hs.settings.errors import SettingsError
 from tests.settings.conftest import Load
 
@@ -128,5 +128,5 @@ def test_services_have_ids_and_tokens_of_their_own(load: Load, tmp_path: Path) -
 def test_a_file_that_is_not_there_is_told(load: Load, tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
 
-    with pytest.raises(SettingsError, match=r"none\.yaml.*does not exist"):
+    with pytest.raises(SettingsError, match=rf"none\.yaml: {KEY}: .*does not exist"):
         load(yaml.safe_dump({"app_service_config_files": [str(missing)]}))

@@ -37,6 +37,7 @@ def at() -> At:
         ("1w", 604_800_000),
         ("1y", 31_536_000_000),
         ("250ms", 250),
+        ("0.5s", 500),
     ],
 )
 def test_durations_have_units(written: Any, ms: int) -> None:
@@ -59,7 +60,9 @@ def test_sizes_are_powers_of_1024(written: Any, size: int) -> None:
     assert SIZE.read(written, at()) == size
 
 
-@pytest.mark.parametrize("written", ["soon", "-5m", "5 fortnights", True, -1, 1.5, [], None])
+@pytest.mark.parametrize(
+    "written", ["soon", "-5m", "1.5", "1.5ms", ".5s", "5 fortnights", True, -1, 1.5, [], None]
+)
 def test_what_is_no_duration_is_refused(written: Any) -> None:
     with pytest.raises(Unfit, match="expected a duration"):
         DURATION.read(written, at())

@@ -88,6 +88,10 @@ def test_a_known_key_without_effect_is_noted_once(load: Load) -> None:
     assert not notice.is_warning
 
 
+def test_an_empty_block_without_effect_says_nothing(load: Load) -> None:
+    assert load("old_signing_keys:\nsaml2_config:\n").notices == ()
+
+
 def test_the_type_of_a_key_without_effect_is_checked(refused: Refused) -> None:
     assert "max_upload_size: expected a size" in refused("max_upload_size: huge")
 
