@@ -113,6 +113,21 @@ class Leases:
         finally:
             await self._give_back(lease)
 
+    @asynccontextmanager
+    async def hold_fenced(self, name: str, wait_s: float = 0.0) -> AsyncIterator[Lease]:
+        """Hold as `hold` does, but without an end while the database is away.
+
+        For what can do no harm without the database, which refuses it once another has the lease.
+        """
+        lease = await self._take(name, wait_s)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_fenced, lease)
+                yield lease
+                nursery.cancel_scope.cancel()
+        finally:
+            await self._give_back(lease)
+
     async def _take(self, name: str, wait_s: float) -> Lease:
         deadline = trio.current_time() + wait_s
         while True:
@@ -149,6 +164,21 @@ class Leases:
                 raise LeaseLost(f"{lease.name} was taken over by another process")
             sure_until = asked + (TTL_MS - SKEW_MS) / 1000
             pause_s = RENEW_S
+
+    async def _keep_fenced(self, lease: Lease) -> None:
+        pause_s = RENEW_S
+        while True:
+            await trio.sleep(pause_s)
+            pause_s = RENEW_S
+            try:
+                with trio.fail_after(TTL_MS / 1000):
+                    kept = await self._renew(lease)
+            except (DatabaseError, trio.TooSlowError) as error:
+                log.warning("cannot renew the lease %s yet: %s", lease.name, error)
+                pause_s = RETRY_S
+                continue
+            if not kept:
+                raise LeaseLost(f"{lease.name} was taken over by another process")
 
     async def _renew(self, lease: Lease) -> bool:
         expires_ms = self._now_ms() + TTL_MS

@@ -1,4 +1,4 @@
-"""Processes and Redis are killed under load; every acknowledged event is there exactly once.
+"""Whatever is killed under load: every acknowledged event is there exactly once.
 
 In the database, and in the timeline of every client that was syncing meanwhile.
 HS_LEDGER_SECONDS sets how long the long version runs.
@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from tests.support.ledger import CLIENT, Ledger, Person, Reader, faults_of, send_until
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.processes import Cluster, Layout, make_cluster
 from tests.support.redis import RedisServer
 
@@ -35,6 +35,8 @@ ENOUGH = 60
 CALM_S = (0.3, 1.5)
 # A process that is killed is away for a while.
 AWAY_S = (0.0, 0.5)
+# A database longer than it is waited for.
+DATABASE_AWAY_S = (0.0, 4.0)
 
 
 @attrs.define
@@ -46,22 +48,38 @@ class Stage:
     redis: RedisServer | None
     seed: int
     rng: random.Random
+    # A database server of its own may be killed as well.
+    may_kill_postgres: bool = False
     ends: Counter[str] = attrs.Factory(Counter)
     victims: list[str] = attrs.Factory(list)
+    last_end: str = ""
 
     def end_something(self) -> Callable[[], None]:
         """End a process as a power cut would; give how to start it again."""
         if not self.victims:
             self.victims = [*self.cluster.processes, *(["redis"] if self.redis else [])]
+            if self.may_kill_postgres:
+                # Between any two others.
+                self.victims += ["postgres"] * len(self.victims)
             self.rng.shuffle(self.victims)
         name = self.victims.pop()
         self.ends[name] += 1
+        self.last_end = name
         if name == "redis":
             assert self.redis is not None
             self.redis.stop()
             return self.redis.start
+        if name == "postgres":
+            assert self.postgres is not None
+            self.postgres.stop()
+            return self.postgres.start
         self.cluster.processes[name].kill()
         return self.cluster.processes[name].start
+
+    @property
+    def away_s(self) -> tuple[float, float]:
+        """For how long what ended last is away."""
+        return DATABASE_AWAY_S if self.last_end == "postgres" else AWAY_S
 
     def stored_texts(self) -> Counter[str]:
         """Count the messages in the database by their text."""
@@ -117,7 +135,7 @@ async def trouble(stage: Stage) -> None:
         await trio.sleep(stage.rng.uniform(*CALM_S))
         start = await trio.to_thread.run_sync(stage.end_something)
         try:
-            await trio.sleep(stage.rng.uniform(*AWAY_S))
+            await trio.sleep(stage.rng.uniform(*stage.away_s))
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(start)
@@ -178,3 +196,35 @@ def test_what_was_acknowledged_is_there_exactly_once(stage: Stage) -> None:
 @pytest.mark.long
 def test_what_was_acknowledged_is_there_exactly_once_for_long(stage: Stage) -> None:
     prove(stage, LONG_S)
+
+
+@pytest.fixture(params=["T1", pytest.param("T2", marks=pytest.mark.redis)])
+def shaken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    """A running server on a PostgreSQL that the test may kill."""
+    layout: Layout = request.param
+    seed = int(os.environ.get("HS_LEDGER_SEED", random.randrange(10**6)))
+    redis: RedisServer | None = None
+    if layout == "T2":
+        redis = request.getfixturevalue("redis_server")
+    try:
+        with running_postgres(synchronous_commit="on") as postgres:
+            cluster = make_cluster(layout, tmp_path, postgres, redis, {})
+            try:
+                cluster.start()
+                yield Stage(cluster, postgres, redis, seed, random.Random(seed), True)
+            finally:
+                cluster.kill_all()
+    except PostgresMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.postgres
+def test_a_database_that_dies_takes_nothing_along_that_was_acknowledged(shaken: Stage) -> None:
+    shaken.victims = ["postgres"] * 100
+    prove(shaken, SHORT_S[shaken.cluster.layout])
+
+
+@pytest.mark.long
+@pytest.mark.postgres
+def test_a_database_that_dies_takes_nothing_along_for_long(shaken: Stage) -> None:
+    prove(shaken, LONG_S)

@@ -1,7 +1,9 @@
 """Leases: one holder at a time, and what happens when it cannot renew."""
 
 import sys
+from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -16,7 +18,7 @@ from hs.repl.leases import (
     is_dead,
 )
 from hs.storage import leases
-from hs.storage.database import Database
+from hs.storage.database import Database, DatabaseUnavailable
 
 
 class VirtualTime:
@@ -106,3 +108,54 @@ async def test_a_holder_that_was_replaced_is_stopped(
     row = await db.read(leases.read, "duty")
     assert row is not None
     assert taken == Lease("duty", row.holder, row.fence)
+
+
+@attrs.frozen
+class Outage:
+    """Whether somebody asks while the database is away."""
+
+    database: Database
+    until: float
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        if unit is leases.renew and trio.current_time() < self.until:
+            raise DatabaseUnavailable("away")
+        return await self.database.write(unit, *args)
+
+    async def read(self, unit: Any, *args: Any) -> Any:
+        return await self.database.read(unit, *args)
+
+
+async def test_without_the_database_a_holder_stops_before_another_may_begin(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
+    began = trio.current_time()
+
+    with pytest.RaisesGroup(LeaseLost):
+        async with process(away, "a").hold("duty"):
+            await trio.sleep_forever()
+
+    assert trio.current_time() - began < TTL_MS / 1000
+
+
+async def test_what_the_database_fences_outlives_its_absence(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
+
+    async with process(away, "a").hold_fenced("instance"):
+        await trio.sleep(11 * TTL_MS / 1000)
+
+        assert await process(db, "b").try_take("instance") is None
+
+
+async def test_what_the_database_fences_ends_once_another_has_it(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
+
+    with pytest.RaisesGroup(LeaseLost):
+        async with process(away, "a").hold_fenced("instance"):
+            async with process(db, "b").hold("instance", wait_s=60):
+                await trio.sleep_forever()

@@ -40,6 +40,7 @@ class PostgresServer:
     directory: Path
     programs: Path
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = attrs.field(factory=lambda: dict(FAST))
     # What the tested database looks like before a test changes it.
     shape: str | None = None
     tables: set[str] = attrs.field(factory=set)
@@ -47,7 +48,9 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        options = [part for key, value in FAST.items() for part in ("-c", f"{key}={value}")]
+        options = [
+            part for key, value in self.settings.items() for part in ("-c", f"{key}={value}")
+        ]
         command = [
             str(self.programs / "postgres"), "-D", str(self.directory / "data"),
             "-k", str(self.directory), *options,
@@ -90,12 +93,16 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(**settings: str) -> Iterator[PostgresServer]:
     """Run a server of our own, with all its files removed at the end.
+
+    One that is to be stopped keeps what it has committed by `synchronous_commit="on"`.
 
     Raises: PostgresMissing.
     """
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="hs-pg-")), find_programs())
+    server = PostgresServer(
+        Path(tempfile.mkdtemp(prefix="hs-pg-")), find_programs(), settings={**FAST, **settings}
+    )
     try:
         if os.getuid() == 0:
             shutil.chown(server.directory, SUPERUSER)

@@ -6,6 +6,7 @@ stream `unread` and written a moment later in batches, together with how far the
 come: after a crash it goes on from there and comes to the same result.
 """
 
+import logging
 from collections import deque
 from typing import Final, Protocol
 
@@ -13,9 +14,11 @@ import attrs
 import orjson
 import trio
 
+from hs.core.errors import Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
+from hs.lib.backoff import Backoff
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import EventRow, QueuedPush, Unread, UnreadRow
@@ -39,10 +42,14 @@ MAX_BEHIND: Final = 500
 CATCH_UP_EVENTS: Final = 500
 MAX_TRIES: Final = 5
 FLUSH_S: Final = 10.0
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 5.0
 ASK_S: Final = 5.0
 """How long others wait for what the evaluation has come to; then what is stored has to do."""
 
 _EVERYWHERE: Final = ""
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -196,8 +203,18 @@ class EvaluationDuty:
                 self._take(told, stream_id, row)
                 return
             except NotInMemory:
-                await self._prepare(row)
+                await self._prepare_patiently(row)
         raise RuntimeError(f"what {row.event_id} needs does not stay in memory")
+
+    async def _prepare_patiently(self, row: EventRow) -> None:
+        pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while True:
+            try:
+                await self._prepare(row)
+                return
+            except Unavailable as error:
+                log.warning("%s cannot be evaluated yet: %s", row.event_id, error)
+            await trio.sleep(pauses.next_s())
 
     async def _prepare(self, row: EventRow) -> None:
         if row.redaction_applies and row.redacts is not None:
@@ -292,10 +309,17 @@ class EvaluationDuty:
     # Storing
 
     async def _store_for_ever(self) -> None:
+        pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             await self._to_store.wait()
             await trio.sleep(GATHER_S)
-            await self._flush()
+            try:
+                await self._flush()
+                pauses.reset()
+            except Unavailable as error:
+                # Nothing is lost: it is written with what comes meanwhile; twice is no harm.
+                log.warning("what is unread cannot be written yet: %s", error)
+                await trio.sleep(pauses.next_s())
 
     async def _store(self) -> None:
         # Whoever waits for it comes round again, also when somebody else asked for this.

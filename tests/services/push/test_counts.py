@@ -1,7 +1,8 @@
 """Unread counts: what notifies, what reading does, and that a restart changes nothing."""
 
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import attrs
 import orjson
 import pytest
 import trio
@@ -19,9 +20,13 @@ from hs.services.ephemeral.room_receipts import READ_PRIVATE
 from hs.services.push.counts import UnreadCounts
 from hs.services.push.evaluation import Progress
 from hs.services.rooms.drafts import Draft
-from hs.storage.database import Database
+from hs.storage.database import Database, DatabaseUnavailable, Unit
+from hs.storage.dialect import Dialect, Engine
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 from tests.support.unread import UnreadScene, open_unread
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 async def say(world: World, room_id: RoomID, sender: UserID = ALICE, **content: Any) -> EventID:
@@ -381,3 +386,58 @@ def attach(counts: UnreadCounts, unread: UnreadScene) -> UnreadCounts:
     """Have a process ask the evaluation of now, as a proxy does after a restart."""
     counts._store = unread.duty
     return counts
+
+
+@attrs.define
+class Unsteady:
+    """A database that is away at times."""
+
+    real: Database
+    is_away: bool = False
+    refused: trio.Event = attrs.Factory(trio.Event)
+
+    @property
+    def engine(self) -> Engine:
+        return self.real.engine
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.real.dialect
+
+    def check(self) -> None:
+        if self.is_away:
+            self.refused.set()
+            raise DatabaseUnavailable("away")
+
+    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self.check()
+        return await self.real.read(unit, *args, **kwargs)
+
+    async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.real.read_snapshot(unit, *args, **kwargs)
+
+    async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.real.read_long(unit, *args, **kwargs)
+
+    async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self.check()
+        return await self.real.write(unit, *args, **kwargs)
+
+
+async def test_what_cannot_be_written_now_is_written_later(database: Database) -> None:
+    async with open_world(database) as world:
+        world.database = unsteady = Unsteady(database)
+        async with open_unread(world) as unread:
+            room_id = await world.create_room(ALICE, join=[BOB])
+            unsteady.is_away = True
+            await say(world, room_id)
+            with trio.fail_after(60):
+                await unsteady.refused.wait()
+            unsteady.is_away = False
+
+            await say(world, room_id)
+            with trio.fail_after(60):
+                assert await unread.count(BOB, room_id) == (2, 0)
+
+    async with open_world(database) as world, open_unread(world) as unread:
+        assert await unread.count(BOB, room_id) == (2, 0)
