@@ -33,9 +33,16 @@ _SECRET = re.compile(
 )
 
 
+# Whatever matches has one of these in it; looking for them costs a tenth of the expression.
+_HINTS = ("token=", "earer", "syt_", "syr_", "mat_", "hst_")
+
+
 def without_secrets(text: str) -> str:
     """Strike out what looks like an access token, a refresh token or a Bearer credential."""
-    return _SECRET.sub(r"\1<redacted>", text)
+    for hint in _HINTS:
+        if hint in text:
+            return _SECRET.sub(r"\1<redacted>", text)
+    return text
 
 
 def extras_of(record: logging.LogRecord) -> dict[str, Any]:

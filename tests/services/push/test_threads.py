@@ -35,6 +35,7 @@ async def test_only_subscribers_count_what_is_said_in_a_thread(database: Databas
             await table.subscribe(BOB, room_id, root_id, None, 0)
 
             await reply(world, room_id, root_id)
+            assert await scene.threads(BOB, room_id) == {"main": 1, root_id: 1}
             await table.unsubscribe(BOB, room_id, root_id, 0)
             await reply(world, room_id, root_id)
 
