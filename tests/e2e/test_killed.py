@@ -4,6 +4,7 @@ Senders keep a ledger: what was acknowledged, by transaction ID. A request witho
 sent again with the same transaction ID, as clients do.
 """
 
+import logging
 import random
 
 import attrs
@@ -140,6 +141,8 @@ def run(layout: Layout, postgres: PostgresServer | None, kills: int, seed: int) 
     with running_cluster(layout, postgres, None) as cluster:
         server = cluster.processes["main"]
         ledger = trio.run(kill_again_and_again, server, kills, random.Random(seed))
+        told = f"seed {seed}: {len(ledger.acknowledged)} messages acknowledged over {kills} kills"
+        logging.getLogger(__name__).info(told)
         assert len(ledger.acknowledged) > kills
 
 

@@ -3,6 +3,7 @@
 HS_RACES sets how many messages the long version sends.
 """
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -139,6 +140,8 @@ async def letters_over_restarts(cluster: Cluster, total: int) -> None:
                     talking.start_soon(letters.send, one)
             done.set()
 
+    told = f"{len(letters.arrived)} messages arrived, {restarts} times a process was ended"
+    logging.getLogger(__name__).info(told)
     assert restarts >= 1
     for one in senders:
         numbers = [number for sender, number in letters.arrived if sender == one.user_id]
