@@ -13,6 +13,7 @@ from hs.apis.client.devices import DevicesApi
 from hs.apis.client.directory import DirectoryApi
 from hs.apis.client.filter import FilterApi
 from hs.apis.client.login import LoginApi
+from hs.apis.client.login_page import LoginPageApi
 from hs.apis.client.logout import LogoutApi
 from hs.apis.client.membership import MembershipApi
 from hs.apis.client.moderation import ModerationApi
@@ -132,6 +133,7 @@ def proving_apis(
             interactive,
         ),
         AuthPagesApi(interactive, proving.requirements, proving.pages, base_url_of(settings)),
+        LoginPageApi(proving.pages, settings.server.server_name),
         ConsentApi(proving.consent, proving.terms, proving.pages, settings.server.server_name),
     ]
 

@@ -1,5 +1,6 @@
 """Logging in, refreshing and logging out over HTTP."""
 
+import re
 from typing import Any
 
 import attrs
@@ -294,3 +295,15 @@ async def test_login_tokens_are_not_given_unless_wanted(accounts: Accounts) -> N
     )
 
     assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+
+
+@pytest.mark.parametrize("end", ["", "/", "?device_id=PHONE"])
+async def test_clients_that_know_no_way_to_log_in_show_a_page(accounts: Accounts, end: str) -> None:
+    page = await accounts.client.get(f"/_matrix/static/client/login{end}")
+
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"window.matrixLogin.onLogin(" in page.body
+    nonce = re.search(rb'<script nonce="([^"]+)">', page.body)
+    assert nonce is not None
+    policy = page.headers["content-security-policy"]
+    assert f"script-src 'nonce-{nonce[1].decode()}'; connect-src 'self'" in policy
