@@ -97,8 +97,9 @@ class ContextFilter(logging.Filter):
     """Gives every record the attribute `request`, for formats that administrators write."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the ID of the request; keep the record."""
-        record.request = REQUEST_ID.get()
+        """Add the ID of the request, unless the record has one; keep the record."""
+        if not hasattr(record, "request"):
+            record.request = REQUEST_ID.get()
         return True
 
 

@@ -97,11 +97,13 @@ def settings_from(
 
 
 def _located(loading: _Loading) -> list[Problem]:
-    """Give problems found between keys the place of the key they name."""
+    """Give problems found between keys the place of the key they name, or of where it would be."""
+    origins, files = loading.document.origins, loading.document.files
+    nowhere = Origin(file=files[0]) if files else Origin()
     return [
         problem
         if problem.origin.file
-        else attrs.evolve(problem, origin=loading.at(problem.key.partition(".")[0]).origin)
+        else attrs.evolve(problem, origin=origins.get(problem.key.partition(".")[0], nowhere))
         for problem in loading.problems
     ]
 

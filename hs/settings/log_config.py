@@ -20,9 +20,12 @@ _ALIASES = {
     "synapse.logging.JsonFormatter": _JSON_FORMATTER,
     "synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": "logging.handlers.MemoryHandler",
 }
-# Arguments that only the aliased class knows.
+# Arguments that only the aliased class knows, and such as the class in its place needs: it never
+# writes what waits after some seconds, so nothing may wait.
 _DROPPED = {"synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": ("period",)}
+_ADDED = {"synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": {"capacity": 1}}
 _PARTS = ("formatters", "filters", "handlers")
+_OWN_FILTER = "hs request"
 
 
 def read_log_config(
@@ -51,7 +54,22 @@ def with_own_classes(config: Mapping[str, Any]) -> dict[str, Any]:
     for part in _PARTS:
         if isinstance(config.get(part), dict):
             changed[part] = {name: _aliased(one) for name, one in config[part].items()}
-    return changed
+    return _with_request(changed) if "request)" in str(changed.get("formatters")) else changed
+
+
+def _with_request(config: dict[str, Any]) -> dict[str, Any]:
+    """Let every format name `%(request)s`, which Synapse gives to all records."""
+    filters, handlers = config.get("filters") or {}, config.get("handlers")
+    if not isinstance(filters, dict) or not isinstance(handlers, dict):
+        return config
+    own = {_OWN_FILTER: {"()": _CONTEXT_FILTER}}
+    filtered = {
+        name: {**one, "filters": [_OWN_FILTER, *(one.get("filters") or ())]}
+        if isinstance(one, dict)
+        else one
+        for name, one in handlers.items()
+    }
+    return {**config, "filters": {**filters, **own}, "handlers": filtered}
 
 
 def _aliased(entry: Any) -> Any:
@@ -59,8 +77,10 @@ def _aliased(entry: Any) -> Any:
         return entry
     named = (str(entry.get("class")), str(entry.get("()")))
     dropped = {argument for name in named for argument in _DROPPED.get(name, ())}
-    return {
+    added = {key: value for name in named for key, value in _ADDED.get(name, {}).items()}
+    kept = {
         name: _ALIASES.get(value, value) if name in ("class", "()") else value
         for name, value in entry.items()
         if name not in dropped
     }
+    return {**kept, **added}

@@ -1,6 +1,7 @@
 """Writing configuration files for a test."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def refused(load: Load) -> Refused:
         return str(error.value)
 
     return refusal_of
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Put the logging of the tests back after one that configures it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            target = getattr(handler, "target", None)
+            handler.close()
+            if target is not None:
+                target.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -1,5 +1,7 @@
 """Reading files: merging, unknown keys, mistakes told with file, line and remedy."""
 
+import logging
+import logging.config
 from pathlib import Path
 
 import pytest
@@ -175,5 +177,30 @@ def test_a_log_config_may_name_the_classes_of_synapse(load: Load, tmp_path: Path
     assert config["filters"]["context"]["()"] == "hs.lib.log.ContextFilter"
     assert config["handlers"]["buffer"] == {
         "class": "logging.handlers.MemoryHandler",
-        "capacity": 10,
+        "capacity": 1,
     }
+
+
+def test_the_log_config_that_synapse_writes_works(
+    load: Load, tmp_path: Path, restored_logging: None
+) -> None:
+    """It names the request in a format, without any filter, and lets lines wait in a buffer."""
+    (tmp_path / "log.yaml").write_text(
+        "version: 1\n"
+        "formatters:\n  precise:\n"
+        "    format: '%(name)s - %(levelname)s - %(request)s - %(message)s'\n"
+        "handlers:\n"
+        f"  file: {{class: logging.handlers.TimedRotatingFileHandler, formatter: precise, "
+        f"filename: {tmp_path}/hs.log, when: midnight, backupCount: 3, encoding: utf8}}\n"
+        "  buffer: {class: synapse.logging.handlers.PeriodicallyFlushingMemoryHandler, "
+        "target: file, capacity: 10, flushLevel: 30, period: 5}\n"
+        "root: {level: INFO, handlers: [buffer]}\n"
+        "disable_existing_loggers: false\n"
+    )
+    config = load("log_config: log.yaml").logging.config
+    assert config is not None
+
+    logging.config.dictConfig(dict(config))
+    logging.getLogger("hs.access").info("a line")
+
+    assert (tmp_path / "hs.log").read_text() == "hs.access - INFO - - - a line\n"
