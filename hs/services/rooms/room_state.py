@@ -12,7 +12,7 @@ import orjson
 from hs.core.errors import Forbidden, NotFound
 from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
-from hs.core.ids import EventID, RoomID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
@@ -100,7 +100,7 @@ class RoomState:
         if ask.at is None:
             state = await self._seen_by(room_id, standing)
         else:
-            state = await self._at(room_id, ask.at, standing)
+            state = await self._at(requester.user_id, room_id, ask.at, standing)
         ids = [event_id for key, event_id in state.items() if key[0] == event_types.MEMBER]
         events = await self._events.get(ids)
         wanted = [one for one in events.values() if ask.wants(one.event.content.get("membership"))]
@@ -142,7 +142,7 @@ class RoomState:
         return await self._visibility.stays.state_at_end(standing.own.event_id)
 
     async def _at(
-        self, room_id: RoomID, token: str, standing: Standing
+        self, user_id: UserID, room_id: RoomID, token: str, standing: Standing
     ) -> Mapping[StateKey, EventID]:
         place = await self._places.parse(room_id, token)
         placed = await self._database.read(timelines.newest, room_id, NOWHERE, place, 1)
@@ -155,7 +155,7 @@ class RoomState:
             and (standing.joined_until < stored.stream_id)
         ):
             return await self._visibility.stays.state_at_end(standing.own.event_id)
-        if stored.stream_id > standing.joined_until:
+        if not standing.joined_until and not await self._visibility.may_see_one(user_id, stored):
             raise Forbidden("You were not in the room at that time")
         return await self._behind(stored)
 

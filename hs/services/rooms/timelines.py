@@ -241,7 +241,7 @@ class Timelines:
 
         Raises: Forbidden, NotFound.
         """
-        await self._visibility.check_may_read(requester.user_id, room_id)
+        standing = await self._visibility.check_may_read(requester.user_id, room_id)
         found = await self._database.read(timelines.around_time, room_id, ts, TIME_WINDOW)
         if direction == "f":
             near = [one for one in found if one.origin_server_ts >= ts]
@@ -251,6 +251,14 @@ class Timelines:
             near.sort(key=lambda one: (-one.origin_server_ts, -one.depth, -one.stream_id))
         events = await self._events.get(EventID(one.event_id) for one in near)
         seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
+        if near and not seen:
+            low, high = await self._bounds(room_id, standing)
+            depth, number = near[-1].depth, near[-1].stream_id
+            if direction == "f":
+                walk = _Walk(room_id, False, max(low, (depth, number)), high)
+            else:
+                walk = _Walk(room_id, True, low, min(high, (depth, number - 1)))
+            seen = await self._first_visible(requester, walk)
         if not seen:
             raise NotFound(f"Unable to find event from {ts} in direction {direction}")
         event = seen[0].stored.event
@@ -308,6 +316,14 @@ class Timelines:
                 walk.low = (end.depth, end.stream_id)
             size = min(MAX_LIMIT, 4 * size)
         return Stretch(found, TopologicalToken(*(walk.high if walk.backwards else walk.low)))
+
+    async def _first_visible(self, requester: Requester, walk: _Walk) -> list[Seen]:
+        """Go past events that are hidden, as far as several searches reach."""
+        for _ in range(MAX_PASSES):
+            stretch = await self._search(requester, walk, 1, ANY_EVENT)
+            if stretch.seen or stretch.rest is None:
+                return stretch.seen
+        return []
 
     async def _choose(self, placed: Sequence[Placed], wanted: EventFilter) -> Sequence[Placed]:
         if wanted.allows_everything:

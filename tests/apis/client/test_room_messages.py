@@ -277,3 +277,36 @@ async def test_the_event_closest_to_a_time_is_found(world: World, client: WebCli
     assert (await ask(time, "b")).json["event_id"] == third.event_id
     assert (await ask(sent[-1][1] + 1, "f")).errcode == "M_NOT_FOUND"
     assert (await ask(0, "b")).status == 404
+
+
+async def test_what_is_hidden_about_a_time_is_passed_over(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    world.clock.advance(1000)
+    last_seen = await world.leave(room_id, BOB)
+    for n in range(120):
+        world.clock.advance(1000)
+        await say(world, room_id, f"hidden {n}")
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+    now_ms = world.clock.now_ms()
+
+    answer = await client.get(path, token=BOB, query={"ts": now_ms, "dir": "b"})
+    none = await client.get(path, token=BOB, query={"ts": now_ms - 119_000, "dir": "f"})
+
+    assert answer.json["event_id"] == last_seen.event_id
+    assert none.status == 404
+
+
+async def test_who_came_late_to_closed_history_finds_its_first_event(
+    world: World, client: WebClient
+) -> None:
+    closed = Draft("m.room.history_visibility", ALICE, {"history_visibility": "joined"}, "")
+    room_id = await world.create_room(ALICE, state=[closed])
+    world.clock.advance(1000)
+    since_ms = world.clock.now_ms()
+    await say(world, room_id, *(f"hidden {n}" for n in range(120)))
+    joined = await world.join(room_id, BOB)
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+
+    answer = await client.get(path, token=BOB, query={"ts": since_ms, "dir": "f"})
+
+    assert answer.json["event_id"] == joined.event_id

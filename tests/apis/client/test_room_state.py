@@ -113,6 +113,25 @@ async def test_members_at_a_token(world: World, client: WebClient) -> None:
     assert [one["state_key"] for one in answer.json["chunk"]] == [ALICE]
 
 
+async def test_strangers_get_the_members_of_when_the_room_was_open(
+    world: World, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE)
+    closed = SyncToken(events=world.feed.position(EVENTS)).encode()
+    visible = {"history_visibility": "world_readable"}
+    await world.set_state(room_id, ALICE, "m.room.history_visibility", visible)
+    await world.send(room_id, ALICE)
+    opened = SyncToken(events=world.feed.position(EVENTS)).encode()
+    await world.join(room_id, BOB)
+    path = f"/_matrix/client/v3/rooms/{room_id}/members"
+
+    before = await client.get(path, token=CAROL, query={"at": closed})
+    after = await client.get(path, token=CAROL, query={"at": opened})
+
+    assert (before.status, before.errcode) == (403, "M_FORBIDDEN")
+    assert [one["state_key"] for one in after.json["chunk"]] == [ALICE]
+
+
 async def test_joined_members_with_their_profiles(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE, invite=[CAROL])
     await world.append(room_id, member(BOB, "join", displayname="Bob", avatar_url="mxc://x/y"))
