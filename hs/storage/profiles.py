@@ -13,11 +13,11 @@ ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value
 """
 DELETE = "DELETE FROM profiles WHERE user_id = $1 AND field = $2"
 DELETE_ALL = "DELETE FROM profiles WHERE user_id = $1"
-EXISTS = "SELECT 1 FROM users WHERE user_id = $1"
+EXISTS = "SELECT 1 FROM users WHERE user_id = $1 AND is_deactivated = 0"
 
 
 async def of_user(tx: Tx, user_id: str) -> dict[str, Any] | None:
-    """Give a local user's profile; None when there is no such user."""
+    """Give a local user's profile; None when there is no such user, or none any more."""
     rows = await tx.fetch(ALL, user_id)
     if not rows and await tx.fetchval(EXISTS, user_id) is None:
         return None

@@ -8,7 +8,7 @@ from hs.apis.web.auth import NONE
 from hs.apis.web.request import body, peer, query, token
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import Forbidden, InvalidUsername, MissingParam, MissingToken, UnknownToken
+from hs.core.errors import InvalidUsername, MissingParam, MissingToken, UnknownToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.appservices import Appservices
@@ -125,10 +125,7 @@ class RegisterApi:
     )
     async def token_validity(self, request: TokenValidityRequest) -> dict[str, bool]:
         """Spec: client-server API, Token-authenticated registration."""
-        requirements = self.registration.requirements
-        if not requirements.asks_for_token:
-            raise Forbidden("Registering needs no token on this server")
-        requirements.check_is_open()
+        self.registration.requirements.check_is_open()
         return {"valid": await self.tokens.is_good(request.token)}
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Lifecycle:
             password_hash = await self._passwords.hash(password)
         reopened = await self._database.write(accounts.reactivate, user_id, password_hash)
         self._revocations.users(user_id)
+        self._profiles.announce(user_id)
         return reopened
 
     async def deactivate(self, user_id: UserID, *, erase: bool) -> bool:

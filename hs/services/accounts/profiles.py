@@ -129,10 +129,12 @@ class Profiles:
     ) -> Mapping[str, Any]:
         """Set a field, and give the whole profile.
 
-        Raises: Forbidden, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
+        Raises: Forbidden, NotFound, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
         """
         check_key(field)
         self._check_may_change(requester, user_id, field)
+        if requester.user_id != user_id and await self._load(user_id) is None:
+            raise NotFound("There is no such user")
         if value is None and field in (DISPLAYNAME, AVATAR_URL):
             return await self.delete_field(requester, user_id, field)
         _check_value(field, value)

@@ -169,6 +169,8 @@ class InteractiveAuth:
             record = await self._database.read(uia.find, session_id, self._oldest_ms())
         if record is None or record.outcome is not None or stage is None:
             raise Unknown("This authentication session is not known")
+        if kind in record.completed:
+            return
         user_id = UserID(record.user_id) if record.user_id else None
         attempt = Attempt(record.session_id, user_id, auth, record.operation, client_ip)
         told = await stage.check(attempt)
@@ -234,6 +236,9 @@ class InteractiveAuth:
             return record
         if not isinstance(kind, str):
             raise BadJson("'type' must be a string")
+        if kind in record.completed:
+            # Its answer may have been lost, and some proofs, such as captchas, serve only once.
+            return record
         stage = self._stages.get(kind)
         try:
             is_asked = kind in UNASKED or any(kind in flow for flow in flows)

@@ -182,3 +182,31 @@ async def test_a_change_is_seen_by_every_process(database: Database) -> None:
         )
 
         assert (await other.client.get(PROFILE)).json == {"displayname": "A"}
+
+
+async def test_nobody_gets_a_profile_without_an_account(accounts: Accounts) -> None:
+    admin = await accounts.user("root", is_admin=True)
+    alice = await accounts.user("alice")
+    nobody = "/_matrix/client/v3/profile/@nobody:test"
+    name = {"displayname": "A"}
+
+    other = await accounts.client.put(f"{PROFILE}/displayname", name, token=admin.access_token)
+    refused = await accounts.client.put(f"{nobody}/displayname", name, token=admin.access_token)
+    await accounts.lifecycle.deactivate(alice.user_id, erase=False)
+    gone = await accounts.client.put(f"{PROFILE}/displayname", name, token=admin.access_token)
+
+    assert other.status == 200
+    for answer in (refused, gone):
+        assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+    for path in (nobody, PROFILE):
+        assert (await accounts.client.get(path)).status == 404
+
+
+async def test_who_comes_back_has_a_profile_again(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+    await accounts.lifecycle.deactivate(alice.user_id, erase=False)
+    assert (await accounts.client.get(PROFILE)).status == 404
+
+    await accounts.lifecycle.reactivate(alice.user_id, None)
+
+    assert (await accounts.client.get(PROFILE)).json == {}

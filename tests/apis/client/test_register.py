@@ -225,6 +225,18 @@ async def test_a_registration_token_serves_as_often_as_allowed(database: Databas
         assert (await accounts.client.get(validity + "abc")).json == {"valid": False}
 
 
+async def test_a_token_that_nobody_needs_can_be_looked_up_all_the_same(
+    accounts: Accounts,
+) -> None:
+    await accounts.database.write(stored.insert_registration_token, "abc", None, None)
+    validity = f"/_matrix/client/v1/register/{TOKEN}/validity?token="
+
+    known = await accounts.client.get(validity + "abc")
+    unknown = await accounts.client.get(validity + "abd")
+
+    assert (known.json, unknown.json) == ({"valid": True}, {"valid": False})
+
+
 async def test_a_registration_token_is_used_up(database: Database) -> None:
     async with open_accounts(database, registration=WITH_TOKEN) as accounts:
         await database.write(stored.insert_registration_token, "abc", 1, None)

@@ -73,6 +73,28 @@ async def test_a_client_solves_the_puzzle(database: Database) -> None:
         assert accounts.puzzles.asked == [("wrong", "192.0.2.1"), ("right", "192.0.2.1")]
 
 
+async def test_what_was_proved_is_not_asked_again(
+    database: Database, terms: ConsentSettings
+) -> None:
+    async with open_accounts(database, settings=attrs.evolve(PUZZLED, consent=terms)) as accounts:
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        auth = {"type": "m.login.recaptcha", "session": session, "response": "right"}
+        first = await accounts.client.post(REGISTER, {**WISH, "auth": auth})
+        # The answer may be lost, and each puzzle can be solved once.
+        accounts.puzzles.right = "another"
+        again = await accounts.client.post(REGISTER, {**WISH, "auth": auth})
+        page = await fill(
+            accounts, page_of(auth["type"]), session=session, **{"g-recaptcha-response": "right"}
+        )
+
+        for answer in (first, again):
+            assert (answer.status, answer.errcode) == (401, None)
+            assert answer.json["completed"] == ["m.login.recaptcha"]
+        assert page.status == 200
+        agreed = {"type": "m.login.terms", "session": session}
+        assert (await accounts.client.post(REGISTER, {**WISH, "auth": agreed})).status == 200
+
+
 async def test_a_puzzle_is_solved_on_our_page(database: Database) -> None:
     async with open_accounts(database, settings=PUZZLED) as accounts:
         session = (await accounts.client.post(REGISTER, WISH)).json["session"]
