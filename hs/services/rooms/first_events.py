@@ -175,7 +175,21 @@ def _power_levels(
     if preset == TRUSTED_PRIVATE_CHAT and not rules.privileged_creators:
         levels["users"].update(dict.fromkeys(members.invited, _CREATOR_LEVEL))
     by_settings = settings.default_power_level_content_override.get(preset) or {}
-    return {**levels, **by_settings, **asked.power_levels}
+    return _with_tombstone({**levels, **by_settings, **asked.power_levels}, rules)
+
+
+def _with_tombstone(levels: JsonObject, rules: RoomVersion) -> JsonObject:
+    """Give levels that name one for m.room.tombstone, where the room version demands that.
+
+    What overrides the defaults may have replaced all of `events`.
+    """
+    least = rules.default_tombstone_level
+    events, state_default = levels.get("events"), levels.get("state_default")
+    if least is None or not isinstance(events, dict) or event_types.TOMBSTONE in events:
+        return levels
+    if type(state_default) is int:
+        least = max(least, state_default + 1)
+    return {**levels, "events": {**events, event_types.TOMBSTONE: least}}
 
 
 def _given(asked: NewRoomRequest, event_type: str) -> JsonObject | None:

@@ -71,7 +71,11 @@ class RestrictedJoins:
     async def _local_inviter(self, deciding: Deciding) -> UserID:
         power = deciding.power
         local = (await self._memberships.present(deciding.room_id)).local
-        best = max(local, key=lambda one: (power.of_user(one), one), default=None)
+        named = [one for one in map(UserID, (*power.creators, *power.users)) if one in local]
+        # Of all those without a power of their own, any will do: rooms are large.
+        other = next((one for one in local if one not in power.users), None)
+        candidates = named if other is None else [*named, other]
+        best = max(candidates, key=lambda one: (power.of_user(one), one), default=None)
         if best is None or power.of_user(best) < power.invite:
             raise UnableToGrantJoin("No user of this server in the room may invite")
         return best

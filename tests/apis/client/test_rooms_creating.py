@@ -138,6 +138,24 @@ async def test_trusted_invitees_have_the_creators_power(acts: Actions) -> None:
     assert levels["events"]["m.room.tombstone"] == 150
 
 
+@pytest.mark.parametrize(
+    ("override", "level"),
+    [
+        ({"events": {"org.example": 5}}, 150),
+        ({"events": {}, "state_default": 200}, 201),
+        ({"events": {"m.room.tombstone": 60}}, 60),
+    ],
+)
+async def test_a_tombstone_has_a_level_of_its_own_whatever_is_overridden(
+    acts: Actions, override: dict[str, Any], level: int
+) -> None:
+    room_id = await made(acts, room_version="12", power_level_content_override=override)
+
+    levels = (await acts.events_of(room_id))[2].content
+
+    assert levels["events"]["m.room.tombstone"] == level
+
+
 async def test_names_asked_for_win_over_the_initial_state(acts: Actions) -> None:
     room_id = await made(
         acts,

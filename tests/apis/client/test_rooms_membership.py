@@ -275,6 +275,19 @@ async def test_nobody_can_grant_a_restricted_join_without_the_power_to_invite(
     assert verdict(refused) == verdict(cheated) == (400, "M_UNABLE_TO_GRANT_JOIN")
 
 
+async def test_any_member_lets_others_in_where_all_may_invite(acts: Actions) -> None:
+    space = await acts.world.create_room(ALICE, join=[BOB])
+    room_id = await acts.world.create_room(ALICE, join=[CAROL])
+    allow = [{"type": "m.room_membership", "room_id": space}]
+    content = {"join_rule": "restricted", "allow": allow}
+    await acts.world.set_state(room_id, ALICE, "m.room.join_rules", content)
+    await acts.world.leave(room_id, ALICE)
+
+    answer = await ask(acts, room_id, "join", "bob")
+
+    assert answer.status == 200
+
+
 async def test_guests_join_only_where_guests_may(acts: Actions) -> None:
     acts.user(BOB, is_guest=True)
     shut = await acts.world.create_room(ALICE)
