@@ -32,7 +32,7 @@ from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.migrate import bundled_migrations, migrate, pending
 
 EXIT_FAILED = 1
-NAME_WAIT_S = 40.0  # longer than a lease lives
+NAME_WAIT_S = 40.0  # longer than a lease lives whose holder was lost with its host
 SCHEMA_WAIT_S = 300.0
 SCHEMA_LOOK_S = 1.0
 
@@ -90,7 +90,7 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                 await _schema_ready(database, plan)
                 process = compose(settings, plan, SystemClock(), bridge, database)
                 async with process.ground.leases.hold_fenced(
-                    instance_lease(plan.instance), wait_s=_name_wait_s(settings)
+                    instance_lease(plan.instance), NAME_WAIT_S, _living_wait_s(settings)
                 ):
                     with pid_file(settings.server.pid_file):
                         await live(process, leaving, ready)
@@ -120,9 +120,8 @@ def _reload_certificates(listening: list[Bound]) -> None:
             log.error("%s keeps its old certificate: %s", one.address, error)
 
 
-def _name_wait_s(settings: Settings) -> float:
-    # A second process on one file of SQLite is a mistake; elsewhere the last holder may have been
-    # lost with its host a moment ago.
+def _living_wait_s(settings: Settings) -> float:
+    # A second process on one file of SQLite is a mistake; elsewhere the last one may be leaving.
     return 0.0 if settings.database.is_sqlite else NAME_WAIT_S
 
 

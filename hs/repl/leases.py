@@ -25,7 +25,7 @@ RENEW_S = 8.0
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
 
-_HOLDER = re.compile(r"[^/]*@(?P<host>[^/:]*):(?P<pid>\d+):(?P<started>\d*)/\w+")
+_HOLDER = re.compile(r"[^/]*@(?P<place>[^/]*:\d*):(?P<pid>\d+):(?P<started>\d*)/\w+")
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +55,28 @@ class Lease:
 def holder_name(instance: str) -> str:
     """Give a name for one life of a process, unlike that of any other.
 
-    It tells host, process and the process's start, so that others on the host see when it is dead.
+    It tells place, process and the process's start, so that others there see when it is dead.
     """
     pid = os.getpid()
-    life = f"{socket.gethostname()}:{pid}:{_started_at(pid)}"
+    life = f"{_place()}:{pid}:{_started_at(pid)}"
     return f"{instance}@{life}/{secrets.token_hex(6)}"
 
 
-def is_dead(holder: str) -> bool:
-    """Tell whether a holder was a process of this host that has ended; False when not known."""
+def is_alive(holder: str) -> bool | None:
+    """Tell whether a holder still runs; None when that cannot be seen from here."""
     match = _HOLDER.fullmatch(holder)
-    if match is None or match["host"] != socket.gethostname() or not match["started"]:
-        return False
-    return _started_at(int(match["pid"])) != match["started"]
+    if match is None or match["place"] != _place() or not match["started"]:
+        return None
+    return _started_at(int(match["pid"])) == match["started"]
+
+
+def _place() -> str:
+    """Name where numbers of processes mean the same: containers may share a host's name."""
+    try:
+        namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()}:{namespace}"
 
 
 def _started_at(pid: int) -> str:
@@ -76,7 +85,9 @@ def _started_at(pid: int) -> str:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]
+    state, *fields = stat.rpartition(")")[2].split()
+    # Ended, but nobody has asked yet how.
+    return "" if state in ("Z", "X") else fields[18]
 
 
 def instance_lease(instance: str) -> str:
@@ -104,7 +115,7 @@ class Leases:
 
         Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
-        lease = await self._take(name, wait_s)
+        lease = await self._take(name, wait_s, wait_s)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep, lease)
@@ -114,12 +125,15 @@ class Leases:
             await self._give_back(lease)
 
     @asynccontextmanager
-    async def hold_fenced(self, name: str, wait_s: float = 0.0) -> AsyncIterator[Lease]:
+    async def hold_fenced(
+        self, name: str, wait_s: float, living_wait_s: float
+    ) -> AsyncIterator[Lease]:
         """Hold as `hold` does, but without an end while the database is away.
 
         For what can do no harm without the database, which refuses it once another has the lease.
+        Another that is seen to run is waited for up to `living_wait_s`.
         """
-        lease = await self._take(name, wait_s)
+        lease = await self._take(name, wait_s, living_wait_s)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_fenced, lease)
@@ -128,20 +142,23 @@ class Leases:
         finally:
             await self._give_back(lease)
 
-    async def _take(self, name: str, wait_s: float) -> Lease:
-        deadline = trio.current_time() + wait_s
+    async def _take(self, name: str, wait_s: float, living_wait_s: float) -> Lease:
+        began = trio.current_time()
         while True:
             lease = await self.try_take(name)
             if lease is not None:
                 return lease
             row = await self._database.read(leases.read, name)
-            if row is not None and is_dead(row.holder):
-                # Killed on this host: nobody will renew, so there is nothing to wait for.
-                await self._database.write(leases.give_back, name, row.holder)
+            holder = row.holder if row is not None else ""
+            lives = is_alive(holder)
+            if lives is False:
+                # Killed here: nobody will renew, so there is nothing to wait for.
+                await self._database.write(leases.give_back, name, holder)
                 continue
-            if trio.current_time() >= deadline:
-                raise LeaseTaken(name, row.holder if row is not None else "")
-            await trio.sleep(min(RETRY_S, max(deadline - trio.current_time(), 0.0)))
+            left_s = began + (living_wait_s if lives else wait_s) - trio.current_time()
+            if left_s <= 0:
+                raise LeaseTaken(name, holder)
+            await trio.sleep(min(RETRY_S, left_s))
 
     async def _keep(self, lease: Lease) -> None:
         # Measured on our own clock from before the renewal was asked for.

@@ -1,5 +1,6 @@
 """Leases: one holder at a time, and what happens when it cannot renew."""
 
+import subprocess
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ from hs.repl.leases import (
     LeaseTaken,
     holder_name,
     instance_lease,
-    is_dead,
+    is_alive,
 )
 from hs.storage import leases
 from hs.storage.database import Database, DatabaseUnavailable
@@ -54,9 +55,46 @@ async def test_the_lease_of_a_process_killed_on_this_host_is_free_at_once(
         assert lease.fence == 2
 
 
-def test_a_living_process_is_not_taken_for_dead() -> None:
-    assert not is_dead(holder_name("w1"))
-    assert not is_dead("w1@another-host:1:1/abcdef")
+def test_only_processes_that_can_be_seen_from_here_are_taken_for_dead() -> None:
+    here = holder_name("w1")
+    host, namespace, _, started = here.partition("@")[2].partition("/")[0].split(":")
+
+    assert is_alive(here)
+    assert is_alive(f"w1@{host}:{namespace}:{2**22}:{started}/abcdef") is False
+    assert is_alive(f"w1@another-host:{namespace}:{2**22}:{started}/abcdef") is None
+    # Another container of this host, where numbers of processes mean others.
+    assert is_alive(f"w1@{host}:{namespace}0:{2**22}:{started}/abcdef") is None
+
+
+async def test_who_has_ended_is_dead_although_nobody_has_asked_how() -> None:
+    tells_its_name = "from hs.repl.leases import holder_name; print(holder_name('w1'), flush=True)"
+    ended = subprocess.Popen([sys.executable, "-c", tells_its_name], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    with ended.stdout as said:
+        holder = said.read().decode().strip()
+    # The end of what it says comes a moment before its own.
+    with trio.fail_after(60):
+        while is_alive(holder):  # noqa: ASYNC110 - another process
+            await trio.sleep(0.01)
+
+    assert is_alive(holder) is False
+    ended.wait()
+
+
+async def test_a_holder_that_is_seen_to_run_may_be_waited_for_less(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    living = process(db, holder_name("w1"))
+    began = trio.current_time()
+    async with living.hold("instance"):
+        with pytest.raises(LeaseTaken):
+            async with process(db, holder_name("w1")).hold_fenced("instance", 60, 0):
+                pass
+    assert trio.current_time() == began
+    await process(db, "lost with its host").try_take("instance")
+
+    async with process(db, holder_name("w1")).hold_fenced("instance", 60, 0) as lease:
+        assert lease.fence == 3
 
 
 async def test_a_lease_given_back_is_free_at_once_and_its_fence_grows(database: Database) -> None:
@@ -144,7 +182,7 @@ async def test_what_the_database_fences_outlives_its_absence(
 ) -> None:
     away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
 
-    async with process(away, "a").hold_fenced("instance"):
+    async with process(away, "a").hold_fenced("instance", 0, 0):
         await trio.sleep(11 * TTL_MS / 1000)
 
         assert await process(db, "b").try_take("instance") is None
@@ -156,6 +194,6 @@ async def test_what_the_database_fences_ends_once_another_has_it(
     away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
 
     with pytest.RaisesGroup(LeaseLost):
-        async with process(away, "a").hold_fenced("instance"):
+        async with process(away, "a").hold_fenced("instance", 0, 0):
             async with process(db, "b").hold("instance", wait_s=60):
                 await trio.sleep_forever()
