@@ -14,8 +14,12 @@ from hs.lib.html_pages import read_page
 from hs.lib.page_facts import READ_PAGE, PageFacts, PageImage, PageJob, encode, read_facts
 from hs.lib.plain_text import one_line
 from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
+from tests.support.damage import corrupted_page
 
 SEED = 20_261_124
+# What a child may take for pages of no great size, and how often that is looked at.
+USUAL_BYTES = 200 << 20
+LOOK_EVERY = 50
 PARSE_S = 20.0
 MAX_BYTES = 1 << 20
 
@@ -126,36 +130,6 @@ def test_text_that_is_shown_is_one_line() -> None:
 
 # Corrupted pages, in the sandbox
 
-PIECES = [
-    *(
-        "<html>",
-        "<head>",
-        "<title>",
-        "</title>",
-        "<body>",
-        "<p>",
-        "</p>",
-        "<!--",
-        "-->",
-        "<![CDATA[",
-    ),
-    *("<meta property='og:title' content='", "<meta charset=", "'>", '">', "<svg>", "<math>"),
-    *("<table>", "<tr>", "<td>", "<a href=", "<img src=", "<script>", "</script", "<style>", "&#x"),
-    *("&#1114112;", "&amp", "<template>", "<select>", "<frameset>", "<b><i><p></b></i>", "\x00"),
-    *("<noscript>", "<plaintext>", "</br>", "<base href=", "<link rel=icon href=", "é", "\ufeff"),
-    *("<?xml encoding='", "<br>", "<form>", "</form>", "<textarea>", "<title>", " ", "x" * 50),
-]
-
-
-def corrupted_page(rng: random.Random) -> bytes:
-    page = bytearray("".join(rng.choices(PIECES, k=rng.randrange(1, 200))).encode())
-    for _ in range(rng.randrange(20)):
-        at = rng.randrange(len(page))
-        page[at : at + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
-        if not page:
-            break
-    return bytes(page)
-
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
@@ -165,9 +139,19 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         await made.aclose()
 
 
+async def peak_bytes(sandbox: Sandbox) -> int:
+    """Give the most memory that the process of the sandbox ever held."""
+    answer = await sandbox.run(
+        "tests.support.sandboxed:peak_memory", b"", timeout_s=PARSE_S, max_bytes=100
+    )
+    return int(answer)
+
+
 async def read_corrupted(sandbox: Sandbox, count: int, seed: int) -> None:
     rng = random.Random(seed)
     for number in range(count):
+        if number % LOOK_EVERY == LOOK_EVERY - 1:
+            assert await peak_bytes(sandbox) < USUAL_BYTES
         page = corrupted_page(rng)
         charset = rng.choice(
             [None, "utf-8", "utf-16", "big5", "shift_jis", "x\ud7ff", "iso-2022-jp"]
