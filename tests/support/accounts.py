@@ -5,7 +5,7 @@ async with open_accounts(database) as accounts:
     answer = await accounts.client.get("/_matrix/client/v3/devices", token=alice.access_token)
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,7 +35,6 @@ from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
-from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
 from hs.nursery.wiring.arrivals import jwt_login
 from hs.nursery.wiring.endpoints import proving_apis
@@ -129,8 +128,8 @@ class Watching:
     async def depart(self, user_id: UserID) -> None:
         self.seen.append(("departed", user_id))
 
-    async def profile_changed(self, requester: Requester, profile: Mapping[str, Any]) -> None:
-        self.seen.append(("profile", requester.user_id, dict(profile)))
+    async def profile_changed(self, user_id: UserID) -> None:
+        self.seen.append(("profile", user_id))
 
 
 @attrs.define(eq=False)

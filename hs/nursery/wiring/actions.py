@@ -70,7 +70,7 @@ def wire_actions(
     deciding = DecidingReader(rooms.states, rooms.events)
     invites = InvitePermissions(accounts.account_data)
     resolver = AliasResolver(aliases, remote)
-    profiles = RoomProfiles(appender, rooms.memberships)
+    profiles = RoomProfiles(appender, rooms.memberships, accounts.profiles)
     succession = Succession(rooms.memberships, accounts.account_data, rules)
     avatars = AvatarRules(
         database,

@@ -1,6 +1,5 @@
 """Changing a profile, and showing the change where the name and avatar are seen."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -36,8 +35,8 @@ class ProfileChanges:
         check_may_act(requester)
         if self._avatars is not None and not requester.is_admin:
             await self._avatars.check_content({field: value})
-        profile = await self._profiles.set_field(requester, user_id, field, value)
-        await self._show(requester, user_id, field, profile)
+        await self._profiles.set_field(requester, user_id, field, value)
+        await self._show(user_id, field)
 
     async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
         """Take a field away, if it is there.
@@ -45,13 +44,10 @@ class ProfileChanges:
         Raises: Forbidden, InvalidParam, KeyTooLarge.
         """
         check_may_act(requester)
-        profile = await self._profiles.delete_field(requester, user_id, field)
-        await self._show(requester, user_id, field, profile)
+        await self._profiles.delete_field(requester, user_id, field)
+        await self._show(user_id, field)
 
-    async def _show(
-        self, requester: Requester, user_id: UserID, field: str, profile: Mapping[str, Any]
-    ) -> None:
+    async def _show(self, user_id: UserID, field: str) -> None:
         if field in (DISPLAYNAME, AVATAR_URL):
             # Administrators change others' profiles, but events are sent by their subject.
-            own = requester if requester.user_id == user_id else Requester(user_id)
-            await self._propagation.profile_changed(own, profile)
+            await self._propagation.profile_changed(user_id)

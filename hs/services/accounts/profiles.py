@@ -49,8 +49,8 @@ _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+
 class ProfilePropagation(Protocol):
     """Who shows changed profiles to others: the rooms, which show it in member events."""
 
-    async def profile_changed(self, requester: Requester, profile: Mapping[str, Any]) -> None:
-        """Learn of a requester's new name or avatar; returns soon, works on after that."""
+    async def profile_changed(self, user_id: UserID) -> None:
+        """Learn of a user's new name or avatar; returns soon, works on after that."""
         ...
 
 
@@ -91,6 +91,10 @@ class Profiles:
         """Give the profile of a user of this server; empty when there is none."""
         return await self._find(user_id) or {}
 
+    async def stored(self, user_id: UserID) -> Mapping[str, Any]:
+        """Give the profile of a user of this server, whichever process has just changed it."""
+        return await self._load(user_id) or {}
+
     async def of_member(self, user_id: UserID) -> Mapping[str, str]:
         """Give what member events show of a user of this server: name and avatar, where set."""
         profile = await self.of_local(user_id)
@@ -126,8 +130,8 @@ class Profiles:
 
     async def set_field(
         self, requester: Requester, user_id: UserID, field: str, value: Any
-    ) -> Mapping[str, Any]:
-        """Set a field, and give the whole profile.
+    ) -> None:
+        """Set a field.
 
         Raises: Forbidden, NotFound, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
         """
@@ -135,27 +139,22 @@ class Profiles:
         self._check_may_change(requester, user_id, field)
         if requester.user_id != user_id and await self._load(user_id) is None:
             raise NotFound("There is no such user")
-        if value is None and field in (DISPLAYNAME, AVATAR_URL):
-            return await self.delete_field(requester, user_id, field)
-        _check_value(field, value)
-        if field in (DISPLAYNAME, AVATAR_URL) and value == "":
-            return await self.delete_field(requester, user_id, field)
-        profile = await self._database.write(_put, user_id, field, value)
+        if field in (DISPLAYNAME, AVATAR_URL) and (value is None or value == ""):
+            await self._database.write(profiles.delete, user_id, field)
+        else:
+            _check_value(field, value)
+            await self._database.write(_put, user_id, field, value)
         self.announce(user_id)
-        return profile
 
-    async def delete_field(
-        self, requester: Requester, user_id: UserID, field: str
-    ) -> Mapping[str, Any]:
-        """Take a field away, if it is there, and give the profile that is left.
+    async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
+        """Take a field away, if it is there.
 
         Raises: Forbidden, InvalidParam, KeyTooLarge.
         """
         check_key(field)
         self._check_may_change(requester, user_id, field)
-        profile = await self._database.write(_delete, user_id, field)
+        await self._database.write(profiles.delete, user_id, field)
         self.announce(user_id)
-        return profile
 
     def announce(self, user_id: UserID) -> None:
         """Tell every process that a profile has changed; after the commit."""
@@ -218,15 +217,9 @@ def _check_value(field: str, value: Any) -> None:
             raise InvalidParam(f"'{field}' holds a NUL character")
 
 
-async def _put(tx: Tx, user_id: str, field: str, value: Any) -> dict[str, Any]:
+async def _put(tx: Tx, user_id: str, field: str, value: Any) -> None:
     profile = await profiles.of_user(tx, user_id) or {}
     profile[field] = value
     if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
         raise ProfileTooLarge(f"A profile has at most {MAX_PROFILE_BYTES} bytes")
     await profiles.put(tx, user_id, field, value)
-    return profile
-
-
-async def _delete(tx: Tx, user_id: str, field: str) -> dict[str, Any]:
-    await profiles.delete(tx, user_id, field)
-    return await profiles.of_user(tx, user_id) or {}

@@ -1,6 +1,6 @@
 """Changed profiles in rooms, guests who must leave, and drafts that name what they replace."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
 import pytest
@@ -8,14 +8,13 @@ import trio
 
 from hs.core.errors import BadState
 from hs.core.ids import RoomID, UserID
-from hs.core.requester import Requester
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.guests import GuestExpulsion
 from hs.services.rooms.profile_propagation import RoomProfiles
 from hs.storage.database import Database, Tx
-from tests.support.room_actions import Actions, open_actions
+from tests.support.room_actions import Actions, Profiles, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
 
 NAMED = {"displayname": "Al", "avatar_url": "mxc://a/b", "m.tz": "UTC"}
@@ -32,13 +31,12 @@ class Meddling:
     """A RoomAppender before whose first call something else happens."""
 
     inner: RoomAppender
-    room_id: RoomID
-    drafts: list[Draft]
+    first: Callable[[], Awaitable[object]] | None
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
-        if self.drafts:
-            first, self.drafts = self.drafts, []
-            await self.inner.append(self.room_id, first)
+        first, self.first = self.first, None
+        if first is not None:
+            await first()
         return await self.inner.append(room_id, drafts)
 
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
@@ -49,12 +47,12 @@ async def test_a_changed_profile_is_shown_in_all_joined_rooms(acts: Actions) -> 
     joined = [await acts.world.create_room(BOB, join=[ALICE]) for _ in range(6)]
     left = await acts.world.create_room(BOB, join=[ALICE])
     await acts.world.leave(left, ALICE)
-    profiles = RoomProfiles(acts.world.appender, acts.memberships)
+    profiles = RoomProfiles(acts.world.appender, acts.memberships, Profiles({ALICE: NAMED}))
 
     async with trio.open_nursery() as nursery:
         await nursery.start(profiles.run)
-        await profiles.profile_changed(Requester(ALICE), {"displayname": "Older"})
-        await profiles.profile_changed(Requester(ALICE), NAMED)
+        await profiles.profile_changed(ALICE)
+        await profiles.profile_changed(ALICE)
         with trio.fail_after(60):
             while (await acts.state(joined[-1], "m.room.member", ALICE)).get("displayname") != "Al":
                 await trio.lowlevel.checkpoint()
@@ -74,11 +72,11 @@ async def test_a_changed_profile_is_shown_in_all_joined_rooms(acts: Actions) -> 
 
 async def test_an_unchanged_profile_makes_no_events(acts: Actions) -> None:
     await acts.world.create_room(ALICE)
-    profiles = RoomProfiles(acts.world.appender, acts.memberships)
-    await profiles.show(ALICE, {"displayname": "Al"})
+    profiles = RoomProfiles(acts.world.appender, acts.memberships, Profiles({ALICE: NAMED}))
+    await profiles.show(ALICE)
     seen = len(acts.world.seen)
 
-    await profiles.show(ALICE, {"displayname": "Al"})
+    await profiles.show(ALICE)
 
     assert len(acts.world.seen) == seen
 
@@ -86,11 +84,29 @@ async def test_an_unchanged_profile_makes_no_events(acts: Actions) -> None:
 async def test_who_leaves_meanwhile_is_not_brought_back(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB, join=[ALICE])
     leave = Draft("m.room.member", ALICE, {"membership": "leave"}, ALICE)
-    profiles = RoomProfiles(Meddling(acts.world.appender, room_id, [leave]), acts.memberships)
+    meddling = Meddling(acts.world.appender, lambda: acts.world.appender.append(room_id, [leave]))
+    profiles = RoomProfiles(meddling, acts.memberships, Profiles({ALICE: NAMED}))
 
-    await profiles.show(ALICE, {"displayname": "Al"})
+    await profiles.show(ALICE)
 
     assert await acts.state(room_id, "m.room.member", ALICE) == {"membership": "leave"}
+
+
+async def test_an_older_change_undoes_no_newer_one_of_another_process(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    known = Profiles({ALICE: {"displayname": "Al"}})
+    there = RoomProfiles(acts.world.appender, acts.memberships, known)
+
+    async def change_again() -> None:
+        known.known[ALICE] = {"displayname": "Al", "avatar_url": "mxc://a/b"}
+        await there.show(ALICE)
+
+    here = RoomProfiles(Meddling(acts.world.appender, change_again), acts.memberships, known)
+
+    await here.show(ALICE)
+
+    shown = await acts.state(room_id, "m.room.member", ALICE)
+    assert shown == {"membership": "join", "displayname": "Al", "avatar_url": "mxc://a/b"}
 
 
 async def test_a_draft_is_refused_when_what_it_replaces_is_gone(acts: Actions) -> None:
