@@ -3,23 +3,28 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 10
 
 
 def install(source: Path, target: Path) -> None:
     """Move a file to its place, which is on the same file system, and see it to the disk."""
     with open(source, "rb") as file:
         os.fsync(file.fileno())
-    made = _make_folders(target.parent)
-    os.replace(source, target)
+    made, _ = _act_in(target.parent, lambda: os.replace(source, target))
     for folder in (target.parent, *made):
         _sync_folder(folder)
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file to its place; what is there before it is whole has another name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".copy-", dir=target.parent)
+    folder = target.parent
+    _, (descriptor, name) = _act_in(folder, lambda: tempfile.mkstemp(prefix=".copy-", dir=folder))
     try:
         with open(source, "rb") as read, os.fdopen(descriptor, "wb") as written:
             shutil.copyfileobj(read, written, 1 << 20)
@@ -39,6 +44,19 @@ def remove(path: Path, root: Path) -> None:
         except OSError:
             return
         folder = folder.parent
+
+
+def _act_in(folder: Path, act: Callable[[], T]) -> tuple[list[Path], T]:
+    """Make a folder and put something into it; give the parents of the new ones as well.
+
+    As long as it is empty, whoever removes a file that was in it may take it away.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _make_folders(folder), act()
+        except (FileNotFoundError, FileExistsError):
+            continue
+    return _make_folders(folder), act()
 
 
 def _make_folders(folder: Path) -> list[Path]:
