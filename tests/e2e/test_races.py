@@ -53,7 +53,7 @@ async def test_each_one_time_key_is_given_once(cluster: Cluster) -> None:
         # Each at a process of its own.
         one.ports = [one.ports[number]]
     device_id = await device_of(owner)
-    keys = {f"signed_curve25519:{n}": {"key": str(n)} for n in range(KEYS)}
+    keys = {f"signed_curve25519:{n}": {"key": str(n), "signatures": {}} for n in range(KEYS)}
     await owner.ask("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys})
     wish = {"one_time_keys": {owner.user_id: {device_id: "signed_curve25519"}}}
     given: list[str] = []
