@@ -6,10 +6,12 @@ from typing import Final
 
 import attrs
 
+from hs.core.auth.power_levels import PowerLevels
 from hs.core.auth.redaction_rules import redaction_applies
 from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event
 from hs.core.errors import Forbidden
+from hs.core.events import event_types
 from hs.core.events.build import EventDraft, GraphPlace, build_event
 from hs.core.events.event import Event
 from hs.core.events.redaction import redact
@@ -138,9 +140,16 @@ def _check_may_redact(redaction: Event, target: Event, head: RoomHead) -> None:
 
 
 def without_redacted(head: RoomHead, target: Event) -> RoomHead:
-    """Give the head that shows no more of a redacted state event than is left of it."""
+    """Give the head in which no more of a redacted state event counts than is left of it."""
     key = (target.type, target.state_key or "")
-    is_shown = target.state_key is not None and target.type in SUMMARISED_TYPES
-    if not is_shown or head.snapshot.map.get(key) != target.event_id:
+    if target.state_key is None or head.snapshot.map.get(key) != target.event_id:
         return head
-    return attrs.evolve(head, summary=summary_after(head.summary, key, redact(target)))
+    left = redact(target)
+    if target.type in SUMMARISED_TYPES:
+        head = attrs.evolve(head, summary=summary_after(head.summary, key, left))
+    if key in head.events:
+        head = attrs.evolve(head, events=head.events.set(key, left))
+    if key == event_types.POWER_LEVELS_KEY:
+        create = head.events[event_types.CREATE_KEY]
+        head = attrs.evolve(head, power=PowerLevels.of(left, create, left.rules))
+    return head

@@ -50,6 +50,11 @@ class Standing:
         """Tell whether the state before the event is known."""
         return self.before is not None or self.snapshot_id is not None
 
+    @property
+    def counting(self) -> Event:
+        """Give the event as it counts in the room: without what a redaction took."""
+        return self.event if self.redacted_by is None else redact(self.event)
+
 
 @attrs.define(eq=False)
 class StateMemory:
@@ -186,7 +191,7 @@ class GrowingRoom:
             return {key: self.head.events[key] for key in keys if key in self.head.events}
         ids = {key: snapshot.map[key] for key in keys if key in snapshot.map}
         found = await self.standings(ids.values())
-        return {key: found[one].event for key, one in ids.items() if one in found}
+        return {key: found[one].counting for key, one in ids.items() if one in found}
 
     async def _bring_into_head(self, keys: Sequence[StateKey]) -> None:
         ids = {
@@ -196,7 +201,7 @@ class GrowingRoom:
         }
         if ids:
             found = await self.standings(ids)
-            self.head = self.head.with_events(one.event for one in found.values())
+            self.head = self.head.with_events(one.counting for one in found.values())
 
     async def state_before(self, event: Event) -> Snapshot:
         """Give the state before an event, all of whose prev_events have a place."""
@@ -265,7 +270,7 @@ class GrowingRoom:
         ids = {event_id for event_id in differing.values() if event_id is not None}
         found = await self.standings(ids)
         return {
-            key: None if event_id is None else _shown(found[event_id])
+            key: None if event_id is None else found[event_id].counting
             for key, event_id in differing.items()
         }
 
@@ -329,7 +334,3 @@ def _nearest(
             best = (state, changes)
     assert best is not None
     return best
-
-
-def _shown(standing: Standing) -> Event:
-    return standing.event if standing.redacted_by is None else redact(standing.event)

@@ -22,6 +22,7 @@ from hs.core.versions import RoomVersion
 from hs.services.rooms import snapshots
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.placed import Change, Placed, membership_of
+from hs.services.rooms.recent_annotations import RecentAnnotations
 from hs.services.rooms.snapshots import Snapshot
 from hs.services.rooms.summaries import SUMMARISED_TYPES, count_membership, summary_after
 from hs.storage.rooms import SummaryRecord
@@ -134,6 +135,7 @@ class HotRoom:
     create: Event
     head: RoomHead
     pending: dict[EventID, Placed] = attrs.Factory(dict)
+    annotations: RecentAnnotations = attrs.Factory(RecentAnnotations)
     pins: int = 0
     dropped: bool = False
 

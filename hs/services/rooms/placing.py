@@ -139,13 +139,13 @@ class Intake:
         known = [one for one in cited if one is not None]
         rejected = {one.event.event_id for one in known if one.status == Status.REJECTED}
         state: dict[StateKey, Event] = {
-            (one.event.type, one.event.state_key or ""): one.event for one in known
+            (one.event.type, one.event.state_key or ""): one.counting for one in known
         }
         if event.rules.room_id_is_create_hash and event.type != event_types.CREATE:
             create_id = create_event_id_of(event.room_id)
             create = (await self._growing.standings([create_id])).get(create_id)
             if create is not None and create.status != Status.REJECTED:
-                state[event_types.CREATE_KEY] = create.event
+                state[event_types.CREATE_KEY] = create.counting
         try:
             check_auth_events_selection(event, [one.event for one in known], rejected)
             check_auth(event, state)

@@ -62,7 +62,7 @@ async def read_room(tx: Tx, room_id: str) -> RoomRecord | None:
 def make_room(room_id: RoomID, record: RoomRecord, store: EventStore) -> HotRoom | None:
     """Make the room of what was read; None if its create event is not part of its state."""
     found: dict[str, Event] = {
-        stored.event_id: stored.event for stored in store.keep_found(record.found)
+        stored.event_id: stored.counting for stored in store.keep_found(record.found)
     }
     kept = {
         key: found[record.map[key]]

@@ -6,6 +6,7 @@ import attrs
 
 from hs.core.events import event_types
 from hs.core.events.event import Event
+from hs.core.events.redaction import redact
 from hs.core.ids import EventID
 
 
@@ -38,6 +39,11 @@ class StoredEvent:
     def event_id(self) -> EventID:
         """Give the event's ID."""
         return self.event.event_id
+
+    @property
+    def counting(self) -> Event:
+        """Give the event as it counts in the room: without what a redaction took."""
+        return self.event if self.redacted_by is None else redact(self.event)
 
 
 def membership_in(stored: StoredEvent | None) -> str:

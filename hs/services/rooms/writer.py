@@ -114,6 +114,7 @@ class RoomWriter:
                 _check_replaced(head, draft)
                 target = _target(room, draft, placed, call)
                 one, head = self._builder.place(room, head, draft, target)
+                room.annotations.check(one.event)
                 placed.append(one)
                 known = one
             slots.append(known)
@@ -122,6 +123,7 @@ class RoomWriter:
         if _POLICY_KEY in room.head.snapshot.map:
             await self._recommend(room, placed)
         batch = self._rooms.submit(room, placed, head, finished=_Finish(call.devices))
+        room.annotations.note(placed)
         for one, device in _with_devices(slots, call.devices):
             if one.batch is batch and one.txn is not None:
                 device.begin(one.txn, one)
@@ -167,7 +169,7 @@ class RoomWriter:
             return
         call.found = await self._events.get(wanted)
         self._rooms.check(room)
-        room.keep(call.found[one].event for one in auth_ids if one in call.found)
+        room.keep(call.found[one].counting for one in auth_ids if one in call.found)
 
 
 @attrs.frozen(eq=False)

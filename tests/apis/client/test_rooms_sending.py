@@ -193,6 +193,22 @@ async def test_one_reacts_once_unless_it_is_taken_back(acts: Actions) -> None:
     assert [one.status for one in (other_key, by_bob, afresh)] == [200] * 3
 
 
+async def test_of_equal_reactions_at_once_one_is_taken(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    parent = (await acts.world.send(room_id, ALICE)).event_id
+    answers: list[Answer] = []
+
+    async def react(n: int) -> None:
+        answers.append(await put(acts, room_id, f"send/m.reaction/{n}", reaction(parent)))
+
+    async with trio.open_nursery() as nursery:
+        for n in range(8):
+            nursery.start_soon(react, n)
+
+    assert sorted(one.status for one in answers) == [200, *[400] * 7]
+    assert {one.errcode for one in answers if one.status == 400} == {"M_DUPLICATE_ANNOTATION"}
+
+
 async def test_threads_start_from_events_that_are_in_none(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     elsewhere = await acts.world.create_room(ALICE)
