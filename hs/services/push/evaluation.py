@@ -7,6 +7,7 @@ come: after a crash it goes on from there and comes to the same result.
 """
 
 import logging
+import secrets
 from collections import deque
 from typing import Final, Protocol
 
@@ -24,6 +25,7 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import EventRow, QueuedPush, Unread, UnreadRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import EVENTS
+from hs.repl.writers import WriterReplaced
 from hs.services.push.custom_rules import CustomRuleUsers
 from hs.services.push.evaluate import Evaluation, Evaluator, NotInMemory
 from hs.services.push.ignoring import IgnoringUsers
@@ -32,7 +34,8 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.stored import StoredEvent
 from hs.storage import push as storage
-from hs.storage.database import Database
+from hs.storage import stream_log
+from hs.storage.database import Database, Tx
 from hs.storage.push import Evaluated, ExceptionRecord, OutcomeRecord
 
 GATHER_S: Final = 0.25
@@ -130,10 +133,17 @@ class EvaluationDuty:
         self._behind = 0
         self._caught_up = trio.Event()
         self._storing = trio.Lock()
+        self._life = secrets.token_hex(8)
         feed.subscribe(EVENTS, self._on_events)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Evaluate for ever; ready once all events of before are evaluated."""
+        """Evaluate for ever; ready once all events of before are evaluated.
+
+        Raises: WriterReplaced, in a group, once another process evaluates under this name.
+        """
+        await self._database.write(
+            stream_log.take_over, self._writer.stream.name, self._writer.writer, self._life
+        )
         await self._custom.load()
         await self._ignoring.load()
         await self._push_queue.load()
@@ -316,6 +326,8 @@ class EvaluationDuty:
             try:
                 await self._flush()
                 pauses.reset()
+            except WriterReplaced:
+                raise
             except Unavailable as error:
                 # Nothing is lost: it is written with what comes meanwhile; twice is no harm.
                 log.warning("what is unread cannot be written yet: %s", error)
@@ -343,7 +355,9 @@ class EvaluationDuty:
             records_of(pending.pushes),
         )
         try:
-            await self._database.write(storage.store, evaluated)
+            await self._database.write(
+                _store_as, self._writer.stream.name, self._writer.writer, self._life, evaluated
+            )
         except BaseException:
             self._pending = _joined(pending, self._pending)
             self._to_store.set()
@@ -403,6 +417,12 @@ class EvaluationDuty:
     async def _membership_before(self, stored: StoredEvent) -> str | None:
         assert stored.event.state_key is not None
         return await self._evaluator.membership_before(stored, stored.event.state_key)
+
+
+async def _store_as(tx: Tx, stream: str, writer: str, life: str, evaluated: Evaluated) -> None:
+    if await stream_log.settled_position(tx, stream, writer, life) is None:
+        raise WriterReplaced(stream, writer)
+    await storage.store(tx, evaluated)
 
 
 def _unread(stream_id: int, row: EventRow, evaluation: Evaluation) -> Unread:

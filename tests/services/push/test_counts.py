@@ -13,13 +13,15 @@ from hs.core.requester import Requester
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.rpc_reply import RpcUnavailable
-from hs.repl.streams import ACCOUNT_DATA
-from hs.repl.writers import TableWriter
+from hs.repl.streams import ACCOUNT_DATA, UNREAD
+from hs.repl.writers import TableWriter, WriterReplaced
 from hs.services.accounts.account_data import IGNORED_USER_LIST, LocalAccountDataWriter
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
 from hs.services.push.counts import UnreadCounts
 from hs.services.push.evaluation import Progress
 from hs.services.rooms.drafts import Draft
+from hs.storage import push as storage
+from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseUnavailable, Unit
 from hs.storage.dialect import Dialect, Engine
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
@@ -441,3 +443,18 @@ async def test_what_cannot_be_written_now_is_written_later(database: Database) -
 
     async with open_world(database) as world, open_unread(world) as unread:
         assert await unread.count(BOB, room_id) == (2, 0)
+
+
+async def test_who_was_replaced_writes_nothing_any_more(database: Database) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        with pytest.RaisesGroup(WriterReplaced, flatten_subgroups=True):
+            async with open_unread(world) as unread:
+                await unread.duty.flush()
+                before = await database.read(storage.progress)
+                await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
+                await say(world, room_id)
+                with trio.fail_after(60):
+                    await trio.sleep_forever()
+
+    assert await database.read(storage.progress) == before
