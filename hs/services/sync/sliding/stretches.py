@@ -1,7 +1,7 @@
 """The stretch of each room's timeline that is told: from memory, or from the database at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import attrs
 
@@ -16,9 +16,23 @@ from hs.storage.database import Database
 from hs.storage.sync import Span, WindowRow
 
 
-class Arrived(NamedTuple):
+class Arrived(Protocol):
     """An event's place in its room."""
 
+    @property
+    def event_id(self) -> EventID: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def stream_id(self) -> int: ...
+
+    @property
+    def writer(self) -> str: ...
+
+
+class _Place(NamedTuple):
     event_id: EventID
     depth: int
     stream_id: int
@@ -70,7 +84,7 @@ class Stretches:
         stored = await self._events.get_one(plan.own.event_id)
         if stored is not None:
             event = stored.event
-            place = Arrived(event.event_id, event.depth, stored.stream_id, stored.writer)
+            place = _Place(event.event_id, event.depth, stored.stream_id, stored.writer)
             stretch.events = (place,)
             key = (event.type, event.state_key or "", event.event_id, plan.own.membership)
             stretch.changes = (key,)
@@ -83,7 +97,7 @@ class Stretches:
         entries = _within(since, plan, upto)
         limit = plan.config.timeline_limit
         stretch.limited = len(entries) > limit
-        stretch.events = _places(entries[-limit:] if limit else ())
+        stretch.events = entries[-limit:] if limit else ()
         stretch.changes = [change for entry in entries for change in entry.changes]
         return True
 
@@ -94,7 +108,7 @@ class Stretches:
         if len(entries) <= limit:
             return False
         stretch.limited = True
-        stretch.events = _places(entries[-limit:] if limit else ())
+        stretch.events = entries[-limit:] if limit else ()
         return True
 
     async def _read(
@@ -124,7 +138,7 @@ def _fill(
     limit = plan.config.timeline_limit
     after = None if plan.initial or plan.is_expanded or plan.after is None else plan.after.events
     events = [
-        Arrived(EventID(row.event_id), row.depth, row.stream_id, row.writer)
+        _Place(EventID(row.event_id), row.depth, row.stream_id, row.writer)
         for row in rows
         if upto.covers(row.writer, row.stream_id)
         and (after is None or not after.covers(row.writer, row.stream_id))
@@ -138,18 +152,16 @@ def _fill(
 def _within(
     entries: Sequence[TailEntry], plan: RoomPlan, upto: VectorPosition
 ) -> Sequence[TailEntry]:
-    floor, covers = upto.floor, upto.covers
+    floor, covers, last = upto.floor, upto.covers, plan.last
+    if last is None and entries and entries[-1].stream_id <= floor:
+        # In the order of their numbers, and so are the rest.
+        return entries
     within = [
         entry
         for entry in entries
         if entry.stream_id <= floor or covers(entry.writer, entry.stream_id)
     ]
-    last = plan.last
     return within if last is None else [entry for entry in within if entry.stream_id <= last]
-
-
-def _places(entries: Iterable[TailEntry]) -> list[Arrived]:
-    return [Arrived(one.event_id, one.depth, one.stream_id, one.writer) for one in entries]
 
 
 def _lowest(plan: RoomPlan) -> int:
