@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from hs.core.errors import NotFound
+from hs.core.errors import NotFound, Unavailable
 from hs.lib import files
 from hs.lib.single_flight import SingleFlight
 from hs.services.media.folder import MediaFolder, MediaFolderFault
@@ -19,6 +19,10 @@ MAX_WAITING = 1000
 LEFTOVERS_AT_ONCE = 100
 
 log = logging.getLogger(__name__)
+
+
+class PlaceFault(Unavailable):
+    """A further place does not do what it should; another time it may."""
 
 
 class ContentStore(Protocol):
@@ -89,12 +93,16 @@ class Contents:
     async def copy_first(self, location: str, is_local: bool) -> bool:
         """Copy to the places that an upload waits for; tell whether that were all.
 
-        Raises: OSError.
+        Raises: PlaceFault; the file is gone then.
         """
         taking = [place for place in self.places if place.takes(is_local)]
-        for place in taking:
-            if place.is_waited_for:
-                await place.store.put(location, self.folder.path_of(location))
+        try:
+            for place in taking:
+                if place.is_waited_for:
+                    await place.store.put(location, self.folder.path_of(location))
+        except OSError as error:
+            await self.folder.remove(location)
+            raise PlaceFault(f"nothing can be copied to where it must be: {error}") from error
         return all(place.is_waited_for for place in taking)
 
     def copy_later(self, location: str, is_local: bool) -> None:
@@ -104,7 +112,7 @@ class Contents:
             self._wake.set()
 
     async def ensure(self, location: str) -> int:
-        """See that a file is in the folder, and give its size. Raises: NotFound."""
+        """See that a file is in the folder, and give its size. Raises: NotFound, PlaceFault."""
         size = await self.folder.size_of(location)
         if size is None and self.places:
             await self._fetching.run(location, self._fetch, location)
@@ -141,6 +149,7 @@ class Contents:
             await self._copy(location, is_local)
 
     async def _fetch(self, location: str) -> None:
+        fault: OSError | None = None
         for place in self.places:
             try:
                 async with self.folder.making(location) as path:
@@ -151,6 +160,9 @@ class Contents:
                 continue
             except OSError as error:
                 log.warning("a place that has copies of media fails: %s", error)
+                fault = error
+        if fault is not None:
+            raise PlaceFault(f"a place that may have the file fails: {fault}") from fault
 
     async def _copy(self, location: str, is_local: bool) -> None:
         try:

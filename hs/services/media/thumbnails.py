@@ -10,7 +10,7 @@ import attrs
 import msgspec
 import trio
 
-from hs.core.errors import LimitExceeded, MatrixError, TooLarge, Unknown
+from hs.core.errors import LimitExceeded, MatrixError, TooLarge, Unavailable, Unknown
 from hs.lib.cache import LruCache
 from hs.lib.picture_jobs import (
     DRAW,
@@ -129,7 +129,7 @@ class Thumbnails:
             boxes = made_in_advance(picture, self._settings.thumbnail_sizes)
             if boxes:
                 await self._work(location, boxes)
-        except MatrixError as refusal:
+        except (MatrixError, Unavailable) as refusal:
             log.info("no thumbnails of %s: %s", location, refusal)
 
     async def _kept(self, location: str, box: Box) -> Shown | None:

@@ -166,6 +166,38 @@ async def test_what_a_broken_place_missed_it_gets_later(database: Database, tmp_
         assert await database.read(media_files.uncopied, SERVER, 5) == []
 
 
+async def test_an_upload_that_a_broken_place_holds_up_is_to_be_tried_again(
+    database: Database, tmp_path: Path
+) -> None:
+    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
+    async with open_media(database, tmp_path, places=[waited_for(broken)]) as world:
+        refused = await world.client.post("/_matrix/media/v3/upload", token="alice", body=b"a")
+        left = world.files("content")
+        broken.is_broken = False
+        stored = await world.client.post("/_matrix/media/v3/upload", token="alice", body=b"a")
+
+    assert (refused.status, left) == (503, [])
+    assert stored.status == 200
+
+
+async def test_what_a_broken_place_has_is_to_be_asked_for_again(
+    database: Database, tmp_path: Path
+) -> None:
+    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
+    broken.is_broken = False
+    async with open_media(database, tmp_path, places=[waited_for(broken)]) as world:
+        stored = await world.store(b"content")
+        lose(world, stored.location)
+        path = f"/_matrix/client/v1/media/download/test/{stored.media_id}"
+        broken.is_broken = True
+        refused = await world.client.get(path, token="alice")
+        broken.is_broken = False
+        got = await world.client.get(path, token="alice")
+
+    assert refused.status == 503
+    assert (got.status, got.body) == (200, b"content")
+
+
 async def test_a_removal_that_a_broken_place_held_up_is_done_later(
     database: Database, tmp_path: Path
 ) -> None:
