@@ -21,6 +21,7 @@ from hs.apis.web.auth import Auth
 from hs.apis.web.route import Endpoint
 from hs.cli.inspect_plan import declared_endpoints
 from tests.support.hostile import HostileRequest, Known, hostile_requests
+from tests.support.media import picture
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, running_cluster
 from tests.support.redis import RedisServer
@@ -36,6 +37,7 @@ ENOUGH = 400
 PAGES = ("/submit_token", "/consent", "/web", "/unsubscribe")
 REQUESTS = 8  # to one endpoint, before it is another one's turn
 CLIENT = "/_matrix/client/v3"
+MEDIA = "/_matrix/media/v3"
 # A peer that does not exist may be named; then the gateway error is right.
 MAY_FAIL = {502, 504}
 
@@ -48,7 +50,7 @@ class Fuzzed:
     connection: socket.socket | None = None
     token: str = ""
     users: int = 0
-    known: Known = Known((), (), (), (), (), ())
+    known: Known = Known((), (), (), (), (), (), ())
     asked: int = 0
     statuses: dict[int, int] = attrs.Factory(dict)
     findings: dict[str, str] = attrs.Factory(dict)
@@ -117,6 +119,7 @@ class Fuzzed:
             aliases=(f"#{alias}:hs.test", "#nothing:hs.test", "#x:remote.invalid"),
             device_ids=(device_id, "NOTHING"),
             tokens=(page["start"], page["end"]),
+            media_ids=(*self.upload(picture(90, 60)), *self.upload(b"text"), self.announce()),
         )
 
     def register(self, name: str) -> tuple[str, str]:
@@ -126,6 +129,19 @@ class Fuzzed:
         made = self.call("POST", f"{CLIENT}/register", account)
         self.token = made["access_token"]
         return made["user_id"], made["device_id"]
+
+    def upload(self, content: bytes) -> tuple[str]:
+        """Upload a file; give its media ID."""
+        headers = {"authorization": f"Bearer {self.token}", "content-type": "image/png"}
+        answer = self.ask("POST", f"{MEDIA}/upload", content, headers, ANSWER_S)
+        assert answer[0] == 200, answer
+        return (orjson.loads(answer[2])["content_uri"].rpartition("/")[2],)
+
+    def announce(self) -> str:
+        """Reserve an address; give its media ID."""
+        made = self.call("POST", "/_matrix/media/v1/create")
+        media_id: str = made["content_uri"].rpartition("/")[2]
+        return media_id
 
     def log_in_again(self) -> None:
         """Get a new token after the last one was given away."""
@@ -180,7 +196,10 @@ class Fuzzed:
             return
         self.statuses[status] = self.statuses.get(status, 0) + 1
         is_page = kind.startswith("text/html") and endpoint.pattern.endswith(PAGES)
-        fault = None if is_page and status < 500 else fault_of(status, kind, body)
+        # Files are of the types that whoever uploaded them has said.
+        is_file = "/download/" in endpoint.pattern and status < 300
+        is_fine = is_file or (is_page and status < 500)
+        fault = None if is_fine else fault_of(status, kind, body)
         if fault is not None:
             self.findings.setdefault(f"{key}: {fault}", f"{request}\n    {body[:300]!r}")
         if status == 401 and request.is_ours and b"M_UNKNOWN_TOKEN" in body:
@@ -213,7 +232,7 @@ def fuzzed(request: pytest.FixtureRequest) -> Iterator[Fuzzed]:
     if request.param == "T2":
         postgres = request.getfixturevalue("postgres_server")
         redis = request.getfixturevalue("redis_server")
-    with running_cluster(request.param, postgres, redis) as cluster:
+    with running_cluster(request.param, postgres, redis, url_preview_enabled=True) as cluster:
         fuzzed = Fuzzed(cluster)
         fuzzed.start_over()
         yield fuzzed

@@ -51,6 +51,13 @@ RAW_BODIES = st.sampled_from(
         b'{"msgtype": "m.text", "msgtype": "m.image", "body": "b"}', b"{} {}", b"{'a': 1}",
     ]
 )  # fmt: skip
+# What stands in headers that endpoints read, and what does not.
+HEADERS = st.sampled_from(
+    [
+        "bytes=0-", "bytes=-1", "bytes=1-2", "bytes=2-1", "bytes=99-", "bytes=0-0,2-3", "bytes=",
+        "bytes=" + "9" * 40 + "-", "lines=1-2", "*", '"a"', 'W/"a", "b"', "-", "1", "a" * 2000,
+    ]
+)  # fmt: skip
 EVENT_TYPES = (
     "m.room.message", "m.room.member", "m.room.power_levels", "m.room.name", "m.room.topic",
     "m.room.join_rules", "m.room.history_visibility", "m.room.canonical_alias", "m.room.avatar",
@@ -108,6 +115,7 @@ class Known:
     aliases: tuple[str, ...]
     device_ids: tuple[str, ...]
     tokens: tuple[str, ...]
+    media_ids: tuple[str, ...]
 
 
 @attrs.frozen
@@ -136,7 +144,8 @@ def hostile_requests(draw: Draw, endpoint: Endpoint, known: Known) -> Any:
             source = field.metadata.get("source")
             if source is not None:
                 parts.add(field, source, hints[field.name])
-    headers = {"content-type": draw(st.sampled_from(["application/json", "text/plain", ""]))}
+    kinds = ["application/json", "text/plain", "image/png", ""]
+    headers = {**parts.headers, "content-type": draw(st.sampled_from(kinds))}
     is_ours = draw(_nearly_always(st.just(True), st.just(False)))
     if not is_ours:
         headers["authorization"] = draw(
@@ -162,6 +171,7 @@ class _Parts:
     known: Known
     path: dict[str, str] = attrs.Factory(dict)
     query: list[tuple[str, str]] = attrs.Factory(list)
+    headers: dict[str, str] = attrs.Factory(dict)
     fields: dict[str, Any] | None = None
     whole: bytes | None = None
 
@@ -174,8 +184,11 @@ class _Parts:
                 self.path[name] = self._text(name, wanted)
             case Kind.QUERY if not is_left_out:
                 # Nobody waits for long polls here.
-                text = "0" if name == "timeout" else self._text(name, wanted)
+                waits = name in ("timeout", "timeout_ms")
+                text = "0" if waits else self._text(name, wanted)
                 self.query += [(name, text)] * self.draw(st.sampled_from([1, 1, 1, 2]))
+            case Kind.HEADER if not is_left_out:
+                self.headers[name] = self.draw(HEADERS)
             case Kind.BODY:
                 self.fields = self.fields or {}
                 if not is_left_out:
@@ -270,6 +283,14 @@ class _Parts:
             "new_version": ("11", "10", "9", "6", "1", "12"),
             "tag": ("m.favourite", "u.own"),
             "order": ("0.5",),
+            "server_name": ("hs.test", "hs.test", "remote.invalid"),
+            "media_id": self.known.media_ids,
+            "method": ("crop", "scale"),
+            "order_by": ("rank", "recent"),
+            "keys": ("content.body", "content.name", "content.topic"),
+            "key": ("room_id", "sender", *self.known.event_ids),
+            "search_term": ("b", "fuzz", '"b" -c'),
+            "url": ("http://127.0.0.1:1/", "https://[::1]/", "http://hs.test:1/a?b#c", "mxc://a/b"),
         }.get(name, ())
         return tuple(found) or ("x", "1", "m.text", "hs.test")
 
