@@ -65,6 +65,7 @@ WHERE t.token = $1 AND (t.expires_ms IS NULL OR t.expires_ms > $2)
     SELECT COUNT(*) FROM uia_sessions s
     WHERE s.registration_token = t.token AND s.session_id <> $3 AND s.created_ms > $4))
 """
+LOCK_TOKEN = "UPDATE registration_tokens SET uses = uses WHERE token = $1"
 USE_TOKEN = "UPDATE registration_tokens SET uses = uses + 1 WHERE token = $1"
 INSERT_NONCE = "INSERT INTO registration_nonces (nonce, expires_ms) VALUES ($1, $2)"
 USE_NONCE = "DELETE FROM registration_nonces WHERE nonce = $1 AND expires_ms > $2"
@@ -165,6 +166,11 @@ async def registration_token_is_good(
     """Tell whether a token has a use left that no session but this one holds."""
     found = await tx.fetchval(TOKEN_IS_GOOD, token, now_ms, session_id, sessions_since_ms)
     return found is not None
+
+
+async def lock_registration_token(tx: Tx, token: str) -> None:
+    """Have nobody else take a use of a token until the unit is over."""
+    await tx.execute(LOCK_TOKEN, token)
 
 
 async def use_registration_token(tx: Tx, token: str) -> None:

@@ -107,6 +107,8 @@ class RegistrationTokenStage:
 
 async def _hold_token(tx: Tx, token: str, now_ms: int, session_id: str) -> bool:
     since_ms = now_ms - SESSION_LIFETIME_MS
+    # Two sessions that look at the same time would both find a use that is left.
+    await accounts.lock_registration_token(tx, token)
     good = await accounts.registration_token_is_good(tx, token, now_ms, session_id, since_ms)
     if good:
         await uia.hold_registration_token(tx, session_id, token)

@@ -225,6 +225,25 @@ async def test_a_registration_token_serves_as_often_as_allowed(database: Databas
         assert (await accounts.client.get(validity + "abc")).json == {"valid": False}
 
 
+async def test_a_use_of_a_token_is_held_by_one_session(database: Database) -> None:
+    async with open_accounts(database, registration=WITH_TOKEN) as accounts:
+        await database.write(stored.insert_registration_token, "abc", 1, None)
+        asked = [(await accounts.client.post(REGISTER, {})).json["session"] for _ in range(12)]
+        holders: list[str] = []
+
+        async def show(session: str) -> None:
+            auth = {"type": TOKEN, "token": "abc", "session": session}
+            answer = await accounts.client.post(REGISTER, {"auth": auth})
+            if answer.errcode == "M_MISSING_PARAM":  # of the password: all is proved
+                holders.append(session)
+
+        async with trio.open_nursery() as nursery:
+            for session in asked:
+                nursery.start_soon(show, session)
+
+        assert len(holders) == 1
+
+
 async def test_a_token_that_nobody_needs_can_be_looked_up_all_the_same(
     accounts: Accounts,
 ) -> None:
