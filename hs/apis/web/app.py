@@ -100,7 +100,9 @@ class Application(QuartTrio):
                 endpoint, call.params = found
                 answer = await self.dispatcher.answer(endpoint, call)
             elif answer is None:
-                await super().__call__(scope, receive, send)
+                sent = _Sent(send)
+                await super().__call__(scope, receive, sent)
+                self.observer.end(None, call, sent.status, sent.size, began)
                 return
             cors = endpoint is None or bool(endpoint.resources & CORS_RESOURCES)
             size = await _send(scope, send, answer, call, cors)
@@ -127,6 +129,20 @@ GONE = 499
 _OK_HEAD = head_of(200, [*OK_HEADERS, *CORS_HEADERS])
 _NOT_ALLOWED = error_response(MethodNotAllowed("Unrecognized method"))
 _UNRECOGNIZED = error_response(Unrecognized("Unrecognized request"))
+
+
+@attrs.define
+class _Sent:
+    """Sends what Quart answers, and remembers what of it is logged."""
+
+    send: Any
+    status: int = GONE
+    size: int = 0
+
+    async def __call__(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+        self.size += len(message.get("body", b""))
+        await self.send(message)
 
 
 def _find(view: ListenerView, call: Call) -> tuple[Found | None, Rendered | None]:
