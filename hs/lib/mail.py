@@ -117,8 +117,9 @@ class SmtpMailer:
                 f"{self._route.host} refused the message: {error}",
                 temporary=error.smtp_code < 500,
             ) from error
-        except (smtplib.SMTPException, OSError) as error:
-            # Wrong passwords and certificates too: an administrator mends these.
+        except (smtplib.SMTPException, OSError, UnicodeError) as error:
+            # Wrong certificates and passwords too, also those that are not ASCII, which smtplib
+            # cannot send: an administrator mends these.
             raise MailFault(
                 f"{self._route.host}:{self._route.port}: {error}", temporary=True
             ) from error

@@ -51,6 +51,14 @@ async def test_the_user_logs_in() -> None:
     assert fault.value.temporary
 
 
+async def test_a_password_that_cannot_be_sent_is_a_fault() -> None:
+    async with open_mail_box(user=("hs", "größe")) as box:
+        route = attrs.evolve(route_to(box), user="hs", password="größe")
+
+        with pytest.raises(MailFault, match="ascii"):
+            await SmtpMailer(route).send(MAIL)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and its certificate for mail.example.org, in one file."""
