@@ -38,8 +38,8 @@ class LoadingCache(Generic[K, V]):
     def invalidate(self, key: K) -> None:
         """Forget a key."""
         self._entries.pop(key)
-        self._loading.pop(key, None)
-        self._flights.forget(key)
+        if self._loading.pop(key, None) is not None:
+            self._flights.forget(key)
 
     def invalidate_all(self) -> None:
         """Forget everything."""

@@ -63,6 +63,7 @@ def _duties(of: Services) -> list[Duty]:
         *of.ground.duties,
         *of.accounts.duties,
         *of.rooms.duties,
+        *of.devices.duties,
         *of.actions.duties,
         *of.ephemeral.duties,
         *of.sync.duties,

@@ -171,14 +171,17 @@ class PushesRow:
 
 @attrs.frozen
 class ToDeviceRow:
-    """Messages wait for a device of ours; or, with `keys`, the counts of its keys changed.
+    """A message waits for a device of ours; or, with `keys`, the counts of its keys changed.
 
-    The messages themselves are in the table.
+    `message` is its JSON; None when it is only in the table. With `gone` all that waited for the
+    device was dropped.
     """
 
     user_id: str
     device_id: str
     keys: bool = False
+    message: bytes | None = None
+    gone: bool = False
 
 
 @attrs.frozen

@@ -69,6 +69,11 @@ def without_pdu(row: EventRow) -> EventRow:
     return attrs.evolve(row, pdu=None)
 
 
+def without_message(row: ToDeviceRow) -> ToDeviceRow:
+    """Leave the message to its table."""
+    return row if row.message is None else attrs.evolve(row, message=None)
+
+
 EVENTS = StreamDef("events", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
 BACKFILL = StreamDef("backfill", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
 RECEIPTS = StreamDef("receipts", ReceiptRow, Kind.TABLE)
@@ -79,7 +84,7 @@ PUSH_RULES = StreamDef("push_rules", PushRulesRow, Kind.TABLE)
 UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
 PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
 PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
-TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE)
+TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE, slim=without_message)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
 THREAD_SUBSCRIPTIONS = StreamDef("thread_subscriptions", ThreadSubscriptionRow, Kind.TABLE)
 FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)

@@ -172,8 +172,7 @@ async def confirm(tx: Tx, service_id: str, done: Transaction) -> None:
     """Forget a transaction that a service has got, and all that was in it."""
     await tx.execute(DELETE_TRANSACTION, service_id, done.txn_id)
     await tx.execute(DELETE_WAITING, service_id, done.last_number)
-    for user_id, device_id, upto in done.messages:
-        await to_device.delete_upto(tx, user_id, device_id, upto)
+    await to_device.delete_upto(tx, done.messages)
 
 
 async def forget_others(tx: Tx, service_ids: Collection[str]) -> None:

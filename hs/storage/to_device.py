@@ -68,9 +68,9 @@ async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-async def delete_upto(tx: Tx, user_id: str, device_id: str, upto: int) -> None:
-    """Forget the messages that a device has got."""
-    await tx.execute(DELETE_UPTO, user_id, device_id, upto)
+async def delete_upto(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
+    """Forget the messages that devices have got: (user_id, device_id, number of the last)."""
+    await tx.executemany(DELETE_UPTO, got)
 
 
 async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
 from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
+from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.one_time_keys import OneTimeKeys
@@ -185,11 +186,12 @@ def make_process(
     remote, tokens = NoRemoteDevices(), Tokens()
     updates = DeviceUpdates(lists, inboxes)
     neighbours = RoomNeighbours(database, world.events, reading.memberships, reading.tails)
-    to_device = ToDevice(database, feed, inboxes, remote, SERVER)
+    to_device = ToDevice(inboxes, remote, SERVER)
+    waiting = Inboxes(database, feed)
     one_time_keys = OneTimeKeys(database, feed, inboxes, remote, SERVER)
     device_lists = DeviceLists(database, feed, neighbours)
     user_keys = UserKeysReader(database, feed, is_owner=is_owner)
-    encryption = Encryption(to_device, device_lists, one_time_keys)
+    encryption = Encryption(waiting, device_lists, one_time_keys)
     tables = Tables(feed)
     readers = RoomReaders(
         database,

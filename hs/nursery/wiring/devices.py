@@ -1,5 +1,7 @@
 """Devices: their keys, messages and lists, cross-signing, key backups, dehydrated devices."""
 
+from typing import Final
+
 import attrs
 
 from hs.apis.client.cross_signing import CrossSigningApi
@@ -17,6 +19,7 @@ from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
 from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
+from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.one_time_keys import OneTimeKeys
@@ -26,6 +29,9 @@ from hs.services.devices.updates import UPKEEP_PERIOD_S, DeviceUpdates, DeviceUp
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.neighbours import RoomNeighbours
 from hs.services.sync.encryption import Encryption
+
+DELETE_AFTER_S: Final = 1.0
+"""How long messages that were acknowledged wait for others, to be deleted together."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -43,6 +49,7 @@ class Devices:
 
     writers: DeviceWriters
     to_device: ToDevice
+    inboxes: Inboxes
     one_time_keys: OneTimeKeys
     device_lists: DeviceLists
     user_keys: UserKeysReader
@@ -52,6 +59,11 @@ class Devices:
     dehydrated: DehydratedDevices
     encryption: Encryption
     upkeep: DeviceUpkeep
+
+    @property
+    def duties(self) -> list[Duty]:
+        """Give what every process does."""
+        return [Duty("deleting acknowledged messages", self.inboxes.run)]
 
     @property
     def chores(self) -> list[Duty]:
@@ -84,13 +96,16 @@ def wire_devices(
     database, feed = ground.database, ground.feed
     server_name = ground.settings.server.server_name
     neighbours = RoomNeighbours(database, rooms.events, rooms.memberships, rooms.tails)
-    to_device = ToDevice(database, feed, writers.inboxes, remote, server_name)
+    # Another process would give what was acknowledged here and is not deleted yet.
+    delete_after_s = 0.0 if ground.plan.shared else DELETE_AFTER_S
+    inboxes = Inboxes(database, feed, delete_after_s=delete_after_s)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
     device_lists = DeviceLists(database, feed, neighbours)
     user_keys = UserKeysReader(database, feed, is_owner=ground.ownership.is_mine(DEVICE_LISTS))
     return Devices(
         writers=writers,
-        to_device=to_device,
+        to_device=ToDevice(writers.inboxes, remote, server_name),
+        inboxes=inboxes,
         one_time_keys=one_time_keys,
         device_lists=device_lists,
         user_keys=user_keys,
@@ -100,7 +115,7 @@ def wire_devices(
         dehydrated=DehydratedDevices(
             database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
         ),
-        encryption=Encryption(to_device, device_lists, one_time_keys),
+        encryption=Encryption(inboxes, device_lists, one_time_keys),
         upkeep=DeviceUpkeep(database, ground.clock, writers.updates),
     )
 

@@ -4,7 +4,7 @@ All of it is announced on the stream `to_device`, in the same commit.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -20,7 +20,10 @@ from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
 from hs.storage.to_device import WaitingMessage
 
-EVERY_DEVICE = "*"
+EVERY_DEVICE: Final = "*"
+MAX_CARRIED_BYTES: Final = 64 * 1024
+"""Most of the messages of one request that are told together with the news of them."""
+
 Rows = list[tuple[int, ToDeviceRow]]
 
 
@@ -133,7 +136,11 @@ async def _send(
         for number, (user_id, device_id, event) in zip(numbers, addressed, strict=True)
     ]
     await to_device.add(tx, waiting)
-    return True, [(one.stream_id, ToDeviceRow(one.user_id, one.device_id)) for one in waiting]
+    carried = sum(len(one.message) for one in waiting) <= MAX_CARRIED_BYTES
+    return True, [
+        (number, ToDeviceRow(user_id, device_id, message=message if carried else None))
+        for user_id, device_id, number, message in waiting
+    ]
 
 
 def _addressees(message: Message, known: Sequence[str]) -> Sequence[str]:
@@ -181,6 +188,6 @@ async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -
     await one_time_keys.delete(tx, user_id, device_ids)
     numbers = await ids.many(len(device_ids))
     return None, [
-        (number, ToDeviceRow(user_id, device_id, keys=True))
+        (number, ToDeviceRow(user_id, device_id, keys=True, gone=True))
         for number, device_id in zip(numbers, device_ids, strict=True)
     ]

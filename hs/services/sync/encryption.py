@@ -11,8 +11,8 @@ from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.services.devices.device_lists import DeviceListChanges, DeviceLists, Moment
+from hs.services.devices.inboxes import BATCH, Inboxes
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.devices.to_device import BATCH, ToDevice
 from hs.services.sync.sources import Extra, Positioned
 
 COUNTS: Final = "device_one_time_keys_count"
@@ -30,7 +30,7 @@ class Messages(NamedTuple):
 class Encryption:
     """Tells devices what they need for encryption; without news it reads nothing from disk."""
 
-    _to_device: ToDevice
+    _inboxes: Inboxes
     _device_lists: DeviceLists
     _one_time_keys: OneTimeKeys
 
@@ -60,8 +60,8 @@ class Encryption:
     ) -> Messages:
         """Give a device's messages behind a position, up to which it has received all."""
         if after:
-            await self._to_device.acknowledge(user_id, device_id, after)
-        return Messages(*await self._to_device.messages(user_id, device_id, after, upto, limit))
+            await self._inboxes.acknowledge(user_id, device_id, after)
+        return Messages(*await self._inboxes.messages(user_id, device_id, after, upto, limit))
 
     async def counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
         """Give the members that tell how many keys of a device are left."""

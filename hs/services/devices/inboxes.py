@@ -1,0 +1,190 @@
+"""What waits for the devices that sync here: given in order, and forgotten when acknowledged.
+
+Each process knows by the feed which devices have messages waiting, so that a device without any
+costs no reading; and it keeps the latest of them in memory, so that one that waits for its next
+costs none either. What a device has acknowledged is not given again, and deleted.
+
+Spec: client-server API, Send-to-Device messaging.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import trio
+
+from hs.core.ids import UserID
+from hs.lib.cache import LruCache
+from hs.lib.loading_cache import LoadingCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import ToDeviceRow
+from hs.repl.streams import TO_DEVICE
+from hs.storage import to_device
+from hs.storage.database import Database, DatabaseError
+
+MAX_DEVICES: Final = 100_000
+BATCH: Final = 100
+"""Most messages given at once."""
+
+MAX_LATEST: Final = 100
+"""Most messages of one device that are kept in memory."""
+
+MAX_LATEST_BYTES: Final = 16 * 1024 * 1024
+LAST_DELETION_S: Final = 5.0
+
+_Key = tuple[UserID, str]
+
+log = logging.getLogger(__name__)
+
+
+class Waiting(NamedTuple):
+    """Messages with numbers in `[first, last]` may be stored; `last` 0: none."""
+
+    first: int
+    last: int
+
+
+class Latest(NamedTuple):
+    """All messages with numbers behind `after`."""
+
+    after: int
+    size_bytes: int
+    messages: tuple[tuple[int, bytes], ...]
+
+
+class Inboxes:
+    """Gives devices their messages.
+
+    With `delete_after_s` what was acknowledged is deleted a moment later, together with what other
+    devices have got. Only one process may then serve them, as others would not know of it.
+    """
+
+    def __init__(self, database: Database, feed: Feed, *, delete_after_s: float = 0.0) -> None:
+        self._database = database
+        self._feed = feed
+        self._delete_after_s = delete_after_s
+        self._entries: LruCache[_Key, Waiting] = LruCache("to_device", max_entries=MAX_DEVICES)
+        self._waiting = LoadingCache(self._entries, self._read)
+        self._latest: LruCache[_Key, Latest] = LruCache(
+            "to_device_latest", max_weight=MAX_LATEST_BYTES, weigh=_weigh
+        )
+        self._acknowledged: dict[_Key, int] = {}
+        self._any_acknowledged = trio.Event()
+        feed.subscribe(TO_DEVICE, self._on_rows)
+
+    @property
+    def caches(self) -> tuple[LruCache[_Key, Waiting], LruCache[_Key, Latest]]:
+        """Give what metrics and settings look at."""
+        return self._entries, self._latest
+
+    async def messages(
+        self, user_id: UserID, device_id: str, after: int, upto: int, limit: int = BATCH
+    ) -> tuple[list[bytes], int]:
+        """Give a device's messages in `(after, upto]` as JSON, and the position of the last.
+
+        That position is below `upto` if there are more of them than `limit`.
+        """
+        key = (user_id, device_id)
+        waiting = await self._waiting.get(key)
+        after = max(after, self._acknowledged.get(key, 0))
+        if waiting.last <= after:
+            return [], max(after, upto)
+        found = self._kept(key, max(after, waiting.first - 1), upto, limit)
+        if found is None:
+            found = await self._database.read(to_device.pending, *key, after, upto, limit)
+        reached = found[-1][0] if len(found) == limit else max(after, upto)
+        return [message for _, message in found], reached
+
+    async def acknowledge(self, user_id: UserID, device_id: str, upto: int) -> None:
+        """Forget the messages that a device has got."""
+        key = (user_id, device_id)
+        waiting = await self._waiting.get(key)
+        # Nobody has got what is not written yet, whatever they say.
+        upto = min(upto, self._feed.position(TO_DEVICE).most())
+        if waiting.last == 0 or waiting.first > upto:
+            return
+        self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
+        if self._delete_after_s:
+            self._any_acknowledged.set()
+        else:
+            with trio.CancelScope(shield=True):
+                await self._delete({key: upto})
+        now = self._entries.get(key)
+        if now is not None and now.last:
+            left = Waiting(max(now.first, upto + 1), now.last)
+            self._entries.put(key, left if left.first <= left.last else Waiting(0, 0))
+        self._drop_latest(key, upto)
+
+    async def delete(self) -> None:
+        """Delete what was acknowledged. Raises: DatabaseError."""
+        await self._delete(dict(self._acknowledged))
+
+    async def run(self) -> None:
+        """Delete what was acknowledged, now and then; a last time when cancelled."""
+        try:
+            while True:
+                if not self._acknowledged:
+                    self._any_acknowledged = trio.Event()
+                    await self._any_acknowledged.wait()
+                await trio.sleep(self._delete_after_s)
+                await self.delete()
+        finally:
+            with trio.move_on_after(LAST_DELETION_S, shield=True):
+                try:
+                    await self.delete()
+                except DatabaseError:
+                    log.warning("acknowledged messages are left to be deleted", exc_info=True)
+
+    async def _delete(self, upto: Mapping[_Key, int]) -> None:
+        if upto:
+            rows = [(*key, number) for key, number in upto.items()]
+            await self._database.write(to_device.delete_upto, rows)
+        for key, number in upto.items():
+            if self._acknowledged.get(key) == number:
+                del self._acknowledged[key]
+
+    async def _read(self, key: _Key) -> Waiting:
+        ends = await self._database.read(to_device.ends, *key)
+        return Waiting(0, 0) if ends is None else Waiting(*ends)
+
+    def _kept(self, key: _Key, after: int, upto: int, limit: int) -> list[tuple[int, bytes]] | None:
+        """Give messages from memory; None: some may be in the database only."""
+        latest = self._latest.get(key)
+        if latest is None or latest.after > after:
+            return None
+        return [one for one in latest.messages if after < one[0] <= upto][:limit]
+
+    def _drop_latest(self, key: _Key, upto: int) -> None:
+        latest = self._latest.get(key)
+        if latest is None or upto <= latest.after:
+            return
+        left = tuple(one for one in latest.messages if one[0] > upto)
+        if left:
+            self._latest.put(key, Latest(upto, sum(len(one) for _, one in left), left))
+        else:
+            self._latest.pop(key)
+
+    def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
+        for number, row in batch.rows:
+            key = (UserID(row.user_id), row.device_id)
+            known = None if row.gone else self._entries.get(key)
+            if known is None:
+                # Not kept, or being loaded; or the device is gone.
+                self._waiting.invalidate(key)
+                self._latest.pop(key)
+            elif not row.keys:
+                self._entries.put(key, Waiting(known.first if known.last else number, number))
+                self._keep(key, number, row.message)
+
+    def _keep(self, key: _Key, number: int, message: bytes | None) -> None:
+        latest = self._latest.get(key) or Latest(number - 1, 0, ())
+        if message is None or len(latest.messages) == MAX_LATEST:
+            self._latest.pop(key)
+            return
+        size_bytes = latest.size_bytes + len(message)
+        messages = (*latest.messages, (number, message))
+        self._latest.put(key, Latest(latest.after, size_bytes, messages))
+
+
+def _weigh(key: _Key, latest: Latest) -> int:
+    return latest.size_bytes + 200 * len(latest.messages)
