@@ -102,13 +102,17 @@ class Profiles:
         return {field: value for field, value in shown if isinstance(value, str)}
 
     async def get(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give a user's profile.
+        """Give a user's profile, whichever process has just changed it.
 
         Raises: NotFound, RemoteFault.
         """
         if server_of(user_id) != self._server_name:
             return await self._remote.profile_of(user_id)
-        profile = await self._find(user_id)
+        # Not from memory: who asks may have changed it through another process, of which nothing
+        # has come here yet.
+        profile = await self._load(user_id)
+        if profile is None and await self._absent.make_user(user_id):
+            profile = await self._load(user_id)
         if profile is None:
             raise NotFound("There is no such user")
         return profile

@@ -210,3 +210,17 @@ async def test_who_comes_back_has_a_profile_again(accounts: Accounts) -> None:
     await accounts.lifecycle.reactivate(alice.user_id, None)
 
     assert (await accounts.client.get(PROFILE)).json == {}
+
+
+async def test_a_profile_is_read_as_another_process_has_just_set_it(database: Database) -> None:
+    # Of two hubs, as what one process tells has not come to the other yet.
+    async with open_accounts(database) as here, open_accounts(database) as there:
+        alice = await here.user("alice")
+        assert (await there.client.get(PROFILE)).json == {"displayname": "alice"}
+
+        await here.client.put(
+            f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
+        )
+
+        assert (await there.client.get(PROFILE)).json == {"displayname": "A"}
+        assert (await there.client.get(f"{PROFILE}/displayname")).json == {"displayname": "A"}
