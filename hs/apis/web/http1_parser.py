@@ -21,7 +21,8 @@ _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
 )
-_UPGRADES = frozenset((b"websocket", b"h2c"))
+# Not h2c: RFC 9113 gave it up, and it leads past the rules of proxies that let it through.
+_UPGRADES = frozenset((b"websocket",))
 _UNKNOWN_METHOD = re.compile(
     rb"(?:\A|\n)(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) [!-~]+ HTTP/1\.[01]\r\n"
 )
@@ -136,21 +137,23 @@ class Inbox:
             self.refusal = Refusal(431, "What stands between the parts of the body is too large")
 
     def _leave_http1(self, rest: bytes) -> None:
-        """Give the request to who speaks the other protocol, or stay; `rest` comes after it.
+        """Give the request to who speaks the other protocol, or stay; `rest` comes after its head.
 
-        Spec: RFC 9110, section 7.8: an upgrade may be ignored. Not when there is a body: the
-        parser has passed over its beginning.
+        Spec: RFC 9110, section 7.8: an upgrade may be ignored. The parser has taken what follows
+        for the other protocol, so it begins anew with the same request, which asks for none.
         """
-        current = self.requests[-1]
-        is_offered = self._upgrade_to in _UPGRADES and current.version == "1.1"
-        if is_offered and len(self.requests) == 1:
-            self.requests.pop()
+        current = self.requests.pop()
+        if self._upgrade_to in _UPGRADES and current.version == "1.1" and not self.requests:
             self.upgrade = b"".join(self._raw)
-        elif current.chunked or current.content_length:
-            self.requests.pop()
-            self.refusal = Refusal(400, "This upgrade is not offered")
-        elif rest:
-            self.feed(rest)
+            return
+        if current.method == "CONNECT":
+            self.refusal = Refusal(405, "Unrecognized method", "M_UNRECOGNIZED")
+            return
+        first = f"{current.method} {self._target.decode('ascii')} HTTP/{current.version}\r\n"
+        kept = (header for header in current.headers if header[0] != b"upgrade")
+        lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(first.encode("ascii") + lines + b"\r\n" + rest)
 
     def _break_off(self, reason: str) -> None:
         """Refuse what the parser refused, unless a callback has said why already."""

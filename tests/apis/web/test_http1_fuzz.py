@@ -10,6 +10,7 @@ from tests.apis.web.conversation import Conversations, talking
 from tests.apis.web.test_http1_refusals import AMBIGUOUS, BAD_CHUNKS, SECRET
 
 CHUNKED = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+ASKING = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
 SEEDS = [
     SECRET,
     CHUNKED + b"3\r\nabc\r\n0\r\n\r\n",
@@ -19,6 +20,7 @@ SEEDS = [
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /_matrix/client/v3/x?y=%ff&z=%00 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nmore",
+    ASKING + b"Content-Length: 3\r\n\r\nabc",
     b"GET /wait?seconds=0 HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
     *AMBIGUOUS.values(),
     *(CHUNKED + chunks for chunks in BAD_CHUNKS.values()),

@@ -58,6 +58,7 @@ AMBIGUOUS = {
     "a fragment": b"GET /hello#x HTTP/1.1\r\nHost: a\r\n\r\n",
     "bytes in the target": b"GET /hell\xc3\xb6 HTTP/1.1\r\nHost: a\r\n\r\n",
     "a space in the target": b"GET /hello there HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel": b"CONNECT /hello HTTP/1.1\r\nHost: a\r\n\r\n",
     "an unknown method": b"HELLO /hello HTTP/1.1\r\nHost: a\r\n\r\n",
     "a method in lower case": b"get /hello HTTP/1.1\r\nHost: a\r\n\r\n",
     "HTTP/0.9": b"GET /hello\r\n\r\n",
@@ -65,8 +66,6 @@ AMBIGUOUS = {
     "HTTP/1.2": b"GET /hello HTTP/1.2\r\nHost: a\r\n\r\n",
     "a version with a space": b"GET /hello HTTP/ 1.1\r\nHost: a\r\n\r\n",
     "an unknown expectation": b"GET /hello HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n",
-    "an unknown upgrade with a body": b"POST /unread HTTP/1.1\r\nHost: a\r\nUpgrade: magic\r\n"
-    b"Connection: upgrade\r\nContent-Length: 4\r\n\r\nbody",
     "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40,
 }
 
@@ -186,14 +185,31 @@ def test_small_chunks_may_be_many() -> None:
     assert inbox.requests[0].received_bytes == 50_000
 
 
+@pytest.mark.parametrize("protocol", [b"TLS/1.2", b"h2c", b"h2c, websocket"])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_other_upgrades_are_ignored(version: bytes) -> None:
-    asks = b"Connection: upgrade\r\nUpgrade: TLS/1.2\r\n\r\n"
-    first = b"GET /hello HTTP/%b\r\nHost: a\r\n%b" % (version, asks)
+async def test_other_upgrades_are_ignored(version: bytes, protocol: bytes) -> None:
+    """Java's clients ask for h2c or TLS with each first request, bodies included."""
+    asks = b"Host: a\r\nConnection: upgrade\r\nUpgrade: %b\r\n" % protocol
+    plain = b"GET /hello HTTP/%b\r\n%b\r\n" % (version, asks)
+    body = b"POST /echo/a HTTP/1.1\r\n%bContent-Length: 3\r\n\r\nabc" % asks
+    chunks = b"3\r\nabc\r\n0\r\n\r\n"
+    chunked = b"POST /echo/a HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (asks, chunks)
 
-    received = await one_exchange(first * 2, SECRET)
+    received = await one_exchange(body + chunked, body[:-2], body[-2:] + plain * 2, SECRET)
 
-    assert received.count(b"HTTP/1.1 200 OK") == (3 if version == b"1.1" else 1)
+    assert received.count(b"HTTP/1.1 200 OK") == (6 if version == b"1.1" else 4)
+    assert received.count(b"abc") == 3
+
+
+async def test_an_upgrade_that_is_ignored_hides_no_other_request() -> None:
+    asks = b"Host: a\r\nConnection: upgrade\r\nUpgrade: magic\r\n"
+
+    received = await one_exchange(
+        b"POST /unread HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (asks, len(SECRET), SECRET)
+    )
+
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"world" not in received
 
 
 @pytest.mark.parametrize("method", [b"HELLO", b"get", b"X-Y"])
