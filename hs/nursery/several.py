@@ -30,7 +30,11 @@ def connect(
     """Build the transport to the other processes, and the way to call them."""
     secret = settings.workers.secret or secret_of(signing_key_of(settings))
     sender = PooledSender(ownership.topology.locations, ssl.create_default_context())
-    clients = RpcClients(sender, secret, feed)
+
+    async def look() -> None:
+        await intake.look()
+
+    clients = RpcClients(sender, secret, feed, look=look)
     intake = Intake(feed, plan.instance, database, lambda other: clients.proxy(RecentRows, other))
     channel = channel_of(settings.server.server_name)
     link = RedisLink(_redis_address(settings.redis), channel, plan.instance, bridge)

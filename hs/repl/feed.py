@@ -137,15 +137,16 @@ class Feed:
         self, stream: StreamDef[Any], position: VectorPosition, timeout_s: float
     ) -> bool:
         """Wait until this process has seen all that the holder of `position` had seen."""
-        deadline = trio.current_time() + timeout_s
         writers = set(self._state(stream.name).positions) | set(position.ahead)
-        return await self._wait_all(
-            [(stream, writer, position.get(writer)) for writer in writers], deadline
+        return await self.wait_for_all(
+            [(stream, writer, position.get(writer)) for writer in writers], timeout_s
         )
 
-    async def _wait_all(
-        self, targets: Iterable[tuple[StreamDef[Any], str, int]], deadline: float
+    async def wait_for_all(
+        self, targets: Iterable[tuple[StreamDef[Any], str, int]], timeout_s: float
     ) -> bool:
+        """Wait as `wait_for` does, for several writers together."""
+        deadline = trio.current_time() + timeout_s
         for stream, writer, position in targets:
             left_s = max(0.0, deadline - trio.current_time())
             if not await self.wait_for(stream, writer, position, left_s):

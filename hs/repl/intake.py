@@ -57,6 +57,7 @@ class Intake:
     )
     _lanes: dict[tuple[str, str], _Lane] = attrs.Factory(dict)
     _nursery: trio.Nursery | None = None
+    _is_looking: bool = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run repairs until cancelled.
@@ -102,6 +103,18 @@ class Intake:
         for lane in list(self._lanes.values()):
             if lane.stream.kind is Kind.MEMORY:
                 self._start_repair(lane)
+
+    async def look(self) -> None:
+        """Poll unless somebody does just now; never raises."""
+        if self._is_looking:
+            return
+        self._is_looking = True
+        try:
+            await self.poll()
+        except DatabaseError as error:
+            log.warning("cannot look for changes in the database: %s", error)
+        finally:
+            self._is_looking = False
 
     def _lane(self, stream: StreamDef[Any], writer: str) -> _Lane:
         lane = self._lanes.get((stream.name, writer))

@@ -31,7 +31,6 @@ from hs.repl.message import (
 )
 from hs.repl.streams import StreamDef
 from hs.repl.transport import Source
-from hs.storage.database import DatabaseError
 
 CONNECT_S = 2.0  # how long a start waits for Redis
 BEAT_S = 1.0
@@ -333,17 +332,11 @@ class RedisTransport:
                 self._lost_some = False
                 self._announce_all()
             if not self.connected:
-                await self._poll()
+                await self._intake.look()
             elif trio.current_time() - self._heard_at > SILENT_S:
                 self._listening.cancel()
             elif beat % ANNOUNCE_EVERY == 0:
                 self._say(Message(Saying.ALIVE, self._instance))
-
-    async def _poll(self) -> None:
-        try:
-            await self._intake.poll()
-        except DatabaseError as error:
-            log.warning("cannot look for changes in the database: %s", error)
 
 
 def channel_of(server_name: str) -> str:

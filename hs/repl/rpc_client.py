@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -19,6 +19,8 @@ P = TypeVar("P")
 
 RPC_PATH = "/_synapse/replication/rpc"
 READ_OWN_WRITES_S = 5.0
+LATE_S = 0.3
+"""Messages take some milliseconds; after this they are looked for where they are stored."""
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,16 @@ class Sender(Protocol):
         """
 
 
+async def _look_nowhere() -> None:
+    await trio.lowlevel.checkpoint()
+
+
 @attrs.define(eq=False)
 class RpcClients:
-    """Gives proxies that call the owners in other processes."""
+    """Gives proxies that call the owners in other processes.
+
+    `look` brings to the feed what messages should have told.
+    """
 
     _sender: Sender
     _secret: str
@@ -49,6 +58,7 @@ class RpcClients:
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
+    _look: Callable[[], Awaitable[None]] = _look_nowhere
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
@@ -102,14 +112,15 @@ class RpcClients:
         return method.decode_result(reply.payload)
 
     async def _catch_up(self, positions: Positions, instance: str) -> None:
-        deadline = trio.current_time() + READ_OWN_WRITES_S
-        for name, writers in positions.items():
-            stream = self._streams.get(name)
-            if stream is None:
-                continue
-            for writer, position in writers.items():
-                left_s = max(0.0, deadline - trio.current_time())
-                if self._feed.position_of(stream, writer) is None:
-                    continue
-                if not await self._feed.wait_for(stream, writer, position, left_s):
-                    log.warning("stream %s of %s is late at this process", name, instance)
+        wanted = [
+            (stream, writer, position)
+            for name, writers in positions.items()
+            for writer, position in writers.items()
+            if (stream := self._streams.get(name)) is not None
+            and self._feed.position_of(stream, writer) is not None
+        ]
+        if await self._feed.wait_for_all(wanted, LATE_S):
+            return
+        await self._look()
+        if not await self._feed.wait_for_all(wanted, READ_OWN_WRITES_S):
+            log.warning("what %s wrote is late at this process", instance)

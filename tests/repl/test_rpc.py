@@ -336,6 +336,28 @@ async def test_the_caller_reads_its_own_writes(db: Database, nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
+async def test_who_does_not_hear_of_its_own_writes_looks_for_them(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    owner, reader = InProcHub().join(Feed()), Feed()
+    writer = TableWriter(NOTES, "owner", db, owner, lambda: 0)
+    await nursery.start(writer.run)
+    reader.start_at(RECEIPTS, "owner", 0)
+
+    async def look() -> None:
+        reader.start_at(RECEIPTS, "owner", 1)
+
+    async with shop_at(LocalShop(writer), owner) as http:
+        sender = PooledSender({"owner": http.location})
+        shop = RpcClients(sender, "secret", reader, look=look).proxy(Shop, "owner")
+
+        assert await shop.add("mine") == 1
+
+        assert reader.position_of(RECEIPTS, "owner") == 1
+        await sender.aclose()
+    nursery.cancel_scope.cancel()
+
+
 async def test_instances_of_one_run_call_each_other_without_sockets() -> None:
     server = RpcServer(list)
     server.register(Shop, LocalShop())
