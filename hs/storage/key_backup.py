@@ -71,6 +71,9 @@ KNOWN = sql(
 _IN_ROOM = " AND room_id = $3"
 _ONE_SESSION = " AND room_id = $3 AND session_id = $4"
 DELETE_SESSIONS = f"DELETE FROM key_backup_sessions {_OF_VERSION}"
+DELETE_ALL = tuple(
+    f"DELETE FROM {table} WHERE user_id = $1" for table in ("key_backup_sessions", "key_backups")
+)
 
 
 async def create(tx: Tx, user_id: str, algorithm: str, auth_data: bytes) -> int:
@@ -117,6 +120,12 @@ async def delete(tx: Tx, user_id: str, version: int) -> None:
     """Delete a version with its keys; that it was there is remembered."""
     await tx.execute(DELETE, user_id, version)
     await tx.execute(DELETE_SESSIONS, user_id, version)
+
+
+async def delete_all(tx: Tx, user_id: str) -> None:
+    """Forget all backups of a user, and that there were any."""
+    for statement in DELETE_ALL:
+        await tx.execute(statement, user_id)
 
 
 async def put_sessions(

@@ -12,7 +12,7 @@ from hs.services.accounts.sessions import Sessions
 from hs.services.accounts.tokens import Revocations
 from hs.services.accounts.uia import PASSWORD, Flows
 from hs.settings.accounts import PasswordPolicy, PasswordSettings
-from hs.storage import account_data, accounts, profiles, threepids
+from hs.storage import account_data, accounts, dehydrated, key_backup, profiles, threepids
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database, Tx
 
@@ -135,3 +135,5 @@ async def _deactivate(tx: Tx, user_id: str, erase: bool) -> None:
     await threepids.delete_all(tx, user_id)
     if erase:
         await account_data.delete_all(tx, user_id)
+        await key_backup.delete_all(tx, user_id)
+        await dehydrated.delete(tx, user_id)

@@ -10,7 +10,9 @@ from hs.repl.inproc import InProcHub
 from hs.services.accounts.appservices import NoAppservices
 from hs.services.accounts.tokens import TokenAuthenticator
 from hs.settings.accounts import PasswordPolicy, PasswordSettings, ReauthSettings
+from hs.storage import key_backup
 from hs.storage.database import Database
+from hs.storage.key_backup import SessionRecord
 from tests.support.accounts import Accounts, open_accounts
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -134,6 +136,28 @@ async def test_a_closed_account_is_gone_but_its_name_stays_taken(accounts: Accou
     assert taken.errcode == "M_USER_IN_USE"
     erased = await accounts.erased.erased_among({alice.user_id})
     assert erased == {alice.user_id}
+
+
+@pytest.mark.parametrize("erase", [False, True])
+async def test_keys_of_erased_users_are_forgotten(accounts: Accounts, erase: bool) -> None:
+    alice, bob = await accounts.user("alice"), await accounts.user("bob")
+    versions = {
+        one.user_id: await accounts.database.write(key_backup.create, one.user_id, "m.x", b"{}")
+        for one in (alice, bob)
+    }
+    session = SessionRecord("!room", "session", 0, 0, 0, b"{}")
+    for user_id, version in versions.items():
+        await accounts.database.write(key_backup.put_sessions, user_id, version, [session])
+
+    await accounts.lifecycle.deactivate(alice.user_id, erase=erase)
+
+    kept = {
+        user_id: await accounts.database.read(key_backup.count, user_id, version)
+        for user_id, version in versions.items()
+    }
+    assert kept == {alice.user_id: 0 if erase else 1, bob.user_id: 1}
+    found = await accounts.database.read(key_backup.latest, alice.user_id)
+    assert (found is None) is erase
 
 
 async def test_erased_users_are_known_at_once(accounts: Accounts) -> None:

@@ -175,13 +175,13 @@ async def test_a_change_is_seen_by_every_process(database: Database) -> None:
         open_accounts(database, hub=hub, instance="worker") as other,
     ):
         alice = await one.user("alice")
-        assert (await other.client.get(PROFILE)).json == {"displayname": "alice"}
+        assert await other.profiles.of_member(alice.user_id) == {"displayname": "alice"}
 
         await one.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert (await other.client.get(PROFILE)).json == {"displayname": "A"}
+        assert await other.profiles.of_member(alice.user_id) == {"displayname": "A"}
 
 
 async def test_nobody_gets_a_profile_without_an_account(accounts: Accounts) -> None:
