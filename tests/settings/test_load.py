@@ -23,7 +23,7 @@ def test_a_server_name_is_enough(load: Load) -> None:
 
 
 def test_the_defaults_need_no_file_but_a_name(refused: Refused) -> None:
-    assert "server_name: missing" in refused("# server_name is not here\npid_file: x")
+    assert "0.yaml: server_name: missing" in refused("# server_name is not here\npid_file: x")
 
 
 def test_a_later_file_replaces_a_whole_top_level_key(load: Load) -> None:
