@@ -44,6 +44,24 @@ def test_a_public_room_lets_people_join_speak_and_leave(version: str) -> None:
     _refuse(room, _member(room, BOB, BOB, types.LEAVE), "not in this room")
 
 
+@pytest.mark.parametrize("rule", [5, None, ["public"], {}])
+def test_a_join_rule_that_is_no_text_lets_nobody_in(rule: object) -> None:
+    room = new_room("11")
+    room.member(BOB, BOB, types.JOIN)
+    room.add(ALICE, types.JOIN_RULES, {"join_rule": rule}, "")
+
+    _refuse(room, _member(room, CAROL, CAROL, types.JOIN), "lets nobody join")
+    _refuse(room, _member(room, BOB, BOB, types.JOIN), "lets nobody join")
+
+
+def test_join_rules_that_name_no_rule_let_in_the_invited() -> None:
+    room = new_room("11")
+    room.add(ALICE, types.JOIN_RULES, {}, "")
+    room.member(ALICE, BOB, types.INVITE)
+
+    room.member(BOB, BOB, types.JOIN)
+
+
 @pytest.mark.parametrize("version", ALL)
 def test_an_invite_only_room_needs_an_invite(version: str) -> None:
     room = new_room(version, types.RULE_INVITE)

@@ -57,8 +57,11 @@ def membership_in(state: State, user_id: str) -> str | None:
 def join_rule_in(state: State) -> str:
     """Give the join rule of a room state; without one, a room is for the invited."""
     rules = state.get(types.JOIN_RULES_KEY)
-    rule = rules.content.get("join_rule") if rules is not None else None
-    return rule if isinstance(rule, str) else types.RULE_INVITE
+    if rules is None or "join_rule" not in rules.content:
+        return types.RULE_INVITE
+    rule = rules.content["join_rule"]
+    # What is no text is no rule that anybody knows: it lets nobody in.
+    return rule if isinstance(rule, str) else ""
 
 
 def _check_join(event: Event, target: str, state: State, create: Event, power: PowerLevels) -> None:

@@ -17,7 +17,7 @@ from hs.core.versions import RoomVersion
 # More than canonical JSON can write, so no level in a room of version 12 reaches it.
 INFINITE_POWER = 2**63
 
-# Of the properties that hold one level each: what absence means in a power levels event.
+# Of the properties that hold one level each: what absence means, of the whole event as well.
 DEFAULT_LEVELS: Mapping[str, int] = {
     "users_default": 0,
     "events_default": 0,
@@ -82,10 +82,8 @@ class PowerLevels:
         creators = creators_of(create)
         privileged = creators if rules.privileged_creators else frozenset[str]()
         if event is None:
-            # Without the event the creator has 100, others 0, and state needs nothing.
             users = {} if privileged else dict.fromkeys(creators, _CREATOR_WITHOUT_LEVELS)
-            levels = {**DEFAULT_LEVELS, "state_default": 0}
-            return cls(users, {}, {}, creators=privileged, **levels)
+            return cls(users, {}, {}, creators=privileged, **DEFAULT_LEVELS)
         return cls.of_content(event.content, rules, privileged)
 
     @classmethod
