@@ -50,7 +50,8 @@ class CapabilitiesApi:
             profile_fields["disallowed"] = fixed
         moderation: dict[str, Any] = {}
         if request.requester.is_admin:
-            moderation = {"m.account_moderation": {"suspend": True, "lock": True}}
+            both = {"suspend": True, "lock": True}
+            moderation = {"m.account_moderation": both, "uk.timedout.msc4323": both}
         delays: dict[str, Any] = {}
         if self.longest_delay_ms is not None:
             bounds = {"max_delay_ms": self.longest_delay_ms, "max_scheduled": MAX_SCHEDULED}

@@ -18,7 +18,8 @@ from hs.services.accounts.profiles import Profiles, check_key
 
 PROFILE = "/_matrix/client/v3/profile/{user_id}"
 FIELD = PROFILE + "/{key_name}"
-OLD_FIELD = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key_name}"
+OLD_PROFILE = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}"
+OLD_FIELD = OLD_PROFILE + "/{key_name}"
 
 
 @attrs.frozen
@@ -65,7 +66,7 @@ class ProfileApi:
     changes: ProfileChanges
     audience: ProfileAudience
 
-    @route("GET", PROFILE, auth=OPTIONAL)
+    @route("GET", PROFILE, auth=OPTIONAL, also=[OLD_PROFILE])
     async def whole(self, request: ProfileRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         await self.audience.check(request.requester, request.user_id)

@@ -125,4 +125,5 @@ async def test_capabilities_tell_administrators_of_it(accounts: Accounts) -> Non
     theirs = (await accounts.client.get(path, token=bob)).json["capabilities"]
 
     assert mine["m.account_moderation"] == {"suspend": True, "lock": True}
+    assert mine["uk.timedout.msc4323"] == mine["m.account_moderation"]
     assert "m.account_moderation" not in theirs

@@ -47,6 +47,13 @@ async def test_fields_are_set_read_and_deleted(accounts: Accounts) -> None:
     assert (await accounts.client.get(PROFILE)).json == {}
 
 
+async def test_clients_of_before_read_the_whole_profile_elsewhere(accounts: Accounts) -> None:
+    await accounts.user("alice")
+    before = PROFILE.replace("v3", "unstable/uk.tcpip.msc4133")
+
+    assert (await accounts.client.get(before)).json == {"displayname": "alice"}
+
+
 async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
