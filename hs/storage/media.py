@@ -34,10 +34,11 @@ UPDATE media_files SET claimed_ms = $2 WHERE location = (
 ) AND removing = 0
 RETURNING location
 """
+# Who adds an equal file at the same time has its transaction run again, and then claims this one.
 ADD_FILE = """
 INSERT INTO media_files (location, sha256, size_bytes, claimed_ms, is_copied)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (location) DO NOTHING
+ON CONFLICT DO NOTHING
 """
 UPLOADED = """
 SELECT coalesce(sum(size_bytes), 0) FROM media

@@ -44,6 +44,14 @@ async def test_equal_uploads_share_one_file(world: MediaWorld) -> None:
     assert len(world.files("content")) == 2
 
 
+async def test_equal_uploads_at_once_share_one_file(world: MediaWorld) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(world.store, b"the same")
+
+    assert len(world.files("content")) == 1
+
+
 async def test_a_shared_file_stays_until_its_last_address_goes(world: MediaWorld) -> None:
     first, second = [await world.store(b"the same") for _ in range(2)]
     world.clock.advance(2 * HOUR_MS)
