@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_ENOUGH = 65536  # where the system sets no limit
+
 log = logging.getLogger(__name__)
 
 
@@ -33,11 +35,9 @@ def _remove_own(path: Path) -> None:
 
 
 def limit_open_files(soft_limit: int) -> None:
-    """Set how many files and connections the process may have open; 0 leaves it alone."""
-    if soft_limit == 0:
-        return
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard_limit != resource.RLIM_INFINITY and soft_limit > hard_limit:
-        log.warning("soft_file_limit: the system allows no more than %d", hard_limit)
-        soft_limit = hard_limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
+    """Set how many files and connections the process may have open; 0 asks for all it may have."""
+    present, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard_limit if hard_limit != resource.RLIM_INFINITY else max(present, _ENOUGH)
+    if soft_limit > most:
+        log.warning("soft_file_limit: the system allows no more than %d", most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_limit or most, most), hard_limit))

@@ -59,7 +59,9 @@ class ServerSettings:
     pid_file: Path | None = setting(
         optional(PATH), None, "Where to write the number of the process."
     )
-    soft_file_limit: int = setting(COUNT, 0, "Limit of open files to set; 0 leaves it alone.")
+    soft_file_limit: int = setting(
+        COUNT, 0, "Limit of open files to set; 0 for the most that the system allows."
+    )
     allow_public_rooms_without_auth: bool = setting(
         BOOLEAN, False, "Show the directory of rooms to anybody."
     )
