@@ -14,21 +14,31 @@ from hs.core.positions import VectorPosition
 from hs.core.push.unread import Count, RoomCounts
 from hs.core.requester import Requester
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import AccountDataRow, PresenceRow, PushRulesRow, ReceiptRow, TypingRow
+from hs.repl.rows import (
+    AccountDataRow,
+    CacheRow,
+    PresenceRow,
+    PushRulesRow,
+    ReceiptRow,
+    TypingRow,
+)
 from hs.repl.streams import (
     ACCOUNT_DATA,
+    CACHES,
     PRESENCE,
     PUSH_RULES,
     RECEIPTS,
     TYPING,
     StreamDef,
 )
+from hs.services.rooms.memberships import CACHE_NAME
 from hs.services.rooms.visibility import Expiry
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sources import AccountDataEntry
 from hs.services.sync.turn import SyncRequest
 from hs.services.sync.v3 import SyncService
+from hs.storage import rooms
 from hs.storage.database import Database
 from tests.support.reading import Reading, readers_of
 from tests.support.rooms import World, open_world
@@ -236,3 +246,9 @@ def keys(events: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
 def thread_counts(**threads: tuple[int, int]) -> RoomCounts:
     """Make counts with nothing in the main timeline."""
     return RoomCounts(Count(), {EventID(root): Count(*count) for root, count in threads.items()})
+
+
+async def forget(world: World, room_id: RoomID, user_id: UserID) -> None:
+    """Have a user forget a room that they have left."""
+    await world.database.write(rooms.forget, user_id, room_id)
+    world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow(CACHE_NAME, (user_id,)))]))

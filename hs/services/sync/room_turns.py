@@ -143,14 +143,13 @@ class RoomTurns:
             if membership != event_types.JOIN or history.prior is None:
                 return None
             return RoomTurn(room_id, Section.JOIN, _as_own(history.prior), since, certain=True)
-        latest = history.events[0]
-        forgotten = own.forgotten and latest.event_id == own.event_id
-        own = _as_own(latest)
+        own = _as_own(history.events[0])
         if own.membership == event_types.JOIN:
             return await self._joined(room_id, own, history, since)
         if own.membership in (event_types.INVITE, event_types.KNOCK):
             return _first(room_id, own, Section(own.membership))
-        return None if forgotten else _left(room_id, own, history, since)
+        # Forgotten or not: other devices of the user do not know yet that they are out.
+        return _left(room_id, own, history, since)
 
     async def _joined(
         self, room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition

@@ -2,15 +2,10 @@
 
 import orjson
 
-from hs.core.ids import RoomID
-from hs.repl.feed import Batch
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.rooms.drafts import Draft
-from hs.services.rooms.memberships import CACHE_NAME
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, member
-from tests.support.syncing import Syncing, bodies, keys, open_syncing
+from tests.support.syncing import Syncing, bodies, forget, keys, open_syncing
 
 HISTORY = "m.room.history_visibility"
 
@@ -146,7 +141,7 @@ async def test_rooms_left_long_ago_are_shown_to_who_wants_them(database: Databas
         await s.world.set_membership(banned, ALICE, BOB, "ban")
         forgotten = await s.world.create_room(ALICE, join=[BOB])
         await s.world.leave(forgotten, BOB)
-        await forget(s, forgotten)
+        await forget(s.world, forgotten, BOB)
 
         answer = await s.sync(
             BOB, filter={"room": {"include_leave": True, "timeline": {"limit": 1}}}
@@ -170,23 +165,26 @@ async def test_a_room_just_forgotten_is_not_in_a_first_sync_asked_for_again(
         wanted = {"room": {"include_leave": True}}
         before = await s.sync(BOB, filter=wanted)
 
-        await forget(s, room_id)
+        await forget(s.world, room_id, BOB)
         after = await s.sync(BOB, filter=wanted)
 
         assert list(before["rooms"]["leave"]) == [room_id]
         assert "rooms" not in after
 
 
-async def forget(s: Syncing, room_id: RoomID) -> None:
-    async def mark(tx: Tx) -> None:
-        await tx.execute(
-            "UPDATE local_memberships SET forgotten = 1 WHERE user_id = $1 AND room_id = $2",
-            BOB,
-            room_id,
-        )
+async def test_who_left_and_forgot_at_once_is_told_on_other_devices(database: Database) -> None:
+    async with open_syncing(database) as s:
+        left = await s.world.create_room(ALICE, join=[BOB])
+        declined = await s.world.create_room(ALICE, invite=[BOB])
+        since = await since_of(s)
+        for room_id in (left, declined):
+            await s.world.leave(room_id, BOB)
+            await forget(s.world, room_id, BOB)
 
-    await s.world.database.write(mark)
-    s.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow(CACHE_NAME, (BOB,)))]))
+        answer = await s.sync(BOB, since)
+
+        assert set(answer["rooms"]["leave"]) == {left, declined}
+        assert "rooms" not in await s.sync(BOB, answer["next_batch"])
 
 
 async def test_kicks_and_bans_are_leaves(database: Database) -> None:

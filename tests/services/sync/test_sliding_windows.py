@@ -7,6 +7,7 @@ from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import bodies, busy_rooms, open_sliding, open_two, window
+from tests.support.syncing import forget
 
 
 async def test_a_window_shows_the_rooms_active_last(database: Database) -> None:
@@ -155,6 +156,21 @@ async def test_a_new_room_appears(database: Database) -> None:
         assert second["lists"]["all"]["count"] == 2
         assert second["rooms"][room_id]["initial"] is True
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
+
+
+async def test_leaving_is_told_though_the_room_was_forgotten_at_once(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(BOB, join=[ALICE])
+        first = await s.sync(ALICE)
+        await s.world.leave(room_id, ALICE)
+        await forget(s.world, room_id, ALICE)
+
+        second = await s.sync(ALICE, first["pos"])
+
+        [told] = second["rooms"][room_id]["timeline"]
+        assert told["content"]["membership"] == "leave"
+        assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
+        assert (await s.sync(ALICE))["rooms"] == {}
 
 
 async def test_leaving_is_told_once_and_only_of_rooms_that_were_shown(database: Database) -> None:

@@ -173,7 +173,7 @@ class Lists:
         shown: dict[RoomID, LocalMembership] = {}
         passing = False
         for room_id, own in asking.rooms.items():
-            if own.forgotten or room_id in self._excluded:
+            if room_id in self._excluded:
                 continue
             if own.membership in _STAYING:
                 is_invite = own.membership == event_types.INVITE
@@ -184,7 +184,7 @@ class Lists:
             if sent is not None and sent.membership != own.membership:
                 shown[room_id] = own
                 passing = True
-            elif own.sender != asking.user_id:
+            elif own.sender != asking.user_id and not own.forgotten:
                 standing = await self._visibility.standing(asking.user_id, room_id)
                 if standing.joined_until:
                     shown[room_id] = own
