@@ -125,7 +125,7 @@ class AddressProofs:
             _begin_remote, self._session(asked, MSISDN, address), asked, remote.sid,
             self._clock.now_ms() - SESSION_LIFETIME_MS,
         )  # fmt: skip
-        return PhoneProof(session.sid, address, self.mails.url_of(PHONE_SUBMIT_PATH))
+        return self._phone_proof(session.sid, address)
 
     async def submit_mail(
         self, purpose: Purpose, sid: str, client_secret: str, token: str
@@ -145,11 +145,11 @@ class AddressProofs:
     async def submit_phone(self, sid: str, client_secret: str, token: str) -> bool:
         """Take the token of a text message; tell whether it is right.
 
-        Raises: ThreepidAuthFailed, MatrixError, RemoteFault.
+        No token is right for a session that there is not. Raises: MatrixError, RemoteFault.
         """
         session = await self._session_of(sid, client_secret)
         if session is None or session.remote_sid is None:
-            raise ThreepidAuthFailed("This validation is not known")
+            return False
         return await self._phones.submit(session.remote_sid, client_secret, token)
 
     async def validated(self, purpose: Purpose, sid: str, client_secret: str) -> Validated | None:
@@ -178,6 +178,13 @@ class AddressProofs:
     def made_up_sid(self) -> str:
         """Give the name of a session that there is not, to those who are not to know."""
         return random_letters(TOKEN_CHARS)
+
+    def made_up_proof(self, address: str) -> PhoneProof:
+        """Give a proof by telephone that is not under way, to those who are not to know."""
+        return self._phone_proof(self.made_up_sid(), address)
+
+    def _phone_proof(self, sid: str, address: str) -> PhoneProof:
+        return PhoneProof(sid, address, self.mails.url_of(PHONE_SUBMIT_PATH))
 
     def _session(self, asked: Asked, medium: str, address: str) -> SessionRecord:
         return SessionRecord(

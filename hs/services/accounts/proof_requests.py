@@ -60,7 +60,7 @@ class ProofRequests:
         self._check(asked, MSISDN, address, self._proofs.sends_texts, id_server)
         if await self._is_misplaced(asked, MSISDN, address):
             # Nobody can be told by telephone; whoever asks waits for a message in vain.
-            return PhoneProof(self._proofs.made_up_sid(), address, "")
+            return self._proofs.made_up_proof(address)
         return await self._proofs.begin_by_phone(asked, country, number)
 
     def _check(

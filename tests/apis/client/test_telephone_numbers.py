@@ -10,6 +10,7 @@ from hs.services.accounts.threepids import Validated
 from hs.settings.accounts import RegistrationSettings
 from hs.settings.identity import DelegateSettings
 from hs.settings.limits import Rate
+from hs.settings.threepids import ThreepidSettings
 from hs.storage.database import Database
 from tests.support.accounts import OPEN
 from tests.support.addresses import FREE, V3, Scene, open_scene
@@ -53,6 +54,25 @@ async def test_somebody_registers_with_a_number(texting: Scene) -> None:
     assert await texting.addresses_of(done.json["access_token"]) == [("msisdn", "447700900123")]
     assert by_number.json["user_id"] == "@alice:test"
     assert again.errcode == "M_THREEPID_IN_USE"
+
+
+async def test_nobody_learns_whether_a_number_is_known_here(database: Database) -> None:
+    delegates = DelegateSettings(msisdn="https://id.example.org")
+    silent = ThreepidSettings(request_token_inhibit_3pid_errors=True)
+    async with open_scene(database, delegates=delegates, threepids=silent) as texting:
+        alice = await texting.accounts.user("alice")
+        await texting.accounts.proving.threepids.add(
+            alice.user_id, attrs.evolve(_PROVED, address="447700900123")
+        )
+        told = []
+        for number in ("+44 7700 900123", "+44 7700 900456"):
+            phone = {**PHONE, "phone_number": number}
+            sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+            code = {"sid": sent.json["sid"], "client_secret": "s", "token": "0000"}
+            wrong = await texting.post(urlsplit(sent.json["submit_url"]).path, code)
+            told.append((sent.json.keys(), sent.json["submit_url"], wrong.status, wrong.json))
+
+        assert told[0] == told[1]
 
 
 async def test_no_code_is_found_by_trying(database: Database) -> None:
