@@ -47,17 +47,24 @@ class Interest:
     async def load(self) -> None:
         """Read who is where and what rooms are called."""
         self._members.clear()
-        self._aliased.clear()
         after = ("", "")
         while page := await self._database.read(storage.joined, after, PAGE):
             for user_id, room_id in page:
                 self._joined(room_id, user_id)
             after = page[-1]
-        if self._by_alias:
-            await self._load_aliases()
+        await self.load_aliases()
+
+    async def load_aliases(self) -> None:
+        """Read what rooms are called."""
+        self._aliased.clear()
+        after = ""
+        while self._by_alias and (page := await self._database.read(storage.aliases, after, PAGE)):
+            for alias, room_id in page:
+                self._add_aliases(room_id, (alias,))
+            after = page[-1][0]
 
     async def load_aliases_of(self, room_id: str) -> None:
-        """Read what a room is called."""
+        """Read what one room is called."""
         if self._by_alias:
             aliases = await self._database.read(directory.aliases_of, room_id)
             self._aliased.pop(room_id, None)
@@ -124,13 +131,6 @@ class Interest:
             found = self._registry.room_owners(RoomID(room_id))
             self._by_ids.put(room_id, found)
         return found
-
-    async def _load_aliases(self) -> None:
-        after = ""
-        while page := await self._database.read(storage.aliases, after, PAGE):
-            for alias, room_id in page:
-                self._add_aliases(room_id, (alias,))
-            after = page[-1][0]
 
     def _add_aliases(self, room_id: str, aliases: Iterable[str]) -> None:
         found = [one for alias in aliases for one in self._registry.alias_owners(alias)]

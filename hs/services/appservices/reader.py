@@ -235,6 +235,9 @@ class AppserviceSender:
                     self._outgoing[service].add_device_list(user_id, is_shared=False)
 
     async def _take_caches(self, batch: Batch[CacheRow]) -> None:
+        if batch.reset:
+            # Some rows were lost, while Redis was away for instance.
+            await self._interest.load_aliases()
         for _, row in batch.rows:
             if row.cache == ALIASES:
                 for room_id in row.keys:

@@ -8,9 +8,11 @@ import orjson
 import pytest
 
 from hs.core.ids import RoomID, UserID
+from hs.repl.feed import Batch
+from hs.repl.streams import CACHES
 from hs.services.appservices.transactions import OLD_TO_DEVICE
 from hs.settings.appservices import Namespace, Namespaces
-from hs.storage import accounts, to_device
+from hs.storage import accounts, directory, to_device
 from hs.storage import appservices as storage
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database
@@ -35,6 +37,21 @@ async def test_events_come_while_a_user_of_the_service_is_there(database: Databa
 
         wanted = [joined, heard, left, again]
         assert sending.services.events() == [one.event_id for one in wanted]
+
+
+async def test_an_alias_that_was_not_told_of_is_known_after_the_gap(database: Database) -> None:
+    async with open_sending(database) as sending:
+        world = sending.world
+        room_id = await world.create_room(ALICE)
+        await world.send(room_id, ALICE, "before")
+        alias = f"#_irc_kitchen:{SERVER}"
+        await database.write(directory.add_alias, alias, room_id, ALICE, 0, 0)
+        world.feed.deliver(Batch(CACHES, "another process", 0, 1, [], reset=True))
+
+        event = await world.send(room_id, ALICE, "after")
+        await sending.services.until(sending.services.events)
+
+        assert sending.services.events() == [event.event_id]
 
 
 async def test_services_get_what_is_theirs(database: Database) -> None:
