@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.errors import Forbidden, InvalidParam, InvalidRoomState, LimitExceeded
+from hs.core.errors import Forbidden, InvalidParam, InvalidRoomState
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
@@ -24,6 +24,7 @@ from hs.services.rooms.remote_rooms import RemoteRooms
 from hs.settings.rooms import RoomSettings
 
 MAX_INVITES: Final = 100
+MAX_INVITES_OF_UNLIMITED: Final = 5000  # of application services: they bring whole groups
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -87,8 +88,7 @@ class RoomCreation:
     async def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
         if requester.user_id in invited:
             raise InvalidParam("The creator of a room cannot be invited to it")
-        if len(invited) > MAX_INVITES:
-            raise LimitExceeded(f"At most {MAX_INVITES} users can be invited to a new room")
+        check_invite_count(requester, len(invited))
         for user_id in invited:
             if server_of(user_id) != self.server_name:
                 self.remote.check_can_invite(user_id)
@@ -119,3 +119,11 @@ class RoomCreation:
             and draft.state_key is not None
             and not draft.state_key.endswith(f":{self.server_name}")
         )
+
+
+def check_invite_count(requester: Requester, count: int) -> None:
+    """Refuse more invites to a new room than there may be. Raises: InvalidParam."""
+    most = MAX_INVITES_OF_UNLIMITED if requester.unlimited else MAX_INVITES
+    if count > most:
+        # Waiting would not help, so that this is no matter of rate limits.
+        raise InvalidParam(f"At most {most} users can be invited to a new room")

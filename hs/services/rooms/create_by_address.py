@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from hs.core.errors import LimitExceeded
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
-from hs.services.rooms.create import MAX_INVITES, RoomCreation
+from hs.services.rooms.create import RoomCreation, check_invite_count
 from hs.services.rooms.first_events import NewRoomRequest
 from hs.services.rooms.third_party_invites import InvitedAddress, ThirdPartyInvites
 
@@ -26,8 +25,7 @@ class InvitingCreation:
 
         Raises: as RoomCreation and ThirdPartyInvites do.
         """
-        if len(addresses) + len(asked.invite) > MAX_INVITES:
-            raise LimitExceeded(f"At most {MAX_INVITES} users can be invited to a new room")
+        check_invite_count(requester, len(addresses) + len(asked.invite))
         unknown, invited = [], list(asked.invite)
         for address in addresses:
             found = await self._offers.user_of(requester, address)

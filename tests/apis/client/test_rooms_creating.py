@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.rooms.first_events import NewRoomRequest
 from hs.settings.rooms import RoomRule, RoomSettings
 from hs.storage.database import Database
 from tests.support.room_actions import DAVE, Actions, open_actions
@@ -209,6 +212,7 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
         ({"invite": ["bob"]}, 400, "M_INVALID_PARAM"),
         ({"invite": [ALICE]}, 400, "M_INVALID_PARAM"),
         ({"invite": [ZOE]}, 404, "M_UNKNOWN"),
+        ({"invite": [f"@u{n}:{SERVER}" for n in range(101)]}, 400, "M_INVALID_PARAM"),
         ({"invite_3pid": [{"medium": "email"}]}, 400, "M_BAD_JSON"),
         ({"creation_content": {"m.federate": "no"}}, 400, "M_BAD_JSON"),
         ({"creation_content": {"additional_creators": ["x"]}}, 400, "M_INVALID_PARAM"),
@@ -303,3 +307,13 @@ async def test_guests_and_suspended_users_make_no_rooms(acts: Actions) -> None:
 
     assert (guest.status, guest.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
     assert (suspended.status, suspended.errcode) == (403, "M_USER_SUSPENDED")
+
+
+async def test_services_without_limits_bring_large_groups(acts: Actions) -> None:
+    group = [UserID(f"@u{n}:{SERVER}") for n in range(150)]
+
+    room_id = await acts.creation.create(
+        Requester(ALICE, unlimited=True), NewRoomRequest(invite=group)
+    )
+
+    assert (await acts.memberships.present(room_id)).invited_count == 150
