@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.errors import LimitExceeded
+from hs.core.errors import InvalidParam, LimitExceeded
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
@@ -73,7 +73,13 @@ class MembershipLimits:
         )
 
     def check_first_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
-        """Count the invites that come with a new room. Raises: LimitExceeded."""
+        """Count the invites that come with a new room.
+
+        Raises: LimitExceeded; InvalidParam, where waiting would not help.
+        """
+        most = self._settings.rc_invites.per_issuer.burst_count
+        if len(invited) > most and not requester.unlimited:
+            raise InvalidParam(f"At most {most} users can be invited at once")
         if invited:
             self._take(
                 requester,

@@ -372,6 +372,28 @@ async def test_joins_and_invites_are_counted(database: Database) -> None:
         assert [verdict(one) for one in invites] == [(200, None), (429, "M_LIMIT_EXCEEDED")]
 
 
+async def test_more_first_invites_than_ever_allowed_at_once_are_no_matter_of_time(
+    database: Database,
+) -> None:
+    few = RateLimitSettings(
+        rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
+        rc_joins_per_room=PLENTY,
+        rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=Rate(0.001, 2)),
+    )
+    async with open_actions(database, limits=few) as acts:
+        path = "/_matrix/client/v3/createRoom"
+        three = [f"@u{n}:{SERVER}" for n in range(3)]
+
+        too_many = await acts.client().post(path, {"invite": three}, token="alice")
+        first = await acts.client().post(path, {"invite": three[:2]}, token="alice")
+        too_soon = await acts.client().post(path, {"invite": three[:2]}, token="alice")
+
+        assert verdict(too_many) == (400, "M_INVALID_PARAM")
+        assert first.status == 200
+        assert verdict(too_soon) == (429, "M_LIMIT_EXCEEDED")
+        assert too_soon.json["retry_after_ms"] > 0
+
+
 async def test_suspended_users_may_only_leave(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
     acts.user(BOB, suspended=True)
