@@ -57,6 +57,7 @@ SELECT k.user_id, k.device_id FROM device_keys k
 LEFT JOIN devices d ON d.user_id = k.user_id AND d.device_id = k.device_id
 WHERE d.user_id IS NULL LIMIT $1
 """
+IS_CROSS_SIGNING = "SELECT 1 FROM cross_signing_keys WHERE user_id = $1 AND public_key = $2"
 PUT_CROSS_SIGNING = """
 INSERT INTO cross_signing_keys (user_id, usage, public_key, content) VALUES ($1, $2, $3, $4)
 ON CONFLICT (user_id, usage)
@@ -120,6 +121,11 @@ async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> Non
 async def orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of keys whose device is gone."""
     return [(row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)]
+
+
+async def is_cross_signing(tx: Tx, user_id: str, public_key: str) -> bool:
+    """Tell whether a user has such a cross-signing key."""
+    return await tx.fetchval(IS_CROSS_SIGNING, user_id, public_key) is not None
 
 
 async def put_cross_signing(tx: Tx, key: CrossSigningRecord) -> None:

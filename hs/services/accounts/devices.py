@@ -17,6 +17,7 @@ from hs.services.accounts.sessions import (
     DeviceWish,
     Sessions,
     check_device_name,
+    ensure_device,
 )
 from hs.storage import devices
 from hs.storage.database import Database
@@ -77,12 +78,12 @@ class Devices:
     async def put_for_service(self, requester: Requester, device_id: str, name: str | None) -> bool:
         """Name a device of an application service's user, making it if need be; True: it is new.
 
-        Raises: InvalidParam.
+        Raises: InvalidParam, Forbidden.
         """
         DeviceWish(device_id=device_id, display_name=name).check()
         user_id = requester.user_id
         is_new = await self._database.write(
-            devices.ensure, user_id, device_id, name, self._clock.now_ms()
+            ensure_device, user_id, device_id, name, self._clock.now_ms()
         )
         if is_new:
             await self._watcher.devices_changed(user_id, [device_id])

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import attrs
 
-from hs.core.errors import InvalidParam, UnknownToken
+from hs.core.errors import Forbidden, InvalidParam, UnknownToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
@@ -17,7 +17,7 @@ from hs.services.accounts.token_text import (
 )
 from hs.services.accounts.tokens import Revocations
 from hs.settings.accounts import SessionSettings
-from hs.storage import devices, tokens
+from hs.storage import device_keys, devices, tokens
 from hs.storage.database import Database, Tx
 from hs.storage.tokens import AccessToken
 
@@ -117,7 +117,7 @@ class Sessions:
     async def open(self, user_id: UserID, wish: DeviceWish) -> Session:
         """Begin a session; the tokens that the device had are void.
 
-        Raises: InvalidParam.
+        Raises: InvalidParam, Forbidden.
         """
         opening = self.prepare(user_id, wish)
         is_new, ended = await self._database.write(write_opening, opening)
@@ -186,7 +186,7 @@ async def write_opening(tx: Tx, opening: Opening) -> tuple[bool, list[str]]:
     """Write a session; tell whether the device is new and which tokens it had (their hashes)."""
     session = opening.session
     user_id, device_id = session.user_id, session.device_id
-    is_new = await devices.ensure(tx, user_id, device_id, opening.display_name, opening.now_ms)
+    is_new = await ensure_device(tx, user_id, device_id, opening.display_name, opening.now_ms)
     ended = [] if is_new else await tokens.delete_of_device(tx, user_id, device_id)
     refresh_id = None
     if session.refresh_token is not None:
@@ -209,6 +209,19 @@ async def write_opening(tx: Tx, opening: Opening) -> tuple[bool, list[str]]:
     )
     await tokens.insert(tx, token)
     return is_new, ended
+
+
+async def ensure_device(
+    tx: Tx, user_id: str, device_id: str, name: str | None, now_ms: int
+) -> bool:
+    """Add a device unless it is there; tell whether it is new.
+
+    Raises: Forbidden, if signatures of the device would be taken for those of its user.
+    """
+    is_new = await devices.ensure(tx, user_id, device_id, name, now_ms)
+    if is_new and await device_keys.is_cross_signing(tx, user_id, device_id):
+        raise Forbidden("No device may be called like a cross-signing key")
+    return is_new
 
 
 async def _exchange(

@@ -6,11 +6,14 @@ from typing import Any
 import attrs
 import pytest
 
+from hs.core.ids import UserID
 from hs.settings.accounts import SessionSettings
 from hs.settings.appservices import AppserviceSettings
 from hs.settings.limits import LoginRates, Rate, RateLimitSettings
 from hs.settings.login import ExistingSessionSettings
+from hs.storage import device_keys
 from hs.storage.database import Database
+from hs.storage.device_keys import CrossSigningRecord
 from tests.support.accounts import DEFAULTS, PLENTY, UNLIMITED, Accounts, open_accounts
 from tests.support.appservices import registration
 
@@ -139,6 +142,22 @@ async def test_logging_in_again_with_a_device_ends_its_old_token(accounts: Accou
     old = await accounts.client.get(WHOAMI, token=alice.access_token)
     assert (old.status, old.errcode) == (401, "M_UNKNOWN_TOKEN")
     assert (await accounts.client.get(WHOAMI, token=again["access_token"])).status == 200
+
+
+async def test_no_device_is_called_like_a_key_that_signs_for_its_user(accounts: Accounts) -> None:
+    await accounts.user("alice", password="secret")
+    await accounts.user("bob", password="secret")
+    key = CrossSigningRecord("@alice:test", "master", "cHVibGlj", b"{}")
+    await accounts.database.write(device_keys.put_cross_signing, key)
+
+    refused = await accounts.client.post(LOGIN, by_password("alice", device_id="cHVibGlj"))
+    another = await accounts.client.post(LOGIN, by_password("bob", device_id="cHVibGlj"))
+
+    assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
+    assert another.status == 200
+    assert [one.device_id for one in await accounts.devices.all_of(UserID("@alice:test"))] == [
+        "ALICE"
+    ]
 
 
 async def test_logging_out_ends_the_token_and_the_device(accounts: Accounts) -> None:
