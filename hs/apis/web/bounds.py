@@ -7,7 +7,8 @@ import attrs
 class HttpBounds:
     """Sizes in bytes, times in seconds; rates are the slowest a peer may be after its grace.
 
-    `last_words_s` is what who has connected just before the end has for its request.
+    `last_words_s` is what who has connected just before the end has for its request; `quiet_s`
+    is for HTTP/2, where one who waits for an answer says nothing.
     """
 
     head_bytes: int = 65536
@@ -19,6 +20,7 @@ class HttpBounds:
     handshake_s: float = 15.0
     head_s: float = 15.0
     keep_alive_s: float = 75.0
+    quiet_s: float = 600.0
     body_grace_s: float = 30.0
     body_bytes_per_s: int = 1024
     write_grace_s: float = 30.0

@@ -96,13 +96,13 @@ class Server:
             if handshake.cancelled_caught:
                 return
             if stream.selected_alpn_protocol() == "h2":
-                await self._hand_over(state, stream)
+                await self._hand_over(state, stream, b"")
                 return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
         upgrade = await self.serve_http1(transport, template)
         if upgrade is not None:
-            await self._hand_over(state, Replayed(stream, upgrade))
+            await self._hand_over(state, stream, upgrade)
 
     async def serve_http1(self, transport: Transport, template: dict[str, Any]) -> bytes | None:
         """Speak HTTP/1.1; give the bytes of a request that wants another protocol."""
@@ -114,35 +114,44 @@ class Server:
             self._connections.discard(connection)
         return connection.upgrade
 
-    async def _hand_over(self, state: dict[str, Any], stream: Any) -> None:
+    async def _hand_over(self, state: dict[str, Any], stream: Stream, first: bytes) -> None:
         """Let hypercorn speak HTTP/2 or websockets."""
-        server: Any = TCPServer(
-            self.wrapped,
-            self.config,
-            self.context,
-            state,
-            stream,
-        )
+        handed: Any = HandedOver(stream, first, self.bounds)
+        server: Any = TCPServer(self.wrapped, self.config, self.context, state, handed)
         await server.run()
 
 
-class Replayed:
-    """A stream that first gives again what was already read from it."""
+class HandedOver:
+    """A stream for hypercorn: first gives again what was read from it, and ends with slow peers.
 
-    def __init__(self, stream: Stream, first: bytes) -> None:
+    Hypercorn waits for them without end, and shields that from cancellation.
+    """
+
+    def __init__(self, stream: Stream, first: bytes, bounds: HttpBounds) -> None:
         self._stream = stream
         self._first = first
+        self._bounds = bounds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive, from what was read before as long as there is some."""
+        """Receive, from what was read before as long as there is some; b"" after a long silence."""
         if self._first:
             await trio.lowlevel.checkpoint()
             first, self._first = self._first, b""
             return first
-        return await self._stream.receive_some(max_bytes)
+        with trio.move_on_after(self._bounds.quiet_s):
+            return await self._stream.receive_some(max_bytes)
+        return b""
+
+    async def send_all(self, payload: bytes) -> None:
+        """Send everything. Raises: trio.BrokenResourceError when the peer does not read."""
+        bounds = self._bounds
+        with trio.move_on_after(bounds.write_grace_s + len(payload) / bounds.write_bytes_per_s):
+            await self._stream.send_all(payload)
+            return
+        raise trio.BrokenResourceError("The peer does not read")
 
 
 async def _close(stream: Stream) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import pytest
 import trio
 import trio.testing
@@ -258,6 +259,44 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
         except trio.BrokenResourceError:
             pass
         await stream.aclose()
+
+
+async def test_a_client_of_http2_that_does_not_read_keeps_no_server_from_ending() -> None:
+    app = echo_application()
+    bounds = HttpBounds(
+        tick_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000, drain_grace_s=0.1
+    )
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    connection.initiate_connection()
+    connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+    connection.increment_flow_control_window(2**31 - 65536)
+    target = [(":method", "GET"), (":path", "/large"), (":scheme", "http"), (":authority", "a")]
+    for number in range(50):
+        connection.send_headers(1 + 2 * number, target, end_stream=True)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            [bound] = await nursery.start(serve)
+            stream = await open_tcp(bound)
+            await stream.send_all(connection.data_to_send())
+            await stream.receive_some(1)
+
+            app.drain.begin()
+
+    await stream.aclose()
+
+
+async def test_a_client_of_http2_that_says_nothing_is_dropped() -> None:
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    connection.initiate_connection()
+    bounds = HttpBounds(quiet_s=0.1)
+    async with (
+        serving(ListenerSpec(CLIENT), bounds=bounds) as [bound],
+        await open_tcp(bound) as stream,
+    ):
+        await stream.send_all(connection.data_to_send())
+        while await stream.receive_some():
+            pass
 
 
 async def test_the_last_words_reach_a_client_that_is_still_sending() -> None:
