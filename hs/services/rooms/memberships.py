@@ -122,12 +122,30 @@ class Memberships:
         found = await self._database.read(memberships.of_members, room_id, [user_id])
         return found.get(user_id)
 
+    async def look_again(self, room_id: RoomID, user_id: UserID) -> LocalMembership | None:
+        """Give what one of our users has to do with a room, as the database knows by now.
+
+        Before somebody is refused, this is asked: another process may have let them in, and this
+        one not have heard of it yet.
+        """
+        found = await self._database.read(memberships.of_members, room_id, [user_id])
+        own = await self.local_membership(room_id, user_id)
+        if user_id in found and (own is None or own.membership != found[user_id]):
+            self._forget_user(user_id)
+            own = await self.local_membership(room_id, user_id)
+        return own
+
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Tell whether any user is joined to a room."""
+        """Tell whether any user is joined to a room; a refusal is as the database knows."""
         held = self._rooms.get(room_id)
-        if held is not None:
-            return user_id in held.joined
-        return await self.membership(room_id, user_id) == event_types.JOIN
+        if held is not None and user_id in held.joined:
+            return True
+        if await self.membership(room_id, user_id) == event_types.JOIN:
+            return True
+        if not self.is_local(user_id):
+            return False
+        own = await self.look_again(room_id, user_id)
+        return own is not None and own.membership == event_types.JOIN
 
     async def share_room(self, user_id: UserID, other_id: UserID) -> bool:
         """Tell whether two users are joined to a room that they have in common."""

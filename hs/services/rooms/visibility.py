@@ -153,7 +153,9 @@ class Visibility:
 
     async def standing(self, user_id: UserID, room_id: RoomID) -> Standing:
         """Say what one of our users has to do with a room."""
-        own = await self._memberships.local_membership(room_id, user_id)
+        return await self._standing(await self._memberships.local_membership(room_id, user_id))
+
+    async def _standing(self, own: LocalMembership | None) -> Standing:
         if own is None:
             return Standing(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
@@ -169,7 +171,10 @@ class Visibility:
         standing = await self.standing(user_id, room_id)
         if standing.is_joined:
             return standing
+        standing = await self._standing(await self._memberships.look_again(room_id, user_id))
         own = standing.own
+        if standing.is_joined:
+            return standing
         if own is not None and not own.forgotten and standing.joined_until:
             return standing
         if await self.is_world_readable(room_id):
@@ -182,6 +187,8 @@ class Visibility:
         Raises: Forbidden.
         """
         own = await self._memberships.local_membership(room_id, user_id)
+        if own is None or own.membership != event_types.JOIN:
+            own = await self._memberships.look_again(room_id, user_id)
         if own is None or own.membership != event_types.JOIN:
             raise Forbidden("You are not in this room")
 

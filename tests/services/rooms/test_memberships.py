@@ -1,10 +1,12 @@
 """Who is where, from the feed and from the database."""
 
 from hs.core.positions import VectorPosition
+from hs.repl.feed import Feed
 from hs.repl.streams import EVENTS
+from hs.services.rooms.memberships import Memberships
 from hs.storage.database import Database
 from tests.support.reading import readers_of
-from tests.support.rooms import ALICE, BOB, CAROL, ZOE, World, open_world
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE, World, open_world
 
 
 async def test_rooms_of_a_user_follow_the_feed(world: World) -> None:
@@ -90,3 +92,18 @@ async def test_a_tail_does_not_answer_for_what_it_never_saw(database: Database) 
 
         assert reading.tails.since(room_id, VectorPosition(1)) is None
         assert reading.tails.rooms_since(VectorPosition(1)) is None
+
+
+async def test_who_has_just_joined_by_another_process_is_not_refused(world: World) -> None:
+    deaf = Memberships(world.database, Feed(), SERVER)
+    room_id = await world.create_room(ALICE)
+    assert await deaf.local_membership(room_id, BOB) is None
+    assert list(await deaf.joined(room_id)) == [ALICE]
+
+    await world.join(room_id, BOB)
+
+    assert await deaf.is_joined(room_id, BOB)
+    assert not await deaf.is_joined(room_id, CAROL)
+    own = await deaf.look_again(room_id, BOB)
+    assert own is not None
+    assert own.membership == "join"
