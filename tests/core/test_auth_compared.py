@@ -168,7 +168,9 @@ class Chance:
         if self.often(0.3):
             content["additional_creators"] = self.dice.choice([[], USERS, ["x"], "x", [5], None])
         prev_events = ["$p"] if self.often(0.3) else []
-        pdu = {"room_id": self.room_id} if self.number < 12 or self.often(0.3) else {}
+        pdu: dict[str, Any] = {"room_id": self.room_id}
+        if self.number >= 12 and self.often(0.7):
+            pdu = {}
         if self.number < 12 and self.often(0.3):
             pdu = {"room_id": RoomID("!r:y")}
         return self.event("m.room.create", sender, "", content, prev_events=prev_events, **pdu)
