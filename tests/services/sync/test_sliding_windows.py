@@ -3,10 +3,18 @@
 import pytest
 
 from hs.core.errors import InvalidParam, MatrixError
+from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
-from tests.support.sliding import bodies, busy_rooms, open_sliding, open_two, window
+from tests.support.sliding import (
+    bodies,
+    busy_rooms,
+    make_sliding,
+    open_sliding,
+    open_two,
+    window,
+)
 from tests.support.syncing import forget
 
 
@@ -350,3 +358,41 @@ async def test_connections_expire(database: Database) -> None:
     async with open_sliding(database) as s:
         with pytest.raises(MatrixError):
             await s.sync(ALICE, pos)
+
+
+async def test_reading_a_room_outside_of_the_window_is_told_when_it_comes_back(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        quiet, busy = await busy_rooms(s.world, ALICE, 2)
+        read = await s.world.send(quiet, ALICE, "read elsewhere")
+        await s.world.send(busy, ALICE, "later")
+        s.tables.count(ALICE, quiet, RoomCounts(Count(1, 0)))
+        first = await s.sync(ALICE, lists=window([0, 1]))
+        assert first["rooms"][quiet]["notification_count"] == 1
+        second = await s.sync(ALICE, first["pos"], lists=window([0, 0]))
+        s.tables.read_up_to(quiet, ALICE, read.event_id, "m.read.private")
+        s.tables.count(ALICE, quiet, RoomCounts())
+        third = await s.sync(ALICE, second["pos"], lists=window([0, 0]))
+
+        fourth = await s.sync(ALICE, third["pos"], lists=window([0, 1]))
+
+        assert fourth["rooms"][quiet]["notification_count"] == 0
+        assert (await s.sync(ALICE, fourth["pos"], lists=window([0, 1])))["rooms"] == {}
+
+
+async def test_reading_is_told_by_a_process_that_did_not_hear_of_it(database: Database) -> None:
+    async with open_sliding(database) as s:
+        one, two = await busy_rooms(s.world, ALICE, 2)
+        read = await s.world.send(one, ALICE)
+        s.tables.count(ALICE, one, RoomCounts(Count(1, 0)))
+        first = await s.sync(ALICE)
+        s.tables.read_up_to(one, ALICE, read.event_id)
+        s.tables.read_up_to(two, BOB, read.event_id)
+        restarted = make_sliding(s.world)
+        restarted.tables.receipts = s.tables.receipts
+
+        second = await restarted.sync(ALICE, first["pos"])
+
+        assert set(second["rooms"]) == {one}
+        assert second["rooms"][one]["notification_count"] == 0

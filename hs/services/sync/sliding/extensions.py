@@ -88,10 +88,35 @@ class Extensions:
             feed, TYPING, lambda row: (RoomID(row.room_id),)
         )
 
-    def own_receipts(self, user_id: UserID, since: SyncToken | None) -> frozenset[RoomID]:
-        """Give the rooms in which a user's own receipts moved, as far as that is known."""
-        moved = None if since is None else self._read.since(since.receipts)
-        return frozenset(room_id for room_id, who in moved or () if who == user_id)
+    async def own_receipts(
+        self, asking: Asking, windows: Windows, since: SyncToken | None, upto: SyncToken
+    ) -> frozenset[RoomID]:
+        """Give the rooms in which the user's own receipts moved since the client was told.
+
+        Of rooms that were parked, that is longer ago than `since`.
+        """
+        if since is None:
+            return frozenset()
+        user_id = asking.user_id
+        moved = self._read.since(since.receipts)
+        found = {room_id for room_id, who in moved or () if who == user_id}
+        if moved is None or windows.settled_at != asking.connection.number:
+            unsure: dict[int, set[RoomID]] = {}
+            for room_id in _joined(asking, windows.rooms):
+                sent = asking.connection.rooms.get(room_id)
+                if sent is not None and (sent.parked is not None or moved is None):
+                    told = sent.parked or since
+                    unsure.setdefault(told.receipts.floor, set()).add(room_id)
+            for floor, room_ids in unsure.items():
+                found |= await self._with_own_receipts(user_id, room_ids, floor, upto)
+        return frozenset(found)
+
+    async def _with_own_receipts(
+        self, user_id: UserID, room_ids: set[RoomID], after: int, upto: SyncToken
+    ) -> set[RoomID]:
+        contents = await self._receipts.in_rooms(user_id, room_ids, after, upto.receipts.most())
+        named = orjson.dumps(user_id)
+        return {room_id for room_id, content in contents.items() if named in content}
 
     async def make(self, scene: Scene) -> tuple[Members, bool]:
         """Make the extensions asked for; tell whether there is news in any."""
@@ -148,7 +173,7 @@ class Extensions:
         return await self._account_data.changes(user_id, since.account_data.floor, upto)
 
     async def _make_receipts(self, scene: Scene, asked: ExtensionAsked) -> Members:
-        scope = _joined(scene, _scope(scene, asked))
+        scope = _joined(scene.asking, _scope(scene, asked))
         user_id, upto = scene.asking.user_id, scene.moment.token.receipts.most()
         found: Members = {}
         fresh = scope & scene.fresh.keys()
@@ -188,7 +213,7 @@ class Extensions:
         whole = scene.fresh.keys() | scene.parked.keys()
         if touched is not None and not touched and not whole:
             return {}
-        scope = _joined(scene, _scope(scene, asked))
+        scope = _joined(scene.asking, _scope(scene, asked))
         # Whether an empty list is news is known only where the change itself is.
         known = (touched or frozenset()) | scene.parked.keys()
         found: Members = {}
@@ -213,8 +238,8 @@ def _scope(scene: Scene, asked: ExtensionAsked) -> AbstractSet[RoomID]:
     return scope
 
 
-def _joined(scene: Scene, room_ids: Iterable[RoomID]) -> set[RoomID]:
-    rooms = scene.asking.rooms
+def _joined(asking: Asking, room_ids: Iterable[RoomID]) -> set[RoomID]:
+    rooms = asking.rooms
     return {one for one in room_ids if rooms[one].membership == event_types.JOIN}
 
 

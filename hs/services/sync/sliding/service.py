@@ -170,7 +170,8 @@ class SlidingSync:
         touched = None if since is None else await self._touched(turn, windows, since)
         read: AbstractSet[RoomID] = frozenset()
         if asking.request.form is Form.DEPLOYED:  # in the other one, rooms have no counts
-            read = self._extensions.own_receipts(asking.user_id, since)
+            token = turn.moment.token
+            read = await self._extensions.own_receipts(asking, windows, since, token)
         news = News(since, touched, read)
         changes: dict[RoomID, RoomSent] = {}
         candidates: AbstractSet[RoomID] = windows.rooms.keys()
