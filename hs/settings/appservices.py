@@ -233,7 +233,10 @@ def _compiled(pattern: str, at: At) -> re.Pattern[str]:
 
 
 def _flag(values: Mapping[str, Any], names: Iterable[str], at: At, *, default: bool) -> bool:
-    given = [BOOLEAN.read(values[name], at.child(name)) for name in names if name in values]
+    # Services write null for what they say nothing of.
+    given = [
+        BOOLEAN.read(values[name], at.child(name)) for name in names if values.get(name) is not None
+    ]
     return any(given) if given else default
 
 

@@ -63,6 +63,12 @@ def test_what_passes_is_asked_for_by_old_and_new_names(
     assert read(load, tmp_path, **{key: True}).receives_ephemeral
 
 
+def test_null_says_nothing(load: Load, tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("rate_limited", "protocols", "receive_ephemeral"))
+
+    assert read(load, tmp_path, **nothing) == read(load, tmp_path)
+
+
 def test_flags_of_proposals_are_read(load: Load, tmp_path: Path) -> None:
     one = read(load, tmp_path, **{"org.matrix.msc3202": True, "io.element.msc4190": True})
 
