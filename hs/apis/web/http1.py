@@ -242,6 +242,8 @@ class Http1Connection:
         return {"type": "http.request", "body": body, "more_body": not request.complete}
 
     async def _read_body(self, request: Incoming) -> bool:
+        if self._inbox.refusal is not None:
+            return False  # The malformed part came along with the head: nothing more is read.
         bounds = self._server.bounds
         self.deadline = self._body_deadline + request.received_bytes / bounds.body_bytes_per_s
         received = await self._transport.read()

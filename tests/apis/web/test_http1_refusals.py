@@ -108,6 +108,15 @@ async def test_malformed_chunks_are_refused_and_nothing_after_them_is_read(chunk
     assert b"world" not in received
 
 
+@pytest.mark.parametrize("path", [b"/echo/a", b"/upload"])
+async def test_who_waits_after_a_malformed_chunk_is_refused(path: bytes) -> None:
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with talking() as conversations:
+        status, _, _ = await conversations.connect().ask(head + b"zz\r\n")
+
+    assert status == 400
+
+
 async def test_requests_before_a_malformed_one_are_answered() -> None:
     received = await one_exchange(SECRET + SECRET + b"GARBAGE\r\n\r\n")
 
