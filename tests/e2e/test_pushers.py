@@ -86,6 +86,12 @@ class Scene:
         pushers: list[dict[str, Any]] = answer.json["pushers"]
         return pushers
 
+    async def unread(self) -> int:
+        """Count what Bob has not read."""
+        synced = (await self.bob.ask("GET", f"{CLIENT}/sync")).json
+        room = synced["rooms"]["join"][self.room_id]
+        return int(room["unread_notifications"]["notification_count"])
+
     async def told(self, event_id: str) -> dict[str, Any]:
         """Wait until the gateway was told of an event."""
         return await trio.to_thread.run_sync(self.gateway.of_event, event_id)
@@ -231,6 +237,10 @@ async def test_a_pusher_that_is_off_misses_what_happens(pushing: Cluster, gatewa
     await scene.set_pusher()
     await scene.set_pusher(None, **{"org.matrix.msc3881.enabled": False})
     await scene.say()
+    # What was said is weighed a moment later.
+    with trio.fail_after(60):
+        while await scene.unread() == 0:  # noqa: ASYNC110  the server is another process
+            await trio.sleep(0.05)
     [shown] = await scene.pushers()
     assert shown["org.matrix.msc3881.enabled"] is False
 
