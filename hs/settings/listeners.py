@@ -34,6 +34,7 @@ RESOURCES = (
     "consent",
     "webclient",
 )
+_ALL_MAY = 0o777
 _TYPES = ("http", "metrics", "manhole")
 
 
@@ -119,12 +120,17 @@ _WRITTEN = block(_Written)
 
 
 def _mode(value: int | str, at: At) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
+    # YAML reads 0660 as octal and 660 as decimal, and who may not read and write is not meant; so
+    # a number beyond 0o777 is one whose digits are octal.
+    if type(value) is int and 0 <= value <= _ALL_MAY:
         return value
     try:
-        return int(str(value).removeprefix("0o"), 8)
+        mode = int(str(value).removeprefix("0o"), 8)
     except ValueError:
+        mode = -1
+    if not 0 <= mode <= _ALL_MAY or isinstance(value, bool):
         at.refuse(f"{value!r} is not a file mode", 'write octal digits such as "660"')
+    return mode
 
 
 def _check_type(written: _Written, at: At) -> None:
@@ -148,6 +154,8 @@ def _check_resources(written: _Written, at: At) -> None:
                 at.child("resources").refuse(
                     f"{name!r} is not a resource", f"write some of {', '.join(RESOURCES)}"
                 )
+    if written.type == "http" and not written.resources:
+        at.warn("has no resources, so nothing but /health is served there")
     if written.additional_resources:
         at.child("additional_resources").note("not yet effective")
 

@@ -26,8 +26,15 @@ def test_without_addresses_it_listens_everywhere(load: Load) -> None:
     assert listener.names == {"client"}
 
 
-def test_a_socket_has_a_mode(load: Load, tmp_path: Path) -> None:
-    [listener] = load("listeners: [{path: hs.sock, mode: '660'}]").listeners
+def test_a_listener_without_resources_is_noticed(load: Load) -> None:
+    notices = load("listeners: [{port: 8008}]").notices
+
+    assert [notice.key for notice in notices] == ["listeners.0"]
+
+
+@pytest.mark.parametrize("written", ["'660'", "660", "0660", "0o660", "'0o660'"])
+def test_a_socket_has_a_mode(load: Load, tmp_path: Path, written: str) -> None:
+    [listener] = load(f"listeners: [{{path: hs.sock, mode: {written}}}]").listeners
 
     assert (listener.path, listener.mode) == (tmp_path / "hs.sock", 0o660)
     assert listener.is_private()
@@ -42,6 +49,10 @@ def test_a_socket_has_a_mode(load: Load, tmp_path: Path) -> None:
         ("{port: 1, type: gopher}", "not a type of listener"),
         ("{port: 1, resources: [{names: [clients]}]}", "not a resource"),
         ("{port: 70000}", "too large"),
+        ("{path: x, mode: 999}", "not a file mode"),
+        ("{path: x, mode: 1777}", "not a file mode"),
+        ("{path: x, mode: true}", "not a file mode"),
+        ("{path: x, mode: rw}", "not a file mode"),
     ],
 )
 def test_a_wrong_listener_is_refused(refused: Refused, written: str, told: str) -> None:
