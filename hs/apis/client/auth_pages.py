@@ -19,11 +19,13 @@ from hs.core.errors import MatrixError, MissingParam, NotFound
 from hs.lib.templates import Templates
 from hs.services.accounts.proof_stages import RECAPTCHA, TERMS
 from hs.services.accounts.requirements import Requirements
-from hs.services.accounts.uia import REGISTRATION_TOKEN, InteractiveAuth
+from hs.services.accounts.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, InteractiveAuth
 
 PATH: Final = "/_matrix/client/v3/auth/{stage}/fallback/web"
 _TEMPLATES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        DUMMY: "auth_dummy.html",
+        PASSWORD: "auth_password.html",
         RECAPTCHA: "recaptcha.html",
         TERMS: "terms.html",
         REGISTRATION_TOKEN: "registration_token.html",
@@ -79,6 +81,8 @@ class AuthPagesApi:
         for field, name in (("token", "token"), ("g-recaptcha-response", "response")):
             if field in given:
                 auth[name] = given[field][0].strip()
+        if "password" in given:
+            auth["password"] = given["password"][0]
         try:
             await self.interactive.complete_on_page(request.stage, auth, request.client_ip)
         except MatrixError as error:

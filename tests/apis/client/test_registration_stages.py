@@ -113,6 +113,39 @@ async def test_a_puzzle_is_solved_on_our_page(database: Database) -> None:
         assert made.status == 200
 
 
+async def test_a_password_is_given_on_our_page(accounts: Accounts) -> None:
+    alice = (await accounts.user("alice", password="secret")).access_token
+    device = "/_matrix/client/v3/devices/ALICE"
+    asked = await accounts.client.ask("DELETE", device, json={}, token=alice)
+    session = asked.json["session"]
+    path = page_of("m.login.password")
+    page = await accounts.client.get(f"{path}?session={session}")
+    wrong = await fill(accounts, path, session=session, password="guess")
+    early = await accounts.client.ask(
+        "DELETE", device, json={"auth": {"session": session}}, token=alice
+    )
+    right = await fill(accounts, path, session=session, password="secret")
+    done = await accounts.client.ask(
+        "DELETE", device, json={"auth": {"session": session}}, token=alice
+    )
+
+    assert b'name="password"' in page.body
+    assert [one.status for one in (wrong, early, right, done)] == [401, 401, 200, 200]
+
+
+async def test_who_need_prove_nothing_only_goes_on(accounts: Accounts) -> None:
+    session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+    path = page_of("m.login.dummy")
+    page = await accounts.client.get(f"{path}?session={session}")
+    # No password belongs to a session of nobody's.
+    nobody = await fill(accounts, page_of("m.login.password"), session=session, password="secret")
+    done = await fill(accounts, path, session=session)
+    made = await accounts.client.post(REGISTER, {**WISH, "auth": {"session": session}})
+
+    assert b"<form" in page.body
+    assert [one.status for one in (nobody, done, made)] == [401, 200, 200]
+
+
 async def test_a_token_is_given_on_our_page(database: Database) -> None:
     guarded = attrs.evolve(OPEN, registration_requires_token=True)
     async with open_accounts(database, registration=guarded) as accounts:
@@ -149,7 +182,7 @@ async def test_a_page_escapes_what_it_is_given(database: Database) -> None:
         assert b"<script>alert" not in page.body
 
 
-@pytest.mark.parametrize("stage", ["m.login.password", "m.login.email.identity", "x"])
+@pytest.mark.parametrize("stage", ["m.login.email.identity", "x"])
 async def test_other_stages_have_no_page(database: Database, stage: str) -> None:
     async with open_accounts(database) as accounts:
         page = await accounts.client.get(f"{page_of(stage)}?session=s")
