@@ -15,6 +15,7 @@ from hs.core.threepids import canonical_address, check_client_secret
 from hs.services.accounts.address_proofs import AddressProofs
 from hs.services.accounts.lifecycle import Lifecycle
 from hs.services.accounts.proof_mails import Purpose
+from hs.services.accounts.standing import check_may_forget_contacts
 from hs.services.accounts.threepids import Threepids
 from hs.services.accounts.uia import InteractiveAuth
 
@@ -159,6 +160,7 @@ class ThreepidsApi:
     async def delete(self, request: RemoveRequest) -> dict[str, str]:
         """Spec: client-server API, Adding account administrative contact information."""
         self._check_changes()
+        check_may_forget_contacts(request.requester)
         address = canonical_address(request.medium, request.address)
         answer = await self._unbind(request, address)
         await self.threepids.remove(request.requester.user_id, request.medium, address)

@@ -26,6 +26,15 @@ def check_may_act(requester: Requester) -> None:
         raise ConsentNotGiven(due.message, consent_uri=due.uri)
 
 
+def check_may_forget_contacts(requester: Requester) -> None:
+    """Refuse to take addresses off an account by which its suspended user can be reached.
+
+    Raises: UserSuspended.
+    """
+    if requester.suspended:
+        raise UserSuspended("You cannot perform this action while suspended.")
+
+
 def check_may_get_tokens(*, is_locked: bool) -> None:
     """Refuse to log in, or refresh a token of, whose account is locked. Raises: UserLocked."""
     if is_locked:

@@ -94,6 +94,22 @@ async def test_a_user_adds_and_removes_an_address(scene: Scene) -> None:
     assert await scene.addresses_of(alice.access_token) == []
 
 
+async def test_who_is_suspended_can_still_be_reached(scene: Scene) -> None:
+    alice = await scene.accounts.user("alice", password="secret")
+    root = await scene.accounts.user("root", is_admin=True)
+    suspend = "/_matrix/client/v1/admin/suspend/@alice:test"
+    await scene.accounts.client.put(suspend, {"suspended": True}, token=root.access_token)
+
+    added = await scene.add(alice.access_token, "alice")
+    removed = await scene.post(
+        V3 + "/account/3pid/delete", {"medium": "email", "address": ADDRESS}, alice.access_token
+    )
+
+    assert added.status == 200
+    assert (removed.status, removed.errcode) == (403, "M_USER_SUSPENDED")
+    assert await scene.addresses_of(alice.access_token) == [("email", ADDRESS)]
+
+
 async def test_an_address_is_added_the_old_way(scene: Scene) -> None:
     alice = await scene.accounts.user("alice")
     creds = await scene.prove("account/3pid")
