@@ -40,6 +40,19 @@ WHERE delay_id = $1 AND status = 0
 CANCEL = """
 UPDATE delayed_events SET status = 2, finished_ms = $2 WHERE delay_id = $1 AND status = 0
 """
+# State that somebody else has set since the delay began, or began anew.
+CANCEL_SUPERSEDED = """
+UPDATE delayed_events SET status = 2, finished_ms = $1
+WHERE status = 0 AND state_key IS NOT NULL AND EXISTS (
+    SELECT 1 FROM current_state s JOIN events e ON e.event_id = s.event_id
+    WHERE s.room_id = delayed_events.room_id AND s.type = delayed_events.type
+      AND s.state_key = delayed_events.state_key AND e.sender <> delayed_events.user_id
+      AND e.origin_server_ts > delayed_events.started_ms
+)
+"""
+ROOMS_OF_STATE = """
+SELECT DISTINCT room_id FROM delayed_events WHERE status < 2 AND state_key IS NOT NULL
+"""
 # $1 is now; who took an event before $2 is taken to be lost.
 DUE = sql(
     lambda d: (
@@ -146,7 +159,11 @@ async def cancel(tx: Tx, delay_id: str, now_ms: int) -> bool:
 
 
 async def take_due(tx: Tx, now_ms: int, lost_before_ms: int, limit: int) -> list[DelayedRecord]:
-    """Take events whose time has come, and those whose taker was lost; the earliest first."""
+    """Take events whose time has come, and those whose taker was lost; the earliest first.
+
+    Before that, state that others have set meanwhile is cancelled.
+    """
+    await tx.execute(CANCEL_SUPERSEDED, now_ms)
     rows = await tx.fetch(DUE, now_ms, lost_before_ms, limit)
     found = [_record(row) for row in rows]
     if found:
@@ -175,6 +192,11 @@ async def next_due(tx: Tx, lost_after_ms: int) -> int | None:
     """Give when there is something to do next; None when nothing is scheduled."""
     due: int | None = await tx.fetchval(NEXT, lost_after_ms)
     return due
+
+
+async def rooms_of_state(tx: Tx) -> list[str]:
+    """List the rooms of which entries of the state are to be set."""
+    return [row[0] for row in await tx.fetch(ROOMS_OF_STATE)]
 
 
 async def prune(tx: Tx, before_ms: int, kept_of_each: int) -> int:

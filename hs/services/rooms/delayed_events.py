@@ -138,7 +138,7 @@ class DelayedEvents:
                 f"No more than {MAX_SCHEDULED} events can be scheduled at once",
                 retry_after_ms=math.ceil(wait_ms / 1000) * 1000,
             )
-        self._announce(record.send_ms)
+        self._announce(record.send_ms, *(() if wanted.state_key is None else (room_id,)))
         return kept
 
     async def restart(self, requester: Requester | None, delay_id: str) -> None:
@@ -276,5 +276,6 @@ class DelayedEvents:
         now_ms = self.clock.now_ms()
         await self.database.write(storage.finish, delay_id, event_id, told, now_ms)
 
-    def _announce(self, send_ms: int) -> None:
-        self.announcements.append_nowait([CacheRow(CACHE_NAME, (str(send_ms),))])
+    def _announce(self, send_ms: int, *rooms_of_state: RoomID) -> None:
+        keys = (str(send_ms), *rooms_of_state)
+        self.announcements.append_nowait([CacheRow(CACHE_NAME, keys)])

@@ -3,6 +3,8 @@
 Its timer is set by the rows: whatever was missed while nobody looked is sent first. A row is
 taken, its event appended under the delay's ID as transaction ID, and the row finished; who is
 killed in between leaves a row that is taken again, and the append gives the event that is there.
+
+State that somebody else sets meanwhile is newer than what was scheduled before, which is cancelled.
 """
 
 import logging
@@ -14,8 +16,8 @@ import trio
 from hs.core.errors import MatrixError
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
+from hs.repl.rows import CacheRow, EventRow
+from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.delayed_events import CACHE_NAME, DelayedEvents
 from hs.storage import delayed_events as storage
 from hs.storage.database import Database
@@ -46,7 +48,11 @@ class DelayedSending:
         self._delayed = delayed
         self._earlier = trio.Event()
         self._next_ms: int | None = None
+        # Where state is scheduled; what was announced while that was being read is in both.
+        self._rooms: set[str] = set()
+        self._announced: set[str] = set()
         feed.subscribe(CACHES, self._on_announcements)
+        feed.subscribe(EVENTS, self._on_events)
 
     async def run(self) -> None:
         """Send for ever."""
@@ -87,6 +93,8 @@ class DelayedSending:
                 log.exception("the delayed event %s could not be sent", record.delay_id)
 
     async def _sleep(self) -> None:
+        self._announced = set()
+        self._rooms = {*await self._database.read(storage.rooms_of_state), *self._announced}
         self._next_ms = await self._database.read(storage.next_due, LOST_AFTER_MS)
         pause_s = LONGEST_SLEEP_S
         if self._next_ms is not None:
@@ -103,6 +111,15 @@ class DelayedSending:
         for _, row in batch.rows:
             if row.cache != CACHE_NAME:
                 continue
+            send_ms, *rooms_of_state = row.keys
+            self._rooms.update(rooms_of_state)
+            self._announced.update(rooms_of_state)
             # While it is being read when the next one is due, anything may be earlier.
-            if self._next_ms is None or any(int(key) < self._next_ms for key in row.keys):
+            if self._next_ms is None or int(send_ms) < self._next_ms:
                 self._earlier.set()
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        if self._rooms and any(
+            row.state_key is not None and row.room_id in self._rooms for _, row in batch.rows
+        ):
+            self._earlier.set()

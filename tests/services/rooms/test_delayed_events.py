@@ -221,6 +221,51 @@ async def test_state_is_set_later(acts: Actions) -> None:
     assert await acts.state(room_id, "m.room.topic") == {"topic": "evening"}
 
 
+async def test_state_that_another_sets_meanwhile_is_not_undone(acts: Actions) -> None:
+    levels = {"users": {ALICE: 100, BOB: 100}}
+    room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
+    await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "before"})
+    for key in ("", "other"):
+        wanted = Wanted("m.room.topic", {"topic": "late"}, 1000, state_key=key)
+        await acts.delayed.schedule(ME, room_id, wanted)
+    acts.world.clock.advance(1)
+    await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
+
+    await pass_time(acts, sender_of(acts), 1000)
+
+    assert await acts.state(room_id, "m.room.topic") == {"topic": "bob's"}
+    assert await acts.state(room_id, "m.room.topic", "other") == {"topic": "late"}
+    outcomes = [(one.state_key, one.event_id is None) for one in await acts.delayed.finished(ME)]
+    assert sorted(outcomes) == [("", True), ("other", False)]
+
+
+async def test_what_one_sets_oneself_cancels_nothing(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    wanted = Wanted("m.room.topic", {"topic": "late"}, 1000, state_key="")
+    await acts.delayed.schedule(ME, room_id, wanted)
+    acts.world.clock.advance(1)
+    await acts.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "soon"})
+
+    await pass_time(acts, sender_of(acts), 1000)
+
+    assert await acts.state(room_id, "m.room.topic") == {"topic": "late"}
+
+
+async def test_what_is_superseded_is_cancelled_at_once(acts: Actions) -> None:
+    levels = {"users": {ALICE: 100, BOB: 100}}
+    room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender_of(acts).run)
+        wanted = Wanted("m.room.topic", {"topic": "late"}, 86_400_000, state_key="")
+        await acts.delayed.schedule(ME, room_id, wanted)
+        acts.world.clock.advance(1)
+        await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
+        await left(acts, 0)
+        nursery.cancel_scope.cancel()
+
+    assert await acts.state(room_id, "m.room.topic") == {"topic": "bob's"}
+
+
 async def test_a_user_schedules_no_more_than_allowed(
     acts: Actions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
