@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import Forbidden, InvalidParam, NotFound
+from hs.core.errors import BadState, Forbidden, InvalidParam, NotFound
 from hs.core.events import event_types
 from hs.core.ids import (
     RoomAlias,
@@ -30,6 +30,7 @@ from hs.services.rooms.drafts import Draft
 from hs.services.rooms.memberships import Memberships
 
 MAX_SERVERS = 50
+ATTEMPTS = 10  # to change what nobody else has changed meanwhile
 _CANONICAL_KEY = (event_types.CANONICAL_ALIAS, "")
 
 
@@ -104,8 +105,10 @@ class RoomNaming:
         if not may_rename and found.creator != user_id and not may_delete:
             raise Forbidden("You may not delete this alias")
         await self.aliases.remove(alias, found.room_id)
-        if room is not None and may_rename:
-            await self._without_alias(user_id, room, alias)
+        for _ in range(ATTEMPTS):
+            if room is None or not may_rename or await self._without_alias(user_id, room, alias):
+                return
+            room = await self.deciding.read(found.room_id, more=(_CANONICAL_KEY,))
 
     async def aliases_of(self, requester: Requester, room_id: RoomID) -> list[RoomAlias]:
         """List the aliases this server knows of a room. Raises: Forbidden."""
@@ -149,14 +152,20 @@ class RoomNaming:
             raise Forbidden("You are not in this room")
         return room
 
-    async def _without_alias(self, user_id: UserID, room: Deciding, alias: RoomAlias) -> None:
+    async def _without_alias(self, user_id: UserID, room: Deciding, alias: RoomAlias) -> bool:
+        """Take an alias out of a room's canonical alias; tell whether that was still as read."""
         current = room.events.get(_CANONICAL_KEY)
         if current is None:
-            return
+            return True
         content = content_without(current.content, alias)
-        if content != current.content:
-            draft = Draft(event_types.CANONICAL_ALIAS, user_id, content, "")
+        if content == current.content:
+            return True
+        draft = Draft(event_types.CANONICAL_ALIAS, user_id, content, "", replaces=current.event_id)
+        try:
             await self.appender.append(room.room_id, [draft])
+        except BadState:
+            return False
+        return True
 
 
 def content_without(content: Mapping[str, object], alias: RoomAlias) -> JsonObject:

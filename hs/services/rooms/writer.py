@@ -27,6 +27,14 @@ _POLICY_KEY: Final = (event_types.POLICY, "")
 _Slot = Placed | Appended
 
 
+class _Overtaken(Exception):
+    """What a draft was to replace is not there any more; `batch` if that is not on disk yet."""
+
+    def __init__(self, batch: Batch | None) -> None:
+        super().__init__()
+        self.batch = batch
+
+
 @attrs.define(eq=False)
 class _Call:
     """One call of append: what it found out before it could begin."""
@@ -61,6 +69,11 @@ class RoomWriter:
                     slots, batch = await self._append(room, _Call(drafts, devices))
             except RoomDropped:
                 continue
+            except _Overtaken as overtaken:
+                # Whoever looks again is to find what came first.
+                if overtaken.batch is not None:
+                    await overtaken.batch.wait()
+                raise BadState("The state of the room has changed meanwhile") from None
             return [await _answer(slot, batch) for slot in slots]
         raise MatrixError("M_UNKNOWN", 503, "The room's events could not be written; try again")
 
@@ -111,7 +124,7 @@ class RoomWriter:
         for draft, device in zip(call.drafts, call.devices, strict=True):
             known = self._known(room, draft, device, call)
             if known is None:
-                _check_replaced(head, draft)
+                _check_replaced(room, head, draft)
                 target = _target(room, draft, placed, call)
                 one, head = self._builder.place(room, head, draft, target)
                 room.annotations.check(one.event)
@@ -237,11 +250,13 @@ def _same(room: HotRoom, draft: Draft, call: _Call) -> _Slot | None:
     return Appended(current, stored.stream_id, room.room_id, existed=True)
 
 
-def _check_replaced(head: RoomHead, draft: Draft) -> None:
+def _check_replaced(room: HotRoom, head: RoomHead, draft: Draft) -> None:
     if draft.replaces is None:
         return
-    if head.snapshot.map.get((draft.type, draft.state_key or "")) != draft.replaces:
-        raise BadState("The state of the room has changed meanwhile")
+    current = head.snapshot.map.get((draft.type, draft.state_key or ""))
+    if current != draft.replaces:
+        pending = None if current is None else room.pending.get(current)
+        raise _Overtaken(None if pending is None else pending.batch)
 
 
 def _target(room: HotRoom, draft: Draft, placed: Sequence[Placed], call: _Call) -> Event | None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import trio
 
 from hs.core.ids import RoomID
 from hs.settings.rooms import RoomRule, RoomSettings
@@ -98,6 +99,26 @@ async def test_a_removed_alias_is_taken_out_of_the_canonical_alias(acts: Actions
     assert by_maker.status == 200
     kept = {"alt_aliases": [f"#there:{SERVER}"], "x": 1}
     assert await acts.state(room_id, "m.room.canonical_alias") == kept
+
+
+async def test_aliases_removed_at_once_are_all_taken_out(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    aliases = [acts.aliases.named(f"name{n}") for n in range(5)]
+    for alias in aliases:
+        await acts.aliases.add(ALICE, alias, room_id)
+    content = {"alt_aliases": aliases, "x": 1}
+    await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
+    client = acts.client()
+
+    async def remove(alias: str) -> None:
+        path = f"{V3}/directory/room/%23{alias[1:]}"
+        assert (await client.delete(path, token="alice")).status == 200
+
+    async with trio.open_nursery() as nursery:
+        for alias in aliases:
+            nursery.start_soon(remove, alias)
+
+    assert await acts.state(room_id, "m.room.canonical_alias") == {"x": 1}
 
 
 async def test_aliases_of_a_room_are_for_members_or_for_all_where_all_may_read(
