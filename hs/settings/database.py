@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from hs.settings.fields import nearest
-from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, STRING, At, Kind
+from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, PATH, STRING, At, Kind
 
 _POSTGRES_NAMES = ("psycopg2", "psycopg", "asyncpg", "postgres", "postgresql")
 _SQLITE_NAMES = ("sqlite3", "sqlite")
@@ -118,7 +118,7 @@ def _read_sqlite(args: Mapping[str, Any], at: At) -> DatabaseSettings:
         if name not in ("database", *_IGNORED, "cp_min", "cp_max"):
             at.child(name).warn("unknown argument, ignored" + nearest(name, ["database"]))
     named = STRING.read(args.get("database", "homeserver.db"), at.child("database"))
-    path = Path(named) if named == ":memory:" else at.folder / Path(named).expanduser()
+    path = Path(named) if named == ":memory:" else PATH.read(named, at.child("database"))
     return DatabaseSettings(engine="sqlite", path=path)
 
 

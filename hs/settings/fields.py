@@ -2,12 +2,11 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 
-from hs.settings.kinds import STRING, At, Kind, Schema, Unfit, optional
+from hs.settings.kinds import PATH, STRING, At, Kind, Schema, Unfit, optional
 
 T = TypeVar("T")
 _KEY = "hs.settings.key"
@@ -94,7 +93,7 @@ def read_secret(key: Key, given: Mapping[str, Any], at: At) -> str | None:
     here = attrs.evolve(at, path=(*at.path[:-1], twin))
     if value is not None:
         here.refuse(f"{key.name} is set as well", f"keep only one of {key.name} and {twin}")
-    path = at.folder / Path(STRING.read(given[twin], here)).expanduser()
+    path = PATH.read(given[twin], here)
     try:
         return path.read_text().strip()
     except OSError as error:

@@ -18,7 +18,7 @@ K = TypeVar("K")
 
 Schema = dict[str, Any]
 
-_DURATION = re.compile(r"\s*(\d+|\d+\.\d+(?=\s*[smhdwy]\b))\s*(ms|[smhdwy]?)\s*")
+_DURATION = re.compile(r"\s*(\d{1,20}|\d{1,20}\.\d{1,9}(?=\s*[smhdwy]\b))\s*(ms|[smhdwy]?)\s*")
 _DURATION_UNITS = {
     "": 1,
     "ms": 1,
@@ -29,7 +29,8 @@ _DURATION_UNITS = {
     "w": 7 * 86_400_000,
     "y": 365 * 86_400_000,
 }
-_SIZE = re.compile(r"\s*(\d+)\s*([KMGT]?)(i?B)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,20})\s*([KMGT]?)(i?B)?\s*", re.IGNORECASE)
+_ENDLESS = 1e300  # beyond it nothing can be counted with; .inf and .nan are not below it
 _SIZE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -100,7 +101,7 @@ def _read_string(value: Any, at: At) -> str:
 
 
 def _read_number(value: Any, at: At) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ENDLESS:
         return float(value)
     at.refuse(f"expected a number, found {_shown(value)}", "write a plain number, unquoted")
 
@@ -148,7 +149,13 @@ def _read_size(value: Any, at: At) -> int:
 
 
 def _read_path(value: Any, at: At) -> Path:
-    return at.folder / Path(_read_string(value, at)).expanduser()
+    text = _read_string(value, at)
+    if "\0" in text:
+        at.refuse("a path holds no NUL", "correct it")
+    try:
+        return at.folder / Path(text).expanduser()
+    except RuntimeError as error:
+        at.refuse(f"{_shown(text)} leads nowhere: {error}", "write the whole path")
 
 
 def _read_server_name(value: Any, at: At) -> ServerName:

@@ -58,6 +58,23 @@ def test_a_mistake_names_file_line_key_and_remedy(refused: Refused) -> None:
     assert "→ write milliseconds" in told
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "pid_file: ~nobody.of.this.name/x",
+        'pid_file: "a\\0b"',
+        'registration_shared_secret_path: "\\0"',
+        'database: {name: sqlite3, args: {database: "\\0"}}',
+        "rc_message: {per_second: .inf}",
+        "rc_message: {burst_count: .nan}",
+        f"event_cache_size: '{'1' * 5000}'",
+        f"user_ips_max_age: '{'1' * 5000}d'",
+    ],
+)
+def test_values_that_nothing_can_be_done_with_are_mistakes(refused: Refused, written: str) -> None:
+    assert f": {written.partition(':')[0]}" in refused(written)
+
+
 def test_all_mistakes_are_told_at_once(refused: Refused) -> None:
     told = refused("bcrypt_rounds: 99\nturn_allow_guests: perhaps")
 
