@@ -6,7 +6,7 @@ HS_RACES sets how many messages the long version sends.
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 import pytest
@@ -72,17 +72,27 @@ async def test_each_one_time_key_is_given_once(cluster: Cluster) -> None:
 
 @attrs.define
 class Letters:
-    """What one device sent to another, and what arrived there."""
+    """What one device sent to another, and what arrived there; senders go on when they may."""
 
     receiver: Person
     device_id: str
     total: int
+    allowed: int = 0
+    more: trio.Event = attrs.Factory(trio.Event)
     since: str = ""
     arrived: list[tuple[str, int]] = attrs.Factory(list)
+
+    def allow(self, part: float) -> None:
+        """Let each sender go on until this part of its messages is sent."""
+        self.allowed = int(part * self.total // SENDERS)
+        self.more.set()
+        self.more = trio.Event()
 
     async def send(self, sender: Person) -> None:
         """Send numbered messages, one after the other."""
         for number in range(self.total // SENDERS):
+            while number >= self.allowed:
+                await self.more.wait()
             content = {"from": sender.user_id, "number": number}
             body = {"messages": {self.receiver.user_id: {self.device_id: content}}}
             await sender.ask("PUT", f"{CLIENT}/sendToDevice/m.test/t{number}", body)
@@ -90,68 +100,63 @@ class Letters:
     async def receive(self) -> None:
         """Sync until everything is here."""
         while len(self.arrived) < self.total:
-            since = f"&since={self.since}" if self.since else ""
-            answer = await self.receiver.ask("GET", f"{CLIENT}/sync?timeout=1000{since}")
-            self.since = answer.json["next_batch"]
-            for event in answer.json.get("to_device", {}).get("events", []):
-                self.arrived.append((event["content"]["from"], event["content"]["number"]))
+            await self.sync()
+        # And nothing after it.
+        await self.sync()
+
+    async def sync(self) -> None:
+        """Sync once."""
+        since = f"&since={self.since}" if self.since else ""
+        answer = await self.receiver.ask("GET", f"{CLIENT}/sync?timeout=1000{since}")
+        self.since = answer.json["next_batch"]
+        for event in answer.json.get("to_device", {}).get("events", []):
+            self.arrived.append((event["content"]["from"], event["content"]["number"]))
 
 
-async def restart_each(cluster: Cluster, done: trio.Event, rng: random.Random) -> int:
-    """End every process in turn, in order or as a power cut would, until all is done."""
-    restarts = 0
-    while not done.is_set():
-        victims = list(cluster.processes.values())
-        rng.shuffle(victims)
-        for one in victims:
-            for end in (one.stop, one.kill):
-                await trio.to_thread.run_sync(end)
-                await _start(one)
-                restarts += 1
-                if done.is_set():
-                    return restarts
-    return restarts
+Ends = list[tuple[ServerProcess, Callable[[], object]]]
 
 
-async def _start(process: ServerProcess) -> None:
-    with trio.CancelScope(shield=True):
+def ends_of(cluster: Cluster, rng: random.Random) -> Ends:
+    """List every process twice, to be ended in order and as a power cut would."""
+    ends: Ends = [(one, how) for one in cluster.processes.values() for how in (one.stop, one.kill)]
+    rng.shuffle(ends)
+    return ends
+
+
+async def restart(letters: Letters, ends: Ends) -> None:
+    """End processes in turn and start them again, while messages are sent."""
+    for number, (process, end) in enumerate(ends, 1):
+        letters.allow(number / len(ends))
+        await trio.to_thread.run_sync(end)
         await trio.to_thread.run_sync(process.start)
 
 
-async def letters_over_restarts(cluster: Cluster, total: int) -> None:
+async def letters_over_restarts(cluster: Cluster, total: int, ends: Ends) -> None:
     """Send messages to a device while processes end; each must arrive once, and in order."""
     receiver, *senders = people(cluster, 1 + SENDERS)
     await receiver.register("receiver")
     for number, one in enumerate(senders):
         await one.register(f"sender{number}")
     letters = Letters(receiver, await device_of(receiver), total)
-    done, restarts = trio.Event(), 0
-
-    async def trouble() -> None:
-        nonlocal restarts
-        restarts = await restart_each(cluster, done, random.Random(total))
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as everything:
-            everything.start_soon(trouble)
-            async with trio.open_nursery() as talking:
-                talking.start_soon(letters.receive)
-                for one in senders:
-                    talking.start_soon(letters.send, one)
-            done.set()
+            everything.start_soon(restart, letters, ends)
+            everything.start_soon(letters.receive)
+            for one in senders:
+                everything.start_soon(letters.send, one)
 
-    told = f"{len(letters.arrived)} messages arrived, {restarts} times a process was ended"
+    told = f"{len(letters.arrived)} messages arrived, {len(ends)} times a process was ended"
     logging.getLogger(__name__).info(told)
-    assert restarts >= 1
     for one in senders:
         numbers = [number for sender, number in letters.arrived if sender == one.user_id]
         assert numbers == list(range(total // SENDERS)), cluster.logs()
 
 
 async def test_messages_to_a_device_arrive_once_over_restarts(cluster: Cluster) -> None:
-    await letters_over_restarts(cluster, SHORT)
+    await letters_over_restarts(cluster, SHORT, ends_of(cluster, random.Random(SHORT))[:2])
 
 
 @pytest.mark.long
 async def test_many_messages_to_a_device_arrive_once_over_restarts(cluster: Cluster) -> None:
-    await letters_over_restarts(cluster, LONG)
+    await letters_over_restarts(cluster, LONG, ends_of(cluster, random.Random(LONG)))
