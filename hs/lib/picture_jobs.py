@@ -52,6 +52,17 @@ class PictureReport:
     drawn: tuple[Drawn, ...] = ()
 
 
+def thumbnail_size(size: tuple[int, int], box: Box) -> tuple[int, int]:
+    """Tell how large a thumbnail comes out."""
+    width, height = size
+    if box.method == "crop":
+        across = min(float(width), height * box.width / box.height)
+        down = min(float(height), width * box.height / box.width)
+        return max(1, round(min(box.width, across))), max(1, round(min(box.height, down)))
+    factor = min(box.width / width, box.height / height, 1.0)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
 def encode(value: PictureJob | PictureReport) -> bytes:
     """Write a job or a report."""
     return msgspec.msgpack.encode(value)

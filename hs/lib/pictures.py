@@ -8,7 +8,15 @@ from collections.abc import Iterable
 
 from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
-from hs.lib.picture_jobs import Box, Drawn, PictureJob, PictureReport, encode, read_job
+from hs.lib.picture_jobs import (
+    Box,
+    Drawn,
+    PictureJob,
+    PictureReport,
+    encode,
+    read_job,
+    thumbnail_size,
+)
 
 # What browsers show; each further decoder is a further risk.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP")
@@ -123,17 +131,6 @@ def _fitted(picture: Image.Image, size: Size, box: Box) -> Image.Image:
             top = (height - width * box.height / box.width) / 2
             region = (0.0, top, float(width), height - top)
     return picture.resize(wanted, Image.Resampling.LANCZOS, box=region, reducing_gap=3.0)
-
-
-def thumbnail_size(size: Size, box: Box) -> Size:
-    """Tell how large a thumbnail comes out."""
-    width, height = size
-    if box.method == "crop":
-        across = min(float(width), height * box.width / box.height)
-        down = min(float(height), width * box.height / box.width)
-        return max(1, round(min(box.width, across))), max(1, round(min(box.height, down)))
-    factor = min(box.width / width, box.height / height, 1.0)
-    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def _frames(

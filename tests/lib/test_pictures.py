@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hs.lib.picture_jobs import DRAW, Box, PictureJob, PictureReport, encode, read_report
-from hs.lib.pictures import draw, thumbnail_size
+from hs.lib.picture_jobs import (
+    DRAW,
+    Box,
+    PictureJob,
+    PictureReport,
+    encode,
+    read_report,
+    thumbnail_size,
+)
+from hs.lib.pictures import draw
 from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
 
 MANY_PIXELS = 32 << 20

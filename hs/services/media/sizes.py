@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from hs.lib.picture_jobs import Box, Method
+from hs.lib.picture_jobs import Box, Method, thumbnail_size
 from hs.settings.media import ThumbnailSize
 from hs.storage.media_files import Picture
 
@@ -46,7 +46,13 @@ def chosen(
     if is_exact:
         return Box(width, height, wanted.method, is_animated)
     alike = [size for size in listed if size.method == wanted.method] or listed
-    enough = [size for size in alike if size.width >= width and size.height >= height]
+    enough = [
+        size
+        for size in alike
+        if size.width >= width
+        and size.height >= height
+        and _comes_out(picture, Box(size.width, size.height, _method(size)), (width, height))
+    ]
     if enough:
         best = min(enough, key=lambda size: _misfit(size, wanted))
         return Box(best.width, best.height, _method(best), is_animated)
@@ -55,8 +61,10 @@ def chosen(
     if wanted.method == "scale":
         return Box(side, side, "scale", is_animated)
     factor = side / longest
-    across, down = max(1, round(width * factor)), max(1, round(height * factor))
-    return Box(across, down, "crop", is_animated)
+    larger = Box(max(1, round(width * factor)), max(1, round(height * factor)), "crop", is_animated)
+    if _comes_out(picture, larger, (width, height)):
+        return larger
+    return Box(width, height, "crop", is_animated)
 
 
 def made_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[Box, ...]:
@@ -66,6 +74,16 @@ def made_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[
         for size in listed
         if size.width < picture.width or size.height < picture.height
     )
+
+
+def _comes_out(picture: Picture, box: Box, wanted: tuple[int, int]) -> bool:
+    """Tell whether a crop, whose shape may be another, is as large as the wanted one would be."""
+    if box.method != "crop":
+        return True
+    width, height = wanted
+    part = min(1.0, picture.width / width, picture.height / height)
+    across, down = thumbnail_size((picture.width, picture.height), box)
+    return across >= int(width * part) and down >= int(height * part)
 
 
 def _misfit(size: ThumbnailSize, wanted: Wanted) -> tuple[float, int]:
