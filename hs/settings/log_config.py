@@ -54,7 +54,7 @@ def with_own_classes(config: Mapping[str, Any]) -> dict[str, Any]:
     for part in _PARTS:
         if isinstance(config.get(part), dict):
             changed[part] = {name: _aliased(one) for name, one in config[part].items()}
-    return _with_request(changed) if "request)" in str(changed.get("formatters")) else changed
+    return _with_request(changed) if "request" in str(changed.get("formatters")) else changed
 
 
 def _with_request(config: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _with_request(config: dict[str, Any]) -> dict[str, Any]:
     own = {_OWN_FILTER: {"()": _CONTEXT_FILTER}}
     filtered = {
         name: {**one, "filters": [_OWN_FILTER, *(one.get("filters") or ())]}
-        if isinstance(one, dict)
+        if isinstance(one, dict) and isinstance(one.get("filters") or [], list)
         else one
         for name, one in handlers.items()
     }
@@ -79,7 +79,7 @@ def _aliased(entry: Any) -> Any:
     dropped = {argument for name in named for argument in _DROPPED.get(name, ())}
     added = {key: value for name in named for key, value in _ADDED.get(name, {}).items()}
     kept = {
-        name: _ALIASES.get(value, value) if name in ("class", "()") else value
+        name: _ALIASES.get(str(value), value) if name in ("class", "()") else value
         for name, value in entry.items()
         if name not in dropped
     }

@@ -198,6 +198,18 @@ def test_a_log_config_may_name_the_classes_of_synapse(load: Load, tmp_path: Path
     }
 
 
+def test_odd_log_configs_are_left_to_python(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "log.yaml").write_text(
+        "formatters: {f: {format: '{request}', style: '{'}}\n"
+        "handlers: {a: {class: [odd], filters: odd}, b: odd}\n"
+    )
+
+    config = load("log_config: log.yaml").logging.config
+
+    assert config is not None
+    assert config["handlers"] == {"a": {"class": ["odd"], "filters": "odd"}, "b": "odd"}
+
+
 def test_the_log_config_that_synapse_writes_works(
     load: Load, tmp_path: Path, restored_logging: None
 ) -> None:
