@@ -35,6 +35,11 @@ class LoadingCache(Generic[K, V]):
             return kept  # type: ignore[return-value]  # the sentinel is the only other value
         return await self._flights.run(key, self._load_one, key)
 
+    @property
+    def is_loading(self) -> bool:
+        """Tell whether anything is being loaded."""
+        return bool(self._loading)
+
     def invalidate(self, key: K) -> None:
         """Forget a key."""
         self._entries.pop(key)

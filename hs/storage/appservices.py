@@ -71,7 +71,10 @@ CHANGED_DEVICES = """
 SELECT stream_id, user_id FROM device_list_changes
 WHERE stream_id > $1 AND is_private = 0 ORDER BY stream_id LIMIT $2
 """
-DEVICES_WITH_MESSAGES = "SELECT DISTINCT user_id, device_id FROM to_device_messages"
+DEVICES_WITH_MESSAGES = """
+SELECT user_id, device_id FROM devices d
+WHERE EXISTS (SELECT 1 FROM inbox_messages m WHERE m.inbox = d.inbox)
+"""
 DEVICES_WITH_KEYS = "SELECT DISTINCT user_id, device_id FROM one_time_keys"
 
 

@@ -8,6 +8,8 @@ from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import UpdateRows
 
+INBOXES = "inboxes"
+
 
 class DeviceRecord(NamedTuple):
     """One device, and when it was last seen from where."""
@@ -31,7 +33,8 @@ class Sighting(NamedTuple):
 
 # A name is given to new devices only: logging in again does not rename.
 UPSERT = """
-INSERT INTO devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
+INSERT INTO devices (user_id, device_id, display_name, created_ms, inbox)
+VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_id, device_id) DO NOTHING
 """
 FORGET_ADDRESSES = """
@@ -48,6 +51,11 @@ DELETE = sql(
         "RETURNING device_id"
     )
 )
+_CLOSE = "INSERT INTO closed_inboxes (inbox, user_id) SELECT inbox, user_id FROM devices "
+CLOSE = sql(
+    lambda d: _CLOSE + f"WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}",
+)
+CLOSE_ALL = _CLOSE + "WHERE user_id = $1"
 DELETE_ALL = "DELETE FROM devices WHERE user_id = $1 RETURNING device_id"
 UNUSED = """
 SELECT d.user_id, d.device_id FROM devices d
@@ -67,7 +75,8 @@ async def ensure(
     tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int
 ) -> bool:
     """Add a device unless it is there; tell whether it is new."""
-    return await tx.execute(UPSERT, user_id, device_id, display_name, now_ms) == 1
+    (inbox,) = await tx.next_ids(INBOXES, 1)
+    return await tx.execute(UPSERT, user_id, device_id, display_name, now_ms, inbox) == 1
 
 
 async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:
@@ -88,6 +97,7 @@ async def rename(tx: Tx, user_id: str, device_id: str, display_name: str | None)
 
 async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str], list[str]]:
     """Delete devices and their tokens; give (those that were there, hashes of access tokens)."""
+    await tx.execute(CLOSE, user_id, device_ids)
     rows = await tx.fetch(DELETE, user_id, device_ids)
     hashes: list[str] = []
     for device_id in device_ids:
@@ -97,6 +107,7 @@ async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str]
 
 async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
     """Delete all devices and tokens of a user; give (the devices, hashes of access tokens)."""
+    await tx.execute(CLOSE_ALL, user_id)
     rows = await tx.fetch(DELETE_ALL, user_id)
     return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)
 

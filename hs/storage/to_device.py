@@ -9,35 +9,30 @@ from hs.storage.rows import Rows
 
 
 class WaitingMessage(NamedTuple):
-    """A message; it is the event's JSON."""
+    """A message for the device with this inbox; it is the event's JSON."""
 
-    user_id: str
-    device_id: str
+    inbox: int
     stream_id: int
     message: bytes
 
 
-INSERT = Rows("to_device_messages", "user_id text, device_id text, stream_id bigint, message bytea")
-PENDING = """
-SELECT stream_id, message FROM to_device_messages
-WHERE user_id = $1 AND device_id = $2 AND stream_id > $3 AND stream_id <= $4
+INSERT = Rows("inbox_messages", "inbox bigint, stream_id bigint, message bytea")
+_INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
+PENDING = f"""
+SELECT stream_id, message FROM inbox_messages
+WHERE inbox = {_INBOX} AND stream_id > $3 AND stream_id <= $4
 ORDER BY stream_id LIMIT $5
 """
-ENDS = """
-SELECT min(stream_id), max(stream_id) FROM to_device_messages
-WHERE user_id = $1 AND device_id = $2
+ENDS = f"SELECT min(stream_id), max(stream_id) FROM inbox_messages WHERE inbox = {_INBOX}"
+DELETE_UPTO = f"DELETE FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id <= $3"
+DELETE_CLOSED = """
+DELETE FROM inbox_messages WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
 """
-DELETE_UPTO = """
-DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = $2 AND stream_id <= $3
-"""
-DELETE_DEVICES = sql(
-    lambda d: (
-        f"DELETE FROM to_device_messages WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
-    )
-)
+FORGET_CLOSED = "DELETE FROM closed_inboxes WHERE user_id = $1"
+CLOSED = "SELECT DISTINCT user_id FROM closed_inboxes LIMIT $1"
 DEVICES = sql(
     lambda d: (
-        "SELECT user_id, device_id FROM devices "
+        "SELECT user_id, device_id, inbox FROM devices "
         f"WHERE {d.any_of('user_id', 1, 'text')} ORDER BY user_id, device_id"
     )
 )
@@ -73,16 +68,25 @@ async def delete_upto(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
     await tx.executemany(DELETE_UPTO, got)
 
 
-async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
-    """Forget all messages for devices."""
-    await tx.execute(DELETE_DEVICES, user_id, list(device_ids))
+async def delete_closed(tx: Tx, user_id: str) -> None:
+    """Forget all messages for devices of a user that are gone.
+
+    By the only writer of messages: none can then come after.
+    """
+    await tx.execute(DELETE_CLOSED, user_id)
+    await tx.execute(FORGET_CLOSED, user_id)
 
 
-async def devices(tx: Tx, user_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Give the devices of users; users without any are left out."""
-    found: dict[str, list[str]] = {}
+async def closed(tx: Tx, limit: int) -> list[str]:
+    """List users with devices that are gone, whose messages may still be here."""
+    return [row[0] for row in await tx.fetch(CLOSED, limit)]
+
+
+async def devices(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Give the devices of users with their inboxes; users without any are left out."""
+    found: dict[str, dict[str, int]] = {}
     for row in await tx.fetch(DEVICES, list(user_ids)):
-        found.setdefault(row[0], []).append(row[1])
+        found.setdefault(row[0], {})[row[1]] = row[2]
     return found
 
 

@@ -217,7 +217,7 @@ def make_process(
         one_time_keys=one_time_keys,
         device_lists=device_lists,
         user_keys=user_keys,
-        upkeep=DeviceUpkeep(database, world.clock, updates),
+        upkeep=DeviceUpkeep(database, world.clock, updates, inboxes),
         service=make_sync(readers, sources, notifier),
         sliding=make_sliding_sync(readers, sources, notifier, world.clock, encryption=encryption),
         client=_client(

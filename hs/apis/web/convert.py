@@ -139,12 +139,12 @@ def refuse_deep(raw: bytes, value: Any) -> None:
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for parent in level
-            if type(parent) is dict or type(parent) is list
             for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
         ]
         if not level:
             return

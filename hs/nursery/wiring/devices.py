@@ -116,7 +116,7 @@ def wire_devices(
             database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
         ),
         encryption=Encryption(inboxes, device_lists, one_time_keys),
-        upkeep=DeviceUpkeep(database, ground.clock, writers.updates),
+        upkeep=DeviceUpkeep(database, ground.clock, writers.updates, writers.inboxes),
     )
 
 

@@ -3,8 +3,8 @@
 All of it is announced on the stream `to_device`, in the same commit.
 """
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, Protocol
 
 import attrs
 
@@ -27,8 +27,7 @@ MAX_CARRIED_BYTES: Final = 64 * 1024
 Rows = list[tuple[int, ToDeviceRow]]
 
 
-@attrs.frozen
-class Message:
+class Message(NamedTuple):
     """One message; `event` is the event's JSON as the device gets it."""
 
     user_id: UserID
@@ -89,7 +88,7 @@ class InboxWriter(Protocol):
 
     @rpc
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop all that waits for devices that are gone."""
+        """Drop all that waits for devices that are gone, after they are."""
         ...
 
 
@@ -126,27 +125,30 @@ async def _send(
         return False, []
     known = await to_device.devices(tx, sorted({one.user_id for one in messages}))
     addressed = [
-        (one.user_id, device_id, one.event)
+        (one.user_id, device_id, inbox, one.event)
         for one in messages
-        for device_id in _addressees(one, known.get(one.user_id, []))
+        for device_id, inbox in _addressees(one, known.get(one.user_id, {}))
     ]
     numbers = await ids.many(len(addressed))
-    waiting = [
-        WaitingMessage(user_id, device_id, number, event)
-        for number, (user_id, device_id, event) in zip(numbers, addressed, strict=True)
-    ]
-    await to_device.add(tx, waiting)
-    carried = sum(len(one.message) for one in waiting) <= MAX_CARRIED_BYTES
+    await to_device.add(
+        tx,
+        [
+            WaitingMessage(inbox, number, event)
+            for number, (_, _, inbox, event) in zip(numbers, addressed, strict=True)
+        ],
+    )
+    carried = sum(len(event) for _, _, _, event in addressed) <= MAX_CARRIED_BYTES
     return True, [
-        (number, ToDeviceRow(user_id, device_id, message=message if carried else None))
-        for user_id, device_id, number, message in waiting
+        (number, ToDeviceRow(user_id, device_id, message=event if carried else None))
+        for number, (user_id, device_id, _, event) in zip(numbers, addressed, strict=True)
     ]
 
 
-def _addressees(message: Message, known: Sequence[str]) -> Sequence[str]:
+def _addressees(message: Message, known: Mapping[str, int]) -> Iterable[tuple[str, int]]:
     if message.device_id == EVERY_DEVICE:
-        return known
-    return [message.device_id] if message.device_id in known else []
+        return known.items()
+    inbox = known.get(message.device_id)
+    return () if inbox is None else ((message.device_id, inbox),)
 
 
 async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
@@ -184,7 +186,7 @@ def _given(key: ClaimedKey) -> GivenKey:
 
 
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
-    await to_device.delete_devices(tx, user_id, device_ids)
+    await to_device.delete_closed(tx, user_id)
     await one_time_keys.delete(tx, user_id, device_ids)
     numbers = await ids.many(len(device_ids))
     return None, [

@@ -165,16 +165,30 @@ class Inboxes:
             self._latest.pop(key)
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
+        kept, waiting = self._entries, self._waiting
         for number, row in batch.rows:
             key = (UserID(row.user_id), row.device_id)
-            known = None if row.gone else self._entries.get(key)
-            if known is None:
-                # Not kept, or being loaded; or the device is gone.
-                self._waiting.invalidate(key)
-                self._latest.pop(key)
+            if key not in kept and not waiting.is_loading:
+                # Most devices sync elsewhere, or not now.
+                if key in self._latest:
+                    self._latest.pop(key)
+            elif row.gone:
+                self._forget(key)
             elif not row.keys:
-                self._entries.put(key, Waiting(known.first if known.last else number, number))
-                self._keep(key, number, row.message)
+                self._note(key, number, row.message)
+
+    def _note(self, key: _Key, number: int, message: bytes | None) -> None:
+        known = self._entries.get(key)
+        if known is None:
+            # It may be being loaded.
+            self._forget(key)
+        else:
+            self._entries.put(key, Waiting(known.first if known.last else number, number))
+            self._keep(key, number, message)
+
+    def _forget(self, key: _Key) -> None:
+        self._waiting.invalidate(key)
+        self._latest.pop(key)
 
     def _keep(self, key: _Key, number: int, message: bytes | None) -> None:
         latest = self._latest.get(key) or Latest(number - 1, 0, ())

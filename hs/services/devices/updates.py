@@ -43,11 +43,14 @@ class DeviceUpkeep:
     _database: Database
     _clock: Clock
     _updates: DeviceUpdates
+    _inboxes: InboxWriter
 
     async def tidy(self) -> None:
         """Forget old requests and superseded changes, and finish removals that were cut short."""
         now_ms = self._clock.now_ms()
         await self._database.write(to_device.prune_requests, now_ms - REQUESTS_KEPT_MS)
         await self._database.write(device_lists.prune, now_ms - CHANGES_KEPT_MS)
+        for user_id in await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
+            await self._inboxes.forget(UserID(user_id), [])
         for user_id, device_id in await self._database.read(device_keys.orphans, ORPHANS_AT_ONCE):
             await self._updates.devices_removed(UserID(user_id), [device_id])

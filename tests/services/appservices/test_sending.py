@@ -12,10 +12,10 @@ from hs.repl.feed import Batch
 from hs.repl.streams import CACHES
 from hs.services.appservices.transactions import OLD_TO_DEVICE
 from hs.settings.appservices import Namespace, Namespaces
-from hs.storage import accounts, directory, to_device
+from hs.storage import accounts, devices, directory, to_device
 from hs.storage import appservices as storage
 from hs.storage.accounts import UserRecord
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.to_device import WaitingMessage
 from tests.support.appservices import GHOST, OTHER_GHOST, Sent, open_sending, registration
 from tests.support.rooms import ALICE, BOB, SERVER, World
@@ -195,7 +195,7 @@ async def test_who_is_only_shared_with_a_service_keeps_their_messages(database: 
     for number, (user_id, made_by) in enumerate([(ALICE, None), (GHOST, "irc")], 1):
         record = UserRecord(user_id, None, 0, appservice_id=made_by)
         await database.write(accounts.insert_user, record)
-        await database.write(to_device.add, [waiting(user_id, number)])
+        await database.write(leave_message, user_id, number)
     async with open_sending(database, service) as sending:
         await sending.services.until(sending.services.transactions)
         await sending.world.create_room(ALICE)
@@ -211,6 +211,8 @@ async def test_who_is_only_shared_with_a_service_keeps_their_messages(database: 
         assert await database.read(to_device.pending, GHOST, "PHONE", 0, 100, 10) == []
 
 
-def waiting(user_id: UserID, number: int) -> WaitingMessage:
+async def leave_message(tx: Tx, user_id: UserID, number: int) -> None:
+    await devices.ensure(tx, user_id, "PHONE", None, 0)
+    inbox = (await to_device.devices(tx, [user_id]))[user_id]["PHONE"]
     message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})
-    return WaitingMessage(user_id, "PHONE", number, message)
+    await to_device.add(tx, [WaitingMessage(inbox, number, message)])

@@ -11,23 +11,55 @@ from tests.support.devices import Process, one_time_keys, open_devices, plain_ke
 from tests.support.rooms import ALICE, BOB, CAROL
 
 
+async def counted(tx: Tx, tables: tuple[str, ...]) -> list[int]:
+    return [await tx.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+
+
 async def test_a_removal_that_was_cut_short_is_finished(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.upload(
         phone, device_keys=plain_keys(ALICE, "PHONE"), one_time_keys=one_time_keys(1)
     )
+    await server.send(phone, "t", {ALICE: {"PHONE": {}}})
     # As if the process had died before the watcher was told.
     await server.world.database.write(devices.delete, ALICE, ["PHONE"])
 
     await server.upkeep.tidy()
 
-    async def left(tx: Tx) -> tuple[Any, Any]:
-        return (
-            await tx.fetchval("SELECT count(*) FROM device_keys"),
-            await tx.fetchval("SELECT count(*) FROM one_time_keys"),
-        )
+    tables = ("device_keys", "one_time_keys", "inbox_messages", "closed_inboxes")
+    assert await server.world.database.read(counted, tables) == [0, 0, 0, 0]
 
-    assert await server.world.database.read(left) == (0, 0)
+
+async def test_messages_are_gone_with_their_device_and_with_all_of_a_users(server: Process) -> None:
+    for user_id, names in ((ALICE, ("A", "B")), (BOB, ("C",))):
+        for name in names:
+            token = await server.device(user_id, name)
+            await server.send(token, name, {user_id: {name: {}}})
+    left = []
+
+    await server.log_out(ALICE, "A")
+    left.append(await server.world.database.read(counted, ("inbox_messages", "closed_inboxes")))
+    removed, _ = await server.world.database.write(devices.delete_all, ALICE)
+    await server.updates.devices_removed(ALICE, removed)
+    left.append(await server.world.database.read(counted, ("inbox_messages", "closed_inboxes")))
+
+    assert left == [[2, 0], [1, 0]]
+    assert removed == ["B"]
+
+
+async def test_a_device_that_comes_back_at_once_has_an_inbox_of_its_own(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.send(phone, "old", {ALICE: {"PHONE": {}}})
+    await server.world.database.write(devices.delete, ALICE, ["PHONE"])
+
+    phone = await server.device(ALICE, "PHONE")
+    fresh = await server.sync(ALICE, "PHONE")
+    await server.send(phone, "new", {ALICE: {"PHONE": {"n": 1}}})
+    await server.upkeep.tidy()
+    answer = await server.sync(ALICE, "PHONE", fresh["next_batch"])
+
+    assert "to_device" not in fresh
+    assert [one["content"] for one in answer["to_device"]["events"]] == [{"n": 1}]
 
 
 async def test_old_changes_are_forgotten_but_for_the_last_of_each_user(server: Process) -> None:
