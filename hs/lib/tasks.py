@@ -28,16 +28,23 @@ class Duty:
     run: Callable[[], Awaitable[None]]
 
 
-async def keep_running(duty: Duty) -> None:
-    """Run a duty; when it raises, log, count, wait with backoff and run it again."""
+async def keep_running(duty: Duty, passing: tuple[type[Exception], ...] = ()) -> None:
+    """Run a duty; when it raises, log, count, wait with backoff and run it again.
+
+    Faults of the classes `passing` are nobody's mistake, and logged in one line.
+    """
     pause_s = FIRST_PAUSE_S
     while True:
         began = trio.current_time()
         try:
             await duty.run()
-        except Exception:
+        except Exception as error:
             # Cancelled is no Exception; a group that holds it is a BaseExceptionGroup: both rise.
-            log.exception("duty %s failed; starting it again in %.1f s", duty.name, pause_s)
+            cause = _only(passing, error)
+            if cause is None:
+                log.exception("duty %s failed; starting it again in %.1f s", duty.name, pause_s)
+            else:
+                log.warning("duty %s: %s; starting it again in %.1f s", duty.name, cause, pause_s)
         else:
             return
         _RESTARTS.labels(duty.name).inc()
@@ -45,6 +52,18 @@ async def keep_running(duty: Duty) -> None:
             pause_s = FIRST_PAUSE_S
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+def _only(passing: tuple[type[Exception], ...], error: Exception) -> BaseException | None:
+    """Give the first fault, if all of them are of these classes."""
+    if isinstance(error, ExceptionGroup):
+        if error.split(passing)[1] is not None:
+            return None
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        return first
+    return error if isinstance(error, passing) else None
 
 
 async def every(period_s: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -17,13 +17,18 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.listening import Bound, ListenerSpec
 from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
+from hs.core.errors import Unavailable
 from hs.lib.tasks import Duty, keep_running
 from hs.nursery import systemd
 from hs.nursery.process import Process, ProcessReadiness, Runner
+from hs.repl.leases import LeaseLost
+from hs.repl.rpc_reply import RpcUnavailable
 from hs.settings.listeners import Listener
 from hs.settings.settings import Settings
 
 _INTERNAL = frozenset(("replication", "metrics", "health"))
+# What duties fail with while a database or another process is away.
+_PASSING = (Unavailable, LeaseLost, RpcUnavailable)
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +100,9 @@ async def _run(
         return
     async with trio.open_nursery() as duties:
         for duty in process.duties:
-            duties.start_soon(keep_running, duty)
+            duties.start_soon(keep_running, duty, _PASSING)
         for duty in process.lone_duties:
-            duties.start_soon(keep_running, _leased(process, duty))
+            duties.start_soon(keep_running, _leased(process, duty), _PASSING)
         await _serve(process, leaving, ready)
         duties.cancel_scope.cancel()
 

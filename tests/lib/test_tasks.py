@@ -26,6 +26,25 @@ async def test_failing_duty_is_started_again_with_growing_pauses(
     assert "duty unlucky failed" in caplog.text
 
 
+async def test_what_passes_by_itself_is_told_in_one_line(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults: list[Exception] = [
+        ConnectionError("away"),
+        ExceptionGroup("", [ExceptionGroup("", [ConnectionError("away")])]),
+        ExceptionGroup("", [ConnectionError("away"), ValueError("a mistake")]),
+    ]
+
+    async def fails() -> None:
+        if faults:
+            raise faults.pop(0)
+
+    await keep_running(Duty("unlucky", fails), (ConnectionError,))
+
+    assert [one.exc_info is not None for one in caplog.records] == [False, False, True]
+    assert caplog.messages[0] == "duty unlucky: away; starting it again in 0.5 s"
+
+
 async def test_cancelled_duty_is_not_started_again(autojump_clock: MockClock) -> None:
     starts = 0
 
