@@ -43,6 +43,14 @@ REFUSED = {
         "http://127.0.0.01/",
         "http://1.2.3.4.5/",
         "http://example.org.0x7f/",
+        "http://0x0/",
+        "http://00/",
+        "http://0177.1/",
+        "http://127.0.0.0x1/",
+        "http://127.0.0.08/",
+        "http://2130706433./",
+        "http://0x7f000001./",
+        "http://4294967296/",
         "http://256.256.256.256/",
     ],
     "odd IPv6": [
@@ -52,6 +60,9 @@ REFUSED = {
         "http://::1/",
         "http://[127.0.0.1]/",
         "http://[v1.x]/",
+        "http://[::1%251]/",
+        "http://[::ffff:127.0.0.1%25lo]/",
+        "http://[0x7f::1]/",
         "http://[]/",
     ],
     "odd hosts": [
@@ -108,10 +119,25 @@ def test_the_fragment_is_not_sent() -> None:
     assert parse_target("http://example.org/a?b#c").url == "http://example.org/a?b"
 
 
-def test_digits_of_other_scripts_are_the_address_they_look_like() -> None:
-    url = escaped("http://１２７.0.0.1/")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "１２７.0.0.1",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "127｡0｡0｡1",
+        "１２７．０．０．１",
+        "127.0.0.1\u200b",
+    ],
+)
+def test_digits_and_dots_of_other_scripts_are_the_address_they_look_like(host: str) -> None:
+    url = escaped(f"http://{host}/")
 
     assert str(parse_target(url).literal) == "127.0.0.1"
+
+
+def test_letters_of_other_scripts_are_the_name_they_look_like() -> None:
+    assert parse_target(escaped("http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/")).host == "localhost"
 
 
 def test_halves_of_characters_are_no_part_of_a_url() -> None:
