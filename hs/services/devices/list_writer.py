@@ -66,7 +66,7 @@ class DeviceListWriter(Protocol):
 
     @rpc
     async def put_signatures(self, user_id: UserID, signatures: list[NewSignature]) -> None:
-        """Add signatures that a user made, checked by the caller."""
+        """Add signatures that a user made, checked by the caller; the same again are no change."""
         ...
 
     @rpc
@@ -197,20 +197,22 @@ async def _put_cross_signing(
 async def _put_signatures(
     tx: Tx, ids: StreamIds, user_id: str, signatures: list[NewSignature], now_ms: int
 ) -> tuple[None, Rows]:
-    await device_keys.put_signatures(
-        tx,
-        [
-            SignatureRecord(one.target_user_id, one.target_id, user_id, one.key_id, one.signature)
-            for one in signatures
-        ],
-    )
+    records = [
+        SignatureRecord(one.target_user_id, one.target_id, user_id, one.key_id, one.signature)
+        for one in signatures
+    ]
+    held = set(await device_keys.signatures_on(tx, sorted({one.target_user_id for one in records})))
+    fresh = [one for one in dict.fromkeys(records) if one not in held]
+    if not fresh:
+        return None, []
+    await device_keys.put_signatures(tx, fresh)
     rows: Rows = []
-    own = [one.target_id for one in signatures if one.target_user_id == user_id]
-    if own:
+    targets = {UserID(one.target_user_id) for one in fresh}
+    if user_id in targets:
         rows += await _announced(tx, ids, user_id, [None], now_ms)
-    targets = sorted({one.target_user_id for one in signatures} - {UserID(user_id)})
-    if targets:
-        rows += await _told_oneself(tx, ids, user_id, targets, now_ms)
+    others = sorted(targets - {UserID(user_id)})
+    if others:
+        rows += await _told_oneself(tx, ids, user_id, others, now_ms)
     return None, rows
 
 

@@ -183,6 +183,28 @@ async def test_signatures_on_ones_own_keys_are_seen_by_all(server: Process) -> N
     assert seen["master_keys"][ALICE]["signatures"][ALICE].keys() == {"ed25519:PHONE"}
 
 
+async def test_the_same_signatures_again_are_no_news(server: Process) -> None:
+    alice, _ = await alices_phone(server), await bobs_phone(server)
+    await upload(server, alice, first_keys())
+    await server.world.create_room(ALICE, join=[BOB])
+    signed = {
+        ALICE: {"PHONE": SELF.signing(PHONE.device_keys())},
+        BOB: {BOBS_MASTER.public: USER.signing(BOBS_MASTER.usable_as("master"))},
+    }
+    told = []
+
+    for _ in range(2):
+        sinces = [
+            (await server.sync(*one))["next_batch"] for one in ((ALICE, "PHONE"), (BOB, "BOBS"))
+        ]
+        await sign(server, alice, signed)
+        hers = await server.sync(ALICE, "PHONE", sinces[0])
+        his = await server.sync(BOB, "BOBS", sinces[1])
+        told.append([one.get("device_lists", {}).get("changed") for one in (hers, his)])
+
+    assert told == [[[ALICE, BOB], [ALICE]], [None, None]]
+
+
 async def test_a_signature_on_anothers_master_key_is_seen_by_its_maker_only(
     server: Process,
 ) -> None:
