@@ -220,7 +220,8 @@ def _parse_pattern(pattern: object) -> str:
 
 def _parse_conditions(conditions: object) -> tuple[Condition, ...]:
     if conditions is None:
-        raise MissingParam("Missing param: conditions")
+        # A rule without conditions always matches.
+        return ()
     if not isinstance(conditions, list) or len(conditions) > MAX_PARTS:
         raise InvalidParam("'conditions' must be a list, not too long")
     for condition in conditions:

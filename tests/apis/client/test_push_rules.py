@@ -102,6 +102,14 @@ async def test_rules_are_turned_off_and_changed(database: Database) -> None:
         assert (rule["enabled"], rule["actions"], rule["default"]) == (False, [], True)
 
 
+@pytest.mark.parametrize("kind", ["override", "underride"])
+async def test_a_rule_needs_no_conditions(database: Database, kind: str) -> None:
+    async with open_client(database) as client:
+        assert await put(client, f"global/{kind}/always", NOTIFY) == (200, None)
+
+        assert (await get(client, f"global/{kind}/always"))["conditions"] == []
+
+
 async def test_the_ids_of_users_stand_in_their_own_rules(database: Database) -> None:
     async with open_client(database) as client:
         rule = await get(client, "global/override/.m.rule.invite_for_me")
@@ -120,7 +128,7 @@ async def test_the_ids_of_users_stand_in_their_own_rules(database: Database) -> 
         ("global/room/x", [], "M_BAD_JSON"),
         ("global/content/x", NOTIFY, "M_MISSING_PARAM"),
         ("global/content/x", {**NOTIFY, "pattern": 5}, "M_INVALID_PARAM"),
-        ("global/override/x", NOTIFY, "M_MISSING_PARAM"),
+        ("global/override/x", {}, "M_MISSING_PARAM"),
         ("global/underride/x", {**NOTIFY, "conditions": [{"key": "x"}]}, "M_INVALID_PARAM"),
         ("global/other/x", NOTIFY, "M_INVALID_PARAM"),
         ("global/room/.m.rule.mine", NOTIFY, "M_INVALID_PARAM"),
