@@ -17,7 +17,7 @@ from hs.core.ids import EventID
 from hs.core.relations import ANNOTATION
 from hs.services.rooms.placed import Placed, stored_relation
 
-MAX_REMEMBERED: Final = 1000
+MAX_REMEMBERED: Final = 200  # what arrives in a room while a request is under way
 
 _Said = tuple[EventID, str, str, str]  # of which event, by what type, by whom, what
 
