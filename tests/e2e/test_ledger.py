@@ -35,6 +35,8 @@ ENOUGH = 60
 CALM_S = (0.3, 1.5)
 # A process that is killed is away for a while.
 AWAY_S = (0.0, 0.5)
+# The part of Redis's ends in which it is there and does not answer.
+HANGS = 0.5
 # A database longer than it is waited for.
 DATABASE_AWAY_S = (0.0, 4.0)
 
@@ -67,6 +69,9 @@ class Stage:
         self.last_end = name
         if name == "redis":
             assert self.redis is not None
+            if self.rng.random() < HANGS:
+                self.redis.pause()
+                return self.redis.resume
             self.redis.stop()
             return self.redis.start
         if name == "postgres":

@@ -1,6 +1,7 @@
 """A private Redis server for one test run."""
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -53,6 +54,16 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def pause(self) -> None:
+        """Have it answer nothing, although it is there."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def cli(self, *command: str) -> str:
         """Run a command by the command line client."""

@@ -14,7 +14,7 @@ import trio
 from hs.core.errors import MatrixError
 from hs.lib.clock import Clock
 from hs.repl.rows import EventRow
-from hs.repl.writers import TableWriter, WriterStopped
+from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
 from hs.services.rooms.commit_unit import ChainIndexer, CommitResult, CommitWork, commit_group
 from hs.services.rooms.placed import Batch
 from hs.services.rooms.snapshots import Snapshot, unstored
@@ -110,7 +110,7 @@ class Committer:
         work = self._work(group)
         try:
             result = await self._writer.write_now(commit_group, work)
-        except (DatabaseUnavailable, WriterStopped) as error:
+        except (DatabaseUnavailable, WriterStopped, WriterReplaced) as error:
             self._fail(group, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing was written
             await self._isolate(group, error)
