@@ -37,7 +37,7 @@ COMPLETE = "UPDATE uia_sessions SET completed = $2, proved = $3 WHERE session_id
 HOLD_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
 CONCLUDE = """
 UPDATE uia_sessions SET outcome = $2, remembered = NULL, registration_token = NULL
-WHERE session_id = $1
+WHERE session_id = $1 AND outcome IS NULL
 """
 DELETE = "DELETE FROM uia_sessions WHERE session_id = $1"
 PRUNE = "DELETE FROM uia_sessions WHERE created_ms <= $1"
@@ -82,9 +82,9 @@ async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:
     await tx.execute(HOLD_TOKEN, session_id, token)
 
 
-async def conclude(tx: Tx, session_id: str, outcome: str) -> None:
-    """Note what came of a session."""
-    await tx.execute(CONCLUDE, session_id, outcome)
+async def conclude(tx: Tx, session_id: str, outcome: str) -> bool:
+    """Note what came of a session; False: something has come of it already."""
+    return await tx.execute(CONCLUDE, session_id, outcome) == 1
 
 
 async def delete(tx: Tx, session_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import MissingParam
+from hs.core.errors import MissingParam, Unknown, UserInUse
 from hs.core.ids import UserID
 from hs.services.accounts.registration import NewAccount, Registration
 from hs.services.accounts.sessions import DeviceWish, Session
@@ -67,12 +67,29 @@ async def register(
 
     Raises: AuthenticationNeeded, Forbidden, InvalidUsername, UserInUse, MissingParam, ….
     """
-    requirements = registration.requirements
-    requirements.check_is_open()
+    registration.requirements.check_is_open()
     made = await interactive.outcome(OPERATION, auth)
-    if made is not None:
-        user_id = UserID(made)
-        return user_id, await registration.log_in_again(user_id, wish.password, wish.device)
+    if made is None:
+        try:
+            return await _make(registration, interactive, wish, auth, count, client_ip)
+        except (UserInUse, Unknown):
+            # Perhaps another request of the same session was quicker.
+            made = await interactive.outcome(OPERATION, auth)
+            if made is None:
+                raise
+    user_id = UserID(made)
+    return user_id, await registration.log_in_again(user_id, wish.password, wish.device)
+
+
+async def _make(
+    registration: Registration,
+    interactive: InteractiveAuth,
+    wish: Wish,
+    auth: JsonObject | None,
+    count: Callable[[], None],
+    client_ip: str,
+) -> tuple[UserID, Session | None]:
+    requirements = registration.requirements
     await _name(registration, wish)
 
     async def remembering() -> JsonObject:

@@ -233,8 +233,10 @@ async def _write_session(
         await _write_proved(tx, record, proof)
         if proof.registration_token is not None:
             await accounts.use_registration_token(tx, proof.registration_token)
-        if proof.session_id is not None:
-            await uia.conclude(tx, proof.session_id, record.user_id)
+        if proof.session_id is not None and not await uia.conclude(
+            tx, proof.session_id, record.user_id
+        ):
+            raise UserInUse("An account was made in this session already")
 
 
 async def _write_proved(tx: Tx, record: UserRecord, proof: Proof) -> None:

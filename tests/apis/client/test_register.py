@@ -225,6 +225,26 @@ async def test_a_registration_token_serves_as_often_as_allowed(database: Databas
         assert (await accounts.client.get(validity + "abc")).json == {"valid": False}
 
 
+@pytest.mark.parametrize("name", [{"username": "alice"}, {}])
+async def test_requests_of_one_session_that_come_at_once_make_one_account(
+    accounts: Accounts, name: dict[str, Any]
+) -> None:
+    wish: dict[str, Any] = {**name, "password": "secret"}
+    session = (await accounts.client.post(REGISTER, wish)).json["session"]
+    wish["auth"] = {"type": "m.login.dummy", "session": session}
+    made = []
+
+    async def register() -> None:
+        made.append(await accounts.client.post(REGISTER, wish))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(register)
+
+    assert [one.status for one in made] == [200] * 6
+    assert len({one.json["user_id"] for one in made}) == 1
+
+
 async def test_a_use_of_a_token_is_held_by_one_session(database: Database) -> None:
     async with open_accounts(database, registration=WITH_TOKEN) as accounts:
         await database.write(stored.insert_registration_token, "abc", 1, None)
