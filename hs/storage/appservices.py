@@ -26,6 +26,14 @@ SET_POSITIONS = Rows(
     "service_id text, stream text, position text",
     conflict="ON CONFLICT (service_id, stream) DO UPDATE SET position = excluded.position",
 )
+BEGIN_READING = """
+INSERT INTO appservice_positions (service_id, stream, position) VALUES ($1, $2, $3)
+ON CONFLICT (service_id, stream) DO NOTHING RETURNING stream
+"""
+READ_ON = """
+UPDATE appservice_positions SET position = $4
+WHERE service_id = $1 AND stream = $2 AND position = $3
+"""
 INSERT_WAITING = Rows("appservice_waiting", "service_id text, number bigint, event_id text")
 FIRST_WAITING = """
 SELECT number, event_id FROM appservice_waiting WHERE service_id = $1 ORDER BY number LIMIT $2
@@ -138,14 +146,25 @@ async def set_positions(tx: Tx, service_id: str, reached: Sequence[tuple[str, st
 
 
 async def add_waiting(
-    tx: Tx, wanted: Sequence[tuple[str, str]], stream: str, position: str
-) -> None:
-    """Have events wait, (service, event) each, and note how far the stream is read with them."""
+    tx: Tx, wanted: Sequence[tuple[str, str]], before: str | None, position: str
+) -> bool:
+    """Have events wait, (service, event) each, and note how far events are read with them.
+
+    `before` is how far they were read; False, and nothing done, if somebody has read on meanwhile.
+    """
+    if not await _read_on(tx, before, position):
+        return False
     if wanted:
         numbers = await tx.next_ids(WAITING, len(wanted))
         rows = [(service, n, event) for n, (service, event) in zip(numbers, wanted, strict=True)]
         await tx.insert_rows(INSERT_WAITING, rows)
-    await set_positions(tx, ALL, [(stream, position)])
+    return True
+
+
+async def _read_on(tx: Tx, before: str | None, position: str) -> bool:
+    if before is None:
+        return await tx.fetchval(BEGIN_READING, ALL, EVENTS, position) is not None
+    return await tx.execute(READ_ON, ALL, EVENTS, before, position) == 1
 
 
 async def first_waiting(tx: Tx, service_id: str, limit: int) -> list[WaitingEvent]:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from hs.core.errors import Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
@@ -79,6 +80,13 @@ class PastMemberships(Protocol):
         ...
 
 
+class ReadElsewhere(Unavailable):
+    """Another process has read on, so that this one must begin with what is stored."""
+
+    def __init__(self) -> None:
+        super().__init__("another process reads for application services by now")
+
+
 class AppserviceSender:
     """Reads for all services, and runs their deliveries."""
 
@@ -105,6 +113,7 @@ class AppserviceSender:
         self._is_reading = False
         self._read = VectorPosition()
         self._saved = VectorPosition()
+        self._stored: str | None = None
         self._wanted: list[tuple[str, str]] = []
         self._in_doubt = False
         self._subscribe()
@@ -187,7 +196,10 @@ class AppserviceSender:
         wanted, position = self._wanted, self._read
         # Cancelled here, nobody knows whether it was written: the next run reads it again.
         self._in_doubt = True
-        await self._database.write(storage.add_waiting, wanted, storage.EVENTS, position.encode())
+        encoded = position.encode()
+        if not await self._database.write(storage.add_waiting, wanted, self._stored, encoded):
+            raise ReadElsewhere
+        self._stored = encoded
         self._in_doubt = False
         self._wanted, self._saved = [], position
         ids = {service_id for service_id, _ in wanted}
@@ -332,9 +344,10 @@ class AppserviceSender:
 
     async def _catch_up(self, start: dict[str, VectorPosition]) -> None:
         """Read what happened while nobody read; at the very first start nothing did."""
-        stored = await self._database.read(storage.positions, storage.ALL)
-        if storage.EVENTS in stored:
-            self._read = VectorPosition.parse(stored[storage.EVENTS])
+        positions = await self._database.read(storage.positions, storage.ALL)
+        self._stored = positions.get(storage.EVENTS)
+        if self._stored is not None:
+            self._read = VectorPosition.parse(self._stored)
             await self._catch_up_events()
         else:
             self._read = start[EVENTS.name]

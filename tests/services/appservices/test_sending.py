@@ -10,6 +10,7 @@ import pytest
 from hs.core.ids import RoomID, UserID
 from hs.repl.feed import Batch
 from hs.repl.streams import CACHES
+from hs.services.appservices.reader import ReadElsewhere
 from hs.services.appservices.transactions import OLD_TO_DEVICE
 from hs.settings.appservices import Namespace, Namespaces
 from hs.storage import accounts, devices, directory, to_device
@@ -52,6 +53,22 @@ async def test_an_alias_that_was_not_told_of_is_known_after_the_gap(database: Da
         await sending.services.until(sending.services.events)
 
         assert sending.services.events() == [event.event_id]
+
+
+async def test_who_finds_that_another_process_reads_has_nothing_wait(database: Database) -> None:
+    with pytest.RaisesGroup(ReadElsewhere, flatten_subgroups=True):
+        async with open_sending(database) as sending:
+            world = sending.world
+            room_id = await world.create_room(ALICE, join=[GHOST])
+            first = await world.send(room_id, ALICE, "first")
+            await sending.services.until(lambda: first.event_id in sending.services.events())
+            await database.write(storage.set_positions, storage.ALL, [(storage.EVENTS, "900")])
+
+            await world.send(room_id, ALICE, "read by another process")
+            await sending.over()
+
+    assert await database.read(storage.first_waiting, "irc", 10) == []
+    assert (await database.read(storage.positions, storage.ALL))[storage.EVENTS] == "900"
 
 
 async def test_services_get_what_is_theirs(database: Database) -> None:
