@@ -159,6 +159,7 @@ def wire_accounts(
         settings.registration,
         NoRemoteProfiles(),
         absent,
+        is_shared=ground.plan.shared,
     )
     writer = ground.owned(
         AccountDataWriter,

@@ -71,7 +71,11 @@ class NoRemoteProfiles:
 
 @attrs.define(eq=False)
 class Profiles:
-    """Reads and writes profiles; reading is from memory as a rule."""
+    """Reads and writes profiles.
+
+    With `is_shared` others write them too, and what they did may not have come here when its user
+    asks for the next thing; without, what is in memory is always right.
+    """
 
     _database: Database
     _feed: Feed
@@ -80,6 +84,7 @@ class Profiles:
     _settings: RegistrationSettings
     _remote: RemoteProfiles
     _absent: AbsentUsers
+    _is_shared: bool = attrs.field(default=False, kw_only=True)
     _known: LoadingCache[UserID, Mapping[str, Any] | None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -89,7 +94,8 @@ class Profiles:
 
     async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
         """Give the profile of a user of this server; empty when there is none."""
-        return await self._find(user_id) or {}
+        find = self._find_stored if self._is_shared else self._find
+        return await find(user_id) or {}
 
     async def stored(self, user_id: UserID) -> Mapping[str, Any]:
         """Give the profile of a user of this server, whichever process has just changed it."""
@@ -108,11 +114,7 @@ class Profiles:
         """
         if server_of(user_id) != self._server_name:
             return await self._remote.profile_of(user_id)
-        # Not from memory: who asks may have changed it through another process, of which nothing
-        # has come here yet.
-        profile = await self._load(user_id)
-        if profile is None and await self._absent.make_user(user_id):
-            profile = await self._load(user_id)
+        profile = await self._find_stored(user_id)
         if profile is None:
             raise NotFound("There is no such user")
         return profile
@@ -183,6 +185,12 @@ class Profiles:
         if profile is None and await self._absent.make_user(user_id):
             self._known.invalidate(user_id)
             profile = await self._known.get(user_id)
+        return profile
+
+    async def _find_stored(self, user_id: UserID) -> Mapping[str, Any] | None:
+        profile = await self._load(user_id)
+        if profile is None and await self._absent.make_user(user_id):
+            profile = await self._load(user_id)
         return profile
 
     async def _load(self, user_id: UserID) -> Mapping[str, Any] | None:

@@ -231,3 +231,18 @@ async def test_a_profile_is_read_as_another_process_has_just_set_it(database: Da
 
         assert (await there.client.get(PROFILE)).json == {"displayname": "A"}
         assert (await there.client.get(f"{PROFILE}/displayname")).json == {"displayname": "A"}
+
+
+async def test_what_members_are_called_is_what_another_process_has_just_set(
+    database: Database,
+) -> None:
+    async with open_accounts(database) as here, open_accounts(database) as there:
+        alice = await here.user("alice")
+        profiles = attrs.evolve(there.profiles, is_shared=True)
+        assert await profiles.of_local(alice.user_id) == {"displayname": "alice"}
+
+        await here.client.put(
+            f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
+        )
+
+        assert await profiles.of_local(alice.user_id) == {"displayname": "A"}
