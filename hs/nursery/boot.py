@@ -28,7 +28,7 @@ from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
-from hs.storage.database import Database, DatabaseUnavailable
+from hs.storage.database import Database, DatabaseError, DatabaseUnavailable
 from hs.storage.migrate import bundled_migrations, migrate, pending
 
 EXIT_FAILED = 1
@@ -133,9 +133,11 @@ async def _open_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Da
     async with AsyncExitStack() as opened:
         try:
             database = await opened.enter_async_context(open_database(config, bridge))
-        except DatabaseUnavailable as error:
+        except DatabaseError as error:
             host = "" if chosen.is_sqlite else f" at {chosen.args.get('host', 'this machine')}"
-            raise DatabaseUnavailable(f"the database {chosen.label}{host}: {error}") from error
+            told = f"the database {chosen.label}{host} (key database): {error}"
+            kind = DatabaseUnavailable if isinstance(error, DatabaseUnavailable) else DatabaseError
+            raise kind(told) from error
         yield database
 
 

@@ -21,6 +21,7 @@ def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
     """Report every contradiction."""
     _check_name(settings, refuse)
     _check_address(settings, refuse)
+    _check_listeners(settings, refuse)
     _check_processes(settings, refuse)
     _check_this_worker(settings, refuse)
     _check_main(settings, warn)
@@ -53,6 +54,22 @@ def _check_address(settings: Settings, refuse: Refuse) -> None:
             f"{address!r} is not an address clients could use",
             "write it like https://matrix.example.org/",
         )
+
+
+def _check_listeners(settings: Settings, refuse: Refuse) -> None:
+    taken: dict[tuple[str, int], int] = {}
+    for number, listener in enumerate(settings.listeners):
+        # The system gives each listener on port 0 one of its own.
+        places = [(one, listener.port) for one in listener.bind_addresses if listener.port]
+        for address, port in places:
+            first = taken.setdefault((address, port), number)
+            if first != number:
+                refuse(
+                    f"listeners.{number}",
+                    f"port {port} of {address} is listeners.{first}'s already",
+                    "give it another port, or put its resources into that listener",
+                )
+                break
 
 
 def _check_processes(settings: Settings, refuse: Refuse) -> None:

@@ -104,3 +104,13 @@ def test_a_secret_or_an_explicit_word_allows_it(load: Load) -> None:
 
     for allowed in ("worker_replication_secret: s", "unsafe_replication_without_secret: true"):
         assert load(public + allowed).listeners[0].bind_addresses == ("0.0.0.0",)
+
+
+def test_two_listeners_in_one_place_are_refused(load: Load, refused: Refused) -> None:
+    told = refused(
+        "listeners: [{port: 1, bind_address: 127.0.0.1}, {port: 1, bind_address: 127.0.0.1}]"
+    )
+
+    assert "listeners.1" in told
+    assert "port 1 of 127.0.0.1" in told
+    load("listeners: [{port: 1, bind_address: 127.0.0.1}, {port: 1, bind_address: '::1'}]")
