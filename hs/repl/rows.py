@@ -5,6 +5,7 @@ to the database. New fields go last and have a default, so that two releases can
 """
 
 import attrs
+import msgspec
 
 # (type, state key, event ID or None when the key is gone, membership of an m.room.member)
 StateChange = tuple[str, str, str | None, str | None]
@@ -169,12 +170,12 @@ class PushesRow:
     pushes: tuple[QueuedPush, ...]
 
 
-@attrs.frozen
-class ToDeviceRow:
+class ToDeviceRow(msgspec.Struct, frozen=True):
     """A message waits for a device of ours; or, with `keys`, the counts of its keys changed.
 
     `message` is its JSON; None when it is only in the table. With `gone` all that waited for the
-    device was dropped.
+    device was dropped. One request makes hundreds of rows, so they are of the class that is made
+    in a fifth of the time.
     """
 
     user_id: str

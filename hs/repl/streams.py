@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
+import msgspec
 
 from hs.repl.rows import (
     AccountDataRow,
@@ -71,7 +72,7 @@ def without_pdu(row: EventRow) -> EventRow:
 
 def without_message(row: ToDeviceRow) -> ToDeviceRow:
     """Leave the message to its table."""
-    return row if row.message is None else attrs.evolve(row, message=None)
+    return row if row.message is None else msgspec.structs.replace(row, message=None)
 
 
 EVENTS = StreamDef("events", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
