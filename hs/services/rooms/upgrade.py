@@ -11,7 +11,7 @@ import orjson
 
 from hs.core.auth.power_levels import DEFAULT_LEVELS, PowerLevels, creators_of, read_level
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import Forbidden, MatrixError, NotFound
+from hs.core.errors import BadState, Forbidden, MatrixError, NotFound
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
@@ -45,6 +45,7 @@ COPIED_TYPES: Final = (
 )
 MAX_COPIED: Final = 2000  # bans, children of a space
 MAX_LEVEL_BEFORE_12: Final = 100
+ATTEMPTS: Final = 5  # to change what nobody else has changed meanwhile
 
 _SPACE: Final = "m.space"
 _MAPS_OF_LEVELS: Final = ("users", "events", "notifications")
@@ -145,12 +146,23 @@ class RoomUpgrade:
     async def _close(self, user_id: UserID, old: Deciding, state: Mapping[StateKey, Event]) -> None:
         if _CANONICAL_KEY in state:
             await self._try_append(old.room_id, Draft(event_types.CANONICAL_ALIAS, user_id, {}, ""))
-        levels = old.events.get(event_types.POWER_LEVELS_KEY)
-        before = {} if levels is None else levels.content
-        await self._try_append(
-            old.room_id,
-            Draft(event_types.POWER_LEVELS, user_id, silencing_levels(before, old.rules), ""),
-        )
+        for _ in range(ATTEMPTS):
+            if await self._silence(user_id, old.room_id):
+                return
+
+    async def _silence(self, user_id: UserID, room_id: RoomID) -> bool:
+        """Raise a room's power levels; tell whether nobody else changed them meanwhile."""
+        room = await self.deciding.read(room_id)
+        levels = None if room is None else room.events.get(event_types.POWER_LEVELS_KEY)
+        if room is None or levels is None:
+            return True
+        content = silencing_levels(levels.content, room.rules)
+        draft = Draft(event_types.POWER_LEVELS, user_id, content, "", replaces=levels.event_id)
+        try:
+            await self._try_append(room_id, draft)
+        except BadState:
+            return False
+        return True
 
     async def _try_append(self, room_id: RoomID, draft: Draft) -> None:
         try:

@@ -1,6 +1,6 @@
 """Upgrading rooms: what the new one takes over, and what becomes of the old one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,8 @@ from hs.core.errors import (
     UnsupportedRoomVersion,
 )
 from hs.core.ids import RoomID
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.membership import JoinRequest
 from hs.services.rooms.succession import predecessor_of
 from hs.storage.database import Database
@@ -265,3 +266,35 @@ async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions
         await upgrade(acts, room_id, "1")
 
     assert await acts.state(room_id, "m.room.tombstone") == {}
+
+
+@attrs.define(eq=False)
+class Meddling:
+    """A RoomAppender before whose first call something else happens."""
+
+    inner: RoomAppender
+    first: Callable[[], Awaitable[object]] | None
+
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+        first, self.first = self.first, None
+        if first is not None:
+            await first()
+        return await self.inner.append(room_id, drafts)
+
+    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+        return await self.inner.create(version, drafts)
+
+
+async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    given = {"users": {ALICE: 100, BOB: 70}}
+
+    async def give() -> None:
+        await acts.world.set_state(room_id, ALICE, "m.room.power_levels", given)
+
+    upgrades = attrs.evolve(acts.upgrades, appender=Meddling(acts.world.appender, give))
+    await upgrades.upgrade(acts.tokens.requesters["alice"], room_id, "11")
+
+    levels = await acts.state(room_id, "m.room.power_levels")
+    assert levels["users"] == given["users"]
+    assert levels["events_default"] == 50
