@@ -13,6 +13,8 @@ _RESTARTS = Counter("hs_duty_restarts", "Duties that failed and were started aga
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
+# What was away is back at any moment, and then the duty is wanted.
+LONGEST_PASSING_PAUSE_S = 10.0
 # A duty that ran this long before it failed starts again at the shortest pause.
 HEALTHY_AFTER_S = 120.0
 
@@ -31,7 +33,8 @@ class Duty:
 async def keep_running(duty: Duty, passing: tuple[type[Exception], ...] = ()) -> None:
     """Run a duty; when it raises, log, count, wait with backoff and run it again.
 
-    Faults of the classes `passing` are nobody's mistake, and logged in one line.
+    Faults of the classes `passing` are nobody's mistake: they are logged in one line, and the
+    pauses stay short.
     """
     pause_s = FIRST_PAUSE_S
     while True:
@@ -40,16 +43,17 @@ async def keep_running(duty: Duty, passing: tuple[type[Exception], ...] = ()) ->
             await duty.run()
         except Exception as error:
             # Cancelled is no Exception; a group that holds it is a BaseExceptionGroup: both rise.
+            if trio.current_time() - began >= HEALTHY_AFTER_S:
+                pause_s = FIRST_PAUSE_S
             cause = _only(passing, error)
             if cause is None:
                 log.exception("duty %s failed; starting it again in %.1f s", duty.name, pause_s)
             else:
+                pause_s = min(pause_s, LONGEST_PASSING_PAUSE_S)
                 log.warning("duty %s: %s; starting it again in %.1f s", duty.name, cause, pause_s)
         else:
             return
         _RESTARTS.labels(duty.name).inc()
-        if trio.current_time() - began >= HEALTHY_AFTER_S:
-            pause_s = FIRST_PAUSE_S
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 

@@ -45,6 +45,22 @@ async def test_what_passes_by_itself_is_told_in_one_line(
     assert caplog.messages[0] == "duty unlucky: away; starting it again in 0.5 s"
 
 
+async def test_who_waits_for_what_is_away_goes_on_soon_after_it_is_back(
+    autojump_clock: MockClock,
+) -> None:
+    starts: list[float] = []
+
+    async def wants_something() -> None:
+        starts.append(trio.current_time())
+        if len(starts) < 9:
+            raise ConnectionError("away")
+
+    await keep_running(Duty("patient", wants_something), (ConnectionError,))
+
+    gaps = [round(b - a, 3) for a, b in itertools.pairwise(starts)]
+    assert gaps == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+
+
 async def test_cancelled_duty_is_not_started_again(autojump_clock: MockClock) -> None:
     starts = 0
 
