@@ -39,6 +39,10 @@ class Recent(Generic[K, R]):
         floor = self._feed.position(self._stream) if self._floor is None else self._floor
         if not position.covers_all(floor):
             return None
+        return self.known_since(position)
+
+    def known_since(self, position: VectorPosition) -> set[K]:
+        """Give those keys touched behind a position that are remembered; there may be more."""
         keys: set[K] = set()
         for writer, last in self._last.items():
             seen = position.get(writer)

@@ -80,10 +80,11 @@ class RoomExtras:
         if not ephemeral.allows_type(_TYPING):
             return
         touched: set[RoomID] | None = set()
+        # Whether an empty list is news is known only where the change itself is.
+        known: set[RoomID] = set()
         if turn.since is not None and turn.since.typing is not turn.moment.token.typing:
             touched = self._typed.since(turn.since.typing.vector)
-        # Whether an empty list is news is known only where the change itself is.
-        known = touched or set()
+            known = self._typed.known_since(turn.since.typing.vector)
         for room_id in _joined(turn, touched) | fresh:
             user_ids = [
                 user_id

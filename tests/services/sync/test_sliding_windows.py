@@ -1,5 +1,7 @@
 """Sliding sync: which rooms a window shows, and how it moves."""
 
+from typing import Any
+
 import pytest
 
 from hs.core.errors import InvalidParam, MatrixError
@@ -396,3 +398,21 @@ async def test_reading_is_told_by_a_process_that_did_not_hear_of_it(database: Da
 
         assert set(second["rooms"]) == {one}
         assert second["rooms"][one]["notification_count"] == 0
+
+
+async def test_who_stopped_typing_since_a_restart_is_told(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id, other = await busy_rooms(s.world, ALICE, 2)
+        typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
+        s.tables.set_typing(room_id, BOB)
+        first = await s.sync(ALICE, **typing)
+        s.tables.set_typing(other, BOB)
+        s.tables.set_typing(other)
+        restarted = make_sliding(s.world)
+        restarted.tables.numbers = s.tables.numbers
+
+        restarted.tables.set_typing(room_id)
+        second = await restarted.sync(ALICE, first["pos"], **typing)
+
+        [(told, event)] = second["extensions"]["typing"]["rooms"].items()
+        assert (told, event["content"]) == (room_id, {"user_ids": []})

@@ -13,7 +13,7 @@ from hs.core.push.unread import Count, RoomCounts
 from hs.services.sync.strangers import Strangers
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
-from tests.support.syncing import Syncing, bodies, open_syncing, thread_counts
+from tests.support.syncing import Syncing, bodies, make_syncing, open_syncing, thread_counts
 
 LONG_MS = 60_000
 
@@ -143,6 +143,22 @@ async def test_presence_of_who_does_not_sync_here_wakes_those_who_share_a_room(
 
         answer = await poll.result()
         assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+
+
+async def test_who_stopped_typing_since_a_restart_is_told(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        s.tables.set_typing(room_id, BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+        s.tables.set_typing(await s.world.create_room(BOB), BOB)
+        restarted = make_syncing(s.world)
+        restarted.tables.numbers = s.tables.numbers
+
+        restarted.tables.set_typing(room_id)
+        answer = await restarted.sync(ALICE, since)
+
+        [typing] = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert typing == {"type": "m.typing", "content": {"user_ids": []}}
 
 
 async def test_what_is_private_to_others_wakes_nobody(database: Database) -> None:

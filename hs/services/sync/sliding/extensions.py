@@ -206,16 +206,17 @@ class Extensions:
     def _make_typing(self, scene: Scene, asked: ExtensionAsked) -> Members:
         since = scene.since
         touched: AbstractSet[RoomID] | None = frozenset()
+        # Whether an empty list is news is known only where the change itself is.
+        known = set(scene.parked)
         if since is not None and not since.typing.vector.covers_all(
             scene.moment.token.typing.vector
         ):
             touched = self._typed.since(since.typing.vector)
+            known |= self._typed.known_since(since.typing.vector)
         whole = scene.fresh.keys() | scene.parked.keys()
         if touched is not None and not touched and not whole:
             return {}
         scope = _joined(scene.asking, _scope(scene, asked))
-        # Whether an empty list is news is known only where the change itself is.
-        known = (touched or frozenset()) | scene.parked.keys()
         found: Members = {}
         for room_id in scope if touched is None else scope & (touched | whole):
             users = [one for one in self._typing.typing_users(room_id) if one not in scene.ignored]
