@@ -6,7 +6,7 @@ async with open_sending(database) as sending:
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.ids import UserID
+from hs.core.ids import EventID, UserID
 from hs.lib.http_client import HttpAnswer, Unreachable
 from hs.services.appservices.calls import ServiceCalls
 from hs.services.appservices.interest import Interest
@@ -117,15 +117,36 @@ class Services:
         self.news = trio.Event()
 
 
+async def nothing() -> None:
+    """Let nothing happen."""
+
+
+@attrs.define(eq=False)
+class BusyPast:
+    """Looks up the past, while something happens in the present."""
+
+    past: PastMembers
+    meanwhile: Callable[[], Awaitable[None]]
+
+    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
+        meanwhile, self.meanwhile = self.meanwhile, nothing
+        await meanwhile()
+        return await self.past.memberships(event_id)
+
+
 @attrs.define(eq=False)
 class Sending:
-    """A world, and the duty that sends of it, which can be ended and begun again."""
+    """A world, and the duty that sends of it, which can be ended and begun again.
+
+    `meanwhile` happens once while a duty that begins looks for what was missed.
+    """
 
     world: World
     reading: Reading
     services: Services
     nursery: trio.Nursery
     registrations: list[AppserviceRegistration]
+    meanwhile: Callable[[], Awaitable[None]] = nothing
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _ended: trio.Event = attrs.Factory(trio.Event)
 
@@ -168,7 +189,7 @@ class Sending:
             world.feed,
             Interest(registry, world.database),
             reading.memberships,
-            PastMembers(world.events, world.states),
+            BusyPast(PastMembers(world.events, world.states), self.meanwhile),
             maker,
             ServiceCalls(self.services, False),
         )

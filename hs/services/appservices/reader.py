@@ -346,11 +346,10 @@ class AppserviceSender:
         """Read what happened while nobody read; at the very first start nothing did."""
         positions = await self._database.read(storage.positions, storage.ALL)
         self._stored = positions.get(storage.EVENTS)
-        if self._stored is not None:
-            self._read = VectorPosition.parse(self._stored)
-            await self._catch_up_events()
-        else:
-            self._read = start[EVENTS.name]
+        begin = start[EVENTS.name]
+        self._read = begin if self._stored is None else VectorPosition.parse(self._stored)
+        moved = await self._rewind()
+        await self._catch_up_events(begin, moved)
         await self._write()
         reached = {stream: start[stream].most() for stream in (RECEIPTS.name, DEVICE_LISTS.name)}
         for outgoing in self._outgoing.values():
@@ -362,27 +361,34 @@ class AppserviceSender:
             for device in await self._database.read(storage.devices_with_keys):
                 await self._note_device(*device, has_messages=False)
 
-    async def _catch_up_events(self) -> None:
-        """Read events that were stored meanwhile, each as if its users were where they were."""
-        moved = await self._rewind()
+    async def _catch_up_events(self, begin: VectorPosition, moved: dict[str, StateChange]) -> None:
+        """Read events that were stored meanwhile, each as if its users were where they were.
+
+        What came behind `begin` waits in the queue, and is not read here: then who is where is
+        known as of the very place at which the queue begins.
+        """
         after = self._read.floor
-        while True:
+        while not self._read.covers_all(begin):
             found = await self._database.read(storage.newer_events, after, PAGE)
             for one in found:
-                if not self._read.covers(one.writer, one.stream_id):
+                if self._read.covers(one.writer, one.stream_id):
+                    continue
+                if begin.covers(one.writer, one.stream_id):
                     self._read = self._read.advance(one.writer, one.stream_id)
                     self._want(one.room_id, one.event_id, one.type, one.sender, one.state_key)
                     if one.event_id in moved:
                         self._interest.changed(one.room_id, (moved[one.event_id],))
-            await self._write()
             if len(found) < PAGE:
+                self._read = self._read.merge(begin)
                 break
+            await self._write()
             after = found[-1].stream_id
-        if moved:
-            await self._interest.load()
 
     async def _rewind(self) -> dict[str, StateChange]:
-        """Put services' users back to where they were; give what moves them on, by event."""
+        """Put services' users back to where they were at `_read`; give what moves them on.
+
+        All that happened until they were loaded is found here, for it is asked for later.
+        """
         moved: dict[str, StateChange] = {}
         seen: set[tuple[str, str]] = set()
         after = self._read.floor

@@ -71,6 +71,31 @@ async def test_who_finds_that_another_process_reads_has_nothing_wait(database: D
     assert (await database.read(storage.positions, storage.ALL))[storage.EVENTS] == "900"
 
 
+async def test_what_happens_while_the_past_is_read_is_read_as_it_happens(
+    database: Database,
+) -> None:
+    async with open_sending(database) as sending:
+        world, services = sending.world, sending.services
+        room_id = await world.create_room(ALICE, join=[GHOST])
+        await services.until(lambda: len(services.events()) == 1)
+        await sending.end()
+        missed = await world.join(room_id, OTHER_GHOST)
+        gone = [await world.leave(room_id, OTHER_GHOST)]
+
+        async def leave_and_talk() -> None:
+            gone.append(await world.leave(room_id, GHOST))
+            await world.send(room_id, ALICE, "nobody of the service is here")
+
+        sending.meanwhile = leave_and_talk
+        sending.begin()
+        await services.until(lambda: len(services.events()) >= 4)
+        back = await world.join(room_id, GHOST)
+        await services.until(lambda: back.event_id in services.events())
+
+        wanted = [missed, *gone, back]
+        assert services.events()[1:] == [one.event_id for one in wanted]
+
+
 async def test_services_get_what_is_theirs(database: Database) -> None:
     async with open_sending(database, registration(), registration("sms")) as sending:
         world = sending.world
