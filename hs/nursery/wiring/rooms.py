@@ -18,7 +18,7 @@ from hs.services.rooms.hot_rooms import HotRooms
 from hs.services.rooms.memberships import Memberships
 from hs.services.rooms.policies import NoPolicyServers, RoomPolicies
 from hs.services.rooms.sharded import ShardedAppender
-from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.services.rooms.tails import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.tails import Tails
 from hs.services.rooms.txn_memory import TxnMemory
@@ -58,7 +58,13 @@ def wire_rooms(ground: Foundation) -> Rooms:
     caches = ground.settings.caches.caches
     event_bytes = ground.settings.caches.event_cache_size * BYTES_PER_EVENT
     events = EventStore(ground.database, ground.feed, int(event_bytes * caches.factor("events")))
-    states = StateStore(ground.database, ground.feed, events)
+    states = StateStore(
+        ground.database,
+        ground.feed,
+        events,
+        int(MAX_CURRENT_BYTES * caches.factor("current_state")),
+        int(MAX_SNAPSHOT_BYTES * caches.factor("state_snapshots")),
+    )
     server_name = ground.settings.server.server_name
     memberships = Memberships(ground.database, ground.feed, server_name)
     tails = Tails(ground.feed, int(TAIL_BYTES * caches.factor("tails")))

@@ -23,7 +23,7 @@ from hs.services.rooms.room_loading import make_room, read_room
 from hs.services.rooms.state_store import StateStore
 from hs.storage.database import Database
 
-MAX_BYTES: Final = 128 * 1024 * 1024
+MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class RoomDropped(Exception):

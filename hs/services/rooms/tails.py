@@ -18,7 +18,7 @@ from hs.repl.rows import EventRow, StateChange
 from hs.repl.streams import EVENTS
 
 MAX_EVENTS_PER_ROOM: Final = 100
-MAX_BYTES: Final = 32 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 ENTRY_BYTES: Final = 500
 
 

@@ -12,7 +12,7 @@ from hs.services.rooms.memberships import RoomsOf
 from hs.services.sync.notifier import Watch
 from hs.services.sync.turn import SyncRequest
 
-MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 class _Kept(NamedTuple):
