@@ -28,7 +28,7 @@ from hs.services.previews.opengraph import Draft, Properties, draft_of, oembed_l
 
 PAGE_S = 15.0
 OEMBED_S = 10.0
-PARSE_S = 4.0
+PARSE_S = 10.0
 # Nothing is read of a host for so long after one of its pages took too long.
 SLOW_HOST_S = 600.0
 SLOW_HOSTS = 10_000
@@ -66,6 +66,7 @@ class Links:
     _images: PreviewImages
     _providers: Sequence[Provider]
     _max_bytes: int
+    _parse_s: float = PARSE_S
     _turn: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(1), init=False)
     _slow: LruCache[str, float] = attrs.field(init=False)
 
@@ -130,7 +131,7 @@ class Links:
                 if self._slow.get(host, 0.0) > trio.current_time():
                     return None
                 read = await self._sandbox.run(
-                    READ_PAGE, job, timeout_s=PARSE_S, max_bytes=FACTS_BYTES
+                    READ_PAGE, job, timeout_s=self._parse_s, max_bytes=FACTS_BYTES
                 )
             return read_facts(read)
         except SandboxFault as fault:

@@ -30,6 +30,8 @@ from tests.support.media import MediaWorld, open_media, picture
 from tests.support.sites import Asked, Page, Site, open_site
 
 MAX_BYTES = 1 << 20
+# For a page to be read, also on a slow machine.
+LONG_S = 60.0
 HOUR_MS = 3_600_000
 PNG = {"content-type": "image/png"}
 JSON = {"content-type": "application/json"}
@@ -73,7 +75,7 @@ def made(media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Sit
     )
     endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
     providers = read_providers(orjson.dumps([{"endpoints": endpoints}]))
-    links = Links(fetcher, sandbox, images, providers, MAX_BYTES)
+    links = Links(fetcher, sandbox, images, providers, MAX_BYTES, LONG_S)
     return Previews(media.database, media.clock, fetcher, links)
 
 
