@@ -1,19 +1,18 @@
 """Changed profiles in rooms, guests who must leave, and drafts that name what they replace."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
-import attrs
 import pytest
 import trio
 
 from hs.core.errors import BadState
-from hs.core.ids import RoomID, UserID
-from hs.services.rooms.appender import RoomAppender
+from hs.core.ids import UserID
 from hs.services.rooms.deciding import DecidingReader
-from hs.services.rooms.drafts import Appended, Draft
+from hs.services.rooms.drafts import Draft
 from hs.services.rooms.guests import GuestExpulsion
 from hs.services.rooms.profile_propagation import RoomProfiles
 from hs.storage.database import Database, Tx
+from tests.support.meddling import Meddling
 from tests.support.room_actions import Actions, Profiles, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
 
@@ -24,23 +23,6 @@ NAMED = {"displayname": "Al", "avatar_url": "mxc://a/b", "m.tz": "UTC"}
 async def acts(database: Database) -> AsyncIterator[Actions]:
     async with open_actions(database) as opened:
         yield opened
-
-
-@attrs.define(eq=False)
-class Meddling:
-    """A RoomAppender before whose first call something else happens."""
-
-    inner: RoomAppender
-    first: Callable[[], Awaitable[object]] | None
-
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
-        first, self.first = self.first, None
-        if first is not None:
-            await first()
-        return await self.inner.append(room_id, drafts)
-
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        return await self.inner.create(version, drafts)
 
 
 async def test_a_changed_profile_is_shown_in_all_joined_rooms(acts: Actions) -> None:

@@ -1,6 +1,6 @@
 """Upgrading rooms: what the new one takes over, and what becomes of the old one."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,11 +15,11 @@ from hs.core.errors import (
     UnsupportedRoomVersion,
 )
 from hs.core.ids import RoomID
-from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.drafts import Appended, Draft
+from hs.services.rooms.drafts import Draft
 from hs.services.rooms.membership import JoinRequest
 from hs.services.rooms.succession import predecessor_of
 from hs.storage.database import Database
+from tests.support.meddling import Meddling
 from tests.support.room_actions import DAVE, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
 
@@ -266,23 +266,6 @@ async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions
         await upgrade(acts, room_id, "1")
 
     assert await acts.state(room_id, "m.room.tombstone") == {}
-
-
-@attrs.define(eq=False)
-class Meddling:
-    """A RoomAppender before whose first call something else happens."""
-
-    inner: RoomAppender
-    first: Callable[[], Awaitable[object]] | None
-
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
-        first, self.first = self.first, None
-        if first is not None:
-            await first()
-        return await self.inner.append(room_id, drafts)
-
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        return await self.inner.create(version, drafts)
 
 
 async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -> None:

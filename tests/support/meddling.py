@@ -1,0 +1,26 @@
+"""Something that happens just before a service appends to a room."""
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+
+from hs.core.ids import RoomID
+from hs.services.rooms.appender import RoomAppender
+from hs.services.rooms.drafts import Appended, Draft
+
+
+@attrs.define(eq=False)
+class Meddling:
+    """A RoomAppender before whose first call something else happens."""
+
+    inner: RoomAppender
+    first: Callable[[], Awaitable[object]] | None
+
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+        first, self.first = self.first, None
+        if first is not None:
+            await first()
+        return await self.inner.append(room_id, drafts)
+
+    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+        return await self.inner.create(version, drafts)
