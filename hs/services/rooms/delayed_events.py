@@ -31,7 +31,7 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
 from hs.services.accounts.standing import check_may_act
 from hs.services.rooms.drafts import LATER
-from hs.services.rooms.send import Sending
+from hs.services.rooms.send import Sending, check_may_be_state
 from hs.storage import accounts
 from hs.storage import delayed_events as storage
 from hs.storage.database import Database, UniqueViolation
@@ -118,6 +118,8 @@ class DelayedEvents:
             # Only here it is known whether the terms are agreed to; a redaction needs no consent
             # if it is of one's own event, which is found out when it is sent.
             check_may_act(requester)
+        if wanted.state_key is not None:
+            check_may_be_state(wanted.type)
         if wanted.delay_ms <= 0:
             raise InvalidParam("The delay must be a positive number of milliseconds")
         if wanted.delay_ms > self.longest_ms:

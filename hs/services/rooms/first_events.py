@@ -96,6 +96,8 @@ def first_events(
     """
     if any(one.type == event_types.MEMBER for one in asked.initial_state):
         raise InvalidRoomState("Members come into a new room by `invite`")
+    if any(one.type == event_types.REDACTION for one in asked.initial_state):
+        raise InvalidRoomState("Redactions are no state")
     creator = members.creator
     create = _create_content(asked, members, rules)
     joined = {**members.profile, "membership": event_types.JOIN}

@@ -91,6 +91,7 @@ class Sending:
                 requester, room_id, state_key, content, at_ms, txn
             )
         check_may_act(requester)
+        check_may_be_state(event_type)
         if requester.shadow:
             return _event_id_of_nothing()
         if event_type == event_types.CANONICAL_ALIAS and state_key == "":
@@ -162,6 +163,16 @@ class Sending:
             # Whether a room exists is nobody's business who is not in it.
             raise Forbidden("You are not in this room") from error
         return appended[0].event_id
+
+
+def check_may_be_state(event_type: str) -> None:
+    """Refuse to set what is only ever a message.
+
+    A redaction with a state key would name what it redacts and take nothing away.
+    Spec: client-server API, m.room.redaction, a message event. Raises: InvalidParam.
+    """
+    if event_type == event_types.REDACTION:
+        raise InvalidParam("Redactions are no state: they are sent")
 
 
 def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | None:

@@ -224,6 +224,11 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
             "M_INVALID_ROOM_STATE",
         ),
         (
+            {"initial_state": [{"type": "m.room.redaction", "content": {"redacts": "$x"}}]},
+            400,
+            "M_INVALID_ROOM_STATE",
+        ),
+        (
             {
                 "initial_state": [
                     {"type": "m.room.member", "state_key": BOB, "content": {"membership": "join"}}

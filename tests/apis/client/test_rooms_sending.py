@@ -86,6 +86,13 @@ async def test_messages_need_no_transaction_when_posted(acts: Actions) -> None:
         ("send/m.room.redaction/1", {}, (400, "M_BAD_JSON")),
         ("send/m.room.redaction/1", {"redacts": "x"}, (400, "M_INVALID_PARAM")),
         ("redact/nothing/1", {}, (400, "M_INVALID_PARAM")),
+        ("state/m.room.redaction", {"redacts": "$x"}, (400, "M_INVALID_PARAM")),
+        ("state/m.room.redaction/$x", {}, (400, "M_INVALID_PARAM")),
+        (
+            "state/m.room.redaction/k?org.matrix.msc4140.delay=1000",
+            {"redacts": "$x"},
+            (400, "M_INVALID_PARAM"),
+        ),
     ],
 )
 async def test_what_cannot_be_sent_is_refused(
