@@ -42,6 +42,8 @@ class EventRow:
     redacted_by: str | None = None  # a redaction was here first
     # What changed in the room's current state, when that is not just the event itself.
     state_changes: tuple[StateChange, ...] | None = None
+    # With `redaction_applies`, how what is gone was related: (rel_type, parent event ID)
+    lost_relation: tuple[str, str] | None = None
 
     def changes(self) -> tuple[StateChange, ...]:
         """List what the event changed in the current state of its room."""

@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from hs.core.ids import EventID, UserID
-from hs.core.relations import AGGREGATED, REFERENCE, REPLACE, is_valid_replacement, relation_of
+from hs.core.relations import AGGREGATED, REFERENCE, REPLACE, is_valid_replacement
 from hs.lib.cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
@@ -96,7 +96,7 @@ class Aggregates:
         for parent, children in _references(related.linked).items():
             found[parent] = attrs.evolve(found[parent], references=children)
         for event_id, aggregate in found.items():
-            if event_id not in touched and not _ALL & touched:
+            if event_id not in touched:
                 self._entries.put(event_id, aggregate)
         return found
 
@@ -129,28 +129,14 @@ class Aggregates:
             if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
                 self._forget(EventID(row.relates_to[1]))
             if row.redaction_applies and row.redacts is not None:
-                self._lose(EventID(row.redacts))
-
-    def _lose(self, event_id: EventID) -> None:
-        self._forget(event_id)
-        stored = self._events.get_nowait(event_id)
-        if stored is None:
-            # Whose child it was is not known here.
-            self._entries.clear()
-            for touched in self._touched:
-                touched.update(_ALL)
-            return
-        relation = relation_of(stored.event.content)
-        if relation is not None:
-            self._forget(relation.parent_id)
+                self._forget(EventID(row.redacts))
+            if row.lost_relation is not None and row.lost_relation[0] in AGGREGATED:
+                self._forget(EventID(row.lost_relation[1]))
 
     def _forget(self, event_id: EventID) -> None:
         self._entries.pop(event_id)
         for touched in self._touched:
             touched.add(event_id)
-
-
-_ALL: Final = frozenset((EventID("*"),))
 
 
 def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:

@@ -66,7 +66,7 @@ class EventBuilder:
         if target is not None and draft.redacts is not None:
             _check_may_redact(event, target, head)
             if redaction_applies(event, target, head.power):
-                placed.redacts = target.event_id
+                placed.take_away(target)
                 after = without_redacted(after, target)
         return placed, after
 

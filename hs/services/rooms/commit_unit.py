@@ -297,7 +297,7 @@ _SHOWN = frozenset((Status.ACCEPTED,))
 
 def _row(one: Placed, numbers: _Numbers) -> EventRow:
     event = one.event
-    relation = stored_relation(event)
+    relation, lost = stored_relation(event), one.lost_relation
     own = one.changes[0] if one.plain and one.changes else None
     return EventRow(
         event.room_id,
@@ -324,4 +324,5 @@ def _row(one: Placed, numbers: _Numbers) -> EventRow:
         state_changes=None
         if one.plain
         else tuple((c.type, c.state_key, c.event_id, c.membership) for c in one.changes),
+        lost_relation=None if lost is None else (lost.rel_type, lost.parent_id),
     )

@@ -32,8 +32,9 @@ class Placed:
 
     `changes` are those of the room's current state; `plain`, that they are just the event
     itself taking its key. `redacts` names an event that is here and gone once this is
-    committed; `redacted_by` a redaction of this event that came first. `missing` are events it
-    cites in prev_events that we lack, and `fills_gap` says that it was itself such an event.
+    committed, and `lost_relation` what that was to its parent; `redacted_by` names a redaction
+    of this event that came first. `missing` are events it cites in prev_events that we lack, and
+    `fills_gap` says that it was itself such an event.
     `outlier_id` is the number of an event that is here already, and gets its place now.
     """
 
@@ -43,6 +44,7 @@ class Placed:
     plain: bool = True
     status: Status = Status.ACCEPTED
     redacts: EventID | None = None
+    lost_relation: Relation | None = None
     redacted_by: EventID | None = None
     txn: TxnKey | None = None
     missing: tuple[EventID, ...] = ()
@@ -50,6 +52,11 @@ class Placed:
     outlier_id: int | None = None
     stream_id: int = 0  # set by the commit
     batch: "Batch | None" = None
+
+    def take_away(self, target: Event) -> None:
+        """Note the event that is gone once this is committed."""
+        self.redacts = target.event_id
+        self.lost_relation = stored_relation(target)
 
 
 class HeadChange(NamedTuple):

@@ -225,7 +225,7 @@ class Intake:
         if target_id is not None:
             target = (await self._growing.standings([target_id])).get(target_id)
             if target is not None and await self._takes_away(placed, target):
-                placed.redacts = target_id
+                placed.take_away(target.event)
         noted = self._redactions.get(event.event_id, ())
         ours = [
             one.event.event_id

@@ -7,7 +7,9 @@ import pytest
 
 from hs.core.ids import EventID, UserID
 from hs.core.requester import Requester
+from hs.services.rooms.aggregates import Aggregates
 from hs.services.rooms.drafts import Draft
+from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.rendering import with_fields
 from hs.storage.database import Database
 from tests.support.reading import readers_of
@@ -191,3 +193,29 @@ async def test_fields_of_a_filter_are_kept_only(world: World) -> None:
     kept = orjson.loads(with_fields(rendered, [("content", "body"), ("sender",)]))
 
     assert kept == {"content": {"body": "hello"}, "sender": ALICE}
+
+
+async def test_another_process_forgets_only_the_parent_of_what_is_redacted(
+    database: Database,
+) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        root, other = [await world.send(room_id, ALICE, text) for text in ("root", "other")]
+        first, _ = await world.append(
+            room_id,
+            reply(BOB, "m.thread", root.event_id),
+            reply(BOB, "m.thread", root.event_id),
+        )
+        await world.append(room_id, reply(BOB, "m.thread", other.event_id))
+        # It has read no event yet, so it cannot look up whose child the redacted one was.
+        aggregates = Aggregates(world.database, world.feed, EventStore(world.database, world.feed))
+        before = await aggregates.load([root.event_id, other.event_id])
+
+        await world.redact(room_id, ALICE, first.event_id)
+
+        assert [one.thread and one.thread.count for one in before.values()] == [2, 1]
+        assert aggregates.get_nowait(root.event_id) is None
+        assert aggregates.get_nowait(other.event_id) == before[other.event_id]
+        (after,) = (await aggregates.load([root.event_id])).values()
+        assert after.thread is not None
+        assert after.thread.count == 1
