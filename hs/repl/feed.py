@@ -26,6 +26,7 @@ class Batch(Generic[R]):
 
     `reset` says that rows were lost for good (the writer of a memory stream restarted, or a
     reader was away too long): drop what you derived from this writer; `rows` is all there is now.
+    A reset that has a `prev` lacks nothing behind it, but what later rows replaced.
     """
 
     stream: StreamDef[R]

@@ -1,6 +1,7 @@
 """The writing end of memory streams: nothing is stored, a restart begins a new epoch."""
 
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 import attrs
@@ -30,11 +31,12 @@ class MemoryWriter(Generic[R]):
     _transport: Transport
     epoch: int
     position: int = attrs.field(init=False)
-    _recent: deque[tuple[int, R]] = attrs.field(init=False)
+    # By their keys, in the order of their numbers; all there were behind `_forgotten`.
+    _recent: OrderedDict[Hashable, tuple[int, R]] = attrs.field(init=False, factory=OrderedDict)
+    _forgotten: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.position = self.epoch
-        self._recent = deque(maxlen=self.stream.recent)
+        self.position = self._forgotten = self.epoch
 
     @property
     def committed(self) -> int:
@@ -50,7 +52,7 @@ class MemoryWriter(Generic[R]):
         prev = self.position
         numbered = list(enumerate(rows, prev + 1))
         self.position = prev + len(rows)
-        self._recent.extend(numbered)
+        self._remember(numbered)
         self._transport.publish(Batch(self.stream, self.writer, prev, self.position, numbered))
         return self.position
 
@@ -59,8 +61,17 @@ class MemoryWriter(Generic[R]):
 
         A reset holds the rows still remembered: for cache streams readers drop everything.
         """
-        first_kept = self._recent[0][0] if self._recent else self.position + 1
-        if self.epoch <= after and first_kept <= after + 1:
-            rows = [row for row in self._recent if row[0] > after]
+        rows = list(self._recent.values())
+        if self._forgotten <= after:
+            rows = [row for row in rows if row[0] > after]
             return Batch(self.stream, self.writer, after, self.position, rows)
-        return Batch(self.stream, self.writer, 0, self.position, list(self._recent), reset=True)
+        return Batch(self.stream, self.writer, self._forgotten, self.position, rows, reset=True)
+
+    def _remember(self, rows: list[tuple[int, R]]) -> None:
+        key_of, recent = self.stream.key, self._recent
+        for number, row in rows:
+            key = number if key_of is None else key_of(row)
+            recent.pop(key, None)
+            recent[key] = (number, row)
+        while len(recent) > self.stream.recent:
+            _, (self._forgotten, _) = recent.popitem(last=False)

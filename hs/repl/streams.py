@@ -1,7 +1,7 @@
 """The catalogue of streams: what changes, who writes it, and whether it outlives a restart."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -54,7 +54,8 @@ class StreamDef(Generic[R]):
 
     A TABLE stream needs no query of its own: the log of recent commits, kept by TableWriter when
     there are other processes, repairs gaps. `slim` strips a row to what is worth keeping there.
-    `recent` is how many rows a MEMORY writer remembers for readers that missed some.
+    `recent` is how many rows a MEMORY writer remembers for readers that missed some; where rows
+    have a `key`, a later one replaces the earlier.
     """
 
     name: str
@@ -63,6 +64,7 @@ class StreamDef(Generic[R]):
     writers: Writers = Writers.ONE
     slim: Callable[[R], R] = whole
     recent: int = 1000
+    key: Callable[[R], Hashable] | None = None
 
 
 def without_pdu(row: EventRow) -> EventRow:
@@ -70,22 +72,22 @@ def without_pdu(row: EventRow) -> EventRow:
     return attrs.evolve(row, pdu=None)
 
 
-def without_message(row: ToDeviceRow) -> ToDeviceRow:
-    """Leave the message to its table."""
-    return row if row.message is None else msgspec.structs.replace(row, message=None)
+def without_messages(row: ToDeviceRow) -> ToDeviceRow:
+    """Leave the messages to their table."""
+    return row if row.messages is None else msgspec.structs.replace(row, messages=None)
 
 
 EVENTS = StreamDef("events", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
 BACKFILL = StreamDef("backfill", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)
 RECEIPTS = StreamDef("receipts", ReceiptRow, Kind.TABLE)
-TYPING = StreamDef("typing", TypingRow, Kind.MEMORY)
+TYPING = StreamDef("typing", TypingRow, Kind.MEMORY, recent=10_000, key=lambda row: row.room_id)
 PRESENCE = StreamDef("presence", PresenceRow, Kind.MEMORY, recent=10_000)
 ACCOUNT_DATA = StreamDef("account_data", AccountDataRow, Kind.TABLE)
 PUSH_RULES = StreamDef("push_rules", PushRulesRow, Kind.TABLE)
 UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
 PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE)
 PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
-TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE, slim=without_message)
+TO_DEVICE = StreamDef("to_device", ToDeviceRow, Kind.TABLE, slim=without_messages)
 DEVICE_LISTS = StreamDef("device_lists", DeviceListRow, Kind.TABLE)
 THREAD_SUBSCRIPTIONS = StreamDef("thread_subscriptions", ThreadSubscriptionRow, Kind.TABLE)
 FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)

@@ -1,4 +1,4 @@
-"""The rooms where somebody types, as they were a moment ago."""
+"""The rooms where somebody types or did lately, as they were a moment ago."""
 
 from collections.abc import Collection
 
@@ -17,7 +17,7 @@ async def every(tx: Tx) -> list[str]:
 
 
 async def change(tx: Tx, added: Collection[str], removed: Collection[str]) -> None:
-    """Note where somebody began to type, and where nobody does any more."""
+    """Note where somebody began to type, and where nobody does for long."""
     if added:
         await tx.insert_rows(ADD, [(room_id,) for room_id in added])
     if removed:

@@ -218,6 +218,27 @@ async def test_a_pusher_is_known_at_another(cluster: Cluster) -> None:
     assert [one["pushkey"] for one in known] == ["moved"]
 
 
+async def test_who_stopped_typing_while_a_reader_was_away_is_told_by_it(cluster: Cluster) -> None:
+    two = await two_in_a_room(cluster, "stopped")
+    typing, reader = EFFECTS["typing"], cluster.processes["persister1"]
+    target = typing.target(two)
+    await two.alice.ask("PUT", target, {"typing": True, "timeout": 120_000})
+    since = ""
+    with trio.fail_after(LIMIT_S):
+        while not typing.shows(answer := await sync(two.bob, since, 10_000), two):
+            since = answer["next_batch"]
+
+    await trio.to_thread.run_sync(reader.kill)
+    try:
+        await two.alice.ask("PUT", target, {"typing": False})
+    finally:
+        await trio.to_thread.run_sync(reader.start)
+    answer = await sync(two.bob, answer["next_batch"])
+
+    told = answer["rooms"]["join"][two.room_id]["ephemeral"]["events"]
+    assert [one["content"] for one in told if one["type"] == "m.typing"] == [{"user_ids": []}]
+
+
 async def test_without_the_writer_nobody_writes_and_others_say_so_soon(cluster: Cluster) -> None:
     two = await two_in_a_room(cluster, "without")
     worker = cluster.processes[WRITER]

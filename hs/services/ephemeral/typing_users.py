@@ -32,6 +32,9 @@ MAX_ROOMS: Final = 100_000
 NOTE_S: Final = 1.0
 """How long changes gather before they are written down."""
 
+KEPT_S: Final = 600.0
+"""How long it is known over restarts that users stopped typing in a room."""
+
 _NOBODY: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
 
 
@@ -47,7 +50,8 @@ class TypingWriter(Protocol):
 class TypingMemory:
     """The writer: it lets those who do not go on typing stop.
 
-    Where somebody types is noted in the database a moment later, so that a restart ends it.
+    Where somebody types, or did lately, is noted in the database a moment later, so that a restart
+    ends it, also for those who did not hear yet that it has ended.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class TypingMemory:
         self._noted: set[str] = set()
         self._changed = trio.Event()
         self._rooms: dict[RoomID, dict[UserID, float]] = {}
+        # Where nobody types any more, and since when.
+        self._over: dict[str, float] = {}
         self._sooner = trio.Event()
         self._next_s = float("inf")
         feed.subscribe(EVENTS, self._on_events)
@@ -88,14 +94,18 @@ class TypingMemory:
     async def end_of_before(self) -> None:
         """Tell that nobody types any more where somebody did before a restart."""
         self._noted = set(await self._database.read(typing_rooms.every))
-        for room_id in self._noted - self._rooms.keys():
-            self._writer.append_nowait([TypingRow(room_id, ())])
+        ended = self._noted - self._rooms.keys()
+        self._over = dict.fromkeys(ended, self._now_s()) | self._over
+        if ended:
+            self._writer.append_nowait([TypingRow(room_id, ()) for room_id in sorted(ended)])
         self._changed.set()
 
     async def note(self) -> None:
-        """Write down where somebody types now."""
+        """Write down where somebody types now, or did lately."""
         self._changed = trio.Event()
-        now: set[str] = set(self._rooms)
+        oldest_s = self._now_s() - KEPT_S
+        self._over = {room_id: at_s for room_id, at_s in self._over.items() if at_s > oldest_s}
+        now: set[str] = {*self._rooms, *self._over}
         added, removed = now - self._noted, self._noted - now
         if added or removed:
             await self._database.write(typing_rooms.change, added, removed)
@@ -137,8 +147,11 @@ class TypingMemory:
             self._publish(room_id, users)
 
     def _publish(self, room_id: RoomID, users: dict[UserID, float]) -> None:
-        if not users:
+        if users:
+            self._over.pop(room_id, None)
+        else:
             self._rooms.pop(room_id, None)
+            self._over[room_id] = self._now_s()
         self._writer.append_nowait([TypingRow(room_id, tuple(users))])
         self._changed.set()
 

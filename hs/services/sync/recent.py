@@ -66,9 +66,8 @@ class Recent(Generic[K, R]):
             # While a batch is delivered, the feed tells the position before it.
             self._floor = self._feed.position(self._stream)
         if batch.reset:
-            self._floor = self._floor.advance(batch.writer, batch.position)
+            self._floor = self._floor.advance(batch.writer, batch.prev or batch.position)
             self._last.pop(batch.writer, None)
-            return
         last = self._last.setdefault(batch.writer, OrderedDict())
         for number, row in batch.rows:
             for key in self._keys_of(row):

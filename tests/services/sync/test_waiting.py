@@ -10,6 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 from hs.core.errors import BadJson, InvalidParam, NotFound
 from hs.core.filters import parse_sync_filter
 from hs.core.push.unread import Count, RoomCounts
+from hs.repl.feed import Batch
+from hs.repl.rows import TypingRow
+from hs.repl.streams import TYPING
 from hs.services.sync.strangers import Strangers
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
@@ -157,6 +160,28 @@ async def test_who_stopped_typing_since_a_restart_is_told(database: Database) ->
         restarted.tables.set_typing(room_id)
         answer = await restarted.sync(ALICE, since)
 
+        [typing] = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert typing == {"type": "m.typing", "content": {"user_ids": []}}
+
+
+async def test_a_process_that_starts_knows_who_stopped_typing_meanwhile(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id, other = [await s.world.create_room(ALICE, join=[BOB]) for _ in range(2)]
+        s.tables.numbers[TYPING.name] = 1000
+        s.tables.set_typing(other, BOB)
+        s.tables.set_typing(other)
+        s.tables.set_typing(room_id, BOB)
+        since = (await s.sync(ALICE))["next_batch"]
+
+    async with open_syncing(database) as s:
+        # What the writer remembers: each room's last change since it began.
+        rows = [(1002, TypingRow(other, ())), (1004, TypingRow(room_id, ()))]
+        s.world.feed.deliver(Batch(TYPING, "main", 1000, 1004, rows, reset=True))
+        answer = await s.sync(ALICE, since)
+
+        assert list(answer["rooms"]["join"]) == [room_id]
         [typing] = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
         assert typing == {"type": "m.typing", "content": {"user_ids": []}}
 

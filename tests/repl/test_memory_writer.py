@@ -1,0 +1,30 @@
+"""What the writer of a memory stream remembers for readers that missed rows."""
+
+import attrs
+
+from hs.repl.feed import Feed
+from hs.repl.inproc import alone
+from hs.repl.memory_writer import MemoryWriter, epoch_at
+from tests.repl.conftest import HINTS, Note
+
+
+def test_a_memory_writer_remembers_the_last_row_of_each_key() -> None:
+    last_by_text = attrs.evolve(HINTS, key=lambda row: row.text)
+    writer = MemoryWriter(last_by_text, "w1", alone(Feed()), epoch_at(1_000))
+    start = writer.position
+    for text in "abacada":
+        writer.append_nowait([Note(text)])
+
+    missed = writer.since(start + 1)
+    afresh = writer.since(0)
+    for text in "efg":
+        writer.append_nowait([Note(text)])
+    forgotten = writer.since(start + 1)
+
+    told = [(2, "b"), (4, "c"), (6, "d"), (7, "a")]
+    assert [(number - start, row.text) for number, row in missed.rows] == told
+    assert (missed.prev, missed.reset) == (start + 1, False)
+    assert (afresh.rows, afresh.prev, afresh.reset) == (missed.rows, start, True)
+    assert [row.text for _, row in forgotten.rows] == list("daefg")
+    # All that came behind this one is there.
+    assert (forgotten.prev, forgotten.reset) == (start + 4, True)
