@@ -77,6 +77,7 @@ def _lone_duties(of: Services) -> list[Duty]:
     lone = [
         *of.directory.duties,
         *of.search.duties,
+        *of.actions.chores,
         *of.actions.delayed.duties,
         *of.pushers.duties,
         *of.media.lone_duties,

@@ -10,6 +10,11 @@ OF_USER = """
 SELECT room_id, membership, event_id, stream_id, sender, forgotten
 FROM local_memberships WHERE user_id = $1
 """
+JOINED = "SELECT room_id FROM local_memberships WHERE user_id = $1 AND membership = 'join'"
+JOIN_EVENT = """
+SELECT event_id FROM local_memberships
+WHERE room_id = $1 AND user_id = $2 AND membership = 'join'
+"""
 PRESENT = sql(
     lambda d: (
         "SELECT room_id, state_key, membership, stream_id FROM current_state "
@@ -58,6 +63,17 @@ class PresentRecord(NamedTuple):
 async def of_user(tx: Tx, user_id: str) -> list[LocalRecord]:
     """List what one of our users has to do with each room."""
     return [LocalRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
+
+
+async def joined_rooms(tx: Tx, user_id: str) -> list[str]:
+    """List the rooms that one of our users is joined to."""
+    return [row[0] for row in await tx.fetch(JOINED, user_id)]
+
+
+async def join_event(tx: Tx, room_id: str, user_id: str) -> str | None:
+    """Give the event by which one of our users is joined to a room; None when they are not."""
+    event_id: str | None = await tx.fetchval(JOIN_EVENT, room_id, user_id)
+    return event_id
 
 
 async def present(tx: Tx, room_ids: Sequence[str]) -> list[PresentRecord]:

@@ -110,7 +110,7 @@ DEFAULTS = Settings(
 
 
 class Watching:
-    """A DeviceWatcher, RoomDeparture, ProfilePropagation and Newcomers that remembers."""
+    """A DeviceWatcher, RoomDeparture and Newcomers that remembers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -127,9 +127,6 @@ class Watching:
 
     async def depart(self, user_id: UserID) -> None:
         self.seen.append(("departed", user_id))
-
-    async def profile_changed(self, user_id: UserID) -> None:
-        self.seen.append(("profile", user_id))
 
 
 @attrs.define(eq=False)
@@ -426,7 +423,7 @@ def apis_of(accounts: Accounts) -> list[object]:
         DevicesApi(accounts.devices, lifecycle, interactive),
         ProfileApi(
             accounts.profiles,
-            ProfileChanges(accounts.profiles, accounts.watching),
+            ProfileChanges(accounts.profiles),
             ProfileAudience(
                 SharedRooms(),
                 settings.server.require_auth_for_profile_requests,

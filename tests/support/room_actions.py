@@ -80,14 +80,11 @@ class NoOutside:
 
 @attrs.define
 class Profiles:
-    """LocalProfiles and StoredProfiles over a dict."""
+    """LocalProfiles over a dict."""
 
     known: dict[UserID, dict[str, str]] = attrs.Factory(dict)
 
     async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
-        return self.known.get(user_id, {})
-
-    async def stored(self, user_id: UserID) -> Mapping[str, Any]:
         return self.known.get(user_id, {})
 
 

@@ -4,6 +4,7 @@ import attrs
 
 from hs.lib.tasks import Duty
 from hs.nursery.foundation import Foundation
+from hs.nursery.plan import BACKGROUND
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.delayed import Delayed, wire_delayed
 from hs.nursery.wiring.notices_user import notices_user_of
@@ -13,6 +14,7 @@ from hs.services.accounts.avatars import AvatarRules
 from hs.services.accounts.profile_changes import ProfileChanges
 from hs.services.directory.aliases import Aliases, AliasNamespaces
 from hs.services.directory.public_rooms import PublicRooms
+from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
 from hs.services.rooms.create import RoomCreation
 from hs.services.rooms.deciding import DecidingReader
@@ -34,7 +36,7 @@ from hs.services.rooms.upgrade import RoomUpgrade
 
 @attrs.frozen(eq=False, kw_only=True)
 class RoomActions:
-    """The services that change rooms; `duties` run in this process."""
+    """The services that change rooms; `duties` run in this process, `chores` in one of all."""
 
     creation: RoomCreation
     membership: RoomMembership
@@ -46,6 +48,7 @@ class RoomActions:
     upgrades: RoomUpgrade
     profile_changes: ProfileChanges
     duties: list[Duty]
+    chores: list[Duty]
 
 
 def wire_actions(
@@ -70,7 +73,6 @@ def wire_actions(
     deciding = DecidingReader(rooms.states, rooms.events)
     invites = InvitePermissions(accounts.account_data)
     resolver = AliasResolver(aliases, remote)
-    profiles = RoomProfiles(appender, rooms.memberships, accounts.profiles)
     succession = Succession(rooms.memberships, accounts.account_data, rules)
     avatars = AvatarRules(
         database,
@@ -102,8 +104,9 @@ def wire_actions(
         public_rooms=public_rooms,
         naming=_naming(ground, rooms, aliases, public_rooms, resolver, deciding),
         upgrades=_upgrades(ground, rooms, accounts, deciding, aliases, succession),
-        profile_changes=ProfileChanges(accounts.profiles, profiles, avatars),
-        duties=[Duty("profiles in rooms", profiles.run), *_guests(ground, rooms, deciding)],
+        profile_changes=ProfileChanges(accounts.profiles, avatars),
+        duties=_guests(ground, rooms, deciding),
+        chores=_profiles_in_rooms(ground, appender),
     )
 
 
@@ -173,6 +176,12 @@ def _guests(ground: Foundation, rooms: Rooms, deciding: DecidingReader) -> list[
         lambda room_id: ground.ownership.is_mine(EVENTS, room_id),
     )
     return [Duty("guests leave closed rooms", expulsion.run)]
+
+
+def _profiles_in_rooms(ground: Foundation, appender: RoomAppender) -> list[Duty]:
+    if BACKGROUND not in ground.plan.duties:
+        return []
+    return [Duty("profiles in rooms", RoomProfiles(ground.database, ground.feed, appender).run)]
 
 
 def _upgrades(

@@ -1,4 +1,4 @@
-"""Changing a profile, and showing the change where the name and avatar are seen."""
+"""Changing a profile: who may, and what may be in it."""
 
 from typing import Any
 
@@ -7,12 +7,7 @@ import attrs
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.avatars import AvatarRules
-from hs.services.accounts.profiles import (
-    AVATAR_URL,
-    DISPLAYNAME,
-    ProfilePropagation,
-    Profiles,
-)
+from hs.services.accounts.profiles import Profiles
 from hs.services.accounts.standing import check_may_act
 
 
@@ -21,7 +16,6 @@ class ProfileChanges:
     """What users do to profiles."""
 
     _profiles: Profiles
-    _propagation: ProfilePropagation
     _avatars: AvatarRules | None = None
 
     async def set_field(
@@ -36,7 +30,6 @@ class ProfileChanges:
         if self._avatars is not None and not requester.is_admin:
             await self._avatars.check_content({field: value})
         await self._profiles.set_field(requester, user_id, field, value)
-        await self._show(user_id, field)
 
     async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
         """Take a field away, if it is there.
@@ -45,9 +38,3 @@ class ProfileChanges:
         """
         check_may_act(requester)
         await self._profiles.delete_field(requester, user_id, field)
-        await self._show(user_id, field)
-
-    async def _show(self, user_id: UserID, field: str) -> None:
-        if field in (DISPLAYNAME, AVATAR_URL):
-            # Administrators change others' profiles, but events are sent by their subject.
-            await self._propagation.profile_changed(user_id)

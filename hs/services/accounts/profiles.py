@@ -1,6 +1,7 @@
 """Profiles of this server's users.
 
-`CacheRow("profiles", user_ids)` on the stream `caches` tells every process of a change.
+`CacheRow("profiles", user_ids)` on the stream `caches` tells every process of a change. A new name
+or avatar is noted in the commit that changes it; rooms show it after that (RoomProfiles).
 
 Spec: client-server API, Profiles.
 """
@@ -46,14 +47,6 @@ CACHED = 10_000
 _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+", re.ASCII)
 
 
-class ProfilePropagation(Protocol):
-    """Who shows changed profiles to others: the rooms, which show it in member events."""
-
-    async def profile_changed(self, user_id: UserID) -> None:
-        """Learn of a user's new name or avatar; returns soon, works on after that."""
-        ...
-
-
 class RemoteProfiles(Protocol):
     """Asks other servers for the profiles of their users."""
 
@@ -97,16 +90,6 @@ class Profiles:
         find = self._find_stored if self._is_shared else self._find
         return await find(user_id) or {}
 
-    async def stored(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give the profile of a user of this server, whichever process has just changed it."""
-        return await self._load(user_id) or {}
-
-    async def of_member(self, user_id: UserID) -> Mapping[str, str]:
-        """Give what member events show of a user of this server: name and avatar, where set."""
-        profile = await self.of_local(user_id)
-        shown = ((field, profile.get(field)) for field in (DISPLAYNAME, AVATAR_URL))
-        return {field: value for field, value in shown if isinstance(value, str)}
-
     async def get(self, user_id: UserID) -> Mapping[str, Any]:
         """Give a user's profile, whichever process has just changed it.
 
@@ -146,7 +129,7 @@ class Profiles:
         if requester.user_id != user_id and await self._load(user_id) is None:
             raise NotFound("There is no such user")
         if field in (DISPLAYNAME, AVATAR_URL) and (value is None or value == ""):
-            await self._database.write(profiles.delete, user_id, field)
+            await self._database.write(_delete, user_id, field)
         else:
             _check_value(field, value)
             await self._database.write(_put, user_id, field, value)
@@ -159,7 +142,7 @@ class Profiles:
         """
         check_key(field)
         self._check_may_change(requester, user_id, field)
-        await self._database.write(profiles.delete, user_id, field)
+        await self._database.write(_delete, user_id, field)
         self.announce(user_id)
 
     def announce(self, user_id: UserID) -> None:
@@ -235,3 +218,15 @@ async def _put(tx: Tx, user_id: str, field: str, value: Any) -> None:
     if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
         raise ProfileTooLarge(f"A profile has at most {MAX_PROFILE_BYTES} bytes")
     await profiles.put(tx, user_id, field, value)
+    await _note(tx, user_id, field)
+
+
+async def _delete(tx: Tx, user_id: str, field: str) -> None:
+    await profiles.delete(tx, user_id, field)
+    await _note(tx, user_id, field)
+
+
+async def _note(tx: Tx, user_id: str, field: str) -> None:
+    # The rooms' part reads it: what is noted in this commit is shown, whoever ends meanwhile.
+    if field in (DISPLAYNAME, AVATAR_URL):
+        await profiles.note_change(tx, user_id)

@@ -6,7 +6,9 @@ import attrs
 import pytest
 
 from hs.repl.inproc import InProcHub
+from hs.services.rooms.member_profiles import shown
 from hs.settings.accounts import RegistrationSettings
+from hs.storage import profiles
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, Accounts, open_accounts
 
@@ -54,14 +56,21 @@ async def test_clients_of_before_read_the_whole_profile_elsewhere(accounts: Acco
     assert (await accounts.client.get(before)).json == {"displayname": "alice"}
 
 
-async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts) -> None:
+@pytest.mark.parametrize("field", ["displayname", "avatar_url", "m.tz"])
+async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts, field: str) -> None:
     alice = await accounts.user("alice")
+    told = []
 
-    for field in ("displayname", "m.tz"):
-        await accounts.client.put(f"{PROFILE}/{field}", {field: "A"}, token=alice.access_token)
+    for change in (
+        accounts.client.put(f"{PROFILE}/{field}", {field: "A"}, token=alice.access_token),
+        accounts.client.put(f"{PROFILE}/{field}", {field: "B"}, token=alice.access_token),
+        accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token),
+    ):
+        await change
+        told += await accounts.database.read(profiles.changed, 0, 100)
 
-    told = [one for one in accounts.watching.seen if one[0] == "profile"]
-    assert told == [("profile", "@alice:test")]
+    assert {one.user_id for one in told} == (set() if field == "m.tz" else {alice.user_id})
+    assert len({one.change_id for one in told}) == len(told) == (0 if field == "m.tz" else 3)
 
 
 async def test_an_empty_name_is_no_name(accounts: Accounts) -> None:
@@ -72,7 +81,7 @@ async def test_an_empty_name_is_no_name(accounts: Accounts) -> None:
     )
 
     assert (await accounts.client.get(PROFILE)).json == {}
-    assert await accounts.profiles.of_member(alice.user_id) == {}
+    assert shown(await accounts.profiles.of_local(alice.user_id)) == {}
 
 
 @pytest.mark.parametrize(
@@ -182,13 +191,13 @@ async def test_a_change_is_seen_by_every_process(database: Database) -> None:
         open_accounts(database, hub=hub, instance="worker") as other,
     ):
         alice = await one.user("alice")
-        assert await other.profiles.of_member(alice.user_id) == {"displayname": "alice"}
+        assert await other.profiles.of_local(alice.user_id) == {"displayname": "alice"}
 
         await one.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await other.profiles.of_member(alice.user_id) == {"displayname": "A"}
+        assert await other.profiles.of_local(alice.user_id) == {"displayname": "A"}
 
 
 async def test_nobody_gets_a_profile_without_an_account(accounts: Accounts) -> None:
@@ -238,11 +247,11 @@ async def test_what_members_are_called_is_what_another_process_has_just_set(
 ) -> None:
     async with open_accounts(database) as here, open_accounts(database) as there:
         alice = await here.user("alice")
-        profiles = attrs.evolve(there.profiles, is_shared=True)
-        assert await profiles.of_local(alice.user_id) == {"displayname": "alice"}
+        seen = attrs.evolve(there.profiles, is_shared=True)
+        assert await seen.of_local(alice.user_id) == {"displayname": "alice"}
 
         await here.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await profiles.of_local(alice.user_id) == {"displayname": "A"}
+        assert await seen.of_local(alice.user_id) == {"displayname": "A"}

@@ -1,22 +1,30 @@
 """Changed profiles in rooms, guests who must leave, and drafts that name what they replace."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
+import attrs
 import pytest
 import trio
 
-from hs.core.errors import BadState
-from hs.core.ids import UserID
+from hs.core.errors import BadState, Forbidden, MatrixError
+from hs.core.ids import RoomID, UserID
+from hs.services.accounts.appservices import NoAppservices
+from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
+from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import DecidingReader
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.guests import GuestExpulsion
 from hs.services.rooms.profile_propagation import RoomProfiles
+from hs.settings.accounts import RegistrationSettings
+from hs.storage import profiles
 from hs.storage.database import Database, Tx
 from tests.support.meddling import Meddling
-from tests.support.room_actions import Actions, Profiles, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.room_actions import Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER
 
 NAMED = {"displayname": "Al", "avatar_url": "mxc://a/b", "m.tz": "UTC"}
+SHOWN = {"membership": "join", "displayname": "Al", "avatar_url": "mxc://a/b"}
 
 
 @pytest.fixture
@@ -25,70 +33,206 @@ async def acts(database: Database) -> AsyncIterator[Actions]:
         yield opened
 
 
+@attrs.define(eq=False)
+class Halting:
+    """A RoomAppender that gets stuck after some calls."""
+
+    inner: RoomAppender
+    left: int
+    stuck: trio.Event = attrs.Factory(trio.Event)
+
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+        if self.left == 0:
+            self.stuck.set()
+            await trio.sleep_forever()
+        self.left -= 1
+        return await self.inner.append(room_id, drafts)
+
+    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+        return await self.inner.create(version, drafts)
+
+
+def profiles_of(acts: Actions) -> Profiles:
+    """Give what users set their names with."""
+    world = acts.world
+    return Profiles(
+        world.database,
+        world.feed,
+        acts.delayed.announcements,
+        SERVER,
+        RegistrationSettings(),
+        NoRemoteProfiles(),
+        NoAppservices(),
+    )
+
+
+async def name(acts: Actions, user_id: UserID, **fields: str) -> None:
+    """Have a user set fields of their profile."""
+    for field, value in fields.items():
+        await profiles_of(acts).set_field(acts.user(user_id), user_id, field, value)
+
+
+async def name_fully(acts: Actions, user_id: UserID) -> None:
+    """Have a user set all that is in NAMED."""
+    await name(acts, user_id, **NAMED)
+
+
+def showing(acts: Actions, appender: RoomAppender | None = None) -> RoomProfiles:
+    """Make what a process shows profiles with."""
+    return RoomProfiles(acts.world.database, acts.world.feed, appender or acts.world.appender)
+
+
+async def shown(acts: Actions, room_id: RoomID, user_id: UserID = ALICE) -> Mapping[str, Any]:
+    """Give what a room shows of a user."""
+    return await acts.state(room_id, "m.room.member", user_id)
+
+
+async def waiting(acts: Actions) -> list[UserID]:
+    """List whose profiles are to be shown still."""
+    return [one.user_id for one in await acts.world.database.read(profiles.changed, 0, 100)]
+
+
 async def test_a_changed_profile_is_shown_in_all_joined_rooms(acts: Actions) -> None:
     joined = [await acts.world.create_room(BOB, join=[ALICE]) for _ in range(6)]
     left = await acts.world.create_room(BOB, join=[ALICE])
     await acts.world.leave(left, ALICE)
-    profiles = RoomProfiles(acts.world.appender, acts.memberships, Profiles({ALICE: NAMED}))
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(profiles.run)
-        await profiles.profile_changed(ALICE)
-        await profiles.profile_changed(ALICE)
+        nursery.start_soon(showing(acts).run)
+        await name_fully(acts, ALICE)
         with trio.fail_after(60):
-            while (await acts.state(joined[-1], "m.room.member", ALICE)).get("displayname") != "Al":
+            while await waiting(acts):
                 await trio.lowlevel.checkpoint()
-            for room_id in joined:
-                while "avatar_url" not in await acts.state(room_id, "m.room.member", ALICE):
-                    await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
     for room_id in joined:
-        assert await acts.state(room_id, "m.room.member", ALICE) == {
-            "membership": "join",
-            "displayname": "Al",
-            "avatar_url": "mxc://a/b",
-        }
-    assert (await acts.state(left, "m.room.member", ALICE))["membership"] == "leave"
+        assert await shown(acts, room_id) == SHOWN
+    assert (await shown(acts, left))["membership"] == "leave"
+
+
+async def test_what_a_killed_process_left_is_shown_by_the_next_one(acts: Actions) -> None:
+    rooms = [await acts.world.create_room(BOB, join=[ALICE]) for _ in range(6)]
+    await name_fully(acts, ALICE)
+    halting = Halting(acts.world.appender, left=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(showing(acts, halting).run)
+        await halting.stuck.wait()
+        while [await shown(acts, room_id) for room_id in rooms].count(SHOWN) < 2:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    seen = len(acts.world.seen)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(showing(acts).run)
+        with trio.fail_after(60):
+            while await waiting(acts):
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+    assert [await shown(acts, room_id) for room_id in rooms] == [SHOWN] * 6
+    assert len(acts.world.seen) - seen == 4
+
+
+async def test_a_name_that_is_taken_away_is_shown_no_more(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    await name_fully(acts, ALICE)
+    await showing(acts).show_all(set())
+
+    await profiles_of(acts).delete_field(acts.user(ALICE), ALICE, "displayname")
+    await showing(acts).show_all(set())
+
+    assert await shown(acts, room_id) == {"membership": "join", "avatar_url": "mxc://a/b"}
+    assert await waiting(acts) == []
 
 
 async def test_an_unchanged_profile_makes_no_events(acts: Actions) -> None:
     await acts.world.create_room(ALICE)
-    profiles = RoomProfiles(acts.world.appender, acts.memberships, Profiles({ALICE: NAMED}))
-    await profiles.show(ALICE)
+    await name_fully(acts, ALICE)
+    await showing(acts).show_all(set())
     seen = len(acts.world.seen)
 
-    await profiles.show(ALICE)
+    await name_fully(acts, ALICE)
+    await showing(acts).show_all(set())
 
     assert len(acts.world.seen) == seen
+    assert await waiting(acts) == []
 
 
 async def test_who_leaves_meanwhile_is_not_brought_back(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB, join=[ALICE])
+    await name_fully(acts, ALICE)
     leave = Draft("m.room.member", ALICE, {"membership": "leave"}, ALICE)
     meddling = Meddling(acts.world.appender, lambda: acts.world.appender.append(room_id, [leave]))
-    profiles = RoomProfiles(meddling, acts.memberships, Profiles({ALICE: NAMED}))
 
-    await profiles.show(ALICE)
+    await showing(acts, meddling).show_all(set())
 
-    assert await acts.state(room_id, "m.room.member", ALICE) == {"membership": "leave"}
+    assert await shown(acts, room_id) == {"membership": "leave"}
+    assert await waiting(acts) == []
 
 
-async def test_an_older_change_undoes_no_newer_one_of_another_process(acts: Actions) -> None:
+async def test_an_older_change_undoes_no_newer_one(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    known = Profiles({ALICE: {"displayname": "Al"}})
-    there = RoomProfiles(acts.world.appender, acts.memberships, known)
+    await name(acts, ALICE, displayname="Al")
 
     async def change_again() -> None:
-        known.known[ALICE] = {"displayname": "Al", "avatar_url": "mxc://a/b"}
-        await there.show(ALICE)
+        await name(acts, ALICE, avatar_url="mxc://a/b")
+        await showing(acts).show_all(set())
 
-    here = RoomProfiles(Meddling(acts.world.appender, change_again), acts.memberships, known)
+    await showing(acts, Meddling(acts.world.appender, change_again)).show_all(set())
 
-    await here.show(ALICE)
+    assert await shown(acts, room_id) == SHOWN
 
-    shown = await acts.state(room_id, "m.room.member", ALICE)
-    assert shown == {"membership": "join", "displayname": "Al", "avatar_url": "mxc://a/b"}
+
+async def test_a_change_while_one_is_shown_is_shown_as_well(acts: Actions) -> None:
+    rooms = [await acts.world.create_room(ALICE) for _ in range(3)]
+    await name(acts, ALICE, displayname="Al")
+    meddling = Meddling(acts.world.appender, lambda: name(acts, ALICE, avatar_url="mxc://a/b"))
+
+    await showing(acts, meddling).show_all(set())
+
+    assert [await shown(acts, room_id) for room_id in rooms] == [SHOWN] * 3
+    assert await waiting(acts) == []
+
+
+@pytest.mark.parametrize("error", [MatrixError("M_UNKNOWN", 503, "away"), RuntimeError("a bug")])
+async def test_what_fails_in_one_room_is_tried_again_there_alone(
+    acts: Actions, error: Exception
+) -> None:
+    rooms = [await acts.world.create_room(ALICE, join=[BOB]) for _ in range(3)]
+    await name(acts, ALICE, displayname="Al")
+    await name(acts, BOB, displayname="Bobby")
+
+    async def fail() -> None:
+        raise error
+
+    service = showing(acts, Meddling(acts.world.appender, fail))
+    failed = await service.show_all(set())
+    first = [(await shown(acts, room_id)).get("displayname") for room_id in rooms]
+    bobs = [(await shown(acts, room_id, BOB)).get("displayname") for room_id in rooms]
+    left = await waiting(acts)
+    seen = len(acts.world.seen)
+    still_failed = await service.show_all(failed)
+    passed_over = len(acts.world.seen) - seen
+    failed_again = await service.show_all(set())
+
+    assert len(failed) == 1
+    assert sorted(str(one) for one in first) == ["Al", "Al", "None"]
+    assert bobs == ["Bobby"] * 3
+    assert (left, still_failed, passed_over, failed_again) == ([ALICE], set(), 0, set())
+    assert len(acts.world.seen) - seen == 1
+    assert await waiting(acts) == []
+
+
+async def test_what_no_room_takes_is_not_tried_for_ever(acts: Actions) -> None:
+    await acts.world.create_room(ALICE)
+    await name(acts, ALICE, displayname="Al")
+
+    async def refuse() -> None:
+        raise Forbidden("not here")
+
+    await showing(acts, Meddling(acts.world.appender, refuse)).show_all(set())
+
+    assert await waiting(acts) == []
 
 
 async def test_a_draft_is_refused_when_what_it_replaces_is_gone(acts: Actions) -> None:
