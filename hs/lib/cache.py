@@ -1,12 +1,32 @@
 """A cache of bounded weight that forgets what was not used for longest."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar, overload
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar, overload
+from weakref import WeakSet
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
+
+_gathering: ContextVar["WeakSet[LruCache[Any, Any]] | None"] = ContextVar("gathering", default=None)
+
+
+@contextmanager
+def gathered_caches() -> Iterator["WeakSet[LruCache[Any, Any]]"]:
+    """Gather the caches made in the block, for metrics; the set does not keep them alive.
+
+    A cache is made deep inside of its owner, who alone knows it; so that none is left out, they
+    are noted where they are made, and not listed by hand.
+    """
+    caches: WeakSet[LruCache[Any, Any]] = WeakSet()
+    outer = _gathering.set(caches)
+    try:
+        yield caches
+    finally:
+        _gathering.reset(outer)
 
 
 class LruCache(Generic[K, V]):
@@ -32,6 +52,9 @@ class LruCache(Generic[K, V]):
         self._weigh = weigh
         self._weight = 0
         self._entries: OrderedDict[K, V] = OrderedDict()
+        gathering = _gathering.get()
+        if gathering is not None:
+            gathering.add(self)
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -100,6 +123,13 @@ class LruCache(Generic[K, V]):
     def weight(self) -> int:
         """The sum of weights, or the number of entries."""
         return len(self._entries) if self._weigh is None else self._weight
+
+    @property
+    def limit(self) -> int:
+        """The bound of `weight`."""
+        bound = self._max_entries if self._weigh is None else self._max_weight
+        assert bound is not None
+        return bound
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,15 +1,13 @@
 """Long-running work under supervision: what fails is logged, counted and started again."""
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
-from prometheus_client import Counter
 
 log = logging.getLogger(__name__)
-
-_RESTARTS = Counter("hs_duty_restarts", "Duties that failed and were started again", ["duty"])
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -23,22 +21,38 @@ HEALTHY_AFTER_S = 120.0
 class Duty:
     """Something a process does for as long as it lives.
 
-    `run` returns only when its work is over for good; it may be cancelled at any await.
+    `run` returns only when its work is over for good; it may be cancelled at any await. `waiting`
+    tells how much is there to be done, where the duty has a queue in memory.
     """
 
     name: str
     run: Callable[[], Awaitable[None]]
+    waiting: Callable[[], int] | None = None
 
 
-async def keep_running(duty: Duty, passing: tuple[type[Exception], ...] = ()) -> None:
+@attrs.define(eq=False)
+class Supervision:
+    """How the duties of a process fare; for metrics."""
+
+    running: dict[str, bool] = attrs.Factory(dict)
+    restarts: Counter[str] = attrs.Factory(Counter)
+
+
+async def keep_running(
+    duty: Duty,
+    passing: tuple[type[Exception], ...] = (),
+    supervision: Supervision | None = None,
+) -> None:
     """Run a duty; when it raises, log, count, wait with backoff and run it again.
 
     Faults of the classes `passing` are nobody's mistake: they are logged in one line, and the
     pauses stay short.
     """
+    watch = supervision or Supervision()
     pause_s = FIRST_PAUSE_S
     while True:
         began = trio.current_time()
+        watch.running[duty.name] = True
         try:
             await duty.run()
         except Exception as error:
@@ -53,7 +67,9 @@ async def keep_running(duty: Duty, passing: tuple[type[Exception], ...] = ()) ->
                 log.warning("duty %s: %s; starting it again in %.1f s", duty.name, cause, pause_s)
         else:
             return
-        _RESTARTS.labels(duty.name).inc()
+        finally:
+            watch.running[duty.name] = False
+        watch.restarts[duty.name] += 1
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
@@ -75,3 +91,11 @@ async def every(period_s: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
         await trio.sleep(period_s)
         await work()
+
+
+async def notice_lag(period_s: float, note: Callable[[float], None]) -> None:
+    """Tell, once a period, by how many seconds this task was late; for ever."""
+    while True:
+        due = trio.current_time() + period_s
+        await trio.sleep_until(due)
+        note(trio.current_time() - due)

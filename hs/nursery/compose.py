@@ -4,9 +4,11 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.apis.web.route import Endpoint, collect
 from hs.lib.aio import Bridge
+from hs.lib.cache import gathered_caches
 from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
-from hs.lib.tasks import Duty
+from hs.lib.tasks import Duty, Supervision
+from hs.nursery import measures
 from hs.nursery.foundation import lay_foundation
 from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
@@ -35,21 +37,41 @@ def compose(
 ) -> Process:
     """Build a process. Nothing starts, waits or connects here. Raises: SettingsError."""
     ground = lay_foundation(settings, plan, clock, bridge, database)
-    drain, admission, metrics = Drain(), Admission(), Metrics()
-    metrics.watch_process()
-    services = build_services(ground, admission, drain)
+    drain, admission = Drain(), Admission()
+    supervision, metrics = Supervision(), Metrics()
+    with gathered_caches() as caches:
+        services = build_services(ground, admission, drain)
+        duties, lone_duties = _duties(services), _lone_duties(services)
+        endpoints = _endpoints(services, drain)
+    if settings.metrics.enable_metrics:
+        _watch(metrics, services, admission, drain)
+        measures.watch_caches(metrics, caches, services)
+        measures.watch_duties(metrics, [*duties, *lone_duties], supervision, ground)
+        duties.append(measures.watch_lag(metrics))
     return Process(
         ground=ground,
         runners=_runners(services),
-        duties=_duties(services),
-        lone_duties=_lone_duties(services),
-        endpoints=_endpoints(services, drain),
+        duties=duties,
+        lone_duties=lone_duties,
+        endpoints=endpoints,
         authenticator=unless_blocked(services.identity.authenticator, settings.blocking),
         rates=services.identity.rates,
         admission=admission,
         drain=drain,
         metrics=metrics,
+        supervision=supervision,
     )
+
+
+def _watch(metrics: Metrics, of: Services, admission: Admission, drain: Drain) -> None:
+    """Have everything looked at that metrics tell, whenever they are scraped."""
+    metrics.watch_process()
+    measures.watch_server(metrics, admission, drain)
+    measures.watch_services(metrics, of)
+    measures.watch_streams(metrics, of.ground)
+    measures.watch_database(metrics, of.ground)
+    if of.ground.remote is not None:
+        measures.watch_others(metrics, of.ground.remote)
 
 
 def _runners(of: Services) -> list[tuple[str, Runner]]:

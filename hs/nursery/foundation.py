@@ -18,6 +18,7 @@ from hs.lib.tasks import Duty
 from hs.nursery.plan import Plan
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
+from hs.repl.intake import Intake
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
@@ -26,7 +27,7 @@ from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.repl.streams import CATALOGUE, RATES, Kind, StreamDef
-from hs.repl.transport import Transport
+from hs.repl.transport import Traffic, Transport
 from hs.repl.writers import TableWriter
 from hs.services.accounts.rate_limits import MakeLimiter, own_limiter
 from hs.services.accounts.shared_rates import SharedRates
@@ -47,6 +48,8 @@ class Remote:
     server: RpcServer
     endpoint: RpcEndpoint
     sender: PooledSender
+    traffic: Traffic
+    intake: Intake
 
 
 @attrs.frozen(eq=False, kw_only=True)

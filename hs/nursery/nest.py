@@ -100,9 +100,10 @@ async def _run(
         return
     async with trio.open_nursery() as duties:
         for duty in process.duties:
-            duties.start_soon(keep_running, duty, _PASSING)
+            duties.start_soon(keep_running, duty, _PASSING, process.supervision)
         for duty in process.lone_duties:
-            duties.start_soon(keep_running, _leased(process, duty), _PASSING)
+            leased = _leased(process, duty)
+            duties.start_soon(keep_running, leased, _PASSING, process.supervision)
         await _serve(process, leaving, ready)
         duties.cancel_scope.cancel()
 
@@ -174,4 +175,4 @@ def _leased(process: Process, duty: Duty) -> Duty:
         async with process.ground.leases.hold(f"duty:{duty.name}", wait_s=float("inf")):
             await duty.run()
 
-    return Duty(duty.name, run)
+    return Duty(duty.name, run, duty.waiting)

@@ -11,7 +11,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, RateLimits
 from hs.apis.web.route import Endpoint
 from hs.lib.metrics import Metrics
-from hs.lib.tasks import Duty
+from hs.lib.tasks import Duty, Supervision
 from hs.nursery.foundation import Foundation
 from hs.storage.database import DatabaseError, Tx
 
@@ -48,6 +48,7 @@ class Process:
     admission: Admission
     drain: Drain
     metrics: Metrics
+    supervision: Supervision
 
 
 @attrs.frozen(eq=False)

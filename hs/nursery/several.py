@@ -43,7 +43,9 @@ def connect(
     )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
-    return transport, Remote(clients, server, RpcEndpoint(server, secret), sender)
+    return transport, Remote(
+        clients, server, RpcEndpoint(server, secret), sender, transport, intake
+    )
 
 
 def _redis_address(redis: RedisSettings) -> RedisAddress:

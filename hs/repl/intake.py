@@ -6,7 +6,7 @@ process is, the rows between come from the log of commits, or from the writer's 
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -41,6 +41,8 @@ class _Lane:
     stream: StreamDef[Any]
     writer: str
     repairing: bool = False
+    repairs: int = 0
+    heard: int = 0  # the newest position that was told
     waiting: deque[Message] = attrs.Factory(lambda: deque(maxlen=MAX_WAITING))
 
 
@@ -85,6 +87,8 @@ class Intake:
         if stream is None or message.writer == self._instance:
             return
         lane = self._lane(stream, message.writer)
+        if message.position > lane.heard:
+            lane.heard = message.position
         if lane.repairing:
             lane.waiting.append(message)
         elif not self._deliver(lane, message):
@@ -99,7 +103,9 @@ class Intake:
                 continue
             known = self._feed.position_of(stream, writer)
             if known is not None and position > known:
-                self._start_repair(self._lane(stream, writer))
+                lane = self._lane(stream, writer)
+                lane.heard = max(lane.heard, position)
+                self._start_repair(lane)
         for lane in list(self._lanes.values()):
             if lane.stream.kind is Kind.MEMORY:
                 self._start_repair(lane)
@@ -115,6 +121,14 @@ class Intake:
             log.warning("cannot look for changes in the database: %s", error)
         finally:
             self._is_looking = False
+
+    def states(self) -> Iterator[tuple[str, str, int, int]]:
+        """Give for each writer that was heard: stream, writer, how far behind, repairs begun."""
+        for lane in self._lanes.values():
+            known = self._feed.position_of(lane.stream, lane.writer)
+            # Nothing is known of a memory writer before its first repair; then it may all be read.
+            behind = 0 if known is None else max(0, lane.heard - known)
+            yield lane.stream.name, lane.writer, behind, lane.repairs
 
     def _lane(self, stream: StreamDef[Any], writer: str) -> _Lane:
         lane = self._lanes.get((stream.name, writer))
@@ -148,6 +162,7 @@ class Intake:
     def _start_repair(self, lane: _Lane) -> None:
         if not lane.repairing and self._nursery is not None:
             lane.repairing = True
+            lane.repairs += 1
             self._nursery.start_soon(self._repair, lane)
 
     async def _repair(self, lane: _Lane) -> None:

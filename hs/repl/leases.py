@@ -97,11 +97,12 @@ def instance_lease(instance: str) -> str:
 
 @attrs.define(eq=False)
 class Leases:
-    """Takes, renews and gives back leases for one life of a process."""
+    """Takes, renews and gives back leases for one life of a process; `held` are its own now."""
 
     _database: Database
     _holder: str
     _now_ms: Callable[[], int]
+    held: set[str] = attrs.field(factory=set, init=False)
 
     async def try_take(self, name: str) -> Lease | None:
         """Take a lease if it is free."""
@@ -117,11 +118,13 @@ class Leases:
         """
         lease = await self._take(name, wait_s, wait_s)
         try:
+            self.held.add(name)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep, lease)
                 yield lease
                 nursery.cancel_scope.cancel()
         finally:
+            self.held.discard(name)
             await self._give_back(lease)
 
     @asynccontextmanager
@@ -135,11 +138,13 @@ class Leases:
         """
         lease = await self._take(name, wait_s, living_wait_s)
         try:
+            self.held.add(name)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_fenced, lease)
                 yield lease
                 nursery.cancel_scope.cancel()
         finally:
+            self.held.discard(name)
             await self._give_back(lease)
 
     async def _take(self, name: str, wait_s: float, living_wait_s: float) -> Lease:

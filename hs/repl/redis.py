@@ -157,7 +157,11 @@ def _nobody_cares(instance: str) -> None:
 
 @attrs.define(eq=False)
 class RedisTransport:
-    """Carries rows between the processes of one server."""
+    """Carries rows between the processes of one server.
+
+    `received`, `sent`, `dropped` (messages that came too fast, or could not be sent) and
+    `connections` are counted for metrics.
+    """
 
     feed: Feed
     _instance: str
@@ -179,6 +183,20 @@ class RedisTransport:
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _heard_at: float = 0.0
+    received: int = 0
+    sent: int = 0
+    dropped: int = 0
+    connections: int = 0
+
+    @property
+    def waiting_in(self) -> int:
+        """How many messages came and were not looked at yet."""
+        return len(self._inbox)
+
+    @property
+    def waiting_out(self) -> int:
+        """How many messages Redis has not been given yet."""
+        return len(self._outbox)
 
     def attach(self, source: Source) -> None:
         """Make a writer of this process known to everybody."""
@@ -235,13 +253,16 @@ class RedisTransport:
 
     def _subscribed(self) -> None:
         self.connected = True
+        self.connections += 1
         self._heard_at = trio.current_time()
         self._ever_connected.set()
         self._say(Message(Saying.REPLICATE, self._instance))
         self._announce_all()
 
     def _heard(self, encoded: bytes) -> None:
+        self.received += 1
         if len(self._inbox) >= MAX_IN:
+            self.dropped += len(self._inbox)
             self._inbox.clear()  # the gaps will be repaired
         self._inbox.append(encoded)
         self._inbox_wake.set()
@@ -275,6 +296,7 @@ class RedisTransport:
         if not self.connected:
             return  # positions are announced on connecting, so others will notice
         if len(self._outbox) >= MAX_OUT:
+            self.dropped += len(self._outbox)
             self._outbox.clear()
             self._lost_some = True
         self._outbox.append(saying)
@@ -300,7 +322,10 @@ class RedisTransport:
                 await self._bridge.run(self._link.publish, sayings)
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis: %s", error)
+            self.dropped += len(sayings)
             self._lost_some = True  # so that the next beat tells what was lost
+        else:
+            self.sent += len(sayings)
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -10,6 +11,7 @@ import msgspec
 import trio
 
 from hs.lib.log import REQUEST_ID
+from hs.lib.tally import Tally
 from hs.repl.feed import Feed
 from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.rpc_reply import Positions, Reply, RpcFailed, RpcUnavailable, raise_from
@@ -49,7 +51,8 @@ async def _look_nowhere() -> None:
 class RpcClients:
     """Gives proxies that call the owners in other processes.
 
-    `look` brings to the feed what messages should have told.
+    `look` brings to the feed what messages should have told. `calls` counts what was asked of
+    whom, and how often no answer came, or that of a fault.
     """
 
     _sender: Sender
@@ -60,6 +63,7 @@ class RpcClients:
     )
     _look: Callable[[], Awaitable[None]] = _look_nowhere
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
+    calls: dict[tuple[str, str], Tally] = attrs.field(factory=dict, init=False)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
         """Give an object with the `@rpc` methods of a Protocol, done by `instance`.
@@ -78,8 +82,20 @@ class RpcClients:
         return made
 
     def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
+        tally = self.calls[f"{method.protocol}.{method.name}", instance] = Tally()
+
         async def call(_: object, *args: Any, **kwargs: Any) -> Any:
-            return await self._call(method, instance, method.encode_arguments(args, kwargs))
+            began = perf_counter()
+            try:
+                result = await self._call(method, instance, method.encode_arguments(args, kwargs))
+            except (RpcUnavailable, RpcFailed):
+                tally.add_failure(perf_counter() - began)
+                raise
+            except BaseException:
+                tally.add(perf_counter() - began)
+                raise
+            tally.add(perf_counter() - began)
+            return result
 
         call.__name__ = method.name
         return call

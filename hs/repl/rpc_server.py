@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ import trio
 
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
+from hs.lib.tally import Tally
 from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.rpc_reply import (
     Outcome,
@@ -50,7 +52,8 @@ class _Running:
 class RpcServer:
     """Answers calls to the implementations registered with it.
 
-    `sources` lists the writers of this process: their positions go with every reply.
+    `sources` lists the writers of this process: their positions go with every reply. `calls`
+    counts what was asked, and how often a fault of ours was the answer.
     """
 
     _sources: Callable[[], list[Source]]
@@ -59,12 +62,19 @@ class RpcServer:
     _remembered: OrderedDict[str, bytes] = attrs.Factory(OrderedDict)
     _remembered_bytes: int = 0
     _nursery: trio.Nursery | None = None
+    calls: dict[str, Tally] = attrs.field(factory=dict, init=False)
+
+    @property
+    def running(self) -> int:
+        """How many calls are being answered."""
+        return len(self._running)
 
     def register(self, protocol: type[Any], implementation: Any) -> None:
         """Let other processes call the `@rpc` methods of a Protocol on an object."""
         for method in rpc_methods(protocol).values():
             bound = getattr(implementation, method.name)
             self._methods[method.protocol, method.name] = (method, bound)
+            self.calls[f"{method.protocol}.{method.name}"] = Tally()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run calls until cancelled."""
@@ -93,7 +103,9 @@ class RpcServer:
     async def _run_call(self, call: Call, running: _Running) -> None:
         try:
             REQUEST_ID.set(call.request_id)
+            began = perf_counter()
             outcome, payload = await self._outcome(call)
+            self._count(call, outcome, perf_counter() - began)
             reply = Reply(outcome, msgspec.Raw(payload), self._positions())
             running.reply = msgspec.msgpack.encode(reply)
             if outcome is not Outcome.NO_METHOD:
@@ -101,6 +113,11 @@ class RpcServer:
         finally:
             del self._running[call.key]
             running.done.set()
+
+    def _count(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        tally = self.calls.get(f"{call.protocol}.{call.method}")
+        if tally is not None:
+            (tally.add_failure if outcome is Outcome.FAULT else tally.add)(seconds)
 
     async def _outcome(self, call: Call) -> tuple[Outcome, bytes]:
         found = self._methods.get((call.protocol, call.method))

@@ -35,6 +35,38 @@ class Source(Protocol):
         """Give the rows after a position from memory; None when they are in the tables."""
 
 
+class Traffic(Protocol):
+    """What a transport between processes tells about itself, for metrics; counts only rise."""
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether what other processes say arrives."""
+
+    @property
+    def connections(self) -> int:
+        """Count how often it connected."""
+
+    @property
+    def received(self) -> int:
+        """Count the messages that came, our own included."""
+
+    @property
+    def sent(self) -> int:
+        """Count the messages that went out."""
+
+    @property
+    def dropped(self) -> int:
+        """Count the messages given up: too many at once, or nobody took them."""
+
+    @property
+    def waiting_in(self) -> int:
+        """Give how many messages came and were not looked at yet."""
+
+    @property
+    def waiting_out(self) -> int:
+        """Give how many messages did not go out yet."""
+
+
 class Transport(Protocol):
     """Publishes batches and advances; both reach the local feed before the call returns."""
 

@@ -7,6 +7,7 @@ Each writer has one transaction in flight; while it runs the next batch gathers.
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -113,6 +114,7 @@ class TableWriter(Generic[R]):
 
     When `run` fails the process must end: nobody knows any more what was written. Of two
     processes that both take themselves for this writer, only the one that started last can commit.
+    What was committed, and in how many seconds, is counted for metrics.
     """
 
     stream: StreamDef[R]
@@ -123,6 +125,10 @@ class TableWriter(Generic[R]):
     position: int = 0  # it will never write at or below this again
     committed: int = 0  # its last published row
     epoch: int = 0
+    commits: int = 0
+    jobs_committed: int = 0
+    rows_committed: int = 0
+    commit_s: float = 0.0
     _waiting: list[_Job] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
     _room: trio.Event = attrs.Factory(trio.Event)
@@ -131,6 +137,11 @@ class TableWriter(Generic[R]):
     _fault: Exception | None = None
     _life: str = attrs.field(factory=lambda: secrets.token_hex(8))
     _pruned_ms: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for the next transaction."""
+        return len(self._waiting)
 
     async def write(self, unit: Unit[T, R], *args: Any) -> T:
         """Run `unit(tx, ids, *args)` in a write transaction, shared with others that wait.
@@ -216,6 +227,7 @@ class TableWriter(Generic[R]):
 
     async def _write_batch(self, jobs: list[_Job]) -> None:
         attempt: _Attempt[R] = _Attempt(jobs)
+        began = perf_counter()
         try:
             await self._database.write(self._transaction, attempt)
         except CommitUnknown as error:
@@ -233,6 +245,10 @@ class TableWriter(Generic[R]):
             await self._write_batch(jobs[:half])
             await self._write_batch(jobs[half:])
         else:
+            self.commits += 1
+            self.jobs_committed += len(jobs)
+            self.rows_committed += len(attempt.rows)
+            self.commit_s += perf_counter() - began
             self._finish(attempt)
 
     async def _transaction(self, tx: Tx, attempt: _Attempt[R]) -> None:

@@ -5,10 +5,13 @@ changes nothing outside of itself, because it runs in another thread and may be 
 a conflict. A database error ends the unit: it is never caught inside, only by the caller.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import attrs
+
 from hs.core.errors import Unavailable
+from hs.lib.tally import Tally
 from hs.storage.dialect import Dialect, Engine, Query
 from hs.storage.rows import Rows, RowValues, UpdateRows
 
@@ -68,6 +71,20 @@ class Tx(Protocol):
 Unit = Callable[Concatenate[Tx, P], Coroutine[Any, Any, T]]
 
 
+@attrs.frozen
+class Load:
+    """How busy a database is as seen from this process; for metrics.
+
+    `units` are those done by kind, with the time from asking to having the result.
+    """
+
+    connections: int
+    connections_used: int
+    max_connections: int
+    waiting: int
+    units: Mapping[str, Tally]
+
+
 class Database(Protocol):
     """A database that runs units of work.
 
@@ -93,6 +110,9 @@ class Database(Protocol):
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit in a transaction of its own; when this returns, it is on disk."""
+
+    def load(self) -> Load:
+        """Tell how busy it is."""
 
 
 class DatabaseError(Exception):

@@ -13,7 +13,7 @@ from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.transport import Transport
 from hs.repl.writers import Rows, StreamIds, TableWriter, WriterReplaced, WriterStopped
 from hs.storage import stream_log
-from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Tx, Unit
+from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Load, Tx, Unit
 from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
 from tests.support.databases import fresh_postgres
@@ -266,6 +266,9 @@ class ForgetfulDatabase:
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_snapshot(unit, *args, **kwargs)
+
+    def load(self) -> Load:
+        return self.real.load()
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_long(unit, *args, **kwargs)

@@ -274,6 +274,7 @@ def make_cluster(
         "enable_registration": True,
         "enable_registration_without_verification": True,
         "bcrypt_rounds": 4,
+        "enable_metrics": True,
         "database": _database(layout, folder, postgres),
         "listeners": _listeners(ports["main"], internal["main"], layout),
         **UNLIMITED,
@@ -325,7 +326,7 @@ def _listeners(port: int, internal: int, layout: Layout) -> list[dict[str, Any]]
         "port": port,
         "bind_addresses": ["127.0.0.1"],
         "type": "http",
-        "resources": [{"names": ["client", "federation"]}],
+        "resources": [{"names": ["client", "federation", "metrics"]}],
     }
     replication = {
         "port": internal,

@@ -58,14 +58,20 @@ class Gate:
         self._slots = trio.Semaphore(size.running)
 
     @property
-    def _waiting(self) -> int:
+    def running(self) -> int:
+        """How many are let in."""
+        return self._size.running - self._slots.value
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
         return self._slots.statistics().tasks_waiting
 
     async def __aenter__(self) -> None:
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
-            if self._waiting >= self._size.waiting:
+            if self.waiting >= self._size.waiting:
                 raise LimitExceeded("The server is busy", retry_after_ms=2000) from None
             await self._slots.acquire()
 
@@ -90,8 +96,8 @@ class Admission:
     """The gates of one process."""
 
     def __init__(self, sizes: Mapping[Work, GateSize] = DEFAULT_GATES) -> None:
-        self._gates = {work: Gate(size) for work, size in sizes.items()}
+        self.gates = {work: Gate(size) for work, size in sizes.items()}
 
     def gate(self, work: Work) -> Gate | None:
         """Give the gate of a class; light work has none."""
-        return self._gates.get(work)
+        return self.gates.get(work)

@@ -15,7 +15,7 @@ access = logging.getLogger("hs.access")
 
 
 class Observer:
-    """Counts and logs requests."""
+    """Counts and logs requests; servers keep the count of `connections`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._responses = metrics.counter(
@@ -23,6 +23,10 @@ class Observer:
         )
         self._seconds = metrics.histogram(
             "synapse_http_server_response_time_seconds", "Time to answer", ["method", "servlet"]
+        )
+        self.connections = 0
+        metrics.gauge_of(
+            "hs_http_connections", "Open connections from clients", lambda: self.connections
         )
         self.lines = BatchedLines(access)
         self._numbers = itertools.count(1)

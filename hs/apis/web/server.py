@@ -73,6 +73,7 @@ class Server:
             await trio.aclose_forcefully(stream)
             return
         self._open += 1
+        self.app.observer.connections += 1
         try:
             await self._converse(view, stream)
         except (Exception, BaseExceptionGroup) as error:
@@ -81,6 +82,7 @@ class Server:
             logger.info("A connection was dropped: %r", error)
         finally:
             self._open -= 1
+            self.app.observer.connections -= 1
             with trio.move_on_after(_CLOSE_S, shield=True):
                 await _close(stream)
 

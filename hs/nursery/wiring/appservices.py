@@ -92,4 +92,4 @@ def appservice_duties(
         maker,
         registered.calls,
     )
-    return [Duty("application services", sender.run)]
+    return [Duty("application services", sender.run, lambda: sender.waiting)]

@@ -27,6 +27,7 @@ class Push:
     rules: PushRules
     rule_service: PushRuleService
     counts: UnreadCounts
+    evaluation: EvaluationDuty | None  # in the process that evaluates
     runners: list[tuple[str, Runner]]
 
 
@@ -49,6 +50,7 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
     database, feed = ground.database, ground.feed
     features = _features(ground)
     runners: list[tuple[str, Runner]] = []
+    evaluating: list[EvaluationDuty] = []
 
     def evaluation() -> EvaluationDuty:
         custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
@@ -77,6 +79,7 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
             is_on=ground.settings.push.enabled,
         )
         runners.append(("push evaluation", duty.run))
+        evaluating.append(duty)
         return duty
 
     store = ground.owned(EvaluationStore, UNREAD, evaluation)
@@ -91,6 +94,7 @@ def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: Ru
             store,
             lambda room_id: ground.ownership.owner(EVENTS, room_id),
         ),
+        evaluation=evaluating[0] if evaluating else None,
         runners=runners,
     )
 

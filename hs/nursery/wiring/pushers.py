@@ -123,7 +123,7 @@ def _sending_duties(
         makers,
         lambda user_id: shard_of(user_id, shares) == share,
     )
-    return [Duty(f"pushers {share + 1} of {shares}", sending.run)]
+    return [Duty(f"pushers {share + 1} of {shares}", sending.run, lambda: sending.waiting)]
 
 
 def _gateway_lines(

@@ -118,6 +118,11 @@ class AppserviceSender:
         self._in_doubt = False
         self._subscribe()
 
+    @property
+    def waiting(self) -> int:
+        """How many rows of streams are not looked at yet."""
+        return sum(len(batch.rows) for _, batch in self._queue)
+
     async def run(self) -> None:
         """Read and send, for ever; at once over if there are no services to send to."""
         services = self._interest.services
@@ -297,7 +302,8 @@ class AppserviceSender:
 
     async def _take_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
-            await self._note_device(row.user_id, row.device_id, has_messages=not row.keys)
+            for user_id, device_id in row.devices:
+                await self._note_device(user_id, device_id, has_messages=not row.keys)
 
     async def _note_device(self, user_id: str, device_id: str, *, has_messages: bool) -> None:
         for service in self._interest.owners(user_id):

@@ -136,6 +136,11 @@ class EvaluationDuty:
         self._life = secrets.token_hex(8)
         feed.subscribe(EVENTS, self._on_events)
 
+    @property
+    def waiting(self) -> int:
+        """How many rows of the events stream wait for something to be read."""
+        return sum(len(batch.rows) for batch in self._queue)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Evaluate for ever; ready once all events of before are evaluated.
 

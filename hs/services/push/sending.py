@@ -113,6 +113,12 @@ class PushSending:
         feed.subscribe(PUSHES, self._on_pushes)
         feed.subscribe(RECEIPTS, self._on_receipts)
 
+    @property
+    def waiting(self) -> int:
+        """How many pushers have something to send or to try again."""
+        lines = [line for of_user in self._lines.by_user.values() for line in of_user.values()]
+        return len(self._to_start) + sum(line.is_working for line in lines)
+
     async def run(self) -> None:
         """Serve for ever; first what was left from before."""
         self._lines, self._to_start = _Lines(), {}

@@ -55,6 +55,11 @@ class Committer:
     _stopped: bool = False
     _key_ids: dict[Key, int] = attrs.Factory(dict)
 
+    @property
+    def waiting_events(self) -> int:
+        """How many events wait for the next transaction."""
+        return self._waiting_events
+
     def check_open(self) -> None:
         """Refuse work that would not be written.
 

@@ -51,6 +51,16 @@ class HotRooms:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes they take."""
+        return self._total_bytes
+
+    @property
+    def limit(self) -> int:
+        """The bound of `weight`, exceeded only by rooms in use."""
+        return self._max_bytes
+
     def __contains__(self, room_id: RoomID) -> bool:
         return room_id in self._rooms
 

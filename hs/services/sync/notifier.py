@@ -117,6 +117,11 @@ class Notifier:
     def __len__(self) -> int:
         return len(self._watches)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for something to happen."""
+        return sum(len(watch.waiting) for watch in (*self._watches.values(), *self._peeks))
+
     def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> AbstractContextManager[Watch]:
         """Give the watch of a user, who is joined to `rooms` at this moment of the feed."""
         watch = self._watches.get(user_id)

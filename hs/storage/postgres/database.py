@@ -8,12 +8,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, Final, ParamSpec, TypeVar
 
 import trio
 
 from hs.lib.aio import Bridge
-from hs.storage.database import CommitUnknown, DatabaseConflict, DatabaseUnavailable, Unit
+from hs.lib.tally import Tally
+from hs.storage.database import CommitUnknown, DatabaseConflict, DatabaseUnavailable, Load, Unit
 from hs.storage.dialect import POSTGRES
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.pool import Pool
@@ -70,6 +72,7 @@ class PostgresDatabase:
     def __init__(self, bridge: Bridge, pool: Pool) -> None:
         self._bridge = bridge
         self._pool = pool
+        self._units = {AUTOCOMMIT: Tally(), SNAPSHOT: Tally(), WRITE: Tally()}
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._bridge.run_patiently(
@@ -93,9 +96,27 @@ class PostgresDatabase:
         )
         return result
 
+    def load(self) -> Load:
+        idle, used, waiting = self._pool.load()
+        units = {
+            "read": self._units[AUTOCOMMIT],
+            "snapshot": self._units[SNAPSHOT],
+            "write": self._units[WRITE],
+        }
+        return Load(idle + used, used, self._pool.max_connections, waiting, units)
+
     # Below: in the loop's thread.
 
     async def _run(
+        self, begin: str, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        began = perf_counter()
+        try:
+            return await self._run_patiently(begin, unit, args, kwargs)
+        finally:
+            self._units[begin].add(perf_counter() - began)
+
+    async def _run_patiently(
         self, begin: str, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
         conflicts = losses = 0

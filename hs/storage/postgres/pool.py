@@ -28,6 +28,16 @@ class Pool:
         self._free = asyncio.Semaphore(config.max_connections)
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
+        self._waiting = 0
+
+    @property
+    def max_connections(self) -> int:
+        """How many there may be."""
+        return self._config.max_connections
+
+    def load(self) -> tuple[int, int, int]:
+        """Give how many are idle, how many in use, and how many units wait; in any thread."""
+        return len(self._idle), len(self._used), self._waiting
 
     async def open(self) -> None:
         """Connect the least number of connections."""
@@ -36,7 +46,11 @@ class Pool:
 
     async def take(self) -> Connection:
         """Wait for a connection; give it back with `give_back`."""
-        await self._free.acquire()
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
         try:
             conn = self._idle_one() or await self._connect()
         except BaseException:

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Any, Final, ParamSpec, TypeVar
 
 import outcome
 import trio
 
-from hs.storage.database import DatabaseError, DatabaseUnavailable, Unit
+from hs.lib.tally import Tally
+from hs.storage.database import DatabaseError, DatabaseUnavailable, Load, Unit
 from hs.storage.dialect import SQLITE
 from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, drive, read_once, write_group
 
@@ -82,6 +84,8 @@ class SqliteDatabase:
         self._writes: _Jobs = SimpleQueue()
         self._reads: _Jobs = SimpleQueue()
         self._long_reads: _Jobs = SimpleQueue()
+        self._units = {kind: Tally() for kind in ("read", "snapshot", "write")}
+        self._asked = 0
         self._threads: list[tuple[threading.Thread, _Jobs]] = []
         self._answers = _Answers(trio.lowlevel.current_trio_token())
         # Held while a connection is interrupted, so that only the job meant is hit.
@@ -89,28 +93,36 @@ class SqliteDatabase:
         self._closed = False
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask(self._reads, unit, args, kwargs)
+        result: T = await self._ask("read", self._reads, unit, args, kwargs)
         return result
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask(self._reads, unit, args, kwargs)
+        result: T = await self._ask("snapshot", self._reads, unit, args, kwargs)
         return result
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask(self._long_reads, unit, args, kwargs)
+        result: T = await self._ask("snapshot", self._long_reads, unit, args, kwargs)
         return result
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask(self._writes, unit, args, kwargs)
+        result: T = await self._ask("write", self._writes, unit, args, kwargs)
         return result
 
+    def load(self) -> Load:
+        waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
+        threads = len(self._threads)
+        used = min(threads, max(0, self._asked - waiting))
+        return Load(threads, used, threads, waiting, self._units)
+
     async def _ask(
-        self, jobs: _Jobs, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+        self, kind: str, jobs: _Jobs, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
         if self._closed:
             raise DatabaseUnavailable("the database is closed")
         await trio.lowlevel.checkpoint_if_cancelled()
         job = _Job(lambda tx: drive(unit(tx, *args, **kwargs)))
+        began = perf_counter()
+        self._asked += 1
         jobs.put(job)
         raise_cancel: Callable[[], Any] | None = None
 
@@ -127,6 +139,9 @@ class SqliteDatabase:
             if raise_cancel is not None:
                 raise_cancel()
             raise
+        finally:
+            self._asked -= 1
+            self._units[kind].add(perf_counter() - began)
 
     def _give_up(self, job: _Job) -> None:
         with self._interrupting:

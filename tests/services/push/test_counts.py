@@ -22,7 +22,7 @@ from hs.services.push.evaluation import Progress
 from hs.services.rooms.drafts import Draft
 from hs.storage import push as storage
 from hs.storage import stream_log
-from hs.storage.database import Database, DatabaseUnavailable, Unit
+from hs.storage.database import Database, DatabaseUnavailable, Load, Unit
 from hs.storage.dialect import Dialect, Engine
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 from tests.support.unread import UnreadScene, open_unread
@@ -417,6 +417,9 @@ class Unsteady:
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_snapshot(unit, *args, **kwargs)
+
+    def load(self) -> Load:
+        return self.real.load()
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_long(unit, *args, **kwargs)
