@@ -21,6 +21,7 @@ import uvloop
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+_RaiseCancel = Callable[[], Any]  # named: inner functions evaluate their annotations
 BridgeKind = Literal["uvloop", "trio-asyncio"]
 
 CLOSE_GRACE_S = 5.0
@@ -144,9 +145,9 @@ class _LoopBridge:
         if not self._loop_woken:
             self._loop_woken = True
             self._post(self._take_jobs)
-        raise_cancel: Callable[[], Any] | None = None
+        raise_cancel: _RaiseCancel | None = None
 
-        def abort(cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        def abort(cancel: _RaiseCancel) -> trio.lowlevel.Abort:
             nonlocal raise_cancel
             raise_cancel = cancel
             self._post(self._give_up, job, grace_s)

@@ -173,17 +173,16 @@ class PushesRow:
 
 
 class ToDeviceRow(msgspec.Struct, frozen=True):
-    """A message waits for a device of ours; or, with `keys`, the counts of its keys changed.
+    """A message waits for each of these (user, device); or the counts of their keys changed.
 
-    `message` is its JSON; None when it is only in the table. With `gone` all that waited for the
-    device was dropped. One request makes hundreds of rows, so they are of the class that is made
-    in a fifth of the time.
+    `messages` are JSON, one for each of `devices`; None when they are only in the table. With
+    `gone` all that waited for the devices was dropped. One request makes one row for hundreds of
+    devices.
     """
 
-    user_id: str
-    device_id: str
+    devices: tuple[tuple[str, str], ...]
+    messages: tuple[bytes, ...] | None = None
     keys: bool = False
-    message: bytes | None = None
     gone: bool = False
 
 

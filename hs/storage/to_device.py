@@ -1,20 +1,12 @@
 """Messages that wait for devices, and the requests that sent them."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import Rows
 
-
-class WaitingMessage(NamedTuple):
-    """A message for the device with this inbox; it is the event's JSON."""
-
-    inbox: int
-    stream_id: int
-    message: bytes
-
+WaitingMessage = tuple[int, int, bytes]  # (inbox of the device, stream ID, the event's JSON)
 
 INSERT = Rows("inbox_messages", "inbox bigint, stream_id bigint, message bytea")
 _INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
@@ -32,8 +24,7 @@ FORGET_CLOSED = "DELETE FROM closed_inboxes WHERE user_id = $1"
 CLOSED = "SELECT DISTINCT user_id FROM closed_inboxes LIMIT $1"
 DEVICES = sql(
     lambda d: (
-        "SELECT user_id, device_id, inbox FROM devices "
-        f"WHERE {d.any_of('user_id', 1, 'text')} ORDER BY user_id, device_id"
+        f"SELECT user_id, device_id, inbox FROM devices WHERE {d.any_of('user_id', 1, 'text')}"
     )
 )
 NOTE_REQUEST = """
@@ -45,7 +36,7 @@ PRUNE_REQUESTS = "DELETE FROM to_device_requests WHERE created_ms < $1"
 
 
 async def add(tx: Tx, messages: Sequence[WaitingMessage]) -> None:
-    """Add messages."""
+    """Add messages; those of one inbox have different stream IDs."""
     await tx.insert_rows(INSERT, messages)
 
 
@@ -82,11 +73,11 @@ async def closed(tx: Tx, limit: int) -> list[str]:
     return [row[0] for row in await tx.fetch(CLOSED, limit)]
 
 
-async def devices(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]]:
     """Give the devices of users with their inboxes; users without any are left out."""
     found: dict[str, dict[str, int]] = {}
-    for row in await tx.fetch(DEVICES, list(user_ids)):
-        found.setdefault(row[0], {})[row[1]] = row[2]
+    for user_id, device_id, inbox in await tx.fetch(DEVICES, list(user_ids)):
+        found.setdefault(user_id, {})[device_id] = inbox
     return found
 
 

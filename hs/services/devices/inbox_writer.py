@@ -18,13 +18,13 @@ from hs.services.devices.key_storing import KeyUpload, store_keys
 from hs.storage import devices, one_time_keys, to_device
 from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
-from hs.storage.to_device import WaitingMessage
 
 EVERY_DEVICE: Final = "*"
 MAX_CARRIED_BYTES: Final = 64 * 1024
 """Most of the messages of one request that are told together with the news of them."""
 
 Rows = list[tuple[int, ToDeviceRow]]
+_Addressed = tuple[tuple[str, str], int, bytes]  # ((user, device), its inbox, event)
 
 
 class Message(NamedTuple):
@@ -123,32 +123,42 @@ async def _send(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return False, []
-    known = await to_device.devices(tx, sorted({one.user_id for one in messages}))
-    addressed = [
-        (one.user_id, device_id, inbox, one.event)
-        for one in messages
-        for device_id, inbox in _addressees(one, known.get(one.user_id, {}))
-    ]
-    numbers = await ids.many(len(addressed))
-    await to_device.add(
-        tx,
-        [
-            WaitingMessage(inbox, number, event)
-            for number, (_, _, inbox, event) in zip(numbers, addressed, strict=True)
-        ],
-    )
-    carried = sum(len(event) for _, _, _, event in addressed) <= MAX_CARRIED_BYTES
-    return True, [
-        (number, ToDeviceRow(user_id, device_id, message=event if carried else None))
-        for number, (user_id, device_id, _, event) in zip(numbers, addressed, strict=True)
-    ]
+    known = await to_device.devices(tx, {one.user_id for one in messages})
+    rows: Rows = []
+    addressed = _addressed(messages, known)
+    while addressed:
+        # A number stands for one message at most of each device.
+        number = await ids.one()
+        now, addressed = _one_each(addressed)
+        await to_device.add(tx, [(inbox, number, event) for _, inbox, event in now])
+        events = tuple([event for _, _, event in now])
+        carried = events if sum(map(len, events)) <= MAX_CARRIED_BYTES else None
+        rows.append((number, ToDeviceRow(tuple([device for device, _, _ in now]), carried)))
+    return True, rows
 
 
-def _addressees(message: Message, known: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-    if message.device_id == EVERY_DEVICE:
-        return known.items()
-    inbox = known.get(message.device_id)
-    return () if inbox is None else ((message.device_id, inbox),)
+def _addressed(messages: list[Message], known: Mapping[str, Mapping[str, int]]) -> list[_Addressed]:
+    found: list[_Addressed] = []
+    for user_id, device_id, event in messages:
+        inboxes = known.get(user_id, {})
+        if device_id == EVERY_DEVICE:
+            found += [((user_id, one), inbox, event) for one, inbox in inboxes.items()]
+        elif device_id in inboxes:
+            found.append(((user_id, device_id), inboxes[device_id], event))
+    return found
+
+
+def _one_each(addressed: list[_Addressed]) -> tuple[list[_Addressed], list[_Addressed]]:
+    """Give the first message of each device, and what is left in its order."""
+    if len({inbox for _, inbox, _ in addressed}) == len(addressed):
+        return addressed, []
+    seen: set[int] = set()
+    first: list[_Addressed] = []
+    left: list[_Addressed] = []
+    for one in addressed:
+        (left if one[1] in seen else first).append(one)
+        seen.add(one[1])
+    return first, left
 
 
 async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
@@ -157,8 +167,7 @@ async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, 
         raise NotFound("You have no such device")
     changed = await store_keys(tx, upload)
     counts = await one_time_keys.counts(tx, user_id, device_id)
-    rows = [(await ids.one(), ToDeviceRow(user_id, device_id, keys=True))] if changed else []
-    return counts, rows
+    return counts, await _keys_changed(ids, [(user_id, device_id)] if changed else [])
 
 
 async def _claim(tx: Tx, ids: StreamIds, wishes: list[KeyWish]) -> tuple[list[GivenKey], Rows]:
@@ -173,12 +182,7 @@ async def _claim(tx: Tx, ids: StreamIds, wishes: list[KeyWish]) -> tuple[list[Gi
             if fallback is not None:
                 claimed.append(fallback)
     touched = sorted({(one.user_id, one.device_id) for one in claimed})
-    numbers = await ids.many(len(touched))
-    rows = [
-        (number, ToDeviceRow(user_id, device_id, keys=True))
-        for number, (user_id, device_id) in zip(numbers, touched, strict=True)
-    ]
-    return [_given(one) for one in claimed], rows
+    return [_given(one) for one in claimed], await _keys_changed(ids, touched)
 
 
 def _given(key: ClaimedKey) -> GivenKey:
@@ -188,8 +192,10 @@ def _given(key: ClaimedKey) -> GivenKey:
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
     await to_device.delete_closed(tx, user_id)
     await one_time_keys.delete(tx, user_id, device_ids)
-    numbers = await ids.many(len(device_ids))
-    return None, [
-        (number, ToDeviceRow(user_id, device_id, keys=True, gone=True))
-        for number, device_id in zip(numbers, device_ids, strict=True)
-    ]
+    devices = tuple((user_id, device_id) for device_id in device_ids)
+    return None, [(await ids.one(), ToDeviceRow(devices, keys=True, gone=True))] if devices else []
+
+
+async def _keys_changed(ids: StreamIds, devices: Iterable[tuple[str, str]]) -> Rows:
+    changed = tuple(devices)
+    return [(await ids.one(), ToDeviceRow(changed, keys=True))] if changed else []

@@ -165,17 +165,23 @@ class Inboxes:
             self._latest.pop(key)
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
-        kept, waiting = self._entries, self._waiting
         for number, row in batch.rows:
-            key = (UserID(row.user_id), row.device_id)
-            if key not in kept and not waiting.is_loading:
-                # Most devices sync elsewhere, or not now.
-                if key in self._latest:
-                    self._latest.pop(key)
-            elif row.gone:
-                self._forget(key)
+            if row.gone:
+                for user_id, device_id in row.devices:
+                    self._forget((UserID(user_id), device_id))
             elif not row.keys:
-                self._note(key, number, row.message)
+                self._on_messages(number, row)
+
+    def _on_messages(self, number: int, row: ToDeviceRow) -> None:
+        kept, latest = self._entries, self._latest
+        is_loading = self._waiting.is_loading
+        for place, (user_id, device_id) in enumerate(row.devices):
+            key = (UserID(user_id), device_id)
+            if key in kept or is_loading:
+                self._note(key, number, row.messages[place] if row.messages else None)
+            elif key in latest:
+                # Most devices sync elsewhere, or not now.
+                latest.pop(key)
 
     def _note(self, key: _Key, number: int, message: bytes | None) -> None:
         known = self._entries.get(key)

@@ -152,7 +152,8 @@ class OneTimeKeys:
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             if row.keys:
-                self._counts.invalidate((UserID(row.user_id), row.device_id))
+                for user_id, device_id in row.devices:
+                    self._counts.invalidate((UserID(user_id), device_id))
 
     def _on_changes(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:

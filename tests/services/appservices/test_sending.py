@@ -17,7 +17,6 @@ from hs.storage import accounts, devices, directory, to_device
 from hs.storage import appservices as storage
 from hs.storage.accounts import UserRecord
 from hs.storage.database import Database, Tx
-from hs.storage.to_device import WaitingMessage
 from tests.support.appservices import GHOST, OTHER_GHOST, Sent, open_sending, registration
 from tests.support.rooms import ALICE, BOB, SERVER, World
 
@@ -257,4 +256,4 @@ async def leave_message(tx: Tx, user_id: UserID, number: int) -> None:
     await devices.ensure(tx, user_id, "PHONE", None, 0)
     inbox = (await to_device.devices(tx, [user_id]))[user_id]["PHONE"]
     message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})
-    await to_device.add(tx, [WaitingMessage(inbox, number, message)])
+    await to_device.add(tx, [(inbox, number, message)])

@@ -206,3 +206,19 @@ async def test_memory_and_disk_give_the_same(
         got += found
 
     assert got == sent, f"seed {seed}"
+
+
+async def test_a_request_may_hold_several_messages_for_a_device(
+    server: Process, names: Counter, late: Inboxes
+) -> None:
+    await page(server, late)
+    request = Request(ALICE, "PHONE", "m.test", names.next())
+    everyone = Message(BOB, "*", b"1")
+    await server.inboxes.send(
+        request, [everyone, Message(BOB, "TABLET", b"2"), Message(BOB, "GONE", b"3"), everyone]
+    )
+
+    kept, reached = await page(server, late)
+
+    assert (kept, await stored(server)) == (["1", "2", "1"], ["1", "2", "1"])
+    assert reached == server.world.feed.position(TO_DEVICE).most()
