@@ -1,6 +1,7 @@
 """What users see of rooms that they are invited to or knock at: the little state that is told.
 
-Rooms we are in are shown as they were at the invite; of others we have what came with it.
+Rooms we are in are shown as they were at the invite, also when it has been declined; of others we
+have what came with it.
 
 Spec: client-server API, Stripped state.
 """
@@ -19,6 +20,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.memberships import LocalMembership
 from hs.services.rooms.rendering import stripped_event
 from hs.services.rooms.state_store import StateStore
+from hs.services.rooms.stored import StoredEvent, membership_in
 from hs.settings.keeping import PrejoinSettings
 from hs.storage import sliding
 from hs.storage.database import Database
@@ -33,7 +35,10 @@ DEFAULT_TYPES: Final = (
     event_types.ENCRYPTION,
     event_types.HISTORY_VISIBILITY,
 )
+MAX_STEPS_BACK: Final = 50
+
 _FIELDS: Final = ("type", "state_key", "sender", "content")
+_OUTSIDE: Final = (event_types.INVITE, event_types.KNOCK)
 
 
 @attrs.frozen
@@ -79,14 +84,14 @@ class StrippedState:
             if room_id in came:
                 found[room_id] = [*_again(orjson.loads(came[room_id]), user_id), *member]
             else:
-                found[room_id] = [*await self._of_room(own), *member]
+                found[room_id] = [*await self._of_room(own.event_id), *member]
         return found
 
-    async def _of_room(self, own: LocalMembership) -> list[JsonObject]:
-        stored = await self._events.get_one(own.event_id)
+    async def _of_room(self, event_id: EventID) -> list[JsonObject]:
+        stored = await self._visit(event_id)
         if stored is None or stored.snapshot_id is None:
             return []
-        sender = (event_types.MEMBER, str(own.sender))
+        sender = (event_types.MEMBER, str(stored.event.sender))
         wanted = dict.fromkeys((*self._shown.keys, sender))
         if self._shown.whole:
             everything = await self._states.at_snapshot(stored.snapshot_id)
@@ -97,6 +102,19 @@ class StrippedState:
         wanted.pop((event_types.MEMBER, stored.event.state_key or ""), None)
         held = await self._states.of_snapshot(stored.snapshot_id, tuple(wanted))
         return await self._render(held[key] for key in wanted if key in held)
+
+    async def _visit(self, event_id: EventID) -> StoredEvent | None:
+        """Give the invite or knock that a member event is, or that came before it."""
+        stored = await self._events.get_one(event_id)
+        for _ in range(MAX_STEPS_BACK):
+            if stored is None or membership_in(stored) in _OUTSIDE:
+                return stored
+            if stored.snapshot_id is None:
+                return None
+            key = (event_types.MEMBER, stored.event.state_key or "")
+            before = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            stored = await self._events.get_one(before[key]) if key in before else None
+        return None
 
     async def _render(self, event_ids: Iterable[EventID]) -> list[JsonObject]:
         return [stripped_event(one) for one in (await self._events.get(event_ids)).values()]

@@ -7,10 +7,10 @@ import attrs
 import pytest
 
 from hs.apis.client.accepted_sliding_sync import AcceptedSlidingSyncApi
-from hs.core.ids import RoomID
+from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import Sliding, bodies, busy_rooms, open_sliding
 from tests.support.web import Tokens, WebClient, client_for
 
@@ -74,6 +74,52 @@ async def test_invites_come_with_stripped_state(accepted: Accepted) -> None:
     assert room["stripped_state"][-1]["state_key"] == ALICE
     assert "invite_state" not in room
     assert others["rooms"] == {}
+
+
+@pytest.mark.parametrize("who", [ALICE, BOB])
+@pytest.mark.parametrize("asked_by", [ALICE, BOB])
+async def test_how_an_invite_or_knock_ended_comes_as_stripped_state(
+    accepted: Accepted, who: UserID, asked_by: UserID
+) -> None:
+    world = accepted.sliding.world
+    room_id = await world.create_room(BOB, join_rule="knock")
+    await world.set_state(room_id, BOB, "m.room.name", {"name": "Den"})
+    began = "invite" if asked_by == BOB else "knock"
+    await world.set_membership(room_id, asked_by, ALICE, began)
+    first = await accepted.sync()
+    await world.set_state(room_id, BOB, "m.room.name", {"name": "not hers to see"})
+    await world.set_membership(room_id, who, ALICE, "leave")
+
+    second = await accepted.sync(first["pos"])
+
+    [(room_id_told, room)] = second["rooms"].items()
+    assert room_id_told == room_id
+    assert room.keys() == {"membership", "stripped_state", "bump_stamp", "lists"}
+    assert (room["membership"], room["lists"]) == ("leave", ["all"])
+    *before, last = first["rooms"][room_id]["stripped_state"]
+    assert last["content"] == {"membership": began}
+    left = {"type": "m.room.member", "state_key": ALICE, "sender": who}
+    assert room["stripped_state"] == [*before, {**left, "content": {"membership": "leave"}}]
+    assert (await accepted.sync(second["pos"]))["rooms"] == {}
+
+
+async def test_who_was_in_a_room_gets_no_stripped_state_of_it(accepted: Accepted) -> None:
+    world = accepted.sliding.world
+    room_id = await world.create_room(BOB, join=[ALICE])
+    first = await accepted.sync()
+    await world.leave(room_id, ALICE)
+    second = await accepted.sync(first["pos"])
+    invited = await world.create_room(BOB, invite=[CAROL, ALICE])
+    third = await accepted.sync(second["pos"])
+    await world.join(invited, ALICE)
+    await world.leave(invited, ALICE)
+
+    fourth = await accepted.sync(third["pos"])
+
+    for room in (second["rooms"][room_id], fourth["rooms"][invited]):
+        assert room["membership"] == "leave"
+        assert room["timeline"][-1]["content"] == {"membership": "leave"}
+        assert "stripped_state" not in room
 
 
 async def test_rooms_are_ordered_by_their_last_event_of_any_type(accepted: Accepted) -> None:

@@ -107,13 +107,22 @@ class Results:
 
     async def make(self, occasion: Occasion, plans: Sequence[RoomPlan]) -> dict[RoomID, Result]:
         """Make the result of each room."""
-        results = await self._make_invited(occasion, [one for one in plans if one.is_stripped])
+        outside = [one for one in plans if await self._is_outside(occasion, one)]
+        rooms = {one.room_id for one in outside}
+        results = await self._make_outside(occasion, outside)
         results.update(
-            await self._make_seen(occasion, [one for one in plans if not one.is_stripped])
+            await self._make_seen(occasion, [one for one in plans if one.room_id not in rooms])
         )
         return {plan.room_id: results[plan.room_id] for plan in plans}
 
-    async def _make_invited(
+    async def _is_outside(self, occasion: Occasion, plan: RoomPlan) -> bool:
+        """Tell whether the user is told only what is known outside of the room."""
+        if plan.is_stripped or not plan.is_alone or occasion.form is Form.DEPLOYED:
+            return plan.is_stripped
+        # How an invite or knock ended; in between they may have been in the room.
+        return await self._visibility.stays.end(plan.own.event_id) is None
+
+    async def _make_outside(
         self, occasion: Occasion, plans: Sequence[RoomPlan]
     ) -> dict[RoomID, Result]:
         rooms = {plan.room_id: plan.own for plan in plans}
