@@ -57,8 +57,8 @@ class Http1Connection:
         "_transport",
         "_writer",
         "deadline",
+        "http2",
         "scope",
-        "upgrade",
     )
 
     def __init__(
@@ -81,7 +81,7 @@ class Http1Connection:
         self._early: list[bytes] = []
         self.deadline = server.now + server.bounds.head_s
         self.scope = trio.CancelScope()
-        self.upgrade: bytes | None = None
+        self.http2: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -107,7 +107,7 @@ class Http1Connection:
         self.deadline = min(self.deadline, self._server.now + self._server.bounds.last_words_s)
 
     async def run(self, first: bytes = b"") -> None:
-        """Serve the connection to its end, or until `upgrade` is set; never closes the stream."""
+        """Serve the connection to its end, or until `http2` is set; never closes the stream."""
         with self.scope:
             try:
                 if first:
@@ -133,8 +133,8 @@ class Http1Connection:
             inbox.feed(self._early.pop(0))
         head_deadline = None
         while not inbox.requests:
-            if inbox.refusal is not None or inbox.upgrade is not None:
-                self.upgrade = inbox.upgrade
+            if inbox.refusal is not None or inbox.http2 is not None:
+                self.http2 = inbox.http2
                 return None
             if not inbox.is_idle:
                 head_deadline = head_deadline or server.now + server.bounds.head_s

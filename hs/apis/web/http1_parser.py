@@ -18,11 +18,8 @@ _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](
 _TARGET = re.compile(rb"[!\"$-~]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_FRAMING = frozenset(
-    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
-)
-# Not h2c: RFC 9113 gave it up, and it leads past the rules of proxies that let it through.
-_UPGRADES = frozenset((b"websocket",))
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
 _UNKNOWN_METHOD = re.compile(
     rb"(?:\A|\n)(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) [!-~]+ HTTP/1\.[01]\r\n"
 )
@@ -94,11 +91,10 @@ class Inbox:
         # What came since the last part of a body: chunk sizes, their extensions, trailers.
         self._framing_bytes = 0
         self._raw: list[bytes] = []
-        self._upgrade_to: bytes | None = None
         self.requests: deque[Incoming] = deque()
         self.refusal: Refusal | None = None
-        # All bytes since the start of a request that leaves HTTP/1.1.
-        self.upgrade: bytes | None = None
+        # The first bytes of a client that knows that HTTP/2 is spoken here.
+        self.http2: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -106,13 +102,13 @@ class Inbox:
         return self._current is None and not self.requests
 
     def feed(self, received: bytes) -> None:
-        """Take bytes; then `requests`, `refusal` or `upgrade` may have something new."""
-        if self.refusal is not None or self.upgrade is not None:
+        """Take bytes; then `requests`, `refusal` or `http2` may have something new."""
+        if self.refusal is not None or self.http2 is not None:
             return
         if self._is_fresh:
             self._is_fresh = False
-            if received.startswith(b"PRI * HTTP/2.0\r\n"):
-                self.upgrade = received
+            if received.startswith(_HTTP2_PREFACE):
+                self.http2 = received
                 return
         if self._current is None:
             self._raw = [received]
@@ -126,7 +122,7 @@ class Inbox:
         try:
             self._parser.feed_data(received)
         except httptools.HttpParserUpgrade as upgrade:
-            self._leave_http1(received[upgrade.args[0] :])
+            self._stay_with_http1(received[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError as error:
             self._break_off(str(error))
             if _UNKNOWN_METHOD.search(b"".join(self._raw)):
@@ -136,16 +132,14 @@ class Inbox:
         if self._framing_bytes > self._bounds.head_bytes and self.refusal is None:
             self.refusal = Refusal(431, "What stands between the parts of the body is too large")
 
-    def _leave_http1(self, rest: bytes) -> None:
-        """Give the request to who speaks the other protocol, or stay; `rest` comes after its head.
+    def _stay_with_http1(self, rest: bytes) -> None:
+        """Ignore the wish for another protocol; `rest` comes after the head of the request.
 
-        Spec: RFC 9110, section 7.8: an upgrade may be ignored. The parser has taken what follows
-        for the other protocol, so it begins anew with the same request, which asks for none.
+        Spec: RFC 9110, section 7.8: nothing here speaks websocket; and h2c was given up by
+        RFC 9113 and leads past the rules of proxies that let it through. The parser has taken what
+        follows for the other protocol, so it begins anew with the same request, without the wish.
         """
         current = self.requests.pop()
-        if self._upgrade_to in _UPGRADES and current.version == "1.1" and not self.requests:
-            self.upgrade = b"".join(self._raw)
-            return
         if current.method == "CONNECT":
             self.refusal = Refusal(405, "Unrecognized method", "M_UNRECOGNIZED")
             return
@@ -174,7 +168,6 @@ class Inbox:
         self._in_head = True
         self._target = b""
         self._head_bytes = self._framing_bytes = 0
-        self._upgrade_to = None
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
@@ -208,8 +201,7 @@ class Inbox:
         self._take_target(current)
         self._take_framing(current)
         self.requests.append(current)
-        if not self._parser.should_upgrade():
-            self._raw = []
+        self._raw = []
 
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
@@ -267,9 +259,7 @@ class Inbox:
         elif name == b"connection":
             if b"close" in (option.strip() for option in value.split(b",")):
                 current.keep_alive = False
-        elif name == b"expect":
+        else:
             if value != b"100-continue":
                 raise self._refuse(417, "This expectation is not met")
             current.expects_continue = True
-        else:
-            self._upgrade_to = value

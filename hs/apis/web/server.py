@@ -1,7 +1,7 @@
 """Serving the application: listeners, connections, their reaper, and the way out.
 
-HTTP/1.1 is our own; HTTP/2 and websockets are handed to hypercorn's protocols. Whatever goes
-wrong with a connection ends that connection and nothing else.
+HTTP/1.1 is our own; HTTP/2, by prior knowledge or chosen in TLS, is handed to hypercorn. Whatever
+goes wrong with a connection ends that connection and nothing else.
 """
 
 import logging
@@ -102,22 +102,22 @@ class Server:
                 return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
-        upgrade = await self.serve_http1(transport, template)
-        if upgrade is not None:
-            await self._hand_over(state, stream, upgrade)
+        http2 = await self.serve_http1(transport, template)
+        if http2 is not None:
+            await self._hand_over(state, stream, http2)
 
     async def serve_http1(self, transport: Transport, template: dict[str, Any]) -> bytes | None:
-        """Speak HTTP/1.1; give the bytes of a request that wants another protocol."""
+        """Speak HTTP/1.1; give the first bytes of who speaks HTTP/2 instead."""
         connection = Http1Connection(self.app, self, transport, template)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
-        return connection.upgrade
+        return connection.http2
 
     async def _hand_over(self, state: dict[str, Any], stream: Stream, first: bytes) -> None:
-        """Let hypercorn speak HTTP/2 or websockets."""
+        """Let hypercorn speak HTTP/2."""
         handed: Any = HandedOver(stream, first, self.bounds)
         server: Any = TCPServer(self.wrapped, self.config, self.context, state, handed)
         await server.run()

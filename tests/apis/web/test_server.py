@@ -208,18 +208,43 @@ async def test_http2_is_spoken_over_tls_to_those_who_speak_nothing_else(certific
             assert await ask_http2(stream) == b'{"hello":"world"}'
 
 
-async def test_a_broken_upgrade_ends_only_its_connection() -> None:
-    websocket = (
-        b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nextra"
+async def test_who_asks_for_a_websocket_gets_an_ordinary_answer() -> None:
+    """Spec: RFC 9110, section 7.8."""
+    asking = HELLO.replace(
+        b"\r\n\r\n",
+        b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     )
-    async with serving(ListenerSpec(CLIENT)) as [bound]:
-        async with await open_tcp(bound) as stream:
-            await stream.send_all(websocket)
-        async with await open_tcp(bound) as stream:
-            await stream.send_all(HELLO)
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        for request in (asking, HELLO):
+            await stream.send_all(request)
 
-            assert b"world" in await read_answer(stream)
+            answer = await read_answer(stream)
+
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"world" in answer
+
+
+async def test_who_asks_for_a_websocket_over_http2_is_told_that_there_is_none() -> None:
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    connection.initiate_connection()
+    asking = [
+        (":method", "CONNECT"), (":protocol", "websocket"), (":path", "/hello"),
+        (":scheme", "http"), (":authority", "a"), ("sec-websocket-version", "13"),
+    ]  # fmt: skip
+    statuses: list[bytes] = []
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        await stream.send_all(connection.data_to_send())
+        while connection.remote_settings.enable_connect_protocol != 1:
+            connection.receive_data(bytes(await stream.receive_some()))
+        connection.send_headers(1, asking)
+        while not statuses:
+            await stream.send_all(connection.data_to_send())
+            for event in connection.receive_data(bytes(await stream.receive_some())):
+                if isinstance(event, h2.events.ResponseReceived):
+                    statuses += [value for name, value in event.headers if name == b":status"]
+
+    assert statuses == [b"404"]
 
 
 @pytest.mark.skipif(not HAS_EPOLL, reason="needs Linux")
