@@ -31,11 +31,14 @@ class Sighting(NamedTuple):
     last_seen_user_agent: str
 
 
-# A name is given to new devices only: logging in again does not rename.
+# A name is given to new devices only: logging in again does not rename. A device that is there is
+# written all the same, so that of two units that give it tokens at once one begins anew, and sees
+# the tokens of the other.
 UPSERT = """
 INSERT INTO devices (user_id, device_id, display_name, created_ms, inbox)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (user_id, device_id) DO NOTHING
+ON CONFLICT (user_id, device_id) DO UPDATE SET inbox = devices.inbox
+RETURNING inbox
 """
 FORGET_ADDRESSES = """
 UPDATE devices SET last_seen_ip = NULL, last_seen_user_agent = NULL
@@ -74,9 +77,13 @@ SEEN = UpdateRows(
 async def ensure(
     tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int
 ) -> bool:
-    """Add a device unless it is there; tell whether it is new."""
+    """Add a device unless it is there; tell whether it is new.
+
+    Of units that do so at once, each sees what the one before it has done.
+    """
     (inbox,) = await tx.next_ids(INBOXES, 1)
-    return await tx.execute(UPSERT, user_id, device_id, display_name, now_ms, inbox) == 1
+    held = await tx.fetchval(UPSERT, user_id, device_id, display_name, now_ms, inbox)
+    return bool(held == inbox)
 
 
 async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:
