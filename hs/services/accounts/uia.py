@@ -1,7 +1,8 @@
 """User-interactive authentication: the client proves who it is, stage by stage, then acts.
 
 Sessions are in the database, so that each stage may come to another process. A session serves
-one operation of one user only.
+one operation of one user only. Stages that a client completes come in the order of a flow; what is
+done elsewhere, on our pages, is done when it is done.
 
 Spec: client-server API, User-Interactive Authentication API.
 """
@@ -241,9 +242,9 @@ class InteractiveAuth:
             return record
         stage = self._stages.get(kind)
         try:
-            is_asked = kind in UNASKED or any(kind in flow for flow in flows)
-            if stage is None or not is_asked:
-                raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
+            _check_turn(kind, record.completed, flows)
+            if stage is None:
+                raise _not_asked()
             told = await stage.check(attempt)
         except MatrixError as error:
             if error.status == 429 or isinstance(error, AnotherUser):
@@ -255,6 +256,25 @@ class InteractiveAuth:
 
     def _oldest_ms(self) -> int:
         return self._clock.now_ms() - SESSION_LIFETIME_MS
+
+
+def _check_turn(kind: str, completed: Sequence[str], flows: Flows) -> None:
+    """Refuse a stage unless there is a flow of which all stages before it are done.
+
+    Spec: client-server API, User-Interactive Authentication API: a flow's stages must be completed
+    in order. Raises: MatrixError.
+    """
+    within = [flow for flow in flows if kind in flow]
+    if not within:
+        if kind not in UNASKED:
+            raise _not_asked()
+        return
+    if not any(set(flow[: flow.index(kind)]).issubset(completed) for flow in within):
+        raise MatrixError("M_FORBIDDEN", 401, "Other stages of this flow come before this one")
+
+
+def _not_asked() -> MatrixError:
+    return MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
 
 
 async def _complete(

@@ -95,6 +95,43 @@ async def test_what_was_proved_is_not_asked_again(
         assert (await accounts.client.post(REGISTER, {**WISH, "auth": agreed})).status == 200
 
 
+async def test_stages_come_in_the_order_of_the_flow(
+    database: Database, terms: ConsentSettings
+) -> None:
+    """Spec: client-server API, User-Interactive Authentication API, Overview."""
+    async with open_accounts(database, settings=attrs.evolve(PUZZLED, consent=terms)) as accounts:
+
+        async def attempt(**auth: str) -> Answer:
+            wish = {**WISH, "auth": {"session": session, **auth}}
+            return await accounts.client.post(REGISTER, wish)
+
+        asked = await accounts.client.post(REGISTER, WISH)
+        session = asked.json["session"]
+        early = await attempt(type="m.login.terms")
+        first = await attempt(type="m.login.recaptcha", response="right")
+        last = await attempt(type="m.login.terms")
+
+        assert asked.json["flows"] == [{"stages": ["m.login.recaptcha", "m.login.terms"]}]
+        assert (early.status, early.errcode) == (401, "M_FORBIDDEN")
+        assert early.json["completed"] == []
+        assert early.json["flows"] == asked.json["flows"]
+        assert (first.status, first.json["completed"]) == (401, ["m.login.recaptcha"])
+        assert last.status == 200
+
+
+async def test_what_was_done_on_our_page_too_early_still_counts(
+    database: Database, terms: ConsentSettings
+) -> None:
+    async with open_accounts(database, settings=attrs.evolve(PUZZLED, consent=terms)) as accounts:
+        session = (await accounts.client.post(REGISTER, WISH)).json["session"]
+        auth = {"type": "m.login.recaptcha", "session": session, "response": "right"}
+
+        page = await fill(accounts, page_of("m.login.terms"), session=session)
+        made = await accounts.client.post(REGISTER, {**WISH, "auth": auth})
+
+        assert (page.status, made.status) == (200, 200)
+
+
 async def test_a_puzzle_is_solved_on_our_page(database: Database) -> None:
     async with open_accounts(database, settings=PUZZLED) as accounts:
         session = (await accounts.client.post(REGISTER, WISH)).json["session"]
