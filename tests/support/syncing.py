@@ -67,6 +67,7 @@ class Tables:
     def set_account_data(
         self, user_id: UserID, event_type: str, content: Any, room_id: RoomID | None = None
     ) -> None:
+        """Set a piece; an empty one is deleted."""
         number = self.numbers.get(ACCOUNT_DATA.name, 0) + 1
         self.data[user_id, room_id, event_type] = (number, orjson.dumps(content))
         self.announce(ACCOUNT_DATA, AccountDataRow(user_id, room_id, event_type))
@@ -95,7 +96,8 @@ class Tables:
     # What sync reads
 
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
-        return await self.changes(user_id, 0, 2**62)
+        every = await self.changes(user_id, 0, 2**62)
+        return [one for one in every if one.content != b"{}"]
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
         return [

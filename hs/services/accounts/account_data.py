@@ -64,7 +64,7 @@ class AccountDataWriter(Protocol):
 
     @rpc
     async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set one piece; `room_id` is "" for the account's own."""
+        """Set one piece, or delete it; `room_id` is "" for the account's own."""
         ...
 
     @rpc
@@ -90,7 +90,7 @@ class LocalAccountDataWriter:
     _stream: TableWriter[AccountDataRow]
 
     async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set one piece; setting what is there already is no change."""
+        """Set one piece, or delete it; setting what is there already is no change."""
         await self._stream.write(_put, user_id, room_id, type_, content)
 
     async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
@@ -131,7 +131,7 @@ class AccountData:
     async def changes(self, user_id: UserID, after: int, upto: int) -> list[AccountDataEntry]:
         """Give what changed in `(after, upto]` of the stream, the oldest first.
 
-        What was deleted has the content `{}`.
+        What was deleted has the content `{}`; first syncs must not show that.
         """
         known = await self._known.get(user_id)
         changed = [kept for kept in known.values() if after < kept.stream_id <= upto]
@@ -159,7 +159,7 @@ class AccountData:
     async def put(
         self, user_id: UserID, room_id: RoomID | None, type_: str, content: JsonObject
     ) -> None:
-        """Set one piece as a client asks.
+        """Set one piece as a client asks; an empty object deletes it (MSC3391).
 
         Raises: MatrixError 405 M_BAD_JSON for types that the server keeps; InvalidParam; BadJson.
         """
@@ -170,7 +170,9 @@ class AccountData:
             _check_tags(content)
         if len(await self._known.get(user_id)) >= MAX_ENTRIES:
             raise InvalidParam("There is too much account data already")
-        await self._writer.put(user_id, room_id or GLOBAL, type_, orjson.dumps(content))
+        # Told even if nothing was there: clients wait until a sync brings what they set.
+        written = orjson.dumps(content) if content else DELETED
+        await self._writer.put(user_id, room_id or GLOBAL, type_, written)
 
     async def delete(self, user_id: UserID, room_id: RoomID | None, type_: str) -> None:
         """Delete one piece as a client asks, if it is there.

@@ -53,7 +53,8 @@ class Accounts:
         fresh = {one.room_id for one in turns if one.is_new and one.section is Section.JOIN}
         if not fresh:
             return entries
-        every = await self._account_data.all(turn.user_id)
+        # What was deleted too: the client may have been in the room before.
+        every = await self._account_data.changes(turn.user_id, 0, now.most())
         return [
             *(one for one in entries if one[0] not in fresh),
             *(one for one in every if one[0] in fresh),

@@ -20,10 +20,13 @@ class AccountData(Protocol):
     """Reads users' account data, tags included, push rules excluded."""
 
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
-        """Give all account data of a user."""
+        """Give all account data of a user, without what was deleted."""
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
-        """Give what changed in `(after, upto]` of the stream account_data."""
+        """Give what changed in `(after, upto]` of the stream account_data.
+
+        What was deleted is `{}`, which only those who synced before may be told.
+        """
 
 
 class PushRuleDocuments(Protocol):

@@ -239,14 +239,41 @@ async def test_what_is_deleted_is_gone_and_told_once(accounts: Accounts, where: 
     gone = await accounts.client.get(stable, token=token)
     changed = await accounts.account_data.changes(ALICE, 0, 2**62)
     held = await accounts.account_data.all(ALICE)
-    await accounts.client.put(stable, {}, token=token)
+    await accounts.client.put(stable, {"b": 1}, token=token)
     back = await accounts.client.get(stable, token=token)
 
     assert [(one.status, one.json) for one in deleted] == [(200, {})] * 2
     assert gone.status == 404
     assert [(one.type, one.content) for one in changed] == [("org.example.x", b"{}")]
     assert "org.example.x" not in {one.type for one in held}
-    assert (back.status, back.json) == (200, {})
+    assert (back.status, back.json) == (200, {"b": 1})
+
+
+@pytest.mark.parametrize("where", ["", "/rooms/!room:test"])
+async def test_setting_an_empty_object_is_deleting(accounts: Accounts, where: str) -> None:
+    token = await alice_of(accounts)
+    path = f"{USER}{where}/account_data/org.example.x"
+    await accounts.client.put(path, {"a": 1}, token=token)
+
+    emptied = await accounts.client.put(path, {}, token=token)
+    gone = await accounts.client.get(path, token=token)
+    changed = await accounts.account_data.changes(ALICE, 0, 2**62)
+
+    assert (emptied.status, emptied.json) == (200, {})
+    assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
+    assert [(one.type, one.content) for one in changed] == [("org.example.x", b"{}")]
+    assert await accounts.account_data.all(ALICE) == []
+
+
+async def test_who_sets_an_empty_object_hears_of_it_whatever_was_there(accounts: Accounts) -> None:
+    data = accounts.account_data
+
+    # Clients wait until a sync brings what they set.
+    for _ in range(2):
+        before = accounts.account_data_stream.committed
+        await data.put(ALICE, None, "a", {})
+        told = await data.changes(ALICE, before, accounts.account_data_stream.committed)
+        assert told == [AccountDataEntry(None, "a", b"{}")]
 
 
 async def test_a_tag_can_be_set_after_all_were_deleted(accounts: Accounts) -> None:

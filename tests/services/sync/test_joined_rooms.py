@@ -315,3 +315,22 @@ async def test_from_a_timeline_that_is_the_whole_room_clients_page_from_its_end(
 
         assert whole["prev_batch"] == answer["next_batch"]
         assert part["prev_batch"].startswith("t")
+
+
+async def test_who_comes_back_to_a_room_is_told_what_was_deleted(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(BOB, join=[ALICE])
+        s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
+        first = await s.sync(ALICE)
+        await s.world.leave(room_id, ALICE)
+        second = await s.sync(ALICE, first["next_batch"])
+        s.tables.set_account_data(ALICE, "org.x", {}, room_id)
+        third = await s.sync(ALICE, second["next_batch"])
+        await s.world.join(room_id, ALICE)
+
+        fourth = await s.sync(ALICE, third["next_batch"])
+        anew = await s.sync(ALICE)
+
+        told = fourth["rooms"]["join"][room_id]["account_data"]["events"]
+        assert told == [{"type": "org.x", "content": {}}]
+        assert anew["rooms"]["join"][room_id]["account_data"]["events"] == []

@@ -42,6 +42,34 @@ async def test_account_data_comes_whole_and_then_as_it_changes(database: Databas
         ]
 
 
+async def test_what_is_deleted_is_told_to_who_may_have_it(database: Database) -> None:
+    async with open_sliding(database) as s:
+        shown, away = await busy_rooms(s.world, ALICE, 2)
+        for room_id in (None, shown, away):
+            s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
+        asked: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
+        first = await s.sync(ALICE, extensions=DATA)
+        # One room leaves the window, and comes back later.
+        await s.world.send(shown, ALICE)
+        second = await s.sync(ALICE, first["pos"], **asked)
+        for room_id in (None, shown, away):
+            s.tables.set_account_data(ALICE, "org.x", {}, room_id)
+        third = await s.sync(ALICE, second["pos"], **asked)
+        fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
+        fifth = await s.sync(ALICE, fourth["pos"], extensions=DATA)
+        anew = await s.sync(ALICE, extensions=DATA)
+
+        deleted = {"type": "org.x", "content": {}}
+        told = third["extensions"]["account_data"]
+        assert told == {"global": [deleted], "rooms": {shown: [deleted]}}
+        assert fourth["extensions"]["account_data"] == {"rooms": {away: [deleted]}}
+        assert fifth["extensions"] == {}
+        assert [one["type"] for one in anew["extensions"]["account_data"]["global"]] == [
+            "m.push_rules"
+        ]
+        assert "rooms" not in anew["extensions"]["account_data"]
+
+
 async def test_extensions_not_asked_for_are_left_out(database: Database) -> None:
     async with open_sliding(database) as s:
         s.tables.set_account_data(ALICE, "org.x", {})

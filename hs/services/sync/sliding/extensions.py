@@ -145,10 +145,13 @@ class Extensions:
     async def _make_account_data(self, scene: Scene, asked: ExtensionAsked) -> Members:
         user_id, since = scene.asking.user_id, scene.since
         every: Sequence[AccountDataEntry] = ()
-        if since is None or scene.fresh or scene.parked:
-            every = await self._account_data.all(user_id)
-        news = every
-        if since is not None:
+        if since is None:
+            news = every = await self._account_data.all(user_id)
+        else:
+            if scene.fresh or scene.parked:
+                # What was deleted too: the client may have it from before.
+                upto = scene.moment.token.account_data.most()
+                every = await self._account_data.changes(user_id, 0, upto)
             news = await self._account_data_since(user_id, since, scene.moment)
         own = [_event(type_, content) for room_id, type_, content in news if room_id is None]
         if since is None or self._rules_changed.touched(user_id, since.push_rules):
