@@ -77,6 +77,7 @@ BY_TIME = sql(
 COUNT = sql(lambda d: f"SELECT count(*) FROM (SELECT 1 FROM ({_hits(d.engine)}) a LIMIT $6) b")
 
 MAX_COUNT: Final = 10_000
+PLACES_OF_WORD: Final = 255
 _NO_SENDERS: Final[Sequence[str]] = ()
 
 
@@ -203,6 +204,9 @@ def _arguments(tx: Tx, wanted: Wanted) -> tuple[object, ...]:
 
 
 # Words hold letters and digits only, so that nothing in them needs escaping.
+#
+# A tsvector keeps 255 places of a word. Those behind are kept of the word with "#1", "#2" and so on
+# appended, which phrases look for as well; a single word is found by its first place.
 
 
 def _spaced(words: Sequence[str]) -> str:
@@ -210,7 +214,14 @@ def _spaced(words: Sequence[str]) -> str:
 
 
 def _vector(words: Sequence[str]) -> str:
-    return " ".join(f"'{word}':{place}" for place, word in enumerate(words, 1))
+    counts: dict[str, int] = {}
+    placed = []
+    for place, word in enumerate(words, 1):
+        before = counts.get(word, 0)
+        counts[word] = before + 1
+        more = "" if before < PLACES_OF_WORD else f"#{before // PLACES_OF_WORD}"
+        placed.append(f"'{word}{more}':{place}")
+    return " ".join(placed)
 
 
 def _fts5(query: SearchQuery) -> str:
@@ -230,7 +241,9 @@ def _tsquery(query: SearchQuery) -> str:
 
 
 def _followed(phrase: Phrase) -> str:
-    words = " <-> ".join(f"'{word}'" for word in phrase)
+    if len(phrase) == 1:
+        return f"'{phrase[0]}'"
+    words = " <-> ".join(f"('{word}' | '{word}#':*)" for word in phrase)
     return f"({words})"
 
 

@@ -61,3 +61,35 @@ async def test_found_is_what_matches(database: Database, seed: int) -> None:
 
             assert set(found) == expected or len(expected) > 100, f"seed {seed}: {term!r}"
             assert len(found) == len(set(found)) == min(100, len(expected))
+
+
+async def test_phrases_are_found_behind_any_number_of_repetitions(database: Database) -> None:
+    async with open_searching(database) as searching:
+        room_id = await searching.world.create_room(ALICE)
+        # PostgreSQL keeps 255 places of a word.
+        long = " ".join(("tick tock " * 2000, "tick boom boom tack", "boom " * 600, "tack boom"))
+        (late,) = await searching.world.append(room_id, message(ALICE, long))
+        (early,) = await searching.world.append(room_id, message(ALICE, "tick, boom and tack"))
+
+        found = {
+            term: set(await searching.finds(ALICE, term))
+            for term in (
+                '"tick boom"',
+                '"tock tick boom boom tack"',
+                '"boom boom boom boom tack"',
+                '"tack boom tock"',
+                'tock -"tick boom"',
+                'and -"boom tack"',
+                "tick boom",
+            )
+        }
+
+        assert found == {
+            '"tick boom"': {early.event_id, late.event_id},
+            '"tock tick boom boom tack"': {late.event_id},
+            '"boom boom boom boom tack"': {late.event_id},
+            '"tack boom tock"': set(),
+            'tock -"tick boom"': set(),
+            'and -"boom tack"': {early.event_id},
+            "tick boom": {early.event_id, late.event_id},
+        }
