@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 import attrs
 
 from hs.apis.web.auth import NONE
-from hs.apis.web.request import body, peer, query, token
+from hs.apis.web.request import peer, query, read_body, token, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidUsername, MissingParam, MissingToken, UnknownToken
@@ -32,20 +32,34 @@ class Rates(Protocol):
 
 @attrs.frozen
 class RegisterRequest:
-    """Body and query of `/register`."""
+    """A request to `/register`; whose body it is depends on the kind."""
 
     kind: Literal["user", "guest"] = query(default="user")
-    auth: JsonObject | None = body(default=None)
-    username: str | None = body(default=None)
-    password: str | None = body(default=None)
-    device_id: str | None = body(default=None)
-    initial_device_display_name: str | None = body(default=None)
-    inhibit_login: bool | None = body(default=None)
-    refresh_token: bool | None = body(default=None)
-    guest_access_token: str | None = body(default=None)
-    type: str | None = body(default=None)
+    content: JsonObject = whole_body(factory=dict)
     access_token: str | None = token()
     client_ip: str = peer()
+
+
+@attrs.frozen
+class GuestBody:
+    """What is read of a guest's body; all else in it is ignored."""
+
+    initial_device_display_name: str | None = None
+
+
+@attrs.frozen
+class AccountBody:
+    """The body of a user, or of an application service for one."""
+
+    auth: JsonObject | None = None
+    username: str | None = None
+    password: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    inhibit_login: bool | None = None
+    refresh_token: bool | None = None
+    guest_access_token: str | None = None
+    type: str | None = None
 
     @property
     def wish(self) -> Wish:
@@ -88,12 +102,13 @@ class RegisterApi:
         """Spec: client-server API, Account registration."""
         if request.kind == "guest":
             return await self._register_guest(request)
-        if request.type == APPSERVICE:
-            return await self._register_for_service(request)
-        wish = request.wish
-        if request.guest_access_token is not None:
+        account = read_body(AccountBody, request.content)
+        if account.type == APPSERVICE:
+            return await self._register_for_service(account, request.access_token)
+        wish = account.wish
+        if account.guest_access_token is not None:
             guest = await self.registration.guest_with(
-                request.guest_access_token, wish.username or ""
+                account.guest_access_token, wish.username or ""
             )
             wish = attrs.evolve(wish, guest=guest)
 
@@ -101,7 +116,7 @@ class RegisterApi:
             self.rates.check("registration", None, request.client_ip)
 
         user_id, session = await register(
-            self.registration, self.interactive, wish, request.auth, count, request.client_ip
+            self.registration, self.interactive, wish, account.auth, count, request.client_ip
         )
         return rendered_session(user_id, session)
 
@@ -130,25 +145,28 @@ class RegisterApi:
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:
         self.rates.check("registration", None, request.client_ip)
-        device = DeviceWish(display_name=request.initial_device_display_name)
+        guest = read_body(GuestBody, request.content)
+        device = DeviceWish(display_name=guest.initial_device_display_name)
         session = await self.registration.register_guest(device)
         return rendered_session(session.user_id, session)
 
-    async def _register_for_service(self, request: RegisterRequest) -> dict[str, Any]:
-        if request.access_token is None:
+    async def _register_for_service(
+        self, account: AccountBody, access_token: str | None
+    ) -> dict[str, Any]:
+        if access_token is None:
             raise MissingToken("Missing access token")
-        requester = self.appservices.requester_of(request.access_token)
+        requester = self.appservices.requester_of(access_token)
         if requester is None or requester.appservice_id is None:
             raise UnknownToken("Not the token of an application service", soft_logout=False)
-        if request.username is None:
+        if account.username is None:
             raise MissingParam("Missing username")
         user_id = self.registration.check_appservice_name(
-            _short(request.username), requester.appservice_id
+            _short(account.username), requester.appservice_id
         )
-        account = NewAccount(
-            user_id=user_id, appservice_id=requester.appservice_id, device=request.wish.device
+        made = NewAccount(
+            user_id=user_id, appservice_id=requester.appservice_id, device=account.wish.device
         )
-        return rendered_session(user_id, await self.registration.register(account))
+        return rendered_session(user_id, await self.registration.register(made))
 
 
 def rendered_session(user_id: UserID, session: Session | None) -> dict[str, Any]:

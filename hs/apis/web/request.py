@@ -7,7 +7,7 @@ endpoint never touches headers, queries or JSON itself.
 import enum
 import inspect
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NewType, get_type_hints
+from typing import Any, NewType, TypeVar, get_type_hints
 
 import attrs
 
@@ -20,7 +20,7 @@ from hs.apis.web.convert import (
     refuse_nul,
     text_converter,
 )
-from hs.core.canonical_json import check_canonical, parse_json
+from hs.core.canonical_json import JsonObject, check_canonical, parse_json
 from hs.core.errors import BadJson, InvalidParam, MissingParam
 from hs.core.ids import (
     RoomAlias,
@@ -31,6 +31,8 @@ from hs.core.ids import (
     parse_user_id,
 )
 from hs.core.requester import Requester
+
+T = TypeVar("T", bound=attrs.AttrsInstance)
 
 
 class Kind(enum.Enum):
@@ -383,6 +385,19 @@ def _event_content_step(attribute: str) -> Step:
         values[attribute] = call.json
 
     return step
+
+
+def read_body(body_class: type[T], content: JsonObject) -> T:
+    """Read keys of a body as a class, for endpoints that learn from the request which class.
+
+    Keys that the class does not name may hold anything.
+    Raises: BadJson.
+    """
+    names = {field.name for field in attrs.fields(body_class)}
+    known = {name: value for name, value in content.items() if name in names}
+    refuse_nul("The body", known)
+    read: T = json_converter("The body", body_class)(known)
+    return read
 
 
 def request_class_of(function: Callable[..., Any]) -> type | None:

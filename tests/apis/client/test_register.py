@@ -12,6 +12,7 @@ from hs.storage import accounts as stored
 from hs.storage.database import Database
 from tests.support.accounts import Accounts, open_accounts
 
+GUEST_KEYS = {"user_id", "home_server", "access_token", "device_id"}
 REGISTER = "/_matrix/client/v3/register"
 DUMMY = {"type": "m.login.dummy"}
 TOKEN = "m.login.registration_token"
@@ -194,6 +195,37 @@ async def test_guests_are_numbered_and_may_do_little(accounts: Accounts) -> None
     assert me.json["is_guest"] is True
     assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
     assert (closing.status, closing.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+async def test_of_a_guest_nothing_but_the_name_of_the_device_is_read(accounts: Accounts) -> None:
+    texts = dict.fromkeys(("auth", "password", "inhibit_login", "refresh_token"), "x\0")
+    lists = {key: [1] for key in ("username", "device_id", "type", "guest_access_token")}
+    body = {**texts, **lists, "initial_device_display_name": "Kiosk"}
+
+    answer = await accounts.client.post(f"{REGISTER}?kind=guest", body)
+    wrong = await accounts.client.post(f"{REGISTER}?kind=guest", {"initial_device_display_name": 1})
+
+    assert (answer.status, set(answer.json)) == (200, GUEST_KEYS)
+    (device,) = await accounts.devices.all_of(answer.json["user_id"])
+    assert (device.device_id, device.display_name) == (answer.json["device_id"], "Kiosk")
+    assert (wrong.status, wrong.errcode) == (400, "M_BAD_JSON")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"username": 1},
+        {"device_id": ["A"]},
+        {"inhibit_login": "yes"},
+        {"auth": "x"},
+        {"password": "a\0b"},
+        [],
+    ],
+)
+async def test_of_a_user_everything_must_be_of_its_type(accounts: Accounts, body: Any) -> None:
+    answer = await accounts.client.post(REGISTER, body)
+
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
 
 
 async def test_a_closed_server_takes_nobody(database: Database) -> None:
