@@ -9,8 +9,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -110,37 +110,36 @@ class Leases:
         fence = await self._database.write(leases.take, name, self._holder, now_ms + TTL_MS, now_ms)
         return Lease(name, self._holder, fence) if fence is not None else None
 
-    @asynccontextmanager
-    async def hold(self, name: str, wait_s: float = 0.0) -> AsyncIterator[Lease]:
+    def hold(self, name: str, wait_s: float = 0.0) -> AbstractAsyncContextManager[Lease]:
         """Hold a lease while the block runs, waiting up to `wait_s` for another holder to end.
 
         Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
-        lease = await self._take(name, wait_s, wait_s)
-        try:
-            self.held.add(name)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep, lease)
-                yield lease
-                nursery.cancel_scope.cancel()
-        finally:
-            self.held.discard(name)
-            await self._give_back(lease)
+        return self._hold(name, wait_s, wait_s, self._keep)
 
-    @asynccontextmanager
-    async def hold_fenced(
+    def hold_fenced(
         self, name: str, wait_s: float, living_wait_s: float
-    ) -> AsyncIterator[Lease]:
+    ) -> AbstractAsyncContextManager[Lease]:
         """Hold as `hold` does, but without an end while the database is away.
 
         For what can do no harm without the database, which refuses it once another has the lease.
         Another that is seen to run is waited for up to `living_wait_s`.
         """
+        return self._hold(name, wait_s, living_wait_s, self._keep_fenced)
+
+    @asynccontextmanager
+    async def _hold(
+        self,
+        name: str,
+        wait_s: float,
+        living_wait_s: float,
+        keep: Callable[[Lease], Awaitable[None]],
+    ) -> AsyncIterator[Lease]:
         lease = await self._take(name, wait_s, living_wait_s)
         try:
             self.held.add(name)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_fenced, lease)
+                nursery.start_soon(keep, lease)
                 yield lease
                 nursery.cancel_scope.cancel()
         finally:
