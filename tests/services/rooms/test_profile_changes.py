@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hs.core.errors import BadState, Forbidden, MatrixError
 from hs.core.ids import RoomID, UserID
@@ -15,10 +16,12 @@ from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.deciding import DecidingReader
 from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.guests import GuestExpulsion
-from hs.services.rooms.profile_propagation import RoomProfiles
+from hs.services.rooms.profile_propagation import RETRY_S, RoomProfiles
 from hs.settings.accounts import RegistrationSettings
 from hs.storage import profiles
 from hs.storage.database import Database, Tx
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.meddling import Meddling
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
@@ -221,6 +224,33 @@ async def test_what_fails_in_one_room_is_tried_again_there_alone(
     assert (left, still_failed, passed_over, failed_again) == ([ALICE], set(), 0, set())
     assert len(acts.world.seen) - seen == 1
     assert await waiting(acts) == []
+
+
+async def test_what_failed_is_tried_again_after_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        async with open_actions(database) as acts:
+            room_id = await acts.world.create_room(ALICE)
+            await name(acts, ALICE, displayname="Al")
+
+            async def fail() -> None:
+                raise MatrixError("M_UNKNOWN", 503, "away")
+
+            async with trio.open_nursery() as nursery:
+                service = showing(acts, Meddling(acts.world.appender, fail))
+                nursery.start_soon(service.run)
+                await trio.sleep(RETRY_S / 2)
+                # That others change theirs brings nothing forward.
+                await name(acts, BOB, displayname="Bobby")
+                await trio.sleep(RETRY_S / 4)
+                before = await waiting(acts)
+                await trio.sleep(RETRY_S / 2)
+                nursery.cancel_scope.cancel()
+
+            assert (before, await waiting(acts)) == ([ALICE], [])
+            assert (await shown(acts, room_id))["displayname"] == "Al"
 
 
 async def test_what_no_room_takes_is_not_tried_for_ever(acts: Actions) -> None:
