@@ -8,6 +8,7 @@ import trio
 
 from hs.cli.options import config_option, settings_of
 from hs.lib.aio import open_bridge
+from hs.nursery.faults import cause_of
 from hs.settings.database import DatabaseSettings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import DatabaseError
@@ -33,7 +34,8 @@ def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
         phases: tuple[Phase, ...] = ("pre",) if pre_only else ("pre", "post")
         found = trio.run(_pending if dry_run else _migrate, settings.database, phases)
     except* DatabaseError as errors:
-        raise click.ClickException(f"The database: {errors.exceptions[0]}") from None
+        cause, _ = cause_of(errors)
+        raise click.ClickException(f"{settings.database.place}: {cause}") from None
     word = "lacking" if dry_run else "applied"
     for migration in found:
         click.echo(f"{word}: {migration.number:04} {migration.name}")

@@ -134,8 +134,7 @@ async def _open_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Da
         try:
             database = await opened.enter_async_context(open_database(config, bridge))
         except DatabaseError as error:
-            host = "" if chosen.is_sqlite else f" at {chosen.args.get('host', 'this machine')}"
-            told = f"the database {chosen.label}{host} (key database): {error}"
+            told = f"{chosen.place}: {error}"
             kind = DatabaseUnavailable if isinstance(error, DatabaseUnavailable) else DatabaseError
             raise kind(told) from error
         yield database

@@ -3,7 +3,7 @@
 import trio
 
 from hs.repl.intake import FeedLost
-from hs.repl.leases import LeaseLost, LeaseTaken
+from hs.repl.leases import LeaseLost, LeaseTaken, instance_lease
 from hs.repl.writers import WriterReplaced
 from hs.settings.errors import SettingsError
 from hs.storage.database import DatabaseError
@@ -31,6 +31,9 @@ def cause_of(error: BaseException) -> tuple[str, bool]:
     if isinstance(leaf, OSError) and leaf.strerror:
         place = f": {leaf.filename}" if leaf.filename else ""
         return f"{leaf.strerror}{place}", False
+    if isinstance(leaf, LeaseTaken) and leaf.name.startswith(instance_lease("")):
+        told = f"another process runs under this name ({leaf.holder})"
+        return f"{told}: stop it, or give each its own worker_name", False
     is_ours = not isinstance(leaf, _NOT_OURS)
     text = str(leaf)
     if is_ours:

@@ -165,11 +165,12 @@ def signing_key_of(settings: Settings) -> SigningKey:
         return parse_signing_keys(text)[0]
     except (OSError, ValueError, InvalidSigningKey) as error:
         is_inline = keys.signing_key is not None
+        cause = (isinstance(error, OSError) and error.strerror) or error
         raise SettingsError(
             [
                 Problem(
                     key="signing_key" if is_inline else "signing_key_path",
-                    message=f"the key {'given' if is_inline else path} cannot be read: {error}",
+                    message=f"the key {'given' if is_inline else path} cannot be read: {cause}",
                     remedy="`hs generate-config` writes one; restore the old one if you had one",
                 )
             ]

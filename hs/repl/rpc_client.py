@@ -20,6 +20,9 @@ from hs.repl.streams import CATALOGUE, StreamDef
 P = TypeVar("P")
 
 RPC_PATH = "/_synapse/replication/rpc"
+OTHER_SECRET = (
+    "its worker_replication_secret is not ours, or, where there is none, its signing key is not"
+)
 READ_OWN_WRITES_S = 5.0
 LATE_S = 0.3
 """Messages take some milliseconds; after this they are looked for where they are stored."""
@@ -63,6 +66,7 @@ class RpcClients:
     )
     _look: Callable[[], Awaitable[None]] = _look_nowhere
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
+    _refusing: set[str] = attrs.field(factory=set, init=False)
     calls: dict[tuple[str, str], Tally] = attrs.field(factory=dict, init=False)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
@@ -117,10 +121,16 @@ class RpcClients:
         except Unreachable as error:
             log.warning("%s: the process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error
+        if status == 401:
+            if instance not in self._refusing:
+                self._refusing.add(instance)
+                log.error("the process %s refuses our calls: %s", instance, OTHER_SECRET)
+            raise RpcUnavailable(instance, OTHER_SECRET)
         if status == 503:
             raise RpcUnavailable(instance, "it is stopping")
         if status != 200:
             raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
+        self._refusing.discard(instance)
         reply = msgspec.msgpack.decode(body, type=Reply)
         if method.catch_up:
             await self._catch_up(reply.positions, instance)

@@ -78,6 +78,15 @@ class DatabaseSettings:
         """The database as a person would name it."""
         return str(self.path) if self.is_sqlite else str(self.args["database"])
 
+    @property
+    def place(self) -> str:
+        """Which database it is and where, and the key that says so."""
+        if self.is_sqlite:
+            return f"the database {self.label} (key database)"
+        port = f":{self.args['port']}" if "port" in self.args else ""
+        host = f"{self.args.get('host', 'this machine')}{port}"
+        return f"the database {self.label} at {host} (key database)"
+
 
 def _notice_rest(args: Mapping[str, Any], at: At) -> None:
     known = (*_TAKEN, *_LIBPQ, *_IGNORED)

@@ -29,12 +29,21 @@ def read_documents(paths: Iterable[Path]) -> Document:
     for path in paths:
         files = _files_of(path)
         for file in files:
-            _merge(document, file)
+            _merge(document, file, may_be_for_logs=path.is_dir())
         if not files:
             document.notices.append(
                 Notice(key="", message="holds no *.yaml", origin=Origin(file=path))
             )
     return document
+
+
+# What Python's logging.config takes: a log configuration may lie beside what it belongs to.
+_LOG_KEYS = frozenset(
+    (
+        "version", "formatters", "filters", "handlers", "loggers", "root", "incremental",
+        "disable_existing_loggers",
+    )
+)  # fmt: skip
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -50,10 +59,13 @@ def _text_of(file: Path) -> str:
         raise _failure(
             file, "the file does not exist", "create it with `hs generate-config`"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _failure(
-            file, f"the file cannot be read: {error}", "check its permissions and encoding"
-        ) from None
+    except OSError as error:
+        told = f"the file cannot be read: {error.strerror or error}"
+        raise _failure(file, told, "check what it is, and its permissions") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        told = "the file is not text in UTF-8"
+        raise _failure(file, told, "save it in that encoding", line) from None
 
 
 def _failure(file: Path, message: str, remedy: str, line: int | None = None) -> SettingsError:
@@ -86,8 +98,10 @@ def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
         raise _failure(file, "nested too deeply", "check brackets and braces") from None
 
 
-def _merge(document: Document, file: Path) -> None:
+def _merge(document: Document, file: Path, *, may_be_for_logs: bool = False) -> None:
     root, value = _parsed(file)
+    if may_be_for_logs and isinstance(value, dict) and "version" in value.keys() <= _LOG_KEYS:
+        return
     document.files.append(file)
     if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
         document.notices.append(

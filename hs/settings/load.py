@@ -92,7 +92,7 @@ def settings_from(
     if strict:
         loading.problems.extend(_as_problems(document.notices))
     if loading.problems:
-        raise SettingsError(_located(loading), document.notices)
+        raise SettingsError(_in_order(_located(loading), document.files), document.notices)
     return attrs.evolve(settings, notices=tuple(document.notices))
 
 
@@ -106,6 +106,17 @@ def _located(loading: _Loading) -> list[Problem]:
         else attrs.evolve(problem, origin=origins.get(problem.key.partition(".")[0], nowhere))
         for problem in loading.problems
     ]
+
+
+def _in_order(problems: list[Problem], files: list[Path]) -> list[Problem]:
+    """Sort problems as somebody meets them who reads the files from the top."""
+
+    def place(problem: Problem) -> tuple[int, int]:
+        file = problem.origin.file
+        number = files.index(file) if file in files else len(files)
+        return number, problem.origin.line or 0
+
+    return sorted(problems, key=place)
 
 
 def _as_problems(notices: list[Notice]) -> list[Problem]:

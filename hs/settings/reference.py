@@ -14,8 +14,9 @@ _HEAD = """\
 <!-- Written by `hs.settings.reference` from the registry of keys; do not edit by hand. -->
 
 The configuration is YAML, in the dialect of Synapse's `homeserver.yaml`. Give `--config` once or
-more; a directory stands for its `*.yaml` files in order of their names. A later file replaces whole
-top-level keys. Relative paths start at the directory of the file that holds them.
+more; a directory stands for its `*.yaml` files in order of their names, those for logs left out. A
+later file replaces whole top-level keys. Relative paths start at the directory of the file that
+holds them.
 
 - **Duration**: milliseconds, or a number and one of `s`, `m`, `h`, `d`, `w`, `y`.
 - **Size**: bytes, or a number and one of `K`, `M`, `G`, `T` (powers of 1024).

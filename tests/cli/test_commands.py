@@ -226,6 +226,17 @@ def test_a_new_database_is_migrated_once(tmp_path: Path) -> None:
     assert "The schema is up to date." in again.output
 
 
+def test_a_database_that_cannot_be_migrated_is_named(tmp_path: Path) -> None:
+    path = generate(tmp_path)
+    nowhere = tmp_path / "none" / "x.db"
+    path.write_text(path.read_text().replace("homeserver.db", str(nowhere)))
+
+    failed = invoke("migrate", "-c", str(path))
+
+    assert failed.exit_code == 1
+    assert f"Error: the database {nowhere} (key database): cannot open" in failed.output
+
+
 def test_the_printed_command_is_one_that_a_shell_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def test_a_second_process_with_the_same_name_is_refused(cluster: Cluster, tmp_pa
     main.start()
     second = ServerProcess("second", main.port, main.configs, tmp_path / "second.log")
 
-    with pytest.raises(RuntimeError, match="instance:main is held by another live process"):
+    with pytest.raises(RuntimeError, match="another process runs under this name"):
         second.start()
 
     assert ended(second) == 1

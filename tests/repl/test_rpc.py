@@ -293,11 +293,20 @@ async def test_a_slow_owner_is_given_up_at_the_deadline() -> None:
             await shop.hang()
 
 
-async def test_the_secret_is_needed() -> None:
+async def test_the_secret_is_needed_and_both_ends_tell_once_that_it_differs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http:
         async with client_of(http, secret="wrong") as shop:
-            with pytest.raises(RpcFailed, match="401"):
-                await shop.count()
+            for _ in range(2):
+                with pytest.raises(RpcUnavailable, match="worker_replication_secret"):
+                    await shop.count()
+
+    told = sorted(one.getMessage() for one in caplog.records if one.levelname == "ERROR")
+    assert [line.partition(":")[0] for line in told] == [
+        "a process that calls this one is refused",
+        "the process owner refuses our calls",
+    ]
 
 
 async def test_an_empty_secret_lets_nobody_in() -> None:

@@ -51,6 +51,35 @@ def test_an_empty_file_is_reported_and_skipped(load: Load) -> None:
     assert [notice.message for notice in settings.notices] == ["holds no keys, skipped"]
 
 
+def test_the_configuration_of_logs_may_lie_in_the_same_directory(tmp_path: Path) -> None:
+    (tmp_path / "homeserver.yaml").write_text("server_name: a.org")
+    (tmp_path / "log.yaml").write_text("version: 1\nroot: {level: INFO}")
+
+    settings = load_settings([tmp_path], {})
+
+    assert settings.notices == ()
+    assert [file.name for file in settings.files] == ["homeserver.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a: 1\nb: \xff", "0.yaml:2: the file is not text in UTF-8"),
+        (None, "0.yaml: the file cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_plainly(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "0.yaml"
+    path.symlink_to(path) if content is None else path.write_bytes(content)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings([path], {})
+
+    assert told in str(refused.value)
+
+
 def test_a_mistake_names_file_line_key_and_remedy(refused: Refused) -> None:
     told = refused("presence:\n  idle_timeout: soon")
 
@@ -80,6 +109,12 @@ def test_all_mistakes_are_told_at_once(refused: Refused) -> None:
 
     assert "bcrypt_rounds" in told
     assert "turn_allow_guests" in told
+
+
+def test_mistakes_are_told_in_the_order_of_the_files(refused: Refused) -> None:
+    told = refused("turn_allow_guests: perhaps\nbcrypt_rounds: 99", "max_upload_size: lots")
+
+    assert told.index("turn_allow") < told.index("bcrypt") < told.index("max_upload")
 
 
 def test_an_unknown_key_is_a_warning_with_the_nearest_one(load: Load) -> None:

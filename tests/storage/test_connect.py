@@ -7,6 +7,7 @@ import pytest
 from hs.lib.aio import Bridge
 from hs.storage.connect import DatabaseConfig, open_database, postgres_config
 from hs.storage.database import DatabaseUnavailable, Tx
+from hs.storage.postgres.tx import translate
 from tests.support.postgres import PostgresServer
 
 
@@ -94,3 +95,15 @@ async def test_a_postgres_out_of_reach_is_reported(bridge: Bridge, tmp_path: Pat
 async def _application_name(tx: Tx) -> str:
     name: str = await tx.fetchval("SELECT current_setting('application_name')")
     return name
+
+
+async def test_why_the_database_cannot_be_reached_is_told_in_words(bridge: Bridge) -> None:
+    config = DatabaseConfig("postgres", {"host": "/nowhere", "user": "a", "database": "a"})
+
+    with pytest.raises(DatabaseUnavailable, match="PostgreSQL: No such file or directory"):
+        async with open_database(config, bridge):
+            pass
+
+
+def test_a_database_that_stays_silent_is_told_of() -> None:
+    assert str(translate(TimeoutError(), gone=True)) == "PostgreSQL: it does not answer in time"

@@ -93,7 +93,7 @@ def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
         case TimeoutError() if not gone:
             return DatabaseTimeout(str(error))
         case _ if isinstance(error, _CONNECTION_LOST):
-            return DatabaseUnavailable(f"PostgreSQL: {error}")
+            return DatabaseUnavailable(f"PostgreSQL: {_cause(error)}")
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
             # A wrong argument looks the same as the use of a connection just closed.
             return (
@@ -103,6 +103,13 @@ def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
             return DatabaseError(f"{type(error).__name__}: {error}")
         case _:
             return None
+
+
+def _cause(error: BaseException) -> str:
+    """Say in words what the system says by a number, or by the class of an error alone."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "it does not answer in time"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _text(query: Query) -> str:
