@@ -319,12 +319,17 @@ class Notifier:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
-        self.wake_users({UserID(row.user_id) for _, row in batch.rows if not row.keys})
+        watches = self._watches
         for _, row in batch.rows:
-            watch = self._watches.get(UserID(row.user_id))
-            if row.keys and watch is not None:
-                # Counts of keys are told with whatever comes next: nobody is woken for them.
-                watch.changes += 1
+            for user_id, _ in row.devices:
+                watch = watches.get(UserID(user_id))
+                if watch is None:
+                    continue
+                if row.keys:
+                    # Counts of keys are told with whatever comes next: nobody is woken for them.
+                    watch.changes += 1
+                else:
+                    watch.wake()
 
     def _on_thread_subscriptions(self, batch: Batch[ThreadSubscriptionRow]) -> None:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})

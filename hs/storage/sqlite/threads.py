@@ -70,6 +70,7 @@ class _Job:
 
 
 _Jobs = SimpleQueue[_Job | None]
+_RaiseCancel = Callable[[], Any]  # named: inner functions evaluate their annotations
 
 
 class SqliteDatabase:
@@ -124,9 +125,9 @@ class SqliteDatabase:
         began = perf_counter()
         self._asked += 1
         jobs.put(job)
-        raise_cancel: Callable[[], Any] | None = None
+        raise_cancel: _RaiseCancel | None = None
 
-        def abort(cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        def abort(cancel: _RaiseCancel) -> trio.lowlevel.Abort:
             nonlocal raise_cancel
             if jobs is self._long_reads:
                 raise_cancel = cancel
