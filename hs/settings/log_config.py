@@ -48,9 +48,8 @@ def read_log_config(
 
 
 def with_own_classes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Put our classes in place of Synapse's."""
-    changed = dict(config)
-    changed.setdefault("version", 1)
+    """Put our classes in place of Synapse's, and keep our loggers, which are there already."""
+    changed = {"version": 1, "disable_existing_loggers": False, **config}
     for part in _PARTS:
         if isinstance(config.get(part), dict):
             changed[part] = {name: _aliased(one) for name, one in config[part].items()}

@@ -268,3 +268,21 @@ def test_the_log_config_that_synapse_writes_works(
     logging.getLogger("hs.access").info("a line")
 
     assert (tmp_path / "hs.log").read_text() == "hs.access - INFO - - - a line\n"
+
+
+def test_a_log_config_that_does_not_say_so_silences_nobody(
+    load: Load, tmp_path: Path, restored_logging: None
+) -> None:
+    """Python's own default would silence every logger that is there when the file is read."""
+    access = logging.getLogger("hs.access")
+    (tmp_path / "log.yaml").write_text(
+        f"handlers: {{file: {{class: logging.FileHandler, filename: {tmp_path}/hs.log}}}}\n"
+        "root: {level: INFO, handlers: [file]}\n"
+    )
+    config = load("log_config: log.yaml").logging.config
+    assert config is not None
+
+    logging.config.dictConfig(dict(config))
+    access.info("a line")
+
+    assert (tmp_path / "hs.log").read_text() == "a line\n"
