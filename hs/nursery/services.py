@@ -78,7 +78,8 @@ def build_services(ground: Foundation, admission: Admission, drain: Drain) -> Se
     actions = wire_actions(ground, rooms, accounts, rules_writer, registered.aliases)
     welcomes = newcomers_mail(ground, pusher_writer)
     arrivals = wire_arrivals(ground, rooms, accounts, actions, welcomes)
-    reading = wire_reading(ground, rooms, accounts.account_data, accounts.erased)
+    service_users = registered.identities
+    reading = wire_reading(ground, rooms, service_users, accounts.account_data, accounts.erased)
     proposals = wire_proposals(ground, reading)
     ephemeral = wire_ephemeral(ground, accounts, rooms)
     push = wire_push(ground, rooms, ephemeral, rules_writer)

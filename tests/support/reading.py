@@ -13,6 +13,7 @@ from hs.apis.client.room_state import RoomStateApi
 from hs.apis.client.room_summary import RoomSummaryApi
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.services.appservices.registry import ServiceRegistry
 from hs.services.rooms.aggregates import Aggregates
 from hs.services.rooms.hierarchy import Hierarchy
 from hs.services.rooms.memberships import Memberships
@@ -28,6 +29,8 @@ from hs.services.rooms.timelines import Timelines
 from hs.services.rooms.visibility import Expiry, Visibility
 from tests.support.rooms import SERVER, World
 from tests.support.web import Tokens, WebClient, client_for
+
+NO_SERVICES = ServiceRegistry((), SERVER)
 
 
 @attrs.define(eq=False)
@@ -118,8 +121,13 @@ def timelines_of(reading: Reading) -> Timelines:
     )
 
 
-def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = ()) -> WebClient:
-    """Serve all endpoints that read rooms; a user's token is the user ID."""
+def client_of(
+    reading: Reading,
+    *user_ids: UserID,
+    guests: Collection[UserID] = (),
+    services: ServiceRegistry = NO_SERVICES,
+) -> WebClient:
+    """Serve all endpoints that read rooms; a user's token is the user ID, a service's its ID."""
     world = reading.world
     showing = Showing(reading.visibility, reading.rendering)
     places = Places(world.database)
@@ -132,6 +140,7 @@ def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = 
         reading.visibility,
         showing,
         places,
+        services,
     )
     related = RelatedEvents(
         world.database, world.events, reading.visibility, showing, places, timelines
@@ -142,6 +151,8 @@ def client_of(reading: Reading, *user_ids: UserID, guests: Collection[UserID] = 
         tokens.requesters[user_id] = Requester(
             user_id, f"{user_id} phone", 1, is_guest=user_id in guests
         )
+    for service in services.services:
+        tokens.requesters[service.id] = Requester(service.sender, appservice_id=service.id)
     return client_for(
         RoomMessagesApi(timelines),
         RoomStateApi(state, reading.memberships),

@@ -10,6 +10,7 @@ import orjson
 from hs.core.filters import parse_event_filter
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.services.accounts.appservices import NoAppservices
 from hs.services.rooms.places import Places
 from hs.services.rooms.room_state import RoomState
 from hs.services.rooms.showing import Showing
@@ -73,7 +74,14 @@ def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
     places = Places(database)
     timelines = Timelines(database, events, states, reading.visibility, showing, places)
     room_state = RoomState(
-        database, events, states, reading.memberships, reading.visibility, showing, places
+        database,
+        events,
+        states,
+        reading.memberships,
+        reading.visibility,
+        showing,
+        places,
+        NoAppservices(),
     )
     messages = MessageSearch(
         database,

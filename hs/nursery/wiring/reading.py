@@ -18,7 +18,7 @@ from hs.services.rooms.rendering import Rendering
 from hs.services.rooms.retention import RetentionPolicies
 from hs.services.rooms.room_previews import RoomPreviews
 from hs.services.rooms.room_snapshot import RoomSnapshots
-from hs.services.rooms.room_state import RoomState
+from hs.services.rooms.room_state import RoomState, ServiceUsers
 from hs.services.rooms.showing import Showing
 from hs.services.rooms.timelines import Timelines
 from hs.services.rooms.visibility import ErasedUsers, IgnoredUsers, Visibility
@@ -42,7 +42,11 @@ class Reading:
 
 
 def wire_reading(
-    ground: Foundation, rooms: Rooms, ignored: IgnoredUsers, erased: ErasedUsers
+    ground: Foundation,
+    rooms: Rooms,
+    service_users: ServiceUsers,
+    ignored: IgnoredUsers,
+    erased: ErasedUsers,
 ) -> Reading:
     """Build what reads rooms. Before the notifier, which relies on its caches."""
     database, feed = ground.database, ground.feed
@@ -60,7 +64,9 @@ def wire_reading(
     showing = Showing(visibility, rendering)
     places = Places(database)
     timelines = Timelines(database, events, states, visibility, showing, places)
-    state = RoomState(database, events, states, memberships, visibility, showing, places)
+    state = RoomState(
+        database, events, states, memberships, visibility, showing, places, service_users
+    )
     previews = RoomPreviews(database, states, memberships)
     return Reading(
         visibility=visibility,

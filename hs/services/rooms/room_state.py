@@ -4,7 +4,7 @@ Spec: client-server API, `/state`, `/members`, `/joined_members`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import orjson
@@ -46,6 +46,14 @@ class MembersAsk:
         return self.not_membership is not None and membership != self.not_membership
 
 
+class ServiceUsers(Protocol):
+    """Whose users are whose application services'."""
+
+    def owns(self, appservice_id: str, user_id: UserID) -> bool:
+        """Tell whether a user ID is in the namespaces of a service."""
+        ...
+
+
 @attrs.frozen(eq=False)
 class RoomState:
     """Reads rooms' state for clients."""
@@ -57,6 +65,7 @@ class RoomState:
     _visibility: Visibility
     _showing: Showing
     _places: Places
+    _service_users: ServiceUsers
 
     async def all(self, requester: Requester, room_id: RoomID) -> bytes:
         """Give all of a room's state, a JSON array.
@@ -111,9 +120,11 @@ class RoomState:
     ) -> dict[str, dict[str, str]]:
         """Give the profiles of a room's joined members.
 
-        Raises: Forbidden, unless the requester is one of them.
+        Raises: Forbidden, unless the requester is one of them, or an application service that
+            has a user among them.
         """
-        await self._visibility.check_joined(requester.user_id, room_id)
+        if not await self._has_service_users(requester.appservice_id, room_id):
+            await self._visibility.check_joined(requester.user_id, room_id)
         joined = list(await self._memberships.joined(room_id))
         state = await self._states.current(room_id)
         ids = {user_id: state.get((event_types.MEMBER, user_id)) for user_id in joined}
@@ -124,6 +135,12 @@ class RoomState:
             if stored is not None:
                 profiles[user_id] = _profile(stored)
         return profiles
+
+    async def _has_service_users(self, service_id: str | None, room_id: RoomID) -> bool:
+        if service_id is None:
+            return False
+        joined = await self._memberships.joined(room_id)
+        return any(self._service_users.owns(service_id, user_id) for user_id in joined)
 
     async def _entry(self, requester: Requester, room_id: RoomID, key: StateKey) -> StoredEvent:
         standing = await self._visibility.check_may_read(requester.user_id, room_id)

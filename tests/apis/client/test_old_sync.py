@@ -9,6 +9,7 @@ import trio.testing
 from hs.apis.client.old_sync import OldSyncApi
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.services.accounts.appservices import NoAppservices
 from hs.services.rooms.places import Places
 from hs.services.rooms.room_snapshot import RoomSnapshots
 from hs.services.rooms.room_state import RoomState
@@ -47,7 +48,9 @@ async def old(database: Database) -> AsyncIterator[Old]:
         showing, places = Showing(reading.visibility, reading.rendering), Places(world.database)
         core = (world.database, world.events, world.states)
         timelines = Timelines(*core, reading.visibility, showing, places)
-        state = RoomState(*core, reading.memberships, reading.visibility, showing, places)
+        state = RoomState(
+            *core, reading.memberships, reading.visibility, showing, places, NoAppservices()
+        )
         readers = RoomReaders(
             world.database,
             world.feed,

@@ -6,9 +6,11 @@ import pytest
 
 from hs.core.tokens import SyncToken
 from hs.repl.streams import EVENTS
+from hs.services.appservices.registry import ServiceRegistry
 from hs.storage.database import Database
+from tests.support.appservices import GHOST, registration
 from tests.support.reading import client_of, readers_of
-from tests.support.rooms import ALICE, BOB, CAROL, World, member, open_world
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, member, open_world
 from tests.support.web import WebClient
 
 
@@ -69,6 +71,25 @@ async def test_strangers_and_the_invited_are_refused(world: World, client: WebCl
         for path in ("state", "state/m.room.create", "members", "joined_members"):
             answer = await client.get(f"{base}/{path}", token=user_id)
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_services_get_the_joined_members_of_rooms_with_one_of_their_users(
+    world: World,
+) -> None:
+    services = ServiceRegistry([registration("irc")], SERVER)
+    client = client_of(readers_of(world), services=services)
+    room_id = await world.create_room(ALICE, invite=[GHOST])
+    base = f"/_matrix/client/v3/rooms/{room_id}"
+
+    invited = await client.get(f"{base}/joined_members", token="irc")
+    await world.join(room_id, GHOST)
+    joined = await client.get(f"{base}/joined_members", token="irc")
+    members = await client.get(f"{base}/members", token="irc")
+    await world.leave(room_id, GHOST)
+    gone = await client.get(f"{base}/joined_members", token="irc")
+
+    assert joined.json["joined"].keys() == {ALICE, GHOST}
+    assert [one.errcode for one in (invited, members, gone)] == ["M_FORBIDDEN"] * 3
 
 
 async def test_anybody_gets_the_state_of_world_readable_rooms(
