@@ -91,6 +91,7 @@ def resolve_workers(
 def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
     app = keys.worker_app or MAIN_APP
     if app == MAIN_APP:
+        _check_is_main(keys, refuse)
         return app, MAIN
     if app not in WORKER_APPS:
         refuse(
@@ -102,6 +103,15 @@ def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
     if main_or(name) == MAIN:
         refuse("worker_name", f"{name!r} is the main process's name", "choose another name")
     return app, name
+
+
+def _check_is_main(keys: WorkerKeys, refuse: Refuse) -> None:
+    """Refuse a worker's file without its kind, which would start a second main process."""
+    remedy = "add `worker_app: synapse.app.generic_worker` to a worker's file, or remove the key"
+    if keys.worker_name is not None and main_or(keys.worker_name) != MAIN:
+        refuse("worker_name", "this is no worker, as no worker_app says so", remedy)
+    elif keys.worker_listeners:
+        refuse("worker_listeners", "this is no worker, as no worker_app says so", remedy)
 
 
 def _instances(

@@ -200,6 +200,16 @@ def test_a_writer_needs_a_replication_listener(refused: Refused) -> None:
     assert "worker_listeners" in told
 
 
+def test_a_workers_file_without_its_kind_starts_no_second_main_process(
+    load: Load, refused: Refused
+) -> None:
+    listeners = "worker_listeners: [{type: http, port: 8085, resources: [{names: [client]}]}]"
+
+    assert "worker_name" in refused(SHARED, f"worker_name: sync1\n{listeners}")
+    assert "worker_listeners" in refused(SHARED, listeners)
+    assert load(SHARED, "worker_name: main").workers.is_main
+
+
 @pytest.mark.parametrize("stream", ["typing", "to_device", "account_data", "presence"])
 def test_most_streams_have_one_writer(refused: Refused, stream: str) -> None:
     assert "exactly one writer" in refused(SHARED, f"stream_writers: {{{stream}: [a, b]}}")
