@@ -19,6 +19,7 @@ from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
+from hs.lib.single_flight import SingleFlight
 from hs.services.accounts.standing import check_may_act
 from hs.services.directory.aliases import Aliases
 from hs.services.rooms.appender import RoomAppender
@@ -64,6 +65,8 @@ class RoomUpgrade:
     profiles: LocalProfiles
     succession: Succession
     database: Database
+    # Large rooms take their time, and clients that lose patience ask again.
+    _flights: SingleFlight[tuple[str, ...]] = attrs.field(factory=SingleFlight, init=False)
 
     async def upgrade(
         self,
@@ -72,13 +75,21 @@ class RoomUpgrade:
         version: str,
         additional_creators: Sequence[str] = (),
     ) -> RoomID:
-        """Replace a room by a new one; give that one's ID.
+        """Replace a room by a new one; give that one's ID, also to who asks again meanwhile.
 
         Raises: UnsupportedRoomVersion, NotFound, Forbidden, InvalidParam.
         """
         check_may_act(requester)
-        rules = room_version(version)
         user_id = requester.user_id
+        same = (user_id, room_id, version, *additional_creators)
+        return await self._flights.run(
+            same, self._upgrade, user_id, room_id, version, additional_creators
+        )
+
+    async def _upgrade(
+        self, user_id: UserID, room_id: RoomID, version: str, additional_creators: Sequence[str]
+    ) -> RoomID:
+        rules = room_version(version)
         old = await self.deciding.read(room_id, members=(user_id,))
         if old is None:
             raise NotFound("Room not found")

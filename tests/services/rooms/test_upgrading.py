@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from hs.core.errors import (
     Forbidden,
@@ -281,3 +282,21 @@ async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -
     levels = await acts.state(room_id, "m.room.power_levels")
     assert levels["users"] == given["users"]
     assert levels["events_default"] == 50
+
+
+@pytest.mark.parametrize("new", ["11", "12"])
+async def test_who_asks_again_meanwhile_gets_the_same_room(acts: Actions, new: str) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    given: list[RoomID] = []
+
+    async def ask() -> None:
+        given.append(await upgrade(acts, room_id, new))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+
+    assert len(given) == 3
+    assert len(set(given)) == 1
+    tombstone = await acts.state(room_id, "m.room.tombstone")
+    assert tombstone["replacement_room"] == given[0]
