@@ -10,6 +10,7 @@ import attrs
 from hs.core.canonical_json import MAX_INTEGER, JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
 from hs.core.events import event_types
+from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
 from hs.services.accounts.standing import check_may_act
@@ -19,6 +20,8 @@ from hs.services.rooms.drafts import Draft, TxnKey
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.membership import RoomMembership
 from hs.services.rooms.relating import Relating, RelationChecks
+
+UNREDACTABLE = frozenset({event_types.CREATE, event_types.SERVER_ACL})
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -118,7 +121,8 @@ class Sending:
     ) -> EventID:
         """Redact an event; suspended users may redact their own.
 
-        Raises: Forbidden, InvalidParam for an event of another room.
+        Raises: Forbidden, also for what would break the room; InvalidParam for an event of
+        another room.
         """
         content = {} if reason is None else {"reason": reason}
         scope = f"/rooms/{room_id}/redact/{event_id}"
@@ -149,8 +153,8 @@ class Sending:
         txn: TxnKey | None,
     ) -> EventID:
         target = await self.events.get_one(event_id)
-        if target is not None and target.event.room_id != room_id:
-            raise InvalidParam("The event to redact is in another room")
+        if target is not None:
+            _check_target(target.event, room_id)
         if target is None or target.event.sender != requester.user_id:
             check_may_act(requester)
         draft = Draft(event_types.REDACTION, requester.user_id, content, redacts=event_id, txn=txn)
@@ -163,6 +167,18 @@ class Sending:
             # Whether a room exists is nobody's business who is not in it.
             raise Forbidden("You are not in this room") from error
         return appended[0].event_id
+
+
+def _check_target(event: Event, room_id: RoomID) -> None:
+    """Refuse what would break the room, though the rules of authorisation let a moderator do it.
+
+    Without its content a create event tells neither version nor type, nor who is kept out, and a
+    list of servers (m.room.server_acl) keeps out everybody. Raises: InvalidParam, Forbidden.
+    """
+    if event.room_id != room_id:
+        raise InvalidParam("The event to redact is in another room")
+    if event.type in UNREDACTABLE:
+        raise Forbidden(f"{event.type} cannot be redacted")
 
 
 def check_may_be_state(event_type: str) -> None:

@@ -9,6 +9,7 @@ import trio
 
 from hs.core.ids import EventID
 from hs.core.versions import ROOM_VERSIONS
+from hs.services.rooms.drafts import Draft
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
@@ -305,3 +306,19 @@ async def test_a_plain_message_reads_nothing_from_the_database(
 
     assert sent.status == 200
     assert reads == []
+
+
+@pytest.mark.parametrize("version", ["10", "11"])
+async def test_what_would_break_the_room_is_not_redacted(acts: Actions, version: str) -> None:
+    """Without its content a room's first event has no version, and a list of servers no server."""
+    listed = Draft("m.room.server_acl", ALICE, {"allow": ["*"]}, "")
+    room_id = await acts.world.create_room(ALICE, version=version, state=[listed])
+    state = await acts.world.states.current(room_id)
+    first, servers = state["m.room.create", ""], state["m.room.server_acl", ""]
+
+    by_path = await put(acts, room_id, f"redact/{quote(first, safe='')}/1", {})
+    by_content = await put(acts, room_id, "send/m.room.redaction/2", {"redacts": servers})
+
+    assert verdict(by_path) == (403, "M_FORBIDDEN")
+    assert verdict(by_content) == (403, "M_FORBIDDEN")
+    assert await acts.state(room_id, "m.room.server_acl") == {"allow": ["*"]}
