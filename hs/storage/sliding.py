@@ -19,6 +19,13 @@ INSERT INTO sliding_positions
     (position_id, user_id, device_id, conn_id, base_id, delta, created_ms)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
+# Nothing follows a position that is not kept any more.
+INSERT_NEXT = """
+INSERT INTO sliding_positions
+    (position_id, user_id, device_id, conn_id, base_id, delta, created_ms)
+SELECT $1, $2, $3, $4, $5, $6, $7
+WHERE EXISTS (SELECT 1 FROM sliding_positions WHERE position_id = $8)
+"""
 INSERT_BASE = """
 INSERT INTO sliding_bases (base_id, user_id, device_id, conn_id, content)
 VALUES ($1, $2, $3, $4, $5)
@@ -143,18 +150,21 @@ async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord |
     return PositionRecord(row[0], bytes(row[1]), None if row[2] is None else bytes(row[2]))
 
 
-async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int | None]:
+async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int | None] | None:
     """Keep a position and the one it follows, and no other of the connection.
 
     A device's connections used longest ago make room. Returns the position's number and its
-    base's.
+    base's; None when the one it follows is not kept any more.
     """
     [position_id] = await tx.next_ids(_STREAM, 1)
-    base_id = new.base_id
+    base_id = new.base_id if new.base is None else position_id
+    row = (position_id, *new.key, base_id, new.delta, new.created_ms)
+    if new.previous is None:
+        await tx.execute(INSERT_POSITION, *row)
+    elif await tx.execute(INSERT_NEXT, *row, new.previous) == 0:
+        return None
     if new.base is not None:
-        base_id = position_id
         await tx.execute(INSERT_BASE, base_id, *new.key, new.base)
-    await tx.execute(INSERT_POSITION, position_id, *new.key, base_id, new.delta, new.created_ms)
     await tx.execute(DROP_OTHERS, *new.key, position_id, new.previous or 0)
     if new.base is not None:
         await tx.execute(DROP_BASES, *new.key)

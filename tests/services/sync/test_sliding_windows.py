@@ -350,6 +350,25 @@ async def test_a_device_has_a_bounded_number_of_connections(database: Database) 
             await s.sync(ALICE, positions[0], conn_id="c0")
 
 
+async def test_a_connection_that_had_to_make_room_takes_it_back_whole(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 40)
+        positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
+        [fresh] = await busy_rooms(s.world, ALICE, 1)
+
+        later = await s.sync(ALICE, positions[0], conn_id="c0")
+
+        assert list(later["rooms"]) == [fresh]
+
+    async with open_sliding(database) as s:
+        await s.world.send(rooms[1], ALICE, "more")
+        answer = await s.sync(ALICE, later["pos"], conn_id="c0")
+        assert list(answer["rooms"]) == [rooms[1]]
+        assert "initial" not in answer["rooms"][rooms[1]]
+        with pytest.raises(MatrixError):
+            await s.sync(ALICE, positions[1], conn_id="c1")
+
+
 async def test_connections_expire(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 40)

@@ -119,7 +119,17 @@ class Connections:
             sent.encode(delta.items()),
             self._clock.now_ms(),
         )
-        number, base_id = await self._database.write(sliding.keep, new, MAX_CONNECTIONS_PER_DEVICE)
+        kept = await self._keep(new)
+        if kept is None:
+            # Known here only: others of the device have taken its place. It takes one again, and
+            # whole, as its base is gone as well.
+            delta = Map()
+            whole = sent.encode(rooms.items())
+            kept = await self._keep(
+                new._replace(previous=None, base=whole, delta=sent.encode(delta.items()))
+            )
+            assert kept is not None
+        number, base_id = kept
         stored = Connection(connection.key, number, rooms, base_id, delta)
         self._known.put(number, stored)
         return stored
@@ -127,6 +137,9 @@ class Connections:
     async def expire(self) -> None:
         """Forget connections that were sent nothing new for long; a duty of one process."""
         await self._database.write(sliding.expire, self._clock.now_ms() - KEPT_FOR_MS)
+
+    async def _keep(self, new: NewPosition) -> tuple[int, int | None] | None:
+        return await self._database.write(sliding.keep, new, MAX_CONNECTIONS_PER_DEVICE)
 
     async def _read(self, key: ConnectionKey, number: int) -> Connection:
         record = await self._database.read(sliding.find, key, number)
