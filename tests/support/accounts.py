@@ -32,6 +32,7 @@ from hs.apis.client.voip import VoipApi
 from hs.apis.client.wellknown import WellKnownApi, told_to_clients
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
+from hs.apis.federation.version import ServerVersionApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
@@ -435,6 +436,7 @@ def apis_of(accounts: Accounts) -> list[object]:
         FilterApi(accounts.filters),
         OpenIdApi(accounts.openid),
         OpenIdUserInfoApi(accounts.openid),
+        ServerVersionApi(),
         WhoisApi(accounts.devices),
         ThirdPartyApi(ThirdPartyNetworks(registry, ServiceCalls(accounts.world, False))),
         VoipApi(TurnServers(settings.turn, accounts.clock)),

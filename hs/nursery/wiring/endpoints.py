@@ -35,6 +35,7 @@ from hs.apis.client.wellknown import WellKnownApi, told_to_clients
 from hs.apis.client.whois import WhoisApi
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
+from hs.apis.federation.version import ServerVersionApi
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.actions import RoomActions
 from hs.nursery.wiring.arrivals import Arrivals
@@ -101,6 +102,7 @@ def account_apis(
         FilterApi(accounts.filters),
         OpenIdApi(accounts.openid),
         OpenIdUserInfoApi(accounts.openid),
+        ServerVersionApi(),
         WhoisApi(accounts.devices),
         VoipApi(accounts.turn),
     ]

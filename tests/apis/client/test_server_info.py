@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+from hs import __version__
 from hs.apis.client.unstable_features import features_of
 from hs.cli.register import NewUser, mac_of
 from hs.settings.accounts import RegistrationSettings
@@ -168,6 +169,12 @@ async def test_openid_tokens_name_their_user_for_an_hour(accounts: Accounts) -> 
     accounts.clock.advance(3_600_000)
     with pytest.raises(Exception, match="M_UNKNOWN_TOKEN"):
         await accounts.openid.user_of(answer.json["access_token"])
+
+
+async def test_anybody_is_told_what_serves_here(accounts: Accounts) -> None:
+    answer = await accounts.client.get("/_matrix/federation/v1/version")
+
+    assert answer.json == {"server": {"name": "hs", "version": __version__}}
 
 
 @pytest.mark.parametrize(
