@@ -89,7 +89,10 @@ class Inboxes:
         after = max(after, self._acknowledged.get(key, 0))
         if waiting.last <= after:
             return [], max(after, upto)
-        found = self._kept(key, max(after, waiting.first - 1), upto, limit)
+        found = None
+        # Of who begins anew only the table knows what other processes have deleted.
+        if after or self._delete_after_s:
+            found = self._kept(key, max(after, waiting.first - 1), upto, limit)
         if found is None:
             found = await self._database.read(to_device.pending, *key, after, upto, limit)
         reached = found[-1][0] if len(found) == limit else max(after, upto)

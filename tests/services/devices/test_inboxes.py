@@ -152,6 +152,21 @@ async def test_a_device_that_waits_is_given_its_next_message_from_memory(
     assert (await page(server, late))[0] == ["1", "2"]
 
 
+async def test_who_begins_anew_is_not_given_what_another_process_has_deleted(
+    server: Process, names: Counter, late: Inboxes
+) -> None:
+    here, there = (Inboxes(server.world.database, server.world.feed) for _ in range(2))
+    for inboxes in (here, there):
+        await page(server, inboxes)
+    await send(server, names, "1")
+    _, reached = await page(server, here)
+    await there.acknowledge(BOB, "TABLET", reached)
+
+    await send(server, names, "2")
+
+    assert [(await page(server, one))[0] for one in (here, there)] == [["2"], ["2"]]
+
+
 async def test_a_device_that_comes_back_gets_nothing_of_what_it_had(
     server: Process, names: Counter, late: Inboxes
 ) -> None:
