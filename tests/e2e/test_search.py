@@ -1,17 +1,21 @@
 """Searching running servers: each request may go to another process."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 import pytest
+import trio
 
 from tests.support.http_client import HttpClient
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster
 
 pytestmark = pytest.mark.process
 
 Ports = Iterator[int]
+SOON_S = 60.0
 
 
 async def test_what_was_sent_is_found_by_whom_it_concerns(cluster: Cluster) -> None:
@@ -38,6 +42,44 @@ async def test_what_was_sent_is_found_by_whom_it_concerns(cluster: Cluster) -> N
     assert sent[2] not in _ids(await _search(ports, alice, "planting"))
     assert len((await _search(ports, alice, "garden"))["results"]) == 1
     assert (await _search(ports, bob, "planting"))["results"] == []
+
+
+async def test_who_hangs_up_does_not_keep_the_database_busy(
+    cluster: Cluster, request: pytest.FixtureRequest
+) -> None:
+    if cluster.layout == "T0":
+        pytest.skip("the statements of SQLite cannot be seen from outside")
+    postgres: PostgresServer = request.getfixturevalue("postgres_server")
+    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    user = await _register(ports, "impatient")
+    await _ask(ports, user, "createRoom", {"name": "Planting"})
+    assert (await _search(ports, user, "planting"))["count"] == 1
+    held = partial(postgres.psql, _HOLD, database=cluster.database, check=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, held)
+        await _until(postgres, _HOLDERS, "1")
+        try:
+            async with trio.open_nursery() as asking:
+                asking.start_soon(_search, ports, user, "planting")
+                await _until(postgres, _WAITING, "1")
+                asking.cancel_scope.cancel()
+
+            await _until(postgres, _WAITING, "0")
+        finally:
+            await trio.to_thread.run_sync(postgres.psql, _LET_GO)
+
+
+_HOLD = "BEGIN; LOCK TABLE search_entries; SELECT pg_sleep(600)"
+_OF_HOLDERS = "FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+_HOLDERS = f"SELECT count(*) {_OF_HOLDERS}"
+_LET_GO = f"SELECT pg_terminate_backend(pid) {_OF_HOLDERS}"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+async def _until(postgres: PostgresServer, count: str, wanted: str) -> None:
+    with trio.fail_after(SOON_S):
+        while await trio.to_thread.run_sync(postgres.psql, count) != wanted:
+            await trio.lowlevel.checkpoint()
 
 
 async def _register(ports: Ports, name: str) -> str:

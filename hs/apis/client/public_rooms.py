@@ -67,14 +67,14 @@ class PublicRoomsApi:
     server_name: ServerName
     open_to_all: bool
 
-    @route("GET", _PATH, auth=OPTIONAL)
+    @route("GET", _PATH, auth=OPTIONAL, waits=True)
     async def list_rooms(self, request: ListPublicRooms) -> PublicRoomsPage:
         """Give a page of the list."""
         if request.requester is None and not self.open_to_all:
             raise MissingToken("Missing access token")
         return await self._page(request.server, Search(request.limit, request.since))
 
-    @route("POST", _PATH, auth=USER_OR_GUEST)
+    @route("POST", _PATH, auth=USER_OR_GUEST, waits=True)
     async def search_rooms(self, request: SearchPublicRooms) -> PublicRoomsPage:
         """Give a page of what matches."""
         if request.include_all_networks and request.third_party_instance_id is not None:

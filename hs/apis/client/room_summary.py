@@ -66,6 +66,7 @@ class RoomSummaryApi:
         "/_matrix/client/v1/rooms/{room_id}/hierarchy",
         auth=USER,
         also=["/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy"],
+        waits=True,
     )
     async def rooms_below(self, request: GetHierarchy) -> HierarchyPage:
         """Spec: client-server API, GET /rooms/{roomId}/hierarchy."""

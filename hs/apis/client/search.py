@@ -63,7 +63,7 @@ class SearchApi:
 
     messages: MessageSearch
 
-    @route("POST", "/_matrix/client/v3/search", auth=USER, work=Work.HEAVY)
+    @route("POST", "/_matrix/client/v3/search", auth=USER, work=Work.HEAVY, waits=True)
     async def search(self, request: Search) -> dict[str, Any]:
         """Spec: client-server API, Server Side Search."""
         criteria = request.search_categories.room_events

@@ -26,7 +26,13 @@ class UserDirectoryApi:
 
     directory: UserDirectory
 
-    @route("POST", "/_matrix/client/v3/user_directory/search", auth=USER, rate="user_directory")
+    @route(
+        "POST",
+        "/_matrix/client/v3/user_directory/search",
+        auth=USER,
+        rate="user_directory",
+        waits=True,
+    )
     async def search(self, request: SearchUsers) -> dict[str, Any]:
         """Spec: client-server API, POST user_directory/search."""
         return await self.directory.search(request.requester, request.search_term, request.limit)
