@@ -41,6 +41,8 @@ ACCEPT_PAGE = "text/html,application/xhtml+xml;q=0.9,image/*;q=0.8,*/*;q=0.5"
 ACCEPT_JSON = "application/json"
 
 USUAL_LIFE_S = 3600
+# Of a page that was not read, but may be soon.
+UNREAD_LIFE_S = int(SLOW_HOST_S)
 LONGEST_LIFE_S = 86_400
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ class Links:
     async def _page(self, answer: HttpAnswer, charset: str | None) -> tuple[Draft, int]:
         facts = await self._facts(answer.url, answer.body, charset)
         if facts is None:
-            return Draft({}), USUAL_LIFE_S
+            return Draft({}), UNREAD_LIFE_S
         draft = draft_of(facts, answer.url)
         link = oembed_link(facts, answer.url)
         is_complete = "og:title" in facts.properties and bool(draft.images)

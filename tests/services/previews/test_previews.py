@@ -18,7 +18,7 @@ from hs.lib.sandbox import Sandbox
 from hs.nursery.wiring.outside import address_rules
 from hs.services.previews.fetching import Fetcher, NotFetched
 from hs.services.previews.images import KEPT_MS, PreviewImages
-from hs.services.previews.links import Links
+from hs.services.previews.links import SLOW_HOST_S, Links
 from hs.services.previews.oembed import read_providers
 from hs.services.previews.previews import AT_ONCE, FAULT_LIFE_S, MOST_WAITING, Previews
 from hs.settings.errors import Origin
@@ -53,12 +53,14 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(database: Database, bridge: Bridge, folder: Path) -> AsyncIterator[World]:
+async def open_world(
+    database: Database, bridge: Bridge, folder: Path, parse_s: float = LONG_S
+) -> AsyncIterator[World]:
     rules = address_rules(PRIVATE_NETWORKS, ("127.0.0.1/32",))
     http = BridgedHttpClient(bridge, rules, user_agent="test")
     async with open_site() as site, open_media(database, folder) as media:
         sandbox = Sandbox(children=1)
-        world = World(site, media, made(media, http, sandbox, site), sandbox)
+        world = World(site, media, made(media, http, sandbox, site, parse_s), sandbox)
         try:
             yield world
         finally:
@@ -67,7 +69,9 @@ async def open_world(database: Database, bridge: Bridge, folder: Path) -> AsyncI
                 await sandbox.aclose()
 
 
-def made(media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Site) -> Previews:
+def made(
+    media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Site, parse_s: float
+) -> Previews:
     refused = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
     fetcher = Fetcher(http, rules_of(*refused), ["de", "en;q=0.5"])
     images = PreviewImages(
@@ -75,7 +79,7 @@ def made(media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Sit
     )
     endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
     providers = read_providers(orjson.dumps([{"endpoints": endpoints}]))
-    links = Links(fetcher, sandbox, images, providers, MAX_BYTES, LONG_S)
+    links = Links(fetcher, sandbox, images, providers, MAX_BYTES, parse_s)
     return Previews(media.database, media.clock, fetcher, links)
 
 
@@ -103,6 +107,20 @@ async def test_a_page_is_shown_with_its_image(world: World) -> None:
     )
     assert shown["matrix:image:size"] == len(picture(20, 10))
     assert world.site.asked[0].headers["accept-language"] == "de, en;q=0.5"
+
+
+async def test_a_page_that_takes_too_long_is_not_kept_as_an_empty_one(
+    database: Database, bridge: Bridge, tmp_path: Path
+) -> None:
+    async with open_world(database, bridge, tmp_path, parse_s=0.0) as world:
+        world.site.html("/a", "<title>T</title>")
+
+        shown = [await world.of("/a") for _ in range(2)]
+        world.media.clock.advance(int(SLOW_HOST_S * 1000) + 1)
+        shown.append(await world.of("/a"))
+
+        assert shown == [{}, {}, {}]
+        assert len(world.site.asked) == 2
 
 
 async def test_an_image_that_is_none_leaves_nothing_behind(world: World) -> None:
