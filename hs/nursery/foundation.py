@@ -17,6 +17,7 @@ from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
 from hs.nursery.plan import Plan
 from hs.repl.feed import Feed
+from hs.repl.freshness import Freshness
 from hs.repl.inproc import alone
 from hs.repl.intake import Intake
 from hs.repl.leases import Leases, holder_name
@@ -50,6 +51,7 @@ class Remote:
     sender: PooledSender
     traffic: Traffic
     intake: Intake
+    freshness: Freshness
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -147,6 +147,7 @@ def _specs(listener: Listener, settings: Settings) -> list[ListenerSpec]:
 
 
 def _public_app(process: Process) -> Application:
+    remote = process.ground.remote
     return Application(
         [*process.endpoints, *_own_endpoints(process)],
         process.authenticator,
@@ -154,6 +155,7 @@ def _public_app(process: Process) -> Application:
         admission=process.admission,
         drain=process.drain,
         metrics=process.metrics,
+        freshness=None if remote is None else remote.freshness,
     )
 
 

@@ -6,6 +6,7 @@ from hs.lib.aio import Bridge
 from hs.nursery.foundation import Remote, secret_of, signing_key_of
 from hs.nursery.plan import Plan
 from hs.repl.feed import Feed
+from hs.repl.freshness import Freshness
 from hs.repl.intake import Intake
 from hs.repl.ownership import Ownership
 from hs.repl.recent import LocalRecentRows, RecentRows
@@ -43,8 +44,9 @@ def connect(
     )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
+    freshness = Freshness(feed, plan.instance, database, intake.look)
     return transport, Remote(
-        clients, server, RpcEndpoint(server, secret), sender, transport, intake
+        clients, server, RpcEndpoint(server, secret), sender, transport, intake, freshness
     )
 
 

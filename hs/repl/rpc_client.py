@@ -13,6 +13,7 @@ import trio
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.repl.feed import Feed
+from hs.repl.freshness import catch_up
 from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.rpc_reply import Positions, Reply, RpcFailed, RpcUnavailable, raise_from
 from hs.repl.streams import CATALOGUE, StreamDef
@@ -23,9 +24,6 @@ RPC_PATH = "/_synapse/replication/rpc"
 OTHER_SECRET = (
     "its worker_replication_secret is not ours, or, where there is none, its signing key is not"
 )
-READ_OWN_WRITES_S = 5.0
-LATE_S = 0.3
-"""Messages take some milliseconds; after this they are looked for where they are stored."""
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +143,5 @@ class RpcClients:
             if (stream := self._streams.get(name)) is not None
             and self._feed.position_of(stream, writer) is not None
         ]
-        if await self._feed.wait_for_all(wanted, LATE_S):
-            return
-        await self._look()
-        if not await self._feed.wait_for_all(wanted, READ_OWN_WRITES_S):
+        if not await catch_up(self._feed, wanted, self._look):
             log.warning("what %s wrote is late at this process", instance)

@@ -135,6 +135,10 @@ class Slide:
     extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
+def _begins(request: Slide) -> bool:
+    return not request.pos
+
+
 @attrs.frozen
 class AcceptedSlidingSyncApi:
     """Tells what is new in the windows."""
@@ -146,6 +150,7 @@ class AcceptedSlidingSyncApi:
         "/_matrix/client/v4/sync",
         auth=USER_OR_GUEST,
         waits=True,
+        fresh=_begins,
         max_body_bytes=MAX_BODY_BYTES,
     )
     async def slide(self, request: Slide) -> bytes:

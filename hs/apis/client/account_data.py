@@ -5,7 +5,7 @@ import attrs
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.render import Empty
 from hs.apis.web.request import path, whole_body
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
@@ -64,7 +64,7 @@ class AccountDataApi:
 
     account_data: AccountData
 
-    @route("GET", GLOBAL, auth=USER_OR_GUEST)
+    @route("GET", GLOBAL, auth=USER_OR_GUEST, fresh=always)
     async def get(self, request: GetRequest) -> bytes:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
@@ -77,7 +77,7 @@ class AccountDataApi:
         await self.account_data.put(request.user_id, None, request.type, request.content)
         return Empty()
 
-    @route("GET", ROOM, auth=USER_OR_GUEST)
+    @route("GET", ROOM, auth=USER_OR_GUEST, fresh=always)
     async def get_in_room(self, request: GetInRoomRequest) -> bytes:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)

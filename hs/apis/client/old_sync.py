@@ -7,7 +7,7 @@ import attrs
 from hs.apis.client.room_messages import parse_limit
 from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.request import path, query
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.errors import GuestForbidden, InvalidParam
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
@@ -72,13 +72,15 @@ class OldSyncApi:
             )
         )
 
-    @route("GET", "/_matrix/client/v3/initialSync", auth=USER)
+    @route("GET", "/_matrix/client/v3/initialSync", auth=USER, fresh=always)
     async def initial_sync(self, request: GetInitialSync) -> dict[str, Any]:
         """Spec: client-server API, GET /initialSync, deprecated."""
         limit = min(request.limit, MAX_MESSAGES)
         return await self.initial.everything(request.requester, limit, request.archived)
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/initialSync", auth=USER_OR_GUEST)
+    @route(
+        "GET", "/_matrix/client/v3/rooms/{room_id}/initialSync", auth=USER_OR_GUEST, fresh=always
+    )
     async def room_initial_sync(self, request: GetRoomInitialSync) -> dict[str, Any]:
         """Spec: client-server API, GET /rooms/{roomId}/initialSync, for looking into rooms."""
         limit = min(request.limit, MAX_MESSAGES)

@@ -8,7 +8,7 @@ from hs.apis.client.account_data import check_own
 from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.render import Empty
 from hs.apis.web.request import path, query, whole_body
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam
 from hs.core.ids import UserID
@@ -103,30 +103,31 @@ class PushRulesApi:
         "GET",
         "/_matrix/client/v3/user/{user_id}/account_data/m.push_rules",
         auth=USER_OR_GUEST,
+        fresh=always,
     )
     async def get_event(self, request: GetEvent) -> bytes:
         """Spec: client-server API, Client Config, Server Behaviour."""
         check_own(request.requester, request.user_id)
         return await self.rules.document(request.requester)
 
-    @route("GET", f"{_RULES}/")
+    @route("GET", f"{_RULES}/", fresh=always)
     async def get_all(self, request: GetRules) -> bytes:
         """Spec: client-server API, GET pushrules."""
         return await self.rules.document(request.requester)
 
-    @route("GET", f"{_RULES}/global/")
+    @route("GET", f"{_RULES}/global/", fresh=always)
     async def get_global(self, request: GetRules) -> bytes:
         """Spec: client-server API, GET pushrules/global."""
         document = await self.rules.document(request.requester)
         # The document is {"global": …}: what stands between is the answer.
         return document[len(b'{"global":') : -1]
 
-    @route("GET", f"{_RULES}/global/{{kind}}/")
+    @route("GET", f"{_RULES}/global/{{kind}}/", fresh=always)
     async def get_kind(self, request: GetKind) -> list[dict[str, Any]]:
         """Give the rules of a kind."""
         return await self.rules.of_kind(request.requester, request.kind)
 
-    @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER)
+    @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER, fresh=always)
     async def get_one(self, request: OneRule) -> dict[str, Any]:
         """Spec: client-server API, GET pushrules/global/{kind}/{ruleId}."""
         return await self.rules.one(request.requester, request.kind, request.rule_id)
@@ -150,7 +151,7 @@ class PushRulesApi:
         await self.rules.delete(request.requester, request.kind, request.rule_id)
         return Empty()
 
-    @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}/{{attribute}}", auth=USER)
+    @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}/{{attribute}}", auth=USER, fresh=always)
     async def get_attribute(self, request: GetAttribute) -> dict[str, Any]:
         """Spec: client-server API, GET …/enabled and …/actions."""
         return await self.rules.attribute(

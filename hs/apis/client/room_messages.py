@@ -6,7 +6,7 @@ import attrs
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.request import path, query
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.canonical_json import parse_json
 from hs.core.errors import InvalidParam
 from hs.core.filters import ANY_EVENT, EventFilter, parse_event_filter
@@ -101,7 +101,7 @@ class RoomMessagesApi:
 
     timelines: Timelines
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST)
+    @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST, fresh=always)
     async def messages(self, request: GetMessages) -> MessagesPage:
         """Spec: client-server API, GET /rooms/{roomId}/messages."""
         ask = MessagesAsk(
@@ -114,19 +114,29 @@ class RoomMessagesApi:
         )
         return await self.timelines.messages(request.requester, ask)
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/context/{event_id}", auth=USER_OR_GUEST)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/context/{event_id}",
+        auth=USER_OR_GUEST,
+        fresh=always,
+    )
     async def context(self, request: GetContext) -> ContextPage:
         """Spec: client-server API, GET /rooms/{roomId}/context/{eventId}."""
         return await self.timelines.context(
             request.requester, request.room_id, request.event_id, request.limit, request.wanted
         )
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/event/{event_id}", auth=USER_OR_GUEST)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/event/{event_id}",
+        auth=USER_OR_GUEST,
+        fresh=always,
+    )
     async def event(self, request: GetEvent) -> bytes:
         """Spec: client-server API, GET /rooms/{roomId}/event/{eventId}."""
         return await self.timelines.event(request.requester, request.event_id, request.room_id)
 
-    @route("GET", "/_matrix/client/v3/events/{event_id}", auth=USER)
+    @route("GET", "/_matrix/client/v3/events/{event_id}", auth=USER, fresh=always)
     async def any_event(self, request: GetAnyEvent) -> bytes:
         """Spec: client-server API, GET /events/{eventId}, deprecated."""
         return await self.timelines.event(request.requester, request.event_id)
@@ -136,6 +146,7 @@ class RoomMessagesApi:
         "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event",
         auth=USER,
         also=["/_matrix/client/unstable/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event"],
+        fresh=always,
     )
     async def by_time(self, request: GetByTime) -> FoundByTime:
         """Spec: client-server API, GET /rooms/{roomId}/timestamp_to_event."""

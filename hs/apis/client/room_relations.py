@@ -6,7 +6,7 @@ import attrs
 
 from hs.apis.web.auth import USER
 from hs.apis.web.request import path, query
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
 from hs.services.rooms.related_events import (
@@ -64,6 +64,7 @@ class RoomRelationsApi:
         "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}",
         auth=USER,
         also=[*_paths("v1")[:2], *_paths("unstable")],
+        fresh=always,
     )
     async def children(self, request: GetRelations) -> RelationsPage:
         """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
@@ -85,6 +86,7 @@ class RoomRelationsApi:
         "/_matrix/client/v1/rooms/{room_id}/threads",
         auth=USER,
         also=["/_matrix/client/unstable/org.matrix.msc3856/rooms/{room_id}/threads"],
+        fresh=always,
     )
     async def threads(self, request: GetThreads) -> ThreadsPage:
         """Spec: client-server API, GET /rooms/{roomId}/threads."""

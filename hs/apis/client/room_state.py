@@ -7,7 +7,7 @@ import orjson
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
 from hs.apis.web.request import path, query
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.rooms.memberships import Memberships
@@ -81,7 +81,7 @@ class RoomStateApi:
     state: RoomState
     memberships: Memberships
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/state", auth=USER_OR_GUEST)
+    @route("GET", "/_matrix/client/v3/rooms/{room_id}/state", auth=USER_OR_GUEST, fresh=always)
     async def all(self, request: OfRoom) -> bytes:
         """Spec: client-server API, GET /rooms/{roomId}/state."""
         return await self.state.all(request.requester, request.room_id)
@@ -91,6 +91,7 @@ class RoomStateApi:
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
         auth=USER_OR_GUEST,
         also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
+        fresh=always,
     )
     async def entry(self, request: GetEntry) -> Any:
         """Spec: client-server API, GET /rooms/{roomId}/state/{eventType}/{stateKey}."""
@@ -99,7 +100,7 @@ class RoomStateApi:
             return await self.state.event(request.requester, request.room_id, key)
         return await self.state.content(request.requester, request.room_id, key)
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/members", auth=USER_OR_GUEST)
+    @route("GET", "/_matrix/client/v3/rooms/{room_id}/members", auth=USER_OR_GUEST, fresh=always)
     async def members(self, request: GetMembers) -> Chunk:
         """Spec: client-server API, GET /rooms/{roomId}/members."""
         ask = MembersAsk(
@@ -107,12 +108,12 @@ class RoomStateApi:
         )
         return Chunk(await self.state.members(request.requester, ask))
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/joined_members", auth=USER)
+    @route("GET", "/_matrix/client/v3/rooms/{room_id}/joined_members", auth=USER, fresh=always)
     async def joined_members(self, request: OfRoom) -> JoinedMembers:
         """Spec: client-server API, GET /rooms/{roomId}/joined_members."""
         return JoinedMembers(await self.state.joined_members(request.requester, request.room_id))
 
-    @route("GET", "/_matrix/client/v3/joined_rooms", auth=USER)
+    @route("GET", "/_matrix/client/v3/joined_rooms", auth=USER, fresh=always)
     async def joined_rooms(self, request: GetJoinedRooms) -> JoinedRooms:
         """Spec: client-server API, GET /joined_rooms."""
         return JoinedRooms(await self.memberships.joined_rooms(request.requester.user_id))

@@ -56,6 +56,10 @@ class Slide:
     extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
+def _begins(request: Slide) -> bool:
+    return not request.pos
+
+
 @attrs.frozen
 class SlidingSyncApi:
     """Tells what is new in the windows."""
@@ -67,6 +71,7 @@ class SlidingSyncApi:
         "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
         auth=USER_OR_GUEST,
         waits=True,
+        fresh=_begins,
         max_body_bytes=MAX_BODY_BYTES,
     )
     async def slide(self, request: Slide) -> bytes:

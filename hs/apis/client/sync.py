@@ -27,13 +27,18 @@ class GetSync:
     use_state_after_unstable: bool = query(default=False, name=f"{_MSC4222}use_state_after")
 
 
+def _begins(request: GetSync) -> bool:
+    # Who has a token waits for what it has seen; who has none may have seen anything.
+    return not request.since
+
+
 @attrs.frozen
 class SyncApi:
     """Waits for news."""
 
     sync: SyncService
 
-    @route("GET", "/_matrix/client/v3/sync", auth=USER_OR_GUEST, waits=True)
+    @route("GET", "/_matrix/client/v3/sync", auth=USER_OR_GUEST, waits=True, fresh=_begins)
     async def get_sync(self, request: GetSync) -> bytes:
         """Spec: client-server API, Syncing."""
         return await self.sync.sync(

@@ -8,7 +8,7 @@ from hs.apis.client.account_data import check_own
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.render import Empty
 from hs.apis.web.request import path, whole_body
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
@@ -53,7 +53,7 @@ class TagsApi:
 
     account_data: AccountData
 
-    @route("GET", TAGS, auth=USER_OR_GUEST)
+    @route("GET", TAGS, auth=USER_OR_GUEST, fresh=always)
     async def all(self, request: ListRequest) -> dict[str, Any]:
         """Spec: client-server API, Room Tagging."""
         check_own(request.requester, request.user_id)

@@ -16,7 +16,7 @@ from hs.apis.web.call import Call, ClientGone
 from hs.apis.web.dispatch import OK_HEADERS, Dispatcher, Rendered, failure, rendered
 from hs.apis.web.drain import Drain
 from hs.apis.web.http1_writer import head_of
-from hs.apis.web.limits import Admission, NoRateLimits, RateLimits
+from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
 from hs.apis.web.observe import Observer
 from hs.apis.web.peers import client_behind, plain_address
 from hs.apis.web.render import Headers, error_response
@@ -67,13 +67,18 @@ class Application(QuartTrio):
         admission: Admission | None = None,
         drain: Drain | None = None,
         metrics: Metrics | None = None,
+        freshness: Freshness | None = None,
     ) -> None:
         super().__init__("hs", static_folder=None, template_folder=None)
         self.endpoints = tuple(endpoints)
         self.drain = drain or Drain()
         self.observer = Observer(metrics or Metrics())
         self.dispatcher = Dispatcher(
-            authenticator, origins or NoOrigins(), rates or NoRateLimits(), admission or Admission()
+            authenticator,
+            origins or NoOrigins(),
+            rates or NoRateLimits(),
+            admission or Admission(),
+            freshness,
         )
         everything = frozenset[str]().union(*(one.resources for one in self.endpoints), ["client"])
         self.everything = self.view(everything)

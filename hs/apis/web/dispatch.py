@@ -16,7 +16,7 @@ from hs.apis.web.auth import (
     authenticate_origin,
 )
 from hs.apis.web.call import Call, ClientGone
-from hs.apis.web.limits import Admission, RateLimits
+from hs.apis.web.limits import Admission, Freshness, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
 from hs.apis.web.route import Endpoint
@@ -39,6 +39,7 @@ class Dispatcher:
     origins: OriginAuthenticator
     rates: RateLimits
     admission: Admission
+    freshness: Freshness | None = None
 
     async def answer(self, endpoint: Endpoint, call: Call) -> Rendered:
         """Answer a call, errors included.
@@ -70,6 +71,8 @@ class Dispatcher:
         if endpoint.auth is not Auth.FEDERATION and endpoint.body_use in _READ_FIRST:
             await call.read_body(endpoint.max_body_bytes)
         request = endpoint.parser.parse(call)
+        if endpoint.fresh is not None and self.freshness is not None and endpoint.fresh(request):
+            await self.freshness.see_all()
         if not endpoint.waits:
             return await endpoint.answer(request)
         return await _until_disconnect(partial(endpoint.answer, request), call)

@@ -42,6 +42,14 @@ class NoRateLimits:
         """Allow."""
 
 
+class Freshness(Protocol):
+    """Brings what other processes have written to this one."""
+
+    async def see_all(self) -> None:
+        """Wait until this process knows what was committed before the call; never raises."""
+        ...
+
+
 @attrs.frozen
 class GateSize:
     """Bounds of one gate: how many run, how many may wait."""

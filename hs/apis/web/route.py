@@ -14,6 +14,7 @@ from hs.apis.web.auth import USER, Auth
 from hs.apis.web.limits import Work
 from hs.apis.web.request import BodyUse, RequestParser, parser_of, request_class_of
 
+Fresh = Callable[[Any], bool]  # of the request object
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 DEFAULT_MAX_BODY_BYTES = 1 << 20
@@ -31,6 +32,7 @@ class Route:
     rate: str | None
     work: Work
     waits: bool
+    fresh: Fresh | None
     also: tuple[str, ...]
     max_body_bytes: int
     locked_may: bool
@@ -47,6 +49,7 @@ class Endpoint:
     rate: str | None
     work: Work
     waits: bool
+    fresh: Fresh | None
     max_body_bytes: int
     locked_may: bool
     resources: frozenset[str]
@@ -73,6 +76,7 @@ def route(
     rate: str | None = None,
     work: Work = Work.LIGHT,
     waits: bool = False,
+    fresh: Fresh | None = None,
     also: Iterable[str] = (),
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     locked_may: bool = False,
@@ -81,9 +85,10 @@ def route(
     """Declare a method an endpoint; may be stacked.
 
     `rate` names a rate class; `work` the gate it passes; `waits` lets a client's disconnect
-    cancel it; `also` gives further paths; `locked_may` admits locked accounts; `resources`
-    overrides the listener resources that follow from the path. Every `/v3/` path is served as
-    `/r0/` too.
+    cancel it; `fresh` tells which requests are answered only when this process knows all that was
+    committed before, by whichever process; `also` gives further paths; `locked_may` admits locked
+    accounts; `resources` overrides the listener resources that follow from the path. Every `/v3/`
+    path is served as `/r0/` too.
     """
     declared = Route(
         method,
@@ -92,6 +97,7 @@ def route(
         rate,
         work,
         waits,
+        fresh,
         tuple(also),
         max_body_bytes,
         locked_may,
@@ -105,6 +111,11 @@ def route(
         return function
 
     return mark
+
+
+def always(_: object) -> bool:
+    """Say so of every request: the `fresh` of most endpoints that have one."""
+    return True
 
 
 def collect(*apis: object) -> list[Endpoint]:
@@ -133,6 +144,7 @@ def _bind(declared: Route, api: object, name: str, function: Callable[..., Any])
         rate=declared.rate,
         work=declared.work,
         waits=declared.waits,
+        fresh=declared.fresh,
         max_body_bytes=declared.max_body_bytes,
         locked_may=declared.locked_may,
         resources=declared.resources or resources_of(declared.path),

@@ -1,0 +1,57 @@
+"""A client whose requests go to one process after another sees what it has just done."""
+
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from tests.support.http_client import HttpClient
+from tests.support.processes import Cluster
+
+pytestmark = pytest.mark.process
+
+V3 = "/_matrix/client/v3"
+ROUNDS = 10
+
+
+class Wanderer:
+    """Asks each process in turn."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+        self.token: str | None = None
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Give the answer of the next process."""
+        async with HttpClient(next(self.ports)) as client:
+            client.token = self.token
+            answer = await client.ask(method, f"{V3}{path}", json=body)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+
+async def test_what_was_just_done_is_seen_by_the_next_process(cluster: Cluster) -> None:
+    alice = Wanderer(cluster)
+    account = {"username": "wanderer", "password": "correct horse"}
+    registered = await alice.ask(
+        "POST", "/register", {**account, "auth": {"type": "m.login.dummy"}}
+    )
+    alice.token, user_id = registered["access_token"], registered["user_id"]
+
+    for number in range(ROUNDS):
+        room_id = (await alice.ask("POST", "/createRoom", {}))["room_id"]
+        assert room_id in (await alice.ask("GET", "/sync"))["rooms"]["join"]
+        room = f"/rooms/{room_id}"
+        sent = await alice.ask("PUT", f"{room}/send/m.test/{number}", {"number": number})
+        page = await alice.ask("GET", f"{room}/messages?dir=b&limit=1")
+        assert [event["event_id"] for event in page["chunk"]] == [sent["event_id"]]
+        await alice.ask("PUT", f"{room}/state/m.room.name", {"name": str(number)})
+        assert await alice.ask("GET", f"{room}/state/m.room.name") == {"name": str(number)}
+        entry = f"/user/{user_id}/account_data/m.test"
+        await alice.ask("PUT", entry, {"number": number})
+        assert await alice.ask("GET", entry) == {"number": number}
+        tags = f"/user/{user_id}{room}/tags"
+        await alice.ask("PUT", f"{tags}/u.{number}", {"order": 0.5})
+        assert await alice.ask("GET", tags) == {"tags": {f"u.{number}": {"order": 0.5}}}
+        await alice.ask("POST", f"{room}/leave", {})
+        assert room_id not in (await alice.ask("GET", "/joined_rooms"))["joined_rooms"]
