@@ -72,11 +72,6 @@ class Inboxes:
         self._any_acknowledged = trio.Event()
         feed.subscribe(TO_DEVICE, self._on_rows)
 
-    @property
-    def caches(self) -> tuple[LruCache[_Key, Waiting], LruCache[_Key, Latest]]:
-        """Give what metrics and settings look at."""
-        return self._entries, self._latest
-
     async def messages(
         self, user_id: UserID, device_id: str, after: int, upto: int, limit: int = BATCH
     ) -> tuple[list[bytes], int]:

@@ -71,11 +71,6 @@ class Memberships:
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(CACHES, self._on_caches)
 
-    @property
-    def caches(self) -> tuple[LruCache[UserID, RoomsOf], LruCache[RoomID, Present]]:
-        """Give what metrics and settings look at: rooms of users, members of rooms."""
-        return self._users, self._rooms
-
     def is_local(self, user_id: str) -> bool:
         """Tell whether a user is of this server."""
         return user_id.endswith(self._suffix)

@@ -97,11 +97,6 @@ class StateStore:
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(CACHES, self._on_caches)
 
-    @property
-    def caches(self) -> tuple[LruCache[RoomID, _Current], LruCache[int, _Known]]:
-        """Give what metrics and settings look at: of current state, of snapshots."""
-        return self._rooms, self._snapshots
-
     def current_nowait(self, room_id: RoomID) -> StateMap | None:
         """Give the current state of a room that is in memory."""
         held = self._rooms.get(room_id)

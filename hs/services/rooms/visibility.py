@@ -142,11 +142,6 @@ class Visibility:
         )
         feed.subscribe(EVENTS, self._on_events)
 
-    @property
-    def caches(self) -> tuple[LruCache[tuple[int, UserID], _Point], LruCache[EventID, str]]:
-        """Give what metrics and settings look at."""
-        return self._points, self.stays.ends
-
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
         """Give whom a user ignores."""
         return await self._ignored.ignored_by(user_id)
