@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hs.core.positions import VectorPosition
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
 
@@ -29,12 +30,15 @@ CHANGED_ROOMS = sql(
         "SELECT 1 FROM events e WHERE e.room_id = w.room_id AND e.stream_id > $2)"
     )
 )
-AROUND = """
-SELECT (SELECT event_id FROM events WHERE room_id = $1 AND stream_id <= $2 AND status = 0
-        ORDER BY stream_id DESC LIMIT 1),
-       (SELECT event_id FROM events WHERE room_id = $1 AND stream_id > $2 AND status = 0
-        ORDER BY stream_id LIMIT 1)
+UPTO = """
+SELECT event_id FROM events WHERE room_id = $1 AND stream_id <= $2 AND status = 0
+ORDER BY stream_id DESC LIMIT 1
 """
+BEHIND = """
+SELECT event_id, writer, stream_id FROM events WHERE room_id = $1 AND stream_id > $2 AND status = 0
+ORDER BY stream_id LIMIT $3
+"""
+BEHIND_AT_ONCE = 20
 
 
 class WindowRow(NamedTuple):
@@ -72,7 +76,13 @@ async def changed_rooms(tx: Tx, room_ids: Sequence[str], after: int) -> list[str
     return [row[0] for row in await tx.fetch(CHANGED_ROOMS, list(room_ids), after)]
 
 
-async def around(tx: Tx, room_id: str, position: int) -> tuple[str | None, str | None]:
-    """Give a room's last event up to a number, and its first one behind it."""
-    row = await tx.fetchrow(AROUND, room_id, position)
-    return (None, None) if row is None else (row[0], row[1])
+async def around(tx: Tx, room_id: str, seen: VectorPosition) -> tuple[str | None, str | None]:
+    """Give a room's last event that has been seen, and its first one that has not."""
+    last: str | None = await tx.fetchval(UPTO, room_id, seen.floor)
+    reached = seen.floor
+    while rows := await tx.fetch(BEHIND, room_id, reached, BEHIND_AT_ONCE):
+        for event_id, writer, number in rows:
+            if not seen.covers(writer, number):
+                return last, event_id
+            last, reached = event_id, number
+    return last, None

@@ -168,7 +168,7 @@ class RoomStates:
     async def _before_span(self, one: RoomTurn) -> StateMap | None:
         """Give the state at the client's token, from the events around it; None: unknown."""
         assert one.after is not None
-        last, first = await self._database.read(sync.around, one.room_id, one.after.floor)
+        last, first = await self._database.read(sync.around, one.room_id, one.after)
         if first is not None:
             stored = await self._events.get_one(EventID(first))
             if stored is not None and stored.snapshot_id is not None:

@@ -1,8 +1,12 @@
 """Tokens of one process are good at another, and after a restart."""
 
+import attrs
 import trio
+from immutables import Map
 
 from hs.core.ids import RoomID
+from hs.core.positions import VectorPosition
+from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.repl.streams import EVENTS
@@ -113,3 +117,19 @@ async def test_nothing_is_lost_or_told_twice_while_others_talk(database: Databas
         assert len(heard) == len(wanted)
         assert set(heard) == wanted
         assert "rooms" not in await s.sync(ALICE, token)
+
+
+async def test_the_state_at_a_token_is_that_of_each_writer(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "seen"})
+        token = SyncToken.parse((await s.sync(ALICE))["next_batch"])
+        number = token.events.floor
+        ahead = VectorPosition(number - 1, Map({"main": number}))
+        since = attrs.evolve(token, events=ahead).encode()
+        await s.world.leave(room_id, ALICE)
+
+        left = (await s.sync(ALICE, since))["rooms"]["leave"][room_id]
+
+        assert left["state"]["events"] == []
+        assert keys(left["timeline"]["events"]) == {("m.room.member", ALICE)}
