@@ -59,6 +59,14 @@ def encode_lenient(value: object) -> bytes:
         raise BadJson(f"Not JSON: {fault}") from fault
 
 
+def for_keeping(written: bytes) -> bytes:
+    """Give the same bytes without what is free behind them, which they would keep for ever.
+
+    orjson writes into 4 KiB at least, and a message is far shorter.
+    """
+    return bytes(memoryview(written))
+
+
 def check_canonical(value: object, depth: int = MAX_DEPTH) -> None:
     """Refuse floats, integers out of range, foreign types and values nested too deeply.
 

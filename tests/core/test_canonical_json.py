@@ -1,6 +1,7 @@
 """Canonical JSON: the specification's examples, and agreement with the reference library."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import canonicaljson
@@ -13,6 +14,7 @@ from hs.core.canonical_json import (
     canonical_json,
     check_unique_keys,
     encode_lenient,
+    for_keeping,
     parse_json,
     parse_json_object,
 )
@@ -113,3 +115,16 @@ def test_duplicate_keys_can_be_refused() -> None:
         check_unique_keys(b'{"x": [{"a": 1, "a": 2}]}')
     with pytest.raises(NotJson):
         check_unique_keys(b"{")
+
+
+def test_what_is_kept_has_nothing_free_behind_it() -> None:
+    value, count = {"body": "x" * 100}, 50
+    tracemalloc.start()
+    try:
+        kept = [for_keeping(canonical_json(value)) for _ in range(count)]
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert set(kept) == {canonical_json(value)}
+    assert held_bytes < count * 1000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hs.core.canonical_json import check_canonical, encode_checked, encode_lenient
+from hs.core.canonical_json import check_canonical, encode_checked, encode_lenient, for_keeping
 from hs.core.versions import RoomVersion
 
 
@@ -12,7 +12,8 @@ def encode_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
 
     Raises: BadJson.
     """
-    return encode_checked(pdu) if rules.strict_canonical_json else encode_lenient(pdu)
+    strict = rules.strict_canonical_json
+    return for_keeping(encode_checked(pdu) if strict else encode_lenient(pdu))
 
 
 def check_pdu_json(pdu: Mapping[str, Any], rules: RoomVersion) -> None:

@@ -37,7 +37,7 @@ from hs.services.rooms.state_store import StateStore
 from hs.services.rooms.stored import StoredEvent
 
 MAX_SNAPSHOTS: Final = 10_000
-MAX_RELATIONS: Final = 100_000
+MAX_RELATIONS: Final = 10_000
 MAX_RULESETS: Final = 10_000
 MAX_NAMES: Final = 50_000
 MAX_CALLS: Final = 1_000

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import attrs
 import orjson
 
+from hs.core.canonical_json import for_keeping
 from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.push import editing
@@ -171,7 +172,8 @@ class PushRules:
         if held is not None:
             return held
         user = await self._users.get(user_id)
-        rendered = orjson.dumps(render_ruleset(full_ruleset(user, self.defaults), user_id))
+        rules = render_ruleset(full_ruleset(user, self.defaults), user_id)
+        rendered = for_keeping(orjson.dumps(rules))
         self._rendered.put(user_id, rendered)
         return rendered
 

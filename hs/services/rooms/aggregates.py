@@ -19,7 +19,7 @@ from hs.services.rooms.event_store import EventStore
 from hs.storage import relations
 from hs.storage.database import Database
 
-MAX_ENTRIES: Final = 100_000
+MAX_ENTRIES: Final = 10_000
 MAX_EDITS_TRIED: Final = 5
 
 

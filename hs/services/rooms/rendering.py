@@ -35,7 +35,7 @@ from hs.storage import txns
 from hs.storage.database import Database
 
 MAX_BYTES: Final = 24 * 1024 * 1024
-MAX_TXNS: Final = 50_000
+MAX_TXNS: Final = 10_000
 
 _OVERHEAD_BYTES: Final = 400
 _NO_TXN: Final = ("", "")

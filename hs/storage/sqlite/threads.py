@@ -157,6 +157,8 @@ class SqliteDatabase:
             readers = [connect(self._path, self._busy_timeout_ms) for _ in range(READERS + 1)]
             for reader in readers:
                 reader.execute("PRAGMA query_only = ON")
+                # The writer's pages are touched again and again; these are mostly the system's.
+                reader.execute("PRAGMA cache_size = -2048")
         except sqlite3.Error as error:
             raise DatabaseUnavailable(f"cannot open {self._path}: {error}") from error
         self._start("sqlite writer", self._serve_writes, writer, self._writes)
