@@ -1,5 +1,6 @@
 """What only SQLite's threads must keep."""
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -102,3 +103,14 @@ async def test_another_process_with_the_lock_makes_writing_unavailable(tmp_path:
 
         await database.write(add)
         assert await database.read(count) == 1
+
+
+async def test_what_is_closed_is_all_in_one_file(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.db" for number in range(40)]
+    for path in paths:
+        async with open_sqlite(path) as database:
+            await database.write(create)
+
+    assert sorted(await trio.to_thread.run_sync(os.listdir, tmp_path)) == sorted(
+        path.name for path in paths
+    )

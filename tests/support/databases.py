@@ -1,9 +1,8 @@
 """Fresh, migrated databases for tests: a file copied, or one PostgreSQL database made empty."""
 
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -65,10 +64,6 @@ def make_sqlite_template(path: Path) -> None:
             await migrate(database, bundled_migrations(), ["pre", "post"])
 
     trio.run(fill)
-    # Connections that close at the same moment may each leave the last checkpoint to another; what
-    # is copied is this file alone.
-    with closing(sqlite3.connect(path)) as conn:
-        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def make_postgres_template(server: PostgresServer) -> None:

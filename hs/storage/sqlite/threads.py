@@ -182,11 +182,17 @@ class SqliteDatabase:
         self._closed = True
 
     def stop(self) -> None:
-        """Finish the units that wait, then end the threads."""
-        for _, jobs in self._threads:
-            jobs.put(None)
-        for thread, _ in self._threads:
-            thread.join()
+        """Finish the units that wait, then end the threads; the writer's last.
+
+        So the last connection to close is alone, and leaves everything in the one file: of several
+        that close at the same moment each may leave that to another.
+        """
+        writer, readers = self._threads[:1], self._threads[1:]
+        for threads in (readers, writer):
+            for _, jobs in threads:
+                jobs.put(None)
+            for thread, _ in threads:
+                thread.join()
 
     # Below: in the threads.
 
