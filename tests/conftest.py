@@ -1,6 +1,6 @@
 """Fixtures for all tests: the asyncio bridge, fresh databases on both engines, a Redis."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,24 @@ from tests.support.databases import (
     make_postgres_template,
     make_sqlite_template,
 )
+from tests.support.limits import limit
 from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.redis import RedisMissing, RedisServer, running_redis
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+LIMIT_S = 400.0
+LONG_LIMIT_S = 3600.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no test wait for ever; starting what many tests share counts for the first of them."""
+    is_long = item.get_closest_marker("long") or item.get_closest_marker("js")
+    with limit(LONG_LIMIT_S if is_long else LIMIT_S):
+        return (yield)
 
 
 @pytest.fixture
