@@ -25,6 +25,7 @@ _RaiseCancel = Callable[[], Any]  # named: inner functions evaluate their annota
 BridgeKind = Literal["uvloop", "trio-asyncio"]
 
 CLOSE_GRACE_S = 5.0
+CANCEL_AGAIN_S = 20.0  # longer than tidying up after a cancellation may take
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +64,23 @@ class CancelledOnLoop(RuntimeError):
 
 
 @asynccontextmanager
-async def open_bridge(kind: BridgeKind = "uvloop") -> AsyncIterator[Bridge]:
+async def open_bridge(
+    kind: BridgeKind = "uvloop", cancel_again_s: float = CANCEL_AGAIN_S
+) -> AsyncIterator[Bridge]:
     """Open the asyncio loop: in its own thread with uvloop, or inside trio by trio-asyncio.
 
-    Open it after any fork. What still runs at the end is cancelled and waited for.
+    Open it after any fork. What still runs at the end is cancelled and waited for. In asyncio a
+    cancellation can get lost: a coroutine that goes on regardless is cancelled again.
     """
-    opened = _uvloop_thread() if kind == "uvloop" else _inside_trio()
+    opened = _uvloop_thread(cancel_again_s) if kind == "uvloop" else _inside_trio(cancel_again_s)
     async with opened as bridge:
         yield bridge
 
 
 @asynccontextmanager
-async def _uvloop_thread() -> AsyncIterator[Bridge]:
+async def _uvloop_thread(cancel_again_s: float) -> AsyncIterator[Bridge]:
     loop = uvloop.new_event_loop()
-    bridge = _LoopBridge(loop, loop.call_soon_threadsafe)
+    bridge = _LoopBridge(loop, loop.call_soon_threadsafe, cancel_again_s)
     thread = threading.Thread(target=bridge.serve_thread, name="asyncio bridge", daemon=True)
     thread.start()
     try:
@@ -90,9 +94,9 @@ async def _uvloop_thread() -> AsyncIterator[Bridge]:
 
 
 @asynccontextmanager
-async def _inside_trio() -> AsyncIterator[Bridge]:
+async def _inside_trio(cancel_again_s: float) -> AsyncIterator[Bridge]:
     async with trio_asyncio.open_loop() as loop:
-        bridge = _LoopBridge(loop, loop.call_soon)
+        bridge = _LoopBridge(loop, loop.call_soon, cancel_again_s)
         try:
             yield bridge
         finally:
@@ -116,8 +120,11 @@ class _Job:
 class _LoopBridge:
     """Both kinds of bridge: they differ in how a callback is posted to the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[..., object]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, post: Callable[..., object], cancel_again_s: float
+    ) -> None:
         self._loop = loop
+        self._cancel_again_s = cancel_again_s
         self._token = trio.lowlevel.current_trio_token()
         self._post = functools.partial(post, context=contextvars.copy_context())
         self._closing = False
@@ -224,9 +231,16 @@ class _LoopBridge:
         if job.aio_task is None:
             job.given_up = True
         elif grace_s > 0:
-            self._loop.call_later(grace_s, job.aio_task.cancel)
+            self._loop.call_later(grace_s, self._cancel, job.aio_task)
         else:
-            job.aio_task.cancel()
+            self._cancel(job.aio_task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelling():
+            log.warning("an asyncio task goes on although cancelled: %r", task)
+        if task.cancel():
+            again = self._loop.call_later(self._cancel_again_s, self._cancel, task)
+            task.add_done_callback(lambda _: again.cancel())
 
     def _ended(self, job: _Job, task: asyncio.Task[Any]) -> None:
         if task.cancelled():

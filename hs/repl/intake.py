@@ -68,8 +68,11 @@ class Intake:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def begin(self, expected: Sequence[tuple[StreamDef[Any], str]]) -> None:
         """Start from where the tables are: what is older, this process will read from there."""

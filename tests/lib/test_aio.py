@@ -1,6 +1,7 @@
 """Both bridges to asyncio keep the same contract."""
 
 import asyncio
+import contextlib
 import math
 import random
 import threading
@@ -120,6 +121,22 @@ async def test_after_the_grace_the_coroutine_is_cancelled(bridge: Bridge) -> Non
         await bridge.run_patiently(0.02, forever)
 
     assert scope.cancelled_caught
+
+
+async def test_a_coroutine_that_goes_on_although_cancelled_is_cancelled_again(
+    kind: BridgeKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go_on_regardless() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        await forever()
+
+    async with open_bridge(kind, cancel_again_s=0.01) as bridge:
+        with trio.move_on_after(0.01) as scope:
+            await bridge.run(go_on_regardless)
+
+    assert scope.cancelled_caught
+    assert "goes on although cancelled" in caplog.text
 
 
 async def test_a_cancellation_on_the_loop_is_not_taken_for_trios(bridge: Bridge) -> None:

@@ -22,7 +22,7 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
-from hs.repl.rpc_server import RpcServer
+from hs.repl.rpc_server import Call, RpcServer
 from hs.repl.streams import RECEIPTS
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
@@ -291,6 +291,27 @@ async def test_a_slow_owner_is_given_up_at_the_deadline() -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
         with pytest.raises((RpcUnavailable, RpcFailed)):
             await shop.hang()
+
+
+async def test_who_asks_again_while_the_owner_leaves_is_refused() -> None:
+    call = Call("Shop", "hang", b"\x90", "key", 60.0)
+    for _ in range(20):  # which task is first to go on is left to chance
+        server = RpcServer(list)
+        server.register(Shop, LocalShop())
+        answers: list[bytes | None] = []
+
+        async def ask_twice(server: RpcServer, answers: list[bytes | None]) -> None:
+            answers.append(await server.answer(call))
+            answers.append(await server.answer(call))
+
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as running:
+                await running.start(server.run)
+                nursery.start_soon(ask_twice, server, answers)
+                await trio.testing.wait_all_tasks_blocked()
+                running.cancel_scope.cancel()
+
+        assert answers == [None, None]
 
 
 async def test_the_secret_is_needed_and_both_ends_tell_once_that_it_differs(

@@ -397,11 +397,16 @@ async def until_somebody_sleeps(database: Database) -> None:
 
 @pytest.mark.postgres
 async def test_a_start_waits_for_a_commit_of_the_life_before(
-    postgres_server: PostgresServer, bridge: Bridge, nursery: trio.Nursery
+    postgres_server: PostgresServer, bridge: Bridge
 ) -> None:
-    async with fresh_postgres(postgres_server, bridge) as database:
+    # The commit ends before the database is closed.
+    async with (
+        fresh_postgres(postgres_server, bridge) as database,
+        trio.open_nursery() as commits,
+        trio.open_nursery() as nursery,
+    ):
         await database.write(stream_log.take_over, "receipts", "w1", "killed")
-        nursery.start_soon(database.write, commit_slowly)
+        commits.start_soon(database.write, commit_slowly)
         await until_somebody_sleeps(database)
 
         writer = table_writer(database, alone(Feed()))
@@ -434,13 +439,17 @@ class ImpatientDatabase(ForgetfulDatabase):
 
 @pytest.mark.postgres
 async def test_a_commit_that_lost_its_answer_and_is_still_under_way_is_waited_for(
-    postgres_server: PostgresServer, bridge: Bridge, nursery: trio.Nursery
+    postgres_server: PostgresServer, bridge: Bridge
 ) -> None:
-    async with fresh_postgres(postgres_server, bridge) as database:
+    async with (
+        fresh_postgres(postgres_server, bridge) as database,
+        trio.open_nursery() as commits,
+        trio.open_nursery() as nursery,
+    ):
         feed = Feed()
         got: list[Batch[Note]] = []
         feed.subscribe(NOTES, got.append)
-        impatient = ImpatientDatabase(database, nursery=nursery)
+        impatient = ImpatientDatabase(database, nursery=commits)
         writer = table_writer(impatient, alone(feed))
         await nursery.start(writer.run)
         impatient.is_on = True

@@ -43,7 +43,7 @@ async def registered(any_url: Callable[[], str], name: str) -> WanderingClient:
     return client
 
 
-def run_scenario(scenario: Callable[[], Awaitable[None]], limit_s: float = 600.0) -> None:
+def run_scenario(scenario: Callable[[], Awaitable[None]], limit_s: float = 300.0) -> None:
     """Run an asyncio scenario to its end, or fail after a while."""
 
     async def bounded() -> None:
