@@ -35,7 +35,9 @@ SHARED_SECRET = "registration-secret"
 START_LIMIT_S = 180.0
 STOP_LIMIT_S = 120.0
 PORTS = (10_000, 32_000)
+TESTERS = 4
 ROOT = Path(__file__).resolve().parents[2]
+_GIVEN: set[int] = set()
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
 
 MANY = {"per_second": 100_000, "burst_count": 100_000}
@@ -57,20 +59,27 @@ UNLIMITED = {
 def free_ports(count: int) -> list[int]:
     """Find ports that nobody listens on now, nor gets by chance before they are used.
 
-    They lie below those that systems give to outgoing connections.
+    They lie below those that systems give to outgoing connections; none is given twice, nor to
+    two of the processes that run tests at the same time.
     """
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(*PORTS)
+        if port in _GIVEN or port % TESTERS != _tester():
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in found:
-            found.append(port)
+        _GIVEN.add(port)
+        found.append(port)
     return found
+
+
+def _tester() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % TESTERS
 
 
 @attrs.define
