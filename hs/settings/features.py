@@ -10,7 +10,7 @@ from hs.settings.fields import secret, setting
 from hs.settings.kinds import (
     BOOLEAN,
     DURATION,
-    NUMBER,
+    FACTOR,
     OBJECT,
     STRING,
     At,
@@ -82,9 +82,9 @@ class UserDirectorySettings:
 class CacheBlock:
     """Sizes and lifetimes of caches."""
 
-    global_factor: float = setting(NUMBER, 0.5, "Multiplies the size of every cache.")
+    global_factor: float = setting(FACTOR, 0.5, "Multiplies the size of every cache.")
     per_cache_factors: Mapping[str, float] = setting(
-        map_of(NUMBER), MappingProxyType({}), "The factor of single caches, by name.", shown={}
+        map_of(FACTOR), MappingProxyType({}), "The factor of single caches, by name.", shown={}
     )
     expire_caches: bool = setting(
         BOOLEAN, True, "Forget entries that were not used for long.", is_effective=False

@@ -106,6 +106,12 @@ def _read_number(value: Any, at: At) -> float:
     at.refuse(f"expected a number, found {_shown(value)}", "write a plain number, unquoted")
 
 
+def _read_factor(value: Any, at: At) -> float:
+    if (number := _read_number(value, at)) < 0:
+        at.refuse(f"{value} is too small", "the least allowed is 0")
+    return number
+
+
 def integer(least: int | None = None, most: int | None = None) -> Kind[int]:
     """A whole number within bounds."""
 
@@ -272,6 +278,7 @@ def either(first: Kind[T], second: Kind[K]) -> Kind[T | K]:
 BOOLEAN = Kind("boolean", _read_boolean, {"type": "boolean"})
 STRING = Kind("string", _read_string, {"type": "string"})
 NUMBER = Kind("number", _read_number, {"type": "number"})
+FACTOR = Kind("number", _read_factor, {"type": "number", "minimum": 0})
 INTEGER = integer()
 COUNT = integer(least=0)
 PORT = integer(least=0, most=65535)

@@ -1,5 +1,6 @@
 """From configuration files to Settings, with every mistake reported at once."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -221,7 +222,10 @@ def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
     try:
         factor = float(text)
     except ValueError:
-        loading.refuse(_FACTOR, f"{text!r} is not a number", "correct the environment variable")
+        factor = math.nan
+    if not 0 <= factor < math.inf:
+        told = f"{text!r} is not a number from 0 on"
+        loading.refuse(_FACTOR, told, "correct the environment variable")
         return caches
     return attrs.evolve(caches, caches=attrs.evolve(caches.caches, global_factor=factor))
 

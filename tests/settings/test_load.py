@@ -96,6 +96,8 @@ def test_a_mistake_names_file_line_key_and_remedy(refused: Refused) -> None:
         'database: {name: sqlite3, args: {database: "\\0"}}',
         "rc_message: {per_second: .inf}",
         "rc_message: {burst_count: .nan}",
+        "caches: {global_factor: -1}",
+        "caches: {per_cache_factors: {events: -0.5}}",
         f"event_cache_size: '{'1' * 5000}'",
         f"user_ips_max_age: '{'1' * 5000}d'",
     ],
@@ -209,6 +211,14 @@ def test_the_cache_factor_comes_from_the_environment(load: Load) -> None:
     settings = load("", environ={"SYNAPSE_CACHE_FACTOR": "2"})
 
     assert settings.caches.caches.factor("anything") == 2
+
+
+@pytest.mark.parametrize("written", ["much", "-1", "nan", "inf"])
+def test_a_cache_factor_from_the_environment_that_makes_no_sense_is_a_mistake(
+    load: Load, written: str
+) -> None:
+    with pytest.raises(SettingsError, match="SYNAPSE_CACHE_FACTOR"):
+        load("", environ={"SYNAPSE_CACHE_FACTOR": written})
 
 
 def test_open_registration_without_proof_is_refused(refused: Refused) -> None:
