@@ -181,6 +181,11 @@ def numbered(text: str) -> str:
     return found
 
 
+def shifted(text: str, by: int) -> str:
+    """Write `$1` as the parameter that many further on."""
+    return _DOLLAR.sub(lambda found: f"${int(found[1]) + by}", text) if by else text
+
+
 @attrs.frozen
 class Column:
     """Name and PostgreSQL type of one column of a batch."""

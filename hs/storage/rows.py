@@ -1,9 +1,9 @@
 """Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from hs.storage.dialect import POSTGRES, Column, parse_columns
+from hs.storage.dialect import POSTGRES, Column, parse_columns, shifted
 
 RowValues = Sequence[Any]
 
@@ -15,9 +15,10 @@ class Rows:
     same key: PostgreSQL refuses that, SQLite lets the last one win.
     """
 
-    __slots__ = ("columns", "postgres", "sqlite")
+    __slots__ = ("columns", "postgres", "sqlite", "table")
 
     def __init__(self, table: str, columns: str, conflict: str = "") -> None:
+        self.table = table
         self.columns = parse_columns(columns)
         names = ", ".join(column.name for column in self.columns)
         batch = POSTGRES.unnest("batch", columns)
@@ -29,9 +30,10 @@ class Rows:
 class UpdateRows:
     """A multi-row UPDATE by key; each row is the key's columns followed by the new values."""
 
-    __slots__ = ("columns", "postgres", "sqlite")
+    __slots__ = ("columns", "postgres", "sqlite", "table")
 
     def __init__(self, table: str, key: str, values: str) -> None:
+        self.table = table
         keys, changed = parse_columns(key), parse_columns(values)
         self.columns: tuple[Column, ...] = keys + changed
         batch = POSTGRES.unnest("batch", f"{key}, {values}")
@@ -45,6 +47,36 @@ class UpdateRows:
 
 
 Batch = Rows | UpdateRows
+
+
+_TOGETHER_MAX: Final = 4096
+_together: dict[tuple[Batch, ...], str] = {}
+
+
+def together(batches: tuple[Batch, ...]) -> str:
+    """Make one statement of PostgreSQL of batches for different tables; arguments in that order.
+
+    They all see the tables as they are before it, and keys of other tables are checked behind it.
+    """
+    made = _together.get(batches)
+    if made is None:
+        if len(_together) >= _TOGETHER_MAX:
+            _together.clear()
+        made = _together[batches] = _written_together(batches)
+    return made
+
+
+def _written_together(batches: tuple[Batch, ...]) -> str:
+    texts: list[str] = []
+    first = 0
+    for batch in batches:
+        texts.append(shifted(batch.postgres, first))
+        first += len(batch.columns)
+    *others, last = texts
+    if not others:
+        return last
+    named = ", ".join(f"part{number} AS ({text})" for number, text in enumerate(others))
+    return f"WITH {named} {last}"
 
 
 def as_lists(batch: Batch, rows: Iterable[RowValues]) -> list[tuple[Any, ...]]:

@@ -31,10 +31,13 @@ KEY_IDS = sql(
 KEY_NAMES = sql(
     lambda d: f"SELECT id, type, state_key FROM state_keys WHERE {d.any_of('id', 1, 'bigint')}"
 )
-INSERT_KEYS = Rows(
-    "state_keys",
-    "id bigint, type text, state_key text",
-    conflict="ON CONFLICT (type, state_key) DO NOTHING",
+# SQLite needs the WHERE to tell the conflict's ON from that of a join.
+INSERT_KEYS = sql(
+    lambda d: (
+        "INSERT INTO state_keys (id, type, state_key) SELECT new.id, new.type, new.state_key "
+        f"FROM {d.unnest('new', 'id bigint, type text, state_key text')} WHERE true "
+        "ON CONFLICT (type, state_key) DO NOTHING RETURNING type, state_key, id"
+    )
 )
 INSERT_SNAPSHOTS = Rows(
     "state_snapshots",
@@ -135,11 +138,12 @@ async def intern_keys(tx: Tx, keys: Iterable[Key]) -> dict[Key, int]:
     if not missing:
         return found
     ids = await tx.next_ids(_KEYS_STREAM, len(missing))
-    await tx.insert_rows(
-        INSERT_KEYS, [(number, *key) for number, key in zip(ids, missing, strict=True)]
-    )
+    types, state_keys = [key[0] for key in missing], [key[1] for key in missing]
+    for row in await tx.fetch(INSERT_KEYS, ids, types, state_keys):
+        found[(row[0], row[1])] = row[2]
     # Another writer may have been first: its number counts.
-    return {**found, **await key_ids(tx, missing)}
+    late = [key for key in missing if key not in found]
+    return {**found, **await key_ids(tx, late)} if late else found
 
 
 async def key_names(tx: Tx, ids: Sequence[int]) -> dict[int, Key]:

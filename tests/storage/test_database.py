@@ -41,6 +41,8 @@ PAIRS = sql(
     )
 )
 MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
+STRICT = Rows("pets", "name text, age bigint")
+OWNERS = Rows("owners", "pet text")
 AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
 
 
@@ -211,6 +213,33 @@ async def test_batches_insert_and_update_by_key(pets: Database) -> None:
     assert await pets.read(everything) == [
         ("a", 1, None), ("b", 20, b"new"), ("c", 30, None), ("d", 104, b"d"),
     ]  # fmt: skip
+
+
+async def test_batches_for_several_tables_are_seen_by_what_follows(pets: Database) -> None:
+    async def fill(tx: Tx, names: list[str]) -> int:
+        await tx.insert_rows(STRICT, [(name, 1) for name in names])
+        await tx.insert_rows(OWNERS, [(name,) for name in names])
+        await tx.next_ids("barks", 1)
+        seen: int = await tx.fetchval("SELECT count(*) FROM owners JOIN pets ON name = pet")
+        await tx.insert_rows(STRICT, [(f"{name}'s child", 0) for name in names])
+        await tx.insert_rows(OWNERS, [(names[0],)])
+        return seen
+
+    async def counts(tx: Tx) -> list[int]:
+        return [
+            await tx.fetchval("SELECT count(*) FROM pets"),
+            await tx.fetchval("SELECT count(*) FROM owners"),
+        ]
+
+    assert await pets.write(fill, ["a", "b"]) == 2
+    assert await pets.read(counts) == [4, 3]
+
+    with pytest.raises(UniqueViolation):
+        await pets.write(fill, ["c", "c"])
+    # The fault of its last batch is told as well.
+    with pytest.raises(UniqueViolation):
+        await pets.write(fill, ["b's child", "d", "d's child"])
+    assert await pets.read(counts) == [4, 3]
 
 
 async def test_lists_are_parameters(pets: Database) -> None:

@@ -81,6 +81,14 @@ async def commit_group(
         snapshot_ids = await state.new_snapshot_ids(tx, len(work.snapshots))
         interned = await _store_snapshots(tx, work, snapshot_ids, numbers)
     new = [one for one in placed if one.outlier_id is None]
+    stateful = [
+        (numbers.events[one.event.event_id], one.event)
+        for one in new
+        if one.event.state_key is not None
+    ]
+    # It reads, so it comes first: what follows only writes, and may go in one statement.
+    if stateful:
+        await work.index_chains(tx, stateful)
     await events.insert(tx, [_record(one, work, numbers) for one in new])
     if len(new) < len(placed):
         await events.set_place(tx, [_place(one, numbers) for one in placed if one.outlier_id])
@@ -201,13 +209,6 @@ async def _set_state(tx: Tx, work: CommitWork, placed: Sequence[Placed], numbers
         await rooms.set_local_memberships(
             tx, [(*key, *entry) for key, entry in sorted(ours.items())]
         )
-    stateful = [
-        (numbers.events[one.event.event_id], one.event)
-        for one in placed
-        if one.event.state_key is not None and one.outlier_id is None
-    ]
-    if stateful:
-        await work.index_chains(tx, stateful)
 
 
 async def _note_links(

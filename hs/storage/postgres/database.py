@@ -142,10 +142,12 @@ class PostgresDatabase:
     ) -> Any:
         conn = await self._take()
         try:
+            tx = PostgresTx(conn)
             if not begin:
-                return await unit(PostgresTx(conn), *args, **kwargs)
+                return await unit(tx, *args, **kwargs)
             await conn.execute(begin)
-            result = await unit(PostgresTx(conn), *args, **kwargs)
+            result = await unit(tx, *args, **kwargs)
+            await tx.flush()
             await _commit(conn)
             return result
         except BaseException as error:

@@ -16,7 +16,7 @@ from hs.storage.database import (
     UniqueViolation,
 )
 from hs.storage.dialect import POSTGRES, Query, Statement
-from hs.storage.rows import Rows, RowValues, UpdateRows, as_lists
+from hs.storage.rows import Rows, RowValues, UpdateRows, as_lists, together
 
 # A string: the class takes a parameter in its type stubs only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -34,42 +34,71 @@ _CONNECTION_LOST = (
 
 
 class PostgresTx:
-    """The Tx of PostgreSQL."""
+    """The Tx of PostgreSQL.
 
-    __slots__ = ("_conn",)
+    Batches of rows wait for the next statement that is not one of them, or for `flush`: all that
+    wait then go in one statement, since every one costs a round trip. Batches for one table keep
+    their order; a fault of theirs is told when they go.
+    """
+
+    __slots__ = ("_batches", "_conn", "_tables")
 
     dialect: Final = POSTGRES
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
+        self._batches: list[tuple[Rows | UpdateRows, list[tuple[Any, ...]]]] = []
+        self._tables: set[str] = set()
+
+    async def flush(self) -> None:
+        """Send the batches that wait."""
+        if not self._batches:
+            return
+        waiting, self._batches = self._batches, []
+        self._tables.clear()
+        text = together(tuple(batch for batch, _ in waiting))
+        await self._conn.execute(text, *(column for _, columns in waiting for column in columns))
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
+        await self.flush()
         return await self._conn.fetch(_text(query), *args)
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        await self.flush()
         return await self._conn.fetchrow(_text(query), *args)
 
     async def fetchval(self, query: Query, *args: Any) -> Any:
+        await self.flush()
         return await self._conn.fetchval(_text(query), *args)
 
     async def execute(self, query: Query, *args: Any) -> int:
+        await self.flush()
         # The answer reads "UPDATE 3", "INSERT 0 1" or "CREATE TABLE".
         status = (await self._conn.execute(_text(query), *args)).rpartition(" ")[2]
         return int(status) if status.isdigit() else 0
 
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         if rows:
+            await self.flush()
             await self._conn.executemany(_text(query), rows)
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
-        if rows:
-            await self._conn.execute(insert.postgres, *as_lists(insert, rows))
+        await self._add(insert, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
-        if rows:
-            await self._conn.execute(update.postgres, *as_lists(update, rows))
+        await self._add(update, rows)
+
+    async def _add(self, batch: Rows | UpdateRows, rows: Sequence[RowValues]) -> None:
+        if not rows:
+            return
+        if batch.table in self._tables:
+            # Within one statement none would see what another has done.
+            await self.flush()
+        self._tables.add(batch.table)
+        self._batches.append((batch, as_lists(batch, rows)))
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
+        # What waits has nothing to do with it.
         rows = await self._conn.fetch(NEXT_IDS, f"{stream}_ids", count)
         return [row[0] for row in rows]
 
