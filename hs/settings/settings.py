@@ -62,7 +62,7 @@ class CacheSettings:
     """Caches: how many events, and the factors and lifetimes of all."""
 
     event_cache_size: int = setting(
-        SIZE, 10 * 1024, "Events kept in memory, of 6 KiB each, before the factor.", shown="10K"
+        SIZE, 10 * 1024, "Events kept in memory, of 4 KiB each, before the factor.", shown="10K"
     )
     caches: CacheBlock = sub_block(CacheBlock, "Sizes and lifetimes of caches.")
 

@@ -26,7 +26,7 @@ from hs.services.rooms.upkeep import UPKEEP_PERIOD_S, RoomUpkeep
 from hs.services.rooms.writer import RoomWriter
 from hs.storage.chains import index_chains
 
-BYTES_PER_EVENT: Final = 6 * 1024  # an event with all that Python keeps beside it
+BYTES_PER_EVENT: Final = 4 * 1024  # an event with all that Python keeps beside it
 
 
 @attrs.frozen(eq=False, kw_only=True)

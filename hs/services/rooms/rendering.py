@@ -34,7 +34,7 @@ from hs.services.rooms.stored import StoredEvent
 from hs.storage import txns
 from hs.storage.database import Database
 
-MAX_BYTES: Final = 24 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_TXNS: Final = 10_000
 
 _OVERHEAD_BYTES: Final = 400
