@@ -150,13 +150,13 @@ async def _put_device_keys(
     tx: Tx, ids: StreamIds, content: bytes, others: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
     user_id, device_id = others.user_id, others.device_id
-    if await devices.find(tx, user_id, device_id) is None:
+    before = await device_keys.before(tx, user_id, device_id)
+    if before is None:
         raise NotFound("You have no such device")
-    if await device_keys.of_device(tx, user_id, device_id) == content:
+    if before.content == content:
         return None, []
     # Devices and cross-signing keys share a namespace.
-    held = await device_keys.cross_signing_of(tx, [user_id])
-    if any(one.public_key == device_id for one in held):
+    if before.is_name_of_key:
         raise Forbidden("The device ID is the name of one of your cross-signing keys")
     await device_keys.put_device(tx, user_id, device_id, content)
     await store_keys(tx, others)
@@ -278,12 +278,12 @@ async def _told_oneself(
 async def _announced(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
+    room_ids = tuple(await device_lists.rooms_of(tx, user_id))
     numbers = await ids.many(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
     await device_lists.add(
         tx, [(number, user_id, device_id, now_ms) for number, device_id in changes]
     )
-    room_ids = tuple(await device_lists.rooms_of(tx, user_id))
     return [
         (number, DeviceListRow(user_id, device_id, room_ids=room_ids))
         for number, device_id in changes
