@@ -13,7 +13,7 @@ import attrs
 import immutables
 import orjson
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.cache import LruCache
@@ -292,8 +292,9 @@ async def _put(
     if await account_data.get(tx, user_id, room_id, type_) == content:
         return None, []
     stream_id = await ids.one()
-    await account_data.put(tx, user_id, room_id, type_, content, stream_id)
-    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, content))]
+    kept = for_keeping(content)
+    await account_data.put(tx, user_id, room_id, type_, kept, stream_id)
+    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, kept))]
 
 
 async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str) -> Written:

@@ -12,7 +12,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.lib.cache import LruCache
@@ -147,7 +147,9 @@ class OneTimeKeys:
     async def _read(self, key: _Key) -> KeyCounts:
         counts, unused = await self._database.read(_load_counts, *key)
         told = with_zero(counts)
-        return KeyCounts(told, tuple(unused), orjson.dumps(told), orjson.dumps(unused))
+        counts_json = for_keeping(orjson.dumps(told))
+        unused_json = for_keeping(orjson.dumps(unused))
+        return KeyCounts(told, tuple(unused), counts_json, unused_json)
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:

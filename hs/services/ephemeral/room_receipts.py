@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from hs.core.canonical_json import for_keeping
 from hs.core.ids import EventID, UserID
 
 READ: Final = "m.read"
@@ -150,4 +151,4 @@ def _render(receipts: Iterable[Receipt]) -> bytes | None:
             told["thread_id"] = receipt.thread_id
         of_event = content.setdefault(receipt.event_id, {})
         of_event.setdefault(receipt.receipt_type, {})[receipt.user_id] = told
-    return orjson.dumps(content) if content else None
+    return for_keeping(orjson.dumps(content)) if content else None

@@ -10,6 +10,7 @@ import attrs
 import orjson
 import trio
 
+from hs.core.canonical_json import for_keeping
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
@@ -252,4 +253,4 @@ class TypingService:
 
 
 def _render(users: tuple[UserID, ...]) -> bytes:
-    return orjson.dumps({"type": "m.typing", "content": {"user_ids": users}})
+    return for_keeping(orjson.dumps({"type": "m.typing", "content": {"user_ids": users}}))

@@ -6,6 +6,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from hs.core.canonical_json import for_keeping
 from hs.core.ids import RoomID, UserID
 from hs.core.tokens import SyncToken
 from hs.services.sync.sliding.required_state import RequiredState, required_state
@@ -55,14 +56,13 @@ def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
             -1 if sent.parked is None else tokens.number(sent.parked),
             sorted(sent.members),
         )
-    return orjson.dumps(
-        {
-            "tokens": [token.encode() for token in tokens.numbers],
-            "required": [one.pairs() for one in required.numbers],
-            "excluded": [sorted(one.excluded) for one in required.numbers],
-            "rooms": entries,
-        }
-    )
+    fields = {
+        "tokens": [token.encode() for token in tokens.numbers],
+        "required": [one.pairs() for one in required.numbers],
+        "excluded": [sorted(one.excluded) for one in required.numbers],
+        "rooms": entries,
+    }
+    return for_keeping(orjson.dumps(fields))
 
 
 def decode(written: bytes) -> dict[RoomID, RoomSent]:
