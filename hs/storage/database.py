@@ -55,10 +55,13 @@ class Tx(Protocol):
         """Run a statement once for each row of parameters."""
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
-        """Insert many rows by one statement; no rows is fine."""
+        """Insert many rows by one statement; no rows is fine.
+
+        It may go, and fail, as late as with the next statement, or at the unit's end.
+        """
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
-        """Update many rows by key with one statement; no rows is fine."""
+        """Update many rows by key with one statement; no rows is fine. When: as `insert_rows`."""
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
         """Take ids of a stream, which is declared in the schema by `CREATE STREAM name;`.
