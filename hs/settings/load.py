@@ -1,6 +1,5 @@
 """From configuration files to Settings, with every mistake reported at once."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from hs.settings.documents import Document, read_documents
 from hs.settings.duties import resolve_workers
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
 from hs.settings.fields import is_given, keys_of, nearest, read_key
-from hs.settings.kinds import At, Unfit
+from hs.settings.kinds import FACTOR, At, Unfit
 from hs.settings.legacy import LEGACY_KEYS, modernised
 from hs.settings.log_config import read_log_config
 from hs.settings.planned import PLANNED_KEYS
@@ -220,10 +219,8 @@ def _server(groups: dict[str, Any], keys: WorkerKeys, workers: WorkerSettings) -
 
 def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
     try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 0 <= factor < math.inf:
+        factor = FACTOR.read(float(text), loading.at(_FACTOR))
+    except (ValueError, Unfit):
         told = f"{text!r} is not a number from 0 on"
         loading.refuse(_FACTOR, told, "correct the environment variable")
         return caches

@@ -1,7 +1,8 @@
 """Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine."""
 
+import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from hs.storage.dialect import POSTGRES, Column, parse_columns, shifted
 
@@ -49,24 +50,12 @@ class UpdateRows:
 Batch = Rows | UpdateRows
 
 
-_TOGETHER_MAX: Final = 4096
-_together: dict[tuple[Batch, ...], str] = {}
-
-
+@functools.lru_cache(maxsize=4096)
 def together(batches: tuple[Batch, ...]) -> str:
     """Make one statement of PostgreSQL of batches for different tables; arguments in that order.
 
     They all see the tables as they are before it, and keys of other tables are checked behind it.
     """
-    made = _together.get(batches)
-    if made is None:
-        if len(_together) >= _TOGETHER_MAX:
-            _together.clear()
-        made = _together[batches] = _written_together(batches)
-    return made
-
-
-def _written_together(batches: tuple[Batch, ...]) -> str:
     texts: list[str] = []
     first = 0
     for batch in batches:

@@ -110,7 +110,8 @@ class RoomReceipts:
         if after not in self._rendered:
             if len(self._rendered) >= _MAX_RENDERED:
                 self._rendered.clear()
-            self._rendered[after] = _render(self._visible(None, after))
+            rendered = _render(self._visible(None, after))
+            self._rendered[after] = rendered and for_keeping(rendered)
         return self._rendered[after]
 
     def read_up_to(self, user_id: UserID) -> ReadUpTo:
@@ -151,4 +152,4 @@ def _render(receipts: Iterable[Receipt]) -> bytes | None:
             told["thread_id"] = receipt.thread_id
         of_event = content.setdefault(receipt.event_id, {})
         of_event.setdefault(receipt.receipt_type, {})[receipt.user_id] = told
-    return for_keeping(orjson.dumps(content)) if content else None
+    return orjson.dumps(content) if content else None

@@ -142,13 +142,13 @@ class PostgresDatabase:
     ) -> Any:
         conn = await self._take()
         try:
+            if begin:
+                await conn.execute(begin)
             tx = PostgresTx(conn)
-            if not begin:
-                return await unit(tx, *args, **kwargs)
-            await conn.execute(begin)
             result = await unit(tx, *args, **kwargs)
             await tx.flush()
-            await _commit(conn)
+            if begin:
+                await _commit(conn)
             return result
         except BaseException as error:
             gone = conn.is_closed()

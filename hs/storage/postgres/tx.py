@@ -16,7 +16,7 @@ from hs.storage.database import (
     UniqueViolation,
 )
 from hs.storage.dialect import POSTGRES, Query, Statement
-from hs.storage.rows import Rows, RowValues, UpdateRows, as_lists, together
+from hs.storage.rows import Batch, Rows, RowValues, UpdateRows, as_lists, together
 
 # A string: the class takes a parameter in its type stubs only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -47,7 +47,7 @@ class PostgresTx:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._batches: list[tuple[Rows | UpdateRows, list[tuple[Any, ...]]]] = []
+        self._batches: list[tuple[Batch, list[tuple[Any, ...]]]] = []
         self._tables: set[str] = set()
 
     async def flush(self) -> None:
@@ -88,7 +88,7 @@ class PostgresTx:
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         await self._add(update, rows)
 
-    async def _add(self, batch: Rows | UpdateRows, rows: Sequence[RowValues]) -> None:
+    async def _add(self, batch: Batch, rows: Sequence[RowValues]) -> None:
         if not rows:
             return
         if batch.table in self._tables:
