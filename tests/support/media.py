@@ -36,7 +36,6 @@ from tests.support.web import Tokens, WebClient, client_for
 
 SERVER = ServerName("test")
 ALL_MEDIA = ("client", "media")
-SOON_S = 60.0
 
 
 @attrs.frozen
@@ -64,12 +63,6 @@ class MediaWorld:
     def files(self, area: str) -> list[Path]:
         """List the files of an area of the folder."""
         return sorted(path for path in (self.root / area).rglob("*") if path.is_file())
-
-    async def none_temporary(self) -> None:
-        """Wait until nothing is half written; looking whether one can write takes a moment."""
-        with trio.fail_after(SOON_S):
-            while self.files("temporary"):
-                await trio.lowlevel.checkpoint()
 
     async def store(self, content: bytes, content_type: str = "", name: str = "") -> Media:
         """Have Alice upload something."""
@@ -122,7 +115,7 @@ async def open_media(
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(thumbnails.run)
-        nursery.start_soon(contents.run)
+        await nursery.start(contents.run)
         upkeep = MediaUpkeep(database, clock, contents, repository, SERVER, chosen.media_retention)
         yield MediaWorld(
             database,

@@ -106,7 +106,7 @@ class PushScene:
         """Send a message; what it does to others is in the database on return."""
         self.world.clock.advance(1)
         sent = await self.world.send(room_id, sender, body)
-        await self.unread.duty.flush()
+        await self.unread.settle()
         return sent.event_id
 
 

@@ -30,6 +30,8 @@ from hs.services.push.rules import PushRules, PushRuleService, RulesTable
 from hs.services.rooms.memberships import Memberships
 from tests.support.rooms import SERVER, World
 
+SOON_S = 60.0
+
 
 class NoMarkers:
     """Keeps no read markers, and does not care who is active."""
@@ -84,6 +86,13 @@ class UnreadScene:
         await self.reading.set_receipt(
             Requester(user_id), room_id, receipt_type, event_id, thread_id
         )
+
+    async def settle(self) -> None:
+        """Wait until everything sent so far is evaluated and what came out is stored."""
+        with trio.fail_after(SOON_S):
+            while self.duty.waiting:
+                await trio.lowlevel.checkpoint()
+        await self.duty.flush()
 
     def another_counter(self, feed: Feed | None = None, database: Any = None) -> UnreadCounts:
         """Make the counts of a process that starts now."""

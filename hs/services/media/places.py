@@ -128,12 +128,13 @@ class Contents:
             await place.store.remove(location)
         await self.folder.remove(location)
 
-    async def run(self) -> None:
-        """Copy what is to be copied, until cancelled."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Copy what is to be copied, until cancelled; ready once the folder was tried."""
         try:
             await self.folder.check()
         except MediaFolderFault as fault:
             log.error("nothing can be uploaded, see media_store_path: %s", fault)
+        task_status.started()
         while True:
             await self._wake.wait()
             self._wake = trio.Event()

@@ -81,7 +81,7 @@ async def test_an_upload_is_stopped_where_it_becomes_too_large(
 
         assert (answer.status, answer.errcode) == (413, "M_TOO_LARGE")
         assert given == 101
-        await world.none_temporary()
+        assert world.files("temporary") == []
         assert world.files("content") == []
 
 
@@ -93,7 +93,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(world: MediaWorld) -
     with pytest.raises(ConnectionError):
         await world.client.post(UPLOAD, body=half(), token="alice")
 
-    await world.none_temporary()
+    assert world.files("temporary") == []
 
 
 async def test_a_user_may_upload_so_much_in_a_time(database: Database, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_what_is_lost_here_comes_back_from_there(
 
         assert await world.content_of(stored) == content
         assert len(world.files("content")) == 1
-        await world.none_temporary()
+        assert world.files("temporary") == []
 
 
 async def test_what_is_lost_everywhere_is_not_found(

@@ -345,7 +345,7 @@ async def test_counts_are_given_while_nobody_evaluates(
         room_id = await world.create_room(ALICE, join=[BOB])
         async with open_unread(world, hub) as unread:
             await say(world, room_id)
-            await unread.duty.flush()
+            await unread.settle()
 
         elsewhere = unread.another_counter(feed)
         elsewhere._store = away
@@ -371,7 +371,7 @@ async def test_counts_are_whole_once_who_evaluates_can_be_reached_again(
     feed = Feed()
     async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
-        await unread.duty.flush()
+        await unread.settle()
         # Told, not stored, and before the other process began to listen.
         await say(world, room_id)
         elsewhere = unread.another_counter(feed)
@@ -453,7 +453,7 @@ async def test_who_was_replaced_writes_nothing_any_more(database: Database) -> N
         room_id = await world.create_room(ALICE, join=[BOB])
         with pytest.RaisesGroup(WriterReplaced, flatten_subgroups=True):
             async with open_unread(world) as unread:
-                await unread.duty.flush()
+                await unread.settle()
                 before = await database.read(storage.progress)
                 await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
                 await say(world, room_id)

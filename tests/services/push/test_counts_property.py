@@ -137,7 +137,7 @@ class Run:
         self.truth.note_read(user_id, "", joined.stream_id)
 
     async def _forget(self) -> None:
-        await self.unread.duty.flush()
+        await self.unread.settle()
         await self.world.database.write(push_pruning.forget_read, self.room_id, 2**62)
 
     async def _ask(self, user_id: UserID) -> None:

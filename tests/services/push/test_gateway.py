@@ -69,7 +69,7 @@ class Office:
 
     async def deliver(self) -> Verdict:
         """Deliver the last that waits for Bob."""
-        await self.scene.unread.duty.flush()
+        await self.scene.unread.settle()
         return await self.gateway.deliver(await self.pusher(), (await self.waiting())[-1])
 
     async def waiting(self) -> list[Push]:

@@ -208,7 +208,7 @@ async def test_a_pusher_goes_with_its_address(database: Database) -> None:
 async def test_an_invite_says_so(sqlite_database: Database) -> None:
     async with open_post_room(sqlite_database) as office:
         room_id = await office.scene.world.create_room(ALICE, invite=[BOB])
-        await office.scene.unread.duty.flush()
+        await office.scene.unread.settle()
 
         with trio.fail_after(WAIT_S):
             await office.line.work()

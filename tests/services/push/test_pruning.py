@@ -32,7 +32,7 @@ async def speak(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
     await unread.rules.writer.put(CAROL, "room", room_id, rule, None, None)
     await world.send(room_id, ALICE, "one")
     last = await world.send(room_id, ALICE, "two")
-    await unread.duty.flush()
+    await unread.settle()
     return room_id, last.event_id
 
 
