@@ -1,6 +1,7 @@
 """Commits that fail: nothing is published, and the rooms go on from what is on disk."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -9,7 +10,7 @@ from hs.core.ids import RoomID
 from hs.services.rooms.building import random_opaque
 from hs.services.rooms.committer import NotCommitted
 from hs.services.rooms.drafts import Appended
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, World, open_world, txn_key
 
 
@@ -83,11 +84,12 @@ async def test_what_was_built_on_top_falls_too(database: Database) -> None:
                 failed.append(number)
 
         ids.chosen = ["taken"]
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, _holding_writes(database):
             nursery.start_soon(send, 1)
-            await _until(lambda: bool(_pending(world, room_id)))
+            await _until(lambda: _pending(world, room_id) == 1)
             await _until(lambda: not world.committer._queue)
             nursery.start_soon(send, 2)
+            await _until(lambda: _pending(world, room_id) == 2)
 
         assert sorted(failed) == [1, 2]
         sent = await world.send(room_id, ALICE)
@@ -138,6 +140,28 @@ async def test_after_stopping_nothing_is_taken(database: Database) -> None:
 
 def _pending(world: World, room_id: RoomID) -> int:
     return len(world.rooms._rooms[room_id].pending)
+
+
+@asynccontextmanager
+async def _holding_writes(database: Database) -> AsyncIterator[None]:
+    """Let no event be written meanwhile."""
+    holding, is_over = trio.Event(), False
+    token = trio.lowlevel.current_trio_token()
+
+    async def hold(tx: Tx) -> None:
+        if tx.dialect.engine == "postgres":
+            await tx.execute("LOCK TABLE events IN SHARE MODE")
+        token.run_sync_soon(holding.set)
+        while not is_over:
+            await tx.fetch("SELECT 1")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.write, hold)
+        await holding.wait()
+        try:
+            yield
+        finally:
+            is_over = True
 
 
 async def _until(true: Callable[[], bool]) -> None:
