@@ -127,12 +127,13 @@ async def test_a_coroutine_that_goes_on_although_cancelled_is_cancelled_again(
     kind: BridgeKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def go_on_regardless() -> None:
+        bridge.tell_trio(scope.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await forever()
         await forever()
 
     async with open_bridge(kind, cancel_again_s=0.01) as bridge:
-        with trio.move_on_after(0.01) as scope:
+        with trio.CancelScope() as scope:
             await bridge.run(go_on_regardless)
 
     assert scope.cancelled_caught
