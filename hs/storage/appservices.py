@@ -79,10 +79,6 @@ CHANGED_DEVICES = """
 SELECT stream_id, user_id FROM device_list_changes
 WHERE stream_id > $1 AND is_private = 0 ORDER BY stream_id LIMIT $2
 """
-DEVICES_WITH_MESSAGES = """
-SELECT user_id, device_id FROM devices d
-WHERE EXISTS (SELECT 1 FROM inbox_messages m WHERE m.inbox = d.inbox)
-"""
 DEVICES_WITH_KEYS = "SELECT DISTINCT user_id, device_id FROM one_time_keys"
 
 
@@ -234,11 +230,6 @@ async def moved_receipts(tx: Tx, after: int, limit: int) -> list[MovedReceipt]:
 async def changed_devices(tx: Tx, after: int, limit: int) -> list[tuple[int, str]]:
     """List (position, user) of changed device lists, in order."""
     return [(row[0], row[1]) for row in await tx.fetch(CHANGED_DEVICES, after, limit)]
-
-
-async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
-    """List the devices that messages wait for."""
-    return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES)]
 
 
 async def devices_with_keys(tx: Tx) -> list[tuple[str, str]]:

@@ -1,22 +1,80 @@
-"""Messages that wait for devices, and the requests that sent them."""
+"""Messages that wait for devices, and the requests that sent them.
+
+A message to few devices lies in a row for each of them at once. Those of a request to many lie
+together in a bundle, until somebody files them: then there is a row for each device that has not
+acknowledged its message meanwhile.
+"""
 
 from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
 
-from hs.storage.database import Tx
+from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import Rows
 
-WaitingMessage = tuple[int, int, bytes]  # (inbox of the device, stream ID, the event's JSON)
+MIN_BUNDLED: Final = 10
+"""Fewest messages of one number that make a bundle."""
 
-INSERT = Rows("inbox_messages", "inbox bigint, stream_id bigint, message bytea")
-_INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
+MAX_FILED_AT_ONCE: Final = 5000
+"""Most messages filed in one transaction, but for a larger bundle alone."""
+
+MAX_BUNDLES_AT_ONCE: Final = 20
+
+AddressedMessage = tuple[int, bytes]  # (inbox of the device, the event's JSON in one line)
+
+INSERT = Rows(
+    "inbox_messages",
+    "inbox bigint, stream_id bigint, message bytea",
+    # Who was replaced may file the same bundle at the same moment.
+    conflict="ON CONFLICT (inbox, stream_id) DO NOTHING",
+)
+INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, messages bytea")
+_DEVICE = "device AS (SELECT inbox, inbox_read FROM devices WHERE user_id = $1 AND device_id = $2)"
+_FILED = "device d JOIN inbox_messages m ON m.inbox = d.inbox AND m.stream_id > d.inbox_read"
+_BUNDLED = (
+    "device d JOIN inbox_bundles b "
+    "ON b.inboxes LIKE '%,' || d.inbox || ',%' AND b.stream_id > d.inbox_read"
+)
 PENDING = f"""
-SELECT stream_id, message FROM inbox_messages
-WHERE inbox = {_INBOX} AND stream_id > $3 AND stream_id <= $4
+WITH {_DEVICE}
+SELECT m.stream_id AS stream_id, m.message, d.inbox, NULL AS inboxes FROM {_FILED}
+WHERE m.stream_id > $3 AND m.stream_id <= $4
+UNION ALL
+SELECT b.stream_id, b.messages, d.inbox, b.inboxes FROM {_BUNDLED}
+WHERE b.stream_id > $3 AND b.stream_id <= $4
 ORDER BY stream_id LIMIT $5
 """
-ENDS = f"SELECT min(stream_id), max(stream_id) FROM inbox_messages WHERE inbox = {_INBOX}"
+ENDS = f"""
+WITH {_DEVICE}
+SELECT min(low), max(high) FROM (
+    SELECT min(m.stream_id) AS low, max(m.stream_id) AS high FROM {_FILED}
+    UNION ALL
+    SELECT min(b.stream_id), max(b.stream_id) FROM {_BUNDLED}
+) AS ends
+"""
+MARK_READ = """
+UPDATE devices SET inbox_read = $3 WHERE user_id = $1 AND device_id = $2 AND inbox_read < $3
+"""
+_INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
 DELETE_UPTO = f"DELETE FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id <= $3"
+OLDEST_BUNDLES = """
+SELECT stream_id, inboxes, messages FROM inbox_bundles WHERE stream_id <= $1
+ORDER BY stream_id LIMIT $2
+"""
+DELETE_BUNDLES = sql(
+    lambda d: f"DELETE FROM inbox_bundles WHERE {d.any_of('stream_id', 1, 'bigint')}"
+)
+READ_UPTO = sql(
+    lambda d: f"SELECT inbox, inbox_read FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}"
+)
+BUNDLED_INBOXES = "SELECT inboxes FROM inbox_bundles"
+DEVICES_WITH_MESSAGES = sql(
+    lambda d: (
+        "SELECT user_id, device_id FROM devices d "
+        f"WHERE {d.any_of('d.inbox', 1, 'bigint')} OR EXISTS (SELECT 1 FROM inbox_messages m "
+        "WHERE m.inbox = d.inbox AND m.stream_id > d.inbox_read)"
+    )
+)
 DELETE_CLOSED = """
 DELETE FROM inbox_messages WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
 """
@@ -35,9 +93,20 @@ ON CONFLICT (user_id, device_id, event_type, txn_id) DO NOTHING
 PRUNE_REQUESTS = "DELETE FROM to_device_requests WHERE created_ms < $1"
 
 
-async def add(tx: Tx, messages: Sequence[WaitingMessage]) -> None:
-    """Add messages; those of one inbox have different stream IDs."""
-    await tx.insert_rows(INSERT, messages)
+class _Bundle(NamedTuple):
+    stream_id: int
+    inboxes: list[int]
+    messages: list[bytes]
+
+
+async def add(tx: Tx, number: int, messages: Sequence[AddressedMessage]) -> None:
+    """Add messages to different inboxes under one number."""
+    if len(messages) < MIN_BUNDLED:
+        await tx.insert_rows(INSERT, [(inbox, number, event) for inbox, event in messages])
+        return
+    inboxes = ",".join([str(inbox) for inbox, _ in messages])
+    events = b"\n".join([event for _, event in messages])
+    await tx.insert_rows(INSERT_BUNDLE, [(number, f",{inboxes},", events)])
 
 
 async def pending(
@@ -45,7 +114,7 @@ async def pending(
 ) -> list[tuple[int, bytes]]:
     """List a device's first messages in `(after, upto]` with their numbers, in order."""
     rows = await tx.fetch(PENDING, user_id, device_id, after, upto, limit)
-    return [(row[0], bytes(row[1])) for row in rows]
+    return [(row[0], _message_to(row[2], row[3], bytes(row[1]))) for row in rows]
 
 
 async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
@@ -54,9 +123,47 @@ async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
+async def mark_read(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
+    """Note what devices have got, so that it is not given again: as `delete_upto`."""
+    await tx.executemany(MARK_READ, got)
+
+
 async def delete_upto(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
     """Forget the messages that devices have got: (user_id, device_id, number of the last)."""
+    await tx.executemany(MARK_READ, got)
     await tx.executemany(DELETE_UPTO, got)
+
+
+async def file_bundles(tx: Tx, upto: int) -> int:
+    """Put the messages of the oldest bundles under their devices; give the number of bundles.
+
+    Messages to devices that are gone, or that have acknowledged them, are dropped. By the only
+    writer of messages; 0: there are none left with numbers up to `upto`.
+    """
+    bundles = _few(
+        [_bundle(row) for row in await tx.fetch(OLDEST_BUNDLES, upto, MAX_BUNDLES_AT_ONCE)]
+    )
+    if not bundles:
+        return 0
+    inboxes = list({inbox for one in bundles for inbox in one.inboxes})
+    read = {row[0]: row[1] for row in await tx.fetch(READ_UPTO, inboxes)}
+    filed = [
+        (inbox, one.stream_id, message)
+        for one in bundles
+        for inbox, message in zip(one.inboxes, one.messages, strict=True)
+        if inbox in read and one.stream_id > read[inbox]
+    ]
+    # By inbox, so that each page of the index is touched once.
+    await tx.insert_rows(INSERT, sorted(filed))
+    await tx.execute(DELETE_BUNDLES, [one.stream_id for one in bundles])
+    return len(bundles)
+
+
+async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
+    """List all devices for which messages wait: (user_id, device_id)."""
+    rows = await tx.fetch(BUNDLED_INBOXES)
+    bundled = {int(inbox) for row in rows for inbox in row[0].split(",") if inbox}
+    return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES, list(bundled))]
 
 
 async def delete_closed(tx: Tx, user_id: str) -> None:
@@ -91,3 +198,26 @@ async def note_request(
 async def prune_requests(tx: Tx, before_ms: int) -> int:
     """Forget requests older than a time; give how many."""
     return await tx.execute(PRUNE_REQUESTS, before_ms)
+
+
+def _message_to(inbox: int, inboxes: str | None, messages: bytes) -> bytes:
+    """Give one message; those of a bundle come with the `inboxes` they are to."""
+    if inboxes is None:
+        return messages
+    place = inboxes[: inboxes.index(f",{inbox},") + 1].count(",") - 1
+    return messages.split(b"\n")[place]
+
+
+def _bundle(row: Row) -> _Bundle:
+    inboxes = [int(inbox) for inbox in row[1].split(",") if inbox]
+    return _Bundle(row[0], inboxes, bytes(row[2]).split(b"\n"))
+
+
+def _few(bundles: list[_Bundle]) -> list[_Bundle]:
+    """Give the first of them, at least one, with few enough messages."""
+    taken = 0
+    for place, one in enumerate(bundles):
+        taken += len(one.inboxes)
+        if place and taken > MAX_FILED_AT_ONCE:
+            return bundles[:place]
+    return bundles

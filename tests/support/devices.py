@@ -32,7 +32,7 @@ from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
+from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
@@ -90,6 +90,7 @@ class Process:
     service: SyncService
     sliding: SlidingSync
     client: WebClient
+    filer: BundleFiler = attrs.field(init=False)  # of the owner only
 
     async def device(self, user_id: UserID, device_id: str, name: str | None = None) -> str:
         """Log a device in, and give its access token."""
@@ -170,6 +171,7 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
         process = make_process(
             world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock)
         )
+        process.filer = BundleFiler(inboxes, world.feed)
         async with trio.open_nursery() as nursery:
             await nursery.start(lists.run)
             await nursery.start(inboxes.run)

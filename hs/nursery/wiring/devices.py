@@ -1,7 +1,5 @@
 """Devices: their keys, messages and lists, cross-signing, key backups, dehydrated devices."""
 
-from typing import Final
-
 import attrs
 
 from hs.apis.client.cross_signing import CrossSigningApi
@@ -18,7 +16,7 @@ from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.inbox_writer import InboxWriter, LocalInboxes
+from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
@@ -30,9 +28,6 @@ from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.neighbours import RoomNeighbours
 from hs.services.sync.encryption import Encryption
 
-DELETE_AFTER_S: Final = 1.0
-"""How long messages that were acknowledged wait for others, to be deleted together."""
-
 
 @attrs.frozen(eq=False, kw_only=True)
 class DeviceWriters:
@@ -41,6 +36,7 @@ class DeviceWriters:
     lists: DeviceListWriter
     inboxes: InboxWriter
     updates: DeviceUpdates
+    filer: BundleFiler | None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -63,7 +59,10 @@ class Devices:
     @property
     def duties(self) -> list[Duty]:
         """Give what every process does."""
-        return [Duty("deleting acknowledged messages", self.inboxes.run)]
+        duties = [Duty("deleting acknowledged messages", self.inboxes.run)]
+        if self.writers.filer is not None:
+            duties.append(Duty("filing messages to many devices", self.writers.filer.run))
+        return duties
 
     @property
     def chores(self) -> list[Duty]:
@@ -86,7 +85,11 @@ def wire_device_writers(ground: Foundation) -> DeviceWriters:
     inboxes = ground.owned(
         InboxWriter, TO_DEVICE, lambda: LocalInboxes(ground.table(TO_DEVICE), clock)
     )
-    return DeviceWriters(lists=lists, inboxes=inboxes, updates=DeviceUpdates(lists, inboxes))
+    filer: BundleFiler | None = None
+    if ground.ownership.is_mine(TO_DEVICE):
+        filer = BundleFiler(ground.table(TO_DEVICE), ground.feed)
+    updates = DeviceUpdates(lists, inboxes)
+    return DeviceWriters(lists=lists, inboxes=inboxes, updates=updates, filer=filer)
 
 
 def wire_devices(
@@ -96,9 +99,7 @@ def wire_devices(
     database, feed = ground.database, ground.feed
     server_name = ground.settings.server.server_name
     neighbours = RoomNeighbours(database, rooms.events, rooms.memberships, rooms.tails)
-    # Another process would give what was acknowledged here and is not deleted yet.
-    delete_after_s = 0.0 if ground.plan.shared else DELETE_AFTER_S
-    inboxes = Inboxes(database, feed, delete_after_s=delete_after_s)
+    inboxes = Inboxes(database, feed, is_alone=not ground.plan.shared)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
     device_lists = DeviceLists(database, feed, neighbours)
     user_keys = UserKeysReader(database, feed, is_owner=ground.ownership.is_mine(DEVICE_LISTS))

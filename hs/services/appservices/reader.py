@@ -45,7 +45,7 @@ from hs.services.appservices.outgoing import Outgoing, ReceiptNote
 from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.registry import Service
 from hs.services.appservices.transactions import Delivery, TransactionMaker
-from hs.storage import accounts, device_lists
+from hs.storage import accounts, device_lists, to_device
 from hs.storage import appservices as storage
 from hs.storage.database import Database
 
@@ -362,7 +362,7 @@ class AppserviceSender:
             await self._catch_up_rest(outgoing, reached)
         encrypted = any(one.registration.receives_encryption for one in self._outgoing)
         if encrypted:
-            for device in await self._database.read(storage.devices_with_messages):
+            for device in await self._database.read(to_device.devices_with_messages):
                 await self._note_device(*device, has_messages=True)
             for device in await self._database.read(storage.devices_with_keys):
                 await self._note_device(*device, has_messages=False)

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import attrs
+import trio
 
 from hs.core.errors import NotFound
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
 from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
+from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_storing import KeyUpload, store_keys
 from hs.storage import devices, one_time_keys, to_device
@@ -22,6 +25,10 @@ from hs.storage.one_time_keys import ClaimedKey, Wanted
 EVERY_DEVICE: Final = "*"
 MAX_CARRIED_BYTES: Final = 64 * 1024
 """Most of the messages of one request that are told together with the news of them."""
+
+FILE_AFTER_S: Final = 15.0
+MANY_BUNDLES: Final = 256
+"""So many new ones, and those of before are filed at once."""
 
 Rows = list[tuple[int, ToDeviceRow]]
 _Addressed = tuple[tuple[str, str], int, bytes]  # ((user, device), its inbox, event)
@@ -92,6 +99,42 @@ class InboxWriter(Protocol):
         ...
 
 
+class BundleFiler:
+    """Puts messages to many devices under each of them, once they have waited; with the writer.
+
+    Until then they lie together. A device that syncs has mostly got and acknowledged its message
+    before, and those of others are put there in order of the devices, many at once.
+    """
+
+    def __init__(self, stream: TableWriter[ToDeviceRow], feed: Feed) -> None:
+        self._stream = stream
+        self._feed = feed
+        self._bundles = 0
+        self._many = trio.Event()
+        feed.subscribe(TO_DEVICE, self._on_rows)
+
+    async def run(self) -> None:
+        """File every few seconds what was there the time before, until cancelled."""
+        while True:
+            upto = self._feed.position(TO_DEVICE).most()
+            self._bundles, self._many = 0, trio.Event()
+            with trio.move_on_after(FILE_AFTER_S):
+                await self._many.wait()
+            await self.file(upto)
+
+    async def file(self, upto: int) -> None:
+        """File all messages with numbers up to `upto`. Raises: WriterStopped, DatabaseError."""
+        while await self._stream.write(_file, upto):
+            pass
+
+    def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
+        for _, row in batch.rows:
+            if not row.keys and not row.gone and len(row.devices) >= to_device.MIN_BUNDLED:
+                self._bundles += 1
+        if self._bundles >= MANY_BUNDLES:
+            self._many.set()
+
+
 @attrs.frozen(eq=False)
 class LocalInboxes:
     """The writer itself."""
@@ -130,7 +173,7 @@ async def _send(
         # A number stands for one message at most of each device.
         number = await ids.one()
         now, addressed = _one_each(addressed)
-        await to_device.add(tx, [(inbox, number, event) for _, inbox, event in now])
+        await to_device.add(tx, number, [(inbox, event) for _, inbox, event in now])
         events = tuple([event for _, _, event in now])
         carried = events if sum(map(len, events)) <= MAX_CARRIED_BYTES else None
         rows.append((number, ToDeviceRow(tuple([device for device, _, _ in now]), carried)))
@@ -159,6 +202,10 @@ def _one_each(addressed: list[_Addressed]) -> tuple[list[_Addressed], list[_Addr
         (left if one[1] in seen else first).append(one)
         seen.add(one[1])
     return first, left
+
+
+async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
+    return await to_device.file_bundles(tx, upto), []
 
 
 async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:

@@ -8,7 +8,6 @@ Spec: client-server API, Send-to-Device messaging.
 """
 
 import logging
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import trio
@@ -30,6 +29,9 @@ MAX_LATEST: Final = 100
 """Most messages of one device that are kept in memory."""
 
 MAX_LATEST_BYTES: Final = 16 * 1024 * 1024
+DELETE_AFTER_S: Final = 1.0
+"""How long messages that were acknowledged wait for others, to be deleted together."""
+
 LAST_DELETION_S: Final = 5.0
 
 _Key = tuple[UserID, str]
@@ -55,13 +57,21 @@ class Latest(NamedTuple):
 class Inboxes:
     """Gives devices their messages.
 
-    With `delete_after_s` what was acknowledged is deleted a moment later, together with what other
-    devices have got. Only one process may then serve them, as others would not know of it.
+    What was acknowledged is deleted a moment later, together with what other devices have got.
+    `is_alone`: no other process serves devices, so that none need know of it before.
     """
 
-    def __init__(self, database: Database, feed: Feed, *, delete_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        *,
+        is_alone: bool = False,
+        delete_after_s: float = DELETE_AFTER_S,
+    ) -> None:
         self._database = database
         self._feed = feed
+        self._is_alone = is_alone
         self._delete_after_s = delete_after_s
         self._entries: LruCache[_Key, Waiting] = LruCache("to_device", max_entries=MAX_DEVICES)
         self._waiting = LoadingCache(self._entries, self._read)
@@ -86,7 +96,7 @@ class Inboxes:
             return [], max(after, upto)
         found = None
         # Of who begins anew only the table knows what other processes have deleted.
-        if after or self._delete_after_s:
+        if after or self._is_alone:
             found = self._kept(key, max(after, waiting.first - 1), upto, limit)
         if found is None:
             found = await self._database.read(to_device.pending, *key, after, upto, limit)
@@ -102,11 +112,10 @@ class Inboxes:
         if waiting.last == 0 or waiting.first > upto:
             return
         self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
-        if self._delete_after_s:
-            self._any_acknowledged.set()
-        else:
+        self._any_acknowledged.set()
+        if not self._is_alone:
             with trio.CancelScope(shield=True):
-                await self._delete({key: upto})
+                await self._database.write(to_device.mark_read, [(*key, upto)])
         now = self._entries.get(key)
         if now is not None and now.last:
             left = Waiting(max(now.first, upto + 1), now.last)
@@ -115,7 +124,13 @@ class Inboxes:
 
     async def delete(self) -> None:
         """Delete what was acknowledged. Raises: DatabaseError."""
-        await self._delete(dict(self._acknowledged))
+        acknowledged = dict(self._acknowledged)
+        if acknowledged:
+            rows = [(*key, number) for key, number in acknowledged.items()]
+            await self._database.write(to_device.delete_upto, rows)
+        for key, number in acknowledged.items():
+            if self._acknowledged.get(key) == number:
+                del self._acknowledged[key]
 
     async def run(self) -> None:
         """Delete what was acknowledged, now and then; a last time when cancelled."""
@@ -132,14 +147,6 @@ class Inboxes:
                     await self.delete()
                 except DatabaseError:
                     log.warning("acknowledged messages are left to be deleted", exc_info=True)
-
-    async def _delete(self, upto: Mapping[_Key, int]) -> None:
-        if upto:
-            rows = [(*key, number) for key, number in upto.items()]
-            await self._database.write(to_device.delete_upto, rows)
-        for key, number in upto.items():
-            if self._acknowledged.get(key) == number:
-                del self._acknowledged[key]
 
     async def _read(self, key: _Key) -> Waiting:
         ends = await self._database.read(to_device.ends, *key)
