@@ -32,6 +32,15 @@ class Dialect(Protocol):
         `columns` names and types them: `unnest("wanted", "type text, state_key text")`.
         """
 
+    def found_by(self, column: str, select: str) -> str:
+        """Say that a column is one of what a SELECT gives, which is run once and first."""
+
+    def place(self) -> str:
+        """Name the column that says where a row lies, which is quickly found by it.
+
+        Rows that others change may move: it is good for one statement.
+        """
+
     def greatest(self, left: str, right: str) -> str:
         """Take the larger of two values, neither of which may be NULL."""
 
@@ -70,6 +79,13 @@ class PostgresDialect:
         lists = ", ".join(f"${n}::{c.type}[]" for n, c in enumerate(parsed, first))
         names = ", ".join(column.name for column in parsed)
         return f"unnest({lists}) AS {alias}({names})"
+
+    def found_by(self, column: str, select: str) -> str:
+        # As `IN (SELECT …)` it may become a join with the whole table.
+        return f"{column} = ANY(ARRAY({select}))"
+
+    def place(self) -> str:
+        return "ctid"
 
     def greatest(self, left: str, right: str) -> str:
         return f"greatest({left}, {right})"
@@ -118,6 +134,12 @@ class SqliteDialect:
         )
         values = f"_{first}.value AS {parsed[0].name}{others}"
         return f"(SELECT {values} FROM json_each(${first}) AS _{first} LIMIT -1) AS {alias}"
+
+    def found_by(self, column: str, select: str) -> str:
+        return f"{column} IN ({select})"
+
+    def place(self) -> str:
+        return "rowid"
 
     def greatest(self, left: str, right: str) -> str:
         return f"max({left}, {right})"

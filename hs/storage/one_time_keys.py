@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hs.storage.database import Row, Tx
-from hs.storage.dialect import sql
+from hs.storage.database import Tx
+from hs.storage.dialect import Dialect, Statement, sql
 from hs.storage.rows import Rows
 
 STREAM = "one_time_keys"
@@ -53,15 +53,24 @@ COUNTS = """
 SELECT algorithm, count(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2
 GROUP BY algorithm
 """
+_RETURNING = "RETURNING user_id, device_id, algorithm, key_id, content"
+
+
+def _each_wanted(d: Dialect, table: str, order: str = "") -> str:
+    """Say that a row is the first of a device and algorithm that are wanted."""
+    wanted = d.unnest("wanted", "user_id text, device_id text, algorithm text")
+    first = (
+        f"SELECT k.{d.place()} FROM {table} k WHERE k.user_id = wanted.user_id "
+        f"AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm {order} LIMIT 1"
+    )
+    return d.found_by(d.place(), f"SELECT ({first}) FROM {wanted}")
+
+
 # Two claims at once delete the same rows: the second finds them gone, and gets none of them.
 CLAIM = sql(
     lambda d: (
-        "DELETE FROM one_time_keys WHERE id IN ("
-        "SELECT (SELECT k.id FROM one_time_keys k WHERE k.user_id = wanted.user_id "
-        "AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm "
-        "ORDER BY k.id LIMIT 1) FROM "
-        f"{d.unnest('wanted', 'user_id text, device_id text, algorithm text')}) "
-        "RETURNING user_id, device_id, algorithm, key_id, content"
+        "DELETE FROM one_time_keys "
+        f"WHERE {_each_wanted(d, 'one_time_keys', 'ORDER BY k.id')} {_RETURNING}"
     )
 )
 DELETE = sql(
@@ -76,10 +85,12 @@ FALLBACKS = """
 SELECT algorithm, key_id, content, is_used FROM fallback_keys
 WHERE user_id = $1 AND device_id = $2
 """
-USE_FALLBACK = """
-UPDATE fallback_keys SET is_used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
-RETURNING user_id, device_id, algorithm, key_id, content
-"""
+USE_FALLBACKS = sql(
+    lambda d: (
+        "UPDATE fallback_keys SET is_used = 1 "
+        f"WHERE {_each_wanted(d, 'fallback_keys')} {_RETURNING}"
+    )
+)
 UNUSED_FALLBACKS = """
 SELECT algorithm FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND is_used = 0
 ORDER BY algorithm
@@ -111,9 +122,8 @@ async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
 
 
 async def claim(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
-    """Take the oldest key of each device and algorithm away, where there is one."""
-    lists = [list(one) for one in zip(*wanted, strict=True)]
-    return [_claimed(row) for row in await tx.fetch(CLAIM, *lists)] if lists else []
+    """Take the oldest key of each device and algorithm away, where there is one; none twice."""
+    return await _claimed(tx, CLAIM, wanted)
 
 
 async def put_fallback(
@@ -129,10 +139,9 @@ async def fallbacks(tx: Tx, user_id: str, device_id: str) -> dict[str, FallbackR
     return {row[0]: FallbackRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows}
 
 
-async def use_fallback(tx: Tx, wanted: Wanted) -> ClaimedKey | None:
-    """Give a fallback key out, and note that it is used."""
-    row = await tx.fetchrow(USE_FALLBACK, *wanted)
-    return None if row is None else _claimed(row)
+async def use_fallbacks(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
+    """Give fallback keys out, where there are any, and note that they are used."""
+    return await _claimed(tx, USE_FALLBACKS, wanted)
 
 
 async def unused_fallbacks(tx: Tx, user_id: str, device_id: str) -> list[str]:
@@ -146,5 +155,8 @@ async def delete(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
     await tx.execute(DELETE_FALLBACKS, user_id, list(device_ids))
 
 
-def _claimed(row: Row) -> ClaimedKey:
-    return ClaimedKey(row[0], row[1], row[2], row[3], bytes(row[4]))
+async def _claimed(tx: Tx, query: Statement, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
+    if not wanted:
+        return []
+    rows = await tx.fetch(query, *[list(one) for one in zip(*wanted, strict=True)])
+    return [ClaimedKey(row[0], row[1], row[2], row[3], bytes(row[4])) for row in rows]

@@ -223,11 +223,8 @@ async def _claim(tx: Tx, ids: StreamIds, wishes: list[KeyWish]) -> tuple[list[Gi
     )
     claimed = await one_time_keys.claim(tx, wanted)
     found = {Wanted(one.user_id, one.device_id, one.algorithm) for one in claimed}
-    for one in wanted:
-        if one not in found:
-            fallback = await one_time_keys.use_fallback(tx, one)
-            if fallback is not None:
-                claimed.append(fallback)
+    left = [one for one in wanted if one not in found]
+    claimed += await one_time_keys.use_fallbacks(tx, left)
     touched = sorted({(one.user_id, one.device_id) for one in claimed})
     return [_given(one) for one in claimed], await _keys_changed(ids, touched)
 

@@ -242,6 +242,28 @@ async def test_the_fallback_key_serves_when_no_other_is_left_and_is_told_as_used
     assert renewed[unused] == ["signed_curve25519"]
 
 
+async def test_devices_asked_for_together_give_a_key_or_a_fallback_or_none(
+    server: Process,
+) -> None:
+    tokens = [await server.device(ALICE, name) for name in ("A", "B", "C", "D")]
+    fallbacks = [{f"signed_curve25519:{name}": {"key": name}} for name in ("A", "B", "C")]
+    await server.upload(tokens[0], one_time_keys=one_time_keys(1), fallback_keys=fallbacks[0])
+    for token, fallback in zip(tokens[1:3], fallbacks[1:], strict=True):
+        await server.upload(token, fallback_keys=fallback)
+    before = await server.sync(ALICE, "C")
+
+    wanted = dict.fromkeys(("A", "B", "D"), "signed_curve25519")
+    answer = await server.client.post(
+        f"{V3}/keys/claim", {"one_time_keys": {ALICE: wanted}}, token=tokens[3]
+    )
+
+    assert answer.json["one_time_keys"][ALICE] == {"A": one_time_keys(1), "B": fallbacks[1]}
+    assert (await server.sync(ALICE, "A"))["device_unused_fallback_key_types"] != []
+    assert (await server.sync(ALICE, "B"))["device_unused_fallback_key_types"] == []
+    again = await server.sync(ALICE, "C", before["next_batch"])
+    assert again["device_unused_fallback_key_types"] == ["signed_curve25519"]
+
+
 async def test_only_one_fallback_key_of_an_algorithm_is_taken(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
 
