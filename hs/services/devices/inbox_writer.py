@@ -27,8 +27,8 @@ MAX_CARRIED_BYTES: Final = 64 * 1024
 """Most of the messages of one request that are told together with the news of them."""
 
 FILE_AFTER_S: Final = 15.0
-MANY_BUNDLES: Final = 256
-"""So many new ones, and those of before are filed at once."""
+MANY_MESSAGES: Final = 25_000
+"""So many new ones in bundles, and those of before are filed at once."""
 
 Rows = list[tuple[int, ToDeviceRow]]
 _Addressed = tuple[tuple[str, str], int, bytes]  # ((user, device), its inbox, event)
@@ -109,18 +109,21 @@ class BundleFiler:
     def __init__(self, stream: TableWriter[ToDeviceRow], feed: Feed) -> None:
         self._stream = stream
         self._feed = feed
-        self._bundles = 0
+        self._messages = 0
         self._many = trio.Event()
         feed.subscribe(TO_DEVICE, self._on_rows)
 
     async def run(self) -> None:
         """File every few seconds what was there the time before, until cancelled."""
+        is_any = True  # what was left behind at the last stop
         while True:
             upto = self._feed.position(TO_DEVICE).most()
-            self._bundles, self._many = 0, trio.Event()
+            self._messages, self._many = 0, trio.Event()
             with trio.move_on_after(FILE_AFTER_S):
                 await self._many.wait()
-            await self.file(upto)
+            if is_any:
+                await self.file(upto)
+            is_any = self._messages > 0
 
     async def file(self, upto: int) -> None:
         """File all messages with numbers up to `upto`. Raises: WriterStopped, DatabaseError."""
@@ -130,8 +133,8 @@ class BundleFiler:
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             if not row.keys and not row.gone and len(row.devices) >= to_device.MIN_BUNDLED:
-                self._bundles += 1
-        if self._bundles >= MANY_BUNDLES:
+                self._messages += len(row.devices)
+        if self._messages >= MANY_MESSAGES:
             self._many.set()
 
 

@@ -398,7 +398,7 @@ async def test_a_bundle_that_is_too_large_is_filed_alone(
 async def test_bundles_are_filed_once_they_are_many(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hs.services.devices.inbox_writer.MANY_BUNDLES", 2)
+    monkeypatch.setattr("hs.services.devices.inbox_writer.MANY_MESSAGES", 20)
     monkeypatch.setattr("hs.services.devices.inbox_writer.FILE_AFTER_S", 3600.0)
     await crowd.send("0")
 
