@@ -12,13 +12,10 @@ from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import Rows
 
-MIN_BUNDLED: Final = 10
-"""Fewest messages of one number that make a bundle."""
-
-MAX_FILED_AT_ONCE: Final = 5000
+MAX_FILED_AT_ONCE: Final = 2000
 """Most messages filed in one transaction, but for a larger bundle alone."""
 
-MAX_BUNDLES_AT_ONCE: Final = 20
+MAX_BUNDLES_AT_ONCE: Final = 100
 
 AddressedMessage = tuple[int, bytes]  # (inbox of the device, the event's JSON in one line)
 
@@ -29,33 +26,30 @@ INSERT = Rows(
     conflict="ON CONFLICT (inbox, stream_id) DO NOTHING",
 )
 INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, messages bytea")
-_DEVICE = "device AS (SELECT inbox, inbox_read FROM devices WHERE user_id = $1 AND device_id = $2)"
-_FILED = "device d JOIN inbox_messages m ON m.inbox = d.inbox AND m.stream_id > d.inbox_read"
-_BUNDLED = (
-    "device d JOIN inbox_bundles b "
-    "ON b.inboxes LIKE '%,' || d.inbox || ',%' AND b.stream_id > d.inbox_read"
-)
-PENDING = f"""
-WITH {_DEVICE}
-SELECT m.stream_id AS stream_id, m.message, d.inbox, NULL AS inboxes FROM {_FILED}
-WHERE m.stream_id > $3 AND m.stream_id <= $4
-UNION ALL
-SELECT b.stream_id, b.messages, d.inbox, b.inboxes FROM {_BUNDLED}
-WHERE b.stream_id > $3 AND b.stream_id <= $4
+_INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
+_READ = f"COALESCE((SELECT upto FROM inbox_reads WHERE inbox = {_INBOX}), 0)"
+_FILED = f"FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id > {_READ}"
+_BUNDLED = f"FROM inbox_bundles WHERE inboxes LIKE '%,' || {_INBOX} || ',%' AND stream_id > {_READ}"
+PENDING_BUNDLED = f"""
+SELECT stream_id, messages, inboxes, {_INBOX} {_BUNDLED} AND stream_id > $3 AND stream_id <= $4
+ORDER BY stream_id LIMIT $5
+"""
+PENDING_FILED = f"""
+SELECT stream_id, message {_FILED} AND stream_id > $3 AND stream_id <= $4
 ORDER BY stream_id LIMIT $5
 """
 ENDS = f"""
-WITH {_DEVICE}
 SELECT min(low), max(high) FROM (
-    SELECT min(m.stream_id) AS low, max(m.stream_id) AS high FROM {_FILED}
+    SELECT min(stream_id) AS low, max(stream_id) AS high {_FILED}
     UNION ALL
-    SELECT min(b.stream_id), max(b.stream_id) FROM {_BUNDLED}
+    SELECT min(stream_id), max(stream_id) {_BUNDLED}
 ) AS ends
 """
 MARK_READ = """
-UPDATE devices SET inbox_read = $3 WHERE user_id = $1 AND device_id = $2 AND inbox_read < $3
+INSERT INTO inbox_reads (inbox, upto)
+SELECT inbox, $3 FROM devices WHERE user_id = $1 AND device_id = $2
+ON CONFLICT (inbox) DO UPDATE SET upto = excluded.upto WHERE inbox_reads.upto < excluded.upto
 """
-_INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
 DELETE_UPTO = f"DELETE FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id <= $3"
 OLDEST_BUNDLES = """
 SELECT stream_id, inboxes, messages FROM inbox_bundles WHERE stream_id <= $1
@@ -65,18 +59,36 @@ DELETE_BUNDLES = sql(
     lambda d: f"DELETE FROM inbox_bundles WHERE {d.any_of('stream_id', 1, 'bigint')}"
 )
 READ_UPTO = sql(
-    lambda d: f"SELECT inbox, inbox_read FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}"
+    lambda d: (
+        "SELECT d.inbox, COALESCE(r.upto, 0) FROM devices d "
+        f"LEFT JOIN inbox_reads r ON r.inbox = d.inbox WHERE {d.any_of('d.inbox', 1, 'bigint')}"
+    )
 )
 BUNDLED_INBOXES = "SELECT inboxes FROM inbox_bundles"
 DEVICES_WITH_MESSAGES = sql(
     lambda d: (
-        "SELECT user_id, device_id FROM devices d "
+        "SELECT d.user_id, d.device_id FROM devices d "
+        "LEFT JOIN inbox_reads r ON r.inbox = d.inbox "
         f"WHERE {d.any_of('d.inbox', 1, 'bigint')} OR EXISTS (SELECT 1 FROM inbox_messages m "
-        "WHERE m.inbox = d.inbox AND m.stream_id > d.inbox_read)"
+        "WHERE m.inbox = d.inbox AND m.stream_id > COALESCE(r.upto, 0))"
     )
 )
+LEFTOVERS = """
+SELECT m.inbox, m.stream_id FROM inbox_messages m
+LEFT JOIN devices d ON d.inbox = m.inbox LEFT JOIN inbox_reads r ON r.inbox = m.inbox
+WHERE d.inbox IS NULL OR r.upto >= m.stream_id LIMIT $1
+"""
+DELETE_ONE = "DELETE FROM inbox_messages WHERE inbox = $1 AND stream_id = $2"
+LEFT_READS = """
+DELETE FROM inbox_reads WHERE NOT EXISTS (
+    SELECT 1 FROM devices d WHERE d.inbox = inbox_reads.inbox
+)
+"""
 DELETE_CLOSED = """
 DELETE FROM inbox_messages WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
+"""
+DELETE_CLOSED_READS = """
+DELETE FROM inbox_reads WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
 """
 FORGET_CLOSED = "DELETE FROM closed_inboxes WHERE user_id = $1"
 CLOSED = "SELECT DISTINCT user_id FROM closed_inboxes LIMIT $1"
@@ -101,9 +113,11 @@ class _Bundle(NamedTuple):
 
 async def add(tx: Tx, number: int, messages: Sequence[AddressedMessage]) -> None:
     """Add messages to different inboxes under one number."""
-    if len(messages) < MIN_BUNDLED:
-        await tx.insert_rows(INSERT, [(inbox, number, event) for inbox, event in messages])
-        return
+    await tx.insert_rows(INSERT, [(inbox, number, event) for inbox, event in messages])
+
+
+async def add_bundle(tx: Tx, number: int, messages: Sequence[AddressedMessage]) -> None:
+    """Add messages to different inboxes under one number, in a row that is to be filed."""
     inboxes = ",".join([str(inbox) for inbox, _ in messages])
     events = b"\n".join([event for _, event in messages])
     await tx.insert_rows(INSERT_BUNDLE, [(number, f",{inboxes},", events)])
@@ -113,8 +127,14 @@ async def pending(
     tx: Tx, user_id: str, device_id: str, after: int, upto: int, limit: int
 ) -> list[tuple[int, bytes]]:
     """List a device's first messages in `(after, upto]` with their numbers, in order."""
-    rows = await tx.fetch(PENDING, user_id, device_id, after, upto, limit)
-    return [(row[0], _message_to(row[2], row[3], bytes(row[1]))) for row in rows]
+    asked = (user_id, device_id, after, upto, limit)
+    # Bundles first: what is filed between the two questions is found twice, not missed.
+    bundled = await tx.fetch(PENDING_BUNDLED, *asked)
+    filed = await tx.fetch(PENDING_FILED, *asked)
+    found = {row[0]: bytes(row[1]) for row in filed}
+    for row in bundled:
+        found.setdefault(row[0], _message_to(row[3], row[2], bytes(row[1])))
+    return sorted(found.items())[:limit] if bundled else list(found.items())
 
 
 async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
@@ -123,22 +143,36 @@ async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-async def mark_read(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
+async def mark_read(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
     """Note what devices have got, so that it is not given again: as `delete_upto`."""
-    await tx.executemany(MARK_READ, got)
+    await tx.executemany(MARK_READ, sorted(got))
 
 
-async def delete_upto(tx: Tx, got: Sequence[tuple[str, str, int]]) -> None:
+async def delete_upto(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
     """Forget the messages that devices have got: (user_id, device_id, number of the last)."""
-    await tx.executemany(MARK_READ, got)
-    await tx.executemany(DELETE_UPTO, got)
+    await mark_read(tx, got)
+    await tx.executemany(DELETE_UPTO, sorted(got))
+
+
+async def leftovers(tx: Tx, limit: int) -> list[tuple[int, int]]:
+    """List messages that nobody is given any more: (inbox, number).
+
+    Of devices that are gone, and of those that acknowledged something just while it was filed.
+    """
+    return [(row[0], row[1]) for row in await tx.fetch(LEFTOVERS, limit)]
+
+
+async def delete_leftovers(tx: Tx, found: Sequence[tuple[int, int]]) -> None:
+    """Forget what `leftovers` found, and what was read by devices that are gone."""
+    await tx.executemany(DELETE_ONE, sorted(found))
+    await tx.execute(LEFT_READS)
 
 
 async def file_bundles(tx: Tx, upto: int) -> int:
-    """Put the messages of the oldest bundles under their devices; give the number of bundles.
+    """Put the messages of the oldest bundles under their devices; give how many were in them.
 
     Messages to devices that are gone, or that have acknowledged them, are dropped. By the only
-    writer of messages; 0: there are none left with numbers up to `upto`.
+    writer of messages; 0: there are no bundles left with numbers up to `upto`.
     """
     bundles = _few(
         [_bundle(row) for row in await tx.fetch(OLDEST_BUNDLES, upto, MAX_BUNDLES_AT_ONCE)]
@@ -156,7 +190,7 @@ async def file_bundles(tx: Tx, upto: int) -> int:
     # By inbox, so that each page of the index is touched once.
     await tx.insert_rows(INSERT, sorted(filed))
     await tx.execute(DELETE_BUNDLES, [one.stream_id for one in bundles])
-    return len(bundles)
+    return sum([len(one.inboxes) for one in bundles])
 
 
 async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
@@ -172,6 +206,7 @@ async def delete_closed(tx: Tx, user_id: str) -> None:
     By the only writer of messages: none can then come after.
     """
     await tx.execute(DELETE_CLOSED, user_id)
+    await tx.execute(DELETE_CLOSED_READS, user_id)
     await tx.execute(FORGET_CLOSED, user_id)
 
 
@@ -200,10 +235,8 @@ async def prune_requests(tx: Tx, before_ms: int) -> int:
     return await tx.execute(PRUNE_REQUESTS, before_ms)
 
 
-def _message_to(inbox: int, inboxes: str | None, messages: bytes) -> bytes:
-    """Give one message; those of a bundle come with the `inboxes` they are to."""
-    if inboxes is None:
-        return messages
+def _message_to(inbox: int, inboxes: str, messages: bytes) -> bytes:
+    """Give one message of a bundle."""
     place = inboxes[: inboxes.index(f",{inbox},") + 1].count(",") - 1
     return messages.split(b"\n")[place]
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from hs.storage.to_device import MIN_BUNDLED
+from hs.services.devices.inbox_writer import MIN_BUNDLED
 from tests.support.ledger import CLIENT, Person
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, ServerProcess, running_large_cluster

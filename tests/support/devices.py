@@ -168,10 +168,11 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
         inboxes: TableWriter[ToDeviceRow] = TableWriter(
             TO_DEVICE, "main", database, transport, now_ms
         )
+        filer = BundleFiler(inboxes, world.feed)
         process = make_process(
-            world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock)
+            world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock, filer)
         )
-        process.filer = BundleFiler(inboxes, world.feed)
+        process.filer = filer
         async with trio.open_nursery() as nursery:
             await nursery.start(lists.run)
             await nursery.start(inboxes.run)

@@ -60,8 +60,9 @@ class Devices:
     def duties(self) -> list[Duty]:
         """Give what every process does."""
         duties = [Duty("deleting acknowledged messages", self.inboxes.run)]
-        if self.writers.filer is not None:
-            duties.append(Duty("filing messages to many devices", self.writers.filer.run))
+        filer = self.writers.filer
+        if filer is not None:
+            duties.append(Duty("filing messages to many devices", filer.run, filer.waiting))
         return duties
 
     @property
@@ -82,12 +83,15 @@ def wire_device_writers(ground: Foundation) -> DeviceWriters:
         DEVICE_LISTS,
         lambda: LocalDeviceLists(ground.table(DEVICE_LISTS), clock),
     )
-    inboxes = ground.owned(
-        InboxWriter, TO_DEVICE, lambda: LocalInboxes(ground.table(TO_DEVICE), clock)
-    )
     filer: BundleFiler | None = None
-    if ground.ownership.is_mine(TO_DEVICE):
-        filer = BundleFiler(ground.table(TO_DEVICE), ground.feed)
+
+    def make_inboxes() -> LocalInboxes:
+        nonlocal filer
+        table = ground.table(TO_DEVICE)
+        filer = BundleFiler(table, ground.feed)
+        return LocalInboxes(table, clock, filer)
+
+    inboxes = ground.owned(InboxWriter, TO_DEVICE, make_inboxes)
     updates = DeviceUpdates(lists, inboxes)
     return DeviceWriters(lists=lists, inboxes=inboxes, updates=updates, filer=filer)
 

@@ -3,7 +3,7 @@
 All of it is announced on the stream `to_device`, in the same commit.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Final, NamedTuple, Protocol
 
 import attrs
@@ -26,9 +26,14 @@ EVERY_DEVICE: Final = "*"
 MAX_CARRIED_BYTES: Final = 64 * 1024
 """Most of the messages of one request that are told together with the news of them."""
 
+MIN_BUNDLED: Final = 10
+"""Fewest messages of one request that lie together at first."""
+
 FILE_AFTER_S: Final = 15.0
 MANY_MESSAGES: Final = 25_000
 """So many new ones in bundles, and those of before are filed at once."""
+
+MAX_UNFILED: Final = 2 * MANY_MESSAGES
 
 Rows = list[tuple[int, ToDeviceRow]]
 _Addressed = tuple[tuple[str, str], int, bytes]  # ((user, device), its inbox, event)
@@ -109,32 +114,43 @@ class BundleFiler:
     def __init__(self, stream: TableWriter[ToDeviceRow], feed: Feed) -> None:
         self._stream = stream
         self._feed = feed
-        self._messages = 0
+        self._old = 0  # to be filed next
+        self._fresh = 0
         self._many = trio.Event()
         feed.subscribe(TO_DEVICE, self._on_rows)
+
+    def waiting(self) -> int:
+        """Give about how many messages lie together."""
+        return self._old + self._fresh
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there may be more of them: devices that read look through all of those."""
+        return self.waiting() < MAX_UNFILED
 
     async def run(self) -> None:
         """File every few seconds what was there the time before, until cancelled."""
         is_any = True  # what was left behind at the last stop
         while True:
             upto = self._feed.position(TO_DEVICE).most()
-            self._messages, self._many = 0, trio.Event()
+            self._old, self._fresh, self._many = self._fresh, 0, trio.Event()
             with trio.move_on_after(FILE_AFTER_S):
                 await self._many.wait()
-            if is_any:
+            if is_any or self._old:
                 await self.file(upto)
-            is_any = self._messages > 0
+            is_any = False
 
     async def file(self, upto: int) -> None:
         """File all messages with numbers up to `upto`. Raises: WriterStopped, DatabaseError."""
-        while await self._stream.write(_file, upto):
-            pass
+        while filed := await self._stream.write(_file, upto):
+            self._old = max(0, self._old - filed)
+        self._old = 0
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
-            if not row.keys and not row.gone and len(row.devices) >= to_device.MIN_BUNDLED:
-                self._messages += len(row.devices)
-        if self._messages >= MANY_MESSAGES:
+            if not row.keys and not row.gone and _is_bundle(row.devices, row.messages):
+                self._fresh += len(row.devices)
+        if self._fresh >= MANY_MESSAGES:
             self._many.set()
 
 
@@ -144,10 +160,13 @@ class LocalInboxes:
 
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
+    _filer: BundleFiler
 
     async def send(self, request: Request, messages: list[Message]) -> bool:
         """Leave messages for devices of ours, once."""
-        return await self._stream.write(_send, request, messages, self._clock.now_ms())
+        return await self._stream.write(
+            _send, request, messages, self._clock.now_ms(), self._filer.has_room
+        )
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
@@ -162,8 +181,21 @@ class LocalInboxes:
         await self._stream.write(_forget, user_id, device_ids)
 
 
+def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
+    """Tell whether messages lie together, where there is room.
+
+    Only those that are told to all processes: hardly anybody has to read them from there.
+    """
+    return carried is not None and len(devices) >= MIN_BUNDLED
+
+
 async def _send(
-    tx: Tx, ids: StreamIds, request: Request, messages: list[Message], now_ms: int
+    tx: Tx,
+    ids: StreamIds,
+    request: Request,
+    messages: list[Message],
+    now_ms: int,
+    may_bundle: bool,
 ) -> tuple[bool, Rows]:
     if not await to_device.note_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
@@ -176,9 +208,10 @@ async def _send(
         # A number stands for one message at most of each device.
         number = await ids.one()
         now, addressed = _one_each(addressed)
-        await to_device.add(tx, number, [(inbox, event) for _, inbox, event in now])
         events = tuple([event for _, _, event in now])
         carried = events if sum(map(len, events)) <= MAX_CARRIED_BYTES else None
+        add = to_device.add_bundle if may_bundle and _is_bundle(now, carried) else to_device.add
+        await add(tx, number, [(inbox, event) for _, inbox, event in now])
         rows.append((number, ToDeviceRow(tuple([device for device, _, _ in now]), carried)))
     return True, rows
 

@@ -50,6 +50,8 @@ class DeviceUpkeep:
         now_ms = self._clock.now_ms()
         await self._database.write(to_device.prune_requests, now_ms - REQUESTS_KEPT_MS)
         await self._database.write(device_lists.prune, now_ms - CHANGES_KEPT_MS)
+        while found := await self._database.read_long(to_device.leftovers, ORPHANS_AT_ONCE):
+            await self._database.write(to_device.delete_leftovers, found)
         for user_id in await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
             await self._inboxes.forget(UserID(user_id), [])
         for user_id, device_id in await self._database.read(device_keys.orphans, ORPHANS_AT_ONCE):

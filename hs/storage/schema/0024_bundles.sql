@@ -7,7 +7,10 @@ CREATE TABLE inbox_bundles (
     inboxes TEXT NOT NULL,                       -- ',1,-2,3,'
     messages BYTEA NOT NULL                      -- the events, one in a line, in the same order
 );
+CREATE UNIQUE INDEX devices_inbox ON devices (inbox);
 
 -- What a device has acknowledged is not given again, wherever it still lies.
-ALTER TABLE devices ADD COLUMN inbox_read BIGINT NOT NULL DEFAULT 0;
-CREATE UNIQUE INDEX devices_inbox ON devices (inbox);
+CREATE TABLE inbox_reads (
+    inbox BIGINT NOT NULL PRIMARY KEY,
+    upto BIGINT NOT NULL
+);

@@ -4,14 +4,13 @@ import random
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from hs.core.ids import UserID
 from hs.repl.streams import TO_DEVICE
+from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_writer import MAX_CARRIED_BYTES, Message, Request
 from hs.services.devices.inboxes import MAX_LATEST, Inboxes
 from hs.storage import to_device
-from hs.storage.database import Tx
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB
 
@@ -190,7 +189,7 @@ async def test_memory_and_disk_give_the_same(
     min_bundled: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(to_device, "MIN_BUNDLED", min_bundled)
+    monkeypatch.setattr(inbox_writer, "MIN_BUNDLED", min_bundled)
     chance = random.Random(seed)
     fast = Inboxes(server.world.database, server.world.feed)
     sent: list[str] = []
@@ -248,184 +247,3 @@ async def test_a_request_may_hold_several_messages_for_a_device(
 
     assert (kept, await stored(server)) == (["1", "2", "1"], ["1", "2", "1"])
     assert reached == server.world.feed.position(TO_DEVICE).most()
-
-
-class Crowd:
-    """Alice's phones, Bob's tablet between them; a request to all of them."""
-
-    def __init__(self, server: Process, names: Counter) -> None:
-        self.server = server
-        self.names = names
-        self.devices = [f"PHONE{n}" for n in range(to_device.MIN_BUNDLED - 1)]
-        self.devices.insert(4, "TABLET")
-
-    def owner(self, device_id: str) -> UserID:
-        return BOB if device_id == "TABLET" else ALICE
-
-    async def log_in(self) -> None:
-        for device_id in self.devices:
-            await self.server.device(self.owner(device_id), device_id)
-
-    async def send(self, body: str) -> int:
-        """Send everybody a message of their own; give its number."""
-        request = Request(ALICE, "PHONE", "m.test", self.names.next())
-        messages = [
-            Message(self.owner(device_id), device_id, f"{body} to {device_id}".encode())
-            for device_id in self.devices
-        ]
-        await self.server.inboxes.send(request, messages)
-        return self.server.world.feed.position(TO_DEVICE).most()
-
-    async def stored(self) -> list[list[str]]:
-        """Give what waits for each device."""
-        found = []
-        for device_id in self.devices:
-            waiting = await self.server.world.database.read(
-                to_device.pending, self.owner(device_id), device_id, 0, FOREVER, 10_000
-            )
-            found.append([message.decode() for _, message in waiting])
-        return found
-
-    def all(self, *bodies: str) -> list[list[str]]:
-        """Give what waits for each device if it got these."""
-        return [[f"{body} to {device_id}" for body in bodies] for device_id in self.devices]
-
-    async def counted(self) -> tuple[int, int]:
-        """Count the rows of bundles, and of single messages."""
-
-        async def count(tx: Tx) -> tuple[int, int]:
-            bundles = await tx.fetchval("SELECT count(*) FROM inbox_bundles")
-            return bundles, await tx.fetchval("SELECT count(*) FROM inbox_messages")
-
-        return await self.server.world.database.read(count)
-
-
-@pytest.fixture
-async def crowd(server: Process, names: Counter) -> Crowd:
-    """Devices enough for a bundle, logged in."""
-    made = Crowd(server, names)
-    await made.log_in()
-    return made
-
-
-async def test_a_message_to_many_devices_lies_together_until_it_is_filed(crowd: Crowd) -> None:
-    first = await crowd.send("1")
-    await crowd.send("2")
-    before = (await crowd.stored(), await crowd.counted())
-
-    await crowd.server.filer.file(first)
-
-    assert before == (crowd.all("1", "2"), (2, 0))
-    assert (await crowd.stored(), await crowd.counted()) == (crowd.all("1", "2"), (1, 10))
-    await crowd.server.filer.file(FOREVER)
-    assert (await crowd.stored(), await crowd.counted()) == (crowd.all("1", "2"), (0, 20))
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_what_was_acknowledged_is_gone_wherever_it_lies(crowd: Crowd, when: str) -> None:
-    server = crowd.server
-    inboxes = Inboxes(server.world.database, server.world.feed)
-    first = await crowd.send("1")
-    await crowd.send("2")
-    await page(server, inboxes)
-    if when == "after":
-        await server.filer.file(FOREVER)
-    await inboxes.acknowledge(BOB, "TABLET", first)
-    await server.filer.file(FOREVER)
-    await inboxes.delete()
-
-    fresh = Inboxes(server.world.database, server.world.feed)
-
-    assert await crowd.counted() == (0, 19)
-    assert (await page(server, fresh))[0] == ["2 to TABLET"]
-    assert sum(map(len, await crowd.stored())) == 19
-
-
-async def test_what_was_acknowledged_while_it_was_filed_is_not_given_again(
-    crowd: Crowd, late: Inboxes
-) -> None:
-    server = crowd.server
-    number = await crowd.send("1")
-    await page(server, late)
-    await server.filer.file(FOREVER)
-    # As if it had been written by a transaction that saw no acknowledgement.
-    await server.world.database.write(to_device.mark_read, [(BOB, "TABLET", number)])
-
-    fresh = Inboxes(server.world.database, server.world.feed)
-
-    assert await stored(server) == []
-    assert await page(server, fresh) == ([], number)
-
-
-async def test_messages_to_devices_that_are_gone_are_not_filed(crowd: Crowd) -> None:
-    await crowd.send("1")
-    await crowd.server.log_out(BOB, "TABLET")
-    await crowd.server.device(BOB, "TABLET")
-
-    await crowd.server.filer.file(FOREVER)
-
-    assert await crowd.counted() == (0, 9)
-    assert await stored(crowd.server) == []
-
-
-async def test_many_bundles_are_filed_a_few_at_a_time(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(to_device, "MAX_FILED_AT_ONCE", 25)
-    monkeypatch.setattr(to_device, "MAX_BUNDLES_AT_ONCE", 3)
-    for n in range(7):
-        await crowd.send(f"{n}")
-    filed = []
-
-    while count := await crowd.server.world.database.write(to_device.file_bundles, FOREVER):
-        filed.append(count)
-
-    assert filed == [2, 2, 2, 1]
-    assert await crowd.stored() == crowd.all(*[f"{n}" for n in range(7)])
-
-
-async def test_a_bundle_that_is_too_large_is_filed_alone(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(to_device, "MAX_FILED_AT_ONCE", 3)
-    await crowd.send("1")
-
-    await crowd.server.filer.file(FOREVER)
-
-    assert await crowd.counted() == (0, 10)
-
-
-async def test_bundles_are_filed_once_they_are_many(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hs.services.devices.inbox_writer.MANY_MESSAGES", 20)
-    monkeypatch.setattr("hs.services.devices.inbox_writer.FILE_AFTER_S", 3600.0)
-    await crowd.send("0")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(crowd.server.filer.run)
-        await wait_all_tasks_blocked()
-        await crowd.send("1")
-        await crowd.send("2")
-        with trio.fail_after(60):
-            while (await crowd.counted())[0] != 2:
-                await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
-
-    # Those that came meanwhile have their turn later.
-    assert await crowd.counted() == (2, 10)
-
-
-async def test_devices_with_messages_are_found_wherever_those_lie(crowd: Crowd) -> None:
-    database, server = crowd.server.world.database, crowd.server
-    await server.device(BOB, "IDLE")
-    first = await crowd.send("1")
-    bundled = await database.read(to_device.devices_with_messages)
-    await server.filer.file(FOREVER)
-    filed = await database.read(to_device.devices_with_messages)
-    await database.write(to_device.mark_read, [(BOB, "TABLET", first)])
-
-    everybody = {(crowd.owner(one), one) for one in crowd.devices}
-    assert {*bundled} == {*filed} == everybody
-    left = {*await database.read(to_device.devices_with_messages)}
-    assert left == everybody - {(BOB, "TABLET")}
