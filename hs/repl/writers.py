@@ -311,18 +311,21 @@ class TableWriter(Generic[R]):
     async def _record(self, tx: Tx, rows: Rows[R]) -> None:
         position = rows[-1][0]
         name, writer = self.stream.name, self.writer
+        if self._transport.shared:
+            await self._log(tx, rows)
+        # Last, so that all that waits goes with it.
         if not await stream_log.set_position(tx, name, writer, self._life, position):
             raise WriterReplaced(name, writer)
-        if not self._transport.shared:
-            return
+
+    async def _log(self, tx: Tx, rows: Rows[R]) -> None:
         slim = self.stream.slim
         encoded = encode_rows([(number, slim(row)) for number, row in rows])
-        commit = LoggedCommit(position, self.committed, encoded)
+        commit = LoggedCommit(rows[-1][0], self.committed, encoded)
         now_ms = self._now_ms()
-        await stream_log.append(tx, self.stream.name, self.writer, commit, now_ms)
         if now_ms - self._pruned_ms > PRUNE_EVERY_MS:
             self._pruned_ms = now_ms
             await stream_log.prune(tx, now_ms - LOG_KEPT_MS)
+        await stream_log.append(tx, self.stream.name, self.writer, commit, now_ms)
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]

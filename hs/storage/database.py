@@ -63,6 +63,9 @@ class Tx(Protocol):
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         """Update many rows by key with one statement; no rows is fine. When: as `insert_rows`."""
 
+    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
+        """Update one row by its key, together with what waits; False: there is no such row."""
+
     async def next_ids(self, stream: str, count: int) -> list[int]:
         """Take ids of a stream, which is declared in the schema by `CREATE STREAM name;`.
 

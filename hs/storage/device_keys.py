@@ -17,13 +17,6 @@ class DeviceKeysRecord(NamedTuple):
     display_name: str | None
 
 
-class KeysBefore(NamedTuple):
-    """What a device says of itself so far, and whether a cross-signing key has its ID as name."""
-
-    content: bytes | None
-    is_name_of_key: int
-
-
 class CrossSigningRecord(NamedTuple):
     """One of a user's cross-signing keys; `content` is canonical JSON."""
 
@@ -48,13 +41,6 @@ PUT_DEVICE = Rows(
     "user_id text, device_id text, content bytea",
     conflict="ON CONFLICT (user_id, device_id) DO UPDATE SET content = excluded.content",
 )
-BEFORE = """
-SELECT k.content, CASE WHEN EXISTS (
-    SELECT 1 FROM cross_signing_keys c WHERE c.user_id = d.user_id AND c.public_key = d.device_id
-) THEN 1 ELSE 0 END
-FROM devices d LEFT JOIN device_keys k ON k.user_id = d.user_id AND k.device_id = d.device_id
-WHERE d.user_id = $1 AND d.device_id = $2
-"""
 # Keys of a device that was logged out a moment ago are not shown, even if they are still there.
 DEVICES_OF = sql(
     lambda d: (
@@ -111,14 +97,6 @@ DELETE_SIGNATURES_BY = sql(
 async def put_device(tx: Tx, user_id: str, device_id: str, content: bytes) -> None:
     """Set the keys of a device."""
     await tx.insert_rows(PUT_DEVICE, [(user_id, device_id, content)])
-
-
-async def before(tx: Tx, user_id: str, device_id: str) -> KeysBefore | None:
-    """Give what a device's upload is compared with; None: there is no such device."""
-    row = await tx.fetchrow(BEFORE, user_id, device_id)
-    if row is None:
-        return None
-    return KeysBefore(None if row[0] is None else bytes(row[0]), row[1])
 
 
 async def devices_of(tx: Tx, user_ids: Sequence[str]) -> list[DeviceKeysRecord]:

@@ -7,8 +7,6 @@ from hs.storage.database import Tx
 from hs.storage.dialect import Dialect, Statement, sql
 from hs.storage.rows import Rows
 
-STREAM = "one_time_keys"
-
 
 class Wanted(NamedTuple):
     """A key is wanted of this device, for this algorithm."""
@@ -39,15 +37,11 @@ class FallbackRecord(NamedTuple):
 
 INSERT = Rows(
     "one_time_keys",
-    "id bigint, user_id text, device_id text, algorithm text, key_id text, content bytea",
+    "user_id text, device_id text, algorithm text, key_id text, content bytea",
     # The same upload came through another process at the same moment.
     conflict="ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING",
-)
-OF_DEVICE = sql(
-    lambda d: (
-        "SELECT algorithm, key_id, content FROM one_time_keys "
-        f"WHERE user_id = $1 AND device_id = $2 AND {d.any_of('key_id', 3, 'text')}"
-    )
+    numbered="id",
+    stream="one_time_keys",
 )
 COUNTS = """
 SELECT algorithm, count(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2
@@ -76,15 +70,12 @@ CLAIM = sql(
 DELETE = sql(
     lambda d: f"DELETE FROM one_time_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
 )
-PUT_FALLBACK = """
-INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, content)
-VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id, device_id, algorithm)
-DO UPDATE SET key_id = excluded.key_id, content = excluded.content, is_used = 0
-"""
-FALLBACKS = """
-SELECT algorithm, key_id, content, is_used FROM fallback_keys
-WHERE user_id = $1 AND device_id = $2
-"""
+PUT_FALLBACKS = Rows(
+    "fallback_keys",
+    "user_id text, device_id text, algorithm text, key_id text, content bytea",
+    conflict="ON CONFLICT (user_id, device_id, algorithm) "
+    "DO UPDATE SET key_id = excluded.key_id, content = excluded.content, is_used = 0",
+)
 USE_FALLBACKS = sql(
     lambda d: (
         "UPDATE fallback_keys SET is_used = 1 "
@@ -102,18 +93,7 @@ DELETE_FALLBACKS = sql(
 
 async def add(tx: Tx, user_id: str, device_id: str, keys: Sequence[tuple[str, str, bytes]]) -> None:
     """Add keys (algorithm, key_id, content) that the device has not got."""
-    ids = await tx.next_ids(STREAM, len(keys)) if keys else []
-    await tx.insert_rows(
-        INSERT, [(id_, user_id, device_id, *key) for id_, key in zip(ids, keys, strict=True)]
-    )
-
-
-async def known(
-    tx: Tx, user_id: str, device_id: str, key_ids: Sequence[str]
-) -> dict[tuple[str, str], bytes]:
-    """Give the contents of those keys that wait to be claimed, by algorithm and key ID."""
-    rows = await tx.fetch(OF_DEVICE, user_id, device_id, list(key_ids))
-    return {(row[0], row[1]): bytes(row[2]) for row in rows}
+    await tx.insert_rows(INSERT, [(user_id, device_id, *key) for key in keys])
 
 
 async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
@@ -126,17 +106,11 @@ async def claim(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
     return await _claimed(tx, CLAIM, wanted)
 
 
-async def put_fallback(
-    tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str, content: bytes
+async def put_fallbacks(
+    tx: Tx, user_id: str, device_id: str, keys: Sequence[tuple[str, str, bytes]]
 ) -> None:
-    """Set the fallback key of an algorithm, not used yet."""
-    await tx.execute(PUT_FALLBACK, user_id, device_id, algorithm, key_id, content)
-
-
-async def fallbacks(tx: Tx, user_id: str, device_id: str) -> dict[str, FallbackRecord]:
-    """Give a device's fallback keys by algorithm."""
-    rows = await tx.fetch(FALLBACKS, user_id, device_id)
-    return {row[0]: FallbackRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows}
+    """Set fallback keys (algorithm, key_id, content), not used yet; one of each algorithm."""
+    await tx.insert_rows(PUT_FALLBACKS, [(user_id, device_id, *key) for key in keys])
 
 
 async def use_fallbacks(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:

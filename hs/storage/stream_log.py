@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import attrs
 
 from hs.storage.database import Tx
+from hs.storage.rows import Rows, UpdateRows
 
 POSITIONS = "SELECT stream, writer, position FROM stream_positions"
 POSITION_OF_STREAM = """
@@ -14,18 +15,19 @@ TAKE_OVER = """
 INSERT INTO stream_positions (stream, writer, position, life) VALUES ($1, $2, 0, $3)
 ON CONFLICT (stream, writer) DO UPDATE SET life = excluded.life
 """
-SET_POSITION = """
-UPDATE stream_positions SET position = $3 WHERE stream = $1 AND writer = $2 AND life = $4
-"""
+SET_POSITION = UpdateRows(
+    "stream_positions", key="stream text, writer text, life text", values="position bigint"
+)
 # It changes nothing, but waits for a commit of ours that is still under way.
 SETTLED_POSITION = """
 UPDATE stream_positions SET life = life WHERE stream = $1 AND writer = $2 AND life = $3
 RETURNING position
 """
-APPEND = """
-INSERT INTO stream_log (stream, writer, position, previous, written_ms, row_bytes)
-VALUES ($1, $2, $3, $4, $5, $6)
-"""
+APPEND = Rows(
+    "stream_log",
+    "stream text, writer text, position bigint, previous bigint, written_ms bigint, "
+    "row_bytes bytea",
+)
 READ = """
 SELECT position, previous, row_bytes FROM stream_log
 WHERE stream = $1 AND writer = $2 AND position > $3 ORDER BY position LIMIT $4
@@ -62,8 +64,11 @@ async def take_over(tx: Tx, stream: str, writer: str, life: str) -> dict[str, in
 
 
 async def set_position(tx: Tx, stream: str, writer: str, life: str, position: int) -> bool:
-    """Record the position of a writer's commit, in its transaction; False: it was replaced."""
-    return await tx.execute(SET_POSITION, stream, writer, position, life) == 1
+    """Record the position of a writer's commit, in its transaction; False: it was replaced.
+
+    What waits in the transaction goes with it.
+    """
+    return await tx.update_row(SET_POSITION, (stream, writer, life, position))
 
 
 async def settled_position(tx: Tx, stream: str, writer: str, life: str) -> int | None:
@@ -74,9 +79,8 @@ async def settled_position(tx: Tx, stream: str, writer: str, life: str) -> int |
 
 async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:
     """Add a commit to the log, in the commit's transaction."""
-    await tx.execute(
-        APPEND, stream, writer, commit.position, commit.previous, now_ms, commit.row_bytes
-    )
+    row = (stream, writer, commit.position, commit.previous, now_ms, commit.row_bytes)
+    await tx.insert_rows(APPEND, [row])
 
 
 async def read(tx: Tx, stream: str, writer: str, after: int, limit: int) -> Sequence[LoggedCommit]:

@@ -43,6 +43,7 @@ PAIRS = sql(
 MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
 STRICT = Rows("pets", "name text, age bigint")
 OWNERS = Rows("owners", "pet text")
+NUMBERED = Rows("pets", "name text", numbered="age", stream="barks")
 AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
 
 
@@ -240,6 +241,36 @@ async def test_batches_for_several_tables_are_seen_by_what_follows(pets: Databas
     with pytest.raises(UniqueViolation):
         await pets.write(fill, ["b's child", "d", "d's child"])
     assert await pets.read(counts) == [4, 3]
+
+
+async def test_one_row_is_updated_with_all_that_waits(pets: Database) -> None:
+    async def change(tx: Tx, name: str) -> bool:
+        await tx.insert_rows(STRICT, [(f"{name}'s child", 1)])
+        await tx.insert_rows(OWNERS, [(f"{name}'s child",)])
+        return await tx.update_row(AGES, (name, 20, b"new"))
+
+    await pets.write(add, "rex", 3)
+
+    assert await pets.write(change, "rex")
+    assert not await pets.write(change, "nobody")
+    assert await pets.read(age_of, "rex") == 20
+    assert await pets.read(age_of, "nobody's child") == 1
+    with pytest.raises(UniqueViolation):
+        await pets.write(change, "rex")
+
+
+async def test_rows_are_numbered_in_their_order(pets: Database) -> None:
+    async def fill(tx: Tx) -> None:
+        await tx.insert_rows(NUMBERED, [("b",), ("a",)])
+        await tx.insert_rows(NUMBERED, [])
+        await tx.insert_rows(NUMBERED, [("d",), ("c",)])
+
+    async def in_order(tx: Tx) -> list[str]:
+        return [row[0] for row in await tx.fetch("SELECT name FROM pets ORDER BY age")]
+
+    await pets.write(fill)
+
+    assert await pets.read(in_order) == ["b", "a", "d", "c"]
 
 
 async def test_lists_are_parameters(pets: Database) -> None:

@@ -18,7 +18,7 @@ from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_storing import KeyUpload, store_keys
-from hs.storage import devices, one_time_keys, to_device
+from hs.storage import key_uploads, one_time_keys, to_device
 from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
 
@@ -246,11 +246,13 @@ async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
 
 async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
     user_id, device_id = upload.user_id, upload.device_id
-    if await devices.find(tx, user_id, device_id) is None:
+    known = await key_uploads.known(tx, user_id, device_id, upload.key_ids)
+    if known is None:
         raise NotFound("You have no such device")
-    changed = await store_keys(tx, upload)
-    counts = await one_time_keys.counts(tx, user_id, device_id)
-    return counts, await _keys_changed(ids, [(user_id, device_id)] if changed else [])
+    counts = await store_keys(tx, upload, known)
+    if counts is None:
+        return known.counts, []
+    return counts, await _keys_changed(ids, [(user_id, device_id)])
 
 
 async def _claim(tx: Tx, ids: StreamIds, wishes: list[KeyWish]) -> tuple[list[GivenKey], Rows]:

@@ -16,7 +16,14 @@ from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
 from hs.services.devices.key_storing import KeyUpload, store_keys
-from hs.storage import dehydrated, device_keys, device_lists, devices, one_time_keys
+from hs.storage import (
+    dehydrated,
+    device_keys,
+    device_lists,
+    devices,
+    key_uploads,
+    one_time_keys,
+)
 from hs.storage.database import Tx
 from hs.storage.device_keys import CrossSigningRecord, SignatureRecord
 
@@ -150,18 +157,17 @@ async def _put_device_keys(
     tx: Tx, ids: StreamIds, content: bytes, others: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
     user_id, device_id = others.user_id, others.device_id
-    before = await device_keys.before(tx, user_id, device_id)
-    if before is None:
+    known = await key_uploads.known_with_rooms(tx, user_id, device_id, others.key_ids)
+    if known is None:
         raise NotFound("You have no such device")
-    if before.content == content:
+    if known.content == content:
         return None, []
     # Devices and cross-signing keys share a namespace.
-    if before.is_name_of_key:
+    if known.is_name_of_cross_signing_key:
         raise Forbidden("The device ID is the name of one of your cross-signing keys")
     await device_keys.put_device(tx, user_id, device_id, content)
-    await store_keys(tx, others)
-    counts = await one_time_keys.counts(tx, user_id, device_id)
-    return counts, await _announced(tx, ids, user_id, [device_id], now_ms)
+    counts = await store_keys(tx, others, known) or known.counts
+    return counts, await _told(tx, ids, user_id, [device_id], known.room_ids, now_ms)
 
 
 async def _put_cross_signing(
@@ -279,6 +285,17 @@ async def _announced(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
     room_ids = tuple(await device_lists.rooms_of(tx, user_id))
+    return await _told(tx, ids, user_id, device_ids, room_ids, now_ms)
+
+
+async def _told(
+    tx: Tx,
+    ids: StreamIds,
+    user_id: str,
+    device_ids: Sequence[str | None],
+    room_ids: tuple[str, ...],
+    now_ms: int,
+) -> Rows:
     numbers = await ids.many(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
     await device_lists.add(

@@ -52,12 +52,16 @@ class PostgresTx:
 
     async def flush(self) -> None:
         """Send the batches that wait."""
-        if not self._batches:
-            return
+        if self._batches:
+            await self._send()
+
+    async def _send(self) -> int:
+        """Send the batches that wait; give how many rows the last one touched."""
         waiting, self._batches = self._batches, []
         self._tables.clear()
         text = together(tuple(batch for batch, _ in waiting))
-        await self._conn.execute(text, *(column for _, columns in waiting for column in columns))
+        columns = (column for _, columns in waiting for column in columns)
+        return _touched(await self._conn.execute(text, *columns))
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
         await self.flush()
@@ -73,9 +77,7 @@ class PostgresTx:
 
     async def execute(self, query: Query, *args: Any) -> int:
         await self.flush()
-        # The answer reads "UPDATE 3", "INSERT 0 1" or "CREATE TABLE".
-        status = (await self._conn.execute(_text(query), *args)).rpartition(" ")[2]
-        return int(status) if status.isdigit() else 0
+        return _touched(await self._conn.execute(_text(query), *args))
 
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         if rows:
@@ -87,6 +89,10 @@ class PostgresTx:
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         await self._add(update, rows)
+
+    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
+        await self._add(update, [row])
+        return await self._send() == 1
 
     async def _add(self, batch: Batch, rows: Sequence[RowValues]) -> None:
         if not rows:
@@ -139,6 +145,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "it does not answer in time"
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _touched(status: str) -> int:
+    """Read how many rows a statement touched: "UPDATE 3", "INSERT 0 1" or "CREATE TABLE"."""
+    count = status.rpartition(" ")[2]
+    return int(count) if count.isdigit() else 0
 
 
 def _text(query: Query) -> str:

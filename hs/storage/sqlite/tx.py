@@ -85,10 +85,16 @@ class SqliteTx:
         self._conn.executemany(_text(query), rows)
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
+        if insert.stream and rows:
+            ids = await self.next_ids(insert.stream, len(rows))
+            rows = [(number, *row) for number, row in zip(ids, rows, strict=True)]
         self._conn.executemany(insert.sqlite, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         self._conn.executemany(update.sqlite, rows)
+
+    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
+        return self._conn.execute(update.sqlite, row).rowcount == 1
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
         rows = self._conn.execute(_NEXT_IDS, (stream, count)).fetchall()

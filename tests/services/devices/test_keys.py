@@ -117,6 +117,22 @@ async def test_keys_that_come_with_those_of_the_device_are_counted_and_told(
     assert after["device_unused_fallback_key_types"] == ["signed_curve25519"]
 
 
+async def test_keys_that_are_here_already_are_counted_once(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1, 2))
+    await server.upload(phone, one_time_keys=one_time_keys(1, algorithm="other"))
+
+    uploaded = await server.upload(
+        phone,
+        device_keys=plain_keys(ALICE, "PHONE"),
+        one_time_keys={**one_time_keys(2, 3, 4), **one_time_keys(1, 2, algorithm="other")},
+    )
+    again = await server.upload(phone, one_time_keys=one_time_keys(2, 3, 4))
+
+    counts = {"signed_curve25519": 4, "other": 2}
+    assert [one.json for one in (uploaded, again)] == [{"one_time_key_counts": counts}] * 2
+
+
 async def test_only_the_devices_asked_for_are_given(server: Process) -> None:
     tokens = [await server.device(ALICE, name) for name in ("A", "B")]
     for name, token in zip(("A", "B"), tokens, strict=True):

@@ -6,7 +6,7 @@ from hs.services.devices.list_writer import NewSignature
 from hs.services.devices.updates import CHANGES_KEPT_MS, REQUESTS_KEPT_MS
 from hs.storage import device_lists, devices
 from hs.storage.database import Database, Tx
-from tests.services.rooms.test_cost import Count, CountingDatabase
+from tests.support.counting import Count, CountingDatabase
 from tests.support.devices import Process, one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB, CAROL
 

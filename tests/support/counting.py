@@ -1,0 +1,60 @@
+"""A database that notes what it is asked."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from hs.storage.database import Database, Tx
+
+
+@attrs.define
+class Count:
+    """What was asked of a database."""
+
+    reads: int = 0
+    statements: list[str] = attrs.Factory(list)
+
+
+class CountingTx:
+    """Passes everything on and notes each statement."""
+
+    def __init__(self, tx: Tx, count: Count) -> None:
+        self._tx = tx
+        self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._tx, name)
+        if name == "dialect":
+            return found
+
+        def call(*args: Any) -> Any:
+            self._count.statements.append(f"{name} {args[0]!r}")
+            return found(*args)
+
+        return call
+
+
+class CountingDatabase:
+    """Passes every unit on and counts."""
+
+    def __init__(self, database: Database, count: Count) -> None:
+        self._database = database
+        self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def read(self, unit: Callable[..., Any], *args: Any) -> Any:
+        self._count.reads += 1
+        return await self._database.read(unit, *args)
+
+    async def read_snapshot(self, unit: Callable[..., Any], *args: Any) -> Any:
+        self._count.reads += 1
+        return await self._database.read_snapshot(unit, *args)
+
+    async def write(self, unit: Callable[..., Any], *args: Any) -> Any:
+        async def counted(tx: Tx) -> Any:
+            return await unit(CountingTx(tx, self._count), *args)
+
+        return await self._database.write(counted)
