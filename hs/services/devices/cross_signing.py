@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, InvalidSignature, MatrixError, MissingParam, NotFound
@@ -142,7 +143,7 @@ def _on_own_device(own: UserKeys, device_id: str, content: JsonObject) -> list[N
     key = own.cross_signing.get(SELF_SIGNING)
     if key is None:
         raise InvalidSignature("You have no self-signing key")
-    _check_same(own.devices[device_id].content, content)
+    _check_same(orjson.loads(own.devices[device_id].content), content)
     signer = {f"ed25519:{key.public_key}": key.public_key}
     return _checked(own.user_id, own.user_id, device_id, content, signer)
 
@@ -161,7 +162,7 @@ def _device_keys(own: UserKeys) -> dict[str, str]:
     keys: dict[str, str] = {}
     for device_id, device in own.devices.items():
         key_id = f"ed25519:{device_id}"
-        public_key = (device.content.get("keys") or {}).get(key_id)
+        public_key = (orjson.loads(device.content).get("keys") or {}).get(key_id)
         if isinstance(public_key, str):
             keys[key_id] = public_key
     return keys

@@ -54,11 +54,11 @@ class KeyDirectory:
             raise InvalidParam("Only a device can upload keys")
         content = read_device_keys(device_keys, user_id, device_id) if device_keys else None
         others = read_upload(user_id, device_id, one_time_keys, fallback_keys)
-        if device_keys and content is not None:
+        if content is not None:
             # The writer looks as well, and changes nothing when it need not: no reading for this.
             known = self._reader.of_one_nowait(user_id)
             held = None if known is None else known.devices.get(device_id)
-            if held is None or held.content != _without_unsigned(device_keys):
+            if held is None or held.content != content:
                 counts = await self._lists.put_device_keys(content, others)
                 if counts is not None:
                     return with_zero(counts)
@@ -71,12 +71,20 @@ class KeyDirectory:
 
         Raises: InvalidParam.
         """
-        by_server: dict[ServerName, dict[UserID, Sequence[str]]] = {}
+        local: dict[UserID, Sequence[str]] = {}
+        by_server: dict[ServerName, dict[UserID, Sequence[str]]] = {self._server_name: local}
         for text, device_ids in wanted.items():
+            if self._reader.of_one_nowait(UserID(text)) is not None:
+                # It was parsed before, and is one of ours.
+                local[UserID(text)] = device_ids
+                continue
             user_id = parse_user_id(text)
             by_server.setdefault(server_of(user_id), {})[user_id] = device_ids
-        answer = await self.query_local(by_server.pop(self._server_name, {}), viewer)
+        del by_server[self._server_name]
+        answer = await self.query_local(local, viewer)
         failures: dict[str, Any] = {}
+        if not by_server:
+            return {**answer, "failures": failures}
         async with trio.open_nursery() as nursery:
             for server, asked in by_server.items():
                 nursery.start_soon(
@@ -90,13 +98,18 @@ class KeyDirectory:
         """Give the keys of our users, to one of ours, or to another server (None)."""
         answer: dict[str, dict[str, Any]] = {"device_keys": {}, **{name: {} for name in _SECTIONS}}
         for user_id, keys in (await self._reader.of(wanted.keys())).items():
-            device_ids = wanted[user_id] or keys.devices.keys()
-            answer["device_keys"][user_id] = {
-                device_id: keys.device_shown(device_id, viewer, named=named)
-                for device_id in device_ids
-                if device_id in keys.devices
-            }
-            _add_cross_signing(answer, keys, viewer)
+            device_ids = wanted[user_id]
+            answer["device_keys"][user_id] = (
+                {
+                    device_id: keys.device_shown(device_id, viewer, named=named)
+                    for device_id in device_ids
+                    if device_id in keys.devices
+                }
+                if device_ids
+                else keys.devices_shown(viewer, named=named)
+            )
+            if keys.cross_signing:
+                _add_cross_signing(answer, keys, viewer)
         return answer
 
     async def _query_remote(
@@ -127,7 +140,3 @@ def _add_cross_signing(
         shown = keys.cross_signing_shown(usage, viewer)
         if shown is not None:
             answer[section][keys.user_id] = shown
-
-
-def _without_unsigned(content: JsonObject) -> JsonObject:
-    return {name: content[name] for name in content if name != "unsigned"}

@@ -8,12 +8,13 @@ Spec: client-server API, End-to-End Encryption, Key and signature security.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import attrs
 import orjson
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.ids import UserID
 from hs.lib.cache import LruCache
 from hs.repl.feed import Batch, Feed
@@ -25,66 +26,103 @@ from hs.storage.database import Database, Tx
 from hs.storage.device_keys import CrossSigningRecord, DeviceKeysRecord, SignatureRecord
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
-_DEVICE_BYTES: Final = 3000
+_DEVICE_BYTES: Final = 1000
 _SIGNATURE_BYTES: Final = 600
 _USER_BYTES: Final = 4000
 
 
 @attrs.frozen
 class DeviceIdentity:
-    """What a device said of itself, and the name its user gave it."""
+    """What a device said of itself (canonical JSON), and the name its user gave it."""
 
-    content: JsonObject
+    content: bytes
     display_name: str | None
 
 
 @attrs.frozen(eq=False)
 class UserKeys:
-    """All keys of one user; `signatures` are those on them, by the name of what they sign."""
+    """All keys of one user; `signatures` are those on them, by the name of what they sign.
+
+    What all viewers see who signed none of them is rendered once.
+    """
 
     user_id: UserID
     devices: Mapping[str, DeviceIdentity]
     cross_signing: Mapping[str, CrossSigningRecord]
     signatures: Mapping[str, tuple[SignatureRecord, ...]]
 
-    def device_shown(self, device_id: str, viewer: UserID | None, *, named: bool) -> JsonObject:
-        """Give a device's keys as a viewer sees them; None is another server."""
-        device = self.devices[device_id]
-        shown = self._signed(device.content, device_id, viewer)
-        shown["unsigned"] = (
-            {"device_display_name": device.display_name}
-            if named and device.display_name is not None
-            else {}
-        )
-        return shown
+    def devices_shown(self, viewer: UserID | None, *, named: bool) -> orjson.Fragment:
+        """Give the keys of all devices as a viewer sees them; None is another server."""
+        if named and viewer not in self._others_who_signed:
+            return self._devices_seen_by_most
+        return self._devices_shown(viewer, named=named)
 
-    def cross_signing_shown(self, usage: str, viewer: UserID | None) -> JsonObject | None:
+    def device_shown(
+        self, device_id: str, viewer: UserID | None, *, named: bool
+    ) -> orjson.Fragment:
+        """Give a device's keys as a viewer sees them; None is another server."""
+        return orjson.Fragment(self._device_shown(device_id, viewer, named=named))
+
+    def cross_signing_shown(self, usage: str, viewer: UserID | None) -> orjson.Fragment | None:
         """Give a cross-signing key as a viewer sees it."""
         if usage == USER_SIGNING and viewer != self.user_id:
             return None
         key = self.cross_signing.get(usage)
         if key is None:
             return None
-        return self._signed(orjson.loads(key.content), key.public_key, viewer)
+        if viewer in self._others_who_signed:
+            return orjson.Fragment(self._signed(key.content, key.public_key, viewer))
+        return self._cross_signing_seen_by_most[usage]
 
     def cross_signing_content(self, usage: str) -> JsonObject | None:
         """Give a cross-signing key as it was uploaded."""
         key = self.cross_signing.get(usage)
         return None if key is None else orjson.loads(key.content)
 
-    def _signed(self, content: JsonObject, name: str, viewer: UserID | None) -> JsonObject:
+    @cached_property
+    def _others_who_signed(self) -> frozenset[str]:
+        signers = {one.signer_user_id for on_one in self.signatures.values() for one in on_one}
+        return frozenset(signers - {self.user_id})
+
+    @cached_property
+    def _devices_seen_by_most(self) -> orjson.Fragment:
+        return self._devices_shown(None, named=True)
+
+    @cached_property
+    def _cross_signing_seen_by_most(self) -> dict[str, orjson.Fragment]:
+        return {
+            usage: orjson.Fragment(for_keeping(self._signed(key.content, key.public_key, None)))
+            for usage, key in self.cross_signing.items()
+        }
+
+    def _devices_shown(self, viewer: UserID | None, *, named: bool) -> orjson.Fragment:
+        shown = [
+            orjson.dumps(device_id) + b":" + self._device_shown(device_id, viewer, named=named)
+            for device_id in self.devices
+        ]
+        return orjson.Fragment(b"{" + b",".join(shown) + b"}")
+
+    def _device_shown(self, device_id: str, viewer: UserID | None, *, named: bool) -> bytes:
+        device = self.devices[device_id]
+        is_named = named and device.display_name is not None
+        unsigned = {"device_display_name": device.display_name} if is_named else {}
+        # What is kept has members, and none of this name.
+        signed = self._signed(device.content, device_id, viewer)
+        return signed[:-1] + b',"unsigned":' + orjson.dumps(unsigned) + b"}"
+
+    def _signed(self, content: bytes, name: str, viewer: UserID | None) -> bytes:
         added = [
             one
             for one in self.signatures.get(name, ())
             if one.signer_user_id in (self.user_id, viewer)
         ]
         if not added:
-            return dict(content)
-        held = content.get("signatures", {})
-        signatures = {signer: dict(by_key) for signer, by_key in held.items()}
+            return content
+        shown = orjson.loads(content)
+        signatures = shown.setdefault("signatures", {})
         for one in added:
             signatures.setdefault(one.signer_user_id, {})[one.key_id] = one.signature
-        return {**content, "signatures": signatures}
+        return orjson.dumps(shown)
 
 
 class UserKeysReader:
@@ -107,15 +145,9 @@ class UserKeysReader:
 
     async def of(self, user_ids: Collection[UserID]) -> dict[UserID, UserKeys]:
         """Give the keys of users; those unknown have none."""
-        found: dict[UserID, UserKeys] = {}
-        missing: list[UserID] = []
-        for user_id in user_ids:
-            kept = self._kept.get(user_id)
-            if kept is None:
-                missing.append(user_id)
-            else:
-                found[user_id] = kept
-        if missing:
+        found = self._kept.get_kept(user_ids)
+        if len(found) < len(user_ids):
+            missing = [user_id for user_id in user_ids if user_id not in found]
             found.update(await self._read(missing))
         return found
 
@@ -177,10 +209,7 @@ def _gathered(
         by_target[one.target_id] = (*by_target.get(one.target_id, ()), one)
     return UserKeys(
         user_id,
-        {
-            one.device_id: DeviceIdentity(orjson.loads(one.content), one.display_name)
-            for one in devices
-        },
+        {one.device_id: DeviceIdentity(one.content, one.display_name) for one in devices},
         {one.usage: one for one in keys},
         by_target,
     )
@@ -198,4 +227,12 @@ async def _load(
 
 def _weigh(user_id: UserID, keys: UserKeys) -> int:
     signatures = sum(len(on_one) for on_one in keys.signatures.values())
-    return _USER_BYTES + len(keys.devices) * _DEVICE_BYTES + signatures * _SIGNATURE_BYTES
+    # They are kept twice, the second time as they are shown.
+    contents = sum(len(one.content) for one in keys.devices.values())
+    contents += sum(len(one.content) for one in keys.cross_signing.values())
+    return (
+        _USER_BYTES
+        + len(keys.devices) * _DEVICE_BYTES
+        + 2 * contents
+        + signatures * _SIGNATURE_BYTES
+    )
