@@ -225,6 +225,20 @@ async def test_a_signature_on_anothers_master_key_is_seen_by_its_maker_only(
     assert "device_lists" not in await server.sync(BOB, "BOBS", bobs_since)
 
 
+async def test_what_one_viewer_is_shown_is_not_kept_for_others(server: Process) -> None:
+    alice, bob = await alices_phone(server), await bobs_phone(server)
+    await upload(server, alice, first_keys())
+    signed = {BOB: {BOBS_MASTER.public: USER.signing(BOBS_MASTER.usable_as("master"))}}
+    await sign(server, alice, signed)
+
+    his, hers = await server.query(bob, BOB), await server.query(alice, BOB)
+    his_again, hers_again = await server.query(bob, BOB), await server.query(alice, BOB)
+
+    assert (his, hers) == (his_again, hers_again)
+    assert hers["device_keys"] == his["device_keys"] != {BOB: {}}
+    assert hers["master_keys"][BOB].keys() - his["master_keys"][BOB].keys() == {"signatures"}
+
+
 async def test_signatures_that_are_wrong_are_named_and_the_others_stored(server: Process) -> None:
     alice = await alices_phone(server)
     await bobs_phone(server)
