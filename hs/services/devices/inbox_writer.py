@@ -30,7 +30,7 @@ MIN_BUNDLED: Final = 10
 """Fewest messages of one request that lie together at first."""
 
 FILE_AFTER_S: Final = 15.0
-MANY_MESSAGES: Final = 25_000
+MANY_MESSAGES: Final = 10_000
 """So many new ones in bundles, and those of before are filed at once."""
 
 MAX_UNFILED: Final = 2 * MANY_MESSAGES
