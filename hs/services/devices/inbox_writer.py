@@ -23,7 +23,7 @@ from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
 
 EVERY_DEVICE: Final = "*"
-MAX_CARRIED_BYTES: Final = 64 * 1024
+MAX_CARRIED_BYTES: Final = 128 * 1024
 """Most of the messages of one request that are told together with the news of them."""
 
 MIN_BUNDLED: Final = 10
