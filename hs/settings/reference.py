@@ -28,7 +28,8 @@ ignored. `hs check-config` reports all of this without starting anything.
 
 `database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`),
 `cp_min` and `cp_max` (connections of each process), `connect_timeout`, `application_name`,
-`options` and libpq's `ssl…` arguments. For SQLite: `database`, the path of its file.
+`options` and libpq's `ssl…` arguments; a connection to this machine (localhost) is encrypted only
+if `sslmode` says so or PostgreSQL insists. For SQLite: `database`, the path of its file.
 """
 
 

@@ -1,6 +1,8 @@
 """Opens the database that the configuration names; Synapse's `database` section is understood."""
 
 import importlib
+import ipaddress
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -108,6 +110,9 @@ def postgres_config(config: DatabaseConfig) -> PostgresConfig:
     tls = {name: args.pop(name) for name in _TLS & args.keys()}
     if tls:
         connect["dsn"] = f"postgresql://?{urlencode(tls)}"
+    elif "PGSSLMODE" not in os.environ and _is_this_machine(connect.get("host", "")):
+        # Nobody listens there; TLS would cost each question almost as much again.
+        connect["ssl"] = "allow"
     for name, value in args.items():
         if name in _SAME:
             connect[_SAME[name]] = value
@@ -117,6 +122,15 @@ def postgres_config(config: DatabaseConfig) -> PostgresConfig:
         # Given for PgBouncer, which refuses settings that it does not know.
         del settings["jit"]
     return PostgresConfig(connect | {"server_settings": settings}, least, most)
+
+
+def _is_this_machine(host: object) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
 
 
 def _perhaps_several(name: str, value: Any) -> Any:

@@ -42,6 +42,38 @@ def test_tls_arguments_travel_in_the_uri() -> None:
     assert "sslrootcert=%2Fetc%2Fca+bundle.pem" in config.connect["dsn"]
 
 
+@pytest.mark.parametrize(
+    ("args", "mode"),
+    [
+        ({"host": "localhost"}, "allow"),
+        ({"host": "127.0.0.1"}, "allow"),
+        ({"host": "::1"}, "allow"),
+        ({"host": "localhost", "sslmode": "require"}, None),
+        ({"host": "db.example.org"}, None),
+        ({"host": "localhost,db.example.org"}, None),
+        ({"host": "10.0.0.1"}, None),
+        ({"host": "/run/postgresql"}, None),
+        ({}, None),
+    ],
+)
+def test_on_the_same_machine_tls_is_used_only_where_it_must_be(
+    args: dict[str, str], mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+
+    config = postgres_config(DatabaseConfig("postgres", args))
+
+    assert config.connect.get("ssl") == mode
+
+
+def test_what_the_environment_says_of_tls_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+
+    config = postgres_config(DatabaseConfig("postgres", {"host": "localhost"}))
+
+    assert "ssl" not in config.connect
+
+
 def test_several_hosts_are_told_apart() -> None:
     config = postgres_config(DatabaseConfig("postgres", {"host": "a, b", "port": "1,2"}))
 
