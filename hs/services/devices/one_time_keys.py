@@ -20,12 +20,13 @@ from hs.lib.loading_cache import LoadingCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
-from hs.services.devices.inbox_writer import InboxWriter, KeyWish
+from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import read_fallback_keys, read_one_time_keys
 from hs.services.devices.key_storing import KeyUpload
 from hs.services.devices.remote import RemoteDevices
 from hs.storage import one_time_keys
 from hs.storage.database import Database, Tx
+from hs.storage.one_time_keys import Wanted
 
 MAX_DEVICES: Final = 100_000
 # Clients take a missing count for no news; this one they must see run out.
@@ -101,13 +102,16 @@ class OneTimeKeys:
 
         Raises: InvalidParam.
         """
-        by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
+        local: dict[UserID, Mapping[str, str]] = {}
+        by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {self._server_name: local}
         for text, devices in wanted.items():
             user_id = parse_user_id(text)
             by_server.setdefault(server_of(user_id), {})[user_id] = devices
-        local = by_server.pop(self._server_name, {})
+        del by_server[self._server_name]
         answer = await self.claim_local(local)
         failures: dict[str, Any] = {}
+        if not by_server:
+            return {"one_time_keys": answer, "failures": failures}
         async with trio.open_nursery() as nursery:
             for server, wishes in by_server.items():
                 nursery.start_soon(
@@ -118,7 +122,7 @@ class OneTimeKeys:
     async def claim_local(self, wanted: Wishes) -> dict[str, Any]:
         """Give out keys of devices of ours."""
         wishes = [
-            KeyWish(user_id, device_id, algorithm)
+            Wanted(user_id, device_id, algorithm)
             for user_id, devices in wanted.items()
             for device_id, algorithm in devices.items()
         ]
