@@ -196,7 +196,7 @@ async def file_bundles(tx: Tx, upto: int) -> int:
 async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
     """List all devices for which messages wait: (user_id, device_id)."""
     rows = await tx.fetch(BUNDLED_INBOXES)
-    bundled = {int(inbox) for row in rows for inbox in row[0].split(",") if inbox}
+    bundled = {inbox for row in rows for inbox in _inboxes(row[0])}
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES, list(bundled))]
 
 
@@ -242,8 +242,11 @@ def _message_to(inbox: int, inboxes: str, messages: bytes) -> bytes:
 
 
 def _bundle(row: Row) -> _Bundle:
-    inboxes = [int(inbox) for inbox in row[1].split(",") if inbox]
-    return _Bundle(row[0], inboxes, bytes(row[2]).split(b"\n"))
+    return _Bundle(row[0], _inboxes(row[1]), bytes(row[2]).split(b"\n"))
+
+
+def _inboxes(text: str) -> list[int]:
+    return [int(inbox) for inbox in text[1:-1].split(",")]
 
 
 def _few(bundles: list[_Bundle]) -> list[_Bundle]:

@@ -71,17 +71,14 @@ class KeyDirectory:
 
         Raises: InvalidParam.
         """
-        local: dict[UserID, Sequence[str]] = {}
-        by_server: dict[ServerName, dict[UserID, Sequence[str]]] = {self._server_name: local}
+        by_server: dict[ServerName, dict[UserID, Sequence[str]]] = {}
         for text, device_ids in wanted.items():
-            if self._reader.of_one_nowait(UserID(text)) is not None:
-                # It was parsed before, and is one of ours.
-                local[UserID(text)] = device_ids
-                continue
-            user_id = parse_user_id(text)
-            by_server.setdefault(server_of(user_id), {})[user_id] = device_ids
-        del by_server[self._server_name]
-        answer = await self.query_local(local, viewer)
+            user_id, server = UserID(text), self._server_name
+            # Those in memory were parsed before, and are ours.
+            if self._reader.of_one_nowait(user_id) is None:
+                server = server_of(parse_user_id(text))
+            by_server.setdefault(server, {})[user_id] = device_ids
+        answer = await self.query_local(by_server.pop(self._server_name, {}), viewer)
         failures: dict[str, Any] = {}
         if not by_server:
             return {**answer, "failures": failures}

@@ -102,13 +102,11 @@ class OneTimeKeys:
 
         Raises: InvalidParam.
         """
-        local: dict[UserID, Mapping[str, str]] = {}
-        by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {self._server_name: local}
+        by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
         for text, devices in wanted.items():
             user_id = parse_user_id(text)
             by_server.setdefault(server_of(user_id), {})[user_id] = devices
-        del by_server[self._server_name]
-        answer = await self.claim_local(local)
+        answer = await self.claim_local(by_server.pop(self._server_name, {}))
         failures: dict[str, Any] = {}
         if not by_server:
             return {"one_time_keys": answer, "failures": failures}
