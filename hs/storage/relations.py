@@ -1,10 +1,13 @@
 """Reading relations: the children of events, what is summed up of them, and threads."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
+
+BEFORE_ALL: Final = -(10**18)
+"""Lower than any event's number, those of events from before our time too."""
 
 # References to events, and of the edits by an event's own author so many, the latest first.
 LINKED = sql(
@@ -33,10 +36,14 @@ REPLIERS = sql(
         "GROUP BY parent_id, sender"
     )
 )
-LATEST_REPLY_BUT = sql(
+LATEST_REPLIES_BUT = sql(
     lambda d: (
-        "SELECT event_id FROM relations WHERE parent_id = $1 AND rel_type = 'm.thread' "
-        f"AND {d.none_of('sender', 2, 'text')} ORDER BY stream_id DESC LIMIT 1"
+        "SELECT parent_id, event_id FROM ("
+        "SELECT parent_id, event_id, row_number() OVER "
+        "(PARTITION BY parent_id ORDER BY stream_id DESC) AS place FROM relations "
+        f"WHERE {d.any_of('parent_id', 1, 'text')} AND rel_type = 'm.thread' "
+        f"AND {d.none_of('sender', 2, 'text')}"
+        ") replies WHERE place = 1"
     )
 )
 CHILDREN = sql(
@@ -72,20 +79,40 @@ NEWEST_FAMILY = (
     f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
 )
 OLDEST_FAMILY = f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth, r.stream_id LIMIT $9"
-THREADS = """
-SELECT root_id, latest_stream_id FROM threads
-WHERE room_id = $1 AND latest_stream_id < $2 ORDER BY latest_stream_id DESC LIMIT $3
+# Who wrote the root takes part as well. Not EXISTS: PostgreSQL may prefer to look up first all
+# that the user ever wrote.
+_TAKES_PART = """
+($5 = '' OR coalesce(
+    (SELECT 1 FROM relations r
+     WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' AND r.sender = $5 LIMIT 1),
+    (SELECT 1 FROM events e WHERE e.event_id = t.root_id AND e.sender = $5)
+) = 1)
 """
-# Who wrote the root takes part as well.
-THREADS_WITH = """
-SELECT t.root_id, t.latest_stream_id FROM threads t
-WHERE t.room_id = $1 AND t.latest_stream_id < $2 AND (
-    EXISTS (SELECT 1 FROM relations r
-            WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' AND r.sender = $4)
-    OR EXISTS (SELECT 1 FROM events e WHERE e.event_id = t.root_id AND e.sender = $4)
+THREADS = sql(
+    lambda d: (
+        "SELECT t.root_id, t.latest_stream_id FROM threads t "
+        "LEFT JOIN relations l ON l.event_id = t.latest_event_id "
+        "WHERE t.room_id = $1 AND t.latest_stream_id < $2 "
+        f"AND (l.sender IS NULL OR {d.none_of('l.sender', 4, 'text')}) AND {_TAKES_PART} "
+        "ORDER BY t.latest_stream_id DESC LIMIT $3"
+    )
 )
-ORDER BY t.latest_stream_id DESC LIMIT $3
-"""
+# Those whose last reply is by somebody ignored lie where the last one by another does. Step by
+# step: to look into a thread costs more than to pass it over.
+THREADS_MOVED_DOWN = sql(
+    lambda d: (
+        "WITH moved AS MATERIALIZED ("
+        "SELECT t.root_id FROM threads t JOIN relations l ON l.event_id = t.latest_event_id "
+        "WHERE t.room_id = $1 AND t.latest_stream_id > $6 "
+        f"AND {d.any_of('l.sender', 4, 'text')}"
+        "), placed AS MATERIALIZED ("
+        "SELECT t.root_id, (SELECT max(r.stream_id) FROM relations r "
+        "WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' "
+        f"AND {d.none_of('r.sender', 4, 'text')}) AS place FROM moved t WHERE {_TAKES_PART}"
+        ") SELECT root_id, place FROM placed WHERE place < $2 AND place > $6 "
+        "ORDER BY place DESC LIMIT $3"
+    )
+)
 
 
 class Linked(NamedTuple):
@@ -132,10 +159,12 @@ async def related_to(tx: Tx, event_ids: Sequence[str], most_edits: int) -> Relat
     return Related(linked, threads, repliers)
 
 
-async def latest_reply_but(tx: Tx, root_id: str, senders: Sequence[str]) -> str | None:
-    """Give the last reply in a thread that none of some users sent."""
-    found: str | None = await tx.fetchval(LATEST_REPLY_BUT, root_id, list(senders))
-    return found
+async def latest_replies_but(
+    tx: Tx, root_ids: Sequence[str], senders: Sequence[str]
+) -> dict[str, str]:
+    """Give the last reply in each of some threads that none of some users sent."""
+    rows = await tx.fetch(LATEST_REPLIES_BUT, list(root_ids), list(senders))
+    return {row[0]: row[1] for row in rows}
 
 
 async def children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -187,14 +216,28 @@ async def oldest_family(tx: Tx, wanted: Wanted) -> list[Child]:
     return [Child(*row) for row in await tx.fetch(OLDEST_FAMILY, *wanted.arguments())]
 
 
-async def threads(tx: Tx, room_id: str, before: int, limit: int) -> list[tuple[str, int]]:
+class ThreadsWanted(NamedTuple):
+    """Which of a room's threads are wanted: so many, with a last reply numbered below `before`.
+
+    Replies of the `ignored` are as if they were not there. `participant` "" is everybody.
+    """
+
+    room_id: str
+    before: int
+    limit: int
+    ignored: Sequence[str]
+    participant: str = ""
+
+
+async def threads(tx: Tx, wanted: ThreadsWanted) -> list[tuple[str, int]]:
     """List (root, number of the last reply) of a room's threads, the latest first."""
-    return [(row[0], row[1]) for row in await tx.fetch(THREADS, room_id, before, limit)]
-
-
-async def threads_with(
-    tx: Tx, room_id: str, before: int, limit: int, user_id: str
-) -> list[tuple[str, int]]:
-    """List those threads that a user takes part in, the latest first."""
-    rows = await tx.fetch(THREADS_WITH, room_id, before, limit, user_id)
-    return [(row[0], row[1]) for row in rows]
+    arguments = (*wanted[:3], list(wanted.ignored), wanted.participant)
+    found = [(row[0], row[1]) for row in await tx.fetch(THREADS, *arguments)]
+    if not wanted.ignored:
+        return found
+    # Threads are only moved down, so of the others none that lies lower belongs on this page.
+    end = found[-1][1] if len(found) == wanted.limit else BEFORE_ALL
+    places = dict(found)
+    moved = await tx.fetch(THREADS_MOVED_DOWN, *arguments, end)
+    places.update((row[0], row[1]) for row in moved)
+    return sorted(places.items(), key=lambda one: -one[1])[: wanted.limit]

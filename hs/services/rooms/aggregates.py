@@ -75,10 +75,14 @@ class Aggregates:
             found.update(await self._read(missing))
         return found
 
-    async def latest_reply_but(self, root_id: EventID, senders: Iterable[UserID]) -> EventID | None:
-        """Give the last reply in a thread that none of some users sent."""
-        found = await self._database.read(relations.latest_reply_but, root_id, list(senders))
-        return None if found is None else EventID(found)
+    async def latest_replies_but(
+        self, root_ids: Collection[EventID], senders: Collection[UserID]
+    ) -> dict[EventID, EventID]:
+        """Give the last reply in each of some threads that none of some users sent."""
+        found = await self._database.read(
+            relations.latest_replies_but, list(root_ids), list(senders)
+        )
+        return {EventID(root): EventID(reply) for root, reply in found.items()}
 
     async def _read(self, event_ids: list[EventID]) -> dict[EventID, Aggregate]:
         touched: set[EventID] = set()

@@ -21,7 +21,7 @@ from hs.services.rooms.timelines import Direction, Timelines
 from hs.services.rooms.visibility import Visibility
 from hs.storage import relations
 from hs.storage.database import Database
-from hs.storage.relations import Child, Wanted
+from hs.storage.relations import Child, ThreadsWanted, Wanted
 
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
@@ -103,24 +103,28 @@ class RelatedEvents:
     ) -> ThreadsPage:
         """Give a page of a room's threads, those with the latest replies first.
 
+        Replies of users that the requester ignores do not count: without others there is no
+        thread.
+
         Raises: Forbidden, InvalidParam.
         """
         await self._visibility.check_may_read(requester.user_id, room_id)
         most = _limit(limit)
-        number = FURTHEST[1] if start is None else _number(start)
-        if participated:
-            rows = await self._database.read(
-                relations.threads_with, room_id, number, most + 1, requester.user_id
-            )
-        else:
-            rows = await self._database.read(relations.threads, room_id, number, most + 1)
+        ignored = await self._visibility.ignored_by(requester.user_id)
+        wanted = ThreadsWanted(
+            room_id,
+            FURTHEST[1] if start is None else _number(start),
+            most + 1,
+            list(ignored),
+            requester.user_id if participated else "",
+        )
+        rows = await self._database.read(relations.threads, wanted)
         more = len(rows) > most
         rows = rows[:most]
         events = await self._events.get(EventID(root) for root, _ in rows)
         seen = await self._visibility.filter_visible(
             requester.user_id, list(events.values()), ignore=False
         )
-        ignored = await self._visibility.ignored_by(requester.user_id)
         shown = [
             one._replace(pruned=True) if one.stored.event.sender in ignored else one for one in seen
         ]

@@ -279,13 +279,14 @@ class Rendering:
     async def _pass_over_ignored(
         self, aggregates: Mapping[EventID, Aggregate], viewer: Viewer
     ) -> None:
-        for event_id, aggregate in aggregates.items():
-            thread = aggregate.thread
-            if thread is None or not viewer.ignored & thread.senders.keys():
-                continue
-            latest = await self._aggregates.latest_reply_but(event_id, viewer.ignored)
-            if latest is not None:
-                viewer.latest_replies[event_id] = latest
+        roots = [
+            event_id
+            for event_id, aggregate in aggregates.items()
+            if aggregate.thread is not None and viewer.ignored & aggregate.thread.senders.keys()
+        ]
+        if roots:
+            latest = await self._aggregates.latest_replies_but(roots, viewer.ignored)
+            viewer.latest_replies.update(latest)
 
     async def _prepare_txns(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
         if viewer.device_id is None:

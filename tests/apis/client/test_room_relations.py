@@ -1,6 +1,7 @@
 """Relations and threads over HTTP."""
 
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -140,6 +141,73 @@ async def test_threads_are_listed_by_their_last_reply(
     assert (thread["count"], thread["current_user_participated"]) == (2, True)
     assert ignoring.json["chunk"][0]["content"] == {}
     assert (bad.status, bad.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def pages_of_threads(
+    client: WebClient, room_id: RoomID, **query: Any
+) -> list[list[dict[str, Any]]]:
+    path = f"/_matrix/client/v1/rooms/{room_id}/threads"
+    pages: list[list[dict[str, Any]]] = []
+    start: str | None = None
+    while start is not None or not pages:
+        given = {**query, "from": start} if start is not None else query
+        answer = await client.get(path, token=ALICE, query=given)
+        assert answer.status == 200, answer.body
+        pages.append(answer.json["chunk"])
+        start = answer.json.get("next_batch")
+    return pages
+
+
+def in_thread(root: dict[str, Any]) -> tuple[int, str]:
+    thread = root["unsigned"]["m.relations"]["m.thread"]
+    return thread["count"], thread["latest_event"]["event_id"]
+
+
+async def test_replies_of_ignored_users_make_no_thread(
+    world: World, reading: Reading, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+    spammed, moved, quiet, theirs = [
+        (await world.send(room_id, user_id)).event_id for user_id in (ALICE, ALICE, ALICE, CAROL)
+    ]
+    kept = await relate(world, room_id, moved, sender=CAROL)
+    last = await relate(world, room_id, quiet, sender=ALICE)
+    for root in (spammed, moved, theirs):
+        await relate(world, room_id, root, sender=BOB)
+    reading.wishes.ignored[ALICE] = {BOB}
+
+    pages = await pages_of_threads(client, room_id, limit=1)
+    participated = await pages_of_threads(client, room_id, include="participated")
+    reading.wishes.ignored[ALICE] = set()
+    heard_again = await pages_of_threads(client, room_id)
+
+    assert [[one["event_id"] for one in page] for page in pages] == [[quiet], [moved]]
+    assert [in_thread(page[0]) for page in pages] == [(1, last), (1, kept)]
+    assert participated == [pages[0] + pages[1]]
+    assert [one["event_id"] for one in heard_again[0]] == [theirs, moved, spammed, quiet]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_threads_lie_where_their_last_reply_that_is_shown_does(
+    world: World, reading: Reading, client: WebClient, seed: int
+) -> None:
+    random = Random(seed)
+    room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+    roots = [(await world.send(room_id, ALICE)).event_id for _ in range(6)]
+    replies: list[tuple[EventID, UserID]] = []
+    for _ in range(16):
+        root, sender = random.choice(roots), random.choice((ALICE, BOB, BOB, CAROL))
+        await relate(world, room_id, root, sender=sender)
+        replies.append((root, sender))
+
+    for ignored in ({BOB}, {CAROL}, {BOB, CAROL}):
+        reading.wishes.ignored[ALICE] = ignored
+        shown = [root for root, sender in replies[::-1] if sender not in ignored]
+        for limit in (1, 2, 4):
+            pages = await pages_of_threads(client, room_id, limit=limit)
+            listed = [one["event_id"] for page in pages for one in page]
+            assert listed == list(dict.fromkeys(shown)), (seed, ignored, limit)
+            assert all(pages)
 
 
 async def test_what_happened_after_one_left_is_not_bundled(world: World, client: WebClient) -> None:

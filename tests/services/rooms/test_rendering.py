@@ -12,6 +12,7 @@ from hs.services.rooms.drafts import Draft
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.rendering import with_fields
 from hs.storage.database import Database
+from tests.support.counting import Count, CountingDatabase
 from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world, txn_key
 
@@ -163,6 +164,26 @@ async def test_ignored_replies_do_not_count(world: World) -> None:
     assert thread["count"] == 1
     assert thread["latest_event"]["event_id"] == first.event_id
     assert thread["current_user_participated"] is True
+
+
+async def test_many_threads_with_ignored_users_cost_one_reading(database: Database) -> None:
+    count = Count()
+    counting: Any = CountingDatabase(database, count)
+    async with open_world(counting) as world:
+        reading = readers_of(world)
+        room_id = await world.create_room(ALICE, join=[BOB])
+        roots = [(await world.send(room_id, ALICE, str(number))).event_id for number in range(4)]
+        for root in roots:
+            await world.append(room_id, reply(ALICE, "m.thread", root))
+            await world.append(room_id, reply(BOB, "m.thread", root))
+        reading.wishes.ignored[ALICE] = {BOB}
+        await reading.see(ALICE, *roots)
+        count.reads = 0
+
+        seen = await reading.see(ALICE, *roots)
+
+        assert count.reads == 1
+        assert [one["unsigned"]["m.relations"]["m.thread"]["count"] for one in seen] == [1] * 4
 
 
 async def test_references_are_listed_and_lost_by_redaction(world: World) -> None:
