@@ -79,7 +79,7 @@ CHANGED_DEVICES = """
 SELECT stream_id, user_id FROM device_list_changes
 WHERE stream_id > $1 AND is_private = 0 ORDER BY stream_id LIMIT $2
 """
-DEVICES_WITH_KEYS = "SELECT DISTINCT user_id, device_id FROM one_time_keys"
+DEVICES_WITH_KEYS = "SELECT DISTINCT user_id, device_id FROM key_batches"
 
 
 class WaitingEvent(NamedTuple):
@@ -233,5 +233,5 @@ async def changed_devices(tx: Tx, after: int, limit: int) -> list[tuple[int, str
 
 
 async def devices_with_keys(tx: Tx) -> list[tuple[str, str]]:
-    """List the devices that have one-time keys."""
+    """List the devices that have one-time keys, or had until others claimed the last."""
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_KEYS)]

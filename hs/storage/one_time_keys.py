@@ -1,10 +1,17 @@
-"""Keys that begin conversations with devices: each given out once, and one to fall back on."""
+"""Keys that begin conversations with devices: each given out once, and one to fall back on.
 
+One-time keys lie in batches as they were uploaded: the next one is found by counting. A batch of
+which nothing is left stays until its device uploads again, so that no number is used twice.
+"""
+
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import orjson
+
 from hs.storage.database import Tx
-from hs.storage.dialect import Dialect, Statement, sql
+from hs.storage.dialect import Dialect, sql
 from hs.storage.rows import Rows
 
 
@@ -17,13 +24,12 @@ class Wanted(NamedTuple):
 
 
 class ClaimedKey(NamedTuple):
-    """A key that was given out; `content` is canonical JSON."""
+    """A key that was given out; `shown` is an object in JSON, of the key by its name."""
 
     user_id: str
     device_id: str
     algorithm: str
-    key_id: str
-    content: bytes
+    shown: bytes
 
 
 class FallbackRecord(NamedTuple):
@@ -36,39 +42,38 @@ class FallbackRecord(NamedTuple):
 
 
 INSERT = Rows(
-    "one_time_keys",
-    "user_id text, device_id text, algorithm text, key_id text, content bytea",
-    # The same upload came through another process at the same moment.
-    conflict="ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING",
-    numbered="id",
-    stream="one_time_keys",
+    "key_batches",
+    "user_id text, device_id text, algorithm text, number bigint, amount integer, width integer, "
+    "keys bytea",
 )
+DELETE_SPENT = "DELETE FROM key_batches WHERE user_id = $1 AND device_id = $2 AND taken = amount"
 COUNTS = """
-SELECT algorithm, count(*) FROM one_time_keys WHERE user_id = $1 AND device_id = $2
-GROUP BY algorithm
+SELECT algorithm, sum(amount - taken) FROM key_batches WHERE user_id = $1 AND device_id = $2
+GROUP BY algorithm HAVING sum(amount - taken) > 0
 """
-_RETURNING = "RETURNING user_id, device_id, algorithm, key_id, content"
 
 
-def _each_wanted(d: Dialect, table: str, order: str = "") -> str:
+def _each_wanted(d: Dialect, table: str, more: str = "") -> str:
     """Say that a row is the first of a device and algorithm that are wanted."""
     wanted = d.unnest("wanted", "user_id text, device_id text, algorithm text")
     first = (
         f"SELECT k.{d.place()} FROM {table} k WHERE k.user_id = wanted.user_id "
-        f"AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm {order} LIMIT 1"
+        f"AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm {more} LIMIT 1"
     )
     return d.found_by(d.place(), f"SELECT ({first}) FROM {wanted}")
 
 
-# Two claims at once delete the same rows: the second finds them gone, and gets none of them.
+_UNSPENT = "AND k.taken < k.amount ORDER BY k.number"
+# Of two claims at once that find the same batch, the second takes the next key of it or none.
 CLAIM = sql(
     lambda d: (
-        "DELETE FROM one_time_keys "
-        f"WHERE {_each_wanted(d, 'one_time_keys', 'ORDER BY k.id')} {_RETURNING}"
+        "UPDATE key_batches SET taken = taken + 1 "
+        f"WHERE {_each_wanted(d, 'key_batches', _UNSPENT)} AND taken < amount RETURNING "
+        "user_id, device_id, algorithm, substr(keys, (taken - 1) * width + 1, width)"
     )
 )
 DELETE = sql(
-    lambda d: f"DELETE FROM one_time_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+    lambda d: f"DELETE FROM key_batches WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
 )
 PUT_FALLBACKS = Rows(
     "fallback_keys",
@@ -79,7 +84,8 @@ PUT_FALLBACKS = Rows(
 USE_FALLBACKS = sql(
     lambda d: (
         "UPDATE fallback_keys SET is_used = 1 "
-        f"WHERE {_each_wanted(d, 'fallback_keys')} {_RETURNING}"
+        f"WHERE {_each_wanted(d, 'fallback_keys')} "
+        "RETURNING user_id, device_id, algorithm, key_id, content"
     )
 )
 UNUSED_FALLBACKS = """
@@ -91,9 +97,26 @@ DELETE_FALLBACKS = sql(
 )
 
 
-async def add(tx: Tx, user_id: str, device_id: str, keys: Sequence[tuple[str, str, bytes]]) -> None:
-    """Add keys (algorithm, key_id, content) that the device has not got."""
-    await tx.insert_rows(INSERT, [(user_id, device_id, *key) for key in keys])
+async def add(
+    tx: Tx, user_id: str, device_id: str, last: int, keys: Sequence[tuple[str, bytes]]
+) -> None:
+    """Add keys (algorithm, key by its name in JSON) behind the batch with the number `last`.
+
+    Raises: UniqueViolation, late, if somebody else added some behind it.
+    """
+    rows = []
+    number = last
+    # Whoever counts must find the keys of a batch equally long.
+    for (algorithm, width), group in itertools.groupby(sorted(keys, key=_algorithm), _kind):
+        number += 1
+        held = [shown for _, shown in group]
+        rows.append((user_id, device_id, algorithm, number, len(held), width, b"".join(held)))
+    await tx.insert_rows(INSERT, rows)
+
+
+async def delete_spent(tx: Tx, user_id: str, device_id: str) -> None:
+    """Forget a device's batches of which nothing is left; before others are added."""
+    await tx.execute(DELETE_SPENT, user_id, device_id)
 
 
 async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
@@ -103,7 +126,12 @@ async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
 
 async def claim(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
     """Take the oldest key of each device and algorithm away, where there is one; none twice."""
-    return await _claimed(tx, CLAIM, wanted)
+    if not wanted:
+        return []
+    return [
+        ClaimedKey(row[0], row[1], row[2], bytes(row[3]))
+        for row in await tx.fetch(CLAIM, *_lists(wanted))
+    ]
 
 
 async def put_fallbacks(
@@ -115,7 +143,17 @@ async def put_fallbacks(
 
 async def use_fallbacks(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
     """Give fallback keys out, where there are any, and note that they are used."""
-    return await _claimed(tx, USE_FALLBACKS, wanted)
+    if not wanted:
+        return []
+    return [
+        ClaimedKey(row[0], row[1], row[2], shown(row[2], row[3], bytes(row[4])))
+        for row in await tx.fetch(USE_FALLBACKS, *_lists(wanted))
+    ]
+
+
+def shown(algorithm: str, key_id: str, content: bytes) -> bytes:
+    """Write an object of one key by its name, from the key in JSON."""
+    return b"{%b:%b}" % (orjson.dumps(f"{algorithm}:{key_id}"), content)
 
 
 async def unused_fallbacks(tx: Tx, user_id: str, device_id: str) -> list[str]:
@@ -129,8 +167,13 @@ async def delete(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
     await tx.execute(DELETE_FALLBACKS, user_id, list(device_ids))
 
 
-async def _claimed(tx: Tx, query: Statement, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
-    if not wanted:
-        return []
-    rows = await tx.fetch(query, *[list(one) for one in zip(*wanted, strict=True)])
-    return [ClaimedKey(row[0], row[1], row[2], row[3], bytes(row[4])) for row in rows]
+def _lists(wanted: Sequence[Wanted]) -> list[list[str]]:
+    return [list(one) for one in zip(*wanted, strict=True)]
+
+
+def _algorithm(key: tuple[str, bytes]) -> str:
+    return key[0]
+
+
+def _kind(key: tuple[str, bytes]) -> tuple[str, int]:
+    return key[0], len(key[1])

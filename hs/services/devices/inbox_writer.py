@@ -17,7 +17,7 @@ from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
-from hs.services.devices.key_storing import KeyUpload, store_keys
+from hs.services.devices.key_storing import KeyUpload, beside_the_other, store_keys
 from hs.storage import key_uploads, one_time_keys, to_device
 from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
@@ -150,7 +150,7 @@ class LocalInboxes:
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
-        return await self._stream.write(_upload, upload)
+        return await beside_the_other(lambda: self._stream.write(_upload, upload))
 
     async def claim(self, wishes: list[Wanted]) -> list[ClaimedKey]:
         """Give out keys."""
@@ -226,7 +226,7 @@ async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
 
 async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
     user_id, device_id = upload.user_id, upload.device_id
-    known = await key_uploads.known(tx, user_id, device_id, upload.key_ids)
+    known = await key_uploads.known(tx, user_id, device_id)
     if known is None:
         raise NotFound("You have no such device")
     counts = await store_keys(tx, upload, known)

@@ -13,6 +13,7 @@ from hs.core.errors import BadJson, InvalidParam, InvalidSignature, InvalidSigni
 from hs.core.ids import UserID
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import verify_json
+from hs.storage.one_time_keys import shown
 
 MASTER: Final = "master"
 SELF_SIGNING: Final = "self_signing"
@@ -31,6 +32,11 @@ class OneTimeKey:
     algorithm: str
     key_id: str
     content: bytes
+
+    @property
+    def shown(self) -> bytes:
+        """Give an object of the key by its name."""
+        return shown(self.algorithm, self.key_id, self.content)
 
 
 @attrs.frozen

@@ -4,6 +4,8 @@ They come alone, or together with the keys of a new device: then all of it is on
 """
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import attrs
 
@@ -11,8 +13,12 @@ from hs.core.errors import InvalidParam
 from hs.core.ids import UserID
 from hs.services.devices.key_objects import OneTimeKey
 from hs.storage import one_time_keys
-from hs.storage.database import Tx
+from hs.storage.database import Tx, UniqueViolation
 from hs.storage.key_uploads import KnownOfDevice
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS: Final = 5
 
 
 @attrs.frozen
@@ -24,36 +30,55 @@ class KeyUpload:
     one_time_keys: list[OneTimeKey]
     fallback_keys: list[OneTimeKey]
 
-    @property
-    def key_ids(self) -> list[str]:
-        """Give the IDs of its one-time keys, without their algorithms."""
-        return [key.key_id for key in self.one_time_keys]
+
+async def beside_the_other(write: Callable[[], Awaitable[T]]) -> T:
+    """Write keys, and again if the other owner added some of the same device at the same moment.
+
+    Raises: what `write` raises.
+    """
+    for _ in range(MAX_ATTEMPTS - 1):
+        try:
+            return await write()
+        except UniqueViolation:
+            continue
+    return await write()
 
 
 async def store_keys(tx: Tx, upload: KeyUpload, known: KnownOfDevice) -> dict[str, int] | None:
     """Add the keys that are not known yet; give how many there are then of each algorithm.
 
-    None: there was nothing to add. Raises: InvalidParam.
+    None: there was nothing to add. Raises: InvalidParam; UniqueViolation, as `beside_the_other`.
     """
     user_id, device_id = upload.user_id, upload.device_id
-    fresh = [key for key in upload.one_time_keys if not _is_known(key, known)]
+    fresh = _fresh(upload, known)
     fallbacks = [key for key in upload.fallback_keys if not _is_held(key, known)]
     if not fresh and not fallbacks:
         return None
-    await one_time_keys.add(tx, user_id, device_id, [_record(key) for key in fresh])
-    await one_time_keys.put_fallbacks(tx, user_id, device_id, [_record(key) for key in fallbacks])
+    if fresh and known.has_spent:
+        await one_time_keys.delete_spent(tx, user_id, device_id)
+    added = [(key.algorithm, key.shown) for key in fresh]
+    await one_time_keys.add(tx, user_id, device_id, known.last_batch, added)
+    await one_time_keys.put_fallbacks(
+        tx, user_id, device_id, [(key.algorithm, key.key_id, key.content) for key in fallbacks]
+    )
     return dict(Counter(known.counts) + Counter(key.algorithm for key in fresh))
 
 
-def _record(key: OneTimeKey) -> tuple[str, str, bytes]:
-    return key.algorithm, key.key_id, key.content
-
-
-def _is_known(key: OneTimeKey, known: KnownOfDevice) -> bool:
-    content = known.one_time_keys.get((key.algorithm, key.key_id))
-    if content is not None and content != key.content:
-        raise InvalidParam(f"There is another one-time key {key.algorithm}:{key.key_id} already")
-    return content is not None
+def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
+    """Give the keys that are not here yet. Raises: InvalidParam."""
+    if not known.one_time_keys:
+        return upload.one_time_keys
+    held = known.named_keys()
+    fresh = []
+    for key in upload.one_time_keys:
+        shown = held.get(f"{key.algorithm}:{key.key_id}")
+        if shown is None:
+            fresh.append(key)
+        elif shown != key.shown:
+            raise InvalidParam(
+                f"There is another one-time key {key.algorithm}:{key.key_id} already"
+            )
+    return fresh
 
 
 def _is_held(key: OneTimeKey, known: KnownOfDevice) -> bool:

@@ -15,7 +15,7 @@ from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.services.devices.key_storing import KeyUpload, store_keys
+from hs.services.devices.key_storing import KeyUpload, beside_the_other, store_keys
 from hs.storage import (
     dehydrated,
     device_keys,
@@ -111,7 +111,10 @@ class LocalDeviceLists:
 
     async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
         """Set a device's keys, with those that others claim."""
-        return await self._stream.write(_put_device_keys, content, others, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        return await beside_the_other(
+            lambda: self._stream.write(_put_device_keys, content, others, now_ms)
+        )
 
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
@@ -157,7 +160,7 @@ async def _put_device_keys(
     tx: Tx, ids: StreamIds, content: bytes, others: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
     user_id, device_id = others.user_id, others.device_id
-    known = await key_uploads.known_with_rooms(tx, user_id, device_id, others.key_ids)
+    known = await key_uploads.known_with_rooms(tx, user_id, device_id)
     if known is None:
         raise NotFound("You have no such device")
     if known.content == content:

@@ -126,9 +126,7 @@ class OneTimeKeys:
         ]
         answer: dict[str, Any] = {}
         for key in await self._writer.claim(wishes) if wishes else ():
-            devices = answer.setdefault(key.user_id, {})
-            keys = devices.setdefault(key.device_id, {})
-            keys[f"{key.algorithm}:{key.key_id}"] = orjson.Fragment(key.content)
+            answer.setdefault(key.user_id, {})[key.device_id] = orjson.Fragment(key.shown)
         return answer
 
     async def _claim_remote(

@@ -1,10 +1,12 @@
 """Keys of devices: uploaded, asked for, claimed."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import trio
 
+from hs.storage.database import Tx
 from tests.support.devices import V3, Process, one_time_keys, plain_keys
 from tests.support.rooms import ALICE, BOB, ZOE
 
@@ -220,6 +222,39 @@ async def test_uploading_a_key_again_is_fine_unless_it_differs(server: Process) 
 
     assert same.json == {"one_time_key_counts": {"signed_curve25519": 2}}
     assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
+
+
+async def test_keys_uploaded_through_both_owners_at_once_are_here_once(server: Process) -> None:
+    for round_ in range(10):
+        name = f"PHONE{round_}"
+        phone = await server.device(ALICE, name)
+        keys = one_time_keys(*range(5))
+        identity = plain_keys(ALICE, name)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                upload = partial(server.upload, phone, one_time_keys=keys, device_keys=identity)
+                nursery.start_soon(upload)
+                nursery.start_soon(partial(server.upload, phone, one_time_keys=keys))
+
+        claimed = [await server.claim(phone, ALICE, name) for _ in range(6)]
+        assert claimed == [[f"signed_curve25519:{n:04}"] for n in range(5)] + [[]]
+
+
+async def test_batches_that_are_used_up_go_with_the_next_upload(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    for n in range(10, 22, 3):
+        await server.upload(phone, one_time_keys=one_time_keys(n, n + 1, n + 2))
+        for _ in range(3):
+            assert len(await server.claim(phone, ALICE, "PHONE")) == 1
+
+    async def batches(tx: Tx) -> int:
+        number: int = await tx.fetchval("SELECT count(*) FROM key_batches")
+        return number
+
+    assert await server.world.database.read(batches) == 1
+    again = await server.upload(phone, one_time_keys=one_time_keys(*range(50)))
+    assert again.json == {"one_time_key_counts": {"signed_curve25519": 50}}
 
 
 @pytest.mark.parametrize("keys", [{"curve25519": "x"}, {"a:": "x"}, {":b": "x"}])
