@@ -19,8 +19,9 @@ from hs.core.errors import BadJson, NotJson
 JsonObject = dict[str, Any]
 
 MAX_INTEGER = 2**53 - 1
-# orjson cannot write deeper values than 254, nor read deeper ones than 1024.
 MAX_DEPTH = 200
+# orjson cannot write deeper values, nor read deeper ones than 1024.
+WRITABLE_DEPTH = 254
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 

@@ -1,6 +1,6 @@
-"""A cache that fetches what it lacks, once for all who ask, and never keeps what went stale."""
+"""Caches that fetch what they lack, and never keep what went stale meanwhile."""
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from hs.lib.cache import LruCache
@@ -62,3 +62,50 @@ class LoadingCache(Generic[K, V]):
         finally:
             if self._loading.get(key) is mine:
                 del self._loading[key]
+
+
+class LoadingManyCache(Generic[K, V]):
+    """An LruCache in front of a function that loads many keys by one question.
+
+    Keys invalidated while they are being loaded are not kept.
+    """
+
+    def __init__(
+        self, entries: LruCache[K, V], load: Callable[[list[K]], Awaitable[Mapping[K, V]]]
+    ) -> None:
+        self._entries = entries
+        self._load = load
+        # For each loading under way, the keys that went stale meanwhile.
+        self._loadings: list[set[K]] = []
+
+    async def get(self, keys: Collection[K]) -> dict[K, V]:
+        """Give the values of different keys, loading those that are not kept.
+
+        Raises: what loading raises.
+        """
+        found = self._entries.get_kept(keys)
+        if len(found) < len(keys):
+            found.update(await self._load_missing([key for key in keys if key not in found]))
+        return found
+
+    def get_nowait(self, key: K) -> V | None:
+        """Give a value, if it is kept."""
+        return self._entries.get(key)
+
+    def invalidate(self, key: K) -> None:
+        """Forget a key."""
+        self._entries.pop(key)
+        for stale in self._loadings:
+            stale.add(key)
+
+    async def _load_missing(self, keys: list[K]) -> Mapping[K, V]:
+        stale: set[K] = set()
+        self._loadings.append(stale)
+        try:
+            loaded = await self._load(keys)
+        finally:
+            self._loadings = [one for one in self._loadings if one is not stale]
+        for key, value in loaded.items():
+            if key not in stale:
+                self._entries.put(key, value)
+        return loaded

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from hs.lib.cache import LruCache
-from hs.lib.loading_cache import LoadingCache
+from hs.lib.loading_cache import LoadingCache, LoadingManyCache
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
@@ -143,3 +143,45 @@ def test_many_keys_asked_for_at_once_count_as_used_one_by_one() -> None:
     assert (cache.hits, cache.misses) == (2, 1)
     assert "c" not in cache
     assert "b" in cache
+
+
+async def test_many_are_loaded_by_one_question_for_those_that_are_missing() -> None:
+    asked: list[list[int]] = []
+
+    async def load(keys: list[int]) -> dict[int, int]:
+        asked.append(keys)
+        return {key: key * 2 for key in keys}
+
+    cache = LoadingManyCache(LruCache[int, int]("test", max_entries=9), load)
+
+    first, second = await cache.get([1, 2]), await cache.get([1, 2, 3])
+
+    assert (first, second) == ({1: 2, 2: 4}, {1: 2, 2: 4, 3: 6})
+    assert asked == [[1, 2], [3]]
+    assert (cache.get_nowait(3), cache.get_nowait(4)) == (6, None)
+
+
+async def test_of_many_those_invalidated_while_loading_are_not_kept() -> None:
+    versions = iter(["stale", "fresh"])
+    go = trio.Event()
+
+    async def load(keys: list[int]) -> dict[int, str]:
+        version = next(versions)
+        if version == "stale":
+            await go.wait()
+        return dict.fromkeys(keys, version)
+
+    cache = LoadingManyCache(LruCache[int, str]("test", max_entries=9), load)
+    answers: list[dict[int, str]] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get([1, 2]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        cache.invalidate(1)
+        go.set()
+
+    assert answers == [{1: "stale", 2: "stale"}]
+    assert await cache.get([1, 2]) == {1: "fresh", 2: "stale"}

@@ -17,6 +17,7 @@ from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
+from hs.services.devices.addresses import DeviceAddresses
 from hs.services.devices.key_storing import KeyUpload, beside_the_other, store_keys
 from hs.storage import key_uploads, one_time_keys, to_device
 from hs.storage.database import Tx
@@ -141,12 +142,14 @@ class LocalInboxes:
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
     _filer: BundleFiler
+    _addresses: DeviceAddresses | None = None  # with one process that does everything
 
     async def send(self, request: Request, messages: list[Message]) -> bool:
         """Leave messages for devices of ours, once."""
-        return await self._stream.write(
-            _send, request, messages, self._clock.now_ms(), self._filer.has_room
-        )
+        user_ids = {one.user_id for one in messages}
+        known = None if self._addresses is None else await self._addresses.of(user_ids)
+        now_ms, may_bundle = self._clock.now_ms(), self._filer.has_room
+        return await self._stream.write(_send, request, messages, now_ms, may_bundle, known)
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
@@ -176,12 +179,14 @@ async def _send(
     messages: list[Message],
     now_ms: int,
     may_bundle: bool,
+    known: Mapping[str, Mapping[str, int]] | None,
 ) -> tuple[bool, Rows]:
     if not await to_device.note_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return False, []
-    known = await to_device.devices(tx, {one.user_id for one in messages})
+    if known is None:
+        known = await to_device.devices(tx, {one.user_id for one in messages})
     rows: Rows = []
     addressed = _addressed(messages, known)
     while addressed:

@@ -17,6 +17,7 @@ import orjson
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.ids import UserID
 from hs.lib.cache import LruCache
+from hs.lib.loading_cache import LoadingManyCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS
@@ -131,25 +132,15 @@ class UserKeysReader:
     def __init__(self, database: Database, feed: Feed, *, is_owner: bool) -> None:
         self._database = database
         self._is_owner = is_owner
-        self._kept: LruCache[UserID, UserKeys] = LruCache(
+        self.cache: Final[LruCache[UserID, UserKeys]] = LruCache(
             "user_keys", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
-        # For each reading under way, the users whose keys changed meanwhile.
-        self._readings: list[set[str]] = []
+        self._kept = LoadingManyCache(self.cache, self._read)
         feed.subscribe(DEVICE_LISTS, self._on_rows)
 
-    @property
-    def cache(self) -> LruCache[UserID, UserKeys]:
-        """Give what metrics and settings look at."""
-        return self._kept
-
-    async def of(self, user_ids: Collection[UserID]) -> dict[UserID, UserKeys]:
+    async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, UserKeys]:
         """Give the keys of users; those unknown have none."""
-        found = self._kept.get_kept(user_ids)
-        if len(found) < len(user_ids):
-            missing = [user_id for user_id in user_ids if user_id not in found]
-            found.update(await self._read(missing))
-        return found
+        return await (self._kept.get(user_ids) if self._is_owner else self._read(list(user_ids)))
 
     async def of_one(self, user_id: UserID) -> UserKeys:
         """Give the keys of one user."""
@@ -157,27 +148,16 @@ class UserKeysReader:
 
     def of_one_nowait(self, user_id: UserID) -> UserKeys | None:
         """Give the keys of one user, if they are in memory."""
-        return self._kept.get(user_id)
+        return self._kept.get_nowait(user_id)
 
     async def _read(self, user_ids: list[UserID]) -> dict[UserID, UserKeys]:
-        stale: set[str] = set()
-        self._readings.append(stale)
-        try:
-            devices, keys, signatures = await self._database.read(_load, list(user_ids))
-        finally:
-            self._readings = [one for one in self._readings if one is not stale]
-        found = _sorted_out(user_ids, devices, keys, signatures)
-        for user_id, read in found.items():
-            if self._is_owner and user_id not in stale:
-                self._kept.put(user_id, read)
-        return found
+        devices, keys, signatures = await self._database.read(_load, list[str](user_ids))
+        return _sorted_out(user_ids, devices, keys, signatures)
 
     def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:
             for user_id in (row.user_id, *row.targets):
-                self._kept.pop(UserID(user_id))
-                for stale in self._readings:
-                    stale.add(user_id)
+                self._kept.invalidate(UserID(user_id))
 
 
 def _sorted_out(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hs.apis.web.auth import NONE, OPTIONAL
 from hs.apis.web.call import parse_query
+from hs.apis.web.convert import refuse_deep
 from hs.apis.web.request import (
     body,
     event_content,
@@ -23,8 +24,8 @@ from hs.apis.web.request import (
     whole_body,
 )
 from hs.apis.web.route import route
-from hs.core.canonical_json import JsonObject
-from hs.core.errors import InvalidParam
+from hs.core.canonical_json import MAX_DEPTH, JsonObject, parse_json
+from hs.core.errors import BadJson, InvalidParam
 from hs.core.ids import EventID, UserID, parse_event_id
 from hs.core.requester import Requester
 from tests.support.web import Answer, Tokens, client_for
@@ -252,6 +253,19 @@ async def test_broad_bodies_are_not_deep_ones() -> None:
     answer = await client_for(KindsApi()).put("/content", {"a": [[]] * 1000})
 
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("opening", [b'{"a":', b"["])
+def test_bodies_may_nest_so_deep(opening: bytes) -> None:
+    closing = b"}" if opening.startswith(b"{") else b"]"
+
+    def check(depth: int) -> None:
+        raw = b'[{"much":[[],[]]},%b1%b]' % (opening * (depth - 1), closing * (depth - 1))
+        refuse_deep(raw, parse_json(raw))
+
+    check(MAX_DEPTH)
+    with pytest.raises(BadJson, match="deeper than 200"):
+        check(MAX_DEPTH + 1)
 
 
 async def test_a_typed_body_is_checked_whole() -> None:

@@ -64,6 +64,21 @@ async def test_a_star_means_every_device_and_unknown_devices_get_nothing(server:
     assert synced == [["all"], ["all"], []]
 
 
+async def test_messages_go_to_the_devices_there_are_then(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    for txn_id, change in (
+        ("first", server.device(BOB, "OLD")),
+        ("second", server.device(BOB, "NEW")),
+        ("third", server.log_out(BOB, "OLD")),
+        ("fourth", server.device(BOB, "OLD")),
+    ):
+        await change
+        await server.send(phone, txn_id, {BOB: {"*": text(txn_id)}})
+
+    got = [bodies(await server.sync(BOB, name)) for name in ("OLD", "NEW")]
+    assert got == [["fourth"], ["second", "third", "fourth"]]
+
+
 async def test_many_messages_come_in_pages_without_loss(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
