@@ -7,6 +7,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import attrs
 import pytest
@@ -69,6 +70,32 @@ async def test_each_one_time_key_is_given_once(cluster: Cluster) -> None:
                 nursery.start_soon(claim, claimers[number % SENDERS])
 
     assert sorted(given) == sorted(keys)
+
+
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_a_room_upgraded_through_all_processes_at_once_is_replaced_by_one(
+    cluster: Cluster, version: str
+) -> None:
+    (admin,) = people(cluster, 1)
+    await admin.register(f"admin{version}")
+    answer = await admin.ask("POST", f"{CLIENT}/createRoom", {})
+    room_id = answer.json["room_id"]
+    given: set[str] = set()
+
+    async def upgrade(port: int) -> None:
+        person = attrs.evolve(admin, ports=[port])
+        wish = {"new_version": version}
+        answer = await person.ask("POST", f"{CLIENT}/rooms/{quote(room_id)}/upgrade", wish)
+        given.add(answer.json["replacement_room"])
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            for port in admin.ports:
+                nursery.start_soon(upgrade, port)
+        rooms = (await admin.ask("GET", f"{CLIENT}/joined_rooms")).json["joined_rooms"]
+
+    assert len(given) == 1
+    assert set(rooms) == {room_id, *given}
 
 
 @attrs.define

@@ -7,10 +7,12 @@ async with open_actions(database) as acts:
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import attrs
 import orjson
+import trio
 
 from hs.apis.client.create_room import CreateRoomApi
 from hs.apis.client.delayed_events import DelayedEventsApi
@@ -27,6 +29,7 @@ from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.http_client import HttpAnswer, Unreachable
 from hs.lib.limiter import RateLimiter
 from hs.repl.inproc import alone
+from hs.repl.leases import Leases
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
@@ -52,6 +55,7 @@ from hs.services.rooms.send import Sending
 from hs.services.rooms.succession import Succession
 from hs.services.rooms.third_party_invites import ThirdPartyInvites
 from hs.services.rooms.upgrade import RoomUpgrade
+from hs.services.rooms.upgrade_turns import UpgradeTurns
 from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
 from hs.settings.rooms import RoomSettings
 from hs.storage.database import Database
@@ -68,6 +72,7 @@ NO_LIMITS = RateLimitSettings(
     rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=PLENTY),
 )
 DAVE = UserID(f"@dave:{SERVER}")
+_numbers = count(1)
 SIGNER = Signer(SERVER, SigningKey.from_seed("a", bytes(32)))
 
 
@@ -251,9 +256,21 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
             profiles=parts.profiles,
             succession=parts.succession,
             database=world.database,
+            turns=turns_of(world),
         ),
         own=parts.own,
     )
+
+
+def turns_of(world: World) -> UpgradeTurns:
+    """Make what lets one at a time upgrade a room; each call stands for a process."""
+    leases = Leases(world.database, f"process {next(_numbers)}", lambda: now_ms(world))
+    return UpgradeTurns(leases)
+
+
+def now_ms(world: World) -> int:
+    """Give a time that goes on while a test waits."""
+    return world.clock.now_ms() + int(trio.current_time() * 1000)
 
 
 def _offers(parts: _Parts, membership: RoomMembership) -> ThirdPartyInvites:

@@ -32,6 +32,7 @@ from hs.services.rooms.restricted import RestrictedJoins
 from hs.services.rooms.send import Sending
 from hs.services.rooms.succession import RoomRules, Succession
 from hs.services.rooms.upgrade import RoomUpgrade
+from hs.services.rooms.upgrade_turns import UpgradeTurns
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -201,4 +202,5 @@ def _upgrades(
         profiles=accounts.profiles,
         succession=succession,
         database=ground.database,
+        turns=UpgradeTurns(ground.leases),
     )

@@ -5,6 +5,7 @@ as the user is in it: they belong to the conversation, which goes on.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import attrs
@@ -94,10 +95,18 @@ class Succession:
 def predecessor_of(create: Event) -> RoomID | None:
     """Give the room that a room replaces, by its create event."""
     predecessor: Any = create.content.get("predecessor")
-    room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
-    if not isinstance(room_id, str):
+    return _room_id(predecessor.get("room_id") if isinstance(predecessor, dict) else None)
+
+
+def successor_in(tombstone: Mapping[str, Any]) -> RoomID | None:
+    """Give the room that replaces a room, by the content of its tombstone."""
+    return _room_id(tombstone.get("replacement_room"))
+
+
+def _room_id(text: object) -> RoomID | None:
+    if not isinstance(text, str):
         return None
     try:
-        return parse_room_id(room_id)
+        return parse_room_id(text)
     except InvalidParam:
         return None

@@ -1,5 +1,8 @@
 """Replacing a room by one of another version.
 
+Of those who ask for the same, whenever and at whichever process, all get the same room. What was
+broken off is finished by who asks again; if no new room is known yet, another one is made.
+
 Spec: client-server API, Room Upgrades.
 """
 
@@ -19,7 +22,6 @@ from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
-from hs.lib.single_flight import SingleFlight
 from hs.services.accounts.standing import check_may_act
 from hs.services.directory.aliases import Aliases
 from hs.services.rooms.appender import RoomAppender
@@ -28,9 +30,12 @@ from hs.services.rooms.deciding import Deciding, DecidingReader
 from hs.services.rooms.drafts import Draft
 from hs.services.rooms.event_store import EventStore
 from hs.services.rooms.member_profiles import LocalProfiles, shown
+from hs.services.rooms.rendering import content_of
 from hs.services.rooms.state_store import StateStore
-from hs.services.rooms.succession import Succession
+from hs.services.rooms.succession import Succession, predecessor_of, successor_in
+from hs.services.rooms.upgrade_turns import UpgradeTurns
 from hs.storage import rooms
+from hs.storage import state as stored_state
 from hs.storage.database import Database
 
 COPIED_TYPES: Final = (
@@ -51,6 +56,34 @@ ATTEMPTS: Final = 5  # to change what nobody else has changed meanwhile
 _SPACE: Final = "m.space"
 _MAPS_OF_LEVELS: Final = ("users", "events", "notifications")
 _CANONICAL_KEY: Final = (event_types.CANONICAL_ALIAS, "")
+_TOMBSTONE_KEY: Final = (event_types.TOMBSTONE, "")
+
+
+@attrs.frozen
+class _Wish:
+    """What somebody asks for."""
+
+    user_id: UserID
+    room_id: RoomID
+    version: str
+    rules: RoomVersion
+    creators: tuple[UserID, ...]
+
+    def is_fulfilled_by(self, new: Deciding) -> bool:
+        """Tell whether a room is just what is wished, and one that the user is in."""
+        content = new.create.content
+        return (
+            new.create.sender == self.user_id
+            and new.membership(self.user_id) == event_types.JOIN
+            and new.rules is self.rules
+            and predecessor_of(new.create) == self.room_id
+            and content.get("additional_creators", []) == self.additional_creators
+        )
+
+    @property
+    def additional_creators(self) -> list[UserID]:
+        """Give whom the create event names as creators."""
+        return list(self.creators) if self.rules.privileged_creators else []
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -65,8 +98,7 @@ class RoomUpgrade:
     profiles: LocalProfiles
     succession: Succession
     database: Database
-    # Large rooms take their time, and clients that lose patience ask again.
-    _flights: SingleFlight[tuple[str, ...]] = attrs.field(factory=SingleFlight, init=False)
+    turns: UpgradeTurns
 
     async def upgrade(
         self,
@@ -75,42 +107,66 @@ class RoomUpgrade:
         version: str,
         additional_creators: Sequence[str] = (),
     ) -> RoomID:
-        """Replace a room by a new one; give that one's ID, also to who asks again meanwhile.
+        """Replace a room by a new one; give that one's ID, also to who asks again.
 
-        Raises: UnsupportedRoomVersion, NotFound, Forbidden, InvalidParam.
+        Raises: UnsupportedRoomVersion, NotFound, Forbidden, InvalidParam; BadState, if somebody
+        else replaced the room meanwhile.
         """
         check_may_act(requester)
         user_id = requester.user_id
-        same = (user_id, room_id, version, *additional_creators)
-        return await self._flights.run(
-            same, self._upgrade, user_id, room_id, version, additional_creators
-        )
-
-    async def _upgrade(
-        self, user_id: UserID, room_id: RoomID, version: str, additional_creators: Sequence[str]
-    ) -> RoomID:
         rules = room_version(version)
-        old = await self.deciding.read(room_id, members=(user_id,))
+        old = await self.deciding.read(room_id, members=(user_id,), more=(_TOMBSTONE_KEY,))
         if old is None:
             raise NotFound("Room not found")
         if not old.may_send_state(user_id, event_types.TOMBSTONE):
             raise Forbidden("You cannot upgrade this room")
-        creators = [parse_user_id(one) for one in additional_creators]
-        state = await self._state_to_copy(old)
-        content = _create_content(old, rules, creators)
-        profile = shown(await self.profiles.of_local(user_id))
-        drafts = _first_drafts(user_id, profile, content, old, rules, state)
-        if rules.room_id_is_create_hash:
-            content["predecessor"].update(await self._last_event(room_id))
-            new_room = (await self.appender.create(version, drafts))[0].room_id
-            await self._bury(user_id, room_id, new_room)
+        creators = dict.fromkeys(parse_user_id(one) for one in additional_creators)
+        wish = _Wish(user_id, room_id, version, rules, tuple(creators))
+        # Large rooms take their time, and clients that lose patience ask again.
+        return await self.turns.run(room_id, self._upgrade, wish, old)
+
+    async def _upgrade(self, wish: _Wish, old: Deciding) -> RoomID:
+        tombstone_id, new = await self._replacement(wish)
+        if new is not None and wish.is_fulfilled_by(new):
+            new_room = new.room_id
         else:
-            new_room = await self._create_behind_tombstone(user_id, room_id, version, drafts)
-        await self._close(user_id, old, state)
-        await self.aliases.move(room_id, new_room)
+            seen = old.events.get(_TOMBSTONE_KEY)
+            if new is not None and tombstone_id != (None if seen is None else seen.event_id):
+                raise BadState("The room was upgraded by somebody else just now")
+            new_room = await self._make(wish, old)
+        await self._close(wish.user_id, wish.room_id)
+        await self.aliases.move(wish.room_id, new_room)
         new = await self.deciding.read(new_room)
         if new is not None:
-            await self.succession.follow(user_id, new.create)
+            await self.succession.follow(wish.user_id, new.create)
+        return new_room
+
+    async def _replacement(self, wish: _Wish) -> tuple[EventID | None, Deciding | None]:
+        """Find the tombstone in place, and the room it names, if that is here."""
+        # Not from memory: whose turn it was before may have been another process.
+        found = await self.database.read(
+            stored_state.current_of_keys, wish.room_id, (_TOMBSTONE_KEY,)
+        )
+        if not found:
+            return None, None
+        tombstone_id = EventID(found[_TOMBSTONE_KEY])
+        tombstone = await self.events.get_one(tombstone_id)
+        room_id = None if tombstone is None else successor_in(content_of(tombstone))
+        if room_id is None:
+            return tombstone_id, None
+        return tombstone_id, await self.deciding.read(room_id, members=(wish.user_id,))
+
+    async def _make(self, wish: _Wish, old: Deciding) -> RoomID:
+        user_id, room_id, version = wish.user_id, wish.room_id, wish.version
+        state = await self._state_to_copy(old)
+        content = _create_content(old, wish.additional_creators)
+        profile = shown(await self.profiles.of_local(user_id))
+        drafts = _first_drafts(user_id, profile, content, old, wish.rules, state)
+        if not wish.rules.room_id_is_create_hash:
+            return await self._create_behind_tombstone(user_id, room_id, version, drafts)
+        content["predecessor"].update(await self._last_event(room_id))
+        new_room = (await self.appender.create(version, drafts))[0].room_id
+        await self._bury(user_id, room_id, new_room)
         return new_room
 
     async def _last_event(self, room_id: RoomID) -> JsonObject:
@@ -154,11 +210,14 @@ class RoomUpgrade:
         tombstone = Draft(event_types.TOMBSTONE, user_id, content, "")
         return (await self.appender.append(room_id, [tombstone]))[0].event_id
 
-    async def _close(self, user_id: UserID, old: Deciding, state: Mapping[StateKey, Event]) -> None:
-        if _CANONICAL_KEY in state:
-            await self._try_append(old.room_id, Draft(event_types.CANONICAL_ALIAS, user_id, {}, ""))
+    async def _close(self, user_id: UserID, room_id: RoomID) -> None:
+        old = await self.deciding.read(room_id, more=(_CANONICAL_KEY,))
+        alias = None if old is None else old.events.get(_CANONICAL_KEY)
+        if alias is not None and alias.content:
+            none = Draft(event_types.CANONICAL_ALIAS, user_id, {}, "", keep_if_same=True)
+            await self._try_append(room_id, none)
         for _ in range(ATTEMPTS):
-            if await self._silence(user_id, old.room_id):
+            if await self._silence(user_id, room_id):
                 return
 
     async def _silence(self, user_id: UserID, room_id: RoomID) -> bool:
@@ -168,6 +227,8 @@ class RoomUpgrade:
         if room is None or levels is None:
             return True
         content = silencing_levels(levels.content, room.rules)
+        if content == levels.content:
+            return True
         draft = Draft(event_types.POWER_LEVELS, user_id, content, "", replaces=levels.event_id)
         try:
             await self._try_append(room_id, draft)
@@ -183,13 +244,13 @@ class RoomUpgrade:
             return
 
 
-def _create_content(old: Deciding, rules: RoomVersion, creators: Sequence[UserID]) -> JsonObject:
+def _create_content(old: Deciding, creators: Sequence[UserID]) -> JsonObject:
     content: JsonObject = {
         key: old.create.content[key] for key in ("type", "m.federate") if key in old.create.content
     }
     content["predecessor"] = {"room_id": old.room_id}
-    if rules.privileged_creators and creators:
-        content["additional_creators"] = list(dict.fromkeys(creators))
+    if creators:
+        content["additional_creators"] = list(creators)
     return content
 
 
