@@ -4,6 +4,11 @@ Each process knows by the feed which devices have messages waiting, so that a de
 costs no reading; and it keeps the latest of them in memory, so that one that waits for its next
 costs none either. What a device has acknowledged is not given again, and deleted.
 
+A device may acknowledge to one process and then go back, by an old token, to another whose memory
+still has the messages. So only the table tells whether what lies there already when a request
+comes is still to be given. It is asked when there is something to give, and not even then if the
+request itself acknowledges something: that tells, too, whether others were told of more.
+
 Spec: client-server API, Send-to-Device messaging.
 """
 
@@ -18,7 +23,7 @@ from hs.lib.loading_cache import LoadingCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import ToDeviceRow
 from hs.repl.streams import TO_DEVICE
-from hs.storage import to_device
+from hs.storage import inbox_reads, to_device
 from hs.storage.database import Database, DatabaseError
 
 MAX_DEVICES: Final = 100_000
@@ -83,44 +88,50 @@ class Inboxes:
         feed.subscribe(TO_DEVICE, self._on_rows)
 
     async def messages(
-        self, user_id: UserID, device_id: str, after: int, upto: int, limit: int = BATCH
+        self,
+        user_id: UserID,
+        device_id: str,
+        after: int,
+        upto: int,
+        began: int,
+        limit: int = BATCH,
     ) -> tuple[list[bytes], int]:
         """Give a device's messages in `(after, upto]` as JSON, and the position of the last.
 
-        That position is below `upto` if there are more of them than `limit`.
+        That position is below `upto` if there are more of them than `limit`. What came behind
+        `began`, where the stream was when the request came, is certain not to be acknowledged;
+        0: all is certain, as of this moment.
         """
         key = (user_id, device_id)
         waiting = await self._waiting.get(key)
         after = max(after, self._acknowledged.get(key, 0))
         if waiting.last <= after:
             return [], max(after, upto)
-        found = None
-        # Of who begins anew only the table knows what other processes have deleted.
-        if after or self._is_alone:
-            found = self._kept(key, max(after, waiting.first - 1), upto, limit)
-        if found is None:
+        found = self._kept(key, max(after, waiting.first - 1), upto, limit)
+        if found is None or (not self._is_alone and found and found[0][0] <= began):
             found = await self._database.read(to_device.pending, *key, after, upto, limit)
+            self._learn(key, after, found[0][0] - 1 if found else upto)
         reached = found[-1][0] if len(found) == limit else max(after, upto)
         return [message for _, message in found], reached
 
-    async def acknowledge(self, user_id: UserID, device_id: str, upto: int) -> None:
-        """Forget the messages that a device has got."""
+    async def acknowledge(self, user_id: UserID, device_id: str, upto: int) -> bool:
+        """Forget the messages that a device has got; False: there are none that it may have got.
+
+        True: what is left is certain not to be acknowledged, as of this moment.
+        """
         key = (user_id, device_id)
         waiting = await self._waiting.get(key)
         # Nobody has got what is not written yet, whatever they say.
         upto = min(upto, self._feed.position(TO_DEVICE).most())
         if waiting.last == 0 or waiting.first > upto:
-            return
+            return False
         self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
         self._any_acknowledged.set()
         if not self._is_alone:
             with trio.CancelScope(shield=True):
-                await self._database.write(to_device.mark_read, [(*key, upto)])
-        now = self._entries.get(key)
-        if now is not None and now.last:
-            left = Waiting(max(now.first, upto + 1), now.last)
-            self._entries.put(key, left if left.first <= left.last else Waiting(0, 0))
-        self._drop_latest(key, upto)
+                upto = await self._database.write(inbox_reads.advance, *key, upto)
+        self._pass_over(key, upto)
+        return True
 
     async def delete(self) -> None:
         """Delete what was acknowledged. Raises: DatabaseError."""
@@ -158,6 +169,20 @@ class Inboxes:
         if latest is None or latest.after > after:
             return None
         return [one for one in latest.messages if after < one[0] <= upto][:limit]
+
+    def _learn(self, key: _Key, after: int, read: int) -> None:
+        """Take over that all messages in `(after, read]` are acknowledged."""
+        known = self._entries.get(key)
+        # What lies before was not asked for.
+        if known is not None and known.first > after:
+            self._pass_over(key, read)
+
+    def _pass_over(self, key: _Key, upto: int) -> None:
+        known = self._entries.get(key)
+        if known is not None and known.last:
+            left = Waiting(max(known.first, upto + 1), known.last)
+            self._entries.put(key, left if left.first <= left.last else Waiting(0, 0))
+        self._drop_latest(key, upto)
 
     def _drop_latest(self, key: _Key, upto: int) -> None:
         latest = self._latest.get(key)

@@ -35,7 +35,11 @@ class Encryption:
     _one_time_keys: OneTimeKeys
 
     async def render(
-        self, requester: Requester, since: Positioned | None, now: Positioned
+        self,
+        requester: Requester,
+        since: Positioned | None,
+        now: Positioned,
+        began: Positioned,
     ) -> Extra:
         """Give the sections of /sync. What came with `since` has been received."""
         members: dict[str, bytes] = {}
@@ -48,7 +52,7 @@ class Encryption:
                 members["device_lists"] = device_lists_json(changes)
         if device_id is not None:
             after = 0 if since is None else since.to_device.most()
-            page = await self.messages(user_id, device_id, after, now.to_device.most())
+            page = await self.messages(user_id, device_id, after, now, began)
             if page.events:
                 news, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
@@ -56,12 +60,23 @@ class Encryption:
         return Extra(members, news, reached)
 
     async def messages(
-        self, user_id: UserID, device_id: str, after: int, upto: int, limit: int = BATCH
+        self,
+        user_id: UserID,
+        device_id: str,
+        after: int,
+        now: Positioned,
+        began: Positioned,
+        limit: int = BATCH,
     ) -> Messages:
-        """Give a device's messages behind a position, up to which it has received all."""
-        if after:
-            await self._inboxes.acknowledge(user_id, device_id, after)
-        return Messages(*await self._inboxes.messages(user_id, device_id, after, upto, limit))
+        """Give a device's messages behind a position, up to which it has received all.
+
+        `began` is when the request came.
+        """
+        upto, doubtful = now.to_device.most(), began.to_device.most()
+        if after and await self._inboxes.acknowledge(user_id, device_id, after):
+            doubtful = 0
+        page = await self._inboxes.messages(user_id, device_id, after, upto, doubtful, limit)
+        return Messages(*page)
 
     async def counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
         """Give the members that tell how many keys of a device are left."""

@@ -115,9 +115,16 @@ class Extension(Protocol):
     """A section beside rooms, presence and account data, such as to_device."""
 
     async def render(
-        self, requester: Requester, since: "Positioned | None", now: "Positioned"
+        self,
+        requester: Requester,
+        since: "Positioned | None",
+        now: "Positioned",
+        began: "Positioned",
     ) -> Extra:
-        """Give what happened in `(since, now]`; since None: everything."""
+        """Give what happened in `(since, now]`; since None: everything.
+
+        `began` is when the request came.
+        """
 
 
 class Positioned(Protocol):

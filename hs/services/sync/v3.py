@@ -133,7 +133,7 @@ class SyncService:
         sent.resume(request.since)
         async with self._gate:
             turn = await self._turn(request, plan, since, sent)
-            made = await self._answer(turn)
+            made = await self._answer(turn, turn.moment)
         if made.may_be_kept:
             self._answers.keep(request, watch, changes, turn.rooms, made.text)
         return made.text
@@ -144,6 +144,7 @@ class SyncService:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         sent = self._lazy.of(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
+        began = self._positions.now()
         while True:
             changes = watch.changes
             moment = self._positions.now()
@@ -151,7 +152,7 @@ class SyncService:
             if _is_behind(since, moment):
                 async with self._gate:
                     turn = await self._turn(request, plan, since, sent)
-                    answer = await self._answer(turn)
+                    answer = await self._answer(turn, began)
                 if answer.news:
                     return answer.text
             if self._notifier.is_leaving:
@@ -179,11 +180,12 @@ class SyncService:
         """Give the answer when nothing happened: what extensions tell at all times."""
         members: list[bytes] = []
         for extension in self.sections.extensions:
-            extra = await extension.render(request.requester, moment.token, moment.token)
+            now = moment.token
+            extra = await extension.render(request.requester, now, now, now)
             members += _of_extra(extra)
         return _written(moment.text, members)
 
-    async def _answer(self, turn: Turn) -> _Answer:
+    async def _answer(self, turn: Turn, began: Moment) -> _Answer:
         sections = self.sections
         if turn.since is None:
             turns = await sections.room_turns.everything(turn)
@@ -196,8 +198,8 @@ class SyncService:
         news = bool(members) or turn.since is None or turn.request.full_state
         text, may_be_kept = turn.moment.text, True
         for extension in sections.extensions:
-            since = turn.since
-            extra = await extension.render(turn.request.requester, since, turn.moment.token)
+            requester, since, now = turn.request.requester, turn.since, turn.moment.token
+            extra = await extension.render(requester, since, now, began.token)
             news = news or extra.news
             members += _of_extra(extra)
             if extra.to_device is not None:

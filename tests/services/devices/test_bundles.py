@@ -73,7 +73,7 @@ class Crowd:
 async def given(server: Process, inboxes: Inboxes) -> list[str]:
     """Give what Bob's tablet gets."""
     upto = server.world.feed.position(TO_DEVICE).most()
-    found, _ = await inboxes.messages(BOB, "TABLET", 0, upto)
+    found, _ = await inboxes.messages(BOB, "TABLET", 0, upto, upto)
     return [message.decode() for message in found]
 
 

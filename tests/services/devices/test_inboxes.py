@@ -42,10 +42,14 @@ async def stored(server: Process, user_id: UserID = BOB) -> list[str]:
 
 
 async def page(
-    server: Process, inboxes: Inboxes, after: int = 0, user_id: UserID = BOB
+    server: Process,
+    inboxes: Inboxes,
+    after: int = 0,
+    user_id: UserID = BOB,
+    began: int = FOREVER,
 ) -> tuple[list[str], int]:
     upto = server.world.feed.position(TO_DEVICE).most()
-    found, reached = await inboxes.messages(user_id, "TABLET", after, upto)
+    found, reached = await inboxes.messages(user_id, "TABLET", after, upto, began)
     return [message.decode() for message in found], reached
 
 
@@ -167,6 +171,24 @@ async def test_who_begins_anew_is_not_given_what_another_process_has_deleted(
     assert [(await page(server, one))[0] for one in (here, there)] == [["2"], ["2"]]
 
 
+async def test_who_goes_back_is_not_given_what_was_acknowledged_to_another_process(
+    server: Process, names: Counter, late: Inboxes
+) -> None:
+    here, there = (Inboxes(server.world.database, server.world.feed) for _ in range(2))
+    await send(server, names, "0")
+    _, old = await page(server, here)
+    await page(server, there)
+    await send(server, names, "1")
+    given, reached = await page(server, here, old)
+    await here.acknowledge(BOB, "TABLET", reached)
+
+    again, _ = await page(server, there, old)
+    await send(server, names, "2")
+    later, _ = await page(server, there, old)
+
+    assert (given, again, later) == (["1"], [], ["2"])
+
+
 async def test_a_device_that_comes_back_gets_nothing_of_what_it_had(
     server: Process, names: Counter, late: Inboxes
 ) -> None:
@@ -208,7 +230,7 @@ async def test_memory_and_disk_give_the_same(
         elif what < 0.6:
             upto = server.world.feed.position(TO_DEVICE).most()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(late.messages, BOB, "TABLET", seen, upto)
+                nursery.start_soon(late.messages, BOB, "TABLET", seen, upto, upto)
                 nursery.start_soon(send, server, names, f"{len(sent)}")
             sent.append(f"{len(sent)}")
         elif what < 0.7:

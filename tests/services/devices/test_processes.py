@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 
 from hs.repl.inproc import InProcHub
@@ -11,6 +12,7 @@ from hs.repl.rpc import rpc_methods
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.list_writer import DeviceListWriter
 from hs.services.rooms.building import random_opaque
+from hs.services.sync.sliding.request import ExtensionsAsked, ToDeviceAsked
 from hs.storage.database import Database
 from tests.support.devices import (
     V3,
@@ -22,6 +24,8 @@ from tests.support.devices import (
     plain_keys,
 )
 from tests.support.rooms import ALICE, BOB, make_world
+
+MESSAGES = ExtensionsAsked(to_device=ToDeviceAsked(True))
 
 Pair = tuple[Process, Process]
 
@@ -96,6 +100,40 @@ async def test_what_was_acknowledged_to_one_process_does_not_come_from_the_other
     assert "to_device" in first
     assert "to_device" not in second
     assert "to_device" not in anew
+
+
+async def test_an_old_token_brings_nothing_again_that_was_acknowledged_to_another_process(
+    pair: Pair,
+) -> None:
+    owner, reader = pair
+    phone = await owner.device(ALICE, "PHONE")
+    await owner.send(phone, "t1", {ALICE: {"PHONE": {"body": "before"}}})
+    old = (await reader.sync(ALICE, "PHONE"))["next_batch"]
+    slid = await reader.slide(ALICE, "PHONE", MESSAGES)
+    messages = attrs.evolve(MESSAGES, to_device=ToDeviceAsked(True, since=next_of(slid)))
+    await owner.sync(ALICE, "PHONE", old)
+    await owner.send(phone, "t2", {ALICE: {"PHONE": {"body": "once"}}})
+
+    first = await owner.sync(ALICE, "PHONE", old)
+    await owner.sync(ALICE, "PHONE", first["next_batch"])
+    again = await reader.sync(ALICE, "PHONE", old)
+    slid = await reader.slide(ALICE, "PHONE", messages, slid["pos"])
+    await owner.send(phone, "t3", {ALICE: {"PHONE": {"body": "new"}}})
+    later = await reader.sync(ALICE, "PHONE", old)
+
+    assert bodies(first["to_device"]) == ["once"]
+    assert "to_device" not in again
+    assert bodies(slid["extensions"]["to_device"]) == []
+    assert bodies(later["to_device"]) == ["new"]
+
+
+def bodies(section: Any) -> list[str]:
+    return [one["content"]["body"] for one in section["events"]]
+
+
+def next_of(slid: Any) -> str:
+    token: str = slid["extensions"]["to_device"]["next_batch"]
+    return token
 
 
 async def test_keys_signatures_and_removals_through_a_reader(pair: Pair) -> None:

@@ -29,6 +29,7 @@ class EncryptionExtensions:
         asked: ExtensionsAsked,
         since: SyncToken | None,
         now: SyncToken,
+        began: SyncToken,
     ) -> tuple[dict[str, Any], bool]:
         """Make the extensions asked for; tell whether there is news in any."""
         members: dict[str, Any] = {}
@@ -37,7 +38,7 @@ class EncryptionExtensions:
         if encryption is None:
             return members, news
         if asked.to_device.enabled and device_id is not None:
-            messages = await _messages(encryption, user_id, device_id, asked.to_device, now)
+            messages = await _messages(encryption, user_id, device_id, asked.to_device, now, began)
             members["to_device"] = messages
             news = bool(messages["events"])
         if asked.e2ee.enabled:
@@ -55,10 +56,15 @@ class EncryptionExtensions:
 
 
 async def _messages(
-    encryption: Encryption, user_id: UserID, device_id: str, asked: ToDeviceAsked, now: SyncToken
+    encryption: Encryption,
+    user_id: UserID,
+    device_id: str,
+    asked: ToDeviceAsked,
+    now: SyncToken,
+    began: SyncToken,
 ) -> dict[str, Any]:
     after = read_position(asked.since)
     limit = max(1, min(asked.limit or MAX_MESSAGES, MAX_MESSAGES))
-    page = await encryption.messages(user_id, device_id, after, now.to_device.most(), limit)
+    page = await encryption.messages(user_id, device_id, after, now, began, limit)
     events = [orjson.Fragment(event) for event in page.events]
     return {"next_batch": str(page.reached), "events": events}

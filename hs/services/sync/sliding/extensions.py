@@ -44,12 +44,14 @@ class Scene:
     """The answer that extensions belong to.
 
     `fresh` are rooms that are new to the client, with the events it is shown; `parked` those
-    that came back into a window, with the token they are known up to.
+    that came back into a window, with the token they are known up to. `began` is when the request
+    came.
     """
 
     asking: Asking
     windows: Windows
     since: SyncToken | None
+    began: Moment
     moment: Moment
     fresh: Shown
     parked: Mapping[RoomID, SyncToken]
@@ -138,7 +140,12 @@ class Extensions:
         members = {name: one for name, one in members.items() if one}
         key = scene.asking.connection.key
         encrypted, news = await self._encryption.make(
-            scene.asking.user_id, key.device_id or None, asked, scene.since, scene.moment.token
+            scene.asking.user_id,
+            key.device_id or None,
+            asked,
+            scene.since,
+            scene.moment.token,
+            scene.began.token,
         )
         return {**members, **encrypted}, news or bool(members)
 

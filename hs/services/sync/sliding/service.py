@@ -45,11 +45,12 @@ MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
 
 @attrs.frozen(eq=False)
 class _Turn:
-    """One answer in the making."""
+    """One answer in the making; `began` is when the request came."""
 
     requester: Requester
     asking: Asking
     since: SyncToken | None
+    began: Moment
     moment: Moment
     ignored: AbstractSet[UserID]
 
@@ -125,11 +126,12 @@ class SlidingSync:
         timeout_ms = max(0, min(request.timeout_ms, MAX_TIMEOUT_MS))
         deadline = trio.current_time() + timeout_ms / 1000
         answer: _Answer | None = None
+        began = self._positions.now()
         while True:
             changes = watch.changes
             if answer is None or answer.moment is not self._positions.now():
                 async with self._gate:
-                    turn = await self._turn(requester, request, connection, since)
+                    turn = await self._turn(requester, request, connection, since, began)
                     answer = await self._answer(turn)
             if answer.news or since is None or self._notifier.is_leaving:
                 break
@@ -151,6 +153,7 @@ class SlidingSync:
         request: SlidingRequest,
         connection: Connection,
         since: SyncToken | None,
+        began: Moment,
     ) -> _Turn:
         user_id = requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
@@ -162,7 +165,7 @@ class SlidingSync:
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         asking = Asking(user_id, request, connection, rooms, personal)
-        return _Turn(requester, asking, since, moment, ignored)
+        return _Turn(requester, asking, since, began, moment, ignored)
 
     async def _answer(self, turn: _Turn) -> _Answer:
         asking, since = turn.asking, turn.since
@@ -220,7 +223,16 @@ class SlidingSync:
             and (sent := before.get(room_id)) is not None
             and sent.parked is not None
         }
-        scene = Scene(turn.asking, windows, turn.since, turn.moment, fresh, parked, turn.ignored)
+        scene = Scene(
+            asking=turn.asking,
+            windows=windows,
+            since=turn.since,
+            began=turn.began,
+            moment=turn.moment,
+            fresh=fresh,
+            parked=parked,
+            ignored=turn.ignored,
+        )
         extensions, news = await self._extensions.make(scene)
         members = {
             "lists": {name: {"count": count} for name, count in windows.counts.items()},
