@@ -6,7 +6,7 @@ lists as JSON text, which the SQLite Tx makes of any list argument by itself.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol
 
 import attrs
@@ -39,6 +39,13 @@ class Dialect(Protocol):
         """Name the column that says where a row lies, which is quickly found by it.
 
         Rows that others change may move: it is good for one statement.
+        """
+
+    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
+        """Say that rows of two tables agree in these columns, `left` having an index of them.
+
+        The index goes on with the column `then`, which holds positive numbers. It is used however
+        few rows there are, if they are wanted in its order.
         """
 
     def greatest(self, left: str, right: str) -> str:
@@ -86,6 +93,13 @@ class PostgresDialect:
 
     def place(self) -> str:
         return "ctid"
+
+    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
+        # Told that the columns are equal, it expects so few rows that it reads the whole table
+        # for each of them, as long as that is some pages long.
+        ours = ", ".join(f"{left}.{column}" for column in (*columns, then))
+        theirs = ", ".join(f"{right}.{column}" for column in columns)
+        return f"({ours}) > ({theirs}, 0) AND ({ours}) <= ({theirs}, {2**63 - 1})"
 
     def greatest(self, left: str, right: str) -> str:
         return f"greatest({left}, {right})"
@@ -140,6 +154,9 @@ class SqliteDialect:
 
     def place(self) -> str:
         return "rowid"
+
+    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
+        return " AND ".join(f"{left}.{column} = {right}.{column}" for column in columns)
 
     def greatest(self, left: str, right: str) -> str:
         return f"max({left}, {right})"

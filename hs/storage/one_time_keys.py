@@ -53,22 +53,35 @@ GROUP BY algorithm HAVING sum(amount - taken) > 0
 """
 
 
-def _each_wanted(d: Dialect, table: str, more: str = "") -> str:
-    """Say that a row is the first of a device and algorithm that are wanted."""
-    wanted = d.unnest("wanted", "user_id text, device_id text, algorithm text")
-    first = (
-        f"SELECT k.{d.place()} FROM {table} k WHERE k.user_id = wanted.user_id "
-        f"AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm {more} LIMIT 1"
+_WANTED = "user_id text, device_id text, algorithm text"
+_KEY = ("user_id", "device_id", "algorithm")
+
+
+def _each_wanted(d: Dialect, first: str) -> str:
+    """Say that a row lies in one of the places that `first` selects for what is wanted."""
+    return d.found_by(d.place(), f"SELECT ({first}) FROM {d.unnest('wanted', _WANTED)}")
+
+
+def _first_batch(d: Dialect) -> str:
+    return (
+        f"SELECT k.{d.place()} FROM key_batches k "
+        f"WHERE {d.same_key('k', 'wanted', _KEY, then='number')} AND k.taken < k.amount "
+        "ORDER BY k.user_id, k.device_id, k.algorithm, k.number LIMIT 1"
     )
-    return d.found_by(d.place(), f"SELECT ({first}) FROM {wanted}")
 
 
-_UNSPENT = "AND k.taken < k.amount ORDER BY k.number"
+def _fallback(d: Dialect) -> str:
+    return (
+        f"SELECT k.{d.place()} FROM fallback_keys k WHERE k.user_id = wanted.user_id "
+        "AND k.device_id = wanted.device_id AND k.algorithm = wanted.algorithm"
+    )
+
+
 # Of two claims at once that find the same batch, the second takes the next key of it or none.
 CLAIM = sql(
     lambda d: (
         "UPDATE key_batches SET taken = taken + 1 "
-        f"WHERE {_each_wanted(d, 'key_batches', _UNSPENT)} AND taken < amount RETURNING "
+        f"WHERE {_each_wanted(d, _first_batch(d))} AND taken < amount RETURNING "
         "user_id, device_id, algorithm, substr(keys, (taken - 1) * width + 1, width)"
     )
 )
@@ -84,7 +97,7 @@ PUT_FALLBACKS = Rows(
 USE_FALLBACKS = sql(
     lambda d: (
         "UPDATE fallback_keys SET is_used = 1 "
-        f"WHERE {_each_wanted(d, 'fallback_keys')} "
+        f"WHERE {_each_wanted(d, _fallback(d))} "
         "RETURNING user_id, device_id, algorithm, key_id, content"
     )
 )
@@ -128,10 +141,7 @@ async def claim(tx: Tx, wanted: Sequence[Wanted]) -> list[ClaimedKey]:
     """Take the oldest key of each device and algorithm away, where there is one; none twice."""
     if not wanted:
         return []
-    return [
-        ClaimedKey(row[0], row[1], row[2], bytes(row[3]))
-        for row in await tx.fetch(CLAIM, *_lists(wanted))
-    ]
+    return [ClaimedKey._make(row) for row in await tx.fetch(CLAIM, *_lists(wanted))]
 
 
 async def put_fallbacks(

@@ -76,7 +76,7 @@ class InboxWriter(Protocol):
 
     @rpc
     async def claim(self, wishes: list[Wanted]) -> list[ClaimedKey]:
-        """Give out one key for each wish, where there is one."""
+        """Give out one key for each wish, where there is one; no wish comes twice."""
         ...
 
     @rpc
@@ -241,14 +241,12 @@ async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, 
 
 
 async def _claim(tx: Tx, ids: StreamIds, wishes: list[Wanted]) -> tuple[list[ClaimedKey], Rows]:
-    wanted = list(dict.fromkeys(wishes))
-    claimed = await one_time_keys.claim(tx, wanted)
-    if len(claimed) < len(wanted):
+    claimed = await one_time_keys.claim(tx, wishes)
+    if len(claimed) < len(wishes):
         found = {one[:3] for one in claimed}
-        left = [one for one in wanted if one not in found]
+        left = [one for one in wishes if one not in found]
         claimed += await one_time_keys.use_fallbacks(tx, left)
-    touched = sorted({one[:2] for one in claimed})
-    return claimed, await _keys_changed(ids, touched)
+    return claimed, await _keys_changed(ids, [one[:2] for one in claimed])
 
 
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:

@@ -4,16 +4,15 @@ Spec: client-server API, End-to-End Encryption, Key algorithms; Cross-signing.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
-from hs.core.canonical_json import JsonObject, canonical_json
+from hs.core.canonical_json import JsonObject, canonical_json, check_canonical, encode_checked
 from hs.core.errors import BadJson, InvalidParam, InvalidSignature, InvalidSigningKey
 from hs.core.ids import UserID
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import verify_json
-from hs.storage.one_time_keys import shown
 
 MASTER: Final = "master"
 SELF_SIGNING: Final = "self_signing"
@@ -25,18 +24,22 @@ _ED25519: Final = "ed25519:"
 _DEVICE_FIELDS: Final = ("algorithms", "keys", "signatures")
 
 
-@attrs.frozen
-class OneTimeKey:
-    """One key of an upload; `content` is canonical JSON."""
+class OneTimeKey(NamedTuple):
+    """One key of an upload; `shown` is an object of it by its name, canonical JSON."""
 
     algorithm: str
     key_id: str
-    content: bytes
+    shown: bytes
 
     @property
-    def shown(self) -> bytes:
-        """Give an object of the key by its name."""
-        return shown(self.algorithm, self.key_id, self.content)
+    def name(self) -> str:
+        """Give its algorithm and ID, as it is called in requests."""
+        return f"{self.algorithm}:{self.key_id}"
+
+    @property
+    def content(self) -> bytes:
+        """Give the key alone, canonical JSON."""
+        return self.shown[len(encode_checked(self.name)) + 2 : -1]
 
 
 @attrs.frozen
@@ -82,6 +85,7 @@ def read_one_time_keys(keys: JsonObject) -> list[OneTimeKey]:
     """
     if len(keys) > MAX_KEYS:
         raise InvalidParam(f"At most {MAX_KEYS} keys can be uploaded at once")
+    check_canonical(keys)
     return [_one_time_key(name, content) for name, content in keys.items()]
 
 
@@ -166,7 +170,7 @@ def _one_time_key(name: str, content: object) -> OneTimeKey:
         raise InvalidParam("A key's name cannot hold NUL")
     if not isinstance(content, str | dict):
         raise BadJson("A key is a string or an object")
-    return OneTimeKey(algorithm, key_id, canonical_json(content))
+    return OneTimeKey(algorithm, key_id, encode_checked({name: content}))
 
 
 def _check_kinds(value: JsonObject) -> None:

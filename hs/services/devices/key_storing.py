@@ -71,13 +71,11 @@ def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
     held = known.named_keys()
     fresh = []
     for key in upload.one_time_keys:
-        shown = held.get(f"{key.algorithm}:{key.key_id}")
+        shown = held.get(key.name)
         if shown is None:
             fresh.append(key)
         elif shown != key.shown:
-            raise InvalidParam(
-                f"There is another one-time key {key.algorithm}:{key.key_id} already"
-            )
+            raise InvalidParam(f"There is another one-time key {key.name} already")
     return fresh
 
 

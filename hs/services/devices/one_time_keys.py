@@ -104,8 +104,11 @@ class OneTimeKeys:
         """
         by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
         for text, devices in wanted.items():
-            user_id = parse_user_id(text)
-            by_server.setdefault(server_of(user_id), {})[user_id] = devices
+            user_id, server = UserID(text), self._server_name
+            # Names of this server that nobody has need no look: they have no keys.
+            if text[:1] != "@" or text.partition(":")[2] != server:
+                server = server_of(parse_user_id(text))
+            by_server.setdefault(server, {})[user_id] = devices
         answer = await self.claim_local(by_server.pop(self._server_name, {}))
         failures: dict[str, Any] = {}
         if not by_server:
