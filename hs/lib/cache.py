@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, overload
@@ -90,6 +91,10 @@ class LruCache(Generic[K, V]):
         self.hits += len(found)
         self.misses += missing
         return found
+
+    def kept_among(self, keys: Iterable[K]) -> AbstractSet[K]:
+        """Say which of many keys are kept; it does not count as their use."""
+        return self._entries.keys() & keys
 
     def put(self, key: K, value: V) -> None:
         """Keep a value; one that alone exceeds the bound is not kept."""

@@ -1,6 +1,6 @@
 """Caches that fetch what they lack, and never keep what went stale meanwhile."""
 
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from hs.lib.cache import LruCache
@@ -45,6 +45,12 @@ class LoadingCache(Generic[K, V]):
         self._entries.pop(key)
         if self._loading.pop(key, None) is not None:
             self._flights.forget(key)
+
+    def invalidate_many(self, keys: Iterable[K]) -> None:
+        """Forget many keys, few of which are likely to be here."""
+        wanted = frozenset(keys)
+        for key in self._entries.kept_among(wanted) | (self._loading.keys() & wanted):
+            self.invalidate(key)
 
     def invalidate_all(self) -> None:
         """Forget everything."""

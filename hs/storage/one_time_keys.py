@@ -77,7 +77,7 @@ def _fallback(d: Dialect) -> str:
     )
 
 
-# Of two claims at once that find the same batch, the second takes the next key of it or none.
+# Of two transactions that change the same batch at once, one is refused and run again.
 CLAIM = sql(
     lambda d: (
         "UPDATE key_batches SET taken = taken + 1 "

@@ -114,6 +114,30 @@ async def test_what_is_invalidated_while_loading_is_not_kept() -> None:
     assert await cache.get(1) == "fresh"
 
 
+async def test_many_are_forgotten_at_once_those_being_loaded_too() -> None:
+    versions = {1: 0, 2: 0, 3: 0}
+    go = trio.Event()
+
+    async def load(key: int) -> int:
+        version = versions[key]
+        if key == 3:
+            await go.wait()
+        return version
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+    for key in (1, 2):
+        await cache.get(key)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, 3)
+        await wait_all_tasks_blocked()
+        versions = dict.fromkeys(versions, 1)
+        cache.invalidate_many([2, 3, 4])
+        go.set()
+
+    assert [await cache.get(key) for key in (1, 2, 3)] == [0, 1, 1]
+
+
 async def test_failures_are_not_kept() -> None:
     loads = []
 

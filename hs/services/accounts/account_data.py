@@ -220,7 +220,8 @@ class AccountData:
             return frozenset()
         read = self._ignored.get(user_id)
         if read is None or read[0] is not content:
-            read = (content, _ignored_in(content))
+            # Nobody is without their own messages, whatever a client puts there.
+            read = (content, _ignored_in(content) - {user_id})
             self._ignored.put(user_id, read)
         return read[1]
 

@@ -13,7 +13,7 @@ Spec: client-server API, Send-to-Device messaging.
 """
 
 import logging
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import trio
 
@@ -203,15 +203,17 @@ class Inboxes:
                 self._on_messages(number, row)
 
     def _on_messages(self, number: int, row: ToDeviceRow) -> None:
-        kept, latest = self._entries, self._latest
-        is_loading = self._waiting.is_loading
-        for place, (user_id, device_id) in enumerate(row.devices):
-            key = (UserID(user_id), device_id)
-            if key in kept or is_loading:
+        devices = cast(tuple[_Key, ...], row.devices)
+        # It may be any of them that is being loaded.
+        known = set(devices) if self._waiting.is_loading else self._entries.kept_among(devices)
+        # Most devices sync elsewhere, or not now.
+        for key in self._latest.kept_among(devices) - known:
+            self._latest.pop(key)
+        if not known:
+            return
+        for place, key in enumerate(devices):
+            if key in known:
                 self._note(key, number, row.messages[place] if row.messages else None)
-            elif key in latest:
-                # Most devices sync elsewhere, or not now.
-                latest.pop(key)
 
     def _note(self, key: _Key, number: int, message: bytes | None) -> None:
         known = self._entries.get(key)

@@ -6,7 +6,7 @@ Spec: client-server API, End-to-End Encryption, `/keys/upload` and `/keys/claim`
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import orjson
@@ -157,8 +157,7 @@ class OneTimeKeys:
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             if row.keys:
-                for user_id, device_id in row.devices:
-                    self._counts.invalidate((UserID(user_id), device_id))
+                self._counts.invalidate_many(cast(tuple[_Key, ...], row.devices))
 
     def _on_changes(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:

@@ -41,17 +41,22 @@ class ToDevice:
         local: list[Message] = []
         remote: list[OutgoingMessage] = []
         head = _head(requester.user_id, event_type)
-        for user_id, contents in messages.items():
+        our_end = f":{self._server_name}"
+        for text, contents in messages.items():
+            user_id = UserID(text)
             # Of ours only those who have devices are sent anything, so their names need no look.
-            is_ours = user_id[:1] == "@" and user_id.partition(":")[2] == self._server_name
-            if not is_ours and not is_user_id(user_id):
+            if text[:1] == "@" and text.endswith(our_end):
+                local += [
+                    Message(user_id, device_id, head + orjson.dumps(content) + b"}")
+                    for device_id, content in contents.items()
+                ]
+            elif is_user_id(text):
+                remote += [
+                    OutgoingMessage(user_id, device_id, content)
+                    for device_id, content in contents.items()
+                ]
+            else:
                 raise BadJson("Messages are sorted by user IDs")
-            target = UserID(user_id)
-            for device_id, content in contents.items():
-                if is_ours:
-                    local.append(Message(target, device_id, head + orjson.dumps(content) + b"}"))
-                else:
-                    remote.append(OutgoingMessage(target, device_id, content))
         if requester.shadow:
             return
         request = Request(requester.user_id, requester.device_id or "", event_type, txn_id)

@@ -319,12 +319,9 @@ class Notifier:
         self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
-        watches = self._watches
         for _, row in batch.rows:
-            for user_id, _ in row.devices:
-                watch = watches.get(UserID(user_id))
-                if watch is None:
-                    continue
+            for user_id in self._watches.keys() & {user_id for user_id, _ in row.devices}:
+                watch = self._watches[user_id]
                 if row.keys:
                     # Counts of keys are told with whatever comes next: nobody is woken for them.
                     watch.changes += 1

@@ -177,6 +177,13 @@ async def test_ignored_users_are_known_as_soon_as_they_are_set(accounts: Account
     assert await data.ignored_by(ALICE) == frozenset()
 
 
+async def test_nobody_ignores_themselves(accounts: Accounts) -> None:
+    ignored = {"ignored_users": {ALICE: {}, "@bob:test": {}}}
+    await accounts.account_data.put(ALICE, None, "m.ignored_user_list", ignored)
+
+    assert await accounts.account_data.ignored_by(ALICE) == {"@bob:test"}
+
+
 async def test_the_marker_of_what_was_read_is_kept_here(accounts: Accounts) -> None:
     data = accounts.account_data
     assert await data.fully_read(ALICE, ROOM) is None
