@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hs.storage import tokens
+from hs.storage import device_keys, one_time_keys, tokens
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import UpdateRows
@@ -38,8 +38,17 @@ UPSERT = """
 INSERT INTO devices (user_id, device_id, display_name, created_ms, inbox)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_id, device_id) DO UPDATE SET inbox = devices.inbox
-RETURNING inbox
+RETURNING inbox, CASE WHEN
+    EXISTS (SELECT 1 FROM device_keys k WHERE k.user_id = $1 AND k.device_id = $2)
+    OR EXISTS (SELECT 1 FROM key_batches k WHERE k.user_id = $1 AND k.device_id = $2)
+    OR EXISTS (SELECT 1 FROM fallback_keys k WHERE k.user_id = $1 AND k.device_id = $2)
+THEN 1 ELSE 0 END
 """
+PRESENT = sql(
+    lambda d: (
+        f"SELECT device_id FROM devices WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
+    )
+)
 FORGET_ADDRESSES = """
 UPDATE devices SET last_seen_ip = NULL, last_seen_user_agent = NULL
 WHERE last_seen_ms < $1 AND last_seen_ip IS NOT NULL
@@ -79,11 +88,23 @@ async def ensure(
 ) -> bool:
     """Add a device unless it is there; tell whether it is new.
 
-    Of units that do so at once, each sees what the one before it has done.
+    Of units that do so at once, each sees what the one before it has done. Keys of one of the same
+    name that is gone go with it, if they are still there.
     """
     (inbox,) = await tx.next_ids(INBOXES, 1)
-    held = await tx.fetchval(UPSERT, user_id, device_id, display_name, now_ms, inbox)
-    return bool(held == inbox)
+    row = await tx.fetchrow(UPSERT, user_id, device_id, display_name, now_ms, inbox)
+    assert row is not None
+    is_new = bool(row[0] == inbox)
+    if is_new and row[1]:
+        await device_keys.delete_devices(tx, user_id, [device_id])
+        await one_time_keys.delete(tx, user_id, [device_id])
+    return is_new
+
+
+async def gone_among(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[str]:
+    """Name those devices of a user that are not there."""
+    present = {row[0] for row in await tx.fetch(PRESENT, user_id, list(device_ids))}
+    return [one for one in device_ids if one not in present]
 
 
 async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:

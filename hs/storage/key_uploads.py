@@ -15,8 +15,9 @@ class KnownOfDevice:
 
     `content` is that of its identity keys, canonical JSON. `one_time_keys` are those not given
     out, each an object of the key by its name in JSON; they, their counts and `fallbacks` are by
-    algorithm. `last_batch` is the highest number of their batches, and `has_spent` tells whether
-    nothing is left of any of these. `room_ids` are those its user is joined to.
+    algorithm. `last_batch` is the number of the last of their batches there ever was, and
+    `has_spent` tells whether nothing is left of one that is there. `room_ids` are those its user
+    is joined to.
     """
 
     content: bytes | None
@@ -46,7 +47,7 @@ _DEVICE = "WHERE user_id = $1 AND device_id = $2"
 KNOWN = f"""
 SELECT 'device' AS part, '' AS name, '' AS key_id, CASE WHEN EXISTS (
     SELECT 1 FROM cross_signing_keys c WHERE c.user_id = d.user_id AND c.public_key = d.device_id
-) THEN 1 ELSE 0 END AS number, 0 AS width, k.content AS content
+) THEN 1 ELSE 0 END AS number, d.last_batch AS more, k.content AS content
 FROM devices d LEFT JOIN device_keys k ON k.user_id = d.user_id AND k.device_id = d.device_id
 WHERE d.user_id = $1 AND d.device_id = $2
 UNION ALL SELECT 'batch', algorithm, '', number, width, substr(keys, taken * width + 1)
@@ -76,11 +77,11 @@ def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
     fallbacks: dict[str, FallbackRecord] = {}
     room_ids: list[str] = []
     for row in rows:
-        part, name, key_id, number, width, content = row
+        part, name, key_id, number, more, content = row
         if part == "device":
             device = row
         elif part == "batch":
-            batches.append((number, name, _cut(bytes(content), width)))
+            batches.append((number, name, _cut(bytes(content), more)))
         elif part == "fallback":
             fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
         else:
@@ -95,7 +96,7 @@ def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
         content=None if device[5] is None else bytes(device[5]),
         is_name_of_cross_signing_key=device[3] == 1,
         one_time_keys=keys,
-        last_batch=max([number for number, _, _ in batches], default=0),
+        last_batch=device[4],
         has_spent=not all(held for _, _, held in batches),
         fallbacks=fallbacks,
         room_ids=tuple(room_ids),

@@ -1,18 +1,22 @@
 """Keys that begin conversations with devices: each given out once, and one to fall back on.
 
-One-time keys lie in batches as they were uploaded: the next one is found by counting. A batch of
-which nothing is left stays until its device uploads again, so that no number is used twice.
+One-time keys lie in batches as they were uploaded: the next one is found by counting. Batches are
+numbered within their device, whose row tells the last number: so of two uploads at once through
+different owners one is refused by the database, and run again.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from hs.storage.database import Tx
 from hs.storage.dialect import Dialect, sql
-from hs.storage.rows import Rows
+from hs.storage.rows import Rows, UpdateRows
+
+MAX_BATCH_BYTES: Final = 32 * 1024
+"""Most in one batch, but for a larger key alone: on SQLite each claim writes all of it again."""
 
 
 class Wanted(NamedTuple):
@@ -41,6 +45,7 @@ class FallbackRecord(NamedTuple):
     is_used: int
 
 
+LAST_BATCH = UpdateRows("devices", "user_id text, device_id text", "last_batch bigint")
 INSERT = Rows(
     "key_batches",
     "user_id text, device_id text, algorithm text, number bigint, amount integer, width integer, "
@@ -113,18 +118,20 @@ DELETE_FALLBACKS = sql(
 async def add(
     tx: Tx, user_id: str, device_id: str, last: int, keys: Sequence[tuple[str, bytes]]
 ) -> None:
-    """Add keys (algorithm, key by its name in JSON) behind the batch with the number `last`.
-
-    Raises: UniqueViolation, late, if somebody else added some behind it.
-    """
+    """Add keys (algorithm, key by its name in JSON) behind the batch with the number `last`."""
     rows = []
     number = last
     # Whoever counts must find the keys of a batch equally long.
     for (algorithm, width), group in itertools.groupby(sorted(keys, key=_algorithm), _kind):
-        number += 1
-        held = [shown for _, shown in group]
-        rows.append((user_id, device_id, algorithm, number, len(held), width, b"".join(held)))
-    await tx.insert_rows(INSERT, rows)
+        rest = [shown for _, shown in group]
+        most = max(1, MAX_BATCH_BYTES // width)
+        while rest:
+            number += 1
+            held, rest = rest[:most], rest[most:]
+            rows.append((user_id, device_id, algorithm, number, len(held), width, b"".join(held)))
+    if rows:
+        await tx.update_rows(LAST_BATCH, [(user_id, device_id, number)])
+        await tx.insert_rows(INSERT, rows)
 
 
 async def delete_spent(tx: Tx, user_id: str, device_id: str) -> None:

@@ -38,12 +38,10 @@ REPLIERS = sql(
 )
 LATEST_REPLIES_BUT = sql(
     lambda d: (
-        "SELECT parent_id, event_id FROM ("
-        "SELECT parent_id, event_id, row_number() OVER "
-        "(PARTITION BY parent_id ORDER BY stream_id DESC) AS place FROM relations "
-        f"WHERE {d.any_of('parent_id', 1, 'text')} AND rel_type = 'm.thread' "
-        f"AND {d.none_of('sender', 2, 'text')}"
-        ") replies WHERE place = 1"
+        "SELECT root_id, (SELECT r.event_id FROM relations r "
+        "WHERE r.parent_id = root_id AND r.rel_type = 'm.thread' "
+        f"AND {d.none_of('r.sender', 2, 'text')} ORDER BY r.stream_id DESC LIMIT 1) "
+        f"FROM {d.unnest('roots', 'root_id text')}"
     )
 )
 CHILDREN = sql(
@@ -164,7 +162,7 @@ async def latest_replies_but(
 ) -> dict[str, str]:
     """Give the last reply in each of some threads that none of some users sent."""
     rows = await tx.fetch(LATEST_REPLIES_BUT, list(root_ids), list(senders))
-    return {row[0]: row[1] for row in rows}
+    return {row[0]: row[1] for row in rows if row[1] is not None}
 
 
 async def children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -97,6 +97,7 @@ DEVICES = sql(
         f"SELECT user_id, device_id, inbox FROM devices WHERE {d.any_of('user_id', 1, 'text')}"
     )
 )
+ARE_THERE = sql(lambda d: f"SELECT count(*) FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}")
 NOTE_REQUEST = """
 INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_ms)
 VALUES ($1, $2, $3, $4, $5)
@@ -221,6 +222,12 @@ async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]
     for user_id, device_id, inbox in await tx.fetch(DEVICES, list(user_ids)):
         found.setdefault(user_id, {})[device_id] = inbox
     return found
+
+
+async def are_there(tx: Tx, inboxes: Collection[int]) -> bool:
+    """Tell whether the devices of all these inboxes, each given once, are still there."""
+    number: int = await tx.fetchval(ARE_THERE, list(inboxes))
+    return number == len(inboxes)
 
 
 async def note_request(

@@ -1,9 +1,7 @@
 """One-time keys in batches, and among very many."""
 
-import pytest
-
 from hs.storage import key_uploads, one_time_keys
-from hs.storage.database import Database, Tx, UniqueViolation
+from hs.storage.database import Database, Tx
 from hs.storage.migrate import bundled_migrations, migrate, statements_for
 from hs.storage.one_time_keys import Wanted
 from tests.support.rooms import ALICE
@@ -69,15 +67,17 @@ async def test_keys_of_any_length_come_in_the_order_of_their_upload(database: Da
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {}
 
 
-async def test_a_number_is_not_taken_twice(database: Database) -> None:
-    await database.write(add, 0, ("x", b"mine"))
-    await claimed(database, "x", 1)
+async def test_many_keys_lie_in_several_batches(database: Database) -> None:
+    keys = [b"%08d" % number * 128 for number in range(100)]
 
-    # As of somebody who had looked before the first was added.
-    with pytest.raises(UniqueViolation):
-        await database.write(add, 0, ("x", b"mine"))
+    async def batches(tx: Tx) -> int:
+        number: int = await tx.fetchval("SELECT count(*) FROM key_batches")
+        return number
 
-    assert await claimed(database, "x", 1) == []
+    await database.write(add, 0, *[("x", key) for key in keys])
+
+    assert await database.read(batches) == 4
+    assert await claimed(database, "x", 101) == keys
 
 
 async def as_it_was(tx: Tx) -> None:
@@ -87,6 +87,7 @@ async def as_it_was(tx: Tx) -> None:
         if "CREATE TABLE one_time_keys" in statement:
             await tx.execute(statement)
     await tx.execute("DROP TABLE key_batches")
+    await tx.execute("ALTER TABLE devices DROP COLUMN last_batch")
     await tx.execute("DELETE FROM schema_migrations WHERE number = 26")
     for number, name in enumerate(["b", "a", 'q"ü\n']):
         await tx.execute(
@@ -110,6 +111,6 @@ async def test_keys_of_the_table_before_are_kept(database: Database) -> None:
 
     known = await database.read(key_uploads.known, ALICE, "PHONE")
     assert known is not None
-    assert known.counts == {"x": 3}
+    assert (known.counts, known.last_batch) == ({"x": 3}, 3)
     assert known.named_keys().keys() == {"x:b", "x:a", 'x:q"ü\n'}
     assert (await claimed(database, "x", 2)) == [b'{"x:b":{"key":"0"}}', b'{"x:a":{"key":"1"}}']

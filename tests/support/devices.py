@@ -28,7 +28,6 @@ from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.repl.writers import TableWriter
 from hs.services.accounts.uia import PASSWORD, Attempt, InteractiveAuth
-from hs.services.devices.addresses import DeviceAddresses
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
@@ -160,7 +159,6 @@ class Process:
 @asynccontextmanager
 async def open_devices(database: Database, hub: InProcHub | None = None) -> AsyncIterator[Process]:
     """Start the rooms' and the devices' part of a server."""
-    is_alone = hub is None
     hub = hub or InProcHub()
     async with open_world(database, hub=hub) as world:
         transport, now_ms = hub.join(world.feed), world.clock.now_ms
@@ -171,11 +169,10 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
             TO_DEVICE, "main", database, transport, now_ms
         )
         filer = BundleFiler(inboxes, world.feed)
-        addresses = DeviceAddresses(database, world.feed) if is_alone else None
         process = make_process(
             world,
             LocalDeviceLists(lists, world.clock),
-            LocalInboxes(inboxes, world.clock, filer, addresses),
+            LocalInboxes(inboxes, world.clock, filer),
         )
         process.filer = filer
         async with trio.open_nursery() as nursery:

@@ -12,7 +12,6 @@ from hs.nursery.foundation import Foundation
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
-from hs.services.devices.addresses import DeviceAddresses
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
@@ -90,9 +89,7 @@ def wire_device_writers(ground: Foundation) -> DeviceWriters:
         nonlocal filer
         table = ground.table(TO_DEVICE)
         filer = BundleFiler(table, ground.feed)
-        is_alone = not ground.plan.shared
-        addresses = DeviceAddresses(ground.database, ground.feed) if is_alone else None
-        return LocalInboxes(table, clock, filer, addresses)
+        return LocalInboxes(table, clock, filer)
 
     inboxes = ground.owned(InboxWriter, TO_DEVICE, make_inboxes)
     updates = DeviceUpdates(lists, inboxes)

@@ -1,45 +1,33 @@
-"""Where messages to devices go: the devices of our users, with the inbox of each.
+"""Where messages to devices went before, so that their inboxes need not be found by names again.
 
-Kept in memory where one process does everything, which hears of each device before anybody is
-told of it. With several processes they are read each time: one that is new at another must get
-what is sent from now on. A device that is gone may stay in here until that is told; what is put
-into its inbox until then is given to nobody, and tidied up.
+An inbox belongs to one device for ever. Whether the device is still there only the table tells,
+which is quick to say it of numbers; and devices that are not known here are looked up.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from hs.lib.cache import LruCache
-from hs.lib.loading_cache import LoadingManyCache
-from hs.repl.feed import Batch, Feed
-from hs.repl.rows import DeviceListRow
-from hs.repl.streams import DEVICE_LISTS
-from hs.storage import to_device
-from hs.storage.database import Database
 
-MAX_USERS: Final = 20_000
+MAX_DEVICES: Final = 50_000
 
-Inboxes = Mapping[str, int]  # by device ID
+Inboxes = Mapping[tuple[str, str], int]  # by user and device
 
 
 class DeviceAddresses:
-    """Knows the inboxes of users' devices."""
+    """Remembers the inboxes of devices."""
 
-    def __init__(self, database: Database, feed: Feed) -> None:
-        self._database = database
-        self._users: LoadingManyCache[str, Inboxes] = LoadingManyCache(
-            LruCache("device_inboxes", max_entries=MAX_USERS), self._read
+    def __init__(self) -> None:
+        self._inboxes: LruCache[tuple[str, str], int] = LruCache(
+            "device_inboxes", max_entries=MAX_DEVICES
         )
-        feed.subscribe(DEVICE_LISTS, self._on_rows)
 
-    async def of(self, user_ids: Collection[str]) -> dict[str, Inboxes]:
-        """Give the inboxes of users' devices; users without any have none."""
-        return await self._users.get(user_ids)
+    def known(self, devices: Iterable[tuple[str, str]]) -> Inboxes:
+        """Give the inboxes of devices (user, device), as far as they are remembered."""
+        return self._inboxes.get_kept(devices)
 
-    async def _read(self, user_ids: list[str]) -> dict[str, Inboxes]:
-        found = await self._database.read(to_device.devices, user_ids)
-        return {user_id: found.get(user_id, {}) for user_id in user_ids}
-
-    def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
-        for _, row in batch.rows:
-            self._users.invalidate(row.user_id)
+    def learn(self, found: Mapping[str, Mapping[str, int]]) -> None:
+        """Remember the inboxes of users' devices."""
+        for user_id, inboxes in found.items():
+            for device_id, inbox in inboxes.items():
+                self._inboxes.put((user_id, device_id), inbox)

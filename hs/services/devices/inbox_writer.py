@@ -17,9 +17,9 @@ from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
-from hs.services.devices.addresses import DeviceAddresses
-from hs.services.devices.key_storing import KeyUpload, beside_the_other, store_keys
-from hs.storage import key_uploads, one_time_keys, to_device
+from hs.services.devices.addresses import DeviceAddresses, Inboxes
+from hs.services.devices.key_storing import KeyUpload, store_keys
+from hs.storage import devices, key_uploads, one_time_keys, to_device
 from hs.storage.database import Tx
 from hs.storage.one_time_keys import ClaimedKey, Wanted
 
@@ -142,18 +142,21 @@ class LocalInboxes:
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
     _filer: BundleFiler
-    _addresses: DeviceAddresses | None = None  # with one process that does everything
+    _addresses: DeviceAddresses = attrs.field(factory=DeviceAddresses)
 
     async def send(self, request: Request, messages: list[Message]) -> bool:
         """Leave messages for devices of ours, once."""
-        user_ids = {one.user_id for one in messages}
-        known = None if self._addresses is None else await self._addresses.of(user_ids)
+        known = self._addresses.known([one[:2] for one in messages])
         now_ms, may_bundle = self._clock.now_ms(), self._filer.has_room
-        return await self._stream.write(_send, request, messages, now_ms, may_bundle, known)
+        is_new, found = await self._stream.write(
+            _send, request, messages, now_ms, may_bundle, known
+        )
+        self._addresses.learn(found)
+        return is_new
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
-        return await beside_the_other(lambda: self._stream.write(_upload, upload))
+        return await self._stream.write(_upload, upload)
 
     async def claim(self, wishes: list[Wanted]) -> list[ClaimedKey]:
         """Give out keys."""
@@ -179,16 +182,18 @@ async def _send(
     messages: list[Message],
     now_ms: int,
     may_bundle: bool,
-    known: Mapping[str, Mapping[str, int]] | None,
-) -> tuple[bool, Rows]:
+    known: Inboxes,
+) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
     if not await to_device.note_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
-        return False, []
-    if known is None:
-        known = await to_device.devices(tx, {one.user_id for one in messages})
+        return (False, {}), []
+    if known and not await to_device.are_there(tx, known.values()):
+        known = {}
+    unknown = {one.user_id for one in messages if one[:2] not in known}
+    found = await to_device.devices(tx, unknown) if unknown else {}
     rows: Rows = []
-    addressed = _addressed(messages, known)
+    addressed = _addressed(messages, known, found)
     while addressed:
         # A number stands for one message at most of each device.
         number = await ids.one()
@@ -198,18 +203,26 @@ async def _send(
         add = to_device.add_bundle if may_bundle and _is_bundle(now, carried) else to_device.add
         await add(tx, number, [(inbox, event) for _, inbox, event in now])
         rows.append((number, ToDeviceRow(tuple([device for device, _, _ in now]), carried)))
-    return True, rows
+    return (True, found), rows
 
 
-def _addressed(messages: list[Message], known: Mapping[str, Mapping[str, int]]) -> list[_Addressed]:
-    found: list[_Addressed] = []
-    for user_id, device_id, event in messages:
-        inboxes = known.get(user_id, {})
-        if device_id == EVERY_DEVICE:
-            found += [((user_id, one), inbox, event) for one, inbox in inboxes.items()]
-        elif device_id in inboxes:
-            found.append(((user_id, device_id), inboxes[device_id], event))
-    return found
+def _addressed(
+    messages: list[Message], known: Inboxes, found: Mapping[str, Mapping[str, int]]
+) -> list[_Addressed]:
+    addressed: list[_Addressed] = []
+    for message in messages:
+        device, event = message[:2], message[2]
+        inbox = known.get(device)
+        if inbox is None:
+            user_id, device_id = device
+            inboxes = found.get(user_id, {})
+            if device_id == EVERY_DEVICE:
+                addressed += [((user_id, one), each, event) for one, each in inboxes.items()]
+                continue
+            inbox = inboxes.get(device_id)
+        if inbox is not None:
+            addressed.append((device, inbox, event))
+    return addressed
 
 
 def _one_each(addressed: list[_Addressed]) -> tuple[list[_Addressed], list[_Addressed]]:
@@ -251,11 +264,12 @@ async def _claim(tx: Tx, ids: StreamIds, wishes: list[Wanted]) -> tuple[list[Cla
 
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
     await to_device.delete_closed(tx, user_id)
-    await one_time_keys.delete(tx, user_id, device_ids)
-    devices = tuple((user_id, device_id) for device_id in device_ids)
-    return None, [(await ids.one(), ToDeviceRow(devices, keys=True, gone=True))] if devices else []
+    # One that is there was made anew meanwhile.
+    await one_time_keys.delete(tx, user_id, await devices.gone_among(tx, user_id, device_ids))
+    told = tuple((user_id, device_id) for device_id in device_ids)
+    return None, [(await ids.one(), ToDeviceRow(told, keys=True, gone=True))] if told else []
 
 
-async def _keys_changed(ids: StreamIds, devices: Iterable[tuple[str, str]]) -> Rows:
-    changed = tuple(devices)
+async def _keys_changed(ids: StreamIds, touched: Iterable[tuple[str, str]]) -> Rows:
+    changed = tuple(touched)
     return [(await ids.one(), ToDeviceRow(changed, keys=True))] if changed else []

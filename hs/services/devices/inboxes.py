@@ -130,6 +130,8 @@ class Inboxes:
         if not self._is_alone:
             with trio.CancelScope(shield=True):
                 upto = await self._database.write(inbox_reads.advance, *key, upto)
+            # Others may have been told of more, of what has not even arrived here.
+            self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
         self._pass_over(key, upto)
         return True
 

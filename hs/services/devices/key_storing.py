@@ -4,8 +4,7 @@ They come alone, or together with the keys of a new device: then all of it is on
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 
@@ -13,12 +12,11 @@ from hs.core.errors import InvalidParam
 from hs.core.ids import UserID
 from hs.services.devices.key_objects import OneTimeKey
 from hs.storage import one_time_keys
-from hs.storage.database import Tx, UniqueViolation
+from hs.storage.database import Tx
 from hs.storage.key_uploads import KnownOfDevice
 
-T = TypeVar("T")
-
-MAX_ATTEMPTS: Final = 5
+MAX_HELD_BYTES: Final = 1 << 20
+"""Most of a device's one-time keys that wait, as every upload reads them."""
 
 
 @attrs.frozen
@@ -31,29 +29,17 @@ class KeyUpload:
     fallback_keys: list[OneTimeKey]
 
 
-async def beside_the_other(write: Callable[[], Awaitable[T]]) -> T:
-    """Write keys, and again if the other owner added some of the same device at the same moment.
-
-    Raises: what `write` raises.
-    """
-    for _ in range(MAX_ATTEMPTS - 1):
-        try:
-            return await write()
-        except UniqueViolation:
-            continue
-    return await write()
-
-
 async def store_keys(tx: Tx, upload: KeyUpload, known: KnownOfDevice) -> dict[str, int] | None:
     """Add the keys that are not known yet; give how many there are then of each algorithm.
 
-    None: there was nothing to add. Raises: InvalidParam; UniqueViolation, as `beside_the_other`.
+    None: there was nothing to add. Raises: InvalidParam.
     """
     user_id, device_id = upload.user_id, upload.device_id
     fresh = _fresh(upload, known)
     fallbacks = [key for key in upload.fallback_keys if not _is_held(key, known)]
     if not fresh and not fallbacks:
         return None
+    _check_room(fresh, known)
     if fresh and known.has_spent:
         await one_time_keys.delete_spent(tx, user_id, device_id)
     added = [(key.algorithm, key.shown) for key in fresh]
@@ -77,6 +63,12 @@ def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
         elif shown != key.shown:
             raise InvalidParam(f"There is another one-time key {key.name} already")
     return fresh
+
+
+def _check_room(fresh: list[OneTimeKey], known: KnownOfDevice) -> None:
+    held = sum(len(key) for keys in known.one_time_keys.values() for key in keys)
+    if held + sum(len(key.shown) for key in fresh) > MAX_HELD_BYTES:
+        raise InvalidParam(f"A device can leave at most {MAX_HELD_BYTES} bytes of one-time keys")
 
 
 def _is_held(key: OneTimeKey, known: KnownOfDevice) -> bool:

@@ -15,7 +15,7 @@ from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.services.devices.key_storing import KeyUpload, beside_the_other, store_keys
+from hs.services.devices.key_storing import KeyUpload, store_keys
 from hs.storage import (
     dehydrated,
     device_keys,
@@ -111,10 +111,7 @@ class LocalDeviceLists:
 
     async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
         """Set a device's keys, with those that others claim."""
-        now_ms = self._clock.now_ms()
-        return await beside_the_other(
-            lambda: self._stream.write(_put_device_keys, content, others, now_ms)
-        )
+        return await self._stream.write(_put_device_keys, content, others, self._clock.now_ms())
 
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
@@ -234,10 +231,12 @@ async def _announce(
 async def _forget(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
-    await device_keys.delete_devices(tx, user_id, device_ids)
+    # One that is there was made anew meanwhile.
+    gone = await devices.gone_among(tx, user_id, device_ids)
+    await device_keys.delete_devices(tx, user_id, gone)
     # Those that came with an upload of the device's keys a moment ago, through this owner.
-    await one_time_keys.delete(tx, user_id, device_ids)
-    for device_id in device_ids:
+    await one_time_keys.delete(tx, user_id, gone)
+    for device_id in gone:
         await dehydrated.delete_device(tx, user_id, device_id)
     return None, await _announced(tx, ids, user_id, device_ids, now_ms)
 

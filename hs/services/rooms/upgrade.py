@@ -115,15 +115,19 @@ class RoomUpgrade:
         check_may_act(requester)
         user_id = requester.user_id
         rules = room_version(version)
+        old = await self._allowing(user_id, room_id)
+        creators = dict.fromkeys(parse_user_id(one) for one in additional_creators)
+        wish = _Wish(user_id, room_id, version, rules, tuple(creators))
+        # Large rooms take their time, and clients that lose patience ask again.
+        return await self.turns.run(room_id, self._upgrade, wish, old)
+
+    async def _allowing(self, user_id: UserID, room_id: RoomID) -> Deciding:
         old = await self.deciding.read(room_id, members=(user_id,), more=(_TOMBSTONE_KEY,))
         if old is None:
             raise NotFound("Room not found")
         if not old.may_send_state(user_id, event_types.TOMBSTONE):
             raise Forbidden("You cannot upgrade this room")
-        creators = dict.fromkeys(parse_user_id(one) for one in additional_creators)
-        wish = _Wish(user_id, room_id, version, rules, tuple(creators))
-        # Large rooms take their time, and clients that lose patience ask again.
-        return await self.turns.run(room_id, self._upgrade, wish, old)
+        return old
 
     async def _upgrade(self, wish: _Wish, old: Deciding) -> RoomID:
         tombstone_id, new = await self._replacement(wish)
@@ -133,7 +137,8 @@ class RoomUpgrade:
             seen = old.events.get(_TOMBSTONE_KEY)
             if new is not None and tombstone_id != (None if seen is None else seen.event_id):
                 raise BadState("The room was upgraded by somebody else just now")
-            new_room = await self._make(wish, old)
+            # As it is by now: others may have had their turn before.
+            new_room = await self._make(wish, await self._allowing(wish.user_id, wish.room_id))
         await self._close(wish.user_id, wish.room_id)
         await self.aliases.move(wish.room_id, new_room)
         new = await self.deciding.read(new_room)

@@ -13,6 +13,8 @@ CREATE TABLE key_batches (
     PRIMARY KEY (user_id, device_id, algorithm, number)
 );
 
+ALTER TABLE devices ADD COLUMN last_batch BIGINT NOT NULL DEFAULT 0;
+
 -- Claims read a few bytes of many, and change how many are taken.
 -- only postgres
 ALTER TABLE key_batches ALTER COLUMN keys SET STORAGE EXTERNAL;
@@ -37,5 +39,10 @@ SELECT user_id, device_id, algorithm, number, 1, length(shown), shown FROM (
             AS BLOB) AS shown
     FROM one_time_keys
 ) AS held;
+
+UPDATE devices SET last_batch = COALESCE((
+    SELECT max(k.number) FROM key_batches k
+    WHERE k.user_id = devices.user_id AND k.device_id = devices.device_id
+), 0);
 
 DROP TABLE one_time_keys;

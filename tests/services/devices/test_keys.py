@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from hs.storage import devices
 from hs.storage.database import Tx
 from tests.support.devices import V3, Process, one_time_keys, plain_keys
 from tests.support.rooms import ALICE, BOB, ZOE
@@ -239,6 +240,41 @@ async def test_keys_uploaded_through_both_owners_at_once_are_here_once(server: P
 
         claimed = [await server.claim(phone, ALICE, name) for _ in range(6)]
         assert claimed == [[f"signed_curve25519:{n:04}"] for n in range(5)] + [[]]
+
+
+async def test_keys_of_a_device_made_anew_outlive_what_comes_late(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.world.database.write(devices.delete, ALICE, ["PHONE"])
+    phone = await server.device(ALICE, "PHONE")
+    keys = {"device_keys": plain_keys(ALICE, "PHONE"), "one_time_keys": one_time_keys(1, 2)}
+    await server.upload(phone, **keys)
+
+    await server.updates.devices_removed(ALICE, ["PHONE"])
+
+    assert (await server.query(phone, ALICE))["device_keys"][ALICE].keys() == {"PHONE"}
+    assert await server.claim(phone, ALICE, "PHONE") == ["signed_curve25519:0001"]
+
+
+async def test_a_device_made_anew_has_no_keys_of_the_one_before(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1, 2), fallback_keys=one_time_keys(3))
+    # As if the process had died before the owners were told.
+    await server.world.database.write(devices.delete, ALICE, ["PHONE"])
+
+    phone = await server.device(ALICE, "PHONE")
+
+    assert await server.claim(phone, ALICE, "PHONE") == []
+
+
+async def test_a_device_cannot_leave_keys_without_end(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys={"x:1": "k" * 600_000})
+
+    more = await server.upload(phone, one_time_keys={"x:2": "k" * 600_000})
+    small = await server.upload(phone, one_time_keys=one_time_keys(1))
+
+    assert (more.status, more.errcode) == (400, "M_INVALID_PARAM")
+    assert small.json == {"one_time_key_counts": {"x": 1, "signed_curve25519": 1}}
 
 
 async def test_batches_that_are_used_up_go_with_the_next_upload(server: Process) -> None:

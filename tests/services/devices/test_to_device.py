@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked, ToDeviceAsked
+from hs.storage import devices
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB, ZOE
 
@@ -77,6 +78,37 @@ async def test_messages_go_to_the_devices_there_are_then(server: Process) -> Non
 
     got = [bodies(await server.sync(BOB, name)) for name in ("OLD", "NEW")]
     assert got == [["fourth"], ["second", "third", "fourth"]]
+
+
+async def test_a_device_gets_messages_though_nobody_was_told_that_it_is_new(
+    server: Process,
+) -> None:
+    phone = await server.device(BOB, "PHONE")
+    await server.send(phone, "1", {ALICE: {"*": text("early"), "NEW": text("early")}})
+    # What should follow failed, and the client tries again.
+    await server.world.database.write(devices.ensure, ALICE, "NEW", None, 1)
+    await server.device(ALICE, "NEW")
+
+    await server.send(phone, "2", {ALICE: {"NEW": text("to it")}})
+    await server.send(phone, "3", {ALICE: {"*": text("to all")}})
+
+    assert bodies(await server.sync(ALICE, "NEW")) == ["to it", "to all"]
+
+
+async def test_a_device_made_anew_gets_what_is_sent_though_nobody_was_told(
+    server: Process,
+) -> None:
+    phone = await server.device(BOB, "PHONE")
+    for name in ("A", "B"):
+        await server.device(ALICE, name)
+    await server.send(phone, "1", {ALICE: {"A": text("old"), "B": text("old")}})
+    await server.world.database.write(devices.delete, ALICE, ["A"])
+    await server.world.database.write(devices.ensure, ALICE, "A", None, 1)
+
+    await server.send(phone, "2", {ALICE: {"A": text("new"), "B": text("new")}})
+
+    synced = [bodies(await server.sync(ALICE, name)) for name in ("A", "B")]
+    assert synced == [["new"], ["old", "new"]]
 
 
 async def test_many_messages_come_in_pages_without_loss(server: Process) -> None:
