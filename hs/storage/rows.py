@@ -13,26 +13,18 @@ class Rows:
     """A multi-row INSERT; `Rows("events", "stream_id bigint, room_id text")`.
 
     `conflict` is an ON CONFLICT clause. With DO UPDATE no two rows of one batch may have the
-    same key: PostgreSQL refuses that, SQLite lets the last one win. `numbered` names a column
-    that gets an id of `stream`, as `Tx.next_ids` gives them, in the order of the rows.
+    same key: PostgreSQL refuses that, SQLite lets the last one win.
     """
 
-    __slots__ = ("columns", "postgres", "sqlite", "stream", "table")
+    __slots__ = ("columns", "postgres", "sqlite", "table")
 
-    def __init__(
-        self, table: str, columns: str, conflict: str = "", *, numbered: str = "", stream: str = ""
-    ) -> None:
+    def __init__(self, table: str, columns: str, conflict: str = "") -> None:
         self.table = table
-        self.stream = stream
         self.columns = parse_columns(columns)
-        named = ([numbered] if numbered else []) + [column.name for column in self.columns]
-        names = ", ".join(named)
+        names = ", ".join(column.name for column in self.columns)
         batch = POSTGRES.unnest("batch", columns)
-        marks = ", ".join(f"?{n}" for n in range(1, len(named) + 1))
-        values = f"nextval('{stream}_ids'), batch.*" if numbered else "*"
-        self.postgres = (
-            f"INSERT INTO {table} ({names}) SELECT {values} FROM {batch} {conflict}".strip()
-        )
+        marks = ", ".join(f"?{n}" for n in range(1, len(self.columns) + 1))
+        self.postgres = f"INSERT INTO {table} ({names}) SELECT * FROM {batch} {conflict}".strip()
         self.sqlite = f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".strip()
 
 

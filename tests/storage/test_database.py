@@ -43,7 +43,6 @@ PAIRS = sql(
 MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
 STRICT = Rows("pets", "name text, age bigint")
 OWNERS = Rows("owners", "pet text")
-NUMBERED = Rows("pets", "name text", numbered="age", stream="barks")
 AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
 
 
@@ -257,20 +256,6 @@ async def test_one_row_is_updated_with_all_that_waits(pets: Database) -> None:
     assert await pets.read(age_of, "nobody's child") == 1
     with pytest.raises(UniqueViolation):
         await pets.write(change, "rex")
-
-
-async def test_rows_are_numbered_in_their_order(pets: Database) -> None:
-    async def fill(tx: Tx) -> None:
-        await tx.insert_rows(NUMBERED, [("b",), ("a",)])
-        await tx.insert_rows(NUMBERED, [])
-        await tx.insert_rows(NUMBERED, [("d",), ("c",)])
-
-    async def in_order(tx: Tx) -> list[str]:
-        return [row[0] for row in await tx.fetch("SELECT name FROM pets ORDER BY age")]
-
-    await pets.write(fill)
-
-    assert await pets.read(in_order) == ["b", "a", "d", "c"]
 
 
 async def test_lists_are_parameters(pets: Database) -> None:

@@ -9,6 +9,7 @@ import hs.repl
 import hs.storage
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.dialect import Statement, numbered
+from hs.storage.postgres.pool import LISTS
 from hs.storage.rows import Rows, UpdateRows
 
 ONE_ENGINES_OWN = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
@@ -52,3 +53,10 @@ async def test_every_statement_is_understood(database: Database) -> None:
             refused.append(f"{where}: {error}")
 
     assert refused == []
+
+
+def test_each_type_of_lists_is_learned_as_a_connection_opens() -> None:
+    types = {found for _, text, _ in statements() for found in re.findall(r"(\w+)\[\]", text)}
+
+    # Those of text asyncpg knows by itself.
+    assert types - {"text"} <= set(re.findall(r"(\w+)\[\]", LISTS))

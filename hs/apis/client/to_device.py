@@ -18,7 +18,7 @@ class SendToDeviceRequest:
     requester: Requester
     event_type: str = path()
     txn_id: str = path()
-    messages: dict[str, dict[str, JsonObject]] = body()
+    messages: JsonObject = body()  # objects by device, by user
 
 
 @attrs.frozen

@@ -39,9 +39,10 @@ async def store_keys(tx: Tx, upload: KeyUpload, known: KnownOfDevice) -> dict[st
     fallbacks = [key for key in upload.fallback_keys if not _is_held(key, known)]
     if not fresh and not fallbacks:
         return None
-    _check_room(fresh, known)
-    if fresh and known.has_spent:
-        await one_time_keys.delete_spent(tx, user_id, device_id)
+    if fresh:
+        _check_room(fresh, known)
+        if known.has_spent:
+            await one_time_keys.delete_spent(tx, user_id, device_id)
     added = [(key.algorithm, key.shown) for key in fresh]
     await one_time_keys.add(tx, user_id, device_id, known.last_batch, added)
     await one_time_keys.put_fallbacks(

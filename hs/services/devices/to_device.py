@@ -32,11 +32,11 @@ class ToDevice:
         requester: Requester,
         event_type: str,
         txn_id: str,
-        messages: Mapping[str, Mapping[str, JsonObject]],
+        messages: JsonObject,
     ) -> None:
         """Send one message to each of some devices; the same request again does nothing.
 
-        Raises: BadJson.
+        `messages` are objects by device, these by user. Raises: BadJson.
         """
         local: list[Message] = []
         remote: list[OutgoingMessage] = []
@@ -45,18 +45,19 @@ class ToDevice:
         for text, contents in messages.items():
             user_id = UserID(text)
             # Of ours only those who have devices are sent anything, so their names need no look.
-            if text[:1] == "@" and text.endswith(our_end):
-                local += [
-                    Message(user_id, device_id, head + orjson.dumps(content) + b"}")
-                    for device_id, content in contents.items()
-                ]
-            elif is_user_id(text):
-                remote += [
-                    OutgoingMessage(user_id, device_id, content)
-                    for device_id, content in contents.items()
-                ]
-            else:
+            is_ours = text[:1] == "@" and text.endswith(our_end)
+            if not is_ours and not is_user_id(text):
                 raise BadJson("Messages are sorted by user IDs")
+            if type(contents) is not dict:
+                raise BadJson("The messages to a user are sorted by device IDs")
+            for device_id, content in contents.items():
+                if type(content) is not dict:
+                    raise BadJson("A message to a device is an object")
+                if is_ours:
+                    event = head + orjson.dumps(content) + b"}"
+                    local.append(Message(user_id, device_id, event))
+                else:
+                    remote.append(OutgoingMessage(user_id, device_id, content))
         if requester.shadow:
             return
         request = Request(requester.user_id, requester.device_id or "", event_type, txn_id)

@@ -17,6 +17,9 @@ MEND_LIMIT_S: Final = 5.0
 CANCEL_AGAIN_S: Final = 0.2
 CLOSE_LIMIT_S: Final = 5.0
 
+# asyncpg looks a type up when it first meets it, which costs PostgreSQL more than most units do.
+LISTS: Final = "SELECT $1::bigint[], $2::bytea[], $3::smallint[], $4::integer[]"
+
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +98,7 @@ class Pool:
 
     async def _cancel_again(self, conn: Connection) -> None:
         """Ask once more: a request that came before its statement had begun stopped nothing."""
-        other = await self._connect()
+        other = await self._connect_only()
         try:
             await other.execute("SELECT pg_cancel_backend($1)", conn.get_server_pid())
         finally:
@@ -109,6 +112,16 @@ class Pool:
         await asyncio.gather(*map(_close, idle))
 
     async def _connect(self) -> Connection:
+        """Connect, and learn the types of lists, all by one question."""
+        conn = await self._connect_only()
+        try:
+            await conn.prepare(LISTS)
+        except BaseException:
+            conn.terminate()
+            raise
+        return conn
+
+    async def _connect_only(self) -> Connection:
         return await asyncpg.connect(**self._config.connect)
 
 

@@ -46,3 +46,7 @@ UPDATE devices SET last_batch = COALESCE((
 ), 0);
 
 DROP TABLE one_time_keys;
+-- only postgres
+DROP SEQUENCE IF EXISTS one_time_keys_ids;
+-- only sqlite
+DELETE FROM stream_ids WHERE stream = 'one_time_keys';

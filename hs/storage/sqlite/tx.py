@@ -85,9 +85,6 @@ class SqliteTx:
         self._conn.executemany(_text(query), rows)
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
-        if insert.stream and rows:
-            ids = await self.next_ids(insert.stream, len(rows))
-            rows = [(number, *row) for number, row in zip(ids, rows, strict=True)]
         self._conn.executemany(insert.sqlite, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
