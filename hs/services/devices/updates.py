@@ -54,5 +54,6 @@ class DeviceUpkeep:
             await self._database.write(to_device.delete_leftovers, found)
         for user_id in await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
             await self._inboxes.forget(UserID(user_id), [])
-        for user_id, device_id in await self._database.read(device_keys.orphans, ORPHANS_AT_ONCE):
+        orphans = await self._database.read_long(device_keys.orphans, ORPHANS_AT_ONCE)
+        for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])

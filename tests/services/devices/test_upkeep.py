@@ -30,6 +30,17 @@ async def test_a_removal_that_was_cut_short_is_finished(server: Process) -> None
     assert await server.world.database.read(counted, tables) == [0, 0, 0, 0]
 
 
+async def test_keys_alone_of_a_device_that_is_gone_are_dropped(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1), fallback_keys=one_time_keys(2))
+    await server.world.database.write(devices.delete, ALICE, ["PHONE"])
+
+    await server.upkeep.tidy()
+
+    tables = ("key_batches", "fallback_keys")
+    assert await server.world.database.read(counted, tables) == [0, 0]
+
+
 async def test_messages_are_gone_with_their_device_and_with_all_of_a_users(server: Process) -> None:
     for user_id, names in ((ALICE, ("A", "B")), (BOB, ("C",))):
         for name in names:
