@@ -178,7 +178,7 @@ async def test_ignored_users_are_known_as_soon_as_they_are_set(accounts: Account
 
 
 async def test_nobody_ignores_themselves(accounts: Accounts) -> None:
-    ignored = {"ignored_users": {ALICE: {}, "@bob:test": {}}}
+    ignored: dict[str, Any] = {"ignored_users": {ALICE: {}, "@bob:test": {}}}
     await accounts.account_data.put(ALICE, None, "m.ignored_user_list", ignored)
 
     assert await accounts.account_data.ignored_by(ALICE) == {"@bob:test"}
