@@ -8,6 +8,7 @@ acknowledged its message meanwhile.
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from hs.storage import inbox_reads
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
 from hs.storage.rows import Rows
@@ -44,11 +45,6 @@ SELECT min(low), max(high) FROM (
     UNION ALL
     SELECT min(stream_id), max(stream_id) {_BUNDLED}
 ) AS ends
-"""
-MARK_READ = """
-INSERT INTO inbox_reads (inbox, upto)
-SELECT inbox, $3 FROM devices WHERE user_id = $1 AND device_id = $2
-ON CONFLICT (inbox) DO UPDATE SET upto = excluded.upto WHERE inbox_reads.upto < excluded.upto
 """
 DELETE_UPTO = f"DELETE FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id <= $3"
 OLDEST_BUNDLES = """
@@ -144,14 +140,9 @@ async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-async def mark_read(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
-    """Note what devices have got, so that it is not given again: as `delete_upto`."""
-    await tx.executemany(MARK_READ, sorted(got))
-
-
 async def delete_upto(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
     """Forget the messages that devices have got: (user_id, device_id, number of the last)."""
-    await mark_read(tx, got)
+    await inbox_reads.mark(tx, got)
     await tx.executemany(DELETE_UPTO, sorted(got))
 
 

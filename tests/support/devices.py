@@ -170,9 +170,7 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
         )
         filer = BundleFiler(inboxes, world.feed)
         process = make_process(
-            world,
-            LocalDeviceLists(lists, world.clock),
-            LocalInboxes(inboxes, world.clock, filer),
+            world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock, filer)
         )
         process.filer = filer
         async with trio.open_nursery() as nursery:

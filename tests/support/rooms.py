@@ -18,7 +18,7 @@ from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Ownership, Topology
+from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.repl.transport import Transport
@@ -53,6 +53,12 @@ CAROL = UserID("@carol:test.example")
 ZOE = UserID("@zoe:elsewhere.example")
 
 DEFAULT_VERSION = "11"
+WRITERS = Topology(
+    "one",
+    "main",
+    writers={"events": ("one", "two")},
+    locations={"one": Location("127.0.0.1", 1), "two": Location("127.0.0.1", 2)},
+)
 ALONE = Topology("main", "main")
 
 
@@ -162,6 +168,19 @@ def member(user_id: UserID, membership: str, **content: Any) -> Draft:
 def txn_key(user_id: UserID, room_id: RoomID, txn_id: str, device_id: str = "DEVICE") -> TxnKey:
     """Make the key of a request to send a message."""
     return TxnKey(user_id, device_id, f"/rooms/{room_id}/send/m.room.message", txn_id)
+
+
+@asynccontextmanager
+async def open_writers(database: Database) -> AsyncIterator[tuple[World, World]]:
+    """Start two processes that write events."""
+    hub = InProcHub()
+    async with (
+        open_world(database, hub=hub, topology=WRITERS) as one,
+        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as two,
+    ):
+        one.appenders.update(two.appenders)
+        two.appenders.update(one.appenders)
+        yield one, two
 
 
 @asynccontextmanager

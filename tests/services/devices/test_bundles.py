@@ -9,7 +9,7 @@ from hs.repl.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_writer import Message, Request
 from hs.services.devices.inboxes import Inboxes
-from hs.storage import to_device
+from hs.storage import inbox_reads, to_device
 from hs.storage.database import Tx
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB
@@ -127,7 +127,7 @@ async def test_what_was_acknowledged_while_it_was_filed_is_not_given_again(
     await given(server, inboxes)
     await server.filer.file(FOREVER)
     # As if it had been written by a transaction that saw no acknowledgement.
-    await server.world.database.write(to_device.mark_read, [(BOB, "TABLET", number)])
+    await server.world.database.write(inbox_reads.mark, [(BOB, "TABLET", number)])
 
     fresh = Inboxes(server.world.database, server.world.feed)
 
@@ -250,7 +250,7 @@ async def test_leftovers_are_swept_up(crowd: Crowd) -> None:
     first = await crowd.send("1")
     await crowd.send("2")
     await server.filer.file(FOREVER)
-    await server.world.database.write(to_device.mark_read, [(BOB, "TABLET", first)])
+    await server.world.database.write(inbox_reads.mark, [(BOB, "TABLET", first)])
 
     async def lose_a_device(tx: Tx) -> None:
         await tx.execute("DELETE FROM devices WHERE device_id = 'PHONE0'")
@@ -270,7 +270,7 @@ async def test_devices_with_messages_are_found_wherever_those_lie(crowd: Crowd) 
     bundled = await database.read(to_device.devices_with_messages)
     await server.filer.file(FOREVER)
     filed = await database.read(to_device.devices_with_messages)
-    await database.write(to_device.mark_read, [(BOB, "TABLET", first)])
+    await database.write(inbox_reads.mark, [(BOB, "TABLET", first)])
 
     everybody = {(crowd.owner(one), one) for one in crowd.devices}
     assert {*bundled} == {*filed} == everybody

@@ -1,33 +1,16 @@
 """Several processes that write events: each room has one owner, whoever is asked."""
 
-import attrs
-
 from hs.core.ids import EventID, RoomID
-from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Location, Topology
 from hs.repl.rpc import rpc_methods
 from hs.repl.streams import EVENTS
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.drafts import Appended, Draft
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
-
-WRITERS = Topology(
-    "one",
-    "main",
-    writers={"events": ("one", "two")},
-    locations={"one": Location("127.0.0.1", 1), "two": Location("127.0.0.1", 2)},
-)
+from tests.support.rooms import ALICE, BOB, message, open_writers, txn_key
 
 
 async def test_rooms_belong_to_the_writer_that_made_them(database: Database) -> None:
-    hub = InProcHub()
-    async with (
-        open_world(database, hub=hub, topology=WRITERS) as one,
-        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as two,
-    ):
-        one.appenders.update(two.appenders)
-        two.appenders.update(one.appenders)
+    async with open_writers(database) as (one, two):
         rooms = [await one.create_room(ALICE, version=version) for version in ("6", "11", "12")]
         rooms += [await two.create_room(ALICE, version=version) for version in ("6", "11", "12")]
 

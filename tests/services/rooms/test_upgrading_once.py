@@ -9,9 +9,7 @@ import trio.testing
 
 from hs.core.errors import BadState, MatrixError
 from hs.core.ids import RoomID
-from hs.repl.inproc import InProcHub
 from hs.repl.leases import TTL_MS
-from hs.repl.ownership import Location, Topology
 from hs.services.rooms.appender import RoomAppender
 from hs.services.rooms.drafts import Appended, Draft
 from hs.services.rooms.upgrade import RoomUpgrade
@@ -28,14 +26,7 @@ from tests.support.room_actions import (
     open_actions,
     turns_of,
 )
-from tests.support.rooms import ALICE, BOB, open_world
-
-WRITERS = Topology(
-    "one",
-    "main",
-    writers={"events": ("one", "two")},
-    locations={"one": Location("127.0.0.1", 1), "two": Location("127.0.0.1", 2)},
-)
+from tests.support.rooms import ALICE, BOB, open_writers
 
 Pair = tuple[Actions, Actions]
 
@@ -43,13 +34,7 @@ Pair = tuple[Actions, Actions]
 @pytest.fixture
 async def pair(database: Database) -> AsyncIterator[Pair]:
     """Two processes, each of which makes rooms."""
-    hub = InProcHub()
-    async with (
-        open_world(database, hub=hub, topology=WRITERS) as one,
-        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as two,
-    ):
-        one.appenders.update(two.appenders)
-        two.appenders.update(one.appenders)
+    async with open_writers(database) as (one, two):
         yield (
             make_actions(one, RoomSettings(), NO_LIMITS),
             make_actions(two, RoomSettings(), NO_LIMITS),
