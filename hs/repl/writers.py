@@ -25,6 +25,7 @@ from hs.storage.database import (
     Database,
     DatabaseConflict,
     DatabaseUnavailable,
+    RowMissing,
     Tx,
 )
 from hs.storage.stream_log import LoggedCommit
@@ -39,6 +40,7 @@ MAX_BATCH = 500
 FLUSH_S = 10.0  # to write what waits when the process stops
 SETTLE_S = 60.0  # to learn whether a commit that lost its answer was done
 SETTLE_PAUSE_S = 0.5
+SETTLED_ATTEMPTS = 3
 LOG_KEPT_MS = 15 * 60 * 1000
 PRUNE_EVERY_MS = 60 * 1000
 
@@ -101,9 +103,13 @@ class _Job:
 
 @attrs.define(eq=False)
 class _Attempt(Generic[R]):
-    """A batch; results and rows are those of the last run of its transaction."""
+    """A batch; results and rows are those of the last run of its transaction.
+
+    `number` counts, from 1, how often it was found that none of it had been written.
+    """
 
     jobs: list[_Job]
+    number: int
     results: list[Any] = attrs.Factory(list)
     rows: list[tuple[int, R]] = attrs.Factory(list)
 
@@ -225,15 +231,15 @@ class TableWriter(Generic[R]):
         self._wake = trio.Event()
         self._follow_others()
 
-    async def _write_batch(self, jobs: list[_Job]) -> None:
-        attempt: _Attempt[R] = _Attempt(jobs)
+    async def _write_batch(self, jobs: list[_Job], number: int = 1) -> None:
+        attempt: _Attempt[R] = _Attempt(jobs, number)
         began = perf_counter()
         try:
             await self._database.write(self._transaction, attempt)
         except CommitUnknown as error:
             await self._settle(attempt, error)
-        except WriterReplaced as error:
-            self._give_up(jobs, error)
+        except RowMissing:
+            self._give_up(jobs, WriterReplaced(self.stream.name, self.writer))
         except DatabaseUnavailable as error:
             _fail(jobs, error)
         except Exception as error:  # noqa: BLE001 - it goes to whoever asked for the write
@@ -266,7 +272,7 @@ class TableWriter(Generic[R]):
             await self._record(tx, rows)
 
     async def _settle(self, attempt: _Attempt[R], error: CommitUnknown) -> None:
-        """Find out by the position in the table whether a commit was done after all."""
+        """Find out by the position in the table whether a commit was done, and do it if not."""
         if not attempt.rows:
             _fail(attempt.jobs, error)
             return
@@ -279,6 +285,8 @@ class TableWriter(Generic[R]):
             return
         if position == attempt.rows[-1][0]:
             self._finish(attempt)
+        elif attempt.number < SETTLED_ATTEMPTS:
+            await self._write_batch(attempt.jobs, attempt.number + 1)
         else:
             _fail(attempt.jobs, error)
 
@@ -313,9 +321,7 @@ class TableWriter(Generic[R]):
         name, writer = self.stream.name, self.writer
         if self._transport.shared:
             await self._log(tx, rows)
-        # Last, so that all that waits goes with it.
-        if not await stream_log.set_position(tx, name, writer, self._life, position):
-            raise WriterReplaced(name, writer)
+        await stream_log.set_position(tx, name, writer, self._life, position)
 
     async def _log(self, tx: Tx, rows: Rows[R]) -> None:
         slim = self.stream.slim

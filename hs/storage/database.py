@@ -13,7 +13,7 @@ import attrs
 from hs.core.errors import Unavailable
 from hs.lib.tally import Tally
 from hs.storage.dialect import Dialect, Engine, Query
-from hs.storage.rows import Rows, RowValues, UpdateRows
+from hs.storage.rows import Change, Rows, RowValues, UpdateRows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +27,26 @@ class Row(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Any]: ...
+
+
+class LateRows:
+    """What a change of rows gave back, once its unit is over."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: Sequence[Row] | None = None
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows. Raises: CommitUnknown, when they were lost with the connection."""
+        if self._rows is None:
+            raise CommitUnknown("the database was lost before it told what it had changed")
+        return self._rows
+
+    def come(self, rows: Sequence[Row]) -> None:
+        """Take the rows; by the Tx."""
+        self._rows = rows
 
 
 class Tx(Protocol):
@@ -63,8 +83,17 @@ class Tx(Protocol):
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         """Update many rows by key with one statement; no rows is fine. When: as `insert_rows`."""
 
-    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
-        """Update one row by its key, together with what waits; False: there is no such row."""
+    async def update_row(self, update: UpdateRows, row: RowValues) -> None:
+        """Update one row by its key; without such a row the unit fails with RowMissing.
+
+        When: as `insert_rows`.
+        """
+
+    async def change(self, change: Change, *args: Any) -> LateRows:
+        """Change rows, and learn at the unit's end which they were, unless the answer is lost.
+
+        When: as `insert_rows`.
+        """
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
         """Take ids of a stream, which is declared in the schema by `CREATE STREAM name;`.
@@ -141,12 +170,16 @@ class ForeignViolation(ConstraintViolation):
     """A row refers to one that does not exist, or is still referred to."""
 
 
+class RowMissing(DatabaseError):
+    """The row that `Tx.update_row` was to change does not exist."""
+
+
 class DatabaseUnavailable(DatabaseError, Unavailable):
     """The engine cannot be reached or cannot work now; nothing was written."""
 
 
 class CommitUnknown(DatabaseUnavailable):
-    """The engine was lost during COMMIT: the unit may have been written, or not."""
+    """The engine was lost while it committed: the unit may have been written, or not."""
 
 
 class DatabaseConflict(DatabaseError, Unavailable):

@@ -1,10 +1,13 @@
-"""Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine."""
+"""Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine.
+
+And what PostgreSQL makes of several of them: one statement.
+"""
 
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hs.storage.dialect import POSTGRES, Column, parse_columns, shifted
+from hs.storage.dialect import POSTGRES, Column, Statement, parse_columns, shifted
 
 RowValues = Sequence[Any]
 
@@ -47,25 +50,47 @@ class UpdateRows:
         self.sqlite = f"UPDATE {table} SET {marks} WHERE {found}"
 
 
+class Change:
+    """A statement that changes rows of one table, with RETURNING.
+
+    The first column that it returns is never NULL. It looks at no other table.
+    """
+
+    __slots__ = ("statement", "table")
+
+    def __init__(self, table: str, statement: Statement) -> None:
+        self.table = table
+        self.statement = statement
+
+
 Batch = Rows | UpdateRows
 
 
 @functools.lru_cache(maxsize=4096)
-def together(batches: tuple[Batch, ...]) -> str:
-    """Make one statement of PostgreSQL of batches for different tables; arguments in that order.
+def together(
+    batches: tuple[Batch, ...], sure: UpdateRows | None = None, change: Change | None = None
+) -> str:
+    """Make one statement of PostgreSQL of what is for different tables; arguments in that order.
 
-    They all see the tables as they are before it, and keys of other tables are checked behind it.
+    All of it sees the tables as they are before it, and keys of other tables are checked behind
+    it. Without the row that `sure` updates it divides by zero, and nothing is done.
     """
     texts: list[str] = []
     first = 0
     for batch in batches:
         texts.append(shifted(batch.postgres, first))
         first += len(batch.columns)
-    *others, last = texts
-    if not others:
-        return last
-    named = ", ".join(f"part{number} AS ({text})" for number, text in enumerate(others))
-    return f"WITH {named} {last}"
+    last = texts.pop() if sure is None and change is None else "SELECT 1 / count(*) FROM sure"
+    parts = [f"part{number} AS ({text})" for number, text in enumerate(texts)]
+    if sure is not None:
+        parts.append(f"sure AS ({shifted(sure.postgres, first)} RETURNING 1)")
+        first += len(sure.columns)
+    if change is not None:
+        parts.append(f"changed AS ({shifted(change.statement.postgres, first)})")
+        # A row that is sure is counted also if nothing was changed.
+        counted = "(SELECT 1)" if sure is None else f"({last})"
+        last = f"SELECT changed.* FROM {counted} AS one(row) LEFT JOIN changed ON one.row = 1"
+    return f"WITH {', '.join(parts)} {last}" if parts else last
 
 
 def as_lists(batch: Batch, rows: Iterable[RowValues]) -> list[tuple[Any, ...]]:

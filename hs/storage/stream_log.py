@@ -63,12 +63,12 @@ async def take_over(tx: Tx, stream: str, writer: str, life: str) -> dict[str, in
     return await positions_of(tx, stream)
 
 
-async def set_position(tx: Tx, stream: str, writer: str, life: str, position: int) -> bool:
-    """Record the position of a writer's commit, in its transaction; False: it was replaced.
+async def set_position(tx: Tx, stream: str, writer: str, life: str, position: int) -> None:
+    """Record the position of a writer's commit, in its transaction.
 
-    What waits in the transaction goes with it.
+    Raises, at the transaction's end: RowMissing, if it was replaced.
     """
-    return await tx.update_row(SET_POSITION, (stream, writer, life, position))
+    await tx.update_row(SET_POSITION, (stream, writer, life, position))
 
 
 async def settled_position(tx: Tx, stream: str, writer: str, life: str) -> int | None:

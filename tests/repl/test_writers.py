@@ -246,11 +246,11 @@ def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
 
 @attrs.define
 class ForgetfulDatabase:
-    """A database that loses the answer to one commit, done or not, and may be gone after it."""
+    """A database that loses answers to commits, one done or some undone, and may be gone then."""
 
     real: Database
     lose_done: bool = False
-    lose_undone: bool = False
+    lose_undone: int = 0
     is_gone: bool = False
 
     @property
@@ -274,8 +274,8 @@ class ForgetfulDatabase:
         return await self.real.read_long(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.lose_undone:
-            self.lose_undone = False
+        if self.lose_undone and unit is not stream_log.settled_position:
+            self.lose_undone -= 1
 
             async def undo(tx: Tx) -> None:
                 await unit(tx, *args, **kwargs)
@@ -303,12 +303,14 @@ async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
     forgetful.lose_done = True
 
     assert await writer.write(add_note, "done") == 1
-    forgetful.lose_undone = True
+    forgetful.lose_undone = 2
+    await writer.write(add_note, "at last")
+    forgetful.lose_undone = 3
     with pytest.raises(CommitUnknown):
-        await writer.write(add_note, "undone")
+        await writer.write(add_note, "never")
     await writer.write(add_note, "after")
 
-    assert [row.text for batch in got for _, row in batch.rows] == ["done", "after"]
+    assert [row.text for batch in got for _, row in batch.rows] == ["done", "at last", "after"]
     nursery.cancel_scope.cancel()
 
 

@@ -8,12 +8,14 @@ from hs.storage.database import (
     Database,
     DatabaseError,
     ForeignViolation,
+    LateRows,
+    RowMissing,
     Tx,
     UniqueViolation,
 )
 from hs.storage.dialect import sql
 from hs.storage.migrate import Migration, migrate
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import Change, Rows, UpdateRows
 
 PETS = Migration.parse(
     "9000_pets.sql",
@@ -25,6 +27,7 @@ PETS = Migration.parse(
         tag BYTEA
     );
     CREATE TABLE owners (pet TEXT NOT NULL REFERENCES pets (name));
+    CREATE TABLE bowls (place TEXT NOT NULL PRIMARY KEY, meals BIGINT NOT NULL);
     CREATE STREAM barks;
     """,
 )
@@ -44,6 +47,10 @@ MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO N
 STRICT = Rows("pets", "name text, age bigint")
 OWNERS = Rows("owners", "pet text")
 AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
+BOWLS = Rows("bowls", "place text, meals bigint")
+COUNT_BOWLS = Change(
+    "bowls", sql(lambda _: "UPDATE bowls SET meals = meals + $1 RETURNING place, meals")
+)
 
 
 @pytest.fixture(params=["sqlite", "inline", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -243,19 +250,100 @@ async def test_batches_for_several_tables_are_seen_by_what_follows(pets: Databas
 
 
 async def test_one_row_is_updated_with_all_that_waits(pets: Database) -> None:
-    async def change(tx: Tx, name: str) -> bool:
-        await tx.insert_rows(STRICT, [(f"{name}'s child", 1)])
-        await tx.insert_rows(OWNERS, [(f"{name}'s child",)])
-        return await tx.update_row(AGES, (name, 20, b"new"))
-
     await pets.write(add, "rex", 3)
 
-    assert await pets.write(change, "rex")
-    assert not await pets.write(change, "nobody")
+    await pets.write(grow_old, "rex")
+
     assert await pets.read(age_of, "rex") == 20
-    assert await pets.read(age_of, "nobody's child") == 1
+    assert await pets.read(age_of, "rex's child") == 1
     with pytest.raises(UniqueViolation):
-        await pets.write(change, "rex")
+        await pets.write(grow_old, "rex")
+
+
+async def grow_old(tx: Tx, name: str, *, reads: bool = False) -> LateRows:
+    """Update a row that is to be there, with others; in several statements if it `reads`."""
+    if reads:
+        await tx.fetchval("SELECT 1")
+    await tx.insert_rows(STRICT, [(f"{name}'s child", 1)])
+    await tx.insert_rows(OWNERS, [(f"{name}'s child",)])
+    late = await tx.change(COUNT_BOWLS, 2)
+    await tx.update_row(AGES, (name, 20, b"new"))
+    return late
+
+
+async def fill_bowls(tx: Tx, *places: str) -> None:
+    await tx.insert_rows(BOWLS, [(place, 0) for place in places])
+
+
+async def everything(tx: Tx) -> list[tuple[object, ...]]:
+    rows = await tx.fetch("SELECT name, age FROM pets UNION ALL SELECT place, meals FROM bowls")
+    return sorted(tuple(row) for row in rows)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("bowls", [(), ("garden",)])
+async def test_without_the_row_nothing_is_done(
+    pets: Database, reads: bool, bowls: tuple[str, ...]
+) -> None:
+    await pets.write(fill_bowls, *bowls)
+
+    with pytest.raises(RowMissing):
+        await pets.write(grow_old, "nobody", reads=reads)
+
+    assert await pets.read(everything) == [(place, 0) for place in bowls]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("bowls", [(), ("garden", "kitchen")])
+async def test_what_was_changed_is_known_when_all_is_done(
+    pets: Database, reads: bool, bowls: tuple[str, ...]
+) -> None:
+    async def count_alone(tx: Tx) -> LateRows:
+        if reads:
+            await tx.fetchval("SELECT 1")
+        return await tx.change(COUNT_BOWLS, 1)
+
+    await pets.write(add, "rex", 3)
+    await pets.write(fill_bowls, *bowls)
+
+    with_others = await pets.write(grow_old, "rex", reads=reads)
+    alone = await pets.write(count_alone)
+
+    assert sorted(tuple(row) for row in with_others.rows) == [(place, 2) for place in bowls]
+    assert sorted(tuple(row) for row in alone.rows) == [(place, 3) for place in bowls]
+    assert await pets.read(everything) == [
+        *((place, 3) for place in bowls), ("rex", 20), ("rex's child", 1),
+    ]  # fmt: skip
+
+
+async def test_changes_of_one_table_see_each_other(pets: Database) -> None:
+    async def change(tx: Tx) -> list[LateRows]:
+        await fill_bowls(tx, "garden")
+        first = await tx.change(COUNT_BOWLS, 1)
+        second = await tx.change(COUNT_BOWLS, 1)
+        await fill_bowls(tx, "kitchen")
+        return [first, second]
+
+    given = await pets.write(change)
+
+    assert [[tuple(row) for row in late.rows] for late in given] == [
+        [("garden", 1)],
+        [("garden", 2)],
+    ]
+    assert await pets.read(everything) == [("garden", 2), ("kitchen", 0)]
+
+
+async def test_a_change_undone_by_a_fault_later_in_its_unit(pets: Database) -> None:
+    async def change(tx: Tx) -> None:
+        await tx.change(COUNT_BOWLS, 1)
+        await tx.insert_rows(STRICT, [("rex", 1), ("rex", 1)])
+
+    await pets.write(fill_bowls, "garden")
+
+    with pytest.raises(UniqueViolation):
+        await pets.write(change)
+
+    assert await pets.read(everything) == [("garden", 0)]
 
 
 async def test_lists_are_parameters(pets: Database) -> None:

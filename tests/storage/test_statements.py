@@ -10,7 +10,7 @@ import hs.storage
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.dialect import Statement, numbered
 from hs.storage.postgres.pool import LISTS
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import Change, Rows, UpdateRows
 
 ONE_ENGINES_OWN = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
 IS_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
@@ -24,6 +24,8 @@ def statements() -> Iterator[tuple[str, str, str]]:
                 continue
             for name, constant in vars(importlib.import_module(found.name)).items():
                 where = f"{found.name}.{name}"
+                if isinstance(constant, Change):
+                    constant = constant.statement
                 if isinstance(constant, Statement | Rows | UpdateRows):
                     yield where, constant.postgres, constant.sqlite
                 elif isinstance(constant, str) and IS_STATEMENT.match(constant):

@@ -142,13 +142,9 @@ class PostgresDatabase:
     ) -> Any:
         conn = await self._take()
         try:
-            if begin:
-                await conn.execute(begin)
-            tx = PostgresTx(conn)
+            tx = PostgresTx(conn, begin)
             result = await unit(tx, *args, **kwargs)
-            await tx.flush()
-            if begin:
-                await _commit(conn)
+            await tx.commit()
             return result
         except BaseException as error:
             gone = conn.is_closed()
@@ -166,12 +162,3 @@ class PostgresDatabase:
             if translated := translate(error, gone=True):
                 raise translated from error
             raise
-
-
-async def _commit(conn: Connection) -> None:
-    try:
-        await conn.execute("COMMIT")
-    except Exception as error:
-        if isinstance(translate(error, gone=conn.is_closed()), DatabaseUnavailable):
-            raise CommitUnknown(f"PostgreSQL was lost during COMMIT: {error}") from error
-        raise

@@ -19,7 +19,6 @@ CLOSE_LIMIT_S: Final = 5.0
 
 # asyncpg looks a type up when it first meets it, which costs PostgreSQL more than most units do.
 LISTS: Final = "SELECT $1::bigint[], $2::bytea[], $3::smallint[], $4::integer[]"
-
 log = logging.getLogger(__name__)
 
 

@@ -1,22 +1,25 @@
 """Units of work on one asyncpg connection, and asyncpg's errors in our words."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 
 from hs.storage.database import (
+    CommitUnknown,
     ConstraintViolation,
     DatabaseConflict,
     DatabaseError,
     DatabaseTimeout,
     DatabaseUnavailable,
     ForeignViolation,
+    LateRows,
     Row,
+    RowMissing,
     UniqueViolation,
 )
 from hs.storage.dialect import POSTGRES, Query, Statement
-from hs.storage.rows import Batch, Rows, RowValues, UpdateRows, as_lists, together
+from hs.storage.rows import Batch, Change, Rows, RowValues, UpdateRows, as_lists, together
 
 # A string: the class takes a parameter in its type stubs only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -36,52 +39,98 @@ _CONNECTION_LOST = (
 class PostgresTx:
     """The Tx of PostgreSQL.
 
-    Batches of rows wait for the next statement that is not one of them, or for `flush`: all that
-    wait then go in one statement, since every one costs a round trip. Batches for one table keep
-    their order; a fault of theirs is told when they go.
+    What need not be known at once waits for the next statement, or for the unit's end: it then
+    goes in one statement, since every one costs a round trip. What is for one table keeps its
+    order; a fault is told when it goes. A unit that asks nothing on its way, and ends with a row
+    that is to be there, is that one statement alone, a transaction by itself: whoever loses the
+    connection then learns by that row what was done. It reads nothing that another could change.
     """
 
-    __slots__ = ("_batches", "_conn", "_tables")
+    __slots__ = ("_begin", "_change", "_conn", "_in_transaction", "_sure", "_tables", "_waiting")
 
     dialect: Final = POSTGRES
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, begin: str = "") -> None:
+        """`begin` goes before the first statement that is not the only one."""
         self._conn = conn
-        self._batches: list[tuple[Batch, list[tuple[Any, ...]]]] = []
+        self._begin = begin
+        self._in_transaction = False
+        self._waiting: list[tuple[Batch, list[tuple[Any, ...]]]] = []
+        self._sure: tuple[UpdateRows, list[tuple[Any, ...]]] | None = None
+        self._change: tuple[Change, tuple[Any, ...], LateRows] | None = None
         self._tables: set[str] = set()
 
-    async def flush(self) -> None:
-        """Send the batches that wait."""
-        if self._batches:
+    async def commit(self) -> None:
+        """Send what waits, and end the transaction.
+
+        Raises: CommitUnknown, when nobody can tell whether it was done.
+        """
+        if self._sure is not None and not self._in_transaction:
+            await self._surely(self._send())
+            return
+        if self._tables:
+            await self._ready()
+        if self._in_transaction:
+            await self._surely(self._conn.execute("COMMIT"))
+
+    async def _surely(self, last: Coroutine[Any, Any, object]) -> None:
+        try:
+            await last
+        except Exception as error:
+            if isinstance(translate(error, gone=self._conn.is_closed()), DatabaseUnavailable):
+                raise CommitUnknown(f"PostgreSQL was lost while it committed: {error}") from error
+            raise
+
+    async def _ready(self) -> None:
+        """Be in a transaction, if there is to be one, in which nothing waits."""
+        if self._begin and not self._in_transaction:
+            self._in_transaction = True
+            await self._conn.execute(self._begin)
+        if self._tables:
             await self._send()
 
-    async def _send(self) -> int:
-        """Send the batches that wait; give how many rows the last one touched."""
-        waiting, self._batches = self._batches, []
+    async def _send(self) -> None:
+        waiting, sure, change = self._waiting, self._sure, self._change
+        self._waiting, self._sure, self._change = [], None, None
         self._tables.clear()
-        text = together(tuple(batch for batch, _ in waiting))
-        columns = (column for _, columns in waiting for column in columns)
-        return _touched(await self._conn.execute(text, *columns))
+        text = together(
+            tuple([batch for batch, _ in waiting]), sure and sure[0], change and change[0]
+        )
+        args: list[Any] = [column for _, columns in waiting for column in columns]
+        if sure is not None:
+            args += sure[1]
+        if change is None and sure is None:
+            await self._conn.execute(text, *args)
+            return
+        if change is not None:
+            args += change[1]
+        try:
+            rows = await self._conn.fetch(text, *args)
+        except asyncpg.DivisionByZeroError as error:
+            assert sure is not None
+            raise RowMissing(f"no such row of {sure[0].table}") from error
+        if change is not None:
+            change[2].come([row for row in rows if row[0] is not None])
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
-        await self.flush()
+        await self._ready()
         return await self._conn.fetch(_text(query), *args)
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
-        await self.flush()
+        await self._ready()
         return await self._conn.fetchrow(_text(query), *args)
 
     async def fetchval(self, query: Query, *args: Any) -> Any:
-        await self.flush()
+        await self._ready()
         return await self._conn.fetchval(_text(query), *args)
 
     async def execute(self, query: Query, *args: Any) -> int:
-        await self.flush()
+        await self._ready()
         return _touched(await self._conn.execute(_text(query), *args))
 
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         if rows:
-            await self.flush()
+            await self._ready()
             await self._conn.executemany(_text(query), rows)
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
@@ -90,21 +139,29 @@ class PostgresTx:
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         await self._add(update, rows)
 
-    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
-        await self._add(update, [row])
-        return await self._send() == 1
-
     async def _add(self, batch: Batch, rows: Sequence[RowValues]) -> None:
-        if not rows:
-            return
-        if batch.table in self._tables:
-            # Within one statement none would see what another has done.
-            await self.flush()
-        self._tables.add(batch.table)
-        self._batches.append((batch, as_lists(batch, rows)))
+        if rows:
+            await self._make_room(batch.table)
+            self._waiting.append((batch, as_lists(batch, rows)))
+
+    async def update_row(self, update: UpdateRows, row: RowValues) -> None:
+        await self._make_room(update.table, self._sure)
+        self._sure = update, as_lists(update, [row])
+
+    async def change(self, change: Change, *args: Any) -> LateRows:
+        await self._make_room(change.table, self._change)
+        late = LateRows()
+        self._change = change, args, late
+        return late
+
+    async def _make_room(self, table: str, taken: object = None) -> None:
+        """Let what is for the same table go first: in one statement neither would see the other."""
+        if table in self._tables or taken is not None:
+            await self._ready()
+        self._tables.add(table)
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
-        # What waits has nothing to do with it.
+        # What waits has nothing to do with it, and no transaction makes it undone.
         rows = await self._conn.fetch(NEXT_IDS, f"{stream}_ids", count)
         return [row[0] for row in rows]
 

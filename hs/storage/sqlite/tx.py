@@ -13,11 +13,13 @@ from hs.storage.database import (
     DatabaseError,
     DatabaseUnavailable,
     ForeignViolation,
+    LateRows,
     Row,
+    RowMissing,
     UniqueViolation,
 )
 from hs.storage.dialect import SQLITE, Query, Statement, numbered
-from hs.storage.rows import Rows, RowValues, UpdateRows
+from hs.storage.rows import Change, Rows, RowValues, UpdateRows
 
 T = TypeVar("T")
 SqliteConnection = sqlite3.Connection
@@ -27,11 +29,13 @@ BUSY_TIMEOUT_MS: Final = 5000
 
 _LISTS: Final = frozenset((list, tuple, set, frozenset))
 
+# Pages are written again and again: as many wait in the log as one part of its index can tell of.
 # There are four connections, and what is read often is kept by caches of ours: more pages, or the
 # whole file mapped into memory, would only be kept twice.
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = 4000;
 PRAGMA cache_size = -8192;
 PRAGMA temp_store = MEMORY;
 PRAGMA foreign_keys = ON;
@@ -90,8 +94,14 @@ class SqliteTx:
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
         self._conn.executemany(update.sqlite, rows)
 
-    async def update_row(self, update: UpdateRows, row: RowValues) -> bool:
-        return self._conn.execute(update.sqlite, row).rowcount == 1
+    async def update_row(self, update: UpdateRows, row: RowValues) -> None:
+        if self._conn.execute(update.sqlite, row).rowcount != 1:
+            raise RowMissing(f"no such row of {update.table}")
+
+    async def change(self, change: Change, *args: Any) -> LateRows:
+        late = LateRows()
+        late.come(self._run(change.statement, args).fetchall())
+        return late
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
         rows = self._conn.execute(_NEXT_IDS, (stream, count)).fetchall()
@@ -139,8 +149,10 @@ def write_group(conn: sqlite3.Connection, calls: Sequence[Call[Any]]) -> list[ou
     """Run units in one transaction, each undone alone when it fails; return their outcomes."""
     try:
         conn.execute("BEGIN IMMEDIATE")
-        results = [_write_one(conn, call) for call in calls]
-        conn.execute("COMMIT")
+        is_alone = len(calls) == 1
+        results = [_write_one(conn, call, is_alone) for call in calls]
+        if not (is_alone and isinstance(results[0], outcome.Error)):
+            conn.execute("COMMIT")
     except sqlite3.Error as error:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
@@ -149,8 +161,9 @@ def write_group(conn: sqlite3.Connection, calls: Sequence[Call[Any]]) -> list[ou
     return results
 
 
-def _write_one(conn: sqlite3.Connection, call: Call[Any]) -> outcome.Outcome[Any]:
-    conn.execute("SAVEPOINT unit")
+def _write_one(conn: sqlite3.Connection, call: Call[Any], is_alone: bool) -> outcome.Outcome[Any]:
+    if not is_alone:
+        conn.execute("SAVEPOINT unit")
     result: outcome.Outcome[Any] = outcome.capture(call, SqliteTx(conn))
     if isinstance(result, outcome.Error):
         if isinstance(result.error, sqlite3.Error):
@@ -158,8 +171,9 @@ def _write_one(conn: sqlite3.Connection, call: Call[Any]) -> outcome.Outcome[Any
                 # Disk full and the like undo the whole transaction, not only this unit.
                 raise result.error
             result = outcome.Error(translate(result.error))
-        conn.execute("ROLLBACK TO unit")
-    conn.execute("RELEASE unit")
+        conn.execute("ROLLBACK" if is_alone else "ROLLBACK TO unit")
+    if not is_alone:
+        conn.execute("RELEASE unit")
     return result
 
 
