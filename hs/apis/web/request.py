@@ -358,7 +358,7 @@ def _body_step(
                 values[attribute] = None
             return
         value = convert(value)
-        if b"\\u0000" in call.body:
+        if call.may_hold_nul:
             refuse_nul(name, document[name])
         values[attribute] = parse(value) if parse is not None else value
 
@@ -371,7 +371,7 @@ def _whole_body_step(attribute: str, wanted: Any) -> Step:
 
     def step(call: Call, values: dict[str, Any]) -> None:
         values[attribute] = convert(call.json)
-        if not free and b"\\u0000" in call.body:
+        if not free and call.may_hold_nul:
             refuse_nul("The body", call.json)
 
     return step

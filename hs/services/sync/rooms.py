@@ -56,9 +56,12 @@ class RoomSections:
 
     async def render(self, turn: Turn, turns: Sequence[RoomTurn], extras: Extras) -> bytes | None:
         """Give the `rooms` member of an answer; None if there is nothing to tell."""
+        quiet = _quiet(turn, turns, extras)
+        if not turns and not quiet:
+            return None
         sections: dict[Section, list[bytes]] = {}
         shown = [one for one in turns if one.section in (Section.JOIN, Section.LEAVE)]
-        rooms = await self._rooms(turn, [*shown, *_quiet(turn, turns, extras)])
+        rooms = await self._rooms(turn, [*shown, *quiet])
         counts = await self._counts_of(turn, rooms)
         state = await self._state_events(turn, rooms)
         for room in rooms:

@@ -204,6 +204,8 @@ class SyncService:
             members += _of_extra(extra)
             if extra.to_device is not None:
                 may_be_kept = False
+                if extra.to_device == turn.moment.token.to_device:
+                    continue
                 text = attrs.evolve(turn.moment.token, to_device=extra.to_device).encode()
         turn.sent.bring(turn.brought, text)
         return _Answer(_written(text, members), news, may_be_kept)
