@@ -175,15 +175,16 @@ class PushesRow:
 class ToDeviceRow(msgspec.Struct, frozen=True):
     """A message waits for each of these (user, device); or the counts of their keys changed.
 
-    `messages` are JSON, one for each of `devices`; None when they are only in the table. With
-    `gone` all that waited for the devices was dropped. One request makes one row for hundreds of
-    devices.
+    `messages`, one for each of `devices`, are JSON behind what all begin with, `head`; None when
+    they are only in the table. With `gone` all that waited for the devices was dropped. One
+    request makes one row for hundreds of devices.
     """
 
     devices: tuple[tuple[str, str], ...]
     messages: tuple[bytes, ...] | None = None
     keys: bool = False
     gone: bool = False
+    head: bytes = b""
 
 
 @attrs.frozen

@@ -74,7 +74,7 @@ def without_pdu(row: EventRow) -> EventRow:
 
 def without_messages(row: ToDeviceRow) -> ToDeviceRow:
     """Leave the messages to their table."""
-    return row if row.messages is None else msgspec.structs.replace(row, messages=None)
+    return row if row.messages is None else msgspec.structs.replace(row, messages=None, head=b"")
 
 
 EVENTS = StreamDef("events", EventRow, Kind.TABLE, Writers.SHARDED, slim=without_pdu)

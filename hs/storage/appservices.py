@@ -79,7 +79,10 @@ CHANGED_DEVICES = """
 SELECT stream_id, user_id FROM device_list_changes
 WHERE stream_id > $1 AND is_private = 0 ORDER BY stream_id LIMIT $2
 """
-DEVICES_WITH_KEYS = "SELECT DISTINCT user_id, device_id FROM key_batches"
+DEVICES_WITH_KEYS = """
+SELECT d.user_id, d.device_id FROM devices d
+WHERE EXISTS (SELECT 1 FROM one_time_keys k WHERE k.inbox = d.inbox)
+"""
 
 
 class WaitingEvent(NamedTuple):

@@ -52,13 +52,11 @@ DEVICES_OF = sql(
 DELETE_DEVICES = sql(
     lambda d: f"DELETE FROM device_keys WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
 )
-_ORPHANS = " UNION ALL ".join(
-    f"SELECT k.user_id, k.device_id FROM {table} k "
-    "LEFT JOIN devices d ON d.user_id = k.user_id AND d.device_id = k.device_id "
-    "WHERE d.user_id IS NULL"
-    for table in ("device_keys", "key_batches", "fallback_keys")
-)
-ORPHANS = f"SELECT user_id, device_id FROM ({_ORPHANS}) AS orphans LIMIT $1"
+ORPHANS = """
+SELECT k.user_id, k.device_id FROM device_keys k
+LEFT JOIN devices d ON d.user_id = k.user_id AND d.device_id = k.device_id
+WHERE d.user_id IS NULL LIMIT $1
+"""
 IS_CROSS_SIGNING = "SELECT 1 FROM cross_signing_keys WHERE user_id = $1 AND public_key = $2"
 PUT_CROSS_SIGNING = """
 INSERT INTO cross_signing_keys (user_id, usage, public_key, content) VALUES ($1, $2, $3, $4)
@@ -116,7 +114,7 @@ async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> Non
 
 async def orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of keys whose device is gone."""
-    return list(dict.fromkeys((row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)))
+    return [(row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)]
 
 
 async def is_cross_signing(tx: Tx, user_id: str, public_key: str) -> bool:

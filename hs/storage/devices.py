@@ -40,8 +40,6 @@ VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_id, device_id) DO UPDATE SET inbox = devices.inbox
 RETURNING inbox, CASE WHEN
     EXISTS (SELECT 1 FROM device_keys k WHERE k.user_id = $1 AND k.device_id = $2)
-    OR EXISTS (SELECT 1 FROM key_batches k WHERE k.user_id = $1 AND k.device_id = $2)
-    OR EXISTS (SELECT 1 FROM fallback_keys k WHERE k.user_id = $1 AND k.device_id = $2)
 THEN 1 ELSE 0 END
 """
 PRESENT = sql(
@@ -49,6 +47,7 @@ PRESENT = sql(
         f"SELECT device_id FROM devices WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
     )
 )
+NAMES = "SELECT device_id FROM devices WHERE user_id = $1"
 FORGET_ADDRESSES = """
 UPDATE devices SET last_seen_ip = NULL, last_seen_user_agent = NULL
 WHERE last_seen_ms < $1 AND last_seen_ip IS NOT NULL
@@ -88,8 +87,8 @@ async def ensure(
 ) -> bool:
     """Add a device unless it is there; tell whether it is new.
 
-    Of units that do so at once, each sees what the one before it has done. Keys of one of the same
-    name that is gone go with it, if they are still there.
+    Of units that do so at once, each sees what the one before it has done. Identity keys of one of
+    the same name that is gone go with it, if they are still there.
     """
     (inbox,) = await tx.next_ids(INBOXES, 1)
     row = await tx.fetchrow(UPSERT, user_id, device_id, display_name, now_ms, inbox)
@@ -97,7 +96,6 @@ async def ensure(
     is_new = bool(row[0] == inbox)
     if is_new and row[1]:
         await device_keys.delete_devices(tx, user_id, [device_id])
-        await one_time_keys.delete(tx, user_id, [device_id])
     return is_new
 
 
@@ -125,6 +123,7 @@ async def rename(tx: Tx, user_id: str, device_id: str, display_name: str | None)
 
 async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str], list[str]]:
     """Delete devices and their tokens; give (those that were there, hashes of access tokens)."""
+    await one_time_keys.delete(tx, user_id, device_ids)
     await tx.execute(CLOSE, user_id, device_ids)
     rows = await tx.fetch(DELETE, user_id, device_ids)
     hashes: list[str] = []
@@ -135,6 +134,8 @@ async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str]
 
 async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
     """Delete all devices and tokens of a user; give (the devices, hashes of access tokens)."""
+    found = [row[0] for row in await tx.fetch(NAMES, user_id)]
+    await one_time_keys.delete(tx, user_id, found)
     await tx.execute(CLOSE_ALL, user_id)
     rows = await tx.fetch(DELETE_ALL, user_id)
     return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)

@@ -6,7 +6,7 @@ lists as JSON text, which the SQLite Tx makes of any list argument by itself.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 import attrs
@@ -30,22 +30,6 @@ class Dialect(Protocol):
         """Make a table, to be joined, of lists of equal length in `$first`, `$first+1`, ….
 
         `columns` names and types them: `unnest("wanted", "type text, state_key text")`.
-        """
-
-    def found_by(self, column: str, select: str) -> str:
-        """Say that a column is one of what a SELECT gives, which is run once and first."""
-
-    def place(self) -> str:
-        """Name the column that says where a row lies, which is quickly found by it.
-
-        Rows that others change may move: it is good for one statement.
-        """
-
-    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
-        """Say that rows of two tables agree in these columns, `left` having an index of them.
-
-        The index goes on with the column `then`, which holds positive numbers. It is used however
-        few rows there are, if they are wanted in its order.
         """
 
     def greatest(self, left: str, right: str) -> str:
@@ -86,20 +70,6 @@ class PostgresDialect:
         lists = ", ".join(f"${n}::{c.type}[]" for n, c in enumerate(parsed, first))
         names = ", ".join(column.name for column in parsed)
         return f"unnest({lists}) AS {alias}({names})"
-
-    def found_by(self, column: str, select: str) -> str:
-        # As `IN (SELECT …)` it may become a join with the whole table.
-        return f"{column} = ANY(ARRAY({select}))"
-
-    def place(self) -> str:
-        return "ctid"
-
-    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
-        # Told that the columns are equal, it expects so few rows that it reads the whole table
-        # for each of them, as long as that is some pages long.
-        ours = ", ".join(f"{left}.{column}" for column in (*columns, then))
-        theirs = ", ".join(f"{right}.{column}" for column in columns)
-        return f"({ours}) > ({theirs}, 0) AND ({ours}) <= ({theirs}, {2**63 - 1})"
 
     def greatest(self, left: str, right: str) -> str:
         return f"greatest({left}, {right})"
@@ -148,15 +118,6 @@ class SqliteDialect:
         )
         values = f"_{first}.value AS {parsed[0].name}{others}"
         return f"(SELECT {values} FROM json_each(${first}) AS _{first} LIMIT -1) AS {alias}"
-
-    def found_by(self, column: str, select: str) -> str:
-        return f"{column} IN ({select})"
-
-    def place(self) -> str:
-        return "rowid"
-
-    def same_key(self, left: str, right: str, columns: Sequence[str], then: str) -> str:
-        return " AND ".join(f"{left}.{column} = {right}.{column}" for column in columns)
 
     def greatest(self, left: str, right: str) -> str:
         return f"max({left}, {right})"

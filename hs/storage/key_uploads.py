@@ -13,18 +13,17 @@ from hs.storage.one_time_keys import FallbackRecord
 class KnownOfDevice:
     """A device and its keys so far.
 
-    `content` is that of its identity keys, canonical JSON. `one_time_keys` are those not given
-    out, each an object of the key by its name in JSON; they, their counts and `fallbacks` are by
-    algorithm. `last_batch` is the number of the last of their batches there ever was, and
-    `has_spent` tells whether nothing is left of one that is there. `room_ids` are those its user
-    is joined to.
+    Its keys lie under `inbox`. `content` is that of its identity keys, canonical JSON.
+    `one_time_keys` are those not given out, each an object of the key by its name in JSON; they,
+    their counts and `fallbacks` are by algorithm. `spent` are the algorithms of which nothing is
+    left. `room_ids` are those its user is joined to.
     """
 
+    inbox: int
     content: bytes | None
     is_name_of_cross_signing_key: bool
     one_time_keys: dict[str, list[bytes]]
-    last_batch: int
-    has_spent: bool
+    spent: frozenset[str]
     fallbacks: dict[str, FallbackRecord]
     room_ids: tuple[str, ...]
 
@@ -43,16 +42,17 @@ class KnownOfDevice:
         }
 
 
-_DEVICE = "WHERE user_id = $1 AND device_id = $2"
+_OF_DEVICE = "JOIN devices d ON d.inbox = o.inbox WHERE d.user_id = $1 AND d.device_id = $2"
 KNOWN = f"""
 SELECT 'device' AS part, '' AS name, '' AS key_id, CASE WHEN EXISTS (
     SELECT 1 FROM cross_signing_keys c WHERE c.user_id = d.user_id AND c.public_key = d.device_id
-) THEN 1 ELSE 0 END AS number, d.last_batch AS more, k.content AS content
+) THEN 1 ELSE 0 END AS number, d.inbox AS more, k.content AS content
 FROM devices d LEFT JOIN device_keys k ON k.user_id = d.user_id AND k.device_id = d.device_id
 WHERE d.user_id = $1 AND d.device_id = $2
-UNION ALL SELECT 'batch', algorithm, '', number, width, substr(keys, taken * width + 1)
-FROM key_batches {_DEVICE}
-UNION ALL SELECT 'fallback', algorithm, key_id, is_used, 0, content FROM fallback_keys {_DEVICE}
+UNION ALL SELECT 'keys', o.algorithm, '', 0, o.width, substr(o.keys, o.taken * o.width + 1)
+FROM one_time_keys o {_OF_DEVICE}
+UNION ALL SELECT 'fallback', o.algorithm, o.key_id, o.is_used, 0, o.content
+FROM fallback_keys o {_OF_DEVICE}
 """
 KNOWN_WITH_ROOMS = f"""
 {KNOWN}
@@ -73,35 +73,31 @@ async def known_with_rooms(tx: Tx, user_id: str, device_id: str) -> KnownOfDevic
 
 def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
     device: Row | None = None
-    batches: list[tuple[int, str, list[bytes]]] = []
+    keys: dict[str, list[bytes]] = {}
     fallbacks: dict[str, FallbackRecord] = {}
     room_ids: list[str] = []
     for row in rows:
         part, name, key_id, number, more, content = row
         if part == "device":
             device = row
-        elif part == "batch":
-            batches.append((number, name, _cut(bytes(content), more)))
+        elif part == "keys":
+            keys[name] = _cut(bytes(content), more)
         elif part == "fallback":
             fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
         else:
             room_ids.append(name)
     if device is None:
         return None
-    keys: dict[str, list[bytes]] = {}
-    for _, algorithm, held in batches:
-        if held:
-            keys.setdefault(algorithm, []).extend(held)
     return KnownOfDevice(
+        inbox=device[4],
         content=None if device[5] is None else bytes(device[5]),
         is_name_of_cross_signing_key=device[3] == 1,
-        one_time_keys=keys,
-        last_batch=device[4],
-        has_spent=not all(held for _, _, held in batches),
+        one_time_keys={name: held for name, held in keys.items() if held},
+        spent=frozenset([name for name, held in keys.items() if not held]),
         fallbacks=fallbacks,
         room_ids=tuple(room_ids),
     )
 
 
 def _cut(keys: bytes, width: int) -> list[bytes]:
-    return [keys[start : start + width] for start in range(0, len(keys), width)]
+    return [keys[start : start + width].rstrip() for start in range(0, len(keys), width)]

@@ -18,22 +18,20 @@ MAX_FILED_AT_ONCE: Final = 2000
 
 MAX_BUNDLES_AT_ONCE: Final = 100
 
-AddressedMessage = tuple[int, bytes]  # (inbox of the device, the event's JSON in one line)
-
 INSERT = Rows(
     "inbox_messages",
     "inbox bigint, stream_id bigint, message bytea",
     # Who was replaced may file the same bundle at the same moment.
     conflict="ON CONFLICT (inbox, stream_id) DO NOTHING",
 )
-INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, messages bytea")
+INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, head bytea, messages bytea")
 _INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
 _READ = f"COALESCE((SELECT upto FROM inbox_reads WHERE inbox = {_INBOX}), 0)"
 _FILED = f"FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id > {_READ}"
 _BUNDLED = f"FROM inbox_bundles WHERE inboxes LIKE '%,' || {_INBOX} || ',%' AND stream_id > {_READ}"
 PENDING_BUNDLED = f"""
-SELECT stream_id, messages, inboxes, {_INBOX} {_BUNDLED} AND stream_id > $3 AND stream_id <= $4
-ORDER BY stream_id LIMIT $5
+SELECT stream_id, inboxes, head, messages, {_INBOX} {_BUNDLED}
+AND stream_id > $3 AND stream_id <= $4 ORDER BY stream_id LIMIT $5
 """
 PENDING_FILED = f"""
 SELECT stream_id, message {_FILED} AND stream_id > $3 AND stream_id <= $4
@@ -48,7 +46,7 @@ SELECT min(low), max(high) FROM (
 """
 DELETE_UPTO = f"DELETE FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id <= $3"
 OLDEST_BUNDLES = """
-SELECT stream_id, inboxes, messages FROM inbox_bundles WHERE stream_id <= $1
+SELECT stream_id, inboxes, head, messages FROM inbox_bundles WHERE stream_id <= $1
 ORDER BY stream_id LIMIT $2
 """
 DELETE_BUNDLES = sql(
@@ -93,6 +91,13 @@ DEVICES = sql(
         f"SELECT user_id, device_id, inbox FROM devices WHERE {d.any_of('user_id', 1, 'text')}"
     )
 )
+NAMED = sql(
+    lambda d: (
+        f"SELECT d.user_id, d.device_id, d.inbox "
+        f"FROM {d.unnest('wanted', 'user_id text, device_id text')} "
+        "JOIN devices d ON d.user_id = wanted.user_id AND d.device_id = wanted.device_id"
+    )
+)
 ARE_THERE = sql(lambda d: f"SELECT count(*) FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}")
 NOTE_REQUEST = """
 INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_ms)
@@ -105,19 +110,27 @@ PRUNE_REQUESTS = "DELETE FROM to_device_requests WHERE created_ms < $1"
 class _Bundle(NamedTuple):
     stream_id: int
     inboxes: list[int]
+    head: bytes
     messages: list[bytes]
 
 
-async def add(tx: Tx, number: int, messages: Sequence[AddressedMessage]) -> None:
-    """Add messages to different inboxes under one number."""
-    await tx.insert_rows(INSERT, [(inbox, number, event) for inbox, event in messages])
+async def add(tx: Tx, number: int, inboxes: Collection[int], events: Collection[bytes]) -> None:
+    """Add a message, the event's JSON in one line, to each of some inboxes under one number."""
+    rows = [(inbox, number, event) for inbox, event in zip(inboxes, events, strict=True)]
+    await tx.insert_rows(INSERT, rows)
 
 
-async def add_bundle(tx: Tx, number: int, messages: Sequence[AddressedMessage]) -> None:
-    """Add messages to different inboxes under one number, in a row that is to be filed."""
-    inboxes = ",".join([str(inbox) for inbox, _ in messages])
-    events = b"\n".join([event for _, event in messages])
-    await tx.insert_rows(INSERT_BUNDLE, [(number, f",{inboxes},", events)])
+async def add_bundle(
+    tx: Tx, number: int, inboxes: Collection[int], head: bytes, messages: Collection[bytes]
+) -> None:
+    """Add messages in the same way, in a row that is to be filed; see `whole`."""
+    text = f",{','.join(map(str, inboxes))},"
+    await tx.insert_rows(INSERT_BUNDLE, [(number, text, head, b"\n".join(messages))])
+
+
+def whole(head: bytes, message: bytes) -> bytes:
+    """Give an event's JSON from what it has in common with others; without that, it is whole."""
+    return head + message + b"}" if head else message
 
 
 async def pending(
@@ -130,7 +143,7 @@ async def pending(
     filed = await tx.fetch(PENDING_FILED, *asked)
     found = {row[0]: bytes(row[1]) for row in filed}
     for row in bundled:
-        found.setdefault(row[0], _message_to(row[3], row[2], bytes(row[1])))
+        found.setdefault(row[0], _message_to(row[4], _bundle(row)))
     return sorted(found.items())[:limit] if bundled else list(found.items())
 
 
@@ -174,7 +187,7 @@ async def file_bundles(tx: Tx, upto: int) -> int:
     inboxes = list({inbox for one in bundles for inbox in one.inboxes})
     read = {row[0]: row[1] for row in await tx.fetch(READ_UPTO, inboxes)}
     filed = [
-        (inbox, one.stream_id, message)
+        (inbox, one.stream_id, whole(one.head, message))
         for one in bundles
         for inbox, message in zip(one.inboxes, one.messages, strict=True)
         if inbox in read and one.stream_id > read[inbox]
@@ -215,6 +228,12 @@ async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]
     return found
 
 
+async def named(tx: Tx, devices: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Give the inboxes of devices (user, device) that are there."""
+    lists = [[user_id for user_id, _ in devices], [device_id for _, device_id in devices]]
+    return {(row[0], row[1]): row[2] for row in await tx.fetch(NAMED, *lists)}
+
+
 async def are_there(tx: Tx, inboxes: Collection[int]) -> bool:
     """Tell whether the devices of all these inboxes, each given once, are still there."""
     number: int = await tx.fetchval(ARE_THERE, list(inboxes))
@@ -233,14 +252,12 @@ async def prune_requests(tx: Tx, before_ms: int) -> int:
     return await tx.execute(PRUNE_REQUESTS, before_ms)
 
 
-def _message_to(inbox: int, inboxes: str, messages: bytes) -> bytes:
-    """Give one message of a bundle."""
-    place = inboxes[: inboxes.index(f",{inbox},") + 1].count(",") - 1
-    return messages.split(b"\n")[place]
+def _message_to(inbox: int, bundle: _Bundle) -> bytes:
+    return whole(bundle.head, bundle.messages[bundle.inboxes.index(inbox)])
 
 
 def _bundle(row: Row) -> _Bundle:
-    return _Bundle(row[0], _inboxes(row[1]), bytes(row[2]).split(b"\n"))
+    return _Bundle(row[0], _inboxes(row[1]), bytes(row[2]), bytes(row[3]).split(b"\n"))
 
 
 def _inboxes(text: str) -> list[int]:

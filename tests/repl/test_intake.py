@@ -47,7 +47,7 @@ ROWS = {
     "pushers": PusherRow("@a:b", "app", "key", removed=True),
     "pushes": PushesRow((QueuedPush(1, 2, "!r", "$e", "main", "[]", 3, ("@a:b",)),)),
     "thread_subscriptions": ThreadSubscriptionRow("@a:b", "!r", "$e", True),
-    "to_device": ToDeviceRow((("@a:b", "D"), ("@c:b", "E")), (b"{}", b"[]")),
+    "to_device": ToDeviceRow((("@a:b", "D"), ("@c:b", "E")), (b"{}", b"[]"), head=b"{"),
     "device_lists": DeviceListRow("@a:b"),
     "federation": FederationRow(("x",), "pdu", b"\x00"),
     "rates": RatesRow((("message", "@a:b", 0.5),)),

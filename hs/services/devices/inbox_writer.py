@@ -3,13 +3,14 @@
 All of it is announced on the stream `to_device`, in the same commit.
 """
 
-from collections.abc import Iterable, Mapping, Sized
+import logging
+from collections.abc import Mapping, Sized
 from typing import Final, NamedTuple, Protocol
 
 import attrs
 import trio
 
-from hs.core.errors import NotFound
+from hs.core.errors import Unavailable
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
@@ -17,11 +18,11 @@ from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
+from hs.services.devices import claims
 from hs.services.devices.addresses import DeviceAddresses, Inboxes
-from hs.services.devices.key_storing import KeyUpload, store_keys
-from hs.storage import devices, key_uploads, one_time_keys, to_device
-from hs.storage.database import Tx
-from hs.storage.one_time_keys import ClaimedKey, Wanted
+from hs.services.devices.key_storing import KeyUpload, no_such_device
+from hs.storage import one_time_keys, to_device
+from hs.storage.database import ForeignViolation, Tx
 
 EVERY_DEVICE: Final = "*"
 MAX_CARRIED_BYTES: Final = 128 * 1024
@@ -36,16 +37,15 @@ MANY_MESSAGES: Final = 10_000
 
 MAX_UNFILED: Final = 2 * MANY_MESSAGES
 
+log = logging.getLogger(__name__)
+
 Rows = list[tuple[int, ToDeviceRow]]
-_Addressed = tuple[tuple[str, str], int, bytes]  # ((user, device), its inbox, event)
+_Device = tuple[str, str]  # (user, device)
+_Addressed = tuple[_Device, int, bytes]  # (device, its inbox, event)
 
 
-class Message(NamedTuple):
-    """One message; `event` is the event's JSON as the device gets it."""
-
-    user_id: UserID
-    device_id: str
-    event: bytes
+Message = tuple[UserID, str, bytes]
+"""A message to a device (its user, its ID): what its event's JSON has between `head` and "}"."""
 
 
 @attrs.frozen
@@ -62,10 +62,11 @@ class InboxWriter(Protocol):
     """The process that writes what waits for devices."""
 
     @rpc
-    async def send(self, request: Request, messages: list[Message]) -> bool:
+    async def send(self, request: Request, head: bytes, messages: list[Message]) -> bool:
         """Leave messages for devices of ours, once; False: this was done before.
 
-        A device ID of "*" is every device of the user; devices that are not there are left out.
+        Each is JSON in one line: `head`, the message, "}"; without a head the message alone. A
+        device ID of "*" is every device of the user; devices that are not there are left out.
         """
         ...
 
@@ -75,14 +76,25 @@ class InboxWriter(Protocol):
         ...
 
     @rpc
-    async def claim(self, wishes: list[Wanted]) -> list[ClaimedKey]:
-        """Give out one key for each wish, where there is one; no wish comes twice."""
+    async def claim(self, wishes: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
+        """Give out one key of each device, where there is one, for the algorithm that is wished.
+
+        By user and device; a key is an object in JSON of the key by its name.
+        """
         ...
 
     @rpc
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Drop all that waits for devices that are gone, after they are."""
         ...
+
+
+class _Letters(NamedTuple):
+    """What one request sends; `may_bundle`: its messages may lie together at first."""
+
+    head: bytes
+    messages: list[Message]
+    may_bundle: bool
 
 
 class BundleFiler:
@@ -144,23 +156,51 @@ class LocalInboxes:
     _filer: BundleFiler
     _addresses: DeviceAddresses = attrs.field(factory=DeviceAddresses)
 
-    async def send(self, request: Request, messages: list[Message]) -> bool:
+    async def send(self, request: Request, head: bytes, messages: list[Message]) -> bool:
         """Leave messages for devices of ours, once."""
-        known = self._addresses.known([one[:2] for one in messages])
-        now_ms, may_bundle = self._clock.now_ms(), self._filer.has_room
+        known = self._addresses.known([(user_id, device_id) for user_id, device_id, _ in messages])
+        letters = _Letters(head, messages, self._filer.has_room)
         is_new, found = await self._stream.write(
-            _send, request, messages, now_ms, may_bundle, known
+            _send, request, letters, self._clock.now_ms(), known
         )
         self._addresses.learn(found)
         return is_new
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
-        return await self._stream.write(_upload, upload)
+        try:
+            return await self._stream.write(claims.upload, upload)
+        except ForeignViolation as error:
+            raise no_such_device() from error
 
-    async def claim(self, wishes: list[Wanted]) -> list[ClaimedKey]:
-        """Give out keys."""
-        return await self._stream.write(_claim, wishes)
+    async def claim(self, wishes: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
+        """Give out keys: first those of devices that gave one before, by one statement."""
+        # Keys that are taken are gone if nobody gets them.
+        with trio.CancelScope(shield=True):
+            given = await self._claim_known(wishes)
+            left = claims.left_of(wishes, given)
+            try:
+                more, givers = await self._stream.write(claims.claim, left) if left else ({}, {})
+            except Unavailable:
+                if not given:
+                    raise
+                log.warning("some keys could not be claimed", exc_info=True)
+                return given
+        self._addresses.learn_givers(givers)
+        for user_id, keys in more.items():
+            given.setdefault(user_id, {}).update(keys)
+        return given
+
+    async def _claim_known(self, wishes: claims.Wishes) -> claims.Keys:
+        algorithm, devices = self._addresses.givers(wishes)
+        if not devices:
+            return {}
+        late = await self._stream.write(claims.claim_known, algorithm, devices)
+        keys = one_time_keys.claimed(late.rows)
+        if len(keys) < len(devices):
+            spent = devices.keys() - {inbox for inbox, _ in keys}
+            self._addresses.forget_givers([(*devices[one], algorithm) for one in spent])
+        return claims.by_device(devices, keys)
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Drop all that waits for devices."""
@@ -179,9 +219,8 @@ async def _send(
     tx: Tx,
     ids: StreamIds,
     request: Request,
-    messages: list[Message],
+    letters: _Letters,
     now_ms: int,
-    may_bundle: bool,
     known: Inboxes,
 ) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
     if not await to_device.note_request(
@@ -190,20 +229,35 @@ async def _send(
         return (False, {}), []
     if known and not await to_device.are_there(tx, known.values()):
         known = {}
-    unknown = {one.user_id for one in messages if one[:2] not in known}
+    messages = letters.messages
+    if known and len(known) == len(messages):
+        contents = tuple([message for _, _, message in messages])
+        return (True, {}), [await _add(tx, ids, letters, known, contents)]
+    unknown = {one[0] for one in messages if one[:2] not in known}
     found = await to_device.devices(tx, unknown) if unknown else {}
     rows: Rows = []
     addressed = _addressed(messages, known, found)
     while addressed:
-        # A number stands for one message at most of each device.
-        number = await ids.one()
         now, addressed = _one_each(addressed)
-        events = tuple([event for _, _, event in now])
-        carried = events if sum(map(len, events)) <= MAX_CARRIED_BYTES else None
-        add = to_device.add_bundle if may_bundle and _is_bundle(now, carried) else to_device.add
-        await add(tx, number, [(inbox, event) for _, inbox, event in now])
-        rows.append((number, ToDeviceRow(tuple([device for device, _, _ in now]), carried)))
+        inboxes = {device: inbox for device, inbox, _ in now}
+        contents = tuple([message for _, _, message in now])
+        rows.append(await _add(tx, ids, letters, inboxes, contents))
     return (True, found), rows
+
+
+async def _add(
+    tx: Tx, ids: StreamIds, letters: _Letters, inboxes: Inboxes, messages: tuple[bytes, ...]
+) -> tuple[int, ToDeviceRow]:
+    """Add one message for each device, all under one number."""
+    number, head = await ids.one(), letters.head
+    size_bytes = sum(map(len, messages)) + len(head) * len(messages)
+    carried = messages if size_bytes <= MAX_CARRIED_BYTES else None
+    if letters.may_bundle and _is_bundle(inboxes, carried):
+        await to_device.add_bundle(tx, number, inboxes.values(), head, messages)
+    else:
+        events = [to_device.whole(head, message) for message in messages]
+        await to_device.add(tx, number, inboxes.values(), events)
+    return number, ToDeviceRow(tuple(inboxes), carried, head=head)
 
 
 def _addressed(
@@ -242,34 +296,7 @@ async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
     return await to_device.file_bundles(tx, upto), []
 
 
-async def _upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
-    user_id, device_id = upload.user_id, upload.device_id
-    known = await key_uploads.known(tx, user_id, device_id)
-    if known is None:
-        raise NotFound("You have no such device")
-    counts = await store_keys(tx, upload, known)
-    if counts is None:
-        return known.counts, []
-    return counts, await _keys_changed(ids, [(user_id, device_id)])
-
-
-async def _claim(tx: Tx, ids: StreamIds, wishes: list[Wanted]) -> tuple[list[ClaimedKey], Rows]:
-    claimed = await one_time_keys.claim(tx, wishes)
-    if len(claimed) < len(wishes):
-        found = {one[:3] for one in claimed}
-        left = [one for one in wishes if one not in found]
-        claimed += await one_time_keys.use_fallbacks(tx, left)
-    return claimed, await _keys_changed(ids, [one[:2] for one in claimed])
-
-
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
     await to_device.delete_closed(tx, user_id)
-    # One that is there was made anew meanwhile.
-    await one_time_keys.delete(tx, user_id, await devices.gone_among(tx, user_id, device_ids))
     told = tuple((user_id, device_id) for device_id in device_ids)
     return None, [(await ids.one(), ToDeviceRow(told, keys=True, gone=True))] if told else []
-
-
-async def _keys_changed(ids: StreamIds, touched: Iterable[tuple[str, str]]) -> Rows:
-    changed = tuple(touched)
-    return [(await ids.one(), ToDeviceRow(changed, keys=True))] if changed else []

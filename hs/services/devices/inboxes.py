@@ -215,7 +215,8 @@ class Inboxes:
             return
         for place, key in enumerate(devices):
             if key in known:
-                self._note(key, number, row.messages[place] if row.messages else None)
+                carried = row.messages and to_device.whole(row.head, row.messages[place])
+                self._note(key, number, carried or None)
 
     def _note(self, key: _Key, number: int, message: bytes | None) -> None:
         known = self._entries.get(key)

@@ -3,20 +3,25 @@
 They come alone, or together with the keys of a new device: then all of it is one commit.
 """
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
-from hs.core.errors import InvalidParam
+from hs.core.errors import InvalidParam, NotFound
 from hs.core.ids import UserID
 from hs.services.devices.key_objects import OneTimeKey
 from hs.storage import one_time_keys
 from hs.storage.database import Tx
 from hs.storage.key_uploads import KnownOfDevice
 
-MAX_HELD_BYTES: Final = 1 << 20
-"""Most of a device's one-time keys that wait, as every upload reads them."""
+MAX_HELD_BYTES: Final = 128 * 1024
+"""Most of a device's one-time keys that wait: every upload writes those of its kind anew."""
+
+
+def no_such_device() -> NotFound:
+    """Make the fault of who uploads keys and has no such device, or no longer."""
+    return NotFound("You have no such device")
 
 
 @attrs.frozen
@@ -34,21 +39,23 @@ async def store_keys(tx: Tx, upload: KeyUpload, known: KnownOfDevice) -> dict[st
 
     None: there was nothing to add. Raises: InvalidParam.
     """
-    user_id, device_id = upload.user_id, upload.device_id
     fresh = _fresh(upload, known)
     fallbacks = [key for key in upload.fallback_keys if not _is_held(key, known)]
     if not fresh and not fallbacks:
         return None
+    waiting = {algorithm: [*keys] for algorithm, keys in known.one_time_keys.items()}
+    for key in fresh:
+        waiting.setdefault(key.algorithm, []).append(key.shown)
     if fresh:
-        _check_room(fresh, known)
-        if known.has_spent:
-            await one_time_keys.delete_spent(tx, user_id, device_id)
-    added = [(key.algorithm, key.shown) for key in fresh]
-    await one_time_keys.add(tx, user_id, device_id, known.last_batch, added)
+        _check_room(waiting)
+        added = {key.algorithm for key in fresh}
+        if known.spent - added:
+            await one_time_keys.delete_spent(tx, known.inbox)
+        await one_time_keys.put(tx, known.inbox, {name: waiting[name] for name in added})
     await one_time_keys.put_fallbacks(
-        tx, user_id, device_id, [(key.algorithm, key.key_id, key.content) for key in fallbacks]
+        tx, known.inbox, [(key.algorithm, key.key_id, key.content) for key in fallbacks]
     )
-    return dict(Counter(known.counts) + Counter(key.algorithm for key in fresh))
+    return {algorithm: len(keys) for algorithm, keys in waiting.items()}
 
 
 def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
@@ -66,9 +73,8 @@ def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
     return fresh
 
 
-def _check_room(fresh: list[OneTimeKey], known: KnownOfDevice) -> None:
-    held = sum(len(key) for keys in known.one_time_keys.values() for key in keys)
-    if held + sum(len(key.shown) for key in fresh) > MAX_HELD_BYTES:
+def _check_room(waiting: Mapping[str, Sequence[bytes]]) -> None:
+    if sum(map(one_time_keys.size_of, waiting.values())) > MAX_HELD_BYTES:
         raise InvalidParam(f"A device can leave at most {MAX_HELD_BYTES} bytes of one-time keys")
 
 

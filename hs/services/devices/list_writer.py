@@ -8,23 +8,22 @@ from typing import Protocol
 
 import attrs
 
-from hs.core.errors import Forbidden, InvalidParam, NotFound
+from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.services.devices.key_storing import KeyUpload, store_keys
+from hs.services.devices.key_storing import KeyUpload, no_such_device, store_keys
 from hs.storage import (
     dehydrated,
     device_keys,
     device_lists,
     devices,
     key_uploads,
-    one_time_keys,
 )
-from hs.storage.database import Tx
+from hs.storage.database import ForeignViolation, Tx
 from hs.storage.device_keys import CrossSigningRecord, SignatureRecord
 
 Rows = list[tuple[int, DeviceListRow]]
@@ -111,7 +110,11 @@ class LocalDeviceLists:
 
     async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
         """Set a device's keys, with those that others claim."""
-        return await self._stream.write(_put_device_keys, content, others, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        try:
+            return await self._stream.write(_put_device_keys, content, others, now_ms)
+        except ForeignViolation as error:
+            raise no_such_device() from error
 
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
@@ -159,7 +162,7 @@ async def _put_device_keys(
     user_id, device_id = others.user_id, others.device_id
     known = await key_uploads.known_with_rooms(tx, user_id, device_id)
     if known is None:
-        raise NotFound("You have no such device")
+        raise no_such_device()
     if known.content == content:
         return None, []
     # Devices and cross-signing keys share a namespace.
@@ -234,8 +237,6 @@ async def _forget(
     # One that is there was made anew meanwhile.
     gone = await devices.gone_among(tx, user_id, device_ids)
     await device_keys.delete_devices(tx, user_id, gone)
-    # Those that came with an upload of the device's keys a moment ago, through this owner.
-    await one_time_keys.delete(tx, user_id, gone)
     for device_id in gone:
         await dehydrated.delete_device(tx, user_id, device_id)
     return None, await _announced(tx, ids, user_id, device_ids, now_ms)

@@ -26,14 +26,12 @@ from hs.services.devices.key_storing import KeyUpload
 from hs.services.devices.remote import RemoteDevices
 from hs.storage import one_time_keys
 from hs.storage.database import Database, Tx
-from hs.storage.one_time_keys import Wanted
 
 MAX_DEVICES: Final = 100_000
 # Clients take a missing count for no news; this one they must see run out.
 ALWAYS_COUNTED: Final = "signed_curve25519"
 
 _Key = tuple[UserID, str]
-Wishes = Mapping[UserID, Mapping[str, str]]
 
 
 def read_upload(
@@ -95,21 +93,21 @@ class OneTimeKeys:
             return (await self.counts(upload.user_id, upload.device_id)).one_time_keys
         return with_zero(await self._writer.upload(upload))
 
-    async def claim(
-        self, wanted: Mapping[str, Mapping[str, str]], timeout_ms: int
-    ) -> dict[str, Any]:
+    async def claim(self, wanted: Mapping[str, dict[str, str]], timeout_ms: int) -> dict[str, Any]:
         """Give out one key for each device asked for: `one_time_keys` and `failures`.
 
         Raises: InvalidParam.
         """
+        ours: dict[str, dict[str, str]] = {}
         by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
         for text, devices in wanted.items():
-            user_id, server = UserID(text), self._server_name
             # Names of this server that nobody has need no look: they have no keys.
-            if text[:1] != "@" or text.partition(":")[2] != server:
-                server = server_of(parse_user_id(text))
-            by_server.setdefault(server, {})[user_id] = devices
-        answer = await self.claim_local(by_server.pop(self._server_name, {}))
+            if text[:1] == "@" and text.partition(":")[2] == self._server_name:
+                ours[text] = devices
+            else:
+                user_id = parse_user_id(text)
+                by_server.setdefault(server_of(user_id), {})[user_id] = devices
+        answer = await self.claim_local(ours)
         failures: dict[str, Any] = {}
         if not by_server:
             return {"one_time_keys": answer, "failures": failures}
@@ -120,22 +118,18 @@ class OneTimeKeys:
                 )
         return {"one_time_keys": answer, "failures": failures}
 
-    async def claim_local(self, wanted: Wishes) -> dict[str, Any]:
+    async def claim_local(self, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
         """Give out keys of devices of ours."""
-        wishes = [
-            Wanted(user_id, device_id, algorithm)
-            for user_id, devices in wanted.items()
-            for device_id, algorithm in devices.items()
-        ]
-        answer: dict[str, Any] = {}
-        for key in await self._writer.claim(wishes) if wishes else ():
-            answer.setdefault(key.user_id, {})[key.device_id] = orjson.Fragment(key.shown)
-        return answer
+        given = await self._writer.claim(wanted) if any(wanted.values()) else {}
+        return {
+            user_id: {device_id: orjson.Fragment(key) for device_id, key in keys.items()}
+            for user_id, keys in given.items()
+        }
 
     async def _claim_remote(
         self,
         server: ServerName,
-        wanted: Wishes,
+        wanted: Mapping[UserID, Mapping[str, str]],
         timeout_s: float,
         answer: dict[str, Any],
         failures: dict[str, Any],

@@ -40,7 +40,6 @@ class ToDevice:
         """
         local: list[Message] = []
         remote: list[OutgoingMessage] = []
-        head = _head(requester.user_id, event_type)
         our_end = f":{self._server_name}"
         for text, contents in messages.items():
             user_id = UserID(text)
@@ -54,14 +53,14 @@ class ToDevice:
                 if type(content) is not dict:
                     raise BadJson("A message to a device is an object")
                 if is_ours:
-                    event = head + orjson.dumps(content) + b"}"
-                    local.append(Message(user_id, device_id, event))
+                    local.append((user_id, device_id, orjson.dumps(content)))
                 else:
                     remote.append(OutgoingMessage(user_id, device_id, content))
         if requester.shadow:
             return
+        head = _head(requester.user_id, event_type)
         request = Request(requester.user_id, requester.device_id or "", event_type, txn_id)
-        if await self._writer.send(request, local) and remote:
+        if await self._writer.send(request, head, local) and remote:
             await self._remote.send(requester.user_id, event_type, remote)
 
     async def receive(
@@ -73,13 +72,13 @@ class ToDevice:
         messages: Mapping[UserID, Mapping[str, JsonObject]],
     ) -> None:
         """Take the messages of an EDU, once by its message ID."""
-        head = _head(sender, event_type)
         local = [
-            Message(user_id, device_id, head + orjson.dumps(content) + b"}")
+            (user_id, device_id, orjson.dumps(content))
             for user_id, contents in messages.items()
             for device_id, content in contents.items()
         ]
-        await self._writer.send(Request(origin, "", event_type, message_id), local)
+        request = Request(origin, "", event_type, message_id)
+        await self._writer.send(request, _head(sender, event_type), local)
 
 
 def _head(sender: UserID, event_type: str) -> bytes:

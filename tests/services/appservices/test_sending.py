@@ -256,4 +256,4 @@ async def leave_message(tx: Tx, user_id: UserID, number: int) -> None:
     await devices.ensure(tx, user_id, "PHONE", None, 0)
     inbox = (await to_device.devices(tx, [user_id]))[user_id]["PHONE"]
     message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})
-    await to_device.add(tx, number, [(inbox, message)])
+    await to_device.add(tx, number, [inbox], [message])

@@ -8,7 +8,7 @@ import pytest
 
 from hs.core.tokens import SyncToken
 from hs.repl.streams import TO_DEVICE
-from hs.services.devices.inbox_writer import Message, Request
+from hs.services.devices.inbox_writer import Request
 from hs.services.devices.inboxes import Inboxes
 from hs.services.sync.encryption import Encryption
 from tests.support.counting import Count, CountingDatabase
@@ -30,8 +30,8 @@ class Tablet:
         """Have it sent a message, the number of which is its content."""
         self.sent += 1
         request = Request(ALICE, "PHONE", "m.test", f"t{self.sent}")
-        message = Message(BOB, "TABLET", str(self.sent).encode())
-        await self.server.inboxes.send(request, [message])
+        message = (BOB, "TABLET", str(self.sent).encode())
+        await self.server.inboxes.send(request, b"", [message])
 
     def now(self) -> SyncToken:
         """Give where the stream is."""

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from hs.repl.streams import TO_DEVICE
 from hs.storage import devices
 from hs.storage.database import Tx
 from tests.support.devices import V3, Process, one_time_keys, plain_keys
@@ -255,6 +256,41 @@ async def test_keys_of_a_device_made_anew_outlive_what_comes_late(server: Proces
     assert await server.claim(phone, ALICE, "PHONE") == ["signed_curve25519:0001"]
 
 
+async def test_asking_for_keys_that_are_not_there_tells_nobody(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.upload(phone, one_time_keys=one_time_keys(1, 2))
+    for _ in range(3):
+        await server.claim(phone, ALICE, "PHONE")
+    before = server.world.feed.position(TO_DEVICE)
+
+    for algorithm in ("signed_curve25519", "other"):
+        assert await server.claim(phone, ALICE, "PHONE", algorithm) == []
+        assert await server.claim(phone, ALICE, "GONE", algorithm) == []
+
+    assert server.world.feed.position(TO_DEVICE) == before
+    await server.upload(phone, one_time_keys=one_time_keys(3, 4))
+    given = [await server.claim(phone, ALICE, "PHONE") for _ in range(3)]
+    assert given == [["signed_curve25519:0003"], ["signed_curve25519:0004"], []]
+
+
+async def test_keys_of_several_kinds_are_claimed_together(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    tablet = await server.device(BOB, "TABLET")
+    await server.upload(phone, one_time_keys={"x:1": "a", "x:2": "b"})
+    await server.upload(
+        tablet, one_time_keys={"y:1": "c", "y:2": "d"}, fallback_keys={"y:f": {"fallback": True}}
+    )
+    wanted = {"one_time_keys": {ALICE: {"PHONE": "x"}, BOB: {"TABLET": "y", "GONE": "y"}}}
+
+    answers = [await server.client.post(f"{V3}/keys/claim", wanted, token=phone) for _ in range(3)]
+
+    assert [answer.json["one_time_keys"] for answer in answers] == [
+        {ALICE: {"PHONE": {"x:1": "a"}}, BOB: {"TABLET": {"y:1": "c"}}},
+        {ALICE: {"PHONE": {"x:2": "b"}}, BOB: {"TABLET": {"y:2": "d"}}},
+        {BOB: {"TABLET": {"y:f": {"fallback": True}}}},
+    ]
+
+
 async def test_a_device_made_anew_has_no_keys_of_the_one_before(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.upload(phone, one_time_keys=one_time_keys(1, 2), fallback_keys=one_time_keys(3))
@@ -268,27 +304,26 @@ async def test_a_device_made_anew_has_no_keys_of_the_one_before(server: Process)
 
 async def test_a_device_cannot_leave_keys_without_end(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
-    await server.upload(phone, one_time_keys={"x:1": "k" * 600_000})
+    await server.upload(phone, one_time_keys={"x:1": "k" * 100_000})
 
-    more = await server.upload(phone, one_time_keys={"x:2": "k" * 600_000})
+    more = await server.upload(phone, one_time_keys={"x:2": "k" * 100_000})
     small = await server.upload(phone, one_time_keys=one_time_keys(1))
 
     assert (more.status, more.errcode) == (400, "M_INVALID_PARAM")
     assert small.json == {"one_time_key_counts": {"x": 1, "signed_curve25519": 1}}
 
 
-async def test_batches_that_are_used_up_go_with_the_next_upload(server: Process) -> None:
+async def test_kinds_of_keys_that_are_used_up_go_with_the_next_upload(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
-    for n in range(10, 22, 3):
-        await server.upload(phone, one_time_keys=one_time_keys(n, n + 1, n + 2))
-        for _ in range(3):
-            assert len(await server.claim(phone, ALICE, "PHONE")) == 1
+    for n in range(10):
+        await server.upload(phone, one_time_keys={f"x{n}:1": "k"})
+        assert await server.claim(phone, ALICE, "PHONE", f"x{n}") == [f"x{n}:1"]
 
-    async def batches(tx: Tx) -> int:
-        number: int = await tx.fetchval("SELECT count(*) FROM key_batches")
+    async def rows(tx: Tx) -> int:
+        number: int = await tx.fetchval("SELECT count(*) FROM one_time_keys")
         return number
 
-    assert await server.world.database.read(batches) == 1
+    assert await server.world.database.read(rows) == 1
     again = await server.upload(phone, one_time_keys=one_time_keys(*range(50)))
     assert again.json == {"one_time_key_counts": {"signed_curve25519": 50}}
 

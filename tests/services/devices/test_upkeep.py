@@ -26,7 +26,7 @@ async def test_a_removal_that_was_cut_short_is_finished(server: Process) -> None
 
     await server.upkeep.tidy()
 
-    tables = ("device_keys", "key_batches", "inbox_messages", "closed_inboxes")
+    tables = ("device_keys", "one_time_keys", "inbox_messages", "closed_inboxes")
     assert await server.world.database.read(counted, tables) == [0, 0, 0, 0]
 
 
@@ -37,7 +37,7 @@ async def test_keys_alone_of_a_device_that_is_gone_are_dropped(server: Process) 
 
     await server.upkeep.tidy()
 
-    tables = ("key_batches", "fallback_keys")
+    tables = ("one_time_keys", "fallback_keys")
     assert await server.world.database.read(counted, tables) == [0, 0]
 
 

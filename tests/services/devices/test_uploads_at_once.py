@@ -11,7 +11,6 @@ from hs.services.devices.key_objects import read_one_time_keys
 from hs.services.devices.key_storing import KeyUpload, store_keys
 from hs.storage import devices, key_uploads, one_time_keys
 from hs.storage.database import Database, Tx
-from hs.storage.one_time_keys import Wanted
 from tests.support.rooms import ALICE
 
 pytestmark = pytest.mark.parametrize(
@@ -46,11 +45,17 @@ async def upload_while(
     await store_keys(tx, upload, known)
 
 
+async def claim(tx: Tx, algorithm: str) -> list[tuple[int, bytes]]:
+    known = await key_uploads.known(tx, *PHONE)
+    assert known is not None
+    return await one_time_keys.claim_any(tx, {known.inbox: algorithm})
+
+
 async def given(database: Database, algorithm: str) -> list[bytes]:
     """Claim all keys."""
     found: list[bytes] = []
-    while claimed := await database.write(one_time_keys.claim, [Wanted(*PHONE, algorithm)]):
-        found += [one.shown for one in claimed]
+    while keys := await database.write(claim, algorithm):
+        found += [key for _, key in keys]
     return found
 
 
@@ -92,7 +97,6 @@ async def test_of_two_keys_of_one_name_one_is_refused(database: Database) -> Non
 async def test_who_has_looked_before_all_others_looks_again(database: Database) -> None:
     await database.write(log_in)
     has_read, go = asyncio.Event(), asyncio.Event()
-    wanted = [Wanted(*PHONE, "s")]
 
     async def read(tx: Tx) -> None:
         await has_read.wait()
@@ -106,7 +110,7 @@ async def test_who_has_looked_before_all_others_looks_again(database: Database) 
         )
         await database.read(read)
         await database.write(upload_once, upload_of(s__A="1"))
-        await database.write(one_time_keys.claim, wanted)
+        await database.write(claim, "s")
         await database.write(upload_once, upload_of(s__C="3"))
         await database.read(let_go)
 
