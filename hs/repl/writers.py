@@ -47,6 +47,10 @@ PRUNE_EVERY_MS = 60 * 1000
 log = logging.getLogger(__name__)
 
 
+def _new_life() -> str:
+    return secrets.token_hex(8)
+
+
 class WriterStopped(Unavailable):
     """The writer is not running any more; nothing was written."""
 
@@ -141,7 +145,7 @@ class TableWriter(Generic[R]):
     _busy: bool = False
     _stopped: bool = False
     _fault: Exception | None = None
-    _life: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    _life: str = attrs.field(factory=_new_life)
     _pruned_ms: int = 0
 
     @property
@@ -291,16 +295,18 @@ class TableWriter(Generic[R]):
             _fail(attempt.jobs, error)
 
     async def _settled_position(self) -> int:
+        name, next_life = self.stream.name, _new_life()
         while True:
             try:
                 position = await self._database.write(
-                    stream_log.settled_position, self.stream.name, self.writer, self._life
+                    stream_log.begin_anew, name, self.writer, self._life, next_life
                 )
             except (DatabaseUnavailable, DatabaseConflict):
                 await trio.sleep(SETTLE_PAUSE_S)
                 continue
             if position is None:
-                raise WriterReplaced(self.stream.name, self.writer)
+                raise WriterReplaced(name, self.writer)
+            self._life = next_life
             return position
 
     def _give_up(self, jobs: list[_Job], error: Exception) -> None:

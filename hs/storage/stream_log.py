@@ -18,9 +18,9 @@ ON CONFLICT (stream, writer) DO UPDATE SET life = excluded.life
 SET_POSITION = UpdateRows(
     "stream_positions", key="stream text, writer text, life text", values="position bigint"
 )
-# It changes nothing, but waits for a commit of ours that is still under way.
-SETTLED_POSITION = """
-UPDATE stream_positions SET life = life WHERE stream = $1 AND writer = $2 AND life = $3
+# It waits for a commit of the old life that is still under way, and lets none come after it.
+BEGIN_ANEW = """
+UPDATE stream_positions SET life = $4 WHERE stream = $1 AND writer = $2 AND life IN ($3, $4)
 RETURNING position
 """
 APPEND = Rows(
@@ -71,10 +71,19 @@ async def set_position(tx: Tx, stream: str, writer: str, life: str, position: in
     await tx.update_row(SET_POSITION, (stream, writer, life, position))
 
 
-async def settled_position(tx: Tx, stream: str, writer: str, life: str) -> int | None:
-    """Give a writer's position once no commit of its is under way; None: it was replaced."""
-    position: int | None = await tx.fetchval(SETTLED_POSITION, stream, writer, life)
+async def begin_anew(tx: Tx, stream: str, writer: str, life: str, next_life: str) -> int | None:
+    """Let a writer go on under another life; None: it was replaced by another process.
+
+    Gives its position: no commit of the old life will change it any more, even if one is still on
+    its way to the database. It may be done again.
+    """
+    position: int | None = await tx.fetchval(BEGIN_ANEW, stream, writer, life, next_life)
     return position
+
+
+async def is_writer(tx: Tx, stream: str, writer: str, life: str) -> bool:
+    """Tell whether this life writes under a name; nobody takes over before the transaction ends."""
+    return await begin_anew(tx, stream, writer, life, life) is not None
 
 
 async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:

@@ -13,7 +13,15 @@ from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.transport import Transport
 from hs.repl.writers import Rows, StreamIds, TableWriter, WriterReplaced, WriterStopped
 from hs.storage import stream_log
-from hs.storage.database import CommitUnknown, Database, DatabaseUnavailable, Load, Tx, Unit
+from hs.storage.database import (
+    CommitUnknown,
+    Database,
+    DatabaseUnavailable,
+    Load,
+    RowMissing,
+    Tx,
+    Unit,
+)
 from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
 from tests.support.databases import fresh_postgres
@@ -274,7 +282,7 @@ class ForgetfulDatabase:
         return await self.real.read_long(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.lose_undone and unit is not stream_log.settled_position:
+        if self.lose_undone and unit is not stream_log.begin_anew:
             self.lose_undone -= 1
 
             async def undo(tx: Tx) -> None:
@@ -311,6 +319,26 @@ async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
     await writer.write(add_note, "after")
 
     assert [row.text for batch in got for _, row in batch.rows] == ["done", "at last", "after"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_on_its_way_is_not_done_after_it_was_found_undone(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    async def life(tx: Tx) -> str:
+        return str(await tx.fetchval("SELECT life FROM stream_positions"))
+
+    forgetful = ForgetfulDatabase(db)
+    writer = table_writer(forgetful, alone(Feed()))
+    await nursery.start(writer.run)
+    before = await db.read(life)
+    forgetful.lose_undone = 1
+
+    number = await writer.write(add_note, "again")
+
+    with pytest.raises(RowMissing):
+        await db.write(stream_log.set_position, "receipts", "w1", before, number + 1)
+    assert await writer.write(add_note, "after") > number
     nursery.cancel_scope.cancel()
 
 

@@ -425,7 +425,7 @@ class EvaluationDuty:
 
 
 async def _store_as(tx: Tx, stream: str, writer: str, life: str, evaluated: Evaluated) -> None:
-    if await stream_log.settled_position(tx, stream, writer, life) is None:
+    if not await stream_log.is_writer(tx, stream, writer, life):
         raise WriterReplaced(stream, writer)
     await storage.store(tx, evaluated)
 
