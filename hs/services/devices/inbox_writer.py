@@ -40,8 +40,7 @@ MAX_UNFILED: Final = 2 * MANY_MESSAGES
 log = logging.getLogger(__name__)
 
 Rows = list[tuple[int, ToDeviceRow]]
-_Device = tuple[str, str]  # (user, device)
-_Addressed = tuple[_Device, int, bytes]  # (device, its inbox, event)
+_Addressed = tuple[claims.Device, int, bytes]  # (device, its inbox, event)
 
 
 Message = tuple[UserID, str, bytes]
