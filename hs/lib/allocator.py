@@ -1,7 +1,9 @@
 """The C library's allocator, told to give memory back that is needed only at times.
 
 Large answers and the caches of SQLite come and go in several threads. By default glibc has a pool
-for each thread, and keeps pieces of up to 32 MB in them.
+for each thread, and keeps pieces of up to 32 MB in them. Nor may too little be kept: reading a
+request of 40 kB as JSON takes half a megabyte for a moment, and memory that comes fresh from the
+system each time, page by page, costs more than the reading.
 """
 
 import ctypes
@@ -13,7 +15,7 @@ _MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
 
 POOLS: Final = 2
-KEPT_BYTES: Final = 256 * 1024
+KEPT_BYTES: Final = 1024 * 1024
 """Larger pieces go straight back, and no more than this stays at the end of a pool."""
 
 

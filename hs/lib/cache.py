@@ -1,7 +1,7 @@
 """A cache of bounded weight that forgets what was not used for longest."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -78,7 +78,6 @@ class LruCache(Generic[K, V]):
     def get_kept(self, keys: Iterable[K]) -> dict[K, V]:
         """Give those of many keys that are kept, in the order asked for; each counts as used."""
         entries = self._entries
-        touch = entries.move_to_end
         found: dict[K, V] = {}
         missing = 0
         for key in keys:
@@ -86,11 +85,29 @@ class LruCache(Generic[K, V]):
                 found[key] = entries[key]
             except KeyError:
                 missing += 1
-            else:
-                touch(key)
+        self._touch(found)
         self.hits += len(found)
         self.misses += missing
         return found
+
+    def get_all(self, keys: Collection[K]) -> list[V] | None:
+        """Give the values of many keys, each of which counts as used; None: some are not kept."""
+        entries = self._entries
+        try:
+            found = [entries[key] for key in keys]
+        except KeyError:
+            self.misses += 1
+            return None
+        self._touch(keys)
+        self.hits += len(found)
+        return found
+
+    def _touch(self, keys: Iterable[K]) -> None:
+        # Nothing is dropped soon before it is half full: the order hardly matters until then.
+        if 2 * self.weight > self.limit:
+            touch = self._entries.move_to_end
+            for key in keys:
+                touch(key)
 
     def kept_among(self, keys: Iterable[K]) -> AbstractSet[K]:
         """Say which of many keys are kept; it does not count as their use."""

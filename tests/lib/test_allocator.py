@@ -15,7 +15,7 @@ from hs.lib.allocator import give_memory_back
 assert give_memory_back()
 # After this one, glibc would by itself no longer take pieces of less from the system one by one.
 b"x" * 20_000_000
-pieces = [bytes([n]) * 400_000 for n in range(100)]
+pieces = [bytes([n]) * 1_600_000 for n in range(30)]
 keep = pieces[-1]
 del pieces
 with open("/proc/self/status") as status:

@@ -19,12 +19,11 @@ from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices import claims
-from hs.services.devices.addresses import DeviceAddresses, Inboxes
+from hs.services.devices.addresses import EVERY_DEVICE, Device, DeviceAddresses, Known
 from hs.services.devices.key_storing import KeyUpload, no_such_device
 from hs.storage import one_time_keys, to_device
 from hs.storage.database import ForeignViolation, Tx
 
-EVERY_DEVICE: Final = "*"
 MAX_CARRIED_BYTES: Final = 128 * 1024
 """Most of the messages of one request that are told together with the news of them."""
 
@@ -40,11 +39,7 @@ MAX_UNFILED: Final = 2 * MANY_MESSAGES
 log = logging.getLogger(__name__)
 
 Rows = list[tuple[int, ToDeviceRow]]
-_Addressed = tuple[claims.Device, int, bytes]  # (device, its inbox, event)
-
-
-Message = tuple[UserID, str, bytes]
-"""A message to a device (its user, its ID): what its event's JSON has between `head` and "}"."""
+_Addressed = tuple[Device, int, bytes]  # (device, its inbox, message)
 
 
 @attrs.frozen
@@ -61,11 +56,13 @@ class InboxWriter(Protocol):
     """The process that writes what waits for devices."""
 
     @rpc
-    async def send(self, request: Request, head: bytes, messages: list[Message]) -> bool:
-        """Leave messages for devices of ours, once; False: this was done before.
+    async def send(
+        self, request: Request, head: bytes, devices: list[Device], messages: list[bytes]
+    ) -> bool:
+        """Leave messages, each for one of the devices of ours; False: this was done before.
 
-        Each is JSON in one line: `head`, the message, "}"; without a head the message alone. A
-        device ID of "*" is every device of the user; devices that are not there are left out.
+        An event is JSON in one line: `head`, the message, "}"; without a head the message alone.
+        A device ID of "*" is every device of the user; devices that are not there are left out.
         """
         ...
 
@@ -92,7 +89,9 @@ class _Letters(NamedTuple):
     """What one request sends; `may_bundle`: its messages may lie together at first."""
 
     head: bytes
-    messages: list[Message]
+    devices: list[Device]
+    messages: list[bytes]
+    known: Known
     may_bundle: bool
 
 
@@ -155,14 +154,17 @@ class LocalInboxes:
     _filer: BundleFiler
     _addresses: DeviceAddresses = attrs.field(factory=DeviceAddresses)
 
-    async def send(self, request: Request, head: bytes, messages: list[Message]) -> bool:
+    async def send(
+        self, request: Request, head: bytes, devices: list[Device], messages: list[bytes]
+    ) -> bool:
         """Leave messages for devices of ours, once."""
-        known = self._addresses.known([(user_id, device_id) for user_id, device_id, _ in messages])
-        letters = _Letters(head, messages, self._filer.has_room)
+        addresses = self._addresses
+        known = addresses.known(devices)
+        letters = _Letters(head, devices, messages, known, self._filer.has_room)
         is_new, found = await self._stream.write(
-            _send, request, letters, self._clock.now_ms(), known
+            _send, request, letters, self._clock.now_ms(), addresses
         )
-        self._addresses.learn(found)
+        addresses.learn(found, known.moment)
         return is_new
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
@@ -203,6 +205,7 @@ class LocalInboxes:
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Drop all that waits for devices."""
+        self._addresses.forget(user_id)
         await self._stream.write(_forget, user_id, device_ids)
 
 
@@ -220,61 +223,74 @@ async def _send(
     request: Request,
     letters: _Letters,
     now_ms: int,
-    known: Inboxes,
+    addresses: DeviceAddresses,
 ) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
     if not await to_device.note_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return (False, {}), []
-    if known and not await to_device.are_there(tx, known.values()):
-        known = {}
-    messages = letters.messages
-    if known and len(known) == len(messages):
-        contents = tuple([message for _, _, message in messages])
-        return (True, {}), [await _add(tx, ids, letters, known, contents)]
-    unknown = {one[0] for one in messages if one[:2] not in known}
+    known = letters.known.inboxes
+    inboxes = [one for one in known if one is not None]
+    if inboxes and not await _are_right(tx, inboxes, letters.known.moment, addresses):
+        inboxes, known = [], [None] * len(known)
+    if inboxes and len(set(inboxes)) == len(known):
+        row = await _add(tx, ids, letters, tuple(letters.devices), inboxes, letters.messages)
+        return (True, {}), [row]
+    unknown = {one[0] for one, inbox in zip(letters.devices, known, strict=True) if inbox is None}
     found = await to_device.devices(tx, unknown) if unknown else {}
     rows: Rows = []
-    addressed = _addressed(messages, known, found)
+    addressed = _addressed(letters, known, found)
     while addressed:
         now, addressed = _one_each(addressed)
-        inboxes = {device: inbox for device, inbox, _ in now}
-        contents = tuple([message for _, _, message in now])
-        rows.append(await _add(tx, ids, letters, inboxes, contents))
+        devices = tuple([device for device, _, _ in now])
+        inboxes = [inbox for _, inbox, _ in now]
+        messages = [message for _, _, message in now]
+        rows.append(await _add(tx, ids, letters, devices, inboxes, messages))
     return (True, found), rows
 
 
+async def _are_right(tx: Tx, inboxes: list[int], moment: int, addresses: DeviceAddresses) -> bool:
+    """Tell whether what was remembered at a moment is still so: see `DeviceAddresses`."""
+    # Who is forgotten after this is looked at has inboxes among the closed until this unit ends.
+    if moment == addresses.moment and not await to_device.are_any_closed(tx):
+        return True
+    return await to_device.are_there(tx, inboxes)
+
+
 async def _add(
-    tx: Tx, ids: StreamIds, letters: _Letters, inboxes: Inboxes, messages: tuple[bytes, ...]
+    tx: Tx,
+    ids: StreamIds,
+    letters: _Letters,
+    devices: tuple[Device, ...],
+    inboxes: list[int],
+    messages: list[bytes],
 ) -> tuple[int, ToDeviceRow]:
     """Add one message for each device, all under one number."""
     number, head = await ids.one(), letters.head
     size_bytes = sum(map(len, messages)) + len(head) * len(messages)
-    carried = messages if size_bytes <= MAX_CARRIED_BYTES else None
-    if letters.may_bundle and _is_bundle(inboxes, carried):
-        await to_device.add_bundle(tx, number, inboxes.values(), head, messages)
+    carried = tuple(messages) if size_bytes <= MAX_CARRIED_BYTES else None
+    if letters.may_bundle and _is_bundle(devices, carried):
+        await to_device.add_bundle(tx, number, inboxes, head, messages)
     else:
         events = [to_device.whole(head, message) for message in messages]
-        await to_device.add(tx, number, inboxes.values(), events)
-    return number, ToDeviceRow(tuple(inboxes), carried, head=head)
+        await to_device.add(tx, number, inboxes, events)
+    return number, ToDeviceRow(devices, carried, head=head)
 
 
 def _addressed(
-    messages: list[Message], known: Inboxes, found: Mapping[str, Mapping[str, int]]
+    letters: _Letters, known: list[int | None], found: Mapping[str, Mapping[str, int]]
 ) -> list[_Addressed]:
     addressed: list[_Addressed] = []
-    for message in messages:
-        device, event = message[:2], message[2]
-        inbox = known.get(device)
+    for device, message, inbox in zip(letters.devices, letters.messages, known, strict=True):
         if inbox is None:
             user_id, device_id = device
             inboxes = found.get(user_id, {})
             if device_id == EVERY_DEVICE:
-                addressed += [((user_id, one), each, event) for one, each in inboxes.items()]
+                addressed += [((user_id, one), each, message) for one, each in inboxes.items()]
                 continue
             inbox = inboxes.get(device_id)
         if inbox is not None:
-            addressed.append((device, inbox, event))
+            addressed.append((device, inbox, message))
     return addressed
 
 

@@ -12,7 +12,8 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
-from hs.services.devices.inbox_writer import InboxWriter, Message, Request
+from hs.services.devices.addresses import Device
+from hs.services.devices.inbox_writer import InboxWriter, Request
 from hs.services.devices.inboxes import BATCH
 from hs.services.devices.remote import OutgoingMessage, RemoteDevices
 from hs.storage import to_device
@@ -38,14 +39,14 @@ class ToDevice:
 
         `messages` are objects by device, these by user. Raises: BadJson.
         """
-        local: list[Message] = []
+        devices: list[Device] = []
+        local: list[bytes] = []
         remote: list[OutgoingMessage] = []
         our_end = f":{self._server_name}"
-        for text, contents in messages.items():
-            user_id = UserID(text)
+        for user_id, contents in messages.items():
             # Of ours only those who have devices are sent anything, so their names need no look.
-            is_ours = text[:1] == "@" and text.endswith(our_end)
-            if not is_ours and not is_user_id(text):
+            is_ours = user_id[:1] == "@" and user_id.endswith(our_end)
+            if not is_ours and not is_user_id(user_id):
                 raise BadJson("Messages are sorted by user IDs")
             if type(contents) is not dict:
                 raise BadJson("The messages to a user are sorted by device IDs")
@@ -53,14 +54,15 @@ class ToDevice:
                 if type(content) is not dict:
                     raise BadJson("A message to a device is an object")
                 if is_ours:
-                    local.append((user_id, device_id, orjson.dumps(content)))
+                    devices.append((user_id, device_id))
+                    local.append(orjson.dumps(content))
                 else:
-                    remote.append(OutgoingMessage(user_id, device_id, content))
+                    remote.append(OutgoingMessage(UserID(user_id), device_id, content))
         if requester.shadow:
             return
         head = _head(requester.user_id, event_type)
         request = Request(requester.user_id, requester.device_id or "", event_type, txn_id)
-        if await self._writer.send(request, head, local) and remote:
+        if await self._writer.send(request, head, devices, local) and remote:
             await self._remote.send(requester.user_id, event_type, remote)
 
     async def receive(
@@ -72,13 +74,12 @@ class ToDevice:
         messages: Mapping[UserID, Mapping[str, JsonObject]],
     ) -> None:
         """Take the messages of an EDU, once by its message ID."""
-        local = [
-            (user_id, device_id, orjson.dumps(content))
-            for user_id, contents in messages.items()
-            for device_id, content in contents.items()
+        devices: list[Device] = [
+            (user_id, device_id) for user_id, contents in messages.items() for device_id in contents
         ]
+        local = [orjson.dumps(one) for contents in messages.values() for one in contents.values()]
         request = Request(origin, "", event_type, message_id)
-        await self._writer.send(request, _head(sender, event_type), local)
+        await self._writer.send(request, _head(sender, event_type), devices, local)
 
 
 def _head(sender: UserID, event_type: str) -> bytes:

@@ -7,6 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 from hs.core.ids import UserID
 from hs.repl.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
+from hs.services.devices.addresses import Device
 from hs.services.devices.inbox_writer import Request
 from hs.services.devices.inboxes import Inboxes
 from hs.storage import inbox_reads, to_device
@@ -39,11 +40,9 @@ class Crowd:
         """Send everybody a message of their own; give its number."""
         self.sent += 1
         request = Request(ALICE, "PHONE", "m.test", f"t{self.sent}")
-        messages = [
-            (self.owner(device_id), device_id, f"{body} to {device_id}".encode())
-            for device_id in self.devices
-        ]
-        await self.server.inboxes.send(request, b"", messages)
+        devices: list[Device] = [(self.owner(one), one) for one in self.devices]
+        messages = [f"{body} to {device_id}".encode() for device_id in self.devices]
+        await self.server.inboxes.send(request, b"", devices, messages)
         return self.server.world.feed.position(TO_DEVICE).most()
 
     async def stored(self) -> list[list[str]]:

@@ -30,8 +30,8 @@ class Tablet:
         """Have it sent a message, the number of which is its content."""
         self.sent += 1
         request = Request(ALICE, "PHONE", "m.test", f"t{self.sent}")
-        message = (BOB, "TABLET", str(self.sent).encode())
-        await self.server.inboxes.send(request, b"", [message])
+        message = str(self.sent).encode()
+        await self.server.inboxes.send(request, b"", [(BOB, "TABLET")], [message])
 
     def now(self) -> SyncToken:
         """Give where the stream is."""

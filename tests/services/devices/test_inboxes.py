@@ -8,6 +8,7 @@ import trio
 from hs.core.ids import UserID
 from hs.repl.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
+from hs.services.devices.addresses import Device
 from hs.services.devices.inbox_writer import MAX_CARRIED_BYTES, Request
 from hs.services.devices.inboxes import MAX_LATEST, Inboxes
 from hs.storage import to_device
@@ -31,7 +32,8 @@ class Counter:
 async def send(server: Process, names: Counter, *bodies: str, to: UserID = BOB) -> None:
     """Send messages in one request, whose bodies stand for JSON."""
     request = Request(ALICE, "PHONE", "m.test", names.next())
-    await server.inboxes.send(request, b"", [(to, "TABLET", body.encode()) for body in bodies])
+    messages = [body.encode() for body in bodies]
+    await server.inboxes.send(request, b"", [(to, "TABLET")] * len(bodies), messages)
 
 
 async def stored(server: Process, user_id: UserID = BOB) -> list[str]:
@@ -260,10 +262,8 @@ async def test_a_request_may_hold_several_messages_for_a_device(
 ) -> None:
     await page(server, late)
     request = Request(ALICE, "PHONE", "m.test", names.next())
-    everyone = (BOB, "*", b"1")
-    await server.inboxes.send(
-        request, b"", [everyone, (BOB, "TABLET", b"2"), (BOB, "GONE", b"3"), everyone]
-    )
+    devices: list[Device] = [(BOB, "*"), (BOB, "TABLET"), (BOB, "GONE"), (BOB, "*")]
+    await server.inboxes.send(request, b"", devices, [b"1", b"2", b"3", b"1"])
 
     kept, reached = await page(server, late)
 
