@@ -35,6 +35,7 @@ _LISTS: Final = frozenset((list, tuple, set, frozenset))
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
+PRAGMA secure_delete = FAST;
 PRAGMA wal_autocheckpoint = 4000;
 PRAGMA cache_size = -8192;
 PRAGMA temp_store = MEMORY;
