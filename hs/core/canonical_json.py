@@ -90,14 +90,23 @@ def check_canonical(value: object, depth: int = MAX_DEPTH) -> None:
 
 
 def _check_members(members: Any, depth: int) -> None:
-    if depth == 0:
-        raise BadJson("The JSON is nested too deeply")
-    for member in members:
-        kind = type(member)
-        if kind is dict:
-            _check_members(member.values(), depth - 1)
-        elif kind is not str:
-            check_canonical(member, depth - 1)
+    # Level by level, which calls nothing for most members.
+    level = [members]
+    while level:
+        if depth == 0:
+            raise BadJson("The JSON is nested too deeply")
+        depth -= 1
+        below = []
+        for members in level:
+            for member in members:
+                kind = type(member)
+                if kind is dict:
+                    below.append(member.values())
+                elif kind is list:
+                    below.append(member)
+                elif kind is not str:
+                    check_canonical(member, depth)
+        level = below
 
 
 def _is_canonical(value: object) -> bool:

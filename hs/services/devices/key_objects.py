@@ -168,7 +168,7 @@ def _one_time_key(name: str, content: object) -> OneTimeKey:
         raise InvalidParam("A key is named by its algorithm and its ID, with a colon between")
     if "\0" in name:
         raise InvalidParam("A key's name cannot hold NUL")
-    if not isinstance(content, str | dict):
+    if type(content) is not dict and type(content) is not str:
         raise BadJson("A key is a string or an object")
     return OneTimeKey(algorithm, key_id, encode_checked({name: content}))
 
