@@ -97,12 +97,10 @@ def _check_members(members: Any, depth: int) -> None:
             raise BadJson("The JSON is nested too deeply")
         depth -= 1
         below = []
-        for members in level:
-            for member in members:
+        for one in level:
+            for member in one.values() if type(one) is dict else one:
                 kind = type(member)
-                if kind is dict:
-                    below.append(member.values())
-                elif kind is list:
+                if kind is dict or kind is list:
                     below.append(member)
                 elif kind is not str:
                     check_canonical(member, depth)

@@ -91,12 +91,14 @@ class LruCache(Generic[K, V]):
         return found
 
     def get_all(self, keys: Collection[K]) -> list[V] | None:
-        """Give the values of many keys, each of which counts as used; None: some are not kept."""
+        """Give the values of many keys, each of which counts as used.
+
+        None, which does not count at all: some are not kept.
+        """
         entries = self._entries
         try:
             found = [entries[key] for key in keys]
         except KeyError:
-            self.misses += 1
             return None
         self._touch(keys)
         self.hits += len(found)

@@ -244,9 +244,10 @@ async def named(tx: Tx, devices: Sequence[tuple[str, str]]) -> dict[tuple[str, s
 
 
 async def are_there(tx: Tx, inboxes: Collection[int]) -> bool:
-    """Tell whether the devices of all these inboxes, each given once, are still there."""
-    number: int = await tx.fetchval(ARE_THERE, list(inboxes))
-    return number == len(inboxes)
+    """Tell whether the devices of all these inboxes are still there."""
+    wanted = set(inboxes)
+    number: int = await tx.fetchval(ARE_THERE, list(wanted))
+    return number == len(wanted)
 
 
 async def note_request(

@@ -169,6 +169,21 @@ def test_many_keys_asked_for_at_once_count_as_used_one_by_one() -> None:
     assert "b" in cache
 
 
+def test_many_keys_are_given_together_or_not_at_all() -> None:
+    cache = LruCache[str, int]("test", max_entries=3)
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(key, value)
+
+    found = cache.get_all(["b", "a", "b"])
+    assert cache.get_all(["a", "unknown"]) is None
+    cache.put("d", 4)
+
+    assert found == [2, 1, 2]
+    assert (cache.hits, cache.misses) == (3, 0)
+    assert "c" not in cache
+    assert "b" in cache
+
+
 async def test_many_are_loaded_by_one_question_for_those_that_are_missing() -> None:
     asked: list[list[int]] = []
 

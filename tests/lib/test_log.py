@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 
 import orjson
 import pytest
@@ -96,3 +97,33 @@ async def test_lines_are_written_together_with_the_times_and_requests_they_belon
 
     told = [line.split("[")[1] for line in written.getvalue().splitlines()]
     assert told == ["GET-1] line 1", "GET-2] line 2", "GET-3] line 3"]
+
+
+def test_lines_that_were_held_back_carry_the_time_at_which_they_were_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.StringIO()
+    logger = logging.getLogger("hs.test.batched_times")
+    logger.propagate = False
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(
+        logging.Formatter("%(created).3f %(msecs)d %(relativeCreated)d %(message)s")
+    )
+    logger.addHandler(handler)
+    lines = BatchedLines(logger)
+    now = logging.LogRecord("hs", logging.INFO, "", 0, "", None, None)
+    times = [int(now.created) + after_s for after_s in (1.25, 100.5)]
+    try:
+        for noted in times:
+            monkeypatch.setattr(time, "time", lambda noted=noted: noted)
+            lines.note("line")
+    finally:
+        logger.removeHandler(handler)
+
+    told = [line.split() for line in written.getvalue().splitlines()]
+    assert [line[:2] for line in told] == [
+        [f"{times[0]:.3f}", "250"],
+        [f"{times[1]:.3f}", "500"],
+    ]
+    ages_ms = [(noted - now.created) * 1000 + now.relativeCreated for noted in times]
+    assert [int(line[2]) for line in told] == pytest.approx(ages_ms, abs=2)

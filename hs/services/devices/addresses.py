@@ -4,34 +4,42 @@ And the same of those that gave one-time keys: those of a device that is gone ar
 
 An inbox belongs to one device for ever, and a device that is gone may come back under its name
 with another inbox. The inboxes of devices that are gone lie in the table of the closed ones, from
-the same commit on until the writer is told of it: first it forgets here all devices of the user.
-So what was asked here is right if nobody was forgotten since, and no inbox is closed; otherwise
-the table of devices tells which numbers are still there, and others are looked up by their names.
+the same commit on until the writer is told of it, which then empties it of all of that user. So
+what was remembered here is right if no inbox is closed, and if nothing was taken out of that table
+since. Otherwise the table of devices tells which numbers are still there, and others are looked up
+by their names.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from hs.lib.cache import LruCache
 
 MAX_DEVICES: Final = 50_000
+MAX_OF_USER: Final = 500
+"""Of a user with more devices none are remembered: they would take the place of all others."""
 
 Device = tuple[str, str]  # (user, device)
 EVERY_DEVICE: Final = "*"
 
 
 class Known(NamedTuple):
-    """The inboxes of some devices, None where they are not remembered, as of `moment`."""
+    """The inboxes of some devices, None where they are not remembered.
+
+    `moment` is that of the question; None: users are just being forgotten.
+    """
 
     inboxes: list[int | None]
-    moment: int
+    moment: int | None
 
 
 class DeviceAddresses:
     """Remembers the inboxes of devices."""
 
     def __init__(self) -> None:
-        self.moment = 0  # grows whenever somebody is forgotten
+        self._moment = 0
+        self._forgetting = 0
         self._inboxes: LruCache[str, Mapping[str, int]] = LruCache(
             "device_inboxes", max_weight=MAX_DEVICES, weigh=_weigh
         )
@@ -49,19 +57,29 @@ class DeviceAddresses:
         inboxes = [
             inboxes.get(device_id) for inboxes, (_, device_id) in zip(users, devices, strict=True)
         ]
-        return Known(inboxes, self.moment)
+        return Known(inboxes, self._moment if self._forgetting == 0 else None)
 
-    def learn(self, found: Mapping[str, Mapping[str, int]], moment: int) -> None:
-        """Remember all devices of users with their inboxes; `moment` is before they were read."""
-        if moment == self.moment:
+    def is_certain(self, known: Known) -> bool:
+        """Tell whether nothing was taken from the closed inboxes since; from any thread."""
+        return known.moment is not None and known.moment == self._moment
+
+    def learn(self, found: Mapping[str, Mapping[str, int]], asked: Known) -> None:
+        """Remember all devices of users, and their inboxes, which were read after `asked`."""
+        if self.is_certain(asked):
             for user_id, inboxes in found.items():
-                if EVERY_DEVICE not in inboxes:
+                if EVERY_DEVICE not in inboxes and len(inboxes) <= MAX_OF_USER:
                     self._inboxes.put(user_id, inboxes)
 
-    def forget(self, user_id: str) -> None:
-        """Forget a user's devices, before inboxes of theirs are not among the closed any more."""
-        self.moment += 1
-        self._inboxes.pop(user_id)
+    @contextmanager
+    def forgetting(self, user_id: str) -> Iterator[None]:
+        """Forget a user's devices, while inboxes of theirs are taken from the closed ones."""
+        self._forgetting += 1
+        self._moment += 1
+        try:
+            yield
+        finally:
+            self._inboxes.pop(user_id)
+            self._forgetting -= 1
 
     def givers(
         self, wishes: Mapping[str, Mapping[str, str]]

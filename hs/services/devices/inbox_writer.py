@@ -164,7 +164,7 @@ class LocalInboxes:
         is_new, found = await self._stream.write(
             _send, request, letters, self._clock.now_ms(), addresses
         )
-        addresses.learn(found, known.moment)
+        addresses.learn(found, known)
         return is_new
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
@@ -205,8 +205,9 @@ class LocalInboxes:
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Drop all that waits for devices."""
-        self._addresses.forget(user_id)
-        await self._stream.write(_forget, user_id, device_ids)
+        # Until it is done, or certainly not: whoever is not waited for may still be written.
+        with self._addresses.forgetting(user_id), trio.CancelScope(shield=True):
+            await self._stream.write(_forget, user_id, device_ids)
 
 
 def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
@@ -231,7 +232,7 @@ async def _send(
         return (False, {}), []
     known = letters.known.inboxes
     inboxes = [one for one in known if one is not None]
-    if inboxes and not await _are_right(tx, inboxes, letters.known.moment, addresses):
+    if inboxes and not await _are_right(tx, inboxes, letters.known, addresses):
         inboxes, known = [], [None] * len(known)
     if inboxes and len(set(inboxes)) == len(known):
         row = await _add(tx, ids, letters, tuple(letters.devices), inboxes, letters.messages)
@@ -249,10 +250,10 @@ async def _send(
     return (True, found), rows
 
 
-async def _are_right(tx: Tx, inboxes: list[int], moment: int, addresses: DeviceAddresses) -> bool:
-    """Tell whether what was remembered at a moment is still so: see `DeviceAddresses`."""
-    # Who is forgotten after this is looked at has inboxes among the closed until this unit ends.
-    if moment == addresses.moment and not await to_device.are_any_closed(tx):
+async def _are_right(tx: Tx, inboxes: list[int], known: Known, addresses: DeviceAddresses) -> bool:
+    """Tell whether what was remembered is still so: see `DeviceAddresses`."""
+    # What is taken from the closed ones after this look at them is taken after this unit.
+    if addresses.is_certain(known) and not await to_device.are_any_closed(tx):
         return True
     return await to_device.are_there(tx, inboxes)
 
@@ -314,4 +315,5 @@ async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
     await to_device.delete_closed(tx, user_id)
     told = tuple((user_id, device_id) for device_id in device_ids)
-    return None, [(await ids.one(), ToDeviceRow(told, keys=True, gone=True))] if told else []
+    # Told even if it is of no device, so that nobody does it who is not the writer any more.
+    return None, [(await ids.one(), ToDeviceRow(told, keys=True, gone=True))]

@@ -52,8 +52,9 @@ class DeviceUpkeep:
         await self._database.write(device_lists.prune, now_ms - CHANGES_KEPT_MS)
         while found := await self._database.read_long(to_device.leftovers, ORPHANS_AT_ONCE):
             await self._database.write(to_device.delete_leftovers, found)
-        for user_id in await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
-            await self._inboxes.forget(UserID(user_id), [])
+        while closed := await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
+            for user_id in closed:
+                await self._inboxes.forget(UserID(user_id), [])
         orphans = await self._database.read_long(device_keys.orphans, ORPHANS_AT_ONCE)
         for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])
