@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 
 from hs.repl.rows import ToDeviceRow
 from hs.repl.writers import StreamIds
+from hs.services.devices.addresses import Device
 from hs.services.devices.key_storing import KeyUpload, no_such_device, store_keys
 from hs.storage import key_uploads, one_time_keys, to_device
 from hs.storage.database import LateRows, Tx
 
 Rows = list[tuple[int, ToDeviceRow]]
-Device = tuple[str, str]  # (user, device)
 Wish = tuple[str, str, str]  # (user, device, algorithm)
 Wishes = Mapping[str, Mapping[str, str]]  # algorithms by user and device
 Keys = dict[str, dict[str, bytes]]  # objects in JSON, of the key by its name, by user and device
