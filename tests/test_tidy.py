@@ -19,14 +19,14 @@ BARE_IGNORE = re.compile(r"# (type: ignore|noqa)(?!(\[[\w, -]+\]|: [A-Z]+\d+(, ?
 BARE_CAST = re.compile(r"\bcast\((?![^#]*#)")
 # Modules that no other imports, and who needs them.
 UNIMPORTED = {
-    "hs/lib/html_pages.py": "runs in the sandbox, by its name",
-    "hs/lib/pictures.py": "runs in the sandbox, by its name",
+    "hs/lib/sandbox/html_pages.py": "runs in the sandbox, by its name",
+    "hs/lib/sandbox/pictures.py": "runs in the sandbox, by its name",
     "hs/lib/s3.py": "loaded by its name, where it is configured",
-    "hs/nursery/several.py": "loaded by its name, where there are several processes",
+    "hs/nursery/cluster.py": "loaded by its name, where there are several processes",
     "hs/storage/postgres/database.py": "loaded by its name, where the database is PostgreSQL",
     "hs/core/edus.py": "requests of other servers",
     "hs/core/server_acl.py": "requests of other servers",
-    "hs/services/rooms/inbound.py": "requests of other servers",
+    "hs/services/rooms/receive/event_intake.py": "requests of other servers",
     "hs/repl/inproc_rpc.py": "tests of clusters in one run",
     "hs/storage/inline.py": "tests of clusters in one run",
 }

@@ -8,7 +8,7 @@ import click
 from hs import __version__
 from hs.cli.notices import tell_notices
 from hs.cli.options import config_option, settings_of
-from hs.nursery.foundation import signing_key_of
+from hs.nursery.process_base import signing_key_of
 from hs.settings.errors import SettingsError
 from hs.settings.reference import json_schema_text, markdown
 from hs.settings.settings import Settings

@@ -8,8 +8,8 @@ import trio
 
 from hs.cli.options import config_option, settings_of
 from hs.lib.aio import open_bridge
-from hs.nursery.faults import cause_of
-from hs.settings.database import DatabaseSettings
+from hs.nursery.exit_causes import cause_of
+from hs.settings.sections.database import DatabaseSettings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import DatabaseError
 from hs.storage.migrate import Migration, Phase, bundled_migrations, pending

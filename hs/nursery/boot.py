@@ -13,13 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from hs.apis.web.listening import Bound
+from hs.apis.web.listeners import Bound
 from hs.lib.aio import Bridge, open_bridge
 from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
 from hs.nursery import systemd
 from hs.nursery.compose import compose
-from hs.nursery.faults import SchemaBehind, cause_of
+from hs.nursery.exit_causes import SchemaBehind, cause_of
 from hs.nursery.logs import reopen_logs, set_up_logs
 from hs.nursery.nest import Leaving, live
 from hs.nursery.pid_file import limit_open_files, pid_file

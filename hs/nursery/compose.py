@@ -4,30 +4,30 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.apis.web.route import Endpoint, collect
 from hs.lib.aio import Bridge
-from hs.lib.cache import gathered_caches
+from hs.lib.caching.lru_cache import gathered_caches
 from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty, Supervision
-from hs.nursery import measures
-from hs.nursery.foundation import lay_foundation
+from hs.nursery import process_metrics
 from hs.nursery.plan import BACKGROUND, Plan
 from hs.nursery.process import Process, Runner
+from hs.nursery.process_base import lay_foundation
 from hs.nursery.services import Services, build_services
 from hs.nursery.wiring.appservices import appservice_apis, appservice_duties
 from hs.nursery.wiring.devices import device_apis
 from hs.nursery.wiring.directory import directory_apis
 from hs.nursery.wiring.endpoints import account_apis, action_apis, ephemeral_apis
-from hs.nursery.wiring.keeping import keeping_apis
 from hs.nursery.wiring.media import media_apis
-from hs.nursery.wiring.offers import wire_offers
 from hs.nursery.wiring.proposals import proposal_apis
 from hs.nursery.wiring.push import push_apis
 from hs.nursery.wiring.pushers import pusher_apis
-from hs.nursery.wiring.reading import reading_apis
+from hs.nursery.wiring.retention import keeping_apis
+from hs.nursery.wiring.room_reading import reading_apis
 from hs.nursery.wiring.rooms import room_chores
 from hs.nursery.wiring.search import search_apis
 from hs.nursery.wiring.sync import sync_apis
-from hs.services.accounts.blocking import unless_blocked
+from hs.nursery.wiring.third_party_invites import wire_offers
+from hs.services.accounts.sessions.server_blocking import unless_blocked
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -45,9 +45,9 @@ def compose(
         endpoints = _endpoints(services, drain)
     if settings.metrics.enable_metrics:
         _watch(metrics, services, admission, drain)
-        measures.watch_caches(metrics, caches, services)
-        measures.watch_duties(metrics, [*duties, *lone_duties], supervision, ground)
-        duties.append(measures.watch_lag(metrics))
+        process_metrics.watch_caches(metrics, caches, services)
+        process_metrics.watch_duties(metrics, [*duties, *lone_duties], supervision, ground)
+        duties.append(process_metrics.watch_lag(metrics))
     return Process(
         ground=ground,
         runners=_runners(services),
@@ -66,12 +66,12 @@ def compose(
 def _watch(metrics: Metrics, of: Services, admission: Admission, drain: Drain) -> None:
     """Have everything looked at that metrics tell, whenever they are scraped."""
     metrics.watch_process()
-    measures.watch_server(metrics, admission, drain)
-    measures.watch_services(metrics, of)
-    measures.watch_streams(metrics, of.ground)
-    measures.watch_database(metrics, of.ground)
+    process_metrics.watch_server(metrics, admission, drain)
+    process_metrics.watch_services(metrics, of)
+    process_metrics.watch_streams(metrics, of.ground)
+    process_metrics.watch_database(metrics, of.ground)
     if of.ground.remote is not None:
-        measures.watch_others(metrics, of.ground.remote)
+        process_metrics.watch_others(metrics, of.ground.remote)
 
 
 def _runners(of: Services) -> list[tuple[str, Runner]]:

@@ -5,7 +5,7 @@ import logging.config
 
 from hs.lib.log import configure, text_handler
 from hs.settings.errors import Problem, SettingsError
-from hs.settings.server import LoggingSettings
+from hs.settings.sections.server import LoggingSettings
 
 
 def set_up_logs(settings: LoggingSettings) -> None:

@@ -14,7 +14,7 @@ from hs.apis.health import HealthApi, MetricsApi
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.drain import Drain
-from hs.apis.web.listening import Bound, ListenerSpec
+from hs.apis.web.listeners import Bound, ListenerSpec
 from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
 from hs.core.errors import Unavailable
@@ -23,7 +23,7 @@ from hs.nursery import systemd
 from hs.nursery.process import Process, ProcessReadiness, Runner
 from hs.repl.leases import LeaseLost
 from hs.repl.rpc_reply import RpcUnavailable
-from hs.settings.listeners import Listener
+from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
 _INTERNAL = frozenset(("replication", "metrics", "health"))

@@ -5,7 +5,7 @@ No code outside this folder asks which kind of process it is in.
 
 import attrs
 
-from hs.settings.listeners import Listener
+from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
 # Duties: what a process does unasked. Names are shown by `hs plan`, in logs, metrics and leases.

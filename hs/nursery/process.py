@@ -12,7 +12,7 @@ from hs.apis.web.limits import Admission, RateLimits
 from hs.apis.web.route import Endpoint
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty, Supervision
-from hs.nursery.foundation import Foundation
+from hs.nursery.process_base import Foundation
 from hs.storage.database import DatabaseError, Tx
 
 _DATABASE_S = 2.0

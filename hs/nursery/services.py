@@ -4,18 +4,16 @@ import attrs
 
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
-from hs.nursery.foundation import Foundation
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.accounts import Accounts, Identity, wire_accounts, wire_identity
-from hs.nursery.wiring.actions import RoomActions, wire_actions
 from hs.nursery.wiring.appservices import Registered, wire_registered
-from hs.nursery.wiring.arrivals import Arrivals, wire_arrivals
 from hs.nursery.wiring.devices import Devices, wire_device_writers, wire_devices
 from hs.nursery.wiring.directory import Directory, wire_directory
 from hs.nursery.wiring.ephemeral import Ephemeral, wire_ephemeral
+from hs.nursery.wiring.http_clients import Outside, wire_outside
 from hs.nursery.wiring.identity_servers import AddressServers, wire_address_servers
-from hs.nursery.wiring.keeping import Keeping, wire_keeping
+from hs.nursery.wiring.login import Arrivals, wire_arrivals
 from hs.nursery.wiring.media import MediaServices, wire_media
-from hs.nursery.wiring.outside import Outside, wire_outside
 from hs.nursery.wiring.previews import PreviewParts, wire_previews
 from hs.nursery.wiring.proposals import Proposals, wire_proposals
 from hs.nursery.wiring.push import Push, wire_push, wire_rules_writer
@@ -25,14 +23,16 @@ from hs.nursery.wiring.pushers import (
     wire_pusher_writer,
     wire_pushers,
 )
-from hs.nursery.wiring.reading import Reading, wire_reading
+from hs.nursery.wiring.retention import Keeping, wire_keeping
+from hs.nursery.wiring.room_actions import RoomActions, wire_actions
+from hs.nursery.wiring.room_reading import Reading, wire_reading
 from hs.nursery.wiring.rooms import Rooms, wire_rooms
 from hs.nursery.wiring.search import Search, wire_search
 from hs.nursery.wiring.sync import Sync, wire_sync
-from hs.services.accounts.watching import DeviceWatchers
-from hs.services.devices.remote import NoRemoteDevices
-from hs.services.media.remote import NoRemoteMedia
-from hs.services.push.pusher_upkeep import PushersOfDevices
+from hs.services.accounts.sessions.device_watchers import DeviceWatchers
+from hs.services.devices.remote_devices import NoRemoteDevices
+from hs.services.media.remote_media import NoRemoteMedia
+from hs.services.push.pushers.pusher_cleanup import PushersOfDevices
 from hs.services.sync.assembly import Sources
 
 

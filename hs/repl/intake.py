@@ -14,7 +14,7 @@ import trio
 
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
-from hs.repl.recent import RecentRows
+from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
 from hs.repl.streams import CATALOGUE, Kind, StreamDef, Writers

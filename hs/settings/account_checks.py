@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 
-from hs.settings.mail import MailSettings
+from hs.settings.sections.mail import MailSettings
 from hs.settings.settings import Settings
 
 Refuse = Callable[[str, str, str], None]

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from hs.settings.account_checks import check_accounts
-from hs.settings.listeners import LOOPBACK, Listener
+from hs.settings.sections.listeners import LOOPBACK, Listener
+from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
-from hs.settings.workers import MAIN
 
 Refuse = Callable[[str, str, str], None]
 Warn = Callable[[str, str], None]

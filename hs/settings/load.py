@@ -7,10 +7,8 @@ from typing import Any
 
 import attrs
 
-from hs.settings.appservices import read_appservices
 from hs.settings.checks import check_settings, guarded
 from hs.settings.documents import Document, read_documents
-from hs.settings.duties import resolve_workers
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
 from hs.settings.fields import is_given, keys_of, nearest, read_key
 from hs.settings.kinds import FACTOR, At, Unfit
@@ -18,8 +16,10 @@ from hs.settings.legacy import LEGACY_KEYS, modernised
 from hs.settings.log_config import read_log_config
 from hs.settings.planned import PLANNED_KEYS
 from hs.settings.registry import REGISTRY
+from hs.settings.sections.appservices import read_appservices
+from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 from hs.settings.settings import GROUPS, BlockSettings, Settings
-from hs.settings.workers import WorkerKeys, WorkerSettings
+from hs.settings.worker_duties import resolve_workers
 
 _FACTOR = "SYNAPSE_CACHE_FACTOR"
 _PLANNED = frozenset(key.name for key in PLANNED_KEYS)

@@ -8,8 +8,8 @@ import attrs
 
 from hs.settings.documents import read_yaml_map
 from hs.settings.errors import Problem, SettingsError
-from hs.settings.server import LoggingSettings
-from hs.settings.workers import WorkerKeys, WorkerSettings
+from hs.settings.sections.server import LoggingSettings
+from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 
 _CONTEXT_FILTER = "hs.lib.log.ContextFilter"
 _JSON_FORMATTER = "hs.lib.log.JsonFormatter"

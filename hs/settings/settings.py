@@ -5,26 +5,36 @@ from pathlib import Path
 
 import attrs
 
-from hs.settings.accounts import (
+from hs.settings.errors import Notice
+from hs.settings.fields import Key, keys_of, setting, sub_block
+from hs.settings.kinds import SIZE
+from hs.settings.sections.accounts import (
     REAUTH,
     PasswordSettings,
     ReauthSettings,
     RegistrationSettings,
     SessionSettings,
 )
-from hs.settings.appservices import AppserviceKeys, AppserviceSettings
-from hs.settings.consent import ConsentSettings
-from hs.settings.database import DATABASE, DatabaseSettings
-from hs.settings.errors import Notice
-from hs.settings.features import (
+from hs.settings.sections.appservices import AppserviceKeys, AppserviceSettings
+from hs.settings.sections.consent import ConsentSettings
+from hs.settings.sections.database import DATABASE, DatabaseSettings
+from hs.settings.sections.features import (
     CacheBlock,
     PresenceSettings,
     TurnSettings,
     UserDirectorySettings,
 )
-from hs.settings.fields import Key, keys_of, setting, sub_block
-from hs.settings.identity import CaptchaSettings, DelegateSettings, LookupSettings
-from hs.settings.keeping import (
+from hs.settings.sections.identity import CaptchaSettings, DelegateSettings, LookupSettings
+from hs.settings.sections.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
+from hs.settings.sections.login import ExistingSessionSettings, JwtSettings
+from hs.settings.sections.mail import MailSettings, TemplateSettings
+from hs.settings.sections.media import MediaSettings
+from hs.settings.sections.outgoing import OutsideSettings
+from hs.settings.sections.previews import PreviewSettings
+from hs.settings.sections.proposals import ProposalSettings
+from hs.settings.sections.push import PushSettings
+from hs.settings.sections.rate_limits import RateLimitSettings
+from hs.settings.sections.retention import (
     RETENTION,
     AutoAcceptSettings,
     BlockingSettings,
@@ -33,18 +43,8 @@ from hs.settings.keeping import (
     RetentionSettings,
     StatsSettings,
 )
-from hs.settings.kinds import SIZE
-from hs.settings.limits import RateLimitSettings
-from hs.settings.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
-from hs.settings.login import ExistingSessionSettings, JwtSettings
-from hs.settings.mail import MailSettings, TemplateSettings
-from hs.settings.media import MediaSettings
-from hs.settings.outside import OutsideSettings
-from hs.settings.previews import PreviewSettings
-from hs.settings.proposals import ProposalSettings
-from hs.settings.push import PushSettings
-from hs.settings.rooms import RoomSettings
-from hs.settings.server import (
+from hs.settings.sections.rooms import RoomSettings
+from hs.settings.sections.server import (
     LoggingSettings,
     MetricsSettings,
     RedisSettings,
@@ -53,8 +53,8 @@ from hs.settings.server import (
     SigningKeySettings,
     TlsSettings,
 )
-from hs.settings.threepids import ThreepidSettings
-from hs.settings.workers import WorkerKeys, WorkerSettings
+from hs.settings.sections.threepids import ThreepidSettings
+from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 
 
 @attrs.frozen(kw_only=True)

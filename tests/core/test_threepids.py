@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hs.core.errors import InvalidParam
 from hs.core.threepids import canonical_address, canonical_email, canonical_msisdn
-from hs.lib.mail import Mail, written
+from hs.lib.mail.mailer import Mail, written
 
 ODD = st.text(st.sampled_from("ab\"().,:;<>[]\\@ \tü漢\u200b%+=?-_!#$&'*/^`{|}~1"), max_size=14)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hs.nursery import boot
-from hs.nursery.faults import cause_of
+from hs.nursery.exit_causes import cause_of
 from hs.settings.settings import Settings
 from tests.nursery.conftest import Load
 from tests.support.certificates import make_certificates

@@ -8,9 +8,9 @@ import pytest
 from hs.lib.s3 import S3Bucket
 from hs.nursery.plan import MEDIA_JOBS, plan_of
 from hs.nursery.wiring.media import place_of
-from hs.services.media.places import FolderStore
+from hs.services.media.content_stores import FolderStore
 from hs.settings.errors import SettingsError
-from hs.settings.media import FolderSettings, S3Settings, StorageProvider
+from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvider
 from tests.settings.conftest import Load, load
 
 __all__ = ["load"]

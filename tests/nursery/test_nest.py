@@ -10,14 +10,14 @@ import trio
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.drain import Drain
-from hs.apis.web.listening import Bound
+from hs.apis.web.listeners import Bound
 from hs.apis.web.render import Empty
 from hs.apis.web.route import collect, route
 from hs.lib.aio import Bridge
 from hs.lib.clock import SystemClock
 from hs.lib.tasks import Duty
 from hs.nursery.compose import compose
-from hs.nursery.faults import cause_of
+from hs.nursery.exit_causes import cause_of
 from hs.nursery.nest import Leaving, live
 from hs.nursery.plan import plan_of
 from hs.nursery.process import Process, Runner

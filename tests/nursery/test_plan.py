@@ -14,7 +14,7 @@ from hs.nursery.plan import (
     plan_of,
     tree_of,
 )
-from hs.settings.workers import STREAMS
+from hs.settings.sections.workers import STREAMS
 from tests.nursery.conftest import Load
 
 SHARED = """

@@ -12,7 +12,7 @@ from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.message import Message, Saying
-from hs.repl.recent import LocalRecentRows, RecentRows
+from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_http import RpcEndpoint

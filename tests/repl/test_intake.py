@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
 from hs.repl.message import Message, Saying, decode_message, encode_message, rows_message
-from hs.repl.recent import RecentBatch
+from hs.repl.recent_rows import RecentBatch
 from hs.repl.row_codec import decode_rows, encode_rows
 from hs.repl.rows import (
     AccountDataRow,

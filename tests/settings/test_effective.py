@@ -51,7 +51,7 @@ def effective(cls: type) -> Iterator[Key]:
 
 
 def is_read(name: str) -> bool:
-    """Find it as an attribute, or as the key of a duty (hs/settings/duties.py)."""
+    """Find it as an attribute, or as the key of a duty (hs/settings/worker_duties.py)."""
     return bool(re.search(rf"\.{re.escape(name)}\b|_key=\"{re.escape(name)}\"", SOURCE))
 
 

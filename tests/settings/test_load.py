@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hs.settings.errors import SettingsError
-from hs.settings.limits import Rate
 from hs.settings.load import load_settings
+from hs.settings.sections.rate_limits import Rate
 from tests.settings.conftest import Load, Refused
 
 

@@ -12,64 +12,63 @@ from typing import Any
 import attrs
 import trio
 
-from hs.apis.client.account import AccountApi
-from hs.apis.client.account_data import AccountDataApi
-from hs.apis.client.admin_register import AdminRegisterApi
-from hs.apis.client.capabilities import CapabilitiesApi
-from hs.apis.client.devices import DevicesApi
-from hs.apis.client.filter import FilterApi
-from hs.apis.client.login import LoginApi
-from hs.apis.client.logout import LogoutApi
-from hs.apis.client.moderation import ModerationApi
-from hs.apis.client.openid import OpenIdApi
-from hs.apis.client.password_policy import PasswordPolicyApi
-from hs.apis.client.profiles import ProfileApi
-from hs.apis.client.register import RegisterApi
-from hs.apis.client.tags import TagsApi
-from hs.apis.client.thirdparty import ThirdPartyApi
-from hs.apis.client.versions import VersionsApi
-from hs.apis.client.voip import VoipApi
-from hs.apis.client.wellknown import WellKnownApi, told_to_clients
-from hs.apis.client.whois import WhoisApi
+from hs.apis.admin.register import AdminRegisterApi
+from hs.apis.client.accounts.account import AccountApi
+from hs.apis.client.accounts.account_data import AccountDataApi
+from hs.apis.client.accounts.devices import DevicesApi
+from hs.apis.client.accounts.filter import FilterApi
+from hs.apis.client.accounts.login import LoginApi
+from hs.apis.client.accounts.logout import LogoutApi
+from hs.apis.client.accounts.moderation import ModerationApi
+from hs.apis.client.accounts.openid import OpenIdApi
+from hs.apis.client.accounts.password_policy import PasswordPolicyApi
+from hs.apis.client.accounts.profiles import ProfileApi
+from hs.apis.client.accounts.register import RegisterApi
+from hs.apis.client.accounts.whois import WhoisApi
+from hs.apis.client.appservices.thirdparty import ThirdPartyApi
+from hs.apis.client.rooms.tags import TagsApi
+from hs.apis.client.server.capabilities import CapabilitiesApi
+from hs.apis.client.server.versions import VersionsApi
+from hs.apis.client.server.voip import VoipApi
+from hs.apis.client.server.wellknown import WellKnownApi, told_to_clients
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.federation.version import ServerVersionApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
 from hs.lib.clock import FixedClock
-from hs.nursery.wiring.arrivals import jwt_login
 from hs.nursery.wiring.endpoints import proving_apis
 from hs.nursery.wiring.identity_servers import AddressServers
-from hs.nursery.wiring.proving import Proving, wire_proving
+from hs.nursery.wiring.login import jwt_login
+from hs.nursery.wiring.threepids import Proving, wire_proving
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import AccountDataRow, CacheRow
 from hs.repl.streams import ACCOUNT_DATA, CACHES
 from hs.repl.writers import TableWriter
-from hs.services.accounts.account_data import AccountData, LocalAccountDataWriter
-from hs.services.accounts.appservices import NoAppservices
-from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
-from hs.services.accounts.devices import Devices
-from hs.services.accounts.erasure import ErasedUsers
-from hs.services.accounts.filters import Filters
-from hs.services.accounts.last_seen import LastSeen
-from hs.services.accounts.lifecycle import Lifecycle
-from hs.services.accounts.login import Login
-from hs.services.accounts.moderation import Moderation
-from hs.services.accounts.openid import OpenId
-from hs.services.accounts.password_reset import PasswordReset
-from hs.services.accounts.passwords import Passwords
-from hs.services.accounts.profile_audience import ProfileAudience
-from hs.services.accounts.profile_changes import ProfileChanges
-from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
-from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
-from hs.services.accounts.registration import NewAccount, Registration
-from hs.services.accounts.sessions import DeviceWish, Session, Sessions
-from hs.services.accounts.shared_secret import SharedSecret
-from hs.services.accounts.tokens import Revocations, TokenAuthenticator
-from hs.services.accounts.turn import TurnServers
-from hs.services.accounts.uia import (
+from hs.services.accounts.account_data.account_data import AccountData, LocalAccountDataWriter
+from hs.services.accounts.account_data.filters import Filters
+from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_moderation import Moderation
+from hs.services.accounts.lifecycle.erased_users import ErasedUsers
+from hs.services.accounts.lifecycle.password_reset import PasswordReset
+from hs.services.accounts.limits.appservice_users import NoAppservices
+from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
+from hs.services.accounts.login.login import Login
+from hs.services.accounts.login.password_check import (
+    Credentials,
+    PasswordStage,
+    RegistrationTokenStage,
+)
+from hs.services.accounts.profiles.profile_changes import ProfileChanges
+from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
+from hs.services.accounts.registration.registration import NewAccount, Registration
+from hs.services.accounts.registration.shared_secret_registration import SharedSecret
+from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
+from hs.services.accounts.sessions.device_management import Devices
+from hs.services.accounts.sessions.interactive_auth import (
     DUMMY,
     PASSWORD,
     REGISTRATION_TOKEN,
@@ -77,18 +76,23 @@ from hs.services.accounts.uia import (
     InteractiveAuth,
     Stage,
 )
-from hs.services.appservices.calls import ServiceCalls
-from hs.services.appservices.identities import ServiceIdentities
-from hs.services.appservices.networks import ThirdPartyNetworks
-from hs.services.appservices.registry import ServiceRegistry
-from hs.settings.accounts import (
+from hs.services.accounts.sessions.last_seen import LastSeen
+from hs.services.accounts.sessions.openid_tokens import OpenId
+from hs.services.accounts.sessions.passwords import Passwords
+from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.sessions.turn_credentials import TurnServers
+from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_identities import ServiceIdentities
+from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.third_party_networks import ThirdPartyNetworks
+from hs.settings.sections.accounts import (
     PasswordSettings,
     ReauthSettings,
     RegistrationSettings,
     SessionSettings,
 )
-from hs.settings.limits import LoginRates, Rate, RateLimitSettings
-from hs.settings.server import ServerSettings
+from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
+from hs.settings.sections.server import ServerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.proving import KEY, IdentityWorld, Puzzles, address_servers

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from hs.settings.limits import Rate
-from hs.settings.mail import MailSettings
+from hs.settings.sections.mail import MailSettings
+from hs.settings.sections.rate_limits import Rate
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts

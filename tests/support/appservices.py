@@ -16,16 +16,16 @@ import trio
 
 from hs.core.ids import EventID, UserID
 from hs.lib.http_client import HttpAnswer, Unreachable
-from hs.services.appservices.calls import ServiceCalls
-from hs.services.appservices.interest import Interest
-from hs.services.appservices.invites import InviteStates
-from hs.services.appservices.past import PastMembers
-from hs.services.appservices.reader import AppserviceSender
-from hs.services.appservices.registry import ServiceRegistry
+from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_sender import AppserviceSender
+from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.invite_state import InviteStates
+from hs.services.appservices.previous_memberships import PastMembers
 from hs.services.appservices.transactions import TransactionMaker
-from hs.services.rooms.stripped_state import StrippedState
-from hs.settings.appservices import AppserviceRegistration, Namespace, Namespaces
-from hs.storage import appservices as storage
+from hs.services.rooms.read.stripped_state import StrippedState
+from hs.settings.sections.appservices import AppserviceRegistration, Namespace, Namespaces
+from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
 from tests.support.reading import Reading, readers_of
 from tests.support.rooms import SERVER, World, open_world

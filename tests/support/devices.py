@@ -13,11 +13,11 @@ import attrs
 import orjson
 import trio
 
-from hs.apis.client.cross_signing import CrossSigningApi
-from hs.apis.client.dehydrated_device import DehydratedDeviceApi
-from hs.apis.client.key_backup import KeyBackupApi
-from hs.apis.client.keys import KeysApi
-from hs.apis.client.to_device import ToDeviceApi
+from hs.apis.client.encryption.cross_signing import CrossSigningApi
+from hs.apis.client.encryption.dehydrated_device import DehydratedDeviceApi
+from hs.apis.client.encryption.key_backup import KeyBackupApi
+from hs.apis.client.encryption.keys import KeysApi
+from hs.apis.client.encryption.to_device import ToDeviceApi
 from hs.core.canonical_json import JsonObject, canonical_json
 from hs.core.errors import Forbidden
 from hs.core.ids import UserID
@@ -27,32 +27,32 @@ from hs.repl.inproc import InProcHub
 from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.repl.writers import TableWriter
-from hs.services.accounts.uia import PASSWORD, Attempt, InteractiveAuth
+from hs.services.accounts.sessions.interactive_auth import PASSWORD, Attempt, InteractiveAuth
 from hs.services.devices.cross_signing import CrossSigning
-from hs.services.devices.dehydrated import DehydratedDevices
+from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
+from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.device_lists import DeviceLists
+from hs.services.devices.device_updates import DeviceUpdates, DeviceUpkeep
 from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
-from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.devices.remote import NoRemoteDevices
+from hs.services.devices.remote_devices import NoRemoteDevices
 from hs.services.devices.to_device import DehydratedEvents, ToDevice
-from hs.services.devices.updates import DeviceUpdates, DeviceUpkeep
 from hs.services.devices.user_keys import UserKeysReader
-from hs.services.rooms.neighbours import RoomNeighbours
+from hs.services.rooms.store.shared_rooms import RoomNeighbours
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
-from hs.services.sync.encryption import Encryption
+from hs.services.sync.encryption_section import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.request import ExtensionsAsked, SlidingRequest
-from hs.services.sync.sliding.service import SlidingSync
-from hs.services.sync.turn import SyncRequest
-from hs.services.sync.v3 import SyncService
-from hs.settings.accounts import ReauthSettings
-from hs.storage import devices
+from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sync_context import SyncRequest
+from hs.services.sync.sync_service import SyncService
+from hs.settings.sections.accounts import ReauthSettings
 from hs.storage.database import Database
+from hs.storage.devices import devices
 from tests.support.reading import readers_of
 from tests.support.rooms import SERVER, World, open_world
 from tests.support.syncing import PresenceTable, Tables

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from hs.core.ids import RoomID
-from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.drafts import Appended, Draft
+from hs.services.rooms.append.appender import RoomAppender
+from hs.services.rooms.append.drafts import Appended, Draft
 
 
 @attrs.define(eq=False)

@@ -16,22 +16,22 @@ from hs.apis.web.drain import Drain
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
-from hs.lib.sandbox import Sandbox
+from hs.lib.sandbox.pool import Sandbox
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.streams import CACHES
-from hs.services.media.arrivals import Arrivals
-from hs.services.media.folder import MediaFolder
-from hs.services.media.places import Contents, Place
-from hs.services.media.remote import NoRemoteMedia, RemoteMedia
+from hs.services.media.content_stores import Contents, Place
+from hs.services.media.last_access import MediaUses
+from hs.services.media.media_cleanup import MediaUpkeep
+from hs.services.media.media_folder import MediaFolder
+from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.media.repository import MediaRepository, Upload
 from hs.services.media.thumbnails import Thumbnails
-from hs.services.media.upkeep import MediaUpkeep
-from hs.services.media.uses import MediaUses
-from hs.settings.media import MediaSettings
+from hs.services.media.upload_waiters import Arrivals
+from hs.settings.sections.media import MediaSettings
 from hs.storage.database import Database
-from hs.storage.media import Media
+from hs.storage.media.media import Media
 from tests.support.web import Tokens, WebClient, client_for
 
 SERVER = ServerName("test")

@@ -8,8 +8,8 @@ import trio
 from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
-from hs.nursery.wiring.outside import address_rules
-from hs.settings.outside import PRIVATE_NETWORKS
+from hs.nursery.wiring.http_clients import address_rules
+from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
 PRIVATE = address_rules(PRIVATE_NETWORKS, ())
 # As on the internet, but that 127.0.0.1 is a public address.

@@ -22,8 +22,8 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer, SigningKey, VerifyKey
 from hs.core.stateres.resolve import resolve
 from hs.core.versions import ROOM_VERSIONS
-from hs.services.rooms.hot_room import reference_hash_text
-from hs.services.rooms.pdu_checks import KeyNeed
+from hs.services.rooms.append.hot_room import reference_hash_text
+from hs.services.rooms.receive.pdu_checks import KeyNeed
 
 ADMIN = UserID("@admin:one.example")
 BERT = UserID("@bert:two.example")

@@ -10,9 +10,9 @@ from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.http_client import NO_HEADERS, HttpAnswer
 from hs.nursery.wiring.identity_servers import AddressServers
-from hs.services.accounts.captcha import Captcha
-from hs.services.accounts.identity_servers import IdentityServers
-from hs.services.accounts.phone_delegate import PhoneDelegate
+from hs.services.accounts.terms.captcha import Captcha
+from hs.services.accounts.threepids.identity_servers import IdentityServers
+from hs.services.accounts.threepids.msisdn_delegate import PhoneDelegate
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 

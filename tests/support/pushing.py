@@ -12,12 +12,12 @@ from hs.core.requester import Requester
 from hs.repl.inproc import InProcHub
 from hs.repl.streams import PUSHERS
 from hs.repl.writers import TableWriter
-from hs.services.push.delivery import Push, Pusher, Verdict
-from hs.services.push.line import Line, LineTools
-from hs.services.push.positions import Positions
-from hs.services.push.pusher_table import PusherTable
-from hs.services.push.pushers import HTTP, Pushers
-from hs.services.push.sending import MakeLine, PushSending
+from hs.services.push.pushers.delivery import Push, Pusher, Verdict
+from hs.services.push.pushers.http_pusher import Line, LineTools
+from hs.services.push.pushers.pusher_duty import MakeLine, PushSending
+from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.pusher_table import PusherTable
+from hs.services.push.pushers.pushers import HTTP, Pushers
 from hs.storage.database import Database
 from tests.support.rooms import World
 from tests.support.unread import UnreadScene, open_unread

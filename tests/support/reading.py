@@ -7,26 +7,26 @@ from typing import Any
 import attrs
 import orjson
 
-from hs.apis.client.room_messages import RoomMessagesApi
-from hs.apis.client.room_relations import RoomRelationsApi
-from hs.apis.client.room_state import RoomStateApi
-from hs.apis.client.room_summary import RoomSummaryApi
+from hs.apis.client.rooms.room_messages import RoomMessagesApi
+from hs.apis.client.rooms.room_relations import RoomRelationsApi
+from hs.apis.client.rooms.room_state import RoomStateApi
+from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.appservices.registry import ServiceRegistry
-from hs.services.rooms.aggregates import Aggregates
-from hs.services.rooms.hierarchy import Hierarchy
-from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.places import Places
-from hs.services.rooms.previous_state import PreviousStates
-from hs.services.rooms.related_events import RelatedEvents
-from hs.services.rooms.rendering import Rendering
-from hs.services.rooms.room_previews import RoomPreviews
-from hs.services.rooms.room_state import RoomState
-from hs.services.rooms.showing import Showing
-from hs.services.rooms.tails import Tails
-from hs.services.rooms.timelines import Timelines
-from hs.services.rooms.visibility import Expiry, Visibility
+from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.hierarchy import Hierarchy
+from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.related_events import RelatedEvents
+from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.room_previews import RoomPreviews
+from hs.services.rooms.read.room_state import RoomState
+from hs.services.rooms.read.timelines import Timelines
+from hs.services.rooms.read.visibility import Expiry, Visibility
+from hs.services.rooms.store.aggregations import Aggregates
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.replaced_state import PreviousStates
 from tests.support.rooms import SERVER, World
 from tests.support.web import Tokens, WebClient, client_for
 

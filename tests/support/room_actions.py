@@ -14,13 +14,13 @@ import attrs
 import orjson
 import trio
 
-from hs.apis.client.create_room import CreateRoomApi
-from hs.apis.client.delayed_events import DelayedEventsApi
-from hs.apis.client.directory import DirectoryApi
-from hs.apis.client.membership import MembershipApi
-from hs.apis.client.public_rooms import PublicRoomsApi
-from hs.apis.client.send import SendApi
-from hs.apis.client.upgrade import UpgradeApi
+from hs.apis.client.directory.public_rooms import PublicRoomsApi
+from hs.apis.client.directory.room_aliases import DirectoryApi
+from hs.apis.client.rooms.create_room import CreateRoomApi
+from hs.apis.client.rooms.delayed_events import DelayedEventsApi
+from hs.apis.client.rooms.membership import MembershipApi
+from hs.apis.client.rooms.send import SendApi
+from hs.apis.client.rooms.upgrade import UpgradeApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
@@ -33,31 +33,31 @@ from hs.repl.leases import Leases
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
-from hs.services.accounts.identity_servers import IdentityServers
-from hs.services.accounts.rate_limits import ConfiguredRates, bucket_of
+from hs.services.accounts.limits.rate_limits import ConfiguredRates, bucket_of
+from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.directory.aliases import Aliases, NoNamespaces
 from hs.services.directory.public_rooms import PublicRooms
-from hs.services.rooms.canonical_aliases import AliasResolver, CanonicalAliasCheck
-from hs.services.rooms.create import RoomCreation
-from hs.services.rooms.create_by_address import InvitingCreation
-from hs.services.rooms.deciding import DecidingReader
-from hs.services.rooms.delayed_events import DelayedEvents
-from hs.services.rooms.invite_permissions import InvitePermissions
-from hs.services.rooms.limits import MembershipLimits
-from hs.services.rooms.membership import RoomMembership
-from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.naming import RoomNaming
-from hs.services.rooms.relating import RelationChecks
-from hs.services.rooms.remote_rooms import NoRemoteRooms
-from hs.services.rooms.removal import Removal
-from hs.services.rooms.restricted import RestrictedJoins
-from hs.services.rooms.send import Sending
-from hs.services.rooms.succession import Succession
-from hs.services.rooms.third_party_invites import ThirdPartyInvites
-from hs.services.rooms.upgrade import RoomUpgrade
-from hs.services.rooms.upgrade_turns import UpgradeTurns
-from hs.settings.limits import InviteRates, JoinRates, Rate, RateLimitSettings
-from hs.settings.rooms import RoomSettings
+from hs.services.rooms.aliases.canonical_aliases import AliasResolver, CanonicalAliasCheck
+from hs.services.rooms.aliases.room_aliases import RoomNaming
+from hs.services.rooms.creation.create_with_third_party_invites import InvitingCreation
+from hs.services.rooms.creation.room_creation import RoomCreation
+from hs.services.rooms.creation.room_upgrade import RoomUpgrade
+from hs.services.rooms.creation.upgrade_lock import UpgradeTurns
+from hs.services.rooms.membership.invite_permissions import InvitePermissions
+from hs.services.rooms.membership.membership import RoomMembership
+from hs.services.rooms.membership.membership_limits import MembershipLimits
+from hs.services.rooms.membership.remote_rooms import NoRemoteRooms
+from hs.services.rooms.membership.removal_with_redaction import Removal
+from hs.services.rooms.membership.restricted_joins import RestrictedJoins
+from hs.services.rooms.membership.room_succession import Succession
+from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
+from hs.services.rooms.sending.delayed_events import DelayedEvents
+from hs.services.rooms.sending.event_sending import Sending
+from hs.services.rooms.sending.relation_checks import RelationChecks
+from hs.services.rooms.store.auth_state import DecidingReader
+from hs.services.rooms.store.memberships import Memberships
+from hs.settings.sections.rate_limits import InviteRates, JoinRates, Rate, RateLimitSettings
+from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
 from tests.support.web import Tokens, WebClient, client_for

@@ -23,26 +23,26 @@ from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
-from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.auth_graph import AuthGraph
-from hs.services.rooms.building import EventBuilder, random_opaque
-from hs.services.rooms.committer import Committer
-from hs.services.rooms.drafts import Appended, Draft, TxnKey
-from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.growing import RoomStores
-from hs.services.rooms.hot_rooms import HotRooms
-from hs.services.rooms.inbound import RoomInbound
-from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.pdu_checks import PduChecker
-from hs.services.rooms.policies import NoPolicyServers, PolicyServers, RoomPolicies
-from hs.services.rooms.receiver import ShardedReceiver
-from hs.services.rooms.resolve import StateResolver
-from hs.services.rooms.sharded import ShardedAppender
-from hs.services.rooms.state_store import StateStore
-from hs.services.rooms.txn_memory import TxnMemory
-from hs.services.rooms.writer import RoomWriter
-from hs.storage.chains import index_chains
+from hs.services.rooms.append.appender import RoomAppender
+from hs.services.rooms.append.committer import Committer
+from hs.services.rooms.append.drafts import Appended, Draft, TxnKey
+from hs.services.rooms.append.event_builder import EventBuilder, random_opaque
+from hs.services.rooms.append.hot_rooms import HotRooms
+from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers, RoomPolicies
+from hs.services.rooms.append.room_writer import RoomWriter
+from hs.services.rooms.append.sharded_appender import ShardedAppender
+from hs.services.rooms.append.transaction_ids import TxnMemory
+from hs.services.rooms.receive.event_intake import RoomInbound
+from hs.services.rooms.receive.event_receiver import ShardedReceiver
+from hs.services.rooms.receive.pdu_checks import PduChecker
+from hs.services.rooms.receive.received_room import RoomStores
+from hs.services.rooms.store.auth_chains import AuthGraph
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.state_resolution import StateResolver
+from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
+from hs.storage.rooms.chain_cover import index_chains
 from tests.support.peers import EveryKey
 
 SERVER = ServerName("test.example")

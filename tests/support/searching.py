@@ -10,15 +10,15 @@ import orjson
 from hs.core.filters import parse_event_filter
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.appservices import NoAppservices
-from hs.services.rooms.places import Places
-from hs.services.rooms.room_state import RoomState
-from hs.services.rooms.showing import Showing
-from hs.services.rooms.timelines import Timelines
-from hs.services.search.asking import SearchAsk
-from hs.services.search.indexing import SearchIndexer, SearchProgress
-from hs.services.search.messages import MessageSearch
-from hs.services.search.showing import ResultShowing
+from hs.services.accounts.limits.appservice_users import NoAppservices
+from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.room_state import RoomState
+from hs.services.rooms.read.timelines import Timelines
+from hs.services.search.message_search import MessageSearch
+from hs.services.search.result_serializer import ResultShowing
+from hs.services.search.search_indexer import SearchIndexer, SearchProgress
+from hs.services.search.search_request import SearchAsk
 from hs.storage.database import Database
 from tests.support.reading import Reading, readers_of
 from tests.support.rooms import World, open_world

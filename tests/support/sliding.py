@@ -12,14 +12,14 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
-from hs.services.rooms.building import random_opaque
-from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
-from hs.services.rooms.timelines import Timelines
+from hs.services.rooms.append.event_builder import random_opaque
+from hs.services.rooms.read.timelines import Timelines
+from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import RoomReaders, Sources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.request import SlidingRequest
-from hs.services.sync.sliding.service import SlidingSync
+from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.storage.database import Database
 from tests.support.reading import Reading, readers_of, timelines_of
 from tests.support.rooms import World, make_world, open_world

@@ -31,15 +31,15 @@ from hs.repl.streams import (
     TYPING,
     StreamDef,
 )
-from hs.services.rooms.memberships import CACHE_NAME
-from hs.services.rooms.visibility import Expiry
+from hs.services.rooms.read.visibility import Expiry
+from hs.services.rooms.store.memberships import CACHE_NAME
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sources import AccountDataEntry
-from hs.services.sync.turn import SyncRequest
-from hs.services.sync.v3 import SyncService
-from hs.storage import rooms
+from hs.services.sync.sync_context import SyncRequest
+from hs.services.sync.sync_service import SyncService
 from hs.storage.database import Database
+from hs.storage.rooms import rooms
 from tests.support.reading import Reading, readers_of
 from tests.support.rooms import World, open_world
 

@@ -16,18 +16,18 @@ from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD
 from hs.repl.writers import TableWriter
-from hs.services.ephemeral.reading import ReadingService
+from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
 from hs.services.ephemeral.room_receipts import READ
-from hs.services.push.counts import UnreadCounts
-from hs.services.push.custom_rules import CustomRuleUsers
-from hs.services.push.evaluate import Evaluator, ThreadSubscribers
-from hs.services.push.evaluation import EvaluationDuty
-from hs.services.push.ignoring import IgnoringUsers
-from hs.services.push.push_queue import PushQueue
-from hs.services.push.pusher_users import PusherUsers
-from hs.services.push.rules import PushRules, PushRuleService, RulesTable
-from hs.services.rooms.memberships import Memberships
+from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
+from hs.services.push.evaluation.event_evaluation import Evaluator, ThreadSubscribers
+from hs.services.push.evaluation.ignored_users import IgnoringUsers
+from hs.services.push.evaluation.push_queue import PushQueue
+from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
+from hs.services.push.unread.unread_counts import UnreadCounts
+from hs.services.rooms.store.memberships import Memberships
 from tests.support.rooms import SERVER, World
 
 SOON_S = 60.0

@@ -7,7 +7,7 @@ from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.errors import MissingToken
 from hs.core.ids import UserID
-from hs.services.accounts.openid import OpenId
+from hs.services.accounts.sessions.openid_tokens import OpenId
 
 
 @attrs.frozen

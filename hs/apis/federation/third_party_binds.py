@@ -9,7 +9,7 @@ from hs.apis.web.render import Empty
 from hs.apis.web.request import body
 from hs.apis.web.route import route
 from hs.core.ids import UserID, parse_user_id
-from hs.services.rooms.third_party_invites import ThirdPartyInvites
+from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 
 
 @attrs.frozen

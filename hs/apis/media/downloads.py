@@ -16,9 +16,9 @@ from hs.apis.web.route import route
 from hs.core.errors import InvalidParam, NotFound, NotYetUploaded
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
-from hs.services.media.addresses import parse_address
+from hs.services.media.media_names import parse_address
 from hs.services.media.repository import Media, MediaRepository
-from hs.services.media.sizes import Wanted
+from hs.services.media.thumbnail_sizes import Wanted
 from hs.services.media.thumbnails import Shown, Thumbnails
 
 DEFAULT_WAIT_MS = 20_000

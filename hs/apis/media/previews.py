@@ -5,7 +5,7 @@ import attrs
 from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.requester import Requester
-from hs.services.previews.previews import Previews
+from hs.services.previews.preview_cache import Previews
 
 
 @attrs.frozen

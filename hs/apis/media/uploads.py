@@ -11,7 +11,7 @@ from hs.apis.web.route import route
 from hs.core.errors import NotFound
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
-from hs.services.media.addresses import parse_address
+from hs.services.media.media_names import parse_address
 from hs.services.media.repository import MediaRepository, Upload
 from hs.services.media.thumbnails import Thumbnails
 

@@ -12,14 +12,14 @@ import trio
 from quart_trio import QuartTrio
 
 from hs.apis.web.auth import Authenticator, NoOrigins, OriginAuthenticator
-from hs.apis.web.call import Call, ClientGone
+from hs.apis.web.client_address import client_behind, plain_address
 from hs.apis.web.dispatch import OK_HEADERS, Dispatcher, Rendered, failure, rendered
 from hs.apis.web.drain import Drain
 from hs.apis.web.http1_writer import head_of
+from hs.apis.web.http_request import Call, ClientGone
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
-from hs.apis.web.observe import Observer
-from hs.apis.web.peers import client_behind, plain_address
 from hs.apis.web.render import Headers, error_response
+from hs.apis.web.request_log import Observer
 from hs.apis.web.route import Endpoint
 from hs.apis.web.router import Found, Router, WrongMethod
 from hs.core.errors import MatrixError, MethodNotAllowed, Unrecognized

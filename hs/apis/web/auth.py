@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from hs.apis.web.call import Call, token_of
+from hs.apis.web.http_request import Call, token_of
 from hs.core.errors import Forbidden, GuestForbidden, MissingToken, Unauthorized, UserLocked
 from hs.core.ids import ServerName
 from hs.core.requester import Requester

@@ -15,7 +15,7 @@ from hs.apis.web.auth import (
     authenticate,
     authenticate_origin,
 )
-from hs.apis.web.call import Call, ClientGone
+from hs.apis.web.http_request import Call, ClientGone
 from hs.apis.web.limits import Admission, Freshness, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse

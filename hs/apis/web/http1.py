@@ -12,11 +12,11 @@ from urllib.parse import unquote
 
 import trio
 
-from hs.apis.web.bounds import HttpBounds
-from hs.apis.web.call import ClientGone
-from hs.apis.web.hangups import Hangups
+from hs.apis.web.disconnects import Hangups
+from hs.apis.web.http1_limits import HttpBounds
 from hs.apis.web.http1_parser import Inbox, Incoming, Refusal
 from hs.apis.web.http1_writer import BrokenResponse, Writer, refusal_bytes
+from hs.apis.web.http_request import ClientGone
 from hs.apis.web.transport import Transport, has_arrived
 
 logger = logging.getLogger(__name__)

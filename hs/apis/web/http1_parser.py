@@ -11,7 +11,7 @@ from collections import deque
 
 import httptools
 
-from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_limits import HttpBounds
 
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#@]+(.*)", re.DOTALL)
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")

@@ -11,8 +11,8 @@ from typing import Any, NewType, TypeVar, get_type_hints
 
 import attrs
 
-from hs.apis.web.call import Call, token_of
-from hs.apis.web.convert import (
+from hs.apis.web.http_request import Call, token_of
+from hs.apis.web.value_conversion import (
     allows_none,
     bare,
     json_converter,

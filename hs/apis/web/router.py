@@ -7,7 +7,7 @@ an endpoint with a parameter there is declared: then that parameter is empty.
 
 from collections.abc import Iterable
 
-from hs.apis.web.call import decode_text
+from hs.apis.web.http_request import decode_text
 from hs.apis.web.route import Endpoint
 
 Found = tuple[Endpoint, dict[str, str]]

@@ -16,13 +16,13 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
-from hs.apis.web.accepting import Stream, accept_for_ever, accept_the_last
+from hs.apis.web.accept_queue import Stream, accept_for_ever, accept_the_last
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
-from hs.apis.web.bounds import HttpBounds
-from hs.apis.web.hangups import HAS_EPOLL, Hangups
+from hs.apis.web.disconnects import HAS_EPOLL, Hangups
 from hs.apis.web.http1 import Http1Connection
+from hs.apis.web.http1_limits import HttpBounds
 from hs.apis.web.http1_writer import date_line
-from hs.apis.web.listening import Bound, ListenerSpec, bind_all
+from hs.apis.web.listeners import Bound, ListenerSpec, bind_all
 from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
 
 logger = logging.getLogger(__name__)

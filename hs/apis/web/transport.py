@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from hs.apis.web.call import ClientGone
+from hs.apis.web.http_request import ClientGone
 
 MAX_READ = 65536
 

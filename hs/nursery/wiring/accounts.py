@@ -3,31 +3,35 @@
 import attrs
 
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.identity_servers import AddressServers
-from hs.nursery.wiring.proving import Proving, wire_proving
+from hs.nursery.wiring.threepids import Proving, wire_proving
 from hs.repl.streams import ACCOUNT_DATA, CACHES
-from hs.services.accounts.account_data import (
+from hs.services.accounts.account_data.account_data import (
     AccountData,
     AccountDataWriter,
     LocalAccountDataWriter,
 )
-from hs.services.accounts.appservices import AbsentUsers, Appservices
-from hs.services.accounts.credentials import Credentials, PasswordStage, RegistrationTokenStage
-from hs.services.accounts.devices import Devices
-from hs.services.accounts.erasure import ErasedUsers
-from hs.services.accounts.filters import Filters
-from hs.services.accounts.last_seen import LastSeen
-from hs.services.accounts.lifecycle import Lifecycle, RoomDeparture
-from hs.services.accounts.moderation import Moderation
-from hs.services.accounts.openid import OpenId
-from hs.services.accounts.passwords import Passwords
-from hs.services.accounts.profiles import NoRemoteProfiles, Profiles
-from hs.services.accounts.rate_limits import ConfiguredRates, LoginLimits
-from hs.services.accounts.sessions import DeviceWatcher, Sessions
-from hs.services.accounts.tokens import Revocations, TokenAuthenticator
-from hs.services.accounts.turn import TurnServers
-from hs.services.accounts.uia import Dummy, InteractiveAuth, Stage
+from hs.services.accounts.account_data.filters import Filters
+from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle, RoomDeparture
+from hs.services.accounts.lifecycle.account_moderation import Moderation
+from hs.services.accounts.lifecycle.erased_users import ErasedUsers
+from hs.services.accounts.limits.appservice_users import AbsentUsers, Appservices
+from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
+from hs.services.accounts.login.password_check import (
+    Credentials,
+    PasswordStage,
+    RegistrationTokenStage,
+)
+from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
+from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
+from hs.services.accounts.sessions.device_management import Devices
+from hs.services.accounts.sessions.interactive_auth import Dummy, InteractiveAuth, Stage
+from hs.services.accounts.sessions.last_seen import LastSeen
+from hs.services.accounts.sessions.openid_tokens import OpenId
+from hs.services.accounts.sessions.passwords import Passwords
+from hs.services.accounts.sessions.sessions import DeviceWatcher, Sessions
+from hs.services.accounts.sessions.turn_credentials import TurnServers
 
 FORGET_EVERY_S = 3600.0
 

@@ -2,29 +2,29 @@
 
 import attrs
 
-from hs.apis.client.appservice import AppserviceApi
-from hs.apis.client.thirdparty import ThirdPartyApi
+from hs.apis.client.appservices.appservice import AppserviceApi
+from hs.apis.client.appservices.thirdparty import ThirdPartyApi
 from hs.lib.tasks import Duty
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import APPSERVICES
-from hs.nursery.wiring.outside import Outside
-from hs.nursery.wiring.reading import Reading
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.http_clients import Outside
+from hs.nursery.wiring.room_reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES
-from hs.services.appservices.aliases import ServiceAliases
-from hs.services.appservices.calls import ServiceCalls
-from hs.services.appservices.identities import ServiceIdentities
-from hs.services.appservices.interest import Interest
-from hs.services.appservices.invites import InviteStates
-from hs.services.appservices.network_lists import NetworkDirectory, NetworkLists
-from hs.services.appservices.networks import ThirdPartyNetworks
-from hs.services.appservices.past import PastMembers
+from hs.services.appservices.alias_namespaces import ServiceAliases
+from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_identities import ServiceIdentities
+from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_sender import AppserviceSender
+from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.invite_state import InviteStates
+from hs.services.appservices.network_directory import NetworkDirectory, NetworkLists
 from hs.services.appservices.ping import ServicePing
+from hs.services.appservices.previous_memberships import PastMembers
 from hs.services.appservices.queries import ServiceQueries
-from hs.services.appservices.reader import AppserviceSender
-from hs.services.appservices.registry import ServiceRegistry
+from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.services.appservices.transactions import TransactionMaker
-from hs.services.rooms.stripped_state import StrippedState
+from hs.services.rooms.read.stripped_state import StrippedState
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -2,31 +2,31 @@
 
 import attrs
 
-from hs.apis.client.cross_signing import CrossSigningApi
-from hs.apis.client.dehydrated_device import DehydratedDeviceApi
-from hs.apis.client.key_backup import KeyBackupApi
-from hs.apis.client.keys import KeysApi
-from hs.apis.client.to_device import ToDeviceApi
+from hs.apis.client.encryption.cross_signing import CrossSigningApi
+from hs.apis.client.encryption.dehydrated_device import DehydratedDeviceApi
+from hs.apis.client.encryption.key_backup import KeyBackupApi
+from hs.apis.client.encryption.keys import KeysApi
+from hs.apis.client.encryption.to_device import ToDeviceApi
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.cross_signing import CrossSigning
-from hs.services.devices.dehydrated import DehydratedDevices
+from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
+from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.device_lists import DeviceLists
+from hs.services.devices.device_updates import UPKEEP_PERIOD_S, DeviceUpdates, DeviceUpkeep
 from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
-from hs.services.devices.list_writer import DeviceListWriter, LocalDeviceLists
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.devices.remote import RemoteDevices
+from hs.services.devices.remote_devices import RemoteDevices
 from hs.services.devices.to_device import DehydratedEvents, ToDevice
-from hs.services.devices.updates import UPKEEP_PERIOD_S, DeviceUpdates, DeviceUpkeep
 from hs.services.devices.user_keys import UserKeysReader
-from hs.services.rooms.neighbours import RoomNeighbours
-from hs.services.sync.encryption import Encryption
+from hs.services.rooms.store.shared_rooms import RoomNeighbours
+from hs.services.sync.encryption_section import Encryption
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -2,18 +2,18 @@
 
 import attrs
 
-from hs.apis.client.notifications import NotificationsApi
-from hs.apis.client.reports import ReportsApi
-from hs.apis.client.user_directory import UserDirectoryApi
+from hs.apis.client.directory.user_directory import UserDirectoryApi
+from hs.apis.client.push.notifications import NotificationsApi
+from hs.apis.client.rooms.reports import ReportsApi
 from hs.lib.tasks import Duty
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import USER_DIRECTORY
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.push import Push
-from hs.nursery.wiring.reading import Reading
+from hs.nursery.wiring.room_reading import Reading
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.admin.reports import Reports
 from hs.services.directory.user_directory import DirectoryDuty, UserDirectory
-from hs.services.push.notifications import Notifications
+from hs.services.push.unread.notification_list import Notifications
 
 
 @attrs.frozen(eq=False, kw_only=True)

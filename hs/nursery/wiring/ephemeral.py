@@ -4,7 +4,7 @@ import attrs
 
 from hs.core.ids import RoomID
 from hs.lib.tasks import Duty
-from hs.nursery.foundation import Foundation
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.accounts import Accounts
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.memory_writer import epoch_at
@@ -13,9 +13,9 @@ from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
 from hs.services.ephemeral.presence_writer import PresenceMemory, PresenceWriter
-from hs.services.ephemeral.reading import ReadingService
+from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable, ReceiptWriter
-from hs.services.ephemeral.typing_users import (
+from hs.services.ephemeral.typing_notifications import (
     TypingMemory,
     TypingService,
     TypingUsers,

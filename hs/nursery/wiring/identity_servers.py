@@ -2,11 +2,11 @@
 
 import attrs
 
-from hs.nursery.foundation import Foundation
-from hs.nursery.wiring.outside import Outside
-from hs.services.accounts.captcha import Captcha, Recaptcha
-from hs.services.accounts.identity_servers import IdentityServers
-from hs.services.accounts.phone_delegate import PhoneDelegate
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.http_clients import Outside
+from hs.services.accounts.terms.captcha import Captcha, Recaptcha
+from hs.services.accounts.threepids.identity_servers import IdentityServers
+from hs.services.accounts.threepids.msisdn_delegate import PhoneDelegate
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import attrs
 
-from hs.lib.mail import Mailer, NoMailer, SmtpMailer, SmtpRoute
-from hs.lib.template_filters import FILTERS
-from hs.lib.templates import Templates
-from hs.settings.mail import PLACES, MailSettings
+from hs.lib.mail.mailer import Mailer, NoMailer, SmtpMailer, SmtpRoute
+from hs.lib.mail.template_filters import FILTERS
+from hs.lib.mail.templates import Templates
+from hs.settings.sections.mail import PLACES, MailSettings
 from hs.settings.settings import Settings
 
 

@@ -8,22 +8,22 @@ import attrs
 from hs.apis.media.downloads import MediaDownloadApi
 from hs.apis.media.uploads import MediaUploadApi
 from hs.apis.web.drain import Drain
-from hs.lib.sandbox import Sandbox
+from hs.lib.sandbox.pool import Sandbox
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process import Runner
+from hs.nursery.process_base import Foundation
 from hs.repl.streams import CACHES
-from hs.services.media.arrivals import Arrivals
-from hs.services.media.folder import MediaFolder
-from hs.services.media.places import Contents, ContentStore, FolderStore, Place
-from hs.services.media.remote import RemoteMedia
+from hs.services.media.content_stores import Contents, ContentStore, FolderStore, Place
+from hs.services.media.last_access import MediaUses
+from hs.services.media.media_cleanup import UPKEEP_PERIOD_S, MediaUpkeep
+from hs.services.media.media_folder import MediaFolder
+from hs.services.media.remote_media import RemoteMedia
 from hs.services.media.repository import MediaRepository
 from hs.services.media.thumbnails import Thumbnails
-from hs.services.media.upkeep import UPKEEP_PERIOD_S, MediaUpkeep
-from hs.services.media.uses import MediaUses
+from hs.services.media.upload_waiters import Arrivals
 from hs.settings.errors import Problem, SettingsError
-from hs.settings.media import FolderSettings, S3Settings, StorageProvider
+from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvider
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -1,15 +1,15 @@
 """What happens to memberships by itself: leavers forget, invites are accepted."""
 
 from hs.lib.tasks import Duty
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.accounts import Accounts
-from hs.nursery.wiring.actions import RoomActions
+from hs.nursery.wiring.room_actions import RoomActions
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES, EVENTS
-from hs.services.rooms.auto_accept import AutoAccept
-from hs.services.rooms.leavers import ForgettingLeavers
-from hs.settings.workers import main_or
+from hs.services.rooms.membership.auto_accept_invites import AutoAccept
+from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
+from hs.settings.sections.workers import main_or
 
 
 def membership_duties(

@@ -8,15 +8,15 @@ import attrs
 
 from hs.apis.media.previews import PreviewApi
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import MEDIA_JOBS
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.http_clients import Outside
 from hs.nursery.wiring.media import MediaServices
-from hs.nursery.wiring.outside import Outside
-from hs.services.previews.fetching import Fetcher
-from hs.services.previews.images import PreviewImages
-from hs.services.previews.links import Links
 from hs.services.previews.oembed import Provider, read_providers, shipped_providers
-from hs.services.previews.previews import Previews
+from hs.services.previews.preview_builder import Links
+from hs.services.previews.preview_cache import Previews
+from hs.services.previews.preview_fetcher import Fetcher
+from hs.services.previews.preview_images import PreviewImages
 from hs.settings.errors import Problem, SettingsError
 
 FORGET_EVERY_S = 3600.0

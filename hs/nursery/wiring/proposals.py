@@ -2,19 +2,19 @@
 
 import attrs
 
-from hs.apis.client.mutual_rooms import MutualRoomsApi
-from hs.apis.client.rtc import RtcApi
-from hs.apis.client.thread_subscriptions import ThreadSubscriptionsApi
-from hs.nursery.foundation import Foundation
-from hs.nursery.wiring.reading import Reading
+from hs.apis.client.rooms.mutual_rooms import MutualRoomsApi
+from hs.apis.client.rooms.thread_subscriptions import ThreadSubscriptionsApi
+from hs.apis.client.server.rtc import RtcApi
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.room_reading import Reading
 from hs.repl.streams import THREAD_SUBSCRIPTIONS
-from hs.services.rooms.mutual_rooms import MutualRooms
-from hs.services.rooms.thread_subscriptions import (
+from hs.services.rooms.read.mutual_rooms import MutualRooms
+from hs.services.rooms.threads.thread_subscriptions import (
     SubscriptionTable,
     SubscriptionWriter,
     ThreadSubscriptions,
 )
-from hs.settings.proposals import ProposalSettings
+from hs.settings.sections.proposals import ProposalSettings
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -2,22 +2,22 @@
 
 import attrs
 
-from hs.apis.client.push_rules import PushRulesApi
+from hs.apis.client.push.push_rules import PushRulesApi
 from hs.core.push.defaults import PushFeatures
-from hs.nursery.foundation import Foundation
 from hs.nursery.process import Runner
+from hs.nursery.process_base import Foundation
 from hs.nursery.wiring.ephemeral import Ephemeral
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
-from hs.services.push.counts import UnreadCounts
-from hs.services.push.custom_rules import CustomRuleUsers
-from hs.services.push.evaluate import Evaluator
-from hs.services.push.evaluation import EvaluationDuty, EvaluationStore
-from hs.services.push.ignoring import IgnoringUsers
-from hs.services.push.push_queue import PushQueue
-from hs.services.push.pusher_users import PusherUsers
-from hs.services.push.rules import PushRules, PushRuleService, RulesTable, RulesWriter
-from hs.services.push.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
+from hs.services.push.evaluation.event_evaluation import Evaluator
+from hs.services.push.evaluation.ignored_users import IgnoringUsers
+from hs.services.push.evaluation.push_queue import PushQueue
+from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable, RulesWriter
+from hs.services.push.unread.unread_counts import UnreadCounts
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -6,32 +6,32 @@ from collections.abc import Mapping
 import attrs
 import trio
 
-from hs.apis.client.pushers import PushersApi
-from hs.apis.client.unsubscribe import UnsubscribeApi
+from hs.apis.client.push.pushers import PushersApi
+from hs.apis.client.push.unsubscribe import UnsubscribeApi
+from hs.lib.mail.templates import Templates
 from hs.lib.tasks import Duty, every
-from hs.lib.templates import Templates
-from hs.nursery.foundation import Foundation, signing_key_of
 from hs.nursery.plan import PUSHERS as PUSHERS_DUTY
+from hs.nursery.process_base import Foundation, signing_key_of
+from hs.nursery.wiring.http_clients import Outside
 from hs.nursery.wiring.mail import MailRoom, wire_mail, wire_pages
-from hs.nursery.wiring.outside import Outside
 from hs.nursery.wiring.push import Push
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.repl.streams import PUSHERS
-from hs.services.accounts.registration import Newcomers
-from hs.services.push.gateway import GatewayPushes
-from hs.services.push.line import Line, LineTools
-from hs.services.push.mail_content import MailContent
-from hs.services.push.mail_line import MailLine, MailTools
-from hs.services.push.newcomers import MailForNewcomers
-from hs.services.push.positions import Positions
-from hs.services.push.pruning import PERIOD_S as PRUNING_PERIOD_S
-from hs.services.push.pruning import PushPruning
-from hs.services.push.pusher_table import PusherTable, PusherWriter
-from hs.services.push.pusher_upkeep import UPKEEP_PERIOD_S, PusherUpkeep
-from hs.services.push.pushers import EMAIL, HTTP, Pushers
-from hs.services.push.sending import MakeLine, PushSending
-from hs.services.push.unsubscribing import Unsubscribing
+from hs.services.accounts.registration.registration import Newcomers
+from hs.services.push.pushers.default_email_pushers import MailForNewcomers
+from hs.services.push.pushers.email_content import MailContent
+from hs.services.push.pushers.email_pusher import MailLine, MailTools
+from hs.services.push.pushers.http_pusher import Line, LineTools
+from hs.services.push.pushers.push_gateway import GatewayPushes
+from hs.services.push.pushers.pusher_cleanup import UPKEEP_PERIOD_S, PusherUpkeep
+from hs.services.push.pushers.pusher_duty import MakeLine, PushSending
+from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.pusher_table import PusherTable, PusherWriter
+from hs.services.push.pushers.pushers import EMAIL, HTTP, Pushers
+from hs.services.push.pushers.unsubscribe_links import Unsubscribing
+from hs.services.push.unread.push_pruning import PERIOD_S as PRUNING_PERIOD_S
+from hs.services.push.unread.push_pruning import PushPruning
 
 SENT_AT_ONCE = 100
 SENT_AGAIN_AT_ONCE = 20

@@ -5,26 +5,26 @@ from typing import Final
 import attrs
 
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
 from hs.nursery.process import Runner
+from hs.nursery.process_base import Foundation
 from hs.repl.streams import EVENTS
-from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.building import EventBuilder
-from hs.services.rooms.committer import Committer
-from hs.services.rooms.departure import CHORE_PERIOD_S, RoomDepartures
-from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.hot_rooms import MAX_BYTES as HOT_BYTES
-from hs.services.rooms.hot_rooms import HotRooms
-from hs.services.rooms.memberships import Memberships
-from hs.services.rooms.policies import NoPolicyServers, RoomPolicies
-from hs.services.rooms.sharded import ShardedAppender
-from hs.services.rooms.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
-from hs.services.rooms.tails import MAX_BYTES as TAIL_BYTES
-from hs.services.rooms.tails import Tails
-from hs.services.rooms.txn_memory import TxnMemory
-from hs.services.rooms.upkeep import UPKEEP_PERIOD_S, RoomUpkeep
-from hs.services.rooms.writer import RoomWriter
-from hs.storage.chains import index_chains
+from hs.services.rooms.append.appender import RoomAppender
+from hs.services.rooms.append.committer import Committer
+from hs.services.rooms.append.event_builder import EventBuilder
+from hs.services.rooms.append.hot_rooms import MAX_BYTES as HOT_BYTES
+from hs.services.rooms.append.hot_rooms import HotRooms
+from hs.services.rooms.append.policy_servers import NoPolicyServers, RoomPolicies
+from hs.services.rooms.append.room_writer import RoomWriter
+from hs.services.rooms.append.sharded_appender import ShardedAppender
+from hs.services.rooms.append.transaction_ids import TxnMemory
+from hs.services.rooms.membership.deactivated_users import CHORE_PERIOD_S, RoomDepartures
+from hs.services.rooms.retention.request_cleanup import UPKEEP_PERIOD_S, RoomUpkeep
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
+from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
+from hs.storage.rooms.chain_cover import index_chains
 
 BYTES_PER_EVENT: Final = 4 * 1024  # an event with all that Python keeps beside it
 

@@ -2,15 +2,15 @@
 
 import attrs
 
-from hs.apis.client.search import SearchApi
+from hs.apis.client.directory.search import SearchApi
 from hs.lib.tasks import Duty
-from hs.nursery.foundation import Foundation
 from hs.nursery.plan import BACKGROUND
-from hs.nursery.wiring.reading import Reading
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.room_reading import Reading
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.search.indexing import SearchIndexer, SearchProgress
-from hs.services.search.messages import MessageSearch
-from hs.services.search.showing import ResultShowing
+from hs.services.search.message_search import MessageSearch
+from hs.services.search.result_serializer import ResultShowing
+from hs.services.search.search_indexer import SearchIndexer, SearchProgress
 
 
 @attrs.frozen(eq=False, kw_only=True)

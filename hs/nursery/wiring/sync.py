@@ -4,19 +4,19 @@ from typing import Final
 
 import attrs
 
-from hs.apis.client.accepted_sliding_sync import AcceptedSlidingSyncApi
-from hs.apis.client.old_sync import OldSyncApi
-from hs.apis.client.sliding_sync import SlidingSyncApi
-from hs.apis.client.sync import SyncApi
+from hs.apis.client.sync.deprecated_sync import OldSyncApi
+from hs.apis.client.sync.sliding_sync import SlidingSyncApi
+from hs.apis.client.sync.sliding_sync_v4 import AcceptedSlidingSyncApi
+from hs.apis.client.sync.sync import SyncApi
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, Work
 from hs.core.ids import RoomID
 from hs.lib.tasks import Duty, every
-from hs.nursery.foundation import Foundation
-from hs.nursery.wiring.reading import Reading
+from hs.nursery.process_base import Foundation
+from hs.nursery.wiring.room_reading import Reading
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.rooms.stripped_state import StrippedState, shown_state
-from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
+from hs.services.rooms.read.stripped_state import StrippedState, shown_state
+from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import (
     OldSync,
     RoomReaders,
@@ -24,12 +24,12 @@ from hs.services.sync.assembly import (
     make_old_sync,
     make_sync,
 )
-from hs.services.sync.encryption import Encryption
+from hs.services.sync.encryption_section import Encryption
 from hs.services.sync.notifier import Notifier
+from hs.services.sync.remote_presence import Strangers
 from hs.services.sync.sliding.assembly import make_sliding_sync
-from hs.services.sync.sliding.service import SlidingSync
-from hs.services.sync.strangers import Strangers
-from hs.services.sync.v3 import SyncService
+from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sync_service import SyncService
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
 

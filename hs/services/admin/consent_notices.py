@@ -9,9 +9,9 @@ import attrs
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.services.admin.server_notices import ServerNotices
-from hs.services.rooms.drafts import TxnKey
-from hs.settings.consent import ConsentSettings
-from hs.storage import notices as storage
+from hs.services.rooms.append.drafts import TxnKey
+from hs.settings.sections.consent import ConsentSettings
+from hs.storage.admin import server_notices as storage
 from hs.storage.database import Database
 
 EVERY_S: Final = 60.0

@@ -11,9 +11,9 @@ from hs.core.errors import BadJson, NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
-from hs.storage import reports as storage
+from hs.storage.admin import reports as storage
+from hs.storage.admin.reports import Report
 from hs.storage.database import Database
-from hs.storage.reports import Report
 
 MAX_REASON_CHARS: Final = 1000
 

@@ -16,13 +16,17 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.versions import RoomVersion, room_version
 from hs.lib.clock import Clock
 from hs.lib.keyed_lock import KeyedLock
-from hs.services.rooms.appender import RoomAppender
-from hs.services.rooms.drafts import Draft, TxnKey
-from hs.services.rooms.first_events import PRIVATE_CHAT, default_power_levels, topic_content
-from hs.services.rooms.member_profiles import LocalProfiles, shown
-from hs.services.rooms.memberships import Memberships
-from hs.settings.keeping import NoticeSettings
-from hs.storage import notices
+from hs.services.rooms.append.appender import RoomAppender
+from hs.services.rooms.append.drafts import Draft, TxnKey
+from hs.services.rooms.creation.initial_events import (
+    PRIVATE_CHAT,
+    default_power_levels,
+    topic_content,
+)
+from hs.services.rooms.profiles.member_profiles import LocalProfiles, shown
+from hs.services.rooms.store.memberships import Memberships
+from hs.settings.sections.retention import NoticeSettings
+from hs.storage.admin import server_notices
 from hs.storage.database import Database
 
 TAG = "m.server_notice"
@@ -64,7 +68,9 @@ class ServerNotices:
     async def reserve(self) -> None:
         """Keep others from registering under the name that notices come from."""
         if self.notices_user is not None:
-            await self.database.write(notices.reserve, self.notices_user, self.clock.now_ms())
+            await self.database.write(
+                server_notices.reserve, self.notices_user, self.clock.now_ms()
+            )
 
     async def send(
         self,
@@ -91,15 +97,15 @@ class ServerNotices:
         return (await self.appender.append(room_id, [draft]))[0].event_id
 
     async def _room(self, speaker: UserID, user_id: UserID) -> RoomID:
-        known = await self.database.read(notices.room_of, user_id)
+        known = await self.database.read(server_notices.room_of, user_id)
         if known is not None:
             if await self.memberships.is_joined(RoomID(known), speaker):
                 return RoomID(known)
-            await self.database.write(notices.forget, user_id, known)
+            await self.database.write(server_notices.forget, user_id, known)
         drafts = self._first_events(speaker, room_version(self.default_version))
         made = (await self.appender.create(self.default_version, drafts))[0].room_id
         # Another process may have been quicker; then nobody will ever enter this one.
-        room_id = RoomID(await self.database.write(notices.claim, user_id, made))
+        room_id = RoomID(await self.database.write(server_notices.claim, user_id, made))
         if room_id == made:
             log.info("%s has a room for notices: %s", user_id, room_id)
         return room_id

@@ -14,8 +14,8 @@ from hs.core.requester import Requester
 from hs.lib.http_client import HttpFault, TimedOut
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
-from hs.services.appservices.calls import Route, ServiceCalls
-from hs.services.appservices.registry import ServiceRegistry
+from hs.services.appservices.appservice_client import Route, ServiceCalls
+from hs.services.appservices.appservice_registry import ServiceRegistry
 
 REACHABLE: Final = "appservice_reachable"
 """Row of the stream `caches`: these services were reached, so what waits may be sent again."""

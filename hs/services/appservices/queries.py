@@ -12,9 +12,9 @@ import trio
 
 from hs.core.ids import RoomAlias, UserID
 from hs.lib.http_client import HttpFault
-from hs.services.appservices.calls import Route, ServiceCalls, in_path
-from hs.services.appservices.registry import Service, ServiceRegistry
-from hs.storage import accounts
+from hs.services.appservices.appservice_client import Route, ServiceCalls, in_path
+from hs.services.appservices.appservice_registry import Service, ServiceRegistry
+from hs.storage.accounts import users
 from hs.storage.database import Database
 
 ANSWER_S: Final = 30.0
@@ -38,7 +38,7 @@ class ServiceQueries:
     async def make_user(self, user_id: UserID) -> bool:
         """Have a user made, unless they exist; tell whether a service says that it did."""
         owners = [one for one in self._registry.owners(user_id) if one.sender != user_id]
-        if not owners or await self._database.read(accounts.find_user, user_id) is not None:
+        if not owners or await self._database.read(users.find_user, user_id) is not None:
             return False
         return await self._ask(owners, user_id, "users")
 

@@ -21,15 +21,15 @@ from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
 from hs.repl.rows import PresenceRow
-from hs.services.appservices.calls import Route, ServiceCalls
-from hs.services.appservices.outgoing import Outgoing, rendered_receipts, take
-from hs.services.rooms.event_store import EventStore
-from hs.services.rooms.rendering import Rendering
-from hs.services.rooms.stored import StoredEvent
-from hs.storage import appservices as storage
-from hs.storage import one_time_keys, to_device
-from hs.storage.appservices import NewTransaction, Transaction
+from hs.services.appservices.appservice_client import Route, ServiceCalls
+from hs.services.appservices.ephemeral_queue import Outgoing, rendered_receipts, take
+from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.stored_event import StoredEvent
+from hs.storage.appservices import transactions as storage
+from hs.storage.appservices.transactions import NewTransaction, Transaction
 from hs.storage.database import Database
+from hs.storage.devices import one_time_keys, to_device
 
 MAX_EVENTS: Final = 100
 MAX_EPHEMERAL: Final = 100

@@ -13,6 +13,7 @@ import orjson
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, InvalidSignature, MatrixError, MissingParam, NotFound
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
+from hs.services.devices.device_list_writer import DeviceListWriter, NewSignature, SigningKeyUpload
 from hs.services.devices.key_objects import (
     MASTER,
     SELF_SIGNING,
@@ -23,8 +24,7 @@ from hs.services.devices.key_objects import (
     read_cross_signing_key,
     same_but_signatures,
 )
-from hs.services.devices.list_writer import DeviceListWriter, NewSignature, SigningKeyUpload
-from hs.services.devices.remote import RemoteDevices
+from hs.services.devices.remote_devices import RemoteDevices
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
 
 

@@ -13,10 +13,10 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.requester import Requester
+from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING, read_device_keys
-from hs.services.devices.list_writer import DeviceListWriter
 from hs.services.devices.one_time_keys import OneTimeKeys, read_upload, with_zero
-from hs.services.devices.remote import RemoteDevices
+from hs.services.devices.remote_devices import RemoteDevices
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
 
 Wanted = Mapping[UserID, Sequence[str]]

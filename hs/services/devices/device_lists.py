@@ -17,9 +17,9 @@ from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS, EVENTS
-from hs.services.devices.remote import MetAndParted, Neighbours
-from hs.storage import device_lists
+from hs.services.devices.remote_devices import MetAndParted, Neighbours
 from hs.storage.database import Database, Tx
+from hs.storage.devices import device_lists
 
 K = TypeVar("K")
 MAX_USERS: Final = 50_000

@@ -18,11 +18,11 @@ from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
-from hs.services.devices import claims
-from hs.services.devices.addresses import EVERY_DEVICE, Device, DeviceAddresses, Known
-from hs.services.devices.key_storing import KeyUpload, no_such_device
-from hs.storage import one_time_keys, to_device
+from hs.services.devices import one_time_key_claims
+from hs.services.devices.inbox_addresses import EVERY_DEVICE, Device, DeviceAddresses, Known
+from hs.services.devices.one_time_key_storage import KeyUpload, no_such_device
 from hs.storage.database import ForeignViolation, Tx
+from hs.storage.devices import one_time_keys, to_device
 
 MAX_CARRIED_BYTES: Final = 128 * 1024
 """Most of the messages of one request that are told together with the news of them."""
@@ -170,7 +170,7 @@ class LocalInboxes:
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Add keys."""
         try:
-            return await self._stream.write(claims.upload, upload)
+            return await self._stream.write(one_time_key_claims.upload, upload)
         except ForeignViolation as error:
             raise no_such_device() from error
 
@@ -179,9 +179,11 @@ class LocalInboxes:
         # Keys that are taken are gone if nobody gets them.
         with trio.CancelScope(shield=True):
             given = await self._claim_known(wishes)
-            left = claims.left_of(wishes, given)
+            left = one_time_key_claims.left_of(wishes, given)
             try:
-                more, givers = await self._stream.write(claims.claim, left) if left else ({}, {})
+                more, givers = (
+                    await self._stream.write(one_time_key_claims.claim, left) if left else ({}, {})
+                )
             except Unavailable:
                 if not given:
                     raise
@@ -192,16 +194,16 @@ class LocalInboxes:
             given.setdefault(user_id, {}).update(keys)
         return given
 
-    async def _claim_known(self, wishes: claims.Wishes) -> claims.Keys:
+    async def _claim_known(self, wishes: one_time_key_claims.Wishes) -> one_time_key_claims.Keys:
         algorithm, devices = self._addresses.givers(wishes)
         if not devices:
             return {}
-        late = await self._stream.write(claims.claim_known, algorithm, devices)
+        late = await self._stream.write(one_time_key_claims.claim_known, algorithm, devices)
         keys = one_time_keys.claimed(late.rows)
         if len(keys) < len(devices):
             spent = devices.keys() - {inbox for inbox, _ in keys}
             self._addresses.forget_givers([(*devices[one], algorithm) for one in spent])
-        return claims.by_device(devices, keys)
+        return one_time_key_claims.by_device(devices, keys)
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Drop all that waits for devices."""

@@ -18,13 +18,13 @@ from typing import Final, NamedTuple, cast
 import trio
 
 from hs.core.ids import UserID
-from hs.lib.cache import LruCache
-from hs.lib.loading_cache import LoadingCache
+from hs.lib.caching.loading_cache import LoadingCache
+from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import ToDeviceRow
 from hs.repl.streams import TO_DEVICE
-from hs.storage import inbox_reads, to_device
 from hs.storage.database import Database, DatabaseError
+from hs.storage.devices import inbox_reads, to_device
 
 MAX_DEVICES: Final = 100_000
 BATCH: Final = 100

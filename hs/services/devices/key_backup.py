@@ -12,9 +12,9 @@ import orjson
 from hs.core.canonical_json import MAX_INTEGER, JsonObject
 from hs.core.errors import BadJson, InvalidParam, NotFound, WrongRoomKeysVersion
 from hs.core.ids import UserID
-from hs.storage import key_backup
 from hs.storage.database import Database, Tx
-from hs.storage.key_backup import BackupRecord, SessionRecord
+from hs.storage.devices import key_backup
+from hs.storage.devices.key_backup import BackupRecord, SessionRecord
 
 # What clients make of it is theirs. An object for the specified algorithm; others put text.
 Opaque = JsonObject | str

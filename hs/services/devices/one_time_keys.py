@@ -15,17 +15,17 @@ import trio
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
-from hs.lib.cache import LruCache
-from hs.lib.loading_cache import LoadingCache
+from hs.lib.caching.loading_cache import LoadingCache
+from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import read_fallback_keys, read_one_time_keys
-from hs.services.devices.key_storing import KeyUpload
-from hs.services.devices.remote import RemoteDevices
-from hs.storage import one_time_keys
+from hs.services.devices.one_time_key_storage import KeyUpload
+from hs.services.devices.remote_devices import RemoteDevices
 from hs.storage.database import Database, Tx
+from hs.storage.devices import one_time_keys
 
 MAX_DEVICES: Final = 100_000
 # Clients take a missing count for no news; this one they must see run out.

@@ -12,12 +12,12 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
-from hs.services.devices.addresses import Device
+from hs.services.devices.inbox_addresses import Device
 from hs.services.devices.inbox_writer import InboxWriter, Request
 from hs.services.devices.inboxes import BATCH
-from hs.services.devices.remote import OutgoingMessage, RemoteDevices
-from hs.storage import to_device
+from hs.services.devices.remote_devices import OutgoingMessage, RemoteDevices
 from hs.storage.database import Database
+from hs.storage.devices import to_device
 
 
 @attrs.frozen(eq=False)

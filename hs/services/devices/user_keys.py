@@ -16,15 +16,15 @@ import orjson
 
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.ids import UserID
-from hs.lib.cache import LruCache
-from hs.lib.loading_cache import LoadingManyCache
+from hs.lib.caching.loading_cache import LoadingManyCache
+from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.storage import device_keys
 from hs.storage.database import Database, Tx
-from hs.storage.device_keys import CrossSigningRecord, DeviceKeysRecord, SignatureRecord
+from hs.storage.devices import device_keys
+from hs.storage.devices.device_keys import CrossSigningRecord, DeviceKeysRecord, SignatureRecord
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 _DEVICE_BYTES: Final = 1000

@@ -12,9 +12,9 @@ from hs.core.globs import compile_glob
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, parse_room_alias, server_of
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
-from hs.settings.rooms import RoomRule, RoomSettings
-from hs.storage import directory
+from hs.settings.sections.rooms import RoomRule, RoomSettings
 from hs.storage.database import Database
+from hs.storage.directory import room_directory
 
 
 class AliasNamespaces(Protocol):
@@ -92,7 +92,7 @@ class Aliases:
 
     async def find(self, alias: RoomAlias) -> Alias | None:
         """Give what an alias stands for."""
-        found = await self._database.read(directory.find_alias, alias)
+        found = await self._database.read(room_directory.find_alias, alias)
         return None if found is None else Alias(RoomID(found.room_id), UserID(found.creator))
 
     async def find_or_make(self, alias: RoomAlias) -> Alias | None:
@@ -104,7 +104,7 @@ class Aliases:
 
     async def of_room(self, room_id: RoomID) -> list[RoomAlias]:
         """List the aliases of a room."""
-        found = await self._database.read(directory.aliases_of, room_id)
+        found = await self._database.read(room_directory.aliases_of, room_id)
         return [RoomAlias(alias) for alias in found]
 
     async def reserve(self, creator: UserID, alias: RoomAlias) -> Reservation:
@@ -121,14 +121,14 @@ class Aliases:
     async def bind(self, held: Reservation, room_id: RoomID) -> None:
         """Give a reserved alias its room."""
         await self._database.write(
-            directory.bind_alias, held.alias, room_id, held.creator, held.reserved_ms
+            room_directory.bind_alias, held.alias, room_id, held.creator, held.reserved_ms
         )
         self._namespaces.aliases_changed(room_id)
 
     async def release(self, held: Reservation) -> None:
         """Give a reservation up, as its room was not made."""
         await self._database.write(
-            directory.release_alias, held.alias, held.creator, held.reserved_ms
+            room_directory.release_alias, held.alias, held.creator, held.reserved_ms
         )
 
     async def add(self, creator: UserID, alias: RoomAlias, room_id: RoomID) -> None:
@@ -146,14 +146,14 @@ class Aliases:
 
     async def remove(self, alias: RoomAlias, room_id: RoomID) -> bool:
         """Remove an alias that stands for a room; tell whether it did."""
-        removed = await self._database.write(directory.remove_alias, alias, room_id)
+        removed = await self._database.write(room_directory.remove_alias, alias, room_id)
         if removed:
             self._namespaces.aliases_changed(room_id)
         return removed
 
     async def move(self, from_room: RoomID, to_room: RoomID) -> None:
         """Have another room take over a room's aliases, and its place in the list of rooms."""
-        await self._database.write(directory.move_aliases, from_room, to_room)
+        await self._database.write(room_directory.move_aliases, from_room, to_room)
         self._namespaces.aliases_changed(from_room, to_room)
 
     def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
@@ -168,7 +168,7 @@ class Aliases:
     async def _add(self, alias: RoomAlias, room_id: str, creator: UserID, now_ms: int) -> bool:
         stale_ms = now_ms - RESERVED_FOR_MS
         return await self._database.write(
-            directory.add_alias, alias, room_id, creator, now_ms, stale_ms
+            room_directory.add_alias, alias, room_id, creator, now_ms, stale_ms
         )
 
 

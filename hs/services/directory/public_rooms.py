@@ -13,10 +13,10 @@ from hs.core.errors import Forbidden, InvalidParam, NotFound
 from hs.core.ids import RoomAlias, RoomID, UserID
 from hs.core.unpadded_base64 import decode_base64, encode_base64
 from hs.services.directory.aliases import is_allowed
-from hs.settings.rooms import RoomSettings
-from hs.storage import directory
+from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database
-from hs.storage.directory import ListedRoom, Place, Wanted
+from hs.storage.directory import room_directory
+from hs.storage.directory.room_directory import ListedRoom, Place, Wanted
 
 MAX_LIMIT: Final = 500
 MAX_TERM: Final = 255
@@ -97,16 +97,16 @@ class PublicRooms:
         if asked.since:
             since = _Since.parse(asked.since)
         wanted = _wanted(asked)
-        read = directory.list_before if since.backwards else directory.list_after
+        read = room_directory.list_before if since.backwards else room_directory.list_after
         rooms = await self._database.read(read, wanted, since.place, limit + 1)
-        total = await self._database.read(directory.count_listed, wanted)
+        total = await self._database.read(room_directory.count_listed, wanted)
         if since.backwards:
             return _page_back(rooms, limit, total)
         return _page_on(rooms, limit, total, is_first=not asked.since)
 
     async def is_listed(self, room_id: RoomID) -> bool:
         """Tell whether a room is listed. Raises: NotFound for an unknown room."""
-        listed = await self._database.read(directory.is_listed, room_id)
+        listed = await self._database.read(room_directory.is_listed, room_id)
         if listed is None:
             raise NotFound("Room not found")
         return listed
@@ -116,7 +116,7 @@ class PublicRooms:
 
         Raises: NotFound for an unknown room.
         """
-        if not await self._database.write(directory.set_listed, room_id, listed):
+        if not await self._database.write(room_directory.set_listed, room_id, listed):
             raise NotFound("Room not found")
 
     async def set_network_listed(self, network: str, room_id: RoomID, listed: bool) -> None:
@@ -124,7 +124,9 @@ class PublicRooms:
 
         Raises: NotFound for an unknown room.
         """
-        if not await self._database.write(directory.set_network_listed, network, room_id, listed):
+        if not await self._database.write(
+            room_directory.set_network_listed, network, room_id, listed
+        ):
             raise NotFound("Room not found")
 
     def check_may_publish(

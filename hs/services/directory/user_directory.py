@@ -17,10 +17,10 @@ from hs.core.requester import Requester
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import CacheRow, EventRow
 from hs.repl.streams import CACHES, EVENTS
-from hs.settings.features import UserDirectorySettings
-from hs.storage import user_directory as storage
+from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
-from hs.storage.user_directory import ListedUser, Search
+from hs.storage.directory import user_directory as storage
+from hs.storage.directory.user_directory import ListedUser, Search
 
 PROFILES_CACHE: Final = "profiles"
 MAX_RESULTS: Final = 50

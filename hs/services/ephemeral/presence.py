@@ -20,7 +20,7 @@ from hs.repl.rows import PresenceRow
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.services.ephemeral.presence_writer import OFFLINE, ONLINE, STATES, PresenceWriter
-from hs.settings.features import PresenceSettings
+from hs.settings.sections.features import PresenceSettings
 
 MAX_STATUS_CHARS: Final = 1000
 

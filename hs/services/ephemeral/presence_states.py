@@ -7,14 +7,14 @@ import attrs
 
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
-from hs.lib.single_flight import SingleFlight
+from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import PresenceRow
 from hs.repl.streams import PRESENCE
 from hs.services.ephemeral.presence_writer import OFFLINE
-from hs.storage import presence as storage
 from hs.storage.database import Database
-from hs.storage.presence import PresenceRecord
+from hs.storage.ephemeral import presence as storage
+from hs.storage.ephemeral.presence import PresenceRecord
 
 MAX_USERS: Final = 200_000
 

@@ -21,7 +21,7 @@ from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_writer import OFFLINE, Edge, PresenceWriter
-from hs.settings.features import PresenceSettings
+from hs.settings.sections.features import PresenceSettings
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import PresenceRow
 from hs.repl.rpc import rpc
-from hs.settings.features import PresenceSettings
-from hs.storage import presence as storage
+from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
-from hs.storage.presence import PresenceRecord
+from hs.storage.ephemeral import presence as storage
+from hs.storage.ephemeral.presence import PresenceRecord
 
 ONLINE: Final = "online"
 UNAVAILABLE: Final = "unavailable"

@@ -9,17 +9,17 @@ from typing import Final, Protocol
 import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
-from hs.lib.cache import LruCache
-from hs.lib.single_flight import SingleFlight
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import ReceiptRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import RECEIPTS
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.ephemeral.room_receipts import UNTHREADED, Receipt, RoomReceipts
-from hs.storage import receipts as storage
 from hs.storage.database import Database, Tx
-from hs.storage.receipts import ReceiptRecord
+from hs.storage.ephemeral import receipts as storage
+from hs.storage.ephemeral.receipts import ReceiptRecord
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 MAX_ROOMS: Final = 100_000

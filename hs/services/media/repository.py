@@ -23,20 +23,20 @@ from hs.core.errors import (
 )
 from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
+from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
 from hs.lib.keyed_lock import KeyedLock
-from hs.lib.single_flight import SingleFlight
-from hs.services.media.addresses import clean_name, clean_type, new_location, new_media_id
-from hs.services.media.adoption import adopted
-from hs.services.media.arrivals import Arrivals
-from hs.services.media.folder import Received
-from hs.services.media.places import Contents
-from hs.services.media.remote import RemoteMedia
-from hs.services.media.uses import MediaUses
-from hs.settings.media import MediaSettings, UploadLimit
-from hs.storage import media
+from hs.services.media.content_stores import Contents
+from hs.services.media.last_access import MediaUses
+from hs.services.media.media_folder import Received
+from hs.services.media.media_names import clean_name, clean_type, new_location, new_media_id
+from hs.services.media.remote_media import RemoteMedia
+from hs.services.media.synapse_media_folder import adopted
+from hs.services.media.upload_waiters import Arrivals
+from hs.settings.sections.media import MediaSettings, UploadLimit
 from hs.storage.database import Database, Tx
-from hs.storage.media import Media, StoredFile
+from hs.storage.media import media
+from hs.storage.media.media import Media, StoredFile
 
 LONGEST_WAIT_MS: Final = 60_000
 Limits = tuple[UploadLimit, ...]

@@ -11,8 +11,9 @@ import msgspec
 import trio
 
 from hs.core.errors import LimitExceeded, MatrixError, TooLarge, Unavailable, Unknown
-from hs.lib.cache import LruCache
-from hs.lib.picture_jobs import (
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.caching.single_flight import SingleFlight
+from hs.lib.sandbox.picture_jobs import (
     DRAW,
     Box,
     Drawn,
@@ -21,16 +22,15 @@ from hs.lib.picture_jobs import (
     encode,
     read_report,
 )
-from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
-from hs.lib.single_flight import SingleFlight
-from hs.services.media.folder import THUMBNAILS
-from hs.services.media.places import Contents
-from hs.services.media.sizes import Wanted, chosen, made_in_advance
-from hs.settings.media import MediaSettings
-from hs.storage import media_files
+from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.services.media.content_stores import Contents
+from hs.services.media.media_folder import THUMBNAILS
+from hs.services.media.thumbnail_sizes import Wanted, chosen, made_in_advance
+from hs.settings.sections.media import MediaSettings
 from hs.storage.database import Database
-from hs.storage.media import Media
-from hs.storage.media_files import Picture, Size, Thumbnail
+from hs.storage.media import media_files
+from hs.storage.media.media import Media
+from hs.storage.media.media_files import Picture, Size, Thumbnail
 
 LOOK_S: Final = 20.0
 DRAW_S: Final = 60.0

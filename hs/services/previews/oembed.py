@@ -8,8 +8,8 @@ from urllib.parse import urlencode, urlsplit
 import attrs
 import orjson
 
-from hs.lib.page_facts import PageFacts
 from hs.lib.plain_text import one_line
+from hs.lib.sandbox.page_facts import PageFacts
 from hs.services.previews.opengraph import MAX_VALUE_CHARS, Draft, Properties, draft_of, shortened
 
 MAX_ANSWER_BYTES = 512 * 1024

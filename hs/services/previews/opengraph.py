@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
-from hs.lib.page_facts import PageFacts, PageImage
+from hs.lib.sandbox.page_facts import PageFacts, PageImage
 
 MAX_PROPERTIES = 50
 MAX_VALUE_CHARS = 1000

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from urllib.parse import ParseResult, urlparse
 
-from hs.settings.previews import UrlRule
+from hs.settings.sections.previews import UrlRule
 
 _PORTS = {"http": 80, "https": 443}
 

@@ -6,23 +6,22 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import attrs
 
 from hs.core.ids import RoomID
-from hs.services.rooms.previous_state import PreviousStates
-from hs.services.rooms.room_snapshot import RoomSnapshots
-from hs.services.rooms.showing import Showing
-from hs.services.sync.answers import Answers
-from hs.services.sync.beside_rooms import Accounts, PresenceSection
+from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.room_snapshot import RoomSnapshots
+from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.sync.account_data_section import Accounts, PresenceSection
+from hs.services.sync.compiled_filters import Plans
 from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.plans import Plans
 from hs.services.sync.positions import Positions
-from hs.services.sync.readers import RoomReaders as RoomReaders
-from hs.services.sync.room_extras import RoomExtras
-from hs.services.sync.room_state import RoomStates
-from hs.services.sync.room_timelines import RoomTimelines
-from hs.services.sync.room_turns import RoomTurns
-from hs.services.sync.rooms import RoomSections
+from hs.services.sync.response_cache import Answers
+from hs.services.sync.room_ephemeral import RoomExtras
+from hs.services.sync.room_readers import RoomReaders as RoomReaders
+from hs.services.sync.room_selection import RoomTurns
+from hs.services.sync.room_summary import Summaries
+from hs.services.sync.rooms_section import RoomSections
 from hs.services.sync.sources import (
     AccountData,
     Extension,
@@ -33,9 +32,10 @@ from hs.services.sync.sources import (
     Typing,
     UnreadCounts,
 )
-from hs.services.sync.summaries import Summaries
-from hs.services.sync.v3 import Sections, SyncService
-from hs.services.sync.windows import Windows
+from hs.services.sync.state_section import RoomStates
+from hs.services.sync.sync_service import Sections, SyncService
+from hs.services.sync.timeline_range import Windows
+from hs.services.sync.timeline_section import RoomTimelines
 
 
 @attrs.frozen(eq=False)

@@ -21,20 +21,20 @@ from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
-from hs.services.rooms.memberships import LocalMembership, RoomsOf
-from hs.services.rooms.rendering import json_array
-from hs.services.rooms.showing import Showing
-from hs.services.rooms.visibility import Seen
-from hs.services.sync.beside_rooms import with_user_id
+from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.rendering import json_array
+from hs.services.rooms.read.visibility import Seen
+from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
+from hs.services.sync.account_data_section import with_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import Positions
-from hs.services.sync.readers import RoomReaders
-from hs.services.sync.room_extras import account_data_event, in_room
+from hs.services.sync.room_ephemeral import account_data_event, in_room
+from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sources import Presence
-from hs.services.sync.turn import DEFAULT_LIMIT, Plan, SyncRequest, Turn
-from hs.services.sync.v3 import CATCH_UP_S, MAX_TIMEOUT_MS, Sections
-from hs.storage import timelines
+from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan, SyncRequest, Turn
+from hs.services.sync.sync_service import CATCH_UP_S, MAX_TIMEOUT_MS, Sections
+from hs.storage.rooms import timelines
 
 MAX_EVENTS: Final = 100
 

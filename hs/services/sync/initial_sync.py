@@ -14,19 +14,19 @@ from hs.core.events import event_types
 from hs.core.filters import NO_FILTER
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.rooms.memberships import LocalMembership, RoomsOf
-from hs.services.rooms.rendering import json_array
-from hs.services.rooms.room_snapshot import RoomSnapshots
-from hs.services.rooms.showing import Showing
-from hs.services.rooms.visibility import Seen
-from hs.services.sync.beside_rooms import MAX_MET, with_user_id
+from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.rendering import json_array
+from hs.services.rooms.read.room_snapshot import RoomSnapshots
+from hs.services.rooms.read.visibility import Seen
+from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
+from hs.services.sync.account_data_section import MAX_MET, with_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.positions import Moment, Positions
-from hs.services.sync.readers import RoomReaders
-from hs.services.sync.room_extras import account_data_event, in_room, receipts_event
+from hs.services.sync.room_ephemeral import account_data_event, in_room, receipts_event
+from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sources import Presence, Receipts
-from hs.services.sync.turn import DEFAULT_LIMIT, Plan, SyncRequest, Turn
-from hs.services.sync.v3 import Sections
+from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan, SyncRequest, Turn
+from hs.services.sync.sync_service import Sections
 
 _PLAN: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
 _GONE: Final = frozenset({event_types.LEAVE, event_types.BAN})

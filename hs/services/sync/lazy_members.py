@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
-from hs.lib.cache import LruCache
+from hs.lib.caching.lru_cache import LruCache
 
 MAX_DEVICES: Final = 10_000
 MAX_MEMBERS_PER_DEVICE: Final = 10_000

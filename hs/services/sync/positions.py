@@ -8,7 +8,7 @@ import trio
 
 from hs.core.positions import VectorPosition
 from hs.core.tokens import EpochPosition, SyncToken
-from hs.lib.cache import LruCache
+from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
 from hs.repl.streams import (
     ACCOUNT_DATA,

@@ -13,7 +13,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
-from hs.services.accounts.account_data import AccountDataEntry as AccountDataEntry
+from hs.services.accounts.account_data.account_data import AccountDataEntry as AccountDataEntry
 
 
 class AccountData(Protocol):

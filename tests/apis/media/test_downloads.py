@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs.apis.media.serving import Conditions, ServedFile, disposition, serve
-from hs.lib.sandbox import Sandbox
+from hs.lib.sandbox.pool import Sandbox
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, parts_of
 from tests.support.web import Answer

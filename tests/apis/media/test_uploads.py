@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from hs.apis.web.call import ClientGone
-from hs.settings.media import UploadLimit
+from hs.apis.web.http_request import ClientGone
+from hs.settings.sections.media import UploadLimit
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, parts_of
 from tests.support.web import Answer

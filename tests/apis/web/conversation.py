@@ -10,7 +10,7 @@ from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pa
 
 from hs.apis.web.app import STATE_KEY, Application
 from hs.apis.web.auth import NONE, USER
-from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_limits import HttpBounds
 from hs.apis.web.render import Response, json_response
 from hs.apis.web.request import path, query, raw_body, stream
 from hs.apis.web.route import collect, route

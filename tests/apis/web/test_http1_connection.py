@@ -7,7 +7,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_limits import HttpBounds
 from tests.apis.web.conversation import EchoApi, echo_application, one_exchange, talking
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -5,7 +5,7 @@ import random
 import pytest
 import trio
 
-from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_limits import HttpBounds
 from tests.apis.web.conversation import Conversations, talking
 from tests.apis.web.test_http1_refusals import AMBIGUOUS, BAD_CHUNKS, SECRET
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hs.apis.web.bounds import HttpBounds
+from hs.apis.web.http1_limits import HttpBounds
 from hs.apis.web.http1_parser import Inbox
 from tests.apis.web.conversation import one_exchange, talking
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hs.apis.web.peers import client_behind, plain_address
+from hs.apis.web.client_address import client_behind, plain_address
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.apis.web.auth import NONE, OPTIONAL
-from hs.apis.web.call import parse_query
-from hs.apis.web.convert import refuse_deep
+from hs.apis.web.http_request import parse_query
 from hs.apis.web.request import (
     body,
     event_content,
@@ -24,6 +23,7 @@ from hs.apis.web.request import (
     whole_body,
 )
 from hs.apis.web.route import route
+from hs.apis.web.value_conversion import refuse_deep
 from hs.core.canonical_json import MAX_DEPTH, JsonObject, parse_json
 from hs.core.errors import BadJson, InvalidParam
 from hs.core.ids import EventID, UserID, parse_event_id

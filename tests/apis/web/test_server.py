@@ -20,9 +20,9 @@ import trio
 import trio.testing
 
 from hs.apis.web.app import Application
-from hs.apis.web.bounds import HttpBounds
-from hs.apis.web.hangups import HAS_EPOLL
-from hs.apis.web.listening import Bound, ListenerSpec
+from hs.apis.web.disconnects import HAS_EPOLL
+from hs.apis.web.http1_limits import HttpBounds
+from hs.apis.web.listeners import Bound, ListenerSpec
 from hs.apis.web.server import serve_listeners
 from tests.apis.web.conversation import EchoApi, echo_application
 from tests.support.processes import free_ports

@@ -6,8 +6,8 @@ import attrs
 
 from hs.core.ids import UserID
 from hs.services.admin.consent_notices import ConsentNotices, filled
-from hs.settings.consent import ConsentSettings
-from hs.storage import consents
+from hs.settings.sections.consent import ConsentSettings
+from hs.storage.accounts import consents
 from hs.storage.database import Database, Tx
 from tests.services.admin.test_server_notices import SPEAKER, Tagged, notices_of
 from tests.support.room_actions import Actions, open_actions

@@ -6,7 +6,7 @@ from hs.core.errors import NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.admin.reports import Reports
-from hs.services.rooms.memberships import Memberships
+from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, open_world
 

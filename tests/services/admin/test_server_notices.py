@@ -10,9 +10,9 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.keyed_lock import KeyedLock
 from hs.services.admin.server_notices import ServerNotices
-from hs.services.rooms.member_policy import MemberPolicy
-from hs.services.rooms.membership import JoinRequest
-from hs.settings.keeping import NoticeSettings
+from hs.services.rooms.membership.member_policy import MemberPolicy
+from hs.services.rooms.membership.membership import JoinRequest
+from hs.settings.sections.retention import NoticeSettings
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, SERVER, ZOE

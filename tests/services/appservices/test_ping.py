@@ -12,9 +12,9 @@ from hs.repl.feed import Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.streams import CACHES
-from hs.services.appservices.calls import ServiceCalls
+from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.ping import ServicePing
-from hs.services.appservices.registry import ServiceRegistry
 from tests.support.appservices import Sent, Services, registration
 from tests.support.rooms import SERVER
 

@@ -12,8 +12,8 @@ from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.repl.streams import DEVICE_LISTS, EVENTS
-from hs.services.devices.list_writer import NewSignature
-from hs.services.rooms.building import random_opaque
+from hs.services.devices.device_list_writer import NewSignature
+from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked
 from hs.storage.database import Database
 from tests.support.devices import V3, Process, make_process, open_devices, plain_keys

@@ -8,10 +8,10 @@ import trio
 from hs.core.ids import UserID
 from hs.repl.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
-from hs.services.devices.addresses import Device
+from hs.services.devices.inbox_addresses import Device
 from hs.services.devices.inbox_writer import MAX_CARRIED_BYTES, Request
 from hs.services.devices.inboxes import MAX_LATEST, Inboxes
-from hs.storage import to_device
+from hs.storage.devices import to_device
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.services.devices.key_backup import is_better
-from hs.storage.key_backup import SessionRecord
+from hs.storage.devices.key_backup import SessionRecord
 from tests.support.devices import V3, Process
 from tests.support.rooms import ALICE, BOB
 from tests.support.web import Answer

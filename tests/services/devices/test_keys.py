@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from hs.repl.streams import TO_DEVICE
-from hs.storage import devices
 from hs.storage.database import Tx
+from hs.storage.devices import devices
 from tests.support.devices import V3, Process, one_time_keys, plain_keys
 from tests.support.rooms import ALICE, BOB, ZOE
 

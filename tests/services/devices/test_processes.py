@@ -9,9 +9,9 @@ import pytest
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.repl.rpc import rpc_methods
+from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.inbox_writer import InboxWriter
-from hs.services.devices.list_writer import DeviceListWriter
-from hs.services.rooms.building import random_opaque
+from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.sync.sliding.request import ExtensionsAsked, ToDeviceAsked
 from hs.storage.database import Database
 from tests.support.devices import (

@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked, ToDeviceAsked
-from hs.storage import devices
+from hs.storage.devices import devices
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB, ZOE
 

@@ -13,8 +13,8 @@ from hs.repl.feed import Batch
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
 from hs.services.directory.user_directory import DirectoryDuty, UserDirectory
-from hs.settings.features import UserDirectorySettings
-from hs.storage import profiles
+from hs.settings.sections.features import UserDirectorySettings
+from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hs.core.ids import UserID
-from hs.settings.features import UserDirectorySettings
+from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database, Tx
 from tests.services.directory.test_user_directory import Scene, open_scene
 from tests.support.rooms import ALICE, BOB, CAROL, ZOE

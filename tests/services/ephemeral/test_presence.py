@@ -21,7 +21,7 @@ from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
 from hs.services.ephemeral.presence_writer import PresenceMemory
-from hs.settings.features import PresenceSettings
+from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 
 ALICE = UserID("@alice:test")

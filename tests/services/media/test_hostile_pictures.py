@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hs.lib.picture_jobs import DRAW, Box, PictureJob, encode, read_report
-from hs.lib.sandbox import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.picture_jobs import DRAW, Box, PictureJob, encode, read_report
+from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
 from tests.support.damage import damaged, good_archives, good_pictures
 
 SEED = 20_261_124

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from hs.lib.page_facts import PageFacts
+from hs.lib.sandbox.page_facts import PageFacts
 from hs.services.previews.oembed import (
     cache_age_s,
     draft_of_oembed,

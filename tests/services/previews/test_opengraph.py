@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.lib.page_facts import PageFacts, PageImage
+from hs.lib.sandbox.page_facts import PageFacts, PageImage
 from hs.services.previews.opengraph import (
     MAX_DESCRIPTION_CHARS,
     Draft,

@@ -14,17 +14,17 @@ import trio.testing
 from hs.core.errors import Forbidden, LimitExceeded
 from hs.lib.aio import Bridge
 from hs.lib.http_client.bridged import BridgedHttpClient
-from hs.lib.sandbox import Sandbox
-from hs.nursery.wiring.outside import address_rules
-from hs.services.previews.fetching import Fetcher, NotFetched
-from hs.services.previews.images import KEPT_MS, PreviewImages
-from hs.services.previews.links import SLOW_HOST_S, Links
+from hs.lib.sandbox.pool import Sandbox
+from hs.nursery.wiring.http_clients import address_rules
 from hs.services.previews.oembed import read_providers
-from hs.services.previews.previews import AT_ONCE, FAULT_LIFE_S, MOST_WAITING, Previews
+from hs.services.previews.preview_builder import SLOW_HOST_S, Links
+from hs.services.previews.preview_cache import AT_ONCE, FAULT_LIFE_S, MOST_WAITING, Previews
+from hs.services.previews.preview_fetcher import Fetcher, NotFetched
+from hs.services.previews.preview_images import KEPT_MS, PreviewImages
 from hs.settings.errors import Origin
 from hs.settings.kinds import At
-from hs.settings.outside import PRIVATE_NETWORKS
-from hs.settings.previews import URL_RULES
+from hs.settings.sections.outgoing import PRIVATE_NETWORKS
+from hs.settings.sections.previews import URL_RULES
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, picture
 from tests.support.sites import Asked, Page, Site, open_site

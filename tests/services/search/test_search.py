@@ -9,8 +9,8 @@ import pytest
 from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.ids import EventID
-from hs.services.rooms.drafts import Draft
-from hs.services.search.asking import ContextAsk
+from hs.services.rooms.append.drafts import Draft
+from hs.services.search.search_request import ContextAsk
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.searching import Searching, events_of, open_searching, plain, searching_of

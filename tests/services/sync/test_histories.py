@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hs.core.errors import MatrixError
 from hs.core.ids import RoomID, UserID
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.append.drafts import Draft
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.rooms import ALICE, BOB, CAROL, member, open_world

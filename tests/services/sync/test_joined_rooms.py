@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hs.core.ids import EventID
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, member, message, txn_key
 from tests.support.syncing import Syncing, bodies, keys, open_syncing

@@ -2,7 +2,7 @@
 
 import orjson
 
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, member
 from tests.support.syncing import Syncing, bodies, forget, keys, open_syncing

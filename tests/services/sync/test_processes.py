@@ -10,7 +10,7 @@ from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.repl.streams import EVENTS
-from hs.services.rooms.drafts import Draft
+from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.syncing import bodies, keys, make_syncing, open_syncing

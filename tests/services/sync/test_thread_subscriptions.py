@@ -14,9 +14,9 @@ from hs.core.requester import Requester
 from hs.repl.inproc import alone
 from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.repl.writers import TableWriter
-from hs.services.rooms.drafts import Draft
-from hs.services.rooms.thread_subscriptions import SubscriptionTable, ThreadSubscriptions
-from hs.services.sync.sliding.threads import NAME
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.threads.thread_subscriptions import SubscriptionTable, ThreadSubscriptions
+from hs.services.sync.sliding.thread_extension import NAME
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.sliding import Sliding, make_sliding

@@ -13,7 +13,7 @@ from hs.core.push.unread import Count, RoomCounts
 from hs.repl.feed import Batch
 from hs.repl.rows import TypingRow
 from hs.repl.streams import TYPING
-from hs.services.sync.strangers import Strangers
+from hs.services.sync.remote_presence import Strangers
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.syncing import Syncing, bodies, make_syncing, open_syncing, thread_counts
@@ -389,7 +389,7 @@ async def test_equal_first_syncs_are_answered_together_but_never_stale(database:
 async def test_a_token_ahead_of_this_process_gives_nothing_yet(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hs.services.sync.v3.CATCH_UP_S", 0.01)
+    monkeypatch.setattr("hs.services.sync.sync_service.CATCH_UP_S", 0.01)
     async with open_syncing(database) as s:
         await s.world.create_room(ALICE)
         await s.sync(ALICE)

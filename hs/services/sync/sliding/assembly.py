@@ -4,22 +4,22 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from hs.core.ids import RoomID
 from hs.lib.clock import Clock
-from hs.services.rooms.thread_subscriptions import ThreadSubscriptions
+from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import RoomReaders, Sources
-from hs.services.sync.encryption import Encryption
+from hs.services.sync.encryption_section import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import Positions
-from hs.services.sync.sliding.activity import Activity
+from hs.services.sync.sliding.account_data_view import PersonalViews
 from hs.services.sync.sliding.connections import Connections
-from hs.services.sync.sliding.encryption import EncryptionExtensions
+from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
 from hs.services.sync.sliding.extensions import Extensions
-from hs.services.sync.sliding.lists import Lists
-from hs.services.sync.sliding.personal import PersonalViews
-from hs.services.sync.sliding.results import Results
-from hs.services.sync.sliding.room_states import RoomStates
-from hs.services.sync.sliding.service import SlidingSync
-from hs.services.sync.sliding.stretches import Stretches
-from hs.services.sync.sliding.threads import ThreadExtension
+from hs.services.sync.sliding.response_state import RoomStates
+from hs.services.sync.sliding.room_activity import Activity
+from hs.services.sync.sliding.room_lists import Lists
+from hs.services.sync.sliding.rooms_response import Results
+from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sliding.thread_extension import ThreadExtension
+from hs.services.sync.sliding.timeline_slice import Stretches
 
 
 def make_sliding_sync(

@@ -13,14 +13,14 @@ from immutables import Map
 from hs.core.errors import InvalidParam, MatrixError
 from hs.core.ids import RoomID
 from hs.core.tokens import SyncToken
-from hs.lib.cache import LruCache
+from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.services.sync.positions import Positions
-from hs.services.sync.sliding import sent
-from hs.services.sync.sliding.sent import RoomSent
-from hs.storage import sliding
+from hs.services.sync.sliding import connection_state
+from hs.services.sync.sliding.connection_state import RoomSent
 from hs.storage.database import Database
-from hs.storage.sliding import ConnectionKey, NewPosition
+from hs.storage.sync import sliding_sync
+from hs.storage.sync.sliding_sync import ConnectionKey, NewPosition
 
 MAX_CONNECTIONS_PER_DEVICE: Final = 16
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -110,13 +110,13 @@ class Connections:
         delta = connection.delta.update(changes)
         base = None
         if len(delta) > max(_SMALL_DELTA, len(rooms) // 3):
-            base, delta = sent.encode(rooms.items()), Map[RoomID, RoomSent]()
+            base, delta = connection_state.encode(rooms.items()), Map[RoomID, RoomSent]()
         new = NewPosition(
             connection.key,
             connection.number or None,
             connection.base_id,
             base,
-            sent.encode(delta.items()),
+            connection_state.encode(delta.items()),
             self._clock.now_ms(),
         )
         kept = await self._keep(new)
@@ -124,9 +124,11 @@ class Connections:
             # Known here only: others of the device have taken its place. It takes one again, and
             # whole, as its base is gone as well.
             delta = Map()
-            whole = sent.encode(rooms.items())
+            whole = connection_state.encode(rooms.items())
             kept = await self._keep(
-                new._replace(previous=None, base=whole, delta=sent.encode(delta.items()))
+                new._replace(
+                    previous=None, base=whole, delta=connection_state.encode(delta.items())
+                )
             )
             assert kept is not None
         number, base_id = kept
@@ -136,17 +138,17 @@ class Connections:
 
     async def expire(self) -> None:
         """Forget connections that were sent nothing new for long; a duty of one process."""
-        await self._database.write(sliding.expire, self._clock.now_ms() - KEPT_FOR_MS)
+        await self._database.write(sliding_sync.expire, self._clock.now_ms() - KEPT_FOR_MS)
 
     async def _keep(self, new: NewPosition) -> tuple[int, int | None] | None:
-        return await self._database.write(sliding.keep, new, MAX_CONNECTIONS_PER_DEVICE)
+        return await self._database.write(sliding_sync.keep, new, MAX_CONNECTIONS_PER_DEVICE)
 
     async def _read(self, key: ConnectionKey, number: int) -> Connection:
-        record = await self._database.read(sliding.find, key, number)
+        record = await self._database.read(sliding_sync.find, key, number)
         if record is None:
             raise UnknownPos
-        delta = sent.decode(record.delta)
-        base = {} if record.base is None else sent.decode(record.base)
+        delta = connection_state.decode(record.delta)
+        base = {} if record.base is None else connection_state.decode(record.base)
         rooms = Map({**base, **delta})
         return Connection(key, number, rooms, record.base_id, Map(delta))
 

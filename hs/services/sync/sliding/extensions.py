@@ -19,12 +19,12 @@ from hs.repl.feed import Feed
 from hs.repl.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from hs.repl.streams import ACCOUNT_DATA, PUSH_RULES, RECEIPTS, TYPING
 from hs.services.sync.positions import Moment
-from hs.services.sync.recent import Recent
-from hs.services.sync.sliding.encryption import EncryptionExtensions
-from hs.services.sync.sliding.lists import Asking, Windows
+from hs.services.sync.recent_changes import Recent
+from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
 from hs.services.sync.sliding.request import EVERYWHERE, ExtensionAsked
-from hs.services.sync.sliding.threads import NAME as THREADS
-from hs.services.sync.sliding.threads import ThreadExtension
+from hs.services.sync.sliding.room_lists import Asking, Windows
+from hs.services.sync.sliding.thread_extension import NAME as THREADS
+from hs.services.sync.sliding.thread_extension import ThreadExtension
 from hs.services.sync.sources import (
     AccountData,
     AccountDataEntry,

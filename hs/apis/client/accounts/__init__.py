@@ -1,0 +1,1 @@
+"""Accounts: registration, log-in, devices, profiles, account data, addresses."""

@@ -1,0 +1,116 @@
+"""The account itself: who am I, a new password, and the end."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
+from hs.apis.web.render import Empty
+from hs.apis.web.request import body
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import Forbidden, GuestForbidden, MissingParam, MissingToken
+from hs.core.requester import Requester
+from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.password_reset import PasswordReset
+from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
+
+
+@attrs.frozen
+class AccountRequest:
+    """Who asks."""
+
+    requester: Requester
+
+
+@attrs.frozen
+class PasswordRequest:
+    """Body of `/account/password`."""
+
+    requester: Requester | None
+    auth: JsonObject | None = body(default=None)
+    new_password: str | None = body(default=None)
+    logout_devices: bool = body(default=True)
+
+
+@attrs.frozen
+class DeactivateRequest:
+    """Body of `/account/deactivate`."""
+
+    requester: Requester | None
+    auth: JsonObject | None = body(default=None)
+    erase: bool = body(default=False)
+    id_server: str | None = body(default=None)
+
+
+@attrs.frozen
+class AccountApi:
+    """`/account/…`."""
+
+    lifecycle: Lifecycle
+    interactive: InteractiveAuth
+    resetting: PasswordReset
+
+    @route("GET", "/_matrix/client/v3/account/whoami", auth=USER_OR_GUEST)
+    async def whoami(self, request: AccountRequest) -> dict[str, Any]:
+        """Spec: client-server API, Current account information."""
+        requester = request.requester
+        answer: dict[str, Any] = {"user_id": requester.user_id, "is_guest": requester.is_guest}
+        if requester.device_id is not None:
+            answer["device_id"] = requester.device_id
+        return answer
+
+    @route("POST", "/_matrix/client/v3/account/password", auth=OPTIONAL)
+    async def change_password(self, request: PasswordRequest) -> Empty:
+        """Spec: client-server API, Password management."""
+        if not self.lifecycle.may_change_password:
+            raise Forbidden("Changing passwords is disabled on this server")
+        if request.new_password is not None:
+            self.lifecycle.check_new_password(request.new_password)
+        if request.requester is None:
+            return await self._reset_password(request)
+        requester = _logged_in(request.requester)
+        proof = await self.interactive.prove(
+            "password", request.auth, self.lifecycle.flows(), requester
+        )
+        if request.new_password is None:
+            raise MissingParam("Missing new_password")
+        await self.lifecycle.change_password(
+            requester, request.new_password, logout_devices=request.logout_devices
+        )
+        await self.interactive.finish(proof)
+        return Empty()
+
+    @route("POST", "/_matrix/client/v3/account/deactivate", auth=OPTIONAL)
+    async def deactivate(self, request: DeactivateRequest) -> dict[str, str]:
+        """Spec: client-server API, Account deactivation."""
+        requester = _logged_in(request.requester)
+        if requester.appservice_id is None:
+            proof = await self.interactive.prove(
+                "deactivate", request.auth, self.lifecycle.flows(), requester
+            )
+            await self.interactive.finish(proof)
+        done = await self.lifecycle.deactivate(requester.user_id, erase=request.erase)
+        return {"id_server_unbind_result": "success" if done else "no-support"}
+
+    async def _reset_password(self, request: PasswordRequest) -> Empty:
+        """Let somebody who holds an address of an account choose a new password for it."""
+        flows = self.resetting.flows()
+        if not flows:
+            raise MissingToken("Missing access token")
+        proof = await self.interactive.prove("password", request.auth, flows)
+        if request.new_password is None:
+            raise MissingParam("Missing new_password")
+        await self.resetting.reset(
+            proof, request.new_password, logout_devices=request.logout_devices
+        )
+        await self.interactive.finish(proof)
+        return Empty()
+
+
+def _logged_in(requester: Requester | None) -> Requester:
+    if requester is None:
+        raise MissingToken("Missing access token")
+    if requester.is_guest:
+        raise GuestForbidden("Guests may not do this")
+    return requester

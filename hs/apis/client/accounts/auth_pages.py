@@ -1,0 +1,126 @@
+"""Pages for stages of authentication that a client cannot show itself.
+
+Spec: client-server API, User-Interactive Authentication, Fallback.
+"""
+
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import parse_qs
+
+import attrs
+
+from hs.apis.web.auth import NONE
+from hs.apis.web.render import Response, html_response
+from hs.apis.web.request import path, peer, query, raw_body
+from hs.apis.web.route import route
+from hs.core.errors import MatrixError, MissingParam, NotFound
+from hs.lib.mail.templates import Templates
+from hs.services.accounts.registration.registration_requirements import Requirements
+from hs.services.accounts.sessions.interactive_auth import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    InteractiveAuth,
+)
+from hs.services.accounts.threepids.validation_stages import RECAPTCHA, TERMS
+
+PATH: Final = "/_matrix/client/v3/auth/{stage}/fallback/web"
+_TEMPLATES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        DUMMY: "auth_dummy.html",
+        PASSWORD: "auth_password.html",
+        RECAPTCHA: "recaptcha.html",
+        TERMS: "terms.html",
+        REGISTRATION_TOKEN: "registration_token.html",
+        "org.matrix.msc3231.login.registration_token": "registration_token.html",
+    }
+)
+# The puzzle's scripts come from there, with frames and pictures of their own.
+_CAPTCHA_SITES = "https://www.recaptcha.net https://www.gstatic.com https://www.gstatic.cn"
+
+
+@attrs.frozen
+class PageRequest:
+    """Which stage of which session."""
+
+    stage: str = path()
+    session: str = query()
+
+
+@attrs.frozen
+class FilledRequest:
+    """The page, filled."""
+
+    stage: str = path()
+    session: str = query(default="")
+    form: bytes = raw_body()
+    client_ip: str = peer()
+
+
+@attrs.frozen
+class AuthPagesApi:
+    """`/auth/{type}/fallback/web`."""
+
+    interactive: InteractiveAuth
+    requirements: Requirements
+    pages: Templates
+    base_url: str
+
+    @route("GET", PATH, auth=NONE)
+    async def show(self, request: PageRequest) -> Response:
+        """Spec: client-server API, User-Interactive Authentication, Fallback."""
+        return self._page(request.stage, request.session, None)
+
+    @route("POST", PATH, auth=NONE, rate="registration_token_validity")
+    async def take(self, request: FilledRequest) -> Response:
+        """Spec: client-server API, User-Interactive Authentication, Fallback."""
+        given = parse_qs(request.form.decode("utf-8", "replace"))
+        session = given.get("session", [request.session])[0]
+        if not session:
+            raise MissingParam("Missing session")
+        if request.stage not in _TEMPLATES:
+            raise NotFound("There is no page for this stage")
+        auth = {"type": request.stage, "session": session}
+        for field, name in (("token", "token"), ("g-recaptcha-response", "response")):
+            if field in given:
+                auth[name] = given[field][0].strip()
+        if "password" in given:
+            auth["password"] = given["password"][0]
+        try:
+            await self.interactive.complete_on_page(request.stage, auth, request.client_ip)
+        except MatrixError as error:
+            return self._page(request.stage, session, error)
+        nonce = secrets.token_urlsafe(16)
+        page = self.pages.render("auth_success.html", nonce=nonce)
+        return with_policy(html_response(page), f"script-src 'nonce-{nonce}'")
+
+    def _page(self, stage: str, session: str, error: MatrixError | None) -> Response:
+        name = _TEMPLATES.get(stage)
+        if name is None:
+            raise NotFound("There is no page for this stage")
+        values: dict[str, object] = {
+            "session": session,
+            "myurl": self.base_url.rstrip("/") + PATH.format(stage=stage),
+            "error": None if error is None else error.message,
+        }
+        if stage == RECAPTCHA:
+            values["sitekey"] = self.requirements.captcha_key or ""
+        if stage == TERMS:
+            consent = self.requirements.consent
+            values |= {"terms_url": consent.url, "policy_name": consent.policy_name}
+        page = html_response(self.pages.render(name, **values), 200 if error is None else 401)
+        if stage == RECAPTCHA:
+            sites = f"{_CAPTCHA_SITES} 'unsafe-inline'"
+            return with_policy(
+                page, f"script-src {sites}; frame-src {sites}; img-src {sites}; connect-src {sites}"
+            )
+        return page
+
+
+def with_policy(page: Response, more: str) -> Response:
+    """Let a page do more than pages may."""
+    headers = dict(page.headers)
+    headers["content-security-policy"] += f"; {more}"
+    return attrs.evolve(page, headers=headers)

@@ -1,0 +1,31 @@
+"""OpenID tokens."""
+
+import attrs
+
+from hs.apis.client.accounts.account_data import check_own
+from hs.apis.web.request import path
+from hs.apis.web.route import route
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.sessions.openid_tokens import OpenId, OpenIdToken
+
+
+@attrs.frozen
+class TokenRequest:
+    """Who wants to prove who they are."""
+
+    requester: Requester
+    user_id: UserID = path()
+
+
+@attrs.frozen
+class OpenIdApi:
+    """`/user/{userId}/openid/request_token`."""
+
+    openid: OpenId
+
+    @route("POST", "/_matrix/client/v3/user/{user_id}/openid/request_token")
+    async def make_token(self, request: TokenRequest) -> OpenIdToken:
+        """Spec: client-server API, OpenID."""
+        check_own(request.requester, request.user_id)
+        return await self.openid.make_token(request.user_id)

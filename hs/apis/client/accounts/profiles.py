@@ -1,0 +1,95 @@
+"""Profiles."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
+from hs.apis.web.render import Empty
+from hs.apis.web.request import path, whole_body
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import MissingParam
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.profiles.profile_changes import ProfileChanges
+from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profiles import Profiles, check_key
+
+PROFILE = "/_matrix/client/v3/profile/{user_id}"
+FIELD = PROFILE + "/{key_name}"
+OLD_PROFILE = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}"
+OLD_FIELD = OLD_PROFILE + "/{key_name}"
+
+
+@attrs.frozen
+class ProfileRequest:
+    """Whose profile."""
+
+    requester: Requester | None
+    user_id: UserID = path()
+
+
+@attrs.frozen
+class FieldRequest:
+    """Which field of it."""
+
+    requester: Requester | None
+    user_id: UserID = path()
+    key_name: str = path()
+
+
+@attrs.frozen
+class SetFieldRequest:
+    """Path and body of `PUT /profile/{userId}/{keyName}`."""
+
+    requester: Requester
+    user_id: UserID = path()
+    key_name: str = path()
+    content: JsonObject = whole_body()
+
+
+@attrs.frozen
+class DeleteFieldRequest:
+    """Path of `DELETE /profile/{userId}/{keyName}`."""
+
+    requester: Requester
+    user_id: UserID = path()
+    key_name: str = path()
+
+
+@attrs.frozen
+class ProfileApi:
+    """`/profile`."""
+
+    profiles: Profiles
+    changes: ProfileChanges
+    audience: ProfileAudience
+
+    @route("GET", PROFILE, auth=OPTIONAL, also=[OLD_PROFILE])
+    async def whole(self, request: ProfileRequest) -> dict[str, Any]:
+        """Spec: client-server API, Profiles."""
+        await self.audience.check(request.requester, request.user_id)
+        return dict(await self.profiles.get(request.user_id))
+
+    @route("GET", FIELD, auth=OPTIONAL, also=[OLD_FIELD])
+    async def field(self, request: FieldRequest) -> dict[str, Any]:
+        """Spec: client-server API, Profiles."""
+        await self.audience.check(request.requester, request.user_id)
+        return await self.profiles.get_field(request.user_id, request.key_name)
+
+    @route("PUT", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
+    async def set_field(self, request: SetFieldRequest) -> Empty:
+        """Spec: client-server API, Profiles."""
+        check_key(request.key_name)
+        if request.key_name not in request.content:
+            raise MissingParam(f"Missing {request.key_name}")
+        value = request.content[request.key_name]
+        await self.changes.set_field(request.requester, request.user_id, request.key_name, value)
+        return Empty()
+
+    @route("DELETE", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
+    async def delete_field(self, request: DeleteFieldRequest) -> Empty:
+        """Spec: client-server API, Profiles."""
+        await self.changes.delete_field(request.requester, request.user_id, request.key_name)
+        return Empty()

@@ -1,0 +1,39 @@
+"""From where a user's devices were used."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.request import path
+from hs.apis.web.route import route
+from hs.core.errors import Forbidden
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.services.accounts.sessions.device_management import Devices
+
+
+@attrs.frozen
+class WhoisRequest:
+    """Who asks about whom."""
+
+    requester: Requester
+    user_id: UserID = path()
+
+
+@attrs.frozen
+class WhoisApi:
+    """`/admin/whois/{userId}`."""
+
+    devices: Devices
+
+    @route(
+        "GET",
+        "/_matrix/client/v3/admin/whois/{user_id}",
+        also=["/_synapse/admin/v1/whois/{user_id}"],
+    )
+    async def whois(self, request: WhoisRequest) -> dict[str, Any]:
+        """Spec: client-server API, Server Administration."""
+        requester, user_id = request.requester, request.user_id
+        if not requester.is_admin and user_id != requester.user_id:
+            raise Forbidden("You may only ask about yourself")
+        return {"user_id": user_id, "devices": await self.devices.sightings_of(user_id)}

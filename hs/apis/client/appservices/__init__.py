@@ -1,0 +1,1 @@
+"""What application services ask, and third-party networks."""

@@ -1,0 +1,1 @@
+"""Finding rooms, users and messages."""

@@ -1,0 +1,1 @@
+"""End-to-end encryption: keys, cross-signing, backups, messages to devices."""

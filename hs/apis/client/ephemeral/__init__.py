@@ -1,0 +1,1 @@
+"""Presence, receipts and typing notifications."""

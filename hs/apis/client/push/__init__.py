@@ -1,0 +1,1 @@
+"""Push rules, pushers and the list of notifications."""

@@ -1,0 +1,99 @@
+"""Children of events, and threads."""
+
+from typing import Literal
+
+import attrs
+
+from hs.apis.web.auth import USER
+from hs.apis.web.request import path, query
+from hs.apis.web.route import always, route
+from hs.core.ids import EventID, RoomID, parse_event_id
+from hs.core.requester import Requester
+from hs.services.rooms.read.related_events import (
+    RelatedEvents,
+    RelationsAsk,
+    RelationsPage,
+    ThreadsPage,
+)
+
+
+@attrs.frozen
+class GetRelations:
+    """Ask for the children of an event."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    event_id: EventID = path(parse=parse_event_id)
+    rel_type: str = path(default="")
+    event_type: str = path(default="")
+    direction: Literal["b", "f"] = query(name="dir", default="b")
+    start: str | None = query(name="from", default=None)
+    to: str | None = query(default=None)
+    limit: int | None = query(default=None)
+    recurse: bool = query(default=False)
+    recurse_unstable: bool = query(name="org.matrix.msc3981.recurse", default=False)
+
+
+@attrs.frozen
+class GetThreads:
+    """Ask for the threads of a room."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    include: Literal["all", "participated"] = query(default="all")
+    limit: int | None = query(default=None)
+    start: str | None = query(name="from", default=None)
+
+
+_RELATIONS = "/_matrix/client/{version}/rooms/{{room_id}}/relations/{{event_id}}"
+
+
+def _paths(version: str) -> tuple[str, str, str]:
+    plain = _RELATIONS.format(version=version)
+    return plain, f"{plain}/{{rel_type}}", f"{plain}/{{rel_type}}/{{event_type}}"
+
+
+@attrs.frozen
+class RoomRelationsApi:
+    """Reading relations."""
+
+    related: RelatedEvents
+
+    @route(
+        "GET",
+        "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}",
+        auth=USER,
+        also=[*_paths("v1")[:2], *_paths("unstable")],
+        fresh=always,
+    )
+    async def children(self, request: GetRelations) -> RelationsPage:
+        """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
+        ask = RelationsAsk(
+            request.room_id,
+            request.event_id,
+            request.rel_type,
+            request.event_type,
+            request.direction,
+            request.start or None,
+            request.to or None,
+            request.limit,
+            request.recurse or request.recurse_unstable,
+        )
+        return await self.related.children(request.requester, ask)
+
+    @route(
+        "GET",
+        "/_matrix/client/v1/rooms/{room_id}/threads",
+        auth=USER,
+        also=["/_matrix/client/unstable/org.matrix.msc3856/rooms/{room_id}/threads"],
+        fresh=always,
+    )
+    async def threads(self, request: GetThreads) -> ThreadsPage:
+        """Spec: client-server API, GET /rooms/{roomId}/threads."""
+        return await self.related.threads(
+            request.requester,
+            request.room_id,
+            participated=request.include == "participated",
+            start=request.start or None,
+            limit=request.limit,
+        )

@@ -1,0 +1,156 @@
+"""Sending messages, state and redactions."""
+
+import attrs
+
+from hs.apis.web.auth import USER, USER_OR_GUEST
+from hs.apis.web.limits import Work
+from hs.apis.web.request import body, event_content, path, query
+from hs.apis.web.route import route
+from hs.core.canonical_json import JsonObject
+from hs.core.ids import EventID, RoomID, parse_event_id
+from hs.core.requester import Requester
+from hs.services.rooms.sending.delayed_events import DelayedEvents, Wanted
+from hs.services.rooms.sending.event_sending import Sending
+
+_ROOM = "/_matrix/client/v3/rooms/{room_id}"
+_DELAY = "org.matrix.msc4140.delay"
+
+
+@attrs.frozen
+class SendMessage:
+    """Spec: client-server API, PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    event_type: str = path()
+    txn_id: str | None = path(default=None)
+    ts: int | None = query(default=None)
+    delay: int | None = query(default=None, name=_DELAY)
+    content: JsonObject = event_content()
+
+
+@attrs.frozen
+class SetState:
+    """Spec: client-server API, PUT /rooms/{roomId}/state/{eventType}/{stateKey}."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    event_type: str = path()
+    state_key: str = path(default="")
+    ts: int | None = query(default=None)
+    delay: int | None = query(default=None, name=_DELAY)
+    content: JsonObject = event_content()
+
+
+@attrs.frozen
+class Redact:
+    """Spec: client-server API, PUT /rooms/{roomId}/redact/{eventId}/{txnId}."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    event_id: EventID = path(parse=parse_event_id)
+    txn_id: str | None = path(default=None)
+    reason: str | None = body(default=None)
+
+
+@attrs.frozen
+class Sent:
+    """The event."""
+
+    event_id: EventID
+
+
+@attrs.frozen
+class Delayed:
+    """An event that is to come."""
+
+    delay_id: str
+
+
+@attrs.frozen
+class SendApi:
+    """The endpoints by which events enter rooms."""
+
+    sending: Sending
+    delayed: DelayedEvents
+
+    @route(
+        "PUT",
+        f"{_ROOM}/send/{{event_type}}/{{txn_id}}",
+        auth=USER_OR_GUEST,
+        rate="message",
+        work=Work.SEND,
+    )
+    @route(
+        "POST", f"{_ROOM}/send/{{event_type}}", auth=USER_OR_GUEST, rate="message", work=Work.SEND
+    )
+    async def send_message(self, request: SendMessage) -> Sent | Delayed:
+        """Send a message event, at once or later (MSC4140)."""
+        if request.delay is not None:
+            wanted = Wanted(
+                request.event_type,
+                request.content,
+                request.delay,
+                txn_id=request.txn_id,
+                origin_server_ts=request.ts,
+            )
+            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
+            return Delayed(later)
+        event_id = await self.sending.message(
+            request.requester,
+            request.room_id,
+            request.event_type,
+            request.content,
+            txn_id=request.txn_id,
+            origin_server_ts=request.ts,
+        )
+        return Sent(event_id)
+
+    @route(
+        "PUT",
+        f"{_ROOM}/state/{{event_type}}/{{state_key}}",
+        auth=USER_OR_GUEST,
+        rate="message",
+        work=Work.SEND,
+        also=[f"{_ROOM}/state/{{event_type}}"],
+    )
+    async def set_state(self, request: SetState) -> Sent | Delayed:
+        """Set an entry of a room's state, at once or later (MSC4140)."""
+        if request.delay is not None:
+            wanted = Wanted(
+                request.event_type,
+                request.content,
+                request.delay,
+                state_key=request.state_key,
+                origin_server_ts=request.ts,
+            )
+            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
+            return Delayed(later)
+        event_id = await self.sending.state(
+            request.requester,
+            request.room_id,
+            request.event_type,
+            request.state_key,
+            request.content,
+            origin_server_ts=request.ts,
+        )
+        return Sent(event_id)
+
+    @route(
+        "PUT",
+        f"{_ROOM}/redact/{{event_id}}/{{txn_id}}",
+        auth=USER,
+        rate="message",
+        work=Work.SEND,
+    )
+    @route("POST", f"{_ROOM}/redact/{{event_id}}", auth=USER, rate="message", work=Work.SEND)
+    async def redact(self, request: Redact) -> Sent:
+        """Redact an event."""
+        event_id = await self.sending.redact(
+            request.requester,
+            request.room_id,
+            request.event_id,
+            txn_id=request.txn_id,
+            reason=request.reason,
+        )
+        return Sent(event_id)

@@ -1,0 +1,42 @@
+"""Upgrading rooms to other versions."""
+
+import attrs
+
+from hs.apis.web.auth import USER
+from hs.apis.web.request import body, path
+from hs.apis.web.route import route
+from hs.core.ids import RoomID
+from hs.core.requester import Requester
+from hs.services.rooms.creation.room_upgrade import RoomUpgrade
+
+
+@attrs.frozen
+class Upgrade:
+    """Spec: client-server API, POST /rooms/{roomId}/upgrade."""
+
+    requester: Requester
+    room_id: RoomID = path()
+    new_version: str = body()
+    additional_creators: list[str] = body(factory=list)
+
+
+@attrs.frozen
+class Upgraded:
+    """The room that takes the old one's place."""
+
+    replacement_room: RoomID
+
+
+@attrs.frozen
+class UpgradeApi:
+    """The endpoint that upgrades rooms."""
+
+    upgrades: RoomUpgrade
+
+    @route("POST", "/_matrix/client/v3/rooms/{room_id}/upgrade", auth=USER, rate="room_creation")
+    async def upgrade(self, request: Upgrade) -> Upgraded:
+        """Replace a room by one of another version."""
+        new_room = await self.upgrades.upgrade(
+            request.requester, request.room_id, request.new_version, request.additional_creators
+        )
+        return Upgraded(new_room)

@@ -1,0 +1,1 @@
+"""What the server is and offers: versions, capabilities, TURN servers, well-known files."""

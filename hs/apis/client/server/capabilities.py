@@ -1,0 +1,77 @@
+"""What users may do on this server, and the room versions it knows."""
+
+from typing import Any
+
+import attrs
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.route import route
+from hs.core.requester import Requester
+from hs.core.versions import ROOM_VERSIONS
+from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.login.login import Login
+from hs.services.rooms.sending.delayed_events import MAX_SCHEDULED
+from hs.settings.sections.accounts import RegistrationSettings
+
+
+@attrs.frozen
+class CapabilitiesRequest:
+    """Who asks."""
+
+    requester: Requester
+
+
+@attrs.frozen
+class CapabilitiesApi:
+    """`/capabilities`."""
+
+    lifecycle: Lifecycle
+    login: Login
+    registration: RegistrationSettings
+    default_room_version: str
+    may_change_threepids: bool
+    forgets_left_rooms: bool = False
+    longest_delay_ms: int | None = None
+
+    @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
+    async def capabilities(self, request: CapabilitiesRequest) -> dict[str, Any]:
+        """Spec: client-server API, Capabilities negotiation."""
+        settings = self.registration
+        fixed = [
+            field
+            for field, is_free in (
+                ("displayname", settings.enable_set_displayname),
+                ("avatar_url", settings.enable_set_avatar_url),
+            )
+            if not is_free
+        ]
+        profile_fields: dict[str, Any] = {"enabled": True}
+        if fixed:
+            profile_fields["disallowed"] = fixed
+        moderation: dict[str, Any] = {}
+        if request.requester.is_admin:
+            both = {"suspend": True, "lock": True}
+            moderation = {"m.account_moderation": both, "uk.timedout.msc4323": both}
+        delays: dict[str, Any] = {}
+        if self.longest_delay_ms is not None:
+            bounds = {"max_delay_ms": self.longest_delay_ms, "max_scheduled": MAX_SCHEDULED}
+            delays = {"m.delayed_events": bounds, "org.matrix.msc4140.delayed_events": bounds}
+        return {
+            "capabilities": {
+                **delays,
+                **moderation,
+                "m.room_versions": {
+                    "default": self.default_room_version,
+                    "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+                },
+                "m.change_password": {"enabled": self.lifecycle.may_change_password},
+                "m.set_displayname": {"enabled": settings.enable_set_displayname},
+                "m.set_avatar_url": {"enabled": settings.enable_set_avatar_url},
+                "m.3pid_changes": {"enabled": self.may_change_threepids},
+                "m.forget_forced_upon_leave": {"enabled": self.forgets_left_rooms},
+                "org.matrix.msc4267.forget_forced_upon_leave": {"enabled": self.forgets_left_rooms},
+                "m.get_login_token": {"enabled": self.login.issues_tokens},
+                "m.profile_fields": profile_fields,
+                "uk.tcpip.msc4133.profile_fields": profile_fields,
+            }
+        }

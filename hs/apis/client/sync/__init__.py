@@ -1,0 +1,1 @@
+"""/sync, sliding sync, and the endpoints that /sync replaced."""

@@ -1,0 +1,92 @@
+"""Simplified sliding sync, at the path that clients call today."""
+
+from typing import Final, Literal
+
+import attrs
+import msgspec
+
+from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.request import body, query
+from hs.apis.web.route import route
+from hs.core.ids import RoomID
+from hs.core.requester import Requester
+from hs.services.sync.sliding.request import (
+    ExtensionAsked,
+    ExtensionsAsked,
+    ListAsked,
+    RoomAsked,
+    SlidingRequest,
+    ThreadsAsked,
+    ToDeviceAsked,
+)
+from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sliding.thread_extension import NAME as THREADS
+
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+
+
+class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
+    """The extensions as they are named in a body."""
+
+    account_data: ExtensionAsked = ExtensionAsked()
+    receipts: ExtensionAsked = ExtensionAsked()
+    typing: ExtensionAsked = ExtensionAsked()
+    to_device: ToDeviceAsked = ToDeviceAsked()
+    e2ee: ExtensionAsked = ExtensionAsked()
+    threads: ThreadsAsked = ThreadsAsked()
+
+    def asked(self) -> ExtensionsAsked:
+        """Give them as the service reads them."""
+        return ExtensionsAsked(
+            self.account_data, self.receipts, self.typing, self.to_device, self.e2ee, self.threads
+        )
+
+
+@attrs.frozen
+class Slide:
+    """The windows a client looks through, and how far it has seen them."""
+
+    requester: Requester
+    pos: str = query(default="")
+    timeout: int = query(default=0)
+    set_presence: Literal["online", "unavailable", "offline"] = query(default="online")
+    conn_id: str = body(default="")
+    lists: dict[str, ListAsked] = body(factory=dict)
+    room_subscriptions: dict[str, RoomAsked] = body(factory=dict)
+    extensions: ExtensionsBody = body(factory=ExtensionsBody)
+
+
+def _begins(request: Slide) -> bool:
+    return not request.pos
+
+
+@attrs.frozen
+class SlidingSyncApi:
+    """Tells what is new in the windows."""
+
+    sliding: SlidingSync
+
+    @route(
+        "POST",
+        "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+        auth=USER_OR_GUEST,
+        waits=True,
+        fresh=_begins,
+        max_body_bytes=MAX_BODY_BYTES,
+    )
+    async def slide(self, request: Slide) -> bytes:
+        """MSC4186."""
+        return await self.sliding.sync(
+            request.requester,
+            SlidingRequest(
+                conn_id=request.conn_id,
+                pos=request.pos or None,
+                timeout_ms=request.timeout,
+                set_presence=request.set_presence,
+                lists=request.lists,
+                room_subscriptions={
+                    RoomID(room_id): one for room_id, one in request.room_subscriptions.items()
+                },
+                extensions=request.extensions.asked(),
+            ),
+        )

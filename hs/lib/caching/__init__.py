@@ -1,0 +1,1 @@
+"""Caches: bounded, loading, and shared loading."""

@@ -1,0 +1,1 @@
+"""Sending e-mail and filling in templates."""

@@ -1,0 +1,1 @@
+"""Running functions on untrusted input in separate processes with limits."""

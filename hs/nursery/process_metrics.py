@@ -1,0 +1,253 @@
+"""What a process tells about itself to Prometheus, read from it when it is scraped.
+
+docs/metrics.md has the list. Names that begin with `synapse_` mean what they mean to dashboards
+made for Synapse.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+import trio
+
+from hs.apis.web.drain import Drain
+from hs.apis.web.limits import Admission
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.metrics import Family, Metrics, Sample, rising
+from hs.lib.tasks import Duty, Supervision, notice_lag
+from hs.nursery.process_base import Foundation, Remote
+from hs.nursery.services import Services
+from hs.repl.streams import CATALOGUE
+
+LAG_PERIOD_S: Final = 1.0
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+Caches = Collection[LruCache[Any, Any]]
+
+
+def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
+    """Tell of requests, and of the tasks that answer them."""
+    requests = Family("hs_http_requests_running", "Requests not answered yet, with long-polls")
+    running = Family("hs_work_running", "Requests computing, by class of work", ("work",))
+    waiting = Family("hs_work_waiting", "Requests waiting for their turn to compute", ("work",))
+    tasks = Family("hs_tasks", "Tasks under way")
+
+    def read() -> Iterator[Sample]:
+        yield requests, (), drain.in_flight
+        for work, gate in admission.gates.items():
+            yield running, (work.value,), gate.running
+            yield waiting, (work.value,), gate.waiting
+        yield tasks, (), trio.lowlevel.current_statistics().tasks_living
+
+    metrics.watch((requests, running, waiting, tasks), read)
+
+
+def watch_lag(metrics: Metrics) -> Duty:
+    """Give the duty that notices how late tasks run."""
+    lag = metrics.histogram(
+        "hs_event_loop_lag_seconds",
+        "By how much a task ran later than it should, once a second",
+        buckets=LAG_BUCKETS,
+    )
+
+    async def run() -> None:
+        await notice_lag(LAG_PERIOD_S, lag.observe)
+
+    return Duty("event loop lag", run)
+
+
+def watch_caches(metrics: Metrics, caches: Caches, of: Services) -> None:
+    """Tell of every cache; those of one name are added up."""
+    labels = ("name",)
+    hits = Family("synapse_util_caches_cache_hits", "Found in a cache", labels)
+    asked = Family("synapse_util_caches_cache", "Looked for in a cache", labels)
+    size = Family(
+        "synapse_util_caches_cache_size",
+        "What a cache holds: bytes where its limit is in bytes, else entries",
+        labels,
+    )
+    limit = Family("synapse_util_caches_cache_max_size", "The limit of that", labels)
+    entries = Family("hs_cache_entries", "Entries of a cache", labels)
+    evicted = Family(
+        "synapse_util_caches_cache_evicted_size",
+        "Entries that made room for others",
+        ("name", "reason"),
+    )
+
+    def read() -> Iterator[Sample]:
+        by_name: dict[str, list[LruCache[Any, Any]]] = {}
+        for cache in caches:
+            by_name.setdefault(cache.name, []).append(cache)
+        for name, some in sorted(by_name.items()):
+            found = sum(one.hits for one in some)
+            yield hits, (name,), found
+            yield asked, (name,), found + sum(one.misses for one in some)
+            yield size, (name,), sum(one.weight for one in some)
+            yield limit, (name,), sum(one.limit for one in some)
+            yield entries, (name,), sum(map(len, some))
+            yield evicted, (name, "size"), sum(one.evictions for one in some)
+        hot = of.rooms.hot
+        if hot is not None:
+            yield size, ("hot_rooms",), hot.weight
+            yield limit, ("hot_rooms",), hot.limit
+            yield entries, ("hot_rooms",), len(hot)
+
+    metrics.watch((hits, asked, size, limit, entries, evicted), read)
+
+
+def watch_streams(metrics: Metrics, ground: Foundation) -> None:
+    """Tell how far this process follows each writer, and of its own commits."""
+    where = Family(
+        "hs_stream_position",
+        "How far this process has followed a writer of a stream, itself included",
+        ("stream", "writer"),
+    )
+    commits = rising("hs_stream_commits", "Transactions that wrote to a stream", ("stream",))
+    jobs = rising("hs_stream_commit_jobs", "Changes that those transactions wrote", ("stream",))
+    rows = rising("hs_stream_commit_rows", "Rows that those transactions added", ("stream",))
+    seconds = rising("hs_stream_commit_seconds", "Time those transactions took", ("stream",))
+    waiting = Family("hs_stream_writes_waiting", "Changes waiting to be written", ("stream",))
+
+    def read() -> Iterator[Sample]:
+        for stream in CATALOGUE:
+            for writer, position in list(ground.feed.positions_of(stream).items()):
+                yield where, (stream.name, writer), position
+        for name, table in ground.table_writers.items():
+            yield commits, (name,), table.commits
+            yield jobs, (name,), table.jobs_committed
+            yield rows, (name,), table.rows_committed
+            yield seconds, (name,), table.commit_s
+            yield waiting, (name,), table.waiting
+
+    metrics.watch((where, commits, jobs, rows, seconds, waiting), read)
+
+
+def watch_database(metrics: Metrics, ground: Foundation) -> None:
+    """Tell of connections to the database and of what was asked of it."""
+    connections = Family("hs_database_connections", "Open connections", ("state",))
+    limit = Family("hs_database_max_connections", "How many this process may open")
+    waiting = Family("hs_database_waiting", "Units of work waiting for a connection")
+    units = rising("hs_database_units", "Units of work done", ("kind",))
+    seconds = rising(
+        "hs_database_unit_seconds", "Time from asking for them to their results", ("kind",)
+    )
+
+    def read() -> Iterator[Sample]:
+        load = ground.database.load()
+        yield connections, ("used",), load.connections_used
+        yield connections, ("idle",), load.connections - load.connections_used
+        yield limit, (), load.max_connections
+        yield waiting, (), load.waiting
+        for kind, tally in load.units.items():
+            yield units, (kind,), tally.count
+            yield seconds, (kind,), tally.seconds
+
+    metrics.watch((connections, limit, waiting, units, seconds), read)
+
+
+def watch_duties(
+    metrics: Metrics, duties: Sequence[Duty], supervision: Supervision, ground: Foundation
+) -> None:
+    """Tell of work in the background, and of the leases under which some of it runs."""
+    running = Family(
+        "hs_duty_running", "1 while a duty runs or waits for its lease, 0 in between", ("duty",)
+    )
+    restarts = rising("hs_duty_restarts", "Duties that failed and were started again", ("duty",))
+    waiting = Family("hs_duty_waiting", "What waits in memory for a duty", ("duty",))
+    leases = Family("hs_lease_held", "1 for each lease that this process holds", ("lease",))
+
+    def read() -> Iterator[Sample]:
+        for name, runs in supervision.running.items():
+            yield running, (name,), runs
+            yield restarts, (name,), supervision.restarts[name]
+        for duty in duties:
+            if duty.waiting is not None:
+                yield waiting, (duty.name,), duty.waiting()
+        for lease in sorted(ground.leases.held):
+            yield leases, (lease,), 1
+
+    metrics.watch((running, restarts, waiting, leases), read)
+
+
+def watch_services(metrics: Metrics, of: Services) -> None:
+    """Tell who waits for what in the services."""
+    listeners = Family("synapse_notifier_listeners", "Long-polls waiting for something to happen")
+    users = Family("synapse_notifier_users", "Users who sync here, or did a moment ago")
+    events = Family("hs_events_waiting", "Events waiting to be written")
+    pushes = Family("hs_push_evaluation_waiting", "Events waiting for their push rules")
+
+    def read() -> Iterator[Sample]:
+        yield listeners, (), of.sync.notifier.waiting
+        yield users, (), len(of.sync.notifier)
+        if of.rooms.committer is not None:
+            yield events, (), of.rooms.committer.waiting_events
+        if of.push.evaluation is not None:
+            yield pushes, (), of.push.evaluation.waiting
+
+    metrics.watch((listeners, users, events, pushes), read)
+
+
+def watch_others(metrics: Metrics, remote: Remote) -> None:
+    """Tell of the other processes: calls to them, calls from them, and their rows."""
+    _watch_calls(metrics, remote)
+    _watch_replication(metrics, remote)
+
+
+def _watch_calls(metrics: Metrics, remote: Remote) -> None:
+    made = ("method", "instance")
+    calls = rising("hs_rpc_calls", "Calls to other processes", made)
+    failures = rising("hs_rpc_failures", "Calls without an answer, or with that of a fault", made)
+    seconds = rising("hs_rpc_seconds", "Time that calls took", made)
+    answers = rising("hs_rpc_answers", "Calls of other processes answered here", ("method",))
+    faults = rising("hs_rpc_faults", "Calls that failed here", ("method",))
+    answer_seconds = rising("hs_rpc_answer_seconds", "Time that answering took", ("method",))
+    running = Family("hs_rpc_running", "Calls being answered here")
+
+    def read() -> Iterator[Sample]:
+        for key, tally in remote.clients.calls.items():
+            if tally.count:
+                yield calls, key, tally.count
+                yield failures, key, tally.failures
+                yield seconds, key, tally.seconds
+        for method, tally in remote.server.calls.items():
+            if tally.count:
+                yield answers, (method,), tally.count
+                yield faults, (method,), tally.failures
+                yield answer_seconds, (method,), tally.seconds
+        yield running, (), remote.server.running
+
+    metrics.watch((calls, failures, seconds, answers, faults, answer_seconds, running), read)
+
+
+def _watch_replication(metrics: Metrics, remote: Remote) -> None:
+    ways = ("direction",)
+    connected = Family("hs_replication_connected", "1 while what others say arrives by Redis")
+    connections = rising("hs_replication_connections", "Times that Redis was connected to")
+    messages = rising("hs_replication_messages", "Messages over Redis", ways)
+    dropped = rising(
+        "hs_replication_dropped", "Messages lost here; what they told is read from the database"
+    )
+    waiting = Family("hs_replication_waiting", "Messages waiting in this process", ways)
+    lag = Family(
+        "hs_stream_lag",
+        "How far this process is behind what another one has told of its position",
+        ("stream", "writer"),
+    )
+    repairs = rising(
+        "hs_stream_repairs", "Gaps that were filled by asking for rows", ("stream", "writer")
+    )
+
+    def read() -> Iterator[Sample]:
+        traffic = remote.traffic
+        yield connected, (), traffic.connected
+        yield connections, (), traffic.connections
+        yield messages, ("in",), traffic.received
+        yield messages, ("out",), traffic.sent
+        yield dropped, (), traffic.dropped
+        yield waiting, ("in",), traffic.waiting_in
+        yield waiting, ("out",), traffic.waiting_out
+        for stream, writer, behind, begun in remote.intake.states():
+            yield lag, (stream, writer), behind
+            yield repairs, (stream, writer), begun
+
+    families = (connected, connections, messages, dropped, waiting, lag, repairs)
+    metrics.watch(families, read)

@@ -1,0 +1,1 @@
+"""Account data and filters of users."""

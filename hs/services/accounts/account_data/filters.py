@@ -1,0 +1,68 @@
+"""Filters that clients store once and name afterwards.
+
+Spec: client-server API, Filtering.
+"""
+
+import hashlib
+import re
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import NotFound
+from hs.core.filters import SyncFilter, parse_sync_filter
+from hs.core.ids import UserID
+from hs.lib.caching.lru_cache import LruCache
+from hs.storage.accounts import filters
+from hs.storage.database import Database
+
+CACHED = 10_000
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+@attrs.define(eq=False)
+class Filters:
+    """Stores filters and reads them, as a rule from memory."""
+
+    _database: Database
+    _parsed: LruCache[tuple[UserID, str], SyncFilter] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._parsed = LruCache("filters", max_entries=CACHED)
+
+    async def add(self, user_id: UserID, definition: JsonObject) -> str:
+        """Store a filter; an equal one gets the same ID.
+
+        Raises: BadJson.
+        """
+        parsed = parse_sync_filter(definition)
+        content = orjson.dumps(definition, option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(content).hexdigest()
+        filter_id = str(await self._database.write(filters.add, user_id, digest, content))
+        self._parsed.put((user_id, filter_id), parsed)
+        return filter_id
+
+    async def definition(self, user_id: UserID, filter_id: str) -> bytes:
+        """Give a filter as it was stored, as JSON.
+
+        Raises: NotFound.
+        """
+        content = None
+        if _NUMBER.fullmatch(filter_id):
+            content = await self._database.read(filters.get, user_id, int(filter_id))
+        if content is None:
+            raise NotFound("There is no such filter")
+        return content
+
+    async def stored_filter(self, user_id: UserID, filter_id: str) -> SyncFilter:
+        """Give a filter, read.
+
+        Raises: NotFound.
+        """
+        key = (user_id, filter_id)
+        parsed = self._parsed.get(key)
+        if parsed is None:
+            parsed = parse_sync_filter(orjson.loads(await self.definition(user_id, filter_id)))
+            self._parsed.put(key, parsed)
+        return parsed

@@ -1,0 +1,1 @@
+"""What happens to an account after registration: password changes, locking, deactivation."""

@@ -1,0 +1,44 @@
+"""Who asked, as they left, that their messages be shown to nobody new."""
+
+from collections.abc import Set as AbstractSet
+
+import attrs
+
+from hs.core.ids import UserID
+from hs.lib.caching.loading_cache import LoadingCache
+from hs.lib.caching.lru_cache import LruCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import CacheRow
+from hs.repl.streams import CACHES
+from hs.services.accounts.sessions.authenticator import USERS
+from hs.storage.accounts import users
+from hs.storage.database import Database
+
+_ALL = "all"
+NOBODY: frozenset[UserID] = frozenset()
+
+
+@attrs.define(eq=False)
+class ErasedUsers:
+    """Knows all erased users of this server; they are few."""
+
+    _database: Database
+    _feed: Feed
+    _known: LoadingCache[str, frozenset[UserID]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        entries: LruCache[str, frozenset[UserID]] = LruCache("erased_users", max_entries=1)
+        self._known = LoadingCache(entries, self._load)
+        self._feed.subscribe(CACHES, self._on_caches)
+
+    async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]:
+        """Give those of the users who are erased."""
+        erased = await self._known.get(_ALL)
+        return erased & user_ids if erased else NOBODY
+
+    async def _load(self, _: str) -> frozenset[UserID]:
+        return frozenset(map(UserID, await self._database.read(users.erased)))
+
+    def _on_caches(self, batch: Batch[CacheRow]) -> None:
+        if batch.reset or any(row.cache == USERS for _, row in batch.rows):
+            self._known.invalidate_all()

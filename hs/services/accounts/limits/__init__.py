@@ -1,0 +1,1 @@
+"""What bounds and restricts an account: rate limits, locks, consent, reserved user IDs."""

@@ -1,0 +1,163 @@
+"""Logging in.
+
+Spec: client-server API, Login.
+"""
+
+from typing import Any
+
+import attrs
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import (
+    BadJson,
+    Exclusive,
+    Forbidden,
+    MissingParam,
+    MissingToken,
+    Unknown,
+    UnknownToken,
+    UserDeactivated,
+)
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.lib.clock import Clock
+from hs.services.accounts.limits.account_restrictions import check_may_get_tokens
+from hs.services.accounts.limits.appservice_users import Appservices
+from hs.services.accounts.limits.rate_limits import LoginLimits
+from hs.services.accounts.login.jwt_login import JwtLogin
+from hs.services.accounts.login.password_check import Credentials
+from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.sessions.token_format import hash_of, new_login_token
+from hs.services.accounts.threepids.login_identifiers import Identifiers
+from hs.settings.sections.accounts import PasswordSettings
+from hs.settings.sections.login import ExistingSessionSettings
+from hs.storage.accounts import tokens, users
+from hs.storage.accounts.users import UserRecord
+from hs.storage.database import Database
+
+PASSWORD = "m.login.password"
+TOKEN = "m.login.token"
+APPSERVICE = "m.login.application_service"
+JWT = "org.matrix.login.jwt"
+
+
+@attrs.define(eq=False)
+class Login:
+    """Turns a password, a login token, a web token or a service's token into a session."""
+
+    _database: Database
+    _clock: Clock
+    _settings: PasswordSettings
+    _existing: ExistingSessionSettings
+    _identifiers: Identifiers
+    _credentials: Credentials
+    _limits: LoginLimits
+    _sessions: Sessions
+    _appservices: Appservices
+    _jwt: JwtLogin | None
+
+    @property
+    def issues_tokens(self) -> bool:
+        """Tell whether somebody can log another device in from this one."""
+        return self._existing.enabled
+
+    @property
+    def asks_before_tokens(self) -> bool:
+        """Tell whether one must prove who one is before one gets a token."""
+        return self._existing.require_ui_auth
+
+    @property
+    def token_lifetime_ms(self) -> int:
+        """Tell how long a token to log in with works."""
+        return self._existing.token_timeout
+
+    def flows(self) -> list[dict[str, Any]]:
+        """List the ways to log in."""
+        flows: list[dict[str, Any]] = [{"type": APPSERVICE}]
+        if self.issues_tokens:
+            flows.insert(0, {"type": TOKEN, "get_login_token": True})
+        if self._jwt is not None:
+            flows.insert(0, {"type": JWT})
+        if self._settings.enabled is True:
+            flows.insert(0, {"type": PASSWORD})
+        return flows
+
+    def service_asking(self, kind: str, token: str | None) -> Requester | None:
+        """Give the application service that logs a user in, if the request is one's."""
+        if kind != APPSERVICE or token is None:
+            return None
+        return self._appservices.requester_of(token)
+
+    async def log_in(self, body: JsonObject, token: str | None, wish: DeviceWish) -> Session:
+        """Log in as the body of the request asks; `token` is the access token that came with it.
+
+        Raises: Forbidden, UserDeactivated, UserLocked, LimitExceeded, Unknown, MissingParam,
+        BadJson, InvalidParam.
+        """
+        kind = body.get("type")
+        if kind is None:
+            raise MissingParam("Missing type")
+        if kind == PASSWORD:
+            if self._settings.enabled is not True:
+                raise Unknown("Logging in with a password is disabled")
+            user = await self._credentials.user_with_password(body)
+        elif kind == TOKEN:
+            user = await self._user_with_token(body)
+        elif kind == APPSERVICE:
+            user = await self._user_of_service(body, token)
+        elif kind == JWT and self._jwt is not None:
+            user = await self._live_user(await self._jwt.user_in(body))
+        else:
+            raise Unknown("This way of logging in is not known")
+        check_may_get_tokens(is_locked=user.is_locked)
+        if kind != APPSERVICE:
+            self._limits.log_in(user.user_id)
+        return await self._sessions.open(UserID(user.user_id), wish)
+
+    async def make_token(self, user_id: UserID, lifetime_ms: int | None = None) -> str:
+        """Make a token with which somebody may log in once, soon."""
+        lives_ms = self.token_lifetime_ms if lifetime_ms is None else lifetime_ms
+        token = new_login_token(user_id)
+        now_ms = self._clock.now_ms()
+        await self._database.write(
+            tokens.insert_login_token,
+            hash_of(token),
+            user_id,
+            now_ms,
+            now_ms + lives_ms,
+        )
+        return token
+
+    async def _user_with_token(self, body: JsonObject) -> UserRecord:
+        token = body.get("token")
+        if token is None:
+            raise MissingParam("Missing token")
+        if not isinstance(token, str):
+            raise BadJson("'token' must be a string")
+        user_id = await self._database.write(
+            tokens.use_login_token, hash_of(token), self._clock.now_ms()
+        )
+        if user_id is None:
+            raise Forbidden("The login token is not valid")
+        return await self._live_user(UserID(user_id))
+
+    async def _user_of_service(self, body: JsonObject, token: str | None) -> UserRecord:
+        if token is None:
+            raise MissingToken("Missing access token")
+        requester = self._appservices.requester_of(token)
+        if requester is None or requester.appservice_id is None:
+            raise UnknownToken("Not the token of an application service", soft_logout=False)
+        user_id = (await self._identifiers.named_in(body)).user_id
+        if user_id is None:
+            raise Forbidden("Nobody has this third-party identifier")
+        if not self._appservices.owns(requester.appservice_id, user_id):
+            raise Exclusive("The user is not in the application service's namespaces")
+        return await self._live_user(user_id)
+
+    async def _live_user(self, user_id: UserID) -> UserRecord:
+        user = await self._database.read(users.find_user, user_id)
+        if user is None:
+            raise Forbidden("There is no such user")
+        if user.is_deactivated:
+            raise UserDeactivated("This account has been deactivated")
+        return user

@@ -1,0 +1,1 @@
+"""Profiles of users and who may see and change them."""

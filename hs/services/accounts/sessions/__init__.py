@@ -1,0 +1,1 @@
+"""Devices and their access tokens; user-interactive authentication."""

@@ -1,0 +1,114 @@
+"""Devices as their users see them.
+
+Spec: client-server API, Device Management.
+"""
+
+from typing import Any
+
+import attrs
+
+from hs.core.errors import NotFound
+from hs.core.ids import UserID
+from hs.core.requester import Requester
+from hs.lib.clock import Clock
+from hs.services.accounts.sessions.last_seen import LastSeen
+from hs.services.accounts.sessions.sessions import (
+    DeviceWatcher,
+    DeviceWish,
+    Sessions,
+    check_device_name,
+    ensure_device,
+)
+from hs.storage.database import Database
+from hs.storage.devices import devices
+from hs.storage.devices.devices import DeviceRecord
+
+
+@attrs.frozen
+class Device:
+    """A device as its user sees it."""
+
+    device_id: str
+    display_name: str | None
+    last_seen_ip: str | None
+    last_seen_ts: int | None
+
+
+@attrs.define(eq=False)
+class Devices:
+    """Lists, names and removes devices."""
+
+    _database: Database
+    _clock: Clock
+    _sessions: Sessions
+    _last_seen: LastSeen
+    _watcher: DeviceWatcher
+
+    async def all_of(self, user_id: UserID) -> list[Device]:
+        """List a user's devices."""
+        known = await self._database.read(devices.all_of, user_id)
+        return [self._shown(user_id, one) for one in known]
+
+    async def sightings_of(self, user_id: UserID) -> dict[str, Any]:
+        """Tell from where each of a user's devices was last used, as whois shows it."""
+        known = await self._database.read(devices.all_of, user_id)
+        freshest = [self._last_seen.freshest(user_id, one) for one in known]
+        return {one.device_id: {"sessions": [{"connections": _sightings(one)}]} for one in freshest}
+
+    async def find(self, user_id: UserID, device_id: str) -> Device:
+        """Give a device. Raises: NotFound."""
+        known = await self._database.read(devices.find, user_id, device_id)
+        if known is None:
+            raise NotFound("You have no such device")
+        return self._shown(user_id, known)
+
+    async def rename(self, user_id: UserID, device_id: str, name: str | None) -> None:
+        """Set a device's name; None leaves it.
+
+        Raises: NotFound, InvalidParam.
+        """
+        check_device_name(name)
+        if name is None:
+            await self.find(user_id, device_id)
+            return
+        if not await self._database.write(devices.rename, user_id, device_id, name):
+            raise NotFound("You have no such device")
+        await self._watcher.devices_changed(user_id, [device_id])
+
+    async def put_for_service(self, requester: Requester, device_id: str, name: str | None) -> bool:
+        """Name a device of an application service's user, making it if need be; True: it is new.
+
+        Raises: InvalidParam, Forbidden.
+        """
+        DeviceWish(device_id=device_id, display_name=name).check()
+        user_id = requester.user_id
+        is_new = await self._database.write(
+            ensure_device, user_id, device_id, name, self._clock.now_ms()
+        )
+        if is_new:
+            await self._watcher.devices_changed(user_id, [device_id])
+        else:
+            await self.rename(user_id, device_id, name)
+        return is_new
+
+    async def remove(self, user_id: UserID, device_ids: list[str]) -> None:
+        """Delete devices with their tokens; those that are not there do not matter."""
+        await self._sessions.remove_devices(user_id, device_ids)
+
+    def _shown(self, user_id: UserID, record: DeviceRecord) -> Device:
+        record = self._last_seen.freshest(user_id, record)
+        return Device(
+            record.device_id, record.display_name, record.last_seen_ip, record.last_seen_ms
+        )
+
+
+def _sightings(record: DeviceRecord) -> list[dict[str, Any]]:
+    if record.last_seen_ms is None:
+        return []
+    return [
+        {
+            "ip": record.last_seen_ip,
+            "last_seen": record.last_seen_ms,
+            "user_agent": record.last_seen_user_agent,
+        }
+    ]

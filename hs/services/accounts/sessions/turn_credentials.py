@@ -1,0 +1,48 @@
+"""Credentials for TURN servers.
+
+Spec: client-server API, Voice over IP.
+"""
+
+import base64
+import hashlib
+import hmac
+
+import attrs
+
+from hs.core.requester import Requester
+from hs.lib.clock import Clock
+from hs.settings.sections.features import TurnSettings
+
+
+@attrs.frozen
+class TurnCredentials:
+    """What a client needs to use the TURN servers; `ttl` in seconds."""
+
+    username: str
+    password: str
+    ttl: int
+    uris: tuple[str, ...]
+
+
+@attrs.define(eq=False)
+class TurnServers:
+    """Gives credentials."""
+
+    _settings: TurnSettings
+    _clock: Clock
+
+    def credentials_for(self, requester: Requester) -> TurnCredentials | None:
+        """Make credentials that serve for a while; None when there are no servers for them."""
+        settings = self._settings
+        if not settings.turn_uris or (requester.is_guest and not settings.turn_allow_guests):
+            return None
+        ttl = settings.turn_user_lifetime // 1000
+        if settings.turn_shared_secret:
+            username = f"{self._clock.now_ms() // 1000 + ttl}:{requester.user_id}"
+            mac = hmac.digest(settings.turn_shared_secret.encode(), username.encode(), hashlib.sha1)
+            password = base64.b64encode(mac).decode()
+        elif settings.turn_username and settings.turn_password:
+            username, password = settings.turn_username, settings.turn_password
+        else:
+            return None
+        return TurnCredentials(username, password, ttl, settings.turn_uris)

@@ -1,0 +1,1 @@
+"""Consent to the terms of use, and captchas."""

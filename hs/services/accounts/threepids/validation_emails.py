@@ -1,0 +1,94 @@
+"""The e-mails by which somebody proves to hold an address, and the links in them."""
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlencode
+
+import attrs
+
+from hs.core.errors import InvalidParam, Unavailable
+from hs.lib.mail.mailer import Mail, Mailer, MailFault
+from hs.lib.mail.templates import Templates
+from hs.settings.sections.mail import PLACES, MailSettings
+
+
+class Purpose(Enum):
+    """What an address is proved for; a proof serves no other purpose."""
+
+    REGISTER = "register"
+    RESET = "password"
+    ADD = "3pid"
+
+
+SUBMIT_PATHS: Final[Mapping[Purpose, str]] = MappingProxyType(
+    {
+        Purpose.REGISTER: "/_matrix/client/unstable/registration/email/submit_token",
+        Purpose.RESET: "/_synapse/client/password_reset/email/submit_token",
+        Purpose.ADD: "/_matrix/client/unstable/add_threepid/email/submit_token",
+    }
+)
+PHONE_SUBMIT_PATH: Final = "/_matrix/client/unstable/add_threepid/msisdn/submit_token"
+# The names that templates of administrators go by.
+TEMPLATES: Final[Mapping[Purpose, str]] = MappingProxyType(
+    {
+        Purpose.REGISTER: "registration",
+        Purpose.RESET: "password_reset",
+        Purpose.ADD: "add_threepid",
+    }
+)
+
+
+@attrs.frozen(eq=False)
+class ProofMails:
+    """Writes and sends them."""
+
+    _mailer: Mailer
+    _templates: Templates
+    _settings: MailSettings
+    _server_name: str
+    _base_url: str
+    is_open: bool
+
+    async def send_link(
+        self, purpose: Purpose, address: str, sid: str, client_secret: str, token: str
+    ) -> None:
+        """Send the link that proves the address. Raises: InvalidParam, Unavailable."""
+        query = urlencode({"token": token, "client_secret": client_secret, "sid": sid})
+        link = f"{self.url_of(SUBMIT_PATHS[purpose])}?{query}"
+        subjects = self._settings.subjects
+        subject = subjects.password_reset if purpose is Purpose.RESET else subjects.email_validation
+        await self._send(address, TEMPLATES[purpose], subject, link)
+
+    async def tell_in_use(self, address: str) -> None:
+        """Tell whoever holds the address that it has an account already.
+
+        Raises: InvalidParam, Unavailable.
+        """
+        await self._send(address, "already_in_use", self._settings.subjects.email_validation, "")
+
+    def url_of(self, path: str) -> str:
+        """Give the address at which clients find a path of ours."""
+        return self._base_url.rstrip("/") + path
+
+    async def _send(self, address: str, name: str, subject: str, link: str) -> None:
+        places = {**PLACES, "app": self._settings.app_name, "server_name": self._server_name}
+        values = {
+            "app_name": self._settings.app_name,
+            "server_name": self._server_name,
+            "email": address,
+            "link": link,
+        }
+        mail = Mail(
+            to=address,
+            subject=subject % places,
+            text=self._templates.render(f"{name}.txt", **values),
+            html=self._templates.render(f"{name}.html", **values),
+        )
+        try:
+            await self._mailer.send(mail)
+        except MailFault as error:
+            if error.temporary:
+                raise Unavailable(f"An e-mail could not be sent: {error}") from error
+            raise InvalidParam("No e-mail can be sent to this address") from error

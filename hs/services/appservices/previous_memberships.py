@@ -1,0 +1,37 @@
+"""What member events changed, looked up for those that were not followed as they happened."""
+
+from typing import Any
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import EventID
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.state_store import StateStore
+
+
+@attrs.frozen(eq=False)
+class PastMembers:
+    """Reads events and the state before them."""
+
+    _events: EventStore
+    _states: StateStore
+
+    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
+        """Give the membership before a member event, and the one that it sets."""
+        stored = await self._events.get_one(event_id)
+        if stored is None or stored.event.state_key is None:
+            return None, None
+        before = None
+        if stored.snapshot_id is not None:
+            key = (event_types.MEMBER, stored.event.state_key)
+            held = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            if key in held:
+                previous = await self._events.get_one(held[key])
+                before = None if previous is None else _membership(previous.event.content)
+        return before, _membership(stored.event.content)
+
+
+def _membership(content: Any) -> str | None:
+    membership = content.get("membership")
+    return membership if isinstance(membership, str) else None

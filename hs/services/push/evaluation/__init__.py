@@ -1,0 +1,1 @@
+"""Evaluating the push rules of each event once."""

@@ -1,0 +1,1 @@
+"""Pushers: sending notifications over HTTP and by e-mail."""

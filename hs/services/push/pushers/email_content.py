@@ -1,0 +1,214 @@
+"""What an e-mail about unread messages says."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import EventID, RoomID, UserID
+from hs.lib.mail.mailer import Mail
+from hs.lib.mail.templates import Templates
+from hs.services.push.pushers.delivery import Push, Pusher
+from hs.services.push.pushers.unsubscribe_links import Unsubscribing
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.state_store import StateStore
+from hs.services.rooms.store.stored_event import StoredEvent
+from hs.settings.sections.mail import PLACES, MailSettings
+
+TEMPLATE: Final = "notif_mail"
+MAX_BODY_CHARS: Final = 1000
+MAX_HEROES: Final = 3
+MATRIX_TO: Final = "https://matrix.to"
+_SPACE: Final = "m.space"
+
+Unread = tuple[Push, StoredEvent]
+
+
+@attrs.frozen
+class _Room:
+    """A room with what is unread in it; `is_named` tells that it has a name of its own."""
+
+    room_id: RoomID
+    title: str
+    is_named: bool
+    is_space: bool
+    unread: Sequence[Unread]
+
+    @property
+    def is_invite(self) -> bool:
+        return all(stored.event.type == event_types.MEMBER for _, stored in self.unread)
+
+
+@attrs.frozen(eq=False)
+class MailContent:
+    """Writes e-mails."""
+
+    _templates: Templates
+    _settings: MailSettings
+    _server_name: str
+    _unsubscribing: Unsubscribing
+    _events: EventStore
+    _states: StateStore
+    _members: Memberships
+
+    async def write(self, pusher: Pusher, unread: Sequence[Unread], why: Push) -> Mail:
+        """Write the e-mail about all that is unread; `why` is what made it due."""
+        rooms = [
+            await self._room(RoomID(room_id), pusher.user_id, of_room)
+            for room_id, of_room in _by_room(unread, why.room_id).items()
+        ]
+        names = await self._names(unread)
+        subject = self._subject(rooms, names)
+        key = pusher.key
+        link = self._unsubscribing.link(pusher.user_id, key.app_id, key.pushkey)
+        values: dict[str, Any] = {
+            "app_name": self._settings.app_name,
+            "server_name": self._server_name,
+            "user_display_name": await self._own_name(rooms[0].room_id, pusher.user_id),
+            "summary_text": subject,
+            "unsubscribe_link": link,
+            "rooms": [self._shown(room, names) for room in rooms],
+            "reason": {
+                "room_id": why.room_id,
+                "room_name": rooms[0].title,
+                "received_at": why.added_ms,
+                "delay_before_mail_ms": self._settings.notif_delay_before_mail,
+            },
+        }
+        return Mail(
+            to=key.pushkey,
+            subject=subject,
+            text=self._templates.render(f"{TEMPLATE}.txt", **values),
+            html=self._templates.render(f"{TEMPLATE}.html", **values),
+            headers={
+                "List-Unsubscribe": f"<{link}>",
+                "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+            },
+        )
+
+    async def _room(self, room_id: RoomID, user_id: UserID, unread: Sequence[Unread]) -> _Room:
+        name = await self._state_text(room_id, event_types.NAME, "", "name")
+        name = name or await self._state_text(room_id, event_types.CANONICAL_ALIAS, "", "alias")
+        kind = await self._state_text(room_id, event_types.CREATE, "", "type")
+        title = name or await self._people(room_id, user_id)
+        return _Room(room_id, title, bool(name), kind == _SPACE, unread)
+
+    async def _people(self, room_id: RoomID, user_id: UserID) -> str:
+        """Name a room by who is in it."""
+        heroes = await self._members.heroes(room_id, user_id)
+        named = [await self._name_in(room_id, one) for one in heroes[:MAX_HEROES]]
+        return ", ".join(named) or "a room without a name"
+
+    async def _own_name(self, room_id: RoomID, user_id: UserID) -> str:
+        name = await self._name_in(room_id, user_id)
+        return name if name != user_id else user_id[1:].partition(":")[0]
+
+    async def _name_in(self, room_id: RoomID, user_id: UserID) -> str:
+        name = await self._state_text(room_id, event_types.MEMBER, user_id, "displayname")
+        return name or user_id
+
+    async def _state_text(self, room_id: RoomID, type_: str, state_key: str, field: str) -> str:
+        stored = await self._states.current_event(room_id, type_, state_key)
+        value = None if stored is None else stored.event.content.get(field)
+        return value if isinstance(value, str) else ""
+
+    async def _names(self, unread: Sequence[Unread]) -> dict[tuple[str, str], str]:
+        """Give the names of all senders, by room and user."""
+        senders = {(RoomID(push.room_id), stored.event.sender) for push, stored in unread}
+        return {one: await self._name_in(*one) for one in senders}
+
+    def _subject(self, rooms: Sequence[_Room], names: Mapping[tuple[str, str], str]) -> str:
+        subjects, first = self._settings.subjects, rooms[0]
+        people = list(
+            dict.fromkeys(
+                names[room.room_id, stored.event.sender]
+                for room in rooms
+                for _, stored in room.unread
+            )
+        )
+        if len(rooms) > 1 and first.is_named:
+            chosen = subjects.messages_in_room_and_others
+        elif len(rooms) > 1:
+            chosen = subjects.messages_from_person_and_others
+        elif first.is_invite and first.is_space:
+            chosen = subjects.invite_from_person_to_space
+        elif first.is_invite:
+            chosen = (
+                subjects.invite_from_person_to_room
+                if first.is_named
+                else subjects.invite_from_person
+            )
+        elif len(first.unread) == 1:
+            chosen = (
+                subjects.message_from_person_in_room
+                if first.is_named
+                else subjects.message_from_person
+            )
+        elif first.is_named:
+            chosen = subjects.messages_in_room
+        elif len(people) == 1:
+            chosen = subjects.messages_from_person
+        else:
+            chosen = subjects.messages_from_person_and_others
+        places = {
+            "app": self._settings.app_name,
+            "server_name": self._server_name,
+            "person": people[0],
+            "room": first.title,
+            "space": first.title,
+        }
+        return " ".join((chosen % {**PLACES, **places}).split())
+
+    def _shown(self, room: _Room, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+        return {
+            "title": room.title,
+            "hash": _hash(room.room_id),
+            "invite": room.is_invite,
+            "link": self._link(room.room_id),
+            "notifs": [
+                {
+                    "link": self._link(room.room_id, stored.event_id),
+                    "ts": stored.event.origin_server_ts,
+                    "messages": [_message(stored, names[room.room_id, stored.event.sender])],
+                }
+                for _, stored in room.unread
+            ],
+        }
+
+    def _link(self, room_id: RoomID, event_id: EventID | None = None) -> str:
+        base = self._settings.client_base_url.rstrip("/")
+        room = f"{base}/#/{room_id}" if base == MATRIX_TO else f"{base}/#/room/{room_id}"
+        return room if event_id is None else f"{room}/{event_id}"
+
+
+def _by_room(unread: Sequence[Unread], first: str) -> dict[str, list[Unread]]:
+    """Group what is unread, the room that is the reason at the front."""
+    rooms: dict[str, list[Unread]] = {first: []}
+    for one in unread:
+        rooms.setdefault(one[0].room_id, []).append(one)
+    return rooms
+
+
+def _message(stored: StoredEvent, name: str) -> dict[str, Any]:
+    event = stored.event
+    body = event.content.get("body")
+    text = body[:MAX_BODY_CHARS] if isinstance(body, str) else ""
+    return {
+        "event_type": event.type,
+        "msgtype": event.content.get("msgtype"),
+        "id": event.event_id,
+        "ts": event.origin_server_ts,
+        "is_historical": False,
+        "sender_name": name,
+        "sender_hash": _hash(event.sender),
+        # What people send as HTML is not trusted in e-mails: the template escapes the text.
+        "body_text_plain": text,
+        "body_text_html": text,
+    }
+
+
+def _hash(name: str) -> int:
+    """Give a number that tells rooms and people apart by colour."""
+    return sum(name.encode()) % 3

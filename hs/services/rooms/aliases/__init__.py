@@ -1,0 +1,1 @@
+"""Aliases of rooms, canonical aliases and entries in the room directory."""

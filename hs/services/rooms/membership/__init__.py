@@ -1,0 +1,1 @@
+"""Joining, leaving, inviting, knocking, kicking and banning, by users and by the server."""

@@ -1,0 +1,75 @@
+"""Taking users who close their accounts out of their rooms; accounts' RoomDeparture.
+
+Done after the client has its answer. What a process leaves undone when it ends, a chore finds in
+the tables later.
+"""
+
+import logging
+from collections import OrderedDict
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.errors import MatrixError
+from hs.core.events import event_types
+from hs.core.ids import EventID, RoomID, UserID
+from hs.services.rooms.append.appender import RoomAppender
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store.memberships import LocalMembership, Memberships
+from hs.storage.accounts import deactivated_users
+from hs.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
+MAX_WAITING: Final = 10_000  # users; beyond, the chore finds them
+CHORE_PERIOD_S: Final = 900.0
+
+
+@attrs.frozen(eq=False)
+class RoomDepartures:
+    """Leaves and refuses, room by room; `run` is the duty that does the work."""
+
+    _database: Database
+    _appender: RoomAppender
+    _memberships: Memberships
+    _waiting: OrderedDict[UserID, None] = attrs.Factory(OrderedDict)
+    _arrived: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
+
+    async def depart(self, user_id: UserID) -> None:
+        """Have a user leave, and refuse invites to, all rooms; returns soon, works on after."""
+        if len(self._waiting) < MAX_WAITING and user_id not in self._waiting:
+            self._waiting[user_id] = None
+            self._arrived.release()
+
+    async def run(self) -> None:
+        """Work for ever."""
+        while True:
+            await self._arrived.acquire()
+            user_id, _ = self._waiting.popitem(last=False)
+            await self.leave_all(user_id)
+
+    async def finish_others(self) -> None:
+        """Take those out whom a process that ended has left behind."""
+        for user_id in await self._database.read(deactivated_users.left_behind):
+            await self.leave_all(user_id)
+
+    async def leave_all(self, user_id: UserID) -> None:
+        """Take a user out of all rooms."""
+        for room_id, own in dict(await self._memberships.rooms_of(user_id)).items():
+            if own.membership in PRESENT:
+                await self._leave(room_id, user_id, own)
+
+    async def _leave(self, room_id: RoomID, user_id: UserID, own: LocalMembership) -> None:
+        draft = Draft(
+            event_types.MEMBER,
+            user_id,
+            {"membership": event_types.LEAVE},
+            user_id,
+            replaces=EventID(own.event_id),
+        )
+        try:
+            await self._appender.append(room_id, [draft])
+        except MatrixError as error:
+            log.warning("%s, who is gone, could not leave %s: %s", user_id, room_id, error)

@@ -1,0 +1,112 @@
+"""What users take along from a room to the one that replaces it.
+
+Tags, the place among direct chats and push rules of the old room hold for the new one too, as soon
+as the user is in it: they belong to the conversation, which goes on.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import InvalidParam, MatrixError
+from hs.core.events import event_types
+from hs.core.events.event import Event
+from hs.core.ids import RoomID, UserID, parse_room_id
+from hs.services.rooms.store.memberships import Memberships
+
+log = logging.getLogger(__name__)
+
+_DIRECT: Final = "m.direct"
+_TAG: Final = "m.tag"
+
+
+class OwnData(Protocol):
+    """Users' account data."""
+
+    async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
+        """Give one piece as JSON."""
+        ...
+
+    async def put(
+        self, user_id: UserID, room_id: RoomID | None, type_: str, content: JsonObject
+    ) -> None:
+        """Set one piece."""
+        ...
+
+
+class RoomRules(Protocol):
+    """Users' push rules."""
+
+    async def copy_room_rules(
+        self, user_ids: list[UserID], old_room_id: RoomID, new_room_id: RoomID
+    ) -> None:
+        """Give the replacement of an upgraded room the rules that users set for the old one."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Succession:
+    """Takes things along."""
+
+    _memberships: Memberships
+    _own_data: OwnData
+    _rules: RoomRules
+
+    async def follow(self, user_id: UserID, create: Event) -> None:
+        """Have a user, just joined, find in a new room what they had in the one it replaces.
+
+        The join is done: what fails here is logged.
+        """
+        old_room_id = predecessor_of(create)
+        if old_room_id is None:
+            return
+        own = await self._memberships.local_membership(old_room_id, user_id)
+        if own is None or own.membership != event_types.JOIN:
+            return
+        try:
+            await self._copy_tags(user_id, old_room_id, create.room_id)
+            await self._copy_direct(user_id, old_room_id, create.room_id)
+            await self._rules.copy_room_rules([user_id], old_room_id, create.room_id)
+        except MatrixError as error:
+            log.warning("%s keeps their settings of %s: %s", user_id, old_room_id, error)
+
+    async def _copy_tags(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
+        tags = await self._own_data.content(user_id, old_room_id, _TAG)
+        if tags is None or await self._own_data.content(user_id, room_id, _TAG) is not None:
+            return
+        await self._own_data.put(user_id, room_id, _TAG, orjson.loads(tags))
+
+    async def _copy_direct(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
+        content = await self._own_data.content(user_id, None, _DIRECT)
+        direct = {} if content is None else orjson.loads(content)
+        changed = {
+            other: [*rooms, room_id]
+            for other, rooms in direct.items()
+            if isinstance(rooms, list) and old_room_id in rooms and room_id not in rooms
+        }
+        if changed:
+            await self._own_data.put(user_id, None, _DIRECT, {**direct, **changed})
+
+
+def predecessor_of(create: Event) -> RoomID | None:
+    """Give the room that a room replaces, by its create event."""
+    predecessor: Any = create.content.get("predecessor")
+    return _room_id(predecessor.get("room_id") if isinstance(predecessor, dict) else None)
+
+
+def successor_in(tombstone: Mapping[str, Any]) -> RoomID | None:
+    """Give the room that replaces a room, by the content of its tombstone."""
+    return _room_id(tombstone.get("replacement_room"))
+
+
+def _room_id(text: object) -> RoomID | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        return parse_room_id(text)
+    except InvalidParam:
+        return None

@@ -1,0 +1,482 @@
+"""From stored events to the bytes that clients get.
+
+What is the same for everybody is rendered once for each event and kept; what differs (age,
+membership, transaction ID, participation in a thread) is spliced behind it.
+
+Spec: client-server API, Room event format; rooms/v11, client considerations of redactions.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.events import event_types
+from hs.core.events.event import Event
+from hs.core.events.redaction import redact
+from hs.core.filters import project
+from hs.core.ids import EventID, UserID
+from hs.core.property_paths import PropertyPath
+from hs.core.requester import Requester
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import EventRow
+from hs.repl.streams import BACKFILL, EVENTS
+from hs.services.rooms.store.aggregations import NOTHING, Aggregate, Aggregates
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
+from hs.storage.database import Database
+from hs.storage.rooms import transaction_ids
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_TXNS: Final = 10_000
+
+_OVERHEAD_BYTES: Final = 400
+_NO_TXN: Final = ("", "")
+_MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
+    name: b',"membership":"' + name.encode() + b'"'
+    for name in ("join", "invite", "leave", "ban", "knock")
+}
+
+
+@attrs.frozen
+class Viewer:
+    """For whom events are rendered, and when.
+
+    `aggregates` are those of the events prepared for them that have any. `latest_replies` are
+    those of threads in which somebody writes whom they ignore; `hidden`
+    are children of events that they may not see.
+    """
+
+    user_id: UserID
+    device_id: str | None
+    now_ms: int
+    ignored: AbstractSet[UserID] = frozenset()
+    aggregates: dict[EventID, Aggregate] = attrs.field(factory=dict)
+    latest_replies: dict[EventID, EventID] = attrs.field(factory=dict)
+    hidden: set[EventID] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
+class _Prefix:
+    """What is the same for everybody: the event up to its `room_id`, and parts of `unsigned`.
+
+    `previous` is None until somebody wanted it.
+    """
+
+    body: bytes
+    room: bytes
+    because: bytes
+    previous: bytes | None
+
+
+def _weigh(event_id: EventID, prefix: _Prefix) -> int:
+    return _OVERHEAD_BYTES + len(prefix.body) + len(prefix.because)
+
+
+class Rendering:
+    """The client form of events, in each process."""
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        events: EventStore,
+        aggregates: Aggregates,
+        previous: PreviousStates,
+        clock: Clock,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._database = database
+        self._events = events
+        self._aggregates = aggregates
+        self._previous = previous
+        self._clock = clock
+        self._prefixes: LruCache[EventID, _Prefix] = LruCache(
+            "rendered_events", max_weight=max_bytes, weigh=_weigh
+        )
+        self._txns: LruCache[EventID, tuple[str, str]] = LruCache(
+            "transaction_ids_of_events", max_entries=MAX_TXNS
+        )
+        # Which event shows another's content as the previous one.
+        self._successors: LruCache[EventID, EventID] = LruCache(
+            "rendered_previous", max_entries=2 * MAX_TXNS
+        )
+        feed.subscribe(EVENTS, self._on_rows)
+        feed.subscribe(BACKFILL, self._on_rows)
+
+    @property
+    def cache(self) -> LruCache[EventID, _Prefix]:
+        """Give what metrics and settings look at."""
+        return self._prefixes
+
+    def viewer(self, requester: Requester, ignored: AbstractSet[UserID] = frozenset()) -> Viewer:
+        """Say for whom events are rendered, now."""
+        return Viewer(requester.user_id, requester.device_id, self._clock.now_ms(), ignored)
+
+    async def prepare(self, events: Sequence[StoredEvent], viewer: Viewer) -> None:
+        """Read what `timeline_event` needs for these events; nothing when all is in memory."""
+        await self._prepare_previous(events)
+        await self._prepare_txns(events, viewer)
+        own = await self._aggregates.load([one.event.event_id for one in events])
+        summed_up = {key: one for key, one in own.items() if one is not NOTHING}
+        viewer.aggregates.update(summed_up)
+        if viewer.ignored:
+            await self._pass_over_ignored(summed_up, viewer)
+        related = _related(summed_up.values())
+        related.update(viewer.latest_replies.values())
+        if related:
+            nested = await self._aggregates.load(related)
+            related.update(one.edit for one in nested.values() if one.edit is not None)
+            children = await self._events.get(related)
+            await self.prepare_state(list(children.values()))
+        await self.prepare_state(events)
+
+    def bundled_children(self, events: Iterable[StoredEvent], viewer: Viewer) -> list[StoredEvent]:
+        """Give the events that will be shown inside of others, after `prepare`."""
+        known = viewer.aggregates
+        related = _related(known[one.event_id] for one in events if one.event_id in known)
+        related.update(viewer.latest_replies.values())
+        children = [self._events.get_nowait(event_id) for event_id in related]
+        return [one for one in children if one is not None]
+
+    async def prepare_state(self, events: Iterable[StoredEvent]) -> None:
+        """Read what `state_event` needs for these events: redactions."""
+        redactions = [
+            one.redacted_by
+            for one in events
+            if one.redacted_by is not None and one.event.event_id not in self._prefixes
+        ]
+        if redactions:
+            await self._events.get(redactions)
+
+    def timeline_event(
+        self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
+    ) -> bytes:
+        """Give an event with all that `unsigned` has for the viewer; `prepare` comes first.
+
+        `membership` is the viewer's at the event. Without `room_id` as in /sync.
+        """
+        return self.timeline_events(((stored, membership, False),), viewer, room_id=room_id)[0]
+
+    def timeline_events(
+        self,
+        seen: Collection[tuple[StoredEvent, str | None, bool]],
+        viewer: Viewer,
+        *,
+        room_id: bool,
+    ) -> list[bytes]:
+        """Give events as `timeline_event`, or as `pruned_event` where the last value is true."""
+        # Calls of functions for each event are most of the cost of a timeline.
+        kept = self._prefixes.get_kept([one[0].event.event_id for one in seen])
+        user_id, now_ms = viewer.user_id, viewer.now_ms
+        aggregates, memberships = viewer.aggregates, _MEMBERSHIPS
+        rendered: list[bytes] = []
+        for stored, membership, pruned in seen:
+            if pruned:
+                rendered.append(self.pruned_event(stored, viewer, membership, room_id=room_id))
+                continue
+            event = stored.event
+            event_id = event.event_id
+            prefix = kept.get(event_id) or self._render(stored)
+            extra = prefix.because
+            if prefix.previous:
+                extra += prefix.previous
+            if event.sender == user_id:
+                extra += self._transaction(event_id, viewer)
+            if event_id in aggregates:
+                extra += self._relations(stored, aggregates[event_id], viewer)
+            rendered.append(
+                b'%b%b,"unsigned":{"age":%d%b%b}}'
+                % (
+                    prefix.body,
+                    prefix.room if room_id else b"",
+                    now_ms - event.origin_server_ts,
+                    memberships.get(membership) or _membership(membership),
+                    extra,
+                )
+            )
+        return rendered
+
+    def state_event(
+        self,
+        stored: StoredEvent,
+        viewer: Viewer,
+        membership: str | None = None,
+        *,
+        room_id: bool,
+    ) -> bytes:
+        """Give an event as part of a state, without its past; `prepare_state` comes first."""
+        prefix = self._prefixes.get(stored.event.event_id) or self._render(stored)
+        return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
+            prefix.body,
+            prefix.room if room_id else b"",
+            viewer.now_ms - stored.event.origin_server_ts,
+            _membership(membership),
+            prefix.because,
+        )
+
+    def state_events(
+        self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
+    ) -> list[bytes]:
+        """Give events as `state_event`."""
+        kept = self._prefixes.get_kept([stored.event.event_id for stored in events])
+        now_ms = viewer.now_ms
+        rendered: list[bytes] = []
+        for stored in events:
+            event = stored.event
+            prefix = kept.get(event.event_id) or self._render(stored)
+            rendered.append(
+                b'%b%b,"unsigned":{"age":%d%b}}'
+                % (
+                    prefix.body,
+                    prefix.room if room_id else b"",
+                    now_ms - event.origin_server_ts,
+                    prefix.because,
+                )
+            )
+        return rendered
+
+    def pruned_event(
+        self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
+    ) -> bytes:
+        """Give an event with only its essential fields, as of a user who asked to be erased."""
+        prefix = _prefix_of(redact(stored.event), b"")
+        aggregate = viewer.aggregates.get(stored.event_id)
+        return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
+            prefix.body,
+            prefix.room if room_id else b"",
+            viewer.now_ms - stored.event.origin_server_ts,
+            _membership(membership),
+            b"" if aggregate is None else self._relations(stored, aggregate, viewer),
+        )
+
+    async def _prepare_previous(self, events: Iterable[StoredEvent]) -> None:
+        wanted: list[tuple[StoredEvent, _Prefix]] = []
+        for stored in events:
+            if stored.event.state_key is None:
+                continue
+            prefix = self._prefixes.get(stored.event_id)
+            if prefix is not None and prefix.previous is not None:
+                continue
+            await self.prepare_state((stored,))
+            wanted.append((stored, self._render(stored) if prefix is None else prefix))
+        if not wanted:
+            return
+        before = await self._previous.of([stored for stored, _ in wanted])
+        for stored, prefix in wanted:
+            previous = before.get(stored.event_id)
+            prefix.previous = b"" if previous is None else _previous(previous)
+            if previous is not None:
+                self._successors.put(previous.event_id, stored.event_id)
+
+    async def _pass_over_ignored(
+        self, aggregates: Mapping[EventID, Aggregate], viewer: Viewer
+    ) -> None:
+        roots = [
+            event_id
+            for event_id, aggregate in aggregates.items()
+            if aggregate.thread is not None and viewer.ignored & aggregate.thread.senders.keys()
+        ]
+        if roots:
+            latest = await self._aggregates.latest_replies_but(roots, viewer.ignored)
+            viewer.latest_replies.update(latest)
+
+    async def _prepare_txns(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
+        if viewer.device_id is None:
+            return
+        unknown = [
+            one.event_id
+            for one in events
+            if one.event.sender == viewer.user_id and one.event.event_id not in self._txns
+        ]
+        if not unknown:
+            return
+        found = await self._database.read(transaction_ids.of_events, viewer.user_id, unknown)
+        for event_id in unknown:
+            self._txns.put(event_id, found.get(event_id, _NO_TXN))
+
+    def _render(self, stored: StoredEvent) -> _Prefix:
+        if stored.redacted_by is None:
+            prefix = _prefix_of(stored.event, b"")
+        else:
+            redaction = self._events.get_nowait(stored.redacted_by)
+            because = b"" if redaction is None else _because(redaction)
+            prefix = _prefix_of(redact(stored.event), because)
+            if redaction is None:
+                return prefix
+        self._prefixes.put(stored.event_id, prefix)
+        return prefix
+
+    def _transaction(self, event_id: EventID, viewer: Viewer) -> bytes:
+        device_id, txn_id = self._txns.get(event_id) or _NO_TXN
+        if device_id == DELAYED_EVENT_DEVICE:
+            delay_id = orjson.dumps(txn_id)
+            return b',"delay_id":%b,"org.matrix.msc4140.delay_id":%b' % (delay_id, delay_id)
+        if not txn_id or viewer.device_id != device_id:
+            return b""
+        return b',"transaction_id":' + orjson.dumps(txn_id)
+
+    def _relations(self, stored: StoredEvent, aggregate: Aggregate, viewer: Viewer) -> bytes:
+        bundle: list[bytes] = []
+        if stored.event.state_key is not None:
+            # Spec: state events do not currently receive bundled aggregations.
+            return b""
+        if aggregate.edit is not None and aggregate.edit not in viewer.hidden:
+            edit = self._events.get_nowait(aggregate.edit)
+            if edit is not None:
+                bundle.append(b'"m.replace":' + self.state_event(edit, viewer, room_id=True))
+        if aggregate.thread is not None:
+            thread = self._thread(stored, aggregate, viewer)
+            if thread:
+                bundle.append(b'"m.thread":' + thread)
+        if aggregate.references:
+            chunk = [{"event_id": one} for one in aggregate.references]
+            bundle.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
+        return b',"m.relations":{%b}' % b",".join(bundle) if bundle else b""
+
+    def _thread(self, stored: StoredEvent, aggregate: Aggregate, viewer: Viewer) -> bytes:
+        thread = aggregate.thread
+        assert thread is not None
+        count = thread.count
+        latest_id = viewer.latest_replies.get(stored.event_id, thread.latest)
+        hidden = viewer.ignored & thread.senders.keys() if viewer.ignored else None
+        if hidden:
+            count -= sum(thread.senders[sender] for sender in hidden)
+        latest = self._events.get_nowait(latest_id)
+        if count <= 0 or latest is None or latest.event.sender in viewer.ignored:
+            return b""
+        if latest_id in viewer.hidden:
+            return b""
+        took_part = viewer.user_id in thread.senders or stored.event.sender == viewer.user_id
+        own = self._aggregates.get_nowait(latest_id) or NOTHING
+        edited = attrs.evolve(own, thread=None)
+        extra = b"" if edited == NOTHING else self._relations(latest, edited, viewer)
+        event = self.state_event(latest, viewer, room_id=True)
+        return b'{"latest_event":%b%b}},"count":%d,"current_user_participated":%b}' % (
+            event[:-2],
+            extra,
+            count,
+            b"true" if took_part else b"false",
+        )
+
+    def _on_rows(self, batch: Batch[EventRow]) -> None:
+        for _, row in batch.rows:
+            if row.txn is not None:
+                self._txns.put(EventID(row.event_id), row.txn)
+            if row.redaction_applies and row.redacts is not None:
+                target = EventID(row.redacts)
+                self._prefixes.pop(target)
+                successor = self._successors.get(target)
+                if successor is not None:
+                    self._prefixes.pop(successor)
+
+
+def stripped_event(stored: StoredEvent) -> JsonObject:
+    """Give an event as in stripped state, for those who are not in the room.
+
+    Spec: client-server API, Stripped state.
+    """
+    event = redact(stored.event) if stored.redacted_by is not None else stored.event
+    return {
+        "type": event.type,
+        "state_key": event.state_key,
+        "sender": event.sender,
+        "content": event.content,
+    }
+
+
+def content_of(stored: StoredEvent) -> Mapping[str, Any]:
+    """Give an event's content as it is shown, without what a redaction took."""
+    return redact(stored.event).content if stored.redacted_by is not None else stored.event.content
+
+
+def with_fields(rendered: bytes, fields: Iterable[PropertyPath]) -> bytes:
+    """Give a rendered event with the fields of a filter only; slow."""
+    return orjson.dumps(project(orjson.loads(rendered), fields))
+
+
+def federation_form(stored: StoredEvent, rendered: bytes) -> bytes:
+    """Give an event in the format of PDUs, with `unsigned` as in the client form; slow.
+
+    The IDs of the event and its room, which newer PDUs lack, are added: clients cannot work
+    them out.
+    """
+    event = redact(stored.event) if stored.redacted_by is not None else stored.event
+    return orjson.dumps(
+        {
+            **event.pdu,
+            "event_id": event.event_id,
+            "room_id": event.room_id,
+            "unsigned": orjson.loads(rendered)["unsigned"],
+        }
+    )
+
+
+def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:
+    """Make a JSON array of rendered events, to be put into an answer."""
+    return orjson.Fragment(b"[%b]" % b",".join(rendered))
+
+
+def _related(aggregates: Iterable[Aggregate]) -> set[EventID]:
+    related: set[EventID] = set()
+    for one in aggregates:
+        if one.edit is not None:
+            related.add(one.edit)
+        if one.thread is not None:
+            related.add(one.thread.latest)
+    return related
+
+
+def _prefix_of(event: Event, because: bytes) -> _Prefix:
+    fields: JsonObject = {
+        "type": event.type,
+        "sender": event.sender,
+        "content": _content(event),
+        "event_id": event.event_id,
+        "origin_server_ts": event.origin_server_ts,
+    }
+    if event.state_key is not None:
+        fields["state_key"] = event.state_key
+    redacts = event.redacts
+    if redacts is not None:
+        fields["redacts"] = redacts
+    return _Prefix(
+        orjson.dumps(fields)[:-1],
+        b',"room_id":' + orjson.dumps(event.room_id),
+        because,
+        None if event.state_key is not None else b"",
+    )
+
+
+def _content(event: Event) -> Mapping[str, Any]:
+    # Newer clients look for `redacts` in the content, older ones at the top level.
+    if event.type != event_types.REDACTION or event.rules.redacts_in_content:
+        return event.content
+    redacts = event.redacts
+    return event.content if redacts is None else {**event.content, "redacts": redacts}
+
+
+def _because(redaction: StoredEvent) -> bytes:
+    event = redact(redaction.event) if redaction.redacted_by is not None else redaction.event
+    prefix = _prefix_of(event, b"")
+    return b',"redacted_because":%b%b,"unsigned":{}}' % (prefix.body, prefix.room)
+
+
+def _previous(previous: StoredEvent) -> bytes:
+    return b',"prev_content":%b,"replaces_state":%b' % (
+        orjson.dumps(content_of(previous)),
+        orjson.dumps(previous.event_id),
+    )
+
+
+def _membership(membership: str | None) -> bytes:
+    if membership is None:
+        return b""
+    known = _MEMBERSHIPS.get(membership)
+    return known if known is not None else b',"membership":' + orjson.dumps(membership)

@@ -1,0 +1,147 @@
+"""What somebody who is not in a room may learn of it, and whether they may.
+
+Spec: client-server API, `/room_summary`; `/hierarchy`, which rooms are returned.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import attrs
+
+from hs.core.errors import NotFound
+from hs.core.events import event_types
+from hs.core.ids import RoomAlias, RoomID, UserID
+from hs.services.rooms.read.rendering import content_of
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.state_store import StateStore
+from hs.storage.database import Database
+from hs.storage.rooms import hierarchy
+from hs.storage.rooms.hierarchy import RoomRecord
+
+_OPEN_TO_ALL: Final = frozenset(
+    (event_types.RULE_PUBLIC, event_types.RULE_KNOCK, event_types.RULE_KNOCK_RESTRICTED)
+)
+_RESTRICTED: Final = frozenset((event_types.RULE_RESTRICTED, event_types.RULE_KNOCK_RESTRICTED))
+
+
+@attrs.frozen
+class RoomPreview:
+    """A room's summary as clients get it."""
+
+    room_id: RoomID
+    num_joined_members: int
+    world_readable: bool
+    guest_can_join: bool
+    room_version: str
+    join_rule: str
+    name: str | None = None
+    topic: str | None = None
+    avatar_url: str | None = None
+    canonical_alias: str | None = None
+    room_type: str | None = None
+    encryption: str | None = None
+    allowed_room_ids: list[RoomID] | None = None
+    membership: str | None = None
+
+
+@attrs.frozen(eq=False)
+class RoomPreviews:
+    """Reads summaries of rooms for those who may have them."""
+
+    _database: Database
+    _states: StateStore
+    _memberships: Memberships
+
+    async def find(self, user_id: UserID | None, room: RoomID | RoomAlias) -> RoomPreview:
+        """Give a room's summary to a user, or to somebody unknown.
+
+        Raises: NotFound, also for rooms that the user must not know of.
+        """
+        room_id = await self._resolve(room)
+        preview = (await self.previews(user_id, (room_id,))).get(room_id)
+        if preview is None:
+            raise NotFound("Room not found")
+        return preview
+
+    async def previews(
+        self, user_id: UserID | None, room_ids: Collection[RoomID]
+    ) -> dict[RoomID, RoomPreview]:
+        """Give the summaries of those rooms that a user may know of."""
+        if not room_ids:
+            return {}
+        records = await self._database.read(hierarchy.summaries, list(room_ids))
+        rooms = {} if user_id is None else await self._memberships.rooms_of(user_id)
+        found: dict[RoomID, RoomPreview] = {}
+        for room_id in room_ids:
+            record = records.get(room_id)
+            if record is None:
+                continue
+            own = rooms.get(room_id)
+            membership = None if own is None else own.membership
+            allowed = await self._allowed_by(record)
+            through = any(
+                (via := rooms.get(one)) is not None and via.membership == event_types.JOIN
+                for one in allowed
+            )
+            if _may_know(record, membership) or (through and membership != event_types.BAN):
+                found[room_id] = _preview(record, allowed, membership)
+        return found
+
+    async def _resolve(self, room: RoomID | RoomAlias) -> RoomID:
+        if not room.startswith("#"):
+            return RoomID(room)
+        found = await self._database.read(hierarchy.room_of_alias, room)
+        if found is None:
+            raise NotFound("Room not found")
+        return RoomID(found)
+
+    async def _allowed_by(self, record: RoomRecord) -> list[RoomID]:
+        if record.join_rule not in _RESTRICTED:
+            return []
+        rules = await self._states.current_event(RoomID(record.room_id), event_types.JOIN_RULES)
+        return [] if rules is None else allowed_rooms(content_of(rules))
+
+
+def allowed_rooms(join_rules: Mapping[str, Any]) -> list[RoomID]:
+    """List the rooms whose members may join, of the content of m.room.join_rules.
+
+    Spec: Restricted rooms.
+    """
+    allow = join_rules.get("allow")
+    if not isinstance(allow, list):
+        return []
+    return [
+        RoomID(one["room_id"])
+        for one in allow
+        if isinstance(one, dict)
+        and one.get("type") == "m.room_membership"
+        and isinstance(one.get("room_id"), str)
+    ]
+
+
+def _may_know(record: RoomRecord, membership: str | None) -> bool:
+    if record.history_visibility == "world_readable":
+        return True
+    if membership in (event_types.JOIN, event_types.INVITE):
+        return True
+    rule = record.join_rule or event_types.RULE_INVITE
+    return rule in _OPEN_TO_ALL and membership != event_types.BAN
+
+
+def _preview(record: RoomRecord, allowed: list[RoomID], membership: str | None) -> RoomPreview:
+    return RoomPreview(
+        room_id=RoomID(record.room_id),
+        num_joined_members=record.joined_members,
+        world_readable=record.history_visibility == "world_readable",
+        guest_can_join=record.guest_access == "can_join",
+        room_version=record.version,
+        join_rule=record.join_rule or event_types.RULE_INVITE,
+        name=record.name,
+        topic=record.topic,
+        avatar_url=record.avatar_url,
+        canonical_alias=record.canonical_alias,
+        room_type=record.room_type,
+        encryption=record.encryption,
+        allowed_room_ids=allowed or None,
+        membership=membership,
+    )

@@ -1,0 +1,1 @@
+"""Receiving events of other servers: checked, placed in the event graph, appended."""

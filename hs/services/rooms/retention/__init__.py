@@ -1,0 +1,1 @@
+"""Purging what has been retained long enough, and cleaning up."""

@@ -1,0 +1,1 @@
+"""Sending messages, state, redactions and delayed events."""

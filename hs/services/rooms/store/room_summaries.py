@@ -1,0 +1,62 @@
+"""What lists show of a room, read from its state event by event."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from hs.core.events import event_types
+from hs.core.events.event import Event
+from hs.core.events.event_types import StateKey
+from hs.storage.rooms.rooms import SummaryRecord
+
+# Field of the summary and property of the content, for events with the empty state key.
+_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
+    event_types.NAME: ("name", "name"),
+    event_types.TOPIC: ("topic", "topic"),
+    event_types.AVATAR: ("avatar_url", "url"),
+    event_types.CANONICAL_ALIAS: ("canonical_alias", "alias"),
+    event_types.JOIN_RULES: ("join_rule", "join_rule"),
+    event_types.HISTORY_VISIBILITY: ("history_visibility", "history_visibility"),
+    event_types.GUEST_ACCESS: ("guest_access", "guest_access"),
+    event_types.ENCRYPTION: ("encryption", "algorithm"),
+    event_types.CREATE: ("room_type", "type"),
+}
+_COUNTED: Final[Mapping[str, str]] = {
+    event_types.JOIN: "joined_members",
+    event_types.INVITE: "invited_members",
+}
+
+SUMMARISED_TYPES: Final = frozenset((*_FIELDS, event_types.TOMBSTONE))
+
+
+def summary_after(summary: SummaryRecord, key: StateKey, event: Event | None) -> SummaryRecord:
+    """Give the summary after an entry of the state, not a membership, was set or removed."""
+    event_type, state_key = key
+    if state_key != "":
+        return summary
+    if event_type == event_types.TOMBSTONE:
+        return summary._replace(tombstoned=int(event is not None))
+    field = _FIELDS.get(event_type)
+    if field is None:
+        return summary
+    name, source = field
+    fields = {**summary._asdict(), name: None if event is None else _text(event, source)}
+    return SummaryRecord(**fields)
+
+
+def count_membership(
+    summary: SummaryRecord, before: str | None, after: str | None
+) -> SummaryRecord:
+    """Give the summary after one member went from one membership to another."""
+    if before == after:
+        return summary
+    for membership, step in ((before, -1), (after, 1)):
+        counter = _COUNTED.get(membership or "")
+        if counter is not None:
+            summary = summary._replace(**{counter: getattr(summary, counter) + step})
+    return summary
+
+
+def _text(event: Event, source: str) -> str | None:
+    value = event.content.get(source)
+    # Texts of other servers may hold NUL, which databases do not store.
+    return value if isinstance(value, str) and "\0" not in value else None

@@ -1,0 +1,202 @@
+"""Threads that users subscribe to, by hand or because they were mentioned there.
+
+Spec: MSC4306, and MSC4308 for what clients catch up on.
+"""
+
+from typing import Final, Protocol
+
+import attrs
+
+from hs.core.errors import InvalidParam, MatrixError, NotFound
+from hs.core.ids import EventID, RoomID, UserID
+from hs.core.relations import THREAD, relation_of
+from hs.core.requester import Requester
+from hs.core.tokens import PaginationToken, SyncToken
+from hs.repl.feed import Feed
+from hs.repl.rows import ThreadSubscriptionRow
+from hs.repl.rpc import rpc
+from hs.repl.streams import EVENTS
+from hs.repl.writers import StreamIds, TableWriter
+from hs.services.rooms.read.timelines import Timelines
+from hs.storage.database import Database, Tx
+from hs.storage.rooms import thread_subscriptions as storage
+from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
+
+MAX_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 100
+
+Written = tuple[bool, list[tuple[int, ThreadSubscriptionRow]]]
+
+
+class SubscriptionWriter(Protocol):
+    """The process that writes subscriptions."""
+
+    @rpc
+    async def subscribe(
+        self, user_id: UserID, room_id: RoomID, root_id: EventID, cause: int | None, upto: int
+    ) -> bool:
+        """Subscribe a user, by hand or because of the event with the number `cause`.
+
+        False: they unsubscribed after that event.
+        """
+        ...
+
+    @rpc
+    async def unsubscribe(
+        self, user_id: UserID, room_id: RoomID, root_id: EventID, upto: int
+    ) -> None:
+        """Unsubscribe a user, if they are subscribed, when `upto` is the last event there is."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class SubscriptionTable:
+    """The writer."""
+
+    writer: TableWriter[ThreadSubscriptionRow]
+
+    async def subscribe(
+        self, user_id: UserID, room_id: RoomID, root_id: EventID, cause: int | None, upto: int
+    ) -> bool:
+        """Subscribe a user; see SubscriptionWriter."""
+        return await self.writer.write(_subscribe, user_id, room_id, root_id, cause, upto)
+
+    async def unsubscribe(
+        self, user_id: UserID, room_id: RoomID, root_id: EventID, upto: int
+    ) -> None:
+        """Unsubscribe a user; see SubscriptionWriter."""
+        await self.writer.write(_unsubscribe, user_id, room_id, root_id, upto)
+
+
+@attrs.frozen
+class SubscriptionsPage:
+    """Changes, the latest first; `end` is where to go on, if there is more."""
+
+    changes: list[SubscriptionRecord]
+    end: str | None
+
+
+@attrs.frozen(eq=False)
+class ThreadSubscriptions:
+    """What users do with their subscriptions."""
+
+    _database: Database
+    _feed: Feed
+    _writer: SubscriptionWriter
+    _timelines: Timelines
+
+    async def subscribe(
+        self, requester: Requester, room_id: RoomID, root_id: EventID, cause: EventID | None
+    ) -> None:
+        """Subscribe the requester, by hand or, with `cause`, because of an event in the thread.
+
+        Raises: NotFound; M_NOT_IN_THREAD; M_CONFLICTING_UNSUBSCRIPTION.
+        """
+        await self._timelines.find_visible(requester, root_id, room_id)
+        number = None
+        if cause is not None:
+            number = await self._number_of(requester, room_id, root_id, cause)
+        if not await self._writer.subscribe(
+            requester.user_id, room_id, root_id, number, self._last_event()
+        ):
+            raise MatrixError(
+                "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",
+                409,
+                "The thread was unsubscribed from after this event",
+            )
+
+    async def unsubscribe(self, requester: Requester, room_id: RoomID, root_id: EventID) -> None:
+        """Unsubscribe the requester, if they are subscribed. Raises: NotFound."""
+        await self._timelines.find_visible(requester, root_id, room_id)
+        await self._writer.unsubscribe(requester.user_id, room_id, root_id, self._last_event())
+
+    async def is_automatic(self, requester: Requester, room_id: RoomID, root_id: EventID) -> bool:
+        """Tell whether the requester's subscription is automatic. Raises: NotFound, without one."""
+        await self._timelines.find_visible(requester, root_id, room_id)
+        held = await self._database.read(storage.get, requester.user_id, room_id, root_id)
+        if held is None or not held.is_subscribed:
+            raise NotFound("You are not subscribed to this thread")
+        return held.is_automatic
+
+    async def page(
+        self, requester: Requester, start: str | None, to: str | None, limit: int
+    ) -> SubscriptionsPage:
+        """Give what changed before `start`, back to the `pos` of a sync. Raises: InvalidParam."""
+        if limit <= 0:
+            raise InvalidParam("limit must be greater than zero")
+        upto = storage.NEWEST
+        if start is not None:
+            (key,) = PaginationToken.parse(start, int).keys
+            upto = int(key)
+        after = 0 if to is None else SyncToken.parse(to).thread_subscriptions.floor
+        return await self.changes(requester.user_id, after, upto, limit, gone_too=True)
+
+    async def changes(
+        self, user_id: UserID, after: int, upto: int, limit: int, *, gone_too: bool
+    ) -> SubscriptionsPage:
+        """Give what changed in `(after, upto]`, the latest first."""
+        limit = min(limit, MAX_LIMIT)
+        found = await self._database.read(_changes, user_id, after, upto, limit + 1, gone_too)
+        end = None
+        if len(found) > limit:
+            found = found[:limit]
+            end = PaginationToken((found[-1].stream_id - 1,)).encode()
+        return SubscriptionsPage(found, end)
+
+    async def _number_of(
+        self, requester: Requester, room_id: RoomID, root_id: EventID, cause: EventID
+    ) -> int:
+        seen = await self._timelines.find_visible(requester, cause, room_id)
+        relation = relation_of(seen.stored.event.content)
+        if relation is None or relation.rel_type != THREAD or relation.parent_id != root_id:
+            raise MatrixError(
+                "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", 400, "The event is not in the thread"
+            )
+        return seen.stored.stream_id
+
+    def _last_event(self) -> int:
+        return self._feed.position(EVENTS).most()
+
+
+async def _changes(
+    tx: Tx, user_id: str, after: int, upto: int, limit: int, gone_too: bool
+) -> list[SubscriptionRecord]:
+    return await storage.changes(tx, user_id, after, upto, limit, gone_too=gone_too)
+
+
+async def _subscribe(
+    tx: Tx,
+    ids: StreamIds,
+    user_id: str,
+    room_id: str,
+    root_id: str,
+    cause: int | None,
+    upto: int,
+) -> Written:
+    held = await storage.get(tx, user_id, room_id, root_id)
+    automatic = cause is not None
+    if held is not None and held.is_subscribed:
+        if automatic or not held.is_automatic:
+            return True, []
+    elif held is not None and cause is not None and cause <= held.events_upto:
+        return False, []
+    record = SubscriptionRecord(user_id, room_id, root_id, True, automatic, upto, await ids.one())
+    return True, await _write(tx, record)
+
+
+async def _unsubscribe(
+    tx: Tx, ids: StreamIds, user_id: str, room_id: str, root_id: str, upto: int
+) -> Written:
+    held = await storage.get(tx, user_id, room_id, root_id)
+    if held is None or not held.is_subscribed:
+        return False, []
+    record = SubscriptionRecord(user_id, room_id, root_id, False, False, upto, await ids.one())
+    return True, await _write(tx, record)
+
+
+async def _write(tx: Tx, record: SubscriptionRecord) -> list[tuple[int, ThreadSubscriptionRow]]:
+    await storage.put(tx, record)
+    row = ThreadSubscriptionRow(
+        record.user_id, record.room_id, record.root_id, record.is_subscribed
+    )
+    return [(record.stream_id, row)]

@@ -1,0 +1,32 @@
+"""What the answers of sync read rooms by."""
+
+import attrs
+
+from hs.repl.feed import Feed
+from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.stripped_state import StrippedState
+from hs.services.rooms.read.visibility import Visibility
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.state_store import StateStore
+from hs.storage.database import Database
+
+
+@attrs.frozen(eq=False)
+class RoomReaders:
+    """What sync reads rooms by."""
+
+    database: Database
+    feed: Feed
+    events: EventStore
+    states: StateStore
+    memberships: Memberships
+    tails: Tails
+    rendering: Rendering
+    visibility: Visibility
+    stripped: StrippedState = attrs.field()
+
+    @stripped.default
+    def _with_default_state(self) -> StrippedState:
+        return StrippedState(self.database, self.events, self.states)

@@ -1,0 +1,83 @@
+"""What a user's account data says of rooms: which are direct, their tags, unwanted invites."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from hs.core.ids import RoomID, UserID
+from hs.core.invite_permission import EVERYBODY_MAY, TYPES, InvitePermission, Verdict
+from hs.lib.caching.loading_cache import LoadingCache
+from hs.lib.caching.lru_cache import LruCache
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import AccountDataRow
+from hs.repl.streams import ACCOUNT_DATA
+from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST
+from hs.services.sync.invite_permissions import permission_in
+from hs.services.sync.sources import AccountData
+
+MAX_USERS: Final = 10_000
+DIRECT: Final = "m.direct"
+TAG: Final = "m.tag"
+_DECIDING: Final = frozenset((DIRECT, TAG, IGNORED_USER_LIST, *TYPES))
+
+
+@attrs.frozen(eq=False)
+class Personal:
+    """One user's view of their rooms; another object takes its place when it changes."""
+
+    direct: frozenset[RoomID] = frozenset()
+    tags: Mapping[RoomID, frozenset[str]] = attrs.field(factory=dict)
+    invites: InvitePermission = EVERYBODY_MAY
+    ignored: frozenset[UserID] = frozenset()
+
+    def wants_invite(self, inviter: UserID) -> bool:
+        """Tell whether an invite is shown."""
+        return inviter not in self.ignored and self.invites.verdict(inviter) is Verdict.ALLOW
+
+
+class PersonalViews:
+    """The views of all users who list rooms."""
+
+    def __init__(self, feed: Feed, account_data: AccountData) -> None:
+        self._account_data = account_data
+        self._users = LoadingCache(
+            LruCache[UserID, Personal]("sliding_personal", max_entries=MAX_USERS), self._read
+        )
+        feed.subscribe(ACCOUNT_DATA, self._on_account_data)
+
+    async def of(self, user_id: UserID) -> Personal:
+        """Give a user's view."""
+        return await self._users.get(user_id)
+
+    async def _read(self, user_id: UserID) -> Personal:
+        direct: frozenset[RoomID] = frozenset()
+        tags: dict[RoomID, frozenset[str]] = {}
+        ignored: frozenset[UserID] = frozenset()
+        entries = await self._account_data.all(user_id)
+        for entry in entries:
+            if entry.room_id is None and entry.type == IGNORED_USER_LIST:
+                ignored = _ignored(orjson.loads(entry.content))
+            if entry.room_id is None and entry.type == DIRECT:
+                direct = _direct(orjson.loads(entry.content))
+            elif entry.room_id is not None and entry.type == TAG:
+                given = orjson.loads(entry.content).get("tags")
+                if isinstance(given, dict):
+                    tags[entry.room_id] = frozenset(given)
+        return Personal(direct, tags, permission_in(entries), ignored)
+
+    def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
+        for _, row in batch.rows:
+            if row.type in _DECIDING:
+                self._users.invalidate(UserID(row.user_id))
+
+
+def _ignored(content: dict[str, Any]) -> frozenset[UserID]:
+    users = content.get("ignored_users")
+    return frozenset(map(UserID, users)) if isinstance(users, dict) else frozenset()
+
+
+def _direct(content: dict[str, Any]) -> frozenset[RoomID]:
+    lists = [rooms for rooms in content.values() if isinstance(rooms, list)]
+    return frozenset(RoomID(one) for rooms in lists for one in rooms if isinstance(one, str))

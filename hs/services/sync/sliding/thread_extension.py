@@ -1,0 +1,66 @@
+"""The extension of thread subscriptions.
+
+Spec: MSC4308.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from hs.core.ids import UserID
+from hs.core.tokens import SyncToken
+from hs.repl.feed import Feed
+from hs.repl.rows import ThreadSubscriptionRow
+from hs.repl.streams import THREAD_SUBSCRIPTIONS
+from hs.services.rooms.threads.thread_subscriptions import DEFAULT_LIMIT, ThreadSubscriptions
+from hs.services.sync.recent_changes import Recent
+from hs.services.sync.sliding.request import ThreadsAsked
+from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
+
+NAME: Final = "io.element.msc4308.thread_subscriptions"
+
+
+class ThreadExtension:
+    """Makes the extension; without subscriptions the server has none."""
+
+    def __init__(self, feed: Feed, subscriptions: ThreadSubscriptions | None) -> None:
+        self._subscriptions = subscriptions
+        self._changed: Recent[UserID, ThreadSubscriptionRow] = Recent(
+            feed, THREAD_SUBSCRIPTIONS, lambda row: (UserID(row.user_id),)
+        )
+
+    async def make(
+        self, user_id: UserID, asked: ThreadsAsked, since: SyncToken | None, now: SyncToken
+    ) -> dict[str, Any]:
+        """Give what changed since a token, if anything."""
+        if self._subscriptions is None or not asked.enabled:
+            return {}
+        after = 0
+        if since is not None:
+            if not self._changed.touched(user_id, since.thread_subscriptions):
+                return {}
+            after = since.thread_subscriptions.floor
+        page = await self._subscriptions.changes(
+            user_id,
+            after,
+            now.thread_subscriptions.most(),
+            max(1, min(asked.limit or DEFAULT_LIMIT, DEFAULT_LIMIT)),
+            gone_too=since is not None,
+        )
+        if not page.changes:
+            return {}
+        members: dict[str, Any] = sorted_by_room(page.changes)
+        if page.end is not None:
+            members["prev_batch"] = page.end
+        return members
+
+
+def sorted_by_room(changes: Iterable[SubscriptionRecord]) -> dict[str, Any]:
+    """Give changes as clients read them: what was subscribed and unsubscribed, by room."""
+    members: dict[str, Any] = {}
+    for one in changes:
+        entry: dict[str, Any] = {"bump_stamp": one.stream_id}
+        if one.is_subscribed:
+            entry["automatic"] = one.is_automatic
+        kind = "subscribed" if one.is_subscribed else "unsubscribed"
+        members.setdefault(kind, {}).setdefault(one.room_id, {})[one.root_id] = entry
+    return members

@@ -1,0 +1,1 @@
+"""The sections of homeserver.yaml: one attrs class for each subject."""

@@ -1,0 +1,177 @@
+"""From the keys about workers, in either dialect, to who does what; refuses contradictions."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import attrs
+
+from hs.settings.errors import Problem
+from hs.settings.fields import nearest
+from hs.settings.sections.workers import (
+    APPSERVICE_APP,
+    FEDERATION_SENDER_APP,
+    MAIN,
+    MAIN_APP,
+    MEDIA_APP,
+    PUSHER_APP,
+    STREAMS,
+    USER_DIRECTORY_APP,
+    WORKER_APPS,
+    InstanceAddress,
+    WorkerKeys,
+    WorkerSettings,
+    main_or,
+)
+
+Refuse = Callable[[str, str, str], None]
+Warn = Callable[[str, str], None]
+
+
+@attrs.frozen(kw_only=True)
+class _Duty:
+    """One duty and the keys, new and old, that give it to a process."""
+
+    new_key: str
+    old_key: str
+    old_app: str
+
+
+_USER_DIRECTORY = _Duty(
+    new_key="update_user_directory_from_worker",
+    old_key="update_user_directory",
+    old_app=USER_DIRECTORY_APP,
+)
+_APPSERVICES = _Duty(
+    new_key="notify_appservices_from_worker",
+    old_key="notify_appservices",
+    old_app=APPSERVICE_APP,
+)
+_PUSHERS = _Duty(new_key="pusher_instances", old_key="start_pushers", old_app=PUSHER_APP)
+_SENDERS = _Duty(
+    new_key="federation_sender_instances",
+    old_key="send_federation",
+    old_app=FEDERATION_SENDER_APP,
+)
+
+
+def resolve_workers(
+    keys: WorkerKeys, given: frozenset[str], problems: list[Problem], warn: Warn
+) -> WorkerSettings:
+    """Tell who this process is and who does what. `given` names the keys that were written."""
+
+    def refuse(key: str, message: str, remedy: str) -> None:
+        problems.append(Problem(key=key, message=message, remedy=remedy))
+
+    app, name = _identity(keys, refuse)
+    secret = keys.worker_replication_secret or None
+    if keys.worker_replication_secret == "":
+        warn("worker_replication_secret", "empty, so one made of the signing key is used")
+
+    def holders(duty: _Duty) -> tuple[str, ...]:
+        return _holders(duty, keys, app, name, refuse)
+
+    return WorkerSettings(
+        name=name,
+        app=app,
+        secret=secret,
+        instances=_instances(keys, given, name, refuse, warn),
+        writers=MappingProxyType(
+            {stream: keys.stream_writers.get(stream, (MAIN,)) for stream in STREAMS}
+        ),
+        background_tasks=(main_or(keys.run_background_tasks_on or MAIN),),
+        user_directory=holders(_USER_DIRECTORY),
+        appservices=holders(_APPSERVICES),
+        pushers=holders(_PUSHERS),
+        federation_senders=holders(_SENDERS),
+        media_jobs=_media_jobs(keys, app, name),
+        serves_media=app == MEDIA_APP or keys.enable_media_repo,
+    )
+
+
+def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
+    app = keys.worker_app or MAIN_APP
+    if app == MAIN_APP:
+        _check_is_main(keys, refuse)
+        return app, MAIN
+    if app not in WORKER_APPS:
+        refuse(
+            "worker_app",
+            f"there is no worker of type {app!r}" + nearest(app, WORKER_APPS),
+            f"use one of {', '.join(WORKER_APPS)}",
+        )
+    name = keys.worker_name or app
+    if main_or(name) == MAIN:
+        refuse("worker_name", f"{name!r} is the main process's name", "choose another name")
+    return app, name
+
+
+def _check_is_main(keys: WorkerKeys, refuse: Refuse) -> None:
+    """Refuse a worker's file without its kind, which would start a second main process."""
+    remedy = "add `worker_app: synapse.app.generic_worker` to a worker's file, or remove the key"
+    if keys.worker_name is not None and main_or(keys.worker_name) != MAIN:
+        refuse("worker_name", "this is no worker, as no worker_app says so", remedy)
+    elif keys.worker_listeners:
+        refuse("worker_listeners", "this is no worker, as no worker_app says so", remedy)
+
+
+def _instances(
+    keys: WorkerKeys, given: frozenset[str], name: str, refuse: Refuse, warn: Warn
+) -> Mapping[str, InstanceAddress]:
+    """The addresses of all processes, the old form of main's among them."""
+    found = {main_or(one): address for one, address in keys.instance_map.items()}
+    old_form = {"worker_replication_host", "worker_replication_http_port"} & given
+    if not old_form:
+        return MappingProxyType(found)
+    old = InstanceAddress(
+        host=keys.worker_replication_host or "localhost",
+        port=keys.worker_replication_http_port or 0,
+        tls=keys.worker_replication_http_tls,
+    )
+    if not old.port:
+        refuse(
+            "worker_replication_http_port",
+            "worker_replication_host is set without its port",
+            "add worker_replication_http_port, or better instance_map.main",
+        )
+    elif MAIN in found and found[MAIN] != old:
+        refuse(
+            "worker_replication_host",
+            "contradicts instance_map.main",
+            "remove the worker_replication_host and worker_replication_http_* keys",
+        )
+    elif name != MAIN:
+        found[MAIN] = old
+        warn("worker_replication_host", "old form, taken as instance_map.main")
+    return MappingProxyType(found)
+
+
+def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse) -> tuple[str, ...]:
+    written: str | tuple[str, ...] | None = getattr(keys, duty.new_key)
+    named = (written,) if isinstance(written, str) else written or ()
+    holders = tuple(main_or(one) for one in named)
+    main_does_it: bool = getattr(keys, duty.old_key)
+    if holders:
+        if app == duty.old_app and name not in holders:
+            refuse(
+                duty.new_key,
+                f"this worker is a {app} but is not named here",
+                f"add {name} to {duty.new_key}, or use synapse.app.generic_worker",
+            )
+        return holders
+    if main_does_it and app == duty.old_app:
+        refuse(
+            duty.old_key,
+            f"the main process does this as well as this {app}",
+            f"set {duty.old_key}: false in the shared file, or name the worker in {duty.new_key}",
+        )
+    if main_does_it:
+        return (MAIN,)
+    return (name,) if app == duty.old_app else ()
+
+
+def _media_jobs(keys: WorkerKeys, app: str, name: str) -> tuple[str, ...]:
+    if keys.media_instance_running_background_jobs:
+        return (main_or(keys.media_instance_running_background_jobs),)
+    if app == MEDIA_APP:
+        return (name,)
+    return (MAIN,) if keys.enable_media_repo else ()

@@ -1,0 +1,1 @@
+"""Tables of accounts, their tokens, addresses, profiles and account data."""

@@ -1,0 +1,1 @@
+"""Tables of what waits for application services."""

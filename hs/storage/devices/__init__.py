@@ -1,0 +1,1 @@
+"""Tables of devices, their keys, key backups and messages to devices."""

@@ -1,0 +1,103 @@
+"""What is known of a device when it uploads keys: all of it by one question."""
+
+from collections.abc import Sequence
+
+import attrs
+import orjson
+
+from hs.storage.database import Row, Tx
+from hs.storage.devices.one_time_keys import FallbackRecord
+
+
+@attrs.frozen
+class KnownOfDevice:
+    """A device and its keys so far.
+
+    Its keys lie under `inbox`. `content` is that of its identity keys, canonical JSON.
+    `one_time_keys` are those not given out, each an object of the key by its name in JSON; they,
+    their counts and `fallbacks` are by algorithm. `spent` are the algorithms of which nothing is
+    left. `room_ids` are those its user is joined to.
+    """
+
+    inbox: int
+    content: bytes | None
+    is_name_of_cross_signing_key: bool
+    one_time_keys: dict[str, list[bytes]]
+    spent: frozenset[str]
+    fallbacks: dict[str, FallbackRecord]
+    room_ids: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Count its one-time keys by algorithm."""
+        return {algorithm: len(keys) for algorithm, keys in self.one_time_keys.items()}
+
+    def named_keys(self) -> dict[str, bytes]:
+        """Give its one-time keys by their names, `algorithm:id`."""
+        return {
+            name: key
+            for keys in self.one_time_keys.values()
+            for key in keys
+            for name in orjson.loads(key)
+        }
+
+
+_OF_DEVICE = "JOIN devices d ON d.inbox = o.inbox WHERE d.user_id = $1 AND d.device_id = $2"
+KNOWN = f"""
+SELECT 'device' AS part, '' AS name, '' AS key_id, CASE WHEN EXISTS (
+    SELECT 1 FROM cross_signing_keys c WHERE c.user_id = d.user_id AND c.public_key = d.device_id
+) THEN 1 ELSE 0 END AS number, d.inbox AS more, k.content AS content
+FROM devices d LEFT JOIN device_keys k ON k.user_id = d.user_id AND k.device_id = d.device_id
+WHERE d.user_id = $1 AND d.device_id = $2
+UNION ALL SELECT 'keys', o.algorithm, '', 0, o.width, substr(o.keys, o.taken * o.width + 1)
+FROM one_time_keys o {_OF_DEVICE}
+UNION ALL SELECT 'fallback', o.algorithm, o.key_id, o.is_used, 0, o.content
+FROM fallback_keys o {_OF_DEVICE}
+"""
+KNOWN_WITH_ROOMS = f"""
+{KNOWN}
+UNION ALL SELECT 'room', room_id, '', 0, 0, NULL FROM current_state
+WHERE state_key = $1 AND membership = 'join'
+"""
+
+
+async def known(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
+    """Give what an upload of one-time keys needs; None: there is no such device."""
+    return _sorted_out(await tx.fetch(KNOWN, user_id, device_id))
+
+
+async def known_with_rooms(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
+    """Give the same with the rooms of the device's user."""
+    return _sorted_out(await tx.fetch(KNOWN_WITH_ROOMS, user_id, device_id))
+
+
+def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
+    device: Row | None = None
+    keys: dict[str, list[bytes]] = {}
+    fallbacks: dict[str, FallbackRecord] = {}
+    room_ids: list[str] = []
+    for row in rows:
+        part, name, key_id, number, more, content = row
+        if part == "device":
+            device = row
+        elif part == "keys":
+            keys[name] = _cut(bytes(content), more)
+        elif part == "fallback":
+            fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
+        else:
+            room_ids.append(name)
+    if device is None:
+        return None
+    return KnownOfDevice(
+        inbox=device[4],
+        content=None if device[5] is None else bytes(device[5]),
+        is_name_of_cross_signing_key=device[3] == 1,
+        one_time_keys={name: held for name, held in keys.items() if held},
+        spent=frozenset([name for name, held in keys.items() if not held]),
+        fallbacks=fallbacks,
+        room_ids=tuple(room_ids),
+    )
+
+
+def _cut(keys: bytes, width: int) -> list[bytes]:
+    return [keys[start : start + width].rstrip() for start in range(0, len(keys), width)]

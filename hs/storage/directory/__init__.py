@@ -1,0 +1,1 @@
+"""Tables of room aliases, the room directory, the user directory and the search index."""

@@ -1,0 +1,1 @@
+"""Tables of media, their files, and previews of links."""

@@ -1,0 +1,1 @@
+"""Tables of push rules, unread counts and pushers."""

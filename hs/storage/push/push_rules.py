@@ -1,0 +1,210 @@
+"""Rows of push rules, and of what events do to users by them."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.push import pushers
+from hs.storage.push.pushers import QueueRecord
+from hs.storage.rows import Rows
+
+RULES = "SELECT rules FROM push_rulesets WHERE user_id = $1"
+ALL_RULES = "SELECT user_id, rules FROM push_rulesets"
+SET_RULES = """
+INSERT INTO push_rulesets (user_id, rules, stream_id) VALUES ($1, $2, $3)
+ON CONFLICT (user_id) DO UPDATE SET rules = excluded.rules, stream_id = excluded.stream_id
+"""
+INSERT_OUTCOMES = Rows(
+    "push_outcomes",
+    "stream_id bigint, room_id text, event_id text, thread_id text, sender text, "
+    "notify smallint, highlight smallint, actions text",
+    conflict="ON CONFLICT (stream_id) DO NOTHING",
+)
+INSERT_EXCEPTIONS = Rows(
+    "push_exceptions",
+    "user_id text, room_id text, stream_id bigint, event_id text, thread_id text, "
+    "notify smallint, highlight smallint, actions text",
+    conflict="ON CONFLICT (user_id, room_id, stream_id) DO NOTHING",
+)
+SET_MARKS = Rows(
+    "push_marks",
+    "user_id text, room_id text, thread_id text, stream_id bigint",
+    conflict=(
+        "ON CONFLICT (user_id, room_id, thread_id) DO UPDATE SET stream_id = excluded.stream_id"
+    ),
+)
+REMOVE_OUTCOMES = sql(
+    lambda d: f"DELETE FROM push_outcomes WHERE {d.any_of('stream_id', 1, 'bigint')}"
+)
+REMOVE_EXCEPTIONS = sql(
+    lambda d: f"DELETE FROM push_exceptions WHERE {d.any_of('stream_id', 1, 'bigint')}"
+)
+SET_PROGRESS = """
+INSERT INTO push_progress (name, position) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET position = excluded.position
+"""
+PROGRESS = "SELECT position FROM push_progress WHERE name = $1"
+MARKS = "SELECT room_id, thread_id, stream_id FROM push_marks WHERE user_id = $1"
+_SPAN: Final = "room_id text, thread_id text, after bigint, upto bigint, sign smallint"
+# Each span is counted with its sign; the thread '' stands for all of the room.
+COUNTS = sql(
+    lambda d: (
+        "SELECT room_id, thread_id, CAST(sum(n) AS bigint), CAST(sum(h) AS bigint) FROM ("
+        "SELECT o.room_id, o.thread_id, o.notify * w.sign AS n, o.highlight * w.sign AS h "
+        f"FROM {d.unnest('w', _SPAN, 2)} JOIN push_outcomes o ON o.room_id = w.room_id "
+        "AND o.stream_id > w.after AND o.stream_id <= w.upto "
+        "WHERE o.sender <> $1 AND (w.thread_id = '' OR o.thread_id = w.thread_id) "
+        "UNION ALL "
+        "SELECT e.room_id, e.thread_id, e.notify * w.sign AS n, e.highlight * w.sign AS h "
+        f"FROM {d.unnest('w', _SPAN, 2)} JOIN push_exceptions e ON e.user_id = $1 "
+        "AND e.room_id = w.room_id AND e.stream_id > w.after AND e.stream_id <= w.upto "
+        "WHERE w.thread_id = '' OR e.thread_id = w.thread_id"
+        ") AS counted GROUP BY room_id, thread_id"
+    )
+)
+NEWER_EVENTS = """
+SELECT stream_id, writer, event_id FROM events
+WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
+"""
+# Class outcomes of rooms, newest first, with the user's exception if there is one.
+OUTCOMES_OF_ROOMS = sql(
+    lambda d: (
+        "SELECT o.stream_id, o.room_id, o.event_id, o.thread_id, o.highlight, o.actions "
+        f"FROM push_outcomes o WHERE {d.any_of('o.room_id', 2, 'text')} AND o.sender <> $1 "
+        "AND o.notify = 1 AND o.stream_id < $3 AND (o.highlight = 1 OR $4 = 0) "
+        "AND NOT EXISTS (SELECT 1 FROM push_exceptions e WHERE e.user_id = $1 "
+        "AND e.room_id = o.room_id AND e.stream_id = o.stream_id) "
+        "ORDER BY o.stream_id DESC LIMIT $5"
+    )
+)
+EXCEPTIONS_OF_USER = """
+SELECT e.stream_id, e.room_id, e.event_id, e.thread_id,
+       e.highlight + coalesce(o.highlight, 0), e.actions
+FROM push_exceptions e LEFT JOIN push_outcomes o ON o.stream_id = e.stream_id
+WHERE e.user_id = $1 AND e.actions <> '' AND e.stream_id < $2
+  AND (e.highlight + coalesce(o.highlight, 0) = 1 OR $3 = 0)
+ORDER BY e.stream_id DESC LIMIT $4
+"""
+EVALUATED: Final = "evaluated"
+
+
+class OutcomeRecord(NamedTuple):
+    """One row of push_outcomes."""
+
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    sender: str
+    notify: int
+    highlight: int
+    actions: str
+
+
+class ExceptionRecord(NamedTuple):
+    """One row of push_exceptions."""
+
+    user_id: str
+    room_id: str
+    stream_id: int
+    event_id: str
+    thread_id: str
+    notify: int
+    highlight: int
+    actions: str
+
+
+class Span(NamedTuple):
+    """Which rows to count: of a room, of one thread or all (''), in `(after, upto]`."""
+
+    room_id: str
+    thread_id: str
+    after: int
+    upto: int
+    sign: int
+
+
+class Notified(NamedTuple):
+    """One event that notified a user."""
+
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    highlight: int
+    actions: str
+
+
+class Evaluated(NamedTuple):
+    """What the evaluator writes at once."""
+
+    outcomes: Sequence[OutcomeRecord]
+    exceptions: Sequence[ExceptionRecord]
+    marks: Sequence[tuple[str, str, str, int]]  # no key twice
+    removed: Sequence[int]
+    position: str
+    queue: Sequence[QueueRecord] = ()
+
+
+async def rules_of(tx: Tx, user_id: str) -> bytes | None:
+    """Give what a user has set, as it is stored."""
+    found = await tx.fetchval(RULES, user_id)
+    return None if found is None else bytes(found)
+
+
+async def all_rules(tx: Tx) -> list[tuple[str, bytes]]:
+    """List what all users have set."""
+    return [(row[0], bytes(row[1])) for row in await tx.fetch(ALL_RULES)]
+
+
+async def set_rules(tx: Tx, user_id: str, rules: bytes, stream_id: int) -> None:
+    """Write what a user has set."""
+    await tx.execute(SET_RULES, user_id, rules, stream_id)
+
+
+async def store(tx: Tx, evaluated: Evaluated) -> None:
+    """Write outcomes, marks and how far the evaluation has come; again is no harm."""
+    await tx.insert_rows(INSERT_OUTCOMES, evaluated.outcomes)
+    await tx.insert_rows(INSERT_EXCEPTIONS, evaluated.exceptions)
+    await tx.insert_rows(SET_MARKS, evaluated.marks)
+    if evaluated.removed:
+        await tx.execute(REMOVE_OUTCOMES, list(evaluated.removed))
+        await tx.execute(REMOVE_EXCEPTIONS, list(evaluated.removed))
+    await pushers.add(tx, evaluated.queue)
+    await tx.execute(SET_PROGRESS, EVALUATED, evaluated.position)
+
+
+async def progress(tx: Tx) -> str | None:
+    """Tell how far the evaluation has come."""
+    position: str | None = await tx.fetchval(PROGRESS, EVALUATED)
+    return position
+
+
+async def newer_events(tx: Tx, after: int, limit: int) -> list[tuple[int, str, str]]:
+    """List (stream_id, writer, event_id) of accepted events after a number, in order."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
+
+
+async def marks_of(tx: Tx, user_id: str) -> list[tuple[str, str, int]]:
+    """List (room, thread, number) of a user's marks."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(MARKS, user_id)]
+
+
+async def counts(tx: Tx, user_id: str, spans: Sequence[Span]) -> list[tuple[str, str, int, int]]:
+    """Count a user's unread events: (room, thread, notifications, highlights)."""
+    columns = [list(column) for column in zip(*spans, strict=True)]
+    rows = await tx.fetch(COUNTS, user_id, *columns)
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+async def notified(
+    tx: Tx, user_id: str, room_ids: Sequence[str], before: int, highlights: bool, limit: int
+) -> list[Notified]:
+    """List what notified a user in rooms, the newest first."""
+    only = int(highlights)
+    ordinary = await tx.fetch(OUTCOMES_OF_ROOMS, user_id, list(room_ids), before, only, limit)
+    own = await tx.fetch(EXCEPTIONS_OF_USER, user_id, before, only, limit)
+    allowed = set(room_ids)
+    found = [Notified(*row) for row in [*ordinary, *own] if row[1] in allowed]
+    return sorted(found, reverse=True)[:limit]

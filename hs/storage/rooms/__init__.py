@@ -1,0 +1,1 @@
+"""Tables of rooms: events, state, relations, memberships."""

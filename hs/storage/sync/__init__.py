@@ -1,0 +1,1 @@
+"""Queries of /sync, and the tables of sliding sync connections."""

@@ -1,0 +1,328 @@
+"""Logging in, refreshing and logging out over HTTP."""
+
+import re
+from typing import Any
+
+import attrs
+import pytest
+
+from hs.core.ids import UserID
+from hs.settings.sections.accounts import SessionSettings
+from hs.settings.sections.appservices import AppserviceSettings
+from hs.settings.sections.login import ExistingSessionSettings
+from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
+from hs.storage.database import Database
+from hs.storage.devices import device_keys
+from hs.storage.devices.device_keys import CrossSigningRecord
+from tests.support.accounts import DEFAULTS, PLENTY, UNLIMITED, Accounts, open_accounts
+from tests.support.appservices import registration
+
+LOGIN = "/_matrix/client/v3/login"
+REFRESH = "/_matrix/client/v3/refresh"
+WHOAMI = "/_matrix/client/v3/account/whoami"
+
+
+def by_password(user: Any, password: Any = "secret", **more: Any) -> dict[str, Any]:
+    identifier = {"type": "m.id.user", "user": user}
+    return {"type": "m.login.password", "identifier": identifier, "password": password, **more}
+
+
+async def test_a_password_logs_in_under_each_form_of_the_name(accounts: Accounts) -> None:
+    await accounts.user("alice", password="secret")
+
+    for name in ("alice", "@alice:test", "@Alice:test"):
+        answer = await accounts.client.post(LOGIN, by_password(name))
+        assert answer.status == 200
+        assert answer.json["user_id"] == "@alice:test"
+    old = {"type": "m.login.password", "user": "alice", "password": "secret"}
+    assert (await accounts.client.post(LOGIN, old)).status == 200
+
+
+async def test_the_flows_name_passwords(accounts: Accounts) -> None:
+    answer = await accounts.client.get(LOGIN)
+
+    assert {"type": "m.login.password"} in answer.json["flows"]
+    assert {"type": "m.login.token"} not in answer.json["flows"]
+
+
+async def test_clients_are_told_where_the_server_is(database: Database) -> None:
+    server = attrs.evolve(DEFAULTS.server, public_baseurl="https://matrix.test/")
+    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
+        await accounts.user("alice", password="secret")
+
+        told = (await accounts.log_in("alice", "secret"))["well_known"]
+
+        assert told == (await accounts.client.get("/.well-known/matrix/client")).json
+
+
+async def test_services_log_in_as_many_of_their_users_as_they_like(database: Database) -> None:
+    services = AppserviceSettings(registrations=(registration(),))
+    rates = attrs.evolve(
+        UNLIMITED,
+        rc_login=LoginRates(address=Rate(0.001, 2), account=PLENTY, failed_attempts=PLENTY),
+    )
+    settings = attrs.evolve(DEFAULTS, appservices=services, rate_limits=rates)
+    async with open_accounts(database, settings=settings) as accounts:
+        await accounts.user("alice")
+        await accounts.user("_irc_ghost", appservice_id="irc")
+        wish = {"type": "m.login.application_service", "user": "_irc_ghost"}
+
+        answers = [await accounts.client.post(LOGIN, wish, token="as-irc") for _ in range(4)]
+        foreign = await accounts.client.post(LOGIN, {**wish, "user": "alice"}, token="as-irc")
+        absent = await accounts.client.post(LOGIN, {**wish, "user": "_irc_x"}, token="as-irc")
+        others = [await accounts.client.post(LOGIN, wish, token="x") for _ in range(3)]
+
+        assert [one.status for one in answers] == [200] * 4
+        assert answers[0].json["user_id"] == "@_irc_ghost:test"
+        assert (foreign.status, foreign.errcode) == (400, "M_EXCLUSIVE")
+        assert (absent.status, absent.errcode) == (403, "M_FORBIDDEN")
+        assert [one.status for one in others] == [401, 401, 429]
+
+
+async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None:
+    await accounts.user("alice", password="ﬁne")
+
+    assert (await accounts.client.post(LOGIN, by_password("alice", "fine"))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "errcode"),
+    [
+        (by_password("alice", "wrong"), 403, "M_FORBIDDEN"),
+        (by_password("nobody"), 403, "M_FORBIDDEN"),
+        (by_password("@alice:elsewhere"), 403, "M_FORBIDDEN"),
+        (by_password("@alice"), 403, "M_FORBIDDEN"),
+        (by_password("a" * 1000), 403, "M_FORBIDDEN"),
+        (by_password("alice", "x" * 5000), 403, "M_FORBIDDEN"),
+        (by_password(1), 400, "M_BAD_JSON"),
+        (by_password("alice", 1), 400, "M_BAD_JSON"),
+        (by_password("al\0ice"), 400, None),
+        (by_password("alice", device_id=1), 400, "M_BAD_JSON"),
+        (by_password("alice", initial_device_display_name=1), 400, "M_BAD_JSON"),
+        (by_password("alice", initial_device_display_name="n" * 200), 400, "M_INVALID_PARAM"),
+        ({"type": "m.login.password", "user": "alice"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "secret"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "x", "identifier": {}}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "x", "identifier": 1}, 400, "M_BAD_JSON"),
+        (
+            {"type": "m.login.password", "password": "x", "identifier": {"type": "x"}},
+            400,
+            "M_UNKNOWN",
+        ),
+        (
+            {"type": "m.login.password", "password": "x", "identifier": {"type": "m.id.phone"}},
+            400,
+            "M_MISSING_PARAM",
+        ),
+        ({"type": "m.login.token"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.token", "token": "syl_x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.magic"}, 400, "M_UNKNOWN"),
+        ({"type": 1}, 400, "M_BAD_JSON"),
+        ({}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.application_service", "user": "x"}, 401, "M_MISSING_TOKEN"),
+    ],
+)
+async def test_bad_logins_are_refused(
+    accounts: Accounts, wish: Any, status: int, errcode: str | None
+) -> None:
+    await accounts.user("alice", password="secret")
+
+    answer = await accounts.client.post(LOGIN, wish)
+
+    assert answer.status == status
+    assert errcode is None or answer.errcode == errcode
+
+
+async def test_logging_in_again_with_a_device_ends_its_old_token(accounts: Accounts) -> None:
+    alice = await accounts.user("alice", password="secret", device_id="PHONE")
+    assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 200
+
+    again = await accounts.log_in("alice", "secret", device_id="PHONE")
+
+    old = await accounts.client.get(WHOAMI, token=alice.access_token)
+    assert (old.status, old.errcode) == (401, "M_UNKNOWN_TOKEN")
+    assert (await accounts.client.get(WHOAMI, token=again["access_token"])).status == 200
+
+
+async def test_no_device_is_called_like_a_key_that_signs_for_its_user(accounts: Accounts) -> None:
+    await accounts.user("alice", password="secret")
+    await accounts.user("bob", password="secret")
+    key = CrossSigningRecord("@alice:test", "master", "cHVibGlj", b"{}")
+    await accounts.database.write(device_keys.put_cross_signing, key)
+
+    refused = await accounts.client.post(LOGIN, by_password("alice", device_id="cHVibGlj"))
+    another = await accounts.client.post(LOGIN, by_password("bob", device_id="cHVibGlj"))
+
+    assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
+    assert another.status == 200
+    assert [one.device_id for one in await accounts.devices.all_of(UserID("@alice:test"))] == [
+        "ALICE"
+    ]
+
+
+async def test_logging_out_ends_the_token_and_the_device(accounts: Accounts) -> None:
+    alice = await accounts.user("alice", password="secret")
+    other = (await accounts.log_in("alice", "secret"))["access_token"]
+
+    answer = await accounts.client.post("/_matrix/client/v3/logout", {}, token=alice.access_token)
+
+    assert answer.json == {}
+    assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 401
+    assert (await accounts.client.get(WHOAMI, token=other)).status == 200
+    assert ("removed", "@alice:test", ["ALICE"]) in accounts.watching.seen
+
+
+async def test_logging_out_everywhere_ends_all_tokens(accounts: Accounts) -> None:
+    alice = await accounts.user("alice", password="secret")
+    other = (await accounts.log_in("alice", "secret"))["access_token"]
+
+    await accounts.client.post("/_matrix/client/v3/logout/all", token=other)
+
+    for token in (other, alice.access_token):
+        assert (await accounts.client.get(WHOAMI, token=token)).status == 401
+
+
+async def test_guessing_passwords_is_slowed_down(database: Database) -> None:
+    few = LoginRates(address=PLENTY, account=PLENTY, failed_attempts=Rate(0.001, 2))
+    async with open_accounts(database, rate_limits=RateLimitSettings(rc_login=few)) as accounts:
+        await accounts.user("alice", password="secret")
+        for _ in range(2):
+            wrong = await accounts.client.post(LOGIN, by_password("alice", "wrong"))
+            assert wrong.status == 403
+
+        for name in ("alice", "ALICE"):
+            right = await accounts.client.post(LOGIN, by_password(name))
+            assert (right.status, right.errcode) == (429, "M_LIMIT_EXCEEDED")
+
+
+async def test_a_deactivated_account_cannot_log_in(accounts: Accounts) -> None:
+    alice = await accounts.user("alice", password="secret")
+    await accounts.lifecycle.deactivate(alice.user_id, erase=False)
+
+    answer = await accounts.client.post(LOGIN, by_password("alice"))
+
+    assert (answer.status, answer.errcode) == (403, "M_USER_DEACTIVATED")
+
+
+async def test_an_expired_token_is_a_soft_logout(database: Database) -> None:
+    short = SessionSettings(nonrefreshable_access_token_lifetime=60_000)
+    async with open_accounts(database, sessions=short) as accounts:
+        alice = await accounts.user("alice")
+        assert alice.expires_in_ms == 60_000
+        assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 200
+
+        accounts.clock.advance(60_000)
+        answer = await accounts.client.get(WHOAMI, token=alice.access_token)
+
+        assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN")
+        assert answer.json["soft_logout"] is True
+
+
+async def test_old_tokens_live_until_the_new_ones_are_used(accounts: Accounts) -> None:
+    await accounts.user("alice", password="secret")
+    first = await accounts.log_in("alice", "secret", refresh_token=True)
+    assert first["expires_in_ms"] == 300_000
+
+    second = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
+
+    assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 200
+    # The answer got lost, say: the refresh token serves again, what it gave before is void.
+    third = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
+    assert (await accounts.client.get(WHOAMI, token=second["access_token"])).status == 401
+    assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 200
+    # Now the new token is used, and the old ones are gone.
+    assert (await accounts.client.get(WHOAMI, token=third["access_token"])).status == 200
+    assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 401
+    gone = await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})
+    assert (gone.status, gone.errcode) == (401, "M_UNKNOWN_TOKEN")
+    assert set(third) == {"access_token", "refresh_token", "expires_in_ms"}
+
+
+async def test_a_refresh_token_ends_those_before_it(accounts: Accounts) -> None:
+    await accounts.user("alice", password="secret")
+    first = await accounts.log_in("alice", "secret", refresh_token=True)
+    second = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
+
+    third = (await accounts.client.post(REFRESH, {"refresh_token": second["refresh_token"]})).json
+
+    assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 401
+    assert (await accounts.client.get(WHOAMI, token=second["access_token"])).status == 200
+    assert (await accounts.client.get(WHOAMI, token=third["access_token"])).status == 200
+    assert (await accounts.client.get(WHOAMI, token=second["access_token"])).status == 401
+
+
+async def test_a_session_ends_though_it_is_refreshed(database: Database) -> None:
+    day = SessionSettings(session_lifetime=400_000)
+    async with open_accounts(database, sessions=day) as accounts:
+        await accounts.user("alice", password="secret")
+        first = await accounts.log_in("alice", "secret", refresh_token=True)
+        accounts.clock.advance(200_000)
+        second = await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})
+        assert second.json["expires_in_ms"] == 200_000
+
+        accounts.clock.advance(200_000)
+        third = await accounts.client.post(REFRESH, {"refresh_token": second.json["refresh_token"]})
+
+        assert (third.status, third.errcode) == (401, "M_UNKNOWN_TOKEN")
+        assert third.json["soft_logout"] is True
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "errcode"),
+    [
+        ({}, 400, "M_MISSING_PARAM"),
+        ({"refresh_token": 1}, 400, "M_BAD_JSON"),
+        ({"refresh_token": "syr_none"}, 401, "M_UNKNOWN_TOKEN"),
+    ],
+)
+async def test_bad_refreshes_are_refused(
+    accounts: Accounts, wish: Any, status: int, errcode: str
+) -> None:
+    answer = await accounts.client.post(REFRESH, wish)
+
+    assert (answer.status, answer.errcode) == (status, errcode)
+
+
+async def test_a_login_token_serves_once_and_not_for_long(database: Database) -> None:
+    existing = ExistingSessionSettings(enabled=True)
+    settings = attrs.evolve(DEFAULTS, existing_session=existing)
+    async with open_accounts(database, settings=settings) as accounts:
+        alice = await accounts.user("alice", password="secret")
+        auth = {"type": "m.login.password", "user": "alice", "password": "secret"}
+        path = "/_matrix/client/v1/login/get_token"
+        asked = await accounts.client.post(path, {}, token=alice.access_token)
+        made = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
+        wish = {"type": "m.login.token", "token": made.json["login_token"]}
+
+        first = await accounts.client.post(LOGIN, wish)
+        second = await accounts.client.post(LOGIN, wish)
+
+        assert asked.status == 401
+        assert first.json["user_id"] == "@alice:test"
+        assert (second.status, second.errcode) == (403, "M_FORBIDDEN")
+        late = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
+        accounts.clock.advance(late.json["expires_in_ms"])
+        wish["token"] = late.json["login_token"]
+        assert (await accounts.client.post(LOGIN, wish)).status == 403
+
+
+async def test_login_tokens_are_not_given_unless_wanted(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+
+    answer = await accounts.client.post(
+        "/_matrix/client/v1/login/get_token", {}, token=alice.access_token
+    )
+
+    assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+
+
+@pytest.mark.parametrize("end", ["", "/", "?device_id=PHONE"])
+async def test_clients_that_know_no_way_to_log_in_show_a_page(accounts: Accounts, end: str) -> None:
+    page = await accounts.client.get(f"/_matrix/static/client/login{end}")
+
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"window.matrixLogin.onLogin(" in page.body
+    nonce = re.search(rb'<script nonce="([^"]+)">', page.body)
+    assert nonce is not None
+    policy = page.headers["content-security-policy"]
+    assert f"script-src 'nonce-{nonce[1].decode()}'; connect-src 'self'" in policy

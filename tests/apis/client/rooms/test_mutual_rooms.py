@@ -1,0 +1,52 @@
+"""Rooms that two users are in."""
+
+import pytest
+
+from hs.apis.client.rooms.mutual_rooms import MutualRoomsApi
+from hs.core.requester import Requester
+from hs.services.rooms.read import mutual_rooms
+from hs.services.rooms.read.mutual_rooms import MutualRooms
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.web import Tokens, client_for
+
+STABLE = "/_matrix/client/v1/mutual_rooms"
+UNSTABLE = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"
+
+
+async def test_rooms_both_are_in_are_listed_page_by_page(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutual_rooms, "PAGE", 2)
+    async with open_world(database) as world:
+        tokens = Tokens()
+        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
+        client = client_for(MutualRoomsApi(MutualRooms(database)), tokens=tokens)
+        rooms = {await world.create_room(ALICE, join=[BOB]) for _ in range(3)}
+        left = await world.create_room(ALICE, join=[BOB])
+        await world.leave(left, BOB)
+        await world.create_room(ALICE, invite=[BOB])
+        await world.create_room(BOB, join=[CAROL])
+
+        first = await client.get(STABLE, token="alice", query={"user_id": BOB})
+        token = first.json["next_batch"]
+        second = await client.get(STABLE, token="alice", query={"user_id": BOB, "from": token})
+        old = await client.get(UNSTABLE, token="alice", query={"user_id": BOB})
+
+    assert set(first.json["joined"]) | set(second.json["joined"]) == rooms
+    assert (len(first.json["joined"]), first.json["count"]) == (2, 3)
+    assert "next_batch" not in second.json
+    assert old.json["next_batch_token"] == token
+
+
+@pytest.mark.parametrize(
+    "query", [{}, {"user_id": "bob"}, {"user_id": ALICE}, {"user_id": BOB, "from": "x"}]
+)
+async def test_what_makes_no_sense_is_refused(database: Database, query: dict[str, str]) -> None:
+    tokens = Tokens()
+    tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
+    client = client_for(MutualRoomsApi(MutualRooms(database)), tokens=tokens)
+
+    answer = await client.get(STABLE, token="alice", query=query)
+
+    assert answer.status == 400

@@ -1,0 +1,312 @@
+"""Reading rooms' history over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+
+from hs.core.ids import RoomID, UserID
+from hs.core.tokens import SyncToken
+from hs.repl.streams import EVENTS
+from hs.services.rooms.append.drafts import Draft
+from hs.storage.database import Database
+from tests.support.reading import Reading, client_of, readers_of
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
+from tests.support.web import Answer, WebClient
+
+
+@pytest.fixture
+async def world(database: Database) -> AsyncIterator[World]:
+    async with open_world(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reading(world: World) -> Reading:
+    return readers_of(world)
+
+
+@pytest.fixture
+def client(reading: Reading) -> WebClient:
+    return client_of(reading, ALICE, BOB, CAROL)
+
+
+def bodies(events: list[dict[str, Any]]) -> list[str]:
+    return [one["content"]["body"] for one in events if "body" in one["content"]]
+
+
+async def messages(
+    client: WebClient, room_id: RoomID, user_id: UserID = ALICE, /, **query: Any
+) -> Answer:
+    return await client.get(
+        f"/_matrix/client/v3/rooms/{room_id}/messages", token=user_id, query=query
+    )
+
+
+async def say(world: World, room_id: RoomID, *texts: str) -> None:
+    for text in texts:
+        await world.send(room_id, ALICE, text)
+
+
+async def test_pages_back_to_the_beginning_join_without_gaps(
+    world: World, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE)
+    await say(world, room_id, *map(str, range(10)))
+    seen: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"dir": "b", "limit": 3}
+
+    while True:
+        page = (await messages(client, room_id, ALICE, **query)).json
+        assert len(page["chunk"]) <= 3
+        seen.extend(page["chunk"])
+        if "end" not in page:
+            break
+        query["from"] = page["end"]
+
+    assert [one["event_id"] for one in seen] == [row.event_id for _, row in reversed(world.seen)]
+    assert seen[-1]["type"] == "m.room.create"
+
+
+async def test_pages_forward_go_from_the_first_event_to_the_last(
+    world: World, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE)
+    await say(world, room_id, "a", "b", "c", "d")
+
+    first = (await messages(client, room_id, dir="f", limit=6)).json
+    second = (
+        await messages(client, room_id, ALICE, **{"dir": "f", "limit": 6, "from": first["end"]})
+    ).json
+
+    assert bodies(first["chunk"]) == ["a", "b"]
+    assert bodies(second["chunk"]) == ["c", "d"]
+    assert second["start"] == first["end"]
+    third = (
+        await messages(client, room_id, ALICE, **{"dir": "f", "limit": 6, "from": second["end"]})
+    ).json
+    assert third["chunk"] == []
+    assert "end" not in third
+
+
+async def test_to_ends_the_page(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    await say(world, room_id, "a", "b")
+    middle = (await messages(client, room_id, dir="b", limit=1)).json["start"]
+    await say(world, room_id, "c", "d")
+
+    page = (await messages(client, room_id, dir="b", limit=10, to=middle)).json
+
+    assert bodies(page["chunk"]) == ["d", "c"]
+
+
+async def test_tokens_of_sync_are_understood(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    await say(world, room_id, "a", "b")
+    token = SyncToken(events=world.feed.position(EVENTS)).encode()
+    await say(world, room_id, "c", "d")
+
+    back = (await messages(client, room_id, ALICE, **{"dir": "b", "limit": 2, "from": token})).json
+    forth = (await messages(client, room_id, ALICE, **{"dir": "f", "limit": 2, "from": token})).json
+
+    assert bodies(back["chunk"]) == ["b", "a"]
+    assert bodies(forth["chunk"]) == ["c", "d"]
+
+
+async def test_who_left_reads_up_to_their_leave(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    await say(world, room_id, "a")
+    await world.leave(room_id, BOB)
+    await say(world, room_id, "b")
+
+    page = (await messages(client, room_id, BOB, dir="b", limit=3)).json
+
+    assert bodies(page["chunk"]) == ["a"]
+    assert page["chunk"][0]["content"]["membership"] == "leave"
+
+
+async def test_strangers_are_refused(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+
+    answer = await messages(client, room_id, BOB, dir="b")
+
+    assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+    unknown = await messages(client, RoomID("!unknown:test.example"), ALICE, dir="b")
+    assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_guests_look_into_world_readable_rooms(world: World, reading: Reading) -> None:
+    client = client_of(reading, ALICE, guests=[BOB])
+    room_id = await world.create_room(ALICE)
+    await world.set_state(
+        room_id, ALICE, "m.room.history_visibility", {"history_visibility": "world_readable"}
+    )
+    await say(world, room_id, "open")
+
+    page = (await messages(client, room_id, BOB, dir="b", limit=2)).json
+    other = await client.get(f"/_matrix/client/v3/rooms/{room_id}/joined_members", token=BOB)
+
+    assert bodies(page["chunk"]) == ["open"]
+    assert other.errcode == "M_GUEST_ACCESS_FORBIDDEN"
+
+
+@pytest.mark.parametrize(
+    ("query", "errcode"),
+    [
+        ({}, "M_MISSING_PARAM"),
+        ({"dir": "x"}, "M_INVALID_PARAM"),
+        ({"dir": "b", "limit": "-1"}, "M_INVALID_PARAM"),
+        ({"dir": "b", "limit": "many"}, "M_INVALID_PARAM"),
+        ({"dir": "b", "from": "rubbish"}, "M_INVALID_PARAM"),
+        ({"dir": "b", "to": "t1-"}, "M_INVALID_PARAM"),
+        ({"dir": "b", "filter": "{"}, "M_NOT_JSON"),
+        ({"dir": "b", "filter": '{"types": 1}'}, "M_BAD_JSON"),
+    ],
+)
+async def test_bad_queries_are_refused(
+    world: World, client: WebClient, query: dict[str, str], errcode: str
+) -> None:
+    room_id = await world.create_room(ALICE)
+
+    answer = await messages(client, room_id, ALICE, **query)
+
+    assert (answer.status, answer.errcode) == (400, errcode)
+
+
+async def test_filters_look_further_for_enough_events(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    await world.send(room_id, BOB, "wanted")
+    await say(world, room_id, *map(str, range(30)))
+    wanted = {"senders": [BOB], "types": ["m.room.message"], "lazy_load_members": True}
+
+    page = (
+        await messages(client, room_id, dir="b", limit=1, filter=orjson.dumps(wanted).decode())
+    ).json
+
+    assert bodies(page["chunk"]) == ["wanted"]
+    assert [one["state_key"] for one in page["state"]] == [BOB]
+    assert page["state"][0]["room_id"] == room_id
+
+
+async def test_filter_by_relations(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    root = await world.send(room_id, ALICE, "root")
+    await world.send(room_id, ALICE, "alone")
+    relation = {"rel_type": "m.thread", "event_id": root.event_id}
+    reply = {"msgtype": "m.text", "body": "reply", "m.relates_to": relation}
+    await world.append(room_id, Draft("m.room.message", BOB, reply))
+
+    async def found(wanted: dict[str, Any]) -> list[str]:
+        text = orjson.dumps(wanted).decode()
+        return bodies((await messages(client, room_id, dir="b", filter=text)).json["chunk"])
+
+    assert await found({"related_by_rel_types": ["m.thread"]}) == ["root"]
+    assert await found({"related_by_senders": [BOB]}) == ["root"]
+    assert await found({"related_by_senders": [ALICE]}) == []
+
+
+async def test_context_has_both_sides_and_tokens_that_go_on(
+    world: World, client: WebClient
+) -> None:
+    room_id = await world.create_room(ALICE)
+    await say(world, room_id, "a", "b", "c")
+    here = await world.send(room_id, ALICE, "here")
+    await say(world, room_id, "d", "e", "f")
+
+    context = (
+        await client.get(
+            f"/_matrix/client/v3/rooms/{room_id}/context/{here.event_id}",
+            token=ALICE,
+            query={"limit": 4},
+        )
+    ).json
+    back = await messages(
+        client, room_id, ALICE, **{"dir": "b", "limit": 1, "from": context["start"]}
+    )
+    forth = await messages(
+        client, room_id, ALICE, **{"dir": "f", "limit": 1, "from": context["end"]}
+    )
+
+    assert context["event"]["event_id"] == here.event_id
+    assert bodies(context["events_before"]) == ["c", "b"]
+    assert bodies(context["events_after"]) == ["d", "e"]
+    assert {one["type"] for one in context["state"]} >= {"m.room.create", "m.room.member"}
+    assert bodies(back.json["chunk"]) == ["a"]
+    assert bodies(forth.json["chunk"]) == ["f"]
+
+
+async def test_events_that_may_not_be_seen_are_not_found(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    other = await world.create_room(ALICE)
+    sent = await world.send(room_id, ALICE, "secret")
+    base = "/_matrix/client/v3"
+
+    own = await client.get(f"{base}/rooms/{room_id}/event/{sent.event_id}", token=ALICE)
+    legacy = await client.get(f"{base}/events/{sent.event_id}", token=ALICE)
+    refused = [
+        await client.get(f"{base}/rooms/{room_id}/event/{sent.event_id}", token=BOB),
+        await client.get(f"{base}/rooms/{other}/event/{sent.event_id}", token=ALICE),
+        await client.get(f"{base}/rooms/{room_id}/event/$unknown", token=ALICE),
+        await client.get(f"{base}/rooms/{other}/context/{sent.event_id}", token=ALICE),
+        await client.get(f"{base}/events/{sent.event_id}", token=BOB),
+    ]
+
+    assert own.json == legacy.json
+    assert own.json["content"]["body"] == "secret"
+    assert [(one.status, one.errcode) for one in refused] == [(404, "M_NOT_FOUND")] * 5
+
+
+async def test_the_event_closest_to_a_time_is_found(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE)
+    sent = []
+    for _ in range(5):
+        world.clock.advance(1000)
+        sent.append((await world.send(room_id, ALICE), world.clock.now_ms()))
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+
+    async def ask(ts: int, direction: str) -> Answer:
+        return await client.get(path, token=ALICE, query={"ts": ts, "dir": direction})
+
+    (third, time) = sent[2]
+    assert (await ask(time - 1, "f")).json == {
+        "event_id": third.event_id,
+        "origin_server_ts": time,
+    }
+    assert (await ask(time + 1, "b")).json["event_id"] == third.event_id
+    assert (await ask(time, "b")).json["event_id"] == third.event_id
+    assert (await ask(sent[-1][1] + 1, "f")).errcode == "M_NOT_FOUND"
+    assert (await ask(0, "b")).status == 404
+
+
+async def test_what_is_hidden_about_a_time_is_passed_over(world: World, client: WebClient) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    world.clock.advance(1000)
+    last_seen = await world.leave(room_id, BOB)
+    for n in range(120):
+        world.clock.advance(1000)
+        await say(world, room_id, f"hidden {n}")
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+    now_ms = world.clock.now_ms()
+
+    answer = await client.get(path, token=BOB, query={"ts": now_ms, "dir": "b"})
+    none = await client.get(path, token=BOB, query={"ts": now_ms - 119_000, "dir": "f"})
+
+    assert answer.json["event_id"] == last_seen.event_id
+    assert none.status == 404
+
+
+async def test_who_came_late_to_closed_history_finds_its_first_event(
+    world: World, client: WebClient
+) -> None:
+    closed = Draft("m.room.history_visibility", ALICE, {"history_visibility": "joined"}, "")
+    room_id = await world.create_room(ALICE, state=[closed])
+    world.clock.advance(1000)
+    since_ms = world.clock.now_ms()
+    await say(world, room_id, *(f"hidden {n}" for n in range(120)))
+    joined = await world.join(room_id, BOB)
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+
+    answer = await client.get(path, token=BOB, query={"ts": since_ms, "dir": "f"})
+
+    assert answer.json["event_id"] == joined.event_id

@@ -1,0 +1,100 @@
+"""The endpoint of sliding sync, as clients call it."""
+
+from typing import Any
+
+import pytest
+
+from hs.apis.client.server.unstable_features import UNSTABLE_FEATURES
+from hs.apis.client.sync.sliding_sync import SlidingSyncApi
+from hs.core.requester import Requester
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, message
+from tests.support.sliding import open_sliding
+from tests.support.web import Tokens, client_for
+
+PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+# What a client of today sends on its first start.
+FIRST: dict[str, Any] = {
+    "conn_id": "room-list",
+    "lists": {
+        "all_rooms": {
+            "ranges": [[0, 19]],
+            "required_state": [
+                ["m.room.name", ""],
+                ["m.room.encryption", ""],
+                ["m.room.member", "$LAZY"],
+                ["m.room.member", "$ME"],
+                ["m.room.create", ""],
+                ["org.matrix.msc3401.call.member", "*"],
+            ],
+            "timeline_limit": 1,
+            "include_heroes": True,
+            "filters": {"not_room_types": ["m.space"], "is_invite": None},
+        }
+    },
+    "extensions": {
+        "to_device": {"enabled": True},
+        "e2ee": {"enabled": True},
+        "account_data": {"enabled": True},
+        "receipts": {"enabled": True, "rooms": ["*"]},
+        "typing": {"enabled": True},
+    },
+}
+
+
+async def test_the_rooms_of_a_window(database: Database) -> None:
+    async with open_sliding(database) as s:
+        tokens = Tokens()
+        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
+        client = client_for(SlidingSyncApi(s.service), tokens=tokens)
+        room_id = await s.world.create_room(ALICE)
+        await s.world.append(room_id, message(ALICE, "hi"))
+
+        first = await client.post(PATH, FIRST, token="alice", query={"timeout": 0})
+        pos = first.json["pos"]
+        second = await client.post(PATH, FIRST, token="alice", query={"pos": pos, "timeout": 1})
+
+        assert first.status == second.status == 200
+        room = first.json["rooms"][room_id]
+        assert room["timeline"][0]["content"]["body"] == "hi"
+        assert {one["type"] for one in room["required_state"]} == {
+            "m.room.member",
+            "m.room.create",
+        }
+        assert set(first.json["extensions"]) == {"account_data"}
+        assert second.json["rooms"] == {}
+        assert UNSTABLE_FEATURES["org.matrix.simplified_msc3575"]
+
+
+@pytest.mark.parametrize(
+    ("query", "asked", "status", "errcode"),
+    [
+        ({"pos": "s1_c7"}, {}, 400, "M_UNKNOWN_POS"),
+        ({"pos": "\0"}, {}, 400, "M_INVALID_PARAM"),
+        ({"timeout": "soon"}, {}, 400, "M_INVALID_PARAM"),
+        ({"set_presence": "asleep"}, {}, 400, "M_INVALID_PARAM"),
+        ({}, {"conn_id": "x" * 256}, 400, "M_INVALID_PARAM"),
+        ({}, {"conn_id": 1}, 400, "M_BAD_JSON"),
+        ({}, {"lists": []}, 400, "M_BAD_JSON"),
+        ({}, {"lists": {"a": {"ranges": [[0]]}}}, 400, "M_BAD_JSON"),
+        ({}, {"lists": {"a": {"ranges": [[5, 1]]}}}, 400, "M_INVALID_PARAM"),
+        ({}, {"lists": {"a": {"required_state": [["m.room.name"]]}}}, 400, "M_BAD_JSON"),
+        ({}, {"lists": {"a": {"filters": {"is_dm": 1}}}}, 400, "M_BAD_JSON"),
+        ({}, {"room_subscriptions": {"!a:b": {"timeline_limit": "1"}}}, 400, "M_BAD_JSON"),
+        ({}, {"extensions": {"typing": True}}, 400, "M_BAD_JSON"),
+        ({}, {"room_subscriptions": {"nonsense": {}}, "lists": {"a": {}}}, 200, None),
+        ({"timeout": -5}, {}, 200, None),
+    ],
+)
+async def test_what_is_refused(
+    database: Database, query: dict[str, Any], asked: Any, status: int, errcode: str | None
+) -> None:
+    async with open_sliding(database) as s:
+        tokens = Tokens()
+        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
+        client = client_for(SlidingSyncApi(s.service), tokens=tokens)
+
+        answer = await client.post(PATH, asked, token="alice", query=query)
+
+        assert (answer.status, answer.errcode) == (status, errcode)

@@ -1,0 +1,186 @@
+"""Thousands of damaged pictures, archives and pages: a running server outlives them all.
+
+Each is answered as the specification says, what was uploaded comes back as it was, and neither the
+server nor any of its sandboxes takes more memory than it may.
+"""
+
+import gzip
+import logging
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+import pytest
+import trio
+
+from hs.lib.sandbox.pool import MEMORY_BYTES
+from tests.support.damage import corrupted_page, damaged, good_archives, good_pictures
+from tests.support.http_client import HttpClient
+from tests.support.ledger import Person
+from tests.support.processes import Cluster, running_cluster
+from tests.support.sites import Page, Site, open_site
+from tests.support.web import Answer
+
+pytestmark = pytest.mark.process
+FEW, MANY = 120, 10_000
+BATCH = 120
+AT_ONCE = 4
+SERVER_BYTES = 256 << 20
+MEDIA = "/_matrix/client/v1/media"
+FAULTS = {200: None, 400: "M_UNKNOWN", 404: "M_NOT_FOUND", 413: "M_TOO_LARGE"}
+SIZES = ("width=32&height=32&method=crop", "width=64&height=64&animated=true", "width=9&height=900")
+
+log = logging.getLogger(__name__)
+
+
+@attrs.define
+class Attack:
+    """A server, a site that it fetches from, and what came of it so far."""
+
+    cluster: Cluster
+    rng: random.Random
+    site: Site = attrs.Factory(Site)
+    token: str = ""
+    pages: int = 0
+    outcomes: Counter[tuple[str, int]] = attrs.Factory(Counter)
+    peaks: dict[str, int] = attrs.Factory(dict)
+
+    @property
+    def port(self) -> int:
+        return self.cluster.processes["main"].port
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[HttpClient]:
+        async with HttpClient(self.port, self.token) as client:
+            yield client
+
+    async def be_somebody_else(self) -> None:
+        """Register; one user may only have so many links looked at."""
+        person = Person([self.port], self.rng)
+        await person.register(f"u{self.rng.randrange(10**12)}")
+        self.token = person.token
+
+    async def upload(self, kind: str, content: bytes) -> None:
+        """Upload a file as a picture, have it drawn, and get it back."""
+        async with self.client() as client:
+            headers = {"content-type": "image/png"}
+            target = "/_matrix/media/v3/upload?filename=a.png"
+            stored = await client.ask("POST", target, body=content, headers=headers)
+            assert stored.status == 200, stored
+            address = stored.json["content_uri"].removeprefix("mxc://")
+            size = self.rng.choice(SIZES)
+            self.note(kind, await client.get(f"{MEDIA}/thumbnail/{address}?{size}"))
+            got = await client.get(f"{MEDIA}/download/{address}")
+        assert (got.status, got.body) == (200, content)
+
+    async def preview(self, page: bytes) -> None:
+        """Have a link to a page looked at; some come packed, and that damaged too."""
+        self.pages += 1
+        path, headers = f"/{self.pages}", {"content-type": "text/html"}
+        if self.rng.random() < 0.4:
+            headers["content-encoding"] = "gzip"
+            page = gzip.compress(page)
+            page = damaged(self.rng, [page]) if self.rng.random() < 0.7 else page
+        self.site.pages[path] = Page(page, headers=headers)
+        async with self.client() as client:
+            link = quote(self.site.url(path), safe="")
+            self.note("page", await client.get(f"{MEDIA}/preview_url?url={link}"))
+
+    def note(self, kind: str, answer: Answer) -> None:
+        """Count an answer, which must be one of those that the specification has."""
+        assert answer.status in FAULTS, (kind, answer)
+        assert answer.status == 200 or answer.errcode == FAULTS[answer.status], (kind, answer)
+        self.outcomes[kind, answer.status] += 1
+
+    def look(self) -> None:
+        """Note the most memory that the server and each of its children have held."""
+        process = self.cluster.processes["main"].process
+        assert process is not None
+        assert process.poll() is None
+        self.peaks["server"] = peak_of(process.pid)
+        peaks = [peak_of(child) for child in children_of(process.pid)]
+        self.peaks["sandbox"] = max([*peaks, self.peaks.get("sandbox", 0)])
+
+
+def children_of(pid: int) -> list[int]:
+    """List the processes that any thread of a process has started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for one in lists for child in one.read_text().split()]
+
+
+def peak_of(pid: int) -> int:
+    """Give the most memory that a process has ever held, in bytes; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(one.split()[1]) * 1024 for one in lines if one.startswith("VmHWM:")), 0)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A server that fetches previews from 127.0.0.1."""
+    folder = Path(tempfile.mkdtemp(prefix="hs-media-"))
+    settings = {
+        "url_preview_enabled": True,
+        "url_preview_ip_range_whitelist": ["127.0.0.1/32"],
+        "media_store_path": str(folder),
+    }
+    with running_cluster("T0", None, None, **settings) as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+async def test_damaged_content_harms_nothing(cluster: Cluster, count: int) -> None:
+    seed = random.SystemRandom().randrange(10**9)
+    attack = Attack(cluster, random.Random(seed))
+    log.warning("seed %d", seed)
+
+    for start in range(0, count, BATCH):
+        await attack.be_somebody_else()
+        await send(attack, min(BATCH, count - start))
+        attack.look()
+
+    log.warning("%s, at most %s bytes", dict(attack.outcomes), attack.peaks)
+    assert sum(attack.outcomes.values()) == count
+    assert cluster.processes["main"].errors() == ""
+    assert attack.peaks["server"] < SERVER_BYTES
+    assert 0 < attack.peaks["sandbox"] < MEMORY_BYTES
+    # Else nothing much was tried.
+    assert {kind for kind, status in attack.outcomes if status == 200} == {"picture", "page"}
+
+
+async def send(attack: Attack, count: int) -> None:
+    """Send so many, a third of each kind, some at once."""
+    rng = attack.rng
+    pictures, archives = good_pictures(rng), good_archives(rng)
+    async with open_site() as site:
+        attack.site = site
+        tasks = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                await tasks.acquire_on_behalf_of(number)
+                nursery.start_soon(send_one, attack, tasks, number, (pictures, archives))
+
+
+async def send_one(
+    attack: Attack, tasks: trio.CapacityLimiter, number: int, good: tuple[list[bytes], list[bytes]]
+) -> None:
+    pictures, archives = good
+    try:
+        match number % 3:
+            case 0:
+                await attack.upload("picture", damaged(attack.rng, pictures))
+            case 1:
+                await attack.upload("archive", damaged(attack.rng, archives))
+            case _:
+                await attack.preview(corrupted_page(attack.rng))
+    finally:
+        tasks.release_on_behalf_of(number)

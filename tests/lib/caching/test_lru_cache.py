@@ -1,0 +1,226 @@
+"""Caches stay within their bounds and forget what is old or stale."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from hs.lib.caching.loading_cache import LoadingCache, LoadingManyCache
+from hs.lib.caching.lru_cache import LruCache
+
+
+def test_what_was_used_longest_ago_goes_first() -> None:
+    cache: LruCache[str, int] = LruCache("test", max_entries=2)
+    cache.put("a", 1)
+    cache.put("b", 2)
+
+    cache.get("a")
+    cache.put("c", 3)
+
+    assert "b" not in cache
+    assert (cache.get("a"), cache.get("c")) == (1, 3)
+    assert cache.evictions == 1
+
+
+def test_hits_and_misses_are_counted() -> None:
+    cache: LruCache[str, int] = LruCache("test", max_entries=2)
+    cache.put("a", 1)
+
+    found = cache.get("a"), cache.get("b"), cache.get("b", -1)
+
+    assert found == (1, None, -1)
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=12)), max_size=60))
+def test_weight_is_the_sum_of_what_is_kept_and_within_the_bound(
+    puts: list[tuple[int, bytes]],
+) -> None:
+    cache: LruCache[int, bytes] = LruCache("test", max_weight=20, weigh=lambda _, value: len(value))
+
+    for key, value in puts:
+        cache.put(key, value)
+        assert cache.get(key) == value
+
+    kept = [cache.get(key) for key in range(10) if key in cache]
+    assert cache.weight == sum(len(value) for value in kept if value is not None) <= 20
+
+
+def test_a_value_heavier_than_the_cache_is_not_kept() -> None:
+    cache: LruCache[int, bytes] = LruCache("test", max_weight=3, weigh=lambda _, value: len(value))
+
+    cache.put(1, b"1234")
+
+    assert (len(cache), cache.weight) == (0, 0)
+
+
+def test_a_smaller_bound_takes_effect_at_once() -> None:
+    cache: LruCache[int, int] = LruCache("test", max_entries=10)
+    for number in range(10):
+        cache.put(number, number)
+
+    cache.resize(max_entries=3)
+
+    assert [number for number in range(10) if number in cache] == [7, 8, 9]
+
+
+async def test_a_missing_key_is_loaded_once_for_all_who_ask() -> None:
+    loads = []
+
+    async def load(key: int) -> int:
+        loads.append(key)
+        await wait_all_tasks_blocked()
+        return key * 2
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+    answers: list[int] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get(4))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+
+    assert answers == [8] * 5
+    assert loads == [4]
+
+
+async def test_what_is_invalidated_while_loading_is_not_kept() -> None:
+    versions = iter(["stale", "fresh"])
+    go = trio.Event()
+
+    async def load(_: int) -> str:
+        version = next(versions)
+        if version == "stale":
+            await go.wait()
+        return version
+
+    cache = LoadingCache(LruCache[int, str]("test", max_entries=9), load)
+    answers: list[str] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get(1))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        cache.invalidate(1)
+        answers.append(await cache.get(1))
+        go.set()
+
+    assert answers == ["fresh", "stale"]
+    assert await cache.get(1) == "fresh"
+
+
+async def test_many_are_forgotten_at_once_those_being_loaded_too() -> None:
+    versions = {1: 0, 2: 0, 3: 0}
+    go = trio.Event()
+
+    async def load(key: int) -> int:
+        version = versions[key]
+        if key == 3:
+            await go.wait()
+        return version
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+    for key in (1, 2):
+        await cache.get(key)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, 3)
+        await wait_all_tasks_blocked()
+        versions = dict.fromkeys(versions, 1)
+        cache.invalidate_many([2, 3, 4])
+        go.set()
+
+    assert [await cache.get(key) for key in (1, 2, 3)] == [0, 1, 1]
+
+
+async def test_failures_are_not_kept() -> None:
+    loads = []
+
+    async def load(_: int) -> int:
+        loads.append(1)
+        if len(loads) == 1:
+            raise KeyError("once")
+        return 5
+
+    cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
+
+    with pytest.raises(KeyError, match="once"):
+        await cache.get(1)
+
+    assert await cache.get(1) == 5
+
+
+def test_many_keys_asked_for_at_once_count_as_used_one_by_one() -> None:
+    cache = LruCache[str, int]("test", max_entries=3)
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(key, value)
+
+    kept = cache.get_kept(["b", "unknown", "a"])
+    cache.put("d", 4)
+
+    assert list(kept.items()) == [("b", 2), ("a", 1)]
+    assert (cache.hits, cache.misses) == (2, 1)
+    assert "c" not in cache
+    assert "b" in cache
+
+
+def test_many_keys_are_given_together_or_not_at_all() -> None:
+    cache = LruCache[str, int]("test", max_entries=3)
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(key, value)
+
+    found = cache.get_all(["b", "a", "b"])
+    assert cache.get_all(["a", "unknown"]) is None
+    cache.put("d", 4)
+
+    assert found == [2, 1, 2]
+    assert (cache.hits, cache.misses) == (3, 0)
+    assert "c" not in cache
+    assert "b" in cache
+
+
+async def test_many_are_loaded_by_one_question_for_those_that_are_missing() -> None:
+    asked: list[list[int]] = []
+
+    async def load(keys: list[int]) -> dict[int, int]:
+        asked.append(keys)
+        return {key: key * 2 for key in keys}
+
+    cache = LoadingManyCache(LruCache[int, int]("test", max_entries=9), load)
+
+    first, second = await cache.get([1, 2]), await cache.get([1, 2, 3])
+
+    assert (first, second) == ({1: 2, 2: 4}, {1: 2, 2: 4, 3: 6})
+    assert asked == [[1, 2], [3]]
+    assert (cache.get_nowait(3), cache.get_nowait(4)) == (6, None)
+
+
+async def test_of_many_those_invalidated_while_loading_are_not_kept() -> None:
+    versions = iter(["stale", "fresh"])
+    go = trio.Event()
+
+    async def load(keys: list[int]) -> dict[int, str]:
+        version = next(versions)
+        if version == "stale":
+            await go.wait()
+        return dict.fromkeys(keys, version)
+
+    cache = LoadingManyCache(LruCache[int, str]("test", max_entries=9), load)
+    answers: list[dict[int, str]] = []
+
+    async def ask() -> None:
+        answers.append(await cache.get([1, 2]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        cache.invalidate(1)
+        go.set()
+
+    assert answers == [{1: "stale", 2: "stale"}]
+    assert await cache.get([1, 2]) == {1: "fresh", 2: "stale"}

@@ -1,0 +1,145 @@
+"""Handing e-mails to a real SMTP server."""
+
+import ssl
+import subprocess
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hs.lib.mail.mailer import Mail, MailFault, NoMailer, SmtpMailer, SmtpRoute
+from hs.lib.mail.templates import Templates
+from tests.support.mail import MailBox, open_mail_box, plain_of
+
+MAIL = Mail(
+    to="alice@example.org",
+    subject="Grüße\nfrom here",
+    text="Hello Alice\n",
+    html="<p>Hello Alice</p>",
+    headers={"X-Told": "yes"},
+)
+
+
+def route_to(box: MailBox) -> SmtpRoute:
+    return SmtpRoute(host="127.0.0.1", port=box.port, sender="Server <noreply@example.org>")
+
+
+async def test_a_message_arrives_whole() -> None:
+    async with open_mail_box() as box:
+        await SmtpMailer(route_to(box)).send(MAIL)
+
+    (message,) = box.messages
+    assert (message["To"], message["X-Told"]) == ("alice@example.org", "yes")
+    assert message["From"] == "Server <noreply@example.org>"
+    assert message["Subject"] == "Grüße from here"
+    assert message["Message-ID"].endswith("@example.org>")
+    assert plain_of(message).strip() == "Hello Alice"
+    html = message.get_body(("html",))
+    assert html is not None
+    assert "<p>Hello Alice</p>" in html.get_content()
+
+
+async def test_the_user_logs_in() -> None:
+    async with open_mail_box(user=("hs", "secret")) as box:
+        route = attrs.evolve(route_to(box), user="hs", password="secret")
+        await SmtpMailer(route).send(MAIL)
+
+        with pytest.raises(MailFault) as fault:
+            await SmtpMailer(attrs.evolve(route, password="wrong")).send(MAIL)
+
+    assert len(box.messages) == 1
+    assert fault.value.temporary
+
+
+async def test_a_password_that_cannot_be_sent_is_a_fault() -> None:
+    async with open_mail_box(user=("hs", "größe")) as box:
+        route = attrs.evolve(route_to(box), user="hs", password="größe")
+
+        with pytest.raises(MailFault, match="ascii"):
+            await SmtpMailer(route).send(MAIL)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and its certificate for mail.example.org, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "mail.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    subject = ["-subj", "/CN=mail.example.org", "-addext", "subjectAltName=DNS:mail.example.org"]
+    subprocess.run(
+        [*command.split(), *subject, "-keyout", str(path), "-out", f"{path}.crt"],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path
+
+
+async def test_the_connection_is_encrypted_where_the_server_offers_it(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    offered = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    offered.load_cert_chain(certificate)
+    async with open_mail_box(tls=offered, user=("hs", "secret")) as box:
+        route = attrs.evolve(route_to(box), user="hs", password="secret", must_be_encrypted=True)
+        await SmtpMailer(attrs.evolve(route, tls_name="mail.example.org")).send(MAIL)
+
+        with pytest.raises(MailFault, match="certificate"):
+            await SmtpMailer(route).send(MAIL)
+
+    assert box.encrypted == [True]
+
+
+async def test_without_encryption_nothing_is_sent_if_it_is_required() -> None:
+    async with open_mail_box() as box:
+        mailer = SmtpMailer(attrs.evolve(route_to(box), must_be_encrypted=True))
+
+        with pytest.raises(MailFault, match="STARTTLS"):
+            await mailer.send(MAIL)
+
+    assert box.messages == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "temporary"), [("550 no such user", False), ("450 later", True)]
+)
+async def test_a_refused_address_tells_whether_to_try_again(answer: str, temporary: bool) -> None:
+    async with open_mail_box() as box:
+        box.refusals["alice@example.org"] = answer
+
+        with pytest.raises(MailFault) as fault:
+            await SmtpMailer(route_to(box)).send(MAIL)
+
+    assert fault.value.temporary is temporary
+
+
+async def test_a_server_that_is_away_is_a_temporary_fault() -> None:
+    async with open_mail_box() as box:
+        route = route_to(box)
+
+    with pytest.raises(MailFault) as fault:
+        await SmtpMailer(route).send(MAIL)
+
+    assert fault.value.temporary
+
+
+@pytest.mark.parametrize("address", ["a@b\r\nBcc: eve@example.org", "", "\n"])
+async def test_an_address_cannot_bring_headers_along(address: str) -> None:
+    async with open_mail_box() as box:
+        with pytest.raises(MailFault) as fault:
+            await SmtpMailer(route_to(box)).send(attrs.evolve(MAIL, to=address))
+
+    assert not fault.value.temporary
+    assert box.messages == []
+
+
+async def test_without_a_mail_server_sending_fails() -> None:
+    with pytest.raises(MailFault):
+        await NoMailer().send(MAIL)
+
+
+def test_templates_escape_in_pages_alone() -> None:
+    shown = Templates().render("add_threepid_failure.html", failure_reason="<T> a & b")
+
+    assert "&lt;T&gt;" in shown
+    assert "a &amp; b" in shown

@@ -1,0 +1,139 @@
+"""The delegate for text messages, and the service that checks captchas, on real sockets."""
+
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
+
+import orjson
+import pytest
+
+from hs.core.errors import MatrixError, RemoteFault, ThreepidDenied
+from hs.lib.aio import Bridge
+from hs.lib.http_client.addresses import NO_RULES
+from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.services.accounts.terms.captcha import Recaptcha
+from hs.services.accounts.threepids.msisdn_delegate import V1, PhoneDelegate, ValidatedPhone
+from tests.support.sites import Page, Site, open_site
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with open_site() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(bridge: Bridge) -> AsyncIterator[BridgedHttpClient]:
+    client = BridgedHttpClient(bridge, NO_RULES, user_agent="test")
+    yield client
+    await client.aclose()
+
+
+def json_page(content: object, status: int = 200) -> Page:
+    return Page(orjson.dumps(content), status)
+
+
+async def ask_for_token(phones: PhoneDelegate) -> str:
+    session = await phones.request_token(
+        client_secret="s", country="DE", phone_number="0151", send_attempt=2, next_link="https://x"
+    )
+    return session.sid
+
+
+async def test_a_number_is_validated(site: Site, http: BridgedHttpClient) -> None:
+    phones = PhoneDelegate(site.url("/"), http)
+    site.pages[f"{V1}/validate/msisdn/requestToken"] = json_page({"sid": "1", "msisdn": "49151"})
+    site.pages[f"{V1}/validate/msisdn/submitToken"] = json_page({"success": True})
+    site.pages[f"{V1}/3pid/getValidated3pid"] = json_page(
+        {"medium": "msisdn", "address": "49151", "validated_at": 5}
+    )
+
+    sid = await ask_for_token(phones)
+    is_right = await phones.submit(sid, "s", "1234")
+    validated = await phones.validated(sid, "s")
+
+    assert (sid, is_right, validated) == ("1", True, ValidatedPhone("49151", 5))
+    assert orjson.loads(site.asked[0].body) == {
+        "client_secret": "s",
+        "country": "DE",
+        "phone_number": "0151",
+        "send_attempt": 2,
+        "next_link": "https://x",
+    }
+    assert site.asked[2].path == f"{V1}/3pid/getValidated3pid?sid=1&client_secret=s"
+
+
+async def test_what_the_delegate_refuses_is_passed_on(site: Site, http: BridgedHttpClient) -> None:
+    refusal = json_page({"errcode": "M_INVALID_PARAM", "error": "no number"}, 400)
+    site.pages[f"{V1}/validate/msisdn/requestToken"] = refusal
+
+    with pytest.raises(MatrixError) as error:
+        await ask_for_token(PhoneDelegate(site.url("/"), http))
+
+    assert error.value.errcode == "M_INVALID_PARAM"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        json_page({"errcode": "M_SESSION_NOT_VALIDATED", "error": "x"}, 400),
+        json_page({"medium": "email", "address": "a@b.c"}),
+        json_page({}),
+        Page(b"", 404),
+    ],
+)
+async def test_a_session_that_proves_nothing_gives_no_number(
+    site: Site, http: BridgedHttpClient, page: Page
+) -> None:
+    site.pages[f"{V1}/3pid/getValidated3pid"] = page
+
+    assert await PhoneDelegate(site.url("/"), http).validated("1", "s") is None
+
+
+async def test_a_delegate_that_fails_is_a_fault_that_tells_not_where_it_is(
+    site: Site, http: BridgedHttpClient
+) -> None:
+    answerless = PhoneDelegate("http://127.0.0.1:1", http)
+    for page in (json_page({}), json_page({}, 500), json_page({}, 404)):
+        site.pages[f"{V1}/validate/msisdn/requestToken"] = page
+        with pytest.raises(RemoteFault) as failed:
+            await ask_for_token(PhoneDelegate(site.url("/"), http))
+        assert failed.value.server == "for text messages"
+
+    for asked in (ask_for_token(answerless), answerless.validated("1", "s")):
+        with pytest.raises(RemoteFault) as failed:
+            await asked
+        assert failed.value.server == "for text messages"
+
+
+async def test_without_a_delegate_there_are_no_messages(http: BridgedHttpClient) -> None:
+    phones = PhoneDelegate(None, http)
+
+    assert not phones.is_there
+    with pytest.raises(ThreepidDenied):
+        await ask_for_token(phones)
+
+
+@pytest.mark.parametrize(
+    ("page", "is_right"),
+    [
+        (json_page({"success": True}), True),
+        (json_page({"success": False, "error-codes": ["x"]}), False),
+        (json_page({"success": "yes"}), False),
+        (json_page([]), False),
+        (json_page({"success": True}, 500), False),
+    ],
+)
+async def test_captchas_are_checked(
+    site: Site, http: BridgedHttpClient, page: Page, is_right: bool
+) -> None:
+    site.pages["/verify"] = page
+
+    assert await Recaptcha(http, site.url("/verify"), "key").verify("answer", "1.2.3.4") is is_right
+
+    form = parse_qs(site.asked[0].body.decode())
+    assert form == {"secret": ["key"], "response": ["answer"], "remoteip": ["1.2.3.4"]}
+
+
+async def test_a_captcha_that_cannot_be_checked_is_a_fault(http: BridgedHttpClient) -> None:
+    with pytest.raises(RemoteFault, match="captcha"):
+        await Recaptcha(http, "http://127.0.0.1:1/", "key").verify("answer", "1.2.3.4")

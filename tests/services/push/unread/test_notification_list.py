@@ -1,0 +1,60 @@
+"""The list of notifications."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from hs.core.errors import InvalidParam
+from hs.core.events import event_types
+from hs.core.requester import Requester
+from hs.services.push.unread.notification_list import Notifications
+from hs.services.rooms.append.drafts import Draft
+from hs.storage.database import Database
+from tests.support.reading import readers_of
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.unread import open_unread
+
+
+def told(answer: dict[str, Any]) -> list[tuple[str, bool]]:
+    listed = orjson.loads(orjson.dumps(answer))["notifications"]
+    return [(one["event"]["content"]["body"], one["read"]) for one in listed]
+
+
+async def test_notifications_are_listed_newest_first_by_page(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        readers = readers_of(world)
+        listing = Notifications(
+            database,
+            readers.memberships,
+            world.events,
+            readers.visibility,
+            readers.rendering,
+            unread.counting,
+        )
+        room_id = await world.create_room(ALICE)
+        await world.send(room_id, ALICE, "before Bob")
+        await world.join(room_id, BOB)
+        first = await world.send(room_id, ALICE, "one")
+        content: dict[str, Any] = {
+            "msgtype": "m.text",
+            "body": "two",
+            "m.mentions": {"user_ids": [BOB]},
+        }
+        await world.append(room_id, Draft(event_types.MESSAGE, ALICE, content))
+        await world.send(room_id, ALICE, "three")
+        await unread.read(BOB, room_id, first.event_id)
+
+        page = await listing.of_user(Requester(BOB), None, 2, highlights=False)
+        rest = await listing.of_user(Requester(BOB), page["next_token"], 10, highlights=False)
+        loud = await listing.of_user(Requester(BOB), None, 10, highlights=True)
+
+        assert told(page) == [("three", False), ("two", False)]
+        assert told(rest) == [("one", True)]
+        assert "next_token" not in rest
+        assert told(loud) == [("two", False)]
+        assert (await listing.of_user(Requester(CAROL), None, 10, highlights=False)) == {
+            "notifications": []
+        }
+        with pytest.raises(InvalidParam):
+            await listing.of_user(Requester(BOB), "yesterday", 10, highlights=False)

@@ -1,0 +1,71 @@
+"""Forgetting what old events did to users."""
+
+from typing import Any
+
+from hs.core.ids import RoomID
+from hs.services.push.unread.push_pruning import DAY_MS, KEPT_DAYS, LONGEST_DAYS, PushPruning
+from hs.storage.database import Database, Tx
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
+from tests.support.unread import UnreadScene, open_unread
+
+
+async def rows(database: Database) -> tuple[int, int]:
+    """Count what is kept: outcomes and exceptions."""
+
+    async def count(tx: Tx) -> tuple[int, int]:
+        outcomes = await tx.fetchval("SELECT count(*) FROM push_outcomes")
+        return outcomes, await tx.fetchval("SELECT count(*) FROM push_exceptions")
+
+    return await database.read(count)
+
+
+async def days_pass(world: World, pruning: PushPruning, days: int) -> None:
+    for _ in range(days):
+        world.clock.advance(DAY_MS)
+        await pruning.prune()
+
+
+async def speak(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
+    """Have Alice write two messages; the second names Bob, who has a rule of his own as well."""
+    room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+    rule: dict[str, Any] = {"actions": []}
+    await unread.rules.writer.put(CAROL, "room", room_id, rule, None, None)
+    await world.send(room_id, ALICE, "one")
+    last = await world.send(room_id, ALICE, "two")
+    await unread.settle()
+    return room_id, last.event_id
+
+
+async def test_what_all_have_read_is_forgotten_after_a_month(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        pruning = PushPruning(database, world.clock)
+        await pruning.prune()
+        room_id, last = await speak(world, unread)
+        for user_id in (BOB, CAROL):
+            await unread.read(user_id, room_id, last)  # type: ignore[arg-type]  # it is one
+        before = await rows(database)
+
+        await days_pass(world, pruning, KEPT_DAYS)
+        kept = await rows(database)
+        await days_pass(world, pruning, 2)
+
+        assert before == kept == (2, 2)
+        assert await rows(database) == (0, 0)
+
+
+async def test_what_somebody_has_not_read_is_kept_for_a_year(database: Database) -> None:
+    async with open_world(database) as world, open_unread(world) as unread:
+        pruning = PushPruning(database, world.clock)
+        room_id, _ = await speak(world, unread)
+        await pruning.prune()
+
+        world.clock.advance((LONGEST_DAYS - 1) * DAY_MS)
+        await pruning.prune()
+        kept = await rows(database)
+        fresh = unread.another_counter()
+        count = (await fresh.counts(BOB, [room_id]))[room_id].total()
+        await days_pass(world, pruning, 3)
+
+        assert kept == (2, 2)
+        assert tuple(count) == (2, 0)
+        assert await rows(database) == (0, 0)

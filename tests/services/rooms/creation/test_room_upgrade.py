@@ -1,0 +1,302 @@
+"""Upgrading rooms: what the new one takes over, and what becomes of the old one."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from hs.core.errors import (
+    Forbidden,
+    InvalidParam,
+    NotFound,
+    TooLarge,
+    UnsupportedRoomVersion,
+)
+from hs.core.ids import RoomID
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.membership.room_succession import predecessor_of
+from hs.storage.database import Database
+from tests.support.meddling import Meddling
+from tests.support.room_actions import DAVE, Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+
+
+@pytest.fixture
+async def acts(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as opened:
+        yield opened
+
+
+async def upgrade(acts: Actions, room_id: RoomID, version: str, *creators: str) -> RoomID:
+    requester = acts.tokens.requesters["alice"]
+    return await acts.upgrades.upgrade(requester, room_id, version, creators)
+
+
+def state(event_type: str, content: dict[str, Any], key: str = "") -> Draft:
+    return Draft(event_type, ALICE, content, key)
+
+
+@pytest.mark.parametrize(("old", "new"), [("1", "6"), ("6", "11"), ("11", "12"), ("12", "12")])
+async def test_the_new_room_is_like_the_old_one(acts: Actions, old: str, new: str) -> None:
+    room_id = await acts.world.create_room(
+        ALICE,
+        version=old,
+        join=[BOB, CAROL],
+        state=[
+            state("m.room.name", {"name": "Pub"}),
+            state("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}),
+            state("org.example", {"x": 1}),
+        ],
+        power_levels={"users": {BOB: 60} | ({} if old == "12" else {ALICE: 100})},
+    )
+    await acts.world.set_membership(room_id, ALICE, CAROL, "ban")
+    last = await acts.world.send(room_id, BOB)
+    alias = acts.aliases.named("pub")
+    await acts.aliases.add(ALICE, alias, room_id)
+    await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", {"alias": alias})
+    await acts.public_rooms.set_listed(room_id, True)
+
+    replacement = await upgrade(acts, room_id, new)
+
+    create = await acts.state(replacement, "m.room.create")
+    assert create["room_version"] == new
+    assert create["predecessor"]["room_id"] == room_id
+    assert create["predecessor"]["event_id"] != last.event_id
+    assert await acts.state(replacement, "m.room.name") == {"name": "Pub"}
+    assert "algorithm" in await acts.state(replacement, "m.room.encryption")
+    assert await acts.state(replacement, "org.example") == {}
+    assert await acts.state(replacement, "m.room.canonical_alias") == {"alias": alias}
+    assert await acts.state(replacement, "m.room.member", CAROL) == {"membership": "ban"}
+    assert await acts.state(replacement, "m.room.member", BOB) == {}
+    levels = await acts.state(replacement, "m.room.power_levels")
+    assert levels["users"] == {BOB: 60} | ({} if new == "12" else {ALICE: 100})
+    tombstone = await acts.state(room_id, "m.room.tombstone")
+    assert tombstone["replacement_room"] == replacement
+    assert await acts.state(room_id, "m.room.canonical_alias") == {}
+    silenced = await acts.state(room_id, "m.room.power_levels")
+    assert (silenced["events_default"], silenced["invite"]) == (50, 50)
+    found = await acts.aliases.find(alias)
+    assert found is not None
+    assert found.room_id == replacement
+    assert await acts.public_rooms.is_listed(replacement)
+    assert not await acts.public_rooms.is_listed(room_id)
+
+
+async def test_upgraders_with_little_power_have_no_more_of_it_in_the_new_room(
+    acts: Actions,
+) -> None:
+    levels = {"users": {ALICE: 50, BOB: 100}, "events": {"m.room.encryption": 100}}
+    room_id = await acts.world.create_room(
+        ALICE,
+        state=[
+            state("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}),
+            state("m.room.power_levels", levels),
+        ],
+    )
+
+    replacement = await upgrade(acts, room_id, "11")
+
+    assert await acts.state(replacement, "m.room.power_levels") == levels
+    assert "algorithm" in await acts.state(replacement, "m.room.encryption")
+
+
+async def test_power_levels_in_text_become_numbers(acts: Actions) -> None:
+    room_id = await acts.world.create_room(
+        ALICE, version="1", power_levels={"users": {ALICE: "100"}, "kick": " 40 ", "ban": 1.5}
+    )
+
+    replacement = await upgrade(acts, room_id, "10")
+
+    levels = await acts.state(replacement, "m.room.power_levels")
+    assert levels["users"] == {ALICE: 100}
+    assert levels["kick"] == 40
+    assert levels["ban"] == 1
+
+
+async def test_creators_are_named_anew(acts: Actions) -> None:
+    room_id = await acts.world.create_room(
+        ALICE, power_levels={"users": {ALICE: 100, BOB: 100, CAROL: 100}}
+    )
+
+    newer = await upgrade(acts, room_id, "12", BOB)
+    newest = await upgrade(acts, newer, "12", DAVE)
+    back = await upgrade(acts, newest, "11", BOB)
+
+    assert (await acts.state(newer, "m.room.create"))["additional_creators"] == [BOB]
+    levels = await acts.state(newer, "m.room.power_levels")
+    assert levels["users"] == {CAROL: 100}
+    assert levels["events"]["m.room.tombstone"] == 150
+    assert (await acts.state(newest, "m.room.create"))["additional_creators"] == [DAVE]
+    assert (await acts.state(newest, "m.room.power_levels"))["users"] == {BOB: 100, CAROL: 100}
+    assert "additional_creators" not in await acts.state(back, "m.room.create")
+    levels = await acts.state(back, "m.room.power_levels")
+    assert levels["users"] == {ALICE: 100, BOB: 100, CAROL: 100, DAVE: 100}
+    assert levels["events"]["m.room.tombstone"] == 100
+
+
+async def test_spaces_keep_their_children_and_their_type(acts: Actions) -> None:
+    made = await acts.client().post(
+        "/_matrix/client/v3/createRoom",
+        {
+            "creation_content": {"type": "m.space", "m.federate": False},
+            "initial_state": [
+                {"type": "m.space.child", "state_key": "!a:b", "content": {"via": [SERVER]}},
+                {"type": "m.space.child", "state_key": "!gone:b", "content": {}},
+            ],
+        },
+        token="alice",
+    )
+
+    replacement = await upgrade(acts, made.json["room_id"], "12")
+
+    create = await acts.state(replacement, "m.room.create")
+    assert (create["type"], create["m.federate"]) == ("m.space", False)
+    current = await acts.world.states.current(replacement)
+    assert ("m.space.child", "!a:b") in current
+    assert ("m.space.child", "!gone:b") not in current
+
+
+async def test_rules_the_new_version_does_not_know_shut_the_room(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, version="10", join_rule="knock_restricted")
+
+    replacement = await upgrade(acts, room_id, "6")
+
+    assert (await acts.state(replacement, "m.room.join_rules"))["join_rule"] == "invite"
+
+
+async def test_who_may_not_end_a_room_may_not_upgrade_it(acts: Actions) -> None:
+    room_id = await acts.world.create_room(BOB, join=[ALICE])
+    outside = await acts.world.create_room(BOB)
+
+    for one in (room_id, outside):
+        with pytest.raises(Forbidden):
+            await upgrade(acts, one, "11")
+    with pytest.raises(NotFound):
+        await upgrade(acts, RoomID("!no:where.example"), "11")
+    with pytest.raises(UnsupportedRoomVersion):
+        await upgrade(acts, room_id, "nope")
+
+
+async def test_upgrades_over_http(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    path = f"/_matrix/client/v3/rooms/{room_id}/upgrade"
+    client = acts.client()
+
+    done = await client.post(path, {"new_version": "12"}, token="alice")
+    missing = await client.post(path, {}, token="alice")
+    unknown = await client.post(path, {"new_version": "x"}, token="alice")
+    with pytest.raises(InvalidParam):
+        await upgrade(acts, room_id, "12", "nobody")
+
+    assert list(done.json) == ["replacement_room"]
+    assert missing.errcode == "M_MISSING_PARAM"
+    assert unknown.errcode == "M_UNSUPPORTED_ROOM_VERSION"
+
+
+async def test_members_find_their_settings_in_the_new_room(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    tags = {"tags": {"u.pub": {"order": 0.5}}}
+    for user_id in (ALICE, BOB, CAROL):
+        acts.own.data[user_id, room_id, "m.tag"] = tags
+    acts.own.data[BOB, None, "m.direct"] = {ALICE: ["!other:x", room_id], CAROL: ["!other:x"]}
+
+    replacement = await upgrade(acts, room_id, "11")
+    for name in ("bob", "carol"):
+        joiner = acts.tokens.requesters[name]
+        await acts.membership.join(joiner, replacement, JoinRequest())
+
+    assert acts.own.data[ALICE, replacement, "m.tag"] == tags
+    assert acts.own.data[BOB, replacement, "m.tag"] == tags
+    # She was not in the room that was replaced.
+    assert (CAROL, replacement, "m.tag") not in acts.own.data
+    assert acts.own.data[BOB, None, "m.direct"] == {
+        ALICE: ["!other:x", room_id, replacement],
+        CAROL: ["!other:x"],
+    }
+    assert acts.own.copied == [(ALICE, room_id, replacement), (BOB, room_id, replacement)]
+
+
+async def test_settings_made_in_the_new_room_stand(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    acts.own.data[BOB, room_id, "m.tag"] = {"tags": {"u.old": {}}}
+    replacement = await upgrade(acts, room_id, "11")
+    acts.own.data[BOB, replacement, "m.tag"] = {"tags": {"u.new": {}}}
+
+    await acts.membership.join(acts.tokens.requesters["bob"], replacement, JoinRequest())
+
+    assert acts.own.data[BOB, replacement, "m.tag"] == {"tags": {"u.new": {}}}
+
+
+@pytest.mark.parametrize("predecessor", [7, {}, {"room_id": 7}, {"room_id": "nonsense"}])
+async def test_predecessors_that_are_none_do_not_disturb(acts: Actions, predecessor: Any) -> None:
+    drafts = await acts.world.create_room(ALICE)
+    create = await acts.world.states.current_event(drafts, "m.room.create")
+    assert create is not None
+    content = {**create.event.content, "predecessor": predecessor}
+
+    assert predecessor_of(attrs.evolve(create.event, content=content)) is None
+
+
+@pytest.mark.parametrize("version", ["1", "11"])
+async def test_tombstone_and_create_event_name_each_other(acts: Actions, version: str) -> None:
+    room_id = await acts.world.create_room(ALICE)
+
+    replacement = await upgrade(acts, room_id, version)
+
+    tombstone = await acts.world.states.current_event(room_id, "m.room.tombstone")
+    assert tombstone is not None
+    assert tombstone.event.content["replacement_room"] == replacement
+    create = await acts.state(replacement, "m.room.create")
+    assert create["predecessor"] == {"room_id": room_id, "event_id": tombstone.event_id}
+    assert await acts.state(replacement, "m.room.guest_access") == {"guest_access": "forbidden"}
+
+
+async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    for size in range(65_000, 64_000, -50):
+        with suppress(TooLarge):
+            await acts.world.set_state(room_id, ALICE, "m.room.name", {"name": "x" * size})
+            break
+
+    with pytest.raises(TooLarge):
+        # In version 1 the same event is larger, as it cites others at greater length.
+        await upgrade(acts, room_id, "1")
+
+    assert await acts.state(room_id, "m.room.tombstone") == {}
+
+
+async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE, join=[BOB])
+    given = {"users": {ALICE: 100, BOB: 70}}
+
+    async def give() -> None:
+        await acts.world.set_state(room_id, ALICE, "m.room.power_levels", given)
+
+    upgrades = attrs.evolve(acts.upgrades, appender=Meddling(acts.world.appender, give))
+    await upgrades.upgrade(acts.tokens.requesters["alice"], room_id, "11")
+
+    levels = await acts.state(room_id, "m.room.power_levels")
+    assert levels["users"] == given["users"]
+    assert levels["events_default"] == 50
+
+
+@pytest.mark.parametrize("new", ["11", "12"])
+async def test_who_asks_again_meanwhile_gets_the_same_room(acts: Actions, new: str) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    given: list[RoomID] = []
+
+    async def ask() -> None:
+        given.append(await upgrade(acts, room_id, new))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+
+    assert len(given) == 3
+    assert len(set(given)) == 1
+    tombstone = await acts.state(room_id, "m.room.tombstone")
+    assert tombstone["replacement_room"] == given[0]

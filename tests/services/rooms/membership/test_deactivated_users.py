@@ -1,0 +1,53 @@
+"""Users who close their accounts leave their rooms, even if a process ends meanwhile."""
+
+import trio
+
+from hs.core.events import event_types
+from hs.core.ids import RoomID, ServerName
+from hs.services.rooms.membership.deactivated_users import RoomDepartures
+from hs.services.rooms.store.memberships import Memberships
+from hs.storage.database import Tx
+from tests.support.rooms import ALICE, BOB, SERVER, World
+
+
+def departures(world: World) -> RoomDepartures:
+    memberships = Memberships(world.database, world.feed, ServerName(SERVER))
+    return RoomDepartures(world.database, world.appender, memberships)
+
+
+async def membership(world: World, room_id: RoomID) -> object:
+    event = await world.states.current_event(room_id, event_types.MEMBER, BOB)
+    assert event is not None
+    return event.event.content["membership"]
+
+
+async def test_who_departs_leaves_rooms_and_refuses_invites(
+    world: World, nursery: trio.Nursery
+) -> None:
+    leaving = departures(world)
+    nursery.start_soon(leaving.run)
+    joined = await world.create_room(ALICE, join=[BOB])
+    invited = await world.create_room(ALICE, invite=[BOB])
+
+    await leaving.depart(BOB)
+
+    with trio.fail_after(60):
+        for room_id in (joined, invited):
+            while await membership(world, room_id) != "leave":
+                await trio.lowlevel.checkpoint()
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_was_left_behind_is_found_in_the_tables(world: World) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB])
+    await world.database.write(_deactivated, BOB)
+
+    await departures(world).finish_others()
+
+    assert await membership(world, room_id) == "leave"
+
+
+async def _deactivated(tx: Tx, user_id: str) -> None:
+    await tx.execute(
+        "INSERT INTO users (user_id, created_ms, is_deactivated) VALUES ($1, 0, 1)", user_id
+    )

@@ -1,0 +1,214 @@
+"""What the administrator's settings do to memberships, one by one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+
+from hs.core.errors import Forbidden
+from hs.core.ids import RoomID, UserID
+from hs.core.requester import Requester
+from hs.repl.memory_writer import MemoryWriter
+from hs.repl.streams import CACHES
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.creation.initial_events import NewRoomRequest
+from hs.services.rooms.membership.auto_accept_invites import AutoAccept
+from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
+from hs.services.rooms.membership.member_policy import MemberPolicy
+from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.read.stripped_state import StrippedState, shown_state
+from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
+from hs.settings.sections.rooms import RoomSettings
+from hs.storage.database import Database
+from tests.support.room_actions import Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL, ZOE
+
+
+@asynccontextmanager
+async def open_with(database: Database, **settings: Any) -> AsyncIterator[Actions]:
+    """Open rooms under some settings; Bob and Carol have names and avatars."""
+    chosen = RoomSettings(**settings)
+    async with open_actions(database, settings=chosen) as actions:
+        actions.membership = attrs.evolve(actions.membership, policy=MemberPolicy(chosen))
+        for user_id in (BOB, CAROL):
+            actions.profiles.known[user_id] = {"displayname": user_id[1:4].upper()}
+        yield actions
+
+
+async def member_of(actions: Actions, room_id: RoomID, user_id: UserID) -> dict[str, Any]:
+    return dict(await actions.state(room_id, "m.room.member", user_id))
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_only_administrators_invite_if_so_configured(
+    database: Database, blocked: bool
+) -> None:
+    async with open_with(database, block_non_admin_invites=blocked) as actions:
+        room_id = await actions.world.create_room(ALICE)
+        member, admin = Requester(ALICE), Requester(ALICE, is_admin=True)
+        requests = (
+            actions.membership.invite(member, room_id, BOB),
+            actions.membership.set_member(member, room_id, BOB, {"membership": "invite"}),
+            actions.creation.create(member, NewRoomRequest(invite=(BOB,))),
+        )
+
+        for request in requests:
+            if blocked:
+                with pytest.raises(Forbidden):
+                    await request
+            else:
+                await request
+        await actions.membership.invite(admin, room_id, CAROL)
+
+        assert await actions.memberships.membership(room_id, CAROL) == "invite"
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_invites_show_the_profile_of_who_is_invited_if_so_configured(
+    database: Database, included: bool
+) -> None:
+    async with open_with(database, include_profile_data_on_invite=included) as actions:
+        made = await actions.creation.create(Requester(ALICE), NewRoomRequest(invite=(BOB,)))
+        await actions.membership.invite(Requester(ALICE), made, CAROL)
+
+        assert ("displayname" in await member_of(actions, made, BOB)) is included
+        assert ("displayname" in await member_of(actions, made, CAROL)) is included
+        await actions.membership.join(Requester(BOB), made, JoinRequest())
+        assert (await member_of(actions, made, BOB))["displayname"] == "BOB"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_users_have_other_names_in_rooms_if_so_configured(
+    database: Database, allowed: bool
+) -> None:
+    async with open_with(database, allow_per_room_profiles=allowed) as actions:
+        room_id = await actions.world.create_room(ALICE)
+        content = {"membership": "join", "displayname": "Robert", "own": 1}
+        await actions.membership.set_member(Requester(BOB), room_id, BOB, content)
+
+        member = await member_of(actions, room_id, BOB)
+
+        assert member["displayname"] == ("Robert" if allowed else "BOB")
+        assert member["own"] == 1
+
+
+@pytest.mark.parametrize("needed", [False, True])
+async def test_only_members_make_aliases_if_so_configured(database: Database, needed: bool) -> None:
+    async with open_with(database) as actions:
+        naming = attrs.evolve(actions.naming, members_only=needed)
+        room_id = await actions.world.create_room(ALICE)
+        alias = actions.aliases.named("garden")
+
+        if needed:
+            with pytest.raises(Forbidden):
+                await naming.add_alias(Requester(BOB), alias, room_id)
+        else:
+            await naming.add_alias(Requester(BOB), alias, room_id)
+
+        assert (await actions.aliases.find(alias) is not None) is not needed
+
+
+async def test_who_leaves_or_is_removed_forgets(database: Database) -> None:
+    async with open_with(database) as actions:
+        world = actions.world
+        drops = MemoryWriter(CACHES, "main", world.transport, 1)
+        drops.attach()
+        leavers = ForgettingLeavers(
+            database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
+        )
+        room_id = await world.create_room(ALICE, join=[BOB, CAROL, ZOE])
+        await world.leave(room_id, BOB)
+        await world.set_membership(room_id, ALICE, CAROL, "ban")
+
+        await leavers.forget_waiting()
+
+        for user_id in (BOB, CAROL):
+            own = await actions.memberships.local_membership(room_id, user_id)
+            assert own is not None
+            assert own.forgotten
+        own = await actions.memberships.local_membership(room_id, ALICE)
+        assert own is not None
+        assert not own.forgotten
+
+
+@pytest.mark.parametrize(
+    ("settings", "joined"),
+    [
+        ({}, {"direct", "room", "remote"}),
+        ({"only_for_direct_messages": True}, {"direct"}),
+        ({"only_from_local_users": True}, {"direct", "room"}),
+    ],
+)
+async def test_invites_are_accepted_if_so_configured(
+    database: Database, settings: dict[str, Any], joined: set[str]
+) -> None:
+    async with open_with(database) as actions:
+        world = actions.world
+        accept = AutoAccept(
+            AutoAcceptSettings(enabled=True, **settings),
+            world.feed,
+            world.events,
+            actions.memberships,
+            actions.membership,
+            actions.own,
+        )
+        rooms = {name: await world.create_room(ALICE, join=[ZOE]) for name in joined | {"room"}}
+        invited = {"direct": (ALICE, True), "room": (ALICE, False), "remote": (ZOE, False)}
+        for name, room_id in rooms.items():
+            sender, is_direct = invited[name]
+            content = {"membership": "invite", **({"is_direct": True} if is_direct else {})}
+            await world.append(room_id, Draft("m.room.member", sender, content, BOB))
+
+        await accept.accept_waiting()
+
+        found = {
+            name
+            for name, room_id in rooms.items()
+            if await actions.memberships.membership(room_id, BOB) == "join"
+        }
+        assert found == joined
+        assert actions.own.data[BOB, None, "m.direct"] == {ALICE: [rooms["direct"]]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (PrejoinSettings(), {"m.room.create", "m.room.join_rules", "m.room.name"}),
+        (
+            PrejoinSettings(disable_default_event_types=True, additional_event_types=()),
+            set(),
+        ),
+        (
+            PrejoinSettings(
+                disable_default_event_types=True,
+                additional_event_types=(("org.all", None), ("org.one", "a")),
+            ),
+            {"org.all", "org.one"},
+        ),
+    ],
+)
+async def test_invited_users_are_told_what_is_configured(
+    database: Database, settings: PrejoinSettings, told: set[str]
+) -> None:
+    async with open_with(database) as actions:
+        world = actions.world
+        state = [
+            Draft("m.room.name", ALICE, {"name": "garden"}, ""),
+            *(Draft(name, ALICE, {}, key) for name in ("org.all", "org.one") for key in "ab"),
+        ]
+        room_id = await world.create_room(ALICE, state=state, invite=[BOB])
+        own = await actions.memberships.local_membership(room_id, BOB)
+        assert own is not None
+        reader = StrippedState(database, world.events, world.states, shown_state(settings))
+
+        events = (await reader.of(BOB, {room_id: own}))[room_id]
+
+        assert {one["type"] for one in events} - {"m.room.member"} == told
+        assert [one["state_key"] for one in events if one["type"] == "org.one"] == (
+            ["a"] if "org.one" in told else []
+        )
+        assert events[-1]["state_key"] == BOB
+        senders = [one["state_key"] for one in events if one["type"] == "m.room.member"]
+        assert senders == [ALICE, BOB]

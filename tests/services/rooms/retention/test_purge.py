@@ -1,0 +1,291 @@
+"""What is kept for how long: messages, redacted contents, forgotten rooms."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+
+from hs.core.errors import Forbidden
+from hs.core.ids import EventID, RoomID
+from hs.repl.memory_writer import MemoryWriter
+from hs.repl.streams import CACHES
+from hs.repl.transport import Transport
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.read.retention_policy import RetentionPolicies
+from hs.services.rooms.retention.purge import ForgottenRooms, MessagePurge, RedactedContents
+from hs.settings.sections.retention import Lifetimes, PurgeJob, RetentionSettings
+from hs.storage.database import Database, Tx
+from hs.storage.rooms import purge as storage
+from hs.storage.rooms import rooms
+from tests.support.reading import Reading, readers_of
+from tests.support.rooms import ALICE, BOB, World, open_world
+
+MINUTE = 60_000
+DAY = 86_400_000
+
+ROWS_OF = "SELECT event_id, pdu FROM events WHERE room_id = $1 ORDER BY stream_id"
+TABLES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table'",
+    "postgres": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+}
+COLUMNS = {
+    "sqlite": "SELECT name FROM pragma_table_info($1)",
+    "postgres": "SELECT column_name FROM information_schema.columns "
+    "WHERE table_schema = current_schema() AND table_name = $1",
+}
+# They are users' own, or what administrators look at.
+KEPT_OF_ROOMS = {
+    "account_data",
+    "reports",
+    "key_backup_sessions",
+    "push_queue",
+    "push_throttles",
+    "typing_rooms",
+}
+
+
+async def rows_of(tx: Tx, room_id: str) -> dict[str, Any]:
+    return {row[0]: orjson.loads(bytes(row[1])) for row in await tx.fetch(ROWS_OF, room_id)}
+
+
+async def tables_of_rooms(tx: Tx) -> set[str]:
+    tables = [row[0] for row in await tx.fetch(TABLES[tx.dialect.engine])]
+    return {
+        table
+        for table in tables
+        if "room_id" in {row[0] for row in await tx.fetch(COLUMNS[tx.dialect.engine], table)}
+    }
+
+
+def settings(max_lifetime: int | None = None, **more: Any) -> RetentionSettings:
+    return RetentionSettings(
+        enabled=True, default_policy=Lifetimes(max_lifetime=max_lifetime), **more
+    )
+
+
+def policies_of(world: World, chosen: RetentionSettings) -> RetentionPolicies:
+    return RetentionPolicies.following(world.feed, world.states, chosen, world.clock)
+
+
+def reading_with(world: World, chosen: RetentionSettings) -> Reading:
+    return readers_of(world, policies_of(world, chosen))
+
+
+def purge_of(world: World, chosen: RetentionSettings) -> MessagePurge:
+    policies = policies_of(world, chosen)
+    return MessagePurge(world.database, world.events, policies, chosen, world.clock)
+
+
+async def test_old_messages_are_hidden_at_once(database: Database) -> None:
+    async with open_world(database) as world:
+        reading = reading_with(world, settings(10 * MINUTE))
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await world.send(room_id, ALICE, "old")
+        world.clock.advance(9 * MINUTE)
+        await world.send(room_id, ALICE, "young")
+
+        assert await reading.bodies(BOB, room_id) == ["old", "young"]
+        world.clock.advance(2 * MINUTE)
+        assert await reading.bodies(BOB, room_id) == ["young"]
+
+
+async def test_a_rooms_own_policy_counts_within_the_bounds(database: Database) -> None:
+    async with open_world(database) as world:
+        chosen = settings(DAY, allowed_lifetime_min=5 * MINUTE, allowed_lifetime_max=DAY)
+        policies = policies_of(world, chosen)
+        room_id = await world.create_room(ALICE)
+
+        async def lifetime(content: dict[str, Any]) -> int | None:
+            await world.set_state(room_id, ALICE, "m.room.retention", content)
+            return await policies.lifetime_ms(room_id)
+
+        assert await policies.lifetime_ms(room_id) == DAY
+        assert await lifetime({"max_lifetime": 10 * MINUTE}) == 10 * MINUTE
+        assert await lifetime({"max_lifetime": MINUTE}) == 5 * MINUTE
+        assert await lifetime({"max_lifetime": 2 * DAY}) == DAY
+        assert await lifetime({"max_lifetime": "long"}) == DAY
+        assert await lifetime({"min_lifetime": MINUTE}) == DAY
+        assert policies.described() == {
+            "policies": {"*": {"max_lifetime": DAY}},
+            "limits": {"max_lifetime": {"min": 5 * MINUTE, "max": DAY}},
+        }
+
+
+async def test_old_messages_are_purged_but_for_state_and_the_end(database: Database) -> None:
+    async with open_world(database) as world:
+        chosen = settings(10 * MINUTE)
+        room_id = await world.create_room(ALICE, join=[BOB])
+        state = set(await database.read(rows_of, room_id))
+        first = await world.send(room_id, ALICE, "one")
+        await world.redact(room_id, ALICE, first.event_id)
+        last = await world.send(room_id, ALICE, "last")
+        world.clock.advance(11 * MINUTE)
+        purge = purge_of(world, chosen)
+
+        await purge.purge(PurgeJob())
+        await purge.purge(PurgeJob())
+
+        assert set(await database.read(rows_of, room_id)) == {*state, last.event_id}
+        later = await world.send(room_id, BOB, "goes on")
+        reading = reading_with(world, chosen)
+        assert await reading.bodies(ALICE, room_id) == ["goes on"]
+        await purge.purge(PurgeJob())
+        assert set(await database.read(rows_of, room_id)) == {*state, later.event_id}
+
+
+@attrs.frozen(eq=False)
+class Interrupted:
+    """A database that has something happen after the end of a room was read."""
+
+    inner: Database
+    happens: Callable[[], Awaitable[object]]
+
+    async def read(self, unit: Any, *args: Any) -> Any:
+        found = await self.inner.read(unit, *args)
+        if unit is storage.room_end:
+            await self.happens()
+        return found
+
+    async def read_long(self, unit: Any, *args: Any) -> Any:
+        return await self.inner.read_long(unit, *args)
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        return await self.inner.write(unit, *args)
+
+
+async def test_what_a_bridge_dates_back_during_the_purge_stays_the_rooms_end(
+    database: Database,
+) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        old = await world.send(room_id, ALICE, "old")
+        await world.send(room_id, ALICE, "end")
+        long_ago_ms = world.clock.now_ms()
+        world.clock.advance(DAY)
+        bridged: list[EventID] = []
+
+        async def bridge() -> None:
+            draft = Draft(
+                "m.room.message", ALICE, {"body": "bridged"}, origin_server_ts=long_ago_ms
+            )
+            bridged.extend(one.event_id for one in await world.append(room_id, draft))
+
+        purge = purge_of(world, settings(MINUTE))
+        interrupted: Any = Interrupted(database, bridge)
+        purge = attrs.evolve(purge, database=interrupted)
+
+        await purge.purge(PurgeJob())
+
+        held = await database.read(rows_of, room_id)
+        assert old.event_id not in held
+        assert set(bridged) <= set(held)
+        await world.send(room_id, ALICE, "goes on")
+
+
+async def test_a_job_purges_rooms_of_its_range(database: Database) -> None:
+    async with open_world(database) as world:
+        chosen = settings()
+        quick, slow = await world.create_room(ALICE), await world.create_room(ALICE)
+        for room_id, minutes in ((quick, 1), (slow, 30)):
+            policy = {"max_lifetime": minutes * MINUTE}
+            await world.set_state(room_id, ALICE, "m.room.retention", policy)
+            await world.send(room_id, ALICE, "gone")
+            await world.send(room_id, ALICE, "end")
+        world.clock.advance(DAY)
+        purge = purge_of(world, chosen)
+
+        assert await purge.purge(PurgeJob(longest_max_lifetime=5 * MINUTE)) == 1
+        assert await purge.purge(PurgeJob(longest_max_lifetime=5 * MINUTE)) == 0
+        assert await purge.purge(PurgeJob(shortest_max_lifetime=5 * MINUTE)) == 1
+
+
+async def test_redacted_contents_are_removed_after_the_period(database: Database) -> None:
+    async with open_world(database) as world:
+        contents = RedactedContents(database, world.events, world.clock, 7 * DAY)
+        room_id = await world.create_room(ALICE)
+        old = (await world.send(room_id, ALICE, "secret")).event_id
+        young = (await world.send(room_id, ALICE, "other")).event_id
+        await world.redact(room_id, ALICE, old)
+        world.clock.advance(6 * DAY)
+        await world.redact(room_id, ALICE, young)
+
+        assert await contents.remove() == 0
+        world.clock.advance(2 * DAY)
+        assert await contents.remove() == 1
+        assert await contents.remove() == 0
+
+        held = await database.read(rows_of, room_id)
+        assert held[old]["content"] == {}
+        assert held[old]["signatures"]
+        assert held[young]["content"]["body"] == "other"
+        again = await world.events.get_one(EventID(old))
+        assert again is not None
+        assert again.event.content == {}
+
+
+@pytest.fixture
+def forgotten() -> Any:
+    def make(world: World, transport: Transport, period_ms: int) -> ForgottenRooms:
+        drops = MemoryWriter(CACHES, "main", transport, 1)
+        drops.attach()
+        return ForgottenRooms(
+            world.database, world.rooms, drops, world.clock, period_ms, lambda room_id: True
+        )
+
+    return make
+
+
+async def forget(world: World, room_id: RoomID, *user_ids: str) -> None:
+    for user_id in user_ids:
+        await world.database.write(rooms.forget, user_id, room_id)
+
+
+async def test_rooms_that_all_forgot_are_purged_after_the_period(
+    database: Database, forgotten: Any
+) -> None:
+    async with open_world(database) as world:
+        reading = readers_of(world)
+        room_id = await world.create_room(ALICE, join=[BOB])
+        kept = await world.create_room(ALICE)
+        await world.send(room_id, ALICE)
+        duty = forgotten(world, world.transport, DAY)
+        await world.leave(room_id, BOB)
+        await world.leave(room_id, ALICE)
+        await forget(world, room_id, BOB)
+        world.clock.advance(2 * DAY)
+        assert await duty.purge() == []
+        await forget(world, room_id, ALICE)
+
+        assert await duty.purge() == []
+        world.clock.advance(DAY)
+        assert await duty.purge() == [room_id]
+
+        assert await database.read(rows_of, room_id) == {}
+        assert set(await reading.memberships.rooms_of(ALICE)) == {kept}
+        assert room_id not in world.rooms
+        assert not await world.states.current(room_id)
+        with pytest.raises(Forbidden):
+            await reading.visibility.check_may_read(ALICE, room_id)
+
+
+async def test_a_room_that_is_joined_again_stays(database: Database, forgotten: Any) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        duty = forgotten(world, world.transport, DAY)
+        await world.leave(room_id, ALICE)
+        await forget(world, room_id, ALICE)
+        await duty.purge()
+        world.clock.advance(DAY)
+
+        await world.join(room_id, BOB)
+
+        assert await duty.purge() == []
+        assert await database.read(rows_of, room_id) != {}
+
+
+async def test_purging_a_room_knows_every_table(database: Database) -> None:
+    tables = await database.read(tables_of_rooms)
+
+    assert tables - KEPT_OF_ROOMS == {one.split()[2] for one in storage.DELETE_ROOM}

@@ -1,0 +1,53 @@
+"""Tails against the whole log: what they answer is right, or they do not answer."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs.core.ids import RoomID
+from hs.core.positions import VectorPosition
+from hs.repl.feed import Batch, Feed
+from hs.repl.rows import EventRow
+from hs.repl.streams import EVENTS
+from hs.services.rooms.store.recent_events import ENTRY_BYTES, Tails
+
+WRITERS = {"!a:x": "w1", "!b:x": "w1", "!c:x": "w2", "!d:x": "w2"}
+
+rooms = st.lists(st.sampled_from(sorted(WRITERS)), max_size=40)
+
+
+def row(room_id: str, number: int) -> EventRow:
+    return EventRow(room_id, f"${number}", "m.room.message", "@u:x", None, number, 0)
+
+
+@given(rooms, rooms, st.integers(1, 12), st.integers(1, 4))
+def test_a_tail_is_right_or_silent(
+    before: list[str], after: list[str], total: int, per_room: int
+) -> None:
+    feed = Feed()
+    for writer in ("w1", "w2"):
+        feed.start_at(EVENTS, writer, 0)
+    log: list[tuple[str, int, str]] = []
+    positions: list[VectorPosition] = [feed.position(EVENTS)]
+    tails: Tails | None = None
+
+    for number, room_id in enumerate([*before, "", *after], start=1):
+        if not room_id:
+            tails = Tails(feed, total * ENTRY_BYTES, per_room)
+            continue
+        writer = WRITERS[room_id]
+        previous = feed.position_of(EVENTS, writer) or 0
+        feed.deliver(Batch(EVENTS, writer, previous, number, [(number, row(room_id, number))]))
+        log.append((writer, number, room_id))
+        positions.append(feed.position(EVENTS))
+
+    assert tails is not None
+    for position in positions:
+        news = [one for one in log if not position.covers(one[0], one[1])]
+        changed = tails.rooms_since(position)
+        assert changed is None or changed == {one[2] for one in news}
+        for room_id in WRITERS:
+            found = tails.since(RoomID(room_id), position)
+            expected = [number for _, number, room in news if room == room_id]
+            assert found is None or [one.stream_id for one in found] == expected
+    # Of what just happened they do know.
+    assert tails.rooms_since(positions[-1]) == set()

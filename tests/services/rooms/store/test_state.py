@@ -1,0 +1,174 @@
+"""State: snapshots, the current state on any process, and going on after a restart."""
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hs.core.events.event_types import StateKey
+from hs.core.ids import EventID, RoomID
+from hs.repl.feed import Feed
+from hs.repl.inproc import InProcHub
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store import state_snapshots
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.state_snapshots import Snapshot, unstored
+from hs.services.rooms.store.state_store import StateStore
+from hs.storage.database import Database
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
+from hs.storage.rooms import state
+from tests.support.rooms import ALICE, BOB, CAROL, World, message, open_world
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from("abc"), st.sampled_from("xy")),  # set an entry of the state
+        st.none(),  # say something
+    ),
+    max_size=25,
+)
+
+
+async def test_a_world_on_the_same_database_goes_on(database: Database) -> None:
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, version="2", join=[BOB])
+        last = await world.send(room_id, BOB)
+        before = await world.states.current(room_id)
+
+    async with open_world(database) as world:
+        sent = await world.send(room_id, BOB)
+        await world.set_membership(room_id, ALICE, BOB, "ban")
+        stored = await world.events.get_one(sent.event_id)
+
+        assert stored is not None
+        assert stored.event.prev_events == (last.event_id,)
+        assert sent.stream_id > last.stream_id
+        assert await world.states.at_snapshot(stored.snapshot_id or 0) == before
+
+
+async def test_other_processes_follow_the_current_state(database: Database) -> None:
+    hub = InProcHub()
+    feed = Feed()
+    events = EventStore(database, feed)
+    states = StateStore(database, feed, events)
+    hub.join(feed)
+    async with open_world(database, hub=hub) as world:
+        room_id = await world.create_room(ALICE)
+        assert await states.current(room_id) == await world.states.current(room_id)
+
+        await world.join(room_id, BOB)
+        named = await world.set_state(room_id, ALICE, "m.room.name", {"name": "Tea"})
+
+        held = states.current_nowait(room_id)
+        name = await states.current_event(room_id, "m.room.name")
+        assert held is not None
+        assert held == world.rooms._rooms[room_id].head.snapshot.map
+        assert name is not None
+        assert name.event_id == named.event_id
+
+
+async def test_parts_of_the_state_are_read_without_the_rest(world: World) -> None:
+    room_id = await world.create_room(ALICE, join=[BOB, CAROL])
+    sent = await world.send(room_id, BOB)
+    key = ("m.room.member", BOB)
+    whole = await world.states.current(room_id)
+    cold = StateStore(world.database, Feed(), world.events)
+    stored = await world.events.get_one(sent.event_id)
+    assert stored is not None
+
+    assert await cold.current_of_keys(room_id, [key, ("m.room.name", "")]) == {key: whole[key]}
+    assert len(await cold.current_of_types(room_id, ["m.room.member"])) == 3
+    assert await cold.of_snapshot(stored.snapshot_id or 0, [key]) == {key: whole[key]}
+    assert await cold.at_snapshot(stored.snapshot_id or 0) == whole
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+async def test_long_chains_are_cut_by_whole_snapshots(
+    world: World, hops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_snapshots, "MIN_HOPS", hops)
+    room_id = await world.create_room(ALICE)
+    drafts = [Draft("m.test", ALICE, {"n": n}, str(n % 4)) for n in range(20)]
+
+    for draft in drafts:
+        await world.append(room_id, draft, message(ALICE))
+
+    last = await world.events.get_one(EventID(world.seen[-1][1].event_id))
+    assert last is not None
+    assert last.snapshot_id is not None
+    chain = await world.database.read(state.chain, last.snapshot_id)
+    assert len(chain) <= hops + 1
+    cold = StateStore(world.database, Feed(), world.events)
+    assert await cold.at_snapshot(last.snapshot_id) == await world.states.current(room_id)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(calls=st.lists(CHANGES.filter(len), max_size=6))
+def test_snapshots_equal_the_replayed_state(
+    calls: list[list[tuple[str, str] | None]],
+) -> None:
+    async def check() -> None:
+        async with open_inline() as database:
+            await migrate(database, bundled_migrations(), ["pre", "post"])
+            async with open_world(database) as world:
+                room_id = await world.create_room(ALICE)
+                for changes in calls:
+                    await world.append(room_id, *(_draft(change) for change in changes))
+                await _check_replay(world, room_id)
+
+    trio.run(check)
+
+
+def _draft(change: tuple[str, str] | None) -> Draft:
+    return message(ALICE) if change is None else Draft(change[0], ALICE, {}, change[1])
+
+
+async def _check_replay(world: World, room_id: RoomID) -> None:
+    cold = StateStore(world.database, Feed(), world.events)
+    replayed: dict[StateKey, EventID] = {}
+    for _, row in world.seen:
+        stored = await world.events.get_one(EventID(row.event_id))
+        assert stored is not None
+        assert dict(await cold.at_snapshot(stored.snapshot_id or 0)) == replayed
+        if row.state_key is not None:
+            replayed[(row.type, row.state_key)] = EventID(row.event_id)
+    assert dict(await cold.current(room_id)) == replayed
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 5)))))
+def test_snapshots_in_memory_are_what_their_chains_say(
+    changes: list[tuple[int, int | None]],
+) -> None:
+    snapshot = state_snapshots.empty()
+    plain: dict[StateKey, EventID] = {}
+    for key_number, value in changes:
+        key = ("type", str(key_number))
+        new = None if value is None else EventID(f"${value}")
+        snapshot = snapshot.after({key: new})
+        if new is None:
+            plain.pop(key, None)
+        else:
+            plain[key] = new
+
+    assert dict(snapshot.map) == plain
+    assert _laid_over(snapshot) == plain
+
+
+def _laid_over(snapshot: Snapshot) -> dict[StateKey, EventID]:
+    result: dict[StateKey, EventID] = {}
+    for one in unstored(snapshot):
+        if one.changes is None:
+            result = dict(one.map)
+            continue
+        for key, event_id in one.changes.items():
+            if event_id is None:
+                result.pop(key, None)
+            else:
+                result[key] = event_id
+    return result
+
+
+def test_packed_deltas_are_read_back() -> None:
+    pairs = [(1, 5), (2**40, -7), (3, state.REMOVED)]
+
+    assert list(state.unpack(state.pack(pairs))) == pairs

@@ -1,0 +1,283 @@
+"""Sliding sync: what is told of each room, at first and as it changes."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.push.unread import Count, RoomCounts
+from hs.services.rooms.append.drafts import Draft
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL, member, message
+from tests.support.sliding import bodies, keys, open_sliding, window
+
+LAZY = [["m.room.member", "$LAZY"]]
+
+
+async def test_a_room_is_told_with_the_state_asked_for(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB], invite=[CAROL])
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "Den"})
+        await s.world.set_state(room_id, ALICE, "m.room.avatar", {"url": "mxc://a/b"})
+        await s.world.set_state(room_id, ALICE, "org.x", {}, "1")
+        await s.world.set_state(room_id, ALICE, "org.x", {}, "2")
+        wanted = [["m.room.create", ""], ["org.x", "*"], ["m.room.member", "$ME"], ["*", "2"]]
+
+        room = (await s.sync(ALICE, lists=window(state=wanted)))["rooms"][room_id]
+
+        assert keys(room) == {
+            ("m.room.create", ""),
+            ("org.x", "1"),
+            ("org.x", "2"),
+            ("m.room.member", ALICE),
+        }
+        assert (room["name"], room["avatar"]) == ("Den", "mxc://a/b")
+        assert (room["joined_count"], room["invited_count"]) == (2, 1)
+        assert (room["notification_count"], room["highlight_count"]) == (0, 0)
+        assert room["limited"] is False
+        assert "heroes" not in room
+        assert "room_id" not in room["timeline"][0]
+
+
+async def test_a_room_without_a_name_has_heroes(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        await s.world.append(room_id, member(BOB, "join", displayname="Bob", avatar_url="mxc://b"))
+        first = await s.sync(ALICE)
+        await s.world.join(room_id, CAROL)
+        second = await s.sync(ALICE, first["pos"])
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "Den"})
+        third = await s.sync(ALICE, second["pos"])
+        await s.world.set_state(room_id, ALICE, "m.room.name", {})
+        fourth = await s.sync(ALICE, third["pos"])
+
+        bob = {"user_id": BOB, "displayname": "Bob", "avatar_url": "mxc://b"}
+        assert first["rooms"][room_id]["heroes"] == [bob]
+        assert second["rooms"][room_id]["heroes"] == [bob, {"user_id": CAROL}]
+        assert second["rooms"][room_id]["joined_count"] == 3
+        assert third["rooms"][room_id]["name"] == "Den"
+        assert "joined_count" not in third["rooms"][room_id]
+        assert fourth["rooms"][room_id]["name"] is None
+        assert len(fourth["rooms"][room_id]["heroes"]) == 2
+
+
+async def test_state_is_told_again_only_as_it_changes(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        asked = window(state=[["m.room.topic", ""], ["m.room.create", ""]])
+        first = await s.sync(ALICE, lists=asked)
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
+        await s.world.set_state(room_id, ALICE, "org.x", {})
+
+        second = await s.sync(ALICE, first["pos"], lists=asked)
+
+        room = second["rooms"][room_id]
+        assert keys(room) == {("m.room.topic", "")}
+        assert [one["type"] for one in room["timeline"]] == ["m.room.topic", "org.x"]
+        assert (room["num_live"], "initial" in room, "name" in room) == (2, False, False)
+
+
+async def test_members_are_brought_as_the_timeline_needs_them_and_once(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB, CAROL])
+        await s.world.send(room_id, BOB, "one")
+        asked = window(state=LAZY, limit=1)
+        first = await s.sync(ALICE, lists=asked)
+        await s.world.send(room_id, BOB, "two")
+        second = await s.sync(ALICE, first["pos"], lists=asked)
+        await s.world.send(room_id, CAROL, "three")
+        third = await s.sync(ALICE, second["pos"], lists=asked)
+        await s.world.append(room_id, member(BOB, "join", displayname="Bobby"))
+        fourth = await s.sync(ALICE, third["pos"], lists=asked)
+
+        assert keys(first["rooms"][room_id]) == {("m.room.member", BOB)}
+        assert keys(second["rooms"][room_id]) == set()
+        assert keys(third["rooms"][room_id]) == {("m.room.member", CAROL)}
+        assert fourth["rooms"][room_id]["required_state"][0]["content"]["displayname"] == "Bobby"
+
+
+async def test_a_member_that_changed_in_a_gap_is_brought_when_needed_again(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        asked = window(state=LAZY, limit=1)
+        await s.world.send(room_id, BOB, "one")
+        first = await s.sync(ALICE, lists=asked)
+        await s.world.append(room_id, member(BOB, "join", displayname="Bobby"))
+        await s.world.append(room_id, message(ALICE), message(ALICE, "last"))
+        second = await s.sync(ALICE, first["pos"], lists=asked)
+        await s.world.send(room_id, BOB, "two")
+        third = await s.sync(ALICE, second["pos"], lists=asked)
+
+        assert second["rooms"][room_id]["limited"] is True
+        assert keys(second["rooms"][room_id]) == {("m.room.member", ALICE)}
+        assert keys(third["rooms"][room_id]) == {("m.room.member", BOB)}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_gap_is_limited_and_still_tells_the_state(
+    database: Database, restart: bool
+) -> None:
+    asked = window(state=[["m.room.topic", ""], ["m.room.member", "*"]], limit=2)
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        first = await s.sync(ALICE, lists=asked)
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
+        await s.world.join(room_id, BOB)
+        await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(4)))
+        second = await s.sync(ALICE, first["pos"], lists=asked)
+    if restart:
+        async with open_sliding(database) as s:
+            second = await s.sync(ALICE, first["pos"], lists=asked)
+
+    room = second["rooms"][room_id]
+    assert bodies(room) == ["m2", "m3"]
+    assert room["limited"] is True
+    assert keys(room) == {("m.room.topic", ""), ("m.room.member", BOB)}
+    assert room["joined_count"] == 2
+
+
+async def test_more_state_is_told_once_it_is_asked_for(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        few = window(state=[["m.room.create", ""]])
+        many = window(state=[["m.room.create", ""], ["m.room.join_rules", ""]])
+        first = await s.sync(ALICE, lists=few)
+        second = await s.sync(ALICE, first["pos"], lists=many)
+        third = await s.sync(ALICE, second["pos"], lists=few)
+        fourth = await s.sync(ALICE, third["pos"], lists=many)
+        await s.world.set_state(room_id, ALICE, "m.room.join_rules", {"join_rule": "invite"})
+        fifth = await s.sync(ALICE, fourth["pos"], lists=few)
+        sixth = await s.sync(ALICE, fifth["pos"], lists=many)
+
+        assert keys(second["rooms"][room_id]) == {("m.room.join_rules", "")}
+        assert "timeline" not in second["rooms"][room_id]
+        assert third["rooms"] == fourth["rooms"] == {}
+        assert keys(fifth["rooms"][room_id]) == set()
+        assert keys(sixth["rooms"][room_id]) == {("m.room.join_rules", "")}
+
+
+async def test_a_longer_timeline_is_expanded(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(5)))
+        first = await s.sync(ALICE, lists=window(limit=1))
+        second = await s.sync(ALICE, first["pos"], lists=window(limit=3))
+        third = await s.sync(ALICE, second["pos"], lists=window(limit=1))
+        fourth = await s.sync(ALICE, third["pos"], lists=window(limit=3))
+        await s.world.append(room_id, message(ALICE, "x"), message(ALICE, "y"))
+        fifth = await s.sync(ALICE, fourth["pos"], lists=window(limit=1))
+        sixth = await s.sync(ALICE, fifth["pos"], lists=window(limit=3))
+
+        room = second["rooms"][room_id]
+        assert bodies(room) == ["m2", "m3", "m4"]
+        assert (room["unstable_expanded_timeline"], room["num_live"]) == (True, 0)
+        assert "initial" not in room
+        assert third["rooms"] == fourth["rooms"] == {}
+        assert (bodies(fifth["rooms"][room_id]), fifth["rooms"][room_id]["limited"]) == (
+            ["y"],
+            True,
+        )
+        assert bodies(sixth["rooms"][room_id]) == ["m4", "x", "y"]
+
+
+async def test_what_lists_and_subscriptions_ask_adds_up(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        wanted: dict[str, Any] = {
+            room_id: {"timeline_limit": 2, "required_state": [["m.room.create", ""]]}
+        }
+
+        answer = await s.sync(
+            ALICE,
+            lists=window(state=[["m.room.join_rules", ""]], limit=1),
+            room_subscriptions=wanted,
+        )
+
+        room = answer["rooms"][room_id]
+        assert keys(room) == {("m.room.create", ""), ("m.room.join_rules", "")}
+        assert len(room["timeline"]) == 2
+
+
+async def test_everything_but_lazy_members(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.send(room_id, ALICE)
+
+        answer = await s.sync(ALICE, lists=window(state=[["*", "*"], *LAZY], limit=1))
+
+        assert keys(answer["rooms"][room_id]) == {
+            ("m.room.create", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", ALICE),
+        }
+
+
+async def test_history_that_the_user_may_not_see_is_left_out(database: Database) -> None:
+    async with open_sliding(database) as s:
+        closed = Draft("m.room.history_visibility", BOB, {"history_visibility": "joined"}, "")
+        room_id = await s.world.create_room(BOB, state=[closed])
+        await s.world.send(room_id, BOB, "secret")
+        await s.world.join(room_id, ALICE)
+        await s.world.send(room_id, BOB, "open")
+
+        room = (await s.sync(ALICE))["rooms"][room_id]
+
+        assert bodies(room) == ["open"]
+        assert room["timeline"][-2]["content"]["membership"] == "join"
+
+
+async def test_messages_of_ignored_users_do_not_show(database: Database) -> None:
+    async with open_sliding(database) as s:
+        s.reading.wishes.ignored[ALICE] = {BOB}
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        first = await s.sync(ALICE)
+        await s.world.send(room_id, BOB, "noise")
+
+        assert (await s.sync(ALICE, first["pos"]))["rooms"] == {}
+
+
+async def test_counts_are_told_and_come_again_when_the_user_has_read(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        first = await s.sync(ALICE)
+        sent = await s.world.send(room_id, BOB, "alice!")
+        s.tables.count(ALICE, room_id, RoomCounts(Count(2, 1)))
+        second = await s.sync(ALICE, first["pos"])
+        s.tables.count(ALICE, room_id, RoomCounts())
+        s.tables.read_up_to(room_id, ALICE, sent.event_id, "m.read.private")
+        third = await s.sync(ALICE, second["pos"])
+
+        told = second["rooms"][room_id]
+        assert (told["notification_count"], told["highlight_count"]) == (2, 1)
+        assert third["rooms"][room_id]["notification_count"] == 0
+        assert "timeline" not in third["rooms"][room_id]
+
+
+async def test_prev_batch_goes_on_where_the_timeline_begins(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE)
+        await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(3)))
+
+        room = (await s.sync(ALICE, lists=window(limit=1)))["rooms"][room_id]
+
+        assert bodies(room) == ["m2"]
+        assert room["prev_batch"].startswith("t")
+
+
+async def test_what_was_set_between_leaving_and_a_ban_is_not_told(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        asked = window(state=[["*", "*"]], timeline=20)
+        first = await s.sync(BOB, lists=asked)
+        await s.world.leave(room_id, BOB)
+        await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "secret"})
+        await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
+        await s.world.set_membership(room_id, ALICE, BOB, "ban")
+
+        for answer in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=asked)):
+            assert "secret" not in str(answer)
+            assert room_id in answer["rooms"]

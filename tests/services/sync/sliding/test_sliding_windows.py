@@ -1,0 +1,437 @@
+"""Sliding sync: which rooms a window shows, and how it moves."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.errors import InvalidParam, MatrixError
+from hs.core.push.unread import Count, RoomCounts
+from hs.services.rooms.append.drafts import Draft
+from hs.storage.database import Database
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.sliding import (
+    bodies,
+    busy_rooms,
+    make_sliding,
+    open_sliding,
+    open_two,
+    window,
+)
+from tests.support.syncing import forget
+
+
+async def test_a_window_shows_the_rooms_active_last(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 4)
+
+        answer = await s.sync(ALICE, lists=window([0, 1], limit=1))
+
+        assert answer["lists"] == {"all": {"count": 4}}
+        assert set(answer["rooms"]) == {rooms[3], rooms[2]}
+        assert bodies(answer["rooms"][rooms[3]]) == ["m3"]
+        assert answer["rooms"][rooms[3]]["initial"] is True
+        assert answer["rooms"][rooms[3]]["limited"] is True
+        assert answer["rooms"][rooms[3]]["num_live"] == 0
+        assert answer["rooms"][rooms[3]]["bump_stamp"] > answer["rooms"][rooms[2]]["bump_stamp"]
+
+
+async def test_a_growing_window_brings_only_the_rooms_that_are_new(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 5)
+        first = await s.sync(ALICE, lists=window([0, 1]))
+
+        second = await s.sync(ALICE, first["pos"], lists=window([0, 3]))
+        third = await s.sync(ALICE, second["pos"], lists=window([0, 99]))
+
+        assert set(second["rooms"]) == {rooms[2], rooms[1]}
+        assert set(third["rooms"]) == {rooms[0]}
+
+
+async def test_the_same_pos_gives_the_same_again(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 3)
+        first = await s.sync(ALICE, lists=window([0, 0]))
+        grown = await s.sync(ALICE, first["pos"], lists=window([0, 2]))
+        await s.world.send(rooms[2], ALICE, "news")
+
+        again = await s.sync(ALICE, first["pos"], lists=window([0, 2]))
+
+        assert set(grown["rooms"]) == {rooms[0], rooms[1]}
+        assert set(again["rooms"]) == set(rooms)
+        assert bodies(again["rooms"][rooms[2]]) == ["news"]
+        assert "initial" not in again["rooms"][rooms[2]]
+
+
+async def test_a_position_two_steps_back_is_unknown_after_a_restart(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 3)
+        first = await s.sync(ALICE, lists=window([0, 0]))
+        second = await s.sync(ALICE, first["pos"], lists=window([0, 1]))
+        third = await s.sync(ALICE, second["pos"], lists=window([0, 2]))
+        third_again = await s.sync(ALICE, third["pos"], lists=window([0, 2]))
+        assert third_again["rooms"] == {}
+
+    async with open_sliding(database) as s:
+        assert (await s.sync(ALICE, third["pos"]))["rooms"] == {}
+        assert len((await s.sync(ALICE, second["pos"]))["rooms"]) == 1
+        with pytest.raises(MatrixError) as failed:
+            await s.sync(ALICE, first["pos"])
+        assert (failed.value.errcode, failed.value.status) == ("M_UNKNOWN_POS", 400)
+
+
+@pytest.mark.parametrize("pos", ["", "7", "s1_2", "s1_0_.0_.0_0_0_0_0_c0", "s1_c99", "s\u0661_c1"])
+async def test_a_pos_that_never_was_is_unknown(database: Database, pos: str) -> None:
+    async with open_sliding(database) as s:
+        with pytest.raises(MatrixError) as failed:
+            await s.sync(ALICE, pos or "-")
+        assert failed.value.errcode == "M_UNKNOWN_POS"
+
+
+async def test_the_pos_of_another_connection_is_unknown(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 1)
+        pos = (await s.sync(ALICE, conn_id="one"))["pos"]
+
+        assert (await s.sync(ALICE, pos, conn_id="one"))["rooms"] == {}
+        for conn_id, device_id in (("two", "DEVICE"), ("one", "OTHER")):
+            with pytest.raises(MatrixError):
+                await s.sync(ALICE, pos, conn_id=conn_id, device_id=device_id)
+
+
+async def test_any_process_answers_a_pos(database: Database) -> None:
+    async with open_two(database) as (one, two):
+        rooms = await busy_rooms(one.world, ALICE, 3)
+        first = await one.sync(ALICE, lists=window([0, 1], limit=1))
+        await one.world.send(rooms[2], ALICE, "news")
+
+        second = await two.sync(ALICE, first["pos"], lists=window([0, 1], limit=1))
+        await one.world.send(rooms[0], ALICE, "more")
+        third = await one.sync(ALICE, second["pos"], lists=window([0, 1], limit=1))
+        fourth = await two.sync(ALICE, third["pos"], lists=window([0, 1], limit=1))
+
+        assert {room: bodies(one) for room, one in second["rooms"].items()} == {rooms[2]: ["news"]}
+        assert set(third["rooms"]) == {rooms[0]}
+        assert fourth["rooms"] == {}
+
+
+async def test_a_restart_loses_and_repeats_nothing(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 3)
+        first = await s.sync(ALICE)
+        await s.world.send(rooms[1], ALICE, "before")
+
+    async with open_sliding(database) as s:
+        await s.world.send(rooms[1], ALICE, "after")
+        second = await s.sync(ALICE, first["pos"])
+        third = await s.sync(ALICE, second["pos"])
+
+        assert {room: bodies(one) for room, one in second["rooms"].items()} == {
+            rooms[1]: ["before", "after"]
+        }
+        assert second["rooms"][rooms[1]]["num_live"] == 2
+        assert third["rooms"] == {}
+
+
+async def test_a_room_that_left_the_window_comes_back_with_what_was_missed(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 2)
+        asked = window([0, 0])
+        first = await s.sync(ALICE, lists=asked)
+        await s.world.send(rooms[0], ALICE, "up")
+        second = await s.sync(ALICE, first["pos"], lists=asked)
+        await s.world.set_state(rooms[1], ALICE, "m.room.topic", {"topic": "quiet"})
+        third = await s.sync(ALICE, second["pos"], lists=asked)
+        await s.world.send(rooms[1], ALICE, "back")
+
+        fourth = await s.sync(ALICE, third["pos"], lists=asked)
+
+        assert set(second["rooms"]) == {rooms[0]}
+        assert third["rooms"] == {}
+        room = fourth["rooms"][rooms[1]]
+        assert [one["type"] for one in room["timeline"]] == ["m.room.topic", "m.room.message"]
+        assert (room["num_live"], "initial" in room, room["limited"]) == (1, False, False)
+
+
+async def test_a_new_room_appears(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 1)
+        first = await s.sync(ALICE)
+        room_id = await s.world.create_room(BOB)
+        await s.world.join(room_id, ALICE)
+
+        second = await s.sync(ALICE, first["pos"])
+
+        assert second["lists"]["all"]["count"] == 2
+        assert second["rooms"][room_id]["initial"] is True
+        assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
+
+
+async def test_leaving_is_told_though_the_room_was_forgotten_at_once(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(BOB, join=[ALICE])
+        first = await s.sync(ALICE)
+        await s.world.leave(room_id, ALICE)
+        await forget(s.world, room_id, ALICE)
+
+        second = await s.sync(ALICE, first["pos"])
+
+        [told] = second["rooms"][room_id]["timeline"]
+        assert told["content"]["membership"] == "leave"
+        assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
+        assert (await s.sync(ALICE))["rooms"] == {}
+
+
+async def test_leaving_is_told_once_and_only_of_rooms_that_were_shown(database: Database) -> None:
+    async with open_sliding(database) as s:
+        shown, left = await busy_rooms(s.world, BOB, 2)
+        await s.world.join(shown, ALICE)
+        await s.world.join(left, ALICE)
+        await s.world.leave(left, ALICE)
+        first = await s.sync(ALICE)
+        await s.world.leave(shown, ALICE)
+        await s.world.send(shown, BOB, "unseen")
+
+        second = await s.sync(ALICE, first["pos"], lists=window(state=[["m.room.member", "$ME"]]))
+        third = await s.sync(ALICE, second["pos"])
+
+        assert set(first["rooms"]) == {shown}
+        room = second["rooms"][shown]
+        assert [one["content"]["membership"] for one in room["timeline"]] == ["leave"]
+        assert room["required_state"][0]["content"]["membership"] == "leave"
+        assert third["rooms"] == {}
+        assert third["lists"]["all"]["count"] == 0
+
+
+async def test_whoever_was_removed_from_a_room_is_told_of_it(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = (await busy_rooms(s.world, BOB, 1))[0]
+        never = await s.world.create_room(BOB)
+        await s.world.join(room_id, ALICE)
+        await s.world.set_membership(room_id, BOB, ALICE, "ban")
+        await s.world.set_membership(never, BOB, ALICE, "ban")
+        await s.world.set_state(room_id, BOB, "m.room.name", {"name": "secret"})
+
+        answer = await s.sync(ALICE, lists=window(state=[["*", "*"]]))
+
+        assert set(answer["rooms"]) == {room_id}
+        room = answer["rooms"][room_id]
+        assert room["timeline"][-1]["content"]["membership"] == "ban"
+        assert "name" not in room
+        assert all(one["type"] != "m.room.name" for one in room["required_state"])
+
+
+async def test_an_invite_shows_stripped_state_until_it_is_accepted(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(BOB, join_rule="invite")
+        await s.world.set_state(room_id, BOB, "m.room.name", {"name": "Den"})
+        first = await s.sync(ALICE)
+        await s.world.set_membership(room_id, BOB, ALICE, "invite")
+        await s.world.send(room_id, BOB, "unseen")
+
+        second = await s.sync(ALICE, first["pos"])
+        third = await s.sync(ALICE, second["pos"])
+        await s.world.join(room_id, ALICE)
+        fourth = await s.sync(ALICE, third["pos"])
+
+        invite = second["rooms"][room_id]
+        assert {one["type"] for one in invite["invite_state"]} >= {
+            "m.room.create",
+            "m.room.name",
+            "m.room.join_rules",
+        }
+        assert invite["invite_state"][-1]["state_key"] == ALICE
+        assert "timeline" not in invite
+        assert third["rooms"] == {}
+        assert fourth["rooms"][room_id]["initial"] is True
+        assert fourth["rooms"][room_id]["name"] == "Den"
+        assert "invite_state" not in fourth["rooms"][room_id]
+
+
+async def test_a_rejected_invite_is_told(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(BOB, invite=[ALICE])
+        first = await s.sync(ALICE)
+        await s.world.send(room_id, BOB, "unseen")
+        await s.world.leave(room_id, ALICE)
+
+        second = await s.sync(ALICE, first["pos"])
+
+        assert [one["content"] for one in second["rooms"][room_id]["timeline"]] == [
+            {"membership": "leave"}
+        ]
+        assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
+
+
+async def test_filters(database: Database) -> None:
+    async with open_sliding(database) as s:
+        encryption = Draft("m.room.encryption", ALICE, {"algorithm": "x"}, "")
+        plain, secret = await s.world.create_room(), await s.world.create_room(state=[encryption])
+        space = (await s.world.appender.create("11", _space()))[0].room_id
+        await s.world.set_state(space, ALICE, "m.space.child", {"via": ["a"]}, plain)
+        await s.world.set_state(space, ALICE, "m.space.child", {}, secret)
+        invited = await s.world.create_room(BOB, invite=[ALICE])
+        s.tables.set_account_data(ALICE, "m.direct", {BOB: [secret]})
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {"m.favourite": {}}}, plain)
+
+        async def passing(**filters: object) -> set[str]:
+            return set((await s.sync(ALICE, lists=window(filters=filters)))["rooms"])
+
+        assert await passing(is_dm=True) == {secret}
+        assert await passing(is_dm=False) == {plain, space, invited}
+        assert await passing(is_encrypted=True) == {secret}
+        assert await passing(is_invite=True) == {invited}
+        assert await passing(is_invite=False) == {plain, secret, space}
+        assert await passing(room_types=["m.space"]) == {space}
+        assert await passing(room_types=[None], is_invite=False) == {plain, secret}
+        assert await passing(not_room_types=["m.space"]) == {plain, secret, invited}
+        assert await passing(spaces=[space]) == {plain}
+        assert await passing(tags=["m.favourite"]) == {plain}
+        assert await passing(not_tags=["m.favourite"]) == {secret, space, invited}
+
+
+def _space() -> list[Draft]:
+    return [
+        Draft("m.room.create", ALICE, {"type": "m.space"}, ""),
+        Draft("m.room.member", ALICE, {"membership": "join"}, ALICE),
+        Draft("m.room.power_levels", ALICE, {"users": {ALICE: 100}}, ""),
+    ]
+
+
+async def test_a_room_enters_a_list_when_it_passes_its_filter(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room()
+        encrypted = window(filters={"is_encrypted": True})
+        first = await s.sync(ALICE, lists=encrypted)
+        await s.world.set_state(room_id, ALICE, "m.room.encryption", {"algorithm": "x"})
+
+        second = await s.sync(ALICE, first["pos"], lists=encrypted)
+        s.tables.set_account_data(ALICE, "m.direct", {BOB: [room_id]})
+        third = await s.sync(ALICE, second["pos"], lists=encrypted)
+
+        assert (first["lists"]["all"]["count"], first["rooms"]) == (0, {})
+        assert set(second["rooms"]) == {room_id}
+        assert third["rooms"][room_id]["is_dm"] is True
+
+
+async def test_subscriptions_show_rooms_outside_of_all_windows(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 2)
+        foreign = await s.world.create_room(BOB)
+        wanted = {one: {"timeline_limit": 1, "required_state": []} for one in (rooms[0], foreign)}
+
+        answer = await s.sync(ALICE, lists={}, room_subscriptions=wanted)
+        await s.world.send(rooms[1], ALICE, "elsewhere")
+        await s.world.send(rooms[0], ALICE, "here")
+        second = await s.sync(ALICE, answer["pos"], lists={}, room_subscriptions=wanted)
+
+        assert set(answer["rooms"]) == {rooms[0]}
+        assert {one: bodies(room) for one, room in second["rooms"].items()} == {rooms[0]: ["here"]}
+
+
+async def test_what_makes_no_sense_is_refused(database: Database) -> None:
+    async with open_sliding(database) as s:
+        for lists in (window([3, 1]), window([-1, 4]), window(limit=-1)):
+            with pytest.raises(InvalidParam):
+                await s.sync(CAROL, lists=lists)
+        with pytest.raises(InvalidParam):
+            await s.sync(CAROL, lists={str(n): {} for n in range(101)})
+
+
+async def test_a_device_has_a_bounded_number_of_connections(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 1)
+        positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
+
+    async with open_sliding(database) as s:
+        assert (await s.sync(ALICE, positions[-1], conn_id="c16"))["rooms"] == {}
+        with pytest.raises(MatrixError):
+            await s.sync(ALICE, positions[0], conn_id="c0")
+
+
+async def test_a_connection_that_had_to_make_room_takes_it_back_whole(database: Database) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 40)
+        positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
+        [fresh] = await busy_rooms(s.world, ALICE, 1)
+
+        later = await s.sync(ALICE, positions[0], conn_id="c0")
+
+        assert list(later["rooms"]) == [fresh]
+
+    async with open_sliding(database) as s:
+        await s.world.send(rooms[1], ALICE, "more")
+        answer = await s.sync(ALICE, later["pos"], conn_id="c0")
+        assert list(answer["rooms"]) == [rooms[1]]
+        assert "initial" not in answer["rooms"][rooms[1]]
+        with pytest.raises(MatrixError):
+            await s.sync(ALICE, positions[1], conn_id="c1")
+
+
+async def test_connections_expire(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 40)
+        pos = (await s.sync(ALICE))["pos"]
+        s.world.clock.advance(31 * 24 * 3600 * 1000)
+        await s.service.connections.expire()
+
+    async with open_sliding(database) as s:
+        with pytest.raises(MatrixError):
+            await s.sync(ALICE, pos)
+
+
+async def test_reading_a_room_outside_of_the_window_is_told_when_it_comes_back(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        quiet, busy = await busy_rooms(s.world, ALICE, 2)
+        read = await s.world.send(quiet, ALICE, "read elsewhere")
+        await s.world.send(busy, ALICE, "later")
+        s.tables.count(ALICE, quiet, RoomCounts(Count(1, 0)))
+        first = await s.sync(ALICE, lists=window([0, 1]))
+        assert first["rooms"][quiet]["notification_count"] == 1
+        second = await s.sync(ALICE, first["pos"], lists=window([0, 0]))
+        s.tables.read_up_to(quiet, ALICE, read.event_id, "m.read.private")
+        s.tables.count(ALICE, quiet, RoomCounts())
+        third = await s.sync(ALICE, second["pos"], lists=window([0, 0]))
+
+        fourth = await s.sync(ALICE, third["pos"], lists=window([0, 1]))
+
+        assert fourth["rooms"][quiet]["notification_count"] == 0
+        assert (await s.sync(ALICE, fourth["pos"], lists=window([0, 1])))["rooms"] == {}
+
+
+async def test_reading_is_told_by_a_process_that_did_not_hear_of_it(database: Database) -> None:
+    async with open_sliding(database) as s:
+        one, two = await busy_rooms(s.world, ALICE, 2)
+        read = await s.world.send(one, ALICE)
+        s.tables.count(ALICE, one, RoomCounts(Count(1, 0)))
+        first = await s.sync(ALICE)
+        s.tables.read_up_to(one, ALICE, read.event_id)
+        s.tables.read_up_to(two, BOB, read.event_id)
+        restarted = make_sliding(s.world)
+        restarted.tables.receipts = s.tables.receipts
+
+        second = await restarted.sync(ALICE, first["pos"])
+
+        assert set(second["rooms"]) == {one}
+        assert second["rooms"][one]["notification_count"] == 0
+
+
+async def test_who_stopped_typing_since_a_restart_is_told(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id, other = await busy_rooms(s.world, ALICE, 2)
+        typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
+        s.tables.set_typing(room_id, BOB)
+        first = await s.sync(ALICE, **typing)
+        s.tables.set_typing(other, BOB)
+        s.tables.set_typing(other)
+        restarted = make_sliding(s.world)
+        restarted.tables.numbers = s.tables.numbers
+
+        restarted.tables.set_typing(room_id)
+        second = await restarted.sync(ALICE, first["pos"], **typing)
+
+        [(told, event)] = second["extensions"]["typing"]["rooms"].items()
+        assert (told, event["content"]) == (room_id, {"user_ids": []})

@@ -1,0 +1,307 @@
+"""Workers: both dialects, who does what, and contradictions."""
+
+import pytest
+
+from hs.settings.sections.workers import STREAMS, WORKER_APPS
+from tests.settings.conftest import Load, Refused
+
+SHARED = """
+server_name: example.org
+listeners:
+  - port: 9093
+    bind_address: '127.0.0.1'
+    type: http
+    resources:
+      - names: [replication]
+worker_replication_secret: ""
+redis:
+  enabled: true
+database: {name: psycopg2, args: {database: d}}
+"""
+GENERIC = """
+worker_app: synapse.app.generic_worker
+worker_name: generic_worker1
+worker_replication_host: 127.0.0.1
+worker_replication_http_port: 9093
+worker_main_http_uri: http://localhost:8008/
+worker_listeners:
+  - type: http
+    port: 8083
+    resources:
+      - names: [client, federation]
+"""
+PERSISTERS = """
+instance_map:
+  event_persister1:
+    host: localhost
+    port: 8034
+stream_writers:
+  events: event_persister1
+"""
+PERSISTER = """
+worker_app: synapse.app.generic_worker
+worker_name: event_persister1
+worker_replication_host: 127.0.0.1
+worker_replication_http_port: 9093
+worker_listeners:
+  - type: http
+    port: 8034
+    resources:
+      - names: [replication]
+"""
+OLD_ENDPOINT = "worker_replication_host: 127.0.0.1\nworker_replication_http_port: 9093\n"
+
+
+def worker(app: str, name: str = "w", more: str = "") -> str:
+    return f"worker_app: {app}\nworker_name: {name}\n{OLD_ENDPOINT}{more}"
+
+
+def test_the_sample_of_a_generic_worker_loads(load: Load) -> None:
+    settings = load(SHARED, GENERIC)
+
+    assert settings.workers.name == "generic_worker1"
+    assert not settings.workers.is_main
+    assert (settings.workers.instances["main"].host, settings.workers.instances["main"].port) == (
+        "127.0.0.1",
+        9093,
+    )
+    [listener] = settings.listeners
+    assert listener.names == {"client", "federation"}
+
+
+def test_the_sample_of_an_event_persister_loads_in_every_process(load: Load) -> None:
+    main = load(SHARED, PERSISTERS)
+    generic = load(SHARED, PERSISTERS, GENERIC)
+    persister = load(SHARED, PERSISTERS, PERSISTER)
+
+    assert [one.workers.writes("events") for one in (main, generic, persister)] == [
+        False,
+        False,
+        True,
+    ]
+    assert main.workers.writes("typing")
+    assert persister.listeners[0].is_private()
+
+
+def test_the_sample_of_a_background_worker_loads(load: Load) -> None:
+    settings = load(
+        SHARED,
+        "run_background_tasks_on: background_worker",
+        worker("synapse.app.generic_worker", "background_worker"),
+    )
+
+    assert settings.workers.background_tasks == ("background_worker",)
+    assert settings.listeners == ()
+
+
+def test_the_sample_of_a_media_worker_loads(load: Load) -> None:
+    listeners = "worker_listeners: [{type: http, port: 8085, resources: [{names: [media]}]}]"
+    media = worker("synapse.app.media_repository", "media_worker", listeners)
+
+    settings = load(SHARED, "enable_media_repo: false", media)
+
+    assert settings.workers.serves_media
+    assert settings.workers.media_jobs == ("media_worker",)
+    assert not load(SHARED, "enable_media_repo: false").workers.serves_media
+
+
+def test_an_empty_secret_is_none_and_noticed(load: Load) -> None:
+    settings = load(SHARED)
+
+    assert settings.workers.secret is None
+    assert [notice.key for notice in settings.notices] == ["worker_replication_secret"]
+
+
+def test_the_map_of_today_does_without_old_keys(load: Load) -> None:
+    settings = load(
+        SHARED,
+        "instance_map: {main: {host: m, port: 1}}",
+        "worker_app: synapse.app.generic_worker\nworker_name: w",
+    )
+
+    assert settings.workers.instances["main"].host == "m"
+
+
+def test_old_and_new_may_agree_but_not_contradict(load: Load, refused: Refused) -> None:
+    same = "instance_map: {main: {host: 127.0.0.1, port: 9093}}"
+    other = "instance_map: {main: {host: 127.0.0.1, port: 9999}}"
+
+    assert load(SHARED, same, GENERIC).workers.instances["main"].port == 9093
+    assert "contradicts instance_map.main" in refused(SHARED, other, GENERIC)
+
+
+def test_a_worker_must_know_main(refused: Refused) -> None:
+    told = refused(SHARED, "worker_app: synapse.app.generic_worker\nworker_name: w")
+
+    assert "not told where the main process is" in told
+
+
+@pytest.mark.parametrize("app", WORKER_APPS)
+def test_every_type_of_worker_loads(load: Load, app: str) -> None:
+    off = "\n".join(
+        f"{key}: false"
+        for key in (
+            "start_pushers",
+            "send_federation",
+            "notify_appservices",
+            "update_user_directory",
+        )
+    )
+
+    assert load(SHARED, off, worker(app)).workers.app == app
+
+
+def test_an_unknown_type_of_worker_is_refused_with_the_list(refused: Refused) -> None:
+    told = refused(SHARED, worker("synapse.app.generic_workers"))
+
+    assert "did you mean synapse.app.generic_worker?" in told
+    assert "synapse.app.synchrotron" in told
+
+
+def test_the_name_of_the_main_app_makes_the_main_process(load: Load) -> None:
+    assert load("worker_app: synapse.app.homeserver").workers.is_main
+
+
+def test_a_nameless_worker_is_named_after_its_app(load: Load) -> None:
+    settings = load(SHARED, f"worker_app: synapse.app.generic_worker\n{OLD_ENDPOINT}")
+
+    assert settings.workers.name == "synapse.app.generic_worker"
+
+
+@pytest.mark.parametrize("name", ["main", "master"])
+def test_a_worker_cannot_be_named_main(refused: Refused, name: str) -> None:
+    assert "main process's name" in refused(SHARED, worker("synapse.app.generic_worker", name))
+
+
+def test_workers_cannot_share_sqlite(refused: Refused) -> None:
+    told = refused("server_name: a.org\nredis: {enabled: true}", GENERIC)
+
+    assert "database.name" in told
+    assert "PostgreSQL" in told
+
+
+def test_workers_need_redis(refused: Refused) -> None:
+    told = refused(SHARED, "redis: {enabled: false}", GENERIC)
+
+    assert "redis.enabled" in told
+
+
+def test_the_old_replication_port_is_refused_with_the_remedy(refused: Refused) -> None:
+    assert "redis.enabled" in refused(SHARED, "worker_replication_port: 9092")
+
+
+def test_a_writer_needs_an_address(refused: Refused) -> None:
+    assert "has no address" in refused(SHARED, "stream_writers: {typing: w}")
+
+
+def test_a_writer_needs_a_replication_listener(refused: Refused) -> None:
+    told = refused(SHARED, PERSISTERS, worker("synapse.app.generic_worker", "event_persister1"))
+
+    assert "worker_listeners" in told
+
+
+def test_a_workers_file_without_its_kind_starts_no_second_main_process(
+    load: Load, refused: Refused
+) -> None:
+    listeners = "worker_listeners: [{type: http, port: 8085, resources: [{names: [client]}]}]"
+
+    assert "worker_name" in refused(SHARED, f"worker_name: sync1\n{listeners}")
+    assert "worker_listeners" in refused(SHARED, listeners)
+    assert load(SHARED, "worker_name: main").workers.is_main
+
+
+@pytest.mark.parametrize("stream", ["typing", "to_device", "account_data", "presence"])
+def test_most_streams_have_one_writer(refused: Refused, stream: str) -> None:
+    assert "exactly one writer" in refused(SHARED, f"stream_writers: {{{stream}: [a, b]}}")
+
+
+def test_events_may_have_many_writers(load: Load) -> None:
+    settings = load(
+        SHARED,
+        "instance_map: {a: {host: h, port: 1}, b: {path: /run/b.sock}}",
+        "stream_writers: {events: [a, b], receipts: master}",
+    )
+
+    assert settings.workers.writers["events"] == ("a", "b")
+    assert settings.workers.writers["receipts"] == ("main",)
+    assert set(settings.workers.writers) == set(STREAMS)
+
+
+def test_an_unknown_stream_is_refused(refused: Refused) -> None:
+    assert "did you mean typing?" in refused(SHARED, "stream_writers: {typin: main}")
+
+
+def test_main_holds_every_duty_alone(load: Load) -> None:
+    workers = load("").workers
+
+    assert workers.others == frozenset()
+    assert {
+        workers.background_tasks,
+        workers.user_directory,
+        workers.appservices,
+        workers.pushers,
+        workers.federation_senders,
+        workers.media_jobs,
+    } == {("main",)}
+
+
+DUTIES = [
+    ("pushers", "start_pushers", "synapse.app.pusher", "pusher_instances: [w, x]", ("w", "x")),
+    (
+        "federation_senders",
+        "send_federation",
+        "synapse.app.federation_sender",
+        "federation_sender_instances: [w]",
+        ("w",),
+    ),
+    (
+        "appservices",
+        "notify_appservices",
+        "synapse.app.appservice",
+        "notify_appservices_from_worker: w",
+        ("w",),
+    ),
+    (
+        "user_directory",
+        "update_user_directory",
+        "synapse.app.user_dir",
+        "update_user_directory_from_worker: w",
+        ("w",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("duty", "old_key", "app", "new_key", "holders"), DUTIES)
+def test_the_new_key_gives_a_duty_in_every_process(
+    load: Load, duty: str, old_key: str, app: str, new_key: str, holders: tuple[str, ...]
+) -> None:
+    for text in ("pid_file: x", GENERIC, worker("synapse.app.generic_worker", "w"), worker(app)):
+        assert getattr(load(SHARED, new_key, text).workers, duty) == holders
+
+
+@pytest.mark.parametrize(("duty", "old_key", "app", "new_key", "holders"), DUTIES)
+def test_the_old_switch_gives_a_duty_to_the_old_app(
+    load: Load, duty: str, old_key: str, app: str, new_key: str, holders: tuple[str, ...]
+) -> None:
+    off = f"{old_key}: false"
+
+    assert getattr(load(SHARED, off).workers, duty) == ()
+    assert getattr(load(SHARED, off, worker(app)).workers, duty) == ("w",)
+    assert getattr(load(SHARED, off, GENERIC).workers, duty) == ()
+
+
+@pytest.mark.parametrize(("duty", "old_key", "app", "new_key", "holders"), DUTIES)
+def test_contradictions_about_a_duty_are_refused(
+    refused: Refused, duty: str, old_key: str, app: str, new_key: str, holders: tuple[str, ...]
+) -> None:
+    assert f"{old_key}: false" in refused(SHARED, worker(app))
+    assert "is not named here" in refused(SHARED, new_key, worker(app, "stranger"))
+
+
+def test_a_worker_never_takes_the_pid_file_of_the_main_process(load: Load) -> None:
+    shared = f"{SHARED}\npid_file: /run/main.pid"
+
+    assert str(load(shared).server.pid_file) == "/run/main.pid"
+    assert load(shared, GENERIC).server.pid_file is None
+    named = load(shared, f"{GENERIC}\nworker_pid_file: /run/w.pid")
+    assert str(named.server.pid_file) == "/run/w.pid"
