@@ -22,7 +22,7 @@ UNIMPORTED = {
     "hs/lib/sandbox/html_pages.py": "runs in the sandbox, by its name",
     "hs/lib/sandbox/pictures.py": "runs in the sandbox, by its name",
     "hs/lib/s3.py": "loaded by its name, where it is configured",
-    "hs/nursery/cluster.py": "loaded by its name, where there are several processes",
+    "hs/repl/redis_cluster.py": "loaded by its name, where there are several processes",
     "hs/storage/postgres/database.py": "loaded by its name, where the database is PostgreSQL",
     "hs/core/edus.py": "requests of other servers",
     "hs/core/server_acl.py": "requests of other servers",

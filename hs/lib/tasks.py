@@ -19,15 +19,34 @@ HEALTHY_AFTER_S = 120.0
 
 @attrs.frozen
 class Duty:
-    """Something a process does for as long as it lives.
+    """Background work of a process: supervised, and restarted with a backoff when it fails.
 
-    `run` returns only when its work is over for good; it may be cancelled at any await. `waiting`
-    tells how much is there to be done, where the duty has a queue in memory.
+    `run` may be cancelled at any await. Without `period_s` it returns only when its work is over
+    for good. With `period_s` it does the work once and is called again every so many seconds; the
+    first time at the start of the duty, or after one period if `at_start` is False.
+
+    `plan_duty` is None for work of every process. Otherwise it names the duty of the plan
+    (`hs plan`) to which the work belongs: it runs in one process at a time, under a lease, among
+    those whose plan has that duty.
+
+    `waiting` returns how many items are queued in memory, for metrics.
     """
 
     name: str
-    run: Callable[[], Awaitable[None]]
+    run: Callable[[], Awaitable[object]]
     waiting: Callable[[], int] | None = None
+    plan_duty: str | None = None
+    period_s: float | None = None
+    at_start: bool = True
+
+    async def perform(self) -> None:
+        """Do the work: until it is over, or once a period for ever."""
+        if self.period_s is None:
+            await self.run()
+            return
+        if self.at_start:
+            await self.run()
+        await every(self.period_s, self.run)
 
 
 @attrs.define(eq=False)
@@ -54,7 +73,7 @@ async def keep_running(
         began = trio.current_time()
         watch.running[duty.name] = True
         try:
-            await duty.run()
+            await duty.perform()
         except Exception as error:
             # Cancelled is no Exception; a group that holds it is a BaseExceptionGroup: both rise.
             if trio.current_time() - began >= HEALTHY_AFTER_S:

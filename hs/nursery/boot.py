@@ -89,7 +89,7 @@ async def run_process(settings: Settings, plan: Plan) -> None:
             async with open_bridge() as bridge, _open_database(settings, bridge) as database:
                 await _schema_ready(database, plan)
                 process = compose(settings, plan, SystemClock(), bridge, database)
-                async with process.ground.leases.hold_fenced(
+                async with process.base.leases.hold_fenced(
                     instance_lease(plan.instance), NAME_WAIT_S, _living_wait_s(settings)
                 ):
                     with pid_file(settings.server.pid_file):

@@ -20,7 +20,8 @@ from hs.apis.web.server import serve_listeners
 from hs.core.errors import Unavailable
 from hs.lib.tasks import Duty, keep_running
 from hs.nursery import systemd
-from hs.nursery.process import Process, ProcessReadiness, Runner
+from hs.nursery.part import Runner
+from hs.nursery.process import Process, ProcessReadiness
 from hs.repl.leases import LeaseLost
 from hs.repl.rpc_reply import RpcUnavailable
 from hs.settings.sections.listeners import Listener
@@ -53,16 +54,16 @@ async def live(process: Process, leaving: Leaving, ready: Callable[[list[Bound]]
 
     Raises: in a group, what a writer, runner or listener failed with.
     """
-    ground = process.ground
+    base = process.base
     internal_drain = Drain()
     internal = Application(_own_endpoints(process), process.authenticator, drain=internal_drain)
-    inside = [one for one in ground.plan.listeners if one.names <= _INTERNAL]
+    inside = [one for one in base.plan.listeners if one.names <= _INTERNAL]
     try:
         async with trio.open_nursery() as replication:
-            if ground.remote is not None:
-                await replication.start(ground.remote.server.run)
-            await _listen(replication, internal, inside, ground.settings)
-            await replication.start(ground.transport.run)
+            if base.cluster is not None:
+                await replication.start(base.cluster.server.run)
+            await _listen(replication, internal, inside, base.settings)
+            await replication.start(base.transport.run)
             for prepare in process.preparations:
                 await prepare()
             await _write(process, leaving, ready)
@@ -70,15 +71,15 @@ async def live(process: Process, leaving: Leaving, ready: Callable[[list[Bound]]
             await internal_drain.wait_idle()
             replication.cancel_scope.cancel()
     finally:
-        if ground.remote is not None:
-            await ground.remote.sender.aclose()
+        if base.cluster is not None:
+            await base.cluster.sender.aclose()
 
 
 async def _write(process: Process, leaving: Leaving, ready: Callable[[list[Bound]], None]) -> None:
     async with trio.open_nursery() as writers:
-        for writer in process.ground.table_writers.values():
+        for writer in process.base.table_writers.values():
             await writers.start(writer.run)
-        for memory in process.ground.memory_writers.values():
+        for memory in process.base.memory_writers.values():
             memory.attach()
         await _run(process, leaving, ready, process.runners)
         writers.cancel_scope.cancel()
@@ -100,19 +101,17 @@ async def _run(
         return
     async with trio.open_nursery() as duties:
         for duty in process.duties:
-            duties.start_soon(keep_running, duty, _PASSING, process.supervision)
-        for duty in process.lone_duties:
-            leased = _leased(process, duty)
-            duties.start_soon(keep_running, leased, _PASSING, process.supervision)
+            supervised = duty if duty.plan_duty is None else _leased(process, duty)
+            duties.start_soon(keep_running, supervised, _PASSING, process.supervision)
         await _serve(process, leaving, ready)
         duties.cancel_scope.cancel()
 
 
 async def _serve(process: Process, leaving: Leaving, ready: Callable[[list[Bound]], None]) -> None:
-    plan = process.ground.plan
+    plan = process.base.plan
     public = [one for one in plan.listeners if not one.names <= _INTERNAL]
     async with trio.open_nursery() as listening:
-        bound = await _listen(listening, _public_app(process), public, process.ground.settings)
+        bound = await _listen(listening, _public_app(process), public, process.base.settings)
         leaving.is_ready = True
         ready(bound)
         await leaving.asked.wait()
@@ -147,7 +146,7 @@ def _specs(listener: Listener, settings: Settings) -> list[ListenerSpec]:
 
 
 def _public_app(process: Process) -> Application:
-    remote = process.ground.remote
+    cluster = process.base.cluster
     return Application(
         [*process.endpoints, *_own_endpoints(process)],
         process.authenticator,
@@ -155,26 +154,26 @@ def _public_app(process: Process) -> Application:
         admission=process.admission,
         drain=process.drain,
         metrics=process.metrics,
-        freshness=None if remote is None else remote.freshness,
+        freshness=None if cluster is None else cluster.freshness,
     )
 
 
 def _own_endpoints(process: Process) -> list[Endpoint]:
     """Give what every process answers about itself, and to its siblings."""
-    ground = process.ground
-    apis: list[object] = [HealthApi(ProcessReadiness(ground, process.drain))]
-    if ground.settings.metrics.enable_metrics:
+    base = process.base
+    apis: list[object] = [HealthApi(ProcessReadiness(base, process.drain))]
+    if base.settings.metrics.enable_metrics:
         apis.append(MetricsApi(process.metrics))
-    if ground.remote is not None:
-        apis.append(ReplicationApi(ground.remote.endpoint))
+    if base.cluster is not None:
+        apis.append(ReplicationApi(base.cluster.endpoint))
     return collect(*apis)
 
 
 def _leased(process: Process, duty: Duty) -> Duty:
-    """Make a duty wait until no other process has it."""
+    """Return a duty that does its work under a lease, once no other process holds it."""
 
     async def run() -> None:
-        async with process.ground.leases.hold(f"duty:{duty.name}", wait_s=float("inf")):
-            await duty.run()
+        async with process.base.leases.hold(f"duty:{duty.name}", wait_s=float("inf")):
+            await duty.perform()
 
     return Duty(duty.name, run, duty.waiting)

@@ -1,7 +1,7 @@
-"""One composed process: everything that is started, in the order of the nest, as data."""
+"""One composed process: everything that is started, as data."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import trio
@@ -12,36 +12,25 @@ from hs.apis.web.limits import Admission, RateLimits
 from hs.apis.web.route import Endpoint
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty, Supervision
-from hs.nursery.process_base import Foundation
+from hs.nursery.part import Runner
+from hs.nursery.process_base import ProcessBase
 from hs.storage.database import DatabaseError, Tx
 
 _DATABASE_S = 2.0
 
 
-class Runner(Protocol):
-    """Something that works as long as the process lives and must not fail.
-
-    It reports its start; cancelled, it finishes what it has taken on, then returns. What it
-    raises ends the process.
-    """
-
-    async def __call__(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
-        """Run until cancelled."""
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class Process:
-    """What boot starts. `runners` start in their order and stop in reverse.
+    """Everything that boot starts. `runners` start in their order and stop in reverse.
 
-    `lone_duties` are held under a lease by one process at a time; `duties` run wherever they are.
-    `preparations` run once, before anything listens.
+    `preparations` run once, before anything listens. Duties with a `plan_duty` are held under a
+    lease, by one process at a time; the others run in every process that has them.
     """
 
-    ground: Foundation
+    base: ProcessBase
     preparations: Sequence[Callable[[], Awaitable[None]]] = ()
     runners: Sequence[tuple[str, Runner]] = ()
     duties: Sequence[Duty] = ()
-    lone_duties: Sequence[Duty] = ()
     endpoints: Sequence[Endpoint] = ()
     authenticator: Authenticator
     rates: RateLimits
@@ -53,13 +42,13 @@ class Process:
 
 @attrs.frozen(eq=False)
 class ProcessReadiness:
-    """Tells whether this process can serve: database, Redis, not draining."""
+    """Whether this process can serve: database and Redis reachable, not draining."""
 
-    _ground: Foundation
+    _base: ProcessBase
     _drain: Drain
 
     async def check(self) -> Mapping[str, str | None]:
-        """Look at everything; never raises."""
+        """Return, for each condition, None or the reason why it is not met; never raises."""
         return {
             "draining": "the process is about to end" if self._drain.is_draining else None,
             "database": await self._database(),
@@ -69,13 +58,13 @@ class ProcessReadiness:
     async def _database(self) -> str | None:
         try:
             with trio.fail_after(_DATABASE_S):
-                await self._ground.database.read(_ask)
+                await self._base.database.read(_ask)
         except (DatabaseError, trio.TooSlowError) as error:
             return f"the database does not answer: {error}"
         return None
 
     def _replication(self) -> str | None:
-        if not self._ground.hears_others():
+        if not self._base.is_connected():
             return "Redis cannot be reached; changes of other processes come late"
         return None
 

@@ -1,62 +1,41 @@
-"""What every process stands on: the feed, its transport, RPC, ownership, leases and writers.
+"""The base of every process: feed, transport, RPC, ownership, leases and stream writers.
 
 Constructors only: nothing here starts, waits or connects.
 """
 
-import hashlib
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
 
-from hs.core.errors import InvalidSigningKey
-from hs.core.signing.keys import Signer, SigningKey, parse_signing_keys
+from hs.core.signing.keys import Signer
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
+from hs.nursery.part import Part
 from hs.nursery.plan import Plan
+from hs.repl.cluster import Cluster, connect
 from hs.repl.feed import Feed
-from hs.repl.freshness import Freshness
-from hs.repl.inproc import alone
-from hs.repl.intake import Intake
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.rpc_client import RpcClients
-from hs.repl.rpc_connection import PooledSender
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
 from hs.repl.streams import CATALOGUE, RATES, Kind, StreamDef
-from hs.repl.transport import Traffic, Transport
+from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.accounts.limits.rate_limits import MakeLimiter, own_limiter
 from hs.services.accounts.limits.shared_rate_limits import SharedRates
-from hs.settings.errors import Problem, SettingsError
 from hs.settings.sections.workers import MAIN, WorkerSettings
 from hs.settings.settings import Settings
+from hs.settings.signing_key import signing_key_of
 from hs.storage.database import Database
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 
-@attrs.frozen(eq=False)
-class Remote:
-    """How this process calls others and answers their calls."""
-
-    clients: RpcClients
-    server: RpcServer
-    endpoint: RpcEndpoint
-    sender: PooledSender
-    traffic: Traffic
-    intake: Intake
-    freshness: Freshness
-
-
 @attrs.frozen(eq=False, kw_only=True)
-class Foundation:
-    """The ground of one process; `remote` is None where there are no other processes."""
+class ProcessBase:
+    """What all services of a process are built on; `cluster` is None for a single process."""
 
     settings: Settings
     plan: Plan
@@ -66,7 +45,7 @@ class Foundation:
     feed: Feed
     ownership: Ownership
     transport: Transport
-    remote: Remote | None
+    cluster: Cluster | None
     leases: Leases
     signer: Signer
     table_writers: dict[str, TableWriter[Any]]
@@ -75,57 +54,71 @@ class Foundation:
 
     @property
     def limiters(self) -> MakeLimiter:
-        """Give what makes rate limiters, which count for all processes together."""
+        """The maker of rate limiters, which count the requests of all processes together."""
         return own_limiter if self.shared_rates is None else self.shared_rates.make
 
     @property
-    def duties(self) -> list[Duty]:
-        """Give what goes on in every process for the ground's sake."""
+    def part(self) -> Part:
+        """The duties of the base itself."""
         if self.shared_rates is None:
-            return []
-        return [Duty("rate limits", self.shared_rates.run)]
+            return Part()
+        return Part(duties=[Duty("rate limits", self.shared_rates.run)])
 
-    def hears_others(self) -> bool:
-        """Tell whether what other processes say arrives; always so where there are none."""
+    def is_connected(self) -> bool:
+        """Return whether rows of other processes arrive; always true for a single process."""
         return self.transport.connected
 
     def table(self, stream: StreamDef[R]) -> TableWriter[R]:
-        """Give this process's writer of a table stream that it owns."""
+        """Return this process's writer of a table stream that it owns."""
         return self.table_writers[stream.name]
 
     def memory(self, stream: StreamDef[R]) -> MemoryWriter[R]:
-        """Give this process's writer of a memory stream that it owns."""
+        """Return this process's writer of a memory stream that it owns."""
         return self.memory_writers[stream.name]
 
     def owned(self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]) -> P:
-        """Give the one who does what only the writer of a stream may do: made here, or a proxy.
+        """Return the service that only the writer of a stream may provide.
 
-        What is made here is also offered to the other processes.
+        In the writer's process it is made here and offered to the other processes by RPC;
+        elsewhere the result is a proxy that calls that process.
         """
-        owner = self.ownership.owner(stream)
-        if owner != self.plan.instance:
-            assert self.remote is not None
-            return self.remote.clients.proxy(protocol, owner)
+        return self.owned_by(self.ownership.owner(stream), protocol, make)
+
+    def sharded(
+        self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
+    ) -> Mapping[str, P]:
+        """Return, for each writer of a sharded stream, its service or a proxy of it."""
+        writers = self.ownership.writers(stream)
+        return {instance: self.owned_by(instance, protocol, make) for instance in writers}
+
+    def owned_by(self, instance: str, protocol: type[P], make: Callable[[], P]) -> P:
+        """Return a service of one process: made here if it is this one, else a proxy."""
+        if instance != self.plan.instance:
+            assert self.cluster is not None
+            return self.cluster.clients.proxy(protocol, instance)
         local = make()
-        if self.remote is not None:
-            self.remote.server.register(protocol, local)
+        if self.cluster is not None:
+            self.cluster.server.register(protocol, local)
         return local
 
+    def planned(self, plan_duty: str, make: Callable[[], Duty]) -> list[Duty]:
+        """Build a leased duty if this process's plan has it.
 
-def lay_foundation(
+        For duties that follow the feed from their construction on: elsewhere they would
+        accumulate rows that nobody takes.
+        """
+        if plan_duty not in self.plan.duties:
+            return []
+        return [attrs.evolve(make(), plan_duty=plan_duty)]
+
+
+def build_process_base(
     settings: Settings, plan: Plan, clock: Clock, bridge: Bridge, database: Database
-) -> Foundation:
-    """Put together what services are given. Raises: SettingsError (no signing key)."""
+) -> ProcessBase:
+    """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
     ownership = Ownership(_topology(settings.workers))
-    transport: Transport
-    remote: Remote | None = None
-    if plan.shared:
-        # Not imported above: a process that is alone does without all of it.
-        several = importlib.import_module("hs.nursery.cluster")
-        transport, remote = several.connect(settings, plan, bridge, database, feed, ownership)
-    else:
-        transport = alone(feed)
+    transport, cluster = connect(settings, feed, ownership, bridge, database, is_shared=plan.shared)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     for stream in CATALOGUE:
@@ -138,7 +131,7 @@ def lay_foundation(
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
-    return Foundation(
+    return ProcessBase(
         settings=settings,
         plan=plan,
         clock=clock,
@@ -147,7 +140,7 @@ def lay_foundation(
         feed=feed,
         ownership=ownership,
         transport=transport,
-        remote=remote,
+        cluster=cluster,
         leases=Leases(database, holder_name(plan.instance), clock.now_ms),
         signer=Signer(settings.server.server_name, signing_key_of(settings)),
         table_writers=tables,
@@ -156,38 +149,15 @@ def lay_foundation(
     )
 
 
-def signing_key_of(settings: Settings) -> SigningKey:
-    """Read the key that signs events. Raises: SettingsError."""
-    keys = settings.signing_keys
-    text, path = keys.signing_key, keys.signing_key_path
-    try:
-        if text is None:
-            assert path is not None
-            text = path.read_text("ascii")
-        return parse_signing_keys(text)[0]
-    except (OSError, ValueError, InvalidSigningKey) as error:
-        is_inline = keys.signing_key is not None
-        cause = (isinstance(error, OSError) and error.strerror) or error
-        raise SettingsError(
-            [
-                Problem(
-                    key="signing_key" if is_inline else "signing_key_path",
-                    message=f"the key {'given' if is_inline else path} cannot be read: {cause}",
-                    remedy="`hs generate-config` writes one; restore the old one if you had one",
-                )
-            ]
-        ) from None
-
-
-def secret_of(key: SigningKey) -> str:
-    """Make a secret that only those know who have the server's signing key: its processes."""
-    return hashlib.sha256(key.sign(b"replication between our processes").encode()).hexdigest()
-
-
 def _topology(workers: WorkerSettings) -> Topology:
     locations = {
-        name: Location(one.host, one.port, one.tls, str(one.path) if one.path else None)
-        for name, one in workers.instances.items()
+        name: Location(
+            host=address.host,
+            port=address.port,
+            tls=address.tls,
+            path=str(address.path) if address.path else None,
+        )
+        for name, address in workers.instances.items()
     }
     writers = {stream: tuple(names) for stream, names in workers.writers.items()}
     writers["backfill"] = writers["events"]

@@ -1,4 +1,4 @@
-"""What a process tells about itself to Prometheus, read from it when it is scraped.
+"""The metrics of a process, read when Prometheus scrapes them.
 
 docs/metrics.md has the list. Names that begin with `synapse_` mean what they mean to dashboards
 made for Synapse.
@@ -14,9 +14,14 @@ from hs.apis.web.limits import Admission
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.metrics import Family, Metrics, Sample, rising
 from hs.lib.tasks import Duty, Supervision, notice_lag
-from hs.nursery.process_base import Foundation, Remote
-from hs.nursery.services import Services
+from hs.nursery.process import Process
+from hs.nursery.process_base import ProcessBase
+from hs.repl.cluster import Cluster
 from hs.repl.streams import CATALOGUE
+from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
+from hs.services.rooms.append.committer import Committer
+from hs.services.rooms.append.hot_rooms import HotRooms
+from hs.services.sync.notifier import Notifier
 
 LAG_PERIOD_S: Final = 1.0
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -24,8 +29,21 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 Caches = Collection[LruCache[Any, Any]]
 
 
+def watch_process(metrics: Metrics, process: Process) -> None:
+    """Register what every process reports, whatever services it has."""
+    base = process.base
+    metrics.watch_process()
+    watch_server(metrics, process.admission, process.drain)
+    watch_streams(metrics, base)
+    watch_database(metrics, base)
+    watch_duties(metrics, process.duties, process.supervision, base)
+    if base.cluster is not None:
+        _watch_calls(metrics, base.cluster)
+        _watch_replication(metrics, base.cluster)
+
+
 def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
-    """Tell of requests, and of the tasks that answer them."""
+    """Report requests and the tasks that answer them."""
     requests = Family("hs_http_requests_running", "Requests not answered yet, with long-polls")
     running = Family("hs_work_running", "Requests computing, by class of work", ("work",))
     waiting = Family("hs_work_waiting", "Requests waiting for their turn to compute", ("work",))
@@ -42,7 +60,7 @@ def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
 
 
 def watch_lag(metrics: Metrics) -> Duty:
-    """Give the duty that notices how late tasks run."""
+    """Return the duty that measures how late tasks run."""
     lag = metrics.histogram(
         "hs_event_loop_lag_seconds",
         "By how much a task ran later than it should, once a second",
@@ -55,8 +73,8 @@ def watch_lag(metrics: Metrics) -> Duty:
     return Duty("event loop lag", run)
 
 
-def watch_caches(metrics: Metrics, caches: Caches, of: Services) -> None:
-    """Tell of every cache; those of one name are added up."""
+def watch_caches(metrics: Metrics, caches: Caches, hot_rooms: HotRooms | None) -> None:
+    """Report every cache; caches of the same name are added up."""
     labels = ("name",)
     hits = Family("synapse_util_caches_cache_hits", "Found in a cache", labels)
     asked = Family("synapse_util_caches_cache", "Looked for in a cache", labels)
@@ -77,25 +95,24 @@ def watch_caches(metrics: Metrics, caches: Caches, of: Services) -> None:
         by_name: dict[str, list[LruCache[Any, Any]]] = {}
         for cache in caches:
             by_name.setdefault(cache.name, []).append(cache)
-        for name, some in sorted(by_name.items()):
-            found = sum(one.hits for one in some)
-            yield hits, (name,), found
-            yield asked, (name,), found + sum(one.misses for one in some)
-            yield size, (name,), sum(one.weight for one in some)
-            yield limit, (name,), sum(one.limit for one in some)
-            yield entries, (name,), sum(map(len, some))
-            yield evicted, (name, "size"), sum(one.evictions for one in some)
-        hot = of.rooms.hot
-        if hot is not None:
-            yield size, ("hot_rooms",), hot.weight
-            yield limit, ("hot_rooms",), hot.limit
-            yield entries, ("hot_rooms",), len(hot)
+        for name, group in sorted(by_name.items()):
+            hit_count = sum(cache.hits for cache in group)
+            yield hits, (name,), hit_count
+            yield asked, (name,), hit_count + sum(cache.misses for cache in group)
+            yield size, (name,), sum(cache.weight for cache in group)
+            yield limit, (name,), sum(cache.limit for cache in group)
+            yield entries, (name,), sum(map(len, group))
+            yield evicted, (name, "size"), sum(cache.evictions for cache in group)
+        if hot_rooms is not None:
+            yield size, ("hot_rooms",), hot_rooms.weight
+            yield limit, ("hot_rooms",), hot_rooms.limit
+            yield entries, ("hot_rooms",), len(hot_rooms)
 
     metrics.watch((hits, asked, size, limit, entries, evicted), read)
 
 
-def watch_streams(metrics: Metrics, ground: Foundation) -> None:
-    """Tell how far this process follows each writer, and of its own commits."""
+def watch_streams(metrics: Metrics, base: ProcessBase) -> None:
+    """Report how far this process follows each writer, and its own commits."""
     where = Family(
         "hs_stream_position",
         "How far this process has followed a writer of a stream, itself included",
@@ -109,9 +126,9 @@ def watch_streams(metrics: Metrics, ground: Foundation) -> None:
 
     def read() -> Iterator[Sample]:
         for stream in CATALOGUE:
-            for writer, position in list(ground.feed.positions_of(stream).items()):
+            for writer, position in list(base.feed.positions_of(stream).items()):
                 yield where, (stream.name, writer), position
-        for name, table in ground.table_writers.items():
+        for name, table in base.table_writers.items():
             yield commits, (name,), table.commits
             yield jobs, (name,), table.jobs_committed
             yield rows, (name,), table.rows_committed
@@ -121,8 +138,8 @@ def watch_streams(metrics: Metrics, ground: Foundation) -> None:
     metrics.watch((where, commits, jobs, rows, seconds, waiting), read)
 
 
-def watch_database(metrics: Metrics, ground: Foundation) -> None:
-    """Tell of connections to the database and of what was asked of it."""
+def watch_database(metrics: Metrics, base: ProcessBase) -> None:
+    """Report database connections and units of work."""
     connections = Family("hs_database_connections", "Open connections", ("state",))
     limit = Family("hs_database_max_connections", "How many this process may open")
     waiting = Family("hs_database_waiting", "Units of work waiting for a connection")
@@ -132,7 +149,7 @@ def watch_database(metrics: Metrics, ground: Foundation) -> None:
     )
 
     def read() -> Iterator[Sample]:
-        load = ground.database.load()
+        load = base.database.load()
         yield connections, ("used",), load.connections_used
         yield connections, ("idle",), load.connections - load.connections_used
         yield limit, (), load.max_connections
@@ -145,9 +162,9 @@ def watch_database(metrics: Metrics, ground: Foundation) -> None:
 
 
 def watch_duties(
-    metrics: Metrics, duties: Sequence[Duty], supervision: Supervision, ground: Foundation
+    metrics: Metrics, duties: Sequence[Duty], supervision: Supervision, base: ProcessBase
 ) -> None:
-    """Tell of work in the background, and of the leases under which some of it runs."""
+    """Report duties and leases."""
     running = Family(
         "hs_duty_running", "1 while a duty runs or waits for its lease, 0 in between", ("duty",)
     )
@@ -162,37 +179,37 @@ def watch_duties(
         for duty in duties:
             if duty.waiting is not None:
                 yield waiting, (duty.name,), duty.waiting()
-        for lease in sorted(ground.leases.held):
+        for lease in sorted(base.leases.held):
             yield leases, (lease,), 1
 
     metrics.watch((running, restarts, waiting, leases), read)
 
 
-def watch_services(metrics: Metrics, of: Services) -> None:
-    """Tell who waits for what in the services."""
+def watch_notifier(metrics: Metrics, notifier: Notifier) -> None:
+    """Report long polls and the users who sync in this process."""
     listeners = Family("synapse_notifier_listeners", "Long-polls waiting for something to happen")
     users = Family("synapse_notifier_users", "Users who sync here, or did a moment ago")
-    events = Family("hs_events_waiting", "Events waiting to be written")
-    pushes = Family("hs_push_evaluation_waiting", "Events waiting for their push rules")
 
     def read() -> Iterator[Sample]:
-        yield listeners, (), of.sync.notifier.waiting
-        yield users, (), len(of.sync.notifier)
-        if of.rooms.committer is not None:
-            yield events, (), of.rooms.committer.waiting_events
-        if of.push.evaluation is not None:
-            yield pushes, (), of.push.evaluation.waiting
+        yield listeners, (), notifier.waiting
+        yield users, (), len(notifier)
 
-    metrics.watch((listeners, users, events, pushes), read)
+    metrics.watch((listeners, users), read)
 
 
-def watch_others(metrics: Metrics, remote: Remote) -> None:
-    """Tell of the other processes: calls to them, calls from them, and their rows."""
-    _watch_calls(metrics, remote)
-    _watch_replication(metrics, remote)
+def watch_committer(metrics: Metrics, committer: Committer) -> None:
+    """Report the events that wait to be committed."""
+    events = Family("hs_events_waiting", "Events waiting to be written")
+    metrics.watch((events,), lambda: iter([(events, (), committer.waiting_events)]))
 
 
-def _watch_calls(metrics: Metrics, remote: Remote) -> None:
+def watch_push_evaluation(metrics: Metrics, duty: EvaluationDuty) -> None:
+    """Report the events whose push rules are yet to be evaluated."""
+    pushes = Family("hs_push_evaluation_waiting", "Events waiting for their push rules")
+    metrics.watch((pushes,), lambda: iter([(pushes, (), duty.waiting)]))
+
+
+def _watch_calls(metrics: Metrics, cluster: Cluster) -> None:
     made = ("method", "instance")
     calls = rising("hs_rpc_calls", "Calls to other processes", made)
     failures = rising("hs_rpc_failures", "Calls without an answer, or with that of a fault", made)
@@ -203,22 +220,22 @@ def _watch_calls(metrics: Metrics, remote: Remote) -> None:
     running = Family("hs_rpc_running", "Calls being answered here")
 
     def read() -> Iterator[Sample]:
-        for key, tally in remote.clients.calls.items():
+        for key, tally in cluster.clients.calls.items():
             if tally.count:
                 yield calls, key, tally.count
                 yield failures, key, tally.failures
                 yield seconds, key, tally.seconds
-        for method, tally in remote.server.calls.items():
+        for method, tally in cluster.server.calls.items():
             if tally.count:
                 yield answers, (method,), tally.count
                 yield faults, (method,), tally.failures
                 yield answer_seconds, (method,), tally.seconds
-        yield running, (), remote.server.running
+        yield running, (), cluster.server.running
 
     metrics.watch((calls, failures, seconds, answers, faults, answer_seconds, running), read)
 
 
-def _watch_replication(metrics: Metrics, remote: Remote) -> None:
+def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
     ways = ("direction",)
     connected = Family("hs_replication_connected", "1 while what others say arrives by Redis")
     connections = rising("hs_replication_connections", "Times that Redis was connected to")
@@ -237,7 +254,7 @@ def _watch_replication(metrics: Metrics, remote: Remote) -> None:
     )
 
     def read() -> Iterator[Sample]:
-        traffic = remote.traffic
+        traffic = cluster.traffic
         yield connected, (), traffic.connected
         yield connections, (), traffic.connections
         yield messages, ("in",), traffic.received
@@ -245,7 +262,7 @@ def _watch_replication(metrics: Metrics, remote: Remote) -> None:
         yield dropped, (), traffic.dropped
         yield waiting, ("in",), traffic.waiting_in
         yield waiting, ("out",), traffic.waiting_out
-        for stream, writer, behind, begun in remote.intake.states():
+        for stream, writer, behind, begun in cluster.intake.states():
             yield lag, (stream, writer), behind
             yield repairs, (stream, writer), begun
 

@@ -1,116 +1,110 @@
-"""Every service of a process, built in the order in which they depend on each other."""
+"""All services of a process, built in the order in which they depend on each other."""
+
+from collections.abc import Sequence
 
 import attrs
 
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.accounts import Accounts, Identity, wire_accounts, wire_identity
-from hs.nursery.wiring.appservices import Registered, wire_registered
-from hs.nursery.wiring.devices import Devices, wire_device_writers, wire_devices
-from hs.nursery.wiring.directory import Directory, wire_directory
-from hs.nursery.wiring.ephemeral import Ephemeral, wire_ephemeral
-from hs.nursery.wiring.http_clients import Outside, wire_outside
-from hs.nursery.wiring.identity_servers import AddressServers, wire_address_servers
-from hs.nursery.wiring.login import Arrivals, wire_arrivals
-from hs.nursery.wiring.media import MediaServices, wire_media
-from hs.nursery.wiring.previews import PreviewParts, wire_previews
-from hs.nursery.wiring.proposals import Proposals, wire_proposals
-from hs.nursery.wiring.push import Push, wire_push, wire_rules_writer
-from hs.nursery.wiring.pushers import (
-    PusherServices,
-    newcomers_mail,
-    wire_pusher_writer,
-    wire_pushers,
-)
-from hs.nursery.wiring.retention import Keeping, wire_keeping
-from hs.nursery.wiring.room_actions import RoomActions, wire_actions
-from hs.nursery.wiring.room_reading import Reading, wire_reading
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import SessionServices, wire_accounts, wire_sessions
+from hs.nursery.wiring.admin import wire_admin
+from hs.nursery.wiring.admin_api import wire_admin_api
+from hs.nursery.wiring.appservices import wire_appservice_clients, wire_appservices
+from hs.nursery.wiring.devices import wire_device_writers, wire_devices
+from hs.nursery.wiring.directory import wire_user_directory
+from hs.nursery.wiring.ephemeral import wire_ephemeral
+from hs.nursery.wiring.federation_api import wire_federation_api
+from hs.nursery.wiring.http_clients import HttpClients, wire_http_clients
+from hs.nursery.wiring.login import wire_login
+from hs.nursery.wiring.media import wire_media
+from hs.nursery.wiring.membership import wire_membership
+from hs.nursery.wiring.previews import wire_previews
+from hs.nursery.wiring.profiles import wire_profiles
+from hs.nursery.wiring.push import wire_push, wire_rules_writer
+from hs.nursery.wiring.pushers import newcomers_mail, wire_pusher_writer, wire_pushers
+from hs.nursery.wiring.retention import wire_retention
+from hs.nursery.wiring.room_aliases import wire_room_aliases
+from hs.nursery.wiring.room_creation import wire_room_creation
+from hs.nursery.wiring.room_reading import wire_reading
 from hs.nursery.wiring.rooms import Rooms, wire_rooms
-from hs.nursery.wiring.search import Search, wire_search
-from hs.nursery.wiring.sync import Sync, wire_sync
+from hs.nursery.wiring.search import wire_search
+from hs.nursery.wiring.sending import wire_sending
+from hs.nursery.wiring.server_info import wire_server_info
+from hs.nursery.wiring.sync import sync_sources, wire_sync
+from hs.nursery.wiring.threepid_servers import wire_threepid_servers
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
 from hs.services.devices.remote_devices import NoRemoteDevices
 from hs.services.media.remote_media import NoRemoteMedia
 from hs.services.push.pushers.pusher_cleanup import PushersOfDevices
-from hs.services.sync.assembly import Sources
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class Services:
-    """What a process is made of."""
+    """The parts of a process, in the order of starting, and what every request needs of them."""
 
-    ground: Foundation
-    outside: Outside
-    servers: AddressServers
-    registered: Registered
-    identity: Identity
     rooms: Rooms
-    accounts: Accounts
-    actions: RoomActions
-    arrivals: Arrivals
-    reading: Reading
-    proposals: Proposals
-    ephemeral: Ephemeral
-    push: Push
-    pushers: PusherServices
-    directory: Directory
-    search: Search
-    devices: Devices
-    media: MediaServices
-    previews: PreviewParts
-    keeping: Keeping
-    sync: Sync
+    sessions: SessionServices
+    parts: Sequence[Part]
 
 
-def build_services(ground: Foundation, admission: Admission, drain: Drain) -> Services:
-    """Build them. Nothing starts, waits or connects here."""
-    outside = wire_outside(ground)
-    device_writers = wire_device_writers(ground)
-    registered = wire_registered(ground, outside)
-    pusher_writer = wire_pusher_writer(ground)
+def build_services(base: ProcessBase, admission: Admission, drain: Drain) -> Services:
+    """Build all services. Nothing starts, waits or connects here. Raises: SettingsError."""
+    http = wire_http_clients(base)
+    device_writers = wire_device_writers(base)
+    appservices = wire_appservice_clients(base, http)
+    pusher_writer = wire_pusher_writer(base)
     watchers = DeviceWatchers((device_writers.updates, PushersOfDevices(pusher_writer)))
-    servers = wire_address_servers(ground, outside)
-    identity = wire_identity(ground, watchers, registered.identities, servers)
-    rooms = wire_rooms(ground)
-    accounts = wire_accounts(ground, identity, rooms.departures, registered.queries)
-    rules_writer = wire_rules_writer(ground)
-    actions = wire_actions(ground, rooms, accounts, rules_writer, registered.aliases)
-    welcomes = newcomers_mail(ground, pusher_writer)
-    arrivals = wire_arrivals(ground, rooms, accounts, actions, welcomes)
-    service_users = registered.identities
-    reading = wire_reading(ground, rooms, service_users, accounts.account_data, accounts.erased)
-    proposals = wire_proposals(ground, reading)
-    ephemeral = wire_ephemeral(ground, accounts, rooms)
-    push = wire_push(ground, rooms, ephemeral, rules_writer)
-    pushers = wire_pushers(ground, pusher_writer, rooms, push, outside)
-    directory = wire_directory(ground, rooms, reading, push)
-    search = wire_search(ground, rooms, reading)
-    devices = wire_devices(ground, device_writers, rooms, NoRemoteDevices())
-    media = wire_media(ground, NoRemoteMedia())
-    previews = wire_previews(ground, outside, media)
-    keeping = wire_keeping(ground, rooms, reading, accounts, actions)
-    sources = _sources(accounts, push, ephemeral, devices)
-    sync = wire_sync(
-        ground, rooms, reading, sources, devices.encryption, admission, drain, proposals.threads
+    servers = wire_threepid_servers(base, http)
+    sessions = wire_sessions(base, watchers, appservices.identities, servers)
+    rooms = wire_rooms(base)
+    accounts = wire_accounts(base, sessions, rooms.departures, appservices.queries)
+    rules_writer = wire_rules_writer(base)
+    aliases = wire_room_aliases(base, rooms, appservices.aliases)
+    profiles = wire_profiles(base, rooms, accounts)
+    members = wire_membership(base, rooms, accounts, profiles, aliases, rules_writer, servers)
+    creation = wire_room_creation(base, rooms, accounts, aliases, members)
+    newcomers = (creation.auto_join, *newcomers_mail(base, pusher_writer))
+    login = wire_login(base, sessions, accounts, newcomers)
+    reading = wire_reading(
+        base, rooms, appservices.identities, accounts.account_data, accounts.erased
     )
-    # fmt: off
-    return Services(
-        ground, outside, servers, registered, identity, rooms, accounts, actions, arrivals,
-        reading, proposals, ephemeral, push, pushers, directory, search, devices, media,
-        previews, keeping, sync,
-    )
-    # fmt: on
+    ephemeral = wire_ephemeral(base, accounts, rooms)
+    push = wire_push(base, rooms, reading, ephemeral, rules_writer)
+    devices = wire_devices(base, device_writers, rooms, sessions, accounts, NoRemoteDevices())
+    parts: list[Part] = [
+        base.part,
+        http.part,
+        rooms.part,
+        accounts.part,
+        login.part,
+        profiles.part,
+        aliases.part,
+        members.part,
+        creation.part,
+        wire_sending(base, rooms, sessions, aliases, members),
+        reading.part,
+        ephemeral.part,
+        push.part,
+        wire_pushers(base, pusher_writer, rooms, push, http),
+        wire_user_directory(base),
+        wire_search(base, rooms, reading),
+        devices.part,
+        *_media_parts(base, http, drain),
+        wire_retention(base, rooms, reading),
+        wire_admin(base, rooms, sessions, accounts),
+        wire_appservices(base, appservices, rooms, reading, aliases.public_rooms),
+        wire_server_info(base, sessions, accounts, login.login),
+        wire_federation_api(accounts, members),
+        wire_admin_api(base, accounts, login),
+    ]
+    # Last, for the notifier wakes clients once all other subscribers of the feed are up to date.
+    sources = sync_sources(accounts, push, ephemeral, devices)
+    parts += wire_sync(base, rooms, reading, sources, devices, admission=admission, drain=drain)
+    return Services(rooms=rooms, sessions=sessions, parts=parts)
 
 
-def _sources(accounts: Accounts, push: Push, ephemeral: Ephemeral, devices: Devices) -> Sources:
-    return Sources(
-        account_data=accounts.account_data,
-        push_rules=push.rules,
-        filters=accounts.filters,
-        receipts=ephemeral.receipts,
-        typing=ephemeral.typing_users,
-        presence=ephemeral.presence,
-        counts=push.counts,
-        extensions=(devices.encryption,),
-    )
+def _media_parts(base: ProcessBase, http: HttpClients, drain: Drain) -> list[Part]:
+    media = wire_media(base, NoRemoteMedia(), drain)
+    return [media.part, wire_previews(base, http, media)]

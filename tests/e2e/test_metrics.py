@@ -51,7 +51,7 @@ async def test_what_happened_is_told_by_the_process_that_did_it(cluster: Cluster
     assert told['hs_database_connections{state="idle"}'] > 0
     assert of_main["hs_http_connections"] >= 1
     assert of_main["synapse_notifier_users"] >= 1
-    assert of_main['hs_duty_running{duty="long-polls end"}'] == 1
+    assert of_main['hs_duty_running{duty="long poll timeouts"}'] == 1
     assert of_main[position] == told[position]
 
 

@@ -19,8 +19,9 @@ from hs.lib.tasks import Duty
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import cause_of
 from hs.nursery.nest import Leaving, live
-from hs.nursery.plan import plan_of
-from hs.nursery.process import Process, Runner
+from hs.nursery.part import Runner
+from hs.nursery.plan import BACKGROUND, plan_of
+from hs.nursery.process import Process
 from hs.repl.rows import ReceiptRow
 from hs.repl.streams import RECEIPTS
 from hs.repl.writers import StreamIds
@@ -83,7 +84,7 @@ def composed(settings: Settings, bridge: Bridge, database: Database, **more: Any
     """Compose a process, with something else to do than usual."""
     process = compose(settings, plan_of(settings), SystemClock(), bridge, database)
     nothing: dict[str, Any] = {
-        "preparations": (), "runners": (), "duties": (), "lone_duties": (), "endpoints": (),
+        "preparations": (), "runners": (), "duties": (), "endpoints": (),
     }  # fmt: skip
     return attrs.evolve(process, **{**nothing, **more})
 
@@ -177,7 +178,7 @@ async def test_a_runner_that_ends_can_still_write(
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                written.append(await process.ground.table(RECEIPTS).write(add_receipt))
+                written.append(await process.base.table(RECEIPTS).write(add_receipt))
 
     async with living(attrs.evolve(process, runners=[("last words", run)])):
         pass
@@ -218,11 +219,11 @@ async def test_a_lone_duty_has_one_holder_and_moves_to_the_next(
                 moved.set()
             await trio.sleep_forever()
 
-        return Duty("lonely", run)
+        return Duty("lonely", run, plan_duty=BACKGROUND)
 
     quiet = attrs.evolve(settings, listeners=())
-    first = composed(settings, bridge, database, lone_duties=[holding("first")])
-    second = composed(quiet, bridge, database, lone_duties=[holding("second")])
+    first = composed(settings, bridge, database, duties=[holding("first")])
+    second = composed(quiet, bridge, database, duties=[holding("second")])
     second_leaves, second_ready = Leaving(), trio.Event()
     async with trio.open_nursery() as nursery:
         async with living(first):

@@ -79,7 +79,7 @@ async def test_numbers_come_from_the_process_when_it_is_asked(
     before = process.metrics.render().decode()
 
     process.drain.enter()
-    process.ground.leases.held.add("instance:main")
+    process.base.leases.held.add("instance:main")
     process.supervision.running["tidying"] = True
     process.supervision.restarts["tidying"] += 2
 

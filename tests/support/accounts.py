@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from hs.apis.admin.register import AdminRegisterApi
+from hs.apis.admin.whois import WhoisApi
 from hs.apis.client.accounts.account import AccountApi
 from hs.apis.client.accounts.account_data import AccountDataApi
 from hs.apis.client.accounts.devices import DevicesApi
@@ -24,7 +25,6 @@ from hs.apis.client.accounts.openid import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
 from hs.apis.client.accounts.profiles import ProfileApi
 from hs.apis.client.accounts.register import RegisterApi
-from hs.apis.client.accounts.whois import WhoisApi
 from hs.apis.client.appservices.thirdparty import ThirdPartyApi
 from hs.apis.client.rooms.tags import TagsApi
 from hs.apis.client.server.capabilities import CapabilitiesApi
@@ -37,10 +37,9 @@ from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
 from hs.lib.clock import FixedClock
-from hs.nursery.wiring.endpoints import proving_apis
-from hs.nursery.wiring.identity_servers import AddressServers
 from hs.nursery.wiring.login import jwt_login
-from hs.nursery.wiring.threepids import Proving, wire_proving
+from hs.nursery.wiring.threepid_servers import ThreepidServers
+from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
@@ -161,7 +160,7 @@ class Accounts:
     rates: ConfiguredRates
     tokens: RegistrationTokenStage
     devices: Devices
-    proving: Proving
+    proving: ThreepidServices
     world: IdentityWorld
     puzzles: Puzzles
     client: WebClient = attrs.field(init=False)
@@ -277,7 +276,7 @@ def _built(ground: _Ground) -> Accounts:
     revocations = Revocations(ground.caches)
     last_seen = LastSeen(database, clock)
     servers = address_servers(settings, database, ground.world, ground.puzzles)
-    proving = wire_proving(settings, database, clock, KEY, servers, revocations)
+    proving = wire_threepids(settings, database, clock, KEY, servers, revocations)
     authenticator = TokenAuthenticator(
         database, feed, clock, ground.services, last_seen, revocations, proving.consent.rule
     )
@@ -345,7 +344,7 @@ def _lifecycle(
     sessions: Sessions,
     profiles: Profiles,
     revocations: Revocations,
-    servers: AddressServers,
+    servers: ThreepidServers,
 ) -> Lifecycle:
     return Lifecycle(
         ground.database,
@@ -360,7 +359,11 @@ def _lifecycle(
 
 
 def _registration(
-    ground: _Ground, hasher: Passwords, sessions: Sessions, profiles: Profiles, proving: Proving
+    ground: _Ground,
+    hasher: Passwords,
+    sessions: Sessions,
+    profiles: Profiles,
+    proving: ThreepidServices,
 ) -> Registration:
     settings = ground.settings
     return Registration(
@@ -383,7 +386,7 @@ def _login(
     credentials: Credentials,
     limits: LoginLimits,
     sessions: Sessions,
-    proving: Proving,
+    proving: ThreepidServices,
     registration: Registration,
 ) -> Login:
     return Login(
@@ -422,7 +425,7 @@ def apis_of(accounts: Accounts) -> list[object]:
         AccountApi(
             lifecycle, interactive, PasswordReset(lifecycle, proving.threepids, proving.proofs)
         ),
-        *proving_apis(settings, proving, lifecycle, interactive),
+        *threepid_endpoints(settings, proving, lifecycle, interactive),
         PasswordPolicyApi(settings.passwords.policy),
         ModerationApi(Moderation(accounts.database, accounts.revocations, SERVER)),
         DevicesApi(accounts.devices, lifecycle, interactive),

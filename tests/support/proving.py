@@ -9,7 +9,7 @@ import orjson
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.http_client import NO_HEADERS, HttpAnswer
-from hs.nursery.wiring.identity_servers import AddressServers
+from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.terms.captcha import Captcha
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.accounts.threepids.msisdn_delegate import PhoneDelegate
@@ -80,10 +80,10 @@ class IdentityWorld:
 
 def address_servers(
     settings: Settings, database: Database, world: IdentityWorld, captcha: Captcha
-) -> AddressServers:
+) -> ThreepidServers:
     """Build what asks the world."""
     signer = Signer(ServerName("test"), KEY)
-    return AddressServers(
+    return ThreepidServers(
         identity_servers=IdentityServers(database, world, signer),
         phones=PhoneDelegate(settings.delegates.msisdn, world),
         captcha=captcha,

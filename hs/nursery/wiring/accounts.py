@@ -1,11 +1,23 @@
-"""Accounts: who users are, how they log in, and what the server keeps for them."""
+"""Accounts: authentication, profiles, devices, account data, and their lifecycle."""
 
 import attrs
 
-from hs.lib.tasks import Duty, every
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.identity_servers import AddressServers
-from hs.nursery.wiring.threepids import Proving, wire_proving
+from hs.apis.client.accounts.account import AccountApi
+from hs.apis.client.accounts.account_data import AccountDataApi
+from hs.apis.client.accounts.devices import DevicesApi
+from hs.apis.client.accounts.filter import FilterApi
+from hs.apis.client.accounts.logout import LogoutApi
+from hs.apis.client.accounts.moderation import ModerationApi
+from hs.apis.client.accounts.openid import OpenIdApi
+from hs.apis.client.accounts.password_policy import PasswordPolicyApi
+from hs.apis.client.rooms.tags import TagsApi
+from hs.apis.client.server.voip import VoipApi
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.threepid_servers import ThreepidServers
+from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
 from hs.repl.streams import ACCOUNT_DATA, CACHES
 from hs.services.accounts.account_data.account_data import (
     AccountData,
@@ -16,6 +28,9 @@ from hs.services.accounts.account_data.filters import Filters
 from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle, RoomDeparture
 from hs.services.accounts.lifecycle.account_moderation import Moderation
 from hs.services.accounts.lifecycle.erased_users import ErasedUsers
+from hs.services.accounts.lifecycle.password_reset import PasswordReset
+from hs.services.accounts.lifecycle.stale_devices import EVERY_S as STALE_EVERY_S
+from hs.services.accounts.lifecycle.stale_devices import StaleDevices
 from hs.services.accounts.limits.appservice_users import AbsentUsers, Appservices
 from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
 from hs.services.accounts.login.password_check import (
@@ -33,12 +48,12 @@ from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import DeviceWatcher, Sessions
 from hs.services.accounts.sessions.turn_credentials import TurnServers
 
-FORGET_EVERY_S = 3600.0
+CLEANUP_EVERY_S = 3600.0
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Identity:
-    """Tokens, sessions and passwords: what proves who somebody is."""
+class SessionServices:
+    """Tokens, sessions, passwords and UIA: everything that authenticates a user."""
 
     rates: ConfiguredRates
     limits: LoginLimits
@@ -52,85 +67,68 @@ class Identity:
     credentials: Credentials
     registration_tokens: RegistrationTokenStage
     interactive: InteractiveAuth
-    proving: Proving
+    threepids: ThreepidServices
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Accounts:
-    """What other services and the endpoints need of accounts."""
+class AccountServices:
+    """What other subjects and the endpoints need of accounts."""
 
-    identity: Identity
     profiles: Profiles
     lifecycle: Lifecycle
-    moderation: Moderation
     devices: Devices
     account_data: AccountData
     filters: Filters
-    openid: OpenId
     erased: ErasedUsers
-    turn: TurnServers
-
-    @property
-    def duties(self) -> list[Duty]:
-        """Give what runs in every process."""
-        return [Duty("last seen", self.identity.last_seen.run)]
-
-    @property
-    def chores(self) -> list[Duty]:
-        """Give what one process does now and then."""
-
-        async def forget_once() -> None:
-            await self.identity.interactive.forget_old()
-            await self.identity.proving.proofs.forget_old()
-            await self.identity.last_seen.forget_old()
-
-        async def forget() -> None:
-            await every(FORGET_EVERY_S, forget_once)
-
-        return [Duty("forgetting old sessions", forget)]
+    openid: OpenId
+    part: Part
 
 
-def wire_identity(
-    ground: Foundation,
+def wire_sessions(
+    base: ProcessBase,
     watcher: DeviceWatcher,
     appservices: Appservices,
-    servers: AddressServers,
-) -> Identity:
-    """Build what proves who somebody is."""
-    settings, database, clock = ground.settings, ground.database, ground.clock
+    servers: ThreepidServers,
+) -> SessionServices:
+    """Build the services that authenticate users."""
+    settings, database, clock = base.settings, base.database, base.clock
     last_seen = LastSeen(database, clock, settings.server.user_ips_max_age)
-    revocations = Revocations(ground.memory(CACHES))
-    limits = LoginLimits(settings.rate_limits, ground.limiters)
+    revocations = Revocations(base.memory(CACHES))
+    limits = LoginLimits(settings.rate_limits, base.limiters)
     passwords = Passwords(
         settings.passwords.pepper or "",
         settings.registration.bcrypt_rounds,
         settings.passwords.policy,
         settings.passwords.scheme,
     )
-    proving = wire_proving(settings, database, clock, ground.signer.key, servers, revocations)
-    credentials = Credentials(database, passwords, limits, settings.passwords, proving.identifiers)
+    threepids = wire_threepids(
+        settings, database, clock, base.signer.key, servers, revocations=revocations
+    )
+    credentials = Credentials(
+        database, passwords, limits, settings.passwords, threepids.identifiers
+    )
     registration_tokens = RegistrationTokenStage(database, clock)
     stages: dict[str, Stage] = {
         "m.login.dummy": Dummy(),
         "m.login.password": PasswordStage(credentials),
         "m.login.registration_token": registration_tokens,
-        **proving.stages,
+        **threepids.stages,
     }
-    return Identity(
-        rates=ConfiguredRates(settings.rate_limits, ground.limiters),
+    return SessionServices(
+        rates=ConfiguredRates(settings.rate_limits, base.limiters),
         limits=limits,
         appservices=appservices,
         revocations=revocations,
         last_seen=last_seen,
         authenticator=TokenAuthenticator(
-            database,
-            ground.feed,
-            clock,
-            appservices,
-            last_seen,
-            revocations,
-            proving.consent.rule,
-            hears_others=ground.hears_others,
+            database=database,
+            feed=base.feed,
+            clock=clock,
+            appservices=appservices,
+            last_seen=last_seen,
+            revocations=revocations,
+            consent=threepids.consent.rule,
+            hears_others=base.is_connected,
             tracks_services=settings.appservices.track_ips,
         ),
         passwords=passwords,
@@ -139,61 +137,101 @@ def wire_identity(
         credentials=credentials,
         registration_tokens=registration_tokens,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
-        proving=proving,
+        threepids=threepids,
     )
 
 
 def wire_accounts(
-    ground: Foundation, identity: Identity, departure: RoomDeparture, absent: AbsentUsers
-) -> Accounts:
-    """Build the services of accounts."""
-    settings, database, clock, feed = (
-        ground.settings,
-        ground.database,
-        ground.clock,
-        ground.feed,
-    )
-    server_name = settings.server.server_name
-    sessions = identity.sessions
+    base: ProcessBase, sessions: SessionServices, departure: RoomDeparture, absent: AbsentUsers
+) -> AccountServices:
+    """Build profiles, devices, account data and the lifecycle of accounts."""
+    settings, database, feed = base.settings, base.database, base.feed
     profiles = Profiles(
-        database,
-        feed,
-        ground.memory(CACHES),
-        server_name,
-        settings.registration,
-        NoRemoteProfiles(),
-        absent,
-        is_shared=ground.plan.shared,
+        database=database,
+        feed=feed,
+        caches=base.memory(CACHES),
+        server_name=settings.server.server_name,
+        settings=settings.registration,
+        remote=NoRemoteProfiles(),
+        absent=absent,
+        is_shared=base.plan.shared,
     )
-    writer = ground.owned(
+    writer = base.owned(
         AccountDataWriter,
         ACCOUNT_DATA,
-        lambda: LocalAccountDataWriter(ground.table(ACCOUNT_DATA)),
+        lambda: LocalAccountDataWriter(base.table(ACCOUNT_DATA)),
     )
-    return Accounts(
-        identity=identity,
+    account_data = AccountData(database, feed, writer)
+    filters = Filters(database)
+    devices = Devices(database, base.clock, sessions.sessions, sessions.last_seen, sessions.watcher)
+    lifecycle = Lifecycle(
+        database=database,
+        passwords=sessions.passwords,
+        password_settings=settings.passwords,
+        sessions=sessions.sessions,
         profiles=profiles,
-        lifecycle=_lifecycle(ground, identity, profiles, departure),
-        moderation=Moderation(database, identity.revocations, server_name),
-        devices=Devices(database, clock, sessions, identity.last_seen, identity.watcher),
-        account_data=AccountData(database, feed, writer),
-        filters=Filters(database),
-        openid=OpenId(database, clock, server_name),
+        revocations=sessions.revocations,
+        departure=departure,
+        published=sessions.threepids.servers.identity_servers,
+    )
+    openid = OpenId(database, base.clock, settings.server.server_name)
+    endpoints = [
+        *_account_endpoints(base, sessions, lifecycle, devices),
+        *threepid_endpoints(settings, sessions.threepids, lifecycle, sessions.interactive),
+        AccountDataApi(account_data),
+        TagsApi(account_data),
+        FilterApi(filters),
+        OpenIdApi(openid),
+    ]
+    return AccountServices(
+        profiles=profiles,
+        lifecycle=lifecycle,
+        devices=devices,
+        account_data=account_data,
+        filters=filters,
         erased=ErasedUsers(database, feed),
-        turn=TurnServers(settings.turn, clock),
+        openid=openid,
+        part=Part(endpoints=endpoints, duties=_duties(base, sessions)),
     )
 
 
-def _lifecycle(
-    ground: Foundation, identity: Identity, profiles: Profiles, departure: RoomDeparture
-) -> Lifecycle:
-    return Lifecycle(
-        ground.database,
-        identity.passwords,
-        ground.settings.passwords,
-        identity.sessions,
-        profiles,
-        identity.revocations,
-        departure,
-        identity.proving.servers.identity_servers,
-    )
+def _account_endpoints(
+    base: ProcessBase, sessions: SessionServices, lifecycle: Lifecycle, devices: Devices
+) -> list[object]:
+    settings, threepids = base.settings, sessions.threepids
+    reset = PasswordReset(lifecycle, threepids.threepids, threepids.proofs)
+    return [
+        LogoutApi(sessions.sessions),
+        AccountApi(lifecycle, sessions.interactive, reset),
+        PasswordPolicyApi(settings.passwords.policy),
+        ModerationApi(Moderation(base.database, sessions.revocations, settings.server.server_name)),
+        DevicesApi(devices, lifecycle, sessions.interactive),
+        VoipApi(TurnServers(settings.turn, base.clock)),
+    ]
+
+
+def _duties(base: ProcessBase, sessions: SessionServices) -> list[Duty]:
+    async def forget() -> None:
+        await sessions.interactive.forget_old()
+        await sessions.threepids.proofs.forget_old()
+        await sessions.last_seen.forget_old()
+
+    duties = [
+        Duty("last seen", sessions.last_seen.run),
+        Duty(
+            "session cleanup",
+            forget,
+            plan_duty=BACKGROUND,
+            period_s=CLEANUP_EVERY_S,
+            at_start=False,
+        ),
+    ]
+    period_ms = base.settings.server.delete_stale_devices_after
+    if period_ms is not None:
+        stale = StaleDevices(base.database, base.clock, sessions.sessions, period_ms)
+        duties.append(
+            Duty(
+                "stale device deletion", stale.delete, plan_duty=BACKGROUND, period_s=STALE_EVERY_S
+            )
+        )
+    return duties

@@ -1,14 +1,15 @@
-"""Application services: who they are, what they are told, and what they are asked."""
+"""Application services: registrations, queries, and the duty that sends events to them."""
 
 import attrs
 
 from hs.apis.client.appservices.appservice import AppserviceApi
 from hs.apis.client.appservices.thirdparty import ThirdPartyApi
 from hs.lib.tasks import Duty
+from hs.nursery.part import Part
 from hs.nursery.plan import APPSERVICES
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.http_clients import Outside
-from hs.nursery.wiring.room_reading import Reading
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.http_clients import HttpClients
+from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES
 from hs.services.appservices.alias_namespaces import ServiceAliases
@@ -28,8 +29,8 @@ from hs.services.rooms.read.stripped_state import StrippedState
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Registered:
-    """The services as requesters and as those who are asked; built before accounts."""
+class AppserviceClients:
+    """The registered services, as requesters and as servers to query; built before accounts."""
 
     registry: ServiceRegistry
     identities: ServiceIdentities
@@ -38,58 +39,61 @@ class Registered:
     aliases: ServiceAliases
 
 
-def wire_registered(ground: Foundation, outside: Outside) -> Registered:
-    """Build what knows the services."""
-    settings, database = ground.settings.appservices, ground.database
-    registry = ServiceRegistry(settings.registrations, ground.settings.server.server_name)
-    calls = ServiceCalls(outside.trusted, settings.legacy_authorization)
+def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceClients:
+    """Build the registry of services and the clients that query them."""
+    settings, database = base.settings.appservices, base.database
+    registry = ServiceRegistry(settings.registrations, base.settings.server.server_name)
+    calls = ServiceCalls(http.trusted, settings.legacy_authorization)
     queries = ServiceQueries(registry, calls, database)
-    return Registered(
+    return AppserviceClients(
         registry=registry,
-        identities=ServiceIdentities(registry, database, ground.feed, ground.hears_others),
+        identities=ServiceIdentities(registry, database, base.feed, base.is_connected),
         calls=calls,
         queries=queries,
-        aliases=ServiceAliases(registry, queries, ground.memory(CACHES)),
+        aliases=ServiceAliases(registry, queries, base.memory(CACHES)),
     )
 
 
-def appservice_apis(
-    ground: Foundation, registered: Registered, directory: NetworkDirectory
-) -> list[object]:
-    """Give the endpoints."""
-    registry, calls = registered.registry, registered.calls
-    return [
-        ThirdPartyApi(ThirdPartyNetworks(registry, calls)),
-        AppserviceApi(
-            ServicePing(registry, calls, ground.memory(CACHES)),
-            NetworkLists(registry, directory),
-        ),
-    ]
+def wire_appservices(
+    base: ProcessBase,
+    clients: AppserviceClients,
+    rooms: Rooms,
+    reading: RoomReading,
+    directory: NetworkDirectory,
+) -> Part:
+    """Build the endpoints of services, and the duty that sends events to them."""
+    registry, calls = clients.registry, clients.calls
+    return Part(
+        endpoints=[
+            ThirdPartyApi(ThirdPartyNetworks(registry, calls)),
+            AppserviceApi(
+                ServicePing(registry, calls, base.memory(CACHES)),
+                NetworkLists(registry, directory),
+            ),
+        ],
+        duties=base.planned(APPSERVICES, lambda: _sending(base, clients, rooms, reading)),
+    )
 
 
-def appservice_duties(
-    ground: Foundation, registered: Registered, rooms: Rooms, reading: Reading
-) -> list[Duty]:
-    """Give the duty of sending, where this process may hold it."""
-    if APPSERVICES not in ground.plan.duties:
-        return []
-    database = ground.database
+def _sending(
+    base: ProcessBase, clients: AppserviceClients, rooms: Rooms, reading: RoomReading
+) -> Duty:
+    database = base.database
+    stripped = StrippedState(database, rooms.events, rooms.states)
     maker = TransactionMaker(
         database=database,
-        clock=ground.clock,
+        clock=base.clock,
         events=rooms.events,
         rendering=reading.rendering,
-        invites=InviteStates(
-            rooms.memberships, StrippedState(database, rooms.events, rooms.states)
-        ),
+        invites=InviteStates(rooms.memberships, stripped),
     )
     sender = AppserviceSender(
-        database,
-        ground.feed,
-        Interest(registered.registry, database),
-        rooms.memberships,
-        PastMembers(rooms.events, rooms.states),
-        maker,
-        registered.calls,
+        database=database,
+        feed=base.feed,
+        interest=Interest(clients.registry, database),
+        rooms=rooms.memberships,
+        past=PastMembers(rooms.events, rooms.states),
+        maker=maker,
+        calls=clients.calls,
     )
-    return [Duty("application services", sender.run, lambda: sender.waiting)]
+    return Duty("application services", sender.run, lambda: sender.waiting)

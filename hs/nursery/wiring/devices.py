@@ -7,9 +7,11 @@ from hs.apis.client.encryption.dehydrated_device import DehydratedDeviceApi
 from hs.apis.client.encryption.key_backup import KeyBackupApi
 from hs.apis.client.encryption.keys import KeysApi
 from hs.apis.client.encryption.to_device import ToDeviceApi
-from hs.lib.tasks import Duty, every
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.accounts import Accounts
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices, SessionServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.cross_signing import CrossSigning
@@ -31,7 +33,7 @@ from hs.services.sync.encryption_section import Encryption
 
 @attrs.frozen(eq=False, kw_only=True)
 class DeviceWriters:
-    """The owners of what devices write, here or in other processes."""
+    """The writers of device lists and inboxes, in this process or proxies of them."""
 
     lists: DeviceListWriter
     inboxes: InboxWriter
@@ -40,97 +42,80 @@ class DeviceWriters:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Devices:
-    """What the endpoints, sync and federation need of devices."""
+class DeviceServices:
+    """The sections of encryption in sync, and the cleanup of devices."""
 
-    writers: DeviceWriters
-    to_device: ToDevice
-    inboxes: Inboxes
-    one_time_keys: OneTimeKeys
-    device_lists: DeviceLists
-    user_keys: UserKeysReader
-    directory: KeyDirectory
-    cross_signing: CrossSigning
-    backups: KeyBackups
-    dehydrated: DehydratedDevices
     encryption: Encryption
-    upkeep: DeviceUpkeep
-
-    @property
-    def duties(self) -> list[Duty]:
-        """Give what every process does."""
-        duties = [Duty("deleting acknowledged messages", self.inboxes.run)]
-        filer = self.writers.filer
-        if filer is not None:
-            duties.append(Duty("filing messages to many devices", filer.run, filer.waiting))
-        return duties
-
-    @property
-    def chores(self) -> list[Duty]:
-        """Give what one process does now and then."""
-
-        async def tidy() -> None:
-            await every(UPKEEP_PERIOD_S, self.upkeep.tidy)
-
-        return [Duty("tidying up after devices", tidy)]
+    part: Part
 
 
-def wire_device_writers(ground: Foundation) -> DeviceWriters:
+def wire_device_writers(base: ProcessBase) -> DeviceWriters:
     """Build the owners, and the watcher that sessions report to; before accounts."""
-    clock = ground.clock
-    lists = ground.owned(
+    clock = base.clock
+    lists = base.owned(
         DeviceListWriter,
         DEVICE_LISTS,
-        lambda: LocalDeviceLists(ground.table(DEVICE_LISTS), clock),
+        lambda: LocalDeviceLists(base.table(DEVICE_LISTS), clock),
     )
     filer: BundleFiler | None = None
 
     def make_inboxes() -> LocalInboxes:
         nonlocal filer
-        table = ground.table(TO_DEVICE)
-        filer = BundleFiler(table, ground.feed)
+        table = base.table(TO_DEVICE)
+        filer = BundleFiler(table, base.feed)
         return LocalInboxes(table, clock, filer)
 
-    inboxes = ground.owned(InboxWriter, TO_DEVICE, make_inboxes)
+    inboxes = base.owned(InboxWriter, TO_DEVICE, make_inboxes)
     updates = DeviceUpdates(lists, inboxes)
     return DeviceWriters(lists=lists, inboxes=inboxes, updates=updates, filer=filer)
 
 
 def wire_devices(
-    ground: Foundation, writers: DeviceWriters, rooms: Rooms, remote: RemoteDevices
-) -> Devices:
+    base: ProcessBase,
+    writers: DeviceWriters,
+    rooms: Rooms,
+    sessions: SessionServices,
+    accounts: AccountServices,
+    remote: RemoteDevices,
+) -> DeviceServices:
     """Build the readers and services; after rooms, before the notifier."""
-    database, feed = ground.database, ground.feed
-    server_name = ground.settings.server.server_name
+    database, feed = base.database, base.feed
+    server_name = base.settings.server.server_name
     neighbours = RoomNeighbours(database, rooms.events, rooms.memberships, rooms.tails)
-    inboxes = Inboxes(database, feed, is_alone=not ground.plan.shared)
+    inboxes = Inboxes(database, feed, is_alone=not base.plan.shared)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
     device_lists = DeviceLists(database, feed, neighbours)
-    user_keys = UserKeysReader(database, feed, is_owner=ground.ownership.is_mine(DEVICE_LISTS))
-    return Devices(
-        writers=writers,
-        to_device=ToDevice(writers.inboxes, remote, server_name),
-        inboxes=inboxes,
-        one_time_keys=one_time_keys,
-        device_lists=device_lists,
-        user_keys=user_keys,
-        directory=KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name),
-        cross_signing=CrossSigning(user_keys, writers.lists, remote, server_name),
-        backups=KeyBackups(database),
-        dehydrated=DehydratedDevices(
-            database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
-        ),
+    user_keys = UserKeysReader(database, feed, is_owner=base.ownership.is_mine(DEVICE_LISTS))
+    directory = KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name)
+    cross_signing = CrossSigning(user_keys, writers.lists, remote, server_name)
+    dehydrated = DehydratedDevices(
+        database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
+    )
+    endpoints = [
+        KeysApi(directory, one_time_keys, device_lists),
+        CrossSigningApi(cross_signing, accounts.lifecycle, sessions.interactive),
+        ToDeviceApi(ToDevice(writers.inboxes, remote, server_name)),
+        KeyBackupApi(KeyBackups(database)),
+        DehydratedDeviceApi(dehydrated),
+    ]
+    return DeviceServices(
         encryption=Encryption(inboxes, device_lists, one_time_keys),
-        upkeep=DeviceUpkeep(database, ground.clock, writers.updates, writers.inboxes),
+        part=Part(endpoints=endpoints, duties=_duties(base, writers, inboxes)),
     )
 
 
-def device_apis(devices: Devices, accounts: Accounts) -> list[object]:
-    """Give the endpoints."""
-    return [
-        KeysApi(devices.directory, devices.one_time_keys, devices.device_lists),
-        CrossSigningApi(devices.cross_signing, accounts.lifecycle, accounts.identity.interactive),
-        ToDeviceApi(devices.to_device),
-        KeyBackupApi(devices.backups),
-        DehydratedDeviceApi(devices.dehydrated),
+def _duties(base: ProcessBase, writers: DeviceWriters, inboxes: Inboxes) -> list[Duty]:
+    cleanup = DeviceUpkeep(base.database, base.clock, writers.updates, writers.inboxes)
+    duties = [
+        Duty("acknowledged to-device messages", inboxes.run),
+        Duty(
+            "device cleanup",
+            cleanup.tidy,
+            plan_duty=BACKGROUND,
+            period_s=UPKEEP_PERIOD_S,
+            at_start=False,
+        ),
     ]
+    if writers.filer is not None:
+        duties.append(Duty("to-device message filing", writers.filer.run, writers.filer.waiting))
+    return duties

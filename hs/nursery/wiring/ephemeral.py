@@ -1,11 +1,15 @@
-"""What passes: who types, who has read what, who is online."""
+"""Ephemeral data: typing notifications, receipts and presence."""
 
 import attrs
 
+from hs.apis.client.ephemeral.presence import PresenceApi
+from hs.apis.client.ephemeral.receipts import ReceiptsApi
+from hs.apis.client.ephemeral.typing_notifications import TypingApi
 from hs.core.ids import RoomID
 from hs.lib.tasks import Duty
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.accounts import Accounts
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.memory_writer import epoch_at
 from hs.repl.streams import PRESENCE, RECEIPTS, TYPING
@@ -24,70 +28,71 @@ from hs.services.ephemeral.typing_notifications import (
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Ephemeral:
-    """Readers and services of what passes; `duties` run in this process."""
+class EphemeralServices:
+    """What sync and push read of ephemeral data."""
 
     typing_users: TypingUsers
-    typing: TypingService
     receipts: Receipts
-    reading: ReadingService
-    presence_states: PresenceStates
     presence: PresenceService
-    duties: list[Duty]
+    part: Part
 
 
-def wire_ephemeral(ground: Foundation, accounts: Accounts, rooms: Rooms) -> Ephemeral:
+def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -> EphemeralServices:
     """Build typing, receipts and presence."""
-    presence_states, presence, duties = _presence(ground, rooms)
-    receipts = Receipts(ground.database, ground.feed)
+    presence, duties = _presence(base, rooms)
+    receipts = Receipts(base.database, base.feed)
 
     def typing_memory() -> TypingMemory:
-        memory = TypingMemory(ground.memory(TYPING), ground.feed, ground.database)
+        memory = TypingMemory(base.memory(TYPING), base.feed, base.database)
         duties.append(Duty("typing", memory.run))
         return memory
 
-    typing_writer = ground.owned(TypingWriter, TYPING, typing_memory)
-    receipt_writer = ground.owned(
-        ReceiptWriter, RECEIPTS, lambda: ReceiptTable(ground.table(RECEIPTS))
-    )
-    return Ephemeral(
-        typing_users=TypingUsers(ground.feed),
-        typing=TypingService(rooms.memberships, typing_writer, presence.devices),
+    typing_writer = base.owned(TypingWriter, TYPING, typing_memory)
+    receipt_writer = base.owned(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS)))
+    reading = ReadingService(
+        database=base.database,
+        members=rooms.memberships,
         receipts=receipts,
-        reading=ReadingService(
-            database=ground.database,
-            members=rooms.memberships,
-            receipts=receipts,
-            writer=receipt_writer,
-            markers=accounts.account_data,
-            clock=ground.clock,
-            activity=presence.devices,
-        ),
-        presence_states=presence_states,
+        writer=receipt_writer,
+        markers=accounts.account_data,
+        clock=base.clock,
+        activity=presence.devices,
+    )
+    endpoints = [
+        TypingApi(TypingService(rooms.memberships, typing_writer, presence.devices)),
+        ReceiptsApi(reading),
+        PresenceApi(presence),
+    ]
+    return EphemeralServices(
+        typing_users=TypingUsers(base.feed),
+        receipts=receipts,
         presence=presence,
-        duties=duties,
+        part=Part(endpoints=endpoints, duties=duties),
     )
 
 
-def _presence(
-    ground: Foundation, rooms: Rooms
-) -> tuple[PresenceStates, PresenceService, list[Duty]]:
-    settings, clock = ground.settings.presence, ground.clock
+def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Duty]]:
+    settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
 
     def memory() -> PresenceMemory:
-        made = PresenceMemory(ground.memory(PRESENCE), ground.database, settings, clock)
-        duties.append(Duty("presence", made.run))
-        return made
+        writer = PresenceMemory(base.memory(PRESENCE), base.database, settings, clock)
+        duties.append(Duty("presence", writer.run))
+        return writer
 
-    states = PresenceStates(ground.database, ground.feed)
-    writer = ground.owned(PresenceWriter, PRESENCE, memory)
+    states = PresenceStates(base.database, base.feed)
+    writer = base.owned(PresenceWriter, PRESENCE, memory)
     devices = SyncingDevices(
-        ground.plan.instance, epoch_at(clock.now_ms()), writer, states, settings, clock
+        instance=base.plan.instance,
+        epoch=epoch_at(clock.now_ms()),
+        writer=writer,
+        states=states,
+        settings=settings,
+        clock=clock,
     )
     duties.append(Duty("syncing devices", devices.run))
-    if ground.ownership.writes(PRESENCE):
-        watch_senders(ground.feed, devices, rooms.memberships.is_local)
+    if base.ownership.writes(PRESENCE):
+        watch_senders(base.feed, devices, rooms.memberships.is_local)
     service = PresenceService(
         settings=settings,
         states=states,
@@ -95,6 +100,6 @@ def _presence(
         writer=writer,
         devices=devices,
         clock=clock,
-        apart=frozenset(map(RoomID, ground.settings.rooms.exclude_rooms_from_presence)),
+        apart=frozenset(map(RoomID, base.settings.rooms.exclude_rooms_from_presence)),
     )
-    return states, service, duties
+    return service, duties

@@ -1,4 +1,4 @@
-"""Outgoing HTTP: a client for each kind of target, since each has rules of its own."""
+"""Outgoing HTTP: one client for each kind of target, since each has its own rules."""
 
 import os
 import ssl
@@ -9,43 +9,45 @@ from hs import __version__
 from hs.lib.http_client.addresses import NO_RULES, AddressRules, networks
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_of
-from hs.nursery.process import Runner
-from hs.nursery.process_base import Foundation
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
 from hs.settings.sections.outgoing import NOWHERE, OutsideSettings
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Outside:
-    """The clients of a process.
+class HttpClients:
+    """The HTTP clients of a process.
 
-    `http` asks where users and other servers point to, `direct` as well but never through a
-    proxy (identity servers), `trusted` where the administrator points to (application services),
-    `previews` the links in messages.
+    `public` requests URLs that users and other servers choose; `direct` does so without a forward
+    proxy (identity servers); `trusted` requests URLs that the administrator configured
+    (application services); `previews` requests the links in messages.
     """
 
-    http: BridgedHttpClient
+    public: BridgedHttpClient
     direct: BridgedHttpClient
     trusted: BridgedHttpClient
     previews: BridgedHttpClient
 
     @property
-    def runners(self) -> list[tuple[str, Runner]]:
-        """Close the clients when the process ends."""
-        return [
-            ("requests to the outside", self.http.run),
-            ("direct requests to the outside", self.direct.run),
-            ("requests to trusted servers", self.trusted.run),
-            ("requests for previews", self.previews.run),
-        ]
+    def part(self) -> Part:
+        """The runners that close the clients when the process ends."""
+        return Part(
+            runners=[
+                ("HTTP client for public addresses", self.public.run),
+                ("HTTP client without proxy", self.direct.run),
+                ("HTTP client for configured addresses", self.trusted.run),
+                ("HTTP client for URL previews", self.previews.run),
+            ]
+        )
 
 
-def wire_outside(ground: Foundation) -> Outside:
-    """Build the clients; they open nothing yet."""
-    settings = ground.settings.outside
+def wire_http_clients(base: ProcessBase) -> HttpClients:
+    """Build the clients; they open no connection yet."""
+    settings = base.settings.outside
     rules = address_rules(settings.ip_range_blacklist, settings.ip_range_whitelist)
     proxies = chosen_proxies(settings, proxies_of(os.environ))
 
-    previews = ground.settings.previews
+    previews = base.settings.previews
     blocked = previews.url_preview_ip_range_blacklist
     preview_rules = address_rules(
         settings.ip_range_blacklist if blocked is None else blocked,
@@ -57,11 +59,11 @@ def wire_outside(ground: Foundation) -> Outside:
 
     def client(rules: AddressRules, proxies: Proxies) -> BridgedHttpClient:
         return BridgedHttpClient(
-            ground.bridge, rules, user_agent=user_agent(settings), proxies=proxies, tls=tls
+            base.bridge, rules, user_agent=user_agent(settings), proxies=proxies, tls=tls
         )
 
-    return Outside(
-        http=client(rules, proxies),
+    return HttpClients(
+        public=client(rules, proxies),
         direct=client(rules, NO_PROXIES),
         trusted=client(NO_RULES, NO_PROXIES),
         previews=client(preview_rules, proxies),
@@ -69,7 +71,7 @@ def wire_outside(ground: Foundation) -> Outside:
 
 
 def unchecked_tls() -> ssl.SSLContext:
-    """Make what encrypts without knowing for whom, for tests."""
+    """Return a TLS context that verifies no certificate, for tests."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -77,14 +79,14 @@ def unchecked_tls() -> ssl.SSLContext:
 
 
 def address_rules(blocked: tuple[str, ...], allowed: tuple[str, ...]) -> AddressRules:
-    """Make rules of what settings say; with nothing blocked there are none."""
+    """Return the address rules of these settings; without blocked ranges there are none."""
     if not blocked:
         return NO_RULES
     return AddressRules(networks((*blocked, *NOWHERE)), networks(allowed))
 
 
 def chosen_proxies(settings: OutsideSettings, environment: Proxies) -> Proxies:
-    """Choose each value from the settings, or else from the environment."""
+    """Return the proxies of the settings, or else of the environment."""
     bypass = settings.no_proxy_hosts
     return Proxies(
         http=settings.http_proxy or environment.http,
@@ -94,5 +96,5 @@ def chosen_proxies(settings: OutsideSettings, environment: Proxies) -> Proxies:
 
 
 def user_agent(settings: OutsideSettings) -> str:
-    """Tell others who asks."""
+    """Return the User-Agent header of outgoing requests."""
     return " ".join(filter(None, [f"hs/{__version__}", settings.user_agent_suffix]))

@@ -1,98 +1,101 @@
-"""How users come: registering and logging in."""
+"""Registration and log-in."""
 
 from collections.abc import Sequence
 
 import attrs
 
+from hs.apis.client.accounts.login import LoginApi
+from hs.apis.client.accounts.register import RegisterApi
+from hs.apis.client.server.wellknown import told_to_clients
 from hs.lib.json_web_tokens import SignedTokenReader
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.accounts import Accounts, Identity
-from hs.nursery.wiring.room_actions import RoomActions
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices, SessionServices
 from hs.services.accounts.login.jwt_login import JwtLogin
 from hs.services.accounts.login.login import Login
-from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.accounts.registration.registration import Newcomers, Registration
-from hs.services.accounts.registration.shared_secret_registration import SharedSecret
 from hs.services.push.pushers.default_email_pushers import AllWelcomes
-from hs.services.rooms.creation.auto_join_rooms import AutoJoin
 from hs.settings.settings import Settings
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Arrivals:
-    """The services."""
+class LoginServices:
+    """Registration and log-in."""
 
     registration: Registration
     login: Login
-    shared_secret: SharedSecret
+    part: Part
 
 
-def wire_arrivals(
-    ground: Foundation,
-    rooms: Rooms,
-    accounts: Accounts,
-    actions: RoomActions,
-    welcomes: Sequence[Newcomers],
-) -> Arrivals:
-    """Build the services; `welcomes` is what else new users meet with."""
-    identity = accounts.identity
-    joining = AutoJoin(
-        settings=ground.settings.rooms,
-        server_name=ground.settings.server.server_name,
-        database=ground.database,
-        naming=actions.naming,
-        creation=actions.creation,
-        membership=actions.membership,
-        memberships=rooms.memberships,
+def wire_login(
+    base: ProcessBase,
+    sessions: SessionServices,
+    accounts: AccountServices,
+    newcomers: Sequence[Newcomers],
+) -> LoginServices:
+    """Build registration and log-in; each of `newcomers` is called with every new user."""
+    settings = base.settings
+    registration = Registration(
+        database=base.database,
+        clock=base.clock,
+        requirements=sessions.threepids.requirements,
+        server_name=settings.server.server_name,
+        guests_allowed=settings.server.allow_guest_access,
+        passwords=sessions.passwords,
+        sessions=sessions.sessions,
+        profiles=accounts.profiles,
+        appservices=sessions.appservices,
+        threepids=sessions.threepids.threepids,
+        newcomers=AllWelcomes(newcomers),
     )
-    newcomers = AllWelcomes((joining, *welcomes))
-    registration = _registration(ground, identity, accounts.profiles, newcomers)
-    secret = ground.settings.registration.registration_shared_secret
-    return Arrivals(
+    login = Login(
+        database=base.database,
+        clock=base.clock,
+        settings=settings.passwords,
+        existing=settings.existing_session,
+        identifiers=sessions.threepids.identifiers,
+        credentials=sessions.credentials,
+        limits=sessions.limits,
+        sessions=sessions.sessions,
+        appservices=sessions.appservices,
+        jwt=jwt_login(settings, registration),
+    )
+    return LoginServices(
         registration=registration,
-        login=_login(ground, identity, registration),
-        shared_secret=SharedSecret(ground.database, ground.clock, secret),
+        login=login,
+        part=Part(endpoints=_endpoints(base, sessions, accounts, registration, login)),
     )
 
 
-def _registration(
-    ground: Foundation, identity: Identity, profiles: Profiles, newcomers: Newcomers
-) -> Registration:
-    settings = ground.settings
-    return Registration(
-        ground.database,
-        ground.clock,
-        identity.proving.requirements,
-        settings.server.server_name,
-        settings.server.allow_guest_access,
-        identity.passwords,
-        identity.sessions,
-        profiles,
-        identity.appservices,
-        identity.proving.threepids,
-        newcomers,
-    )
-
-
-def _login(ground: Foundation, identity: Identity, registration: Registration) -> Login:
-    settings = ground.settings
-    return Login(
-        ground.database,
-        ground.clock,
-        settings.passwords,
-        settings.existing_session,
-        identity.proving.identifiers,
-        identity.credentials,
-        identity.limits,
-        identity.sessions,
-        identity.appservices,
-        jwt_login(settings, registration),
-    )
+def _endpoints(
+    base: ProcessBase,
+    sessions: SessionServices,
+    accounts: AccountServices,
+    registration: Registration,
+    login: Login,
+) -> list[object]:
+    settings = base.settings
+    return [
+        RegisterApi(
+            registration,
+            sessions.interactive,
+            sessions.registration_tokens,
+            sessions.appservices,
+            sessions.rates,
+        ),
+        LoginApi(
+            login=login,
+            sessions=sessions.sessions,
+            lifecycle=accounts.lifecycle,
+            interactive=sessions.interactive,
+            rates=sessions.rates,
+            well_known=told_to_clients(settings.server, settings.proposals.matrix_rtc),
+        ),
+    ]
 
 
 def jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None:
-    """Build what takes JSON web tokens, if they are taken."""
+    """Build the log-in with JSON web tokens; None if it is disabled."""
     jwt = settings.jwt
     if not jwt.enabled:
         return None

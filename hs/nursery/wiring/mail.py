@@ -12,29 +12,29 @@ from hs.settings.settings import Settings
 
 
 @attrs.frozen(eq=False)
-class MailRoom:
-    """What writes and sends e-mails; `mailer` refuses where `is_open` is False."""
+class MailServices:
+    """The mailer and its templates; without configured e-mail the mailer refuses to send."""
 
     mailer: Mailer
     templates: Templates
-    is_open: bool
+    is_configured: bool
 
 
-def wire_mail(settings: Settings) -> MailRoom:
-    """Build what writes and sends e-mails."""
+def wire_mail(settings: Settings) -> MailServices:
+    """Build the mailer and the templates of e-mails."""
     templates = Templates(_folders(settings.email.template_dir, settings), FILTERS)
     route = route_of(settings.email)
     mailer = NoMailer() if route is None else SmtpMailer(route)
-    return MailRoom(mailer, templates, route is not None)
+    return MailServices(mailer, templates, route is not None)
 
 
 def wire_pages(settings: Settings) -> Templates:
-    """Build what writes web pages."""
+    """Build the templates of web pages."""
     return Templates(_folders(None, settings))
 
 
 def route_of(email: MailSettings) -> SmtpRoute | None:
-    """Give the way to the mail server, if e-mail is set up."""
+    """Return the SMTP server and its options, or None if e-mail is not configured."""
     if email.notif_from is None:
         return None
     return SmtpRoute(
@@ -51,5 +51,5 @@ def route_of(email: MailSettings) -> SmtpRoute | None:
 
 
 def _folders(own: Path | None, settings: Settings) -> list[Path]:
-    found = (own, settings.templates.custom_template_directory)
-    return [folder for folder in found if folder is not None]
+    folders = (own, settings.templates.custom_template_directory)
+    return [folder for folder in folders if folder is not None]

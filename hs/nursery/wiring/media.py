@@ -1,18 +1,16 @@
-"""Media: the repository, thumbnails, further places for content, and their upkeep."""
-
-import importlib
-import importlib.util
+"""Media: the repository, thumbnails, storage providers, and cleanup."""
 
 import attrs
 
 from hs.apis.media.downloads import MediaDownloadApi
 from hs.apis.media.uploads import MediaUploadApi
 from hs.apis.web.drain import Drain
+from hs.lib.s3_loader import is_s3_available, load_s3_bucket
 from hs.lib.sandbox.pool import Sandbox
-from hs.lib.tasks import Duty, every
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
-from hs.nursery.process import Runner
-from hs.nursery.process_base import Foundation
+from hs.nursery.process_base import ProcessBase
 from hs.repl.streams import CACHES
 from hs.services.media.content_stores import Contents, ContentStore, FolderStore, Place
 from hs.services.media.last_access import MediaUses
@@ -28,84 +26,96 @@ from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvid
 
 @attrs.frozen(eq=False, kw_only=True)
 class MediaServices:
-    """What the endpoints, previews and federation need of media.
+    """What previews need of media; `sandbox` runs code on any untrusted input."""
 
-    `sandbox` is for whatever else has to look at untrusted input.
-    """
-
-    ground: Foundation
     sandbox: Sandbox
     repository: MediaRepository
     thumbnails: Thumbnails
-    contents: Contents
-    uses: MediaUses
-    upkeep: MediaUpkeep
-
-    @property
-    def runners(self) -> list[tuple[str, Runner]]:
-        """End the sandbox's processes with this one."""
-        return [("sandbox", self.sandbox.keep)]
-
-    @property
-    def duties(self) -> list[Duty]:
-        """Give what every process does that serves media."""
-        if not self.ground.settings.workers.serves_media:
-            return []
-        return [
-            Duty("noting when media are used", self.uses.run),
-            Duty("thumbnails of new pictures", self.thumbnails.run),
-            Duty("copying media", self.contents.run),
-        ]
-
-    @property
-    def lone_duties(self) -> list[Duty]:
-        """Give what one process does now and then."""
-
-        async def tidy() -> None:
-            await every(UPKEEP_PERIOD_S, self.upkeep.tidy)
-
-        return [Duty(MEDIA_JOBS, tidy)] if MEDIA_JOBS in self.ground.plan.duties else []
+    part: Part
 
 
-def wire_media(ground: Foundation, remote: RemoteMedia) -> MediaServices:
+def wire_media(base: ProcessBase, remote: RemoteMedia, drain: Drain) -> MediaServices:
     """Build the services. Raises: SettingsError."""
-    settings, database, clock = ground.settings.media, ground.database, ground.clock
-    server_name = ground.settings.server.server_name
+    settings, database, clock = base.settings.media, base.database, base.clock
+    server_name = base.settings.server.server_name
     folder = MediaFolder(settings.media_store_path)
-    places = [place_of(one) for one in settings.media_storage_providers]
+    places = [place_of(provider) for provider in settings.media_storage_providers]
     contents = Contents(folder, places, database)
     uses, sandbox = MediaUses(database, clock), Sandbox()
-    arrivals = Arrivals(ground.feed, ground.memory(CACHES))
     repository = MediaRepository(
-        contents, database, clock, server_name, settings, arrivals, uses, remote
+        contents=contents,
+        database=database,
+        clock=clock,
+        server_name=server_name,
+        settings=settings,
+        arrivals=Arrivals(base.feed, base.memory(CACHES)),
+        uses=uses,
+        remote=remote,
     )
+    thumbnails = Thumbnails(contents, database, sandbox, settings)
     return MediaServices(
-        ground=ground,
         sandbox=sandbox,
         repository=repository,
-        thumbnails=Thumbnails(contents, database, sandbox, settings),
-        contents=contents,
-        uses=uses,
-        upkeep=MediaUpkeep(
-            database, clock, contents, repository, server_name, settings.media_retention
+        thumbnails=thumbnails,
+        part=Part(
+            endpoints=_endpoints(base, repository, thumbnails, drain),
+            runners=[("sandbox", sandbox.keep)],
+            duties=[
+                _cleanup(base, contents, repository),
+                *_duties(base, contents, uses, thumbnails),
+            ],
         ),
     )
 
 
-def media_apis(media: MediaServices, drain: Drain) -> list[object]:
-    """Give the endpoints, where this process has them."""
-    settings = media.ground.settings
+def _endpoints(
+    base: ProcessBase, repository: MediaRepository, thumbnails: Thumbnails, drain: Drain
+) -> list[object]:
+    settings = base.settings
     if not settings.workers.serves_media:
         return []
-    server_name, most = settings.server.server_name, settings.media.max_upload_size
+    server_name, max_bytes = settings.server.server_name, settings.media.max_upload_size
     return [
-        MediaUploadApi(media.repository, media.thumbnails, server_name),
-        MediaDownloadApi(media.repository, media.thumbnails, server_name, most, drain),
+        MediaUploadApi(repository, thumbnails, server_name),
+        MediaDownloadApi(repository, thumbnails, server_name, max_bytes, drain),
+    ]
+
+
+def _cleanup(base: ProcessBase, contents: Contents, repository: MediaRepository) -> Duty:
+    cleanup = MediaUpkeep(
+        database=base.database,
+        clock=base.clock,
+        contents=contents,
+        repository=repository,
+        server_name=base.settings.server.server_name,
+        retention=base.settings.media.media_retention,
+    )
+    return Duty(
+        MEDIA_JOBS,
+        cleanup.tidy,
+        plan_duty=MEDIA_JOBS,
+        period_s=UPKEEP_PERIOD_S,
+        at_start=False,
+    )
+
+
+def _duties(
+    base: ProcessBase, contents: Contents, uses: MediaUses, thumbnails: Thumbnails
+) -> list[Duty]:
+    if not base.settings.workers.serves_media:
+        return []
+    return [
+        Duty("media access times", uses.run),
+        Duty("thumbnails of uploads", thumbnails.run),
+        Duty("media copies", contents.run),
     ]
 
 
 def place_of(provider: StorageProvider) -> Place:
-    """Build a further place. Raises: SettingsError (its library is not installed)."""
+    """Build the store of a storage provider.
+
+    Raises: SettingsError, if its library is not installed.
+    """
     return Place(
         store=_store_of(provider.place),
         takes_local=provider.store_local,
@@ -118,15 +128,14 @@ def _store_of(place: FolderSettings | S3Settings) -> ContentStore:
     if isinstance(place, FolderSettings):
         assert place.directory is not None
         return FolderStore(place.directory)
-    if importlib.util.find_spec("boto3") is None:
+    if not is_s3_available():
         problem = Problem(
             key="media_storage_providers",
             message="the library for S3 is not installed",
             remedy="install hs[s3]",
         )
         raise SettingsError([problem])
-    # Not imported above: only this setting needs it.
-    bucket: ContentStore = importlib.import_module("hs.lib.s3").S3Bucket(
+    return load_s3_bucket()(
         bucket=place.bucket,
         prefix=place.prefix,
         endpoint_url=place.endpoint_url,
@@ -137,4 +146,3 @@ def _store_of(place: FolderSettings | S3Settings) -> ContentStore:
         storage_class=place.storage_class,
         threads=place.threadpool_size,
     )
-    return bucket

@@ -1,12 +1,17 @@
-"""Push rules and unread counts: rules of users, what they make of each event, what is unread."""
+"""Push rules, their evaluation for each event, unread counts, and the list of notifications."""
+
+from functools import partial
 
 import attrs
 
+from hs.apis.client.push.notifications import NotificationsApi
 from hs.apis.client.push.push_rules import PushRulesApi
 from hs.core.push.defaults import PushFeatures
-from hs.nursery.process import Runner
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.ephemeral import Ephemeral
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.process_metrics import watch_push_evaluation
+from hs.nursery.wiring.ephemeral import EphemeralServices
+from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
 from hs.services.push.evaluation.custom_rules import CustomRuleUsers
@@ -17,88 +22,106 @@ from hs.services.push.evaluation.push_queue import PushQueue
 from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.push.evaluation.users_with_pushers import PusherUsers
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable, RulesWriter
+from hs.services.push.unread.notification_list import Notifications
 from hs.services.push.unread.unread_counts import UnreadCounts
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Push:
-    """What others need of push; `runners` work in the process that evaluates."""
+class PushServices:
+    """What sync and pushers need of push rules and unread counts."""
 
     rules: PushRules
-    rule_service: PushRuleService
     counts: UnreadCounts
-    evaluation: EvaluationDuty | None  # in the process that evaluates
-    runners: list[tuple[str, Runner]]
+    part: Part
 
 
-def wire_rules_writer(ground: Foundation) -> RulesWriter:
-    """Build what changes push rules, or asks the process that does."""
-    return ground.owned(
-        RulesWriter, PUSH_RULES, lambda: RulesTable(ground.table(PUSH_RULES), _features(ground))
+def wire_rules_writer(base: ProcessBase) -> RulesWriter:
+    """Build the writer of push rules, or a proxy of it."""
+    return base.owned(
+        RulesWriter, PUSH_RULES, lambda: RulesTable(base.table(PUSH_RULES), _features(base))
     )
 
 
-def _features(ground: Foundation) -> PushFeatures:
-    experiments = ground.settings.proposals.experimental_features
+def _features(base: ProcessBase) -> PushFeatures:
+    experiments = base.settings.proposals.experimental_features
     return PushFeatures(
         threads=experiments.thread_subscriptions, encrypted_event=experiments.encrypted_pushes
     )
 
 
-def wire_push(ground: Foundation, rooms: Rooms, ephemeral: Ephemeral, writer: RulesWriter) -> Push:
+def wire_push(
+    base: ProcessBase,
+    rooms: Rooms,
+    reading: RoomReading,
+    ephemeral: EphemeralServices,
+    writer: RulesWriter,
+) -> PushServices:
     """Build push rules and unread counts."""
-    database, feed = ground.database, ground.feed
-    features = _features(ground)
-    runners: list[tuple[str, Runner]] = []
-    evaluating: list[EvaluationDuty] = []
+    database, feed = base.database, base.feed
+    features = _features(base)
+    duties: list[EvaluationDuty] = []
 
     def evaluation() -> EvaluationDuty:
-        custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
-        pushed = PusherUsers(database, feed)
-        threads = SubscribersOfThreads(database, feed) if features.threads else None
-        evaluator = Evaluator(
-            rooms.events,
-            rooms.states,
-            rooms.memberships,
-            custom,
-            ignoring,
-            pushed,
-            threads,
-            features,
-        )
-        duty = EvaluationDuty(
-            database,
-            feed,
-            evaluator,
-            custom,
-            ignoring,
-            rooms.events,
-            rooms.memberships,
-            ground.memory(UNREAD),
-            PushQueue(database, ground.memory(PUSHES), ground.clock.now_ms, pushed),
-            is_on=ground.settings.push.enabled,
-        )
-        runners.append(("push evaluation", duty.run))
-        evaluating.append(duty)
+        duty = _evaluation(base, rooms, features)
+        duties.append(duty)
         return duty
 
-    store = ground.owned(EvaluationStore, UNREAD, evaluation)
+    store = base.owned(EvaluationStore, UNREAD, evaluation)
     rules = PushRules(database, feed, features)
-    return Push(
+    counts = UnreadCounts(
+        database,
+        feed,
+        ephemeral.receipts,
+        store,
+        lambda room_id: base.ownership.owner(EVENTS, room_id),
+    )
+    notifications = Notifications(
+        database=database,
+        memberships=rooms.memberships,
+        events=rooms.events,
+        visibility=reading.visibility,
+        rendering=reading.rendering,
+        counts=counts,
+    )
+    return PushServices(
         rules=rules,
-        rule_service=PushRuleService(rules, writer),
-        counts=UnreadCounts(
-            database,
-            feed,
-            ephemeral.receipts,
-            store,
-            lambda room_id: ground.ownership.owner(EVENTS, room_id),
+        counts=counts,
+        part=Part(
+            endpoints=[
+                PushRulesApi(PushRuleService(rules, writer)),
+                NotificationsApi(notifications),
+            ],
+            runners=[("push evaluation", duty.run) for duty in duties],
+            metrics=[partial(watch_push_evaluation, duty=duty) for duty in duties],
         ),
-        evaluation=evaluating[0] if evaluating else None,
-        runners=runners,
     )
 
 
-def push_apis(push: Push) -> list[object]:
-    """Give the endpoints."""
-    return [PushRulesApi(push.rule_service)]
+def _evaluation(base: ProcessBase, rooms: Rooms, features: PushFeatures) -> EvaluationDuty:
+    """Build the evaluation, which runs in the process that writes the stream `unread`."""
+    database, feed = base.database, base.feed
+    custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
+    pushed = PusherUsers(database, feed)
+    threads = SubscribersOfThreads(database, feed) if features.threads else None
+    evaluator = Evaluator(
+        events=rooms.events,
+        states=rooms.states,
+        members=rooms.memberships,
+        custom=custom,
+        ignoring=ignoring,
+        pushed=pushed,
+        threads=threads,
+        features=features,
+    )
+    return EvaluationDuty(
+        database=database,
+        feed=feed,
+        evaluator=evaluator,
+        custom=custom,
+        ignoring=ignoring,
+        events=rooms.events,
+        members=rooms.memberships,
+        writer=base.memory(UNREAD),
+        queue=PushQueue(database, base.memory(PUSHES), base.clock.now_ms, pushed),
+        is_on=base.settings.push.enabled,
+    )

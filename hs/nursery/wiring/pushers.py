@@ -1,20 +1,20 @@
-"""Pushers: who sets them, and the process that sends what they want."""
+"""Pushers: setting them, and the duty that sends their notifications."""
 
 import hashlib
 from collections.abc import Mapping
 
-import attrs
 import trio
 
 from hs.apis.client.push.pushers import PushersApi
 from hs.apis.client.push.unsubscribe import UnsubscribeApi
-from hs.lib.mail.templates import Templates
-from hs.lib.tasks import Duty, every
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
 from hs.nursery.plan import PUSHERS as PUSHERS_DUTY
-from hs.nursery.process_base import Foundation, signing_key_of
-from hs.nursery.wiring.http_clients import Outside
-from hs.nursery.wiring.mail import MailRoom, wire_mail, wire_pages
-from hs.nursery.wiring.push import Push
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.http_clients import HttpClients
+from hs.nursery.wiring.mail import MailServices, wire_mail, wire_pages
+from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.repl.streams import PUSHERS
@@ -37,162 +37,147 @@ SENT_AT_ONCE = 100
 SENT_AGAIN_AT_ONCE = 20
 
 
-@attrs.frozen(eq=False, kw_only=True)
-class PusherServices:
-    """What the endpoints need of pushers, and what runs for them.
-
-    `duties` are held by one process at a time; `chores` one process does now and then.
-    """
-
-    pushers: Pushers
-    unsubscribing: Unsubscribing
-    pages: Templates
-    duties: list[Duty]
-    chores: list[Duty]
-
-
-def wire_pusher_writer(ground: Foundation) -> PusherWriter:
-    """Build what changes pushers, or asks the process that does; before accounts."""
-    return ground.owned(
-        PusherWriter, PUSHERS, lambda: PusherTable(ground.table(PUSHERS), ground.clock)
-    )
+def wire_pusher_writer(base: ProcessBase) -> PusherWriter:
+    """Build the writer of pushers, or a proxy of it; before accounts."""
+    return base.owned(PusherWriter, PUSHERS, lambda: PusherTable(base.table(PUSHERS), base.clock))
 
 
 def wire_pushers(
-    ground: Foundation, writer: PusherWriter, rooms: Rooms, push: Push, outside: Outside
-) -> PusherServices:
-    """Build the services of pushers; after push rules and counts."""
-    database, mails = ground.database, wire_mail(ground.settings)
-    unsubscribing = Unsubscribing(writer, _base_url(ground), _link_secret(ground))
-    upkeep = PusherUpkeep(database, writer)
-
-    async def tidy() -> None:
-        await upkeep.tidy()
-        await every(UPKEEP_PERIOD_S, upkeep.tidy)
-
-    pruning = PushPruning(database, ground.clock)
-
-    async def forget() -> None:
-        await pruning.prune()
-        await every(PRUNING_PERIOD_S, pruning.prune)
-
+    base: ProcessBase, writer: PusherWriter, rooms: Rooms, push: PushServices, http: HttpClients
+) -> Part:
+    """Build the endpoints of pushers and their duties; after push rules and counts."""
+    database, mails = base.database, wire_mail(base.settings)
+    unsubscribing = Unsubscribing(writer, _base_url(base), _link_secret(base))
     positions = Positions(database)
-    makers = {HTTP: _gateway_lines(ground, positions, writer, rooms, push, outside)}
-    if _mails_notifications(ground, mails):
-        makers[EMAIL] = _mail_lines(ground, positions, writer, rooms, push, unsubscribing, mails)
-    return PusherServices(
-        pushers=Pushers(database, writer, _mails_notifications(ground, mails)),
-        unsubscribing=unsubscribing,
-        pages=wire_pages(ground.settings),
-        duties=_sending_duties(ground, makers, positions),
-        chores=[
-            Duty("tidying up after pushers", tidy),
-            Duty("forgetting old notifications", forget),
+    makers = {HTTP: _gateway_lines(base, positions, writer, rooms, push, http)}
+    if _mails_notifications(base, mails):
+        makers[EMAIL] = _mail_lines(base, positions, writer, rooms, push, unsubscribing, mails)
+    cleanup, pruning = PusherUpkeep(database, writer), PushPruning(database, base.clock)
+    return Part(
+        endpoints=[
+            PushersApi(Pushers(database, writer, _mails_notifications(base, mails))),
+            UnsubscribeApi(unsubscribing, wire_pages(base.settings)),
+        ],
+        duties=[
+            *_sending_duties(base, makers, positions),
+            Duty(
+                "pusher cleanup",
+                cleanup.tidy,
+                plan_duty=BACKGROUND,
+                period_s=UPKEEP_PERIOD_S,
+            ),
+            Duty(
+                "notification cleanup",
+                pruning.prune,
+                plan_duty=BACKGROUND,
+                period_s=PRUNING_PERIOD_S,
+            ),
         ],
     )
 
 
-def newcomers_mail(ground: Foundation, writer: PusherWriter) -> list[Newcomers]:
-    """Build what has new users mailed what they miss, if the settings say so."""
-    email = ground.settings.email
-    if not _mails_notifications(ground, wire_mail(ground.settings)):
+def newcomers_mail(base: ProcessBase, writer: PusherWriter) -> list[Newcomers]:
+    """Build the e-mail pushers of new users, if the settings ask for them."""
+    email = base.settings.email
+    if not _mails_notifications(base, wire_mail(base.settings)):
         return []
-    return [MailForNewcomers(ground.database, writer)] if email.notif_for_new_users else []
-
-
-def pusher_apis(services: PusherServices) -> list[object]:
-    """Give the endpoints."""
-    return [
-        PushersApi(services.pushers),
-        UnsubscribeApi(services.unsubscribing, services.pages),
-    ]
+    return [MailForNewcomers(base.database, writer)] if email.notif_for_new_users else []
 
 
 def _sending_duties(
-    ground: Foundation, makers: Mapping[str, MakeLine], positions: Positions
+    base: ProcessBase, makers: Mapping[str, MakeLine], positions: Positions
 ) -> list[Duty]:
-    """Give the duty of this process's share of the users, if it has one."""
-    instances = ground.settings.workers.pushers
-    if PUSHERS_DUTY not in ground.plan.duties or not ground.settings.push.enabled:
+    """Build the duty that sends to this process's share of the users, if it has one."""
+    if not base.settings.push.enabled:
         return []
-    share, shares = instances.index(ground.plan.instance), len(instances)
+    return base.planned(PUSHERS_DUTY, lambda: _sending(base, makers, positions))
+
+
+def _sending(base: ProcessBase, makers: Mapping[str, MakeLine], positions: Positions) -> Duty:
+    instances = base.settings.workers.pushers
+    share, shares = instances.index(base.plan.instance), len(instances)
     sending = PushSending(
-        ground.database,
-        ground.feed,
+        base.database,
+        base.feed,
         positions,
         makers,
         lambda user_id: shard_of(user_id, shares) == share,
     )
-    return [Duty(f"pushers {share + 1} of {shares}", sending.run, lambda: sending.waiting)]
+    return Duty(f"pushers {share + 1} of {shares}", sending.run, lambda: sending.waiting)
 
 
 def _gateway_lines(
-    ground: Foundation,
+    base: ProcessBase,
     positions: Positions,
     writer: PusherWriter,
     rooms: Rooms,
-    push: Push,
-    outside: Outside,
+    push: PushServices,
+    http: HttpClients,
 ) -> MakeLine:
-    settings = ground.settings.push
+    settings = base.settings.push
     tools = LineTools(
-        ground.database,
-        positions,
-        writer,
-        ground.clock,
-        trio.CapacityLimiter(SENT_AT_ONCE),
-        trio.CapacityLimiter(SENT_AGAIN_AT_ONCE),
-        settings.jitter_delay,
+        database=base.database,
+        positions=positions,
+        writer=writer,
+        clock=base.clock,
+        slots=trio.CapacityLimiter(SENT_AT_ONCE),
+        slow_slots=trio.CapacityLimiter(SENT_AGAIN_AT_ONCE),
+        jitter_ms=settings.jitter_delay,
     )
     gateway = GatewayPushes(
-        outside.http, settings, rooms.events, rooms.states, rooms.memberships, push.counts
+        http=http.public,
+        settings=settings,
+        events=rooms.events,
+        states=rooms.states,
+        members=rooms.memberships,
+        counts=push.counts,
     )
     return lambda pusher: Line(pusher, gateway, tools)
 
 
 def _mail_lines(
-    ground: Foundation,
+    base: ProcessBase,
     positions: Positions,
     writer: PusherWriter,
     rooms: Rooms,
-    push: Push,
+    push: PushServices,
     unsubscribing: Unsubscribing,
-    mails: MailRoom,
+    mails: MailServices,
 ) -> MakeLine:
-    settings = ground.settings.email
+    settings = base.settings.email
     content = MailContent(
-        mails.templates,
-        settings,
-        ground.settings.server.server_name,
-        unsubscribing,
-        rooms.events,
-        rooms.states,
-        rooms.memberships,
+        templates=mails.templates,
+        settings=settings,
+        server_name=base.settings.server.server_name,
+        unsubscribing=unsubscribing,
+        events=rooms.events,
+        states=rooms.states,
+        members=rooms.memberships,
     )
     tools = MailTools(
-        ground.database,
-        positions,
-        writer,
-        ground.clock,
-        push.counts,
-        rooms.events,
-        content,
-        mails.mailer,
-        settings.notif_delay_before_mail,
+        database=base.database,
+        positions=positions,
+        writer=writer,
+        clock=base.clock,
+        counts=push.counts,
+        events=rooms.events,
+        content=content,
+        mailer=mails.mailer,
+        delay_ms=settings.notif_delay_before_mail,
     )
     return lambda pusher: MailLine(pusher, tools)
 
 
-def _mails_notifications(ground: Foundation, mails: MailRoom) -> bool:
-    return ground.settings.email.enable_notifs and mails.is_open
+def _mails_notifications(base: ProcessBase, mails: MailServices) -> bool:
+    return base.settings.email.enable_notifs and mails.is_configured
 
 
-def _base_url(ground: Foundation) -> str:
-    server = ground.settings.server
+def _base_url(base: ProcessBase) -> str:
+    server = base.settings.server
     return server.public_baseurl or f"https://{server.server_name}/"
 
 
-def _link_secret(ground: Foundation) -> bytes:
-    """Make a secret that all processes of this server share, and nobody else has."""
-    signed = signing_key_of(ground.settings).sign(b"links in e-mails that end them")
+def _link_secret(base: ProcessBase) -> bytes:
+    """Return the secret that signs unsubscribe links; all processes of the server share it."""
+    signed = base.signer.key.sign(b"links in e-mails that end them")
     return hashlib.sha256(signed.encode()).digest()

@@ -1,15 +1,18 @@
-"""What reads rooms for users: visibility, rendering, history, state, trees."""
+"""Reading rooms for clients: visibility, rendering, history, state, space hierarchies."""
 
 import attrs
 
+from hs.apis.client.rooms.mutual_rooms import MutualRoomsApi
 from hs.apis.client.rooms.room_messages import RoomMessagesApi
 from hs.apis.client.rooms.room_relations import RoomRelationsApi
 from hs.apis.client.rooms.room_state import RoomStateApi
 from hs.apis.client.rooms.room_summary import RoomSummaryApi
-from hs.nursery.process_base import Foundation
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.rooms.read.event_serializer import Showing
 from hs.services.rooms.read.hierarchy import Hierarchy
+from hs.services.rooms.read.mutual_rooms import MutualRooms
 from hs.services.rooms.read.pagination import Places
 from hs.services.rooms.read.related_events import RelatedEvents
 from hs.services.rooms.read.rendering import MAX_BYTES as RENDERED_BYTES
@@ -25,69 +28,108 @@ from hs.services.rooms.store.replaced_state import PreviousStates
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Reading:
-    """What sync and the endpoints need to show rooms."""
+class RoomReading:
+    """What sync, search and other subjects need to read rooms."""
 
     visibility: Visibility
     rendering: Rendering
     showing: Showing
-    places: Places
     timelines: Timelines
     state: RoomState
-    related: RelatedEvents
-    previews: RoomPreviews
-    hierarchy: Hierarchy
     snapshots: RoomSnapshots
     retention: RetentionPolicies
+    part: Part
 
 
 def wire_reading(
-    ground: Foundation,
+    base: ProcessBase,
     rooms: Rooms,
     service_users: ServiceUsers,
     ignored: IgnoredUsers,
     erased: ErasedUsers,
-) -> Reading:
-    """Build what reads rooms. Before the notifier, which relies on its caches."""
-    database, feed = ground.database, ground.feed
-    events, states, memberships = rooms.events, rooms.states, rooms.memberships
-    aggregates = Aggregates(database, feed, events)
-    previous = PreviousStates(database, events, states)
-    factor = ground.settings.caches.caches.factor("rendered_events")
-    rendering = Rendering(
-        database, feed, events, aggregates, previous, ground.clock, int(RENDERED_BYTES * factor)
+) -> RoomReading:
+    """Build the readers; before the notifier, which relies on their caches."""
+    database, feed, events = base.database, base.feed, rooms.events
+    states, memberships = rooms.states, rooms.memberships
+    rendering = _rendering(base, rooms)
+    policy = base.settings.retention
+    retention = RetentionPolicies.following(feed, states, policy, base.clock)
+    visibility = Visibility(
+        database=database,
+        feed=feed,
+        events=events,
+        states=states,
+        memberships=memberships,
+        ignored=ignored,
+        erased=erased,
+        expiry=retention if policy.enabled else None,
     )
-    kept = ground.settings.retention
-    retention = RetentionPolicies.following(feed, states, kept, ground.clock)
-    expiry = retention if kept.enabled else None
-    visibility = Visibility(database, feed, events, states, memberships, ignored, erased, expiry)
-    showing = Showing(visibility, rendering)
-    places = Places(database)
-    timelines = Timelines(database, events, states, visibility, showing, places)
-    state = RoomState(
-        database, events, states, memberships, visibility, showing, places, service_users
-    )
-    previews = RoomPreviews(database, states, memberships)
-    return Reading(
+    showing, places = Showing(visibility, rendering), Places(database)
+    timelines = Timelines(
+        database=database,
+        events=events,
+        states=states,
         visibility=visibility,
-        rendering=rendering,
+        showing=showing,
+        places=places,
+    )
+    state = RoomState(
+        database=database,
+        events=events,
+        states=states,
+        memberships=memberships,
+        visibility=visibility,
+        showing=showing,
+        places=places,
+        service_users=service_users,
+    )
+    related = RelatedEvents(
+        database=database,
+        events=events,
+        visibility=visibility,
         showing=showing,
         places=places,
         timelines=timelines,
+    )
+    return RoomReading(
+        visibility=visibility,
+        rendering=rendering,
+        showing=showing,
+        timelines=timelines,
         state=state,
-        related=RelatedEvents(database, events, visibility, showing, places, timelines),
-        previews=previews,
-        hierarchy=Hierarchy(events, states, previews),
         snapshots=RoomSnapshots(database, visibility, timelines, showing, state),
         retention=retention,
+        part=Part(endpoints=_endpoints(base, rooms, timelines, state, related)),
     )
 
 
-def reading_apis(reading: Reading, rooms: Rooms) -> list[object]:
-    """Give the endpoints that read rooms."""
+def _rendering(base: ProcessBase, rooms: Rooms) -> Rendering:
+    database, events = base.database, rooms.events
+    factor = base.settings.caches.caches.factor("rendered_events")
+    return Rendering(
+        database=database,
+        feed=base.feed,
+        events=events,
+        aggregates=Aggregates(database, base.feed, events),
+        previous=PreviousStates(database, events, rooms.states),
+        clock=base.clock,
+        max_bytes=int(RENDERED_BYTES * factor),
+    )
+
+
+def _endpoints(
+    base: ProcessBase,
+    rooms: Rooms,
+    timelines: Timelines,
+    state: RoomState,
+    related: RelatedEvents,
+) -> list[object]:
+    previews = RoomPreviews(base.database, rooms.states, rooms.memberships)
+    hierarchy = Hierarchy(rooms.events, rooms.states, previews)
     return [
-        RoomMessagesApi(reading.timelines),
-        RoomStateApi(reading.state, rooms.memberships),
-        RoomRelationsApi(reading.related),
-        RoomSummaryApi(reading.previews, reading.hierarchy),
+        RoomMessagesApi(timelines),
+        RoomStateApi(state, rooms.memberships),
+        RoomRelationsApi(related),
+        RoomSummaryApi(previews, hierarchy),
+        MutualRoomsApi(MutualRooms(base.database)),
     ]

@@ -1,12 +1,15 @@
-"""The rooms: their stores on every process, and their writing end where this process has it."""
+"""Rooms: their stores in every process, and the event writer where rooms are owned."""
 
+from functools import partial
 from typing import Final
 
 import attrs
 
-from hs.lib.tasks import Duty, every
-from hs.nursery.process import Runner
-from hs.nursery.process_base import Foundation
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.process_metrics import watch_committer
 from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
@@ -18,7 +21,9 @@ from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
 from hs.services.rooms.append.transaction_ids import TxnMemory
 from hs.services.rooms.membership.deactivated_users import CHORE_PERIOD_S, RoomDepartures
+from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
 from hs.services.rooms.retention.request_cleanup import UPKEEP_PERIOD_S, RoomUpkeep
+from hs.services.rooms.store.auth_state import DecidingReader
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
@@ -26,110 +31,110 @@ from hs.services.rooms.store.recent_events import Tails
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.storage.rooms.chain_cover import index_chains
 
-BYTES_PER_EVENT: Final = 4 * 1024  # an event with all that Python keeps beside it
+BYTES_PER_EVENT: Final = 4 * 1024  # an event and what Python keeps for it
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RoomOwner:
+    """The writing side of rooms, in a process that writes events."""
+
+    committer: Committer
+    hot: HotRooms
+    writer: RoomWriter
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Rooms:
-    """What other services need of the rooms; `committer` is None where no events are written."""
+    """The stores of rooms; `owner` is None in a process that writes no events."""
 
     events: EventStore
     states: StateStore
     memberships: Memberships
     tails: Tails
+    auth_states: DecidingReader
     appender: ShardedAppender
-    committer: Committer | None
-    hot: HotRooms | None  # as the committer: where events are written
+    remote: RemoteRooms
+    owner: RoomOwner | None
     departures: RoomDepartures
-
-    @property
-    def runners(self) -> list[tuple[str, Runner]]:
-        """Give what must run where events are written."""
-        return [] if self.committer is None else [("committer", self.committer.run)]
-
-    @property
-    def duties(self) -> list[Duty]:
-        """Give what runs in every process."""
-        return [Duty("departures", self.departures.run)]
+    part: Part
 
 
-def wire_rooms(ground: Foundation) -> Rooms:
-    """Build the rooms' services. Subscribers come in the order in which they depend."""
-    caches = ground.settings.caches.caches
-    event_bytes = ground.settings.caches.event_cache_size * BYTES_PER_EVENT
-    events = EventStore(ground.database, ground.feed, int(event_bytes * caches.factor("events")))
+def wire_rooms(base: ProcessBase) -> Rooms:
+    """Build the stores of rooms. They subscribe to the feed in the order of their dependencies."""
+    caches = base.settings.caches.caches
+    event_bytes = base.settings.caches.event_cache_size * BYTES_PER_EVENT
+    events = EventStore(base.database, base.feed, int(event_bytes * caches.factor("events")))
     states = StateStore(
-        ground.database,
-        ground.feed,
+        base.database,
+        base.feed,
         events,
         int(MAX_CURRENT_BYTES * caches.factor("current_state")),
         int(MAX_SNAPSHOT_BYTES * caches.factor("state_snapshots")),
     )
-    server_name = ground.settings.server.server_name
-    memberships = Memberships(ground.database, ground.feed, server_name)
-    tails = Tails(ground.feed, int(TAIL_BYTES * caches.factor("tails")))
-    committer, hot, local = _writing_end(ground, events, states, memberships)
-    appenders: dict[str, RoomAppender] = {}
-    for instance in ground.ownership.writers(EVENTS):
-        if instance == ground.plan.instance:
-            assert local is not None
-            appenders[instance] = local
-        else:
-            assert ground.remote is not None
-            appenders[instance] = ground.remote.clients.proxy(RoomAppender, instance)
-    appender = ShardedAppender(ground.ownership, appenders)
+    memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
+    tails = Tails(base.feed, int(TAIL_BYTES * caches.factor("tails")))
+    owner = _owner(base, events, states, memberships)
+
+    def writer() -> RoomWriter:
+        assert owner is not None
+        return owner.writer
+
+    appender = ShardedAppender(base.ownership, base.sharded(RoomAppender, EVENTS, writer))
+    departures = RoomDepartures(base.database, appender, memberships)
     return Rooms(
         events=events,
         states=states,
         memberships=memberships,
         tails=tails,
+        auth_states=DecidingReader(states, events),
         appender=appender,
-        committer=committer,
-        hot=hot,
-        departures=RoomDepartures(ground.database, appender, memberships),
+        remote=NoRemoteRooms(),
+        owner=owner,
+        departures=departures,
+        part=_part(base, owner, departures),
     )
 
 
-def _writing_end(
-    ground: Foundation, events: EventStore, states: StateStore, memberships: Memberships
-) -> tuple[Committer | None, HotRooms | None, RoomWriter | None]:
-    if not ground.ownership.writes(EVENTS):
-        return None, None, None
+def _owner(
+    base: ProcessBase, events: EventStore, states: StateStore, memberships: Memberships
+) -> RoomOwner | None:
+    if not base.ownership.writes(EVENTS):
+        return None
     committer = Committer(
-        ground.table(EVENTS), states, ground.clock, ground.signer.server_name, index_chains
+        base.table(EVENTS), states, base.clock, base.signer.server_name, index_chains
     )
-    rooms = HotRooms(
-        ground.database,
-        events,
-        states,
-        committer,
-        int(HOT_BYTES * ground.settings.caches.caches.factor("hot_rooms")),
-    )
+    hot_bytes = int(HOT_BYTES * base.settings.caches.caches.factor("hot_rooms"))
+    hot = HotRooms(base.database, events, states, committer, hot_bytes)
     writer = RoomWriter(
-        rooms,
+        hot,
         events,
-        TxnMemory(ground.database),
-        EventBuilder(ground.signer, ground.clock),
-        lambda room_id: ground.ownership.is_mine(EVENTS, room_id),
-        RoomPolicies(memberships, NoPolicyServers()),
+        TxnMemory(base.database),
+        EventBuilder(base.signer, base.clock),
+        lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+        policies=RoomPolicies(memberships, NoPolicyServers()),
     )
-    if ground.remote is not None:
-        ground.remote.server.register(RoomAppender, writer)
-    return committer, rooms, writer
+    return RoomOwner(committer=committer, hot=hot, writer=writer)
 
 
-def room_chores(ground: Foundation, rooms: Rooms) -> list[Duty]:
-    """Give what one process does for the rooms now and then."""
-    upkeep = RoomUpkeep(ground.database, ground.clock)
-
-    async def forget() -> None:
-        await every(UPKEEP_PERIOD_S, upkeep.forget_old_requests)
-
-    async def depart() -> None:
-        await rooms.departures.finish_others()
-        await every(CHORE_PERIOD_S, rooms.departures.finish_others)
-
-    return [
-        Duty("forgetting old requests", forget),
-        Duty("taking users who are gone out of rooms", depart),
-    ]
+def _part(base: ProcessBase, owner: RoomOwner | None, departures: RoomDepartures) -> Part:
+    cleanup = RoomUpkeep(base.database, base.clock)
+    return Part(
+        runners=[] if owner is None else [("committer", owner.committer.run)],
+        duties=[
+            Duty("departures", departures.run),
+            Duty(
+                "transaction ID cleanup",
+                cleanup.forget_old_requests,
+                plan_duty=BACKGROUND,
+                period_s=UPKEEP_PERIOD_S,
+                at_start=False,
+            ),
+            Duty(
+                "deactivated users in rooms",
+                departures.finish_others,
+                plan_duty=BACKGROUND,
+                period_s=CHORE_PERIOD_S,
+            ),
+        ],
+        metrics=[] if owner is None else [partial(watch_committer, committer=owner.committer)],
+    )

@@ -1,8 +1,7 @@
-"""/sync and sliding sync: the notifier, and answers made of what all other services know."""
+"""/sync and sliding sync: the notifier, and responses composed of all other services."""
 
+from functools import partial
 from typing import Final
-
-import attrs
 
 from hs.apis.client.sync.deprecated_sync import OldSyncApi
 from hs.apis.client.sync.sliding_sync import SlidingSyncApi
@@ -11,58 +10,67 @@ from hs.apis.client.sync.sync import SyncApi
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, Work
 from hs.core.ids import RoomID
-from hs.lib.tasks import Duty, every
-from hs.nursery.process_base import Foundation
-from hs.nursery.wiring.room_reading import Reading
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.process_metrics import watch_notifier
+from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.devices import DeviceServices
+from hs.nursery.wiring.ephemeral import EphemeralServices
+from hs.nursery.wiring.push import PushServices
+from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.threads import wire_threads
 from hs.services.rooms.read.stripped_state import StrippedState, shown_state
-from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import (
-    OldSync,
     RoomReaders,
     Sources,
     make_old_sync,
     make_sync,
 )
-from hs.services.sync.encryption_section import Encryption
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.remote_presence import Strangers
 from hs.services.sync.sliding.assembly import make_sliding_sync
-from hs.services.sync.sliding.sliding_sync import SlidingSync
-from hs.services.sync.sync_service import SyncService
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
 
 
-@attrs.frozen(eq=False, kw_only=True)
-class Sync:
-    """What answers clients that follow their rooms; one process of all does the `chores`."""
-
-    notifier: Notifier
-    readers: RoomReaders
-    sources: Sources
-    v3: SyncService
-    sliding: SlidingSync
-    old: OldSync
-    duties: list[Duty]
-    chores: list[Duty]
+def sync_sources(
+    accounts: AccountServices,
+    push: PushServices,
+    ephemeral: EphemeralServices,
+    devices: DeviceServices,
+) -> Sources:
+    """Return what sync reads besides rooms."""
+    return Sources(
+        account_data=accounts.account_data,
+        push_rules=push.rules,
+        filters=accounts.filters,
+        receipts=ephemeral.receipts,
+        typing=ephemeral.typing_users,
+        presence=ephemeral.presence,
+        counts=push.counts,
+        extensions=(devices.encryption,),
+    )
 
 
 def wire_sync(
-    ground: Foundation,
+    base: ProcessBase,
     rooms: Rooms,
-    reading: Reading,
+    reading: RoomReading,
     sources: Sources,
-    encryption: Encryption,
+    devices: DeviceServices,
+    *,
     admission: Admission,
     drain: Drain,
-    threads: ThreadSubscriptions | None,
-) -> Sync:
-    """Build sync. After everything whose changes the notifier announces."""
-    settings = ground.settings
-    notifier = Notifier(ground.feed)
-    readers = _readers(ground, rooms, reading)
-    strangers = Strangers(ground.feed, notifier, readers.memberships)
+) -> list[Part]:
+    """Build sync and the subscriptions to threads, which are an extension of sliding sync."""
+    settings = base.settings
+    threads = wire_threads(base, reading)
+    notifier = Notifier(base.feed)
+    readers = _readers(base, rooms, reading)
+    strangers = Strangers(base.feed, notifier, readers.memberships)
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
     gate = admission.gate(Work.SYNC)
     v3 = make_sync(
@@ -79,55 +87,46 @@ def wire_sync(
         readers,
         sources,
         notifier,
-        ground.clock,
+        base.clock,
         excluded=excluded,
         gate=gate,
-        encryption=encryption,
-        threads=threads,
+        encryption=devices.encryption,
+        threads=threads.subscriptions,
     )
+    old = make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate)
 
-    async def leave() -> None:
-        await notifier.leave_on(drain.started)
+    endpoints = [
+        SyncApi(v3),
+        SlidingSyncApi(sliding),
+        AcceptedSlidingSyncApi(sliding),
+        OldSyncApi(old.stream, old.initial),
+    ]
+    duties = [
+        Duty("end long polls at shutdown", partial(notifier.leave_on, drain.started)),
+        Duty("long poll timeouts", notifier.tick),
+        Duty("remote presence", strangers.run),
+        Duty(
+            "sliding sync connection cleanup",
+            sliding.connections.expire,
+            plan_duty=BACKGROUND,
+            period_s=EXPIRE_EVERY_S,
+            at_start=False,
+        ),
+    ]
+    metrics = [partial(watch_notifier, notifier=notifier)]
+    return [threads.part, Part(endpoints=endpoints, duties=duties, metrics=metrics)]
 
-    async def expire() -> None:
-        await every(EXPIRE_EVERY_S, sliding.connections.expire)
 
-    return Sync(
-        notifier=notifier,
-        readers=readers,
-        sources=sources,
-        v3=v3,
-        sliding=sliding,
-        old=make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate),
-        duties=[
-            Duty("long-polls leave", leave),
-            Duty("long-polls end", notifier.tick),
-            Duty("presence of strangers", strangers.run),
-        ],
-        chores=[Duty("old sliding sync connections", expire)],
-    )
-
-
-def _readers(ground: Foundation, rooms: Rooms, reading: Reading) -> RoomReaders:
-    shown = shown_state(ground.settings.prejoin)
+def _readers(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RoomReaders:
+    shown = shown_state(base.settings.prejoin)
     return RoomReaders(
-        ground.database,
-        ground.feed,
+        base.database,
+        base.feed,
         rooms.events,
         rooms.states,
         rooms.memberships,
         rooms.tails,
         reading.rendering,
         reading.visibility,
-        StrippedState(ground.database, rooms.events, rooms.states, shown),
+        StrippedState(base.database, rooms.events, rooms.states, shown),
     )
-
-
-def sync_apis(sync: Sync) -> list[object]:
-    """Give the endpoints."""
-    return [
-        SyncApi(sync.v3),
-        SlidingSyncApi(sync.sliding),
-        AcceptedSlidingSyncApi(sync.sliding),
-        OldSyncApi(sync.old.stream, sync.old.initial),
-    ]

@@ -1,21 +1,28 @@
-"""What users prove besides passwords: addresses, consent to the terms, that they are people."""
+"""Third-party identifiers, consent to the terms of use, captchas, and their UIA stages."""
 
 import hashlib
 from pathlib import Path
 
 import attrs
 
+from hs.apis.client.accounts.auth_pages import AuthPagesApi
+from hs.apis.client.accounts.consent import ConsentApi
+from hs.apis.client.accounts.login_page import LoginPageApi
+from hs.apis.client.accounts.threepid_pages import AddressPagesApi
+from hs.apis.client.accounts.threepid_tokens import AddressTokensApi
+from hs.apis.client.accounts.threepids import ThreepidsApi
 from hs.core.signing.keys import SigningKey
 from hs.core.threepids import EMAIL
 from hs.core.threepids import MSISDN as MSISDN_MEDIUM
 from hs.lib.clock import Clock
 from hs.lib.mail.templates import Templates
-from hs.nursery.wiring.identity_servers import AddressServers
 from hs.nursery.wiring.mail import wire_mail, wire_pages
+from hs.nursery.wiring.threepid_servers import ThreepidServers
+from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
 from hs.services.accounts.limits.consent_requirement import ConsentRule
 from hs.services.accounts.registration.registration_requirements import Requirements
 from hs.services.accounts.sessions.authenticator import Revocations
-from hs.services.accounts.sessions.interactive_auth import Stage
+from hs.services.accounts.sessions.interactive_auth import InteractiveAuth, Stage
 from hs.services.accounts.terms.policy_consent import Consent
 from hs.services.accounts.threepids.login_identifiers import Identifiers
 from hs.services.accounts.threepids.threepid_validation import AddressProofs
@@ -36,8 +43,8 @@ from hs.storage.database import Database
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Proving:
-    """The pieces."""
+class ThreepidServices:
+    """Third-party identifiers of accounts, and the stages that validate them."""
 
     threepids: Threepids
     identifiers: Identifiers
@@ -45,25 +52,25 @@ class Proving:
     proof_requests: ProofRequests
     consent: Consent
     requirements: Requirements
-    servers: AddressServers
+    servers: ThreepidServers
     stages: dict[str, Stage]
     pages: Templates
     terms: Templates
 
 
-def wire_proving(
+def wire_threepids(
     settings: Settings,
     database: Database,
     clock: Clock,
     key: SigningKey,
-    servers: AddressServers,
+    servers: ThreepidServers,
     revocations: Revocations,
-) -> Proving:
-    """Build the pieces."""
+) -> ThreepidServices:
+    """Build the services; `key` signs the links to the terms of use."""
     threepids = Threepids(database, clock, settings.threepids)
     proofs = _proofs(settings, database, clock, servers)
     rule = consent_rule(settings, key)
-    return Proving(
+    return ThreepidServices(
         threepids=threepids,
         identifiers=Identifiers(settings.server.server_name, threepids),
         proofs=proofs,
@@ -84,44 +91,68 @@ def wire_proving(
     )
 
 
+def threepid_endpoints(
+    settings: Settings,
+    threepids: ThreepidServices,
+    lifecycle: Lifecycle,
+    interactive: InteractiveAuth,
+) -> list[object]:
+    """Build the endpoints and pages that validate addresses and ask for consent."""
+    server_name, pages = settings.server.server_name, threepids.pages
+    return [
+        AddressTokensApi(threepids.proof_requests),
+        AddressPagesApi(threepids.proofs, pages),
+        ThreepidsApi(
+            threepids.threepids,
+            threepids.proofs,
+            threepids.servers.identity_servers,
+            lifecycle,
+            interactive,
+        ),
+        AuthPagesApi(interactive, threepids.requirements, pages, base_url_of(settings)),
+        LoginPageApi(pages, server_name),
+        ConsentApi(threepids.consent, threepids.terms, pages, server_name),
+    ]
+
+
 def base_url_of(settings: Settings) -> str:
-    """Give where clients reach this server."""
+    """Return the URL at which clients reach this server."""
     return settings.server.public_baseurl or f"https://{settings.server.server_name}/"
 
 
 def folders_of(folder: Path | None) -> list[Path]:
-    """Give a folder of templates, if there is one."""
+    """Return a list of the folder, or an empty one."""
     return [] if folder is None else [folder]
 
 
 def consent_rule(settings: Settings, key: SigningKey) -> ConsentRule:
-    """Build what is asked of users."""
-    given = settings.secrets.form_secret
+    """Build the requirement to consent to the terms of use."""
+    configured = settings.secrets.form_secret
     secret = (
         hashlib.sha256(key.sign(b"links to the terms of use").encode()).digest()
-        if given is None
-        else given.encode()
+        if configured is None
+        else configured.encode()
     )
     return ConsentRule(settings.consent, base_url_of(settings), secret)
 
 
 def _proofs(
-    settings: Settings, database: Database, clock: Clock, servers: AddressServers
+    settings: Settings, database: Database, clock: Clock, servers: ThreepidServers
 ) -> AddressProofs:
-    room = wire_mail(settings)
+    mail = wire_mail(settings)
     mails = ProofMails(
-        room.mailer,
-        room.templates,
-        settings.email,
-        settings.server.server_name,
-        base_url_of(settings),
-        room.is_open,
+        mailer=mail.mailer,
+        templates=mail.templates,
+        settings=settings.email,
+        server_name=settings.server.server_name,
+        base_url=base_url_of(settings),
+        is_open=mail.is_configured,
     )
     lifetime_ms = settings.email.validation_token_lifetime
     return AddressProofs(database, clock, mails, servers.phones, lifetime_ms)
 
 
-def _stages(proofs: AddressProofs, rule: ConsentRule, servers: AddressServers) -> dict[str, Stage]:
+def _stages(proofs: AddressProofs, rule: ConsentRule, servers: ThreepidServers) -> dict[str, Stage]:
     stages: dict[str, Stage] = {
         EMAIL_IDENTITY: AddressStage(proofs, EMAIL),
         MSISDN: AddressStage(proofs, MSISDN_MEDIUM),

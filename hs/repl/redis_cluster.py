@@ -1,10 +1,9 @@
-"""What a process stands on where there are several: Redis between them, and calls to each other."""
+"""A process among others: rows over Redis, calls over HTTP."""
 
 import ssl
 
 from hs.lib.aio import Bridge
-from hs.nursery.plan import Plan
-from hs.nursery.process_base import Remote, secret_of, signing_key_of
+from hs.repl.cluster import Cluster
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
 from hs.repl.intake import Intake
@@ -17,37 +16,50 @@ from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
+from hs.settings.signing_key import replication_secret_of
 from hs.storage.database import Database
 
 
-def connect(
-    settings: Settings,
-    plan: Plan,
-    bridge: Bridge,
-    database: Database,
-    feed: Feed,
-    ownership: Ownership,
-) -> tuple[RedisTransport, Remote]:
-    """Build the transport to the other processes, and the way to call them."""
-    secret = settings.workers.secret or secret_of(signing_key_of(settings))
+def connect_by_redis(
+    settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
+) -> tuple[RedisTransport, Cluster]:
+    """Build the transport to the other processes, and the RPC to them.
+
+    Raises: SettingsError, if there is no signing key.
+    """
+    instance = ownership.topology.instance
+    secret = replication_secret_of(settings)
     sender = PooledSender(ownership.topology.locations, ssl.create_default_context())
 
     async def look() -> None:
         await intake.look()
 
     clients = RpcClients(sender, secret, feed, look=look)
-    intake = Intake(feed, plan.instance, database, lambda other: clients.proxy(RecentRows, other))
-    channel = channel_of(settings.server.server_name)
-    link = RedisLink(_redis_address(settings.redis), channel, plan.instance, bridge)
+    intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
+    link = RedisLink(
+        _redis_address(settings.redis), channel_of(settings.server.server_name), instance, bridge
+    )
     transport = RedisTransport(
-        feed, plan.instance, link, bridge, intake, ownership.expected(), sender.expect_back
+        feed=feed,
+        instance=instance,
+        link=link,
+        bridge=bridge,
+        intake=intake,
+        expected=ownership.expected(),
+        on_leaving=sender.expect_back,
     )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
-    freshness = Freshness(feed, plan.instance, database, intake.look)
-    return transport, Remote(
-        clients, server, RpcEndpoint(server, secret), sender, transport, intake, freshness
+    cluster = Cluster(
+        clients=clients,
+        server=server,
+        endpoint=RpcEndpoint(server, secret),
+        sender=sender,
+        traffic=transport,
+        intake=intake,
+        freshness=Freshness(feed, instance, database, intake.look),
     )
+    return transport, cluster
 
 
 def _redis_address(redis: RedisSettings) -> RedisAddress:

@@ -1,0 +1,21 @@
+"""The administration API at /_synapse/admin."""
+
+from hs.apis.admin.register import AdminRegisterApi
+from hs.apis.admin.whois import WhoisApi
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.login import LoginServices
+from hs.services.accounts.registration.shared_secret_registration import SharedSecret
+
+
+def wire_admin_api(base: ProcessBase, accounts: AccountServices, login: LoginServices) -> Part:
+    """Build the endpoints."""
+    secret = base.settings.registration.registration_shared_secret
+    shared_secret = SharedSecret(base.database, base.clock, secret)
+    return Part(
+        endpoints=[
+            AdminRegisterApi(shared_secret, login.registration),
+            WhoisApi(accounts.devices),
+        ]
+    )

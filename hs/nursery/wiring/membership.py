@@ -1,0 +1,151 @@
+"""Membership of rooms: what users do, and what the server does by itself."""
+
+import attrs
+
+from hs.apis.client.rooms.membership import MembershipApi
+from hs.core.ids import UserID
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.profiles import ProfileServices
+from hs.nursery.wiring.room_aliases import AliasServices
+from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.threepid_servers import ThreepidServers
+from hs.repl.streams import CACHES, EVENTS
+from hs.services.accounts.limits.rate_limits import bucket_of
+from hs.services.rooms.membership.auto_accept_invites import AutoAccept
+from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
+from hs.services.rooms.membership.guest_removal import GuestExpulsion
+from hs.services.rooms.membership.invite_permissions import InvitePermissions
+from hs.services.rooms.membership.member_policy import MemberPolicy
+from hs.services.rooms.membership.membership import RoomMembership
+from hs.services.rooms.membership.membership_limits import MembershipLimits
+from hs.services.rooms.membership.removal_with_redaction import Removal
+from hs.services.rooms.membership.restricted_joins import RestrictedJoins
+from hs.services.rooms.membership.room_succession import RoomRules, Succession
+from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
+from hs.settings.sections.workers import main_or
+from hs.settings.settings import Settings
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class MembershipServices:
+    """Membership, and the rules and limits that creating and upgrading rooms obey as well."""
+
+    membership: RoomMembership
+    limits: MembershipLimits
+    invites: InvitePermissions
+    succession: Succession
+    third_party_invites: ThirdPartyInvites
+    part: Part
+
+
+def wire_membership(
+    base: ProcessBase,
+    rooms: Rooms,
+    accounts: AccountServices,
+    profiles: ProfileServices,
+    aliases: AliasServices,
+    rules: RoomRules,
+    servers: ThreepidServers,
+) -> MembershipServices:
+    """Build membership; `rules` are the push rules, which follow a user to an upgraded room."""
+    settings = base.settings
+    limits = MembershipLimits(settings.rate_limits, base.clock, base.limiters)
+    invites = InvitePermissions(accounts.account_data)
+    succession = Succession(rooms.memberships, accounts.account_data, rules)
+    membership = RoomMembership(
+        appender=rooms.appender,
+        deciding=rooms.auth_states,
+        memberships=rooms.memberships,
+        restricted=RestrictedJoins(rooms.memberships),
+        profiles=accounts.profiles,
+        remote=rooms.remote,
+        succession=succession,
+        limits=limits,
+        invites=invites,
+        database=base.database,
+        cache_drops=base.memory(CACHES),
+        policy=MemberPolicy(settings.rooms, notices_user_of(settings), profiles.avatars),
+    )
+    offers = ThirdPartyInvites(
+        servers=servers.identity_servers,
+        appender=rooms.appender,
+        deciding=rooms.auth_states,
+        membership=membership,
+        limiter=base.limiters(
+            "third_party_invite", bucket_of(settings.rate_limits.rc_third_party_invite)
+        ),
+        looks_up=settings.lookups.enable_3pid_lookup,
+    )
+    removal = Removal(base.database, rooms.events, rooms.appender, membership)
+    endpoints = [MembershipApi(membership, aliases.naming, removal, offers)]
+    return MembershipServices(
+        membership=membership,
+        limits=limits,
+        invites=invites,
+        succession=succession,
+        third_party_invites=offers,
+        part=Part(endpoints=endpoints, duties=_duties(base, rooms, accounts, membership)),
+    )
+
+
+def notices_user_of(settings: Settings) -> UserID | None:
+    """Return the user who sends server notices, or None if there are none."""
+    localpart = settings.server_notices.system_mxid_localpart
+    return None if not localpart else UserID(f"@{localpart}:{settings.server.server_name}")
+
+
+def _duties(
+    base: ProcessBase, rooms: Rooms, accounts: AccountServices, membership: RoomMembership
+) -> list[Duty]:
+    duties: list[Duty] = []
+    if base.ownership.writes(EVENTS):
+        duties.append(_guest_removal(base, rooms))
+        if base.settings.rooms.forget_rooms_on_leave:
+            duties.append(_forget_on_leave(base, rooms))
+    if _accepts_invites(base):
+        accept = AutoAccept(
+            settings=base.settings.auto_accept,
+            feed=base.feed,
+            events=rooms.events,
+            memberships=rooms.memberships,
+            joining=membership,
+            own_data=accounts.account_data,
+        )
+        duties.append(Duty("invite auto-accept", accept.run))
+    return duties
+
+
+def _guest_removal(base: ProcessBase, rooms: Rooms) -> Duty:
+    removal = GuestExpulsion(
+        base.database,
+        base.feed,
+        rooms.appender,
+        rooms.auth_states,
+        rooms.memberships,
+        owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+    )
+    return Duty("guest removal", removal.run)
+
+
+def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> Duty:
+    forgetting = ForgettingLeavers(
+        base.database,
+        base.feed,
+        base.memory(CACHES),
+        rooms.memberships.is_local,
+        lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+    )
+    return Duty("forget rooms on leave", forgetting.run)
+
+
+def _accepts_invites(base: ProcessBase) -> bool:
+    settings = base.settings.auto_accept
+    if not settings.enabled:
+        return False
+    if settings.worker_to_run_on:
+        return main_or(settings.worker_to_run_on) == base.plan.instance
+    return BACKGROUND in base.plan.duties

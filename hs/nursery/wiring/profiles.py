@@ -1,0 +1,51 @@
+"""Profiles: changing them, who may see them, and bringing changes into rooms."""
+
+import attrs
+
+from hs.apis.client.accounts.profiles import ProfileApi
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.rooms import Rooms
+from hs.services.accounts.profiles.avatar_rules import AvatarRules
+from hs.services.accounts.profiles.profile_changes import ProfileChanges
+from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.rooms.profiles.profile_propagation import RoomProfiles
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ProfileServices:
+    """The rules for avatars, which also hold for member events."""
+
+    avatars: AvatarRules
+    part: Part
+
+
+def wire_profiles(base: ProcessBase, rooms: Rooms, accounts: AccountServices) -> ProfileServices:
+    """Build the endpoint of profiles and the duty that updates member events."""
+    settings = base.settings
+    avatars = AvatarRules(
+        base.database,
+        settings.server.server_name,
+        settings.rooms.max_avatar_size,
+        settings.rooms.allowed_avatar_mimetypes,
+    )
+    audience = ProfileAudience(
+        rooms.memberships,
+        settings.server.require_auth_for_profile_requests,
+        settings.server.limit_profile_requests_to_users_who_share_rooms,
+    )
+    api = ProfileApi(accounts.profiles, ProfileChanges(accounts.profiles, avatars), audience)
+    return ProfileServices(
+        avatars=avatars,
+        part=Part(
+            endpoints=[api], duties=base.planned(BACKGROUND, lambda: _propagation(base, rooms))
+        ),
+    )
+
+
+def _propagation(base: ProcessBase, rooms: Rooms) -> Duty:
+    propagation = RoomProfiles(base.database, base.feed, rooms.appender)
+    return Duty("profile updates in rooms", propagation.run)

@@ -1,0 +1,72 @@
+"""Creating and upgrading rooms, and the rooms that new users join."""
+
+import attrs
+
+from hs.apis.client.rooms.create_room import CreateRoomApi
+from hs.apis.client.rooms.upgrade import UpgradeApi
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.membership import MembershipServices
+from hs.nursery.wiring.room_aliases import AliasServices
+from hs.nursery.wiring.rooms import Rooms
+from hs.services.rooms.creation.auto_join_rooms import AutoJoin
+from hs.services.rooms.creation.create_with_third_party_invites import InvitingCreation
+from hs.services.rooms.creation.room_creation import RoomCreation
+from hs.services.rooms.creation.room_upgrade import RoomUpgrade
+from hs.services.rooms.creation.upgrade_lock import UpgradeTurns
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class CreationServices:
+    """The service that joins new users to `auto_join_rooms`."""
+
+    auto_join: AutoJoin
+    part: Part
+
+
+def wire_room_creation(
+    base: ProcessBase,
+    rooms: Rooms,
+    accounts: AccountServices,
+    aliases: AliasServices,
+    members: MembershipServices,
+) -> CreationServices:
+    """Build creation and upgrades."""
+    settings = base.settings
+    creation = RoomCreation(
+        appender=rooms.appender,
+        aliases=aliases.aliases,
+        public_rooms=aliases.public_rooms,
+        profiles=accounts.profiles,
+        remote=rooms.remote,
+        limits=members.limits,
+        invites=members.invites,
+        settings=settings.rooms,
+        server_name=settings.server.server_name,
+    )
+    upgrades = RoomUpgrade(
+        appender=rooms.appender,
+        deciding=rooms.auth_states,
+        states=rooms.states,
+        events=rooms.events,
+        aliases=aliases.aliases,
+        profiles=accounts.profiles,
+        succession=members.succession,
+        database=base.database,
+        turns=UpgradeTurns(base.leases),
+    )
+    auto_join = AutoJoin(
+        settings=settings.rooms,
+        server_name=settings.server.server_name,
+        database=base.database,
+        naming=aliases.naming,
+        creation=creation,
+        membership=members.membership,
+        memberships=rooms.memberships,
+    )
+    endpoints = [
+        CreateRoomApi(InvitingCreation(creation, members.third_party_invites)),
+        UpgradeApi(upgrades),
+    ]
+    return CreationServices(auto_join=auto_join, part=Part(endpoints=endpoints))

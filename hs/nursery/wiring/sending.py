@@ -1,0 +1,63 @@
+"""Sending events, at once and delayed."""
+
+from hs.apis.client.rooms.delayed_events import DelayedEventsApi
+from hs.apis.client.rooms.send import SendApi
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.plan import BACKGROUND
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import SessionServices
+from hs.nursery.wiring.membership import MembershipServices
+from hs.nursery.wiring.room_aliases import AliasServices
+from hs.nursery.wiring.rooms import Rooms
+from hs.repl.streams import CACHES
+from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
+from hs.services.rooms.sending.delayed_event_sender import UPKEEP_PERIOD_S, DelayedSending
+from hs.services.rooms.sending.delayed_events import DelayedEvents
+from hs.services.rooms.sending.event_sending import Sending
+from hs.services.rooms.sending.relation_checks import RelationChecks
+
+
+def wire_sending(
+    base: ProcessBase,
+    rooms: Rooms,
+    sessions: SessionServices,
+    aliases: AliasServices,
+    members: MembershipServices,
+) -> Part:
+    """Build sending, and the duty that sends delayed events when they are due."""
+    sending = Sending(
+        appender=rooms.appender,
+        events=rooms.events,
+        relations=RelationChecks(base.database, rooms.events),
+        canonical_aliases=CanonicalAliasCheck(aliases.resolver, rooms.states),
+        membership=members.membership,
+    )
+    delayed = DelayedEvents(
+        database=base.database,
+        clock=base.clock,
+        sending=sending,
+        rates=sessions.rates,
+        announcements=base.memory(CACHES),
+        longest_ms=base.settings.proposals.max_event_delay_duration,
+    )
+    return Part(
+        endpoints=[SendApi(sending, delayed), DelayedEventsApi(delayed)],
+        duties=_duties(base, delayed),
+    )
+
+
+def _duties(base: ProcessBase, delayed: DelayedEvents) -> list[Duty]:
+    if BACKGROUND not in base.plan.duties:  # the sender follows the feed once it is built
+        return []
+    sender = DelayedSending(base.database, base.feed, base.clock, delayed)
+    return [
+        Duty("delayed events", sender.run, plan_duty=BACKGROUND),
+        Duty(
+            "delayed event cleanup",
+            sender.forget_old,
+            plan_duty=BACKGROUND,
+            period_s=UPKEEP_PERIOD_S,
+            at_start=False,
+        ),
+    ]

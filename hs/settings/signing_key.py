@@ -1,0 +1,48 @@
+"""The key that signs events, as the settings name it, and the secret derived from it."""
+
+import hashlib
+
+from hs.core.errors import InvalidSigningKey
+from hs.core.signing.keys import SigningKey, parse_signing_keys
+from hs.settings.errors import Problem, SettingsError
+from hs.settings.settings import Settings
+
+
+def signing_key_of(settings: Settings) -> SigningKey:
+    """Return the key that signs events.
+
+    Raises: SettingsError, if the file cannot be read or does not contain a key.
+    """
+    keys = settings.signing_keys
+    text, path = keys.signing_key, keys.signing_key_path
+    try:
+        if text is None:
+            assert path is not None
+            text = path.read_text("ascii")
+        return parse_signing_keys(text)[0]
+    except (OSError, ValueError, InvalidSigningKey) as error:
+        is_inline = keys.signing_key is not None
+        cause = (isinstance(error, OSError) and error.strerror) or error
+        raise SettingsError(
+            [
+                Problem(
+                    key="signing_key" if is_inline else "signing_key_path",
+                    message=f"the key {'given' if is_inline else path} cannot be read: {cause}",
+                    remedy="`hs generate-config` writes one; restore the old one if you had one",
+                )
+            ]
+        ) from None
+
+
+def replication_secret_of(settings: Settings) -> str:
+    """Return the secret with which this server's processes call each other.
+
+    Without `worker_replication_secret` it is derived from the signing key, which every process
+    has and nobody else does.
+    """
+    return settings.workers.secret or derived_secret(signing_key_of(settings))
+
+
+def derived_secret(key: SigningKey) -> str:
+    """Derive the replication secret from a signing key."""
+    return hashlib.sha256(key.sign(b"replication between our processes").encode()).hexdigest()
