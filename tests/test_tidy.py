@@ -4,12 +4,11 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.source_tree import ROOT, name_of, parsed_files, source_files, text_of
+
 BASELINE: dict[str, int] = json.loads((ROOT / "tests" / "tidy_baseline.json").read_text())
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
@@ -32,20 +31,6 @@ UNIMPORTED = {
 }
 
 
-def source_files() -> list[Path]:
-    """Every Python file of the package and of its tests."""
-    return sorted([*(ROOT / "hs").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def parsed() -> Iterator[tuple[str, ast.Module]]:
-    for path in source_files():
-        yield name_of(path), ast.parse(path.read_text(), filename=str(path))
-
-
 def over_limit(sizes: dict[str, int], limit: int) -> list[str]:
     """Name what exceeds its limit, or its recorded size when it is a known offender."""
     return [
@@ -56,13 +41,13 @@ def over_limit(sizes: dict[str, int], limit: int) -> list[str]:
 
 
 def file_sizes() -> dict[str, int]:
-    return {name_of(path): len(path.read_text().splitlines()) for path in source_files()}
+    return {name_of(path): len(text_of(path).splitlines()) for path in source_files()}
 
 
 def function_sizes() -> dict[str, int]:
     return {
         f"{name}::{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
-        for name, tree in parsed()
+        for name, tree in parsed_files()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
@@ -101,7 +86,7 @@ def test_no_module_shadows_a_standard_one() -> None:
 
 
 def test_every_file_opens_with_a_sentence() -> None:
-    silent = [name for name, tree in parsed() if tree.body and not ast.get_docstring(tree)]
+    silent = [name for name, tree in parsed_files() if tree.body and not ast.get_docstring(tree)]
 
     assert silent == []
 
@@ -110,7 +95,7 @@ def lines_matching(pattern: re.Pattern[str]) -> list[str]:
     return [
         f"{name_of(path)}:{number}: {line.strip()}"
         for path in source_files()
-        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for number, line in enumerate(text_of(path).splitlines(), start=1)
         if pattern.search(line)
     ]
 
@@ -126,7 +111,7 @@ def test_every_silenced_check_names_its_rule_and_gives_a_reason() -> None:
 def test_imports_stand_at_the_top() -> None:
     buried = [
         f"{name}:{inner.lineno}"
-        for name, tree in parsed()
+        for name, tree in parsed_files()
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for inner in ast.walk(function)
@@ -139,7 +124,7 @@ def test_imports_stand_at_the_top() -> None:
 def imported_modules() -> set[str]:
     """Every module, or name in one, that the package imports."""
     found: set[str] = set()
-    for name, tree in parsed():
+    for name, tree in parsed_files():
         if not name.startswith("hs/"):
             continue
         for node in ast.walk(tree):
@@ -166,7 +151,7 @@ def test_every_module_is_imported_by_another() -> None:
 def test_types_follow_the_same_arrows_as_code() -> None:
     guarded = [
         f"{name}:{node.lineno}"
-        for name, tree in parsed()
+        for name, tree in parsed_files()
         for node in ast.walk(tree)
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) == "TYPE_CHECKING"

@@ -8,10 +8,10 @@ import click
 from hs import __version__
 from hs.cli.notices import tell_notices
 from hs.cli.options import config_option, settings_of
+from hs.repl.signing_key import signing_key_of
 from hs.settings.errors import SettingsError
 from hs.settings.reference import json_schema_text, markdown
 from hs.settings.settings import Settings
-from hs.settings.signing_key import signing_key_of
 
 
 @click.command("check-config", epilog="Exit code: 0 usable, 2 not usable.")

@@ -19,6 +19,7 @@ from hs.repl.feed import Feed
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
+from hs.repl.signing_key import signing_key_of
 from hs.repl.streams import CATALOGUE, RATES, Kind, StreamDef
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
@@ -26,7 +27,6 @@ from hs.services.accounts.limits.rate_limits import MakeLimiter, own_limiter
 from hs.services.accounts.limits.shared_rate_limits import SharedRates
 from hs.settings.sections.workers import MAIN, WorkerSettings
 from hs.settings.settings import Settings
-from hs.settings.signing_key import signing_key_of
 from hs.storage.database import Database
 
 P = TypeVar("P")

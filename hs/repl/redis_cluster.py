@@ -14,9 +14,9 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
+from hs.repl.signing_key import replication_secret_of
 from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
-from hs.settings.signing_key import replication_secret_of
 from hs.storage.database import Database
 
 

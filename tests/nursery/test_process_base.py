@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from hs.core.signing.keys import SigningKey
-from hs.settings.signing_key import derived_secret
+from hs.repl.signing_key import derived_secret
 
 
 def test_without_a_secret_processes_share_one_that_only_their_signing_key_tells() -> None:
