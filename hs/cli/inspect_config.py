@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from hs import __version__
+from hs.cli import command_reference
 from hs.cli.notices import tell_notices
 from hs.cli.options import config_option, settings_of
 from hs.repl.signing_key import signing_key_of
@@ -48,10 +49,15 @@ def _tell_lack_of_key(settings: Settings) -> None:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 def reference(folder: Path) -> None:
-    """Write configuration.md and a JSON Schema of all settings into FOLDER."""
+    """Write the generated pages of the documentation into FOLDER.
+
+    They are configuration.md and configuration.schema.json (all settings), and command-line.md
+    (all commands).
+    """
     for name, text in (
         ("configuration.md", markdown()),
         ("configuration.schema.json", json_schema_text()),
+        ("command-line.md", command_reference.markdown()),
     ):
         (folder / name).write_text(text, encoding="utf-8")
         click.echo(f"wrote {folder / name}")
