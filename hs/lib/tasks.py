@@ -1,4 +1,4 @@
-"""Long-running work under supervision: what fails is logged, counted and started again."""
+"""Supervised background work: failures are logged and counted, and the work is restarted."""
 
 import logging
 from collections import Counter
@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
-# What was away is back at any moment, and then the duty is wanted.
-LONGEST_PASSING_PAUSE_S = 10.0
+# A database or process that was unreachable may be back at any moment.
+LONGEST_TRANSIENT_PAUSE_S = 10.0
 # A duty that ran this long before it failed starts again at the shortest pause.
 HEALTHY_AFTER_S = 120.0
 
@@ -51,7 +51,7 @@ class Duty:
 
 @attrs.define(eq=False)
 class Supervision:
-    """How the duties of a process fare; for metrics."""
+    """Whether the duties of a process are running and how often they were restarted."""
 
     running: dict[str, bool] = attrs.Factory(dict)
     restarts: Counter[str] = attrs.Factory(Counter)
@@ -59,13 +59,13 @@ class Supervision:
 
 async def keep_running(
     duty: Duty,
-    passing: tuple[type[Exception], ...] = (),
+    transient: tuple[type[Exception], ...] = (),
     supervision: Supervision | None = None,
 ) -> None:
-    """Run a duty; when it raises, log, count, wait with backoff and run it again.
+    """Run a duty; when it raises, log and count the failure, wait with a backoff and rerun it.
 
-    Faults of the classes `passing` are nobody's mistake: they are logged in one line, and the
-    pauses stay short.
+    Failures of the classes `transient` are no bugs: they are logged in one line, and the pauses
+    stay short.
     """
     watch = supervision or Supervision()
     pause_s = FIRST_PAUSE_S
@@ -75,15 +75,15 @@ async def keep_running(
         try:
             await duty.perform()
         except Exception as error:
-            # Cancelled is no Exception; a group that holds it is a BaseExceptionGroup: both rise.
+            # Cancelled is not an Exception, nor is a group that contains it: both propagate.
             if trio.current_time() - began >= HEALTHY_AFTER_S:
                 pause_s = FIRST_PAUSE_S
-            cause = _only(passing, error)
+            cause = _first_if_all(transient, error)
             if cause is None:
-                log.exception("duty %s failed; starting it again in %.1f s", duty.name, pause_s)
+                log.exception("duty %s failed, restarting it in %.1f s", duty.name, pause_s)
             else:
-                pause_s = min(pause_s, LONGEST_PASSING_PAUSE_S)
-                log.warning("duty %s: %s; starting it again in %.1f s", duty.name, cause, pause_s)
+                pause_s = min(pause_s, LONGEST_TRANSIENT_PAUSE_S)
+                log.warning("duty %s: %s, restarting it in %.1f s", duty.name, cause, pause_s)
         else:
             return
         finally:
@@ -93,28 +93,28 @@ async def keep_running(
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-def _only(passing: tuple[type[Exception], ...], error: Exception) -> BaseException | None:
-    """Give the first fault, if all of them are of these classes."""
+def _first_if_all(transient: tuple[type[Exception], ...], error: Exception) -> BaseException | None:
+    """Return the first failure if all of them are of these classes, else None."""
     if isinstance(error, ExceptionGroup):
-        if error.split(passing)[1] is not None:
+        if error.split(transient)[1] is not None:
             return None
         first: BaseException = error
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         return first
-    return error if isinstance(error, passing) else None
+    return error if isinstance(error, transient) else None
 
 
 async def every(period_s: float, work: Callable[[], Awaitable[object]]) -> None:
-    """Do `work` once a period, for ever, the first time after one period."""
+    """Do `work` once a period for ever, the first time after one period."""
     while True:
         await trio.sleep(period_s)
         await work()
 
 
-async def notice_lag(period_s: float, note: Callable[[float], None]) -> None:
-    """Tell, once a period, by how many seconds this task was late; for ever."""
+async def measure_lag(period_s: float, report: Callable[[float], None]) -> None:
+    """Report, once a period for ever, by how many seconds this task ran late."""
     while True:
         due = trio.current_time() + period_s
         await trio.sleep_until(due)
-        note(trio.current_time() - due)
+        report(trio.current_time() - due)

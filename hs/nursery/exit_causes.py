@@ -9,41 +9,41 @@ from hs.settings.errors import SettingsError
 from hs.storage.database import DatabaseError
 
 
-class SchemaBehind(Exception):
-    """The database lacks what this version of the server needs."""
+class SchemaOutdated(Exception):
+    """The database schema is older than this version of the server needs."""
 
 
-_NOT_OURS = (
+_NOT_BUGS = (
     DatabaseError,
     LeaseLost,
     LeaseTaken,
     FeedLost,
     WriterReplaced,
     SettingsError,
-    SchemaBehind,
+    SchemaOutdated,
     OSError,
 )
 
 
 def cause_of(error: BaseException) -> tuple[str, bool]:
-    """Give the cause, and whether it is a fault of the server's own code."""
+    """Return the cause of an exit, and whether it is a bug of the server."""
     leaf = _first_leaf(error)
     if isinstance(leaf, OSError) and leaf.strerror:
         place = f": {leaf.filename}" if leaf.filename else ""
         return f"{leaf.strerror}{place}", False
     if isinstance(leaf, LeaseTaken) and leaf.name.startswith(instance_lease("")):
-        told = f"another process runs under this name ({leaf.holder})"
-        return f"{told}: stop it, or give each its own worker_name", False
-    is_ours = not isinstance(leaf, _NOT_OURS)
+        message = f"another process runs under this name ({leaf.holder})"
+        return f"{message}: stop it, or give each process its own worker_name", False
+    is_bug = not isinstance(leaf, _NOT_BUGS)
     text = str(leaf)
-    if is_ours:
+    if is_bug:
         text = f"{type(leaf).__name__}: {text}" if text else type(leaf).__name__
-    return text or type(leaf).__name__, is_ours
+    return text or type(leaf).__name__, is_bug
 
 
 def _first_leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
-        # A cancellation beside the fault is only its consequence.
-        plain = [one for one in error.exceptions if not isinstance(one, trio.Cancelled)]
-        error = (plain or list(error.exceptions))[0]
+        # Other tasks were cancelled because of the failure; they are not its cause.
+        failures = [leaf for leaf in error.exceptions if not isinstance(leaf, trio.Cancelled)]
+        error = (failures or list(error.exceptions))[0]
     return error

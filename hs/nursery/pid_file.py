@@ -1,4 +1,4 @@
-"""The file that tells service managers the number of the process, and the limit of open files."""
+"""The PID file for service managers, and the limit on open files."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def pid_file(path: Path | None) -> Iterator[None]:
-    """Keep a file with the number of this process while the block runs. Raises: OSError."""
+    """Write this process's PID to a file, and remove it after the block. Raises: OSError."""
     if path is None:
         yield
         return
@@ -27,17 +27,17 @@ def pid_file(path: Path | None) -> Iterator[None]:
 
 def _remove_own(path: Path) -> None:
     try:
-        # A process that came after may have written its own number by now.
+        # A process that started meanwhile may have written its own PID.
         if path.read_text("ascii").strip() == str(os.getpid()):
             path.unlink()
     except (OSError, ValueError) as error:
-        log.warning("cannot remove the file %s: %s", path, error)
+        log.warning("could not remove the PID file %s: %s", path, error)
 
 
 def limit_open_files(soft_limit: int) -> None:
-    """Set how many files and connections the process may have open; 0 asks for all it may have."""
-    present, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = hard_limit if hard_limit != resource.RLIM_INFINITY else max(present, _ENOUGH)
-    if soft_limit > most:
-        log.warning("soft_file_limit: the system allows no more than %d", most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_limit or most, most), hard_limit))
+    """Limit the files and connections that the process may open; 0 means the hard limit."""
+    current, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    maximum = hard_limit if hard_limit != resource.RLIM_INFINITY else max(current, _ENOUGH)
+    if soft_limit > maximum:
+        log.warning("soft_file_limit exceeds the system's hard limit, using %d", maximum)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_limit or maximum, maximum), hard_limit))

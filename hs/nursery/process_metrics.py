@@ -13,7 +13,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.metrics import Family, Metrics, Sample, rising
-from hs.lib.tasks import Duty, Supervision, notice_lag
+from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
 from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
@@ -68,7 +68,7 @@ def watch_lag(metrics: Metrics) -> Duty:
     )
 
     async def run() -> None:
-        await notice_lag(LAG_PERIOD_S, lag.observe)
+        await measure_lag(LAG_PERIOD_S, lag.observe)
 
     return Duty("event loop lag", run)
 

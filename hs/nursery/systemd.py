@@ -1,4 +1,4 @@
-"""The little of systemd's notification protocol that Type=notify units need."""
+"""The part of systemd's notification protocol that units with Type=notify need."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ RELOADING = "RELOADING=1"
 
 
 def notify(state: str) -> None:
-    """Tell the service manager about this process; does nothing outside of systemd.
+    """Report a state to systemd; without systemd, do nothing.
 
     Spec: sd_notify(3).
     """
@@ -18,5 +18,5 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_manager:
-        to_manager.sendto(state.encode(), address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        manager.sendto(state.encode(), address)

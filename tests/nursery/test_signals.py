@@ -94,7 +94,7 @@ def test_log_files_are_opened_anew(cluster: Cluster) -> None:
 
     send(main, signal.SIGHUP)
 
-    until(lambda: "log files are open anew" in main.tail())
+    until(lambda: "log files reopened" in main.tail())
     send(main, signal.SIGINT)
     assert ended(main) == 0
     assert "draining" in main.tail()

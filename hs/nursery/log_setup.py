@@ -1,4 +1,4 @@
-"""Sets up logging as configured, and opens log files anew after they were rotated."""
+"""Sets up logging from `log_config`, and reopens log files after rotation."""
 
 import logging
 import logging.config
@@ -8,8 +8,8 @@ from hs.settings.errors import Problem, SettingsError
 from hs.settings.sections.server import LoggingSettings
 
 
-def set_up_logs(settings: LoggingSettings) -> None:
-    """Follow `log_config`, or write text to standard error. Raises: SettingsError."""
+def set_up_logging(settings: LoggingSettings) -> None:
+    """Apply `log_config`; without it, log text to standard error. Raises: SettingsError."""
     if settings.config is None:
         configure(text_handler())
         return
@@ -28,13 +28,13 @@ def _problem(settings: LoggingSettings, error: Exception) -> Problem:
     )
 
 
-def reopen_logs(settings: LoggingSettings) -> None:
-    """Open the log files again, for who moved them away; for SIGHUP."""
+def reopen_log_files(settings: LoggingSettings) -> None:
+    """Reopen the log files, after logrotate has moved them; called at SIGHUP."""
     log = logging.getLogger(__name__)
     try:
-        set_up_logs(settings)
+        set_up_logging(settings)
     except SettingsError as error:
         configure(text_handler())
-        log.error("the log files cannot be opened, writing to standard error: %s", error)
+        log.error("could not reopen the log files, logging to standard error: %s", error)
         return
-    log.info("log files are open anew")
+    log.info("log files reopened")

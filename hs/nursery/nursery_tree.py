@@ -1,7 +1,7 @@
-"""The nest of nurseries around a composed process; the nesting is the order.
+"""The tree of nurseries in which a composed process runs; the nesting is the order of starting.
 
-Outermost first: replication, preparations, writers, runners, duties, public listeners. Leaving
-the nest is the drain, in reverse.
+Outermost first: replication, preparations, writers, runners, duties, public listeners. The drain
+leaves them in reverse, so that whatever a component needs is still running when it ends.
 """
 
 import logging
@@ -28,45 +28,49 @@ from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
 _INTERNAL = frozenset(("replication", "metrics", "health"))
-# What duties fail with while a database or another process is away.
-_PASSING = (Unavailable, LeaseLost, RpcUnavailable)
+# Failures of duties while the database or another process is unreachable.
+_TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
+
+OnReady = Callable[[list[Bound]], None]
 
 log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
-class Leaving:
-    """The wish to end: before the process is ready it cancels the start, later it drains."""
+class Shutdown:
+    """The request to stop: cancels a process that is still starting, drains one that is ready."""
 
-    asked: trio.Event = attrs.Factory(trio.Event)
-    start: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    requested: trio.Event = attrs.Factory(trio.Event)
+    startup: trio.CancelScope = attrs.Factory(trio.CancelScope)
     is_ready: bool = False
 
-    def ask(self) -> None:
-        """Begin to leave; idempotent."""
-        self.asked.set()
+    def request(self) -> None:
+        """Begin to stop; idempotent."""
+        self.requested.set()
         if not self.is_ready:
-            self.start.cancel()
+            self.startup.cancel()
 
 
-async def live(process: Process, leaving: Leaving, ready: Callable[[list[Bound]], None]) -> None:
-    """Start everything, call `ready` with the public listeners, and leave when asked to.
+async def run_tree(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
+    """Start everything, call `on_ready` with the public listeners, and stop when requested.
 
-    Raises: in a group, what a writer, runner or listener failed with.
+    Raises: an exception group with the failure of a writer, runner or listener.
     """
     base = process.base
     internal_drain = Drain()
     internal = Application(_own_endpoints(process), process.authenticator, drain=internal_drain)
-    inside = [one for one in base.plan.listeners if one.names <= _INTERNAL]
+    internal_listeners = [
+        listener for listener in base.plan.listeners if listener.names <= _INTERNAL
+    ]
     try:
         async with trio.open_nursery() as replication:
             if base.cluster is not None:
                 await replication.start(base.cluster.server.run)
-            await _listen(replication, internal, inside, base.settings)
+            await _listen(replication, internal, internal_listeners, base.settings)
             await replication.start(base.transport.run)
             for prepare in process.preparations:
                 await prepare()
-            await _write(process, leaving, ready)
+            await _write(process, shutdown, on_ready)
             internal_drain.begin()
             await internal_drain.wait_idle()
             replication.cancel_scope.cancel()
@@ -75,47 +79,47 @@ async def live(process: Process, leaving: Leaving, ready: Callable[[list[Bound]]
             await base.cluster.sender.aclose()
 
 
-async def _write(process: Process, leaving: Leaving, ready: Callable[[list[Bound]], None]) -> None:
+async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
     async with trio.open_nursery() as writers:
         for writer in process.base.table_writers.values():
             await writers.start(writer.run)
         for memory in process.base.memory_writers.values():
             memory.attach()
-        await _run(process, leaving, ready, process.runners)
+        await _run(process, shutdown, on_ready, process.runners)
         writers.cancel_scope.cancel()
 
 
 async def _run(
     process: Process,
-    leaving: Leaving,
-    ready: Callable[[list[Bound]], None],
+    shutdown: Shutdown,
+    on_ready: OnReady,
     runners: Sequence[tuple[str, Runner]],
 ) -> None:
-    """Start the runners, one nest inside the other, and in the innermost duties and listeners."""
+    """Start the runners, each in a nursery inside the last, then the duties and listeners."""
     if runners:
         (_, first), *rest = runners
-        async with trio.open_nursery() as nest:
-            await nest.start(first)
-            await _run(process, leaving, ready, rest)
-            nest.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(first)
+            await _run(process, shutdown, on_ready, rest)
+            nursery.cancel_scope.cancel()
         return
     async with trio.open_nursery() as duties:
         for duty in process.duties:
             supervised = duty if duty.plan_duty is None else _leased(process, duty)
-            duties.start_soon(keep_running, supervised, _PASSING, process.supervision)
-        await _serve(process, leaving, ready)
+            duties.start_soon(keep_running, supervised, _TRANSIENT, process.supervision)
+        await _serve(process, shutdown, on_ready)
         duties.cancel_scope.cancel()
 
 
-async def _serve(process: Process, leaving: Leaving, ready: Callable[[list[Bound]], None]) -> None:
+async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
     plan = process.base.plan
-    public = [one for one in plan.listeners if not one.names <= _INTERNAL]
+    public = [listener for listener in plan.listeners if not listener.names <= _INTERNAL]
     async with trio.open_nursery() as listening:
         bound = await _listen(listening, _public_app(process), public, process.base.settings)
-        leaving.is_ready = True
-        ready(bound)
-        await leaving.asked.wait()
-        log.info("draining: no new requests, running ones have their time to end")
+        shutdown.is_ready = True
+        on_ready(bound)
+        await shutdown.requested.wait()
+        log.info("draining: accepting no new requests, waiting for running ones")
         systemd.notify(systemd.STOPPING)
         process.drain.begin()
 
@@ -125,7 +129,7 @@ async def _listen(
 ) -> list[Bound]:
     if not listeners:
         return []
-    specs = [spec for one in listeners for spec in _specs(one, settings)]
+    specs = [spec for listener in listeners for spec in _specs(listener, settings)]
     bound: list[Bound] = await nursery.start(serve_listeners, app, specs)
     return bound
 
@@ -159,7 +163,7 @@ def _public_app(process: Process) -> Application:
 
 
 def _own_endpoints(process: Process) -> list[Endpoint]:
-    """Give what every process answers about itself, and to its siblings."""
+    """Return the endpoints for health checks, metrics and the other processes."""
     base = process.base
     apis: list[object] = [HealthApi(ProcessReadiness(base, process.drain))]
     if base.settings.metrics.enable_metrics:

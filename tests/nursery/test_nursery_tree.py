@@ -18,7 +18,7 @@ from hs.lib.clock import SystemClock
 from hs.lib.tasks import Duty
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import cause_of
-from hs.nursery.nest import Leaving, live
+from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.part import Runner
 from hs.nursery.plan import BACKGROUND, plan_of
 from hs.nursery.process import Process
@@ -90,9 +90,9 @@ def composed(settings: Settings, bridge: Bridge, database: Database, **more: Any
 
 
 @asynccontextmanager
-async def living(process: Process) -> AsyncIterator[tuple[Leaving, int]]:
+async def living(process: Process) -> AsyncIterator[tuple[Shutdown, int]]:
     """Run a process until the block ends; gives how to end it, and its port."""
-    leaving = Leaving()
+    shutdown = Shutdown()
     async with trio.open_nursery() as nursery:
         ports: list[int | None] = []
         is_ready = trio.Event()
@@ -101,12 +101,12 @@ async def living(process: Process) -> AsyncIterator[tuple[Leaving, int]]:
             ports.extend(one.port for one in bound)
             is_ready.set()
 
-        nursery.start_soon(live, process, leaving, ready)
+        nursery.start_soon(run_tree, process, shutdown, ready)
         with trio.fail_after(SOON_S):
             await is_ready.wait()
         assert ports[0] is not None
-        yield leaving, ports[0]
-        leaving.ask()
+        yield shutdown, ports[0]
+        shutdown.request()
 
 
 def logging_runner(told: list[str], name: str) -> tuple[str, Runner]:
@@ -224,16 +224,16 @@ async def test_a_lone_duty_has_one_holder_and_moves_to_the_next(
     quiet = attrs.evolve(settings, listeners=())
     first = composed(settings, bridge, database, duties=[holding("first")])
     second = composed(quiet, bridge, database, duties=[holding("second")])
-    second_leaves, second_ready = Leaving(), trio.Event()
+    second_leaves, second_ready = Shutdown(), trio.Event()
     async with trio.open_nursery() as nursery:
         async with living(first):
             await _until(lambda: holders == ["first"])
-            nursery.start_soon(live, second, second_leaves, lambda _: second_ready.set())
+            nursery.start_soon(run_tree, second, second_leaves, lambda _: second_ready.set())
             await second_ready.wait()
             assert holders == ["first"]
         with trio.fail_after(SOON_S):
             await moved.wait()
-        second_leaves.ask()
+        second_leaves.request()
 
     assert holders == ["first", "second"]
 
@@ -281,19 +281,19 @@ async def test_leaving_before_ready_ends_the_start(
         await trio.sleep_forever()
 
     process = composed(settings, bridge, database, preparations=[wait_for_nothing])
-    leaving = Leaving()
+    shutdown = Shutdown()
 
     async def start() -> None:
-        with leaving.start:
-            await live(process, leaving, lambda _: None)
+        with shutdown.startup:
+            await run_tree(process, shutdown, lambda _: None)
 
     with trio.fail_after(SOON_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(start)
             await waiting.wait()
-            leaving.ask()
+            shutdown.request()
 
-    assert leaving.start.cancelled_caught
+    assert shutdown.startup.cancelled_caught
 
 
 def slow_process(settings: Settings, bridge: Bridge, database: Database) -> tuple[Process, SlowApi]:
@@ -313,10 +313,10 @@ async def test_a_request_under_way_is_finished_and_new_connections_are_refused(
             answers.append((await client.get("/slow")).json)
 
     async with trio.open_nursery() as nursery:
-        async with living(process) as (leaving, port), HttpClient(port) as late:
+        async with living(process) as (shutdown, port), HttpClient(port) as late:
             nursery.start_soon(ask, port)
             await api.begun.wait()
-            leaving.ask()
+            shutdown.request()
             await _until(lambda: process.drain.is_draining)
             with trio.fail_after(SOON_S):
                 while True:
@@ -342,11 +342,11 @@ async def test_a_long_poll_is_answered_early(
 
     with trio.fail_after(SOON_S):
         async with trio.open_nursery() as nursery:
-            async with living(process) as (leaving, port):
+            async with living(process) as (shutdown, port):
                 nursery.start_soon(ask, port)
                 await api.begun.wait()
                 assert statuses == []
-                leaving.ask()
+                shutdown.request()
 
     assert statuses == [200]
 
@@ -362,7 +362,7 @@ async def test_a_sync_that_waits_is_answered_early_with_its_own_token(
 
     with trio.fail_after(SOON_S):
         async with trio.open_nursery() as nursery:
-            async with living(process) as (leaving, port), HttpClient(port) as client:
+            async with living(process) as (shutdown, port), HttpClient(port) as client:
                 account = {"username": "alice", "password": "p"}
                 made = await client.post(
                     "/_matrix/client/v3/register", {**account, "auth": {"type": "m.login.dummy"}}
@@ -373,7 +373,7 @@ async def test_a_sync_that_waits_is_answered_early_with_its_own_token(
                 waiting = HttpClient(port, client.token)
                 nursery.start_soon(wait_for_news, waiting, since)
                 await _until(lambda: process.drain.in_flight == 1)
-                leaving.ask()
+                shutdown.request()
 
     assert [answer.status for answer in answers] == [200]
     assert answers[0].json == {"next_batch": since}
