@@ -14,7 +14,7 @@ from hs.nursery import process_metrics
 from hs.nursery.plan import Plan
 from hs.nursery.process import Process
 from hs.nursery.process_base import build_process_base
-from hs.nursery.services import build_services
+from hs.nursery.services import RemoteServers, build_services
 from hs.services.accounts.sessions.server_blocking import unless_blocked
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -27,8 +27,8 @@ def compose(
     base = build_process_base(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
     with gathered_caches() as caches:
-        services = build_services(base, admission, drain)
-    sessions, parts = services.sessions, services.parts
+        services = build_services(base, admission, drain, RemoteServers())
+    sessions, parts = services.core.sessions, services.parts
     process = Process(
         base=base,
         runners=[runner for part in parts for runner in part.runners],
@@ -49,7 +49,7 @@ def compose(
     if not settings.metrics.enable_metrics:
         return process
     process_metrics.watch_process(metrics, process)
-    owner = services.rooms.owner
+    owner = services.core.rooms.owner
     process_metrics.watch_caches(metrics, caches, None if owner is None else owner.hot)
     for part in parts:
         for watch in part.metrics:

@@ -14,8 +14,9 @@ from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import Plan
-from hs.repl.cluster import Cluster, connect
+from hs.repl.cluster import Cluster, Connect, connect_by_redis
 from hs.repl.feed import Feed
+from hs.repl.inproc import alone
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
@@ -113,12 +114,22 @@ class ProcessBase:
 
 
 def build_process_base(
-    settings: Settings, plan: Plan, clock: Clock, bridge: Bridge, database: Database
+    settings: Settings,
+    plan: Plan,
+    clock: Clock,
+    bridge: Bridge,
+    database: Database,
+    connect: Connect = connect_by_redis,
 ) -> ProcessBase:
     """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
     ownership = Ownership(_topology(settings.workers))
-    transport, cluster = connect(settings, feed, ownership, bridge, database, is_shared=plan.shared)
+    transport: Transport
+    cluster: Cluster | None = None
+    if plan.shared:
+        transport, cluster = connect(settings, feed, ownership, bridge, database)
+    else:
+        transport = alone(feed)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     for stream in CATALOGUE:

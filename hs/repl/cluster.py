@@ -1,13 +1,14 @@
 """How the processes of one server reach each other: rows over a transport, calls by RPC."""
 
 import importlib
+from collections.abc import Callable
+from typing import TypeAlias
 
 import attrs
 
 from hs.lib.aio import Bridge
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
-from hs.repl.inproc import alone
 from hs.repl.intake import Intake
 from hs.repl.ownership import Ownership
 from hs.repl.rpc_client import RpcClients
@@ -32,24 +33,22 @@ class Cluster:
     freshness: Freshness
 
 
-def connect(
-    settings: Settings,
-    feed: Feed,
-    ownership: Ownership,
-    bridge: Bridge,
-    database: Database,
-    *,
-    is_shared: bool,
-) -> tuple[Transport, Cluster | None]:
-    """Build the transport of this process and, where there are other processes, the RPC to them.
+Connect: TypeAlias = Callable[
+    [Settings, Feed, Ownership, Bridge, Database], tuple[Transport, Cluster]
+]
+"""Builds the transport to the other processes of a server, and the RPC to them."""
 
-    Nothing is connected yet. Raises: SettingsError, if there is no signing key.
+
+def connect_by_redis(
+    settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
+) -> tuple[Transport, Cluster]:
+    """Build the transport over Redis, and the RPC over HTTP; nothing is connected yet.
+
+    Raises: SettingsError, if there is no signing key.
     """
-    if not is_shared:
-        return alone(feed), None
-    # Imported only here: a single process needs neither the module nor the Redis library.
+    # Imported only when called: a single process needs neither the module nor Redis's library.
     redis_cluster = importlib.import_module("hs.repl.redis_cluster")
-    connected: tuple[Transport, Cluster] = redis_cluster.connect_by_redis(
+    connected: tuple[Transport, Cluster] = redis_cluster.connect(
         settings, feed, ownership, bridge, database
     )
     return connected

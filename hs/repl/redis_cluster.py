@@ -20,7 +20,7 @@ from hs.settings.settings import Settings
 from hs.storage.database import Database
 
 
-def connect_by_redis(
+def connect(
     settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
 ) -> tuple[RedisTransport, Cluster]:
     """Build the transport to the other processes, and the RPC to them.

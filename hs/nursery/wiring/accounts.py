@@ -38,7 +38,7 @@ from hs.services.accounts.login.password_check import (
     PasswordStage,
     RegistrationTokenStage,
 )
-from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
+from hs.services.accounts.profiles.profiles import Profiles, RemoteProfiles
 from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
 from hs.services.accounts.sessions.device_management import Devices
 from hs.services.accounts.sessions.interactive_auth import Dummy, InteractiveAuth, Stage
@@ -142,7 +142,11 @@ def wire_sessions(
 
 
 def wire_accounts(
-    base: ProcessBase, sessions: SessionServices, departure: RoomDeparture, absent: AbsentUsers
+    base: ProcessBase,
+    sessions: SessionServices,
+    departure: RoomDeparture,
+    absent: AbsentUsers,
+    remote: RemoteProfiles,
 ) -> AccountServices:
     """Build profiles, devices, account data and the lifecycle of accounts."""
     settings, database, feed = base.settings, base.database, base.feed
@@ -152,7 +156,7 @@ def wire_accounts(
         caches=base.memory(CACHES),
         server_name=settings.server.server_name,
         settings=settings.registration,
-        remote=NoRemoteProfiles(),
+        remote=remote,
         absent=absent,
         is_shared=base.plan.shared,
     )

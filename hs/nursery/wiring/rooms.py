@@ -16,12 +16,12 @@ from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.append.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.append.hot_rooms import HotRooms
-from hs.services.rooms.append.policy_servers import NoPolicyServers, RoomPolicies
+from hs.services.rooms.append.policy_servers import PolicyServers, RoomPolicies
 from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
 from hs.services.rooms.append.transaction_ids import TxnMemory
 from hs.services.rooms.membership.deactivated_users import CHORE_PERIOD_S, RoomDepartures
-from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.retention.request_cleanup import UPKEEP_PERIOD_S, RoomUpkeep
 from hs.services.rooms.store.auth_state import DecidingReader
 from hs.services.rooms.store.event_store import EventStore
@@ -59,7 +59,7 @@ class Rooms:
     part: Part
 
 
-def wire_rooms(base: ProcessBase) -> Rooms:
+def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) -> Rooms:
     """Build the stores of rooms. They subscribe to the feed in the order of their dependencies."""
     caches = base.settings.caches.caches
     event_bytes = base.settings.caches.event_cache_size * BYTES_PER_EVENT
@@ -73,7 +73,7 @@ def wire_rooms(base: ProcessBase) -> Rooms:
     )
     memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
     tails = Tails(base.feed, int(TAIL_BYTES * caches.factor("tails")))
-    owner = _owner(base, events, states, memberships)
+    owner = _owner(base, events, states, RoomPolicies(memberships, policies))
 
     def writer() -> RoomWriter:
         assert owner is not None
@@ -88,7 +88,7 @@ def wire_rooms(base: ProcessBase) -> Rooms:
         tails=tails,
         auth_states=DecidingReader(states, events),
         appender=appender,
-        remote=NoRemoteRooms(),
+        remote=remote,
         owner=owner,
         departures=departures,
         part=_part(base, owner, departures),
@@ -96,7 +96,7 @@ def wire_rooms(base: ProcessBase) -> Rooms:
 
 
 def _owner(
-    base: ProcessBase, events: EventStore, states: StateStore, memberships: Memberships
+    base: ProcessBase, events: EventStore, states: StateStore, policies: RoomPolicies
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
@@ -111,7 +111,7 @@ def _owner(
         TxnMemory(base.database),
         EventBuilder(base.signer, base.clock),
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
-        policies=RoomPolicies(memberships, NoPolicyServers()),
+        policies=policies,
     )
     return RoomOwner(committer=committer, hot=hot, writer=writer)
 

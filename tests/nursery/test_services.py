@@ -1,0 +1,62 @@
+"""The services as production composes them, several processes in one trio run."""
+
+import trio
+
+from hs.core.events import event_types
+from hs.core.ids import EventID, UserID
+from hs.repl.streams import EVENTS
+from hs.services.rooms.append.drafts import Draft
+from hs.storage.database import Database
+from tests.support.composition import (
+    SERVER,
+    SETTINGS,
+    ComposedProcess,
+    Neighbourhood,
+    open_process,
+    worker_settings,
+)
+
+ALICE = UserID(f"@alice:{SERVER}")
+FIRST_EVENTS = [
+    Draft(event_types.CREATE, ALICE, {}, ""),
+    Draft(event_types.MEMBER, ALICE, {"membership": "join"}, ALICE),
+]
+HELLO = Draft(event_types.MESSAGE, ALICE, {"msgtype": "m.text", "body": "hello"})
+
+
+async def create_and_send(process: ComposedProcess) -> EventID:
+    """Create a room and send a message; return its event ID."""
+    appender = process.services.core.rooms.appender
+    created = await appender.create("11", FIRST_EVENTS)
+    sent = await appender.append(created[0].room_id, [HELLO])
+    return sent[0].event_id
+
+
+async def test_a_single_process_stores_what_it_appends(database: Database) -> None:
+    async with open_process(database) as process:
+        event_id = await create_and_send(process)
+
+        events = await process.services.core.rooms.events.get([event_id])
+
+    assert events[event_id].event.content == HELLO.content
+
+
+async def test_a_process_that_writes_no_events_appends_through_their_writer(
+    database: Database,
+) -> None:
+    neighbours = Neighbourhood()
+    main = worker_settings(SETTINGS, "main", events=("writer",))
+    writer = worker_settings(SETTINGS, "writer", events=("writer",))
+    async with (
+        open_process(database, writer, neighbours=neighbours) as owner,
+        open_process(database, main, neighbours=neighbours) as process,
+    ):
+        event_id = await create_and_send(process)
+
+        position = owner.base.feed.position(EVENTS)
+        with trio.fail_after(60):
+            assert await process.base.feed.wait_for_position(EVENTS, position, 50)
+        events = await process.services.core.rooms.events.get([event_id])
+
+    assert process.services.core.rooms.owner is None
+    assert events[event_id].event.content == HELLO.content

@@ -1,0 +1,206 @@
+"""The services of a process as production composes them, over a test's database, without sockets.
+
+async with open_process(database, attrs.evolve(SETTINGS, rooms=RoomSettings())) as process:
+    await process.services.members.membership.join(...)
+
+Several processes of one server share a `Neighbourhood`: rows go straight from feed to feed, and
+calls go through the whole path of RPC but for the sockets.
+"""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from hs.apis.web.drain import Drain
+from hs.apis.web.limits import Admission
+from hs.core.ids import ServerName
+from hs.lib.aio import Bridge
+from hs.lib.clock import FixedClock
+from hs.nursery.plan import plan_of
+from hs.nursery.process_base import ProcessBase, build_process_base
+from hs.nursery.services import RemoteServers, Services, build_services
+from hs.repl.cluster import Cluster, Connect
+from hs.repl.feed import Feed
+from hs.repl.freshness import Freshness
+from hs.repl.inproc import InProcHub, InProcTransport
+from hs.repl.inproc_rpc import InProcSender
+from hs.repl.intake import Intake
+from hs.repl.ownership import Ownership
+from hs.repl.recent_rows import RecentRows
+from hs.repl.rpc_client import RpcClients
+from hs.repl.rpc_connection import PooledSender
+from hs.repl.rpc_http import RpcEndpoint
+from hs.repl.rpc_server import RpcServer
+from hs.settings.sections.accounts import RegistrationSettings
+from hs.settings.sections.rate_limits import (
+    InviteRates,
+    JoinRates,
+    LoginRates,
+    Rate,
+    RateLimitSettings,
+)
+from hs.settings.sections.server import ServerSettings, SigningKeySettings
+from hs.settings.sections.workers import InstanceAddress, WorkerSettings
+from hs.settings.settings import Settings
+from hs.storage.database import Database
+
+SERVER = ServerName("test.example")
+SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"  # the bytes 0 to 31
+PLENTY = Rate(1000, 1000)
+NO_LIMITS = RateLimitSettings(
+    rc_message=PLENTY,
+    rc_delayed_event_mgmt=PLENTY,
+    rc_registration=PLENTY,
+    rc_registration_token_validity=PLENTY,
+    rc_login=LoginRates(address=PLENTY, account=PLENTY, failed_attempts=PLENTY),
+    rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
+    rc_joins_per_room=PLENTY,
+    rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=PLENTY),
+)
+SETTINGS = Settings(
+    server=ServerSettings(server_name=SERVER, allow_guest_access=True),
+    registration=RegistrationSettings(enable_registration=True, bcrypt_rounds=4),
+    rate_limits=NO_LIMITS,
+    signing_keys=SigningKeySettings(signing_key=f"ed25519 key {SEED}"),
+)
+SECRET = "replication secret"
+
+
+@attrs.define(eq=False)
+class Neighbourhood:
+    """The processes of one server in one trio run."""
+
+    hub: InProcHub = attrs.Factory(InProcHub)
+    sender: InProcSender = attrs.Factory(InProcSender)
+
+    def connect(
+        self,
+        settings: Settings,
+        feed: Feed,
+        ownership: Ownership,
+        bridge: Bridge,
+        database: Database,
+    ) -> tuple[InProcTransport, Cluster]:
+        """Connect a process to the others; see `hs.repl.cluster.Connect`."""
+        instance = ownership.topology.instance
+        transport = self.hub.join(feed)
+        clients = RpcClients(self.sender, SECRET, feed)
+        intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
+        server = RpcServer(lambda: transport.sources)
+        endpoint = RpcEndpoint(server, SECRET)
+        self.sender.connect(instance, endpoint)
+        cluster = Cluster(
+            clients=clients,
+            server=server,
+            endpoint=endpoint,
+            sender=PooledSender({}, ssl.create_default_context()),
+            traffic=_NoTraffic(),
+            intake=intake,
+            freshness=Freshness(feed, instance, database, intake.look),
+        )
+        return transport, cluster
+
+
+@attrs.frozen
+class _NoTraffic:
+    connected: bool = True
+    connections: int = 0
+    received: int = 0
+    sent: int = 0
+    dropped: int = 0
+    waiting_in: int = 0
+    waiting_out: int = 0
+
+
+class _NoBridge:
+    """The bridge of tests that run on virtual time, and so may not use asyncio."""
+
+    async def run(self, afn: Any, *args: Any) -> Any:
+        raise AssertionError("this test has no asyncio loop")
+
+    async def run_patiently(self, grace_s: float, afn: Any, *args: Any) -> Any:
+        raise AssertionError("this test has no asyncio loop")
+
+    def tell_trio(self, fn: Any, *args: Any) -> None:
+        raise AssertionError("this test has no asyncio loop")
+
+    def tell_loop(self, fn: Any, *args: Any) -> None:
+        raise AssertionError("this test has no asyncio loop")
+
+
+NO_BRIDGE: Any = _NoBridge()
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ComposedProcess:
+    """A process whose writers and runners work; its duties run when a test runs them."""
+
+    base: ProcessBase
+    services: Services
+
+    async def run_duty(self, name: str) -> None:
+        """Run a duty until it is over or cancelled."""
+        (duty,) = (
+            duty for part in self.services.parts for duty in part.duties if duty.name == name
+        )
+        await duty.run()
+
+    def endpoints(self) -> list[object]:
+        """Return the objects that declare the endpoints of the process."""
+        return [endpoint for part in self.services.parts for endpoint in part.endpoints]
+
+
+def worker_settings(settings: Settings, instance: str, **writers: tuple[str, ...]) -> Settings:
+    """Return the settings of one of several processes; `writers` maps streams to their writers."""
+    names = {name for instances in writers.values() for name in instances}
+    addresses = {name: InstanceAddress(host="127.0.0.1", port=1) for name in sorted(names)}
+    defaults = WorkerSettings()
+    workers = attrs.evolve(
+        defaults, name=instance, instances=addresses, writers={**defaults.writers, **writers}
+    )
+    return attrs.evolve(settings, workers=workers)
+
+
+@asynccontextmanager
+async def open_process(
+    database: Database,
+    settings: Settings = SETTINGS,
+    *,
+    clock: FixedClock | None = None,
+    neighbours: Neighbourhood | None = None,
+    remote: RemoteServers | None = None,
+    bridge: Bridge | None = None,
+) -> AsyncIterator[ComposedProcess]:
+    """Compose a process and run its writers and its committer until the block ends.
+
+    Another process on the same database afterwards is a restart.
+    """
+    connect: Connect = (neighbours or Neighbourhood()).connect
+    base = build_process_base(
+        settings,
+        plan_of(settings),
+        clock or FixedClock(),
+        bridge or NO_BRIDGE,
+        database,
+        connect=connect,
+    )
+    services = build_services(base, Admission(), Drain(), remote or RemoteServers())
+    process = ComposedProcess(base=base, services=services)
+    async with trio.open_nursery() as streams:
+        if base.cluster is not None:
+            await streams.start(base.cluster.server.run)
+        for writer in base.table_writers.values():
+            await streams.start(writer.run)
+        for memory in base.memory_writers.values():
+            memory.attach()
+        async with trio.open_nursery() as runners:
+            for part in (services.core.rooms.part, services.push.part):
+                for _, runner in part.runners:
+                    await runners.start(runner)
+            yield process
+            runners.cancel_scope.cancel()
+        streams.cancel_scope.cancel()
