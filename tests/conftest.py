@@ -20,7 +20,7 @@ from tests.support.limits import limit
 from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.redis import RedisMissing, RedisServer, running_redis
 
-# How long an example takes depends on what else the machine does.
+# The duration of an example depends on the load of the machine.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
@@ -30,7 +30,7 @@ LONG_LIMIT_S = 3600.0
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let no test wait for ever; starting what many tests share counts for the first of them."""
+    """Apply a time limit to each test; starting shared servers counts for the first test."""
     is_long = item.get_closest_marker("long") or item.get_closest_marker("js")
     with limit(LONG_LIMIT_S if is_long else LIMIT_S):
         return (yield)
@@ -38,14 +38,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
-    """The asyncio loop in its thread; never together with autojump_clock."""
-    async with open_bridge() as opened:
-        yield opened
+    """The asyncio loop in its thread; cannot be combined with autojump_clock."""
+    async with open_bridge() as bridge:
+        yield bridge
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL server of this test run's own, with a migrated template."""
+    """A private PostgreSQL server with a migrated template."""
     try:
         with running_postgres() as server:
             make_postgres_template(server)
@@ -56,7 +56,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis server of this test run's own."""
+    """A private Redis server."""
     try:
         with running_redis() as server:
             yield server
@@ -66,7 +66,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis(redis_server: RedisServer) -> RedisServer:
-    """That Redis server, emptied."""
+    """The private Redis server, emptied."""
     redis_server.cli("FLUSHALL")
     return redis_server
 
@@ -87,7 +87,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database_source(engine: str, request: pytest.FixtureRequest) -> Path | PostgresServer:
-    """Where the fixture `database` gets it from; apart, as it must not start inside trio."""
+    """The source of the fixture `database`; separate, as it must not be started inside trio."""
     name = "postgres_server" if engine == "postgres" else "sqlite_template"
     source: Path | PostgresServer = request.getfixturevalue(name)
     return source

@@ -1,4 +1,4 @@
-"""The style rules that no linter knows, kept as a ratchet: listed offenders may only shrink."""
+"""Style rules that no linter checks; known offenders are listed and may only shrink."""
 
 import ast
 import json
@@ -16,23 +16,23 @@ VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "
 UNFINISHED = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + r"X)\b|\bNotImplemented" + "Error\b")
 BARE_IGNORE = re.compile(r"# (type: ignore|noqa)(?!(\[[\w, -]+\]|: [A-Z]+\d+(, ?[A-Z]+\d+)*)\s+\S)")
 BARE_CAST = re.compile(r"\bcast\((?![^#]*#)")
-# Modules that no other imports, and who needs them.
+# Modules that no other module imports, and their users.
 UNIMPORTED = {
-    "hs/lib/sandbox/html_pages.py": "runs in the sandbox, by its name",
-    "hs/lib/sandbox/pictures.py": "runs in the sandbox, by its name",
-    "hs/lib/s3.py": "loaded by its name, where it is configured",
-    "hs/repl/redis_cluster.py": "loaded by its name, where there are several processes",
-    "hs/storage/postgres/database.py": "loaded by its name, where the database is PostgreSQL",
-    "hs/core/edus.py": "requests of other servers",
-    "hs/core/server_acl.py": "requests of other servers",
-    "hs/services/rooms/receive/event_intake.py": "requests of other servers",
-    "hs/repl/inproc_rpc.py": "tests of clusters in one run",
-    "hs/storage/inline.py": "tests of clusters in one run",
+    "hs/lib/sandbox/html_pages.py": "runs in the sandbox, called by name",
+    "hs/lib/sandbox/pictures.py": "runs in the sandbox, called by name",
+    "hs/lib/s3.py": "imported by name if configured",
+    "hs/repl/redis_cluster.py": "imported by name if there are several processes",
+    "hs/storage/postgres/database.py": "imported by name if the database is PostgreSQL",
+    "hs/core/edus.py": "for requests of other servers",
+    "hs/core/server_acl.py": "for requests of other servers",
+    "hs/services/rooms/receive/event_intake.py": "for requests of other servers",
+    "hs/repl/inproc_rpc.py": "tests of clusters in one trio run",
+    "hs/storage/inline.py": "tests of clusters in one trio run",
 }
 
 
 def over_limit(sizes: dict[str, int], limit: int) -> list[str]:
-    """Name what exceeds its limit, or its recorded size when it is a known offender."""
+    """Return what exceeds the limit, or its recorded size if it is a known offender."""
     return [
         f"{name}: {size} lines, allowed {BASELINE.get(name, limit)}"
         for name, size in sizes.items()
@@ -53,15 +53,15 @@ def function_sizes() -> dict[str, int]:
     }
 
 
-def test_files_fit_on_a_few_screens() -> None:
+def test_files_have_at_most_500_lines() -> None:
     assert over_limit(file_sizes(), MAX_FILE_LINES) == []
 
 
-def test_functions_fit_on_one_screen() -> None:
+def test_functions_have_at_most_60_lines() -> None:
     assert over_limit(function_sizes(), MAX_FUNCTION_LINES) == []
 
 
-def test_the_list_of_offenders_only_shrinks() -> None:
+def test_baseline_has_no_stale_sizes() -> None:
     sizes = file_sizes() | function_sizes()
 
     stale = {name: size for name, size in BASELINE.items() if sizes.get(name, 0) < size}
@@ -69,13 +69,13 @@ def test_the_list_of_offenders_only_shrinks() -> None:
     assert stale == {}, "record the smaller size, or drop the line when it is within the limit"
 
 
-def test_modules_are_named_for_their_subject() -> None:
+def test_module_names_are_not_vague() -> None:
     vague = [name_of(path) for path in source_files() if path.stem in VAGUE_NAMES]
 
     assert vague == []
 
 
-def test_no_module_shadows_a_standard_one() -> None:
+def test_no_module_shadows_a_standard_module() -> None:
     shadows = [
         name_of(path)
         for path in source_files()
@@ -85,10 +85,12 @@ def test_no_module_shadows_a_standard_one() -> None:
     assert shadows == []
 
 
-def test_every_file_opens_with_a_sentence() -> None:
-    silent = [name for name, tree in parsed_files() if tree.body and not ast.get_docstring(tree)]
+def test_every_file_has_a_docstring() -> None:
+    undocumented = [
+        name for name, tree in parsed_files() if tree.body and not ast.get_docstring(tree)
+    ]
 
-    assert silent == []
+    assert undocumented == []
 
 
 def lines_matching(pattern: re.Pattern[str]) -> list[str]:
@@ -100,16 +102,16 @@ def lines_matching(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-def test_nothing_is_left_for_later() -> None:
+def test_no_unfinished_code_is_marked() -> None:
     assert lines_matching(UNFINISHED) == []
 
 
-def test_every_silenced_check_names_its_rule_and_gives_a_reason() -> None:
+def test_ignore_comments_have_rule_and_reason() -> None:
     assert lines_matching(BARE_IGNORE) == []
 
 
-def test_imports_stand_at_the_top() -> None:
-    buried = [
+def test_imports_are_at_the_top() -> None:
+    nested = [
         f"{name}:{inner.lineno}"
         for name, tree in parsed_files()
         for function in ast.walk(tree)
@@ -118,38 +120,38 @@ def test_imports_stand_at_the_top() -> None:
         if isinstance(inner, ast.Import | ast.ImportFrom)
     ]
 
-    assert buried == []
+    assert nested == []
 
 
 def imported_modules() -> set[str]:
-    """Every module, or name in one, that the package imports."""
-    found: set[str] = set()
+    """Return all modules that the package imports, and all names imported from modules."""
+    modules: set[str] = set()
     for name, tree in parsed_files():
         if not name.startswith("hs/"):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
-                found |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+                modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
-                found |= {one.name for one in node.names}
-    return found
+                modules |= {alias.name for alias in node.names}
+    return modules
 
 
-def test_every_module_is_imported_by_another() -> None:
+def test_every_module_is_imported() -> None:
     imported = imported_modules()
     modules = {name_of(path): path for path in (ROOT / "hs").rglob("*.py")}
-    alone = {
+    unimported = {
         name
         for name, path in modules.items()
-        if path.name != "__init__.py" and not name.startswith("hs/cli/")  # loaded by their names
+        if path.name != "__init__.py" and not name.startswith("hs/cli/")  # imported by name
         if name.removesuffix(".py").replace("/", ".") not in imported
     }
 
-    assert alone == set(UNIMPORTED)
+    assert unimported == set(UNIMPORTED)
 
 
-def test_types_follow_the_same_arrows_as_code() -> None:
-    guarded = [
+def test_type_checking_imports_are_not_used() -> None:
+    uses = [
         f"{name}:{node.lineno}"
         for name, tree in parsed_files()
         for node in ast.walk(tree)
@@ -157,14 +159,14 @@ def test_types_follow_the_same_arrows_as_code() -> None:
         and (node.id if isinstance(node, ast.Name) else node.attr) == "TYPE_CHECKING"
     ]
 
-    assert guarded == []
+    assert uses == []
 
 
 @pytest.mark.parametrize("line", ["x = f()  # type: " + "ignore[arg-type]", "x = f()  # no" + "qa"])
-def test_an_ignore_without_reason_is_seen(line: str) -> None:
+def test_ignore_without_reason_is_found(line: str) -> None:
     assert BARE_IGNORE.search(line)
 
 
-def test_an_ignore_with_rule_and_reason_is_accepted() -> None:
+def test_ignore_with_rule_and_reason_is_accepted() -> None:
     assert not BARE_IGNORE.search("x = f()  # type: ignore[arg-type]  # stubs lag behind")
     assert not BARE_IGNORE.search("except Exception:  # noqa: BLE001 the supervisor reports it")

@@ -1,8 +1,14 @@
-"""Canonical JSON, and JSON read with the bounds that Matrix sets.
+"""Canonical JSON, and bounded parsing of JSON from clients and servers.
 
-orjson sorts keys by code point and writes the canonical form, but it is no validator: it writes
-floats. So values are checked first. Rooms before version 6 may hold floats and large integers;
-those few are written by the reference library, whose form other servers hash.
+Rules:
+
+- Canonical JSON is checked before it is written. orjson sorts keys by code point and writes the
+  shortest form, but it also writes floats, which the specification forbids.
+- Events of room versions 1 to 5 may contain floats and integers out of range. They are written by
+  the `canonicaljson` library, because the hashes that other servers compute are over its output.
+- Nesting is bounded by MAX_DEPTH before anything recurses, so that input from outside cannot
+  exhaust the stack. dicts and lists, which is what the parser returns, are checked level by level
+  without recursion.
 
 Spec: appendices, Canonical JSON.
 """
@@ -20,14 +26,14 @@ JsonObject = dict[str, Any]
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 200
-# orjson cannot write deeper values, nor read deeper ones than 1024.
+# orjson writes values up to this depth, and reads them up to a depth of 1024.
 WRITABLE_DEPTH = 254
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 def canonical_json(value: object) -> bytes:
-    """Check a value and write it as canonical JSON.
+    """Check a value and encode it as canonical JSON.
 
     Raises: BadJson.
     """
@@ -36,9 +42,9 @@ def canonical_json(value: object) -> bytes:
 
 
 def encode_checked(value: object) -> bytes:
-    """Write a value as canonical JSON, trusting that it holds no floats.
+    """Encode a value, already checked to contain no floats, as canonical JSON.
 
-    Raises: BadJson, for integers out of range and for lone surrogates.
+    Raises: BadJson, if an integer is out of range or a string contains a lone surrogate.
     """
     try:
         return orjson.dumps(value, option=_OPTIONS)
@@ -47,9 +53,9 @@ def encode_checked(value: object) -> bytes:
 
 
 def encode_lenient(value: object) -> bytes:
-    """Write a value that may break the bounds of canonical JSON, as rooms before version 6 may.
+    """Encode a value that may contain floats and large integers, as events of old rooms may.
 
-    Raises: BadJson, if it is no JSON at all.
+    Raises: BadJson, if the value cannot be written as JSON or is nested too deeply.
     """
     if _is_canonical(value):
         return encode_checked(value)
@@ -57,54 +63,58 @@ def encode_lenient(value: object) -> bytes:
     try:
         return canonicaljson.encode_canonical_json(value)
     except (TypeError, ValueError, RecursionError) as fault:
-        raise BadJson(f"Not JSON: {fault}") from fault
+        raise BadJson(f"Not valid JSON: {fault}") from fault
 
 
-def for_keeping(written: bytes) -> bytes:
-    """Give the same bytes without what is free behind them, which they would keep for ever.
+def for_keeping(encoded: bytes) -> bytes:
+    """Return a copy of encoded bytes without the spare capacity behind them.
 
-    orjson writes into 4 KiB at least, and a message is far shorter.
+    orjson allocates at least 4 KiB; most messages are far shorter, so bytes kept in a cache are
+    copied to their exact size first.
     """
-    return bytes(memoryview(written))
+    return bytes(memoryview(encoded))
 
 
 def check_canonical(value: object, depth: int = MAX_DEPTH) -> None:
-    """Refuse floats, integers out of range, foreign types and values nested too deeply.
+    """Check that a value can be written as canonical JSON.
 
-    Raises: BadJson.
+    `depth` is the number of levels of nesting that are still allowed.
+
+    Raises: BadJson, for floats, integers out of range, types unknown to JSON and values nested too
+        deeply.
     """
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return
     if kind is int:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]  # it is an int
-            raise BadJson("An integer is out of the range of canonical JSON")
+            raise BadJson("Integers must be between -(2**53)+1 and (2**53)-1")
     elif isinstance(value, dict | Mapping):
         _check_members(value.values(), depth)
     elif kind is list or kind is tuple:
         _check_members(value, depth)
     elif kind is float:
-        raise BadJson("Canonical JSON has no floats")
+        raise BadJson("Floats are not allowed in canonical JSON")
     else:
-        raise BadJson(f"Canonical JSON has no {kind.__name__}")
+        raise BadJson(f"A value of type {kind.__name__} cannot be written as JSON")
 
 
 def _check_members(members: Any, depth: int) -> None:
-    # Level by level, which calls nothing for most members.
+    # Level by level rather than by recursion: most members then cost no function call.
     level = [members]
     while level:
         if depth == 0:
             raise BadJson("The JSON is nested too deeply")
         depth -= 1
-        below = []
-        for one in level:
-            for member in one.values() if type(one) is dict else one:
+        next_level = []
+        for parent in level:
+            for member in parent.values() if type(parent) is dict else parent:
                 kind = type(member)
                 if kind is dict or kind is list:
-                    below.append(member)
+                    next_level.append(member)
                 elif kind is not str:
                     check_canonical(member, depth)
-        level = below
+        level = next_level
 
 
 def _is_canonical(value: object) -> bool:
@@ -126,43 +136,45 @@ def _check_depth(value: object, depth: int) -> None:
 
 
 def parse_json(raw: bytes) -> Any:
-    """Read JSON, strict about its text: UTF-8, no NaN, no lone surrogates, bounded nesting.
+    """Parse JSON that must be UTF-8, without NaN or lone surrogates, and of bounded nesting.
 
-    Of duplicate keys the last wins, and integers beyond 64 bits become floats, which the checks
-    for canonical JSON then refuse.
+    If a key occurs twice, the last value counts. Integers beyond 64 bits become floats, which
+    `check_canonical` then rejects.
 
     Raises: NotJson.
     """
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
-        raise NotJson(f"Not JSON: {fault}") from fault
+        raise NotJson(f"Not valid JSON: {fault}") from fault
 
 
 def parse_json_object(raw: bytes) -> JsonObject:
-    """Read a JSON object.
+    """Parse a JSON object.
 
-    Raises: NotJson, or BadJson for another kind of value.
+    Raises: NotJson, or BadJson if the JSON is not an object.
     """
     value = parse_json(raw)
     if not isinstance(value, dict):
-        raise BadJson("A JSON object is needed")
+        raise BadJson("The JSON value must be an object")
     return value
 
 
 def check_unique_keys(raw: bytes) -> None:
-    """Refuse JSON in which an object has a key twice; slow, for where readers could differ.
+    """Check that no object in the JSON contains a key twice.
+
+    This parser is slow; use it only where another reader might choose the other value.
 
     Raises: NotJson, BadJson.
     """
     try:
-        json.loads(raw, object_pairs_hook=_unique)
+        json.loads(raw, object_pairs_hook=_object_without_duplicates)
     except (ValueError, RecursionError) as fault:
-        raise NotJson(f"Not JSON: {fault}") from fault
+        raise NotJson(f"Not valid JSON: {fault}") from fault
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise BadJson("An object has a key twice")
+        raise BadJson("A JSON object contains the same key twice")
     return members

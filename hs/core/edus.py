@@ -1,4 +1,4 @@
-"""Ephemeral data units: their types, and which rooms one speaks of.
+"""Ephemeral data units (EDUs): their types, parsing, and the rooms that they refer to.
 
 Spec: server-server API, EDUs.
 """
@@ -20,14 +20,17 @@ DIRECT_TO_DEVICE: Final = "m.direct_to_device"
 
 @attrs.frozen
 class Edu:
-    """One EDU of a transaction, its content not yet checked."""
+    """An EDU of a federation transaction; its content is not checked yet."""
 
     edu_type: str
     content: Mapping[str, Any]
 
 
 def parse_edu(value: object) -> Edu | None:
-    """Read one EDU of a transaction; None if it is not one, for a transaction skips those."""
+    """Parse one EDU of a transaction; return None if it is malformed.
+
+    A transaction is not rejected for a malformed EDU: the EDU is skipped.
+    """
     if not isinstance(value, Mapping):
         return None
     edu_type, content = value.get("edu_type"), value.get("content")
@@ -36,21 +39,21 @@ def parse_edu(value: object) -> Edu | None:
     return Edu(edu_type, content)
 
 
-def within_rooms(edu: Edu, denied: frozenset[RoomID]) -> Edu | None:
-    """Leave out what an EDU says of rooms whose server ACL denies its sender.
+def without_denied_rooms(edu: Edu, denied: frozenset[RoomID]) -> Edu | None:
+    """Return an EDU without the parts about rooms whose server ACL denies its sender.
 
-    Gives None when nothing is left. Spec: server-server API, Server Access Control Lists.
+    Return None if nothing is left. Spec: server-server API, Server Access Control Lists.
     """
     if edu.edu_type == TYPING:
         return None if edu.content.get("room_id") in denied else edu
     if edu.edu_type == RECEIPT:
-        kept = {room: seen for room, seen in edu.content.items() if room not in denied}
-        return attrs.evolve(edu, content=kept) if kept else None
+        allowed = {room: receipts for room, receipts in edu.content.items() if room not in denied}
+        return attrs.evolve(edu, content=allowed) if allowed else None
     return edu
 
 
-def rooms_of(edu: Edu) -> frozenset[RoomID]:
-    """Give the rooms that an EDU is local to, for their ACLs."""
+def rooms_of_edu(edu: Edu) -> frozenset[RoomID]:
+    """Return the rooms that an EDU is about and whose server ACLs apply to it."""
     if edu.edu_type == TYPING:
         room_id = edu.content.get("room_id")
         return frozenset({RoomID(room_id)}) if isinstance(room_id, str) else frozenset()

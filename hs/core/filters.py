@@ -1,6 +1,6 @@
-"""Clients' filters: read and checked once, then asked about each event.
+"""Clients' filters: parsed and validated once, then applied to many events.
 
-A list that is absent lets everything pass; one that is empty lets nothing pass.
+An absent list lets every event pass; an empty list lets none pass.
 
 Spec: client-server API, Filtering.
 """
@@ -17,18 +17,18 @@ from hs.core.property_paths import PropertyPath, parse_property_path
 T = TypeVar("T")
 
 MAX_ENTRIES: Final = 10_000
-"""Most entries of one list in a filter."""
+"""Largest number of entries in one list of a filter."""
 
 
 @attrs.frozen
 class TypePatterns:
-    """A list of event types, some with stars."""
+    """A list of event types, in which `*` is a wildcard."""
 
     exact: frozenset[str]
     patterns: tuple[StarPattern, ...] = ()
 
     def match(self, event_type: str) -> bool:
-        """Tell whether an event type is in the list."""
+        """Return whether an event type is in the list."""
         if event_type in self.exact:
             return True
         return any(pattern.matches(event_type) for pattern in self.patterns)
@@ -39,7 +39,11 @@ NO_TYPES = TypePatterns(frozenset())
 
 @attrs.frozen
 class EventFilter:
-    """A filter for one section of an answer; what concerns rooms is for room sections only."""
+    """A filter for one section of a response.
+
+    `rooms`, `contains_url`, the lazy-loading fields and the ones about relations and threads occur
+    only in filters for room sections (`RoomEventFilter` in the specification).
+    """
 
     limit: int | None = None
     types: TypePatterns | None = None
@@ -56,9 +60,10 @@ class EventFilter:
     unread_thread_notifications: bool = False
 
     def allows(self, event_type: str, sender: str | None, content: Mapping[str, Any]) -> bool:
-        """Tell whether an event passes, as far as it can tell by itself.
+        """Return whether an event passes the conditions on type, sender and URL.
 
-        What has no sender, such as account data, passes only without a list of senders.
+        Account data and the like have no sender (None) and pass only if the filter has no
+        `senders`.
         """
         return (
             self.allows_type(event_type)
@@ -67,25 +72,25 @@ class EventFilter:
         )
 
     def allows_type(self, event_type: str) -> bool:
-        """Tell whether events of a type may pass."""
+        """Return whether events of a type can pass."""
         if self.not_types.match(event_type):
             return False
         return self.types is None or self.types.match(event_type)
 
     def allows_sender(self, sender: str | None) -> bool:
-        """Tell whether events of a sender may pass."""
+        """Return whether events of a sender can pass."""
         if sender in self.not_senders:
             return False
         return self.senders is None or sender in self.senders
 
     def allows_room(self, room_id: str) -> bool:
-        """Tell whether events of a room may pass."""
+        """Return whether events of a room can pass."""
         return _allows_room(room_id, self.rooms, self.not_rooms)
 
     def allows_children(self, children: Iterable[tuple[str, str]]) -> bool:
-        """Tell whether an event passes by its child events, given as (rel_type, sender).
+        """Return whether an event passes by its child events, given as (rel_type, sender).
 
-        One child must meet both conditions. Ask only if `needs_children`.
+        One child must meet both `related_by_…` conditions. Call this only if `needs_children`.
         """
         return any(
             (self.related_by_rel_types is None or rel_type in self.related_by_rel_types)
@@ -95,30 +100,30 @@ class EventFilter:
 
     @property
     def needs_children(self) -> bool:
-        """Tell whether the relations of an event must be looked up."""
+        """Whether the filter depends on the events that relate to an event."""
         return self.related_by_rel_types is not None or self.related_by_senders is not None
 
     @property
     def allows_nothing(self) -> bool:
-        """Tell whether no event can pass, so that none need be looked for."""
+        """Whether no event can pass, so that no query is needed."""
         if self.types == NO_TYPES or self.limit == 0:
             return True
         return self.senders == frozenset() or self.rooms == frozenset()
 
     @property
     def allows_everything(self) -> bool:
-        """Tell whether every event passes, so that none need be asked about."""
-        plain = attrs.evolve(
+        """Whether every event passes, so that events need not be checked one by one."""
+        only_conditions = attrs.evolve(
             self,
             limit=None,
             lazy_load_members=False,
             include_redundant_members=False,
             unread_thread_notifications=False,
         )
-        return plain == ANY_EVENT
+        return only_conditions == ANY_EVENT
 
     def limit_within(self, default: int, maximum: int) -> int:
-        """Give how many events to return at most."""
+        """Return the largest number of events to return."""
         return default if self.limit is None else min(self.limit, maximum)
 
 
@@ -138,13 +143,13 @@ class RoomFilter:
     account_data: EventFilter = ANY_EVENT
 
     def allows_room(self, room_id: str) -> bool:
-        """Tell whether a room is shown at all."""
+        """Return whether the response contains a room at all."""
         return _allows_room(room_id, self.rooms, self.not_rooms)
 
 
 @attrs.frozen
 class SyncFilter:
-    """A whole filter, as clients upload it; `event_fields` is None for all fields."""
+    """A complete filter, as clients upload it; `event_fields` is None for all fields."""
 
     event_fields: tuple[PropertyPath, ...] | None = None
     federation_format: bool = False
@@ -157,7 +162,7 @@ NO_FILTER = SyncFilter()
 
 
 def parse_sync_filter(value: object) -> SyncFilter:
-    """Read a filter of `POST /user/{userId}/filter` or of `/sync`.
+    """Parse a filter of `POST /user/{userId}/filter` or `GET /sync`.
 
     Raises: BadJson.
     """
@@ -176,7 +181,7 @@ def parse_sync_filter(value: object) -> SyncFilter:
 
 
 def parse_event_filter(value: object) -> EventFilter:
-    """Read a filter of `/messages`, `/context` or `/search`, or a section of a larger one.
+    """Parse a filter of `/messages`, `/context` or `/search`, or one section of a sync filter.
 
     Raises: BadJson.
     """
@@ -201,18 +206,18 @@ def parse_event_filter(value: object) -> EventFilter:
 
 
 def project(event: Mapping[str, Any], fields: Iterable[PropertyPath]) -> dict[str, Any]:
-    """Give an event with the wanted fields only; the event is left as it is."""
-    wanted = set(fields)
+    """Return a copy of an event with only the given fields; the event is not modified."""
+    paths = set(fields)
     projected: dict[str, Any] = {}
-    for path in wanted:
-        # What lies in a field that is wanted whole comes with it.
-        if not any(path[:length] in wanted for length in range(1, len(path))):
+    for path in paths:
+        # A shorter path in the filter already copies the whole object that holds this field.
+        if not any(path[:length] in paths for length in range(1, len(path))):
             _copy_property(event, path, projected)
     return projected
 
 
 def has_url(content: Mapping[str, Any]) -> bool:
-    """Tell whether an event counts as one with a URL."""
+    """Return whether the content has a `url`, as the `contains_url` filter defines it."""
     return isinstance(content.get("url"), str)
 
 
@@ -282,27 +287,27 @@ def _boolean(value: object, name: str) -> bool:
 
 def _limit(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise BadJson(f"'{name}' must be an integer, not negative")
+        raise BadJson(f"'{name}' must be a non-negative integer")
     return value
 
 
 def _strings(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_ENTRIES:
-        raise BadJson(f"'{name}' must be a list, not too long")
+        raise BadJson(f"'{name}' must be a list of at most {MAX_ENTRIES} entries")
     if not all(isinstance(entry, str) and "\0" not in entry for entry in value):
-        raise BadJson(f"'{name}' must hold strings")
+        raise BadJson(f"'{name}' must contain only strings without NUL")
     return tuple(value)
 
 
 def _user_ids(value: object, name: str) -> frozenset[str]:
     entries = _strings(value, name)
     if not all(entry.startswith("@") and ":" in entry for entry in entries):
-        raise BadJson(f"'{name}' must hold user IDs")
+        raise BadJson(f"'{name}' must contain only user IDs")
     return frozenset(entries)
 
 
 def _room_ids(value: object, name: str) -> frozenset[str]:
     entries = _strings(value, name)
     if not all(entry.startswith("!") and len(entry) > 1 for entry in entries):
-        raise BadJson(f"'{name}' must hold room IDs")
+        raise BadJson(f"'{name}' must contain only room IDs")
     return frozenset(entries)

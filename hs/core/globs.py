@@ -1,7 +1,14 @@
-"""Glob patterns, matched without backtracking however the pattern and the text are chosen.
+"""Glob patterns, matched in bounded time whatever the pattern and the text are.
 
-A pattern is cut at its `*`. The pieces in between hold literals and `?` only, so each is found by
-one scan to the right, and the leftmost place is always good enough.
+Both patterns and texts are chosen by users, so no matcher here may backtrack. Rules:
+
+- A pattern is split at its `*`. The pieces between contain only literals and `?`, so each has a
+  fixed length and is found by one scan to the right.
+- Every piece in the middle takes the leftmost position after the previous piece. If any match of
+  the rest exists, one exists after the leftmost position too, so no choice is ever revised.
+- The first and the last piece are anchored: to the ends of the text, or to word boundaries.
+- Time is at most the length of the text times `Glob.effort`; callers that match many patterns
+  budget by that.
 
 Spec: appendices, Glob-style matching.
 """
@@ -14,45 +21,45 @@ from typing import TypeAlias
 import attrs
 
 Find: TypeAlias = Callable[[str, int], int]
-"""Gives the first place at or after an index where a piece stands, or -1."""
+"""Function that returns the first position of a piece at or after an index, or -1."""
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
 @attrs.frozen
 class Piece:
-    """What stands between two stars: literals and single-character wildcards."""
+    """The part of a pattern between two `*`: literals and single-character wildcards."""
 
     text: str
     find: Find = attrs.field(eq=False, repr=False)
 
     def ends_at(self, value: str, end: int) -> bool:
-        """Tell whether the piece stands just before an index."""
+        """Return whether the piece matches the text that ends at an index."""
         start = end - len(self.text)
         return start >= 0 and self.find(value[start:end], 0) == 0
 
-    def places(self, value: str, start: int) -> Iterator[int]:
-        """Give every place at or after an index where the piece stands."""
-        place = self.find(value, start)
-        while place >= 0:
-            yield place
-            place = self.find(value, place + 1)
+    def positions(self, value: str, start: int) -> Iterator[int]:
+        """Yield every position at or after an index where the piece matches."""
+        position = self.find(value, start)
+        while position >= 0:
+            yield position
+            position = self.find(value, position + 1)
 
 
 @attrs.frozen
 class Glob:
-    """A compiled pattern; compare and hash by the pattern."""
+    """A compiled pattern; compared and hashed by its pieces."""
 
     pieces: tuple[Piece, ...]
 
     @property
     def effort(self) -> int:
-        """Tell how many steps it may take for each character of a value."""
-        # What has a `?` is compared anew from each place.
-        return sum(len(one.text) if "?" in one.text else 1 for one in self.pieces)
+        """Largest number of steps per character of a text."""
+        # A piece with a `?` may be compared in full at each position.
+        return sum(len(piece.text) if "?" in piece.text else 1 for piece in self.pieces)
 
     def matches(self, value: str) -> bool:
-        """Tell whether the pattern is the whole of a value, without regard to case."""
+        """Return whether the pattern matches the whole text, ignoring case."""
         value = value.lower()
         first, *rest = self.pieces
         if not rest:
@@ -64,15 +71,15 @@ class Glob:
         return 0 <= end <= len(value) - len(last.text) and last.ends_at(value, len(value))
 
     def matches_words(self, value: str) -> bool:
-        """Tell whether the pattern is a part of a value that begins and ends with words.
+        """Return whether the pattern matches a part of the text between word boundaries.
 
-        Spec: push notifications, the `content.body` case of `event_match`.
+        Case is ignored. Spec: client-server API, Push rules, `event_match` on `content.body`.
         """
         value = value.lower()
         first, *rest = self.pieces
-        starts = (at for at in first.places(value, 0) if _at_boundary(value, at))
+        starts = (start for start in first.positions(value, 0) if _at_boundary(value, start))
         if not rest:
-            return any(_at_boundary(value, at + len(first.text)) for at in starts)
+            return any(_at_boundary(value, start + len(first.text)) for start in starts)
         start = next(starts, -1)
         if start < 0:
             return False
@@ -81,13 +88,15 @@ class Glob:
         if end < 0:
             return False
         size = len(last.text)
-        return size == 0 or any(_at_boundary(value, at + size) for at in last.places(value, end))
+        if size == 0:
+            return True
+        return any(_at_boundary(value, start + size) for start in last.positions(value, end))
 
 
 def compile_glob(pattern: str) -> Glob:
-    """Prepare a pattern for matching without regard to case."""
+    """Compile a pattern for matching that ignores case."""
     first, *rest = pattern.lower().split("*")
-    # Empty pieces in the middle come from runs of stars and match anywhere.
+    # A run of several `*` leaves empty pieces in the middle; they match anywhere.
     middle = [piece for piece in rest[:-1] if piece]
     return Glob(tuple(_piece(text) for text in (first, *middle, *rest[-1:])))
 
@@ -105,17 +114,17 @@ def _piece(text: str) -> Piece:
 
 @lru_cache(maxsize=1000)
 def _regex(text: str) -> re.Pattern[str]:
-    # Made when it is needed: of ten thousand patterns that somebody has, few may ever be.
+    # Compiled on first use: a user may have ten thousand patterns, most of them never reached.
     return re.compile("".join("." if char == "?" else re.escape(char) for char in text), re.DOTALL)
 
 
 def _after_all(pieces: list[Piece], value: str, start: int) -> int:
-    """Give the place after the leftmost places of pieces in a row, or -1."""
+    """Return the end of the leftmost match of all pieces in sequence, or -1."""
     for piece in pieces:
-        place = piece.find(value, start)
-        if place < 0:
+        position = piece.find(value, start)
+        if position < 0:
             return -1
-        start = place + len(piece.text)
+        start = position + len(piece.text)
     return start
 
 
@@ -127,27 +136,27 @@ def _at_boundary(value: str, index: int) -> bool:
 
 @attrs.frozen
 class StarPattern:
-    """A pattern in which `*` is the only wildcard and case counts, as filters have for types."""
+    """A case-sensitive pattern whose only wildcard is `*`, as for event types in filters."""
 
     pieces: tuple[str, ...]
 
     def matches(self, value: str) -> bool:
-        """Tell whether the pattern is the whole of a value."""
+        """Return whether the pattern matches the whole text."""
         first, *rest = self.pieces
         if not rest:
             return value == first
         if not value.startswith(first):
             return False
-        place = len(first)
+        end = len(first)
         last = rest.pop()
         for piece in rest:
-            found = value.find(piece, place)
-            if found < 0:
+            position = value.find(piece, end)
+            if position < 0:
                 return False
-            place = found + len(piece)
-        return place + len(last) <= len(value) and value.endswith(last)
+            end = position + len(piece)
+        return end + len(last) <= len(value) and value.endswith(last)
 
 
 def compile_stars(pattern: str) -> StarPattern:
-    """Prepare a pattern whose only wildcard is the star."""
+    """Compile a case-sensitive pattern whose only wildcard is `*`."""
     return StarPattern(tuple(pattern.split("*")))

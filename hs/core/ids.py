@@ -1,4 +1,4 @@
-"""Matrix identifiers: their types, their grammars, and taking them apart.
+"""Matrix identifiers: types, grammars, and functions that parse and split them.
 
 Spec: appendices, Identifier Grammar.
 """
@@ -29,7 +29,7 @@ _ROOM_HASH = re.compile(r"![A-Za-z0-9_-]{43}", re.ASCII)
 
 
 def parse_user_id(text: object) -> UserID:
-    """Read a user ID by the historical grammar, which every event may use.
+    """Parse a user ID by the historical grammar, which events may use.
 
     Raises: InvalidParam.
     """
@@ -37,23 +37,23 @@ def parse_user_id(text: object) -> UserID:
 
 
 def parse_strict_user_id(text: object) -> UserID:
-    """Read a user ID by the grammar for new users.
+    """Parse a user ID by the grammar for new users.
 
     Raises: InvalidParam.
     """
     user_id = parse_user_id(text)
     if not is_strict_localpart(localpart_of(user_id)):
-        raise InvalidParam("The user ID has characters that new user IDs must not have")
+        raise InvalidParam("The localpart may only contain a-z, 0-9 and the characters ._=-/+")
     return user_id
 
 
 def is_strict_localpart(localpart: str) -> bool:
-    """Tell whether a new user may have this localpart."""
+    """Return whether a new user may have this localpart."""
     return _STRICT_LOCALPART.fullmatch(localpart) is not None
 
 
 def is_user_id(text: object) -> bool:
-    """Tell whether a value is a user ID by the historical grammar."""
+    """Return whether a value is a user ID by the historical grammar."""
     try:
         parse_user_id(text)
     except InvalidParam:
@@ -62,7 +62,7 @@ def is_user_id(text: object) -> bool:
 
 
 def parse_room_id(text: object) -> RoomID:
-    """Read a room ID: `!opaque:domain`, or `!hash` as in room version 12.
+    """Parse a room ID: `!opaque:domain`, or `!hash` from room version 12 on.
 
     Raises: InvalidParam.
     """
@@ -72,12 +72,12 @@ def parse_room_id(text: object) -> RoomID:
 
 
 def is_room_hash(room_id: str) -> bool:
-    """Tell whether a room ID is the hash of its create event, as in room version 12."""
+    """Return whether a room ID is the hash of its create event, as from room version 12 on."""
     return _ROOM_HASH.fullmatch(room_id) is not None
 
 
 def parse_event_id(text: object) -> EventID:
-    """Read an event ID of any room version.
+    """Parse an event ID of any room version.
 
     Raises: InvalidParam.
     """
@@ -85,13 +85,13 @@ def parse_event_id(text: object) -> EventID:
 
 
 def parse_room_alias(text: object) -> RoomAlias:
-    """Read a room alias.
+    """Parse a room alias.
 
     Raises: InvalidParam.
     """
     alias = _with_domain(text, "#", "room alias")
     if alias[1] == ":":
-        raise InvalidParam("The room alias has no localpart")
+        raise InvalidParam("The localpart of the room alias must not be empty")
     return RoomAlias(alias)
 
 
@@ -111,29 +111,29 @@ def _check_server_name(text: str) -> bool:
 
 
 def parse_server_name(text: object) -> ServerName:
-    """Read a server name, with or without a port.
+    """Parse a server name, with or without a port.
 
     Raises: InvalidParam.
     """
     if not isinstance(text, str) or not _check_server_name(text):
-        raise InvalidParam("Not a server name")
+        raise InvalidParam("Invalid server name")
     return ServerName(text)
 
 
 def localpart_of(identifier: UserID | RoomAlias) -> str:
-    """Give what stands between the sigil and the first colon."""
+    """Return the part between the sigil and the first colon."""
     return identifier[1 : identifier.index(":")]
 
 
 def server_of(identifier: UserID | RoomAlias) -> ServerName:
-    """Give what stands after the first colon of a parsed user ID or alias."""
+    """Return the server name of a parsed user ID or room alias."""
     return ServerName(identifier[identifier.index(":") + 1 :])
 
 
 def server_in(identifier: RoomID | EventID) -> ServerName | None:
-    """Give the domain of a room or event ID, where its room version has one.
+    """Return the domain of a room or event ID, or None if it has no domain.
 
-    It only keeps identifiers apart: that server need not be in the room.
+    The domain only makes identifiers unique: that server need not be in the room.
     """
     _, colon, domain = identifier.partition(":")
     return ServerName(domain) if colon else None
@@ -143,15 +143,15 @@ def _with_domain(text: object, sigil: str, kind: str) -> str:
     identifier = _opaque(text, sigil, kind, least=0)
     _, colon, domain = identifier.partition(":")
     if not colon or not _check_server_name(domain):
-        raise InvalidParam(f"The {kind} has no valid server name")
+        raise InvalidParam(f"The {kind} must end with a valid server name")
     return identifier
 
 
 def _opaque(text: object, sigil: str, kind: str, least: int = 1) -> str:
     if not isinstance(text, str) or not text.startswith(sigil) or len(text) <= least:
-        raise InvalidParam(f"Not a {kind}: it must begin with {sigil}")
+        raise InvalidParam(f"Invalid {kind}: it must be a string that begins with {sigil}")
     if "\0" in text or _byte_length(text) > MAX_ID_BYTES:
-        raise InvalidParam(f"The {kind} is too long or holds NUL")
+        raise InvalidParam(f"The {kind} must be at most {MAX_ID_BYTES} bytes long, without NUL")
     return text
 
 
@@ -161,4 +161,4 @@ def _byte_length(text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError as fault:
-        raise InvalidParam("Lone surrogates are not characters") from fault
+        raise InvalidParam("The identifier must not contain lone surrogates") from fault

@@ -1,4 +1,4 @@
-"""Who may invite a user, by what they say in their account data.
+"""Which invites a user accepts, according to their account data.
 
 Spec: client-server API, Invite permission; MSC4155 for rules by user and by server.
 """
@@ -13,23 +13,23 @@ from hs.core.globs import Glob, compile_glob
 from hs.core.ids import UserID, server_of
 
 STABLE: Final = "m.invite_permission_config"
-OLD_STABLE: Final = "org.matrix.msc4380.invite_permission_config"
+MSC4380_TYPE: Final = "org.matrix.msc4380.invite_permission_config"
 FINER: Final = "org.matrix.msc4155.invite_permission_config"
-TYPES: Final = (STABLE, OLD_STABLE, FINER)
+TYPES: Final = (STABLE, MSC4380_TYPE, FINER)
 
 
 class Verdict(enum.Enum):
-    """What becomes of an invite: it arrives, it is never shown, or the inviter is told."""
+    """The treatment of an invite: deliver it, hide it silently, or reject it with an error."""
 
     ALLOW = "allowed"
     IGNORE = "ignored"
     BLOCK = "blocked"
 
 
-# In the order in which they are tried.
+# The lists of MSC4155, in order of precedence.
 _KEYS: Final = tuple(
-    (verdict, whom)
-    for whom in ("users", "servers")
+    (verdict, scope)
+    for scope in ("users", "servers")
     for verdict in (Verdict.ALLOW, Verdict.IGNORE, Verdict.BLOCK)
 )
 _PORT_DIGITS: Final = frozenset("0123456789")
@@ -37,7 +37,7 @@ _PORT_DIGITS: Final = frozenset("0123456789")
 
 @attrs.frozen
 class _Rule:
-    """A verdict on those whose ID, or server, a pattern matches."""
+    """The verdict on invites by users whose ID, or whose server, matches one of the globs."""
 
     verdict: Verdict
     is_of_servers: bool
@@ -46,13 +46,13 @@ class _Rule:
 
 @attrs.frozen
 class InvitePermission:
-    """What one user wants."""
+    """The rules of one user about invites."""
 
     blocks_everybody: bool = False
     rules: tuple[_Rule, ...] = ()
 
     def verdict(self, inviter: UserID) -> Verdict:
-        """Judge an invite."""
+        """Return the verdict on an invite by a user."""
         if self.blocks_everybody:
             return Verdict.BLOCK
         if not self.rules:
@@ -69,11 +69,11 @@ EVERYBODY_MAY: Final = InvitePermission()
 
 
 def read_permission(contents: Mapping[str, Any]) -> InvitePermission:
-    """Read a user's account data, by type; what is malformed counts as missing."""
+    """Read a user's rules from their account data, by type; malformed content is ignored."""
     blocks = any(
         isinstance(content := contents.get(event_type), dict)
         and content.get("default_action") == "block"
-        for event_type in (STABLE, OLD_STABLE)
+        for event_type in (STABLE, MSC4380_TYPE)
     )
     rules = _rules(contents.get(FINER))
     if not blocks and not rules:
@@ -85,13 +85,15 @@ def _rules(content: Any) -> tuple[_Rule, ...]:
     if not isinstance(content, dict) or content.get("enabled", True) is not True:
         return ()
     rules = []
-    for verdict, whom in _KEYS:
-        patterns = content.get(f"{verdict.value}_{whom}", [])
-        if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
+    for verdict, scope in _KEYS:
+        patterns = content.get(f"{verdict.value}_{scope}", [])
+        if not isinstance(patterns, list) or not all(
+            isinstance(pattern, str) for pattern in patterns
+        ):
             return ()
         if patterns:
-            globs = tuple(compile_glob(one) for one in patterns)
-            rules.append(_Rule(verdict, whom == "servers", globs))
+            globs = tuple(compile_glob(pattern) for pattern in patterns)
+            rules.append(_Rule(verdict, scope == "servers", globs))
     return tuple(rules)
 
 

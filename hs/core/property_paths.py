@@ -1,4 +1,4 @@
-"""Dot-separated paths to a property of an event, as filters and push rules write them.
+"""Dot-separated paths to a property of an event, as used in filters and push rules.
 
 Spec: appendices, Dot-separated property paths.
 """
@@ -22,12 +22,12 @@ class Absent:
 
 
 ABSENT: Final = Absent()
-"""What stands for no property at all, where None is a value."""
+"""Marks a property that does not exist, since None is a value."""
 
 
 @lru_cache(maxsize=4096)
 def parse_property_path(text: str) -> PropertyPath:
-    """Take a path apart into property names."""
+    """Split a path into property names."""
     names: list[str] = []
     name = ""
     last = 0
@@ -44,7 +44,7 @@ def parse_property_path(text: str) -> PropertyPath:
 
 
 def property_at(tree: Mapping[str, Any], path: PropertyPath) -> Any:
-    """Give the property at a path, or ABSENT."""
+    """Return the property at a path, or ABSENT."""
     node: Any = tree
     for name in path:
         if not isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Relations between events: what an event says of its parent, and which relations count.
+"""Relations between events: reading them, finding an event's thread, and validating edits.
 
 Spec: client-server API, Forming relationships between events.
 """
@@ -18,18 +18,18 @@ ANNOTATION: Final = "m.annotation"
 REFERENCE: Final = "m.reference"
 
 AGGREGATED: Final = frozenset({THREAD, REPLACE, REFERENCE})
-"""Relations that the server bundles into `unsigned` of the parent."""
+"""Relation types that the server bundles into `unsigned` of the parent event."""
 
 MAIN_TIMELINE: Final = "main"
-"""What receipts and counts call the part of a room that is in no thread."""
+"""Thread ID, in receipts and unread counts, of the events that belong to no thread."""
 
 MAX_HOPS: Final = 3
-"""How far a chain of relations is followed to find the thread of an event."""
+"""Number of relations that are followed to find the thread of an event."""
 
 
 @attrs.frozen
 class Relation:
-    """An event's relation to its parent; `key` is what an annotation says."""
+    """An event's relation to its parent event; `key` is the key of an annotation."""
 
     rel_type: str
     parent_id: EventID
@@ -37,7 +37,7 @@ class Relation:
 
 
 def relation_of(content: Mapping[str, Any]) -> Relation | None:
-    """Read the relation in an event's content, or None if there is none that is well formed."""
+    """Return the relation in an event's content, or None if it is absent or malformed."""
     relates_to = content.get("m.relates_to")
     if not isinstance(relates_to, Mapping):
         return None
@@ -50,7 +50,7 @@ def relation_of(content: Mapping[str, Any]) -> Relation | None:
 
 
 def reply_target(content: Mapping[str, Any]) -> EventID | None:
-    """Give the event that a rich reply answers; replies have no `rel_type`."""
+    """Return the event that a rich reply answers, or None; replies have no `rel_type`."""
     relates_to = content.get("m.relates_to")
     reply = relates_to.get("m.in_reply_to") if isinstance(relates_to, Mapping) else None
     return _event_id(reply.get("event_id")) if isinstance(reply, Mapping) else None
@@ -59,9 +59,10 @@ def reply_target(content: Mapping[str, Any]) -> EventID | None:
 def thread_of(
     relation: Relation | None, relations: Mapping[EventID, Relation | None]
 ) -> EventID | None:
-    """Give the root of the thread that an event with this relation belongs to, or None.
+    """Return the root of the thread that an event with this relation belongs to, or None.
 
-    `relations` holds those of the event's parent, the parent's parent and so on, as far as known.
+    `relations` contains the relations of the event's parent, of that event's parent and so on, as
+    far as they are known.
     """
     for _ in range(MAX_HOPS):
         if relation is None:
@@ -73,22 +74,22 @@ def thread_of(
 
 
 def check_may_relate(relation: Relation, parent: Relation | None) -> None:
-    """Refuse a client's event whose relation to its parent is not possible.
+    """Check that a client may send an event with a relation to this parent.
 
-    `parent` is the parent's own relation.
-    Raises: Unknown, as threads cannot start from events that are children themselves.
+    `parent` is the parent event's own relation.
+    Raises: Unknown, if a thread would start from an event that itself has a relation.
     """
     if relation.rel_type == THREAD and parent is not None:
-        raise Unknown("Cannot start threads from an event with a relation")
+        raise Unknown("Cannot start a thread from an event that has a relation")
 
 
 def is_valid_replacement(original: Event, edit: Event) -> bool:
-    """Tell whether an event is an edit that counts.
+    """Return whether an edit is a valid replacement of an event.
 
-    An encrypted edit has its `m.new_content` where the server cannot see it.
+    `m.new_content` is not checked in encrypted edits: the server cannot see it.
     Spec: Validity of replacement events.
     """
-    relation, own = relation_of(edit.content), relation_of(original.content)
+    relation, original_relation = relation_of(edit.content), relation_of(original.content)
     return (
         relation == Relation(REPLACE, original.event_id, relation.key if relation else None)
         and edit.room_id == original.room_id
@@ -96,13 +97,13 @@ def is_valid_replacement(original: Event, edit: Event) -> bool:
         and edit.type == original.type
         and not edit.is_state
         and not original.is_state
-        and (own is None or own.rel_type != REPLACE)
+        and (original_relation is None or original_relation.rel_type != REPLACE)
         and (edit.type == "m.room.encrypted" or isinstance(edit.content.get("m.new_content"), dict))
     )
 
 
 def latest_replacement(original: Event, edits: Iterable[Event]) -> Event | None:
-    """Give the most recent edit that counts, or None."""
+    """Return the most recent valid edit of an event, or None."""
     valid = (edit for edit in edits if is_valid_replacement(original, edit))
     return max(valid, key=lambda edit: (edit.origin_server_ts, edit.event_id), default=None)
 

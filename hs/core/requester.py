@@ -1,4 +1,4 @@
-"""Who asks this server for something: a user, through a device or an application service."""
+"""The authenticated sender of a request: a user, through a device or application service."""
 
 import attrs
 
@@ -7,7 +7,7 @@ from hs.core.ids import UserID
 
 @attrs.frozen
 class ConsentDue:
-    """The terms of use that a user must agree to before they act, and where they can."""
+    """The terms of service that a user must agree to first, and the page to do so at."""
 
     uri: str
     message: str
@@ -17,9 +17,10 @@ class ConsentDue:
 class Requester:
     """The authenticated user behind a request.
 
-    `token_id` is the row of the access token; it and `device_id` are None for application
-    services that act without a device. `shadow` users are told that all went well. `unlimited`
-    requesters may ask as often as they like. `consent_due` keeps users from acting.
+    `token_id` is the row of the access token; it and `device_id` are None for an application
+    service that acts without a device. `shadow` users are shadow-banned: their requests appear to
+    succeed but have no effect. `unlimited` requesters are exempt from rate limits. `consent_due` is
+    set while the user may not act for lack of consent.
     """
 
     user_id: UserID

@@ -1,7 +1,7 @@
-"""From text to the words that search goes by, and from what users type to what must be found.
+"""Splitting of texts and search terms into the words that the message search compares.
 
-Words are case folded, without accents, and plurals count as their singular. Text in scripts
-without spaces is one word per character, so that a run of characters is found as a phrase.
+Words are case-folded and lose their accents; English plurals are reduced to the singular. In
+scripts without spaces, each character is a word, so that a run of characters is found as a phrase.
 """
 
 import re
@@ -18,7 +18,7 @@ MAX_WORD_CHARS: Final = 64
 MAX_QUERY_WORDS: Final = 32
 MAX_HIGHLIGHTED_WORDS: Final = 1000
 MAX_TERM_CHARS: Final = 4096
-"""Of what users type; as many words as count are shorter."""
+"""Length to which a search term is cut; MAX_QUERY_WORDS words fit in easily."""
 
 _SPACELESS: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -33,45 +33,46 @@ Phrase = tuple[str, ...]
 
 @attrs.frozen
 class SearchQuery:
-    """What a text must have: every one of `phrases`, and none of `unwanted`."""
+    """The conditions on a text: it contains each of `phrases` and none of `unwanted`."""
 
     phrases: tuple[Phrase, ...]
     unwanted: tuple[Phrase, ...] = ()
 
     @property
     def words(self) -> frozenset[str]:
-        """Give all words that are looked for."""
+        """All words of the phrases searched for."""
         return frozenset(word for phrase in self.phrases for word in phrase)
 
 
 def words_of(text: str) -> list[str]:
-    """List the words of a text in their order, as search compares them."""
+    """Return the words of a text in order, in the form that search compares."""
     return [folded for _, folded in _pairs(text)]
 
 
 def parse_query(term: str) -> SearchQuery:
-    """Read what a user typed: words, "phrases in quotes", and -words that must not be there."""
+    """Parse a search term: words, "phrases in quotes", and -excluded words."""
     phrases: list[Phrase] = []
-    unwanted: list[Phrase] = []
-    left = MAX_QUERY_WORDS
+    excluded: list[Phrase] = []
+    remaining = MAX_QUERY_WORDS
     for minus, quoted, plain in _PART.findall(term[:MAX_TERM_CHARS]):
-        phrase = tuple(words_of(quoted or plain)[:left])
-        left -= len(phrase)
+        phrase = tuple(words_of(quoted or plain)[:remaining])
+        remaining -= len(phrase)
         if phrase:
-            (unwanted if minus else phrases).append(phrase)
+            (excluded if minus else phrases).append(phrase)
     if not phrases:
-        # "-5" alone is a search for 5.
-        return SearchQuery(tuple(unwanted))
-    return SearchQuery(tuple(dict.fromkeys(phrases)), tuple(dict.fromkeys(unwanted)))
+        # A term of excluded words only, such as "-5", searches for these words instead.
+        return SearchQuery(tuple(excluded))
+    return SearchQuery(tuple(dict.fromkeys(phrases)), tuple(dict.fromkeys(excluded)))
 
 
 def highlights_of(text: str, query: SearchQuery) -> set[str]:
-    """Give the words of a text's beginning, in lower case, that are among those looked for."""
-    wanted, beginning = query.words, islice(_pairs(text), MAX_HIGHLIGHTED_WORDS)
-    return {found.lower() for found, folded in beginning if folded in wanted}
+    """Return the words in the beginning of a text that match the query, in lower case."""
+    query_words, beginning = query.words, islice(_pairs(text), MAX_HIGHLIGHTED_WORDS)
+    return {word.lower() for word, folded in beginning if folded in query_words}
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each word of a text as written and as search compares it."""
     for number, match in enumerate(_WORD.finditer(unicodedata.normalize("NFC", text))):
         if number == MAX_WORDS:
             return
@@ -83,12 +84,15 @@ def _folded(word: str) -> str:
     if word.isascii():
         return _singular(word.lower())
     plain = unicodedata.normalize("NFKD", word).casefold()
-    plain = "".join(one for one in plain if one.isalnum())
+    plain = "".join(char for char in plain if char.isalnum())
     return _singular(plain or word)[:MAX_WORD_CHARS]
 
 
 def _singular(word: str) -> str:
-    """Take an English plural's ending off; what is no plural is only compared alike."""
+    """Remove the ending of an English plural.
+
+    Words that only look like plurals are shortened as well, but alike in texts and queries.
+    """
     if len(word) < 4 or not word.isascii() or not word.endswith("s") or word.endswith(("us", "ss")):
         return word
     if word.endswith("ies") and len(word) > 4:

@@ -1,4 +1,4 @@
-"""Server ACLs: which servers may take part in a room.
+"""Server ACLs: which servers may participate in a room.
 
 Spec: client-server API, Server Access Control Lists.
 """
@@ -14,14 +14,14 @@ from hs.core.globs import Glob, compile_glob
 
 @attrs.frozen
 class ServerAcl:
-    """The rules of one `m.room.server_acl` event, ready to be asked often."""
+    """The compiled content of one `m.room.server_acl` event."""
 
     allow: tuple[Glob, ...]
     deny: tuple[Glob, ...]
     allow_ip_literals: bool = True
 
     def permits(self, server_name: str) -> bool:
-        """Tell whether a server may take part; its port does not count."""
+        """Return whether a server may participate in the room; its port is ignored."""
         host = _host_of(server_name)
         if not self.allow_ip_literals and _is_ip_literal(host):
             return False
@@ -31,11 +31,11 @@ class ServerAcl:
 
 
 EVERYONE = ServerAcl(allow=(compile_glob("*"),), deny=())
-"""What holds where a room has no `m.room.server_acl`."""
+"""The ACL of a room without an `m.room.server_acl` event."""
 
 
 def parse_server_acl(content: Mapping[str, Any]) -> ServerAcl:
-    """Read the content of `m.room.server_acl`; what is malformed counts as absent."""
+    """Compile the content of `m.room.server_acl`; malformed fields count as absent."""
     return ServerAcl(
         allow=_globs(content.get("allow")),
         deny=_globs(content.get("deny")),

@@ -1,4 +1,4 @@
-"""Third-party identifiers: e-mail addresses and telephone numbers, in the form that is compared.
+"""Third-party identifiers: e-mail addresses and phone numbers in their canonical form.
 
 Spec: appendices, 3PID Types.
 """
@@ -12,37 +12,40 @@ EMAIL: Final = "email"
 MSISDN: Final = "msisdn"
 
 MAX_ADDRESS_CHARS = 500
-_SECRET = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
-# Quoted local parts and address literals are left out: nobody has them but who tests servers.
+_CLIENT_SECRET = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
+# Quoted local parts and address literals are not accepted: real addresses do not have them.
 _WORD = r"[^\s@\x00-\x1f\x7f\ud800-\udfff\"(),:;<>\[\]\\.]+"
 _EMAIL = re.compile(rf"{_WORD}(\.{_WORD})*@{_WORD}(\.{_WORD})+")
 _MSISDN = re.compile(r"[1-9][0-9]{3,14}")
 
 
 def canonical_email(text: str) -> str:
-    """Give an e-mail address as it is kept: without spaces around it, and in one case.
+    """Return an e-mail address in canonical form: trimmed and case-folded.
 
     Raises: InvalidParam.
     """
     address = text.strip()
     if len(address) > MAX_ADDRESS_CHARS or not _EMAIL.fullmatch(address):
-        raise InvalidParam("This is not an e-mail address")
+        raise InvalidParam("Invalid e-mail address")
     return address.casefold()
 
 
 def canonical_msisdn(text: str) -> str:
-    """Give a telephone number as it is kept: the digits from the country's on.
+    """Return a phone number in canonical form: the digits, beginning with the country code.
 
     Raises: InvalidParam.
     """
     digits = re.sub(r"[\s()./-]", "", text.strip()).removeprefix("+")
     if not _MSISDN.fullmatch(digits):
-        raise InvalidParam("This is not a telephone number with the code of its country")
+        raise InvalidParam("Invalid phone number: it must include the country code")
     return digits
 
 
 def canonical_address(medium: str, text: str) -> str:
-    """Give an address as it is kept. Raises: InvalidParam."""
+    """Return the canonical form of an address of either medium.
+
+    Raises: InvalidParam.
+    """
     if medium == EMAIL:
         return canonical_email(text)
     if medium == MSISDN:
@@ -51,6 +54,9 @@ def canonical_address(medium: str, text: str) -> str:
 
 
 def check_client_secret(secret: str) -> None:
-    """Refuse what is no client secret. Raises: InvalidParam."""
-    if not _SECRET.fullmatch(secret):
-        raise InvalidParam("client_secret has 1 to 255 of the characters 0-9a-zA-Z.=_-")
+    """Check the form of a `client_secret`.
+
+    Raises: InvalidParam.
+    """
+    if not _CLIENT_SECRET.fullmatch(secret):
+        raise InvalidParam("client_secret must be 1 to 255 of the characters 0-9a-zA-Z.=_-")

@@ -1,4 +1,4 @@
-"""Base64 as Matrix writes it: without padding.
+"""Unpadded base64, the encoding of binary data in Matrix.
 
 Spec: appendices, Unpadded Base64.
 """
@@ -8,17 +8,17 @@ import binascii
 
 
 def encode_base64(raw: bytes) -> str:
-    """Write standard base64 without padding."""
+    """Encode bytes as standard base64 without padding."""
     return binascii.b2a_base64(raw, newline=False).rstrip(b"=").decode()
 
 
 def encode_urlsafe_base64(raw: bytes) -> str:
-    """Write URL-safe base64 without padding."""
+    """Encode bytes as URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def decode_base64(text: str) -> bytes:
-    """Read base64 of either alphabet, padded or not.
+    """Decode base64 of either alphabet, with or without padding.
 
     Raises: ValueError.
     """

@@ -1,4 +1,4 @@
-"""What differs between room versions: one row of rules for each, so that no code compares numbers.
+"""The room versions: one row of rules each, so that no other code compares version numbers.
 
 Spec: rooms/, Room Versions.
 """
@@ -13,7 +13,7 @@ from hs.core.errors import UnsupportedRoomVersion
 
 
 class EventIdFormat(Enum):
-    """Where an event's ID comes from."""
+    """The ways in which event IDs are formed."""
 
     SERVER_CHOSEN = "v1"  # `$opaque:domain`, in the event; references are (ID, hash) pairs
     HASH = "v3"  # `$` and the reference hash in standard base64
@@ -33,13 +33,13 @@ class RoomVersion:
     # Authorisation rules
     aliases_rule: bool = True  # m.room.aliases has a rule of its own
     redaction_auth_rule: bool = True  # m.room.redaction has a rule of its own
-    notifications_guarded: bool = False  # power levels' `notifications` are compared as well
+    notifications_guarded: bool = False  # changes to power levels' `notifications` are checked
     knocking: bool = False
     restricted_joins: bool = False
     knock_restricted: bool = False
     integer_power_levels: bool = False  # no strings, no floats
-    implicit_creator: bool = False  # the creator is the sender; `content.creator` is nothing
-    room_id_is_create_hash: bool = False  # and the create event is in nobody's auth_events
+    implicit_creator: bool = False  # the creator is the sender; `content.creator` is ignored
+    room_id_is_create_hash: bool = False  # and no event has the create event in auth_events
     privileged_creators: bool = False  # creators' power is infinite
 
     # Redaction
@@ -57,7 +57,10 @@ class RoomVersion:
 
     @property
     def event_id_is_hash(self) -> bool:
-        """Tell whether event IDs are computed; then references are plain IDs."""
+        """Whether event IDs are hashes.
+
+        Then `prev_events` and `auth_events` are lists of event IDs rather than pairs.
+        """
         return self.event_id_format is not EventIdFormat.SERVER_CHOSEN
 
 
@@ -110,11 +113,11 @@ DEFAULT_ROOM_VERSION = "12"
 
 
 def room_version(identifier: object) -> RoomVersion:
-    """Look up the rules of a room version.
+    """Return the rules of a room version.
 
     Raises: UnsupportedRoomVersion.
     """
     rules = ROOM_VERSIONS.get(identifier) if isinstance(identifier, str) else None
     if rules is None:
-        raise UnsupportedRoomVersion("This server does not support that room version")
+        raise UnsupportedRoomVersion("The server does not support this room version")
     return rules

@@ -1,4 +1,4 @@
-"""Who may see which event of a room's history.
+"""History visibility: which users and servers may see an event.
 
 Spec: client-server API, Room History Visibility.
 """
@@ -25,10 +25,10 @@ class HistoryVisibility(Enum):
 
 @attrs.frozen
 class Viewpoint:
-    """What decides whether a user may see one event.
+    """The facts that decide whether a user may see one event.
 
-    `visibility` and `membership` are of the state before the event; `joined_since` tells whether
-    the user has been joined at any time after the event, now included.
+    `visibility` and `membership` are those of the state before the event; `joined_since` says
+    whether the user was joined at any time since the event, or is now.
     """
 
     visibility: HistoryVisibility = HistoryVisibility.SHARED
@@ -37,7 +37,7 @@ class Viewpoint:
 
 
 def visibility_in(content: Mapping[str, Any] | None) -> HistoryVisibility:
-    """Read `m.room.history_visibility`; `shared` if it is absent or not understood."""
+    """Return the value of `m.room.history_visibility`; `shared` if it is absent or unknown."""
     value = content.get("history_visibility") if content is not None else None
     try:
         return HistoryVisibility(value)
@@ -46,10 +46,10 @@ def visibility_in(content: Mapping[str, Any] | None) -> HistoryVisibility:
 
 
 def may_see(event: Event, user_id: UserID, view: Viewpoint) -> bool:
-    """Tell whether a user may see an event that is part of the room's history.
+    """Return whether a user may see an event of the room's history.
 
-    An event that changes the setting or the user's own membership is seen by what holds before
-    or by what holds after it.
+    If the event itself changes the history visibility or the user's own membership, the user sees
+    it if either the state before or the state after it allows that.
     """
     if _allows(view):
         return True
@@ -62,7 +62,7 @@ def may_see(event: Event, user_id: UserID, view: Viewpoint) -> bool:
 
 
 def membership_at(event: Event, user_id: UserID, before: str | None) -> str:
-    """Give a user's membership at an event, changes by the event included.
+    """Return a user's membership at an event, including the change by the event itself.
 
     `before` is the membership in the state before the event, None if there was none.
     Spec: `unsigned.membership`.
@@ -75,20 +75,19 @@ def membership_at(event: Event, user_id: UserID, before: str | None) -> str:
 
 
 def server_may_see(event: Event, visibility: HistoryVisibility, memberships: Iterable[str]) -> bool:
-    """Tell whether an event may go to a server that is in the room now.
+    """Return whether an event may be sent to a server that is in the room now.
 
-    `visibility` and `memberships`, those of the server's users, are of the state before the
-    event.
+    `visibility` and `memberships`, those of the server's users, are of the state before the event.
     """
     settings = {visibility}
     if event.type == types.HISTORY_VISIBILITY and event.state_key == "":
         settings.add(visibility_in(event.content))
     if settings & {HistoryVisibility.WORLD_READABLE, HistoryVisibility.SHARED}:
         return True
-    enough = {types.JOIN}
+    sufficient = {types.JOIN}
     if HistoryVisibility.INVITED in settings:
-        enough.add(types.INVITE)
-    return any(membership in enough for membership in memberships)
+        sufficient.add(types.INVITE)
+    return any(membership in sufficient for membership in memberships)
 
 
 def _allows(view: Viewpoint) -> bool:

@@ -1,7 +1,25 @@
-"""The one asyncio loop of a process, and the bridge over which trio tasks use it.
+"""The one asyncio loop of a process, and the bridge over which trio tasks run coroutines on it.
 
-Call `bridge.run` once per unit of work, never once per await: a crossing costs 15 to 165 µs.
-What runs on the other side touches no trio object; it speaks back through `tell_trio` alone.
+Call `Bridge.run` once per unit of work, never once per await: a crossing costs 15 to 165 µs. Code
+on the asyncio side must not touch trio objects; it calls into trio through `tell_trio` only.
+
+Rules:
+
+- A trio task leaves `run` only when its coroutine has ended, also if the task is cancelled: the
+  cancellation is passed on to the coroutine, and the task waits for it to take effect. So nothing
+  that the coroutine uses, such as a database connection, outlives the caller.
+- The threads share only the two deques and the flags. Once posted, a `_Job` belongs to the loop's
+  thread; results return through `tell_trio`, in order.
+- An entry is appended to a deque before the flag is read, and the flag is cleared before the deque
+  is emptied. So an entry is either seen by the wake-up under way or causes a new one; a burst of
+  entries causes only one.
+- If the coroutine returns although it was asked to stop, the caller gets its result, and trio
+  delivers the cancellation at the caller's next checkpoint.
+- asyncio may lose a cancellation, for example when a library catches it. A coroutine that keeps
+  running is therefore cancelled again every `cancel_again_s` until it ends.
+- A `CancelledError` that trio did not ask for becomes `CancelledOnLoop`, or `BridgeClosed` during
+  shutdown: as a BaseException that no trio scope catches it would end the whole process.
+- Closing rejects new jobs, cancels all asyncio tasks and waits for them for CLOSE_GRACE_S.
 """
 
 import asyncio
@@ -21,11 +39,11 @@ import uvloop
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-_RaiseCancel = Callable[[], Any]  # named: inner functions evaluate their annotations
+_RaiseCancel = Callable[[], Any]  # an alias, as annotations of inner functions are evaluated
 BridgeKind = Literal["uvloop", "trio-asyncio"]
 
 CLOSE_GRACE_S = 5.0
-CANCEL_AGAIN_S = 20.0  # longer than tidying up after a cancellation may take
+CANCEL_AGAIN_S = 20.0  # longer than the clean-up after a cancellation may take
 
 log = logging.getLogger(__name__)
 
@@ -34,43 +52,43 @@ class Bridge(Protocol):
     """Runs asyncio coroutines for trio tasks."""
 
     async def run(self, afn: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
-        """Run a coroutine function on the loop; cancelling the caller cancels it.
+        """Run a coroutine function on the loop and return its result.
 
-        The caller leaves only when the coroutine has really ended.
-        Raises: what the coroutine raises, BridgeClosed, CancelledOnLoop.
+        Cancelling the caller cancels the coroutine; the caller returns only when it has ended.
+        Raises: the coroutine's exception, BridgeClosed, CancelledOnLoop.
         """
 
     async def run_patiently(
         self, grace_s: float, afn: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts
     ) -> T:
-        """Run like `run`, but let the coroutine work on for `grace_s` after a cancellation.
+        """Run like `run`, but cancel the coroutine only `grace_s` after the caller was cancelled.
 
-        When it ends within the grace, the caller gets its result as if not cancelled.
+        If it ends within that time, the caller gets its result as if it had not been cancelled.
         """
 
     def tell_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call a function soon in the trio thread; from the loop's side, in order, batched."""
+        """Schedule a call in the trio thread, from the loop's side; calls keep their order."""
 
-    def tell_loop(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call a function soon in the loop's thread; from trio's side, in order."""
+    def call_in_loop(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Schedule a call in the loop's thread, from trio's side; calls keep their order."""
 
 
 class BridgeClosed(RuntimeError):
-    """The bridge was closed before the coroutine ended, or before it began."""
+    """The bridge was closed before the coroutine ended or began."""
 
 
 class CancelledOnLoop(RuntimeError):
-    """Somebody on the asyncio side cancelled the coroutine, without trio's asking."""
+    """The coroutine was cancelled on the asyncio side, although the trio caller was not."""
 
 
 @asynccontextmanager
 async def open_bridge(
     kind: BridgeKind = "uvloop", cancel_again_s: float = CANCEL_AGAIN_S
 ) -> AsyncIterator[Bridge]:
-    """Open the asyncio loop: in its own thread with uvloop, or inside trio by trio-asyncio.
+    """Open the asyncio loop: in a thread with uvloop, or inside trio with trio-asyncio.
 
-    Open it after any fork. What still runs at the end is cancelled and waited for. In asyncio a
-    cancellation can get lost: a coroutine that goes on regardless is cancelled again.
+    Must be called after any fork. Coroutines that still run at the end are cancelled and waited
+    for. A coroutine that keeps running is cancelled again every `cancel_again_s`.
     """
     opened = _uvloop_thread(cancel_again_s) if kind == "uvloop" else _inside_trio(cancel_again_s)
     async with opened as bridge:
@@ -105,20 +123,20 @@ async def _inside_trio(cancel_again_s: float) -> AsyncIterator[Bridge]:
 
 
 class _Job:
-    """One coroutine asked for by a trio task; fields change in the loop's thread only."""
+    """A coroutine requested by a trio task; after posting, only the loop's thread changes it."""
 
-    __slots__ = ("afn", "aio_task", "args", "given_up", "trio_task")
+    __slots__ = ("afn", "aio_task", "args", "is_cancelled", "trio_task")
 
     def __init__(self, afn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         self.afn = afn
         self.args = args
         self.trio_task = trio.lowlevel.current_task()
         self.aio_task: asyncio.Task[Any] | None = None
-        self.given_up = False
+        self.is_cancelled = False
 
 
 class _LoopBridge:
-    """Both kinds of bridge: they differ in how a callback is posted to the loop."""
+    """The implementation for both kinds of loop, which differ in how a callback is posted."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, post: Callable[..., object], cancel_again_s: float
@@ -131,7 +149,7 @@ class _LoopBridge:
         self._stopped = False
         self._to_loop: deque[_Job] = deque()
         self._to_trio: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        # Set while a wake-up is under way, so that a burst of jobs costs one of them.
+        # Set while a wake-up is under way, so that a burst of jobs causes only one.
         self._loop_woken = False
         self._trio_woken = False
 
@@ -157,7 +175,8 @@ class _LoopBridge:
         def abort(cancel: _RaiseCancel) -> trio.lowlevel.Abort:
             nonlocal raise_cancel
             raise_cancel = cancel
-            self._post(self._give_up, job, grace_s)
+            # The task stays blocked (FAILED) until the coroutine has ended: `_ended` resumes it.
+            self._post(self._cancel_job, job, grace_s)
             return trio.lowlevel.Abort.FAILED
 
         try:
@@ -166,8 +185,8 @@ class _LoopBridge:
             if raise_cancel is not None:
                 raise_cancel()
             if self._closing:
-                raise BridgeClosed("the asyncio bridge closed meanwhile") from None
-            raise CancelledOnLoop("cancelled on the asyncio side") from None
+                raise BridgeClosed("the asyncio bridge was closed during the call") from None
+            raise CancelledOnLoop("the coroutine was cancelled on the asyncio side") from None
 
     def tell_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         self._to_trio.append((fn, args))
@@ -176,28 +195,28 @@ class _LoopBridge:
             try:
                 self._token.run_sync_soon(self._take_calls)
             except trio.RunFinishedError:
-                # Trio is gone, and with it everyone who could have listened.
+                # The trio run has ended, and with it every task that could use the result.
                 self._to_trio.clear()
 
-    def tell_loop(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+    def call_in_loop(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         self._post(fn, *args)
 
     async def drain(self) -> None:
-        """Refuse new jobs, cancel everything on the loop, and wait until it has ended."""
-        ended = _Job(self._end_everything, ())
+        """Reject new jobs, cancel everything on the loop, and wait until it has ended."""
+        end_job = _Job(self._end_everything, ())
         self._closing = True
-        await self._cross(ended, CLOSE_GRACE_S)
+        await self._cross(end_job, CLOSE_GRACE_S)
 
     def serve_thread(self) -> None:
-        """Run the loop, in its own thread, until `stop_thread`."""
+        """Run the loop in the current thread until `stop_thread`."""
         asyncio.set_event_loop(self._loop)
         while not self._stopped:
             try:
                 self._loop.run_forever()
             except (KeyboardInterrupt, SystemExit):
-                # asyncio lets these out of the loop besides storing them in their task,
-                # whose caller on the trio side gets them from there.
-                log.debug("the asyncio loop was left by an exit request; resuming")
+                # asyncio stores these in their task, from where the trio caller gets them,
+                # but also lets them stop the loop.
+                log.debug("exit request stopped the asyncio loop, resuming it")
 
     def stop_thread(self) -> None:
         """Make `serve_thread` return."""
@@ -205,31 +224,31 @@ class _LoopBridge:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _end_everything(self) -> None:
-        mine = asyncio.current_task()
-        others = [task for task in asyncio.all_tasks(self._loop) if task is not mine]
+        current = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks(self._loop) if task is not current]
         for task in others:
             task.cancel()
         if others:
             _, stuck = await asyncio.wait(others, timeout=CLOSE_GRACE_S)
             for task in stuck:
-                log.error("an asyncio task does not end when cancelled: %r", task)
+                log.error("asyncio task did not end when cancelled, leaving it behind: %r", task)
         await self._loop.shutdown_asyncgens()
 
-    # Below: called in the loop's thread, except for `_take_calls` in trio's.
+    # The methods below run in the loop's thread, except `_take_calls`, which runs in trio's.
 
     def _take_jobs(self) -> None:
         self._loop_woken = False
         while self._to_loop:
             job = self._to_loop.popleft()
-            if job.given_up:
-                self._give(job, outcome.Error(asyncio.CancelledError()))
+            if job.is_cancelled:
+                self._resume(job, outcome.Error(asyncio.CancelledError()))
                 continue
             job.aio_task = self._loop.create_task(job.afn(*job.args))
             job.aio_task.add_done_callback(functools.partial(self._ended, job))
 
-    def _give_up(self, job: _Job, grace_s: float) -> None:
+    def _cancel_job(self, job: _Job, grace_s: float) -> None:
         if job.aio_task is None:
-            job.given_up = True
+            job.is_cancelled = True
         elif grace_s > 0:
             self._loop.call_later(grace_s, self._cancel, job.aio_task)
         else:
@@ -237,20 +256,20 @@ class _LoopBridge:
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         if task.cancelling():
-            log.warning("an asyncio task goes on although cancelled: %r", task)
+            log.warning("asyncio task still runs after cancellation, cancelling again: %r", task)
         if task.cancel():
             again = self._loop.call_later(self._cancel_again_s, self._cancel, task)
             task.add_done_callback(lambda _: again.cancel())
 
     def _ended(self, job: _Job, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
-            self._give(job, outcome.Error(asyncio.CancelledError()))
+            self._resume(job, outcome.Error(asyncio.CancelledError()))
         elif error := task.exception():
-            self._give(job, outcome.Error(error))
+            self._resume(job, outcome.Error(error))
         else:
-            self._give(job, outcome.Value(task.result()))
+            self._resume(job, outcome.Value(task.result()))
 
-    def _give(self, job: _Job, result: outcome.Outcome[Any]) -> None:
+    def _resume(self, job: _Job, result: outcome.Outcome[Any]) -> None:
         self.tell_trio(trio.lowlevel.reschedule, job.trio_task, result)
 
     def _take_calls(self) -> None:
@@ -261,4 +280,4 @@ class _LoopBridge:
                 fn(*args)
             except Exception:
                 # Raising here would end the whole trio run.
-                log.exception("a call from the asyncio side failed")
+                log.exception("callback from the asyncio side failed")

@@ -1,4 +1,4 @@
-"""Wall-clock time, passed to whoever needs it, so that tests set it."""
+"""Wall-clock time, passed in as a dependency so that tests can set it."""
 
 import time
 from typing import Protocol
@@ -8,14 +8,14 @@ import trio
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A source of the current time."""
 
     def now_ms(self) -> int:
-        """Return the milliseconds since 1970, UTC."""
+        """Return the milliseconds since 1970-01-01 UTC."""
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the operating system."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -23,7 +23,7 @@ class SystemClock:
 
 @attrs.define
 class FixedClock:
-    """A clock that a test moves by hand."""
+    """A clock that stands still until a test advances it."""
 
     ms: int = 1_700_000_000_000
 
@@ -31,7 +31,7 @@ class FixedClock:
         return self.ms
 
     def advance(self, ms: int) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self.ms += ms
 
 

@@ -1,4 +1,14 @@
-"""Files that are whole or not there at all, even after a power cut. Everything here blocks."""
+"""Atomic, durable file operations: a file is complete or absent, even after a power failure.
+
+All functions block; call them in a thread.
+
+Rules:
+
+- A file is written under a temporary name, flushed to disk, and renamed to its final name; then the
+  folder is flushed, so that the rename is durable as well. New parent folders are too.
+- `remove` deletes folders that it leaves empty, which races with a file being installed there. So
+  creating the folder and placing the file is retried together.
+"""
 
 import os
 import shutil
@@ -13,21 +23,21 @@ _ATTEMPTS: Final = 10
 
 
 def install(source: Path, target: Path) -> None:
-    """Move a file to its place, which is on the same file system, and see it to the disk."""
+    """Move a file durably to `target`, which must be on the same file system."""
     with open(source, "rb") as file:
         os.fsync(file.fileno())
-    made, _ = _act_in(target.parent, lambda: os.replace(source, target))
-    for folder in (target.parent, *made):
+    new_parents, _ = _act_in(target.parent, lambda: os.replace(source, target))
+    for folder in (target.parent, *new_parents):
         _sync_folder(folder)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file to its place; what is there before it is whole has another name."""
+    """Copy a file durably to `target`; until it is complete it has a temporary name."""
     folder = target.parent
     _, (descriptor, name) = _act_in(folder, lambda: tempfile.mkstemp(prefix=".copy-", dir=folder))
     try:
-        with open(source, "rb") as read, os.fdopen(descriptor, "wb") as written:
-            shutil.copyfileobj(read, written, 1 << 20)
+        with open(source, "rb") as original, os.fdopen(descriptor, "wb") as duplicate:
+            shutil.copyfileobj(original, duplicate, 1 << 20)
         install(Path(name), target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -35,7 +45,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Delete a file if it is there, and the folders under `root` that it leaves empty."""
+    """Delete a file, if it exists, and the folders under `root` that become empty."""
     path.unlink(missing_ok=True)
     folder = path.parent
     while folder != root and root in folder.parents:
@@ -47,9 +57,9 @@ def remove(path: Path, root: Path) -> None:
 
 
 def _act_in(folder: Path, act: Callable[[], T]) -> tuple[list[Path], T]:
-    """Make a folder and put something into it; give the parents of the new ones as well.
+    """Create a folder and run `act` in it; return the parents of new folders, and act's result.
 
-    As long as it is empty, whoever removes a file that was in it may take it away.
+    While the folder is empty, `remove` may delete it; then both steps are repeated.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -60,10 +70,10 @@ def _act_in(folder: Path, act: Callable[[], T]) -> tuple[list[Path], T]:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; give the parents of the new ones."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    """Create a folder and its parents; return the parents of those that were new."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return [one.parent for one in missing]
+    return [path.parent for path in missing]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Time to finish: work that a cancellation may not cut off at once."""
+"""A grace period for work that a cancellation must not interrupt at once."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 async def with_grace(grace_s: float, work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work`; after a cancellation it has `grace_s` more seconds to come to its end.
+    """Run `work`; after a cancellation, give it `grace_s` more seconds to finish.
 
-    What ends in time gives its result; the cancellation is felt at the caller's next await.
+    If it finishes in time, its result is returned, and the cancellation takes effect at the
+    caller's next checkpoint. Otherwise the work is cancelled.
     """
     result: outcome.Outcome[T] | None = None
     async with trio.open_nursery() as nursery:
@@ -24,7 +25,7 @@ async def with_grace(grace_s: float, work: Callable[[], Awaitable[T]]) -> T:
                 result = outcome.Error(error)
             nursery.cancel_scope.cancel()
         if result is None:
-            # The grace is over: let the cancellation through.
+            # The grace period is over, and the shield with it: this raises Cancelled.
             await trio.sleep_forever()
     assert result is not None
     return result.unwrap()

@@ -1,4 +1,4 @@
-"""Checking JSON web tokens, with a library that is there only where they are used."""
+"""Verification of JSON web tokens, with a library that is imported only if they are configured."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,23 @@ import attrs
 
 
 class InvalidToken(Exception):
-    """A token is not signed as it must be, has run out, or is meant for somebody else."""
+    """The token has no valid signature, has expired, or is for another issuer or audience."""
 
 
 class TokenReader(Protocol):
-    """Checks tokens."""
+    """Verifies tokens."""
 
     def claims(self, token: str) -> Mapping[str, Any]:
-        """Give what a token says. Raises: InvalidToken."""
+        """Verify a token and return its claims.
+
+        Raises: InvalidToken.
+        """
         ...
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class SignedTokenReader:
-    """Checks that tokens are signed with one key by one algorithm, and are meant for us."""
+    """Verifies signature, issuer, audience and expiry of tokens, with one key and algorithm."""
 
     _key: str = attrs.field(repr=False)
     _algorithm: str
@@ -30,7 +33,10 @@ class SignedTokenReader:
     _library: Any = attrs.field(init=False, factory=lambda: importlib.import_module("jwt"))
 
     def claims(self, token: str) -> Mapping[str, Any]:
-        """Give what a token says. Raises: InvalidToken."""
+        """Verify a token and return its claims.
+
+        Raises: InvalidToken.
+        """
         required = [
             name for name, is_set in (("iss", self._issuer), ("aud", self._audiences)) if is_set
         ]

@@ -1,4 +1,4 @@
-"""A lock for each key, kept only while somebody holds it."""
+"""A lock per key, which exists only while the key is in use."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -9,43 +9,43 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyedLock(Generic[K]):
-    """Lets one task at a time into the section of a key, first come, first served.
+    """A set of locks by key; waiting tasks acquire a lock in order of arrival.
 
-    A free key is taken without yielding to other tasks. Not reentrant.
+    A free lock is acquired without yielding to other tasks. Not reentrant.
     """
 
     def __init__(self) -> None:
-        self._held: dict[K, trio.lowlevel.ParkingLot] = {}
+        self._locks: dict[K, trio.lowlevel.ParkingLot] = {}
 
     def hold(self, key: K) -> "Hold[K]":
-        """Enter with `async with`: waits until the key is free, frees it at the end."""
-        return Hold(self._held, key)
+        """Return a context manager for `async with` that acquires and releases the key's lock."""
+        return Hold(self._locks, key)
 
     def is_held(self, key: K) -> bool:
-        """Tell whether somebody is in the section of the key now."""
-        return key in self._held
+        """Return whether a task holds the key's lock."""
+        return key in self._locks
 
 
 class Hold(Generic[K]):
-    """One passage through a key's section."""
+    """One acquisition of a key's lock."""
 
-    __slots__ = ("_held", "_key")
+    __slots__ = ("_key", "_locks")
 
-    def __init__(self, held: dict[K, trio.lowlevel.ParkingLot], key: K) -> None:
-        self._held = held
+    def __init__(self, locks: dict[K, trio.lowlevel.ParkingLot], key: K) -> None:
+        self._locks = locks
         self._key = key
 
     async def __aenter__(self) -> None:
-        lot = self._held.get(self._key)
+        lot = self._locks.get(self._key)
         if lot is None:
-            self._held[self._key] = trio.lowlevel.ParkingLot()
+            self._locks[self._key] = trio.lowlevel.ParkingLot()
         else:
-            # Whoever leaves hands the section over to us; it is not free in between.
+            # The releasing task passes the lock on to this one; it is never free in between.
             await lot.park()
 
     async def __aexit__(self, *_: object) -> None:
-        lot = self._held[self._key]
+        lot = self._locks[self._key]
         if lot:
             lot.unpark()
         else:
-            del self._held[self._key]
+            del self._locks[self._key]

@@ -1,4 +1,4 @@
-"""Log lines as text or JSON, with the ID of the request they belong to and without secrets."""
+"""Log formats: lines of text or JSON, with the request ID and with secrets redacted."""
 
 import logging
 import re
@@ -18,14 +18,14 @@ BATCHED_S = 0.2
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 
-# What a LogRecord always has; anything else was given as `extra`.
+# The attributes of every LogRecord; others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
     "request",
     "request_id",
 }
-# Fewer fields than this, and none of them can be an extra.
+# A record with no more attributes than this has no extras.
 _USUAL_SIZE = len(vars(logging.makeLogRecord({})))
 
 _SECRET = re.compile(
@@ -33,12 +33,12 @@ _SECRET = re.compile(
 )
 
 
-# Whatever matches has one of these in it; looking for them costs a tenth of the expression.
+# Every match of _SECRET contains one of these; the search for them takes a tenth of its time.
 _HINTS = ("token=", "earer", "syt_", "syr_", "mat_", "hst_")
 
 
 def without_secrets(text: str) -> str:
-    """Strike out what looks like an access token, a refresh token or a Bearer credential."""
+    """Redact anything that looks like an access token, refresh token or Bearer credential."""
     for hint in _HINTS:
         if hint in text:
             return _SECRET.sub(r"\1<redacted>", text)
@@ -46,7 +46,7 @@ def without_secrets(text: str) -> str:
 
 
 def extras_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Give the values that the caller passed as `extra`."""
+    """Return the values that the caller passed as `extra`."""
     fields = vars(record)
     if len(fields) <= _USUAL_SIZE:
         return {}
@@ -59,13 +59,13 @@ def _second(timestamp: int) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record: time, level, logger, request ID, message, `name=value` extras."""
+    """A line per record: time, level, logger, request ID, message and `name=value` extras."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write the record."""
-        when = f"{_second(int(record.created))}.{int(record.msecs):03d}"
+        """Format a record."""
+        time_text = f"{_second(int(record.created))}.{int(record.msecs):03d}"
         line = (
-            f"{when} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
+            f"{time_text} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
             f"{_one_line(record.getMessage())}"
         )
         for name, value in extras_of(record).items():
@@ -76,10 +76,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """A JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write the record."""
+        """Format a record."""
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -94,28 +94,28 @@ class JsonFormatter(logging.Formatter):
 
 
 class ContextFilter(logging.Filter):
-    """Gives every record the attribute `request`, for formats that administrators write."""
+    """Adds the attribute `request` to every record, for formats in the logging configuration."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the ID of the request, unless the record has one; keep the record."""
+        """Add the request ID unless the record has one; always keep the record."""
         if not hasattr(record, "request"):
             record.request = REQUEST_ID.get()
         return True
 
 
 class BatchedLines:
-    """Lines of one logger, formatted and written together a few times a second.
+    """Lines of one logger that are formatted and written together, a few times a second.
 
-    Formatting and flushing each by itself would cost more than many of the requests they tell
-    of. They carry the time at which they were noted; while `run` does not run, each is written
-    at once.
+    Writing each line of the request log by itself would cost more than serving many of the
+    requests. Lines keep the time and the request ID of the moment they were noted. While `run` does
+    not run, each line is written at once.
     """
 
     def __init__(self, logger: logging.Logger, level: int = logging.INFO) -> None:
         self._logger = logger
         self._level = level
         self._lines: list[tuple[float, str, str]] = []
-        # Making a record anew costs ten times what copying one does.
+        # Constructing a LogRecord takes ten times as long as copying the fields of one.
         record = logging.LogRecord(logger.name, level, "", 0, "", None, None)
         self._first_ms = record.created * 1000 - record.relativeCreated
         self._fields = vars(record)
@@ -123,7 +123,7 @@ class BatchedLines:
         self._noted = trio.Event()
 
     def note(self, line: str) -> None:
-        """Take a line; it belongs to the present request."""
+        """Add a line; it belongs to the current request."""
         self._lines.append((time.time(), REQUEST_ID.get(), line))
         if not self._is_running or len(self._lines) >= MAX_BATCHED:
             self.write()
@@ -131,13 +131,13 @@ class BatchedLines:
             self._noted.set()
 
     def write(self) -> None:
-        """Write what waits."""
+        """Write all pending lines."""
         lines, self._lines = self._lines, []
-        present = REQUEST_ID.get()
+        request_id = REQUEST_ID.get()
         for handler in _handlers_of(self._logger):
             if handler.level <= self._level:
                 self._write_to(handler, lines)
-        REQUEST_ID.set(present)
+        REQUEST_ID.set(request_id)
 
     def _write_to(self, handler: logging.Handler, lines: list[tuple[float, str, str]]) -> None:
         records = (self._record(*line) for line in lines)
@@ -172,7 +172,7 @@ class BatchedLines:
         return record
 
     async def run(self) -> None:
-        """Write a few times a second, and a last time when cancelled."""
+        """Write pending lines a few times a second, and once more when cancelled."""
         self._is_running = True
         try:
             while True:
@@ -185,31 +185,31 @@ class BatchedLines:
             self.write()
 
 
-# Those that only format, write and flush; any other may do more with a record.
+# Handlers that only format, write and flush a record; subclasses may do more.
 _PLAIN_HANDLERS = (logging.StreamHandler, logging.FileHandler)
 
 
 def _handlers_of(logger: logging.Logger) -> list[logging.Handler]:
-    found: list[logging.Handler] = []
-    one: logging.Logger | None = logger
-    while one is not None:
-        found += one.handlers
-        one = one.parent if one.propagate else None
-    return found
+    handlers: list[logging.Handler] = []
+    current: logging.Logger | None = logger
+    while current is not None:
+        handlers += current.handlers
+        current = current.parent if current.propagate else None
+    return handlers
 
 
 def _one_line(text: str) -> str:
-    """Keep text from others from forging log lines or steering terminals."""
+    """Escape unprintable text, so that users cannot forge log lines or control terminals."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def json_handler(stream: TextIO | None = None) -> logging.Handler:
-    """Make a handler that writes JSON."""
+    """Return a handler that writes JSON."""
     return _handler(JsonFormatter(), stream)
 
 
 def text_handler(stream: TextIO | None = None) -> logging.Handler:
-    """Make a handler that writes text."""
+    """Return a handler that writes text."""
     return _handler(TextFormatter(), stream)
 
 
@@ -220,8 +220,8 @@ def _handler(formatter: logging.Formatter, stream: TextIO | None) -> logging.Han
 
 
 def configure(handler: logging.Handler, level: int | str = logging.INFO) -> None:
-    """Send everything to one handler, once; what libraries tell from WARNING on only."""
-    # Documented switches: what no formatter of ours writes need not be found out.
+    """Send all records to one handler; those of noisy libraries from WARNING on only."""
+    # Documented switches of the logging module: no formatter here writes these values.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]

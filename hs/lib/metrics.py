@@ -1,7 +1,7 @@
-"""Prometheus metrics: made once per registry, and written out for the scraper.
+"""Prometheus metrics: their registration, and rendering for the scraper.
 
-Each process has one `Metrics`; tests make their own, so nothing is counted twice or across. What
-happens often is counted in plain integers by whoever does it, and looked at when it is scraped.
+Each process has one `Metrics`; tests create their own, so nothing is counted twice or across tests.
+Frequent events are counted as plain integers in the component itself, and read at scrape time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# Seconds; from a cached answer to a slow join over federation.
+# Seconds; from a cached response to a slow join over federation.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -25,7 +25,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @attrs.frozen
 class Family:
-    """A metric: its name as it is scraped, what it tells, and by what it is told apart."""
+    """A metric: its name as scraped, its help text and its labels."""
 
     name: str
     what: str
@@ -34,16 +34,16 @@ class Family:
 
 
 Sample = tuple[Family, tuple[str, ...], float]
-"""A number, with the values of its family's labels."""
+"""A value of a family, with the values of the family's labels."""
 
 
 def rising(name: str, what: str, labels: tuple[str, ...] = ()) -> Family:
-    """Describe a count that only rises; as Prometheus wants it, its name ends in `_total`."""
+    """Describe a counter; its name gets the suffix `_total` that Prometheus requires."""
     return Family(f"{name}_total", what, labels, "counter")
 
 
 class Metrics:
-    """The metrics of one process; `families` lists those that are ours."""
+    """The metrics of one process; `families` lists those of this server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -51,30 +51,30 @@ class Metrics:
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
     def watch(self, families: Sequence[Family], read: Callable[[], Iterable[Sample]]) -> None:
-        """Have `read` asked for the samples of these families whenever they are scraped."""
+        """Call `read` for the samples of these families at every scrape."""
         self.families += families
         self.registry.register(_Watched(tuple(families), read))
 
     def counter(self, name: str, what: str, labels: Sequence[str] = ()) -> Counter:
-        """Make, or find, a count that only rises."""
-        found = self._made.get(name)
-        if found is None:
-            found = self._made[name] = Counter(name, what, labels, registry=self.registry)
+        """Create or return a counter."""
+        counter = self._made.get(name)
+        if counter is None:
+            counter = self._made[name] = Counter(name, what, labels, registry=self.registry)
             self.families.append(rising(name, what, tuple(labels)))
-        assert isinstance(found, Counter), name
-        return found
+        assert isinstance(counter, Counter), name
+        return counter
 
     def gauge(self, name: str, what: str, labels: Sequence[str] = ()) -> Gauge:
-        """Make, or find, a number that rises and falls."""
-        found = self._made.get(name)
-        if found is None:
-            found = self._made[name] = Gauge(name, what, labels, registry=self.registry)
+        """Create or return a gauge."""
+        gauge = self._made.get(name)
+        if gauge is None:
+            gauge = self._made[name] = Gauge(name, what, labels, registry=self.registry)
             self.families.append(Family(name, what, tuple(labels)))
-        assert isinstance(found, Gauge), name
-        return found
+        assert isinstance(gauge, Gauge), name
+        return gauge
 
     def gauge_of(self, name: str, what: str, read: Callable[[], float]) -> None:
-        """Make a gauge that is read when it is scraped."""
+        """Create a gauge that is read at every scrape."""
         self.gauge(name, what).set_function(read)
 
     def histogram(
@@ -84,45 +84,45 @@ class Metrics:
         labels: Sequence[str] = (),
         buckets: Iterable[float] = LATENCY_BUCKETS,
     ) -> Histogram:
-        """Make, or find, a distribution."""
-        found = self._made.get(name)
-        if found is None:
-            found = self._made[name] = Histogram(
+        """Create or return a histogram."""
+        histogram = self._made.get(name)
+        if histogram is None:
+            histogram = self._made[name] = Histogram(
                 name, what, labels, registry=self.registry, buckets=tuple(buckets)
             )
             self.families.append(Family(name, what, tuple(labels), "histogram"))
-        assert isinstance(found, Histogram), name
-        return found
+        assert isinstance(histogram, Histogram), name
+        return histogram
 
     def watch_process(self) -> None:
-        """Add what the interpreter and the operating system tell about this process."""
+        """Add the metrics of the interpreter and of the operating system about this process."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
     def render(self) -> bytes:
-        """Write all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 @attrs.frozen(eq=False)
 class _Watched:
-    """What Prometheus' library asks for numbers."""
+    """A collector of the Prometheus library that reads samples at scrape time."""
 
     families: tuple[Family, ...]
     read: Callable[[], Iterable[Sample]]
 
     def describe(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """Tell the names, without looking."""
+        """Yield the families without samples."""
         for family in self.families:
             yield _empty(family)
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """Look."""
-        found = {family: _empty(family) for family in self.families}
+        """Yield the families with their current samples."""
+        families = {family: _empty(family) for family in self.families}
         for family, labels, number in self.read():
-            found[family].add_metric(labels, number)
-        yield from found.values()
+            families[family].add_metric(labels, number)
+        yield from families.values()
 
 
 def _empty(family: Family) -> GaugeMetricFamily | CounterMetricFamily:

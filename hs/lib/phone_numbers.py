@@ -1,4 +1,4 @@
-"""Telephone numbers as people write them in their country, if the library for that is there."""
+"""Phone numbers in national format, if the optional library for them is installed."""
 
 import importlib
 from functools import cache
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def international(country: str, number: str) -> str | None:
-    """Give the digits of a number from its country's code on; None: the library is not there.
+    """Return the digits of a phone number, beginning with the country code.
 
-    What is no number is given back as None too, for the caller to refuse.
+    Return None if the number is invalid, for the caller to reject, or the library is missing.
     """
     library = _library()
     if library is None:

@@ -1,12 +1,12 @@
-"""Text of others made safe to show: one line, bounded, nothing invisible but what joins letters."""
+"""Text from other parties made safe to display: one line, of bounded length, printable."""
 
-# Emoji of several parts and some scripts need these.
+# Zero-width joiners, which compound emoji and some scripts need.
 _JOINERS = frozenset("\u200c\u200d")
 
 
 def one_line(text: str, most_chars: int) -> str:
-    """Join the words of a text by single spaces, up to a number of characters."""
-    # What is collapsed may be long; what is far beyond the bound is not even looked at.
-    seen = text[: most_chars * 4]
-    kept = "".join(char if char.isprintable() or char in _JOINERS else " " for char in seen)
-    return " ".join(kept.split())[:most_chars]
+    """Replace white space and unprintable characters by single spaces, and truncate."""
+    # The text may shrink, so read more than the limit, but not all of a text of any length.
+    head = text[: most_chars * 4]
+    printable = "".join(char if char.isprintable() or char in _JOINERS else " " for char in head)
+    return " ".join(printable.split())[:most_chars]

@@ -1,6 +1,6 @@
-"""A bucket of a store that speaks S3; the only importer of boto3, which is optional.
+"""A bucket in an S3-compatible store; the only importer of boto3, which is optional.
 
-Calls block, so they run in threads of their own; files pass through in parts, never whole.
+Calls block, so they run in threads. Files are transferred in parts and never held in memory whole.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ _ABSENT: Final = frozenset(("404", "NoSuchKey", "NotFound"))
 
 @attrs.define(eq=False)
 class S3Bucket:
-    """Keeps files under names; faults of the store are OSError."""
+    """A bucket that stores files by name; failures of the store are raised as OSError."""
 
     bucket: str
     prefix: str
@@ -39,15 +39,24 @@ class S3Bucket:
         self._limiter = trio.CapacityLimiter(self.threads)
 
     async def put(self, location: str, source: Path) -> None:
-        """Store a copy of a file. Raises: OSError."""
+        """Upload a copy of a file.
+
+        Raises: OSError.
+        """
         await self._work(self._put, self.prefix + location, str(source))
 
     async def fetch(self, location: str, target: Path) -> bool:
-        """Write the content to a file; False when there is none. Raises: OSError."""
+        """Download an object to a file; return False if it does not exist.
+
+        Raises: OSError.
+        """
         return bool(await self._work(self._fetch, self.prefix + location, str(target)))
 
     async def remove(self, location: str) -> None:
-        """Delete the content, if it is there. Raises: OSError."""
+        """Delete an object, if it exists.
+
+        Raises: OSError.
+        """
         await self._work(self._remove, self.prefix + location)
 
     async def _work(self, function: Any, *args: str) -> Any:
@@ -61,8 +70,8 @@ class S3Bucket:
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
             raise OSError(f"bucket {self.bucket}: {error}") from error
 
-    def _opened(self) -> Any:
-        """Make the client at the first use; it may be shared by threads."""
+    def _open_client(self) -> Any:
+        """Create the client on first use; threads may share it."""
         if self._client is None:
             session = boto3.session.Session(
                 aws_access_key_id=self.access_key_id,
@@ -83,7 +92,7 @@ class S3Bucket:
         return self._client
 
     def _put(self, key: str, source: str) -> None:
-        self._opened().upload_file(
+        self._open_client().upload_file(
             source,
             self.bucket,
             key,
@@ -93,7 +102,7 @@ class S3Bucket:
 
     def _fetch(self, key: str, target: str) -> bool:
         try:
-            self._opened().download_file(self.bucket, key, target, Config=_TRANSFER)
+            self._open_client().download_file(self.bucket, key, target, Config=_TRANSFER)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in _ABSENT:
                 return False
@@ -101,7 +110,7 @@ class S3Bucket:
         return True
 
     def _remove(self, key: str) -> None:
-        self._opened().delete_object(Bucket=self.bucket, Key=key)
+        self._open_client().delete_object(Bucket=self.bucket, Key=key)
 
 
 _TRANSFER: Final = TransferConfig(multipart_chunksize=PART_BYTES, use_threads=False)

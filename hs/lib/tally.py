@@ -1,22 +1,25 @@
-"""Counting how often something was done and how long it took, for metrics to look at."""
+"""Counts and durations of operations, for metrics."""
 
 import attrs
 
 
 @attrs.define(eq=False)
 class Tally:
-    """A count and a sum of seconds; belongs to one thread, others may look."""
+    """A number of operations and their total duration.
+
+    Only one thread updates a tally; others may read it.
+    """
 
     count: int = 0
     failures: int = 0
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one that went well or whose outcome does not matter."""
+        """Count an operation that succeeded, or whose outcome does not matter."""
         self.count += 1
         self.seconds += seconds
 
     def add_failure(self, seconds: float) -> None:
-        """Count one that went wrong."""
+        """Count an operation that failed."""
         self.failures += 1
         self.add(seconds)

@@ -1,4 +1,4 @@
-"""A room made of real signed events, each checked by the auth rules as it is added."""
+"""A room of real signed events, each checked by the authorisation rules as it is added."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ SIGNER = Signer(ServerName("one.example"), SigningKey.from_seed("key", bytes(ran
 
 
 class Room:
-    """A room of a version; `add` puts an event in, `draft` only makes it."""
+    """A room with its state; `add` appends an event, `draft` only builds one."""
 
     def __init__(self, version: str) -> None:
         self.rules = ROOM_VERSIONS[version]
@@ -41,7 +41,7 @@ class Room:
         state_key: str | None = None,
         redacts: EventID | None = None,
     ) -> Event:
-        """Make the next event without checking it."""
+        """Build the next event without checking it."""
         keys = auth_types_for_event(self.rules, event_type, sender, state_key, content)
         cited = [self.state[key].event_id for key in keys if key in self.state]
         number = len(self.events)
@@ -68,7 +68,7 @@ class Room:
         state_key: str | None = None,
         redacts: EventID | None = None,
     ) -> Event:
-        """Make the next event, check it as a peer would, and let it change the state."""
+        """Build the next event, check it as another server would, and apply it to the state."""
         event = self.draft(sender, event_type, content, state_key, redacts)
         by_id = {known.event_id: known for known in self.events}
         check_auth_events_selection(event, [by_id[cited] for cited in event.auth_events])
@@ -94,7 +94,7 @@ class Room:
 
 
 def new_room(version: str, rule: str = types.RULE_PUBLIC, /, **create: Any) -> Room:
-    """Make a room that Alice has created, with power levels and a join rule."""
+    """Create a room as Alice, with power levels and a join rule."""
     room = Room(version)
     content: dict[str, Any] = {"room_version": version, **create}
     if not room.rules.implicit_creator:

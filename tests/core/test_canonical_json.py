@@ -39,7 +39,7 @@ _JSON = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("given_text", "canonical"),
+    ("text", "canonical"),
     [
         ("{}", "{}"),
         ('{"one": 1, "two": "Two"}', '{"one":1,"two":"Two"}'),
@@ -53,37 +53,37 @@ _JSON = st.recursive(
         (r'{"a": "\b\t\n\f\r\"\\\u0001\u007f/"}', '{"a":"\\b\\t\\n\\f\\r\\"\\\\\\u0001\x7f/"}'),
     ],
 )
-def test_the_specifications_examples(given_text: str, canonical: str) -> None:
-    assert canonical_json(parse_json(given_text.encode())) == canonical.encode()
+def test_examples_of_the_specification(text: str, canonical: str) -> None:
+    assert canonical_json(parse_json(text.encode())) == canonical.encode()
 
 
 @given(_JSON)
-def test_it_equals_the_reference_library_and_reads_back(value: Any) -> None:
-    written = canonical_json(value)
+def test_output_equals_reference_library_and_round_trips(value: Any) -> None:
+    encoded = canonical_json(value)
 
-    assert written == canonicaljson.encode_canonical_json(value)
-    assert encode_lenient(value) == written
-    assert parse_json(written) == value
+    assert encoded == canonicaljson.encode_canonical_json(value)
+    assert encode_lenient(value) == encoded
+    assert parse_json(encoded) == value
 
 
 @pytest.mark.parametrize(
     "value",
     [1.0, 1.5, float("nan"), MAX_INTEGER + 1, -MAX_INTEGER - 1, 2**70, "\ud800", b"x", object()],
 )
-def test_what_canonical_json_lacks_is_refused_wherever_it_is(value: object) -> None:
+def test_floats_large_integers_and_foreign_types_are_rejected(value: object) -> None:
     for holder in (value, [value], {"a": {"b": [1, value]}}):
         with pytest.raises(BadJson):
             canonical_json(holder)
 
 
-def test_old_rooms_may_hold_floats_and_large_integers() -> None:
+def test_lenient_encoding_accepts_floats_and_large_integers() -> None:
     value = {"b": 1e20, "a": [1.5, 2**60]}
 
     assert encode_lenient(value) == canonicaljson.encode_canonical_json(value)
 
 
 @pytest.mark.parametrize("leaf", [1, 1.5])
-def test_nesting_is_bounded(leaf: float) -> None:
+def test_deeply_nested_values_are_rejected(leaf: float) -> None:
     value: Any = leaf
     for _ in range(300):
         value = [value]
@@ -98,18 +98,18 @@ def test_nesting_is_bounded(leaf: float) -> None:
     "raw",
     [b"", b"{", b"{'a': 1}", b'{"a": NaN}', b"\xff", b'"\\ud800"', b"\xef\xbb\xbf{}", b"[" * 5000],
 )
-def test_what_is_not_json_is_refused(raw: bytes) -> None:
+def test_invalid_json_is_rejected(raw: bytes) -> None:
     with pytest.raises(NotJson):
         parse_json(raw)
 
 
-def test_an_object_is_asked_for() -> None:
+def test_json_that_is_not_an_object_is_rejected() -> None:
     assert parse_json_object(b'{"a": 1}') == {"a": 1}
     with pytest.raises(BadJson):
         parse_json_object(b"[]")
 
 
-def test_duplicate_keys_can_be_refused() -> None:
+def test_duplicate_keys_are_rejected() -> None:
     check_unique_keys(json.dumps({"a": {"a": 1}}).encode())
     with pytest.raises(BadJson):
         check_unique_keys(b'{"x": [{"a": 1, "a": 2}]}')
@@ -117,14 +117,14 @@ def test_duplicate_keys_can_be_refused() -> None:
         check_unique_keys(b"{")
 
 
-def test_what_is_kept_has_nothing_free_behind_it() -> None:
+def test_for_keeping_drops_spare_capacity() -> None:
     value, count = {"body": "x" * 100}, 50
     tracemalloc.start()
     try:
-        kept = [for_keeping(canonical_json(value)) for _ in range(count)]
+        copies = [for_keeping(canonical_json(value)) for _ in range(count)]
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert set(kept) == {canonical_json(value)}
+    assert set(copies) == {canonical_json(value)}
     assert held_bytes < count * 1000

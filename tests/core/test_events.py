@@ -1,4 +1,4 @@
-"""Events: building, hashing, signing, reading and redacting them."""
+"""Events: building, hashing, signing, parsing and redaction."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from hs.core.events.hashes import (
     content_hash,
     essential_bytes,
     event_id_of,
-    has_right_content_hash,
+    has_valid_content_hash,
     trusted_part,
 )
 from hs.core.events.redaction import redact, redact_pdu
@@ -27,7 +27,7 @@ from tests.core.room_builder import ALICE, BOB, SIGNER, Room, new_room
 from tests.core.test_signing import SIGNER as SPEC_SIGNER
 
 KEYS = {SIGNER.key.key_id: SIGNER.key.verify_key}
-ALL = list(ROOM_VERSIONS)
+ALL_VERSIONS = list(ROOM_VERSIONS)
 
 _MINIMAL: dict[str, Any] = {
     "room_id": "!x:domain",
@@ -71,7 +71,7 @@ _REDACTABLE: dict[str, Any] = {
         ),
     ],
 )
-def test_event_signing_of_the_specification(
+def test_event_signing_vectors_of_the_specification(
     pdu: dict[str, Any], digest: str, signature: str
 ) -> None:
     rules = ROOM_VERSIONS["1"]
@@ -83,8 +83,8 @@ def test_event_signing_of_the_specification(
     assert signed == signature
 
 
-@pytest.mark.parametrize("version", ALL)
-def test_a_built_event_passes_what_peers_check(version: str) -> None:
+@pytest.mark.parametrize("version", ALL_VERSIONS)
+def test_built_event_passes_checks_of_other_servers(version: str) -> None:
     room = new_room(version)
 
     room.add(ALICE, types.MESSAGE, {"body": "hi", "n": [1, {"é": None}]})
@@ -93,15 +93,15 @@ def test_a_built_event_passes_what_peers_check(version: str) -> None:
         received = parse_pdu({**event.pdu, "unsigned": {"age": 1}}, room.rules)
         for field in ("event_id", "room_id", "content", "prev_events", "auth_events", "canonical"):
             assert getattr(received, field) == getattr(event, field)
-        assert has_right_content_hash(received)
+        assert has_valid_content_hash(received)
         assert required_signers(received) == {"one.example"}
         check_event_signature(received, ServerName("one.example"), KEYS)
         stored = load_event(event.event_id, event.canonical, room.rules)
         assert (stored.pdu, stored.room_id) == (event.pdu, event.room_id)
 
 
-def test_event_ids_have_the_form_of_their_room_version() -> None:
-    created = {version: new_room(version).events[0] for version in ALL}
+def test_event_ids_have_format_of_room_version() -> None:
+    created = {version: new_room(version).events[0] for version in ALL_VERSIONS}
 
     assert created["2"].event_id == "$0:one.example"
     assert "event_id" not in created["3"].pdu
@@ -111,7 +111,7 @@ def test_event_ids_have_the_form_of_their_room_version() -> None:
     assert created["11"].room_id == "!room:one.example"
 
 
-def test_references_of_the_first_room_versions_carry_hashes() -> None:
+def test_references_contain_hashes_in_version_2() -> None:
     room = new_room("2")
 
     pairs = room.events[1].pdu["prev_events"]
@@ -133,8 +133,8 @@ _TYPES = st.sampled_from([types.MEMBER, types.POWER_LEVELS, types.JOIN_RULES, ty
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(ALL), _TYPES, _CONTENT)
-def test_redaction_keeps_the_id_and_the_signature(
+@given(st.sampled_from(ALL_VERSIONS), _TYPES, _CONTENT)
+def test_redaction_preserves_event_id_and_signature(
     version: str, event_type: str, content: dict[str, Any]
 ) -> None:
     room = Room(version)
@@ -147,11 +147,11 @@ def test_redaction_keeps_the_id_and_the_signature(
     assert parse_pdu(redacted.pdu, room.rules).event_id == event.event_id
     check_event_signature(redacted, ServerName("one.example"), KEYS)
     assert redact(redacted).canonical == redacted.canonical
-    assert has_right_content_hash(event)
-    assert has_right_content_hash(redacted) == (redacted.pdu == event.pdu)
+    assert has_valid_content_hash(event)
+    assert has_valid_content_hash(redacted) == (redacted.pdu == event.pdu)
 
 
-def test_an_event_changed_on_its_way_is_redacted() -> None:
+def test_event_with_wrong_content_hash_is_redacted() -> None:
     room = new_room("11")
     event = room.add(ALICE, types.MESSAGE, {"body": "hi"})
 
@@ -162,7 +162,7 @@ def test_an_event_changed_on_its_way_is_redacted() -> None:
     assert trusted_part(event) is event
 
 
-def test_a_changed_essential_field_breaks_the_signature() -> None:
+def test_changed_essential_field_invalidates_signature() -> None:
     room = new_room("11")
     event = parse_pdu({**room.events[-1].pdu, "depth": 77}, room.rules)
 
@@ -189,7 +189,7 @@ _MEMBER_V9 = {"membership", "join_authorised_via_users_server"}
 
 
 @pytest.mark.parametrize(
-    ("event_type", "kept"),
+    ("event_type", "retained"),
     [
         (
             types.MEMBER,
@@ -204,10 +204,12 @@ _MEMBER_V9 = {"membership", "join_authorised_via_users_server"}
         (types.MESSAGE, {"1": set()}),
     ],
 )
-def test_redaction_of_content_by_room_version(event_type: str, kept: dict[str, set[str]]) -> None:
+def test_redaction_keeps_content_keys_of_room_version(
+    event_type: str, retained: dict[str, set[str]]
+) -> None:
     expected: set[str] = set()
-    for version in ALL:
-        expected = kept.get(version, expected)
+    for version in ALL_VERSIONS:
+        expected = retained.get(version, expected)
         pdu = {"type": event_type, "content": _CONTENTS[event_type]}
 
         redacted = redact_pdu(pdu, ROOM_VERSIONS[version])
@@ -217,7 +219,7 @@ def test_redaction_of_content_by_room_version(event_type: str, kept: dict[str, s
             assert redacted["content"]["third_party_invite"] == {"signed": {"token": "t"}}
 
 
-def test_redaction_of_top_level_fields_by_room_version() -> None:
+def test_redaction_keeps_top_level_keys_of_room_version() -> None:
     essential = {"type": "x", "content": {}, "sender": "@a:b", "hashes": {}, "auth_events": []}
     legacy = {"origin": "b", "membership": "join", "prev_state": []}
     pdu = {**essential, **legacy, "redacts": "$x", "unsigned": {}, "foo": 1}
@@ -256,7 +258,7 @@ def test_redaction_of_top_level_fields_by_room_version() -> None:
         {"content": {"body": "x" * 65536}},
     ],
 )
-def test_events_of_a_wrong_format_are_refused(version: str, change: dict[str, Any]) -> None:
+def test_malformed_pdus_are_rejected(version: str, change: dict[str, Any]) -> None:
     room = new_room(version)
     event = room.add(ALICE, types.TOPIC, {"topic": "x"}, "")
 
@@ -265,8 +267,8 @@ def test_events_of_a_wrong_format_are_refused(version: str, change: dict[str, An
 
 
 @pytest.mark.parametrize("value", [1.5, 2**53])
-def test_only_old_rooms_take_events_that_are_not_canonical_json(value: float) -> None:
-    for version in ALL:
+def test_only_versions_before_6_accept_floats_and_large_integers(value: float) -> None:
+    for version in ALL_VERSIONS:
         room = new_room(version)
         pdu = {**room.events[-1].pdu, "content": {"x": value}}
         if room.rules.strict_canonical_json:
@@ -278,7 +280,7 @@ def test_only_old_rooms_take_events_that_are_not_canonical_json(value: float) ->
             assert parse_pdu(pdu, room.rules).content == {"x": value}
 
 
-def test_too_many_references_are_refused() -> None:
+def test_pdu_with_too_many_references_is_rejected() -> None:
     room = new_room("11")
     pdu = room.events[-1].pdu
     event_id = room.events[0].event_id
@@ -297,14 +299,16 @@ def test_too_many_references_are_refused() -> None:
         (types.TOPIC, "x" * 256, {}),
     ],
 )
-def test_own_events_are_bounded(event_type: str, state_key: str | None, content: Any) -> None:
+def test_building_too_large_event_raises_too_large(
+    event_type: str, state_key: str | None, content: Any
+) -> None:
     with pytest.raises(TooLarge):
         new_room("11").draft(ALICE, event_type, content, state_key)
 
 
-def test_a_redaction_names_its_target_where_the_room_version_keeps_it() -> None:
+def test_redacts_is_placed_as_room_version_requires() -> None:
     target = EventID("$target")
-    for version in ALL:
+    for version in ALL_VERSIONS:
         room = new_room(version)
 
         event = room.draft(ALICE, types.REDACTION, {"reason": "r"}, redacts=target)
@@ -313,38 +317,38 @@ def test_a_redaction_names_its_target_where_the_room_version_keeps_it() -> None:
         assert ("redacts" in event.pdu) != room.rules.redacts_in_content
 
 
-def test_a_join_made_of_a_template_is_signed_by_its_server() -> None:
+def test_signed_template_can_be_countersigned() -> None:
     room = new_room("11")
     template = {
         **room.draft(BOB, types.MEMBER, {"membership": "join"}, BOB).pdu,
         "event_id": "$nonsense",
         "origin": "two.example",
     }
-    bobs = Signer(ServerName("two.example"), SigningKey.from_seed("b", bytes(32)))
+    bob_signer = Signer(ServerName("two.example"), SigningKey.from_seed("b", bytes(32)))
 
-    event = sign_template(template, room.rules, bobs)
+    event = sign_template(template, room.rules, bob_signer)
     both = countersign(event, SIGNER)
 
     assert set(event.pdu["signatures"]) == {"two.example"}
-    assert has_right_content_hash(event)
+    assert has_valid_content_hash(event)
     assert "event_id" not in event.pdu
     assert parse_pdu(both.pdu, room.rules).event_id == event.event_id
     check_event_signature(both, ServerName("one.example"), KEYS)
-    check_event_signature(both, ServerName("two.example"), {"ed25519:b": bobs.key.verify_key})
+    check_event_signature(both, ServerName("two.example"), {"ed25519:b": bob_signer.key.verify_key})
     with pytest.raises(InvalidEvent):
-        sign_template({**template, "sender": "x"}, room.rules, bobs)
+        sign_template({**template, "sender": "x"}, room.rules, bob_signer)
 
 
-def test_who_must_sign() -> None:
+def test_required_signers_by_kind_of_event() -> None:
     room = new_room("8")
     authorised = {"membership": "join", "join_authorised_via_users_server": BOB}
     invite = {"membership": "invite", "third_party_invite": {"signed": {"token": "t"}}}
-    proven = room.draft(ALICE, types.MEMBER, invite, BOB)
-    changed = parse_pdu({**proven.pdu, "hashes": {}}, room.rules)
+    third_party = room.draft(ALICE, types.MEMBER, invite, BOB)
+    changed = parse_pdu({**third_party.pdu, "hashes": {}}, room.rules)
 
     joined = required_signers(room.draft(ALICE, types.MEMBER, authorised, ALICE))
 
     assert joined == {"one.example", "two.example"}
-    assert required_signers(proven) == frozenset()
-    # What would lose the proof by redaction needs the sender's server like any invite.
+    assert required_signers(third_party) == frozenset()
+    # If redaction would remove `third_party_invite`, the sender's server must have signed.
     assert required_signers(changed) == {"one.example"}

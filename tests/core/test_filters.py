@@ -1,4 +1,4 @@
-"""Filters: what is refused at upload, and which events pass."""
+"""Filters: validation at upload, and which events pass."""
 
 from typing import Any
 
@@ -42,12 +42,12 @@ BOB = "@bob:here"
         {"event_fields": ["a\0"]},
     ],
 )
-def test_malformed_filters_are_refused(value: object) -> None:
+def test_malformed_filters_are_rejected(value: object) -> None:
     with pytest.raises(BadJson):
         parse_sync_filter(value)
 
 
-def test_an_empty_filter_lets_everything_pass() -> None:
+def test_empty_filter_allows_every_event() -> None:
     assert parse_sync_filter({"unknown": 1, "room": {}}) == NO_FILTER
     assert ANY_EVENT.allows_everything
     assert not ANY_EVENT.allows_nothing
@@ -72,19 +72,21 @@ def test_an_empty_filter_lets_everything_pass() -> None:
         ({"contains_url": False}, False),
     ],
 )
-def test_events_pass_by_type_sender_and_url(value: dict[str, Any], expected: bool) -> None:
+def test_filter_by_type_sender_and_url(value: dict[str, Any], expected: bool) -> None:
     event_filter = parse_event_filter(value)
 
     assert event_filter.allows("m.room.message", BOB, {"url": "mxc://x/y"}) is expected
 
 
-def test_rooms_pass_by_their_lists() -> None:
-    whole = parse_sync_filter({"room": {"rooms": ["!a:x", "!b:x"], "not_rooms": ["!b:x"]}})
+def test_filter_by_rooms_and_not_rooms() -> None:
+    sync_filter = parse_sync_filter({"room": {"rooms": ["!a:x", "!b:x"], "not_rooms": ["!b:x"]}})
 
-    assert [room for room in ("!a:x", "!b:x", "!c:x") if whole.room.allows_room(room)] == ["!a:x"]
+    assert [room for room in ("!a:x", "!b:x", "!c:x") if sync_filter.room.allows_room(room)] == [
+        "!a:x"
+    ]
 
 
-def test_relations_are_looked_up_only_when_asked_for() -> None:
+def test_filter_by_relations_needs_child_events() -> None:
     thread = parse_event_filter({"related_by_rel_types": ["m.thread"], "related_by_senders": [BOB]})
 
     assert thread.needs_children
@@ -93,30 +95,30 @@ def test_relations_are_looked_up_only_when_asked_for() -> None:
     assert not thread.allows_children([("m.thread", "@x:here"), ("m.annotation", BOB)])
 
 
-def test_limits_are_bounded() -> None:
+def test_limit_is_capped_at_maximum() -> None:
     assert ANY_EVENT.limit_within(10, 100) == 10
     assert parse_event_filter({"limit": 1000}).limit_within(10, 100) == 100
     assert parse_event_filter({"limit": 0}).allows_nothing
 
 
 @pytest.mark.parametrize("value", [{"types": []}, {"senders": []}, {"rooms": []}])
-def test_filters_that_nothing_passes_are_known(value: dict[str, Any]) -> None:
+def test_empty_lists_allow_nothing(value: dict[str, Any]) -> None:
     assert parse_event_filter(value).allows_nothing
     assert not parse_event_filter(value).allows_everything
 
 
-def test_lazy_loading_does_not_hold_events_back() -> None:
+def test_lazy_loading_and_limit_do_not_exclude_events() -> None:
     assert parse_event_filter({"lazy_load_members": True, "limit": 5}).allows_everything
 
 
-def test_events_are_cut_down_to_the_wanted_fields() -> None:
+def test_project_keeps_only_requested_fields() -> None:
     event = {"type": "m.x", "sender": BOB, "content": {"a.b": 1, "c": {"d": 2, "e": 3}}}
     copy = {**event, "content": {"a.b": 1, "c": {"d": 2, "e": 3}}}
 
-    def cut(*fields: str) -> dict[str, Any]:
+    def projected(*fields: str) -> dict[str, Any]:
         return project(event, [parse_property_path(field) for field in fields])
 
-    assert cut("type", r"content.a\.b") == {"type": "m.x", "content": {"a.b": 1}}
-    assert cut("content.c.d", "content.missing", "type.x") == {"content": {"c": {"d": 2}}}
-    assert cut("content", "content.c.d") == {"content": event["content"]}
+    assert projected("type", r"content.a\.b") == {"type": "m.x", "content": {"a.b": 1}}
+    assert projected("content.c.d", "content.missing", "type.x") == {"content": {"c": {"d": 2}}}
+    assert projected("content", "content.c.d") == {"content": event["content"]}
     assert event == copy

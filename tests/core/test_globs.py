@@ -1,4 +1,4 @@
-"""Globs match what the specification says, and never slowly."""
+"""Globs and property paths: agreement with the specification, and bounded time."""
 
 import re
 import time
@@ -14,27 +14,27 @@ PATTERNS = st.text(alphabet="ab_ *?", max_size=8)
 TEXTS = st.text(alphabet="ab_ -\n", max_size=12)
 
 
-def naive(pattern: str) -> str:
+def regex_of(pattern: str) -> str:
     return "".join({"*": r"[\s\S]*", "?": r"[\s\S]"}.get(char, re.escape(char)) for char in pattern)
 
 
 @given(PATTERNS, TEXTS)
-def test_a_glob_matches_what_its_regular_expression_matches(pattern: str, text: str) -> None:
-    expected = re.fullmatch(naive(pattern), text) is not None
+def test_glob_agrees_with_regular_expression(pattern: str, text: str) -> None:
+    expected = re.fullmatch(regex_of(pattern), text) is not None
 
     assert compile_glob(pattern).matches(text) is expected
 
 
 @given(PATTERNS, TEXTS)
-def test_word_matching_tries_every_part_between_boundaries(pattern: str, text: str) -> None:
-    def boundary(at: int) -> bool:
-        return at in (0, len(text)) or not (is_word(text[at - 1]) and is_word(text[at]))
+def test_word_matching_agrees_with_exhaustive_search(pattern: str, text: str) -> None:
+    def boundary(index: int) -> bool:
+        return index in (0, len(text)) or not (is_word(text[index - 1]) and is_word(text[index]))
 
     def is_word(char: str) -> bool:
         return re.fullmatch(r"[A-Za-z0-9_]", char) is not None
 
     expected = any(
-        boundary(start) and boundary(end) and re.fullmatch(naive(pattern), text[start:end])
+        boundary(start) and boundary(end) and re.fullmatch(regex_of(pattern), text[start:end])
         for start in range(len(text) + 1)
         for end in range(start, len(text) + 1)
     )
@@ -53,12 +53,14 @@ def test_word_matching_tries_every_part_between_boundaries(pattern: str, text: s
         ("cake", "pancakes", False),
     ],
 )
-def test_the_examples_of_the_specification(pattern: str, body: str, expected: bool) -> None:
+def test_word_matching_examples_of_the_specification(
+    pattern: str, body: str, expected: bool
+) -> None:
     assert compile_glob(pattern).matches_words(body) is expected
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 100 + "b", "a*" * 100 + "b", "?" * 200 + "b*c"])
-def test_hostile_patterns_take_no_time(pattern: str) -> None:
+def test_hostile_patterns_are_matched_quickly(pattern: str) -> None:
     glob = compile_glob(pattern)
     started = time.perf_counter()
 
@@ -80,11 +82,11 @@ def test_hostile_patterns_take_no_time(pattern: str) -> None:
         ("trailing\\", ("trailing\\",)),
     ],
 )
-def test_property_paths_are_taken_apart(text: str, path: tuple[str, ...]) -> None:
+def test_property_path_is_split_at_unescaped_dots(text: str, path: tuple[str, ...]) -> None:
     assert parse_property_path(text) == path
 
 
-def test_a_path_leads_to_its_property_or_to_nothing() -> None:
+def test_property_at_returns_value_or_absent() -> None:
     tree = {"content": {"m.federate": None, "body": "x"}}
 
     assert property_at(tree, ("content", "m.federate")) is None

@@ -1,4 +1,4 @@
-"""Identifiers: what the grammars take, and what they refuse."""
+"""Identifiers: what the grammars accept and reject."""
 
 import pytest
 
@@ -33,39 +33,39 @@ def test_server_names_of_the_specification_are_valid(name: str) -> None:
         "a.b\n",
     ],
 )
-def test_other_server_names_are_refused(name: object) -> None:
+def test_invalid_server_names_are_rejected(name: object) -> None:
     with pytest.raises(InvalidParam):
         ids.parse_server_name(name)
 
 
 @pytest.mark.parametrize("user_id", ["@a:b", "@A B!:b.c:80", "@:b", "@é:b", "@\x01:b"])
-def test_historical_user_ids_are_read(user_id: str) -> None:
+def test_historical_user_ids_are_accepted(user_id: str) -> None:
     assert ids.parse_user_id(user_id) == user_id
 
 
 @pytest.mark.parametrize(
     "user_id", ["", "@", "a:b", "@a", "@a:", "@a:b:c", "@a\0:b", "@\ud800:b", None, 1]
 )
-def test_what_is_no_user_id_is_refused(user_id: object) -> None:
+def test_invalid_user_ids_are_rejected(user_id: object) -> None:
     with pytest.raises(InvalidParam):
         ids.parse_user_id(user_id)
 
 
-def test_new_user_ids_have_few_characters() -> None:
+def test_strict_user_ids_reject_historical_characters() -> None:
     assert ids.parse_strict_user_id("@a.b_c=d-e/f+1:x") == "@a.b_c=d-e/f+1:x"
     for user_id in ("@A:x", "@:x", "@a b:x", "@é:x"):
         with pytest.raises(InvalidParam):
             ids.parse_strict_user_id(user_id)
 
 
-def test_an_identifier_has_at_most_255_bytes() -> None:
+def test_identifiers_longer_than_255_bytes_are_rejected() -> None:
     assert ids.parse_user_id("@" + "a" * 252 + ":b")
     for user_id in ("@" + "a" * 253 + ":b", "@" + "é" * 127 + ":b"):
         with pytest.raises(InvalidParam):
             ids.parse_user_id(user_id)
 
 
-def test_room_ids_come_with_a_domain_or_as_a_hash() -> None:
+def test_room_ids_have_a_domain_or_are_hashes() -> None:
     hashed = "!" + "A_-b" * 10 + "xyz"
 
     assert ids.parse_room_id("!a:b.c") == "!a:b.c"
@@ -77,7 +77,7 @@ def test_room_ids_come_with_a_domain_or_as_a_hash() -> None:
             ids.parse_room_id(room_id)
 
 
-def test_event_ids_and_aliases_are_read() -> None:
+def test_event_ids_and_aliases_are_parsed() -> None:
     assert ids.parse_event_id("$abc/+d") == "$abc/+d"
     assert ids.parse_event_id("$abc:d") == "$abc:d"
     assert ids.parse_room_alias("#a b:c") == "#a b:c"
@@ -86,7 +86,7 @@ def test_event_ids_and_aliases_are_read() -> None:
             ids.parse_room_alias(alias)
 
 
-def test_identifiers_come_apart_at_the_first_colon() -> None:
+def test_identifiers_are_split_at_first_colon() -> None:
     user_id = ids.parse_user_id("@a:b.c:80")
 
     assert (ids.localpart_of(user_id), ids.server_of(user_id)) == ("a", "b.c:80")

@@ -1,24 +1,24 @@
-"""Who may invite a user."""
+"""Which invites a user accepts."""
 
 from typing import Any
 
 import pytest
 
 from hs.core.ids import UserID
-from hs.core.invite_permission import FINER, OLD_STABLE, STABLE, Verdict, read_permission
+from hs.core.invite_permission import FINER, MSC4380_TYPE, STABLE, Verdict, read_permission
 
 ZOE = UserID("@zoe:elsewhere.example:8448")
 
 
-def judge(contents: dict[str, Any], inviter: UserID = ZOE) -> Verdict:
+def verdict_on(contents: dict[str, Any], inviter: UserID = ZOE) -> Verdict:
     return read_permission(contents).verdict(inviter)
 
 
-@pytest.mark.parametrize("event_type", [STABLE, OLD_STABLE])
-def test_everybody_is_blocked_by_default_action(event_type: str) -> None:
-    assert judge({event_type: {"default_action": "block"}}) is Verdict.BLOCK
-    assert judge({event_type: {"default_action": "else"}}) is Verdict.ALLOW
-    assert judge({event_type: []}) is Verdict.ALLOW
+@pytest.mark.parametrize("event_type", [STABLE, MSC4380_TYPE])
+def test_default_action_block_blocks_everybody(event_type: str) -> None:
+    assert verdict_on({event_type: {"default_action": "block"}}) is Verdict.BLOCK
+    assert verdict_on({event_type: {"default_action": "else"}}) is Verdict.ALLOW
+    assert verdict_on({event_type: []}) is Verdict.ALLOW
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_everybody_is_blocked_by_default_action(event_type: str) -> None:
         ({"blocked_servers": ["*", 1]}, Verdict.ALLOW),
     ],
 )
-def test_the_finer_rules_are_tried_in_their_order(content: Any, verdict: Verdict) -> None:
-    assert judge({FINER: content}) is verdict
+def test_msc4155_rules_apply_in_order_of_precedence(content: Any, verdict: Verdict) -> None:
+    assert verdict_on({FINER: content}) is verdict

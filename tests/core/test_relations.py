@@ -1,4 +1,4 @@
-"""Relations: what is read from events, which edits count, and where threads lead."""
+"""Relations: parsing, valid edits, and the threads of events."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_malformed_relations_are_ignored(content: dict[str, Any], expected: obje
     assert relation_of(content) == expected
 
 
-def test_replies_are_not_relations() -> None:
+def test_reply_is_not_a_relation() -> None:
     content = {"m.relates_to": {"m.in_reply_to": {"event_id": "$x"}}}
 
     assert reply_target(content) == "$x"
@@ -53,7 +53,7 @@ def test_replies_are_not_relations() -> None:
     assert reply_target({"m.relates_to": {"m.in_reply_to": "$x"}}) is None
 
 
-def test_threads_are_found_through_a_bounded_chain() -> None:
+def test_thread_is_found_within_three_relations() -> None:
     chain: dict[EventID, Relation | None] = {
         EventID("$3"): Relation("m.reference", EventID("$2")),
         EventID("$2"): Relation("m.annotation", EventID("$1")),
@@ -66,7 +66,7 @@ def test_threads_are_found_through_a_bounded_chain() -> None:
     assert thread_of(None, chain) is None
 
 
-def test_threads_do_not_start_from_children() -> None:
+def test_thread_cannot_start_from_event_with_relation() -> None:
     thread = Relation("m.thread", ROOT)
 
     check_may_relate(thread, None)
@@ -102,11 +102,13 @@ ORIGINAL = message("$root", {"body": "x"})
         (message("$root", related(rel_type="m.thread", event_id="$0")), edit(), True),
     ],
 )
-def test_edits_count_only_when_valid(original: Event, replacement: Event, expected: bool) -> None:
+def test_only_valid_edits_replace_the_original(
+    original: Event, replacement: Event, expected: bool
+) -> None:
     assert is_valid_replacement(original, replacement) is expected
 
 
-def test_the_latest_edit_wins_and_ties_go_to_the_greater_id() -> None:
+def test_latest_edit_wins_and_greater_event_id_breaks_ties() -> None:
     edits = [
         edit("$a", origin_server_ts=5),
         edit("$b", origin_server_ts=7),

@@ -1,4 +1,4 @@
-"""Words that search goes by: what users type is bounded."""
+"""Words of the message search: bounds on search terms and highlights."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from hs.core.search_words import (
 
 
 @pytest.mark.parametrize("part", ["a ", '"', '" ', "-", "ä ", "x"])
-def test_of_what_users_type_no_more_than_a_bound_is_read(part: str) -> None:
+def test_search_term_is_cut_to_its_limits(part: str) -> None:
     bounded = parse_query((part * MAX_TERM_CHARS)[:MAX_TERM_CHARS])
 
     query = parse_query(part * 1_000_000)
@@ -21,7 +21,7 @@ def test_of_what_users_type_no_more_than_a_bound_is_read(part: str) -> None:
     assert sum(map(len, (*query.phrases, *query.unwanted))) <= MAX_QUERY_WORDS
 
 
-def test_only_the_beginning_of_a_text_is_searched_for_highlights() -> None:
+def test_highlights_are_from_the_beginning_of_a_text() -> None:
     early, late = "Plan " + "x " * MAX_HIGHLIGHTED_WORDS, "x " * MAX_HIGHLIGHTED_WORDS + "plan"
 
     assert highlights_of(early, parse_query("plans")) == {"plan"}

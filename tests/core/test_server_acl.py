@@ -1,10 +1,10 @@
-"""Server ACLs deny before they allow, and look at the host only."""
+"""Server ACLs: `deny` wins over `allow`, and the port is ignored."""
 
 from typing import Any
 
 import pytest
 
-from hs.core.edus import Edu, parse_edu, rooms_of, within_rooms
+from hs.core.edus import Edu, parse_edu, rooms_of_edu, without_denied_rooms
 from hs.core.ids import RoomID
 from hs.core.server_acl import EVERYONE, parse_server_acl
 
@@ -29,27 +29,27 @@ EVIL = {"allow": ["*"], "deny": ["evil.com", "*.Evil.com"], "allow_ip_literals":
         ({"allow": [1, "good.???"]}, "good.com", True),
     ],
 )
-def test_acls_permit_what_the_specification_says(
+def test_acl_permits_servers_by_specification(
     content: dict[str, Any], server: str, expected: bool
 ) -> None:
     assert parse_server_acl(content).permits(server) is expected
 
 
-def test_rooms_without_an_acl_permit_everyone() -> None:
+def test_room_without_acl_permits_every_server() -> None:
     assert EVERYONE.permits("1.2.3.4")
 
 
-def test_edus_lose_what_they_say_of_rooms_that_deny_their_sender() -> None:
+def test_parts_about_denied_rooms_are_removed_from_edus() -> None:
     denied = frozenset({RoomID("!no:here")})
     receipts = Edu("m.receipt", {"!no:here": {}, "!yes:here": {"m.read": {}}})
 
-    assert within_rooms(receipts, denied) == Edu("m.receipt", {"!yes:here": {"m.read": {}}})
-    assert within_rooms(Edu("m.receipt", {"!no:here": {}}), denied) is None
-    assert within_rooms(Edu("m.typing", {"room_id": "!no:here"}), denied) is None
-    assert within_rooms(Edu("m.presence", {}), denied) == Edu("m.presence", {})
-    assert rooms_of(receipts) == {"!no:here", "!yes:here"}
+    assert without_denied_rooms(receipts, denied) == Edu("m.receipt", {"!yes:here": {"m.read": {}}})
+    assert without_denied_rooms(Edu("m.receipt", {"!no:here": {}}), denied) is None
+    assert without_denied_rooms(Edu("m.typing", {"room_id": "!no:here"}), denied) is None
+    assert without_denied_rooms(Edu("m.presence", {}), denied) == Edu("m.presence", {})
+    assert rooms_of_edu(receipts) == {"!no:here", "!yes:here"}
 
 
 @pytest.mark.parametrize("value", [None, [], {"edu_type": 1, "content": {}}, {"edu_type": "m.x"}])
-def test_what_is_no_edu_is_skipped(value: object) -> None:
+def test_malformed_edu_is_skipped(value: object) -> None:
     assert parse_edu(value) is None

@@ -1,4 +1,4 @@
-"""Both bridges to asyncio keep the same contract."""
+"""The asyncio bridge; both implementations fulfil the same contract."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ async def bridge(kind: BridgeKind) -> AsyncIterator[Bridge]:
         yield opened
 
 
-async def forever() -> None:
+async def wait_forever() -> None:
     await asyncio.Event().wait()
 
 
@@ -37,11 +37,11 @@ async def double(number: int) -> int:
     return number * 2
 
 
-async def test_a_coroutine_runs_on_the_loop_and_its_result_comes_back(bridge: Bridge) -> None:
+async def test_run_returns_result_of_coroutine(bridge: Bridge) -> None:
     assert await bridge.run(double, 21) == 42
 
 
-async def test_an_exception_comes_back(bridge: Bridge) -> None:
+async def test_run_raises_exception_of_coroutine(bridge: Bridge) -> None:
     async def fail() -> None:
         raise KeyError("lost")
 
@@ -49,31 +49,31 @@ async def test_an_exception_comes_back(bridge: Bridge) -> None:
         await bridge.run(fail)
 
 
-async def test_an_exit_request_comes_back_and_the_thread_keeps_running() -> None:
-    async def leave() -> None:
+async def test_system_exit_reaches_caller_and_loop_keeps_running() -> None:
+    async def exit_process() -> None:
         raise SystemExit(3)
 
     async with open_bridge("uvloop") as bridge:
         with pytest.raises(SystemExit):
-            await bridge.run(leave)
+            await bridge.run(exit_process)
 
         assert await bridge.run(double, 1) == 2
 
 
-async def test_many_run_at_once(bridge: Bridge) -> None:
-    answers: dict[int, int] = {}
+async def test_many_coroutines_run_concurrently(bridge: Bridge) -> None:
+    results: dict[int, int] = {}
 
-    async def ask(number: int) -> None:
-        answers[number] = await bridge.run(double, number)
+    async def call(number: int) -> None:
+        results[number] = await bridge.run(double, number)
 
     async with trio.open_nursery() as nursery:
         for number in range(300):
-            nursery.start_soon(ask, number)
+            nursery.start_soon(call, number)
 
-    assert answers == {number: number * 2 for number in range(300)}
+    assert results == {number: number * 2 for number in range(300)}
 
 
-async def test_a_cancelled_caller_leaves_once_the_coroutine_has_ended(bridge: Bridge) -> None:
+async def test_cancelled_caller_waits_until_coroutine_has_ended(bridge: Bridge) -> None:
     steps = []
 
     async def clean_up_slowly() -> None:
@@ -87,13 +87,13 @@ async def test_a_cancelled_caller_leaves_once_the_coroutine_has_ended(bridge: Br
 
     with trio.CancelScope() as scope:
         await bridge.run(clean_up_slowly)
-    steps.append("left")
+    steps.append("returned")
 
     assert scope.cancelled_caught
-    assert steps == ["cleaned up", "left"]
+    assert steps == ["cleaned up", "returned"]
 
 
-async def test_a_cancelled_caller_before_the_start_starts_nothing(bridge: Bridge) -> None:
+async def test_coroutine_of_cancelled_caller_is_not_started(bridge: Bridge) -> None:
     started = []
 
     async def begin() -> None:
@@ -107,7 +107,7 @@ async def test_a_cancelled_caller_before_the_start_starts_nothing(bridge: Bridge
     assert started == []
 
 
-async def test_a_result_that_comes_within_the_grace_is_given(bridge: Bridge) -> None:
+async def test_result_within_grace_period_is_returned(bridge: Bridge) -> None:
     async def take_a_moment() -> str:
         await asyncio.sleep(0.05)
         return "done"
@@ -116,31 +116,31 @@ async def test_a_result_that_comes_within_the_grace_is_given(bridge: Bridge) -> 
         assert await bridge.run_patiently(60.0, take_a_moment) == "done"
 
 
-async def test_after_the_grace_the_coroutine_is_cancelled(bridge: Bridge) -> None:
+async def test_coroutine_is_cancelled_after_grace_period(bridge: Bridge) -> None:
     with trio.move_on_after(0.01) as scope:
-        await bridge.run_patiently(0.02, forever)
+        await bridge.run_patiently(0.02, wait_forever)
 
     assert scope.cancelled_caught
 
 
-async def test_a_coroutine_that_goes_on_although_cancelled_is_cancelled_again(
+async def test_coroutine_that_ignores_cancellation_is_cancelled_again(
     kind: BridgeKind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def go_on_regardless() -> None:
+    async def ignore_first_cancellation() -> None:
         bridge.tell_trio(scope.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await forever()
-        await forever()
+            await wait_forever()
+        await wait_forever()
 
     async with open_bridge(kind, cancel_again_s=0.01) as bridge:
         with trio.CancelScope() as scope:
-            await bridge.run(go_on_regardless)
+            await bridge.run(ignore_first_cancellation)
 
     assert scope.cancelled_caught
-    assert "goes on although cancelled" in caplog.text
+    assert "still runs after cancellation" in caplog.text
 
 
-async def test_a_cancellation_on_the_loop_is_not_taken_for_trios(bridge: Bridge) -> None:
+async def test_cancellation_on_the_loop_raises_cancelled_on_loop(bridge: Bridge) -> None:
     async def cancel_myself() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -151,133 +151,133 @@ async def test_a_cancellation_on_the_loop_is_not_taken_for_trios(bridge: Bridge)
         await bridge.run(cancel_myself)
 
 
-async def test_a_storm_of_cancellations_loses_nothing(bridge: Bridge) -> None:
-    chance = random.Random(STORM_SEED)
-    free = await bridge.run(_semaphore, 3)
-    ends = []
+async def test_many_cancellations_lose_no_call_and_no_resource(bridge: Bridge) -> None:
+    rng = random.Random(STORM_SEED)
+    semaphore = await bridge.run(_semaphore, 3)
+    outcomes = []
 
     async def use() -> str:
-        async with free:
-            await asyncio.sleep(chance.uniform(0, 0.004))
+        async with semaphore:
+            await asyncio.sleep(rng.uniform(0, 0.004))
         return "used"
 
-    async def ask(limit_s: float) -> None:
+    async def call(limit_s: float) -> None:
         with trio.move_on_after(limit_s) as scope:
-            ends.append(await bridge.run(use))
+            outcomes.append(await bridge.run(use))
         if scope.cancelled_caught:
-            ends.append("cancelled")
+            outcomes.append("cancelled")
 
     async with trio.open_nursery() as nursery:
         for number in range(300):
-            patient = number % 20 == 0
-            nursery.start_soon(ask, math.inf if patient else chance.uniform(0, 0.05))
+            has_no_limit = number % 20 == 0
+            nursery.start_soon(call, math.inf if has_no_limit else rng.uniform(0, 0.05))
 
-    assert len(ends) == 300
-    assert set(ends) == {"used", "cancelled"}
-    assert await bridge.run(_count_free, free) == 3
+    assert len(outcomes) == 300
+    assert set(outcomes) == {"used", "cancelled"}
+    assert await bridge.run(_count_free, semaphore) == 3
 
 
 async def _semaphore(size: int) -> asyncio.Semaphore:
     return asyncio.Semaphore(size)
 
 
-async def _count_free(free: asyncio.Semaphore) -> int:
+async def _count_free(semaphore: asyncio.Semaphore) -> int:
     taken = 0
-    while not free.locked():
-        await free.acquire()
+    while not semaphore.locked():
+        await semaphore.acquire()
         taken += 1
     return taken
 
 
-async def test_the_loop_tells_trio_in_order_and_in_its_thread(bridge: Bridge) -> None:
-    heard: list[int] = []
+async def test_calls_into_trio_keep_order_and_run_in_its_thread(bridge: Bridge) -> None:
+    received: list[int] = []
     threads: set[int] = set()
-    all_heard = trio.Event()
+    all_received = trio.Event()
 
-    def hear(number: int) -> None:
-        heard.append(number)
+    def receive(number: int) -> None:
+        received.append(number)
         threads.add(threading.get_ident())
         if number == 99:
-            all_heard.set()
+            all_received.set()
 
-    async def tell() -> None:
+    async def send() -> None:
         for number in range(100):
-            bridge.tell_trio(hear, number)
+            bridge.tell_trio(receive, number)
 
-    await bridge.run(tell)
-    await all_heard.wait()
+    await bridge.run(send)
+    await all_received.wait()
 
-    assert heard == list(range(100))
+    assert received == list(range(100))
     assert threads == {threading.get_ident()}
 
 
-async def test_a_failing_call_to_trio_is_logged_and_the_next_one_comes(
+async def test_failing_call_into_trio_is_logged_and_next_call_runs(
     bridge: Bridge, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard = trio.Event()
+    called = trio.Event()
 
     def fail() -> None:
-        raise ValueError("of no consequence")
+        raise ValueError("expected failure")
 
-    async def tell() -> None:
+    async def send() -> None:
         bridge.tell_trio(fail)
-        bridge.tell_trio(heard.set)
+        bridge.tell_trio(called.set)
 
-    await bridge.run(tell)
-    await heard.wait()
+    await bridge.run(send)
+    await called.wait()
 
-    assert "of no consequence" in caplog.text
+    assert "expected failure" in caplog.text
 
 
-async def test_trio_tells_the_loop(bridge: Bridge) -> None:
-    seen: list[bool] = []
+async def test_call_from_trio_runs_in_the_loop(bridge: Bridge) -> None:
+    is_running: list[bool] = []
 
-    def look() -> None:
-        seen.append(asyncio.get_running_loop().is_running())
+    def check_loop() -> None:
+        is_running.append(asyncio.get_running_loop().is_running())
 
-    bridge.tell_loop(look)
+    bridge.call_in_loop(check_loop)
     await bridge.run(double, 1)
 
-    assert seen == [True]
+    assert is_running == [True]
 
 
-async def test_closing_ends_what_still_runs(kind: BridgeKind) -> None:
+async def test_closing_cancels_running_coroutines(kind: BridgeKind) -> None:
     ended = []
 
-    async def ask(bridge: Bridge) -> None:
+    async def call(bridge: Bridge) -> None:
         with pytest.raises(BridgeClosed):
-            await bridge.run(forever)
-        ended.append("asked")
+            await bridge.run(wait_forever)
+        ended.append("call")
 
-    async def in_the_background() -> None:
+    async def run_in_background() -> None:
         try:
-            await forever()
+            await wait_forever()
         finally:
             ended.append("background")
 
     async def start_background() -> asyncio.Task[None]:
-        task = asyncio.create_task(in_the_background())
+        task = asyncio.create_task(run_in_background())
         await asyncio.sleep(0)
         return task
 
     async with trio.open_nursery() as nursery:
         async with open_bridge(kind) as bridge:
-            nursery.start_soon(ask, bridge)
+            nursery.start_soon(call, bridge)
             await trio.testing.wait_all_tasks_blocked()
             await bridge.run(start_background)
 
-    assert sorted(ended) == ["asked", "background"]
+    assert sorted(ended) == ["background", "call"]
     with pytest.raises(BridgeClosed):
         await bridge.run(double, 1)
 
 
-async def test_leaving_by_cancellation_closes_too(kind: BridgeKind) -> None:
+async def test_bridge_is_closed_after_cancellation(kind: BridgeKind) -> None:
     threads = threading.active_count()
 
     with trio.move_on_after(0.02) as scope:
         async with open_bridge(kind) as bridge:
-            await bridge.run(forever)
+            await bridge.run(wait_forever)
 
     assert scope.cancelled_caught
-    # trio's own worker thread, which joined the loop's, may linger.
+    # trio's worker thread, which joined the loop's thread, may still exist.
     assert threading.active_count() <= threads + 1

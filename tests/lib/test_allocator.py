@@ -1,4 +1,4 @@
-"""The allocator is told to give memory back where it can be told."""
+"""The allocator returns freed memory to the operating system."""
 
 import platform
 import subprocess
@@ -8,21 +8,21 @@ import pytest
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
-def test_large_pieces_of_memory_go_back_to_the_system() -> None:
-    grown = """
+def test_freed_large_blocks_are_returned_to_the_kernel() -> None:
+    script = """
 from hs.lib.allocator import give_memory_back
 
 assert give_memory_back()
-# After this one, glibc would by itself no longer take pieces of less from the system one by one.
+# By default, glibc raises its mmap threshold after this allocation, and retains smaller blocks.
 b"x" * 20_000_000
-pieces = [bytes([n]) * 1_600_000 for n in range(30)]
-keep = pieces[-1]
-del pieces
+blocks = [bytes([n]) * 1_600_000 for n in range(30)]
+last = blocks[-1]
+del blocks
 with open("/proc/self/status") as status:
     print(next(line for line in status if line.startswith("VmRSS")).split()[1])
 """
-    kilobytes = subprocess.run(
-        [sys.executable, "-c", grown], check=True, capture_output=True, text=True
+    process = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
 
-    assert int(kilobytes.stdout) < 35_000
+    assert int(process.stdout) < 35_000

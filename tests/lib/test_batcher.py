@@ -1,4 +1,4 @@
-"""The batcher answers each caller, batch by batch."""
+"""The batcher: batching, errors, cancellation and shutdown."""
 
 import pytest
 import trio
@@ -8,45 +8,45 @@ from hs.lib.batcher import Batcher, BatcherFull, BatcherStopped
 
 
 class Doubler:
-    """Runs batches, each once it is let through."""
+    """Doubles numbers in batches; each batch waits for the gate."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.gate = trio.Semaphore(0)
 
-    async def run(self, asked: list[int]) -> list[int | Exception]:
-        self.batches.append(asked)
+    async def run(self, numbers: list[int]) -> list[int | Exception]:
+        self.batches.append(numbers)
         await self.gate.acquire()
-        if 13 in asked:
+        if 13 in numbers:
             raise OSError("unlucky")
-        return [KeyError(number) if number < 0 else number * 2 for number in asked]
+        return [KeyError(number) if number < 0 else number * 2 for number in numbers]
 
 
-async def test_while_one_batch_runs_the_next_gathers() -> None:
+async def test_next_batch_collects_while_one_runs() -> None:
     doubler = Doubler()
     batcher = Batcher(doubler.run, max_batch=10, max_waiting=100)
-    answers: dict[int, int] = {}
+    results: dict[int, int] = {}
 
-    async def ask(number: int) -> None:
-        answers[number] = await batcher.ask(number)
+    async def submit(number: int) -> None:
+        results[number] = await batcher.ask(number)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batcher.serve)
         async with trio.open_nursery() as callers:
-            callers.start_soon(ask, 0)
+            callers.start_soon(submit, 0)
             await wait_all_tasks_blocked()
             for number in range(1, 13):
-                callers.start_soon(ask, number)
+                callers.start_soon(submit, number)
             await wait_all_tasks_blocked()
             for _ in range(3):
                 doubler.gate.release()
         nursery.cancel_scope.cancel()
 
     assert [len(batch) for batch in doubler.batches] == [1, 10, 2]
-    assert answers == {number: number * 2 for number in range(13)}
+    assert results == {number: number * 2 for number in range(13)}
 
 
-async def test_errors_reach_the_callers_meant() -> None:
+async def test_errors_are_raised_in_their_callers() -> None:
     doubler = Doubler()
     doubler.gate = trio.Semaphore(2)
     batcher = Batcher(doubler.run, max_batch=10, max_waiting=100)
@@ -60,7 +60,7 @@ async def test_errors_reach_the_callers_meant() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_cancelled_question_is_not_asked() -> None:
+async def test_item_of_cancelled_caller_is_withdrawn() -> None:
     doubler = Doubler()
     doubler.gate = trio.Semaphore(9)
     batcher = Batcher(doubler.run, max_batch=10, max_waiting=100)
@@ -75,7 +75,7 @@ async def test_a_cancelled_question_is_not_asked() -> None:
     assert doubler.batches == [[6]]
 
 
-async def test_too_many_questions_are_refused() -> None:
+async def test_full_batcher_rejects_items() -> None:
     batcher = Batcher(Doubler().run, max_batch=1, max_waiting=1)
 
     async with trio.open_nursery() as nursery:
@@ -86,21 +86,21 @@ async def test_too_many_questions_are_refused() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_those_who_wait_hear_of_the_end() -> None:
+async def test_waiting_callers_get_batcher_stopped() -> None:
     batcher = Batcher(Doubler().run, max_batch=1, max_waiting=9)
-    told = []
+    stopped = []
 
-    async def ask(number: int) -> None:
+    async def submit(number: int) -> None:
         with pytest.raises(BatcherStopped):
             await batcher.ask(number)
-        told.append(number)
+        stopped.append(number)
 
     async with trio.open_nursery() as callers:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(batcher.serve)
             for number in (1, 2):
-                callers.start_soon(ask, number)
+                callers.start_soon(submit, number)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
-    assert sorted(told) == [1, 2]
+    assert sorted(stopped) == [1, 2]

@@ -1,4 +1,4 @@
-"""The lock lets one task at a time into each key's section."""
+"""The keyed lock: mutual exclusion per key, in order of arrival."""
 
 import pytest
 import trio
@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from hs.lib.keyed_lock import KeyedLock
 
 
-async def test_tasks_with_one_key_take_turns_in_order(autojump_clock: MockClock) -> None:
+async def test_tasks_acquire_a_key_in_order_of_arrival(autojump_clock: MockClock) -> None:
     locks: KeyedLock[str] = KeyedLock()
     steps: list[str] = []
 
@@ -26,7 +26,7 @@ async def test_tasks_with_one_key_take_turns_in_order(autojump_clock: MockClock)
     assert not locks.is_held("key")
 
 
-async def test_other_keys_do_not_wait() -> None:
+async def test_different_keys_do_not_block_each_other() -> None:
     locks: KeyedLock[str] = KeyedLock()
 
     with trio.fail_after(60):
@@ -36,7 +36,7 @@ async def test_other_keys_do_not_wait() -> None:
     assert held == (True, True, False)
 
 
-async def test_a_cancelled_waiter_does_not_keep_the_next_one_out() -> None:
+async def test_cancelled_waiter_does_not_block_the_next() -> None:
     locks: KeyedLock[int] = KeyedLock()
     entered = []
 
@@ -59,7 +59,7 @@ async def test_a_cancelled_waiter_does_not_keep_the_next_one_out() -> None:
     assert not locks.is_held(1)
 
 
-async def test_an_exception_frees_the_key() -> None:
+async def test_exception_releases_the_key() -> None:
     locks: KeyedLock[int] = KeyedLock()
 
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Token buckets grant the burst at once and the rate over time; pauses grow."""
+"""Token buckets, backoff and clocks."""
 
 import math
 
@@ -11,7 +11,7 @@ from hs.lib.clock import FixedClock, SystemClock, TrioClock
 from hs.lib.limiter import Rate, RateLimiter
 
 
-def test_the_burst_is_granted_at_once_and_then_one_per_interval() -> None:
+def test_burst_is_granted_at_once_then_one_per_interval() -> None:
     limiter: RateLimiter[str] = RateLimiter(Rate(per_second=2, burst=3))
 
     granted = [limiter.take("a", 100.0) for _ in range(3)]
@@ -22,7 +22,7 @@ def test_the_burst_is_granted_at_once_and_then_one_per_interval() -> None:
     assert limiter.take("b", 100.5) == 0
 
 
-def test_looking_takes_nothing() -> None:
+def test_peek_takes_no_tokens() -> None:
     limiter: RateLimiter[str] = RateLimiter(Rate(1, 1))
 
     assert limiter.peek("a", 5) == limiter.peek("a", 5) == 0
@@ -30,14 +30,14 @@ def test_looking_takes_nothing() -> None:
     assert limiter.peek("a", 5) == pytest.approx(1)
 
 
-def test_an_exception_for_a_key_is_honoured() -> None:
+def test_rate_can_be_overridden_for_a_key() -> None:
     limiter: RateLimiter[str] = RateLimiter(Rate(1, 1))
-    generous = Rate(1000, 50)
+    higher_rate = Rate(1000, 50)
 
-    assert [limiter.take("a", 0, rate=generous) for _ in range(50)] == [0] * 50
+    assert [limiter.take("a", 0, rate=higher_rate) for _ in range(50)] == [0] * 50
 
 
-def test_more_than_the_burst_is_never_granted() -> None:
+def test_cost_above_burst_is_never_granted() -> None:
     limiter: RateLimiter[str] = RateLimiter(Rate(1, 5))
 
     assert limiter.take("a", 0, cost=6) == math.inf
@@ -48,7 +48,7 @@ def test_more_than_the_burst_is_never_granted() -> None:
     st.integers(1, 20),
     st.lists(st.floats(0, 3), min_size=1, max_size=80),
 )
-def test_no_more_is_granted_than_burst_and_rate_allow(
+def test_grants_never_exceed_burst_and_rate(
     per_second: float, burst: int, pauses: list[float]
 ) -> None:
     limiter: RateLimiter[int] = RateLimiter(Rate(per_second, burst))
@@ -62,7 +62,7 @@ def test_no_more_is_granted_than_burst_and_rate_allow(
 
 
 @given(st.floats(0.1, 50), st.integers(1, 5))
-def test_whoever_waits_as_told_is_granted(per_second: float, burst: int) -> None:
+def test_take_succeeds_after_the_returned_wait(per_second: float, burst: int) -> None:
     limiter: RateLimiter[int] = RateLimiter(Rate(per_second, burst))
     now_s = 50.0
     for _ in range(20):
@@ -71,19 +71,19 @@ def test_whoever_waits_as_told_is_granted(per_second: float, burst: int) -> None
         assert limiter.take(0, now_s) == 0
 
 
-def test_memory_is_bounded_and_full_buckets_are_forgotten() -> None:
+def test_number_of_buckets_is_bounded_and_full_ones_are_dropped() -> None:
     limiter: RateLimiter[int] = RateLimiter(Rate(1, 1), max_keys=10)
 
     for key in range(50):
         limiter.take(key, 0.0)
-    many = len(limiter)
+    after_many_keys = len(limiter)
     limiter.take(99, 100.0)
 
-    assert many == 10
+    assert after_many_keys == 10
     assert len(limiter) == 1
 
 
-def test_pauses_grow_to_their_limit_and_start_anew() -> None:
+def test_backoff_grows_to_limit_and_resets() -> None:
     backoff = Backoff(1, 10, chance=lambda: 0.0)
 
     delays = [backoff.next_s() for _ in range(6)]
@@ -94,13 +94,13 @@ def test_pauses_grow_to_their_limit_and_start_anew() -> None:
     assert backoff.delay_s(1_000_000) == 10
 
 
-def test_pauses_are_spread_by_chance() -> None:
+def test_backoff_jitter_shortens_delays() -> None:
     backoff = Backoff(8, 8, jitter=0.5, chance=lambda: 0.5)
 
     assert backoff.next_s() == 6
 
 
-async def test_clocks_tell_milliseconds() -> None:
+async def test_clocks_return_milliseconds() -> None:
     fixed = FixedClock(5)
     fixed.advance(7)
 

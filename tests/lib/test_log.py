@@ -1,4 +1,4 @@
-"""Log lines: one each, with their request, without secrets."""
+"""Log lines: format, request IDs and redaction of secrets."""
 
 import io
 import logging
@@ -13,19 +13,19 @@ import trio.testing
 from hs.lib.log import REQUEST_ID, BatchedLines, json_handler, text_handler, without_secrets
 
 
-def written(handler: logging.Handler, message: str, *args: object, **more: object) -> str:
-    """Write one record and give the line."""
+def logged_line(handler: logging.Handler, message: str, *args: object, **extra: object) -> str:
+    """Format one record and return the line."""
     assert isinstance(handler, logging.StreamHandler)
     handler.stream = io.StringIO()
     record = logging.LogRecord("hs.test", logging.INFO, "", 1, message, args, None)
-    vars(record).update(more)
+    vars(record).update(extra)
     handler.handle(record)
     line: str = handler.stream.getvalue()
     return line
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "redacted"),
     [
         ("GET /sync?access_token=abc&since=1", "GET /sync?access_token=<redacted>&since=1"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer <redacted>"),
@@ -33,20 +33,20 @@ def written(handler: logging.Handler, message: str, *args: object, **more: objec
         ("nothing to hide", "nothing to hide"),
     ],
 )
-def test_secrets_are_struck_out(text: str, kept: str) -> None:
-    assert without_secrets(text) == kept
+def test_secrets_are_redacted(text: str, redacted: str) -> None:
+    assert without_secrets(text) == redacted
 
 
-def test_text_lines_carry_their_request_and_extras() -> None:
+def test_text_lines_contain_request_id_and_extras() -> None:
     REQUEST_ID.set("GET-5")
 
-    line = written(text_handler(), "seen %s", "a cat", room="!r:test")
+    line = logged_line(text_handler(), "seen %s", "a cat", room="!r:test")
 
     assert line.endswith("INFO    hs.test [GET-5] seen a cat room=!r:test\n")
 
 
-def test_nobody_forges_lines() -> None:
-    line = written(text_handler(), "name %s", "x\n2026 ERROR forged\x1b[2J")
+def test_control_characters_are_escaped() -> None:
+    line = logged_line(text_handler(), "name %s", "x\n2026 ERROR forged\x1b[2J")
 
     assert line.count("\n") == 1
     assert "\x1b" not in line
@@ -55,30 +55,30 @@ def test_nobody_forges_lines() -> None:
 def test_json_lines_are_objects() -> None:
     REQUEST_ID.set("GET-6")
 
-    fields = orjson.loads(written(json_handler(), "seen %s", "Bearer abc", room="!r"))
+    fields = orjson.loads(logged_line(json_handler(), "seen %s", "Bearer abc", room="!r"))
 
     assert fields["log"] == "seen Bearer <redacted>"
     assert (fields["request"], fields["room"], fields["level"]) == ("GET-6", "!r", "INFO")
 
 
-def test_tracebacks_are_kept() -> None:
+def test_tracebacks_are_logged() -> None:
     try:
         raise ValueError("boom")
     except ValueError:
         trace = sys.exc_info()
 
-    assert "ValueError: boom" in written(text_handler(), "failed", exc_info=trace)
+    assert "ValueError: boom" in logged_line(text_handler(), "failed", exc_info=trace)
     assert (
         "ValueError: boom"
-        in orjson.loads(written(json_handler(), "failed", exc_info=trace))["traceback"]
+        in orjson.loads(logged_line(json_handler(), "failed", exc_info=trace))["traceback"]
     )
 
 
-async def test_lines_are_written_together_with_the_times_and_requests_they_belong_to() -> None:
-    written = io.StringIO()
+async def test_batched_lines_keep_their_request_ids() -> None:
+    output = io.StringIO()
     logger = logging.getLogger("hs.test.batched")
     logger.propagate = False
-    handler = text_handler(written)
+    handler = text_handler(output)
     logger.addHandler(handler)
     lines = BatchedLines(logger)
     try:
@@ -88,24 +88,24 @@ async def test_lines_are_written_together_with_the_times_and_requests_they_belon
             for number in (1, 2):
                 REQUEST_ID.set(f"GET-{number}")
                 lines.note(f"line {number}")
-            assert written.getvalue() == ""
+            assert output.getvalue() == ""
             nursery.cancel_scope.cancel()
         REQUEST_ID.set("GET-3")
         lines.note("line 3")
     finally:
         logger.removeHandler(handler)
 
-    told = [line.split("[")[1] for line in written.getvalue().splitlines()]
-    assert told == ["GET-1] line 1", "GET-2] line 2", "GET-3] line 3"]
+    logged = [line.split("[")[1] for line in output.getvalue().splitlines()]
+    assert logged == ["GET-1] line 1", "GET-2] line 2", "GET-3] line 3"]
 
 
-def test_lines_that_were_held_back_carry_the_time_at_which_they_were_noted(
+def test_batched_lines_keep_the_time_of_noting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written = io.StringIO()
+    output = io.StringIO()
     logger = logging.getLogger("hs.test.batched_times")
     logger.propagate = False
-    handler = logging.StreamHandler(written)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         logging.Formatter("%(created).3f %(msecs)d %(relativeCreated)d %(message)s")
     )
@@ -114,16 +114,16 @@ def test_lines_that_were_held_back_carry_the_time_at_which_they_were_noted(
     now = logging.LogRecord("hs", logging.INFO, "", 0, "", None, None)
     times = [int(now.created) + after_s for after_s in (1.25, 100.5)]
     try:
-        for noted in times:
-            monkeypatch.setattr(time, "time", lambda noted=noted: noted)
+        for noted_at in times:
+            monkeypatch.setattr(time, "time", lambda noted_at=noted_at: noted_at)
             lines.note("line")
     finally:
         logger.removeHandler(handler)
 
-    told = [line.split() for line in written.getvalue().splitlines()]
-    assert [line[:2] for line in told] == [
+    logged = [line.split() for line in output.getvalue().splitlines()]
+    assert [line[:2] for line in logged] == [
         [f"{times[0]:.3f}", "250"],
         [f"{times[1]:.3f}", "500"],
     ]
-    ages_ms = [(noted - now.created) * 1000 + now.relativeCreated for noted in times]
-    assert [int(line[2]) for line in told] == pytest.approx(ages_ms, abs=2)
+    ages_ms = [(noted_at - now.created) * 1000 + now.relativeCreated for noted_at in times]
+    assert [int(line[2]) for line in logged] == pytest.approx(ages_ms, abs=2)

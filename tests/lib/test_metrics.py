@@ -1,11 +1,11 @@
-"""Metrics are made once and written out."""
+"""Metrics: registration and rendering."""
 
 import pytest
 
 from hs.lib.metrics import Metrics
 
 
-def test_a_metric_is_made_once() -> None:
+def test_same_counter_is_returned_for_same_name() -> None:
     metrics = Metrics()
 
     metrics.counter("cats", "Cats").inc()
@@ -14,7 +14,7 @@ def test_a_metric_is_made_once() -> None:
     assert b"cats_total 2.0" in metrics.render()
 
 
-def test_a_name_keeps_its_kind() -> None:
+def test_name_cannot_be_reused_for_another_kind() -> None:
     metrics = Metrics()
     metrics.counter("cats", "Cats")
 
@@ -22,7 +22,7 @@ def test_a_name_keeps_its_kind() -> None:
         metrics.gauge("cats", "Cats")
 
 
-def test_gauges_are_read_when_scraped() -> None:
+def test_function_gauge_is_read_at_scrape_time() -> None:
     metrics = Metrics()
     cats = [1, 2]
     metrics.gauge_of("cats", "Cats", lambda: len(cats))
@@ -31,7 +31,7 @@ def test_gauges_are_read_when_scraped() -> None:
     assert b"cats 3.0" in metrics.render()
 
 
-def test_processes_do_not_share_metrics() -> None:
+def test_instances_do_not_share_metrics() -> None:
     Metrics().counter("cats", "Cats").inc()
 
     assert b"cats" not in Metrics().render()

@@ -1,4 +1,4 @@
-"""A small server's accounts without HTTP, and a client of their endpoints, for tests.
+"""The accounts part of a server, and a client of its endpoints that uses no sockets.
 
 async with open_accounts(database) as accounts:
     alice = await accounts.user("alice")
@@ -114,7 +114,7 @@ DEFAULTS = Settings(
 
 
 class Watching:
-    """A DeviceWatcher, RoomDeparture and Newcomers that remembers."""
+    """A DeviceWatcher, RoomDeparture and Newcomers that records all calls."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -135,7 +135,7 @@ class Watching:
 
 @attrs.define(eq=False)
 class Accounts:
-    """The pieces, and a client."""
+    """The services of the accounts part, and a client."""
 
     database: Database
     feed: Feed
@@ -172,7 +172,10 @@ class Accounts:
     async def user(
         self, name: str, *, password: str | None = None, device_id: str | None = None, **more: Any
     ) -> Session:
-        """Make a user, logged in; without a password there is no hashing to wait for."""
+        """Register a user with a device and return the session.
+
+        Without a password no hash is computed, which is faster.
+        """
         account = NewAccount(
             user_id=UserID(f"@{name}:{SERVER}"),
             password=password,
@@ -184,11 +187,11 @@ class Accounts:
         return session
 
     async def log_in(self, name: str, password: str, **more: Any) -> Any:
-        """Log in over HTTP and give the body of the answer."""
+        """Log in with a password over HTTP and return the response body."""
         body = {"type": "m.login.password", "user": name, "password": password, **more}
-        answer = await self.client.post("/_matrix/client/v3/login", body)
-        assert answer.status == 200, answer.body
-        return answer.json
+        response = await self.client.post("/_matrix/client/v3/login", body)
+        assert response.status == 200, response.body
+        return response.json
 
 
 @asynccontextmanager
@@ -205,15 +208,17 @@ async def open_accounts(
     instance: str = "main",
     clock: FixedClock | None = None,
 ) -> AsyncIterator[Accounts]:
-    """Start the accounts' part of a server."""
-    given: dict[str, Any] = {
+    """Start the accounts part of a server."""
+    overrides: dict[str, Any] = {
         "sessions": sessions,
         "registration": registration,
         "passwords": passwords,
         "reauth": reauth,
         "rate_limits": rate_limits,
     }
-    settings = attrs.evolve(settings, **{k: v for k, v in given.items() if v is not None})
+    settings = attrs.evolve(
+        settings, **{name: value for name, value in overrides.items() if value is not None}
+    )
     accounts = make_accounts(
         database, settings, hub or InProcHub(), instance, clock or FixedClock()
     )
@@ -224,7 +229,9 @@ async def open_accounts(
 
 
 @attrs.frozen(eq=False)
-class _Ground:
+class _Base:
+    """The dependencies that several services share."""
+
     database: Database
     settings: Settings
     clock: FixedClock
@@ -245,7 +252,7 @@ def make_accounts(
     instance: str,
     clock: FixedClock,
 ) -> Accounts:
-    """Build the pieces."""
+    """Build the services."""
     feed = Feed()
     transport = hub.join(feed)
     caches: MemoryWriter[CacheRow] = MemoryWriter(
@@ -253,8 +260,8 @@ def make_accounts(
     )
     caches.attach()
     registry = ServiceRegistry(settings.appservices.registrations, SERVER)
-    return _built(
-        _Ground(
+    return _build(
+        _Base(
             database,
             settings,
             clock,
@@ -270,23 +277,23 @@ def make_accounts(
     )
 
 
-def _built(ground: _Ground) -> Accounts:
-    database, settings, clock, feed = ground.database, ground.settings, ground.clock, ground.feed
+def _build(base: _Base) -> Accounts:
+    database, settings, clock, feed = base.database, base.settings, base.clock, base.feed
     limits = LoginLimits(settings.rate_limits)
-    revocations = Revocations(ground.caches)
+    revocations = Revocations(base.caches)
     last_seen = LastSeen(database, clock)
-    servers = address_servers(settings, database, ground.world, ground.puzzles)
+    servers = address_servers(settings, database, base.world, base.puzzles)
     proving = wire_threepids(settings, database, clock, KEY, servers, revocations)
     authenticator = TokenAuthenticator(
-        database, feed, clock, ground.services, last_seen, revocations, proving.consent.rule
+        database, feed, clock, base.services, last_seen, revocations, proving.consent.rule
     )
     hasher = _hasher(settings)
-    watching = ground.watching
+    watching = base.watching
     sessions = Sessions(database, clock, settings.sessions, revocations, watching)
     profiles = Profiles(
         database,
         feed,
-        ground.caches,
+        base.caches,
         SERVER,
         settings.registration,
         NoRemoteProfiles(),
@@ -300,8 +307,8 @@ def _built(ground: _Ground) -> Accounts:
         REGISTRATION_TOKEN: tokens,
         **proving.stages,
     }
-    registration = _registration(ground, hasher, sessions, profiles, proving)
-    stream = TableWriter(ACCOUNT_DATA, ground.instance, database, ground.transport, clock.now_ms)
+    registration = _registration(base, hasher, sessions, profiles, proving)
+    stream = TableWriter(ACCOUNT_DATA, base.instance, database, base.transport, clock.now_ms)
     return Accounts(
         database=database,
         feed=feed,
@@ -313,12 +320,12 @@ def _built(ground: _Ground) -> Accounts:
         sessions=sessions,
         profiles=profiles,
         registration=registration,
-        login=_login(ground, credentials, limits, sessions, proving, registration),
-        lifecycle=_lifecycle(ground, hasher, sessions, profiles, revocations, servers),
-        services=ground.services,
+        login=_login(base, credentials, limits, sessions, proving, registration),
+        lifecycle=_lifecycle(base, hasher, sessions, profiles, revocations, servers),
+        services=base.services,
         proving=proving,
-        world=ground.world,
-        puzzles=ground.puzzles,
+        world=base.world,
+        puzzles=base.puzzles,
         revocations=revocations,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
         account_data=AccountData(database, feed, LocalAccountDataWriter(stream)),
@@ -339,7 +346,7 @@ def _hasher(settings: Settings) -> Passwords:
 
 
 def _lifecycle(
-    ground: _Ground,
+    base: _Base,
     hasher: Passwords,
     sessions: Sessions,
     profiles: Profiles,
@@ -347,42 +354,42 @@ def _lifecycle(
     servers: ThreepidServers,
 ) -> Lifecycle:
     return Lifecycle(
-        ground.database,
+        base.database,
         hasher,
-        ground.settings.passwords,
+        base.settings.passwords,
         sessions,
         profiles,
         revocations,
-        ground.watching,
+        base.watching,
         servers.identity_servers,
     )
 
 
 def _registration(
-    ground: _Ground,
+    base: _Base,
     hasher: Passwords,
     sessions: Sessions,
     profiles: Profiles,
     proving: ThreepidServices,
 ) -> Registration:
-    settings = ground.settings
+    settings = base.settings
     return Registration(
-        ground.database,
-        ground.clock,
+        base.database,
+        base.clock,
         proving.requirements,
         SERVER,
         settings.server.allow_guest_access,
         hasher,
         sessions,
         profiles,
-        ground.services,
+        base.services,
         proving.threepids,
-        ground.watching,
+        base.watching,
     )
 
 
 def _login(
-    ground: _Ground,
+    base: _Base,
     credentials: Credentials,
     limits: LoginLimits,
     sessions: Sessions,
@@ -390,21 +397,21 @@ def _login(
     registration: Registration,
 ) -> Login:
     return Login(
-        ground.database,
-        ground.clock,
-        ground.settings.passwords,
-        ground.settings.existing_session,
+        base.database,
+        base.clock,
+        base.settings.passwords,
+        base.settings.existing_session,
         proving.identifiers,
         credentials,
         limits,
         sessions,
-        ground.services,
-        jwt_login(ground.settings, registration),
+        base.services,
+        jwt_login(base.settings, registration),
     )
 
 
 def apis_of(accounts: Accounts) -> list[object]:
-    """Make the objects that declare the endpoints."""
+    """Return the objects that declare the endpoints."""
     settings, interactive, lifecycle = accounts.settings, accounts.interactive, accounts.lifecycle
     registration, sessions = accounts.registration, accounts.sessions
     secret = settings.registration.registration_shared_secret

@@ -1,4 +1,4 @@
-"""A small server with a mail box for everybody, for tests of addresses."""
+"""The accounts part of a server with a mail box, for tests of third-party identifiers."""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ FREE = attrs.evolve(UNLIMITED, rc_3pid_validation=Rate(1000, 1000))
 
 @attrs.define
 class Scene:
-    """A server, and the mail box of everybody."""
+    """A server, and one mail box for all addresses."""
 
     accounts: Accounts
     box: MailBox
@@ -32,49 +32,51 @@ class Scene:
         return await self.accounts.client.post(path, body, token=token)
 
     async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> Answer:
-        """Ask for an e-mail; kind is `register`, `account/password` or `account/3pid`."""
+        """Request a validation e-mail; kind is `register`, `account/password` or `account/3pid`."""
         body = {"email": email, "client_secret": "s3cret", "send_attempt": 1, **more}
         return await self.post(f"{V3}/{kind}/email/requestToken", body)
 
     async def link(self, count: int = 1) -> str:
-        """Give the path and query of the link in the newest e-mail."""
+        """Return the path and query of the link in an e-mail, by default the first."""
         text = plain_of(await self.box.wait_for(count))
-        found = re.search(r"https://\S+", text)
-        assert found is not None, text
-        parts = urlsplit(found[0])
+        match = re.search(r"https://\S+", text)
+        assert match is not None, text
+        parts = urlsplit(match[0])
         return f"{parts.path}?{parts.query}"
 
     async def prove(self, kind: str, email: str = ADDRESS) -> dict[str, str]:
-        """Prove an address and give what names the proof."""
+        """Validate an address and return the credentials of the validation session."""
         count = len(self.box.messages) + 1
-        asked = await self.ask(kind, email, send_attempt=count)
-        assert asked.status == 200, asked.body
+        requested = await self.ask(kind, email, send_attempt=count)
+        assert requested.status == 200, requested.body
         link = await self.link(count)
         if kind == "account/password":
             path, _, query = link.partition("?")
-            answer = await self.accounts.client.ask("POST", path, body=query.encode())
+            response = await self.accounts.client.ask("POST", path, body=query.encode())
         else:
-            answer = await self.accounts.client.get(link)
-        assert answer.status == 200, answer.body
-        return {"sid": asked.json["sid"], "client_secret": "s3cret"}
+            response = await self.accounts.client.get(link)
+        assert response.status == 200, response.body
+        return {"sid": requested.json["sid"], "client_secret": "s3cret"}
 
     async def addresses_of(self, token: str) -> list[tuple[str, str]]:
-        listed = await self.accounts.client.get(V3 + "/account/3pid", token=token)
-        return [(one["medium"], one["address"]) for one in listed.json["threepids"]]
+        """Return the (medium, address) pairs of an account."""
+        response = await self.accounts.client.get(V3 + "/account/3pid", token=token)
+        return [(entry["medium"], entry["address"]) for entry in response.json["threepids"]]
 
     async def add(self, token: str, name: str, email: str = ADDRESS) -> Answer:
-        """Prove an address and add it to somebody's account."""
+        """Validate an address and add it to an account."""
         proof = await self.prove("account/3pid", email)
-        asked = await self.post(V3 + "/account/3pid/add", proof, token)
+        challenge = await self.post(V3 + "/account/3pid/add", proof, token)
         auth = {
             "type": "m.login.password", "user": name, "password": "secret",
-            "session": asked.json["session"],
+            "session": challenge.json["session"],
         }  # fmt: skip
         return await self.post(V3 + "/account/3pid/add", {**proof, "auth": auth}, token)
 
 
 @asynccontextmanager
 async def open_scene(database: Database, **more: Any) -> AsyncIterator[Scene]:
+    """Start the accounts part of a server and a mail server; `more` are settings."""
     async with open_mail_box() as box:
         email = MailSettings(
             smtp_host="127.0.0.1", smtp_port=box.port, notif_from="%(app)s <noreply@test>"

@@ -1,4 +1,4 @@
-"""What sends to application services, over a World, with services that are tables.
+"""Sending to application services over a World, with fake services.
 
 async with open_sending(database) as sending:
     room_id = await sending.world.create_room(ALICE, join=[GHOST])
@@ -36,12 +36,12 @@ WAIT_S = 60.0
 
 
 def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
-    """Make a service with users, aliases and rooms named after it."""
+    """Return the registration of a service whose namespaces are named after it."""
     namespaces = Namespaces(
         users=(Namespace(re.compile(f"@_{name}_.*"), True),),
         aliases=(Namespace(re.compile(f"#_{name}_.*"), True),),
     )
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": name,
         "url": f"http://{name}.test",
         "as_token": f"as-{name}",
@@ -49,12 +49,12 @@ def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
         "sender_localpart": f"{name}bot",
         "namespaces": namespaces,
     }
-    return AppserviceRegistration(**{**given, **more})
+    return AppserviceRegistration(**{**fields, **more})
 
 
 @attrs.frozen
 class Sent:
-    """One request to a service."""
+    """A request to a service."""
 
     method: str
     url: str
@@ -64,11 +64,11 @@ class Sent:
 
 @attrs.define(eq=False)
 class Services:
-    """The other side: takes what is sent, or fails as it is told to."""
+    """An HttpClient that acts as the services: it accepts requests, or fails as configured."""
 
     sent: list[Sent] = attrs.Factory(list)
     taken: list[tuple[str, bytes]] = attrs.Factory(list)
-    answer: Callable[[Sent], int | None] = lambda sent: 200  # None: the answer never comes
+    answer: Callable[[Sent], int | None] = lambda sent: 200  # None: never responds; 0: unreachable
     news: trio.Event = attrs.Factory(trio.Event)
 
     async def send(
@@ -88,7 +88,7 @@ class Services:
         status = self.answer(sent)
         if status == 0:
             self._wake()
-            raise Unreachable("nobody is there")
+            raise Unreachable("connection refused")
         if status is None or status == 200:
             self.taken.append((url, body or b""))
         self._wake()
@@ -97,17 +97,17 @@ class Services:
         return HttpAnswer(status or 200, {}, b"{}", url)
 
     def transactions(self, service: str = "irc") -> dict[str, dict[str, Any]]:
-        """Give what a service took, each transaction once, in their order."""
+        """Return the accepted transactions of a service in order, each once."""
         prefix = f"http://{service}.test/"
         return {url: orjson.loads(body) for url, body in self.taken if url.startswith(prefix)}
 
     def events(self, service: str = "irc") -> list[str]:
-        """List the events that a service took."""
+        """Return the IDs of the events that a service accepted."""
         bodies = self.transactions(service).values()
-        return [one["event_id"] for body in bodies for one in body["events"]]
+        return [event["event_id"] for body in bodies for event in body["events"]]
 
     async def until(self, holds: Callable[[], object]) -> None:
-        """Wait until something holds."""
+        """Wait until a condition holds."""
         with trio.fail_after(WAIT_S):
             while not holds():
                 await self.news.wait()
@@ -118,12 +118,12 @@ class Services:
 
 
 async def nothing() -> None:
-    """Let nothing happen."""
+    """Do nothing."""
 
 
 @attrs.define(eq=False)
 class BusyPast:
-    """Looks up the past, while something happens in the present."""
+    """A PastMembers that runs `meanwhile` before its first look-up."""
 
     past: PastMembers
     meanwhile: Callable[[], Awaitable[None]]
@@ -136,9 +136,9 @@ class BusyPast:
 
 @attrs.define(eq=False)
 class Sending:
-    """A world, and the duty that sends of it, which can be ended and begun again.
+    """A world and its application service sender, which can be stopped and started again.
 
-    `meanwhile` happens once while a duty that begins looks for what was missed.
+    `meanwhile` runs once while a starting sender looks for missed events.
     """
 
     world: World
@@ -151,18 +151,18 @@ class Sending:
     _ended: trio.Event = attrs.Factory(trio.Event)
 
     def begin(self) -> None:
-        """Begin, as a process does that has just started."""
+        """Start the sender, as in a process that has just started."""
         sender = self._make()
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         self.nursery.start_soon(self._run, sender, self._scope, self._ended)
 
     async def end(self) -> None:
-        """End it as a process that leaves, or dies, does."""
+        """Cancel the sender, as in a process that stops or crashes."""
         self._scope.cancel()
         await self._ended.wait()
 
     async def over(self) -> None:
-        """Wait until it ends by itself."""
+        """Wait until the sender ends by itself."""
         with trio.fail_after(WAIT_S):
             await self._ended.wait()
 
@@ -199,10 +199,10 @@ class Sending:
 async def open_sending(
     database: Database, *registrations: AppserviceRegistration
 ) -> AsyncIterator[Sending]:
-    """Open a world with services; sending has begun."""
+    """Open a world with services and start the sender."""
     async with open_world(database) as world, trio.open_nursery() as nursery:
-        given = list(registrations) or [registration()]
-        sending = Sending(world, readers_of(world), Services(), nursery, given)
+        chosen = list(registrations) or [registration()]
+        sending = Sending(world, readers_of(world), Services(), nursery, chosen)
         sending.begin()
         with trio.fail_after(WAIT_S):
             while not await database.read(storage.positions, storage.ALL):

@@ -1,4 +1,4 @@
-"""An application service: a real HTTP server in a thread, which keeps what it is sent."""
+"""An application service: a real HTTP server in a thread, which records what it receives."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ import attrs
 import yaml
 
 WAIT_S = 120.0
-LOOK_S = 0.02
+POLL_S = 0.02
 TRANSACTIONS = "/_matrix/app/v1/transactions/"
 
 Answer = tuple[int, Any]
@@ -22,7 +22,7 @@ Answer = tuple[int, Any]
 
 @attrs.frozen
 class Asked:
-    """One request."""
+    """A recorded request."""
 
     method: str
     path: str
@@ -33,7 +33,10 @@ class Asked:
 
 @attrs.define
 class Bridge:
-    """What came, in order; `pages` answer other paths, `refuses` has transactions fail."""
+    """The received requests.
+
+    `pages` serve other paths than transactions; `refuses` is the number of transactions to fail.
+    """
 
     id: str
     url: str = ""
@@ -48,7 +51,7 @@ class Bridge:
     changed: list[str] = attrs.Factory(list)
 
     def registration(self, **more: Any) -> dict[str, Any]:
-        """Give what its registration file says."""
+        """Return the content of the registration file."""
         return {
             "id": self.id,
             "url": self.url,
@@ -69,61 +72,65 @@ class Bridge:
         }
 
     def write(self, folder: Path, **more: Any) -> str:
-        """Write its registration file; give the path."""
+        """Write the registration file and return its path."""
         path = folder / f"{self.id}.yaml"
         path.write_text(yaml.safe_dump(self.registration(**more)))
         return str(path)
 
-    def take(self, asked: Asked) -> Answer:
-        """Answer one request."""
-        self.asked.append(asked)
-        if asked.authorization != f"Bearer {self.hs_token}":
+    def take(self, request: Asked) -> Answer:
+        """Handle one request and return the response."""
+        self.asked.append(request)
+        if request.authorization != f"Bearer {self.hs_token}":
             return 403, {"errcode": "M_FORBIDDEN"}
-        if asked.path.startswith(TRANSACTIONS):
-            return self._take_transaction(asked)
-        page = self.pages.get(asked.path)
-        return (404, {"errcode": "M_NOT_FOUND"}) if page is None else page(asked)
+        if request.path.startswith(TRANSACTIONS):
+            return self._take_transaction(request)
+        page = self.pages.get(request.path)
+        return (404, {"errcode": "M_NOT_FOUND"}) if page is None else page(request)
 
-    def _take_transaction(self, asked: Asked) -> Answer:
+    def _take_transaction(self, request: Asked) -> Answer:
         if self.refuses:
             self.refuses -= 1
             return 500, {}
-        txn_id = asked.path.removeprefix(TRANSACTIONS)
-        known = self.transactions.setdefault(txn_id, asked.body)
-        if known is asked.body:
+        txn_id = request.path.removeprefix(TRANSACTIONS)
+        known = self.transactions.setdefault(txn_id, request.body)
+        if known is request.body:
             self.order.append(txn_id)
-        elif known != asked.body:
+        elif known != request.body:
             self.changed.append(txn_id)
         return 200, {}
 
     def parts(self, key: str) -> list[Any]:
-        """Put together what transactions held under a key, each transaction once."""
+        """Return the concatenated lists under a key of all transactions, each counted once."""
         return [
-            one for txn_id in list(self.order) for one in self.transactions[txn_id].get(key, [])
+            entry for txn_id in list(self.order) for entry in self.transactions[txn_id].get(key, [])
         ]
 
     def objects(self, key: str) -> list[Any]:
-        """List what transactions held under a key."""
+        """Return the values under a key of all transactions that have it."""
         bodies = [self.transactions[txn_id] for txn_id in list(self.order)]
         return [body[key] for body in bodies if key in body]
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Give the events of all transactions."""
+        """The events of all transactions."""
         return self.parts("events")
 
     def texts(self) -> list[str]:
-        """Give the texts of messages, in the order in which they came."""
-        return [one["content"]["body"] for one in self.events if one["type"] == "m.room.message"]
+        """Return the texts of messages in the order of arrival."""
+        return [
+            event["content"]["body"] for event in self.events if event["type"] == "m.room.message"
+        ]
 
     def wait_until(self, holds: Callable[[], Any], what: str, wait_s: float = WAIT_S) -> Any:
-        """Wait, blocking, until something holds, and give it; for threads beside the loop."""
+        """Block until a condition holds and return its value; do not call it in the event loop."""
         deadline = time.monotonic() + wait_s
-        while not (found := holds()):
+        while not (value := holds()):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited for {what}; last came {self.asked[-5:]}")
-            time.sleep(LOOK_S)
-        return found
+                raise TimeoutError(
+                    f"timed out waiting for {what}; last requests: {self.asked[-5:]}"
+                )
+            time.sleep(POLL_S)
+        return value
 
 
 @contextmanager
@@ -161,14 +168,14 @@ def running_bridge(name: str) -> Iterator[Bridge]:
             self.handle_any()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Clients that were killed are no news."""
+            """Ignore connections that break because a client was killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     bridge.url = f"http://127.0.0.1:{server.server_port}"

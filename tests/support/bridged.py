@@ -1,4 +1,4 @@
-"""Scenes with application services: a running server, two services, somebody with a room."""
+"""Scenes with application services: a running server, two services, and a user with a room."""
 
 import os
 import random
@@ -19,7 +19,7 @@ NAMES = iter(range(10_000))
 
 @attrs.define
 class Bridged:
-    """A server with two services."""
+    """A server with two application services."""
 
     cluster: Cluster
     fax: Bridge
@@ -28,7 +28,7 @@ class Bridged:
 
 @attrs.define
 class Scene:
-    """Somebody with a room, and a service that may be in it."""
+    """A user with a room, and a service that may be in it."""
 
     bridged: Bridged
     ada: Person
@@ -38,45 +38,47 @@ class Scene:
 
     @property
     def ghost(self) -> str:
-        """Give a user of the service's."""
+        """A user of the service."""
         return f"@_fax_{self.number}:{SERVER_NAME}"
 
     @property
     def fax(self) -> Bridge:
-        """Give the service."""
+        """The service."""
         return self.bridged.fax
 
     @property
     def room(self) -> str:
-        """Give the room's path."""
+        """The path of the room."""
         return f"{CLIENT}/rooms/{quote(self.room_id)}"
 
     async def ask(
         self, method: str, target: str, content: Any = None, *, bridge: Bridge | None = None
     ) -> Answer:
-        """Ask as a service does."""
+        """Send a request as the service, or as another one."""
         url = self.bridged.cluster.any_url()
         token = (bridge or self.fax).as_token
         async with HttpClient(int(url.rpartition(":")[2]), token) as client:
             return await client.ask(method, target, json=content)
 
     async def add_ghost(self) -> None:
-        """Make the service's user and have it join the room."""
+        """Register a user of the service and let it join the room."""
         account = {"type": "m.login.application_service", "username": f"_fax_{self.number}"}
-        made = await self.ask("POST", f"{CLIENT}/register", {**account, "inhibit_login": True})
-        assert made.status == 200, made.body
+        registered = await self.ask(
+            "POST", f"{CLIENT}/register", {**account, "inhibit_login": True}
+        )
+        assert registered.status == 200, registered.body
         joined = await self.ask("POST", f"{self.room}/join?user_id={quote(self.ghost)}", {})
         assert joined.status == 200, joined.body
 
     async def say(self, text: str) -> str:
-        """Have Ada say something."""
+        """Send a message as Ada and return the event ID."""
         self.sent += 1
         target = f"{self.room}/send/m.room.message/t{self.sent}"
-        answer = await self.ada.ask("PUT", target, {"msgtype": "m.text", "body": text})
-        return str(answer.json["event_id"])
+        response = await self.ada.ask("PUT", target, {"msgtype": "m.text", "body": text})
+        return str(response.json["event_id"])
 
     async def until(self, holds: Any, what: str) -> Any:
-        """Wait until something holds of the service."""
+        """Wait until a condition on the service holds."""
         return await trio.to_thread.run_sync(self.fax.wait_until, holds, what)
 
 

@@ -1,4 +1,4 @@
-"""An authority of a test's own, and certificates by it for this machine."""
+"""A certificate authority for tests, and certificates issued by it for this machine."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "
 
 @attrs.frozen
 class Certificates:
-    """Files: who is to be trusted, and the certificate and key of a server or client."""
+    """Files: the authority to trust, and the certificate and key of a server or client."""
 
     authority: Path
     certificate: Path
@@ -19,7 +19,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Make an authority, and one certificate for servers and clients on this machine."""
+    """Create an authority, and one certificate for servers and clients on this machine."""
     authority, authority_key = folder / "authority.pem", folder / "authority.key"
     certificate, key = folder / "certificate.pem", folder / "certificate.key"
     _openssl("req", "-x509", *_KEY, "-subj", "/CN=Authority", "-keyout", authority_key,

@@ -1,4 +1,4 @@
-"""A database that notes what it is asked."""
+"""A database that counts the queries it receives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,33 +10,33 @@ from hs.storage.database import Database, Tx
 
 @attrs.define
 class Count:
-    """What was asked of a database."""
+    """The queries that a database received."""
 
     reads: int = 0
     statements: list[str] = attrs.Factory(list)
 
 
 class CountingTx:
-    """Passes everything on and notes each statement."""
+    """A transaction that records each statement."""
 
     def __init__(self, tx: Tx, count: Count) -> None:
         self._tx = tx
         self._count = count
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._tx, name)
+        attribute = getattr(self._tx, name)
         if name == "dialect":
-            return found
+            return attribute
 
         def call(*args: Any) -> Any:
             self._count.statements.append(f"{name} {args[0]!r}")
-            return found(*args)
+            return attribute(*args)
 
         return call
 
 
 class CountingDatabase:
-    """Passes every unit on and counts."""
+    """A database that counts its units of work."""
 
     def __init__(self, database: Database, count: Count) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Pictures, archives and pages as a bad disk, or a bad person, leaves them."""
+"""Damaged pictures, archives and pages, as disk errors or attackers produce them."""
 
 import bz2
 import gzip
@@ -11,7 +11,7 @@ import zipfile
 from PIL import Image
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP")
-# What pages are made of, and what their parsers stumble over.
+# Fragments of pages, some of which are difficult for parsers.
 PIECES = [
     *("<html>", "<head>", "<title>", "</title>", "<body>", "<p>", "</p>"),
     *("<!--", "-->", "<![CDATA["),
@@ -24,8 +24,8 @@ PIECES = [
 
 
 def good_pictures(rng: random.Random) -> list[bytes]:
-    """Draw some of each kind, so that damage is done to each decoder."""
-    found = []
+    """Return valid pictures in each format, so that damaged ones reach every decoder."""
+    pictures = []
     for kind in KINDS:
         picture = Image.frombytes("RGB", (97, 61), rng.randbytes(97 * 61 * 3))
         for options in ({}, {"save_all": True, "append_images": [picture.rotate(90)]}):
@@ -33,12 +33,12 @@ def good_pictures(rng: random.Random) -> list[bytes]:
                 continue
             out = io.BytesIO()
             picture.save(out, kind, **options)
-            found.append(out.getvalue())
-    return found
+            pictures.append(out.getvalue())
+    return pictures
 
 
 def good_archives(rng: random.Random) -> list[bytes]:
-    """Pack some files in each usual way."""
+    """Return valid archives in each common format."""
     content = rng.randbytes(2000) + bytes(20_000)
     zipped, tarred = io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -53,34 +53,34 @@ def good_archives(rng: random.Random) -> list[bytes]:
 
 
 def damaged(rng: random.Random, contents: list[bytes]) -> bytes:
-    """Damage one of these in one of the ways of a bad disk, or of a bad person."""
+    """Return one of the contents, damaged at random."""
     content = bytearray(rng.choice(contents))
     for _ in range(rng.choice((1, 1, 3, 20))):
-        place = rng.randrange(len(content))
+        offset = rng.randrange(len(content))
         match rng.randrange(5):
             case 0:
-                content[place] ^= 1 << rng.randrange(8)
+                content[offset] ^= 1 << rng.randrange(8)
             case 1:
-                del content[place:]
+                del content[offset:]
             case 2:
-                content[place : place + 4] = rng.choice(
+                content[offset : offset + 4] = rng.choice(
                     (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0")
                 )
             case 3:
-                content[place:place] = rng.randbytes(rng.randrange(1, 50))
+                content[offset:offset] = rng.randbytes(rng.randrange(1, 50))
             case _:
-                del content[place : place + rng.randrange(1, 50)]
+                del content[offset : offset + rng.randrange(1, 50)]
         if not content:
             return b""
     return bytes(content)
 
 
 def corrupted_page(rng: random.Random) -> bytes:
-    """Write a page of tags in no order, with a few bytes replaced."""
+    """Return a page of tags in random order, with a few bytes replaced."""
     page = bytearray("".join(rng.choices(PIECES, k=rng.randrange(1, 200))).encode())
     for _ in range(rng.randrange(20)):
-        at = rng.randrange(len(page))
-        page[at : at + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
+        offset = rng.randrange(len(page))
+        page[offset : offset + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
         if not page:
             break
     return bytes(page)

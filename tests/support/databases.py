@@ -1,4 +1,4 @@
-"""Fresh, migrated databases for tests: a file copied, or one PostgreSQL database made empty."""
+"""Fresh, migrated databases for tests: a copied SQLite file, or one PostgreSQL database emptied."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.support.postgres import PostgresServer
 TEMPLATE = "hs_template"
 TESTED = "hs_test"
 
-# Rows that the migrations put in are kept aside here, to be put back after each test.
+# The rows that migrations insert are copied to this schema, and restored after each test.
 _KEEP_SEED = """
 CREATE SCHEMA seed;
 DO $$ DECLARE r record; filled boolean; BEGIN
@@ -57,7 +57,7 @@ FROM information_schema.columns WHERE table_schema = 'public'
 
 
 def make_sqlite_template(path: Path) -> None:
-    """Make a migrated, empty file, to be copied for each test."""
+    """Create a migrated file, to be copied for each test."""
 
     async def fill() -> None:
         async with open_sqlite(path) as database:
@@ -67,7 +67,7 @@ def make_sqlite_template(path: Path) -> None:
 
 
 def make_postgres_template(server: PostgresServer) -> None:
-    """Make a migrated, empty database, from which the tested one is made."""
+    """Create a migrated database, from which the test database is created."""
     server.psql(f"CREATE DATABASE {TEMPLATE}")
 
     async def fill() -> None:
@@ -89,7 +89,7 @@ async def fresh_sqlite(template: Path, path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def fresh_postgres(server: PostgresServer, bridge: Bridge) -> AsyncIterator[Database]:
-    """Open the one tested database, emptied, or made anew when a test changed its tables."""
+    """Open the test database, emptied, or created anew if a test changed its schema."""
     await bridge.run(_make_fresh, server)
     async with open_postgres(_config(server, TESTED), bridge) as database:
         yield database
@@ -99,7 +99,7 @@ async def _make_fresh(server: PostgresServer) -> None:
     try:
         conn = await asyncpg.connect(**server.arguments(TESTED))
     except asyncpg.InvalidCatalogNameError:
-        await _make_anew(server)
+        await _recreate(server)
         return
     try:
         for name in {row[0] for row in await conn.fetch(_TABLES)} - server.tables:
@@ -112,10 +112,10 @@ async def _make_fresh(server: PostgresServer) -> None:
     finally:
         await conn.close()
     if not same_shape:
-        await _make_anew(server)
+        await _recreate(server)
 
 
-async def _make_anew(server: PostgresServer) -> None:
+async def _recreate(server: PostgresServer) -> None:
     admin = await asyncpg.connect(**server.arguments("postgres"))
     try:
         await admin.execute(f"DROP DATABASE IF EXISTS {TESTED} WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""Devices over a World, with their endpoints and both kinds of sync, for tests.
+"""Devices over a World, with their endpoints, `/sync` and sliding sync.
 
 async with open_devices(database) as server:
     phone = await server.device(ALICE, "PHONE")          # also its access token
@@ -63,7 +63,7 @@ PASSWORD_OF_ALL = "open sesame"
 
 
 class Sesame:
-    """Takes one password for everybody."""
+    """A password stage with one password for all users."""
 
     async def check(self, attempt: Attempt) -> None:
         if attempt.auth.get("password") != PASSWORD_OF_ALL:
@@ -75,7 +75,7 @@ class Sesame:
 
 @attrs.define(eq=False)
 class Process:
-    """The readers of one process, the endpoints and both syncs."""
+    """The readers of one process, the endpoints, `/sync` and sliding sync."""
 
     world: World
     lists: DeviceListWriter
@@ -93,7 +93,7 @@ class Process:
     filer: BundleFiler = attrs.field(init=False)  # of the owner only
 
     async def device(self, user_id: UserID, device_id: str, name: str | None = None) -> str:
-        """Log a device in, and give its access token."""
+        """Create a device and return its access token."""
         database = self.world.database
         now_ms = self.world.clock.now_ms()
         if await database.write(devices.ensure, user_id, device_id, name, now_ms):
@@ -112,25 +112,25 @@ class Process:
         return await self.client.post(f"{V3}/keys/upload", keys, token=token)
 
     async def query(self, token: str, *user_ids: UserID) -> Any:
-        """Ask for all keys of users."""
-        wanted: JsonObject = {"device_keys": {user_id: [] for user_id in user_ids}}
-        answer = await self.client.post(f"{V3}/keys/query", wanted, token=token)
-        assert answer.status == 200, answer.body
-        return answer.json
+        """Query all keys of users."""
+        query: JsonObject = {"device_keys": {user_id: [] for user_id in user_ids}}
+        response = await self.client.post(f"{V3}/keys/query", query, token=token)
+        assert response.status == 200, response.body
+        return response.json
 
     async def claim(
         self, token: str, user_id: UserID, device_id: str, algorithm: str = "signed_curve25519"
     ) -> list[str]:
-        """Claim a key; give the names of those that came."""
-        wanted = {"one_time_keys": {user_id: {device_id: algorithm}}}
-        answer = await self.client.post(f"{V3}/keys/claim", wanted, token=token)
-        assert answer.status == 200, answer.body
-        return list(answer.json["one_time_keys"].get(user_id, {}).get(device_id, {}))
+        """Claim a one-time key of a device and return the IDs of the returned keys."""
+        claim = {"one_time_keys": {user_id: {device_id: algorithm}}}
+        response = await self.client.post(f"{V3}/keys/claim", claim, token=token)
+        assert response.status == 200, response.body
+        return list(response.json["one_time_keys"].get(user_id, {}).get(device_id, {}))
 
     async def send(
         self, token: str, txn_id: str, messages: Mapping[Any, Any], event_type: str = "m.test"
     ) -> Answer:
-        """Send messages to devices."""
+        """Send to-device messages."""
         return await self.client.put(
             f"{V3}/sendToDevice/{event_type}/{txn_id}", {"messages": messages}, token=token
         )
@@ -138,7 +138,7 @@ class Process:
     async def sync(
         self, user_id: UserID, device_id: str | None, since: str | None = None, timeout_ms: int = 0
     ) -> Any:
-        """Ask /sync."""
+        """Call `/sync` and return the parsed response."""
         request = SyncRequest(Requester(user_id, device_id, 1), since, timeout_ms)
         return orjson.loads(await self.service.sync(request))
 
@@ -150,7 +150,7 @@ class Process:
         pos: str | None = None,
         timeout_ms: int = 0,
     ) -> Any:
-        """Ask sliding sync for extensions only."""
+        """Call sliding sync with extensions only and return the parsed response."""
         request = SlidingRequest(pos=pos, extensions=extensions, timeout_ms=timeout_ms)
         requester = Requester(user_id, device_id, 1)
         return orjson.loads(await self.sliding.sync(requester, request))
@@ -158,7 +158,7 @@ class Process:
 
 @asynccontextmanager
 async def open_devices(database: Database, hub: InProcHub | None = None) -> AsyncIterator[Process]:
-    """Start the rooms' and the devices' part of a server."""
+    """Start the rooms and devices parts of a server."""
     hub = hub or InProcHub()
     async with open_world(database, hub=hub) as world:
         transport, now_ms = hub.join(world.feed), world.clock.now_ms
@@ -183,7 +183,7 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
 def make_process(
     world: World, lists: DeviceListWriter, inboxes: InboxWriter, *, is_owner: bool = True
 ) -> Process:
-    """Build the readers of one process, before its first event or after a restart."""
+    """Build the services of one process, before its first event or after a restart."""
     database, feed = world.database, world.feed
     reading = readers_of(world)
     remote, tokens = NoRemoteDevices(), Tokens()
@@ -266,32 +266,34 @@ class KeyPair:
 
     user_id: UserID
     key: SigningKey
-    name: str  # of the key, without its algorithm
+    name: str  # the key ID without its algorithm
 
     @classmethod
     def of_device(cls, user_id: UserID, device_id: str, seed: int) -> "KeyPair":
-        """Make the key of a device."""
+        """Return the key of a device."""
         return cls(user_id, SigningKey.from_seed("x", bytes([seed]) * 32), device_id)
 
     @classmethod
     def of_user(cls, user_id: UserID, seed: int) -> "KeyPair":
-        """Make a cross-signing key, which is named after itself."""
+        """Return a cross-signing key, whose ID is its public key."""
         key = SigningKey.from_seed("x", bytes([seed]) * 32)
         return cls(user_id, key, key.verify_key.base64)
 
     @property
     def public(self) -> str:
-        """Give the public key."""
+        """The public key."""
         return self.key.verify_key.base64
 
     def signing(self, content: Mapping[str, Any]) -> JsonObject:
-        """Give an object with this key's signature and no other."""
-        bare = {k: v for k, v in content.items() if k not in ("signatures", "unsigned")}
+        """Return an object with the signature of this key as its only signature."""
+        bare = {
+            name: value for name, value in content.items() if name not in ("signatures", "unsigned")
+        }
         signature = self.key.sign(canonical_json(bare))
         return {**bare, "signatures": {self.user_id: {f"ed25519:{self.name}": signature}}}
 
     def device_keys(self) -> JsonObject:
-        """Give what the device says of itself."""
+        """Return the signed device keys."""
         content = {
             "user_id": self.user_id,
             "device_id": self.name,
@@ -301,7 +303,7 @@ class KeyPair:
         return self.signing(content)
 
     def usable_as(self, usage: str) -> JsonObject:
-        """Give the cross-signing key."""
+        """Return the cross-signing key object."""
         return {
             "user_id": self.user_id,
             "usage": [usage],
@@ -310,7 +312,7 @@ class KeyPair:
 
 
 def plain_keys(user_id: UserID, device_id: str) -> JsonObject:
-    """Give device keys as small as they may be."""
+    """Return the smallest valid device keys."""
     return {
         "user_id": user_id,
         "device_id": device_id,
@@ -321,5 +323,5 @@ def plain_keys(user_id: UserID, device_id: str) -> JsonObject:
 
 
 def one_time_keys(*numbers: int, algorithm: str = "signed_curve25519") -> JsonObject:
-    """Give one-time keys."""
+    """Return one-time keys."""
     return {f"{algorithm}:{n:04}": {"key": f"public {n}"} for n in numbers}

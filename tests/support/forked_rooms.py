@@ -1,7 +1,7 @@
-"""Random rooms with forks: concurrent bans, changes of power, joins and topics, clocks askew.
+"""Random rooms with forks: concurrent bans, power level changes, joins and topics, skewed clocks.
 
-Each event is allowed by the state before it, so every fork is a history that honest servers could
-have made. Forks are never merged: their states are what resolution is asked to bring together.
+Each event is allowed by the state before it, so every fork could be the work of honest servers.
+Forks are never merged: their states are the input of state resolution.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ State = Map[StateKey, EventID]
 
 @attrs.frozen
 class Step:
-    """One random wish: somebody's change, after one of the events so far."""
+    """A random attempt to change the state, after one of the events so far."""
 
     parent: int
     sender: str
@@ -54,13 +54,13 @@ class ForkedRoom:
     def add(
         self, parent: int, sender: str, change: tuple[str, str, Mapping[str, Any]], clock: int
     ) -> bool:
-        """Add a state event after the event numbered `parent`, if its state allows that."""
+        """Add a state event after event number `parent`; return False if it is not allowed."""
         state = self.states[parent] if self.states else Map[StateKey, EventID]()
         event = self._event(parent, state, sender, change, clock)
         if event.event_id in self.events:
             return False
         try:
-            check_auth(event, {key: self.events[each] for key, each in state.items()})
+            check_auth(event, {key: self.events[event_id] for key, event_id in state.items()})
         except Forbidden:
             return False
         self.events[event.event_id] = event
@@ -79,7 +79,7 @@ class ForkedRoom:
         event_type, state_key, content = change
         keys = auth_types_for_event(self.rules, event_type, sender, state_key, content)
         previous = self.tips[parent] if self.tips else None
-        # IDs are as good as random, but the same in every run.
+        # IDs look random, but are the same in every run.
         seed = repr((previous, sender, event_type, state_key, content, clock)).encode()
         digest = hashlib.sha256(seed).hexdigest()[:43]
         if event_type == "m.room.create" and self.rules.room_id_is_create_hash:
@@ -100,7 +100,7 @@ class ForkedRoom:
 
 
 def power_levels(room: ForkedRoom, users: Mapping[str, int]) -> tuple[str, str, dict[str, Any]]:
-    """Give a power levels event for a room, whose creator may have no need of an entry."""
+    """Return a power levels change; from room version 12 on, without the creator."""
     listed = dict(users)
     if room.rules.privileged_creators:
         listed.pop(ADMIN, None)
@@ -108,7 +108,7 @@ def power_levels(room: ForkedRoom, users: Mapping[str, int]) -> tuple[str, str, 
 
 
 def new_room(rules: RoomVersion, *, public: bool = True) -> ForkedRoom:
-    """Make a room with its first state and all users in it."""
+    """Create a room with its initial state; all users have joined if it is public."""
     room = ForkedRoom(rules)
     create = {"creator": ADMIN, "room_version": rules.identifier}
     rule = "public" if public else "invite"
@@ -156,7 +156,7 @@ def forked_rooms(draw: st.DrawFn, rules: RoomVersion) -> ForkedRoom:
     """Draw a room of a version with two to four forks."""
     room = new_room(rules)
     for _ in range(draw(st.integers(2, 22))):
-        # Most steps go on where a fork has got to, some start a new one further back.
+        # Most steps continue the latest fork, some start a new one further back.
         back = draw(st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5)))
         step = Step(
             parent=max(len(room.tips) - 1 - back, 3),

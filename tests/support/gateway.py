@@ -1,4 +1,4 @@
-"""A push gateway: a real HTTP server in a thread, which keeps what it is told."""
+"""A push gateway: a real HTTP server in a thread, which records what it receives."""
 
 import json
 import threading
@@ -14,12 +14,12 @@ import attrs
 
 PATH = "/_matrix/push/v1/notify"
 WAIT_S = 90.0
-LOOK_S = 0.02
+POLL_S = 0.02
 
 
 @attrs.define
 class Gateway:
-    """What was told, in order; `answers` are statuses to give first, instead of 200."""
+    """The received notifications in order; `answers` are the statuses of the next responses."""
 
     url: str = ""
     told: list[dict[str, Any]] = attrs.Factory(list)
@@ -28,7 +28,7 @@ class Gateway:
     rejected: list[str] = attrs.Factory(list)
 
     def take(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Keep a notification, or fail as one was told to; give status and answer."""
+        """Record a notification, or fail as configured; return status and body."""
         self.asked += 1
         if self.answers and (status := self.answers.pop(0)) != 200:
             return status, {}
@@ -36,38 +36,51 @@ class Gateway:
         return 200, {"rejected": self.rejected}
 
     def events(self, pushkey: str | None = None) -> list[str]:
-        """List the events told of, each as often as it was."""
+        """Return the IDs of the notified events, with repetitions."""
         return [
-            one["event_id"]
-            for one in list(self.told)
-            if "event_id" in one and pushkey in (None, one["devices"][0]["pushkey"])
+            notification["event_id"]
+            for notification in list(self.told)
+            if "event_id" in notification
+            and pushkey in (None, notification["devices"][0]["pushkey"])
         ]
 
     def badges(self) -> list[int]:
-        """List the numbers that were told without an event."""
-        return [one["counts"]["unread"] for one in list(self.told) if "event_id" not in one]
+        """Return the unread counts of notifications without an event."""
+        return [
+            notification["counts"]["unread"]
+            for notification in list(self.told)
+            if "event_id" not in notification
+        ]
 
     def doubled(self) -> dict[tuple[str, str], int]:
-        """Give what was told more than once: (event, pushkey)."""
+        """Return the number of notifications for each (event, pushkey) that had more than one."""
         keys = [
-            (one["event_id"], one["devices"][0]["pushkey"])
-            for one in list(self.told)
-            if "event_id" in one
+            (notification["event_id"], notification["devices"][0]["pushkey"])
+            for notification in list(self.told)
+            if "event_id" in notification
         ]
         return {key: count for key, count in Counter(keys).items() if count > 1}
 
     def of_event(self, event_id: str) -> dict[str, Any]:
-        """Wait until an event was told, and give the notification."""
+        """Wait until an event is notified and return the notification."""
         self.wait_until(lambda: event_id in self.events(), f"{event_id} to be pushed")
-        return deepcopy(next(one for one in self.told if one.get("event_id") == event_id))
+        return deepcopy(
+            next(
+                notification
+                for notification in self.told
+                if notification.get("event_id") == event_id
+            )
+        )
 
     def wait_until(self, holds: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
-        """Wait, blocking, until something holds; for threads beside the event loop."""
+        """Block until a condition holds; do not call it in the event loop."""
         deadline = time.monotonic() + wait_s
         while not holds():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited for {what}; told were {self.told[-3:]}")
-            time.sleep(LOOK_S)
+                raise TimeoutError(
+                    f"timed out waiting for {what}; last notifications: {self.told[-3:]}"
+                )
+            time.sleep(POLL_S)
 
 
 @contextmanager
@@ -89,14 +102,14 @@ def running_gateway() -> Iterator[Gateway]:
             self.wfile.write(encoded)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Clients that were killed are no news."""
+            """Ignore connections that break because a client was killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     gateway.url = f"http://127.0.0.1:{server.server_port}{PATH}"

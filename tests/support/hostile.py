@@ -1,6 +1,6 @@
-"""Requests as no decent client writes them, generated from the declarations of endpoints.
+"""Malformed and malicious requests, generated from the declarations of endpoints.
 
-They are mostly right, so that they get far, and wrong in a few places.
+They are mostly valid, so that they pass the first checks, and wrong in a few places.
 """
 
 import types
@@ -39,7 +39,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
     max_leaves=6,
 )
-# Bodies that no encoder would write.
+# Bodies that no JSON encoder would produce.
 RAW_BODIES = st.sampled_from(
     [
         b"", b"{", b"}", b"null", b"[]", b"3", b'"text"', b"NaN", b'{"a": NaN}', b'{"a": Infinity}',
@@ -51,7 +51,7 @@ RAW_BODIES = st.sampled_from(
         b'{"msgtype": "m.text", "msgtype": "m.image", "body": "b"}', b"{} {}", b"{'a': 1}",
     ]
 )  # fmt: skip
-# What stands in headers that endpoints read, and what does not.
+# Valid and invalid values of the headers that endpoints read.
 HEADERS = st.sampled_from(
     [
         "bytes=0-", "bytes=-1", "bytes=1-2", "bytes=2-1", "bytes=99-", "bytes=0-0,2-3", "bytes=",
@@ -66,7 +66,7 @@ EVENT_TYPES = (
     "m.room.third_party_invite", "m.room.encryption", "org.example.own", "m.tag", "m.direct",
     "m.push_rules", "m.ignored_user_list", "m.fully_read", "m.poll.start",
 )  # fmt: skip
-# Keys of contents that somebody reads.
+# Keys of event content that the server reads.
 CONTENT_KEYS = (
     "membership", "users", "users_default", "events", "state_default", "ban", "invite",
     "notifications", "join_rule", "allow", "history_visibility", "alias", "alt_aliases", "allow_ip",
@@ -87,7 +87,7 @@ _RULE_KEYS = (
     "actions", "conditions", "pattern", "kind", "key", "is", "value", "set_tweak", "default",
     "enabled", "rule_id", "room_member_count", "event_match", "event_property_is", "notify",
 )  # fmt: skip
-# Keys of objects that are no events, by the name of the field that holds them.
+# Keys of objects that are not event content, by the name of the field that contains them.
 KEYS_OF = {
     "definition": _FILTER_KEYS,
     "filter": (*_FILTER_KEYS, "generic_search_term", "room_types"),
@@ -107,7 +107,7 @@ _SLIDING = (
 
 @attrs.frozen
 class Known:
-    """What exists on the server, so that requests may be about something."""
+    """Identifiers of objects that exist on the server, for requests to refer to."""
 
     user_ids: tuple[str, ...]
     room_ids: tuple[str, ...]
@@ -120,7 +120,7 @@ class Known:
 
 @attrs.frozen
 class HostileRequest:
-    """One request, ready to be sent, with our token if `is_ours`."""
+    """A request; `is_ours` if it is sent with a valid access token."""
 
     endpoint: Endpoint
     target: str
@@ -129,18 +129,18 @@ class HostileRequest:
     is_ours: bool
 
     def __str__(self) -> str:
-        shown = self.body if len(self.body) <= 500 else self.body[:500] + b"..."
-        return f"{self.endpoint.method} {self.target[:500]} {shown!r}"
+        body = self.body if len(self.body) <= 500 else self.body[:500] + b"..."
+        return f"{self.endpoint.method} {self.target[:500]} {body!r}"
 
 
 @st.composite
 def hostile_requests(draw: Draw, endpoint: Endpoint, known: Known) -> Any:
-    """Give one request to an endpoint."""
+    """Draw a request to an endpoint."""
     parts = _Parts(draw, known)
     if endpoint.parser is not None:
-        wanted = endpoint.parser.request_class
-        hints = get_type_hints(wanted)
-        for field in attrs.fields(wanted):
+        request_class = endpoint.parser.request_class
+        hints = get_type_hints(request_class)
+        for field in attrs.fields(request_class):
             source = field.metadata.get("source")
             if source is not None:
                 parts.add(field, source, hints[field.name])
@@ -154,18 +154,18 @@ def hostile_requests(draw: Draw, endpoint: Endpoint, known: Known) -> Any:
     return HostileRequest(endpoint, parts.target(endpoint), headers, parts.body(), is_ours)
 
 
-def _mostly(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
-    """Choose what is right nine times out of ten."""
-    return st.integers(0, 9).flatmap(lambda chance: wrong if chance == 9 else right)
+def _mostly(valid: st.SearchStrategy[Any], invalid: st.SearchStrategy[Any]) -> Any:
+    """Draw a valid value nine times out of ten."""
+    return st.integers(0, 9).flatmap(lambda chance: invalid if chance == 9 else valid)
 
 
-def _nearly_always(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
-    return st.integers(0, 29).flatmap(lambda chance: wrong if chance == 29 else right)
+def _nearly_always(valid: st.SearchStrategy[Any], invalid: st.SearchStrategy[Any]) -> Any:
+    return st.integers(0, 29).flatmap(lambda chance: invalid if chance == 29 else valid)
 
 
 @attrs.define
 class _Parts:
-    """A request while it is put together."""
+    """A request under construction."""
 
     draw: Draw
     known: Known
@@ -175,26 +175,28 @@ class _Parts:
     fields: dict[str, Any] | None = None
     whole: bytes | None = None
 
-    def add(self, field: Any, source: Source, wanted: Any) -> None:
+    def add(self, field: Any, source: Source, value_type: Any) -> None:
         name = source.name or field.name
-        may_be_left_out = field.default is not attrs.NOTHING
-        is_left_out = may_be_left_out and self.draw(st.integers(0, 2)) < 2
+        is_optional = field.default is not attrs.NOTHING
+        is_omitted = is_optional and self.draw(st.integers(0, 2)) < 2
         match source.kind:
             case Kind.PATH:
-                self.path[name] = self._text(name, wanted)
-            case Kind.QUERY if not is_left_out:
-                # Nobody waits for long polls here.
-                waits = name in ("timeout", "timeout_ms")
-                text = "0" if waits else self._text(name, wanted)
+                self.path[name] = self._text(name, value_type)
+            case Kind.QUERY if not is_omitted:
+                # No long polls in these tests.
+                is_timeout = name in ("timeout", "timeout_ms")
+                text = "0" if is_timeout else self._text(name, value_type)
                 self.query += [(name, text)] * self.draw(st.sampled_from([1, 1, 1, 2]))
-            case Kind.HEADER if not is_left_out:
+            case Kind.HEADER if not is_omitted:
                 self.headers[name] = self.draw(HEADERS)
             case Kind.BODY:
                 self.fields = self.fields or {}
-                if not is_left_out:
-                    self.fields[name] = self.draw(_mostly(self._json(name, wanted), JSON))
+                if not is_omitted:
+                    self.fields[name] = self.draw(_mostly(self._json(name, value_type), JSON))
             case Kind.WHOLE_BODY | Kind.EVENT_CONTENT:
-                self.fields = self.draw(st.one_of(self._contents(name), self._json(name, wanted)))
+                self.fields = self.draw(
+                    st.one_of(self._contents(name), self._json(name, value_type))
+                )
             case Kind.RAW_BODY | Kind.STREAM:
                 self.whole = self.draw(RAW_BODIES)
 
@@ -208,10 +210,10 @@ class _Parts:
             _nearly_always(st.just(""), st.sampled_from(["%", "%00", "%ff", "%C0%AF", "//"]))
         )
         query = "&".join(f"{quote(name)}={quote(text, safe='')}" for name, text in self.query)
-        spoilt = self.draw(
+        suffix = self.draw(
             _nearly_always(st.just(""), st.sampled_from(["&=", "&&&", "&x=%ff", "&x=%00"]))
         )
-        return f"{path}{raw}?{query}{spoilt}"
+        return f"{path}{raw}?{query}{suffix}"
 
     def body(self) -> bytes:
         if self.whole is not None or self.fields is None:
@@ -220,48 +222,48 @@ class _Parts:
         body: bytes = self.draw(_mostly(encoded, RAW_BODIES))
         return body
 
-    def _text(self, name: str, wanted: Any) -> str:
-        value: str = self.draw(_mostly(self._json(name, wanted).map(_as_text), TEXTS))
+    def _text(self, name: str, value_type: Any) -> str:
+        value: str = self.draw(_mostly(self._json(name, value_type).map(_as_text), TEXTS))
         return value
 
-    def _json(self, name: str, wanted: Any) -> st.SearchStrategy[Any]:
-        """Give values of a type; of text by the name of its field what exists, if there is any."""
-        if isinstance(wanted, NewType):
-            return st.sampled_from(self._ids(wanted) or ("x",))
-        origin, inner = get_origin(wanted), get_args(wanted)
+    def _json(self, name: str, value_type: Any) -> st.SearchStrategy[Any]:
+        """Return a strategy for values of a type; strings are chosen by the name of their field."""
+        if isinstance(value_type, NewType):
+            return st.sampled_from(self._ids(value_type) or ("x",))
+        origin, inner = get_origin(value_type), get_args(value_type)
         if origin in (Union, types.UnionType):
-            return st.one_of([self._json(name, one) for one in inner])
+            return st.one_of([self._json(name, member_type) for member_type in inner])
         if origin is Literal:
             return st.sampled_from(inner)
         if origin in (list, tuple):
             return st.lists(self._json(name, inner[0]), max_size=3)
-        if origin is dict or wanted is dict:
+        if origin is dict or value_type is dict:
             return self._contents(name)
-        if attrs.has(wanted):
-            hints = get_type_hints(wanted)
+        if attrs.has(value_type):
+            hints = get_type_hints(value_type)
             return st.fixed_dictionaries(
                 {key: _mostly(self._json(key, hint), JSON) for key, hint in hints.items()}
             )
-        plain = {
+        by_type = {
             str: st.sampled_from(self._named(name)),
             int: st.integers(-1, 50),
             bool: st.booleans(),
             type(None): st.none(),
         }
-        return plain.get(wanted, JSON)
+        return by_type.get(value_type, JSON)
 
-    def _ids(self, wanted: Any) -> tuple[str, ...]:
+    def _ids(self, id_type: Any) -> tuple[str, ...]:
         return {
             UserID: self.known.user_ids,
             RoomID: self.known.room_ids,
             EventID: self.known.event_ids,
             RoomAlias: self.known.aliases,
-        }.get(wanted, ())
+        }.get(id_type, ())
 
     def _named(self, name: str) -> tuple[str, ...]:
         if name in ("since", "from_", "from", "to", "at", "from_token", "to_token", "pos"):
             return self.known.tokens or ("s0",)
-        found = {
+        values = {
             "room_id": self.known.room_ids,
             "user_id": self.known.user_ids,
             "event_id": self.known.event_ids,
@@ -292,10 +294,10 @@ class _Parts:
             "search_term": ("b", "fuzz", '"b" -c'),
             "url": ("http://127.0.0.1:1/", "https://[::1]/", "http://hs.test:1/a?b#c", "mxc://a/b"),
         }.get(name, ())
-        return tuple(found) or ("x", "1", "m.text", "hs.test")
+        return tuple(values) or ("x", "1", "m.text", "hs.test")
 
     def _contents(self, name: str) -> st.SearchStrategy[Any]:
-        """Give objects with keys that the server looks at."""
+        """Return a strategy for objects with keys that the server reads."""
         keys = st.sampled_from(KEYS_OF.get(name, (*CONTENT_KEYS, *_SLIDING)))
         values = self._values(keys)
         deeper = st.one_of(

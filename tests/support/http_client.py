@@ -1,4 +1,4 @@
-"""A plain HTTP/1.1 client over trio and h11: one connection, kept alive, one request at a time."""
+"""A minimal HTTP/1.1 client over trio and h11: one keep-alive connection, one request at a time."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -15,12 +15,12 @@ _CLOSE_S = 1.0
 
 
 class Hungup(ConnectionError):
-    """The server was not there, or left before it had answered."""
+    """The connection failed, or was closed before the response was complete."""
 
 
 @attrs.define
 class HttpClient:
-    """Asks one server; after Hungup the next request connects anew."""
+    """A client of one server; after Hungup the next request opens a new connection."""
 
     port: int
     token: str | None = None
@@ -47,15 +47,15 @@ class HttpClient:
                 await stream.aclose()
 
     async def get(self, target: str, **more: Any) -> Answer:
-        """Ask with GET."""
+        """Send a GET request."""
         return await self.ask("GET", target, **more)
 
     async def post(self, target: str, json: Any = None, **more: Any) -> Answer:
-        """Ask with POST."""
+        """Send a POST request."""
         return await self.ask("POST", target, json=json, **more)
 
     async def put(self, target: str, json: Any = None, **more: Any) -> Answer:
-        """Ask with PUT."""
+        """Send a PUT request."""
         return await self.ask("PUT", target, json=json, **more)
 
     async def ask(
@@ -67,7 +67,10 @@ class HttpClient:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Ask, and give the whole answer. Raises: Hungup."""
+        """Send a request and return the complete response.
+
+        Raises: Hungup.
+        """
         if body is None:
             body = b"" if json is None else orjson.dumps(json)
         try:
@@ -76,37 +79,41 @@ class HttpClient:
             await self.aclose()
             raise Hungup(f"{method} {target}: {error}") from error
         except BaseException:
-            # Half an exchange leaves the connection of no use.
+            # After an incomplete exchange the connection cannot be used again.
             await self.aclose()
             raise
 
     async def _exchange(
         self, method: str, target: str, body: bytes, headers: dict[str, str]
     ) -> Answer:
-        stream = await self._connected()
-        sent = {"host": f"{self.host}:{self.port}", "content-length": str(len(body)), **headers}
+        stream = await self._connect()
+        sent_headers = {
+            "host": f"{self.host}:{self.port}",
+            "content-length": str(len(body)),
+            **headers,
+        }
         if self.token is not None:
-            sent.setdefault("authorization", f"Bearer {self.token}")
-        request = h11.Request(method=method, target=target, headers=list(sent.items()))
+            sent_headers.setdefault("authorization", f"Bearer {self.token}")
+        request = h11.Request(method=method, target=target, headers=list(sent_headers.items()))
         parts = [self._state.send(request)]
         if body:
             parts.append(self._state.send(h11.Data(data=body)))
         self._state.send(h11.EndOfMessage())
         await stream.send_all(b"".join(part for part in parts if part))
-        answer = await self._read_answer(stream)
+        response = await self._read_response(stream)
         if self._state.our_state is h11.MUST_CLOSE or self._state.their_state is h11.MUST_CLOSE:
             await self.aclose()
         else:
             self._state.start_next_cycle()
-        return answer
+        return response
 
-    async def _connected(self) -> trio.SocketStream:
+    async def _connect(self) -> trio.SocketStream:
         if self._stream is None:
             self._stream = await trio.open_tcp_stream(self.host, self.port)
             self._state = h11.Connection(h11.CLIENT)
         return self._stream
 
-    async def _read_answer(self, stream: trio.SocketStream) -> Answer:
+    async def _read_response(self, stream: trio.SocketStream) -> Answer:
         status, headers, body = 0, {}, bytearray()
         while True:
             event = self._state.next_event()
@@ -120,4 +127,4 @@ class HttpClient:
             elif isinstance(event, h11.EndOfMessage):
                 return Answer(status, headers, bytes(body))
             elif isinstance(event, h11.ConnectionClosed):
-                raise Hungup("closed without an answer")
+                raise Hungup("connection closed without a response")

@@ -1,4 +1,4 @@
-"""An identity server of the test's own: HTTPS on this machine, one key, invites in a dict."""
+"""An identity server over HTTPS on this machine, with one key; its data is held in dicts."""
 
 import hashlib
 import ssl
@@ -27,7 +27,7 @@ TOKEN = "id-token"
 
 @attrs.define(eq=False)
 class IdentityServer:
-    """What it knows: whose addresses are whose, and the invites that wait for somebody."""
+    """The server's data: user IDs by address (`known`), and the stored invites (`waiting`)."""
 
     site: Site
     known: dict[str, str] = attrs.field(factory=dict)
@@ -50,61 +50,61 @@ class IdentityServer:
 
     @property
     def name(self) -> str:
-        """What clients call it."""
+        """The host and port by which clients address the server."""
         return f"localhost:{self.site.port}"
 
     def signed(self, mxid: str, token: str = "invite-token") -> dict[str, Any]:
-        """Give the proof that a user has the address that an invite was left for."""
+        """Return the signed object that proves that a user owns the address of an invite."""
         signer = Signer(ServerName(self.name), self.key)
         return sign_json({"mxid": mxid, "token": token, "sender": "@alice:test"}, signer)
 
-    def _with_token(self, answer: Any) -> Any:
-        def check(asked: Asked) -> Page:
-            if asked.headers.get("authorization") != f"Bearer {TOKEN}":
+    def _with_token(self, respond: Any) -> Any:
+        def check(request: Asked) -> Page:
+            if request.headers.get("authorization") != f"Bearer {TOKEN}":
                 return _page({"errcode": "M_UNAUTHORIZED", "error": "who?"}, 401)
-            page: Page = answer(asked)
+            page: Page = respond(request)
             return page
 
         return check
 
-    def _details(self, _asked: Asked) -> Page:
+    def _details(self, _request: Asked) -> Page:
         return _page({"lookup_pepper": PEPPER, "algorithms": self.algorithms})
 
-    def _lookup(self, asked: Asked) -> Page:
-        body = orjson.loads(asked.body)
+    def _lookup(self, request: Asked) -> Page:
+        body = orjson.loads(request.body)
         mappings = {}
         for address, user_id in self.known.items():
             digest = hashlib.sha256(f"{address} email {PEPPER}".encode()).digest()
             hashed = encode_urlsafe_base64(digest)
-            one = hashed if body["algorithm"] == "sha256" else f"{address} email"
-            if one in body["addresses"]:
-                mappings[one] = user_id
+            address_key = hashed if body["algorithm"] == "sha256" else f"{address} email"
+            if address_key in body["addresses"]:
+                mappings[address_key] = user_id
         return _page({"mappings": mappings})
 
-    def _store(self, asked: Asked) -> Page:
-        self.waiting.append(orjson.loads(asked.body))
+    def _store(self, request: Asked) -> Page:
+        self.waiting.append(orjson.loads(request.body))
         url = f"https://{self.name}{V2}/pubkey/isvalid"
         key = {"public_key": self.key.verify_key.base64, "key_validity_url": url}
         return _page({"token": "invite-token", "display_name": "b...@x", "public_keys": [key]})
 
-    def _bind(self, asked: Asked) -> Page:
-        body = orjson.loads(asked.body)
+    def _bind(self, request: Asked) -> Page:
+        body = orjson.loads(request.body)
         if body["sid"] != "good":
             return _page({"errcode": "M_SESSION_NOT_VALIDATED", "error": "not yet"}, 400)
         return _page({"medium": "email", "address": "bob@x.test", "mxid": body["mxid"]})
 
-    def _unbind(self, asked: Asked) -> Page:
-        self.unbound.append((orjson.loads(asked.body), asked.headers["authorization"]))
+    def _unbind(self, request: Asked) -> Page:
+        self.unbound.append((orjson.loads(request.body), request.headers["authorization"]))
         return self.unbind_answer
 
-    def _is_valid(self, asked: Asked) -> Page:
-        (key,) = parse_qs(urlsplit(asked.path).query)["public_key"]
+    def _is_valid(self, request: Asked) -> Page:
+        (key,) = parse_qs(urlsplit(request.path).query)["public_key"]
         return _page({"valid": self.is_key_valid and key == self.key.verify_key.base64})
 
 
 @asynccontextmanager
 async def open_identity_server(certificate: Path) -> AsyncIterator[IdentityServer]:
-    """Run one."""
+    """Run an identity server."""
     async with open_site(server_tls(certificate)) as site:
         yield IdentityServer(site)
 
@@ -113,7 +113,7 @@ async def open_identity_server(certificate: Path) -> AsyncIterator[IdentityServe
 async def trusting_client(
     bridge: Bridge, certificate: Path, rules: AddressRules = NO_RULES
 ) -> AsyncIterator[BridgedHttpClient]:
-    """Give a client that trusts the test's certificate."""
+    """Open an HTTP client that trusts the test certificate."""
     tls = ssl.create_default_context(cafile=certificate)
     client = BridgedHttpClient(bridge, rules, user_agent="test", tls=tls)
     try:

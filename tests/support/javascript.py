@@ -1,4 +1,4 @@
-"""JavaScript clients: installed once for each lock file, run by a Node that is new enough."""
+"""JavaScript clients: installed once per lock file, and run by a recent Node."""
 
 import hashlib
 import json
@@ -17,22 +17,25 @@ OLDEST_NODE = 22
 
 
 class NodeMissing(Exception):
-    """What these tests need is not on this machine, and cannot be installed."""
+    """Node, npm or the clients are not available and cannot be installed."""
 
 
 def installed_clients() -> Path:
-    """Give a folder with the clients; it is kept for the next time. Raises: NodeMissing."""
+    """Return a folder with the clients, which is kept for later runs.
+
+    Raises: NodeMissing.
+    """
     lock = (SOURCES / "package-lock.json").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hs-tests"
     folder = cache / f"js-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix="js-", dir=cache))
+        new_folder = Path(tempfile.mkdtemp(prefix="js-", dir=cache))
         try:
-            _install(fresh)
-            fresh.rename(folder)
+            _install(new_folder)
+            new_folder.rename(folder)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(new_folder, ignore_errors=True)
     return folder
 
 
@@ -42,7 +45,7 @@ def _install(folder: Path) -> None:
         raise NodeMissing("npm is needed to install the JavaScript clients")
     for name in ("package.json", "package-lock.json"):
         shutil.copy(SOURCES / name, folder)
-    # Whether they suit the Node that npm itself runs on does not matter.
+    # The clients run on the Node that is installed with them, not on the one that runs npm.
     command = [npm, "ci", "--no-audit", "--no-fund", "--engine-strict=false"]
     try:
         subprocess.run(
@@ -53,32 +56,37 @@ def _install(folder: Path) -> None:
 
 
 def node(folder: Path) -> Path:
-    """Find the Node that came with the clients, or the machine's. Raises: NodeMissing."""
+    """Return the Node installed with the clients, or the one of the machine.
+
+    Raises: NodeMissing.
+    """
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "")
     shipped = folder / "node_modules" / f"node-linux-{machine}" / "bin" / "node"
     if shipped.exists():
         return shipped
-    found = shutil.which("node")
-    if found is None:
-        raise NodeMissing("Node is not on this machine")
-    told = subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
-    if int(told.lstrip("v").split(".")[0]) < OLDEST_NODE:
-        raise NodeMissing(f"Node {OLDEST_NODE} or newer is needed, this is {told.strip()}")
-    return Path(found)
+    on_path = shutil.which("node")
+    if on_path is None:
+        raise NodeMissing("Node is not installed")
+    version = subprocess.run(
+        [on_path, "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    if int(version.lstrip("v").split(".")[0]) < OLDEST_NODE:
+        raise NodeMissing(f"Node {OLDEST_NODE} or newer is needed, this is {version.strip()}")
+    return Path(on_path)
 
 
 def run_script(
     folder: Path, name: str, urls: Sequence[str], settings: Mapping[str, str]
 ) -> tuple[int, str]:
-    """Run a script against a server's processes; give its exit status and what it said."""
-    with tempfile.TemporaryDirectory(prefix="hs-js-") as place:
-        # Modules are looked for beside the script.
+    """Run a script against a server's processes; return its exit status and output."""
+    with tempfile.TemporaryDirectory(prefix="hs-js-") as script_folder:
+        # Node resolves modules relative to the script.
         for source in SOURCES.glob("*.mjs"):
-            shutil.copy(source, place)
-        (Path(place) / "node_modules").symlink_to(folder / "node_modules")
-        done = subprocess.run(
+            shutil.copy(source, script_folder)
+        (Path(script_folder) / "node_modules").symlink_to(folder / "node_modules")
+        completed = subprocess.run(
             [node(folder), "--preserve-symlinks", name],
-            cwd=place,
+            cwd=script_folder,
             env={**os.environ, "HS_URLS": json.dumps(list(urls)), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,4 +95,4 @@ def run_script(
             timeout=RUN_LIMIT_S,
             check=False,
         )
-    return done.returncode, done.stdout
+    return completed.returncode, completed.stdout

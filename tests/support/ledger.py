@@ -1,7 +1,7 @@
-"""People who talk while their server is being killed: what was promised, and what each one saw.
+"""Clients that send and sync while their server is being killed, and checks of what they saw.
 
-Senders keep a ledger of acknowledged texts. Readers do what clients do: they merge timelines by
-sync, fill the gaps of limited ones with /messages, and ask again when there is no answer.
+Senders record acknowledged messages in a ledger. Readers behave as clients do: they merge the
+timelines of `/sync`, fill the gaps of limited ones with `/messages`, and retry failed requests.
 """
 
 import random
@@ -19,14 +19,14 @@ RETRY_S = 0.05
 POLL_MS = 1_000
 TIMELINE = 7  # short, so that timelines are often limited
 ANSWER_S = 120.0  # longer than a process waits for another that is being restarted
-REPEATED = 0.1  # of the acknowledged requests are sent once more
-# What a server says that starts, or whose part is away.
+REPEATED = 0.1  # the share of acknowledged requests that are sent once more
+# The statuses of a process that is starting, or that cannot reach another one.
 TRY_AGAIN = {502, 503, 504}
 
 
 @attrs.define
 class Person:
-    """An account, on whichever process is there."""
+    """An account, which uses any process that responds."""
 
     ports: list[int]
     rng: random.Random
@@ -34,7 +34,7 @@ class Person:
     token: str = ""
 
     async def ask(self, method: str, target: str, json: Any = None) -> Answer:
-        """Ask until there is an answer, of another process each time there is none."""
+        """Send a request until there is a response, to a random process at each attempt."""
         while True:
             async with HttpClient(self.rng.choice(self.ports), self.token or None) as client:
                 try:
@@ -49,28 +49,28 @@ class Person:
             await trio.sleep(RETRY_S)
 
     async def register(self, name: str) -> None:
-        """Get an account."""
+        """Register an account."""
         account = {"username": name, "password": "p", "auth": {"type": "m.login.dummy"}}
-        made = (await self.ask("POST", f"{CLIENT}/register", account)).json
-        self.user_id, self.token = made["user_id"], made["access_token"]
+        registered = (await self.ask("POST", f"{CLIENT}/register", account)).json
+        self.user_id, self.token = registered["user_id"], registered["access_token"]
 
 
 @attrs.define
 class Ledger:
-    """What was acknowledged: the event ID of each text, and the texts of each sender in order."""
+    """The acknowledged messages: event IDs by text, and in order by room and sender."""
 
     acknowledged: dict[str, str] = attrs.Factory(dict)
     in_order: dict[tuple[str, str], list[str]] = attrs.Factory(dict)
 
     def note(self, room_id: str, sender: str, text: str, event_id: str) -> None:
-        """Note an answer, which must be the same as any answer before."""
+        """Record an acknowledgement; a repeated one must have the same event ID."""
         if text not in self.acknowledged:
             self.in_order.setdefault((room_id, sender), []).append(event_id)
         assert self.acknowledged.setdefault(text, event_id) == event_id, text
 
 
 async def send_until(stop: trio.Event, person: Person, room_id: str, ledger: Ledger) -> None:
-    """Send message after message, one at a time, each with its transaction ID."""
+    """Send messages one at a time, each with its own transaction ID, until stopped."""
     number = 0
     while not stop.is_set():
         number += 1
@@ -88,14 +88,14 @@ async def _send(person: Person, room_id: str, text: str, ledger: Ledger) -> None
 
 @attrs.define
 class Timeline:
-    """One room as one reader has put it together."""
+    """A room's timeline as one reader has assembled it."""
 
     event_ids: list[str] = attrs.Factory(list)
     seen: set[str] = attrs.Factory(set)
     doubled: list[str] = attrs.Factory(list)
 
     def add(self, event_ids: list[str]) -> None:
-        """Put newer events at the end."""
+        """Append newer events."""
         for event_id in event_ids:
             if event_id in self.seen:
                 self.doubled.append(event_id)
@@ -105,7 +105,7 @@ class Timeline:
 
 @attrs.define
 class Reader:
-    """A client that syncs; `gaps` counts the limited timelines it has filled."""
+    """A client that syncs; `gaps` counts the limited timelines that it has filled."""
 
     person: Person
     since: str = ""
@@ -113,15 +113,17 @@ class Reader:
     gaps: int = 0
 
     async def read_until(self, stop: trio.Event) -> None:
-        """Sync until told to stop, resting at times so that timelines become limited."""
+        """Sync until stopped, pausing at times so that timelines become limited."""
         while not stop.is_set():
             await self.sync()
             if self.person.rng.random() < 0.2:
                 await trio.sleep(self.person.rng.uniform(0, 0.5))
 
     async def catch_up(self, event_ids: set[str]) -> None:
-        """Sync until all these events were seen."""
-        while not event_ids <= {one for line in self.timelines.values() for one in line.seen}:
+        """Sync until all the given events have been seen."""
+        while not event_ids <= {
+            event_id for timeline in self.timelines.values() for event_id in timeline.seen
+        }:
             await self.sync()
 
     async def sync(self) -> None:
@@ -136,15 +138,15 @@ class Reader:
         self.since = answer["next_batch"]
 
     async def _merge(self, room_id: str, timeline: dict[str, Any]) -> None:
-        ours = self.timelines.setdefault(room_id, Timeline())
+        assembled = self.timelines.setdefault(room_id, Timeline())
         chunk = [event["event_id"] for event in timeline["events"]]
         if timeline.get("limited"):
             self.gaps += 1
-            ours.add(await self._gap(room_id, timeline["prev_batch"], ours.seen))
-        ours.add(chunk)
+            assembled.add(await self._gap(room_id, timeline["prev_batch"], assembled.seen))
+        assembled.add(chunk)
 
     async def _gap(self, room_id: str, before: str, known: set[str]) -> list[str]:
-        """Page back from a token to what is known; oldest first."""
+        """Paginate backwards from a token to known events; return missed events, oldest first."""
         missed: list[str] = []
         room = f"{CLIENT}/rooms/{quote(room_id)}"
         while True:
@@ -160,17 +162,17 @@ class Reader:
 
 
 def faults_of(reader: Reader, ledger: Ledger) -> list[str]:
-    """Compare what a reader has put together with what was acknowledged."""
+    """Return the differences between a reader's timelines and the acknowledged messages."""
     faults = []
-    for room_id, line in reader.timelines.items():
-        faults += [f"{reader.person.user_id} saw {one} twice" for one in line.doubled]
-        place = {event_id: number for number, event_id in enumerate(line.event_ids)}
+    for room_id, timeline in reader.timelines.items():
+        faults += [f"{reader.person.user_id} saw {event_id} twice" for event_id in timeline.doubled]
+        index_of = {event_id: index for index, event_id in enumerate(timeline.event_ids)}
         for (room, sender), event_ids in ledger.in_order.items():
             if room != room_id:
                 continue
-            missing = [one for one in event_ids if one not in place]
-            faults += [f"{reader.person.user_id} never saw {one}" for one in missing]
-            places = [place[one] for one in event_ids if one in place]
-            if places != sorted(places):
+            missing = [event_id for event_id in event_ids if event_id not in index_of]
+            faults += [f"{reader.person.user_id} never saw {event_id}" for event_id in missing]
+            indexes = [index_of[event_id] for event_id in event_ids if event_id in index_of]
+            if indexes != sorted(indexes):
                 faults.append(f"{reader.person.user_id} saw {sender} out of order in {room}")
     return faults

@@ -1,4 +1,4 @@
-"""A limit for every test, so that one that waits for ever fails and says what it waits for."""
+"""A time limit for every test: a test that hangs fails, and shows what it waits for."""
 
 import faulthandler
 import signal
@@ -12,44 +12,44 @@ from typing import NoReturn
 import pytest
 import trio
 
-_AGAIN_S = 60.0  # for the teardown of a test that has run into its limit
+_TEARDOWN_S = 60.0  # the limit for the teardown of a test that exceeded its limit
 
 
 @contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Fail what runs inside when it takes longer, after telling where its threads and tasks are.
+    """Fail the test if the block takes longer, after printing the stacks of all threads and tasks.
 
-    Only in the main thread. What is left of a limit around this one is lengthened by it.
+    Works in the main thread only. An enclosing limit is suspended while this one is active.
     """
 
     def too_late(_signal: int, _frame: FrameType | None) -> NoReturn:
-        tell_where_all_are()
+        print_all_stacks()
         pytest.fail(f"took more than {seconds:g} seconds")
 
-    before = signal.signal(signal.SIGALRM, too_late)
-    around = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
+    previous_handler = signal.signal(signal.SIGALRM, too_late)
+    enclosing_timer = signal.setitimer(signal.ITIMER_REAL, seconds, _TEARDOWN_S)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *around)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *enclosing_timer)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
-def tell_where_all_are() -> None:
-    """Write the stacks of all threads and of all of trio's tasks to standard error."""
+def print_all_stacks() -> None:
+    """Write the stacks of all threads and all trio tasks to standard error."""
     faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
     for task, depth in _tasks():
         sys.stderr.write(f"{'  ' * depth}task {task.name}\n")
         for frame, line in task.iter_await_frames():
-            at = traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name)
-            told = f"{at.filename}:{at.lineno} {at.name}: {at.line}"
-            sys.stderr.write(f"{'  ' * depth}  {told}\n")
+            location = traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name)
+            text = f"{location.filename}:{location.lineno} {location.name}: {location.line}"
+            sys.stderr.write(f"{'  ' * depth}  {text}\n")
 
 
 def _tasks() -> Iterator[tuple[trio.lowlevel.Task, int]]:
     try:
         root = trio.lowlevel.current_root_task()
-    except RuntimeError:  # no run
+    except RuntimeError:  # trio is not running
         return
     waiting = [(root, 0)] if root is not None else []
     while waiting:

@@ -1,4 +1,4 @@
-"""A real SMTP server in the test's own process, which keeps what it is given."""
+"""A real SMTP server in the test process, which records the messages it receives."""
 
 import asyncio
 import email
@@ -20,7 +20,7 @@ WAIT_S = 120.0
 
 @attrs.define(eq=False)
 class MailBox:
-    """The messages that arrived, and where the server is."""
+    """The received messages, and the port of the server."""
 
     port: int = 0
     messages: list[EmailMessage] = attrs.field(factory=list)
@@ -46,7 +46,7 @@ class MailBox:
         return "250 OK"
 
     async def wait_for(self, count: int) -> EmailMessage:
-        """Wait until so many messages have arrived; give the last of them."""
+        """Wait until `count` messages have arrived; return the last of them."""
         with trio.fail_after(WAIT_S):
             # Messages arrive in another thread.
             while len(self.messages) < count:  # noqa: ASYNC110 no event crosses threads
@@ -55,21 +55,21 @@ class MailBox:
 
 
 class _Server(Controller):
-    """Asks the system for a port instead of being given one."""
+    """A Controller that listens on a free port chosen by the system."""
 
-    more: dict[str, Any]
+    smtp_options: dict[str, Any]
 
     def factory(self) -> SMTP:
-        return SMTP(self.handler, **self.more)
+        return SMTP(self.handler, **self.smtp_options)
 
     def _create_server(self) -> Any:
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port = listening.getsockname()[1]
-        return self.loop.create_server(self._factory_invoker, sock=listening)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        return self.loop.create_server(self._factory_invoker, sock=listener)
 
 
 def plain_of(message: EmailMessage) -> str:
-    """Give the text of a message."""
+    """Return the plain text of a message."""
     part = message.get_body(("plain",))
     assert part is not None
     return str(part.get_content())
@@ -79,23 +79,23 @@ def plain_of(message: EmailMessage) -> str:
 async def open_mail_box(
     *, tls: ssl.SSLContext | None = None, user: tuple[str, str] | None = None
 ) -> AsyncIterator[MailBox]:
-    """Run a mail server; with `tls` it offers STARTTLS, with `user` it asks for that password."""
+    """Run a mail server; `tls` makes it offer STARTTLS, `user` makes it require that login."""
     box = MailBox()
 
-    def knows(
-        _server: Any, _session: Any, _envelope: Any, _mechanism: str, given: LoginPassword
+    def authenticate(
+        _server: Any, _session: Any, _envelope: Any, _mechanism: str, login: LoginPassword
     ) -> AuthResult:
-        pair = (given.login.decode(), given.password.decode())
+        pair = (login.login.decode(), login.password.decode())
         return AuthResult(success=pair == user, handled=False)
 
-    more: dict[str, Any] = {"tls_context": tls, "hostname": "127.0.0.1", "timeout": 60}
+    smtp_options: dict[str, Any] = {"tls_context": tls, "hostname": "127.0.0.1", "timeout": 60}
     if user is not None:
-        more |= {
-            "authenticator": knows,
+        smtp_options |= {
+            "authenticator": authenticate,
             "auth_required": tls is not None,
             "auth_require_tls": tls is not None,
         }
-    server = await trio.to_thread.run_sync(_started, box, more)
+    server = await trio.to_thread.run_sync(_start, box, smtp_options)
     box.port = server.port
     try:
         yield box
@@ -104,10 +104,10 @@ async def open_mail_box(
             await trio.to_thread.run_sync(server.stop)
 
 
-def _started(box: MailBox, more: dict[str, Any]) -> _Server:
-    # The loop is made by its class, since trio-asyncio has taken over how loops are made.
+def _start(box: MailBox, smtp_options: dict[str, Any]) -> _Server:
+    # Instantiated directly, as trio-asyncio has replaced the event loop policy.
     loop = asyncio.SelectorEventLoop()
     server = _Server(box, hostname="127.0.0.1", loop=loop, ready_timeout=WAIT_S)
-    server.more = more
+    server.smtp_options = smtp_options
     server.start()
     return server

@@ -1,4 +1,4 @@
-"""Something that happens just before a service appends to a room."""
+"""An interfering action immediately before a service appends to a room."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +11,7 @@ from hs.services.rooms.append.drafts import Appended, Draft
 
 @attrs.define(eq=False)
 class Meddling:
-    """A RoomAppender before whose first call something else happens."""
+    """A RoomAppender that runs `first` before its first append."""
 
     inner: RoomAppender
     first: Callable[[], Awaitable[object]] | None

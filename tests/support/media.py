@@ -1,4 +1,4 @@
-"""A media repository on a database and a folder of the test's own."""
+"""A media repository on a test database and folder."""
 
 import io
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -40,7 +40,7 @@ ALL_MEDIA = ("client", "media")
 
 @attrs.frozen
 class MediaWorld:
-    """All parts of a media repository, and a client of its endpoints."""
+    """The components of a media repository, and a client of its endpoints."""
 
     database: Database
     clock: FixedClock
@@ -57,21 +57,21 @@ class MediaWorld:
 
     @property
     def root(self) -> Path:
-        """Where the media lie."""
+        """The folder of the media."""
         return self.contents.folder.root
 
     def files(self, area: str) -> list[Path]:
-        """List the files of an area of the folder."""
+        """Return the files in an area of the folder."""
         return sorted(path for path in (self.root / area).rglob("*") if path.is_file())
 
     async def store(self, content: bytes, content_type: str = "", name: str = "") -> Media:
-        """Have Alice upload something."""
+        """Upload content as Alice."""
         return await self.repository.upload(
             self.alice, Upload(parts_of(content), content_type or None, name or None)
         )
 
     async def content_of(self, stored: Media) -> bytes:
-        """Read what an address stands for."""
+        """Return the content of stored media."""
         assert stored.location is not None
         size = await self.contents.ensure(stored.location)
         parts = self.contents.folder.read(stored.location, 0, size)
@@ -87,40 +87,42 @@ async def open_media(
     remote: RemoteMedia | None = None,
     **settings: Any,
 ) -> AsyncIterator[MediaWorld]:
-    """Build a media repository; `settings` are fields of MediaSettings."""
+    """Start a media repository; `settings` are fields of MediaSettings."""
     clock, feed = FixedClock(), Feed()
-    chosen = MediaSettings(media_store_path=folder / "media", **settings)
+    media_settings = MediaSettings(media_store_path=folder / "media", **settings)
     caches = MemoryWriter(CACHES, "main", alone(feed), epoch_at(clock.now_ms()))
     caches.attach()
-    contents = Contents(MediaFolder(chosen.media_store_path), places, database)
+    contents = Contents(MediaFolder(media_settings.media_store_path), places, database)
     uses = MediaUses(database, clock)
     repository = MediaRepository(
         contents,
         database,
         clock,
         SERVER,
-        chosen,
+        media_settings,
         Arrivals(feed, caches),
         uses,
         remote or NoRemoteMedia(),
     )
     sandbox = Sandbox(children=1)
-    thumbnails = Thumbnails(contents, database, sandbox, chosen)
+    thumbnails = Thumbnails(contents, database, sandbox, media_settings)
     tokens, drain = Tokens(), Drain()
     alice = tokens.user("alice")
     client = client_for(
         MediaUploadApi(repository, thumbnails, SERVER),
-        MediaDownloadApi(repository, thumbnails, SERVER, chosen.max_upload_size, drain),
+        MediaDownloadApi(repository, thumbnails, SERVER, media_settings.max_upload_size, drain),
         tokens=tokens,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(thumbnails.run)
         await nursery.start(contents.run)
-        upkeep = MediaUpkeep(database, clock, contents, repository, SERVER, chosen.media_retention)
+        upkeep = MediaUpkeep(
+            database, clock, contents, repository, SERVER, media_settings.media_retention
+        )
         yield MediaWorld(
             database,
             clock,
-            chosen,
+            media_settings,
             contents,
             repository,
             thumbnails,
@@ -136,18 +138,18 @@ async def open_media(
 
 
 async def parts_of(content: bytes, size: int = 10_000) -> AsyncGenerator[bytes, None]:
-    """Give bytes as they come off the wire."""
+    """Yield content in parts, as it arrives from the network."""
     for start in range(0, len(content), size):
         yield content[start : start + size]
 
 
 def picture(width: int = 640, height: int = 480, kind: str = "PNG", colour: str = "red") -> bytes:
-    """Draw a picture."""
+    """Return an image file."""
     out = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(out, kind)
     return out.getvalue()
 
 
 def opened(content: bytes) -> Image.Image:
-    """Look at a picture."""
+    """Open an image."""
     return Image.open(io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""matrix-nio, an unmodified client library, told to use another process for every request."""
+"""matrix-nio, an unmodified client library, made to use another process for every request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,12 +11,17 @@ PASSWORD = "correct horse battery staple"
 
 
 class WanderingClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no types
-    """A client whose every request goes where `any_url` says."""
+    """A client that sends each request to the URL that `any_url` returns."""
 
     def __init__(self, any_url: Callable[[], str], user: str, **config: Any) -> None:
         self._any_url = any_url
-        wish = {"max_limit_exceeded": 5, "max_timeouts": 3, "encryption_enabled": False, **config}
-        super().__init__(any_url(), user, config=nio.AsyncClientConfig(**wish))
+        options = {
+            "max_limit_exceeded": 5,
+            "max_timeouts": 3,
+            "encryption_enabled": False,
+            **config,
+        }
+        super().__init__(any_url(), user, config=nio.AsyncClientConfig(**options))
 
     @property
     def homeserver(self) -> str:
@@ -25,11 +30,11 @@ class WanderingClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no ty
 
     @homeserver.setter
     def homeserver(self, url: str) -> None:
-        """Ignore what the constructor sets."""
+        """The process for the next request."""
 
 
 def done(response: Any, kind: type[T]) -> T:
-    """Give a response that must be of this kind."""
+    """Return a response after checking its class."""
     assert isinstance(response, kind), response
     return response
 
@@ -44,7 +49,7 @@ async def registered(any_url: Callable[[], str], name: str) -> WanderingClient:
 
 
 def run_scenario(scenario: Callable[[], Awaitable[None]], limit_s: float = 300.0) -> None:
-    """Run an asyncio scenario to its end, or fail after a while."""
+    """Run an asyncio scenario, with a time limit."""
 
     async def bounded() -> None:
         await asyncio.wait_for(asyncio.ensure_future(scenario()), limit_s)

@@ -1,4 +1,4 @@
-"""HTTP clients for tests, with the rules of the internet but for one address of this machine."""
+"""HTTP clients for tests, with the default rules on addresses except for one local address."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from hs.nursery.wiring.http_clients import address_rules
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
 PRIVATE = address_rules(PRIVATE_NETWORKS, ())
-# As on the internet, but that 127.0.0.1 is a public address.
+# The default rules, except that 127.0.0.1 counts as a public address.
 ONE_PUBLIC = address_rules(PRIVATE_NETWORKS, ("127.0.0.1/32",))
 
 
@@ -20,20 +20,24 @@ ONE_PUBLIC = address_rules(PRIVATE_NETWORKS, ("127.0.0.1/32",))
 async def client(
     bridge: Bridge, rules: AddressRules = ONE_PUBLIC, **more: object
 ) -> AsyncIterator[BridgedHttpClient]:
-    made = BridgedHttpClient(bridge, rules, user_agent="test/1", **more)  # type: ignore[arg-type]  # passed on
+    """Open a client."""
+    http_client = BridgedHttpClient(bridge, rules, user_agent="test/1", **more)  # type: ignore[arg-type]  # passed on
     try:
-        yield made
+        yield http_client
     finally:
         with trio.CancelScope(shield=True):
-            await made.aclose()
+            await http_client.aclose()
 
 
 def names(**addresses: Sequence[str]) -> Callable[[str], Awaitable[Sequence[str]]]:
-    """A resolver: each look-up of a name gives the next of its addresses, then the last again."""
-    left = {name: list(given) for name, given in addresses.items()}
+    """Return a resolver: each look-up of a name returns its next addresses, then the last ones.
+
+    The addresses of one look-up are separated by spaces.
+    """
+    remaining = {name: list(lookups) for name, lookups in addresses.items()}
 
     async def resolve(host: str) -> Sequence[str]:
-        given = left[host.split(".")[0]]
-        return (given.pop(0) if len(given) > 1 else given[0]).split()
+        lookups = remaining[host.split(".")[0]]
+        return (lookups.pop(0) if len(lookups) > 1 else lookups[0]).split()
 
     return resolve

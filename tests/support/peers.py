@@ -1,4 +1,4 @@
-"""Rooms as other servers make them: real signed events, forked and merged at will.
+"""Rooms as other servers create them: real signed events, forked and merged as a test needs.
 
 history = History("11"); history.begin()
 topic = history.add(ADMIN, "m.room.topic", {"topic": "x"}, "", after=[...])
@@ -37,9 +37,9 @@ Resolve = Callable[[Sequence[State], Mapping[EventID, Event]], Mapping[StateKey,
 
 
 def signer_of(server: ServerName) -> Signer:
-    """Give the key of any server, always the same."""
-    own = bytes(range(32))  # of the server under test
-    seed = own if server == TEST_SERVER else hashlib.sha256(server.encode()).digest()
+    """Return the signer of a server; the key is derived from the name."""
+    test_seed = bytes(range(32))  # of the server under test
+    seed = test_seed if server == TEST_SERVER else hashlib.sha256(server.encode()).digest()
     return Signer(server, SigningKey.from_seed("key", seed))
 
 
@@ -49,7 +49,7 @@ class EveryKey:
     async def keys_for(
         self, needs: Collection[KeyNeed]
     ) -> Mapping[KeyNeed, Mapping[str, VerifyKey]]:
-        """Give the one key of each server."""
+        """Return the one key of each server."""
         keys = {need: signer_of(need.server).key.verify_key for need in needs}
         return {need: {key.key_id: key} for need, key in keys.items()}
 
@@ -63,7 +63,7 @@ def resolved_by_core(
 
 @attrs.define
 class History:
-    """The events of a room, and the state after each; `ends` are those that nothing follows."""
+    """The events of a room, and the state after each; `ends` are its forward extremities."""
 
     version: str
     resolve: Resolve = resolved_by_core
@@ -71,10 +71,10 @@ class History:
     states: dict[EventID, State] = attrs.Factory(dict)
     ends: list[EventID] = attrs.Factory(list)
     room_id: RoomID | None = RoomID("!room:one.example")
-    first: EventID | None = None  # what the room is seeded with
+    first: EventID | None = None  # the event that the room is seeded with
 
     def begin(self, *, join_rule: str = "public", levels: Mapping[str, int] | None = None) -> None:
-        """Make the room's first state; the last of its events is `first`."""
+        """Create the room's initial state; the last of its events becomes `first`."""
         rules = ROOM_VERSIONS[self.version]
         if rules.room_id_is_create_hash:
             self.room_id = None
@@ -97,10 +97,13 @@ class History:
         after: Sequence[EventID] | None = None,
         redacts: EventID | None = None,
     ) -> Event:
-        """Add an event after others, by default after all ends. Raises: Forbidden."""
+        """Add an event after others, by default after all forward extremities.
+
+        Raises: Forbidden.
+        """
         event = self.draft(sender, event_type, content, state_key, after=after, redacts=redacts)
         before = self.before(event.prev_events)
-        check_auth(event, {key: self.events[each] for key, each in before.items()})
+        check_auth(event, {key: self.events[event_id] for key, event_id in before.items()})
         self.keep(event)
         return event
 
@@ -115,7 +118,7 @@ class History:
         redacts: EventID | None = None,
         auth_events: Sequence[EventID] | None = None,
     ) -> Event:
-        """Make an event without checking or keeping it."""
+        """Build an event without checking or adding it."""
         rules = ROOM_VERSIONS[self.version]
         prevs = list(self.ends if after is None else after)
         before = self.before(prevs)
@@ -127,56 +130,61 @@ class History:
         event_id = None
         if not rules.event_id_is_hash:
             event_id = EventID(f"${number}x:{server_of(sender)}")
-            hashes = {each: reference_hash_text(self.events[each]) for each in (*prevs, *cited)}
+            hashes = {
+                cited_id: reference_hash_text(self.events[cited_id])
+                for cited_id in (*prevs, *cited)
+            }
         place = GraphPlace(
             room_id=self.room_id,
             prev_events=prevs,
             auth_events=cited,
-            depth=max((self.events[each].depth for each in prevs), default=0) + 1,
+            depth=max((self.events[prev_id].depth for prev_id in prevs), default=0) + 1,
             origin_server_ts=1_700_000_000_000 + number,
             event_id=event_id,
             reference_hashes=hashes,
         )
-        wanted = EventDraft(event_type, sender, content, state_key, redacts)
-        return build_event(wanted, place, rules, signer_of(server_of(sender)))
+        draft = EventDraft(event_type, sender, content, state_key, redacts)
+        return build_event(draft, place, rules, signer_of(server_of(sender)))
 
     def keep(self, event: Event, *, rejected: bool = False) -> None:
-        """Take an event in, whoever has made it."""
+        """Add an event, whoever has built it."""
         state = self.before(event.prev_events)
         if event.state_key is not None and not rejected:
             state = state.set((event.type, event.state_key), event.event_id)
         self.events[event.event_id] = event
         self.room_id = event.room_id
         self.states[event.event_id] = state
-        self.ends = [each for each in self.ends if each not in event.prev_events]
+        self.ends = [end for end in self.ends if end not in event.prev_events]
         self.ends.append(event.event_id)
 
     def before(self, prev_events: Sequence[EventID]) -> State:
-        """Give the state after some events."""
-        states = list(dict.fromkeys(self.states[each] for each in prev_events))
+        """Return the state after some events."""
+        states = list(dict.fromkeys(self.states[prev_id] for prev_id in prev_events))
         if len(states) < 2:
             return states[0] if states else Map()
         return Map(self.resolve(states, self.events))
 
     def seed(self) -> tuple[list[bytes], list[bytes], bytes]:
-        """Give what begins the room: the state before `first`, its auth chain, and `first`."""
+        """Return the state before `first`, its auth chain, and `first`, as another server sends
+        them.
+        """
         assert self.first is not None
         event = self.events[self.first]
-        state = [self.events[each] for each in self.before(event.prev_events).values()]
+        state = [self.events[state_id] for state_id in self.before(event.prev_events).values()]
         chain: dict[EventID, Event] = {}
         waiting = [event, *state]
         while waiting:
-            for each in waiting.pop().auth_events:
-                if each not in chain:
-                    chain[each] = self.events[each]
-                    waiting.append(chain[each])
+            for cited in waiting.pop().auth_events:
+                if cited not in chain:
+                    chain[cited] = self.events[cited]
+                    waiting.append(chain[cited])
         return _pdus(state), _pdus(chain.values()), event.canonical
 
     def later(self) -> list[Event]:
-        """List the events after the first one, in the order in which they were made."""
+        """Return the events after `first`, in the order in which they were created."""
         ids = list(self.events)
         assert self.first is not None
-        return [self.events[each] for each in ids[ids.index(self.first) + 1 :]]
+        return [self.events[event_id] for event_id in ids[ids.index(self.first) + 1 :]]
 
 
 def _pdus(events: Collection[Event]) -> list[bytes]:
@@ -184,7 +192,7 @@ def _pdus(events: Collection[Event]) -> list[bytes]:
 
 
 def random_history(version: str, seed: int, steps: int, resolve: Resolve) -> History:
-    """Make a room in which peers do as they like, after any of its recent events."""
+    """Create a room in which users act at random, after any of its recent events."""
     rng = random.Random(seed)
     history = History(version, resolve)
     history.begin(join_rule=rng.choice(("public", "public", "invite")))
@@ -200,20 +208,20 @@ def random_history(version: str, seed: int, steps: int, resolve: Resolve) -> His
     return history
 
 
-Wish = tuple[str, Mapping[str, Any], str | None]
+Change = tuple[str, Mapping[str, Any], str | None]
 
 
-def _try(history: History, sender: UserID, wish: Wish, after: list[EventID] | None) -> None:
+def _try(history: History, sender: UserID, change: Change, after: list[EventID] | None) -> None:
     try:
-        history.add(sender, *wish, after=after)
+        history.add(sender, *change, after=after)
     except Forbidden:
         return
 
 
 def _random_change(
     history: History, sender: UserID, after: Sequence[EventID], rng: random.Random
-) -> Wish:
-    target = rng.choice(PEERS[1:])  # somebody must stay
+) -> Change:
+    target = rng.choice(PEERS[1:])  # the admin must stay
     match rng.choice(("say", "say", "topic", "levels", "kick", "ban", "join", "leave", "rule")):
         case "say":
             return "m.room.message", {"body": str(rng.random())}, None

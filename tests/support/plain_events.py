@@ -1,4 +1,4 @@
-"""Events for tests of pure functions: the fields that a test names, unhashed and unsigned."""
+"""Events for tests of pure functions: only the given fields, without hashes and signatures."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,9 +23,9 @@ def plain_event(
     auth_events: Iterable[str] = (),
     rules: RoomVersion = ROOM_VERSIONS["11"],
 ) -> Event:
-    """Make an event; the PDU holds the fields that pure functions look at."""
-    prevs = tuple(EventID(each) for each in prev_events)
-    auths = tuple(EventID(each) for each in auth_events)
+    """Return an event; its PDU contains the fields that pure functions read."""
+    prevs = tuple(EventID(event_id) for event_id in prev_events)
+    auths = tuple(EventID(event_id) for event_id in auth_events)
     pdu: dict[str, Any] = {
         "type": event_type,
         "room_id": room_id,

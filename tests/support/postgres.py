@@ -30,24 +30,24 @@ SUPERUSER = "postgres"
 
 
 class PostgresMissing(RuntimeError):
-    """PostgreSQL's server programs are not on this machine."""
+    """PostgreSQL's server programs are not installed."""
 
 
 @attrs.define
 class PostgresServer:
-    """A server that listens on a Unix socket in its own directory only."""
+    """A PostgreSQL server that listens only on a Unix socket in its own directory."""
 
     directory: Path
     programs: Path
     process: subprocess.Popen[bytes] | None = None
     settings: dict[str, str] = attrs.field(factory=lambda: dict(FAST))
-    # What the tested database looks like before a test changes it.
+    # The schema of the test database before a test changes it.
     shape: str | None = None
     tables: set[str] = attrs.field(factory=set)
     sequences: set[str] = attrs.field(factory=set)
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the server and wait until it accepts connections."""
         options = [
             part for key, value in self.settings.items() for part in ("-c", f"{key}={value}")
         ]
@@ -70,33 +70,33 @@ class PostgresServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop at once, as a crash would."""
+        """Stop the server immediately, as a crash would."""
         if self.process is not None:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait()
             self.process = None
 
     def psql(self, statement: str, *, database: str = "postgres", check: bool = True) -> str:
-        """Run a statement as the superuser by the command line client."""
-        done = subprocess.run(
+        """Run a statement as superuser with psql and return its output."""
+        completed = subprocess.run(
             [
                 self.programs / "psql", "-XqAt", "-h", self.directory, "-U", SUPERUSER,
                 "-d", database, "-c", statement,
             ],
             check=check, capture_output=True, text=True,
         )  # fmt: skip
-        return done.stdout.strip()
+        return completed.stdout.strip()
 
     def arguments(self, database: str) -> dict[str, Any]:
-        """What asyncpg.connect takes to reach one of its databases."""
+        """Return the arguments of asyncpg.connect for a database."""
         return {"host": str(self.directory), "user": SUPERUSER, "database": database}
 
 
 @contextmanager
 def running_postgres(**settings: str) -> Iterator[PostgresServer]:
-    """Run a server of our own, with all its files removed at the end.
+    """Run a private server; all its files are deleted at the end.
 
-    One that is to be stopped keeps what it has committed by `synchronous_commit="on"`.
+    With `synchronous_commit="on"` committed data survives `stop`.
 
     Raises: PostgresMissing.
     """
@@ -121,14 +121,16 @@ def running_postgres(**settings: str) -> Iterator[PostgresServer]:
 
 
 def find_programs() -> Path:
-    """Find the newest installed server's programs, which Debian keeps off the PATH."""
+    """Return the folder of the newest server programs, which Debian keeps off the PATH."""
     on_path = shutil.which("initdb")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    if not found and on_path is None:
+    candidates = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3])
+    )
+    if not candidates and on_path is None:
         raise PostgresMissing("install PostgreSQL's server (initdb, postgres) to run these tests")
-    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+    return candidates[-1].parent if candidates else Path(str(on_path)).resolve().parent
 
 
 def as_postgres() -> dict[str, Any]:
-    """Popen's arguments to leave root, which PostgreSQL refuses to run as."""
+    """Return arguments of Popen that drop root privileges, as PostgreSQL refuses to run as root."""
     return {"user": SUPERUSER, "group": SUPERUSER} if os.getuid() == 0 else {}

@@ -1,7 +1,7 @@
-"""The server's own processes, started for a test by the command line that administrators use.
+"""The server's processes, started for a test with the command line that administrators use.
 
 `layout` "T0": one process on SQLite. "T1": one process on PostgreSQL. "T2": main, a generic worker
-and an events writer on PostgreSQL and Redis, every one of which serves clients.
+and an events writer on PostgreSQL and Redis, all of which serve clients.
 
 HS_E2E_PROXY puts a program between clients and processes (tests/support/proxies.py).
 """
@@ -35,9 +35,9 @@ SHARED_SECRET = "registration-secret"
 START_LIMIT_S = 180.0
 STOP_LIMIT_S = 120.0
 PORTS = (10_000, 32_000)
-TESTERS = 4
+MAX_TEST_RUNNERS = 4
 ROOT = Path(__file__).resolve().parents[2]
-_GIVEN: set[int] = set()
+_USED_PORTS: set[int] = set()
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
 
 MANY = {"per_second": 100_000, "burst_count": 100_000}
@@ -57,15 +57,15 @@ UNLIMITED = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on now, nor gets by chance before they are used.
+    """Return ports that are free and will not be assigned by the system before they are used.
 
-    They lie below those that systems give to outgoing connections; none is given twice, nor to
-    two of the processes that run tests at the same time.
+    They are below the range of ephemeral ports. No port is returned twice, nor to two of the pytest
+    processes that run in parallel.
     """
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = random.SystemRandom().randrange(*PORTS)
-        if port in _GIVEN or port % TESTERS != _tester():
+        if port in _USED_PORTS or port % MAX_TEST_RUNNERS != _test_runner():
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,18 +73,18 @@ def free_ports(count: int) -> list[int]:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _GIVEN.add(port)
-        found.append(port)
-    return found
+        _USED_PORTS.add(port)
+        ports.append(port)
+    return ports
 
 
-def _tester() -> int:
-    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % TESTERS
+def _test_runner() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % MAX_TEST_RUNNERS
 
 
 @attrs.define
 class ServerProcess:
-    """One process; `port` serves clients, `more` are further options of its command."""
+    """A server process; `port` serves clients, `more` are further command-line options."""
 
     name: str
     port: int
@@ -95,16 +95,16 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """Where clients reach it."""
+        """The URL for clients."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait for its word that it is ready."""
+        """Start the process and wait until it is ready."""
         self.begin()
         self.wait_ready()
 
     def begin(self) -> None:
-        """Start it."""
+        """Start the process without waiting."""
         options = [part for path in self.configs for part in ("--config", str(path))]
         command = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve"]
         command += [*options, *self.more]
@@ -118,50 +118,50 @@ class ServerProcess:
             )
 
     def wait_ready(self) -> None:
-        """Wait for the line that says so."""
+        """Wait for the line that reports that the process is ready."""
         assert self.process is not None
         assert self.process.stderr is not None
-        told = b""
+        output = b""
         deadline = time.monotonic() + START_LIMIT_S
-        while b" ready" not in told:
-            left_s = deadline - time.monotonic()
-            readable, _, _ = select.select([self.process.stderr], [], [], max(left_s, 0))
+        while b" ready" not in output:
+            remaining_s = deadline - time.monotonic()
+            readable, _, _ = select.select([self.process.stderr], [], [], max(remaining_s, 0))
             part = os.read(self.process.stderr.fileno(), 65536) if readable else b""
             if not part:
-                raise RuntimeError(f"{self.name} did not start:\n{told.decode()}{self.tail()}")
-            told += part
-        # Nobody reads on from here; logs go to the file.
+                raise RuntimeError(f"{self.name} did not start:\n{output.decode()}{self.tail()}")
+            output += part
+        # The pipe is not read any further; logs go to the file.
         with self.log.open("ab") as log_file:
-            log_file.write(told)
+            log_file.write(output)
 
     def tail(self) -> str:
-        """Give the end of its log."""
+        """Return the end of the log."""
         return self.log.read_text("utf-8", "replace")[-4000:] if self.log.exists() else ""
 
     def errors(self) -> str:
-        """Give what its log tells of errors, with their traces."""
+        """Return the errors in the log, with their tracebacks."""
         lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
-        kept, is_error = [], False
+        error_lines, is_error = [], False
         for line in lines:
             if _LOG_LINE.match(line):
                 is_error = " ERROR " in line or " CRITICAL " in line
             if is_error:
-                kept.append(line)
-        return "\n".join(kept)[-20_000:]
+                error_lines.append(line)
+        return "\n".join(error_lines)[-20_000:]
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process, as a power failure would."""
         assert self.process is not None
         self.process.kill()
-        self._gone()
+        self._wait_ended()
 
     def stop(self) -> int:
-        """Ask it to end; give its exit status."""
+        """Ask the process to stop and return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self._gone()
+        return self._wait_ended()
 
-    def _gone(self) -> int:
+    def _wait_ended(self) -> int:
         process, self.process = self.process, None
         assert process is not None
         assert process.stderr is not None
@@ -176,7 +176,7 @@ class ServerProcess:
 
 @attrs.define
 class Cluster:
-    """The processes of one server; `database` is its name on PostgreSQL."""
+    """The processes of one server; `database` is its PostgreSQL database."""
 
     layout: Layout
     folder: Path
@@ -186,39 +186,40 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """Where clients reach each process."""
-        return [one.url for one in self.processes.values()]
+        """The URLs of all processes."""
+        return [process.url for process in self.processes.values()]
 
     def any_url(self) -> str:
-        """Give one of them by chance: every process serves every request."""
+        """Return the URL of a random process: every process serves every request."""
         return self.rng.choice(self.urls)
 
     def start(self) -> None:
-        """Start all, the main process first as it brings the schema up to date."""
-        for one in self.processes.values():
-            one.begin()
-        for one in self.processes.values():
-            one.wait_ready()
+        """Start all processes, beginning with main, which migrates the schema."""
+        for process in self.processes.values():
+            process.begin()
+        for process in self.processes.values():
+            process.wait_ready()
 
     def stop(self) -> None:
-        """End all that run; each must end well."""
+        """Stop all running processes; each must exit with status 0."""
         statuses = {
-            one.name: one.stop()
-            for one in reversed(self.processes.values())
-            if one.process is not None
+            process.name: process.stop()
+            for process in reversed(self.processes.values())
+            if process.process is not None
         }
         assert set(statuses.values()) <= {0}, statuses
 
     def kill_all(self) -> None:
-        """End what a failed test left."""
-        for one in self.processes.values():
-            if one.process is not None:
-                one.kill()
+        """Kill the processes that a failed test left running."""
+        for process in self.processes.values():
+            if process.process is not None:
+                process.kill()
 
     def logs(self) -> str:
-        """Give the ends of all logs."""
+        """Return the errors and the end of each log."""
         return "\n".join(
-            f"--- {one.name}\n{one.errors()}\n...\n{one.tail()}" for one in self.processes.values()
+            f"--- {process.name}\n{process.errors()}\n...\n{process.tail()}"
+            for process in self.processes.values()
         )
 
 
@@ -229,7 +230,7 @@ def running_cluster(
     redis: RedisServer | None,
     **settings: Any,
 ) -> Iterator[Cluster]:
-    """Run a server of this layout in a directory of its own; `settings` go to homeserver.yaml."""
+    """Run a server in its own directory; `settings` are added to homeserver.yaml."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
     with _running(make_cluster(layout, folder, postgres, redis, settings)) as cluster:
         yield cluster
@@ -239,7 +240,7 @@ def running_cluster(
 def running_large_cluster(
     workers: Sequence[str], postgres: PostgresServer, redis: RedisServer
 ) -> Iterator[Cluster]:
-    """Run a server of layout T2 with more generic workers."""
+    """Run a server of layout T2 with additional generic workers."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
     with _running(make_cluster("T2", folder, postgres, redis, {}, workers)) as cluster:
         yield cluster
@@ -251,9 +252,9 @@ def _running(cluster: Cluster) -> Iterator[Cluster]:
         try:
             cluster.start()
             if "HS_E2E_PROXY" in os.environ:
-                for one in cluster.processes.values():
+                for process in cluster.processes.values():
                     (listen,) = free_ports(1)
-                    one.port = proxies.enter_context(proxy_before(one.url, listen))
+                    process.port = proxies.enter_context(proxy_before(process.url, listen))
             yield cluster
             cluster.stop()
         finally:
@@ -269,7 +270,7 @@ def make_cluster(
     settings: dict[str, Any],
     more_workers: Sequence[str] = (),
 ) -> Cluster:
-    """Write the configuration of a server; nothing is started."""
+    """Write the configuration of a server without starting it."""
     names = ["main", "sync1", "persister1", *more_workers] if layout == "T2" else ["main"]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     internal = dict(zip(names, free_ports(len(names)), strict=True))
@@ -295,7 +296,7 @@ def make_cluster(
             "redis": {"enabled": True, "path": redis.socket},
             "worker_replication_secret": "replication-secret",
             "stream_writers": writers,
-            # Who writes nothing need not be called, and so need not be here.
+            # Processes that write no stream receive no RPC calls and need no entry.
             "instance_map": {
                 name: {"host": "127.0.0.1", "port": internal[name]}
                 for name in names
@@ -347,7 +348,7 @@ def _listeners(port: int, internal: int, layout: Layout) -> list[dict[str, Any]]
 
 
 def _log_to(process: ServerProcess, shared: dict[str, Any], folder: Path) -> None:
-    """Have a process write its log to its file."""
+    """Configure a process to write its log to its file."""
     log_config = {
         "version": 1,
         "disable_existing_loggers": False,

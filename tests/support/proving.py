@@ -1,4 +1,4 @@
-"""Addresses, consent and captchas of a small server's accounts, for tests."""
+"""Fakes for the validation of addresses and for captchas in tests of accounts."""
 
 from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
@@ -21,7 +21,7 @@ KEY = SigningKey.from_seed("a_test", bytes(32))
 
 @attrs.define(eq=False)
 class Puzzles:
-    """A Captcha whose right answer is known."""
+    """A Captcha that accepts one known response and records all."""
 
     right: str = "right"
     asked: list[tuple[str, str]] = attrs.field(factory=list)
@@ -33,7 +33,10 @@ class Puzzles:
 
 @attrs.define(eq=False)
 class IdentityWorld:
-    """An HttpClient behind which an identity server validates numbers and takes bindings."""
+    """An HttpClient that acts as an identity server.
+
+    It validates phone numbers and binds addresses.
+    """
 
     code: str = "1234"
     numbers: dict[str, str] = attrs.field(factory=dict)
@@ -53,35 +56,36 @@ class IdentityWorld:
         redirects: int = 0,
     ) -> HttpAnswer:
         parts = urlsplit(url)
-        given = orjson.loads(body) if body else {k: v[0] for k, v in parse_qs(parts.query).items()}
-        status, content = self._answer(parts.path.rsplit("/", 1)[1], given)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        fields = orjson.loads(body) if body else query
+        status, content = self._respond(parts.path.rsplit("/", 1)[1], fields)
         return HttpAnswer(status, {}, orjson.dumps(content), url)
 
-    def _answer(self, name: str, given: dict[str, str]) -> tuple[int, dict[str, object]]:
+    def _respond(self, name: str, fields: dict[str, str]) -> tuple[int, dict[str, object]]:
         if name == "requestToken":
             sid = f"remote{len(self.numbers)}"
-            self.numbers[sid] = "".join(c for c in given["phone_number"] if c.isdigit())
+            self.numbers[sid] = "".join(c for c in fields["phone_number"] if c.isdigit())
             return 200, {"sid": sid, "success": True, "msisdn": self.numbers[sid]}
         if name == "submitToken":
-            if given["token"] == self.code:
-                self.validated.add(given["sid"])
-            return 200, {"success": given["token"] == self.code}
+            if fields["token"] == self.code:
+                self.validated.add(fields["sid"])
+            return 200, {"success": fields["token"] == self.code}
         if name == "getValidated3pid":
-            if given["sid"] not in self.validated:
+            if fields["sid"] not in self.validated:
                 return 400, {"errcode": "M_SESSION_NOT_VALIDATED", "error": "no"}
-            address = self.numbers[given["sid"]]
+            address = self.numbers[fields["sid"]]
             return 200, {"medium": "msisdn", "address": address, "validated_at": 5}
         if name == "bind":
-            self.bound.append((given["sid"], given["mxid"]))
-            return 200, {"medium": "email", "address": "alice@example.org", "mxid": given["mxid"]}
-        self.unbound.append(given["mxid"])
+            self.bound.append((fields["sid"], fields["mxid"]))
+            return 200, {"medium": "email", "address": "alice@example.org", "mxid": fields["mxid"]}
+        self.unbound.append(fields["mxid"])
         return 200, {}
 
 
 def address_servers(
     settings: Settings, database: Database, world: IdentityWorld, captcha: Captcha
 ) -> ThreepidServers:
-    """Build what asks the world."""
+    """Build the clients of identity servers, which send their requests to `world`."""
     signer = Signer(ServerName("test"), KEY)
     return ThreepidServers(
         identity_servers=IdentityServers(database, world, signer),

@@ -1,7 +1,7 @@
-"""A program between the clients of end-to-end tests and the server, which looks at what goes by.
+"""A program between the clients of end-to-end tests and the server, which inspects the traffic.
 
-HS_E2E_PROXY is its command: `{listen}` in it is the port that clients are sent to, `{upstream}` the
-URL of the process behind. It is started once for each process of each server. An example:
+HS_E2E_PROXY is its command: `{listen}` is replaced by the port that clients use, and `{upstream}`
+by the URL of the server process. It is started once for each process of each server. Example:
 
     HS_E2E_PROXY="hsconform proxy --listen {listen} --upstream {upstream} --out {listen}.jsonl"
 """
@@ -20,7 +20,7 @@ STOP_LIMIT_S = 60.0
 
 @contextmanager
 def proxy_before(upstream: str, listen: int) -> Iterator[int]:
-    """Run the program before a URL; give the port that clients shall use."""
+    """Run the program in front of a URL; yield the port that clients must use."""
     command = [
         part.format(listen=listen, upstream=upstream)
         for part in shlex.split(os.environ["HS_E2E_PROXY"])

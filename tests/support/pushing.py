@@ -1,4 +1,4 @@
-"""The sending of notifications over a World, for tests: what is delivered is kept here."""
+"""Push notifications over a World; deliveries are recorded instead of sent."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ WAIT_S = 60.0
 
 
 def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
-    """Give what a client sends to set a pusher."""
+    """Return the request body to set a pusher."""
     return {
         "kind": "http",
         "app_id": "org.example.app",
@@ -42,7 +42,7 @@ def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
 
 @attrs.define(eq=False)
 class KeptDeliveries:
-    """A gateway of the test's: keeps what is delivered, and answers as it was told to."""
+    """A gateway that records deliveries and returns the configured verdicts."""
 
     told: list[tuple[str, EventID]] = attrs.Factory(list)
     attempts: int = 0
@@ -52,7 +52,7 @@ class KeptDeliveries:
     _changed: trio.Event = attrs.Factory(trio.Event)
 
     async def deliver(self, pusher: Pusher, push: Push) -> Verdict:
-        """Keep one."""
+        """Record a notification."""
         await trio.lowlevel.checkpoint()
         self.attempts += 1
         verdict = self.verdicts.pop(0) if self.verdicts else Verdict.DONE
@@ -63,18 +63,18 @@ class KeptDeliveries:
         return verdict
 
     async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
-        """Keep that somebody's badge was to be told."""
+        """Record a badge update."""
         await trio.lowlevel.checkpoint()
         self.badges.append(pusher.key.pushkey)
         self._change()
         return shown
 
     def events(self, pushkey: str = "key") -> list[EventID]:
-        """List what was delivered to one pusher."""
+        """Return the events delivered to a pusher."""
         return [event_id for key, event_id in self.told if key == pushkey]
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait until what was delivered is as somebody wants it."""
+        """Wait until a condition on the deliveries holds."""
         with trio.fail_after(WAIT_S):
             while not holds():
                 await self._changed.wait()
@@ -86,7 +86,7 @@ class KeptDeliveries:
 
 @attrs.define(eq=False)
 class PushScene:
-    """One process that has pushers, evaluates and sends."""
+    """A process with pushers that evaluates push rules and sends notifications."""
 
     world: World
     unread: UnreadScene
@@ -103,7 +103,7 @@ class PushScene:
         await self.pushers.change(requester, pusher_body(pushkey, **more))
 
     async def say(self, room_id: RoomID, sender: UserID, body: str = "hello") -> EventID:
-        """Send a message; what it does to others is in the database on return."""
+        """Send a message; its push results are stored on return."""
         self.world.clock.advance(1)
         sent = await self.world.send(room_id, sender, body)
         await self.unread.settle()
@@ -120,25 +120,25 @@ async def open_pushing(
     is_sending: bool = True,
     at_once: int = 10,
 ) -> AsyncIterator[PushScene]:
-    """Start pushers over a world; `is_sending` starts the sending with them."""
+    """Start the push services over a world; without `is_sending` nothing is delivered."""
     hub = hub or InProcHub()
     database: Database = world.database
     writer = TableWriter(PUSHERS, "main", database, hub.join(world.feed), world.clock.now_ms)
     table = PusherTable(writer, world.clock)
     positions = Positions(database)
-    kept = delivered or KeptDeliveries()
+    gateway = delivered or KeptDeliveries()
     slots, slow_slots = trio.CapacityLimiter(at_once), trio.CapacityLimiter(at_once)
     tools = LineTools(database, positions, table, world.clock, slots, slow_slots, 0)
 
     def make(pusher: Pusher) -> Line:
-        return Line(pusher, kept, tools)
+        return Line(pusher, gateway, tools)
 
     makers: dict[str, MakeLine] = {HTTP: make}
     sending = PushSending(database, world.feed, positions, makers, is_ours)
     async with open_unread(world, hub) as unread, trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         pushers = Pushers(database, table, True)
-        scene = PushScene(world, unread, table, pushers, positions, sending, kept)
+        scene = PushScene(world, unread, table, pushers, positions, sending, gateway)
         if is_sending:
             nursery.start_soon(sending.run)
         yield scene

@@ -1,4 +1,4 @@
-"""The read side of rooms over a World, with tables in place of users' wishes."""
+"""The read side of rooms over a World; the preferences of users are held in dicts."""
 
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
@@ -35,7 +35,7 @@ NO_SERVICES = ServiceRegistry((), SERVER)
 
 @attrs.define(eq=False)
 class Wishes:
-    """Who ignores whom, and who wants to be forgotten."""
+    """The users that others ignore, and the users who asked for erasure."""
 
     ignored: dict[UserID, set[UserID]] = attrs.Factory(dict)
     erased: set[UserID] = attrs.Factory(set)
@@ -49,7 +49,7 @@ class Wishes:
 
 @attrs.define(eq=False)
 class Reading:
-    """The readers of one process."""
+    """The services of one process that read rooms."""
 
     world: World
     wishes: Wishes
@@ -63,29 +63,31 @@ class Reading:
     async def see(
         self, user_id: UserID, *event_ids: EventID, device_id: str | None = None
     ) -> list[dict[str, Any]]:
-        """Give events as a user gets them, those they may see."""
+        """Return events as a user receives them; those that the user may not see are left out."""
         stored = await self.world.events.get(event_ids)
         seen = await self.visibility.filter_visible(user_id, list(stored.values()))
         viewer = self.rendering.viewer(
             Requester(user_id, device_id), await self.visibility.ignored_by(user_id)
         )
-        await self.rendering.prepare([one.stored for one in seen], viewer)
+        await self.rendering.prepare([visible.stored for visible in seen], viewer)
         return [
             orjson.loads(
-                self.rendering.timeline_event(one.stored, viewer, one.membership, room_id=True)
+                self.rendering.timeline_event(
+                    visible.stored, viewer, visible.membership, room_id=True
+                )
             )
-            for one in seen
+            for visible in seen
         ]
 
     async def bodies(self, user_id: UserID, room_id: RoomID) -> list[str]:
-        """Give the texts of all messages of a room that a user may see."""
+        """Return the texts of all messages in a room that a user may see."""
         ids = [EventID(row.event_id) for _, row in self.world.seen if row.room_id == room_id]
         events = await self.see(user_id, *ids)
-        return [one["content"]["body"] for one in events if "body" in one["content"]]
+        return [event["content"]["body"] for event in events if "body" in event["content"]]
 
 
 def readers_of(world: World, expiry: Expiry | None = None) -> Reading:
-    """Build the readers; before the world's first event, or after a restart."""
+    """Build the readers, before the world's first event or after a restart."""
     wishes = Wishes()
     memberships = Memberships(world.database, world.feed, SERVER)
     tails = Tails(world.feed)
@@ -108,7 +110,7 @@ def readers_of(world: World, expiry: Expiry | None = None) -> Reading:
 
 
 def timelines_of(reading: Reading) -> Timelines:
-    """Build what reads history."""
+    """Build the service that reads history."""
     world = reading.world
     showing = Showing(reading.visibility, reading.rendering)
     return Timelines(
@@ -127,7 +129,10 @@ def client_of(
     guests: Collection[UserID] = (),
     services: ServiceRegistry = NO_SERVICES,
 ) -> WebClient:
-    """Serve all endpoints that read rooms; a user's token is the user ID, a service's its ID."""
+    """Return a client of all endpoints that read rooms.
+
+    A user's token is the user ID, a service's token is its ID.
+    """
     world = reading.world
     showing = Showing(reading.visibility, reading.rendering)
     places = Places(world.database)

@@ -15,12 +15,12 @@ START_LIMIT_S = 60.0
 
 
 class RedisMissing(RuntimeError):
-    """redis-server is not on this machine."""
+    """redis-server is not installed."""
 
 
 @attrs.define
 class RedisServer:
-    """A server that listens on a Unix socket in its own directory; `options` may add more."""
+    """A Redis server that listens on a Unix socket in its own directory."""
 
     directory: Path
     program: str
@@ -34,7 +34,7 @@ class RedisServer:
         return str(self.directory / "redis.sock")
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the server and wait until it responds."""
         command = [
             self.program, "--port", "0", "--unixsocket", self.socket, "--save", "",
             "--appendonly", "no", "--dir", str(self.directory), "--logfile", "log", *self.options,
@@ -49,35 +49,35 @@ class RedisServer:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop at once, forgetting everything."""
+        """Kill the server; its data is lost."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def pause(self) -> None:
-        """Have it answer nothing, although it is there."""
+        """Suspend the server, so that connections stay open but nothing responds."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Resume the server after `pause`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def cli(self, *command: str) -> str:
-        """Run a command by the command line client."""
+        """Run a command with redis-cli and return its output."""
         secret = ["-a", self.password, "--no-auth-warning"] if self.password else []
-        done = subprocess.run(
+        completed = subprocess.run(
             ["redis-cli", "-s", self.socket, *secret, *command],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        return done.stdout.strip()
+        return completed.stdout.strip()
 
 
 @contextmanager
 def running_redis(*options: str, password: str = "") -> Iterator[RedisServer]:
-    """Run a server of our own, with all its files removed at the end.
+    """Run a private server; all its files are deleted at the end.
 
     Raises: RedisMissing.
     """

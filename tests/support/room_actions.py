@@ -1,4 +1,4 @@
-"""What clients do in rooms, wired over a World: services and endpoints, profiles in a dict.
+"""The services and endpoints by which clients act in rooms, over a World.
 
 async with open_actions(database) as acts:
     client = acts.client()
@@ -77,10 +77,10 @@ SIGNER = Signer(SERVER, SigningKey.from_seed("a", bytes(32)))
 
 
 class NoOutside:
-    """The HttpClient of a server that reaches no other."""
+    """An HttpClient that cannot reach any server."""
 
     async def send(self, method: str, url: str, **more: Any) -> HttpAnswer:
-        raise Unreachable("there is no outside")
+        raise Unreachable("there is no network")
 
 
 @attrs.define
@@ -95,7 +95,7 @@ class Profiles:
 
 @attrs.define(eq=False)
 class OwnThings:
-    """OwnData and RoomRules over dicts: users' account data, and the rules copied."""
+    """OwnData and RoomRules over dicts: account data, and the calls that copy push rules."""
 
     data: dict[tuple[UserID, RoomID | None, str], dict[str, Any]] = attrs.Factory(dict)
     copied: list[tuple[UserID, RoomID, RoomID]] = attrs.Factory(list)
@@ -117,7 +117,7 @@ class OwnThings:
 
 @attrs.define(eq=False)
 class Actions:
-    """The services that clients' requests reach, over one world."""
+    """The services behind the clients' endpoints, over one world."""
 
     world: World
     profiles: Profiles
@@ -140,14 +140,14 @@ class Actions:
             self.user(user_id)
 
     def user(self, user_id: UserID, **more: Any) -> Requester:
-        """Give a user a token: the localpart."""
+        """Create an access token for a user, equal to the localpart, and return the requester."""
         name = user_id[1:].partition(":")[0]
-        made = Requester(user_id, **{"device_id": name.upper(), "token_id": 1, **more})
-        self.tokens.requesters[name] = made
-        return made
+        requester = Requester(user_id, **{"device_id": name.upper(), "token_id": 1, **more})
+        self.tokens.requesters[name] = requester
+        return requester
 
     def client(self, *more: object) -> WebClient:
-        """Make a client of the endpoints of rooms."""
+        """Return a client of the room endpoints."""
         apis = (
             CreateRoomApi(InvitingCreation(self.creation, self.offers)),
             MembershipApi(self.membership, self.naming, self.removal, self.offers),
@@ -161,14 +161,14 @@ class Actions:
         return client_for(*apis, *more, tokens=self.tokens)
 
     async def state(self, room_id: RoomID, event_type: str, key: str = "") -> Mapping[str, Any]:
-        """Give the content of an entry of a room's current state."""
+        """Return the content of an entry of a room's current state."""
         stored = await self.world.states.current_event(room_id, event_type, key)
         return {} if stored is None else stored.event.content
 
     async def events_of(self, room_id: RoomID) -> list[Event]:
-        """Give a room's events in the order they were written."""
+        """Return a room's events in the order in which they were written."""
         ids = [EventID(row.event_id) for _, row in self.world.seen if row.room_id == room_id]
-        return [one.event for one in (await self.world.events.get(ids)).values()]
+        return [stored.event for stored in (await self.world.events.get(ids)).values()]
 
 
 @asynccontextmanager
@@ -178,14 +178,14 @@ async def open_actions(
     settings: RoomSettings | None = None,
     limits: RateLimitSettings = NO_LIMITS,
 ) -> AsyncIterator[Actions]:
-    """Start a world and wire what clients do over it."""
+    """Open a world and build the services over it."""
     async with open_world(database) as world:
         yield make_actions(world, settings or RoomSettings(), limits)
 
 
 @attrs.frozen
 class _Parts:
-    """What several of the services are made of."""
+    """Dependencies that several services share."""
 
     world: World
     profiles: Profiles
@@ -263,13 +263,13 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
 
 
 def turns_of(world: World) -> UpgradeTurns:
-    """Make what lets one at a time upgrade a room; each call stands for a process."""
+    """Return the lock that serializes room upgrades; each call stands for another process."""
     leases = Leases(world.database, f"process {next(_numbers)}", lambda: now_ms(world))
     return UpgradeTurns(leases)
 
 
 def now_ms(world: World) -> int:
-    """Give a time that goes on while a test waits."""
+    """Return a time that advances while a test waits."""
     return world.clock.now_ms() + int(trio.current_time() * 1000)
 
 

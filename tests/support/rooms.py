@@ -1,4 +1,4 @@
-"""A small server without HTTP: rooms, their feed and their database, for tests of services.
+"""The rooms part of a server: rooms, their feed and their database, without HTTP.
 
 async with open_world(database) as world:
     room_id = await world.create_room(ALICE, invite=(BOB,))
@@ -64,7 +64,7 @@ ALONE = Topology("main", "main")
 
 @attrs.define(eq=False)
 class World:
-    """The pieces of a running server; `seen` are the rows of the events stream, in order."""
+    """The components of a running server; `seen` are the rows of the events stream in order."""
 
     database: Database
     feed: Feed
@@ -78,7 +78,7 @@ class World:
     appender: ShardedAppender
     ownership: Ownership
     stream: TableWriter[EventRow]
-    appenders: dict[str, RoomAppender]  # by instance; other worlds' may be put in
+    appenders: dict[str, RoomAppender]  # by instance; tests may add those of other worlds
     receiver: ShardedReceiver
     auth_graph: AuthGraph
     transport: Transport
@@ -95,7 +95,7 @@ class World:
         power_levels: Mapping[str, Any] | None = None,
         join_rule: str = "public",
     ) -> RoomID:
-        """Make a room whose creator is in it, with others joined or invited."""
+        """Create a room whose creator has joined, with further members joined or invited."""
         levels = {"users": {} if version == "12" else {creator: 100}, **(power_levels or {})}
         drafts = [
             Draft(event_types.CREATE, creator, {}, ""),
@@ -129,21 +129,21 @@ class World:
         content: Mapping[str, Any],
         state_key: str = "",
     ) -> Appended:
-        """Set an entry of the room's state."""
+        """Set a state event."""
         return (await self.append(room_id, Draft(event_type, sender, dict(content), state_key)))[0]
 
     async def join(self, room_id: RoomID, user_id: UserID) -> Appended:
-        """Have a user join."""
+        """Let a user join."""
         return (await self.append(room_id, member(user_id, "join")))[0]
 
     async def leave(self, room_id: RoomID, user_id: UserID) -> Appended:
-        """Have a user leave."""
+        """Let a user leave."""
         return (await self.append(room_id, member(user_id, "leave")))[0]
 
     async def set_membership(
         self, room_id: RoomID, sender: UserID, user_id: UserID, membership: str
     ) -> Appended:
-        """Have one user invite, kick or ban another."""
+        """Let one user invite, kick or ban another."""
         content = {"membership": membership}
         draft = Draft(event_types.MEMBER, sender, content, user_id)
         return (await self.append(room_id, draft))[0]
@@ -155,18 +155,18 @@ class World:
 
 
 def message(sender: UserID, body: str = "hello", txn: TxnKey | None = None) -> Draft:
-    """Make the draft of a text message."""
+    """Return the draft of a text message."""
     content = {"msgtype": "m.text", "body": body}
     return Draft(event_types.MESSAGE, sender, content, txn=txn)
 
 
 def member(user_id: UserID, membership: str, **content: Any) -> Draft:
-    """Make the draft of a user's own membership."""
+    """Return the draft of a user's own membership."""
     return Draft(event_types.MEMBER, user_id, {"membership": membership, **content}, user_id)
 
 
 def txn_key(user_id: UserID, room_id: RoomID, txn_id: str, device_id: str = "DEVICE") -> TxnKey:
-    """Make the key of a request to send a message."""
+    """Return the transaction key of a request to send a message."""
     return TxnKey(user_id, device_id, f"/rooms/{room_id}/send/m.room.message", txn_id)
 
 
@@ -175,12 +175,12 @@ async def open_writers(database: Database) -> AsyncIterator[tuple[World, World]]
     """Start two processes that write events."""
     hub = InProcHub()
     async with (
-        open_world(database, hub=hub, topology=WRITERS) as one,
-        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as two,
+        open_world(database, hub=hub, topology=WRITERS) as first,
+        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as second,
     ):
-        one.appenders.update(two.appenders)
-        two.appenders.update(one.appenders)
-        yield one, two
+        first.appenders.update(second.appenders)
+        second.appenders.update(first.appenders)
+        yield first, second
 
 
 @asynccontextmanager
@@ -194,9 +194,9 @@ async def open_world(
     opaque_id: Callable[[], str] = random_opaque,
     policy_servers: PolicyServers | None = None,
 ) -> AsyncIterator[World]:
-    """Start the rooms' part of a server; at the end it writes what waits, and stops.
+    """Start the rooms part of a server; at the end it writes pending events and stops.
 
-    Another world on the same database afterwards is a restart.
+    Opening another world on the same database afterwards is a restart.
     """
     world = make_world(
         database,
@@ -225,7 +225,7 @@ def make_world(
     opaque_id: Callable[[], str],
     policy_servers: PolicyServers | None = None,
 ) -> World:
-    """Build the pieces, starting nothing."""
+    """Build the components without starting anything."""
     feed = Feed()
     ownership = Ownership(topology)
     instance = topology.instance

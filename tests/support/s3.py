@@ -1,4 +1,4 @@
-"""A store that speaks S3: moto's server, in a process of its own."""
+"""An S3-compatible store: moto's server in a separate process."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ main(["--host", "127.0.0.1", "--port", sys.argv[1]])
 
 @contextmanager
 def running_s3() -> Iterator[str]:
-    """Run a store, and give its address."""
+    """Run a store and yield its URL."""
     (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _SERVE, str(port)],

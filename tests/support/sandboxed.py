@@ -1,4 +1,4 @@
-"""Functions for the tests of the sandbox: each misbehaves in a way of its own."""
+"""Functions that tests run in the sandbox; most of them misbehave in a particular way."""
 
 import ctypes
 import os

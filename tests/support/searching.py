@@ -1,4 +1,4 @@
-"""Search over a World, indexed whenever somebody searches."""
+"""Message search over a World, which is indexed before every search."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,24 +36,24 @@ class Searching:
     async def search(
         self, user_id: UserID, term: str, filter: dict[str, Any] | None = None, **fields: Any
     ) -> dict[str, Any]:
-        """Search, once everything is indexed."""
+        """Search, after indexing all events."""
         await self.indexer.catch_up()
         ask = SearchAsk(term, wanted=parse_event_filter(filter or {}), **fields)
         return await self.messages.search(Requester(user_id, "PHONE"), ask)
 
     async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
-        """Give the IDs of the events that are found."""
-        answer = await self.search(user_id, term, **fields)
-        return [one["event_id"] for one in events_of(answer)]
+        """Return the IDs of the events that are found."""
+        response = await self.search(user_id, term, **fields)
+        return [event["event_id"] for event in events_of(response)]
 
 
-def events_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the events of an answer's results."""
-    return [plain(one["result"]) for one in answer["results"]]
+def events_of(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a response's results."""
+    return [plain(result["result"]) for result in response["results"]]
 
 
 def plain(fragment: Any) -> Any:
-    """Read what was rendered."""
+    """Convert rendered fragments to plain values."""
     return orjson.loads(orjson.dumps(fragment))
 
 
@@ -61,13 +61,13 @@ def plain(fragment: Any) -> Any:
 async def open_searching(
     database: Database, *, is_enabled: bool = True
 ) -> AsyncIterator[Searching]:
-    """Open a world that can be searched."""
+    """Open a world with message search."""
     async with open_world(database) as world:
         yield searching_of(world, is_enabled=is_enabled)
 
 
 def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
-    """Build search over a world."""
+    """Build message search over a world."""
     reading = readers_of(world)
     database, events, states = world.database, world.events, world.states
     showing = Showing(reading.visibility, reading.rendering)

@@ -1,4 +1,4 @@
-"""Who shares rooms with whom, as a set of pairs; nobody does at first."""
+"""Shared rooms of users, as a set of pairs that is empty at first."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""A website of the test's own on 127.0.0.1: scripted answers, and a record of what was asked."""
+"""A web server on 127.0.0.1 with scripted responses, which records its requests."""
 
 import ssl
 import subprocess
@@ -15,7 +15,7 @@ _SITE_S = 120.0
 
 @attrs.frozen
 class Asked:
-    """One request as it came; names of headers are in lower case."""
+    """A recorded request; header names are in lower case."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Asked:
 
 @attrs.frozen
 class Page:
-    """One answer; `raw` writes everything itself instead."""
+    """A response; `raw` writes the whole response itself instead."""
 
     body: bytes = b""
     status: int = 200
@@ -33,58 +33,61 @@ class Page:
     raw: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
 
 
-Answering = Callable[[Asked], Page | Awaitable[Page]]
+Respond = Callable[[Asked], Page | Awaitable[Page]]
 
 
 @attrs.define(eq=False)
 class Site:
-    """What is served, by path without its query; whatever else is asked for is 404."""
+    """The responses by path without query; other paths get 404."""
 
     port: int = 0
     scheme: str = "http"
-    pages: dict[str, Page | Answering] = attrs.field(factory=dict)
+    pages: dict[str, Page | Respond] = attrs.field(factory=dict)
     asked: list[Asked] = attrs.field(factory=list)
     connections: int = 0
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
-        """Give the URL of a path."""
+        """Return the URL of a path."""
         return f"{self.scheme}://{host}:{self.port}{path}"
 
     def html(self, path: str, text: str) -> str:
-        """Serve a page of HTML; give its URL."""
+        """Serve an HTML page and return its URL."""
         self.pages[path] = Page(text.encode(), headers={"content-type": "text/html; charset=utf-8"})
         return self.url(path)
 
     async def serve(self, stream: trio.abc.Stream) -> None:
-        """Answer the requests of one connection."""
+        """Serve the requests of one connection."""
         self.connections += 1
         try:
-            while (asked := await read_request(stream)) is not None:
-                self.asked.append(asked)
-                if not await self.answer(stream, asked):
+            while (request := await read_request(stream)) is not None:
+                self.asked.append(request)
+                if not await self.answer(stream, request):
                     return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
-    async def answer(self, stream: trio.abc.Stream, asked: Asked) -> bool:
-        """Answer one request; tell whether the connection may serve another."""
-        page = self.pages.get(asked.path.partition("?")[0], Page(b"nothing here", 404))
+    async def answer(self, stream: trio.abc.Stream, request: Asked) -> bool:
+        """Respond to one request; return whether the connection can serve another."""
+        page = self.pages.get(request.path.partition("?")[0], Page(b"nothing here", 404))
         if callable(page):
-            made = page(asked)
-            page = made if isinstance(made, Page) else await made
+            returned = page(request)
+            page = returned if isinstance(returned, Page) else await returned
         if page.raw is not None:
             await page.raw(stream)
             return False
         headers = {"content-length": str(len(page.body)), **page.headers}
-        lines = [f"HTTP/1.1 {page.status} Whatever", *(f"{a}: {b}" for a, b in headers.items())]
+        lines = [
+            f"HTTP/1.1 {page.status} Reason",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         await stream.send_all("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        if asked.method != "HEAD":
+        if request.method != "HEAD":
             await stream.send_all(page.body)
         return True
 
 
 async def read_request(stream: trio.abc.Stream) -> Asked | None:
-    """Read one request, or None at the end of the connection."""
+    """Read one request; return None at the end of the connection."""
     received = bytearray()
     while b"\r\n\r\n" not in received:
         part = await stream.receive_some(_HEAD_BYTES)
@@ -108,7 +111,7 @@ async def read_request(stream: trio.abc.Stream) -> Asked | None:
 
 @asynccontextmanager
 async def open_site(tls: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
-    """Run a site for the length of a test."""
+    """Run a web server for the duration of a test."""
     site = Site(scheme="https" if tls else "http")
     with trio.fail_after(_SITE_S):
         async with trio.open_nursery() as nursery:
@@ -117,14 +120,16 @@ async def open_site(tls: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
             if tls is None:
                 nursery.start_soon(trio.serve_listeners, site.serve, listeners)
             else:
-                secure = [trio.SSLListener(one, tls, https_compatible=True) for one in listeners]
-                nursery.start_soon(trio.serve_listeners, site.serve, secure)
+                tls_listeners = [
+                    trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners
+                ]
+                nursery.start_soon(trio.serve_listeners, site.serve, tls_listeners)
             yield site
             nursery.cancel_scope.cancel()
 
 
 def make_certificate(folder: Path) -> Path:
-    """Make a key and its self-signed certificate for localhost and 127.0.0.1, in one file."""
+    """Create a key and its self-signed certificate for localhost and 127.0.0.1, in one file."""
     key, cert, both = (folder / name for name in ("site.key", "site.crt", "site.pem"))
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
@@ -138,26 +143,26 @@ def make_certificate(folder: Path) -> Path:
 
 
 def server_tls(certificate: Path) -> ssl.SSLContext:
-    """Give what a site needs to speak TLS."""
+    """Return the TLS context of a server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
 
 
 async def forward(stream: trio.abc.Stream, hops: list[str], site: Site) -> None:
-    """Be a forward proxy for one request: note what was asked for, ask the site whatever it is."""
-    asked = await read_request(stream)
-    if asked is None:
+    """Act as a forward proxy for one request: record it, and send it to `site` in any case."""
+    request = await read_request(stream)
+    if request is None:
         return
-    hops.append(f"{asked.method} {asked.path}")
-    if asked.method != "CONNECT":
-        path = "/" + asked.path.split("/", 3)[-1]
-        site.asked.append(asked)
-        await site.answer(stream, attrs.evolve(asked, path=path))
+    hops.append(f"{request.method} {request.path}")
+    if request.method != "CONNECT":
+        path = "/" + request.path.split("/", 3)[-1]
+        site.asked.append(request)
+        await site.answer(stream, attrs.evolve(request, path=path))
         return
     await stream.send_all(b"HTTP/1.1 200 Connected\r\n\r\n")
-    other = await trio.open_tcp_stream("127.0.0.1", site.port)
-    async with other, trio.open_nursery() as nursery:
+    upstream = await trio.open_tcp_stream("127.0.0.1", site.port)
+    async with upstream, trio.open_nursery() as nursery:
 
         async def copy(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
             try:
@@ -167,13 +172,13 @@ async def forward(stream: trio.abc.Stream, hops: list[str], site: Site) -> None:
                 pass
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(copy, other, stream)
-        nursery.start_soon(copy, stream, other)
+        nursery.start_soon(copy, upstream, stream)
+        nursery.start_soon(copy, stream, upstream)
 
 
 @asynccontextmanager
 async def open_proxy(site: Site) -> AsyncIterator[tuple[str, list[str]]]:
-    """Run a forward proxy before a site; give its URL and what it was asked."""
+    """Run a forward proxy in front of a site; yield its URL and the list of recorded requests."""
     hops: list[str] = []
     async with trio.open_nursery() as nursery:
 

@@ -1,4 +1,4 @@
-"""Sliding sync over a World, as a client calls it."""
+"""Sliding sync over a World."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -34,7 +34,7 @@ def window(
     limit: int = 10,
     **more: Any,
 ) -> Answer:
-    """Ask for one list, called `all`."""
+    """Return the `lists` parameter with one list, `all`."""
     return {
         "all": {
             "ranges": list(ranges) or [[0, 99]],
@@ -47,7 +47,7 @@ def window(
 
 @attrs.define(eq=False)
 class Sliding:
-    """A process that answers sliding sync."""
+    """A process that serves sliding sync."""
 
     world: World
     reading: Reading
@@ -65,36 +65,36 @@ class Sliding:
         device_id: str | None = "DEVICE",
         **more: Any,
     ) -> Answer:
-        """Ask, and give the answer decoded; without `lists`, for one of all rooms."""
-        asked = {"lists": window() if lists is None else lists, **more}
-        request = msgspec.convert({"pos": pos, "timeout_ms": timeout_ms, **asked}, SlidingRequest)
-        answer: Answer = orjson.loads(
+        """Send a request and return the parsed response; by default for one list of all rooms."""
+        fields = {"lists": window() if lists is None else lists, **more}
+        request = msgspec.convert({"pos": pos, "timeout_ms": timeout_ms, **fields}, SlidingRequest)
+        response: Answer = orjson.loads(
             await self.service.sync(Requester(user_id, device_id), request)
         )
-        return answer
+        return response
 
 
 @asynccontextmanager
 async def open_sliding(database: Database) -> AsyncIterator[Sliding]:
-    """Start the rooms' part of a server, and sliding sync upon it."""
+    """Open a world and build sliding sync over it."""
     async with open_world(database) as world:
         yield make_sliding(world)
 
 
 @asynccontextmanager
 async def open_two(database: Database) -> AsyncIterator[tuple[Sliding, Sliding]]:
-    """Start a writer and another process that only reads, both answering sliding sync."""
+    """Start a writer and a read-only process, both serving sliding sync."""
     hub = InProcHub()
     async with open_world(database, hub=hub) as world:
         topology = Topology("reader", "main")
-        other = make_world(database, world.clock, hub, topology, 1024 * 1024, random_opaque)
-        yield make_sliding(world), make_sliding(other)
+        reader = make_world(database, world.clock, hub, topology, 1024 * 1024, random_opaque)
+        yield make_sliding(world), make_sliding(reader)
 
 
 def make_sliding(
     world: World, threads: Callable[[Timelines], ThreadSubscriptions] | None = None
 ) -> Sliding:
-    """Build sliding sync upon a world, before its first event or after a restart."""
+    """Build sliding sync over a world, before its first event or after a restart."""
     reading = readers_of(world)
     subscriptions = None if threads is None else threads(timelines_of(reading))
     tables = Tables(world.feed)
@@ -115,17 +115,17 @@ def make_sliding(
 
 
 def bodies(room: Answer) -> list[str]:
-    """Give the texts in a room's timeline."""
-    return [one["content"]["body"] for one in room["timeline"] if "body" in one["content"]]
+    """Return the texts in a room's timeline."""
+    return [event["content"]["body"] for event in room["timeline"] if "body" in event["content"]]
 
 
 def keys(room: Answer) -> set[tuple[str, str]]:
-    """Give the keys of a room's required state."""
-    return {(one["type"], one["state_key"]) for one in room.get("required_state", ())}
+    """Return the state keys of a room's required state."""
+    return {(event["type"], event["state_key"]) for event in room.get("required_state", ())}
 
 
 async def busy_rooms(world: World, owner: UserID, count: int) -> list[RoomID]:
-    """Make rooms with a message each, the one that was active last at the end."""
+    """Create rooms with one message each; the most recently active room is the last."""
     rooms = []
     for n in range(count):
         room_id = await world.create_room(owner)

@@ -1,4 +1,4 @@
-"""Sync over a World, with what other services provide kept in plain tables."""
+"""`/sync` over a World; the data of other services is held in dicts."""
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -46,7 +46,7 @@ from tests.support.rooms import World, open_world
 
 @attrs.define(eq=False)
 class Tables:
-    """Everything but rooms; each change is announced on its stream."""
+    """The data that sync reads, other than rooms; each change is announced on its stream."""
 
     feed: Feed
     numbers: dict[str, int] = attrs.Factory(dict)
@@ -67,7 +67,7 @@ class Tables:
     def set_account_data(
         self, user_id: UserID, event_type: str, content: Any, room_id: RoomID | None = None
     ) -> None:
-        """Set a piece; an empty one is deleted."""
+        """Set an entry of account data; empty content deletes it."""
         number = self.numbers.get(ACCOUNT_DATA.name, 0) + 1
         self.data[user_id, room_id, event_type] = (number, orjson.dumps(content))
         self.announce(ACCOUNT_DATA, AccountDataRow(user_id, room_id, event_type))
@@ -93,11 +93,11 @@ class Tables:
     def count(self, user_id: UserID, room_id: RoomID, counts: RoomCounts) -> None:
         self.unread[user_id, room_id] = counts
 
-    # What sync reads
+    # The interfaces that sync reads from
 
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
-        every = await self.changes(user_id, 0, 2**62)
-        return [one for one in every if one.content != b"{}"]
+        entries = await self.changes(user_id, 0, 2**62)
+        return [entry for entry in entries if entry.content != b"{}"]
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
         return [
@@ -117,17 +117,17 @@ class Tables:
     async def in_rooms(
         self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int
     ) -> Mapping[RoomID, bytes]:
-        found: dict[RoomID, dict[str, Any]] = {}
+        receipts: dict[RoomID, dict[str, Any]] = {}
         for number, row in self.receipts:
-            private = row.receipt_type == "m.read.private"
+            is_private = row.receipt_type == "m.read.private"
             if row.room_id not in room_ids or not after < number <= upto:
                 continue
-            if private and row.user_id != user_id:
+            if is_private and row.user_id != user_id:
                 continue
-            content = found.setdefault(RoomID(row.room_id), {})
+            content = receipts.setdefault(RoomID(row.room_id), {})
             kinds = content.setdefault(row.event_id, {})
             kinds.setdefault(row.receipt_type, {})[row.user_id] = {"ts": row.ts}
-        return {room_id: orjson.dumps(content) for room_id, content in found.items()}
+        return {room_id: orjson.dumps(content) for room_id, content in receipts.items()}
 
     def typing_users(self, room_id: RoomID) -> Sequence[UserID]:
         return self.typing.get(room_id, [])
@@ -144,7 +144,7 @@ class Tables:
 
 @attrs.frozen
 class PresenceTable:
-    """The presence part of the tables."""
+    """The presence part of `Tables`."""
 
     tables: Tables
 
@@ -158,16 +158,16 @@ class PresenceTable:
     ) -> Mapping[UserID, bytes]:
         floor = 0 if after is None else after.floor
         return {
-            other: _presence(other, state)
-            for other, (number, state) in self.tables.presence.items()
+            member: _presence(member, state)
+            for member, (number, state) in self.tables.presence.items()
             if number > floor
         }
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
         return {
-            other: _presence(other, state)
-            for other, (_, state) in self.tables.presence.items()
-            if other in user_ids
+            member: _presence(member, state)
+            for member, (_, state) in self.tables.presence.items()
+            if member in user_ids
         }
 
 
@@ -177,7 +177,7 @@ def _presence(user_id: UserID, state: str) -> bytes:
 
 @attrs.define(eq=False)
 class Syncing:
-    """A server that answers /sync."""
+    """A process that serves `/sync`."""
 
     world: World
     reading: Reading
@@ -195,26 +195,26 @@ class Syncing:
         device_id: str | None = "DEVICE",
         **more: Any,
     ) -> dict[str, Any]:
-        """Ask, and give the answer decoded."""
+        """Send a request and return the parsed response."""
         text = (
             filter if filter is None or isinstance(filter, str) else orjson.dumps(filter).decode()
         )
         request = SyncRequest(Requester(user_id, device_id), since, timeout_ms, text, **more)
-        answer: dict[str, Any] = orjson.loads(await self.service.sync(request))
-        return answer
+        response: dict[str, Any] = orjson.loads(await self.service.sync(request))
+        return response
 
 
 @asynccontextmanager
 async def open_syncing(
     database: Database, expiry: Expiry | None = None, **more: Any
 ) -> AsyncIterator[Syncing]:
-    """Start the rooms' part of a server, and sync upon it; keywords go to `make_sync`."""
+    """Open a world and build sync over it; further keywords are passed to `make_sync`."""
     async with open_world(database) as world:
         yield make_syncing(world, expiry, **more)
 
 
 def make_syncing(world: World, expiry: Expiry | None = None, **more: Any) -> Syncing:
-    """Build sync upon a world, before its first event or after a restart."""
+    """Build sync over a world, before its first event or after a restart."""
     reading = readers_of(world, expiry)
     tables = Tables(world.feed)
     readers = RoomReaders(
@@ -234,23 +234,25 @@ def make_syncing(world: World, expiry: Expiry | None = None, **more: Any) -> Syn
 
 
 def bodies(room: dict[str, Any]) -> list[str]:
-    """Give the texts in a room's timeline."""
+    """Return the texts in a room's timeline."""
     return [
-        one["content"]["body"] for one in room["timeline"]["events"] if "body" in one["content"]
+        event["content"]["body"]
+        for event in room["timeline"]["events"]
+        if "body" in event["content"]
     ]
 
 
 def keys(events: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Give the keys of state events."""
-    return {(one["type"], one["state_key"]) for one in events}
+    """Return the state keys of state events."""
+    return {(event["type"], event["state_key"]) for event in events}
 
 
 def thread_counts(**threads: tuple[int, int]) -> RoomCounts:
-    """Make counts with nothing in the main timeline."""
+    """Return counts for threads, with none in the main timeline."""
     return RoomCounts(Count(), {EventID(root): Count(*count) for root, count in threads.items()})
 
 
 async def forget(world: World, room_id: RoomID, user_id: UserID) -> None:
-    """Have a user forget a room that they have left."""
+    """Let a user forget a room that they have left."""
     await world.database.write(rooms.forget, user_id, room_id)
     world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow(CACHE_NAME, (user_id,)))]))

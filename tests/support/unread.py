@@ -1,4 +1,4 @@
-"""The evaluation of push rules and the unread counts over a World, for tests."""
+"""Evaluation of push rules and unread counts over a World."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,21 +34,21 @@ SOON_S = 60.0
 
 
 class NoMarkers:
-    """Keeps no read markers, and does not care who is active."""
+    """Read markers that are never stored, and activity that is ignored."""
 
     async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
         return None
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def note_active(self, user_id: UserID) -> None:
-        """Do not care."""
+        """Do nothing."""
 
 
 @attrs.define(eq=False)
 class UnreadScene:
-    """One process that evaluates push rules and counts."""
+    """A process that evaluates push rules and counts unread messages."""
 
     world: World
     members: Memberships
@@ -59,20 +59,20 @@ class UnreadScene:
     counting: UnreadCounts
 
     async def counts(self, user_id: UserID, *room_ids: RoomID) -> dict[RoomID, RoomCounts]:
-        """Count what a user has not read."""
+        """Return a user's unread counts."""
         return await self.counting.counts(user_id, room_ids)
 
     async def count(self, user_id: UserID, room_id: RoomID) -> tuple[int, int]:
-        """Give a user's notifications and highlights in a room, threads included."""
-        found = await self.counting.counts(user_id, [room_id])
-        total = found.get(room_id, RoomCounts()).total()
+        """Return a user's notifications and highlights in a room, including threads."""
+        counts = await self.counting.counts(user_id, [room_id])
+        total = counts.get(room_id, RoomCounts()).total()
         return total.notifications, total.highlights
 
     async def threads(self, user_id: UserID, room_id: RoomID) -> dict[str, int]:
-        """Give a user's notifications in a room by thread."""
-        found = (await self.counting.counts(user_id, [room_id])).get(room_id, RoomCounts())
-        main = {"main": found.main.notifications} if found.main.notifications else {}
-        return main | {root: count.notifications for root, count in found.threads.items()}
+        """Return a user's notifications in a room by thread."""
+        counts = (await self.counting.counts(user_id, [room_id])).get(room_id, RoomCounts())
+        main = {"main": counts.main.notifications} if counts.main.notifications else {}
+        return main | {root: count.notifications for root, count in counts.threads.items()}
 
     async def read(
         self,
@@ -88,14 +88,14 @@ class UnreadScene:
         )
 
     async def settle(self) -> None:
-        """Wait until everything sent so far is evaluated and what came out is stored."""
+        """Wait until all events so far are evaluated and the results are stored."""
         with trio.fail_after(SOON_S):
             while self.duty.waiting:
                 await trio.lowlevel.checkpoint()
         await self.duty.flush()
 
     def another_counter(self, feed: Feed | None = None, database: Any = None) -> UnreadCounts:
-        """Make the counts of a process that starts now."""
+        """Build the unread counts of a process that starts now."""
         feed = feed or self.world.feed
         return UnreadCounts(
             database or self.world.database,
@@ -144,9 +144,11 @@ async def open_unread(
             duty,
             lambda room_id: world.ownership.owner(EVENTS, room_id),
         )
-        nobody = NoMarkers()
+        no_markers = NoMarkers()
         table = ReceiptTable(receipt_writer)
-        reading = ReadingService(database, members, receipts, table, nobody, world.clock, nobody)
+        reading = ReadingService(
+            database, members, receipts, table, no_markers, world.clock, no_markers
+        )
         rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
         unread_writer.attach()
         pushes_writer.attach()

@@ -1,4 +1,4 @@
-"""Asking endpoints in process: a client that calls the application directly, without sockets."""
+"""An HTTP client for tests that calls the application in process, without sockets."""
 
 from collections.abc import AsyncIterable
 from typing import Any
@@ -17,12 +17,12 @@ from hs.core.requester import Requester
 
 @attrs.define
 class Tokens:
-    """An Authenticator over a table of tokens; every user `@name:test` has the token `name`."""
+    """An Authenticator over a dict of tokens; the user `@name:test` has the token `name`."""
 
     requesters: dict[str, Requester] = attrs.field(factory=dict)
 
     def user(self, name: str, **more: Any) -> Requester:
-        """Register a user, whose token is the name, and give its requester."""
+        """Add a user, whose token is the name, and return the requester."""
         requester = Requester(
             UserID(f"@{name}:test"), **{"device_id": name.upper(), "token_id": 1, **more}
         )
@@ -37,7 +37,7 @@ class Tokens:
         raise UnknownToken("Unknown access token", soft_logout=False)
 
     def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
@@ -52,7 +52,7 @@ class Tokens:
 
 @attrs.frozen
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -60,19 +60,19 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """Give the body, decoded."""
+        """The parsed body."""
         return orjson.loads(self.body)
 
     @property
     def errcode(self) -> str | None:
-        """Give the errcode of an error."""
+        """The errcode of an error response."""
         code: str | None = self.json.get("errcode")
         return code
 
 
 @attrs.define
 class WebClient:
-    """Calls an application the way a listener would."""
+    """Calls an application the way a listener does."""
 
     app: Any
     state: dict[str, Any] = attrs.field(factory=dict)
@@ -102,18 +102,18 @@ class WebClient:
         headers: dict[str, str] | None = None,
         hang_up: trio.Event | None = None,
     ) -> Answer:
-        """Ask, and give the answer; `hang_up` makes the client leave when it is set.
+        """Send a request and return the response; setting `hang_up` closes the client's connection.
 
-        Raises: ConnectionError when the application hung up without an answer.
+        Raises: ConnectionError, if the application closes the connection without a response.
         """
         if body is None:
             body = b"" if json is None else orjson.dumps(json)
         raw_path, _, query_string = path.partition("?")
         if query:
             query_string = urlencode(query, doseq=True)
-        sent = {"host": "test", "user-agent": "tests", **(headers or {})}
+        sent_headers = {"host": "test", "user-agent": "tests", **(headers or {})}
         if token is not None:
-            sent["authorization"] = f"Bearer {token}"
+            sent_headers["authorization"] = f"Bearer {token}"
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -124,7 +124,9 @@ class WebClient:
             "raw_path": raw_path.encode("ascii"),
             "query_string": query_string.encode("ascii"),
             "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+            "headers": [
+                (name.lower().encode(), value.encode()) for name, value in sent_headers.items()
+            ],
             "client": (self.client_ip, 40000),
             "server": ("test", 8008),
             "state": self.state,
@@ -135,6 +137,8 @@ class WebClient:
 
 
 class _Exchange:
+    """One request and response over the ASGI interface."""
+
     def __init__(self, body: bytes | AsyncIterable[bytes], hang_up: trio.Event) -> None:
         self._whole = body if isinstance(body, bytes) else None
         self._parts = None if isinstance(body, bytes) else aiter(body)
@@ -163,10 +167,10 @@ class _Exchange:
 
     def answer(self) -> Answer:
         if self._status is None:
-            raise ConnectionError("hung up without an answer")
+            raise ConnectionError("connection closed without a response")
         return Answer(self._status, self._headers, self._body)
 
 
 def client_for(*apis: object, tokens: Tokens | None = None, **more: Any) -> WebClient:
-    """Make a client of an application that serves these api objects."""
+    """Return a client of an application that serves these endpoint objects."""
     return WebClient(Application(collect(*apis), tokens or Tokens(), **more))

@@ -1,6 +1,6 @@
-"""The rule for m.room.member: who may join, invite, leave, kick, ban and knock.
+"""The authorisation rules for m.room.member: joins, invites, leaves, kicks, bans and knocks.
 
-Spec: rooms/v11, Authorization rules, step 4 (rooms/v12: step 5; rooms/v1: step 5).
+Spec: rooms/v11, Authorisation rules, step 4 (rooms/v12: step 5; rooms/v1: step 5).
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ State = Mapping[StateKey, Event]
 
 
 def check_member(event: Event, state: State, create: Event, power: PowerLevels) -> None:
-    """Refuse a change of membership that the room's state does not allow.
+    """Check a change of membership against the room's state.
 
-    Step 4.2, the signature of the server that let a restricted join happen, is a matter of
-    signatures: `required_signers` names that server.
+    Step 4.2, the signature of the server that authorised a restricted join, is checked with the
+    event's other signatures: see `required_signers`.
 
     Raises: Forbidden.
     """
     # Step 4.1
     membership = event.content.get("membership")
     if event.state_key is None or not isinstance(membership, str):
-        raise Forbidden("A member event needs a state_key and a membership")
+        raise Forbidden("m.room.member must have a state_key and a membership")
     target = event.state_key
     # Steps 4.3 to 4.7
     if membership == types.JOIN:
@@ -42,11 +42,11 @@ def check_member(event: Event, state: State, create: Event, power: PowerLevels) 
         _check_knock(event, target, state)
     else:
         # Step 4.8
-        raise Forbidden(f"The membership {membership!r} is not known")
+        raise Forbidden(f"Unknown membership {membership!r}")
 
 
 def membership_in(state: State, user_id: str) -> str | None:
-    """Give a user's membership in a room state; None if there never was one."""
+    """Return a user's membership in a room state, or None if the user has no m.room.member."""
     member = state.get((types.MEMBER, user_id))
     if member is None:
         return None
@@ -55,12 +55,12 @@ def membership_in(state: State, user_id: str) -> str | None:
 
 
 def join_rule_in(state: State) -> str:
-    """Give the join rule of a room state; without one, a room is for the invited."""
+    """Return the join rule of a room state; the default is `invite`."""
     rules = state.get(types.JOIN_RULES_KEY)
     if rules is None or "join_rule" not in rules.content:
         return types.RULE_INVITE
     rule = rules.content["join_rule"]
-    # What is no text is no rule that anybody knows: it lets nobody in.
+    # A rule that is not a string is treated as an unknown rule, under which nobody can join.
     return rule if isinstance(rule, str) else ""
 
 
@@ -68,12 +68,12 @@ def _check_join(event: Event, target: str, state: State, create: Event, power: P
     rules = event.rules
     # Step 4.3.1
     if event.prev_events == (create.event_id,):
-        first = create.sender if rules.implicit_creator else create.content.get("creator")
-        if target == first:
+        creator = create.sender if rules.implicit_creator else create.content.get("creator")
+        if target == creator:
             return
     # Step 4.3.2
     if event.sender != target:
-        raise Forbidden("You cannot make another user join")
+        raise Forbidden("You cannot join on behalf of another user")
     # Step 4.3.3
     membership = membership_in(state, target)
     if membership == types.BAN:
@@ -87,7 +87,7 @@ def _check_join(event: Event, target: str, state: State, create: Event, power: P
     )
     by_invite = rule == types.RULE_INVITE or (rule == types.RULE_KNOCK and rules.knocking)
     if not restricted and not by_invite:
-        raise Forbidden(f"The join rule {rule!r} lets nobody join")
+        raise Forbidden(f"Nobody can join under the join rule {rule!r}")
     if membership in (types.JOIN, types.INVITE):
         return
     if not restricted:
@@ -99,11 +99,11 @@ def _check_authorised_join(content: Mapping[str, Any], state: State, power: Powe
     # Step 4.3.5.2
     authoriser = content.get("join_authorised_via_users_server")
     if not isinstance(authoriser, str):
-        raise Forbidden("You are not invited, and no user of the room let you in")
+        raise Forbidden("You are not invited, and no member of the room authorised your join")
     if membership_in(state, authoriser) != types.JOIN:
-        raise Forbidden(f"{authoriser}, who let you in, is not in the room")
+        raise Forbidden(f"{authoriser}, who authorised your join, is not in the room")
     if power.of_user(authoriser) < power.invite:
-        raise Forbidden(f"{authoriser}, who let you in, may not invite")
+        raise Forbidden(f"{authoriser}, who authorised your join, lacks the power to invite")
 
 
 def _check_invite(event: Event, target: str, state: State, power: PowerLevels) -> None:
@@ -123,7 +123,7 @@ def _check_invite(event: Event, target: str, state: State, power: PowerLevels) -
         raise Forbidden(f"{target} is banned from the room")
     # Steps 4.4.4 and 4.4.5
     if power.of_user(event.sender) < power.invite:
-        raise Forbidden(f"To invite needs power {power.invite}")
+        raise Forbidden(f"Inviting requires power level {power.invite}")
 
 
 def _check_leave(event: Event, target: str, state: State, power: PowerLevels) -> None:
@@ -138,25 +138,25 @@ def _check_leave(event: Event, target: str, state: State, power: PowerLevels) ->
     # Step 4.5.2
     _check_sender_joined(event, state)
     # Step 4.5.3
-    senders = power.of_user(event.sender)
-    if membership == types.BAN and senders < power.ban:
-        raise Forbidden(f"To unban needs power {power.ban}")
+    sender_power = power.of_user(event.sender)
+    if membership == types.BAN and sender_power < power.ban:
+        raise Forbidden(f"Unbanning requires power level {power.ban}")
     # Steps 4.5.4 and 4.5.5
-    if senders < power.kick:
-        raise Forbidden(f"To kick needs power {power.kick}")
-    if power.of_user(target) >= senders:
-        raise Forbidden(f"You cannot kick {target}, who has as much power as you")
+    if sender_power < power.kick:
+        raise Forbidden(f"Kicking requires power level {power.kick}")
+    if power.of_user(target) >= sender_power:
+        raise Forbidden(f"You cannot kick {target}, whose power level is not below yours")
 
 
 def _check_ban(event: Event, target: str, state: State, power: PowerLevels) -> None:
     # Step 4.6.1
     _check_sender_joined(event, state)
     # Steps 4.6.2 and 4.6.3
-    senders = power.of_user(event.sender)
-    if senders < power.ban:
-        raise Forbidden(f"To ban needs power {power.ban}")
-    if power.of_user(target) >= senders:
-        raise Forbidden(f"You cannot ban {target}, who has as much power as you")
+    sender_power = power.of_user(event.sender)
+    if sender_power < power.ban:
+        raise Forbidden(f"Banning requires power level {power.ban}")
+    if power.of_user(target) >= sender_power:
+        raise Forbidden(f"You cannot ban {target}, whose power level is not below yours")
 
 
 def _check_knock(event: Event, target: str, state: State) -> None:
@@ -166,10 +166,10 @@ def _check_knock(event: Event, target: str, state: State) -> None:
         rule == types.RULE_KNOCK_RESTRICTED and event.rules.knock_restricted
     )
     if not knockable:
-        raise Forbidden("This room takes no knocks")
+        raise Forbidden("The join rule of this room does not allow knocking")
     # Step 4.7.2
     if event.sender != target:
-        raise Forbidden("You cannot knock for another user")
+        raise Forbidden("You cannot knock on behalf of another user")
     # Steps 4.7.3 and 4.7.4
     membership = membership_in(state, target)
     if membership in (types.BAN, types.INVITE, types.JOIN):

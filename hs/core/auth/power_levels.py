@@ -1,4 +1,4 @@
-"""Power levels of a room, read once from its state and then asked.
+"""The power levels of a room, parsed once from its state.
 
 Spec: client-server API, m.room.power_levels; rooms/v1, power levels as strings and floats.
 """
@@ -14,10 +14,10 @@ from hs.core.events import types
 from hs.core.events.event import Event
 from hs.core.versions import RoomVersion
 
-# More than canonical JSON can write, so no level in a room of version 12 reaches it.
+# Above the range of canonical JSON, so that no level in a room of version 12 reaches it.
 INFINITE_POWER = 2**63
 
-# Of the properties that hold one level each: what absence means, of the whole event as well.
+# The properties with a single level, and their values if the property or the event is absent.
 DEFAULT_LEVELS: Mapping[str, int] = {
     "users_default": 0,
     "events_default": 0,
@@ -33,7 +33,7 @@ _CREATOR_WITHOUT_LEVELS = 100
 
 
 def read_level(value: object, rules: RoomVersion) -> int | None:
-    """Read one level; None if it is not what the room version takes for an integer."""
+    """Return a level as an integer, or None if the room version does not accept the value."""
     if type(value) is int:
         return value
     if rules.integer_power_levels:
@@ -46,22 +46,22 @@ def read_level(value: object, rules: RoomVersion) -> int | None:
 
 
 def creators_of(create: Event) -> frozenset[str]:
-    """List a room's creators: one, or with `additional_creators` where those exist."""
+    """Return the creators of a room, which include `additional_creators` from version 12 on."""
     if not create.rules.implicit_creator:
         creator = create.content.get("creator")
         return frozenset({creator}) if isinstance(creator, str) else frozenset()
     if not create.rules.privileged_creators:
         return frozenset({create.sender})
     additional = create.content.get("additional_creators")
-    found = additional if isinstance(additional, list) else []
-    return frozenset({create.sender, *(user for user in found if isinstance(user, str))})
+    listed = additional if isinstance(additional, list) else []
+    return frozenset({create.sender, *(user_id for user_id in listed if isinstance(user_id, str))})
 
 
 @attrs.frozen(slots=True, eq=False)
 class PowerLevels:
-    """What each user may do and what each event type needs.
+    """The power levels of a room's users, and the levels required for actions and event types.
 
-    `creators` are those with infinite power: none before room version 12.
+    `creators` are the users with infinite power; empty before room version 12.
     """
 
     users: Mapping[str, int]
@@ -78,7 +78,7 @@ class PowerLevels:
 
     @classmethod
     def of(cls, event: Event | None, create: Event, rules: RoomVersion) -> "PowerLevels":
-        """Read the levels of a room; `event` is its `m.room.power_levels`, if it has one."""
+        """Return the power levels of a room; `event` is its `m.room.power_levels`, if any."""
         creators = creators_of(create)
         privileged = creators if rules.privileged_creators else frozenset[str]()
         if event is None:
@@ -93,7 +93,7 @@ class PowerLevels:
         rules: RoomVersion,
         creators: frozenset[str] = frozenset(),
     ) -> "PowerLevels":
-        """Read the content of a power levels event; what cannot be read counts as absent."""
+        """Parse the content of `m.room.power_levels`; invalid levels count as absent."""
         levels = dict(DEFAULT_LEVELS)
         for name in DEFAULT_LEVELS:
             level = read_level(content.get(name), rules)
@@ -108,27 +108,30 @@ class PowerLevels:
         )
 
     def of_user(self, user_id: str) -> int:
-        """Give the power of a user, infinite for privileged creators."""
+        """Return the power level of a user; infinite for creators from room version 12 on."""
         if user_id in self.creators:
             return INFINITE_POWER
         return self.users.get(user_id, self.users_default)
 
     def needed(self, event_type: str, state_key: str | None) -> int:
-        """Give the power needed to send a type of event, as state or as a message."""
+        """Return the level required to send an event type.
+
+        It is sent as a state event if `state_key` is not None.
+        """
         default = self.events_default if state_key is None else self.state_default
         return self.events.get(event_type, default)
 
     def needed_to_notify(self, name: str) -> int:
-        """Give the power needed to notify, such as all the `room`."""
+        """Return the level required for a notification, such as `room` for `@room`."""
         return self.notifications.get(name, 50)
 
     def may_send(self, user_id: str, event_type: str, state_key: str | None) -> bool:
-        """Tell whether a user has the power for a type of event."""
+        """Return whether a user has the power level to send an event type."""
         return self.of_user(user_id) >= self.needed(event_type, state_key)
 
 
 def power_levels_in(state: Mapping[types.StateKey, Event]) -> PowerLevels:
-    """Read the power levels of a room state that has its create event."""
+    """Return the power levels of a room state, which must contain the create event."""
     create = state[types.CREATE_KEY]
     return PowerLevels.of(state.get(types.POWER_LEVELS_KEY), create, create.rules)
 
@@ -138,5 +141,5 @@ def _read_levels(levels: object, rules: RoomVersion) -> Mapping[str, int]:
         return {}
     if rules.integer_power_levels and all(type(level) is int for level in levels.values()):
         return levels
-    read = ((name, read_level(level, rules)) for name, level in levels.items())
-    return {name: level for name, level in read if level is not None}
+    parsed = ((name, read_level(level, rules)) for name, level in levels.items())
+    return {name: level for name, level in parsed if level is not None}

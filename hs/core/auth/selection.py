@@ -1,7 +1,7 @@
-"""Which state events an event must cite in `auth_events`, and whether those it cites are right.
+"""Auth events selection: the state events that an event must cite in `auth_events`.
 
-Spec: server-server API, Auth events selection; rooms/v11, Authorization rules, step 2
-(rooms/v12: step 3).
+Spec: server-server API, Auth events selection; rooms/v11, Authorisation rules, step 2 (rooms/v12:
+    step 3).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -24,9 +24,9 @@ def auth_types_for_event(
     state_key: str | None,
     content: Mapping[str, Any],
 ) -> list[StateKey]:
-    """List the keys of the room state that an event cites, each once.
+    """Return the keys of the room state that an event cites as auth events, without duplicates.
 
-    In room version 12 the create event is not among them, but the auth rules need it all the
+    In room version 12 the create event is not cited, but the authorisation rules need it all the
     same: see `auth_state_types`.
     """
     if event_type == types.CREATE:
@@ -46,7 +46,7 @@ def auth_state_types(
     state_key: str | None,
     content: Mapping[str, Any],
 ) -> list[StateKey]:
-    """List the keys of the room state that `check_auth` looks at for an event."""
+    """Return the keys of the room state that `check_auth` reads for an event."""
     keys = auth_types_for_event(rules, event_type, sender, state_key, content)
     if rules.room_id_is_create_hash and event_type != types.CREATE:
         keys.append(types.CREATE_KEY)
@@ -56,14 +56,16 @@ def auth_state_types(
 def check_auth_events_selection(
     event: Event, auth_events: Iterable[Event], rejected: Collection[EventID] = ()
 ) -> None:
-    """Refuse an event that cites wrong auth events; `rejected` are those this server rejected.
+    """Check that an event cites the right auth events.
+
+    `rejected` contains the IDs of cited events that this server has rejected.
 
     Raises: Forbidden.
     """
     rules = event.rules
     if event.type == types.CREATE:
         if event.auth_events:
-            raise Forbidden("The create event cites auth events")
+            raise Forbidden("m.room.create must not have auth_events")
         return
     expected = set(
         auth_types_for_event(rules, event.type, event.sender, event.state_key, event.content)
@@ -73,20 +75,20 @@ def check_auth_events_selection(
         key = (cited.type, cited.state_key or "")
         # Step 2.1
         if key in seen:
-            raise Forbidden(f"auth_events hold {key} twice")
+            raise Forbidden(f"auth_events contains {key} twice")
         seen.add(key)
         # Step 2.2
         if cited.state_key is None or key not in expected:
-            raise Forbidden(f"auth_events hold {key}, which is not for this event")
+            raise Forbidden(f"auth_events contains {key}, which must not be cited by this event")
         # Step 2.3
         if cited.event_id in rejected:
-            raise Forbidden(f"auth_events hold {cited.event_id}, which was rejected")
+            raise Forbidden(f"auth_events contains {cited.event_id}, which was rejected")
         # Step 2.5
         if cited.room_id != event.room_id:
-            raise Forbidden(f"auth_events hold {cited.event_id} of another room")
+            raise Forbidden(f"auth_events contains {cited.event_id}, which is of another room")
     # Step 2.4
     if not rules.room_id_is_create_hash and types.CREATE_KEY not in seen:
-        raise Forbidden("auth_events lack the create event")
+        raise Forbidden("auth_events must contain m.room.create")
 
 
 def _add_for_member(
@@ -108,7 +110,7 @@ def _add_for_member(
 
 
 def third_party_token(content: Mapping[str, Any]) -> str | None:
-    """Give the token of the third-party invite that an invite accepts, if it is well formed."""
+    """Return the token of the third-party invite that an invite refers to, or None."""
     invite = content.get("third_party_invite")
     signed = invite.get("signed") if isinstance(invite, Mapping) else None
     token = signed.get("token") if isinstance(signed, Mapping) else None

@@ -1,4 +1,4 @@
-"""Events; `types` are the names of those the server knows."""
+"""Events: the event format, hashes, redaction and the event types (`types`)."""
 
 from hs.core.events import event_types as types
 

@@ -1,4 +1,4 @@
-"""Making this server's own events: hashed, signed, and small enough.
+"""Building of this server's own events: format, size limits, hashes and signatures.
 
 Spec: server-server API, Adding hashes and signatures to outgoing events.
 """
@@ -25,9 +25,9 @@ from hs.core.versions import RoomVersion
 
 @attrs.frozen
 class EventDraft:
-    """What someone wants to say in a room, before it has a place in the room's graph.
+    """The contents of an event to be sent, before it has a position in the room's graph.
 
-    `redacts` is put where the room version keeps it.
+    `redacts` is placed in the content or at the top level, as the room version requires.
     """
 
     type: str
@@ -39,11 +39,11 @@ class EventDraft:
 
 @attrs.frozen
 class GraphPlace:
-    """Where an event stands in its room's graph.
+    """The position of a new event in its room's graph.
 
-    `room_id` is None for the create event of a room whose ID is that event's hash. Rooms of
-    versions 1 and 2 need the ID of the new event, and of each event referred to its
-    reference hash in unpadded base64.
+    `room_id` is None for a create event from room version 12 on, as the room ID is the hash of that
+    event. Room versions 1 and 2 need `event_id`, and in `reference_hashes` the reference hash, in
+    unpadded base64, of each of `prev_events` and `auth_events`.
     """
 
     room_id: RoomID | None
@@ -56,9 +56,9 @@ class GraphPlace:
 
 
 def build_event(draft: EventDraft, place: GraphPlace, rules: RoomVersion, signer: Signer) -> Event:
-    """Make a signed event of a draft.
+    """Build a signed event from a draft.
 
-    Raises: BadJson, if the content is not the JSON that the room version demands; TooLarge.
+    Raises: BadJson, if the room version does not allow the content; TooLarge.
     """
     if rules.strict_canonical_json:
         check_canonical(draft.content)
@@ -90,46 +90,46 @@ def build_event(draft: EventDraft, place: GraphPlace, rules: RoomVersion, signer
 
 
 def sign_template(template: Mapping[str, Any], rules: RoomVersion, signer: Signer) -> Event:
-    """Make a signed event of a template that a resident server gave, such as of `make_join`.
+    """Sign the event template that a resident server returned, for example for `make_join`.
 
-    Raises: InvalidEvent, if it breaks the event format; BadJson, TooLarge.
+    Raises: InvalidEvent, if the template violates the event format; BadJson, TooLarge.
     """
     dropped = ("hashes", "signatures", "unsigned")
     pdu = {key: template[key] for key in template if key not in dropped}
     if rules.event_id_is_hash:
         pdu.pop("event_id", None)
-    # The whole event passes the checks that peers will make, before anything is signed.
+    # The event must pass the checks that other servers make, before this server signs it.
     parse_pdu({**pdu, "hashes": {}, "signatures": {}}, rules)
     return _sign(pdu, rules, signer)
 
 
 def countersign(event: Event, signer: Signer) -> Event:
-    """Add this server's signature to another server's event, such as an invite or a join."""
+    """Add this server's signature to an event of another server, such as an invite or a join."""
     signature = signer.key.sign(essential_bytes(event.pdu, event.rules))
     return with_signatures(event, with_signature(event.pdu.get("signatures"), signer, signature))
 
 
 def with_signatures(event: Event, signatures: Mapping[str, Any]) -> Event:
-    """Give the same event with another `signatures` object.
+    """Return a copy of an event with other `signatures`.
 
-    Raises: InvalidEvent, if that makes it too large.
+    Raises: InvalidEvent, if the event becomes too large.
     """
     pdu = {**event.pdu, "signatures": dict(signatures)}
     canonical = encode_pdu(pdu, event.rules)
     if len(canonical) > MAX_EVENT_BYTES:
-        raise InvalidEvent("The event is larger than 65536 bytes")
+        raise InvalidEvent("The event must be at most 65536 bytes long")
     return attrs.evolve(event, pdu=pdu, canonical=canonical)
 
 
 def _sign(pdu: JsonObject, rules: RoomVersion, signer: Signer) -> Event:
     pdu["hashes"] = {"sha256": encode_base64(content_hash(pdu, rules))}
-    # The bytes that are signed are also those of the reference hash.
+    # The reference hash is over the same bytes as the signature.
     essential = essential_bytes(pdu, rules)
     signature = signer.key.sign(essential)
     pdu["signatures"] = {signer.server_name: {signer.key.key_id: signature}}
     canonical = encode_pdu(pdu, rules)
     if len(canonical) > MAX_EVENT_BYTES:
-        raise TooLarge("The event is larger than 65536 bytes")
+        raise TooLarge("The event must be at most 65536 bytes long")
     if rules.event_id_is_hash:
         event_id = event_id_from(hashlib.sha256(essential).digest(), rules)
     else:
@@ -140,7 +140,7 @@ def _sign(pdu: JsonObject, rules: RoomVersion, signer: Signer) -> Event:
 def _references(event_ids: Sequence[EventID], place: GraphPlace, rules: RoomVersion) -> list[Any]:
     if rules.event_id_is_hash:
         return list(event_ids)
-    return [[found, {"sha256": place.reference_hashes[found]}] for found in event_ids]
+    return [[event_id, {"sha256": place.reference_hashes[event_id]}] for event_id in event_ids]
 
 
 def _is_create(pdu: Mapping[str, Any]) -> bool:
@@ -148,8 +148,9 @@ def _is_create(pdu: Mapping[str, Any]) -> bool:
 
 
 def _check_sizes(draft: EventDraft) -> None:
+    # A character has at most 4 bytes, so most strings need not be encoded to be measured.
     if len(draft.type) * 4 > MAX_ID_BYTES and len(draft.type.encode()) > MAX_ID_BYTES:
-        raise TooLarge("The event's type is longer than 255 bytes")
+        raise TooLarge("type must be at most 255 bytes long")
     state_key = draft.state_key or ""
     if len(state_key) * 4 > MAX_ID_BYTES and len(state_key.encode()) > MAX_ID_BYTES:
-        raise TooLarge("The event's state key is longer than 255 bytes")
+        raise TooLarge("state_key must be at most 255 bytes long")

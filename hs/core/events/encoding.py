@@ -1,4 +1,4 @@
-"""The canonical bytes of a PDU, as strict as its room version is."""
+"""Encoding of PDUs as canonical JSON, as strict as their room version demands."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from hs.core.versions import RoomVersion
 
 
 def encode_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
-    """Write a PDU that has been checked for its room version.
+    """Encode a PDU that `check_pdu_json` has accepted or that this server has built.
 
     Raises: BadJson.
     """
@@ -17,7 +17,7 @@ def encode_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
 
 
 def check_pdu_json(pdu: Mapping[str, Any], rules: RoomVersion) -> None:
-    """Refuse a PDU that is not the JSON its room version demands.
+    """Check that a PDU is valid canonical JSON, where its room version demands that.
 
     Raises: BadJson.
     """

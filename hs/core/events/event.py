@@ -1,4 +1,4 @@
-"""The event: an immutable value, past its format checks, with its ID and its room's rules."""
+"""The Event: an immutable value that has passed the format checks, with its ID and room version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from hs.core.versions import RoomVersion
 
 @attrs.frozen(slots=True, eq=False, repr=False)
 class Event:
-    """One event of a room's graph.
+    """An event of a room's graph.
 
-    `pdu` is the signed federation form (with `unsigned` removed), in the format of `rules`;
-    whoever holds an Event treats `pdu` and `content` as read-only. `canonical` is the canonical
-    JSON of `pdu`: what is stored and sent to other servers.
+    `pdu` is the event as signed, without `unsigned`, in the format of the room version `rules`;
+    `pdu` and `content` must not be modified. `canonical` is `pdu` in canonical JSON, as it is
+    stored and sent to other servers.
 
     Spec: rooms/, Event format.
     """
@@ -36,17 +36,17 @@ class Event:
 
     @property
     def is_state(self) -> bool:
-        """Tell whether the event takes part in the room's state."""
+        """Whether this is a state event."""
         return self.state_key is not None
 
     @property
     def redacts(self) -> EventID | None:
-        """Give the event that this redaction wants gone, wherever its room version keeps it."""
+        """The event that this redaction redacts; the room version decides where its ID stands."""
         if self.type != "m.room.redaction":
             return None
         holder = self.content if self.rules.redacts_in_content else self.pdu
         target = holder.get("redacts")
-        # The format checks do not cover this field, so it may hold anything.
+        # The format checks do not cover this field, so it may be of any type.
         if not isinstance(target, str) or not target.startswith("$") or "\0" in target:
             return None
         return EventID(target)

@@ -1,4 +1,4 @@
-"""Names of the event types, memberships and join rules that the server gives a meaning to."""
+"""Names of the event types, memberships and join rules that this server interprets."""
 
 from typing import Final
 
@@ -28,7 +28,7 @@ ENCRYPTED: Final = "m.room.encrypted"
 REDACTION: Final = "m.room.redaction"
 REACTION: Final = "m.reaction"
 STICKER: Final = "m.sticker"
-GROUP_CALL: Final = "org.matrix.msc3401.call"  # a call in a room, as proposed
+GROUP_CALL: Final = "org.matrix.msc3401.call"  # a group call, from MSC3401
 
 CREATE_KEY: Final = (CREATE, "")
 POWER_LEVELS_KEY: Final = (POWER_LEVELS, "")

@@ -1,4 +1,4 @@
-"""Reading events: PDUs of peers, checked against the event format, and our own stored bytes.
+"""Parsing of events: PDUs of other servers with full format checks, and stored events without.
 
 Spec: rooms/, Event format; client-server API, Size limits.
 """
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
-    """Read a PDU as its room version demands, without trusting its hashes and signatures.
+    """Parse a PDU by its room version's event format; hashes and signatures are not verified.
 
     Raises: InvalidEvent.
     """
@@ -47,7 +47,7 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
     except BadJson as fault:
         raise InvalidEvent(fault.message) from fault
     if len(canonical) > MAX_EVENT_BYTES:
-        raise InvalidEvent("The event is larger than 65536 bytes")
+        raise InvalidEvent("The event must be at most 65536 bytes long")
     _check_hashes(signed)
     sender = _identifier(signed, "sender", parse_user_id)
     event_type = _bounded_text(signed, "type")
@@ -79,7 +79,7 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
 
 
 def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event:
-    """Read an event from bytes that this server stored; they have passed every check."""
+    """Parse an event that this server stored; it has passed all checks before."""
     pdu: JsonObject = orjson.loads(canonical)
     return trusted_event(event_id, pdu, canonical, rules)
 
@@ -87,7 +87,7 @@ def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event
 def trusted_event(
     event_id: EventID, pdu: Mapping[str, Any], canonical: bytes, rules: RoomVersion
 ) -> Event:
-    """Make the Event of a PDU whose format is known to be right."""
+    """Construct the Event of a PDU whose format is known to be valid."""
     room_id = pdu.get("room_id")
     if room_id is None or (rules.room_id_is_create_hash and pdu["type"] == types.CREATE):
         room_id = room_id_of_create(event_id)
@@ -109,17 +109,17 @@ def trusted_event(
 
 
 def room_id_of_create(event_id: EventID) -> RoomID:
-    """Give the room ID that a create event stands for, where room IDs are hashes."""
+    """Return the room ID that belongs to a create event, from room version 12 on."""
     return RoomID(f"!{event_id[1:]}")
 
 
 def create_event_id_of(room_id: RoomID) -> EventID:
-    """Give the ID of the create event that a room ID stands for, where room IDs are hashes."""
+    """Return the ID of the create event that a room ID belongs to, from room version 12 on."""
     return EventID(f"${room_id[1:]}")
 
 
 def reference_ids(references: list[Any], rules: RoomVersion) -> tuple[EventID, ...]:
-    """Give the event IDs in a well-formed `prev_events` or `auth_events`."""
+    """Return the event IDs in a well-formed `prev_events` or `auth_events`."""
     if rules.event_id_is_hash:
         return tuple(references)
     return tuple(reference[0] for reference in references)
@@ -130,11 +130,11 @@ def _references(
 ) -> tuple[EventID, ...]:
     references = pdu.get(field)
     if not isinstance(references, list) or len(references) > most:
-        raise InvalidEvent(f"{field} must be a list of at most {most}")
+        raise InvalidEvent(f"{field} must be a list of at most {most} entries")
     if not rules.event_id_is_hash and not all(_is_pair(reference) for reference in references):
-        raise InvalidEvent(f"{field} must hold pairs of event ID and hashes")
+        raise InvalidEvent(f"{field} must contain pairs of an event ID and its hashes")
     try:
-        return tuple(parse_event_id(found) for found in reference_ids(references, rules))
+        return tuple(parse_event_id(event_id) for event_id in reference_ids(references, rules))
     except InvalidParam as fault:
         raise InvalidEvent(f"{field}: {fault.message}") from fault
 
@@ -155,14 +155,15 @@ def _bounded_text(pdu: Mapping[str, Any], field: str) -> str:
     if not isinstance(text, str) or len(text.encode()) > MAX_ID_BYTES:
         raise InvalidEvent(f"{field} must be a string of at most 255 bytes")
     if "\0" in text:
-        raise InvalidEvent(f"{field} holds NUL, which databases cannot store")
+        # PostgreSQL cannot store it.
+        raise InvalidEvent(f"{field} must not contain NUL")
     return text
 
 
 def _integer(pdu: Mapping[str, Any], field: str, least: int, most: int) -> int:
     number = pdu.get(field)
     if type(number) is not int or not least <= number <= most:
-        raise InvalidEvent(f"{field} must be an integer in range")
+        raise InvalidEvent(f"{field} must be an integer from {least} to {most}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""The hashes of events: over the content, and over the essential fields, which make the event ID.
+"""Hashes of events: the content hash, and the reference hash from which event IDs are made.
 
 Spec: server-server API, Signing Events.
 """
@@ -19,13 +19,13 @@ _NOT_HASHED = frozenset({"hashes", "signatures", "unsigned"})
 
 
 def content_hash(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
-    """Hash the complete event, but for `hashes`, `signatures` and `unsigned`."""
+    """Return the content hash: over the event without `hashes`, `signatures` and `unsigned`."""
     hashed = {key: pdu[key] for key in pdu if key not in _NOT_HASHED}
     return hashlib.sha256(encode_pdu(hashed, rules)).digest()
 
 
 def essential_bytes(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
-    """Give what servers sign and what the reference hash is over."""
+    """Return the bytes that servers sign and that the reference hash is over."""
     essential = redact_pdu(pdu, rules)
     essential.pop("signatures", None)
     essential.pop("unsigned", None)
@@ -33,12 +33,12 @@ def essential_bytes(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
 
 
 def reference_hash(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
-    """Hash the essential fields of an event."""
+    """Return the reference hash: over the essential fields of the event."""
     return hashlib.sha256(essential_bytes(pdu, rules)).digest()
 
 
 def event_id_from(digest: bytes, rules: RoomVersion) -> EventID:
-    """Make the event ID of a reference hash, where the room version computes event IDs."""
+    """Return the event ID for a reference hash, from room version 3 on."""
     assert rules.event_id_is_hash
     if rules.event_id_format is EventIdFormat.HASH:
         return EventID(f"${encode_base64(digest)}")
@@ -46,7 +46,7 @@ def event_id_from(digest: bytes, rules: RoomVersion) -> EventID:
 
 
 def event_id_of(pdu: Mapping[str, Any], rules: RoomVersion) -> EventID:
-    """Compute the ID of a PDU, or read it where the sending server chose it.
+    """Return the event ID of a PDU: computed, or read from the PDU in room versions 1 and 2.
 
     Raises: InvalidEvent.
     """
@@ -58,8 +58,8 @@ def event_id_of(pdu: Mapping[str, Any], rules: RoomVersion) -> EventID:
         raise InvalidEvent(f"event_id: {fault.message}") from fault
 
 
-def has_right_content_hash(event: Event) -> bool:
-    """Tell whether an event is whole: not redacted, and not changed on its way."""
+def has_valid_content_hash(event: Event) -> bool:
+    """Return whether the content hash matches: the event is neither redacted nor altered."""
     hashes = event.pdu.get("hashes")
     claimed = hashes.get("sha256") if isinstance(hashes, Mapping) else None
     if not isinstance(claimed, str):
@@ -72,8 +72,8 @@ def has_right_content_hash(event: Event) -> bool:
 
 
 def trusted_part(event: Event) -> Event:
-    """Give the event, or its redacted form if its content hash does not match.
+    """Return the event, or its redacted form if the content hash does not match.
 
     Spec: server-server API, Checks performed on receipt of a PDU, step 3.
     """
-    return event if has_right_content_hash(event) else redact(event)
+    return event if has_valid_content_hash(event) else redact(event)

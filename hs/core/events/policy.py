@@ -1,4 +1,4 @@
-"""Policy servers: which one a room has chosen, and its signature on an event.
+"""Policy servers: the policy server of a room, and its signature on an event.
 
 Spec: server-server API, Policy Servers.
 """
@@ -22,14 +22,14 @@ KEY_ID: Final = "ed25519:policy_server"
 
 @attrs.frozen
 class RoomPolicy:
-    """The server that recommends a room's events, and the key it does so with."""
+    """The policy server of a room, and the key that it signs events with."""
 
     server: ServerName
     key: VerifyKey
 
 
 def policy_in(content: Mapping[str, Any]) -> RoomPolicy | None:
-    """Read an m.room.policy; None when it is not valid, and the room has no policy server."""
+    """Read the content of `m.room.policy`; return None if it is invalid."""
     keys = content.get("public_keys")
     if not isinstance(keys, Mapping):
         return None
@@ -41,22 +41,22 @@ def policy_in(content: Mapping[str, Any]) -> RoomPolicy | None:
 
 
 def is_exempt(event: Event) -> bool:
-    """Tell whether an event needs nobody's recommendation: the choice of the server itself."""
+    """Return whether an event needs no signature of the policy server: `m.room.policy` itself."""
     return event.type == event_types.POLICY and event.state_key == ""
 
 
 def with_recommendation(event: Event, policy: RoomPolicy, answer: Mapping[str, Any]) -> Event:
-    """Give an event with the signature that a policy server answered.
+    """Return a copy of an event with the signature that the policy server returned.
 
     Raises: InvalidSignature.
     """
-    given = answer.get(policy.server)
-    signature = given.get(KEY_ID) if isinstance(given, Mapping) else None
+    server_signatures = answer.get(policy.server)
+    signature = server_signatures.get(KEY_ID) if isinstance(server_signatures, Mapping) else None
     if not isinstance(signature, str):
-        raise InvalidSignature(f"{policy.server} has not signed the event")
+        raise InvalidSignature(f"{policy.server} did not sign the event")
     signatures = event.pdu["signatures"]
-    theirs = {**signatures.get(policy.server, {}), KEY_ID: signature}
-    pdu = {**event.pdu, "signatures": {**signatures, policy.server: theirs}}
+    merged = {**signatures.get(policy.server, {}), KEY_ID: signature}
+    pdu = {**event.pdu, "signatures": {**signatures, policy.server: merged}}
     check_signatures(
         pdu, policy.server, {KEY_ID: policy.key}, essential_bytes(event.pdu, event.rules)
     )

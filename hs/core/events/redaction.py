@@ -1,4 +1,4 @@
-"""The redaction algorithm: what of an event is essential, by room version.
+"""The redaction algorithm: the fields that remain after redaction, by room version.
 
 Spec: rooms/, Redactions.
 """
@@ -46,15 +46,17 @@ _LEVELS = frozenset(
 
 
 @attrs.frozen
-class _Kept:
+class _RetainedKeys:
+    """The keys that redaction leaves, at the top level and in the content by event type."""
+
     top_level: frozenset[str]
     content: Mapping[str, frozenset[str]]
 
 
 def redact_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> JsonObject:
-    """Give a copy of a PDU with only its essential fields."""
-    kept = _KEPT[rules.identifier].top_level
-    redacted = {key: pdu[key] for key in pdu if key in kept}
+    """Return a copy of a PDU with only its essential fields."""
+    retained = _RETAINED[rules.identifier].top_level
+    redacted = {key: pdu[key] for key in pdu if key in retained}
     if "content" in redacted:
         redacted["content"] = redact_content(pdu["type"], pdu["content"], rules)
     return redacted
@@ -63,13 +65,13 @@ def redact_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> JsonObject:
 def redact_content(
     event_type: str, content: Mapping[str, Any], rules: RoomVersion
 ) -> Mapping[str, Any]:
-    """Give what redaction leaves of an event's content."""
+    """Return the part of an event's content that redaction leaves."""
     if event_type == types.CREATE and rules.redaction_keeps_create_content:
         return content
-    kept = _KEPT[rules.identifier].content.get(event_type)
-    if kept is None:
+    retained = _RETAINED[rules.identifier].content.get(event_type)
+    if retained is None:
         return {}
-    redacted = {key: content[key] for key in content if key in kept}
+    redacted = {key: content[key] for key in content if key in retained}
     if event_type == types.MEMBER and rules.redaction_keeps_third_party_signed:
         invite = content.get("third_party_invite")
         if isinstance(invite, Mapping):
@@ -78,14 +80,14 @@ def redact_content(
 
 
 def redact(event: Event) -> Event:
-    """Give the redacted form of an event; its ID and its signatures stay good."""
+    """Return the redacted form of an event; its event ID and signatures remain valid."""
     pdu = redact_pdu(event.pdu, event.rules)
     return attrs.evolve(
         event, content=pdu["content"], pdu=pdu, canonical=encode_pdu(pdu, event.rules)
     )
 
 
-def _kept_by(rules: RoomVersion) -> _Kept:
+def _retained_by(rules: RoomVersion) -> _RetainedKeys:
     member = {"membership"}
     if rules.redaction_keeps_authorising_user:
         member.add("join_authorised_via_users_server")
@@ -105,7 +107,7 @@ def _kept_by(rules: RoomVersion) -> _Kept:
     if rules.redacts_in_content:
         content[types.REDACTION] = frozenset({"redacts"})
     top_level = _TOP_LEVEL | _LEGACY if rules.redaction_keeps_legacy_fields else _TOP_LEVEL
-    return _Kept(top_level, content)
+    return _RetainedKeys(top_level, content)
 
 
-_KEPT = {identifier: _kept_by(rules) for identifier, rules in ROOM_VERSIONS.items()}
+_RETAINED = {identifier: _retained_by(rules) for identifier, rules in ROOM_VERSIONS.items()}

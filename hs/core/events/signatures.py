@@ -1,4 +1,4 @@
-"""Who must have signed an event, and whether they have.
+"""Signatures of events: the servers that must have signed an event, and verification.
 
 Spec: server-server API, Validating hashes and signatures on received events.
 """
@@ -14,17 +14,17 @@ from hs.core.signing.signed_json import check_signatures
 
 
 def required_signers(event: Event) -> frozenset[ServerName]:
-    """List the servers whose signatures an event needs."""
+    """Return the servers whose signatures an event needs."""
     signers = set()
     if not _is_third_party_invite(event):
         signers.add(server_of(event.sender))
     if not event.rules.event_id_is_hash:
-        # Room versions 1 and 2: the server that the event ID names, if it is another.
-        named = server_in(event.event_id)
-        if named is not None:
-            signers.add(named)
+        # Room versions 1 and 2: also the server named in the event ID.
+        id_server = server_in(event.event_id)
+        if id_server is not None:
+            signers.add(id_server)
     if event.rules.restricted_joins and event.type == types.MEMBER:
-        # Authorization rules, m.room.member, step 2: whoever let the sender in has signed.
+        # Authorisation rules, step 4.2: the server that authorised a restricted join.
         authoriser = event.content.get("join_authorised_via_users_server")
         if is_user_id(authoriser):
             signers.add(server_of(UserID(str(authoriser))))
@@ -32,7 +32,9 @@ def required_signers(event: Event) -> frozenset[ServerName]:
 
 
 def check_event_signature(event: Event, server: ServerName, keys: Mapping[str, VerifyKey]) -> None:
-    """Check that a server has signed an event; `keys` are its keys that were valid then.
+    """Verify that a server has signed an event.
+
+    `keys` are the keys of that server that were valid when the event was sent.
 
     Raises: InvalidSignature.
     """
@@ -40,9 +42,10 @@ def check_event_signature(event: Event, server: ServerName, keys: Mapping[str, V
 
 
 def _is_third_party_invite(event: Event) -> bool:
-    # The server of the invited user sends it in the name of the inviter, who need not be there.
-    # Only what survives counts: a wrong content hash makes the event lose the fields that are
-    # not essential, and nobody may get an unsigned plain invite in by that way.
+    # An invite that follows a third-party invite is sent by the invited user's server on behalf
+    # of the inviter, so the inviter's server has not signed it. The check is on the redacted form
+    # if the content hash does not match: otherwise a server could forge an invite that loses
+    # `third_party_invite` by redaction and remains as a plain, unsigned invite.
     if event.type != types.MEMBER or "third_party_invite" not in event.content:
         return False
     content = trusted_part(event).content

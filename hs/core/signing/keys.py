@@ -1,4 +1,4 @@
-"""Ed25519 keys: the server's own, from its signing key file, and those of peers.
+"""Ed25519 keys: the server's own, read from its signing key file, and those of other servers.
 
 Spec: appendices, Signing Details.
 """
@@ -21,32 +21,32 @@ _VERSION = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 
 @attrs.frozen(repr=False)
 class VerifyKey:
-    """A public key, named `ed25519:version`."""
+    """A public key with its key ID, `ed25519:version`."""
 
     key_id: str
     raw: bytes
 
     @classmethod
     def parse(cls, key_id: str, text: object) -> "VerifyKey":
-        """Read a public key in base64.
+        """Parse a public key in base64.
 
         Raises: InvalidSigningKey.
         """
         try:
             raw = decode_base64(text) if isinstance(text, str) else b""
         except ValueError as fault:
-            raise InvalidSigningKey(f"The public key {key_id} is not base64") from fault
+            raise InvalidSigningKey(f"The public key {key_id} is not valid base64") from fault
         if len(raw) != bindings.crypto_sign_PUBLICKEYBYTES:
-            raise InvalidSigningKey(f"The public key {key_id} has a wrong length")
+            raise InvalidSigningKey(f"The public key {key_id} must be 32 bytes long")
         return cls(key_id, raw)
 
     @property
     def base64(self) -> str:
-        """Give the key as other servers are told it."""
+        """The key in unpadded base64, as it is published to other servers."""
         return encode_base64(self.raw)
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
-        """Tell whether a signature over a message is by this key."""
+        """Return whether a signature over a message was made with this key."""
         if len(signature) != bindings.crypto_sign_BYTES:
             return False
         try:
@@ -61,7 +61,7 @@ class VerifyKey:
 
 @attrs.frozen(repr=False)
 class SigningKey:
-    """A private key of this server, named `ed25519:version`."""
+    """A private key of this server with its key ID, `ed25519:version`."""
 
     key_id: str
     verify_key: VerifyKey
@@ -69,25 +69,25 @@ class SigningKey:
 
     @classmethod
     def from_seed(cls, version: str, seed: bytes) -> "SigningKey":
-        """Make the key of a 32-byte seed; a new key's seed is 32 random bytes.
+        """Derive a key from a 32-byte seed; for a new key the seed is 32 random bytes.
 
         Raises: InvalidSigningKey.
         """
         if _VERSION.fullmatch(version) is None:
-            raise InvalidSigningKey("A key's version is made of letters, digits and underscores")
+            raise InvalidSigningKey("A key version must consist of a-z, A-Z, 0-9 and _")
         if len(seed) != SEED_BYTES:
-            raise InvalidSigningKey("A signing key's seed has 32 bytes")
+            raise InvalidSigningKey("The seed of a signing key must be 32 bytes long")
         public, secret = bindings.crypto_sign_seed_keypair(seed)
         key_id = f"{ALGORITHM}:{version}"
         return cls(key_id, VerifyKey(key_id, public), secret)
 
     def sign(self, message: bytes) -> str:
-        """Sign a message; give the signature in unpadded base64."""
+        """Return the signature of a message in unpadded base64."""
         signed = bindings.crypto_sign(message, self._secret)
         return encode_base64(signed[: bindings.crypto_sign_BYTES])
 
     def file_line(self) -> str:
-        """Give the line of the signing key file that holds this key."""
+        """Return the line of the signing key file that contains this key."""
         version = self.key_id.partition(":")[2]
         return f"{ALGORITHM} {version} {encode_base64(self._secret[:SEED_BYTES])}\n"
 
@@ -97,29 +97,31 @@ class SigningKey:
 
 @attrs.frozen
 class Signer:
-    """Under which server name, and with which key, this server signs."""
+    """The server name and the key that this server signs with."""
 
     server_name: ServerName
     key: SigningKey
 
 
 def parse_signing_keys(text: str) -> list[SigningKey]:
-    """Read a signing key file: lines of `ed25519 version base64seed`.
+    """Parse a signing key file: lines of `ed25519 version base64seed`.
 
-    Raises: InvalidSigningKey, also when the file holds no key.
+    Raises: InvalidSigningKey, also if the file contains no key.
     """
     keys = [_parse_line(line) for line in text.splitlines() if line.strip()]
     if not keys:
-        raise InvalidSigningKey("The signing key file holds no key")
+        raise InvalidSigningKey("The signing key file contains no key")
     return keys
 
 
 def _parse_line(line: str) -> SigningKey:
     fields = line.split()
     if len(fields) != 3 or fields[0] != ALGORITHM:
-        raise InvalidSigningKey("A line of a signing key file is: ed25519 VERSION BASE64SEED")
+        raise InvalidSigningKey(
+            "Each line of a signing key file must have the form: ed25519 VERSION BASE64SEED"
+        )
     try:
         seed = decode_base64(fields[2])
     except ValueError as fault:
-        raise InvalidSigningKey("The seed of a signing key is not base64") from fault
+        raise InvalidSigningKey("The seed of a signing key must be base64") from fault
     return SigningKey.from_seed(fields[1], seed)

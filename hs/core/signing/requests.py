@@ -1,4 +1,4 @@
-"""Signing requests to other servers.
+"""The X-Matrix signatures that authenticate requests to other servers.
 
 Spec: server-server API, Request Authentication.
 """
@@ -13,7 +13,7 @@ from hs.core.signing.signed_json import sign_json
 def authorization_of(
     signer: Signer, destination: str, method: str, uri: str, content: JsonObject | None
 ) -> str:
-    """Give the Authorization header of a request; `uri` is the path with its query.
+    """Return the Authorization header of a request; `uri` is the path with its query string.
 
     Raises: BadJson, if the content is not canonical JSON.
     """

@@ -1,4 +1,4 @@
-"""Signing JSON objects, and checking that an entity has signed one.
+"""Signed JSON objects: adding signatures and verifying them.
 
 Spec: appendices, Signing JSON.
 """
@@ -11,12 +11,12 @@ from hs.core.errors import InvalidSignature
 from hs.core.signing.keys import ALGORITHM, Signer, VerifyKey
 from hs.core.unpadded_base64 import decode_base64
 
-# Nobody has many keys; a peer that lists thousands wants to burn our CPU.
+# Entities have few keys; thousands of signatures would be an attack on this server's CPU.
 MAX_SIGNATURES = 20
 
 
 def sign_json(value: Mapping[str, Any], signer: Signer) -> JsonObject:
-    """Give a copy of an object with our signature added.
+    """Return a copy of an object with this server's signature added.
 
     Raises: BadJson, if the object is not canonical JSON.
     """
@@ -25,31 +25,31 @@ def sign_json(value: Mapping[str, Any], signer: Signer) -> JsonObject:
 
 
 def with_signature(signatures: object, signer: Signer, signature: str) -> JsonObject:
-    """Give a copy of a `signatures` object with one signature added."""
+    """Return a copy of a `signatures` object with one signature added."""
     merged = dict(signatures) if isinstance(signatures, Mapping) else {}
-    theirs = merged.get(signer.server_name)
+    server_signatures = merged.get(signer.server_name)
     merged[signer.server_name] = {
-        **(theirs if isinstance(theirs, Mapping) else {}),
+        **(server_signatures if isinstance(server_signatures, Mapping) else {}),
         signer.key.key_id: signature,
     }
     return merged
 
 
 def key_ids_of(signed: Mapping[str, Any], entity: str) -> list[str]:
-    """List the Ed25519 keys with which an entity claims to have signed an object.
+    """Return the IDs of the Ed25519 keys with which an entity claims to have signed an object.
 
-    Spec: Checking for a Signature, steps 1 and 2.
+    At most MAX_SIGNATURES are returned. Spec: Checking for a Signature, steps 1 and 2.
     """
     signatures = signed.get("signatures")
-    theirs = signatures.get(entity) if isinstance(signatures, Mapping) else None
-    if not isinstance(theirs, Mapping):
+    entity_signatures = signatures.get(entity) if isinstance(signatures, Mapping) else None
+    if not isinstance(entity_signatures, Mapping):
         return []
-    ours = [key_id for key_id in theirs if key_id.startswith(f"{ALGORITHM}:")]
-    return ours[:MAX_SIGNATURES]
+    key_ids = [key_id for key_id in entity_signatures if key_id.startswith(f"{ALGORITHM}:")]
+    return key_ids[:MAX_SIGNATURES]
 
 
 def verify_json(signed: Mapping[str, Any], entity: str, keys: Mapping[str, VerifyKey]) -> None:
-    """Check that an entity has signed an object; `keys` are its known keys, by key ID.
+    """Verify that an entity has signed an object; `keys` are its known keys by key ID.
 
     Raises: InvalidSignature.
     """
@@ -59,21 +59,21 @@ def verify_json(signed: Mapping[str, Any], entity: str, keys: Mapping[str, Verif
 def check_signatures(
     signed: Mapping[str, Any], entity: str, keys: Mapping[str, VerifyKey], message: bytes
 ) -> None:
-    """Check an entity's entry in `signatures` against the bytes it must have signed.
+    """Verify an entity's entry in `signatures` against the bytes that it must have signed.
 
-    Signatures by unknown keys are skipped; one by a known key must be there, and all by known
-    keys must be good.
+    Signatures with unknown keys are ignored. At least one must be with a known key, and all those
+    with known keys must be valid.
 
     Raises: InvalidSignature.
     """
     # Spec: Checking for a Signature, steps 3, 4 and 7.
     known = [key_id for key_id in key_ids_of(signed, entity) if key_id in keys]
     if not known:
-        raise InvalidSignature(f"No signature by a known key of {entity}")
+        raise InvalidSignature(f"There is no signature by a known key of {entity}")
     for key_id in known:
         signature = _decode(signed["signatures"][entity][key_id])
         if not keys[key_id].verifies(message, signature):
-            raise InvalidSignature(f"The signature by {key_id} of {entity} is wrong")
+            raise InvalidSignature(f"The signature by {key_id} of {entity} is invalid")
 
 
 def _decode(signature: object) -> bytes:

@@ -1,1 +1,1 @@
-"""State resolution: one room state out of the states of several forks."""
+"""State resolution: the algorithms that resolve the states of several forks into one."""

@@ -1,6 +1,6 @@
-"""The auth graph held in memory: auth chains, their difference and the conflicted subgraph.
+"""Auth chains, auth differences and conflicted state subgraphs of an auth graph in memory.
 
-This is the plain form of what `chain_cover` finds by looking up ranges.
+`chain_cover` computes the same from an index, without loading the graph.
 
 Spec: rooms/v12, State resolution, Definitions.
 """
@@ -11,11 +11,14 @@ from typing import TypeAlias
 from hs.core.ids import EventID
 
 AuthGraph: TypeAlias = Mapping[EventID, Iterable[EventID]]
-"""The auth events of each event; what it does not hold counts as having none."""
+"""The auth events of each event; an event that is missing counts as having none."""
 
 
 def auth_chain(starts: Iterable[EventID], graph: AuthGraph) -> set[EventID]:
-    """Give the union of the auth chains of events; an event is not in its own."""
+    """Return the union of the auth chains of events.
+
+    An event is not part of its own auth chain.
+    """
     seen: set[EventID] = set()
     waiting = [parent for start in starts for parent in graph.get(start, ())]
     while waiting:
@@ -29,9 +32,9 @@ def auth_chain(starts: Iterable[EventID], graph: AuthGraph) -> set[EventID]:
 def auth_chain_difference(
     state_sets: Sequence[Iterable[EventID]], graph: AuthGraph
 ) -> frozenset[EventID]:
-    """Give what is in the auth chain of some state but not of every one.
+    """Return the auth difference: the events in the auth chain of some state but not of all.
 
-    States are given by their events, all of them: also what the states share has auth chains.
+    Each state is given by all its events, also the unconflicted ones: their auth chains count too.
     """
     chains = [auth_chain(state, graph) for state in state_sets]
     if not chains:
@@ -41,17 +44,20 @@ def auth_chain_difference(
 
 
 def conflicted_subgraph(conflicted: Set[EventID], graph: AuthGraph) -> frozenset[EventID]:
-    """Give every event on a path of auth events between two conflicted ones, ends included."""
+    """Return the conflicted state subgraph.
+
+    It contains every event on a path of auth events between two conflicted events, and those two.
+    """
     reached = auth_chain(conflicted, graph)
     children: dict[EventID, list[EventID]] = {}
     for event_id in reached | conflicted:
         for parent in graph.get(event_id, ()):
             children.setdefault(parent, []).append(event_id)
-    above: set[EventID] = set()
+    subgraph: set[EventID] = set()
     waiting = list(conflicted & reached)
     while waiting:
         event_id = waiting.pop()
-        if event_id not in above:
-            above.add(event_id)
+        if event_id not in subgraph:
+            subgraph.add(event_id)
             waiting.extend(children.get(event_id, ()))
-    return frozenset(above)
+    return frozenset(subgraph)

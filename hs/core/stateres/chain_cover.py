@@ -1,12 +1,17 @@
-"""The chain-cover index: a place for each event from which auth chains are read as ranges.
+"""The chain-cover index: auth chains and their differences, computed as ranges.
 
-Every event has a place (chain, sequence). An event reaches, by its auth events, everything before
-it in its own chain, and by the links of its chain up to its sequence it reaches places in other
-chains. So an auth chain is one number per chain, and a difference of auth chains is a few ranges.
+The index assigns every event a place (chain, sequence), which never changes. Rules:
 
-All functions work on rows that storage keeps: places of events, and links. Links are given by
-their origin's chain; a link that is missing makes answers too small, so give those of all chains
-that `chains_to_load` asks for.
+- An event reaches, by its auth events, all events before it in its own chain. By each link of its
+  chain whose origin is at or before the event, it also reaches the link's target and all events
+  before the target in that chain.
+- So the auth chain of any set of events is one sequence per chain, and an auth difference is a few
+  ranges of places.
+- A missing link makes results too small, without any error: pass the links of all chains that
+  `chains_to_load` yields. A link that is not needed does no harm.
+
+All functions work on rows that storage keeps: places of events, and links by the chain of their
+origin. Algorithm: Synapse, docs/auth_chain_difference_algorithm.md.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
@@ -21,7 +26,7 @@ from hs.core.ids import EventID
 
 @attrs.frozen(order=True)
 class Place:
-    """Where an event stands in the index; sequences start at 1."""
+    """The place of an event in the index; sequences start at 1."""
 
     chain_id: int
     sequence: int
@@ -29,7 +34,10 @@ class Place:
 
 @attrs.frozen
 class Link:
-    """From the origin on, a chain reaches the target and everything before the target."""
+    """A link between chains.
+
+    Events at or after `origin` in its chain reach `target` and all events before it in its chain.
+    """
 
     origin: Place
     target: Place
@@ -39,12 +47,12 @@ Links: TypeAlias = Mapping[int, Sequence[Link]]
 """All links that start in a chain, by that chain."""
 
 Reach: TypeAlias = dict[int, int]
-"""The greatest sequence reached, by chain."""
+"""The greatest sequence that is reached in each chain."""
 
 
 @attrs.frozen(order=True)
 class PlaceRange:
-    """The places of a chain behind `after`, up to and with `upto`."""
+    """The places of a chain after `after`, up to and including `upto`."""
 
     chain_id: int
     after: int
@@ -52,8 +60,8 @@ class PlaceRange:
 
 
 @attrs.frozen
-class NewRows:
-    """What placing events adds to the index."""
+class ChainCoverRows:
+    """The rows to be added to the index for new events."""
 
     places: Mapping[EventID, Place]
     links: Sequence[Link]
@@ -66,77 +74,87 @@ def place_events(
     lengths: Mapping[int, int],
     links: Links,
     new_chain_ids: Iterator[int],
-) -> NewRows:
-    """Find places for new events, each after its auth events in `events` or in `places`.
+) -> ChainCoverRows:
+    """Choose places for new events; auth events must come before the events that cite them.
 
-    `known` has the state keys of those auth events that are placed already, `lengths` the lengths
-    of their chains, `links` the links of their chains as far as at hand: fewer only mean that
-    links are added which say nothing new. An auth event that has no place is left out.
+    `known` contains the state keys of the cited events that are already in the index, `places`
+    their places, `lengths` the lengths of their chains, and `links` the links of their chains.
+    Links missing from `links` only cause redundant links to be added. Cited events that have no
+    place are ignored.
     """
-    seen = {**known, **{event.event_id: (event.type, event.state_key) for event in events}}
+    state_keys = {**known, **{event.event_id: (event.type, event.state_key) for event in events}}
     placed = dict(places)
-    grown = dict(lengths)
-    all_links: dict[int, list[Link]] = {chain_id: list(each) for chain_id, each in links.items()}
+    new_lengths = dict(lengths)
+    all_links: dict[int, list[Link]] = {
+        chain_id: list(chain_links) for chain_id, chain_links in links.items()
+    }
     rows: dict[EventID, Place] = {}
     added: list[Link] = []
     for event in events:
-        cited = [each for each in event.auth_events if each in placed and each in seen]
-        place = _next_in_chain(event, cited, seen, placed, grown)
+        cited = [
+            event_id
+            for event_id in event.auth_events
+            if event_id in placed and event_id in state_keys
+        ]
+        place = _next_in_chain(event, cited, state_keys, placed, new_lengths)
         if place is None:
             place = Place(next(new_chain_ids), 1)
         rows[event.event_id] = placed[event.event_id] = place
-        grown[place.chain_id] = place.sequence
-        for target in _news({placed[each] for each in cited}, place, all_links):
+        new_lengths[place.chain_id] = place.sequence
+        for target in _unreached({placed[event_id] for event_id in cited}, place, all_links):
             link = Link(place, target)
             all_links.setdefault(place.chain_id, []).append(link)
             added.append(link)
-    return NewRows(rows, added)
+    return ChainCoverRows(rows, added)
 
 
 def chains_to_load(starts: Iterable[Place]) -> Generator[Set[int], Links, Links]:
-    """Collect the links of all chains that places reach.
+    """Collect the links of all chains that can be reached from the given places.
 
-    Yields IDs of chains, is sent their links, and returns all of them.
+    Yields: sets of chain IDs, and expects to be sent the links of these chains. Returns all links.
     """
     collected: dict[int, Sequence[Link]] = {}
     needed = {place.chain_id for place in starts}
     while needed:
         loaded = yield needed
         collected.update({chain_id: loaded.get(chain_id, ()) for chain_id in needed})
-        targets = {link.target.chain_id for each in needed for link in collected[each]}
+        targets = {link.target.chain_id for chain_id in needed for link in collected[chain_id]}
         needed = targets - collected.keys()
     return collected
 
 
 def reach_of(starts: Iterable[Place], links: Links) -> Reach:
-    """Give the auth chain of the events at some places; they are not in it for themselves."""
+    """Return the union of the auth chains of the events at the given places.
+
+    An event is not part of its own auth chain, unless another of the events reaches it.
+    """
     reach: Reach = {}
     waiting: Reach = {}
     for place in starts:
-        _raise(waiting, place.chain_id, place.sequence)
+        _raise_reach(waiting, place.chain_id, place.sequence)
     for chain_id, sequence in waiting.items():
         if sequence > 1:
             reach[chain_id] = sequence - 1
     followed: Reach = {}
     while waiting:
         chain_id, sequence = waiting.popitem()
-        done = followed.get(chain_id, 0)
-        if sequence <= done:
+        done_upto = followed.get(chain_id, 0)
+        if sequence <= done_upto:
             continue
         followed[chain_id] = sequence
         for link in links.get(chain_id, ()):
-            if done < link.origin.sequence <= sequence:
-                _raise(reach, link.target.chain_id, link.target.sequence)
-                _raise(waiting, link.target.chain_id, link.target.sequence)
+            if done_upto < link.origin.sequence <= sequence:
+                _raise_reach(reach, link.target.chain_id, link.target.sequence)
+                _raise_reach(waiting, link.target.chain_id, link.target.sequence)
     return reach
 
 
 def difference_ranges(
     state_sets: Sequence[Iterable[Place]], links: Links, shared: Iterable[Place] = ()
 ) -> list[PlaceRange]:
-    """Give the auth difference of states, whose events are given by their places.
+    """Return the auth difference of states, each given by the places of its events.
 
-    Those of events that all states have may be given once, as `shared`.
+    Places of events that all states contain may be passed once, as `shared`, instead.
     """
     reaches = [reach_of(places, links) for places in state_sets]
     common = reach_of(shared, links)
@@ -150,22 +168,22 @@ def difference_ranges(
 
 
 def subgraph_ranges(conflicted: Sequence[Place], links: Links) -> list[PlaceRange]:
-    """Give the conflicted state subgraph, but for those of its ends that no other end reaches.
+    """Return the conflicted state subgraph, without conflicted events that no other one reaches.
 
-    Together with the conflicted events themselves this is all of it.
+    State resolution adds those itself: the full conflicted set contains all conflicted events.
     """
     reach = reach_of(conflicted, links)
     targets = [place for place in conflicted if place.sequence <= reach.get(place.chain_id, 0)]
     ranges = [
-        PlaceRange(chain_id, first - 1, reach[chain_id])
-        for chain_id, first in _first_above(targets, reach, links).items()
-        if first <= reach.get(chain_id, 0)
+        PlaceRange(chain_id, first_sequence - 1, reach[chain_id])
+        for chain_id, first_sequence in _first_above(targets, reach, links).items()
+        if first_sequence <= reach.get(chain_id, 0)
     ]
     return sorted(ranges)
 
 
 def _first_above(targets: Iterable[Place], reach: Reach, links: Links) -> dict[int, int]:
-    """Give for each chain the first place from which a target is reached, or is one."""
+    """Return for each chain the first sequence whose event is a target or reaches one."""
     first: dict[int, int] = {}
     incoming: dict[int, list[Link]] = {}
     for chain_id in reach:
@@ -188,39 +206,43 @@ def _first_above(targets: Iterable[Place], reach: Reach, links: Links) -> dict[i
 def _next_in_chain(
     event: Event,
     cited: Sequence[EventID],
-    seen: Mapping[EventID, tuple[str, str | None]],
+    state_keys: Mapping[EventID, tuple[str, str | None]],
     placed: Mapping[EventID, Place],
     lengths: Mapping[int, int],
 ) -> Place | None:
-    """Give the place after the event's own predecessor, if that is the last of its chain.
+    """Return the place after the state event that `event` replaces, if that is the last of its
+    chain.
 
-    Chains follow one state key. Were an event to go behind any auth event, the chains of power
-    levels and the like, which every event reaches, would soon be cut to pieces.
+    A chain contains events of one state key. If an event could continue the chain of any of its
+    auth events, the chains of events that nearly all others cite, such as power levels, would be
+    split into many short ones.
     """
     for event_id in cited:
         place = placed[event_id]
-        is_same_key = seen[event_id] == (event.type, event.state_key)
+        is_same_key = state_keys[event_id] == (event.type, event.state_key)
         if is_same_key and lengths.get(place.chain_id) == place.sequence:
             return Place(place.chain_id, place.sequence + 1)
     return None
 
 
-def _news(targets: set[Place], place: Place, links: Links) -> list[Place]:
-    """Leave out the targets that the place, or another target, reaches anyway."""
+def _unreached(targets: set[Place], place: Place, links: Links) -> list[Place]:
+    """Leave out the targets that the place, or another target, reaches already."""
     known = reach_of([place], links)
-    news = [each for each in sorted(targets) if each.sequence > known.get(each.chain_id, 0)]
-    return [target for target in news if not _reached_from(target, news, links)]
+    unreached = [
+        target for target in sorted(targets) if target.sequence > known.get(target.chain_id, 0)
+    ]
+    return [target for target in unreached if not _reached_from(target, unreached, links)]
 
 
-def _reached_from(target: Place, others: Iterable[Place], links: Links) -> bool:
-    """Tell whether a place is reached from one of others."""
+def _reached_from(target: Place, candidates: Iterable[Place], links: Links) -> bool:
+    """Return whether a place is reached from one of the other candidates."""
     return any(
-        reach_of([other], links).get(target.chain_id, 0) >= target.sequence
-        for other in others
-        if other != target
+        reach_of([candidate], links).get(target.chain_id, 0) >= target.sequence
+        for candidate in candidates
+        if candidate != target
     )
 
 
-def _raise(reach: Reach, chain_id: int, sequence: int) -> None:
+def _raise_reach(reach: Reach, chain_id: int, sequence: int) -> None:
     if sequence > reach.get(chain_id, 0):
         reach[chain_id] = sequence

@@ -1,4 +1,4 @@
-"""Where the states of several forks agree, and where not.
+"""The unconflicted state map and the conflicted state set of the states of several forks.
 
 Spec: rooms/v2, State resolution, Definitions.
 """
@@ -17,10 +17,10 @@ StateMap: TypeAlias = Mapping[StateKey, EventID]
 
 @attrs.frozen
 class Conflict:
-    """The states of forks, taken apart.
+    """The states of several forks, divided into what they agree on and what they do not.
 
-    `unconflicted` holds what is the same in every state; `conflicted` all values of all other
-    keys, also of keys that one state has and another lacks.
+    `unconflicted` is the unconflicted state map. `conflicted` maps each other key to its values in
+    all states; that includes keys that some of the states lack.
     """
 
     unconflicted: Map[StateKey, EventID]
@@ -28,29 +28,32 @@ class Conflict:
 
     @property
     def event_ids(self) -> frozenset[EventID]:
-        """Give the conflicted state set."""
+        """The conflicted state set."""
         return frozenset().union(*self.conflicted.values())
 
 
 def find_conflict(state_sets: Sequence[StateMap]) -> Conflict:
-    """Compare the states of forks; there is at least one."""
+    """Divide the states of forks into their unconflicted and conflicted parts.
+
+    At least one state is required.
+    """
     first = state_sets[0]
-    found: dict[StateKey, set[EventID]] = {}
-    for other in state_sets[1:]:
-        if other is first:
+    conflicting: dict[StateKey, set[EventID]] = {}
+    for state in state_sets[1:]:
+        if state is first:
             continue
-        for key, event_id in other.items():
+        for key, event_id in state.items():
             if first.get(key) != event_id:
-                found.setdefault(key, set()).add(event_id)
+                conflicting.setdefault(key, set()).add(event_id)
         for key in first:
-            if key not in other:
-                found.setdefault(key, set())
-    for key, event_ids in found.items():
+            if key not in state:
+                conflicting.setdefault(key, set())
+    for key, event_ids in conflicting.items():
         if key in first:
             event_ids.add(first[key])
     unconflicted = first if isinstance(first, Map) else Map(first.items())
-    agreed = unconflicted.mutate()
-    for key in found:
-        agreed.pop(key, None)
-    conflicted = {key: frozenset(event_ids) for key, event_ids in found.items()}
-    return Conflict(agreed.finish(), conflicted)
+    unconflicted_changes = unconflicted.mutate()
+    for key in conflicting:
+        unconflicted_changes.pop(key, None)
+    conflicted = {key: frozenset(event_ids) for key, event_ids in conflicting.items()}
+    return Conflict(unconflicted_changes.finish(), conflicted)

@@ -1,6 +1,6 @@
-"""Trying events in order: what the authorisation rules allow becomes part of the state.
+"""The iterative auth checks algorithm.
 
-Spec: rooms/v2, State resolution, Iterative auth checks.
+Spec: rooms/v2, State resolution, Definitions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID
 from hs.core.stateres.conflict import StateMap
-from hs.core.stateres.loading import EventStore, Loading
+from hs.core.stateres.loading import EventStore, LoadSteps
 
 
 @attrs.define
 class PartialState:
-    """The state as resolved so far: `changes` over `base`."""
+    """The partially resolved state: `changes` over `base`."""
 
     base: StateMap
     store: EventStore
@@ -29,42 +29,48 @@ class PartialState:
     _power: dict[tuple[EventID | None, EventID], PowerLevels] = attrs.field(factory=dict)
 
     def get(self, key: StateKey) -> EventID | None:
-        """Give the ID of the event that has a key."""
+        """Return the ID of the event that the state has for a key."""
         return self.changes.get(key) or self.base.get(key)
 
     def event(self, key: StateKey) -> Event | None:
-        """Give the event that has a key, if it is loaded."""
+        """Return the event that the state has for a key, if it is loaded."""
         event_id = self.get(key)
         return None if event_id is None else self.store.events.get(event_id)
 
-    def load_for(self, events: Sequence[Event]) -> Loading:
-        """Ask for everything that checking events may look at."""
+    def load_for(self, events: Sequence[Event]) -> LoadSteps:
+        """Load all events that checking the given events may read."""
         yield from self.store.load_auth_events(events)
-        held = {self.get(key) for event in events for key in needed_keys(event)}
-        yield from self.store.load(event_id for event_id in held if event_id is not None)
+        current = {self.get(key) for event in events for key in needed_keys(event)}
+        yield from self.store.load(event_id for event_id in current if event_id is not None)
 
-    def try_in_order(self, events: Sequence[Event]) -> Loading:
-        """Apply each event that is allowed; ignore the others."""
+    def try_in_order(self, events: Sequence[Event]) -> LoadSteps:
+        """Apply the events that are allowed, in the given order; ignore the others."""
         yield from self.load_for(events)
         for event in events:
-            if event.state_key is not None and self.allows(event, self._auth_state(event)):
+            if event.state_key is not None and self.allows(
+                event, self._auth_state_with_cited(event)
+            ):
                 self.changes[event.type, event.state_key] = event.event_id
 
     def allows(self, event: Event, auth_state: Mapping[StateKey, Event]) -> bool:
-        """Tell whether the authorisation rules allow an event in a state."""
+        """Return whether the authorisation rules allow an event in a state."""
         try:
             check_auth(event, auth_state, self._power_in(auth_state))
         except Forbidden:
             return False
         return True
 
-    def held(self, event: Event) -> dict[StateKey, Event]:
-        """Give what this state has of the keys that checking an event looks at."""
-        found = ((key, self.event(key)) for key in needed_keys(event))
-        return {key: holder for key, holder in found if holder is not None}
+    def auth_state_for(self, event: Event) -> dict[StateKey, Event]:
+        """Return the events of this state that checking an event reads."""
+        current = ((key, self.event(key)) for key in needed_keys(event))
+        return {key: state_event for key, state_event in current if state_event is not None}
 
-    def _auth_state(self, event: Event) -> dict[StateKey, Event]:
-        auth_state = self.held(event)
+    def _auth_state_with_cited(self, event: Event) -> dict[StateKey, Event]:
+        """Return the state to check an event against.
+
+        For keys that this state lacks, the event's own auth events are used unless rejected.
+        """
+        auth_state = self.auth_state_for(event)
         for key in needed_keys(event):
             if self.get(key) is None:
                 cited = self.store.auth_event(event, key)
@@ -85,5 +91,5 @@ class PartialState:
 
 
 def needed_keys(event: Event) -> list[StateKey]:
-    """List the state keys that checking an event looks at."""
+    """Return the state keys that checking an event reads."""
     return auth_state_types(event.rules, event.type, event.sender, event.state_key, event.content)

@@ -1,4 +1,7 @@
-"""How resolution asks for events without waiting: it yields IDs and is sent what was found."""
+"""LoadSteps of events during state resolution, without I/O in this package.
+
+The generators here yield the IDs of the events they need and are sent those events.
+"""
 
 from collections.abc import Generator, Iterable, Mapping, Set
 from typing import TypeAlias
@@ -14,40 +17,42 @@ from hs.core.versions import RoomVersion
 
 @attrs.frozen
 class LoadedEvents:
-    """Events that were asked for, as far as they are known; more than was asked does no harm.
+    """The requested events, as far as this server has them; it may contain others as well.
 
-    `rejected` names those among them that this server has rejected.
+    `rejected` contains the IDs of the events among them that this server has rejected.
     """
 
     events: Mapping[EventID, Event]
     rejected: Set[EventID] = frozenset()
 
 
-Loading: TypeAlias = Generator[frozenset[EventID], LoadedEvents, None]
+LoadSteps: TypeAlias = Generator[frozenset[EventID], LoadedEvents, None]
 
 
 @attrs.define
 class EventStore:
-    """The events loaded so far in one resolution."""
+    """The events loaded so far in one run of state resolution."""
 
     rules: RoomVersion
     events: dict[EventID, Event] = attrs.field(factory=dict)
     rejected: set[EventID] = attrs.field(factory=set)
-    _asked: set[EventID] = attrs.field(factory=set)
+    _requested: set[EventID] = attrs.field(factory=set)
 
-    def load(self, event_ids: Iterable[EventID]) -> Loading:
-        """Ask for events that have not been asked for yet."""
+    def load(self, event_ids: Iterable[EventID]) -> LoadSteps:
+        """Load the events that have not been requested yet."""
         needed = frozenset(
-            each for each in event_ids if each not in self.events and each not in self._asked
+            event_id
+            for event_id in event_ids
+            if event_id not in self.events and event_id not in self._requested
         )
         if needed:
-            self._asked |= needed
+            self._requested |= needed
             loaded = yield needed
             self.events.update(loaded.events)
             self.rejected |= loaded.rejected
 
-    def load_auth_events(self, events: Iterable[Event]) -> Loading:
-        """Ask for the auth events of events, and for the create event that some do not cite."""
+    def load_auth_events(self, events: Iterable[Event]) -> LoadSteps:
+        """Load the auth events of events and, in room version 12, the create event."""
         needed: list[EventID] = []
         for event in events:
             needed.extend(event.auth_events)
@@ -56,9 +61,9 @@ class EventStore:
         yield from self.load(needed)
 
     def auth_event(self, event: Event, key: StateKey) -> Event | None:
-        """Give the auth event of an event that has a state key.
+        """Return the auth event with a state key that an event cites, if it is loaded.
 
-        In room version 12 the room ID stands for the create event.
+        In room version 12 the create event is the one that the room ID names.
         """
         if key == types.CREATE_KEY and self.rules.room_id_is_create_hash:
             return self.events.get(EventID("$" + event.room_id[1:]))

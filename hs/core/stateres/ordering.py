@@ -1,4 +1,4 @@
-"""The two orders in which conflicted events are tried.
+"""The orders in which events are applied: reverse topological power and mainline ordering.
 
 Spec: rooms/v2, State resolution, Definitions.
 """
@@ -11,13 +11,13 @@ from hs.core.auth.power_levels import PowerLevels
 from hs.core.events import types
 from hs.core.events.event import Event
 from hs.core.ids import EventID
-from hs.core.stateres.loading import EventStore, LoadedEvents, Loading
+from hs.core.stateres.loading import EventStore, LoadedEvents, LoadSteps
 
 
 def reverse_topological_power_order(events: Iterable[Event], store: EventStore) -> list[Event]:
-    """Sort events so that each comes after its auth events, by power where that leaves a choice.
+    """Sort events so that each comes after its auth events, otherwise by their senders' power.
 
-    The auth events of all must be loaded.
+    The auth events of all events must be loaded.
     """
     by_id = {event.event_id: event for event in events}
     unplaced = {
@@ -28,7 +28,9 @@ def reverse_topological_power_order(events: Iterable[Event], store: EventStore) 
     for event_id, event in by_id.items():
         for parent in set(event.auth_events):
             children.setdefault(parent, []).append(event_id)
-    ready = [_power_rank(by_id[each], store) for each, count in unplaced.items() if count == 0]
+    ready = [
+        _power_rank(by_id[event_id], store) for event_id, count in unplaced.items() if count == 0
+    ]
     heapq.heapify(ready)
     ordered: list[Event] = []
     while ready:
@@ -44,7 +46,10 @@ def reverse_topological_power_order(events: Iterable[Event], store: EventStore) 
 def mainline_order(
     events: Sequence[Event], power_levels: Event | None, store: EventStore
 ) -> Generator[frozenset[EventID], LoadedEvents, list[Event]]:
-    """Sort events by how near their power levels are to those of the resolved state."""
+    """Sort events by the mainline ordering based on a power levels event.
+
+    `power_levels` is that of the partially resolved state; it must be loaded.
+    """
     positions = yield from _mainline(power_levels, store)
     yield from store.load_auth_events(events)
     starts = {event.event_id: _power_levels_of(event, store) for event in events}
@@ -59,12 +64,12 @@ def mainline_order(
 
 
 def _power_rank(event: Event, store: EventStore) -> tuple[int, int, EventID]:
-    return -_senders_power(event, store), event.origin_server_ts, event.event_id
+    return -_sender_power(event, store), event.origin_server_ts, event.event_id
 
 
-def _senders_power(event: Event, store: EventStore) -> int:
+def _sender_power(event: Event, store: EventStore) -> int:
     if event.type == types.CREATE:
-        # It cites no create event, for it is one.
+        # A create event cites no auth events; its sender's power is that of the creator.
         return PowerLevels.of(None, event, event.rules).of_user(event.sender)
     create = store.auth_event(event, types.CREATE_KEY)
     if create is None:
@@ -91,20 +96,27 @@ def _mainline(
 
 def _extend_positions(
     starts: Iterable[Event | None], positions: dict[EventID, float], store: EventStore
-) -> Loading:
-    """Give power levels events off the mainline the position at which they come back to it."""
-    off: dict[EventID, Event] = {}
-    front = {each.event_id: each for each in starts if each is not None}
-    while front := {key: each for key, each in front.items() if key not in positions | off}:
-        off |= front
-        yield from store.load_auth_events(front.values())
-        following = (_power_levels_of(each, store) for each in front.values())
-        front = {each.event_id: each for each in following if each is not None}
-    for event in off.values():
+) -> LoadSteps:
+    """Add to `positions` the mainline positions of power levels events off the mainline.
+
+    Each gets the position at which its own chain of power levels events meets the mainline.
+    """
+    off_mainline: dict[EventID, Event] = {}
+    frontier = {event.event_id: event for event in starts if event is not None}
+    while frontier := {
+        event_id: event
+        for event_id, event in frontier.items()
+        if event_id not in positions | off_mainline
+    }:
+        off_mainline |= frontier
+        yield from store.load_auth_events(frontier.values())
+        following = (_power_levels_of(event, store) for event in frontier.values())
+        frontier = {event.event_id: event for event in following if event is not None}
+    for event in off_mainline.values():
         path: list[EventID] = []
-        at: Event | None = event
-        while at is not None and at.event_id not in positions:
-            path.append(at.event_id)
-            at = _power_levels_of(at, store)
-        position = math.inf if at is None else positions[at.event_id]
+        current: Event | None = event
+        while current is not None and current.event_id not in positions:
+            path.append(current.event_id)
+            current = _power_levels_of(current, store)
+        position = math.inf if current is None else positions[current.event_id]
         positions.update(dict.fromkeys(path, position))

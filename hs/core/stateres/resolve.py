@@ -1,7 +1,7 @@
-"""The door to state resolution, for every room version.
+"""State resolution for every room version.
 
-Resolution never waits. `resolution_steps` is a generator: it yields IDs of events it needs and is
-sent `LoadedEvents`; its return value is the resolved state. `resolve` runs it over events in
+Resolution does no I/O: `resolution_steps` is a generator that yields the IDs of the events it
+needs, is sent `LoadedEvents`, and returns the resolved state. `resolve` runs it over events in
 memory.
 
 Spec: rooms/, State resolution.
@@ -28,10 +28,11 @@ Resolution: TypeAlias = Generator[frozenset[EventID], LoadedEvents, Map[StateKey
 
 @attrs.frozen
 class Problem:
-    """What is to be resolved.
+    """The input of state resolution.
 
-    `auth_difference` counts from state resolution version 2 on (of whole states, not only of
-    their conflicted parts), `subgraph`, the conflicted state subgraph, from version 2.1 on.
+    `auth_difference` is used from state resolution version 2 on; it is of the whole states, not
+    only of their conflicted parts. `subgraph`, the conflicted state subgraph, is used from version
+    2.1 on.
     """
 
     rules: RoomVersion
@@ -41,17 +42,17 @@ class Problem:
 
 
 def needs_auth_difference(rules: RoomVersion) -> bool:
-    """Tell whether resolution looks at the difference of auth chains."""
+    """Return whether resolution uses the auth difference."""
     return rules.state_resolution != "v1"
 
 
 def needs_subgraph(rules: RoomVersion) -> bool:
-    """Tell whether resolution looks at the conflicted state subgraph."""
+    """Return whether resolution uses the conflicted state subgraph."""
     return rules.state_resolution == "v2.1"
 
 
 def resolution_steps(problem: Problem) -> Resolution:
-    """Resolve, yielding the IDs of events that must be loaded to go on."""
+    """Resolve states, yielding the IDs of events that must be loaded to continue."""
     conflict, rules = problem.conflict, problem.rules
     if not conflict.conflicted:
         return conflict.unconflicted
@@ -65,12 +66,16 @@ def resolution_steps(problem: Problem) -> Resolution:
 
 
 def run_in_memory(steps: Resolution, loaded: LoadedEvents) -> Map[StateKey, EventID]:
-    """Run the steps of a resolution over events that are all at hand."""
+    """Run the steps of a resolution over events in memory."""
     try:
         needed = next(steps)
         while True:
-            found = {each: loaded.events[each] for each in needed if each in loaded.events}
-            needed = steps.send(LoadedEvents(found, loaded.rejected & needed))
+            events = {
+                event_id: loaded.events[event_id]
+                for event_id in needed
+                if event_id in loaded.events
+            }
+            needed = steps.send(LoadedEvents(events, loaded.rejected & needed))
     except StopIteration as stop:
         resolved: Map[StateKey, EventID] = stop.value
         return resolved
@@ -82,7 +87,10 @@ def resolve(
     events: Mapping[EventID, Event],
     rejected: Set[EventID] = frozenset(),
 ) -> Map[StateKey, EventID]:
-    """Resolve states of a room; `events` has all their events and those events' auth chains."""
+    """Resolve states of a room.
+
+    `events` must contain the events of all states and their auth chains.
+    """
     conflict = find_conflict(state_sets)
     if not conflict.conflicted:
         return conflict.unconflicted

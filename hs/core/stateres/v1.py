@@ -1,4 +1,4 @@
-"""State resolution of room version 1.
+"""State resolution version 1, of room version 1.
 
 Spec: rooms/v1, State resolution.
 """
@@ -22,21 +22,22 @@ _AUTH_TYPES = (types.POWER_LEVELS, types.JOIN_RULES, types.MEMBER)
 def resolve_v1(
     conflict: Conflict, store: EventStore
 ) -> Generator[frozenset[EventID], LoadedEvents, Map[StateKey, EventID]]:
-    """Resolve in passes: power levels, join rules, members, then all the rest."""
-    # A key that only some states have, with one event, is no conflict in this version.
+    """Resolve in passes: power levels, join rules, members, then all other events."""
+    # In this version, a key that only some states have is no conflict if its event is the same.
     base = conflict.unconflicted.update(
         {key: next(iter(ids)) for key, ids in conflict.conflicted.items() if len(ids) == 1}
     )
     yield from store.load(conflict.event_ids)
     contested = {
-        key: [store.events[each] for each in ids if each in store.events]
+        key: [store.events[event_id] for event_id in ids if event_id in store.events]
         for key, ids in conflict.conflicted.items()
         if len(ids) > 1
     }
     state = PartialState(base, store)
     yield from state.load_for([event for events in contested.values() for event in events])
     for event_type in _AUTH_TYPES:
-        # Conflicts of one pass do not see each other's outcome, so their order is nothing.
+        # All conflicts of a pass are resolved against the state before the pass, so their order
+        # does not matter.
         state.changes |= {
             key: _last_allowed(state, events)
             for key, events in contested.items()
@@ -52,13 +53,13 @@ def resolve_v1(
 
 
 def _last_allowed(state: PartialState, events: list[Event]) -> EventID:
-    """Walk up from the event of least depth as long as each is allowed after the last."""
+    """Return the last event, in ascending depth, up to which each is allowed after the previous."""
     ordered = sorted(events, key=_rank)
     current = ordered[0]
     for event in ordered[1:]:
-        held = state.held(event)
+        auth_state = state.auth_state_for(event)
         key = (current.type, current.state_key or "")
-        if not state.allows(event, {**held, key: current}):
+        if not state.allows(event, {**auth_state, key: current}):
             break
         current = event
     return current.event_id
@@ -66,12 +67,12 @@ def _last_allowed(state: PartialState, events: list[Event]) -> EventID:
 
 def _first_allowed(state: PartialState, events: list[Event]) -> EventID | None:
     for event in sorted(events, key=_rank, reverse=True):
-        if state.allows(event, state.held(event)):
+        if state.allows(event, state.auth_state_for(event)):
             return event.event_id
     return None
 
 
 def _rank(event: Event) -> tuple[int, int]:
-    # Ascending depth, then descending hash. SHA-1 only breaks ties here.
+    # Ascending depth, then descending SHA-1 of the event ID.
     digest = hashlib.sha1(event.event_id.encode(), usedforsecurity=False).digest()
     return event.depth, -int.from_bytes(digest)

@@ -20,9 +20,13 @@ from hs.core.stateres.ordering import mainline_order, reverse_topological_power_
 def resolve_v2(
     conflict: Conflict, full_conflicted_set: Set[EventID], start: StateMap, store: EventStore
 ) -> Generator[frozenset[EventID], LoadedEvents, Map[StateKey, EventID]]:
-    """Resolve in two rounds of auth checks; `start` is the state before the first."""
+    """Resolve in two rounds of iterative auth checks, which begin with the state `start`."""
     yield from store.load(full_conflicted_set)
-    full = {each: store.events[each] for each in full_conflicted_set if each in store.events}
+    full = {
+        event_id: store.events[event_id]
+        for event_id in full_conflicted_set
+        if event_id in store.events
+    }
     yield from store.load_auth_events(full.values())
     # Step 1
     chosen = _with_power_events(full)
@@ -39,12 +43,14 @@ def resolve_v2(
     # Step 4
     yield from state.try_in_order(second)
     # Step 5
-    agreed = conflict.unconflicted
-    return agreed.update({key: each for key, each in state.changes.items() if key not in agreed})
+    unconflicted = conflict.unconflicted
+    return unconflicted.update(
+        {key: event_id for key, event_id in state.changes.items() if key not in unconflicted}
+    )
 
 
 def is_power_event(event: Event) -> bool:
-    """Tell whether an event may take away someone's ability to do something in the room."""
+    """Return whether an event may remove someone's ability to do something in the room."""
     if event.state_key is None:
         return False
     if event.type == types.MEMBER:
@@ -54,10 +60,11 @@ def is_power_event(event: Event) -> bool:
 
 
 def _with_power_events(full: dict[EventID, Event]) -> dict[EventID, Event]:
-    """Choose the power events and what they rest on, as far as it is in the set itself.
+    """Select the power events of the full conflicted set and their auth chains within the set.
 
-    Auth chains are followed within the set, which is how the servers in the federation read the
-    specification. In version 2.1 nothing on the way can be outside it.
+    The specification adds all events of the auth chains that are in the set. Other servers follow
+    the auth events only within the set, and so does this one. In version 2.1 the result is the
+    same, as the paths between events of the set are in the set.
     """
     chosen: dict[EventID, Event] = {}
     waiting = [event_id for event_id, event in full.items() if is_power_event(event)]
@@ -65,5 +72,5 @@ def _with_power_events(full: dict[EventID, Event]) -> dict[EventID, Event]:
         event_id = waiting.pop()
         if event_id not in chosen:
             chosen[event_id] = full[event_id]
-            waiting.extend(each for each in full[event_id].auth_events if each in full)
+            waiting.extend(cited for cited in full[event_id].auth_events if cited in full)
     return chosen

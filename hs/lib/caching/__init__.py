@@ -1,1 +1,1 @@
-"""Caches: bounded, loading, and shared loading."""
+"""Caches: LRU with bounded weight, loading on demand, and joining of equal calls."""

@@ -1,4 +1,4 @@
-"""A cache of bounded weight that forgets what was not used for longest."""
+"""A cache of bounded size that evicts the least recently used entries."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -12,28 +12,30 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
 
-_gathering: ContextVar["WeakSet[LruCache[Any, Any]] | None"] = ContextVar("gathering", default=None)
+_collecting: ContextVar["WeakSet[LruCache[Any, Any]] | None"] = ContextVar(
+    "gathering", default=None
+)
 
 
 @contextmanager
 def gathered_caches() -> Iterator["WeakSet[LruCache[Any, Any]]"]:
-    """Gather the caches made in the block, for metrics; the set does not keep them alive.
+    """Collect the caches created in the block, for metrics, without keeping them alive.
 
-    A cache is made deep inside of its owner, who alone knows it; so that none is left out, they
-    are noted where they are made, and not listed by hand.
+    Caches are created deep inside the components that own them. Recording them at creation makes
+    sure that metrics miss none.
     """
     caches: WeakSet[LruCache[Any, Any]] = WeakSet()
-    outer = _gathering.set(caches)
+    outer = _collecting.set(caches)
     try:
         yield caches
     finally:
-        _gathering.reset(outer)
+        _collecting.reset(outer)
 
 
 class LruCache(Generic[K, V]):
-    """Maps keys to values up to a number of entries, or up to a sum of weights.
+    """A mapping bounded by the number of its entries, or by the sum of their weights.
 
-    Its counters are plain integers, which metrics read when they are asked.
+    The counters are plain integers, which metrics read at scrape time.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class LruCache(Generic[K, V]):
         weigh: Callable[[K, V], int] | None = None,
     ) -> None:
         if (max_weight is None) != (weigh is None) or (max_entries is None and weigh is None):
-            raise ValueError("a cache wants max_entries, or max_weight and weigh, or all three")
+            raise ValueError("a cache needs max_entries, or max_weight and weigh, or all three")
         self.name = name
         self.hits = self.misses = self.evictions = 0
         self._max_entries = max_entries
@@ -53,9 +55,9 @@ class LruCache(Generic[K, V]):
         self._weigh = weigh
         self._weight = 0
         self._entries: OrderedDict[K, V] = OrderedDict()
-        gathering = _gathering.get()
-        if gathering is not None:
-            gathering.add(self)
+        collected = _collecting.get()
+        if collected is not None:
+            collected.add(self)
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -64,7 +66,7 @@ class LruCache(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
 
     def get(self, key: K, default: D | None = None) -> V | D | None:
-        """Return the value, which counts as its use."""
+        """Return the value of a key; this counts as a use."""
         entries = self._entries
         try:
             value = entries[key]
@@ -76,47 +78,48 @@ class LruCache(Generic[K, V]):
         return value
 
     def get_kept(self, keys: Iterable[K]) -> dict[K, V]:
-        """Give those of many keys that are kept, in the order asked for; each counts as used."""
+        """Return the cached entries among many keys, in the given order; this counts as a use."""
         entries = self._entries
-        found: dict[K, V] = {}
+        cached: dict[K, V] = {}
         missing = 0
         for key in keys:
             try:
-                found[key] = entries[key]
+                cached[key] = entries[key]
             except KeyError:
                 missing += 1
-        self._touch(found)
-        self.hits += len(found)
+        self._touch(cached)
+        self.hits += len(cached)
         self.misses += missing
-        return found
+        return cached
 
     def get_all(self, keys: Collection[K]) -> list[V] | None:
-        """Give the values of many keys, each of which counts as used.
+        """Return the values of all keys in order, or None if any key is not cached.
 
-        None, which does not count at all: some are not kept.
+        This counts as a use only if all are cached.
         """
         entries = self._entries
         try:
-            found = [entries[key] for key in keys]
+            values = [entries[key] for key in keys]
         except KeyError:
             return None
         self._touch(keys)
-        self.hits += len(found)
-        return found
+        self.hits += len(values)
+        return values
 
     def _touch(self, keys: Iterable[K]) -> None:
-        # Nothing is dropped soon before it is half full: the order hardly matters until then.
+        # While the cache is less than half full, nothing will be evicted soon, so that the order
+        # does not matter yet.
         if 2 * self.weight > self.limit:
             touch = self._entries.move_to_end
             for key in keys:
                 touch(key)
 
     def kept_among(self, keys: Iterable[K]) -> AbstractSet[K]:
-        """Say which of many keys are kept; it does not count as their use."""
+        """Return which of many keys are cached; this does not count as a use."""
         return self._entries.keys() & keys
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value; one that alone exceeds the bound is not kept."""
+        """Store a value, unless it alone exceeds the bound."""
         self.pop(key)
         self._entries[key] = value
         if self._weigh is not None:
@@ -126,17 +129,17 @@ class LruCache(Generic[K, V]):
             self.evictions += 1
 
     def pop(self, key: K) -> None:
-        """Forget a key, known or not."""
+        """Remove a key if it is cached."""
         if key in self._entries:
             self._drop(key, self._entries.pop(key))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all keys."""
         self._entries.clear()
         self._weight = 0
 
     def resize(self, *, max_entries: int | None = None, max_weight: int | None = None) -> None:
-        """Change the given bounds, forgetting what is too much now."""
+        """Change the given bounds and evict entries until they hold."""
         self._max_entries = max_entries or self._max_entries
         self._max_weight = max_weight or self._max_weight
         while self._is_over():
@@ -145,12 +148,12 @@ class LruCache(Generic[K, V]):
 
     @property
     def weight(self) -> int:
-        """The sum of weights, or the number of entries."""
+        """The sum of the weights, or the number of entries if there are no weights."""
         return len(self._entries) if self._weigh is None else self._weight
 
     @property
     def limit(self) -> int:
-        """The bound of `weight`."""
+        """The largest allowed `weight`."""
         bound = self._max_entries if self._weigh is None else self._max_weight
         assert bound is not None
         return bound
@@ -166,6 +169,7 @@ class LruCache(Generic[K, V]):
         return too_many or (self._max_weight is not None and self._weight > self._max_weight)
 
     def _drop(self, key: K, value: V) -> None:
-        # A value must weigh the same as when it came in: weigh what does not change.
+        # `weigh` must return the same as when the value was stored: it must not depend on parts
+        # of the value that change.
         if self._weigh is not None:
             self._weight -= self._weigh(key, value)

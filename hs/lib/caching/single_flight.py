@@ -1,4 +1,13 @@
-"""Equal work asked for by several tasks at once is done once."""
+"""Joining of equal calls: concurrent calls with the same key share one execution.
+
+Rules:
+
+- The first caller runs the function; the others wait for its result. An exception reaches all.
+- If the first caller is cancelled, one of those waiting runs the function anew. A cancellation is
+  never shared: it concerns one caller only.
+- `forget` separates calls: callers from then on do not join the present call, whose result still
+  goes to those who already wait. When a call ends, it removes only its own entry.
+"""
 
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -12,7 +21,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class _Flight:
-    """Work under way; no result at its end means that the task doing it was cancelled."""
+    """A running call; if it ends without a result, the task that ran it was cancelled."""
 
     __slots__ = ("landed", "result")
 
@@ -22,28 +31,25 @@ class _Flight:
 
 
 class SingleFlight(Generic[K]):
-    """Joins equal calls: the first task does the work, the others wait for its result.
-
-    When that task is cancelled, one of those waiting does the work instead.
-    """
+    """Joins equal calls."""
 
     def __init__(self) -> None:
         self._flights: dict[K, _Flight] = {}
 
     async def run(self, key: K, afn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Call `afn(*args)`, or wait for the call under way for the same key.
+        """Return `afn(*args)`, or the result of the running call for the same key.
 
-        An exception reaches everybody who waits.
+        Raises: the exception of that call, in all callers.
         """
         while (flight := self._flights.get(key)) is not None:
             await flight.landed.wait()
             if flight.result is not None:
-                result: T = _again(flight.result)
+                result: T = _unwrap(flight.result)
                 return result
         return await self._fly(key, afn, *args)
 
     def forget(self, key: K) -> None:
-        """Let the next caller start anew, though work for the key is under way."""
+        """Let the next caller start a new call, even if one for the key is running."""
         self._flights.pop(key, None)
 
     async def _fly(self, key: K, afn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
@@ -61,8 +67,8 @@ class SingleFlight(Generic[K]):
             flight.landed.set()
 
 
-def _again(result: outcome.Outcome[Any]) -> Any:
-    # An Outcome unwraps only once, and here each waiting task does it.
+def _unwrap(result: outcome.Outcome[Any]) -> Any:
+    # Outcome.unwrap works only once, but every waiting task needs the result.
     if isinstance(result, outcome.Error):
         raise result.error
     assert isinstance(result, outcome.Value)

@@ -1,4 +1,4 @@
-"""Outgoing HTTP as the rest of the server sees it: one request, one answer, clear faults."""
+"""The interface of the outgoing HTTP client: requests, responses and faults."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,7 @@ ANSWER_BYTES = 1 << 20
 
 @attrs.frozen
 class HttpAnswer:
-    """What a server answered; names of headers are in lower case, `url` is the last one asked."""
+    """A response; header names are in lower case, `url` is the last one in a chain of redirects."""
 
     status: int
     headers: Mapping[str, str]
@@ -22,7 +22,7 @@ class HttpAnswer:
 
 
 class HttpFault(Exception):
-    """The request brought no answer."""
+    """The request failed without a complete response."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -30,23 +30,23 @@ class HttpFault(Exception):
 
 
 class Unreachable(HttpFault):
-    """No connection, or one that broke before the answer was whole."""
+    """The connection failed, or broke before the response was complete."""
 
 
 class TimedOut(HttpFault):
-    """The answer was not whole in time."""
+    """The response was not complete in time."""
 
 
 class Blocked(HttpFault):
-    """The address or its scheme is not allowed."""
+    """The URL or the address of the server is not allowed."""
 
 
-class AnswerTooLarge(HttpFault):
-    """The answer is larger than asked for, perhaps only after unpacking."""
+class ResponseTooLarge(HttpFault):
+    """The response is larger than the limit, before or after decompression."""
 
 
 class HttpClient(Protocol):
-    """Asks other servers."""
+    """Sends HTTP requests to other servers."""
 
     async def send(
         self,
@@ -59,9 +59,10 @@ class HttpClient(Protocol):
         max_bytes: int = ANSWER_BYTES,
         redirects: int = 0,
     ) -> HttpAnswer:
-        """Ask, following up to so many redirects; any status is an answer.
+        """Send a request and return the response, whatever its status.
 
-        `timeout_s` bounds everything from the first look-up to the last byte. Without
-        `redirects` the redirect itself is the answer.
+        At most `redirects` redirects are followed; with 0 the redirect itself is the response.
+        `timeout_s` bounds the whole exchange, from the first DNS query to the last byte.
+
         Raises: HttpFault.
         """

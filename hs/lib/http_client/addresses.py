@@ -1,6 +1,7 @@
-"""Which addresses may be contacted.
+"""Rules about the IP addresses that may be contacted.
 
-An IPv6 address that carries an IPv4 address leads to it, so both must be permitted.
+An IPv6 address may embed an IPv4 address, to which a gateway or tunnel on the way forwards the
+packets. Such an address is permitted only if both addresses are.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,30 +23,30 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _COMPATIBLE = IPv6Network("::/96")
 _TRANSLATED = IPv6Network("::ffff:0:0:0/96")
-# The interface part of an ISATAP address, with the local bit clear and set.
+# The beginning of the interface ID of ISATAP addresses, with the universal bit clear and set.
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _LOW_32 = (1 << 32) - 1
 
 
 @attrs.frozen
 class AddressRules:
-    """Blocked networks, and exceptions that are allowed all the same."""
+    """Blocked networks, and networks that are allowed nevertheless."""
 
     blocked: tuple[Network, ...] = ()
     allowed: tuple[Network, ...] = ()
 
     def permits(self, address: Address) -> bool:
-        """Tell whether an address may be contacted."""
+        """Return whether an address may be contacted."""
         if isinstance(address, IPv6Address):
             if address.ipv4_mapped is not None:
-                return self._permits_as_written(address.ipv4_mapped)
-            address = IPv6Address(int(address))  # without its zone, which no network matches
-            return self._permits_as_written(address) and all(
-                self._permits_as_written(carried) for carried in carried_by(address)
+                return self._permits_literally(address.ipv4_mapped)
+            address = IPv6Address(int(address))  # without its zone, with which no network matches
+            return self._permits_literally(address) and all(
+                self._permits_literally(embedded) for embedded in embedded_ipv4(address)
             )
-        return self._permits_as_written(address)
+        return self._permits_literally(address)
 
-    def _permits_as_written(self, address: Address) -> bool:
+    def _permits_literally(self, address: Address) -> bool:
         return not _is_in(address, self.blocked) or _is_in(address, self.allowed)
 
 
@@ -53,20 +54,23 @@ NO_RULES = AddressRules()
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Read networks such as `10.0.0.0/8`. Raises: ValueError."""
+    """Parse networks such as `10.0.0.0/8`.
+
+    Raises: ValueError.
+    """
     return tuple(ip_network(text, strict=False) for text in texts)
 
 
-def address_of(text: str) -> Address | None:
-    """Read an address, or give None if the text is none."""
+def parse_address(text: str) -> Address | None:
+    """Parse an IP address; return None if the text is not one."""
     try:
         return ip_address(text)
     except ValueError:
         return None
 
 
-def carried_by(address: IPv6Address) -> Iterator[IPv4Address]:
-    """Give the IPv4 addresses to which packets for an IPv6 address may be passed on."""
+def embedded_ipv4(address: IPv6Address) -> Iterator[IPv4Address]:
+    """Yield the IPv4 addresses to which packets for an IPv6 address may be forwarded."""
     number = int(address)
     last = number & _LOW_32
     if address.sixtofour is not None:
@@ -78,7 +82,8 @@ def carried_by(address: IPv6Address) -> Iterator[IPv4Address]:
     if address in _NAT64 or address in _TRANSLATED:
         yield IPv4Address(last)
     if address in _LOCAL_NAT64:
-        # RFC 6052: around bits 64 to 71, which are zero; or at the end, with a prefix of 96.
+        # RFC 6052: with a prefix of 48 bits, the address surrounds bits 64 to 71, which are zero;
+        # with a prefix of 96 bits, it is at the end.
         yield IPv4Address(((number >> 64) & 0xFFFF) << 16 | (number >> 40) & 0xFFFF)
         yield IPv4Address(last)
     if address in _COMPATIBLE and last > 1:
@@ -86,4 +91,4 @@ def carried_by(address: IPv6Address) -> Iterator[IPv4Address]:
 
 
 def _is_in(address: Address, ranges: tuple[Network, ...]) -> bool:
-    return any(address.version == one.version and address in one for one in ranges)
+    return any(address.version == network.version and address in network for network in ranges)

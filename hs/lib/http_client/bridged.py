@@ -1,7 +1,20 @@
-"""The HTTP client on aiohttp, in the asyncio loop of the process; the only file that knows it.
+"""The HTTP client on aiohttp, in the asyncio loop of the process; the only importer of aiohttp.
 
-Every connection is made to an address that was checked as it was resolved: names are looked up
-by our own resolver, and each socket is checked again before it connects.
+URLs often come from users, and their owners choose what the host names resolve to. So requests
+must be kept from internal addresses (SSRF). Rules:
+
+- Each connection goes to an address that was checked in its resolved form: aiohttp asks a resolver
+  that returns permitted addresses only, without a cache in between. So a name cannot change its
+  address after the check. Each socket checks its address once more.
+- Addresses in URLs are checked before the request, and a URL is rejected if aiohttp's parser would
+  read another host in it than `parse_target` does.
+- Redirects are followed here, not by aiohttp: each location passes all these checks. Credentials in
+  headers are sent only to the origin they were given for.
+- A forward proxy resolves names itself. Names are therefore also resolved and checked here before;
+  a name that resolves differently at the proxy is a matter of the proxy's own rules.
+- A response is read in chunks, and decompressed only up to the limit on its size.
+- One deadline covers the whole exchange. Cookies, proxies from the environment and aiohttp's
+  default headers are not used.
 """
 
 import asyncio
@@ -22,20 +35,26 @@ from hs.lib.http_client import (
     ANSWER_BYTES,
     ANSWER_S,
     NO_HEADERS,
-    AnswerTooLarge,
     Blocked,
     HttpAnswer,
     HttpFault,
+    ResponseTooLarge,
     TimedOut,
     Unreachable,
 )
-from hs.lib.http_client.addresses import AddressRules, address_of
-from hs.lib.http_client.targets import NO_PROXIES, Proxies, Target, parse_location, parse_target
+from hs.lib.http_client.addresses import AddressRules, parse_address
+from hs.lib.http_client.targets import (
+    NO_PROXIES,
+    Proxies,
+    RequestTarget,
+    parse_location,
+    parse_target,
+)
 
 CONNECTIONS = 100
 CONNECTIONS_PER_HOST = 20
 IDLE_S = 30.0
-LOOKUP_THREADS = 8
+RESOLVER_THREADS = 8
 CLOSE_S = 5.0
 
 _CHUNK_BYTES = 65536
@@ -49,13 +68,15 @@ AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, 
 
 
 class _BlockedAddress(OSError):
-    """How a resolver or a socket tells, through aiohttp, that an address is blocked."""
+    """Reports a blocked address from a resolver or a socket through aiohttp."""
 
 
 @attrs.frozen(kw_only=True)
 class _Request:
+    """One request of a chain of redirects."""
+
     method: str
-    target: Target
+    target: RequestTarget
     headers: Mapping[str, str]
     body: bytes | None
     max_bytes: int
@@ -63,9 +84,10 @@ class _Request:
 
 @attrs.define(eq=False)
 class BridgedHttpClient:
-    """Implements HttpClient. Nothing is opened before the first request; `aclose` at the end.
+    """The HttpClient on aiohttp.
 
-    `resolve` runs on the asyncio loop and gives a name's addresses; the system's when None.
+    Sessions are opened at the first request and closed by `aclose`. `resolve` runs on the asyncio
+    loop and returns the addresses of a name; by default the system's resolver is used.
     """
 
     _bridge: Bridge
@@ -76,7 +98,7 @@ class BridgedHttpClient:
     _resolve: Resolve | None = attrs.field(default=None, kw_only=True)
     _direct: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _proxied: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
-    _lookups: ThreadPoolExecutor | None = attrs.field(default=None, init=False)
+    _resolver_threads: ThreadPoolExecutor | None = attrs.field(default=None, init=False)
 
     async def send(
         self,
@@ -89,7 +111,7 @@ class BridgedHttpClient:
         max_bytes: int = ANSWER_BYTES,
         redirects: int = 0,
     ) -> HttpAnswer:
-        """Ask; see HttpClient. Cancelling it ends the request."""
+        """Send a request, see `HttpClient.send`; cancelling the caller aborts the request."""
         first = _Request(
             method=method,
             target=parse_target(url),
@@ -100,7 +122,7 @@ class BridgedHttpClient:
         return await self._bridge.run(self._send, first, timeout_s, redirects)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stand ready until cancelled, then close what was opened."""
+        """Wait until cancelled, then close all connections."""
         task_status.started()
         try:
             await trio.sleep_forever()
@@ -109,35 +131,35 @@ class BridgedHttpClient:
                 await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; a later request would open anew."""
+        """Close all connections; a later request opens new ones."""
         await self._bridge.run(self._close)
 
-    # Below: on the asyncio loop.
+    # The methods below run on the asyncio loop.
 
     async def _send(self, request: _Request, timeout_s: float, redirects: int) -> HttpAnswer:
         try:
             async with asyncio.timeout(timeout_s):
                 for _ in range(redirects + 1):
-                    answer = await self._ask(request)
-                    location = answer.headers.get("location")
-                    if not redirects or answer.status not in _REDIRECTS or location is None:
-                        return answer
-                    request = _redirected(request, answer.status, location)
+                    response = await self._exchange(request)
+                    location = response.headers.get("location")
+                    if not redirects or response.status not in _REDIRECTS or location is None:
+                        return response
+                    request = _redirected(request, response.status, location)
         except TimeoutError:
-            raise TimedOut(f"no whole answer within {timeout_s:g} s") from None
+            raise TimedOut(f"timed out after {timeout_s:g} s") from None
         raise HttpFault(f"more than {redirects} redirects")
 
-    async def _ask(self, request: _Request) -> HttpAnswer:
+    async def _exchange(self, request: _Request) -> HttpAnswer:
         target = request.target
         if target.literal is not None and not self._rules.permits(target.literal):
-            raise Blocked(f"{target.host} is an address that may not be contacted")
+            raise Blocked(f"{target.host} is a blocked address")
         url = URL(target.url, encoded=True)
         if url.raw_host != target.host:
-            raise Blocked("the URL's host can be read in two ways")
+            raise Blocked("the host in the URL is ambiguous")
         proxy = self._proxies.proxy_for(target)
         try:
             if proxy is not None:
-                await self._check_for_proxy(target)
+                await self._check_before_proxy(target)
             session = self._session(proxy)
             async with session.request(
                 request.method,
@@ -154,39 +176,40 @@ class BridgedHttpClient:
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             raise _fault(error, target) from error
 
-    async def _check_for_proxy(self, target: Target) -> None:
-        """Look a name up before a proxy does, so that no proxy leads to what is blocked."""
+    async def _check_before_proxy(self, target: RequestTarget) -> None:
+        """Resolve the host and raise Blocked if any of its addresses is blocked."""
         if target.literal is not None or not self._rules.blocked:
             return
         for text in await self._addresses(target.host):
             if not self._is_permitted(text):
-                raise Blocked(f"{target.host} has an address that may not be contacted")
+                raise Blocked(f"{target.host} resolves to a blocked address")
 
     async def _addresses(self, host: str) -> Sequence[str]:
         if self._resolve is not None:
             return await self._resolve(host)
-        if self._lookups is None:
-            # Of its own: names that take long must not hold up what else the loop looks up.
-            self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, "outgoing look-ups")
-        found = await asyncio.get_running_loop().run_in_executor(self._lookups, _look_up, host)
-        return list(dict.fromkeys(found))
+        if self._resolver_threads is None:
+            # A separate pool, as slow names must not delay other look-ups on the loop.
+            self._resolver_threads = ThreadPoolExecutor(RESOLVER_THREADS, "outgoing HTTP resolver")
+        loop = asyncio.get_running_loop()
+        addresses = await loop.run_in_executor(self._resolver_threads, _system_resolve, host)
+        return list(dict.fromkeys(addresses))
 
     def _is_permitted(self, text: str) -> bool:
-        address = address_of(text)
+        address = parse_address(text)
         return address is not None and self._rules.permits(address)
 
     async def permitted_addresses(self, host: str) -> Sequence[str]:
-        """Resolve a name to the addresses that may be contacted."""
-        found = await self._addresses(host)
-        permitted = [text for text in found if self._is_permitted(text)]
-        if found and not permitted:
-            raise _BlockedAddress(f"{host} leads to an address that may not be contacted")
+        """Resolve a name and return the addresses that may be contacted."""
+        addresses = await self._addresses(host)
+        permitted = [text for text in addresses if self._is_permitted(text)]
+        if addresses and not permitted:
+            raise _BlockedAddress(f"{host} resolves to a blocked address")
         return permitted
 
     def _make_socket(self, info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, address = info
         if not self._is_permitted(str(address[0])):
-            raise _BlockedAddress(f"{address[0]} may not be contacted")
+            raise _BlockedAddress(f"{address[0]} is a blocked address")
         return socket.socket(family, kind, protocol)
 
     def _session(self, proxy: str | None) -> aiohttp.ClientSession:
@@ -205,7 +228,7 @@ class BridgedHttpClient:
                 )
             return self._direct
         if self._proxied is None:
-            # The proxy itself is the administrator's choice and may have any address.
+            # The proxy was chosen by the administrator and may have any address.
             connector = aiohttp.TCPConnector(
                 limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
             )
@@ -217,21 +240,24 @@ class BridgedHttpClient:
         for session in sessions:
             if session is not None:
                 await session.close()
-        if self._lookups is not None:
-            self._lookups.shutdown(wait=False, cancel_futures=True)
-            self._lookups = None
+        if self._resolver_threads is not None:
+            self._resolver_threads.shutdown(wait=False, cancel_futures=True)
+            self._resolver_threads = None
 
 
 @attrs.frozen(eq=False)
 class _CheckingResolver(AbstractResolver):
-    """Gives aiohttp only addresses that may be contacted."""
+    """A resolver for aiohttp that returns only addresses that may be contacted."""
 
     _client: BridgedHttpClient
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Look a name up. Raises: OSError."""
+        """Resolve a name.
+
+        Raises: OSError.
+        """
         return [
             ResolveResult(
                 hostname=host,
@@ -245,7 +271,7 @@ class _CheckingResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the resolver holds no resources."""
 
 
 def _open_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -272,22 +298,22 @@ def _redirected(request: _Request, status: int, location: str) -> _Request:
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Read a body, unpacked step by step so that a bomb never unfolds beyond the bound."""
+    """Read a body; decompress it in steps, so that a decompression bomb is cut off in time."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
-        raise Unreachable(f"the answer is packed as {encoding!r:.20}, which was not asked for")
-    unpack = None if encoding in ("identity", "") else zlib.decompressobj(wbits=31)
+        raise Unreachable(f"unsupported content-encoding {encoding!r:.20} in the response")
+    decompressor = None if encoding in ("identity", "") else zlib.decompressobj(wbits=31)
     received, body = 0, bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         received += len(chunk)
-        if unpack is None:
+        if decompressor is None:
             body += chunk
-        elif not unpack.eof:
-            body += unpack.decompress(chunk, max_bytes + 1 - len(body))
+        elif not decompressor.eof:
+            body += decompressor.decompress(chunk, max_bytes + 1 - len(body))
         if len(body) > max_bytes or received > max_bytes:
-            raise AnswerTooLarge(f"the answer is larger than {max_bytes} bytes")
-    if unpack is not None and received and not unpack.eof:
-        raise Unreachable("the packed answer ended too early")
+            raise ResponseTooLarge(f"the response is larger than {max_bytes} bytes")
+    if decompressor is not None and received and not decompressor.eof:
+        raise Unreachable("the compressed response is truncated")
     return bytes(body)
 
 
@@ -299,7 +325,7 @@ def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
 
 
 def _readable(value: str) -> str:
-    """Replace bytes that are no UTF-8, which aiohttp keeps as halves of characters."""
+    """Replace invalid UTF-8, which aiohttp decodes to lone surrogates."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -307,18 +333,18 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _fault(error: BaseException, target: Target) -> HttpFault:
-    """Put what aiohttp raised into our words."""
+def _fault(error: BaseException, target: RequestTarget) -> HttpFault:
+    """Translate an exception of aiohttp or of a socket."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _BlockedAddress):
-            return Blocked(f"{target.host} leads to an address that may not be contacted")
+            return Blocked(f"{target.host} resolves to a blocked address")
         cause = cause.__cause__ or cause.__context__
     return Unreachable(
         f"{target.scheme}://{target.host}: {str(error) or type(error).__name__:.200}"
     )
 
 
-def _look_up(host: str) -> list[str]:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+def _system_resolve(host: str) -> list[str]:
+    entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in entries]

@@ -1,4 +1,12 @@
-"""Where a request goes: the URL taken apart and refused if it is odd, and the proxy for it."""
+"""The target of a request: strict parsing of its URL, and the forward proxy for it.
+
+URLs come from users, and parsers disagree about unusual ones: one component may check one host
+while another connects to a second. Therefore only URLs with a single reading are accepted:
+
+- printable ASCII without backslashes, http or https, no credentials;
+- a host that is a plain name, an IPv4 address in dotted decimal form or an IPv6 address in brackets
+  without a zone.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import attrs
 
 from hs.lib.http_client import Blocked
-from hs.lib.http_client.addresses import Address, address_of, networks
+from hs.lib.http_client.addresses import Address, networks, parse_address
 
 MAX_URL_CHARS = 8192
 
@@ -18,8 +26,11 @@ _URL_TEXT = re.compile(r"[!-~]+")
 
 
 @attrs.frozen
-class Target:
-    """A URL that may be asked for, as far as its text tells. `host` has no brackets."""
+class RequestTarget:
+    """A URL that is allowed, as far as its text shows; `host` is without brackets.
+
+    `literal` is the address if the host is one.
+    """
 
     url: str
     scheme: str
@@ -29,40 +40,50 @@ class Target:
 
     @property
     def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port."""
         return self.scheme, self.host, self.port
 
 
-def parse_target(url: str) -> Target:
-    """Take a URL apart. Raises: Blocked."""
+def parse_target(url: str) -> RequestTarget:
+    """Parse a URL.
+
+    Raises: Blocked.
+    """
     if len(url) > MAX_URL_CHARS:
         raise Blocked("the URL is too long")
     if not _URL_TEXT.fullmatch(url) or "\\" in url:
-        raise Blocked("the URL holds characters that must be escaped")
+        raise Blocked("the URL contains characters that must be percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Blocked(f"not a URL: {error}") from None
+        raise Blocked(f"invalid URL: {error}") from None
     if parts.scheme not in _PORTS:
         raise Blocked(f"scheme {parts.scheme!r:.20} is not allowed, only http and https are")
     if "@" in parts.netloc:
         raise Blocked("a URL with a user name or password is not allowed")
     if port == 0:
-        raise Blocked("port 0 is none")
+        raise Blocked("port 0 is not allowed")
     host = parts.hostname or ""
     literal = _literal(host, parts.netloc)
     if port is None:
         port = _PORTS[parts.scheme]
-    return Target(parts._replace(fragment="").geturl(), parts.scheme, host, port, literal)
+    return RequestTarget(parts._replace(fragment="").geturl(), parts.scheme, host, port, literal)
 
 
-def parse_location(base: Target, location: str) -> Target:
-    """Take apart where a redirect leads. Raises: Blocked."""
+def parse_location(base: RequestTarget, location: str) -> RequestTarget:
+    """Parse the `Location` of a redirect, relative to the URL that was requested.
+
+    Raises: Blocked.
+    """
     return parse_target(urljoin(base.url, escaped(location.strip())))
 
 
 def escaped(url: str) -> str:
-    """Escape what was not: spaces, umlauts in hosts and paths. Raises: Blocked."""
+    """Return a URL with its host in IDNA form and other characters percent-encoded, if need be.
+
+    Raises: Blocked.
+    """
     if _URL_TEXT.fullmatch(url):
         return url
     try:
@@ -75,38 +96,41 @@ def escaped(url: str) -> str:
             for char in parts._replace(netloc=netloc).geturl()
         )
     except (ValueError, UnicodeError) as error:
-        raise Blocked(f"not a URL: {error}") from None
+        raise Blocked(f"invalid URL: {error}") from None
 
 
 def _literal(host: str, netloc: str) -> Address | None:
-    """Read the host's address, if it is one; what only some parsers take for one is refused."""
+    """Return the address if the host is one, or None if it is a name.
+
+    Raises: Blocked, for a host that only some parsers would read as an address.
+    """
     if "[" in netloc or ":" in host:
-        address = address_of(host)
-        # A zone names a network card of this machine, which no URL from outside may do.
+        address = parse_address(host)
+        # A zone names a network interface of this machine; no URL from outside may choose it.
         if address is None or address.version != 6 or "%" in host:
             raise Blocked(f"{host!r:.60} is not an IPv6 address")
         return address
     if not _HOST.fullmatch(host) or len(host) > 255 or ".." in host:
         raise Blocked(f"{host!r:.60} is not a host name")
     if _LABEL_IS_NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        # Such as 2130706433, 0177.0.0.1, 0x7f.1 or 127.1: the system would read an address.
-        address = address_of(host)
+        # The system's resolver would read 2130706433, 0177.0.0.1, 0x7f.1 or 127.1 as an address.
+        address = parse_address(host)
         if address is None:
-            raise Blocked(f"{host!r:.60} is not an IPv4 address in its usual form")
+            raise Blocked(f"{host!r:.60} is not an IPv4 address in dotted decimal form")
         return address
     return None
 
 
 @attrs.frozen
 class Proxies:
-    """The forward proxies; `bypass` names hosts, domains and networks reached without them."""
+    """The forward proxies; `bypass` lists hosts, domains and networks to be reached directly."""
 
     http: str | None = None
     https: str | None = None
     bypass: tuple[str, ...] = ()
 
-    def proxy_for(self, target: Target) -> str | None:
-        """Give the URL of the proxy to use, or None."""
+    def proxy_for(self, target: RequestTarget) -> str | None:
+        """Return the URL of the proxy for a request, or None."""
         proxy = self.http if target.scheme == "http" else self.https
         if proxy is None or any(_matches(pattern, target) for pattern in self.bypass):
             return None
@@ -117,9 +141,9 @@ NO_PROXIES = Proxies()
 
 
 def proxies_of(environ: Mapping[str, str]) -> Proxies:
-    """Read the usual variables; those in lower case win.
+    """Read the conventional environment variables; those in lower case take precedence.
 
-    HTTP_PROXY in capitals is not read: a CGI server fills it from a request's header.
+    HTTP_PROXY in upper case is ignored: a CGI server would set it from a request's header.
     """
 
     def read(*names: str) -> str | None:
@@ -133,7 +157,7 @@ def proxies_of(environ: Mapping[str, str]) -> Proxies:
     )
 
 
-def _matches(pattern: str, target: Target) -> bool:
+def _matches(pattern: str, target: RequestTarget) -> bool:
     pattern = pattern.lower()
     if pattern == "*":
         return True

@@ -1,1 +1,1 @@
-"""Sending e-mail and filling in templates."""
+"""E-mail: rendering of texts from templates, and delivery over SMTP."""

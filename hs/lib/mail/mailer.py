@@ -1,6 +1,6 @@
-"""Sending e-mail: one message at a time to the SMTP server that the administrator named.
+"""Delivery of e-mail through the SMTP server that the administrator configured.
 
-Each message has a connection of its own, in a thread, since a server sends few of them.
+Each message has its own connection, in a thread, as a server sends few messages.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import attrs
 import trio
 
 TIMEOUT_S = 30.0
-MOST_AT_ONCE = 4
+MAX_CONCURRENT = 4
 MESSAGE_POLICY = policy.SMTP.clone(max_line_length=78)
 
 
 @attrs.frozen(kw_only=True)
 class Mail:
-    """One message, as text and as HTML; `sender` None: the server's usual one."""
+    """A message, as text and as HTML; without `sender` the configured sender is used."""
 
     to: str
     subject: str
@@ -34,7 +34,7 @@ class Mail:
 
 
 class MailFault(Exception):
-    """A message could not be handed over; `temporary` if a later attempt may succeed."""
+    """A message could not be sent; `temporary` if a later attempt may succeed."""
 
     def __init__(self, message: str, *, temporary: bool) -> None:
         super().__init__(message)
@@ -42,19 +42,23 @@ class MailFault(Exception):
 
 
 class Mailer(Protocol):
-    """Hands messages over for delivery."""
+    """Sends messages."""
 
     async def send(self, mail: Mail) -> None:
-        """Hand one message over. Raises: MailFault."""
+        """Send one message.
+
+        Raises: MailFault.
+        """
         ...
 
 
 @attrs.frozen(kw_only=True)
 class SmtpRoute:
-    """Where messages go, and what protects them on the way there.
+    """The SMTP server, the credentials and the protection of the connection.
 
-    `implicit_tls`: TLS from the first byte. Otherwise `start_tls` changes to TLS where the server
-    offers it, and `must_be_encrypted` refuses to go on where it does not.
+    `implicit_tls` uses TLS from the first byte. Otherwise `start_tls` upgrades to TLS if the server
+    offers STARTTLS, and `must_be_encrypted` fails if it does not. `tls_name` is the name that the
+    certificate must have, if not `host`.
     """
 
     host: str
@@ -69,62 +73,65 @@ class SmtpRoute:
 
 
 class NoMailer:
-    """The answer of a server without a mail server."""
+    """The mailer of a server without a configured SMTP server."""
 
     async def send(self, mail: Mail) -> None:
-        """Refuse."""
-        raise MailFault("this server sends no e-mail", temporary=False)
+        """Raise MailFault."""
+        raise MailFault("no mail server is configured", temporary=False)
 
 
 @attrs.frozen(eq=False)
 class SmtpMailer:
-    """Hands messages to an SMTP server.
+    """Sends messages to an SMTP server.
 
-    A cancelled caller leaves at once; the message may still arrive.
+    A cancelled caller returns at once; its message may still be delivered.
     """
 
     _route: SmtpRoute
     _limiter: trio.CapacityLimiter = attrs.field(
-        init=False, factory=lambda: trio.CapacityLimiter(MOST_AT_ONCE)
+        init=False, factory=lambda: trio.CapacityLimiter(MAX_CONCURRENT)
     )
 
     async def send(self, mail: Mail) -> None:
-        """Hand one message over. Raises: MailFault."""
-        message = written(mail, self._route.sender)
+        """Send one message.
+
+        Raises: MailFault.
+        """
+        message = compose_message(mail, self._route.sender)
         await trio.to_thread.run_sync(
-            self._hand_over, message, abandon_on_cancel=True, limiter=self._limiter
+            self._deliver, message, abandon_on_cancel=True, limiter=self._limiter
         )
 
-    def _hand_over(self, message: EmailMessage) -> None:
+    def _deliver(self, message: EmailMessage) -> None:
         try:
-            smtp = self._connected()
+            smtp = self._connect()
             try:
                 if self._route.user is not None:
                     smtp.login(self._route.user, self._route.password or "")
                 smtp.send_message(message)
             finally:
-                _leave(smtp)
+                _quit(smtp)
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _ in error.recipients.values()]
             raise MailFault(
-                f"the address was refused: {error.recipients}",
+                f"the mail server rejected the recipient: {error.recipients}",
                 temporary=any(code < 500 for code in codes),
             ) from error
         except smtplib.SMTPNotSupportedError as error:
             raise MailFault(f"{self._route.host}: {error}", temporary=False) from error
         except (smtplib.SMTPDataError, smtplib.SMTPSenderRefused) as error:
             raise MailFault(
-                f"{self._route.host} refused the message: {error}",
+                f"{self._route.host} rejected the message: {error}",
                 temporary=error.smtp_code < 500,
             ) from error
         except (smtplib.SMTPException, OSError, UnicodeError) as error:
-            # Wrong certificates and passwords too, also those that are not ASCII, which smtplib
-            # cannot send: an administrator mends these.
+            # These include invalid certificates and wrong passwords, also passwords that are not
+            # ASCII, which smtplib cannot send. They are temporary: an administrator can fix them.
             raise MailFault(
                 f"{self._route.host}:{self._route.port}: {error}", temporary=True
             ) from error
 
-    def _connected(self) -> smtplib.SMTP:
+    def _connect(self) -> smtplib.SMTP:
         route = self._route
         if route.implicit_tls:
             return smtplib.SMTP_SSL(
@@ -137,7 +144,7 @@ class SmtpMailer:
                 if smtp.has_extn("starttls"):
                     smtp.starttls(context=self._context())
                 elif route.must_be_encrypted:
-                    raise smtplib.SMTPNotSupportedError("offers no STARTTLS, which is required")
+                    raise smtplib.SMTPNotSupportedError("STARTTLS is required but not offered")
         except BaseException:
             smtp.close()
             raise
@@ -150,15 +157,15 @@ class SmtpMailer:
         return context
 
 
-def _leave(smtp: smtplib.SMTP) -> None:
-    # How the server takes the farewell changes nothing about the message.
+def _quit(smtp: smtplib.SMTP) -> None:
+    # The message has been accepted or rejected already; a failure to say QUIT changes nothing.
     with contextlib.suppress(smtplib.SMTPException, OSError):
         smtp.docmd("QUIT")
     smtp.close()
 
 
 class _NamingContext(ssl.SSLContext):
-    """Checks a certificate against another name than that of the host we connect to."""
+    """A TLS context that checks certificates for a configured name instead of the host's."""
 
     name: str | None = None
 
@@ -168,13 +175,13 @@ class _NamingContext(ssl.SSLContext):
         return super().wrap_socket(sock, *args, **kwargs)
 
 
-def written(mail: Mail, usual_sender: str) -> EmailMessage:
-    """Write a message in the form in which it travels.
+def compose_message(mail: Mail, default_sender: str) -> EmailMessage:
+    """Return the MIME message for a mail.
 
-    Raises: MailFault, if an address or a header cannot be written so.
+    Raises: MailFault, if an address or a header is invalid.
     """
     message = EmailMessage(policy=MESSAGE_POLICY)
-    sender = mail.sender or usual_sender
+    sender = mail.sender or default_sender
     try:
         message["From"] = sender
         message["To"] = mail.to
@@ -187,10 +194,10 @@ def written(mail: Mail, usual_sender: str) -> EmailMessage:
         message.set_content(mail.text)
         message.add_alternative(mail.html, subtype="html")
     except (ValueError, LookupError, TypeError, AttributeError, MessageError) as error:
-        # The library's parser of addresses fails in all these ways.
-        raise MailFault(f"this cannot be written as a message: {error}", temporary=False) from error
+        # The address parser of the standard library fails in all these ways.
+        raise MailFault(f"the message is invalid: {error}", temporary=False) from error
     if not parseaddr(mail.to)[1]:
-        raise MailFault("there is no address to send to", temporary=False)
+        raise MailFault("the recipient's address is empty", temporary=False)
     return message
 
 

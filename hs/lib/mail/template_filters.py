@@ -1,4 +1,4 @@
-"""Filters that templates of e-mails may use."""
+"""Filters for e-mail templates."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 
 def format_ts(ts_ms: int, pattern: str) -> str:
-    """Write a moment, given in milliseconds, by a pattern of strftime; in UTC."""
+    """Format a time, given in milliseconds since 1970, by a strftime pattern in UTC."""
     return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime(pattern)
 
 

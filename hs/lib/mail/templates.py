@@ -1,4 +1,4 @@
-"""Texts of e-mails and pages: templates that come with the server, or an administrator's own."""
+"""Templates of e-mails and pages: those shipped with the server, or the administrator's own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from jinja2.sandbox import SandboxedEnvironment
 
 import hs
 
-SHIPPED: Final = Path(hs.__file__).parent / "templates"
+SHIPPED_TEMPLATES: Final = Path(hs.__file__).parent / "templates"
 
 
 @attrs.frozen(eq=False)
 class Templates:
-    """Templates by name, the first folder that has one giving it.
+    """Templates by name, taken from the first folder that has one, else from those shipped.
 
-    Values are escaped in `….html`. A template runs in a sandbox; a value it names that is not
-    there is empty.
+    Values are escaped in `.html` templates. Templates run in Jinja's sandbox, and a value that a
+    template names but was not given is empty.
     """
 
     _folders: Sequence[Path] = ()
@@ -28,7 +28,7 @@ class Templates:
     @_environment.default
     def _make(self) -> SandboxedEnvironment:
         environment = SandboxedEnvironment(
-            loader=jinja2.FileSystemLoader([*self._folders, SHIPPED]),
+            loader=jinja2.FileSystemLoader([*self._folders, SHIPPED_TEMPLATES]),
             autoescape=jinja2.select_autoescape(["html", "xml"]),
             trim_blocks=True,
             lstrip_blocks=True,
@@ -37,9 +37,12 @@ class Templates:
         return environment
 
     def render(self, name: str, **values: object) -> str:
-        """Fill a template. Raises: jinja2.TemplateError, if it is missing or wrong."""
+        """Render a template.
+
+        Raises: jinja2.TemplateError, if it is missing or invalid.
+        """
         return self._environment.get_template(name).render(**values)
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a template of that name."""
+        """Return whether a template exists."""
         return name in self._environment.list_templates()

@@ -1,1 +1,1 @@
-"""Running functions on untrusted input in separate processes with limits."""
+"""The sandbox: functions on untrusted input run in separate processes with limits."""

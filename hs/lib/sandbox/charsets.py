@@ -1,10 +1,10 @@
-"""Which character set a page of HTML or XML is in, and the page as text."""
+"""Detection of the character set of HTML and XML pages, and decoding."""
 
 import codecs
 import re
 from collections.abc import Iterator
 
-# HTML standard, prescan a byte stream: the declaration stands within the first bytes.
+# HTML standard, "prescan a byte stream": the declaration must be among the first bytes.
 PRESCAN_BYTES = 4096
 
 _BOMS = (
@@ -18,24 +18,34 @@ _META = re.compile(
 _XML = re.compile(
     rb"^\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([a-z0-9_.:-]{1,40})", re.IGNORECASE
 )
-# The sets of characters that pages are in; other codecs of Python's are no character sets.
+# Names of character sets. Python has other codecs too, such as base64 and zlib, which a page must
+# not be able to choose.
 _KNOWN = re.compile(
     r"utf-?(8|16)(-[bl]e)?|us-ascii|ascii|(iso-?8859|windows|cp|latin|mac|koi8|big5|euc|gb|hz"
     r"|shift|sjis|tis|iso-?2022|johab|ptcp|ms|x-sjis|x-mac|ks_c)[a-z0-9_:-]*"
 )
-# What browsers take these for.
-_MEANT = {"iso-8859-1": "windows-1252", "latin-1": "windows-1252", "latin1": "windows-1252"}
-_MEANT |= {
+# Browsers treat these names as others (Encoding standard, labels).
+_ALIASES = {"iso-8859-1": "windows-1252", "latin-1": "windows-1252", "latin1": "windows-1252"}
+_ALIASES |= {
     "us-ascii": "windows-1252",
     "ascii": "windows-1252",
     "gb2312": "gb18030",
     "gbk": "gb18030",
 }
-_MEANT |= {"x-sjis": "shift_jis", "ks_c_5601-1987": "cp949", "euc-kr": "cp949", "tis-620": "cp874"}
+_ALIASES |= {
+    "x-sjis": "shift_jis",
+    "ks_c_5601-1987": "cp949",
+    "euc-kr": "cp949",
+    "tis-620": "cp874",
+}
 
 
-def decoded(body: bytes, declared: str | None) -> str:
-    """Give the text of a page; what is wrong in it becomes U+FFFD."""
+def decode_page(body: bytes, declared: str | None) -> str:
+    """Decode a page; invalid bytes become U+FFFD.
+
+    The order is: byte order mark, `declared` in the HTTP header, declaration in the page, UTF-8,
+    windows-1252.
+    """
     for mark, charset in _BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(charset, "replace")
@@ -61,7 +71,7 @@ def _candidates(body: bytes, declared: str | None) -> Iterator[str]:
 
 def _codec(name: str) -> str | None:
     name = name.strip(" \"'").lower()
-    name = _MEANT.get(name, name)
+    name = _ALIASES.get(name, name)
     if not _KNOWN.fullmatch(name):
         return None
     try:

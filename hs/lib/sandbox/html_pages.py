@@ -1,11 +1,11 @@
-"""Reads what pages of HTML say about themselves; runs in a sandbox, as pages come from anybody."""
+"""Extraction of metadata from HTML pages; runs in a sandbox, as pages are untrusted."""
 
 from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from hs.lib.plain_text import one_line
-from hs.lib.sandbox.charsets import decoded
+from hs.lib.sandbox.charsets import decode_page
 from hs.lib.sandbox.page_facts import PageFacts, PageImage, encode, read_job
 
 MAX_PROPERTIES = 200
@@ -15,17 +15,17 @@ MAX_PARAGRAPHS = 20
 MAX_IMAGES = 50
 MAX_TEXT_CHARS = 2000
 MAX_URL_CHARS = 4096
-# What is not text that one reads.
-UNREAD = [
+# Elements that do not belong to the text of a page.
+NON_TEXT_ELEMENTS = [
     *("script", "style", "noscript", "template", "svg", "iframe", "canvas", "nav", "header"),
     *("footer", "aside", "form", "button", "select", "textarea", "dialog"),
 ]
 
 
 def read_page(payload: bytes) -> bytes:
-    """Do a `PageJob`; give `PageFacts`."""
+    """Run a `PageJob` and return `PageFacts`, both encoded."""
     job = read_job(payload)
-    page = LexborHTMLParser(decoded(job.body, job.charset))
+    page = LexborHTMLParser(decode_page(job.body, job.charset))
     facts = PageFacts(
         title=_first_text(page, "head title") or _first_text(page, "title"),
         properties=_properties(page),
@@ -39,17 +39,17 @@ def read_page(payload: bytes) -> bytes:
 
 
 def _properties(page: LexborHTMLParser) -> dict[str, str]:
-    found: dict[str, str] = {}
+    properties: dict[str, str] = {}
     for node in page.css("meta[content]"):
         attributes = node.attributes
         content = _collapsed(attributes.get("content") or "")
         names = (attributes.get(kind) for kind in ("property", "name", "itemprop"))
         for name in names:
             if name and content and len(name) <= 100:
-                found.setdefault(name.strip().lower(), content)
-        if len(found) >= MAX_PROPERTIES:
+                properties.setdefault(name.strip().lower(), content)
+        if len(properties) >= MAX_PROPERTIES:
             break
-    return found
+    return properties
 
 
 def _links(page: LexborHTMLParser) -> Iterator[tuple[str, str, str]]:
@@ -83,14 +83,17 @@ def _pixels(text: str | None) -> int:
 
 
 def _paragraphs(page: LexborHTMLParser) -> Iterator[str]:
-    """Give the text of the page: its paragraphs, or else everything in it."""
-    page.strip_tags(UNREAD)
+    """Yield the paragraphs of the page, or else the text of the whole page.
+
+    This removes elements from `page`, so it must come last.
+    """
+    page.strip_tags(NON_TEXT_ELEMENTS)
     for node in page.css("br"):
         node.replace_with(" ")
     for selector in ("main p, article p", "p"):
-        found = _texts(page, selector, MAX_PARAGRAPHS)
-        if found:
-            yield from found
+        texts = _texts(page, selector, MAX_PARAGRAPHS)
+        if texts:
+            yield from texts
             return
     if page.body is not None:
         text = _collapsed(page.body.text(separator=" "))

@@ -1,4 +1,4 @@
-"""What is asked of `hs.lib.sandbox.html_pages`, which runs in a sandbox, and what it answers."""
+"""The input and output of `hs.lib.sandbox.html_pages`, which runs in a sandbox."""
 
 import attrs
 import msgspec
@@ -8,7 +8,7 @@ READ_PAGE = "hs.lib.sandbox.html_pages:read_page"
 
 @attrs.frozen
 class PageJob:
-    """A page as it came; `charset` is what its header says."""
+    """A page as received; `charset` is the one in its HTTP header."""
 
     body: bytes
     charset: str | None = None
@@ -16,7 +16,7 @@ class PageJob:
 
 @attrs.frozen
 class PageImage:
-    """An image in a page; sizes are 0 where the page does not tell them."""
+    """An image in a page; the size is 0 if the page does not specify it."""
 
     url: str
     width: int = 0
@@ -25,9 +25,9 @@ class PageImage:
 
 @attrs.frozen
 class PageFacts:
-    """What a page says about itself. Texts are bounded, with their white space collapsed.
+    """The metadata of a page; texts are of bounded length, with white space collapsed.
 
-    `properties` are the first values of `<meta>` elements by property, name or itemprop, in lower
+    `properties` has the first value of `<meta>` elements by property, name or itemprop in lower
     case; `links` are (rel, type, href).
     """
 
@@ -41,15 +41,18 @@ class PageFacts:
 
 
 def encode(value: PageJob | PageFacts) -> bytes:
-    """Write a job or facts."""
+    """Encode a job or facts."""
     return msgspec.msgpack.encode(value)
 
 
 def read_job(payload: bytes) -> PageJob:
-    """Read a job."""
+    """Decode a job."""
     return msgspec.msgpack.decode(payload, type=PageJob)
 
 
 def read_facts(payload: bytes) -> PageFacts:
-    """Read facts. Raises: msgspec.DecodeError."""
+    """Decode facts.
+
+    Raises: msgspec.DecodeError.
+    """
     return msgspec.msgpack.decode(payload, type=PageFacts)

@@ -1,4 +1,4 @@
-"""What is asked of `hs.lib.sandbox.pictures`, which runs in a sandbox, and what it answers."""
+"""The input and output of `hs.lib.sandbox.pictures`, which runs in a sandbox."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Method = Literal["crop", "scale"]
 
 @attrs.frozen
 class Box:
-    """A size that a thumbnail fills (crop) or fits into (scale); it is never made larger."""
+    """A size that a thumbnail fills (crop) or fits into (scale); images are never enlarged."""
 
     width: int
     height: int
@@ -21,7 +21,7 @@ class Box:
 
 @attrs.frozen
 class PictureJob:
-    """Look at the file and draw it in these sizes; with none, only look."""
+    """Inspect a file and draw thumbnails of it; without `boxes`, only inspect it."""
 
     path: str
     max_pixels: int
@@ -30,7 +30,7 @@ class PictureJob:
 
 @attrs.frozen
 class Drawn:
-    """One thumbnail."""
+    """A thumbnail."""
 
     box: Box
     content_type: str
@@ -39,9 +39,9 @@ class Drawn:
 
 @attrs.frozen
 class PictureReport:
-    """What the file shows, as it is to be seen, and its thumbnails.
+    """Type and size of a picture, after rotation, and its thumbnails.
 
-    Nothing is drawn of a picture with more pixels than allowed.
+    A picture with more than `max_pixels` gets no thumbnails.
     """
 
     content_type: str
@@ -53,7 +53,7 @@ class PictureReport:
 
 
 def thumbnail_size(size: tuple[int, int], box: Box) -> tuple[int, int]:
-    """Tell how large a thumbnail comes out."""
+    """Return the size of the thumbnail of a picture for a box."""
     width, height = size
     if box.method == "crop":
         across = min(float(width), height * box.width / box.height)
@@ -64,15 +64,18 @@ def thumbnail_size(size: tuple[int, int], box: Box) -> tuple[int, int]:
 
 
 def encode(value: PictureJob | PictureReport) -> bytes:
-    """Write a job or a report."""
+    """Encode a job or a report."""
     return msgspec.msgpack.encode(value)
 
 
 def read_job(payload: bytes) -> PictureJob:
-    """Read a job."""
+    """Decode a job."""
     return msgspec.msgpack.decode(payload, type=PictureJob)
 
 
 def read_report(payload: bytes) -> PictureReport:
-    """Read a report. Raises: msgspec.DecodeError."""
+    """Decode a report.
+
+    Raises: msgspec.DecodeError.
+    """
     return msgspec.msgpack.decode(payload, type=PictureReport)

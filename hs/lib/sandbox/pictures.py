@@ -1,6 +1,6 @@
-"""Draws thumbnails; runs in a sandbox, as pictures come from anybody.
+"""Drawing of thumbnails; runs in a sandbox, as pictures are untrusted.
 
-No metadata of the picture goes into a thumbnail, except its colour profile.
+Thumbnails contain no metadata of the picture except its colour profile.
 """
 
 import io
@@ -18,29 +18,33 @@ from hs.lib.sandbox.picture_jobs import (
     thumbnail_size,
 )
 
-# What browsers show; each further decoder is a further risk.
+# The formats that browsers display; each further decoder is a further risk.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP")
-# Some cameras put several pictures into one JPEG file: MPO.
+# MPO: several pictures in one JPEG file, as some cameras write.
 PHOTOS = frozenset(("JPEG", "MPO", "WEBP", "AVIF", "BMP"))
 ROTATED = frozenset((5, 6, 7, 8))
 ORIENTATION = 0x0112
 MAX_FRAMES = 500
-# How much an animation may take: of decoded pixels, and of pixels kept at once.
-DECODED_TIMES = 4
-KEPT_PIXELS = 16 << 20
+# Limits on animations: decoded pixels as a multiple of the job's `max_pixels`, and pixels of all
+# resized frames, which are in memory at the same time.
+MAX_DECODED_FACTOR = 4
+MAX_FRAME_PIXELS = 16 << 20
 DEFAULT_FRAME_MS = 100
 MAX_PROFILE_BYTES = 1 << 16
 QUALITY = 82
 
-# The bound on pixels is the job's.
+# The limit on pixels comes with the job.
 Image.MAX_IMAGE_PIXELS = None
-# The sandbox lets nobody but root start threads.
+# The sandbox forbids starting threads.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 Size = tuple[int, int]
 
 
 def draw(payload: bytes) -> bytes:
-    """Do a `PictureJob`; give a `PictureReport`. Raises: whatever Pillow does on what is none."""
+    """Run a `PictureJob` and return a `PictureReport`, both encoded.
+
+    Raises: Pillow's exceptions, if the file is not a picture.
+    """
     job = read_job(payload)
     with Image.open(job.path, formats=FORMATS) as picture:
         return encode(_report(picture, job))
@@ -53,7 +57,7 @@ def _report(picture: ImageFile.ImageFile, job: PictureJob) -> PictureReport:
     is_too_large = width * height > job.max_pixels
     drawn: tuple[Drawn, ...] = ()
     if job.boxes and not is_too_large:
-        drawn = tuple(_all_drawn(picture, (width, height), is_animated, job))
+        drawn = tuple(_thumbnails(picture, (width, height), is_animated, job))
     return PictureReport(
         content_type=_type_of(picture),
         width=width,
@@ -70,28 +74,28 @@ def _type_of(picture: ImageFile.ImageFile) -> str:
     return Image.MIME.get(picture.format or "", "application/octet-stream")
 
 
-def _all_drawn(
+def _thumbnails(
     picture: ImageFile.ImageFile, size: Size, is_animated: bool, job: PictureJob
 ) -> Iterable[Drawn]:
-    moving = [box for box in job.boxes if box.is_animated and is_animated]
-    for box in moving:
+    animated_boxes = [box for box in job.boxes if box.is_animated and is_animated]
+    for box in animated_boxes:
         frames = _frames(picture, size, box, job.max_pixels)
         if frames:
             yield Drawn(box, "image/webp", _animation(picture, *frames))
         else:
             yield _still(picture, size, [box])[0]
         picture.seek(0)
-    still = [box for box in job.boxes if box not in moving]
-    if still:
-        yield from _still(picture, size, still)
+    still_boxes = [box for box in job.boxes if box not in animated_boxes]
+    if still_boxes:
+        yield from _still(picture, size, still_boxes)
 
 
 def _still(picture: ImageFile.ImageFile, size: Size, boxes: list[Box]) -> list[Drawn]:
     is_photo = picture.format in PHOTOS
-    picture.draft("RGB", _enough(picture.size, boxes))
+    picture.draft("RGB", _decoding_size(picture.size, boxes))
     profile = picture.info.get("icc_profile", b"") if picture.mode in ("RGB", "RGBA") else b""
-    upright = _plain(ImageOps.exif_transpose(picture))
-    found = []
+    upright = _in_rgb(ImageOps.exif_transpose(picture))
+    thumbnails = []
     for box in boxes:
         thumbnail = _fitted(upright, size, box)
         out = io.BytesIO()
@@ -102,25 +106,25 @@ def _still(picture: ImageFile.ImageFile, size: Size, boxes: list[Box]) -> list[D
         else:
             thumbnail.save(out, "PNG", **options)
             content_type = "image/png"
-        found.append(Drawn(box, content_type, out.getvalue()))
-    return found
+        thumbnails.append(Drawn(box, content_type, out.getvalue()))
+    return thumbnails
 
 
-def _enough(size: Size, boxes: list[Box]) -> Size:
-    """Give the size in which it suffices to decode, so that resizing still looks well."""
+def _decoding_size(size: Size, boxes: list[Box]) -> Size:
+    """Return the smallest size to decode to that leaves enough pixels for good thumbnails."""
     longest = max(max(box.width, box.height) for box in boxes)
     factor = min(1.0, 2 * longest / min(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _plain(picture: Image.Image) -> Image.Image:
+def _in_rgb(picture: Image.Image) -> Image.Image:
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _fitted(picture: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resize; `size` is that of the picture as it was before it was decoded smaller."""
-    wanted = thumbnail_size(size, box)
+    """Resize a picture, which may have been decoded to less than its own `size`."""
+    target_size = thumbnail_size(size, box)
     width, height = picture.size
     region = (0.0, 0.0, float(width), float(height))
     if box.method == "crop":
@@ -130,20 +134,20 @@ def _fitted(picture: Image.Image, size: Size, box: Box) -> Image.Image:
         else:
             top = (height - width * box.height / box.width) / 2
             region = (0.0, top, float(width), height - top)
-    return picture.resize(wanted, Image.Resampling.LANCZOS, box=region, reducing_gap=3.0)
+    return picture.resize(target_size, Image.Resampling.LANCZOS, box=region, reducing_gap=3.0)
 
 
 def _frames(
     picture: ImageFile.ImageFile, size: Size, box: Box, max_pixels: int
 ) -> tuple[list[Image.Image], list[int]] | None:
-    """Give the frames, resized, and how long each is shown; None when it were too much."""
+    """Return the resized frames and their durations in ms, or None if they exceed a limit."""
     count: int = getattr(picture, "n_frames", 1)
     width, height = thumbnail_size(size, box)
     decoded = count * picture.width * picture.height
     if (
         count > MAX_FRAMES
-        or decoded > DECODED_TIMES * max_pixels
-        or count * width * height > KEPT_PIXELS
+        or decoded > MAX_DECODED_FACTOR * max_pixels
+        or count * width * height > MAX_FRAME_PIXELS
     ):
         return None
     frames, durations = [], []

@@ -1,8 +1,21 @@
-"""Runs functions on untrusted input in processes of their own, with limits on memory and time.
+"""A pool of child processes that run functions on untrusted input, with limits.
 
-A pool of children that speak over pipes (`hs.lib.sandbox.child`). A child that crashes, is too
-slow or whose caller was cancelled is killed, and another takes its place at the next job. Nothing
-needs to run for the pool to work; `keep` ends children that are not used, and all at the end.
+Decoders of pictures and pages are the code most exposed to malicious input, so they run outside
+of the server process. Rules:
+
+- A child (`hs.lib.sandbox.child`) has limits on memory and CPU time, an empty environment, and may
+  not write files. It knows none of the server's secrets.
+- A child runs one job at a time. It is reused only after a complete response; after a crash, a
+  timeout, a violation of the protocol or a cancellation it is killed, since the rest of the old
+  response in its pipe would be read as the response to the next job.
+- A job is limited twice: by elapsed time here, and by CPU time in the child, which also holds if
+  this process is stuck. Waiting for a free child is not limited in time, but in the number of those
+  who wait: MAX_WAITING.
+- The child's responses are untrusted as well: lengths are checked before anything is read.
+- Children are replaced after JOBS_PER_CHILD jobs, so that memory leaks and other damage do not add
+  up.
+
+Children start on demand. `keep` ends idle ones, and all of them at shutdown.
 """
 
 import enum
@@ -18,18 +31,17 @@ import trio
 
 import hs
 from hs.lib.sandbox.child import (
-    ANSWER,
-    ANSWER_TOO_LARGE,
     DONE,
     JOB,
     OUT_OF_MEMORY,
     READY,
+    RESPONSE,
+    RESULT_TOO_LARGE,
 )
 
-# Enough for decoding an image of 32 million pixels, and a copy of it.
+# Enough to decode an image of 32 million pixels and to copy it.
 MEMORY_BYTES = 1 << 30
 START_TIMEOUT_S = 60.0
-# A child is replaced after so many jobs: whatever they left behind goes with it.
 JOBS_PER_CHILD = 200
 IDLE_S = 60.0
 MAX_WAITING = 200
@@ -37,18 +49,18 @@ _CHUNK = 1 << 16
 
 
 class FaultKind(enum.Enum):
-    """Why a job brought no answer."""
+    """The reasons why a job has no result."""
 
-    FAILED = "the function raised"
+    FAILED = "the function raised an exception"
     MEMORY = "out of memory"
-    TIMED_OUT = "too slow"
-    TOO_LARGE = "the answer is too large"
-    CRASHED = "the process ended"
+    TIMED_OUT = "time limit exceeded"
+    TOO_LARGE = "the result is too large"
+    CRASHED = "the process ended unexpectedly"
     BUSY = "too many jobs are waiting"
 
 
 class SandboxFault(Exception):
-    """A job brought no answer; `kind` says why, `message` is for the log."""
+    """A job has no result; `kind` is the reason, `message` the details for the log."""
 
     def __init__(self, kind: FaultKind, message: str = "") -> None:
         super().__init__(f"{kind.value}: {message}" if message else kind.value)
@@ -58,7 +70,7 @@ class SandboxFault(Exception):
 
 @attrs.define(eq=False)
 class _Child:
-    """One process of the pool and how much it has done."""
+    """A process of the pool, and the number of jobs it has run."""
 
     process: trio.Process
     jobs: int = 0
@@ -69,7 +81,10 @@ class _Child:
         await self.process.stdin.send_all(data)
 
     async def receive(self, length: int) -> bytes:
-        """Read so many bytes. Raises: SandboxFault when the process ends before."""
+        """Read exactly `length` bytes.
+
+        Raises: SandboxFault, if the process ends before.
+        """
         assert isinstance(self.process.stdout, trio.abc.ReceiveStream)
         parts: list[bytes] = []
         missing = length
@@ -82,7 +97,7 @@ class _Child:
         return b"".join(parts)
 
     async def end(self) -> int:
-        """Kill the process and clear away what is left of it; give its status."""
+        """Kill the process, wait for it, close its pipes and return its exit status."""
         with trio.CancelScope(shield=True):
             if self.process.returncode is None:
                 self.process.kill()
@@ -95,7 +110,7 @@ class _Child:
 
 @attrs.define(eq=False)
 class Sandbox:
-    """The pool of one process of ours: at most `children` jobs run at once, the others wait."""
+    """The pool: at most `children` jobs run at the same time, further ones wait."""
 
     children: int = 2
     memory_bytes: int = MEMORY_BYTES
@@ -108,10 +123,11 @@ class Sandbox:
     async def run(
         self, function: str, payload: bytes, *, timeout_s: float, max_bytes: int
     ) -> bytes:
-        """Call `module:function` with the payload; give its answer of at most `max_bytes`.
+        """Call `module:function` with the payload and return its result of at most `max_bytes`.
 
-        `timeout_s` bounds the work, in time that passes and of the processor, not the wait for
-        a free child. Raises: SandboxFault.
+        `timeout_s` limits both elapsed and CPU time of the job, without the wait for a free child.
+
+        Raises: SandboxFault.
         """
         if self._slots.statistics().tasks_waiting >= MAX_WAITING:
             raise SandboxFault(FaultKind.BUSY)
@@ -119,7 +135,7 @@ class Sandbox:
             child = self._idle.pop() if self._idle else await self._start()
             try:
                 with trio.fail_after(timeout_s):
-                    answer = await self._work(child, function, payload, timeout_s, max_bytes)
+                    result = await self._work(child, function, payload, timeout_s, max_bytes)
             except trio.TooSlowError:
                 await child.end()
                 raise SandboxFault(FaultKind.TIMED_OUT, function) from None
@@ -127,16 +143,16 @@ class Sandbox:
                 if fault.kind in (FaultKind.FAILED, FaultKind.TOO_LARGE):
                     await self._put_back(child)
                     raise
-                raise _explained(fault, await child.end(), function) from None
+                raise _with_exit_status(fault, await child.end(), function) from None
             except BaseException:
-                # Cancelled half way: what it would answer is nobody's.
+                # Cancelled while the child works: its response would remain in the pipe.
                 await child.end()
                 raise
             await self._put_back(child)
-            return answer
+            return result
 
     async def keep(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """End children that have nothing to do, and all of them when cancelled."""
+        """End idle children from time to time, and all children when cancelled."""
         task_status.started()
         try:
             while True:
@@ -150,13 +166,13 @@ class Sandbox:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """End the children that have nothing to do."""
+        """End all children that are not running a job."""
         idle, self._idle = self._idle, []
         for child in idle:
             await child.end()
 
     async def _start(self) -> _Child:
-        # A bare environment: no secret of ours is to be found in there.
+        # A minimal environment, so that no secret of the server is in it.
         environment = {
             "PYTHONPATH": str(Path(hs.__file__).parent.parent),
             "LANG": "C.UTF-8",
@@ -199,17 +215,17 @@ class Sandbox:
             await child.send(payload)
         except trio.BrokenResourceError:
             raise SandboxFault(FaultKind.CRASHED) from None
-        outcome, length = ANSWER.unpack(await child.receive(ANSWER.size))
+        outcome, length = RESPONSE.unpack(await child.receive(RESPONSE.size))
         if outcome == DONE and length <= max_bytes:
             return await child.receive(length)
         if length > _CHUNK:
-            raise SandboxFault(FaultKind.CRASHED, "it does not keep to the protocol")
-        words = (await child.receive(length)).decode(errors="replace")
+            raise SandboxFault(FaultKind.CRASHED, "invalid response")
+        message = (await child.receive(length)).decode(errors="replace")
         if outcome == OUT_OF_MEMORY:
             raise SandboxFault(FaultKind.MEMORY, function)
-        if outcome == ANSWER_TOO_LARGE:
-            raise SandboxFault(FaultKind.TOO_LARGE, words)
-        raise SandboxFault(FaultKind.FAILED, words)
+        if outcome == RESULT_TOO_LARGE:
+            raise SandboxFault(FaultKind.TOO_LARGE, message)
+        raise SandboxFault(FaultKind.FAILED, message)
 
     async def _put_back(self, child: _Child) -> None:
         if child.jobs >= JOBS_PER_CHILD:
@@ -219,9 +235,9 @@ class Sandbox:
         self._idle.append(child)
 
 
-def _explained(fault: SandboxFault, status: int, function: str) -> SandboxFault:
+def _with_exit_status(fault: SandboxFault, status: int, function: str) -> SandboxFault:
     if fault.kind is not FaultKind.CRASHED:
         return fault
     if status == -signal.SIGXCPU:
-        return SandboxFault(FaultKind.TIMED_OUT, f"{function} used up its time of the processor")
-    return SandboxFault(FaultKind.CRASHED, fault.message or f"{function}: status {status}")
+        return SandboxFault(FaultKind.TIMED_OUT, f"{function} exceeded its CPU time")
+    return SandboxFault(FaultKind.CRASHED, fault.message or f"{function}: exit status {status}")

@@ -1,4 +1,7 @@
-"""State resolution once more, as naive as the specification's text, to compare with."""
+"""A second implementation of state resolution, written literally after the specification.
+
+It is slow, and shares only events and authorisation rules with the server.
+"""
 
 import hashlib
 import math
@@ -17,7 +20,7 @@ State: TypeAlias = dict[StateKey, Event]
 
 
 def chain(event: Event, events: Events) -> set[Event]:
-    parents = [events[each] for each in event.auth_events]
+    parents = [events[event_id] for event_id in event.auth_events]
     return set(parents).union(*(chain(parent, events) for parent in parents))
 
 
@@ -60,8 +63,10 @@ def allowed(event: Event, state: State) -> bool:
 def cited(event: Event, event_type: str, events: Events) -> Event | None:
     if event_type == "m.room.create" and event.rules.room_id_is_create_hash:
         return events[EventID("$" + event.room_id[1:])]
-    found = [events[each] for each in event.auth_events if events[each].type == event_type]
-    return found[0] if found else None
+    cited_events = [
+        events[event_id] for event_id in event.auth_events if events[event_id].type == event_type
+    ]
+    return cited_events[0] if cited_events else None
 
 
 def power(event: Event, events: Events) -> int:
@@ -76,7 +81,7 @@ def power_order(chosen: set[Event], events: Events) -> list[Event]:
         candidates = [
             event
             for event in chosen - set(ordered)
-            if not ({events[each] for each in event.auth_events} & chosen) - set(ordered)
+            if not ({events[event_id] for event_id in event.auth_events} & chosen) - set(ordered)
         ]
         ordered.append(
             min(candidates, key=lambda e: (-power(e, events), e.origin_server_ts, e.event_id))
@@ -94,9 +99,9 @@ def mainline_rank(
     event: Event, mainline: list[Event], events: Events
 ) -> tuple[float, int, EventID]:
     position = math.inf
-    for each in mainline_of(cited(event, "m.room.power_levels", events), events):
-        if each in mainline:
-            position = mainline.index(each)
+    for levels in mainline_of(cited(event, "m.room.power_levels", events), events):
+        if levels in mainline:
+            position = mainline.index(levels)
             break
     return -position, event.origin_server_ts, event.event_id
 
@@ -105,12 +110,12 @@ def iterate(state: State, ordered: list[Event], events: Events, rejected: set[Ev
     state = dict(state)
     for event in ordered:
         auth_state = dict(state)
-        usable = [events[each] for each in event.auth_events if each not in rejected]
+        usable = [events[event_id] for event_id in event.auth_events if event_id not in rejected]
         create = cited(event, "m.room.create", events)
         if create is not None:
             usable.append(create)
-        for each in usable:
-            auth_state.setdefault((each.type, each.state_key or ""), each)
+        for auth_event in usable:
+            auth_state.setdefault((auth_event.type, auth_event.state_key or ""), auth_event)
         if allowed(event, auth_state):
             state[event.type, event.state_key or ""] = event
     return state
@@ -122,10 +127,10 @@ def is_power(event: Event) -> bool:
     return event.type in ("m.room.power_levels", "m.room.join_rules")
 
 
-def within(event: Event, full: set[Event], events: Events) -> set[Event]:
-    """Give an event and its auth chain, as far as it is followed within the full set."""
-    parents = {events[each] for each in event.auth_events} & full
-    return {event}.union(*(within(parent, full, events) for parent in parents))
+def chain_within(event: Event, full: set[Event], events: Events) -> set[Event]:
+    """Return an event and its auth chain, followed only within the full conflicted set."""
+    parents = {events[event_id] for event_id in event.auth_events} & full
+    return {event}.union(*(chain_within(parent, full, events) for parent in parents))
 
 
 def resolve_v2(states: Sequence[State], events: Events, rejected: set[EventID]) -> State:
@@ -135,7 +140,7 @@ def resolve_v2(states: Sequence[State], events: Events, rejected: set[EventID]) 
     if version_2_1:
         full |= subgraph(conflicted, events)
     chosen: set[Event] = set().union(
-        *(within(event, full, events) for event in full if is_power(event))
+        *(chain_within(event, full, events) for event in full if is_power(event))
     )
     start = {} if version_2_1 else unconflicted
     partial = iterate(start, power_order(chosen, events), events, rejected)
@@ -178,7 +183,7 @@ def resolve_v1(states: Sequence[State]) -> State:
 def resolve(
     states: Sequence[Mapping[StateKey, EventID]], events: Events, rejected: set[EventID]
 ) -> dict[StateKey, EventID]:
-    full = [{key: events[each] for key, each in state.items()} for state in states]
+    full = [{key: events[event_id] for key, event_id in state.items()} for state in states]
     if next(iter(events.values())).rules.state_resolution == "v1":
         resolved = resolve_v1(full)
     else:

@@ -1,4 +1,4 @@
-"""The chain-cover index gives the same auth differences and subgraphs as walking the graph."""
+"""The chain-cover index yields the same auth differences and subgraphs as walking the graph."""
 
 import itertools
 from collections.abc import Generator, Iterable, Set
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hs.core.ids import EventID
 from hs.core.stateres.auth_graph import auth_chain, auth_chain_difference, conflicted_subgraph
 from hs.core.stateres.chain_cover import (
+    ChainCoverRows,
     Link,
     Links,
-    NewRows,
     Place,
     PlaceRange,
     chains_to_load,
@@ -29,23 +29,26 @@ SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[Heal
 
 
 class Index:
-    """The rows of a room's index, as storage would keep them."""
+    """The rows of a room's index, as storage would hold them."""
 
     def __init__(self, room: ForkedRoom, batch: int = 1) -> None:
         self.places: dict[EventID, Place] = {}
         self.rows: list[Link] = []
         self.numbers = itertools.count(1)
-        waiting = list(room.events.values())
-        for start in range(0, len(waiting), batch):
-            events = waiting[start : start + batch]
+        pending = list(room.events.values())
+        for start in range(0, len(pending), batch):
+            events = pending[start : start + batch]
             lengths: dict[int, int] = {}
             for place in self.places.values():
                 lengths[place.chain_id] = max(lengths.get(place.chain_id, 0), place.sequence)
-            known = {key: (each.type, each.state_key or "") for key, each in room.events.items()}
+            known = {
+                event_id: (event.type, event.state_key or "")
+                for event_id, event in room.events.items()
+            }
             rows = place_events(events, known, self.places, lengths, self.links(), self.numbers)
             self.add(rows)
 
-    def add(self, rows: NewRows) -> None:
+    def add(self, rows: ChainCoverRows) -> None:
         self.places.update(rows.places)
         self.rows.extend(rows.links)
 
@@ -59,11 +62,12 @@ class Index:
         return {
             event_id
             for event_id, place in self.places.items()
-            for each in ranges
-            if each.chain_id == place.chain_id and each.after < place.sequence <= each.upto
+            for place_range in ranges
+            if place_range.chain_id == place.chain_id
+            and place_range.after < place.sequence <= place_range.upto
         }
 
-    def of(self, event_ids: Iterable[EventID]) -> list[Place]:
+    def places_of(self, event_ids: Iterable[EventID]) -> list[Place]:
         return [self.places[event_id] for event_id in event_ids]
 
 
@@ -73,7 +77,7 @@ def graph_of(room: ForkedRoom) -> dict[EventID, tuple[EventID, ...]]:
 
 @SETTINGS
 @given(ROOMS, st.integers(1, 8))
-def test_every_auth_chain_is_what_the_index_reaches(room: ForkedRoom, batch: int) -> None:
+def test_reach_equals_auth_chain(room: ForkedRoom, batch: int) -> None:
     index = Index(room, batch)
 
     for event_id in room.events:
@@ -84,56 +88,60 @@ def test_every_auth_chain_is_what_the_index_reaches(room: ForkedRoom, batch: int
 
 @SETTINGS
 @given(ROOMS)
-def test_auth_differences_are_ranges(room: ForkedRoom) -> None:
+def test_difference_ranges_equal_auth_difference(room: ForkedRoom) -> None:
     index = Index(room)
     states = [list(state.values()) for state in room.forks]
 
-    ranges = difference_ranges([index.of(state) for state in states], index.links())
+    ranges = difference_ranges([index.places_of(state) for state in states], index.links())
 
     assert index.in_ranges(ranges) == auth_chain_difference(states, graph_of(room))
     shared = set(states[0]).intersection(*states[1:])
-    own = [index.of(set(state) - shared) for state in states]
-    assert difference_ranges(own, index.links(), index.of(shared)) == ranges
+    own = [index.places_of(set(state) - shared) for state in states]
+    assert difference_ranges(own, index.links(), index.places_of(shared)) == ranges
 
 
 @SETTINGS
 @given(ROOMS)
-def test_subgraphs_are_ranges(room: ForkedRoom) -> None:
+def test_subgraph_ranges_equal_conflicted_subgraph(room: ForkedRoom) -> None:
     index = Index(room)
     conflicted = find_conflict(room.forks).event_ids
 
-    ranges = subgraph_ranges(index.of(conflicted), index.links())
+    ranges = subgraph_ranges(index.places_of(conflicted), index.links())
 
-    found = index.in_ranges(ranges) | conflicted
-    assert found == conflicted_subgraph(conflicted, graph_of(room)) | conflicted
+    subgraph = index.in_ranges(ranges) | conflicted
+    assert subgraph == conflicted_subgraph(conflicted, graph_of(room)) | conflicted
 
 
 @SETTINGS
 @given(ROOMS)
-def test_only_the_links_of_reached_chains_are_asked_for(room: ForkedRoom) -> None:
+def test_only_links_of_reached_chains_are_loaded(room: ForkedRoom) -> None:
     index = Index(room)
-    starts = index.of(room.forks[0].values())
+    starts = index.places_of(room.forks[0].values())
     rows = index.links()
-    asked: list[int] = []
+    loaded_chains: list[int] = []
 
-    links = _load_links(chains_to_load(starts), rows, asked)
+    links = _load_links(chains_to_load(starts), rows, loaded_chains)
 
-    assert len(asked) == len(set(asked))
+    assert len(loaded_chains) == len(set(loaded_chains))
     assert reach_of(starts, links) == reach_of(starts, rows)
 
 
-def _load_links(steps: Generator[Set[int], Links, Links], rows: Links, asked: list[int]) -> Links:
+def _load_links(
+    steps: Generator[Set[int], Links, Links], rows: Links, loaded_chains: list[int]
+) -> Links:
     try:
         needed = next(steps)
         while True:
-            asked.extend(needed)
-            needed = steps.send({each: rows[each] for each in needed if each in rows})
+            loaded_chains.extend(needed)
+            needed = steps.send(
+                {chain_id: rows[chain_id] for chain_id in needed if chain_id in rows}
+            )
     except StopIteration as stop:
         links: Links = stop.value
         return links
 
 
-def test_a_long_line_of_power_levels_is_one_chain_with_few_links() -> None:
+def test_successive_power_levels_form_one_chain_with_few_links() -> None:
     room = new_room(ROOM_VERSIONS["11"])
     for number in range(50):
         users = {"@admin:one": 100, "@bob:two": 50 - number}
@@ -142,15 +150,17 @@ def test_a_long_line_of_power_levels_is_one_chain_with_few_links() -> None:
 
     index = Index(room)
 
-    levels = [key for key, event in room.events.items() if event.type == "m.room.power_levels"]
-    assert len({index.places[each].chain_id for each in levels}) == 1
+    levels = [
+        event_id for event_id, event in room.events.items() if event.type == "m.room.power_levels"
+    ]
+    assert len({index.places[event_id].chain_id for event_id in levels}) == 1
     assert len(index.rows) < 12
 
 
-def test_events_without_known_auth_events_start_chains() -> None:
+def test_event_without_known_auth_events_starts_a_chain() -> None:
     room = new_room(ROOM_VERSIONS["11"])
     orphan = list(room.events.values())[2]
 
     rows = place_events([orphan], {}, {}, {}, {}, itertools.count(7))
 
-    assert rows == NewRows({orphan.event_id: Place(7, 1)}, [])
+    assert rows == ChainCoverRows({orphan.event_id: Place(7, 1)}, [])

@@ -1,4 +1,4 @@
-"""State resolution agrees with the specification's text on random forked rooms."""
+"""State resolution: agreement with the oracle on random forked rooms, and particular cases."""
 
 import hashlib
 import itertools
@@ -39,11 +39,11 @@ BOB, CAROL = USERS[1], USERS[2]
 @pytest.mark.parametrize("version", VERSIONS)
 @settings(SETTINGS, max_examples=60)
 @given(data=st.data())
-def test_resolution_is_what_the_text_says(version: str, data: st.DataObject) -> None:
+def test_resolution_agrees_with_oracle(version: str, data: st.DataObject) -> None:
     room = data.draw(forked_rooms(ROOM_VERSIONS[version]))
     # The create event and the creator's join are never rejected.
-    later = list(room.events)[2:]
-    rejected = data.draw(st.sets(st.sampled_from(later), max_size=2))
+    rejectable = list(room.events)[2:]
+    rejected = data.draw(st.sets(st.sampled_from(rejectable), max_size=2))
 
     resolved = resolve(room.rules, room.forks, room.events, rejected)
 
@@ -62,7 +62,7 @@ def test_resolution_does_not_depend_on_the_order_of_forks(room: ForkedRoom) -> N
 
 @SETTINGS
 @given(ROOMS)
-def test_resolution_of_what_is_resolved_changes_nothing(room: ForkedRoom) -> None:
+def test_resolution_is_idempotent(room: ForkedRoom) -> None:
     resolved = resolve(room.rules, room.forks, room.events)
 
     assert resolve(room.rules, [resolved, resolved], room.events) == resolved
@@ -71,7 +71,7 @@ def test_resolution_of_what_is_resolved_changes_nothing(room: ForkedRoom) -> Non
 
 @SETTINGS
 @given(ROOMS)
-def test_what_forks_agree_on_is_kept(room: ForkedRoom) -> None:
+def test_unconflicted_state_is_kept(room: ForkedRoom) -> None:
     resolved = resolve(room.rules, room.forks, room.events)
 
     for key, event_id in find_conflict(room.forks).unconflicted.items():
@@ -80,15 +80,15 @@ def test_what_forks_agree_on_is_kept(room: ForkedRoom) -> None:
 
 @SETTINGS
 @given(ROOMS)
-def test_events_that_were_not_asked_for_do_not_matter(room: ForkedRoom) -> None:
+def test_additional_loaded_events_do_not_change_result(room: ForkedRoom) -> None:
     conflict = find_conflict(room.forks)
     problem = Problem(room.rules, conflict, frozenset(), conflict.event_ids)
-    asked, given_all = resolution_steps(problem), resolution_steps(problem)
+    minimal, sent_all = resolution_steps(problem), resolution_steps(problem)
 
-    assert run_in_memory(asked, LoadedEvents(room.events)) == _told_everything(given_all, room)
+    assert run_in_memory(minimal, LoadedEvents(room.events)) == _send_all_events(sent_all, room)
 
 
-def _told_everything(steps: Resolution, room: ForkedRoom) -> Map[StateKey, EventID]:
+def _send_all_events(steps: Resolution, room: ForkedRoom) -> Map[StateKey, EventID]:
     try:
         next(steps)
         while True:
@@ -99,7 +99,7 @@ def _told_everything(steps: Resolution, room: ForkedRoom) -> Map[StateKey, Event
 
 
 def fork(room: ForkedRoom, *changes: tuple[str, tuple[str, str, dict[str, object]], int]) -> int:
-    """Add changes in a row after the first state; give the number of the last."""
+    """Add consecutive changes after the initial state; return the number of the last."""
     parent = 5
     for sender, change, clock in changes:
         assert room.add(parent, sender, change, clock)
@@ -116,7 +116,7 @@ def topic(text: str) -> tuple[str, str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_a_ban_beats_what_the_banned_do_meanwhile(version: str) -> None:
+def test_ban_overrides_concurrent_actions_of_banned_user(version: str) -> None:
     room = new_room(ROOM_VERSIONS[version])
     banned = fork(room, (ADMIN, member(BOB, "ban"), 20))
     active = fork(room, (BOB, topic("mine"), 30), (BOB, member(CAROL, "ban"), 31))
@@ -129,7 +129,7 @@ def test_a_ban_beats_what_the_banned_do_meanwhile(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_the_more_powerful_of_two_demotions_comes_first(version: str) -> None:
+def test_demotion_by_more_powerful_user_wins(version: str) -> None:
     room = new_room(ROOM_VERSIONS[version])
     by_admin = fork(room, (ADMIN, power_levels(room, {ADMIN: 100}), 50))
     by_bob = fork(room, (BOB, power_levels(room, {ADMIN: 100, BOB: 50, CAROL: 25}), 20))
@@ -139,30 +139,30 @@ def test_the_more_powerful_of_two_demotions_comes_first(version: str) -> None:
     assert resolved["m.room.power_levels", ""] == room.tips[by_admin]
 
 
-def test_version_1_breaks_ties_of_depth_by_hash() -> None:
+def test_version_1_breaks_depth_ties_by_hash() -> None:
     room = new_room(ROOM_VERSIONS["1"])
     numbers = [fork(room, (ADMIN, topic(text), 20)) for text in "abcd"]
     topics = {room.tips[number] for number in numbers}
 
     resolved = resolve(room.rules, [room.states[number] for number in numbers], room.events)
 
-    lowest = min(topics, key=lambda each: hashlib.sha1(str(each).encode()).hexdigest())
+    lowest = min(topics, key=lambda event_id: hashlib.sha1(str(event_id).encode()).hexdigest())
     assert resolved["m.room.topic", ""] == lowest
 
 
 @pytest.mark.parametrize(("version", "expected"), [("11", False), ("12", True)])
-def test_the_subgraph_counts_from_version_2_1_on(version: str, expected: bool) -> None:
+def test_subgraph_is_used_from_version_2_1_on(version: str, expected: bool) -> None:
     room = new_room(ROOM_VERSIONS[version])
     numbers = [fork(room, (ADMIN, topic(text), 20)) for text in "ab"]
     conflict = find_conflict([room.states[number] for number in numbers])
     between = room.states[5]["m.room.member", CAROL]
 
-    asked = next(resolution_steps(Problem(room.rules, conflict, frozenset(), {between})))
+    requested = next(resolution_steps(Problem(room.rules, conflict, frozenset(), {between})))
 
-    assert (between in asked) is expected
+    assert (between in requested) is expected
 
 
-def test_missing_events_are_passed_over() -> None:
+def test_missing_events_are_ignored() -> None:
     room = new_room(ROOM_VERSIONS["11"])
     first = fork(room, (ADMIN, topic("one"), 20))
     second = fork(room, (ADMIN, topic("two"), 30))
@@ -173,13 +173,13 @@ def test_missing_events_are_passed_over() -> None:
     assert resolved["m.room.topic", ""] == room.tips[first]
 
 
-def test_conflicts_are_found_also_where_a_key_is_missing() -> None:
+def test_key_missing_in_one_state_is_conflicted() -> None:
     a, b, c = (EventID(f"${name}") for name in "abc")
-    one: StateMap = Map([(("x", ""), a), (("y", ""), b)])
-    two: StateMap = {("x", ""): a, ("z", ""): c}
+    first: StateMap = Map([(("x", ""), a), (("y", ""), b)])
+    second: StateMap = {("x", ""): a, ("z", ""): c}
 
-    conflict = find_conflict([one, two])
+    conflict = find_conflict([first, second])
 
     assert dict(conflict.unconflicted) == {("x", ""): a}
     assert conflict.conflicted == {("y", ""): {b}, ("z", ""): {c}}
-    assert find_conflict([two, one]) == conflict
+    assert find_conflict([second, first]) == conflict

@@ -1,4 +1,4 @@
-"""Caches stay within their bounds and forget what is old or stale."""
+"""The caches: bounds, eviction, loading and invalidation."""
 
 import pytest
 import trio
@@ -10,7 +10,7 @@ from hs.lib.caching.loading_cache import LoadingCache, LoadingManyCache
 from hs.lib.caching.lru_cache import LruCache
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
+def test_least_recently_used_entry_is_evicted_first() -> None:
     cache: LruCache[str, int] = LruCache("test", max_entries=2)
     cache.put("a", 1)
     cache.put("b", 2)
@@ -27,14 +27,14 @@ def test_hits_and_misses_are_counted() -> None:
     cache: LruCache[str, int] = LruCache("test", max_entries=2)
     cache.put("a", 1)
 
-    found = cache.get("a"), cache.get("b"), cache.get("b", -1)
+    values = cache.get("a"), cache.get("b"), cache.get("b", -1)
 
-    assert found == (1, None, -1)
+    assert values == (1, None, -1)
     assert (cache.hits, cache.misses) == (1, 2)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=12)), max_size=60))
-def test_weight_is_the_sum_of_what_is_kept_and_within_the_bound(
+def test_weight_is_sum_of_cached_values_and_within_bound(
     puts: list[tuple[int, bytes]],
 ) -> None:
     cache: LruCache[int, bytes] = LruCache("test", max_weight=20, weigh=lambda _, value: len(value))
@@ -43,11 +43,11 @@ def test_weight_is_the_sum_of_what_is_kept_and_within_the_bound(
         cache.put(key, value)
         assert cache.get(key) == value
 
-    kept = [cache.get(key) for key in range(10) if key in cache]
-    assert cache.weight == sum(len(value) for value in kept if value is not None) <= 20
+    cached = [cache.get(key) for key in range(10) if key in cache]
+    assert cache.weight == sum(len(value) for value in cached if value is not None) <= 20
 
 
-def test_a_value_heavier_than_the_cache_is_not_kept() -> None:
+def test_value_heavier_than_bound_is_not_stored() -> None:
     cache: LruCache[int, bytes] = LruCache("test", max_weight=3, weigh=lambda _, value: len(value))
 
     cache.put(1, b"1234")
@@ -55,7 +55,7 @@ def test_a_value_heavier_than_the_cache_is_not_kept() -> None:
     assert (len(cache), cache.weight) == (0, 0)
 
 
-def test_a_smaller_bound_takes_effect_at_once() -> None:
+def test_resize_evicts_entries_at_once() -> None:
     cache: LruCache[int, int] = LruCache("test", max_entries=10)
     for number in range(10):
         cache.put(number, number)
@@ -65,7 +65,7 @@ def test_a_smaller_bound_takes_effect_at_once() -> None:
     assert [number for number in range(10) if number in cache] == [7, 8, 9]
 
 
-async def test_a_missing_key_is_loaded_once_for_all_who_ask() -> None:
+async def test_missing_key_is_loaded_once_for_all_callers() -> None:
     loads = []
 
     async def load(key: int) -> int:
@@ -74,54 +74,54 @@ async def test_a_missing_key_is_loaded_once_for_all_who_ask() -> None:
         return key * 2
 
     cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
-    answers: list[int] = []
+    results: list[int] = []
 
-    async def ask() -> None:
-        answers.append(await cache.get(4))
+    async def get() -> None:
+        results.append(await cache.get(4))
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
-            nursery.start_soon(ask)
+            nursery.start_soon(get)
 
-    assert answers == [8] * 5
+    assert results == [8] * 5
     assert loads == [4]
 
 
-async def test_what_is_invalidated_while_loading_is_not_kept() -> None:
+async def test_key_invalidated_while_loading_is_not_stored() -> None:
     versions = iter(["stale", "fresh"])
-    go = trio.Event()
+    may_finish = trio.Event()
 
     async def load(_: int) -> str:
         version = next(versions)
         if version == "stale":
-            await go.wait()
+            await may_finish.wait()
         return version
 
     cache = LoadingCache(LruCache[int, str]("test", max_entries=9), load)
-    answers: list[str] = []
+    results: list[str] = []
 
-    async def ask() -> None:
-        answers.append(await cache.get(1))
+    async def get() -> None:
+        results.append(await cache.get(1))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(get)
         await wait_all_tasks_blocked()
         cache.invalidate(1)
-        answers.append(await cache.get(1))
-        go.set()
+        results.append(await cache.get(1))
+        may_finish.set()
 
-    assert answers == ["fresh", "stale"]
+    assert results == ["fresh", "stale"]
     assert await cache.get(1) == "fresh"
 
 
-async def test_many_are_forgotten_at_once_those_being_loaded_too() -> None:
+async def test_invalidate_many_includes_keys_being_loaded() -> None:
     versions = {1: 0, 2: 0, 3: 0}
-    go = trio.Event()
+    may_finish = trio.Event()
 
     async def load(key: int) -> int:
         version = versions[key]
         if key == 3:
-            await go.wait()
+            await may_finish.wait()
         return version
 
     cache = LoadingCache(LruCache[int, int]("test", max_entries=9), load)
@@ -133,12 +133,12 @@ async def test_many_are_forgotten_at_once_those_being_loaded_too() -> None:
         await wait_all_tasks_blocked()
         versions = dict.fromkeys(versions, 1)
         cache.invalidate_many([2, 3, 4])
-        go.set()
+        may_finish.set()
 
     assert [await cache.get(key) for key in (1, 2, 3)] == [0, 1, 1]
 
 
-async def test_failures_are_not_kept() -> None:
+async def test_failed_load_is_not_stored() -> None:
     loads = []
 
     async def load(_: int) -> int:
@@ -155,40 +155,40 @@ async def test_failures_are_not_kept() -> None:
     assert await cache.get(1) == 5
 
 
-def test_many_keys_asked_for_at_once_count_as_used_one_by_one() -> None:
+def test_get_kept_counts_each_key_as_used() -> None:
     cache = LruCache[str, int]("test", max_entries=3)
     for key, value in (("a", 1), ("b", 2), ("c", 3)):
         cache.put(key, value)
 
-    kept = cache.get_kept(["b", "unknown", "a"])
+    cached = cache.get_kept(["b", "unknown", "a"])
     cache.put("d", 4)
 
-    assert list(kept.items()) == [("b", 2), ("a", 1)]
+    assert list(cached.items()) == [("b", 2), ("a", 1)]
     assert (cache.hits, cache.misses) == (2, 1)
     assert "c" not in cache
     assert "b" in cache
 
 
-def test_many_keys_are_given_together_or_not_at_all() -> None:
+def test_get_all_returns_all_values_or_none() -> None:
     cache = LruCache[str, int]("test", max_entries=3)
     for key, value in (("a", 1), ("b", 2), ("c", 3)):
         cache.put(key, value)
 
-    found = cache.get_all(["b", "a", "b"])
+    values = cache.get_all(["b", "a", "b"])
     assert cache.get_all(["a", "unknown"]) is None
     cache.put("d", 4)
 
-    assert found == [2, 1, 2]
+    assert values == [2, 1, 2]
     assert (cache.hits, cache.misses) == (3, 0)
     assert "c" not in cache
     assert "b" in cache
 
 
-async def test_many_are_loaded_by_one_question_for_those_that_are_missing() -> None:
-    asked: list[list[int]] = []
+async def test_missing_keys_are_loaded_in_one_query() -> None:
+    loads: list[list[int]] = []
 
     async def load(keys: list[int]) -> dict[int, int]:
-        asked.append(keys)
+        loads.append(keys)
         return {key: key * 2 for key in keys}
 
     cache = LoadingManyCache(LruCache[int, int]("test", max_entries=9), load)
@@ -196,31 +196,31 @@ async def test_many_are_loaded_by_one_question_for_those_that_are_missing() -> N
     first, second = await cache.get([1, 2]), await cache.get([1, 2, 3])
 
     assert (first, second) == ({1: 2, 2: 4}, {1: 2, 2: 4, 3: 6})
-    assert asked == [[1, 2], [3]]
+    assert loads == [[1, 2], [3]]
     assert (cache.get_nowait(3), cache.get_nowait(4)) == (6, None)
 
 
-async def test_of_many_those_invalidated_while_loading_are_not_kept() -> None:
+async def test_keys_invalidated_while_loading_many_are_not_stored() -> None:
     versions = iter(["stale", "fresh"])
-    go = trio.Event()
+    may_finish = trio.Event()
 
     async def load(keys: list[int]) -> dict[int, str]:
         version = next(versions)
         if version == "stale":
-            await go.wait()
+            await may_finish.wait()
         return dict.fromkeys(keys, version)
 
     cache = LoadingManyCache(LruCache[int, str]("test", max_entries=9), load)
-    answers: list[dict[int, str]] = []
+    results: list[dict[int, str]] = []
 
-    async def ask() -> None:
-        answers.append(await cache.get([1, 2]))
+    async def get() -> None:
+        results.append(await cache.get([1, 2]))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(get)
         await wait_all_tasks_blocked()
         cache.invalidate(1)
-        go.set()
+        may_finish.set()
 
-    assert answers == [{1: "stale", 2: "stale"}]
+    assert results == [{1: "stale", 2: "stale"}]
     assert await cache.get([1, 2]) == {1: "fresh", 2: "stale"}

@@ -1,4 +1,4 @@
-"""Equal calls are joined."""
+"""Joining of equal calls."""
 
 import pytest
 import trio
@@ -7,7 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 from hs.lib.caching.single_flight import SingleFlight
 
 
-async def test_an_error_reaches_everybody_who_waits() -> None:
+async def test_exception_reaches_all_callers() -> None:
     flights: SingleFlight[str] = SingleFlight()
     calls, errors = [], []
 
@@ -16,21 +16,21 @@ async def test_an_error_reaches_everybody_who_waits() -> None:
         await wait_all_tasks_blocked()
         raise KeyError("no")
 
-    async def ask() -> None:
+    async def call() -> None:
         with pytest.raises(KeyError):
             await flights.run("key", fail)
         errors.append(1)
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(ask)
+            nursery.start_soon(call)
 
     assert (len(calls), len(errors)) == (1, 3)
 
 
-async def test_when_the_one_at_work_is_cancelled_another_takes_over() -> None:
+async def test_waiting_caller_takes_over_when_first_is_cancelled() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    calls, answers = [], []
+    calls, results = [], []
     first = trio.CancelScope()
 
     async def work() -> int:
@@ -39,22 +39,22 @@ async def test_when_the_one_at_work_is_cancelled_another_takes_over() -> None:
             await trio.sleep_forever()
         return 7
 
-    async def ask(scope: trio.CancelScope) -> None:
+    async def call(scope: trio.CancelScope) -> None:
         with scope:
-            answers.append(await flights.run("key", work))
+            results.append(await flights.run("key", work))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, first)
+        nursery.start_soon(call, first)
         await wait_all_tasks_blocked()
-        nursery.start_soon(ask, trio.CancelScope())
+        nursery.start_soon(call, trio.CancelScope())
         await wait_all_tasks_blocked()
         first.cancel()
 
-    assert answers == [7]
+    assert results == [7]
     assert len(calls) == 2
 
 
-async def test_later_calls_work_anew() -> None:
+async def test_call_after_the_end_runs_again() -> None:
     flights: SingleFlight[str] = SingleFlight()
     numbers = iter(range(9))
 

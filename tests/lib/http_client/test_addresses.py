@@ -1,4 +1,4 @@
-"""Which addresses may be contacted, in every form an address can take."""
+"""Rules about IP addresses, in all forms that embed IPv4 addresses."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.lib.http_client.addresses import NO_RULES, AddressRules, carried_by, networks
+from hs.lib.http_client.addresses import NO_RULES, AddressRules, embedded_ipv4, networks
 from hs.nursery.wiring.http_clients import address_rules
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
@@ -33,16 +33,16 @@ PRIVATE, PUBLIC = _PRIVATE.split(), _PUBLIC.split()
 
 
 @pytest.mark.parametrize("text", PRIVATE)
-def test_what_is_not_of_the_public_internet_is_blocked(text: str) -> None:
+def test_private_addresses_are_blocked(text: str) -> None:
     assert not RULES.permits(ip_address(text))
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_what_is_of_the_public_internet_is_permitted(text: str) -> None:
+def test_public_addresses_are_permitted(text: str) -> None:
     assert RULES.permits(ip_address(text))
 
 
-def test_exceptions_win_over_what_is_blocked() -> None:
+def test_allowed_networks_override_blocked_ones() -> None:
     rules = address_rules(PRIVATE_NETWORKS, ("10.1.0.0/16", "fd00::/8"))
 
     assert rules.permits(IPv4Address("10.1.2.3"))
@@ -51,22 +51,22 @@ def test_exceptions_win_over_what_is_blocked() -> None:
     assert not rules.permits(IPv4Address("10.2.2.3"))
 
 
-def test_without_rules_everything_is_permitted() -> None:
+def test_every_address_is_permitted_without_rules() -> None:
     assert all(NO_RULES.permits(ip_address(text)) for text in [*PRIVATE, *PUBLIC])
     assert address_rules((), ()) is NO_RULES
 
 
-def test_a_public_address_that_carries_a_blocked_one_is_blocked_though_excepted_itself() -> None:
+def test_allowed_address_that_embeds_blocked_one_is_blocked() -> None:
     rules = AddressRules(networks(["127.0.0.0/8"]), networks(["2002::/16"]))
 
     assert not rules.permits(IPv6Address("2002:7f00:1::"))
 
 
-v4 = st.integers(0, 2**32 - 1)
+ipv4_numbers = st.integers(0, 2**32 - 1)
 
 
 def forms_of(number: int) -> dict[str, IPv6Address]:
-    """Every way in which an IPv6 address may carry an IPv4 address."""
+    """Return all forms in which an IPv6 address can embed an IPv4 address."""
     high, low = number >> 16, number & 0xFFFF
     flipped = number ^ 0xFFFFFFFF
     forms = {
@@ -82,17 +82,17 @@ def forms_of(number: int) -> dict[str, IPv6Address]:
     return {name: IPv6Address(form) for name, form in forms.items()}
 
 
-@given(v4)
-def test_no_form_of_a_blocked_address_is_permitted(number: int) -> None:
+@given(ipv4_numbers)
+def test_blocked_address_is_blocked_in_every_embedded_form(number: int) -> None:
     address = IPv4Address(number)
     forms = forms_of(number)
 
     for name, form in forms.items():
         if name != "mapped":
-            assert address in carried_by(form), name
+            assert address in embedded_ipv4(form), name
         assert RULES.permits(address) or not RULES.permits(form), name
 
 
 @given(st.integers(0, 2**128 - 1))
-def test_every_address_gets_an_answer(number: int) -> None:
+def test_rules_accept_any_ipv6_address(number: int) -> None:
     RULES.permits(IPv6Address(number))

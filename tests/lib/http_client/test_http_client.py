@@ -1,4 +1,4 @@
-"""The client against real servers on this machine: answers, faults and what is refused."""
+"""The HTTP client against real servers on this machine: responses, faults and blocked requests."""
 
 import gzip
 import ssl
@@ -10,9 +10,9 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.lib.http_client import (
-    AnswerTooLarge,
     Blocked,
     HttpFault,
+    ResponseTooLarge,
     TimedOut,
     Unreachable,
 )
@@ -35,32 +35,34 @@ async def site() -> AsyncIterator[Site]:
         yield opened
 
 
-async def test_an_answer_is_given_whole(bridge: Bridge, site: Site) -> None:
-    site.pages["/echo"] = lambda asked: Page(asked.body, 418, {"X-Thing": "a"})
+async def test_response_is_returned_completely(bridge: Bridge, site: Site) -> None:
+    site.pages["/echo"] = lambda request: Page(request.body, 418, {"X-Thing": "a"})
 
     async with client(bridge) as http:
-        answer = await http.send("POST", site.url("/echo?a=%2F"), headers={"X-A": "b"}, body=b"in")
+        response = await http.send(
+            "POST", site.url("/echo?a=%2F"), headers={"X-A": "b"}, body=b"in"
+        )
 
-    asked = site.asked[0]
-    assert (answer.status, answer.headers["x-thing"], answer.body) == (418, "a", b"in")
-    assert (asked.method, asked.path, asked.headers["x-a"]) == ("POST", "/echo?a=%2F", "b")
-    assert asked.headers["user-agent"] == "test/1"
+    request = site.asked[0]
+    assert (response.status, response.headers["x-thing"], response.body) == (418, "a", b"in")
+    assert (request.method, request.path, request.headers["x-a"]) == ("POST", "/echo?a=%2F", "b")
+    assert request.headers["user-agent"] == "test/1"
 
 
-async def test_headers_are_text_whatever_they_are_made_of(bridge: Bridge, site: Site) -> None:
-    async def odd(stream: trio.abc.Stream) -> None:
+async def test_invalid_utf8_in_headers_is_replaced(bridge: Bridge, site: Site) -> None:
+    async def send_odd_headers(stream: trio.abc.Stream) -> None:
         head = "X-Odd: é".encode() + b"\xff\r\nX-Odd: 2\r\nContent-Length: 0\r\n\r\n"
         await stream.send_all(b"HTTP/1.1 200 OK\r\n" + head)
 
-    site.pages["/"] = Page(raw=odd)
+    site.pages["/"] = Page(raw=send_odd_headers)
 
     async with client(bridge) as http:
-        answer = await http.send("GET", site.url())
+        response = await http.send("GET", site.url())
 
-    assert answer.headers["x-odd"] == "é\ufffd, 2"
+    assert response.headers["x-odd"] == "é\ufffd, 2"
 
 
-async def test_connections_are_kept_and_cookies_are_not(bridge: Bridge, site: Site) -> None:
+async def test_connections_are_reused_and_cookies_ignored(bridge: Bridge, site: Site) -> None:
     site.pages["/"] = Page(headers={"set-cookie": "a=b"})
 
     async with client(bridge) as http:
@@ -71,7 +73,7 @@ async def test_connections_are_kept_and_cookies_are_not(bridge: Bridge, site: Si
     assert all("cookie" not in asked.headers for asked in site.asked)
 
 
-async def test_the_environment_sends_nothing_elsewhere(
+async def test_proxy_of_environment_is_ignored(
     bridge: Bridge, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -84,7 +86,7 @@ async def test_the_environment_sends_nothing_elsewhere(
     "host",
     ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "127.0.0.2"],
 )
-async def test_this_machine_is_not_contacted(bridge: Bridge, site: Site, host: str) -> None:
+async def test_addresses_of_this_machine_are_blocked(bridge: Bridge, site: Site, host: str) -> None:
     async with client(bridge, PRIVATE) as http:
         with pytest.raises(Blocked):
             await http.send("GET", site.url("/hello", host))
@@ -93,13 +95,15 @@ async def test_this_machine_is_not_contacted(bridge: Bridge, site: Site, host: s
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "017700000001", "127.1"])
-async def test_no_spelling_of_an_address_gets_around(bridge: Bridge, site: Site, host: str) -> None:
+async def test_unusual_spellings_of_addresses_are_blocked(
+    bridge: Bridge, site: Site, host: str
+) -> None:
     async with client(bridge, PRIVATE) as http:
         with pytest.raises(Blocked):
             await http.send("GET", site.url("/hello", host))
 
 
-async def test_names_are_judged_by_what_they_lead_to(bridge: Bridge, site: Site) -> None:
+async def test_names_are_blocked_by_their_addresses(bridge: Bridge, site: Site) -> None:
     resolve = names(good=["127.0.0.1"], bad=["10.0.0.1"], both=["10.0.0.1 127.0.0.1"], six=["::1"])
 
     async with client(bridge, resolve=resolve) as http:
@@ -110,9 +114,7 @@ async def test_names_are_judged_by_what_they_lead_to(bridge: Bridge, site: Site)
                 await http.send("GET", site.url("/hello", host))
 
 
-async def test_a_name_that_changes_its_address_meanwhile_is_blocked(
-    bridge: Bridge, site: Site
-) -> None:
+async def test_name_that_changes_to_blocked_address_is_blocked(bridge: Bridge, site: Site) -> None:
     resolve = names(rebinding=["127.0.0.1", "127.0.0.2"])
     site.pages["/hello"] = Page(b"hello", headers={"connection": "close"})
 
@@ -124,28 +126,26 @@ async def test_a_name_that_changes_its_address_meanwhile_is_blocked(
     assert first.status == 200
 
 
-async def test_the_address_connected_to_is_the_one_that_was_checked(
-    bridge: Bridge, site: Site
-) -> None:
-    looked_up: list[str] = []
+async def test_connection_uses_the_address_that_was_checked(bridge: Bridge, site: Site) -> None:
+    resolved: list[str] = []
 
     async def resolve(host: str) -> Sequence[str]:
-        looked_up.append(host)
-        return ["127.0.0.1"] if len(looked_up) == 1 else ["127.0.0.2"]
+        resolved.append(host)
+        return ["127.0.0.1"] if len(resolved) == 1 else ["127.0.0.2"]
 
     async with client(bridge, resolve=resolve) as http:
         await http.send("GET", site.url("/hello", "rebinding.test"))
 
-    assert looked_up == ["rebinding.test"]
+    assert resolved == ["rebinding.test"]
 
 
-async def test_names_that_are_not_there_are_unreachable(bridge: Bridge) -> None:
+async def test_unknown_name_is_unreachable(bridge: Bridge) -> None:
     async with client(bridge) as http:
         with pytest.raises(Unreachable):
             await http.send("GET", "http://nowhere.invalid/")
 
 
-async def test_closed_ports_are_unreachable(bridge: Bridge, site: Site) -> None:
+async def test_closed_port_and_connection_are_unreachable(bridge: Bridge, site: Site) -> None:
     site.pages["/"] = Page(raw=trio.aclose_forcefully)
 
     async with client(bridge) as http:
@@ -158,7 +158,7 @@ async def test_closed_ports_are_unreachable(bridge: Bridge, site: Site) -> None:
 # Redirects
 
 
-async def test_redirects_are_answers_unless_they_are_followed(bridge: Bridge, site: Site) -> None:
+async def test_redirects_are_followed_only_on_request(bridge: Bridge, site: Site) -> None:
     site.pages["/a"] = Page(status=302, headers={"location": "/hello"})
 
     async with client(bridge) as http:
@@ -182,7 +182,7 @@ async def test_redirects_are_answers_unless_they_are_followed(bridge: Bridge, si
         "ftp://127.0.0.1/",
     ],
 )
-async def test_redirects_lead_nowhere_that_is_blocked(
+async def test_redirects_to_blocked_targets_are_blocked(
     bridge: Bridge, site: Site, location: str
 ) -> None:
     headers = {"location": location.format(port=site.port)}
@@ -193,7 +193,7 @@ async def test_redirects_lead_nowhere_that_is_blocked(
             await http.send("GET", site.url("/a"), redirects=5)
 
 
-async def test_redirects_in_a_circle_end(bridge: Bridge, site: Site) -> None:
+async def test_number_of_redirects_is_bounded(bridge: Bridge, site: Site) -> None:
     site.pages["/a"] = Page(status=302, headers={"location": "/a"})
 
     async with client(bridge) as http:
@@ -203,9 +203,9 @@ async def test_redirects_in_a_circle_end(bridge: Bridge, site: Site) -> None:
     assert len(site.asked) == 4
 
 
-async def test_secrets_do_not_follow_to_another_origin(bridge: Bridge, site: Site) -> None:
-    there = site.url("/hello", "other.test")
-    site.pages["/a"] = Page(status=307, headers={"location": there})
+async def test_credentials_are_not_sent_to_another_origin(bridge: Bridge, site: Site) -> None:
+    other_url = site.url("/hello", "other.test")
+    site.pages["/a"] = Page(status=307, headers={"location": other_url})
 
     async with client(bridge, resolve=names(other=["127.0.0.1"])) as http:
         headers = {"Authorization": "Bearer x", "X-Kept": "y"}
@@ -218,7 +218,7 @@ async def test_secrets_do_not_follow_to_another_origin(bridge: Bridge, site: Sit
 
 
 @pytest.mark.parametrize(("status", "method"), [(303, "GET"), (302, "GET"), (308, "POST")])
-async def test_a_redirected_post_keeps_its_body_only_where_asked_to(
+async def test_redirected_post_keeps_body_only_for_status_308(
     bridge: Bridge, site: Site, status: int, method: str
 ) -> None:
     site.pages["/a"] = Page(status=status, headers={"location": "/hello"})
@@ -229,34 +229,34 @@ async def test_a_redirected_post_keeps_its_body_only_where_asked_to(
     assert (site.asked[1].method, site.asked[1].body) == (method, b"in" * (method == "POST"))
 
 
-# Answers that never end, or are not what they seem
+# Endless and malformed responses
 
 
-async def trickle(stream: trio.abc.Stream) -> None:
+async def send_slowly(stream: trio.abc.Stream) -> None:
     await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while True:
         await stream.send_all(b"x")
         await trio.sleep(0.05)
 
 
-async def pour(stream: trio.abc.Stream) -> None:
+async def send_endless_body(stream: trio.abc.Stream) -> None:
     await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
         await stream.send_all(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
 
-async def endless_head(stream: trio.abc.Stream) -> None:
+async def send_endless_head(stream: trio.abc.Stream) -> None:
     await stream.send_all(b"HTTP/1.1 200 OK\r\n")
     while True:
         await stream.send_all(b"X-Header: " + b"x" * 1000 + b"\r\n")
 
 
-async def silence(stream: trio.abc.Stream) -> None:
+async def send_nothing(stream: trio.abc.Stream) -> None:
     await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("raw", [trickle, silence])
-async def test_slow_answers_are_given_up_in_time(
+@pytest.mark.parametrize("raw", [send_slowly, send_nothing])
+async def test_slow_response_times_out(
     bridge: Bridge, site: Site, raw: Callable[[trio.abc.Stream], Awaitable[None]]
 ) -> None:
     site.pages["/"] = Page(raw=raw)
@@ -266,12 +266,12 @@ async def test_slow_answers_are_given_up_in_time(
             await http.send("GET", site.url(), timeout_s=0.5)
 
 
-async def test_the_deadline_is_for_all_redirects_together(bridge: Bridge, site: Site) -> None:
-    async def later(asked: Asked) -> Page:
+async def test_timeout_covers_all_redirects(bridge: Bridge, site: Site) -> None:
+    async def redirect_later(request: Asked) -> Page:
         await trio.sleep(0.3)
         return Page(status=302, headers={"location": "/a"})
 
-    site.pages["/a"] = later
+    site.pages["/a"] = redirect_later
 
     async with client(bridge) as http:
         with pytest.raises(TimedOut):
@@ -280,61 +280,61 @@ async def test_the_deadline_is_for_all_redirects_together(bridge: Bridge, site: 
     assert len(site.asked) < 10
 
 
-async def test_answers_without_end_are_given_up_at_the_bound(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(raw=pour)
+async def test_endless_response_is_cut_off_at_limit(bridge: Bridge, site: Site) -> None:
+    site.pages["/"] = Page(raw=send_endless_body)
 
     async with client(bridge) as http:
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=1 << 20)
 
 
-async def test_heads_without_end_are_given_up(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(raw=endless_head)
+async def test_endless_headers_are_cut_off(bridge: Bridge, site: Site) -> None:
+    site.pages["/"] = Page(raw=send_endless_head)
 
     async with client(bridge) as http:
         with pytest.raises(HttpFault):
             await http.send("GET", site.url(), timeout_s=20)
 
 
-async def test_the_bound_is_exact(bridge: Bridge, site: Site) -> None:
+async def test_response_of_exactly_the_limit_is_accepted(bridge: Bridge, site: Site) -> None:
     site.pages["/"] = Page(bytes(1000))
 
     async with client(bridge) as http:
         assert len((await http.send("GET", site.url(), max_bytes=1000)).body) == 1000
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=999)
 
 
-async def test_packed_answers_are_unpacked(bridge: Bridge, site: Site) -> None:
+async def test_compressed_response_is_decompressed(bridge: Bridge, site: Site) -> None:
     text = b"some text, some text" * 1000
     site.pages["/"] = Page(gzip.compress(text, mtime=0), headers={"content-encoding": "gzip"})
 
     async with client(bridge) as http:
         assert (await http.send("GET", site.url(), max_bytes=len(text))).body == text
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=len(text) - 1)
 
 
-async def test_a_bomb_does_not_go_off(bridge: Bridge, site: Site) -> None:
+async def test_decompression_bomb_is_cut_off(bridge: Bridge, site: Site) -> None:
     bomb = gzip.compress(gzip.compress(bytes(200 << 20), 9) + bytes(100 << 20), 9)
     assert len(bomb) < 1 << 20
     site.pages["/"] = Page(bomb, headers={"content-encoding": "gzip"})
 
     async with client(bridge) as http:
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", b"this is no gzip"),
+        ("gzip", b"this is not gzip"),
         ("gzip", gzip.compress(b"cut off" * 100, mtime=0)[:-12]),
         ("br", b"\x0b\x02\x80hello\x03"),
         ("gzip, gzip", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0)),
     ],
 )
-async def test_packing_that_is_wrong_is_no_answer(
+async def test_malformed_compression_is_fault(
     bridge: Bridge, site: Site, encoding: str, body: bytes
 ) -> None:
     site.pages["/"] = Page(body, headers={"content-encoding": encoding})
@@ -344,37 +344,37 @@ async def test_packing_that_is_wrong_is_no_answer(
             await http.send("GET", site.url())
 
 
-async def test_a_body_that_breaks_off_is_no_answer(bridge: Bridge, site: Site) -> None:
-    async def half(stream: trio.abc.Stream) -> None:
+async def test_truncated_body_is_fault(bridge: Bridge, site: Site) -> None:
+    async def send_half(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
 
-    site.pages["/"] = Page(raw=half)
+    site.pages["/"] = Page(raw=send_half)
 
     async with client(bridge) as http:
         with pytest.raises(Unreachable):
             await http.send("GET", site.url())
 
 
-async def test_who_is_cancelled_hangs_up(bridge: Bridge, site: Site) -> None:
-    was_there, left = trio.Event(), trio.Event()
+async def test_cancelled_caller_closes_the_connection(bridge: Bridge, site: Site) -> None:
+    connected, closed = trio.Event(), trio.Event()
 
-    async def hear(stream: trio.abc.Stream) -> None:
-        was_there.set()
+    async def wait_for_close(stream: trio.abc.Stream) -> None:
+        connected.set()
         assert not await stream.receive_some(1)
-        left.set()
+        closed.set()
 
-    site.pages["/"] = Page(raw=hear)
+    site.pages["/"] = Page(raw=wait_for_close)
 
     async with client(bridge) as http, trio.open_nursery() as nursery:
 
-        async def ask() -> None:
+        async def send() -> None:
             await http.send("GET", site.url(), timeout_s=60)
 
-        nursery.start_soon(ask)
-        await was_there.wait()
+        nursery.start_soon(send)
+        await connected.wait()
         nursery.cancel_scope.cancel()
     with trio.fail_after(30):
-        await left.wait()
+        await closed.wait()
 
 
 # TLS
@@ -385,13 +385,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
-async def test_certificates_are_checked(bridge: Bridge, certificate: Path) -> None:
-    trusting = ssl.create_default_context(cafile=certificate)
+async def test_certificates_are_verified(bridge: Bridge, certificate: Path) -> None:
+    trusting_tls = ssl.create_default_context(cafile=certificate)
     resolve = names(localhost=["127.0.0.1"], other=["127.0.0.1"])
 
     async with open_site(server_tls(certificate)) as site:
         site.pages["/hello"] = Page(b"hello")
-        async with client(bridge, resolve=resolve, tls=trusting) as http:
+        async with client(bridge, resolve=resolve, tls=trusting_tls) as http:
             assert (await http.send("GET", site.url("/hello", "localhost"))).body == b"hello"
             with pytest.raises(Unreachable):
                 await http.send("GET", site.url("/hello", "other.test"))
@@ -400,6 +400,6 @@ async def test_certificates_are_checked(bridge: Bridge, certificate: Path) -> No
                 await http.send("GET", site.url("/hello", "localhost"))
 
 
-def test_networks_are_read() -> None:
+def test_invalid_network_raises_value_error() -> None:
     with pytest.raises(ValueError, match="does not appear"):
         networks(["10.0.0.0/99"])

@@ -1,4 +1,4 @@
-"""Forward proxies are used, and are no way around the rules on addresses."""
+"""Forward proxies are used, and do not circumvent the rules on addresses."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -26,23 +26,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
-async def test_requests_go_through_the_proxy(bridge: Bridge, site: Site, certificate: Path) -> None:
+async def test_requests_use_the_configured_proxy(
+    bridge: Bridge, site: Site, certificate: Path
+) -> None:
     resolve = names(public=["8.8.8.8"], localhost=["8.8.8.8"])
-    trusting = ssl.create_default_context(cafile=certificate)
+    trusting_tls = ssl.create_default_context(cafile=certificate)
 
     async with open_proxy(site) as (proxy, hops):
         async with client(bridge, PRIVATE, resolve=resolve, proxies=Proxies(proxy)) as http:
-            answer = await http.send("GET", "http://public.test/hello")
+            response = await http.send("GET", "http://public.test/hello")
     async with open_site(server_tls(certificate)) as secure:
         secure.pages["/hello"] = Page(b"safe")
         async with open_proxy(secure) as (proxy, more_hops):
             proxies = Proxies(None, proxy)
             async with client(
-                bridge, PRIVATE, resolve=resolve, proxies=proxies, tls=trusting
+                bridge, PRIVATE, resolve=resolve, proxies=proxies, tls=trusting_tls
             ) as http:
-                safe = await http.send("GET", "https://localhost/hello")
+                secure_response = await http.send("GET", "https://localhost/hello")
 
-    assert (answer.body, safe.body) == (b"hello", b"safe")
+    assert (response.body, secure_response.body) == (b"hello", b"safe")
     assert hops == ["GET http://public.test/hello"]
     assert more_hops == ["CONNECT localhost:443"]
 
@@ -51,7 +53,9 @@ async def test_requests_go_through_the_proxy(bridge: Bridge, site: Site, certifi
     "host", ["10.0.0.1", "[::1]", "[2002:a00:1::]", "bad.test", "both.test", "2130706433"]
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_is_no_way_around(bridge: Bridge, site: Site, host: str, scheme: str) -> None:
+async def test_blocked_hosts_are_blocked_through_proxy(
+    bridge: Bridge, site: Site, host: str, scheme: str
+) -> None:
     resolve = names(bad=["10.0.0.1"], both=["8.8.8.8 10.0.0.1"])
 
     async with open_proxy(site) as (proxy, hops):
@@ -63,7 +67,7 @@ async def test_a_proxy_is_no_way_around(bridge: Bridge, site: Site, host: str, s
     assert hops == []
 
 
-async def test_redirects_through_a_proxy_are_checked_as_well(bridge: Bridge, site: Site) -> None:
+async def test_redirects_through_proxy_are_checked(bridge: Bridge, site: Site) -> None:
     site.pages["/a"] = Page(status=302, headers={"location": "http://169.254.169.254/"})
 
     async with open_proxy(site) as (proxy, hops):
@@ -75,21 +79,21 @@ async def test_redirects_through_a_proxy_are_checked_as_well(bridge: Bridge, sit
     assert len(hops) == 1
 
 
-async def test_a_name_only_the_proxy_knows_is_asked_for_where_nothing_is_blocked(
+async def test_unresolvable_name_is_sent_to_proxy_only_without_rules(
     bridge: Bridge, site: Site
 ) -> None:
     async with open_proxy(site) as (proxy, hops):
         async with client(bridge, NO_RULES, proxies=Proxies(proxy)) as http:
-            answer = await http.send("GET", "http://nowhere.invalid/hello")
+            response = await http.send("GET", "http://nowhere.invalid/hello")
         async with client(bridge, PRIVATE, proxies=Proxies(proxy)) as http:
             with pytest.raises(Unreachable):
                 await http.send("GET", "http://nowhere.invalid/hello")
 
-    assert answer.body == b"hello"
+    assert response.body == b"hello"
     assert len(hops) == 1
 
 
-async def test_a_proxy_with_a_password_is_told_it(bridge: Bridge, site: Site) -> None:
+async def test_proxy_credentials_are_sent(bridge: Bridge, site: Site) -> None:
     async with open_proxy(site) as (proxy, _):
         proxies = Proxies(proxy.replace("http://", "http://user:word@"))
         async with client(bridge, NO_RULES, proxies=proxies) as http:

@@ -1,4 +1,4 @@
-"""URLs are taken apart strictly; the proxy for each is found."""
+"""Strict parsing of URLs, and the choice of a proxy."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from hs.lib.http_client.targets import (
     proxies_of,
 )
 
-REFUSED = {
+REJECTED = {
     "other schemes": [
         "ftp://example.org/",
         "file:///etc/passwd",
@@ -31,7 +31,7 @@ REFUSED = {
         "http://example.org@127.0.0.1/",
         "http://example.org:80@127.0.0.1/",
     ],
-    "spellings of IPv4 that only some read": [
+    "spellings of IPv4 that only some parsers accept": [
         "http://2130706433/",
         "http://017700000001/",
         "http://0x7f000001/",
@@ -90,8 +90,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("url", [url for urls in REFUSED.values() for url in urls])
-def test_odd_urls_are_refused(url: str) -> None:
+@pytest.mark.parametrize("url", [url for urls in REJECTED.values() for url in urls])
+def test_unusual_urls_are_rejected(url: str) -> None:
     with pytest.raises(Blocked):
         parse_target(url)
 
@@ -109,13 +109,13 @@ def test_odd_urls_are_refused(url: str) -> None:
         ("http://1password.com/", "1password.com", 80),
     ],
 )
-def test_usual_urls_are_taken_apart(url: str, host: str, port: int) -> None:
+def test_common_urls_are_parsed(url: str, host: str, port: int) -> None:
     target = parse_target(url)
 
     assert (target.host, target.port) == (host, port)
 
 
-def test_the_fragment_is_not_sent() -> None:
+def test_fragment_is_removed() -> None:
     assert parse_target("http://example.org/a?b#c").url == "http://example.org/a?b"
 
 
@@ -130,27 +130,27 @@ def test_the_fragment_is_not_sent() -> None:
         "127.0.0.1\u200b",
     ],
 )
-def test_digits_and_dots_of_other_scripts_are_the_address_they_look_like(host: str) -> None:
+def test_unicode_digits_and_dots_are_normalized_to_address(host: str) -> None:
     url = escaped(f"http://{host}/")
 
     assert str(parse_target(url).literal) == "127.0.0.1"
 
 
-def test_letters_of_other_scripts_are_the_name_they_look_like() -> None:
+def test_unicode_letters_are_normalized_to_name() -> None:
     assert parse_target(escaped("http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/")).host == "localhost"
 
 
-def test_halves_of_characters_are_no_part_of_a_url() -> None:
+def test_lone_surrogates_are_rejected() -> None:
     with pytest.raises(Blocked):
         escaped("http://example.org/\ud800")
 
 
-def test_umlauts_and_spaces_are_escaped() -> None:
+def test_non_ascii_characters_and_spaces_are_escaped() -> None:
     assert escaped("https://Bücher.example/a b?ü") == "https://xn--bcher-kva.example/a%20b?%C3%BC"
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_target_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_blocked(text: str) -> None:
     for url in (text, f"http://{text}", f"http://{text}/"):
         try:
             parse_target(escaped(url))
@@ -158,7 +158,7 @@ def test_any_text_is_a_target_or_refused(text: str) -> None:
             continue
 
 
-def test_redirects_may_be_relative_but_not_to_other_schemes() -> None:
+def test_redirect_may_be_relative_but_not_to_other_scheme() -> None:
     base = parse_target("http://example.org/a/b")
 
     assert parse_location(base, "../c d").url == "http://example.org/c%20d"
@@ -167,7 +167,7 @@ def test_redirects_may_be_relative_but_not_to_other_schemes() -> None:
         parse_location(base, "file:///etc/passwd")
 
 
-def test_each_scheme_has_its_proxy_and_some_hosts_none() -> None:
+def test_proxy_depends_on_scheme_and_bypass_list() -> None:
     proxies = Proxies("proxy:3128", "https://tls-proxy", ("example.org", ".corp", "10.0.0.0/8"))
 
     def proxy_for(url: str) -> str | None:
@@ -182,7 +182,7 @@ def test_each_scheme_has_its_proxy_and_some_hosts_none() -> None:
     assert Proxies("p", "p", ("*",)).proxy_for(parse_target("http://a.b")) is None
 
 
-def test_the_usual_variables_name_the_proxies() -> None:
+def test_proxies_are_read_from_environment() -> None:
     environ = {
         "http_proxy": "http://a",
         "HTTPS_PROXY": "http://b",

@@ -1,4 +1,4 @@
-"""Handing e-mails to a real SMTP server."""
+"""Delivery of e-mail to a real SMTP server."""
 
 import ssl
 import subprocess
@@ -16,7 +16,7 @@ MAIL = Mail(
     subject="Grüße\nfrom here",
     text="Hello Alice\n",
     html="<p>Hello Alice</p>",
-    headers={"X-Told": "yes"},
+    headers={"X-Test": "yes"},
 )
 
 
@@ -24,12 +24,12 @@ def route_to(box: MailBox) -> SmtpRoute:
     return SmtpRoute(host="127.0.0.1", port=box.port, sender="Server <noreply@example.org>")
 
 
-async def test_a_message_arrives_whole() -> None:
+async def test_message_is_delivered_completely() -> None:
     async with open_mail_box() as box:
         await SmtpMailer(route_to(box)).send(MAIL)
 
     (message,) = box.messages
-    assert (message["To"], message["X-Told"]) == ("alice@example.org", "yes")
+    assert (message["To"], message["X-Test"]) == ("alice@example.org", "yes")
     assert message["From"] == "Server <noreply@example.org>"
     assert message["Subject"] == "Grüße from here"
     assert message["Message-ID"].endswith("@example.org>")
@@ -39,7 +39,7 @@ async def test_a_message_arrives_whole() -> None:
     assert "<p>Hello Alice</p>" in html.get_content()
 
 
-async def test_the_user_logs_in() -> None:
+async def test_mailer_authenticates_and_wrong_password_is_temporary_fault() -> None:
     async with open_mail_box(user=("hs", "secret")) as box:
         route = attrs.evolve(route_to(box), user="hs", password="secret")
         await SmtpMailer(route).send(MAIL)
@@ -51,7 +51,7 @@ async def test_the_user_logs_in() -> None:
     assert fault.value.temporary
 
 
-async def test_a_password_that_cannot_be_sent_is_a_fault() -> None:
+async def test_non_ascii_password_is_fault() -> None:
     async with open_mail_box(user=("hs", "größe")) as box:
         route = attrs.evolve(route_to(box), user="hs", password="größe")
 
@@ -74,7 +74,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_the_connection_is_encrypted_where_the_server_offers_it(
+async def test_connection_uses_starttls_if_offered(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -90,7 +90,7 @@ async def test_the_connection_is_encrypted_where_the_server_offers_it(
     assert box.encrypted == [True]
 
 
-async def test_without_encryption_nothing_is_sent_if_it_is_required() -> None:
+async def test_nothing_is_sent_unencrypted_if_encryption_is_required() -> None:
     async with open_mail_box() as box:
         mailer = SmtpMailer(attrs.evolve(route_to(box), must_be_encrypted=True))
 
@@ -100,12 +100,10 @@ async def test_without_encryption_nothing_is_sent_if_it_is_required() -> None:
     assert box.messages == []
 
 
-@pytest.mark.parametrize(
-    ("answer", "temporary"), [("550 no such user", False), ("450 later", True)]
-)
-async def test_a_refused_address_tells_whether_to_try_again(answer: str, temporary: bool) -> None:
+@pytest.mark.parametrize(("reply", "temporary"), [("550 no such user", False), ("450 later", True)])
+async def test_rejected_recipient_is_temporary_by_smtp_code(reply: str, temporary: bool) -> None:
     async with open_mail_box() as box:
-        box.refusals["alice@example.org"] = answer
+        box.refusals["alice@example.org"] = reply
 
         with pytest.raises(MailFault) as fault:
             await SmtpMailer(route_to(box)).send(MAIL)
@@ -113,7 +111,7 @@ async def test_a_refused_address_tells_whether_to_try_again(answer: str, tempora
     assert fault.value.temporary is temporary
 
 
-async def test_a_server_that_is_away_is_a_temporary_fault() -> None:
+async def test_unreachable_server_is_temporary_fault() -> None:
     async with open_mail_box() as box:
         route = route_to(box)
 
@@ -124,7 +122,7 @@ async def test_a_server_that_is_away_is_a_temporary_fault() -> None:
 
 
 @pytest.mark.parametrize("address", ["a@b\r\nBcc: eve@example.org", "", "\n"])
-async def test_an_address_cannot_bring_headers_along(address: str) -> None:
+async def test_address_cannot_inject_headers(address: str) -> None:
     async with open_mail_box() as box:
         with pytest.raises(MailFault) as fault:
             await SmtpMailer(route_to(box)).send(attrs.evolve(MAIL, to=address))
@@ -133,13 +131,13 @@ async def test_an_address_cannot_bring_headers_along(address: str) -> None:
     assert box.messages == []
 
 
-async def test_without_a_mail_server_sending_fails() -> None:
+async def test_no_mailer_raises_mail_fault() -> None:
     with pytest.raises(MailFault):
         await NoMailer().send(MAIL)
 
 
-def test_templates_escape_in_pages_alone() -> None:
-    shown = Templates().render("add_threepid_failure.html", failure_reason="<T> a & b")
+def test_html_templates_escape_values() -> None:
+    page = Templates().render("add_threepid_failure.html", failure_reason="<T> a & b")
 
-    assert "&lt;T&gt;" in shown
-    assert "a &amp; b" in shown
+    assert "&lt;T&gt;" in page
+    assert "a &amp; b" in page

@@ -1,4 +1,4 @@
-"""What pages say about themselves, in every character set, whatever state they are in."""
+"""Extraction of metadata from HTML pages."""
 
 import random
 from collections.abc import AsyncIterator
@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.lib.plain_text import one_line
-from hs.lib.sandbox.charsets import decoded
+from hs.lib.sandbox.charsets import decode_page
 from hs.lib.sandbox.html_pages import read_page
 from hs.lib.sandbox.page_facts import READ_PAGE, PageFacts, PageImage, PageJob, encode, read_facts
 from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
 from tests.support.damage import corrupted_page
 
 SEED = 20_261_124
-# What a child may take for pages of no great size, and how often that is looked at.
-USUAL_BYTES = 200 << 20
-LOOK_EVERY = 50
-PARSE_S = 20.0
+# The memory that a child may use for small pages, and the number of pages between checks.
+MAX_PEAK_BYTES = 200 << 20
+CHECK_EVERY = 50
+PARSE_TIMEOUT_S = 20.0
 MAX_BYTES = 1 << 20
 
 
@@ -29,7 +29,7 @@ def facts_of(html: str | bytes, charset: str | None = None) -> PageFacts:
     return read_facts(read_page(encode(PageJob(body, charset))))
 
 
-def test_properties_are_read_by_any_name() -> None:
+def test_properties_are_read_by_property_name_or_itemprop() -> None:
     facts = facts_of(
         """<meta property="og:title" content=" A &amp;\n B "><meta name=Description content=c>
         <meta itemprop="image" content="/i.png"><meta property="og:title" content="second">
@@ -39,7 +39,7 @@ def test_properties_are_read_by_any_name() -> None:
     assert facts.properties == {"og:title": "A & B", "description": "c", "image": "/i.png"}
 
 
-def test_texts_leave_out_what_nobody_reads() -> None:
+def test_navigation_and_scripts_are_not_in_paragraphs() -> None:
     facts = facts_of(
         """<title>T</title><body><nav><p>menu</p></nav><script>var p = "<p>no</p>"</script>
         <h1>Head<em>line</em></h1><p>One<br>two.</p><noscript><p>no</p></noscript>
@@ -50,35 +50,35 @@ def test_texts_leave_out_what_nobody_reads() -> None:
     assert facts.paragraphs == ("One two.", "Three.")
 
 
-def test_the_main_part_is_read_rather_than_the_rest() -> None:
+def test_paragraphs_of_main_element_are_preferred() -> None:
     facts = facts_of("<p>advertisement</p><main><p>story</p></main>")
 
     assert facts.paragraphs == ("story",)
 
 
-def test_a_page_without_paragraphs_has_its_text() -> None:
+def test_page_without_paragraphs_yields_its_text() -> None:
     assert facts_of("<div>some</div><div>text</div>").paragraphs == ("some text",)
 
 
-def test_images_tell_their_sizes() -> None:
+def test_image_sizes_are_read() -> None:
     facts = facts_of('<img src=a.png width=10 height="20px"><img src=b.png width="100%"><img>')
 
     assert facts.images == (PageImage("a.png", 10, 20), PageImage("b.png", 0, 0))
 
 
-def test_links_and_the_base_are_given() -> None:
+def test_links_and_base_url_are_read() -> None:
     facts = facts_of('<base href="/b/"><link rel="Icon" href=" i.png "><link rel=x>')
 
     assert (facts.base_url, facts.links) == ("/b/", (("icon", "", "i.png"),))
 
 
-def test_a_title_within_a_drawing_is_not_the_page_s() -> None:
+def test_title_in_svg_is_ignored() -> None:
     facts = facts_of("<head><title>Page</title></head><svg><title>Drawing</title></svg>")
 
     assert facts.title == "Page"
 
 
-def test_emptiness_is_a_page() -> None:
+def test_empty_page_has_no_facts() -> None:
     assert facts_of("") == PageFacts()
 
 
@@ -105,23 +105,23 @@ def test_emptiness_is_a_page() -> None:
         ("utf-8", None, "<meta charset=utf-16><title>Grüße</title>"),
     ],
 )
-def test_the_character_set_is_found(encoding: str, declared: str | None, html: str) -> None:
+def test_character_set_is_detected(encoding: str, declared: str | None, html: str) -> None:
     title = html.partition("<title>")[2].partition("</title>")[0]
 
     assert facts_of(html.encode(encoding), declared).title == title
 
 
 @pytest.mark.parametrize("name", ["zip", "hex", "rot13", "idna", "punycode", "unicode_escape"])
-def test_codecs_that_are_no_character_sets_are_not_used(name: str) -> None:
-    assert decoded(b"\\u0041 text", name) == "\\u0041 text"
+def test_codecs_that_are_not_character_sets_are_ignored(name: str) -> None:
+    assert decode_page(b"\\u0041 text", name) == "\\u0041 text"
 
 
 @given(st.binary(max_size=300), st.none() | st.text(max_size=20))
-def test_any_bytes_are_some_text(body: bytes, charset: str | None) -> None:
-    decoded(body, charset)
+def test_any_bytes_can_be_decoded(body: bytes, charset: str | None) -> None:
+    decode_page(body, charset)
 
 
-def test_text_that_is_shown_is_one_line() -> None:
+def test_one_line_removes_control_characters() -> None:
     text = "a\u202e\n b\x00 \u200d👨\u200d👩\ud800"
 
     assert one_line(text, 100) == "a b \u200d👨\u200d👩"
@@ -133,42 +133,44 @@ def test_text_that_is_shown_is_one_line() -> None:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    made = Sandbox(children=1)
-    yield made
+    pool = Sandbox(children=1)
+    yield pool
     with trio.CancelScope(shield=True):
-        await made.aclose()
+        await pool.aclose()
 
 
 async def peak_bytes(sandbox: Sandbox) -> int:
-    """Give the most memory that the process of the sandbox ever held."""
-    answer = await sandbox.run(
-        "tests.support.sandboxed:peak_memory", b"", timeout_s=PARSE_S, max_bytes=100
+    """Return the peak memory of the sandbox process in bytes."""
+    result = await sandbox.run(
+        "tests.support.sandboxed:peak_memory", b"", timeout_s=PARSE_TIMEOUT_S, max_bytes=100
     )
-    return int(answer)
+    return int(result)
 
 
 async def read_corrupted(sandbox: Sandbox, count: int, seed: int) -> None:
     rng = random.Random(seed)
     for number in range(count):
-        if number % LOOK_EVERY == LOOK_EVERY - 1:
-            assert await peak_bytes(sandbox) < USUAL_BYTES
+        if number % CHECK_EVERY == CHECK_EVERY - 1:
+            assert await peak_bytes(sandbox) < MAX_PEAK_BYTES
         page = corrupted_page(rng)
         charset = rng.choice(
             [None, "utf-8", "utf-16", "big5", "shift_jis", "x\ud7ff", "iso-2022-jp"]
         )
         job = encode(PageJob(page, charset))
         try:
-            read_facts(await sandbox.run(READ_PAGE, job, timeout_s=PARSE_S, max_bytes=MAX_BYTES))
+            read_facts(
+                await sandbox.run(READ_PAGE, job, timeout_s=PARSE_TIMEOUT_S, max_bytes=MAX_BYTES)
+            )
         except (SandboxFault, msgspec.DecodeError) as fault:
             pytest.fail(f"page {number} of seed {seed}: {fault!r}\n{page!r}")
 
 
-async def test_corrupted_pages_are_read(sandbox: Sandbox) -> None:
+async def test_corrupted_pages_are_parsed(sandbox: Sandbox) -> None:
     await read_corrupted(sandbox, 200, SEED)
 
 
 @pytest.mark.long
-async def test_thousands_of_corrupted_pages_are_read(sandbox: Sandbox) -> None:
+async def test_thousands_of_corrupted_pages_are_parsed(sandbox: Sandbox) -> None:
     await read_corrupted(sandbox, 10_000, random.SystemRandom().randrange(10**9))
 
 
@@ -177,7 +179,7 @@ async def test_thousands_of_corrupted_pages_are_read(sandbox: Sandbox) -> None:
     [b"<div>" * 400_000, b"<a " + b" ".join(b"a%d=1" % n for n in range(200_000)) + b">"],
     ids=["deep", "attributes"],
 )
-async def test_a_page_made_to_take_long_is_given_up(sandbox: Sandbox, page: bytes) -> None:
+async def test_page_that_takes_too_long_is_aborted(sandbox: Sandbox, page: bytes) -> None:
     job = encode(PageJob(page))
 
     with pytest.raises(SandboxFault) as fault:
@@ -185,6 +187,9 @@ async def test_a_page_made_to_take_long_is_given_up(sandbox: Sandbox, page: byte
 
     assert fault.value.kind in (FaultKind.TIMED_OUT, FaultKind.CRASHED)
     after = await sandbox.run(
-        READ_PAGE, encode(PageJob(b"<title>a</title>")), timeout_s=PARSE_S, max_bytes=MAX_BYTES
+        READ_PAGE,
+        encode(PageJob(b"<title>a</title>")),
+        timeout_s=PARSE_TIMEOUT_S,
+        max_bytes=MAX_BYTES,
     )
     assert read_facts(after).title == "a"

@@ -1,4 +1,4 @@
-"""Thumbnails: their sizes, how they stand, what moves, and what is refused."""
+"""Thumbnails: sizes, rotation, animations and rejected pictures."""
 
 import io
 from collections.abc import AsyncIterator
@@ -29,45 +29,43 @@ def report_of(path: Path, *boxes: Box, max_pixels: int = MANY_PIXELS) -> Picture
     return read_report(draw(encode(PictureJob(str(path), max_pixels, boxes))))
 
 
-def saved(picture: Image.Image, path: Path, **options: Any) -> Path:
+def save(picture: Image.Image, path: Path, **options: Any) -> Path:
     picture.save(path, **options)
     return path
 
 
-def opened(content: bytes) -> Image.Image:
+def image_of(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture, red on its left half and blue on its right."""
+    """A picture whose left half is red and whose right half is blue."""
     picture = Image.new("RGB", (600, 300), "red")
     picture.paste("blue", (300, 0, 600, 300))
-    return saved(picture, tmp_path / "photo.jpg")
+    return save(picture, tmp_path / "photo.jpg")
 
 
-def moving(path: Path, **options: Any) -> Path:
+def save_animation(path: Path, **options: Any) -> Path:
     frames = [Image.new("RGB", (200, 100), colour) for colour in ("red", "green", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=40, **options)
     return path
 
 
-sides = st.integers(min_value=1, max_value=5000)
-boxes = st.builds(Box, sides, sides, st.sampled_from(["crop", "scale"]))
+side_lengths = st.integers(min_value=1, max_value=5000)
+boxes = st.builds(Box, side_lengths, side_lengths, st.sampled_from(["crop", "scale"]))
 
 
-@given(sides, sides, boxes)
-def test_a_thumbnail_is_within_its_box_and_never_larger_than_the_picture(
-    width: int, height: int, box: Box
-) -> None:
+@given(side_lengths, side_lengths, boxes)
+def test_thumbnail_fits_into_box_and_picture(width: int, height: int, box: Box) -> None:
     across, down = thumbnail_size((width, height), box)
 
     assert 1 <= across <= min(box.width, width)
     assert 1 <= down <= min(box.height, height)
 
 
-@given(sides, sides, boxes)
-def test_a_thumbnail_of_a_larger_picture_reaches_its_box(width: int, height: int, box: Box) -> None:
+@given(side_lengths, side_lengths, boxes)
+def test_thumbnail_of_larger_picture_fills_box(width: int, height: int, box: Box) -> None:
     across, down = thumbnail_size((width, height), box)
 
     if width >= box.width and height >= box.height:
@@ -75,53 +73,53 @@ def test_a_thumbnail_of_a_larger_picture_reaches_its_box(width: int, height: int
         assert all(reached) if box.method == "crop" else any(reached)
 
 
-def test_crop_takes_the_middle_and_scale_takes_all(photo: Path) -> None:
+def test_crop_fills_box_and_scale_keeps_proportions(photo: Path) -> None:
     report = report_of(photo, Box(100, 100, "crop"), Box(100, 100, "scale"))
 
-    crop, scale = [opened(one.content) for one in report.drawn]
+    crop, scale = [image_of(thumbnail.content) for thumbnail in report.drawn]
     assert (report.content_type, report.width, report.height) == ("image/jpeg", 600, 300)
     assert (crop.size, scale.size) == ((100, 100), (100, 50))
-    assert {one.content_type for one in report.drawn} == {"image/jpeg"}
+    assert {thumbnail.content_type for thumbnail in report.drawn} == {"image/jpeg"}
 
 
-def test_a_turned_photograph_stands_upright_and_keeps_no_metadata(tmp_path: Path) -> None:
+def test_rotated_photo_is_turned_upright_and_loses_metadata(tmp_path: Path) -> None:
     picture = Image.new("RGB", (400, 200), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "maker of cameras"
-    path = saved(picture, tmp_path / "turned.jpg", exif=exif)
+    path = save(picture, tmp_path / "turned.jpg", exif=exif)
 
     report = report_of(path, Box(100, 100, "scale"))
 
-    thumbnail = opened(report.drawn[0].content)
+    thumbnail = image_of(report.drawn[0].content)
     assert (report.width, report.height) == (200, 400)
     assert thumbnail.size == (50, 100)
     assert not dict(thumbnail.getexif())
 
 
-def test_transparency_is_kept(tmp_path: Path) -> None:
-    path = saved(Image.new("RGBA", (90, 90), (255, 0, 0, 0)), tmp_path / "glass.webp")
+def test_transparency_is_preserved(tmp_path: Path) -> None:
+    path = save(Image.new("RGBA", (90, 90), (255, 0, 0, 0)), tmp_path / "glass.webp")
 
     report = report_of(path, Box(30, 30, "crop"))
 
     assert report.drawn[0].content_type == "image/png"
-    assert opened(report.drawn[0].content).getpixel((15, 15))[3] == 0  # type: ignore[index]  # RGBA
+    assert image_of(report.drawn[0].content).getpixel((15, 15))[3] == 0  # type: ignore[index]  # RGBA
 
 
 @pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
-def test_an_animation_moves_if_it_is_asked_to(tmp_path: Path, name: str) -> None:
-    path = moving(tmp_path / name)
+def test_animated_thumbnail_is_drawn_on_request(tmp_path: Path, name: str) -> None:
+    path = save_animation(tmp_path / name)
 
     report = report_of(path, Box(50, 50, "scale", is_animated=True), Box(50, 50, "scale"))
 
-    moves, stands = report.drawn
+    animated, still = report.drawn
     assert report.is_animated
-    assert (moves.content_type, opened(moves.content).size) == ("image/webp", (50, 25))
-    assert opened(moves.content).n_frames == 3  # type: ignore[attr-defined]  # of animations
-    assert not getattr(opened(stands.content), "is_animated", False)
+    assert (animated.content_type, image_of(animated.content).size) == ("image/webp", (50, 25))
+    assert image_of(animated.content).n_frames == 3  # type: ignore[attr-defined]  # of animations
+    assert not getattr(image_of(still.content), "is_animated", False)
 
 
-def test_a_picture_that_does_not_move_is_drawn_still(photo: Path) -> None:
+def test_still_picture_yields_still_thumbnail(photo: Path) -> None:
     report = report_of(photo, Box(50, 50, "scale", is_animated=True))
 
     assert not report.is_animated
@@ -129,19 +127,19 @@ def test_a_picture_that_does_not_move_is_drawn_still(photo: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_every_kind_of_pixel_is_drawn(tmp_path: Path, mode: str) -> None:
-    path = saved(Image.new(mode, (64, 64)), tmp_path / "some.png")
+def test_all_pixel_modes_are_drawn(tmp_path: Path, mode: str) -> None:
+    path = save(Image.new(mode, (64, 64)), tmp_path / "some.png")
 
-    assert opened(report_of(path, Box(32, 32, "crop")).drawn[0].content).size == (32, 32)
-
-
-def test_print_colours_are_drawn(tmp_path: Path) -> None:
-    path = saved(Image.new("CMYK", (64, 64)), tmp_path / "print.jpg")
-
-    assert opened(report_of(path, Box(32, 32, "crop")).drawn[0].content).mode == "RGB"
+    assert image_of(report_of(path, Box(32, 32, "crop")).drawn[0].content).size == (32, 32)
 
 
-def test_a_picture_with_too_many_pixels_is_not_drawn(photo: Path) -> None:
+def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
+    path = save(Image.new("CMYK", (64, 64)), tmp_path / "print.jpg")
+
+    assert image_of(report_of(path, Box(32, 32, "crop")).drawn[0].content).mode == "RGB"
+
+
+def test_picture_with_too_many_pixels_is_not_drawn(photo: Path) -> None:
     report = report_of(photo, Box(32, 32, "crop"), max_pixels=1000)
 
     assert report.is_too_large
@@ -155,9 +153,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await pool.aclose()
 
 
-async def test_what_is_no_picture_is_refused_in_the_sandbox(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_file_that_is_not_a_picture_is_rejected(sandbox: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
 
@@ -169,13 +165,13 @@ async def test_what_is_no_picture_is_refused_in_the_sandbox(
     assert caught.value.kind is FaultKind.FAILED
 
 
-async def test_the_largest_allowed_picture_fits_into_the_sandbox(
+async def test_largest_allowed_picture_fits_into_memory_limit(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    path = saved(Image.new("RGB", (5792, 5792), "red"), tmp_path / "large.png")
-    every = tuple(Box(side, side, "crop") for side in (32, 96, 320, 640, 800))
+    path = save(Image.new("RGB", (5792, 5792), "red"), tmp_path / "large.png")
+    all_boxes = tuple(Box(side, side, "crop") for side in (32, 96, 320, 640, 800))
 
-    job = encode(PictureJob(str(path), MANY_PIXELS, every))
+    job = encode(PictureJob(str(path), MANY_PIXELS, all_boxes))
     report = read_report(await sandbox.run(DRAW, job, timeout_s=120, max_bytes=64 << 20))
 
-    assert len(report.drawn) == len(every)
+    assert len(report.drawn) == len(all_boxes)

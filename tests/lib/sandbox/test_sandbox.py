@@ -1,4 +1,4 @@
-"""The sandbox survives whatever its functions do, and so does whoever asked."""
+"""The sandbox survives faults of its functions, and so does the caller."""
 
 import math
 import os
@@ -12,8 +12,8 @@ from hs.lib.sandbox import pool as sandbox_module
 from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
 
 FUNCTIONS = "tests.support.sandboxed"
-# Far above what anything here takes; only reached when something is wrong.
-PATIENCE_S = 60.0
+# Far above the duration of any job here; reached only if something hangs.
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def run(
     sandbox: Sandbox,
     name: str,
     payload: bytes = b"",
-    timeout_s: float = PATIENCE_S,
+    timeout_s: float = TIMEOUT_S,
     max_bytes: int = 1 << 20,
 ) -> bytes:
     return await sandbox.run(
@@ -49,21 +49,21 @@ def is_running(pid: int) -> bool:
     return True
 
 
-async def test_a_function_answers_from_another_process(sandbox: Sandbox) -> None:
+async def test_function_runs_in_the_sandbox(sandbox: Sandbox) -> None:
     assert await run(sandbox, "shout", b"quiet") == b"QUIET"
 
 
-async def test_a_large_payload_passes_both_ways(sandbox: Sandbox) -> None:
+async def test_large_payload_is_transferred_both_ways(sandbox: Sandbox) -> None:
     large = b"x" * (5 << 20)
 
     assert await run(sandbox, "shout", large, max_bytes=len(large)) == large.upper()
 
 
-async def test_children_are_used_again(sandbox: Sandbox) -> None:
+async def test_child_is_reused(sandbox: Sandbox) -> None:
     assert await run(sandbox, "pid") == await run(sandbox, "pid")
 
 
-async def test_what_a_function_raises_is_told_and_costs_no_process(sandbox: Sandbox) -> None:
+async def test_exception_is_reported_and_child_is_reused(sandbox: Sandbox) -> None:
     before = await run(sandbox, "pid")
 
     with pytest.raises(SandboxFault, match="ValueError: not an image") as caught:
@@ -79,10 +79,10 @@ async def test_what_a_function_raises_is_told_and_costs_no_process(sandbox: Sand
         ("hoard", b"400000000", FaultKind.MEMORY),
         ("hoard", b"2000000", FaultKind.TOO_LARGE),
         ("crash", b"", FaultKind.CRASHED),
-        ("nothing_of_that_name", b"", FaultKind.FAILED),
+        ("no_such_function", b"", FaultKind.FAILED),
     ],
 )
-async def test_a_fault_is_named_and_the_next_job_is_done(
+async def test_fault_has_its_kind_and_next_job_succeeds(
     sandbox: Sandbox, name: str, payload: bytes, kind: FaultKind
 ) -> None:
     assert await fault_of(sandbox, name, payload) is kind
@@ -91,13 +91,13 @@ async def test_a_fault_is_named_and_the_next_job_is_done(
 
 
 @pytest.mark.parametrize("name", ["spin", "linger"])
-async def test_a_job_that_takes_too_long_is_killed(sandbox: Sandbox, name: str) -> None:
+async def test_job_that_takes_too_long_is_killed(sandbox: Sandbox, name: str) -> None:
     assert await fault_of(sandbox, name, timeout_s=1.0) is FaultKind.TIMED_OUT
 
     assert await run(sandbox, "shout", b"alive") == b"ALIVE"
 
 
-async def test_a_cancelled_caller_leaves_no_process_behind(sandbox: Sandbox) -> None:
+async def test_cancelled_caller_kills_the_child(sandbox: Sandbox) -> None:
     child = int(await run(sandbox, "pid"))
 
     with trio.CancelScope() as scope:
@@ -110,11 +110,11 @@ async def test_a_cancelled_caller_leaves_no_process_behind(sandbox: Sandbox) -> 
     assert await run(sandbox, "shout", b"alive") == b"ALIVE"
 
 
-async def test_what_a_library_prints_does_not_mix_with_the_answer(sandbox: Sandbox) -> None:
+async def test_printed_output_does_not_corrupt_the_result(sandbox: Sandbox) -> None:
     assert await run(sandbox, "chatter", b"signal") == b"signal"
 
 
-async def test_nothing_can_be_written_to_the_disk(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_child_cannot_write_files(sandbox: Sandbox, tmp_path: Path) -> None:
     target = tmp_path / "file"
 
     await fault_of(sandbox, "write", str(target).encode())
@@ -122,7 +122,7 @@ async def test_nothing_can_be_written_to_the_disk(sandbox: Sandbox, tmp_path: Pa
     assert not target.exists() or target.stat().st_size == 0
 
 
-async def test_no_secret_of_the_environment_gets_in(
+async def test_environment_of_the_server_is_not_passed_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HS_SECRET", "hush")
@@ -130,20 +130,20 @@ async def test_no_secret_of_the_environment_gets_in(
     assert b"hush" not in await run(sandbox, "environment")
 
 
-async def test_more_jobs_than_children_wait_their_turn(sandbox: Sandbox) -> None:
+async def test_more_jobs_than_children_wait(sandbox: Sandbox) -> None:
     pids: set[bytes] = set()
 
-    async def note() -> None:
+    async def record_pid() -> None:
         pids.add(await run(sandbox, "pid"))
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
-            nursery.start_soon(note)
+            nursery.start_soon(record_pid)
 
     assert 1 <= len(pids) <= 2
 
 
-async def test_a_child_is_replaced_after_many_jobs(
+async def test_child_is_replaced_after_maximum_number_of_jobs(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox_module, "JOBS_PER_CHILD", 2)
@@ -152,7 +152,7 @@ async def test_a_child_is_replaced_after_many_jobs(
     assert first == second != third
 
 
-async def test_the_keeper_ends_every_child_at_the_end(sandbox: Sandbox) -> None:
+async def test_keep_ends_all_children_when_cancelled(sandbox: Sandbox) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(sandbox.keep)
         child = int(await run(sandbox, "pid"))
@@ -161,7 +161,7 @@ async def test_the_keeper_ends_every_child_at_the_end(sandbox: Sandbox) -> None:
     assert not is_running(child)
 
 
-async def test_too_many_waiting_jobs_are_refused(
+async def test_too_many_waiting_jobs_are_rejected(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox_module, "MAX_WAITING", 0)
