@@ -1,4 +1,4 @@
-"""Whether this process is alive, whether it can serve, and its metrics."""
+"""Health checks, and the metrics of this process."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -12,43 +12,43 @@ from hs.lib.metrics import CONTENT_TYPE, Metrics
 
 
 class Readiness(Protocol):
-    """Tells whether this process can serve."""
+    """Checks whether this process can serve requests."""
 
     async def check(self) -> Mapping[str, str | None]:
-        """Give what was looked at, each with what is wrong with it or None. Never raises."""
+        """Return the fault of each dependency by name, or None if it works. Never raises."""
         ...
 
 
 @attrs.frozen
 class HealthApi:
-    """`/health`, which asks nobody, and `/health/ready`, which asks everybody."""
+    """`/health`, which checks nothing, and `/health/ready`, which checks all dependencies."""
 
     readiness: Readiness
 
     @route("GET", "/health", auth=NONE)
-    async def alive(self) -> Response:
-        """Answer that the process runs."""
+    async def health(self) -> Response:
+        """Return 200, as the process is running."""
         return Response(200, {"content-type": "text/plain; charset=utf-8"}, b"OK")
 
     @route("GET", "/health/ready", auth=NONE)
     async def ready(self) -> Response:
-        """Answer 200 if requests should come here, 503 with the reasons if not."""
+        """Return 200 if this process can serve requests, else 503; the body has the faults."""
         checks = await self.readiness.check()
         is_ready = not any(checks.values())
-        answer: dict[str, Any] = {
+        response: dict[str, Any] = {
             "ready": is_ready,
             "checks": {name: fault or "ok" for name, fault in checks.items()},
         }
-        return json_response(answer, 200 if is_ready else 503)
+        return json_response(response, 200 if is_ready else 503)
 
 
 @attrs.frozen
 class MetricsApi:
-    """The scraper's page."""
+    """The metrics for Prometheus."""
 
     metrics: Metrics
 
-    @route("GET", "/_synapse/metrics", auth=NONE, also=["/metrics"])
-    async def scrape(self) -> Response:
-        """Give all metrics in Prometheus' text format."""
+    @route("GET", "/_synapse/metrics", auth=NONE, extra_paths=["/metrics"])
+    async def get_metrics(self) -> Response:
+        """Return all metrics in the text format of Prometheus."""
         return Response(200, {"content-type": CONTENT_TYPE}, self.metrics.render())

@@ -1,4 +1,4 @@
-"""The door for calls of our other processes, on listeners with the resource `replication`."""
+"""RPC calls from the other processes, on listeners with the resource `replication`."""
 
 from typing import Protocol
 
@@ -9,21 +9,21 @@ from hs.apis.web.render import Response
 from hs.apis.web.request import header, path, raw_body
 from hs.apis.web.route import route
 
-# A batch of events of a large room, or rows that a reader missed.
+# Large enough for a batch of events of a large room, and for the rows that fill a gap.
 MAX_CALL_BYTES = 64 * 1024 * 1024
 
 
-class CallAnswerer(Protocol):
-    """Checks the secret and answers calls."""
+class RpcHandler(Protocol):
+    """Checks the shared secret and handles RPC calls."""
 
     async def handle(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Give status and body; header names are in lower case."""
+        """Return status and body of the response; header names are in lower case."""
         ...
 
 
 @attrs.frozen
-class CallRequest:
-    """One call, as the caller's side wrote it."""
+class RpcRequest:
+    """POST /_synapse/replication/rpc/{protocol}/{method}."""
 
     protocol: str = path()
     method: str = path()
@@ -36,9 +36,9 @@ class CallRequest:
 
 @attrs.frozen
 class ReplicationApi:
-    """Remote calls between the processes of one server."""
+    """The endpoint of RPC calls between the processes of this server."""
 
-    answerer: CallAnswerer
+    rpc_handler: RpcHandler
 
     @route(
         "POST",
@@ -46,9 +46,9 @@ class ReplicationApi:
         auth=NONE,
         max_body_bytes=MAX_CALL_BYTES,
     )
-    async def call(self, request: CallRequest) -> Response:
-        """Answer one call."""
-        status, body = await self.answerer.handle(
+    async def call(self, request: RpcRequest) -> Response:
+        """Handle one call."""
+        status, body = await self.rpc_handler.handle(
             f"/_synapse/replication/rpc/{request.protocol}/{request.method}",
             request.body,
             {

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from hs.apis.web.listeners import Bound
+from hs.apis.web.listeners import BoundListener
 from hs.lib.aio import Bridge, open_bridge
 from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
@@ -72,13 +72,13 @@ def _print(line: str) -> None:
 async def run_process(settings: Settings, plan: Plan) -> None:
     """Start the process, run it until a signal asks it to stop, and drain it."""
     shutdown = Shutdown()
-    listening: list[Bound] = []
+    listening: list[BoundListener] = []
 
     def reload() -> None:
         reopen_log_files(settings.logging)
         _reload_certificates(listening)
 
-    def ready(bound: list[Bound]) -> None:
+    def ready(bound: list[BoundListener]) -> None:
         listening.extend(bound)
         _tune_garbage_collector()
         _announce_ready(plan, bound)
@@ -106,13 +106,13 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _announce_ready(plan: Plan, bound: list[Bound]) -> None:
+def _announce_ready(plan: Plan, bound: list[BoundListener]) -> None:
     addresses = ", ".join(listener.address for listener in bound) or "no public listener"
     _print(f"hs: {plan.instance} ready: {addresses}")
     systemd.notify(systemd.READY)
 
 
-def _reload_certificates(listening: list[Bound]) -> None:
+def _reload_certificates(listening: list[BoundListener]) -> None:
     for listener in listening:
         try:
             listener.reload_certificate()

@@ -14,7 +14,7 @@ from hs.apis.health import HealthApi, MetricsApi
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.drain import Drain
-from hs.apis.web.listeners import Bound, ListenerSpec
+from hs.apis.web.listeners import BoundListener, ListenerSpec
 from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
 from hs.core.errors import Unavailable
@@ -31,7 +31,7 @@ _INTERNAL = frozenset(("replication", "metrics", "health"))
 # Failures of duties while the database or another process is unreachable.
 _TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
 
-OnReady = Callable[[list[Bound]], None]
+OnReady = Callable[[list[BoundListener]], None]
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +126,11 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
 
 async def _listen(
     nursery: trio.Nursery, app: Application, listeners: list[Listener], settings: Settings
-) -> list[Bound]:
+) -> list[BoundListener]:
     if not listeners:
         return []
     specs = [spec for listener in listeners for spec in _specs(listener, settings)]
-    bound: list[Bound] = await nursery.start(serve_listeners, app, specs)
+    bound: list[BoundListener] = await nursery.start(serve_listeners, app, specs)
     return bound
 
 

@@ -1,4 +1,4 @@
-"""What balancers and scrapers see."""
+"""Health checks, and the page of metrics."""
 
 from collections.abc import Mapping
 
@@ -10,27 +10,27 @@ from tests.support.web import client_for
 
 
 @attrs.define
-class Checks:
-    """A Readiness with fixed answers."""
+class FixedReadiness:
+    """A Readiness with fixed results."""
 
-    found: dict[str, str | None]
+    results: dict[str, str | None]
 
     async def check(self) -> Mapping[str, str | None]:
-        return self.found
+        return self.results
 
 
-async def test_an_alive_process_says_ok() -> None:
-    answer = await client_for(HealthApi(Checks({}))).get("/health")
+async def test_health_of_a_running_process_is_ok() -> None:
+    response = await client_for(HealthApi(FixedReadiness({}))).get("/health")
 
-    assert (answer.status, answer.body) == (200, b"OK")
+    assert (response.status, response.body) == (200, b"OK")
 
 
-async def test_readiness_names_what_is_wrong() -> None:
-    checks = Checks({"database": None, "redis": None})
-    client = client_for(HealthApi(checks))
+async def test_readiness_names_the_failed_check() -> None:
+    readiness = FixedReadiness({"database": None, "redis": None})
+    client = client_for(HealthApi(readiness))
 
     ready = await client.get("/health/ready")
-    checks.found["redis"] = "no connection"
+    readiness.results["redis"] = "no connection"
     unready = await client.get("/health/ready")
 
     assert (ready.status, ready.json["ready"]) == (200, True)
@@ -45,7 +45,7 @@ async def test_metrics_are_scraped_as_text() -> None:
     metrics = Metrics()
     metrics.counter("cats", "Cats seen").inc(3)
 
-    answer = await client_for(MetricsApi(metrics)).get("/_synapse/metrics")
+    response = await client_for(MetricsApi(metrics)).get("/_synapse/metrics")
 
-    assert answer.headers["content-type"].startswith("text/plain")
-    assert b"cats_total 3.0" in answer.body
+    assert response.headers["content-type"].startswith("text/plain")
+    assert b"cats_total 3.0" in response.body

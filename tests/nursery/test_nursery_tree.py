@@ -10,7 +10,7 @@ import trio
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.drain import Drain
-from hs.apis.web.listeners import Bound
+from hs.apis.web.listeners import BoundListener
 from hs.apis.web.render import Empty
 from hs.apis.web.route import collect, route
 from hs.lib.aio import Bridge
@@ -54,14 +54,14 @@ class SlowApi:
         await self.may_end.wait()
         return {"ended": "well"}
 
-    @route("GET", "/poll", auth=NONE, waits=True)
+    @route("GET", "/poll", auth=NONE, cancel_on_disconnect=True)
     async def poll(self) -> Empty:
         """Answer when the process leaves."""
         self.begun.set()
         await self.drain.started.wait()
         return Empty()
 
-    @route("GET", "/long-read", auth=NONE, waits=True)
+    @route("GET", "/long-read", auth=NONE, cancel_on_disconnect=True)
     async def long_read(self) -> Empty:
         """Read for much longer than any test lasts."""
         self.begun.set()
@@ -97,7 +97,7 @@ async def living(process: Process) -> AsyncIterator[tuple[Shutdown, int]]:
         ports: list[int | None] = []
         is_ready = trio.Event()
 
-        def ready(bound: list[Bound]) -> None:
+        def ready(bound: list[BoundListener]) -> None:
             ports.extend(one.port for one in bound)
             is_ready.set()
 

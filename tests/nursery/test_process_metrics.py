@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hs.apis.web.request_log import Observer
+from hs.apis.web.request_log import RequestLog
 from hs.lib.aio import Bridge
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import SystemClock
@@ -48,7 +48,7 @@ async def test_the_page_lists_every_metric_and_no_other(
     # No process alone has all.
     main = composed(load(alone, SEVERAL), bridge, database)
     alone_too = composed(load(alone, "enable_metrics: true"), bridge, database)
-    Observer(main.metrics)
+    RequestLog(main.metrics)
     families = {*main.metrics.families, *alone_too.metrics.families}
 
     assert sorted(map(row_of, families)) == sorted(rows_of_page())

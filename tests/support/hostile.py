@@ -11,7 +11,7 @@ import attrs
 import orjson
 from hypothesis import strategies as st
 
-from hs.apis.web.request import Kind, Source
+from hs.apis.web.request import FieldKind, FieldSource
 from hs.apis.web.route import Endpoint
 from hs.core.ids import EventID, RoomAlias, RoomID, UserID
 
@@ -175,29 +175,29 @@ class _Parts:
     fields: dict[str, Any] | None = None
     whole: bytes | None = None
 
-    def add(self, field: Any, source: Source, value_type: Any) -> None:
+    def add(self, field: Any, source: FieldSource, value_type: Any) -> None:
         name = source.name or field.name
         is_optional = field.default is not attrs.NOTHING
         is_omitted = is_optional and self.draw(st.integers(0, 2)) < 2
         match source.kind:
-            case Kind.PATH:
+            case FieldKind.PATH:
                 self.path[name] = self._text(name, value_type)
-            case Kind.QUERY if not is_omitted:
+            case FieldKind.QUERY if not is_omitted:
                 # No long polls in these tests.
                 is_timeout = name in ("timeout", "timeout_ms")
                 text = "0" if is_timeout else self._text(name, value_type)
                 self.query += [(name, text)] * self.draw(st.sampled_from([1, 1, 1, 2]))
-            case Kind.HEADER if not is_omitted:
+            case FieldKind.HEADER if not is_omitted:
                 self.headers[name] = self.draw(HEADERS)
-            case Kind.BODY:
+            case FieldKind.BODY:
                 self.fields = self.fields or {}
                 if not is_omitted:
                     self.fields[name] = self.draw(_mostly(self._json(name, value_type), JSON))
-            case Kind.WHOLE_BODY | Kind.EVENT_CONTENT:
+            case FieldKind.WHOLE_BODY | FieldKind.EVENT_CONTENT:
                 self.fields = self.draw(
                     st.one_of(self._contents(name), self._json(name, value_type))
                 )
-            case Kind.RAW_BODY | Kind.STREAM:
+            case FieldKind.RAW_BODY | FieldKind.BODY_STREAM:
                 self.whole = self.draw(RAW_BODIES)
 
     def target(self, endpoint: Endpoint) -> str:

@@ -1,1 +1,1 @@
-"""The administration API at /_synapse/admin."""
+"""The admin API at /_synapse/admin."""

@@ -1,10 +1,10 @@
-"""Registration with the shared secret, as administrators' tools do it."""
+"""Registration with the shared secret, used by administrators' tools."""
 
 from typing import Any
 
 import attrs
 
-from hs.apis.client.accounts.register import rendered_session
+from hs.apis.client.accounts.register import session_response
 from hs.apis.web.auth import NONE
 from hs.apis.web.request import body
 from hs.apis.web.route import route
@@ -19,7 +19,7 @@ MAX_NAME_CHARS = 512
 
 @attrs.frozen
 class AdminRegisterRequest:
-    """Body of the request."""
+    """POST /_synapse/admin/v1/register; `mac` proves knowledge of the shared secret."""
 
     nonce: str = body()
     username: str = body()
@@ -33,22 +33,22 @@ class AdminRegisterRequest:
 
 @attrs.frozen
 class AdminRegisterApi:
-    """`/_synapse/admin/v1/register`."""
+    """Endpoints of registration with the shared secret."""
 
     secret: SharedSecret
     registration: Registration
 
     @route("GET", PATH, auth=NONE)
-    async def nonce(self) -> dict[str, str]:
-        """Give a nonce that serves once, within a minute."""
+    async def get_nonce(self) -> dict[str, str]:
+        """Return a nonce, which is valid for one registration within a minute."""
         return {"nonce": await self.secret.new_nonce()}
 
     @route("POST", PATH, auth=NONE)
     async def register(self, request: AdminRegisterRequest) -> dict[str, Any]:
-        """Make an account for somebody who knows the secret."""
+        """Register an account for a caller that knows the secret."""
         if len(request.username) > MAX_NAME_CHARS:
-            raise InvalidUsername("The user name is too long")
-        wish = SignedWish(
+            raise InvalidUsername(f"username must not be longer than {MAX_NAME_CHARS} characters")
+        signed_request = SignedWish(
             nonce=request.nonce,
             username=request.username,
             password=request.password,
@@ -56,7 +56,7 @@ class AdminRegisterApi:
             user_type=request.user_type,
             mac=request.mac,
         )
-        await self.secret.check(wish)
+        await self.secret.check(signed_request)
         user_id = await self.registration.check_any_name(request.username)
         account = NewAccount(
             user_id=user_id,
@@ -66,4 +66,4 @@ class AdminRegisterApi:
             display_name=request.displayname,
             device=None if request.inhibit_login else DeviceWish(),
         )
-        return rendered_session(user_id, await self.registration.register(account))
+        return session_response(user_id, await self.registration.register(account))

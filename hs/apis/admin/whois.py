@@ -1,4 +1,4 @@
-"""From where a user's devices were used."""
+"""The IP addresses and user agents from which a user's devices were used."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from hs.services.accounts.sessions.device_management import Devices
 
 @attrs.frozen
 class WhoisRequest:
-    """Who asks about whom."""
+    """GET /admin/whois/{userId}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -22,18 +22,18 @@ class WhoisRequest:
 
 @attrs.frozen
 class WhoisApi:
-    """`/admin/whois/{userId}`."""
+    """The endpoint of whois."""
 
     devices: Devices
 
     @route(
         "GET",
         "/_matrix/client/v3/admin/whois/{user_id}",
-        also=["/_synapse/admin/v1/whois/{user_id}"],
+        extra_paths=["/_synapse/admin/v1/whois/{user_id}"],
     )
     async def whois(self, request: WhoisRequest) -> dict[str, Any]:
         """Spec: client-server API, Server Administration."""
         requester, user_id = request.requester, request.user_id
         if not requester.is_admin and user_id != requester.user_id:
-            raise Forbidden("You may only ask about yourself")
+            raise Forbidden("Only server administrators may look up other users")
         return {"user_id": user_id, "devices": await self.devices.sightings_of(user_id)}

@@ -1,1 +1,1 @@
-"""Endpoints for other servers."""
+"""Endpoints of the server-server API."""

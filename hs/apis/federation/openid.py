@@ -1,4 +1,4 @@
-"""Whom an OpenID token belongs to, for other services that were shown it."""
+"""The owner of an OpenID token, for services to which a user has presented it."""
 
 import attrs
 
@@ -11,28 +11,28 @@ from hs.services.accounts.sessions.openid_tokens import OpenId
 
 
 @attrs.frozen
-class UserInfoRequest:
-    """The token."""
+class OpenIdUserInfoRequest:
+    """GET /openid/userinfo."""
 
     access_token: str | None = query(default=None)
 
 
 @attrs.frozen
-class UserInfo:
-    """The user who asked for the token."""
+class OpenIdUserInfoResponse:
+    """The owner of the token."""
 
     sub: UserID
 
 
 @attrs.frozen
 class OpenIdUserInfoApi:
-    """`/openid/userinfo`."""
+    """The endpoint of OpenID user information."""
 
     openid: OpenId
 
     @route("GET", "/_matrix/federation/v1/openid/userinfo", auth=NONE)
-    async def user_info(self, request: UserInfoRequest) -> UserInfo:
+    async def get_openid_userinfo(self, request: OpenIdUserInfoRequest) -> OpenIdUserInfoResponse:
         """Spec: server-server API, OpenID."""
         if request.access_token is None:
-            raise MissingToken("access_token is required")
-        return UserInfo(await self.openid.user_of(request.access_token))
+            raise MissingToken("Missing access_token")
+        return OpenIdUserInfoResponse(await self.openid.user_of(request.access_token))

@@ -1,4 +1,4 @@
-"""What identity servers tell: somebody has proved an address, to which invites were sent."""
+"""Notifications from identity servers: a user has bound an address that has pending invites."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 
 
 @attrs.frozen
-class Bound:
-    """Whose address it is now, and the invites that were waiting."""
+class OnBindRequest:
+    """PUT /3pid/onbind: the user, and the invites that were pending for the address."""
 
     mxid: UserID = body(parse=parse_user_id)
     invites: list[dict[str, Any]] = body(factory=list)
@@ -22,14 +22,14 @@ class Bound:
 
 @attrs.frozen
 class ThirdPartyBindsApi:
-    """`/3pid/onbind`; anybody may call it, as each invite carries its proof."""
+    """The endpoint of binds. It needs no authentication, because each invite has its own proof."""
 
-    offers: ThirdPartyInvites
+    third_party_invites: ThirdPartyInvites
 
-    # Identity servers use POST as well, as they did before there was a specification.
+    # Some identity servers still use POST, which predates the specification.
     @route("PUT", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
     @route("POST", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
-    async def on_bind(self, request: Bound) -> Empty:
+    async def on_bind(self, request: OnBindRequest) -> Empty:
         """Spec: server-server API, Third-party invites."""
-        await self.offers.bound(request.mxid, request.invites)
+        await self.third_party_invites.bound(request.mxid, request.invites)
         return Empty()

@@ -1,4 +1,4 @@
-"""What this server is, for whoever asks."""
+"""Name and version of this server."""
 
 import attrs
 
@@ -8,25 +8,25 @@ from hs.apis.web.route import route
 
 
 @attrs.frozen
-class Software:
-    """Name and version."""
+class ServerSoftware:
+    """Name and version of the software."""
 
     name: str
     version: str
 
 
 @attrs.frozen
-class ServerVersion:
-    """The answer's body."""
+class ServerVersionResponse:
+    """The software of this server."""
 
-    server: Software
+    server: ServerSoftware
 
 
 @attrs.frozen
 class ServerVersionApi:
-    """`/version`."""
+    """The endpoint of the server version."""
 
     @route("GET", "/_matrix/federation/v1/version", auth=NONE)
-    async def version(self) -> ServerVersion:
+    async def get_version(self) -> ServerVersionResponse:
         """Spec: server-server API, Server implementation."""
-        return ServerVersion(Software("hs", __version__))
+        return ServerVersionResponse(ServerSoftware("hs", __version__))

@@ -1,4 +1,4 @@
-"""Downloading media and thumbnails: with a token, and in the old way without one."""
+"""Downloading media and thumbnails, authenticated or by the deprecated endpoints."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Literal
 import attrs
 import trio
 
-from hs.apis.media.serving import Conditions, ServedFile, serve
+from hs.apis.media.serving import RangeConditions, ServedFile, serve
 from hs.apis.web.auth import NONE, USER_OR_GUEST
 from hs.apis.web.drain import Drain
 from hs.apis.web.render import Response
@@ -25,8 +25,8 @@ DEFAULT_WAIT_MS = 20_000
 
 
 @attrs.frozen
-class Download:
-    """Ask for the content of an address. Redirects are never given, whether allowed or not."""
+class DownloadRequest:
+    """GET /media/download/{serverName}/{mediaId}/{fileName}; the response is never a redirect."""
 
     server_name: str = path()
     media_id: str = path()
@@ -40,8 +40,8 @@ class Download:
 
 
 @attrs.frozen
-class AskThumbnail:
-    """Ask for a smaller picture of the content."""
+class ThumbnailRequest:
+    """GET /media/thumbnail/{serverName}/{mediaId}; the response is never a redirect."""
 
     server_name: str = path()
     media_id: str = path()
@@ -58,15 +58,15 @@ class AskThumbnail:
 
 
 @attrs.frozen
-class AskLimits:
-    """Ask what may be uploaded."""
+class GetMediaConfigRequest:
+    """GET /media/config."""
 
     requester: Requester
 
 
 @attrs.frozen
 class MediaDownloadApi:
-    """The paths that give content."""
+    """Endpoints that download media."""
 
     repository: MediaRepository
     thumbnails: Thumbnails
@@ -78,10 +78,10 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/client/v1/media/download/{server_name}/{media_id}/{file_name}",
         auth=USER_OR_GUEST,
-        waits=True,
-        also=["/_matrix/client/v1/media/download/{server_name}/{media_id}"],
+        cancel_on_disconnect=True,
+        extra_paths=["/_matrix/client/v1/media/download/{server_name}/{media_id}"],
     )
-    async def download(self, request: Download) -> Response:
+    async def download(self, request: DownloadRequest) -> Response:
         """Spec: client-server API, GET /_matrix/client/v1/media/download/…."""
         return await self._download(request, has_token=True)
 
@@ -89,14 +89,14 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/media/v3/download/{server_name}/{media_id}/{file_name}",
         auth=NONE,
-        waits=True,
-        also=[
+        cancel_on_disconnect=True,
+        extra_paths=[
             "/_matrix/media/v3/download/{server_name}/{media_id}",
             "/_matrix/media/v1/download/{server_name}/{media_id}/{file_name}",
             "/_matrix/media/v1/download/{server_name}/{media_id}",
         ],
     )
-    async def download_openly(self, request: Download) -> Response:
+    async def download_unauthenticated(self, request: DownloadRequest) -> Response:
         """Spec: client-server API, GET /_matrix/media/v3/download/… (deprecated)."""
         return await self._download(request, has_token=False)
 
@@ -104,9 +104,9 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/client/v1/media/thumbnail/{server_name}/{media_id}",
         auth=USER_OR_GUEST,
-        waits=True,
+        cancel_on_disconnect=True,
     )
-    async def thumbnail(self, request: AskThumbnail) -> Response:
+    async def get_thumbnail(self, request: ThumbnailRequest) -> Response:
         """Spec: client-server API, GET /_matrix/client/v1/media/thumbnail/…."""
         return await self._thumbnail(request, has_token=True)
 
@@ -114,10 +114,10 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/media/v3/thumbnail/{server_name}/{media_id}",
         auth=NONE,
-        waits=True,
-        also=["/_matrix/media/v1/thumbnail/{server_name}/{media_id}"],
+        cancel_on_disconnect=True,
+        extra_paths=["/_matrix/media/v1/thumbnail/{server_name}/{media_id}"],
     )
-    async def thumbnail_openly(self, request: AskThumbnail) -> Response:
+    async def get_thumbnail_unauthenticated(self, request: ThumbnailRequest) -> Response:
         """Spec: client-server API, GET /_matrix/media/v3/thumbnail/… (deprecated)."""
         return await self._thumbnail(request, has_token=False)
 
@@ -125,46 +125,49 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/client/v1/media/config",
         auth=USER_OR_GUEST,
-        also=["/_matrix/media/v3/config", "/_matrix/media/v1/config"],
+        extra_paths=["/_matrix/media/v3/config", "/_matrix/media/v1/config"],
     )
-    async def limits(self, request: AskLimits) -> dict[str, int]:
+    async def get_media_config(self, request: GetMediaConfigRequest) -> dict[str, int]:
         """Spec: client-server API, GET /_matrix/client/v1/media/config."""
         return {"m.upload.size": self.max_upload_size}
 
-    async def _download(self, request: Download, *, has_token: bool) -> Response:
-        found = await self._find(request, has_token=has_token)
-        assert found.location is not None
-        size = await self.repository.contents.ensure(found.location)
+    async def _download(self, request: DownloadRequest, *, has_token: bool) -> Response:
+        media = await self._find(request, has_token=has_token)
+        assert media.location is not None
+        size = await self.repository.contents.ensure(media.location)
         file = ServedFile(
-            content_type=found.content_type,
+            content_type=media.content_type,
             size_bytes=size,
-            name=request.file_name or found.upload_name,
-            tag=found.media_id,
-            read=partial(self.repository.contents.folder.read, found.location),
+            name=request.file_name or media.upload_name,
+            tag=media.media_id,
+            read=partial(self.repository.contents.folder.read, media.location),
             is_public=not has_token,
         )
         return serve(file, _conditions(request))
 
-    async def _thumbnail(self, request: AskThumbnail, *, has_token: bool) -> Response:
+    async def _thumbnail(self, request: ThumbnailRequest, *, has_token: bool) -> Response:
         if request.width <= 0 or request.height <= 0:
-            raise InvalidParam("width and height must be more than 0")
-        wanted = Wanted(request.width, request.height, request.method, request.animated)
-        found = await self._find(request, has_token=has_token)
-        shown = await self.thumbnails.find(found, wanted)
-        ending = shown.content_type.rpartition("/")[2]
+            raise InvalidParam("width and height must be positive")
+        size = Wanted(request.width, request.height, request.method, request.animated)
+        media = await self._find(request, has_token=has_token)
+        thumbnail = await self.thumbnails.find(media, size)
+        extension = thumbnail.content_type.rpartition("/")[2]
         file = ServedFile(
-            content_type=shown.content_type,
-            size_bytes=shown.size_bytes,
-            name=f"thumbnail.{ending}",
-            tag=f"{found.media_id}-{shown.location.rpartition('/')[2]}",
-            read=partial(self._read, shown),
+            content_type=thumbnail.content_type,
+            size_bytes=thumbnail.size_bytes,
+            name=f"thumbnail.{extension}",
+            tag=f"{media.media_id}-{thumbnail.location.rpartition('/')[2]}",
+            read=partial(self._read_thumbnail, thumbnail),
             is_public=not has_token,
         )
         return serve(file, _conditions(request))
 
-    async def _find(self, request: Download | AskThumbnail, *, has_token: bool) -> Media:
-        """Find what is asked for; whoever waits for an upload is told to come again at the end."""
-        origin, media_id = self._address(request)
+    async def _find(self, request: DownloadRequest | ThumbnailRequest, *, has_token: bool) -> Media:
+        """Return the media, waiting for the upload if the MXC URI was only created so far.
+
+        Raises: NotFound; NotYetUploaded after the timeout, or as soon as the process drains.
+        """
+        origin, media_id = self._parse_address(request)
         find = partial(self.repository.find, origin, media_id, has_token=has_token)
         try:
             return await find(0)
@@ -172,32 +175,32 @@ class MediaDownloadApi:
             if request.timeout_ms <= 0:
                 raise
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_at, self.drain.started, nursery.cancel_scope)
-            found = await find(request.timeout_ms)
+            nursery.start_soon(_cancel_on, self.drain.started, nursery.cancel_scope)
+            media = await find(request.timeout_ms)
             nursery.cancel_scope.cancel()
-            return found
-        raise NotYetUploaded("The server is about to be restarted; ask again")
+            return media
+        raise NotYetUploaded("The server is shutting down; try again")
 
-    def _address(self, request: Download | AskThumbnail) -> tuple[ServerName, str]:
+    def _parse_address(self, request: DownloadRequest | ThumbnailRequest) -> tuple[ServerName, str]:
         origin, media_id = parse_address(request.server_name, request.media_id)
         if origin != self.server_name and not request.allow_remote:
-            raise NotFound("The media are not of this server")
+            raise NotFound("The media is on another server")
         return origin, media_id
 
-    def _read(self, shown: Shown, start: int, length: int) -> AsyncIterator[bytes]:
-        if shown.content is None:
-            return self.repository.contents.folder.read(shown.location, start, length)
-        return _of_bytes(shown.content[start : start + length])
+    def _read_thumbnail(self, thumbnail: Shown, start: int, length: int) -> AsyncIterator[bytes]:
+        if thumbnail.content is None:
+            return self.repository.contents.folder.read(thumbnail.location, start, length)
+        return _single_part(thumbnail.content[start : start + length])
 
 
-async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
 
 
-async def _of_bytes(content: bytes) -> AsyncIterator[bytes]:
+async def _single_part(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-def _conditions(request: Download | AskThumbnail) -> Conditions:
-    return Conditions(request.range, request.if_range, request.if_none_match)
+def _conditions(request: DownloadRequest | ThumbnailRequest) -> RangeConditions:
+    return RangeConditions(request.range, request.if_range, request.if_none_match)

@@ -1,4 +1,4 @@
-"""Previews of links."""
+"""URL previews."""
 
 import attrs
 
@@ -9,8 +9,8 @@ from hs.services.previews.preview_cache import Previews
 
 
 @attrs.frozen
-class PreviewRequest:
-    """Which link; `ts` asks for an old state of it, and the newest is given all the same."""
+class UrlPreviewRequest:
+    """GET /preview_url; `ts` is ignored, the response is always the latest preview."""
 
     requester: Requester
     url: str = query()
@@ -19,12 +19,12 @@ class PreviewRequest:
 
 @attrs.frozen
 class PreviewApi:
-    """`…/preview_url`, also at its path of before authenticated media."""
+    """The endpoint of URL previews, also at its deprecated path."""
 
     previews: Previews
 
     @route("GET", "/_matrix/client/v1/media/preview_url", rate="url_preview")
     @route("GET", "/_matrix/media/v3/preview_url", rate="url_preview")
-    async def preview(self, request: PreviewRequest) -> bytes:
+    async def get_url_preview(self, request: UrlPreviewRequest) -> bytes:
         """Spec: client-server API, Content repository."""
         return await self.previews.preview(request.url)

@@ -1,4 +1,4 @@
-"""Answers that are files: ranges, conditional requests, and headers that keep browsers safe.
+"""Responses that are files: ranges, conditional requests, and security headers.
 
 Spec: client-server API, Content repository; RFC 9110, 13.1 and 14.
 """
@@ -14,7 +14,7 @@ from hs.apis.web.render import Response, error_response
 from hs.core.errors import MatrixError
 
 # Spec: client-server API, Serving inline content.
-INLINE: Final = frozenset(
+INLINE_TYPES: Final = frozenset(
     (
         "text/css",
         "text/plain",
@@ -44,7 +44,7 @@ INLINE: Final = frozenset(
         "audio/x-flac",
     )
 )
-SAFETY: Final = {
+SECURITY_HEADERS: Final = {
     "content-security-policy": "sandbox; default-src 'none'; script-src 'none'; "
     "plugin-types application/pdf; style-src 'unsafe-inline'; object-src 'self';",
     "cross-origin-resource-policy": "cross-origin",
@@ -52,18 +52,18 @@ SAFETY: Final = {
     "x-robots-tag": "noindex, nofollow, noarchive, noimageindex",
     "referrer-policy": "no-referrer",
 }
-PUBLIC: Final = "public, max-age=86400, immutable"
-PRIVATE: Final = "private, max-age=86400, immutable"
+PUBLIC_CACHE: Final = "public, max-age=86400, immutable"
+PRIVATE_CACHE: Final = "private, max-age=86400, immutable"
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
-_PLAIN_NAME: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*", re.ASCII)
-_DIGITS: Final = 18
+_QUOTABLE_NAME: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*", re.ASCII)
+_MAX_DIGITS: Final = 18
 
 Read = Callable[[int, int], AsyncIterator[bytes]]
 
 
 @attrs.frozen
-class Conditions:
-    """What a request says on which part is wanted, and whether at all."""
+class RangeConditions:
+    """The headers of a request for ranges and revalidation."""
 
     range: str | None = None
     if_range: str | None = None
@@ -72,7 +72,10 @@ class Conditions:
 
 @attrs.frozen
 class ServedFile:
-    """A file to answer with; `read(start, length)` gives a part of it, `tag` never changes."""
+    """A file to serve; `read(start, length)` yields a part of it.
+
+    `tag` identifies the content, which never changes.
+    """
 
     content_type: str
     size_bytes: int
@@ -82,13 +85,13 @@ class ServedFile:
     is_public: bool = False
 
 
-def serve(file: ServedFile, conditions: Conditions) -> Response:
-    """Answer with a file, a part of it, or the word that the client has it already."""
+def serve(file: ServedFile, conditions: RangeConditions) -> Response:
+    """Return the file, the requested part of it, 304 if it is unmodified, or 416."""
     tag = f'"{file.tag}"'
     headers = {
-        **SAFETY,
+        **SECURITY_HEADERS,
         "etag": tag,
-        "cache-control": PUBLIC if file.is_public else PRIVATE,
+        "cache-control": PUBLIC_CACHE if file.is_public else PRIVATE_CACHE,
         "accept-ranges": "bytes",
     }
     if conditions.if_none_match is not None and _matches(conditions.if_none_match, tag):
@@ -97,11 +100,11 @@ def serve(file: ServedFile, conditions: Conditions) -> Response:
     size = file.size_bytes
     start, length, status = 0, size, 200
     if conditions.range is not None and conditions.if_range in (None, tag):
-        part = _part(conditions.range, size)
+        part = _parse_range(conditions.range, size)
         if part is not None:
             start, length = part
             if length <= 0:
-                return _no_such_part(size)
+                return _range_not_satisfiable(size)
             headers["content-range"] = f"bytes {start}-{start + length - 1}/{size}"
             status = 206
     headers["content-type"] = file.content_type
@@ -109,38 +112,39 @@ def serve(file: ServedFile, conditions: Conditions) -> Response:
     return Response(status, headers, file.read(start, length) if length else b"")
 
 
-def _no_such_part(size: int) -> Response:
-    refusal = error_response(MatrixError("M_INVALID_PARAM", 416, "There is no such part"))
-    headers = {**SAFETY, **refusal.headers, "content-range": f"bytes */{size}"}
-    return Response(416, headers, refusal.body)
+def _range_not_satisfiable(size: int) -> Response:
+    error = error_response(MatrixError("M_INVALID_PARAM", 416, "The range is beyond the end"))
+    headers = {**SECURITY_HEADERS, **error.headers, "content-range": f"bytes */{size}"}
+    return Response(416, headers, error.body)
 
 
 def disposition(content_type: str, name: str | None) -> str:
-    """Say whether a browser may show the content, and under what name it is saved.
+    """Return the Content-Disposition: inline only for safe types, with the file name.
 
     Spec: RFC 6266; RFC 8187 for names that are not ASCII.
     """
     essence = content_type.partition(";")[0].strip().lower()
-    kind = "inline" if essence in INLINE else "attachment"
+    kind = "inline" if essence in INLINE_TYPES else "attachment"
     if name is None:
         return kind
-    if _PLAIN_NAME.fullmatch(name):
+    if _QUOTABLE_NAME.fullmatch(name):
         return f'{kind}; filename="{name}"'
     return f"{kind}; filename*=utf-8''{quote(name, safe='')}"
 
 
-def _matches(wanted: str, tag: str) -> bool:
-    known = (one.strip().removeprefix("W/") for one in wanted.split(","))
-    return wanted.strip() == "*" or tag in known
+def _matches(if_none_match: str, tag: str) -> bool:
+    tags = (listed.strip().removeprefix("W/") for listed in if_none_match.split(","))
+    return if_none_match.strip() == "*" or tag in tags
 
 
-def _part(wanted: str, size: int) -> tuple[int, int] | None:
-    """Read a range: start and length, of which 0 is none; None where the whole is to be given.
+def _parse_range(range_header: str, size: int) -> tuple[int, int] | None:
+    """Return start and length of a range; length 0 if it is beyond the end of the file.
 
-    Several ranges at once are not served; the whole is as good an answer.
+    Return None to serve the whole file: if the header is invalid, or has several ranges, which
+    are not supported.
     """
-    match = _RANGE.fullmatch(wanted.replace(" ", ""))
-    if match is None or max(map(len, match.groups())) > _DIGITS or match[0] == "bytes=-":
+    match = _RANGE.fullmatch(range_header.replace(" ", ""))
+    if match is None or max(map(len, match.groups())) > _MAX_DIGITS or match[0] == "bytes=-":
         return None
     first, last = match.groups()
     if not first:

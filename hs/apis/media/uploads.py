@@ -1,4 +1,4 @@
-"""Uploading media, at once or to an address announced before."""
+"""Uploading media, directly or to an MXC URI that was created before."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import attrs
 
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.render import Empty
-from hs.apis.web.request import header, path, query, stream
+from hs.apis.web.request import body_stream, header, path, query
 from hs.apis.web.route import route
 from hs.core.errors import NotFound
 from hs.core.ids import ServerName
@@ -17,39 +17,39 @@ from hs.services.media.thumbnails import Thumbnails
 
 
 @attrs.frozen
-class UploadContent:
-    """Upload at once."""
+class UploadContentRequest:
+    """POST /upload."""
 
     requester: Requester
-    parts: AsyncIterator[bytes] = stream()
+    parts: AsyncIterator[bytes] = body_stream()
     filename: str | None = query(default=None)
     content_type: str | None = header("content-type", default=None)
     content_length: int | None = header("content-length", default=None)
 
 
 @attrs.frozen
-class FillAddress:
-    """Upload to an address announced before."""
+class UploadContentToMxcRequest:
+    """PUT /upload/{serverName}/{mediaId}."""
 
     requester: Requester
     server_name: str = path()
     media_id: str = path()
-    parts: AsyncIterator[bytes] = stream()
+    parts: AsyncIterator[bytes] = body_stream()
     filename: str | None = query(default=None)
     content_type: str | None = header("content-type", default=None)
     content_length: int | None = header("content-length", default=None)
 
 
 @attrs.frozen
-class Announce:
-    """Reserve an address."""
+class CreateContentRequest:
+    """POST /create."""
 
     requester: Requester
 
 
 @attrs.frozen
-class Uploaded:
-    """Where the content is found."""
+class UploadResponse:
+    """The MXC URI of the content, and until when content must be uploaded to it."""
 
     content_uri: str
     unused_expires_at: int | None = None
@@ -57,7 +57,7 @@ class Uploaded:
 
 @attrs.frozen
 class MediaUploadApi:
-    """The paths that take content."""
+    """Endpoints that upload media."""
 
     repository: MediaRepository
     thumbnails: Thumbnails
@@ -67,32 +67,32 @@ class MediaUploadApi:
         "POST",
         "/_matrix/media/v3/upload",
         auth=USER_OR_GUEST,
-        also=["/_matrix/media/v1/upload"],
+        extra_paths=["/_matrix/media/v1/upload"],
     )
-    async def upload(self, request: UploadContent) -> Uploaded:
+    async def upload_content(self, request: UploadContentRequest) -> UploadResponse:
         """Spec: client-server API, POST /_matrix/media/v3/upload."""
         stored = await self.repository.upload(request.requester, _upload(request))
         self.thumbnails.draw_soon(stored)
-        return Uploaded(stored.uri)
+        return UploadResponse(stored.uri)
 
     @route("POST", "/_matrix/media/v1/create", auth=USER_OR_GUEST, rate="media_create")
-    async def announce(self, request: Announce) -> Uploaded:
+    async def create_content(self, request: CreateContentRequest) -> UploadResponse:
         """Spec: client-server API, POST /_matrix/media/v1/create."""
-        reserved = await self.repository.announce(request.requester)
-        return Uploaded(reserved.uri, reserved.expires_ms)
+        created = await self.repository.announce(request.requester)
+        return UploadResponse(created.uri, created.expires_ms)
 
     @route("PUT", "/_matrix/media/v3/upload/{server_name}/{media_id}", auth=USER_OR_GUEST)
-    async def fill(self, request: FillAddress) -> Empty:
+    async def upload_content_to_mxc(self, request: UploadContentToMxcRequest) -> Empty:
         """Spec: client-server API, PUT /_matrix/media/v3/upload/{serverName}/{mediaId}."""
         origin, media_id = parse_address(request.server_name, request.media_id)
         if origin != self.server_name:
-            raise NotFound("The address is not one of this server")
+            raise NotFound("The MXC URI is on another server")
         stored = await self.repository.fill(request.requester, media_id, _upload(request))
         self.thumbnails.draw_soon(stored)
         return Empty()
 
 
-def _upload(request: UploadContent | FillAddress) -> Upload:
+def _upload(request: UploadContentRequest | UploadContentToMxcRequest) -> Upload:
     return Upload(
         parts=request.parts,
         content_type=request.content_type,

@@ -1,0 +1,1 @@
+"""The web server: connections, routing, typed requests, authentication, responses."""

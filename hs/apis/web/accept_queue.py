@@ -1,7 +1,16 @@
-"""Taking connections from the listeners, and at the end all that already wait there.
+"""Accepting connections, including those still queued when the drain begins.
 
-A listening socket that is closed resets the connections in its queue, although their clients
-believe themselves connected; so whoever leaves takes them first.
+Closing a listening socket resets the connections in its accept queue, although their clients
+consider them established. A draining process therefore accepts and answers all of them before it
+closes the socket.
+
+Meanwhile `listen(0)` shrinks the queue. The kernel then ignores attempts to connect, and the
+client retries until it reaches the next process or fails cleanly, instead of being reset after it
+has sent a request. One connection can still slip in between the last accept and the close, and is
+reset; this cannot be prevented.
+
+Running out of file descriptors or memory does not end the server: it logs an error, pauses and
+retries, while clients wait in the queue.
 """
 
 import errno
@@ -13,44 +22,50 @@ from typing import Final
 
 import trio
 
-from hs.apis.web.listeners import Bound
+from hs.apis.web.listeners import BoundListener
 
 logger = logging.getLogger(__name__)
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Serve = Callable[[Stream], Awaitable[None]]
-_NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_NO_ROOM_PAUSE_S: Final = 0.1
+_RESOURCE_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RESOURCE_ERROR_PAUSE_S: Final = 0.1
 _SMALLEST_BACKLOG: Final = 0
 
 
-async def accept_for_ever(one: Bound, serve: Serve, connections: trio.Nursery) -> None:
-    """Serve every connection that comes, until cancelled; the socket stays open."""
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(one.sock))
+async def accept_connections(bound: BoundListener, serve: Serve, connections: trio.Nursery) -> None:
+    """Serve every new connection until cancelled; leaves the listening socket open."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.sock))
     while True:
         try:
             stream = await listener.accept()
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _RESOURCE_ERRORS:
                 raise
-            logger.error("No connection can be accepted just now: %s", error)
-            await trio.sleep(_NO_ROOM_PAUSE_S)
+            logger.error(
+                "could not accept a connection, retrying in %.1f s: %s",
+                _RESOURCE_ERROR_PAUSE_S,
+                error,
+            )
+            await trio.sleep(_RESOURCE_ERROR_PAUSE_S)
         else:
-            connections.start_soon(serve, _wrapped(stream, one.tls))
+            connections.start_soon(serve, _with_tls(stream, bound.tls))
 
 
-def accept_the_last(one: Bound, serve: Serve, connections: trio.Nursery) -> None:
-    """Serve what waits in a listener's queue, then close it."""
+def accept_queued_connections(
+    bound: BoundListener, serve: Serve, connections: trio.Nursery
+) -> None:
+    """Serve all connections in a listener's accept queue, then close the listener."""
     try:
-        # Whoever comes now is not answered at all and tries again, instead of being reset.
-        one.sock.listen(_SMALLEST_BACKLOG)
-        while (stream := _accept_nowait(one.sock)) is not None:
-            connections.start_soon(serve, _wrapped(stream, one.tls))
+        bound.sock.listen(_SMALLEST_BACKLOG)
+        while (stream := _accept_nowait(bound.sock)) is not None:
+            connections.start_soon(serve, _with_tls(stream, bound.tls))
     finally:
-        one.sock.close()
+        bound.sock.close()
 
 
 def _accept_nowait(listener: socket.socket) -> trio.SocketStream | None:
+    """Return the next queued connection; None if there is none, or after a logged error."""
     while True:
         try:
             accepted, _ = listener.accept()
@@ -58,13 +73,13 @@ def _accept_nowait(listener: socket.socket) -> trio.SocketStream | None:
             continue
         except OSError as error:
             if not isinstance(error, BlockingIOError):
-                logger.warning("Connections that waited were left: %s", error)
+                logger.warning("could not accept queued connections, dropping them: %s", error)
             return None
         accepted.setblocking(False)
         return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
-def _wrapped(stream: trio.SocketStream, tls: ssl.SSLContext | None) -> Stream:
+def _with_tls(stream: trio.SocketStream, tls: ssl.SSLContext | None) -> Stream:
     if tls is None:
         return stream
     return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)

@@ -1,7 +1,7 @@
-"""The application object: quart-trio, with declared endpoints answered before Quart is asked.
+"""The web application: declared endpoints, and Quart for all other paths.
 
-A listener tells through the ASGI state which resources it serves; without one (HTTP/2 tests, a
-foreign server) everything is served.
+The ASGI state of a request has the view of its listener, which determines the resources that are
+served. Without it (tests, another ASGI server) everything is served.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
@@ -11,22 +11,28 @@ import attrs
 import trio
 from quart_trio import QuartTrio
 
-from hs.apis.web.auth import Authenticator, NoOrigins, OriginAuthenticator
-from hs.apis.web.client_address import client_behind, plain_address
-from hs.apis.web.dispatch import OK_HEADERS, Dispatcher, Rendered, failure, rendered
+from hs.apis.web.auth import Authenticator, NoFederation, OriginAuthenticator
+from hs.apis.web.client_address import forwarded_client, normalized_address
+from hs.apis.web.dispatch import (
+    OK_HEADERS,
+    Dispatcher,
+    RenderedResponse,
+    render_result,
+    response_to_error,
+)
 from hs.apis.web.drain import Drain
-from hs.apis.web.http1_writer import head_of
-from hs.apis.web.http_request import Call, ClientGone
+from hs.apis.web.http1_writer import response_head
+from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
 from hs.apis.web.render import Headers, error_response
-from hs.apis.web.request_log import Observer
+from hs.apis.web.request_log import RequestLog
 from hs.apis.web.route import Endpoint
-from hs.apis.web.router import Found, Router, WrongMethod
+from hs.apis.web.router import Match, Router, WrongMethod
 from hs.core.errors import MatrixError, MethodNotAllowed, Unrecognized
 from hs.lib.metrics import Metrics
 
-# Spec: client-server API, Web Browser Clients; Content-Disposition and the others are what web
-# clients are known to read or send beyond it.
+# Spec: client-server API, Web Browser Clients. Web clients also send or read the headers that are
+# not listed there.
 CORS_HEADERS: Headers = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
@@ -42,7 +48,7 @@ STATE_KEY = "hs.listener"
 
 @attrs.frozen(eq=False)
 class ListenerView:
-    """What the application must know of the listener a request came in by."""
+    """The part of the application that one listener serves."""
 
     router: Router
     resources: frozenset[str]
@@ -50,7 +56,7 @@ class ListenerView:
 
     @property
     def serves_pages(self) -> bool:
-        """Tell whether paths that no endpoint declares go to Quart."""
+        """Whether Quart handles the paths for which no endpoint is declared."""
         return "client" in self.resources
 
 
@@ -72,16 +78,16 @@ class Application(QuartTrio):
         super().__init__("hs", static_folder=None, template_folder=None)
         self.endpoints = tuple(endpoints)
         self.drain = drain or Drain()
-        self.observer = Observer(metrics or Metrics())
+        self.request_log = RequestLog(metrics or Metrics())
         self.dispatcher = Dispatcher(
             authenticator,
-            origins or NoOrigins(),
+            origins or NoFederation(),
             rates or NoRateLimits(),
             admission or Admission(),
             freshness,
         )
-        everything = frozenset[str]().union(*(one.resources for one in self.endpoints), ["client"])
-        self.everything = self.view(everything)
+        resources = [endpoint.resources for endpoint in self.endpoints]
+        self.full_view = self.view_for(frozenset[str]().union(*resources, ["client"]))
         self.config["MAX_CONTENT_LENGTH"] = 1 << 20
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
@@ -90,58 +96,58 @@ class Application(QuartTrio):
         self.register_error_handler(Exception, _failed)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request (ASGI): by a declared endpoint, or else by Quart."""
+        """Respond to a request (ASGI), by a declared endpoint or else by Quart."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        view: ListenerView = (scope.get("state") or {}).get(STATE_KEY) or self.everything
-        call = _call_of(scope, receive, view)
-        began = self.observer.begin(call.method)
+        view: ListenerView = (scope.get("state") or {}).get(STATE_KEY) or self.full_view
+        http_request = _http_request(scope, receive, view)
+        started = self.request_log.begin(http_request.method)
         self.drain.enter()
         endpoint: Endpoint | None = None
         try:
-            found, answer = _find(view, call)
-            if found is not None:
-                endpoint, call.params = found
-                answer = await self.dispatcher.answer(endpoint, call)
-            elif answer is None:
-                sent = _Sent(send)
-                await super().__call__(scope, receive, sent)
-                self.observer.end(None, call, sent.status, sent.size, began)
+            match, response = _match(view, http_request)
+            if match is not None:
+                endpoint, http_request.path_params = match
+                response = await self.dispatcher.respond(endpoint, http_request)
+            elif response is None:
+                recorder = _QuartResponse(send)
+                await super().__call__(scope, receive, recorder)
+                self.request_log.end(None, http_request, recorder.status, recorder.size, started)
                 return
             cors = endpoint is None or bool(endpoint.resources & CORS_RESOURCES)
-            size = await _send(scope, send, answer, call, cors)
-            self.observer.end(endpoint, call, answer[0], size, began)
-        except ClientGone:
-            self.observer.end(endpoint, call, GONE, 0, began)
+            size = await _send(scope, send, response, http_request, cors)
+            self.request_log.end(endpoint, http_request, response[0], size, started)
+        except ClientDisconnected:
+            self.request_log.end(endpoint, http_request, CLIENT_CLOSED_REQUEST, 0, started)
         except trio.Cancelled:
-            # The connection itself cancels what waits for a client that has hung up.
-            self.observer.end(endpoint, call, GONE, 0, began)
+            # The connection cancels a handler whose client has disconnected.
+            self.request_log.end(endpoint, http_request, CLIENT_CLOSED_REQUEST, 0, started)
             raise
         finally:
             self.drain.leave()
 
-    def view(self, resources: Iterable[str], x_forwarded: bool = False) -> ListenerView:
-        """Give the part of this application that a listener with these resources serves."""
+    def view_for(self, resources: Iterable[str], x_forwarded: bool = False) -> ListenerView:
+        """Return the part of this application that a listener with these resources serves."""
         names = frozenset(resources) | {"health"}
-        served = [one for one in self.endpoints if one.resources & names]
+        served = [endpoint for endpoint in self.endpoints if endpoint.resources & names]
         return ListenerView(Router(served), names, x_forwarded)
 
 
-GONE = 499
-"""Logged for requests whose clients did not wait for the answer."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the log of a request whose client disconnected before the response (as in nginx)."""
 
-_OK_HEAD = head_of(200, [*OK_HEADERS, *CORS_HEADERS])
+_OK_HEAD = response_head(200, [*OK_HEADERS, *CORS_HEADERS])
 _NOT_ALLOWED = error_response(MethodNotAllowed("Unrecognized method"))
 _UNRECOGNIZED = error_response(Unrecognized("Unrecognized request"))
 
 
 @attrs.define
-class _Sent:
-    """Sends what Quart answers, and remembers what of it is logged."""
+class _QuartResponse:
+    """Sends the response of Quart, and records its status and size for the log."""
 
     send: Any
-    status: int = GONE
+    status: int = CLIENT_CLOSED_REQUEST
     size: int = 0
 
     async def __call__(self, message: Any) -> None:
@@ -150,39 +156,45 @@ class _Sent:
         await self.send(message)
 
 
-def _find(view: ListenerView, call: Call) -> tuple[Found | None, Rendered | None]:
-    """Give the endpoint of a call, or an answer without one; neither: it is for Quart."""
-    if call.method == "OPTIONS":
+def _match(
+    view: ListenerView, http_request: HttpRequest
+) -> tuple[Match | None, RenderedResponse | None]:
+    """Return the endpoint, or a response if there is none; neither means that Quart responds."""
+    if http_request.method == "OPTIONS":
         return None, (204, [], b"")
     try:
-        found = view.router.find(call.method, call.target)
+        match = view.router.find(http_request.method, http_request.raw_path)
     except WrongMethod as wrong:
-        status, headers, body = rendered(_NOT_ALLOWED)
+        status, headers, body = render_result(_NOT_ALLOWED)
         return None, (status, [*headers, (b"allow", ", ".join(wrong.allowed).encode())], body)
     except MatrixError as error:
-        return None, rendered(error_response(error))
-    if found is None and not (view.serves_pages and not call.target.startswith("/_matrix/")):
-        return None, rendered(_UNRECOGNIZED)
-    return found, None
+        return None, render_result(error_response(error))
+    is_page = view.serves_pages and not http_request.raw_path.startswith("/_matrix/")
+    if match is None and not is_page:
+        return None, render_result(_UNRECOGNIZED)
+    return match, None
 
 
-def _call_of(scope: Any, receive: Any, view: ListenerView) -> Call:
+def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
     client = scope.get("client")
-    client_ip = plain_address(client[0]) if client else "127.0.0.1"
-    target = scope["raw_path"].decode("latin-1")
-    headers = scope["headers"]
-    call = Call(scope["method"], target, scope["query_string"], headers, receive, client_ip)
+    client_ip = normalized_address(client[0]) if client else "127.0.0.1"
+    raw_path = scope["raw_path"].decode("latin-1")
+    http_request = HttpRequest(
+        scope["method"], raw_path, scope["query_string"], scope["headers"], receive, client_ip
+    )
     if view.x_forwarded:
-        forwarded = call.header_values(b"x-forwarded-for")
+        forwarded = http_request.header_values(b"x-forwarded-for")
         if forwarded:
-            call.client_ip = client_behind(",".join(forwarded), client_ip)
-    call.disconnect = (scope.get("extensions") or {}).get("hs.disconnect")
-    return call
+            http_request.client_ip = forwarded_client(",".join(forwarded), client_ip)
+    http_request.disconnect_signal = (scope.get("extensions") or {}).get("hs.disconnect")
+    return http_request
 
 
-async def _send(scope: Any, send: Any, answer: Rendered, call: Call, cors: bool) -> int:
-    """Send a response; give its size."""
-    status, headers, body = answer
+async def _send(
+    scope: Any, send: Any, response: RenderedResponse, http_request: HttpRequest, cors: bool
+) -> int:
+    """Send a response and return the size of its body in bytes."""
+    status, headers, body = response
     if headers is OK_HEADERS and cors and type(body) is bytes:
         connection = (scope.get("extensions") or {}).get("hs.connection")
         if connection is not None:
@@ -191,15 +203,15 @@ async def _send(scope: Any, send: Any, answer: Rendered, call: Call, cors: bool)
     if cors:
         headers = [*headers, *CORS_HEADERS]
     if type(body) is bytes:
-        # A length on 204 is forbidden; the connection leaves it out.
+        # A 204 must not have a Content-Length.
         headers = [*headers, (b"content-length", b"%d" % len(body))] if status != 204 else headers
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return len(body)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     try:
-        # What a HEAD would have got is not even read.
-        size = 0 if call.method == "HEAD" else await _send_parts(send, body)
+        # The body of a response to HEAD is not even read.
+        size = 0 if http_request.method == "HEAD" else await _send_parts(send, body)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return size
     finally:
@@ -216,20 +228,20 @@ async def _send_parts(send: Any, parts: AsyncIterable[bytes]) -> int:
 
 
 async def _unrecognized(_: Exception) -> tuple[bytes, int, dict[str, str]]:
-    return _quart_answer(Unrecognized("Unrecognized request"))
+    return _quart_response(Unrecognized("Unrecognized request"))
 
 
 async def _method_not_allowed(_: Exception) -> tuple[bytes, int, dict[str, str]]:
-    return _quart_answer(MethodNotAllowed("Unrecognized method"))
+    return _quart_response(MethodNotAllowed("Unrecognized method"))
 
 
 async def _failed(error: Exception) -> tuple[bytes, int, dict[str, str]]:
-    response = failure(error)
+    response = response_to_error(error)
     assert isinstance(response.body, bytes)
     return response.body, response.status, dict(response.headers)
 
 
-def _quart_answer(error: MatrixError) -> tuple[bytes, int, dict[str, str]]:
+def _quart_response(error: MatrixError) -> tuple[bytes, int, dict[str, str]]:
     response = error_response(error)
     assert isinstance(response.body, bytes)
     return response.body, response.status, dict(response.headers)

@@ -1,18 +1,18 @@
-"""Who asks: from an access token or a signed request to a Requester or an origin."""
+"""Authentication: from an access token to a requester, from a signed request to its origin."""
 
 import enum
 from typing import Any, Protocol
 
 import attrs
 
-from hs.apis.web.http_request import Call, token_of
+from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.core.errors import Forbidden, GuestForbidden, MissingToken, Unauthorized, UserLocked
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 
 
 class Auth(enum.Enum):
-    """What an endpoint asks of its caller."""
+    """The authentication that an endpoint requires."""
 
     NONE = "none"
     OPTIONAL = "optional"
@@ -34,30 +34,30 @@ class Authenticator(Protocol):
     """Turns access tokens into requesters."""
 
     def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
-        """Give the requester if it is known without asking anybody; None means ask."""
+        """Return the requester if it is cached, else None."""
         ...
 
     async def requester_for(self, token: str, client_ip: str, user_agent: str) -> Requester:
-        """Give the requester. Raises: UnknownToken."""
+        """Return the requester. Raises: UnknownToken."""
         ...
 
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:
-        """Give the user an application service speaks for. Raises: Forbidden, Exclusive.
+        """Return the user that an application service acts as. Raises: Forbidden, Exclusive.
 
         Spec: application service API, Identity assertion.
         """
         ...
 
     def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
-        """Note that an application service uses a device, if that is wanted."""
+        """Record that an application service uses a device, if this is configured."""
         ...
 
 
 @attrs.frozen
 class SignedRequest:
-    """What another server signed.
+    """The parts of a request that another server signs; `authorization` has the signatures.
 
     Spec: server-server API, Request Authentication.
     """
@@ -69,63 +69,67 @@ class SignedRequest:
 
 
 class OriginAuthenticator(Protocol):
-    """Checks the signatures of other servers' requests."""
+    """Checks the signatures of requests from other servers."""
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
-        """Give the server that signed the request. Raises: Unauthorized, Forbidden."""
+        """Return the server that signed the request. Raises: Unauthorized, Forbidden."""
         ...
 
 
-class NoOrigins:
-    """The answer of a server without federation: nobody is let in."""
+class NoFederation:
+    """The OriginAuthenticator of a server without federation: rejects every request."""
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
-        """Refuse."""
-        raise Unauthorized("This server takes no requests from other servers")
+        """Raise Unauthorized."""
+        raise Unauthorized("Federation is disabled on this server")
 
 
 async def authenticate(
-    authenticator: Authenticator, call: Call, auth: Auth, locked_may: bool
+    authenticator: Authenticator, http_request: HttpRequest, auth: Auth, allow_locked: bool
 ) -> None:
-    """Find the requester of a client's call and check it against what the endpoint asks.
+    """Set the requester of a client's request, and check it against the endpoint's requirements.
 
     Raises: MissingToken, UnknownToken, GuestForbidden, UserLocked, Forbidden.
     """
-    token = token_of(call)
+    token = access_token_of(http_request)
     if token is None:
         if auth is Auth.OPTIONAL:
             return
         raise MissingToken("Missing access token")
-    user_agent = call.header(b"user-agent") or ""
-    requester = authenticator.authenticate_nowait(token, call.client_ip, user_agent)
+    client_ip, user_agent = http_request.client_ip, http_request.header(b"user-agent") or ""
+    requester = authenticator.authenticate_nowait(token, client_ip, user_agent)
     if requester is None:
-        requester = await authenticator.requester_for(token, call.client_ip, user_agent)
-    if requester.appservice_id is not None and call.query_string:
-        requester = await _asserted(authenticator, call, requester)
-        authenticator.note_use(requester, call.client_ip, user_agent)
+        requester = await authenticator.requester_for(token, client_ip, user_agent)
+    if requester.appservice_id is not None and http_request.query_string:
+        requester = await _with_asserted_identity(authenticator, http_request, requester)
+        authenticator.note_use(requester, client_ip, user_agent)
     if requester.is_guest and auth in (Auth.USER, Auth.ADMIN):
-        raise GuestForbidden("Guests may not do this")
-    if requester.locked and not locked_may:
+        raise GuestForbidden("Guest access is not allowed for this request")
+    if requester.locked and not allow_locked:
         raise UserLocked("This account is locked", soft_logout=True)
     if auth is Auth.ADMIN and not requester.is_admin:
         raise Forbidden("You are not a server admin")
-    call.requester = requester
+    http_request.requester = requester
 
 
-async def _asserted(authenticator: Authenticator, call: Call, requester: Requester) -> Requester:
-    user_id = call.query_value("user_id")
-    device_id = call.query_value("device_id") or call.query_value("org.matrix.msc3202.device_id")
+async def _with_asserted_identity(
+    authenticator: Authenticator, http_request: HttpRequest, requester: Requester
+) -> Requester:
+    user_id = http_request.query_value("user_id")
+    device_id = http_request.query_value("device_id")
+    device_id = device_id or http_request.query_value("org.matrix.msc3202.device_id")
     if user_id is None and device_id is None:
         return requester
     return await authenticator.acting_as(requester, user_id, device_id)
 
 
 async def authenticate_origin(
-    authenticator: OriginAuthenticator, call: Call, content: Any | None
+    authenticator: OriginAuthenticator, http_request: HttpRequest, content: Any | None
 ) -> None:
-    """Find the server that signed a federation call. Raises: Unauthorized, Forbidden."""
-    uri = call.target
-    if call.query_string:
-        uri = f"{uri}?{call.query_string.decode('latin-1')}"
-    request = SignedRequest(call.method, uri, tuple(call.header_values(b"authorization")), content)
-    call.origin = await authenticator.origin_of(request)
+    """Set the origin of a federation request. Raises: Unauthorized, Forbidden."""
+    uri = http_request.raw_path
+    if http_request.query_string:
+        uri = f"{uri}?{http_request.query_string.decode('latin-1')}"
+    authorization = tuple(http_request.header_values(b"authorization"))
+    request = SignedRequest(http_request.method, uri, authorization, content)
+    http_request.origin = await authenticator.origin_of(request)

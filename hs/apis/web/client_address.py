@@ -1,17 +1,20 @@
-"""Whose address a request comes from, when proxies stand in between."""
+"""The IP address of a client, also behind reverse proxies."""
 
 import ipaddress
 from functools import lru_cache
 
 
 @lru_cache(maxsize=4096)
-def client_behind(forwarded: str, peer: str) -> str:
-    """Read `X-Forwarded-For`: the last address that is not a proxy of a private network.
+def forwarded_client(forwarded_for: str, peer: str) -> str:
+    """Return the last public address in `X-Forwarded-For`.
 
-    Only the right end was written by our own proxies; what a client sent itself stands on the
-    left and is not believed, unless every address is private.
+    Each of our proxies, which have private addresses, appends the address of its caller. Addresses
+    further to the left may have been sent by the client itself and are not trusted. If no address
+    is public, return the first one; if there is none, return `peer`.
     """
-    addresses = [clean for part in forwarded.split(",") if (clean := _clean(part)) is not None]
+    addresses = [
+        address for part in forwarded_for.split(",") if (address := _parse(part)) is not None
+    ]
     for address in reversed(addresses):
         if not ipaddress.ip_address(address).is_private:
             return address
@@ -19,12 +22,13 @@ def client_behind(forwarded: str, peer: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def plain_address(address: str) -> str:
-    """Write an IPv4 address that came in over an IPv6 socket as IPv4."""
-    return _clean(address) or address
+def normalized_address(address: str) -> str:
+    """Return an IPv4-mapped IPv6 address as IPv4, and any other address as it is."""
+    return _parse(address) or address
 
 
-def _clean(text: str) -> str | None:
+def _parse(text: str) -> str | None:
+    """Return an address without port, brackets and scope ID; None if it is not an address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,4 +1,25 @@
-"""From a call and its endpoint to a response: admission, authentication, parsing, answer."""
+"""From a request and its endpoint to a response.
+
+The order of the steps is fixed:
+
+1. Admission. The gate of the endpoint's work class covers all later steps, so a request that is
+   waiting there has been neither authenticated nor read. An endpoint that waits for events must
+   not be declared with a gate; it enters one itself while it computes.
+2. Authentication and rate limiting, before the body of a client's request is read. A federation
+   request is authenticated after its body is read, since the signature covers the body; the
+   endpoint's `max_body_bytes` limits what an unauthenticated server can send.
+3. The body, the typed request, freshness, and the handler.
+
+A handler declared with `cancel_on_disconnect` is cancelled when its client disconnects; all others
+run to completion. If the connection has no disconnect signal (HTTP/2, tests), a child task reads
+from the client until it disconnects, so such an endpoint must not stream its body. If the handler
+returns just as the disconnect is noticed, its result is still used. Cancelling a handler never
+cancels a write, because writes run in the services' own tasks.
+
+Every exception becomes a response, except ClientDisconnected. A MatrixError inside the exception
+group of a nursery is unwrapped. A group with several other causes is a bug in the server; like any
+bug it is logged, and the client sees only a 500.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -15,7 +36,7 @@ from hs.apis.web.auth import (
     authenticate,
     authenticate_origin,
 )
-from hs.apis.web.http_request import Call, ClientGone
+from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
@@ -28,12 +49,13 @@ logger = logging.getLogger(__name__)
 JSON_TYPE = (b"content-type", b"application/json")
 OK_HEADERS: Headers = [JSON_TYPE, (b"cache-control", b"no-cache, no-store, must-revalidate")]
 
-Rendered = tuple[int, Headers, Any]
+# Status, headers and body; the body is bytes or an async iterator of bytes.
+RenderedResponse = tuple[int, Headers, Any]
 
 
 @attrs.define
 class Dispatcher:
-    """Answers calls of declared endpoints."""
+    """Runs the handlers of endpoints."""
 
     authenticator: Authenticator
     origins: OriginAuthenticator
@@ -41,87 +63,90 @@ class Dispatcher:
     admission: Admission
     freshness: Freshness | None = None
 
-    async def answer(self, endpoint: Endpoint, call: Call) -> Rendered:
-        """Answer a call, errors included.
+    async def respond(self, endpoint: Endpoint, http_request: HttpRequest) -> RenderedResponse:
+        """Return the response to a request; errors are rendered too.
 
-        Raises: ClientGone, when there is nobody left to answer.
+        Raises: ClientDisconnected if there is no client left to respond to.
         """
         try:
             gate = self.admission.gate(endpoint.work)
             if gate is None:
-                return rendered(await self._run(endpoint, call))
+                return render_result(await self._run(endpoint, http_request))
             async with gate:
-                return rendered(await self._run(endpoint, call))
-        except ClientGone:
+                return render_result(await self._run(endpoint, http_request))
+        except ClientDisconnected:
             raise
-        except Exception as error:  # noqa: BLE001 the boundary at which faults become answers
-            return _spelled_out(failure(error))
+        except Exception as error:  # noqa: BLE001 the boundary at which faults become responses
+            return _render_response(response_to_error(error))
 
-    async def _run(self, endpoint: Endpoint, call: Call) -> Any:
+    async def _run(self, endpoint: Endpoint, http_request: HttpRequest) -> Any:
         if endpoint.auth is Auth.FEDERATION:
-            await self._authenticate_origin(endpoint, call)
+            await self._authenticate_origin(endpoint, http_request)
         elif endpoint.auth is not Auth.NONE:
-            await authenticate(self.authenticator, call, endpoint.auth, endpoint.locked_may)
+            await authenticate(
+                self.authenticator, http_request, endpoint.auth, endpoint.allow_locked
+            )
         if endpoint.rate is not None:
-            self.rates.check(endpoint.rate, call.requester, call.client_ip)
+            self.rates.check(endpoint.rate, http_request.requester, http_request.client_ip)
         if endpoint.parser is None:
-            if endpoint.waits:
-                return await _until_disconnect(endpoint.answer, call)
-            return await endpoint.answer()
+            if endpoint.cancel_on_disconnect:
+                return await _run_until_disconnect(endpoint.handler, http_request)
+            return await endpoint.handler()
         if endpoint.auth is not Auth.FEDERATION and endpoint.body_use in _READ_FIRST:
-            await call.read_body(endpoint.max_body_bytes)
-        request = endpoint.parser.parse(call)
+            await http_request.read_body(endpoint.max_body_bytes)
+        request = endpoint.parser.parse(http_request)
         if endpoint.fresh is not None and self.freshness is not None and endpoint.fresh(request):
             await self.freshness.see_all()
-        if not endpoint.waits:
-            return await endpoint.answer(request)
-        return await _until_disconnect(partial(endpoint.answer, request), call)
+        if not endpoint.cancel_on_disconnect:
+            return await endpoint.handler(request)
+        return await _run_until_disconnect(partial(endpoint.handler, request), http_request)
 
-    async def _authenticate_origin(self, endpoint: Endpoint, call: Call) -> None:
-        """Read the body first: it is part of what the other server signed."""
+    async def _authenticate_origin(self, endpoint: Endpoint, http_request: HttpRequest) -> None:
         content = None
         if endpoint.body_use is not BodyUse.STREAM:
-            raw = await call.read_body(endpoint.max_body_bytes)
+            raw = await http_request.read_body(endpoint.max_body_bytes)
             content = parse_json(raw) if raw else None
-        await authenticate_origin(self.origins, call, content)
+        await authenticate_origin(self.origins, http_request, content)
 
 
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
 
 
-async def _until_disconnect(run: Callable[[], Awaitable[Any]], call: Call) -> Any:
-    """Run a handler that waits, and cancel it when its client hangs up."""
-    connection = call.disconnect
-    if connection is not None:
-        connection.watch()
+async def _run_until_disconnect(
+    handler: Callable[[], Awaitable[Any]], http_request: HttpRequest
+) -> Any:
+    """Run a handler and cancel it when its client disconnects. Raises: ClientDisconnected."""
+    signal = http_request.disconnect_signal
+    if signal is not None:
+        signal.watch_disconnect()
         try:
-            return await run()
+            return await handler()
         finally:
-            connection.unwatch()
-    answer: Any = None
-    answered = False
+            signal.unwatch_disconnect()
+    result: Any = None
+    is_done = False
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_when_gone, call, nursery.cancel_scope)
-        answer, answered = await run(), True
+        nursery.start_soon(_cancel_on_disconnect, http_request, nursery.cancel_scope)
+        result, is_done = await handler(), True
         nursery.cancel_scope.cancel()
-    if not answered:
-        raise ClientGone
-    return answer
+    if not is_done:
+        raise ClientDisconnected
+    return result
 
 
-async def _cancel_when_gone(call: Call, scope: trio.CancelScope) -> None:
-    await call.wait_disconnected()
+async def _cancel_on_disconnect(http_request: HttpRequest, scope: trio.CancelScope) -> None:
+    await http_request.wait_disconnected()
     scope.cancel()
 
 
-def rendered(result: Any) -> Rendered:
-    """Turn what a handler returned into status, headers and body."""
+def render_result(result: Any) -> RenderedResponse:
+    """Render what a handler returned: a Response as it is, anything else as JSON with a 200."""
     if isinstance(result, Response):
-        return _spelled_out(result)
+        return _render_response(result)
     return 200, OK_HEADERS, render(result)
 
 
-def _spelled_out(response: Response) -> Rendered:
+def _render_response(response: Response) -> RenderedResponse:
     headers = [
         (name.lower().encode("ascii"), value.encode("latin-1"))
         for name, value in response.headers.items()
@@ -129,27 +154,34 @@ def _spelled_out(response: Response) -> Rendered:
     return response.status, headers, response.body
 
 
-def failure(error: Exception) -> Response:
-    """Turn an exception into the response a client gets, logging what is our own fault."""
+def response_to_error(error: Exception) -> Response:
+    """Return the response for an exception, and log faults of this and of other servers."""
     cause = _cause_of(error)
     if isinstance(cause, MatrixError):
         return error_response(cause)
     if isinstance(cause, Unavailable):
-        logger.warning("Answering 503: %s: %s", type(cause).__name__, cause)
-        return error_response(MatrixError("M_UNKNOWN", 503, "Not possible just now; try again"))
+        logger.warning("responding 503: %s: %s", type(cause).__name__, cause)
+        return error_response(
+            MatrixError("M_UNKNOWN", 503, "The server is temporarily unavailable; try again later")
+        )
     if isinstance(cause, RemoteFault):
-        logger.info("Answering 502 because a peer failed: %s", cause)
-        return error_response(MatrixError("M_UNKNOWN", 502, f"The server {cause.server} failed"))
-    logger.error("A request failed", exc_info=error)
+        logger.info("responding 502 because another server failed: %s", cause)
+        return error_response(
+            MatrixError("M_UNKNOWN", 502, f"The request to {cause.server} failed")
+        )
+    logger.error("unhandled error in a request, responding 500", exc_info=error)
     return error_response(MatrixError("M_UNKNOWN", 500, "Internal server error"))
 
 
 def _cause_of(error: Exception) -> Exception:
-    """Find what a client should hear of in a group that came out of a nursery."""
+    """Return the error for the client from the exception group of a nursery.
+
+    A group is kept whole if it has several causes that are not all MatrixErrors.
+    """
     if not isinstance(error, ExceptionGroup):
         return error
-    causes = [_cause_of(one) for one in error.exceptions]
-    told = [one for one in causes if isinstance(one, MatrixError)]
-    if len(told) == len(causes) or len(causes) == 1:
+    causes = [_cause_of(inner) for inner in error.exceptions]
+    matrix_errors = [cause for cause in causes if isinstance(cause, MatrixError)]
+    if len(matrix_errors) == len(causes) or len(causes) == 1:
         return causes[0]
     return error

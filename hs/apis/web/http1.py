@@ -1,7 +1,38 @@
 """One HTTP/1.1 connection: a single task that parses, awaits the application and writes.
 
-There is no timer task either. The connection says until when its peer must have moved
-(`deadline`), and the server's reaper cancels it after that.
+Rules:
+
+- Only this task reads and writes the transport. Requests are answered one at a time, in the order
+  in which they arrived; pipelined requests wait in the parser, later bytes in the kernel.
+- There are no timeouts and no timer task here. Before each wait for the client the task sets
+  `deadline`; the server's reaper cancels `scope` once the deadline has passed. While the
+  application is computing, the deadline is infinite.
+- `scope` is cancelled by the reaper, by close_if_idle(), and by the disconnect watcher while an
+  endpoint has asked for it. In each case the connection ends without another response, and run()
+  absorbs the cancellation.
+- A parser error does not overtake the requests before it. If the error is in the body of the
+  current request, the application sees a disconnect when it reads that body, and the error is
+  sent as the response unless the application has already started one.
+- The connection is reused only if the response is complete and the whole request was read. A
+  small unread body is read and discarded. If it is large, of unknown length, or waiting for
+  "100 Continue", the response has `connection: close`: the rest is not worth reading, or may never
+  be sent.
+- After an error, or a response that was sent before the whole request was received, the connection
+  lingers: it closes its sending side and discards input for a while, so that the client can read
+  the response before the connection is reset.
+
+Races:
+
+- Drain: close_if_idle() checks the socket and cancels with no await in between. A request that has
+  arrived by then is answered, with `connection: close`; a client that sends its request later
+  sees the connection close and must retry. A client that has connected but not yet sent anything
+  gets `drain_head_s`. A connection that close_if_idle() has missed, because its task had not
+  started, checks for the drain before each read.
+- Disconnect: with epoll, nothing is read while the application is running. Without epoll (tests,
+  other systems) a disconnect is noticed by reading ahead. Up to _MAX_READ_AHEAD bytes are kept for
+  the next request; after that, a disconnect goes unnoticed until the application has finished.
+- The socket is removed from the disconnect watcher before run() returns, because the server then
+  closes the socket, and its file descriptor may be reused immediately.
 """
 
 import logging
@@ -12,206 +43,214 @@ from urllib.parse import unquote
 
 import trio
 
-from hs.apis.web.disconnects import Hangups
-from hs.apis.web.http1_limits import HttpBounds
-from hs.apis.web.http1_parser import Inbox, Incoming, Refusal
-from hs.apis.web.http1_writer import BrokenResponse, Writer, refusal_bytes
-from hs.apis.web.http_request import ClientGone
-from hs.apis.web.transport import Transport, has_arrived
+from hs.apis.web.disconnects import DisconnectWatcher
+from hs.apis.web.http1_limits import HttpLimits
+from hs.apis.web.http1_parser import Http1Parser, Http1Request, HttpError
+from hs.apis.web.http1_writer import InvalidResponse, ResponseWriter, error_response_bytes
+from hs.apis.web.http_request import ClientDisconnected
+from hs.apis.web.transport import Transport, is_readable
 
 logger = logging.getLogger(__name__)
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_GONE = {"type": "http.disconnect"}
-_EARLY_BYTES = 65536
+_DISCONNECT = {"type": "http.disconnect"}
+_MAX_READ_AHEAD = 65536
 
 
-class Surroundings(Protocol):
-    """What a connection reads of its server."""
+class ServerContext(Protocol):
+    """What a connection reads from its server; `now` and `date` are updated by the reaper."""
 
-    bounds: HttpBounds
+    limits: HttpLimits
     now: float
     date: bytes
-    hangups: Hangups | None
+    disconnect_watcher: DisconnectWatcher | None
 
     @property
     def is_draining(self) -> bool:
-        """Tell whether connections should end after their response."""
+        """Whether connections should close after their response."""
         ...
 
 
 class Http1Connection:
-    """One connection, and the request it is busy with."""
+    """One connection and the request that it is answering."""
 
     __slots__ = (
         "_app",
         "_body_deadline",
-        "_delivered",
-        "_early",
-        "_inbox",
+        "_body_delivered",
         "_is_new",
+        "_parser",
+        "_read_ahead",
         "_request",
+        "_scope_template",
         "_server",
-        "_template",
         "_transport",
         "_writer",
         "deadline",
-        "http2",
+        "http2_bytes",
         "scope",
     )
 
     def __init__(
-        self, app: AsgiApp, server: Surroundings, transport: Transport, template: dict[str, Any]
+        self,
+        app: AsgiApp,
+        server: ServerContext,
+        transport: Transport,
+        scope_template: dict[str, Any],
     ) -> None:
         self._app = app
         self._server = server
         self._transport = transport
-        self._template = template
-        if server.hangups is not None and transport.fd is not None:
-            self._template["extensions"] = {"hs.connection": self, "hs.disconnect": self}
+        self._scope_template = scope_template
+        if server.disconnect_watcher is not None and transport.fd is not None:
+            self._scope_template["extensions"] = {"hs.connection": self, "hs.disconnect": self}
         else:
-            self._template["extensions"] = {"hs.connection": self}
-        self._inbox = Inbox(server.bounds)
-        self._request: Incoming | None = None
-        self._writer: Writer | None = None
-        self._delivered = False
+            self._scope_template["extensions"] = {"hs.connection": self}
+        self._parser = Http1Parser(server.limits)
+        self._request: Http1Request | None = None
+        self._writer: ResponseWriter | None = None
+        self._body_delivered = False
         self._is_new = True
         self._body_deadline = 0.0
-        self._early: list[bytes] = []
-        self.deadline = server.now + server.bounds.head_s
+        self._read_ahead: list[bytes] = []
+        self.deadline = server.now + server.limits.head_s
         self.scope = trio.CancelScope()
-        self.http2: bytes | None = None
+        self.http2_bytes: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether the connection only waits for its next request."""
-        return self._request is None and self._inbox.is_idle
+        """Whether the connection only waits for its next request."""
+        return self._request is None and self._parser.is_idle
 
-    def leave(self) -> None:
+    def close_if_idle(self) -> None:
         """End the connection if it only waits for its next request.
 
-        Who has just connected, or asked already, is heard; the answer will end the connection.
+        If that request may have arrived already, or the client has only just connected, the
+        connection ends after the response instead.
         """
         if not self.is_idle:
             return
-        if self._may_still_ask():
-            self._hurry()
+        if self._may_have_request():
+            self._shorten_deadline()
         else:
             self.scope.cancel()
 
-    def _may_still_ask(self) -> bool:
-        return self._is_new or has_arrived(self._transport)
+    def _may_have_request(self) -> bool:
+        return self._is_new or is_readable(self._transport)
 
-    def _hurry(self) -> None:
-        self.deadline = min(self.deadline, self._server.now + self._server.bounds.last_words_s)
+    def _shorten_deadline(self) -> None:
+        self.deadline = min(self.deadline, self._server.now + self._server.limits.drain_head_s)
 
-    async def run(self, first: bytes = b"") -> None:
-        """Serve the connection to its end, or until `http2` is set; never closes the stream."""
+    async def run(self, first_bytes: bytes = b"") -> None:
+        """Serve the connection until it ends or `http2_bytes` is set; never closes the stream."""
         with self.scope:
             try:
-                if first:
-                    self._inbox.feed(first)
+                if first_bytes:
+                    self._parser.feed(first_bytes)
                 while (request := await self._next_request()) is not None:
-                    if not await self._respond(request):
+                    if not await self._handle(request):
                         break
-                if self._inbox.refusal is not None:
-                    await self._refuse(self._inbox.refusal)
-            except ClientGone:
+                if self._parser.error is not None:
+                    await self._send_error(self._parser.error)
+            except ClientDisconnected:
                 return
             finally:
-                self._forget()
+                self._forget_socket()
 
-    def _forget(self) -> None:
-        fd, hangups = self._transport.fd, self._server.hangups
-        if fd is not None and hangups is not None:
-            hangups.forget(fd)
+    def _forget_socket(self) -> None:
+        fd, watcher = self._transport.fd, self._server.disconnect_watcher
+        if fd is not None and watcher is not None:
+            watcher.forget(fd)
 
-    async def _next_request(self) -> Incoming | None:
-        inbox, server = self._inbox, self._server
-        while self._early and inbox.is_idle:
-            inbox.feed(self._early.pop(0))
+    async def _next_request(self) -> Http1Request | None:
+        """Return the next request once its head is complete; None if the connection must end."""
+        parser, server = self._parser, self._server
+        while self._read_ahead and parser.is_idle:
+            parser.feed(self._read_ahead.pop(0))
         head_deadline = None
-        while not inbox.requests:
-            if inbox.refusal is not None or inbox.http2 is not None:
-                self.http2 = inbox.http2
+        while not parser.requests:
+            if parser.error is not None or parser.http2_bytes is not None:
+                self.http2_bytes = parser.http2_bytes
                 return None
-            if not inbox.is_idle:
-                head_deadline = head_deadline or server.now + server.bounds.head_s
+            if not parser.is_idle:
+                # Fixed at the first byte of the head, so that sending slowly gains no time.
+                head_deadline = head_deadline or server.now + server.limits.head_s
                 self.deadline = head_deadline
             elif server.is_draining:
-                if not self._may_still_ask():
+                if not self._may_have_request():
                     return None
-                self._hurry()
+                self._shorten_deadline()
             received = await self._transport.read()
             if not received:
                 return None
-            inbox.feed(received)
+            parser.feed(received)
         self.deadline = math.inf
         self._is_new = False
-        return inbox.requests.popleft()
+        return parser.requests.popleft()
 
-    async def _respond(self, request: Incoming) -> bool:
-        """Answer one request; tell whether the connection can go on."""
-        writer = self._writer = Writer(request, request.keep_alive)
+    async def _handle(self, request: Http1Request) -> bool:
+        """Answer one request; return whether the connection can be reused."""
+        writer = self._writer = ResponseWriter(request, request.keep_alive)
         self._request = request
-        self._delivered = False
-        self._body_deadline = self._server.now + self._server.bounds.body_grace_s
+        self._body_delivered = False
+        self._body_deadline = self._server.now + self._server.limits.body_grace_s
         try:
-            await self._app(self._scope_of(request), self.receive, self.send)
-        except ClientGone:
+            await self._app(self._asgi_scope(request), self.receive, self.send)
+        except ClientDisconnected:
             return False
-        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 the app's fault ends here
-            await self._fail(error, writer)
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 an application error ends only this connection
+            await self._handle_app_error(error, writer)
             return False
         finally:
             self._request = self._writer = None
-        is_cut_off = self._inbox.refusal is not None and not request.complete
-        if not writer.ended or not writer.keep_alive or is_cut_off:
-            await self._end(request, writer)
+        is_cut_off = self._parser.error is not None and not request.complete
+        if not writer.finished or not writer.keep_alive or is_cut_off:
+            await self._prepare_close(request, writer)
             return False
-        if not request.complete and not await self._skip_body(request):
+        if not request.complete and not await self._discard_body(request):
             return False
-        self.deadline = self._server.now + self._server.bounds.keep_alive_s
+        self.deadline = self._server.now + self._server.limits.keep_alive_s
         return True
 
-    async def _end(self, request: Incoming, writer: Writer) -> None:
-        if self._inbox.refusal is not None and not writer.has_begun:
-            return  # The refusal is the answer.
-        self._inbox.refusal = None
-        if writer.has_begun and not request.complete:
+    async def _prepare_close(self, request: Http1Request, writer: ResponseWriter) -> None:
+        if self._parser.error is not None and not writer.has_started:
+            return  # run() sends the error as the response.
+        self._parser.error = None
+        if writer.has_started and not request.complete:
             await self._linger()
 
-    async def _fail(self, error: BaseException, writer: Writer) -> None:
+    async def _handle_app_error(self, error: BaseException, writer: ResponseWriter) -> None:
+        """Log the error and send a 500 if possible; re-raise what is not an Exception."""
         if isinstance(error, BaseExceptionGroup):
             if error.split(Exception)[1] is not None:
                 raise error
-            if error.split(ClientGone)[1] is None:
+            if error.split(ClientDisconnected)[1] is None:
                 return
-        logger.error("The application failed", exc_info=error)
-        self._inbox.refusal = None
-        if not writer.has_begun:
-            await self._refuse(Refusal(500, "Internal server error"))
+        logger.error("unhandled error in the application, closing the connection", exc_info=error)
+        self._parser.error = None
+        if not writer.has_started:
+            await self._send_error(HttpError(500, "Internal server error"))
 
-    async def _refuse(self, refusal: Refusal) -> None:
-        self._inbox.refusal = None
-        await self._write(refusal_bytes(refusal, self._server.date))
+    async def _send_error(self, error: HttpError) -> None:
+        self._parser.error = None
+        await self._write(error_response_bytes(error, self._server.date))
         await self._linger()
 
     async def _linger(self) -> None:
-        self.deadline = self._server.now + self._server.bounds.linger_s
+        self.deadline = self._server.now + self._server.limits.linger_s
         await self._transport.linger()
 
-    async def _skip_body(self, request: Incoming) -> bool:
-        """Read past a body that the application did not want."""
+    async def _discard_body(self, request: Http1Request) -> bool:
+        """Discard the rest of the body; return whether its end was reached."""
         while not request.complete:
             if not await self._read_body(request):
                 return False
             request.body.clear()
         return True
 
-    def _scope_of(self, request: Incoming) -> dict[str, Any]:
-        scope = self._template.copy()
+    def _asgi_scope(self, request: Http1Request) -> dict[str, Any]:
+        scope = self._scope_template.copy()
         path = request.path.decode("ascii")
         scope["http_version"] = request.version
         scope["method"] = request.method
@@ -222,52 +261,53 @@ class Http1Connection:
         return scope
 
     async def receive(self) -> dict[str, Any]:
-        """Give the next part of the body, or say that the client is gone (ASGI)."""
+        """Return the next part of the body; after the last one, wait for the disconnect (ASGI)."""
         request = self._request
         if request is None:
-            return _GONE
-        if self._delivered:
-            await self._wait_gone()
-            return _GONE
+            return _DISCONNECT
+        if self._body_delivered:
+            await self._wait_disconnected()
+            return _DISCONNECT
         if not request.body and not request.complete:
             if request.expects_continue:
                 request.expects_continue = False
                 await self._write(_CONTINUE)
             while not request.body and not request.complete:
                 if not await self._read_body(request):
-                    return _GONE
+                    return _DISCONNECT
         parts, request.body = request.body, []
-        self._delivered = request.complete
+        self._body_delivered = request.complete
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         return {"type": "http.request", "body": body, "more_body": not request.complete}
 
-    async def _read_body(self, request: Incoming) -> bool:
-        if self._inbox.refusal is not None:
-            return False  # The malformed part came along with the head: nothing more is read.
-        bounds = self._server.bounds
-        self.deadline = self._body_deadline + request.received_bytes / bounds.body_bytes_per_s
+    async def _read_body(self, request: Http1Request) -> bool:
+        """Read once; return whether the body can still be completed."""
+        if self._parser.error is not None:
+            return False  # The error arrived together with the head.
+        limits = self._server.limits
+        self.deadline = self._body_deadline + request.received_bytes / limits.body_bytes_per_s
         received = await self._transport.read()
         self.deadline = math.inf
-        self._inbox.feed(received)
-        return bool(received) and (request.complete or self._inbox.refusal is None)
+        self._parser.feed(received)
+        return bool(received) and (request.complete or self._parser.error is None)
 
-    async def _wait_gone(self) -> None:
-        fd, hangups = self._transport.fd, self._server.hangups
-        if fd is not None and hangups is not None:
-            await hangups.wait(fd)
+    async def _wait_disconnected(self) -> None:
+        fd, watcher = self._transport.fd, self._server.disconnect_watcher
+        if fd is not None and watcher is not None:
+            await watcher.wait(fd)
             return
-        while sum(map(len, self._early)) < _EARLY_BYTES:
+        while sum(map(len, self._read_ahead)) < _MAX_READ_AHEAD:
             received = await self._transport.read()
             if not received:
                 return
-            self._early.append(received)
+            self._read_ahead.append(received)
         await trio.sleep_forever()
 
     async def send(self, message: Any) -> None:
-        """Take a part of the response (ASGI)."""
+        """Send the head or a part of the body of the response (ASGI)."""
         writer = self._writer
         if writer is None:
-            raise BrokenResponse("The response has ended")
+            raise InvalidResponse("The response has ended")
         if message["type"] == "http.response.start":
             if self._must_close():
                 writer.keep_alive = False
@@ -278,16 +318,16 @@ class Http1Connection:
                 await self._write(payload)
 
     async def respond(self, head: bytes, body: bytes) -> None:
-        """Send a whole response; `head` is the status line and all headers but the usual ones."""
+        """Send a whole response; `head` is from response_head()."""
         writer = self._writer
         if writer is None:
-            raise BrokenResponse("The response has ended")
+            raise InvalidResponse("The response has ended")
         if self._must_close():
             writer.keep_alive = False
-        await self._write(writer.whole(head, body, self._server.date))
+        await self._write(writer.complete_response(head, body, self._server.date))
 
     def _must_close(self) -> bool:
-        """Tell whether what is left of the body is more than is worth reading past."""
+        """Return whether to close after the response: if draining, or if much body is unread."""
         request = self._request
         if self._server.is_draining:
             return True
@@ -297,26 +337,26 @@ class Http1Connection:
         return (
             request.expects_continue
             or missing is None
-            or missing > self._server.bounds.unread_body_bytes
+            or missing > self._server.limits.unread_body_bytes
         )
 
     async def _write(self, payload: bytes) -> None:
-        bounds = self._server.bounds
-        resume = self.deadline
+        limits = self._server.limits
+        previous_deadline = self.deadline
         self.deadline = (
-            self._server.now + bounds.write_grace_s + len(payload) / bounds.write_bytes_per_s
+            self._server.now + limits.write_grace_s + len(payload) / limits.write_bytes_per_s
         )
         await self._transport.write(payload)
-        self.deadline = resume
+        self.deadline = previous_deadline
 
-    def watch(self) -> None:
-        """Cancel the connection, and what it is busy with, when the client hangs up."""
-        assert self._server.hangups is not None
+    def watch_disconnect(self) -> None:
+        """Cancel the connection and its handler when the client disconnects, from now on."""
+        assert self._server.disconnect_watcher is not None
         assert self._transport.fd is not None
-        self._server.hangups.watch(self._transport.fd, self.scope)
+        self._server.disconnect_watcher.watch(self._transport.fd, self.scope)
 
-    def unwatch(self) -> None:
-        """Stop watching."""
-        assert self._server.hangups is not None
+    def unwatch_disconnect(self) -> None:
+        """Stop watching for a disconnect."""
+        assert self._server.disconnect_watcher is not None
         assert self._transport.fd is not None
-        self._server.hangups.unwatch(self._transport.fd)
+        self._server.disconnect_watcher.unwatch(self._transport.fd)

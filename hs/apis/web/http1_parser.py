@@ -1,9 +1,26 @@
-"""HTTP/1.1 requests out of bytes: httptools parses, this file refuses what it lets through.
+"""The HTTP/1.1 request parser: httptools splits the bytes, this module rejects what it accepts.
 
-Whatever two HTTP implementations could read differently is refused, never repaired: that is
-what request smuggling lives on. After a refusal nothing more is read from the connection.
+Rules:
 
-Spec: RFC 9112, sections 2.2, 3.2, 5, 6.1-6.3, 7.1, 11.2.
+- Input that two HTTP implementations could read differently is rejected, never repaired, because
+  request smuggling needs such input. A request must have exactly one Host header (HTTP/1.0: at
+  most one), and its body at most one Content-Length of plain digits or one `chunked` transfer
+  coding, never both. Spaces, control characters, unknown codings and lists of values in these
+  headers are errors.
+- The first error is final. The parser ignores all further input; the connection answers the
+  requests before the error, sends the error and closes.
+- Sizes are limited while input arrives, not when it is complete, because httptools reports a header
+  only once it has all of it. `head_bytes` limits the bytes received for a head, and also the bytes
+  between two parts of a body: chunk sizes, their extensions, trailers.
+- Trailers are dropped, so that a trailer cannot pass for a header.
+- Requests are parsed as soon as they arrive, even while an earlier one is being answered.
+  `pipelined_requests` limits how many wait; the caller stops reading while it is busy.
+- An Upgrade is ignored, as RFC 9110 allows. httptools takes the bytes after such a head for the
+  other protocol, so a new parser is fed the same request without its Upgrade header, followed by
+  those bytes. No byte is lost, and a request is parsed again at most once.
+- HTTP/2 with prior knowledge is recognized only by the first bytes of a connection.
+
+Spec: RFC 9112, sections 2.2, 3.2, 5, 6.1-6.3, 7.1, 11.2; RFC 9110, section 7.8.
 """
 
 import re
@@ -11,22 +28,24 @@ from collections import deque
 
 import httptools
 
-from hs.apis.web.http1_limits import HttpBounds
+from hs.apis.web.http1_limits import HttpLimits
 
-_ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#@]+(.*)", re.DOTALL)
+_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://[^/?#@]+(.*)", re.DOTALL)
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _TARGET = re.compile(rb"[!\"$-~]+")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+_CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING_HEADERS = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect")
+)
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
-_UNKNOWN_METHOD = re.compile(
+_REQUEST_LINE = re.compile(
     rb"(?:\A|\n)(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) [!-~]+ HTTP/1\.[01]\r\n"
 )
 
 
-class Refusal(Exception):
-    """The peer broke the protocol or a bound; the connection ends with this status."""
+class HttpError(Exception):
+    """An error of the client or a limit it exceeded; the connection closes with this status."""
 
     def __init__(self, status: int, reason: str, errcode: str = "M_UNKNOWN") -> None:
         super().__init__(reason)
@@ -35,8 +54,8 @@ class Refusal(Exception):
         self.errcode = errcode
 
 
-class Incoming:
-    """One request: its head, and what has arrived of its body."""
+class Http1Request:
+    """One request: its head, and the parts of its body that have arrived and were not read."""
 
     __slots__ = (
         "body",
@@ -69,7 +88,7 @@ class Incoming:
 
     @property
     def missing_bytes(self) -> int | None:
-        """Tell how much of the body is still to come; None when nobody knows."""
+        """Number of body bytes that have not arrived; None if unknown (chunked)."""
         if self.complete:
             return 0
         if self.content_length is None:
@@ -77,189 +96,188 @@ class Incoming:
         return self.content_length - self.received_bytes
 
 
-class Inbox:
-    """The requests that arrived on one connection and wait for their turn."""
+class Http1Parser:
+    """The parser of one connection, and the parsed requests that wait to be answered."""
 
-    def __init__(self, bounds: HttpBounds) -> None:
-        self._bounds = bounds
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
-        self._current: Incoming | None = None
-        self._is_fresh = True
+        self._current: Http1Request | None = None
+        self._is_first_read = True
         self._in_head = False
         self._target = b""
         self._head_bytes = 0
-        # What came since the last part of a body: chunk sizes, their extensions, trailers.
+        # Bytes received since the last part of a body: chunk sizes, their extensions, trailers.
         self._framing_bytes = 0
-        self._raw: list[bytes] = []
-        self.requests: deque[Incoming] = deque()
-        self.refusal: Refusal | None = None
-        # The first bytes of a client that knows that HTTP/2 is spoken here.
-        self.http2: bytes | None = None
+        self._head_parts: list[bytes] = []
+        self.requests: deque[Http1Request] = deque()
+        self.error: HttpError | None = None
+        # The first bytes of a connection on which the client speaks HTTP/2.
+        self.http2_bytes: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether no request has begun to arrive."""
+        """Whether no request is waiting and no part of the next one has arrived."""
         return self._current is None and not self.requests
 
     def feed(self, received: bytes) -> None:
-        """Take bytes; then `requests`, `refusal` or `http2` may have something new."""
-        if self.refusal is not None or self.http2 is not None:
+        """Parse received bytes; may add to `requests`, or set `error` or `http2_bytes`."""
+        if self.error is not None or self.http2_bytes is not None:
             return
-        if self._is_fresh:
-            self._is_fresh = False
+        if self._is_first_read:
+            self._is_first_read = False
             if received.startswith(_HTTP2_PREFACE):
-                self.http2 = received
+                self.http2_bytes = received
                 return
         if self._current is None:
-            self._raw = [received]
+            self._head_parts = [received]
         elif self._in_head:
-            self._raw.append(received)
-            if sum(map(len, self._raw)) > self._bounds.head_bytes:
-                self.refusal = Refusal(431, "The head of the request is too large")
+            self._head_parts.append(received)
+            if sum(map(len, self._head_parts)) > self._limits.head_bytes:
+                self.error = HttpError(431, "Request head too large")
                 return
         else:
             self._framing_bytes += len(received)
         try:
             self._parser.feed_data(received)
         except httptools.HttpParserUpgrade as upgrade:
-            self._stay_with_http1(received[upgrade.args[0] :])
+            self._ignore_upgrade(received[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError as error:
-            self._break_off(str(error))
-            if _UNKNOWN_METHOD.search(b"".join(self._raw)):
-                self.refusal = Refusal(405, "Unrecognized method", "M_UNRECOGNIZED")
+            self._fail(str(error))
+            if _REQUEST_LINE.search(b"".join(self._head_parts)):
+                self.error = HttpError(405, "Unrecognized method", "M_UNRECOGNIZED")
         except httptools.HttpParserError as error:
-            self._break_off(str(error))
-        if self._framing_bytes > self._bounds.head_bytes and self.refusal is None:
-            self.refusal = Refusal(431, "What stands between the parts of the body is too large")
+            self._fail(str(error))
+        if self._framing_bytes > self._limits.head_bytes and self.error is None:
+            self.error = HttpError(431, "Chunk extensions or trailers too large")
 
-    def _stay_with_http1(self, rest: bytes) -> None:
-        """Ignore the wish for another protocol; `rest` comes after the head of the request.
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the last request again without its Upgrade header; `rest` follows its head.
 
-        Spec: RFC 9110, section 7.8: nothing here speaks websocket; and h2c was given up by
-        RFC 9113 and leads past the rules of proxies that let it through. The parser has taken what
-        follows for the other protocol, so it begins anew with the same request, without the wish.
+        Spec: RFC 9110, section 7.8. There are no websockets here. RFC 9113 has deprecated h2c,
+        and proxies that forward it let requests bypass their rules.
         """
-        current = self.requests.pop()
-        if current.method == "CONNECT":
-            self.refusal = Refusal(405, "Unrecognized method", "M_UNRECOGNIZED")
+        request = self.requests.pop()
+        if request.method == "CONNECT":
+            self.error = HttpError(405, "Unrecognized method", "M_UNRECOGNIZED")
             return
-        first = f"{current.method} {self._target.decode('ascii')} HTTP/{current.version}\r\n"
-        kept = (header for header in current.headers if header[0] != b"upgrade")
-        lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+        request_line = f"{request.method} {self._target.decode('ascii')} HTTP/{request.version}\r\n"
+        headers = (header for header in request.headers if header[0] != b"upgrade")
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._parser = httptools.HttpRequestParser(self)
-        self.feed(first.encode("ascii") + lines + b"\r\n" + rest)
+        self.feed(request_line.encode("ascii") + lines + b"\r\n" + rest)
 
-    def _break_off(self, reason: str) -> None:
-        """Refuse what the parser refused, unless a callback has said why already."""
-        if self.refusal is None:
-            self.refusal = Refusal(400, reason or "Malformed request")
+    def _fail(self, reason: str) -> None:
+        """Record an error of httptools, unless one of our callbacks raised its own first."""
+        if self.error is None:
+            self.error = HttpError(400, reason or "Malformed request")
 
-    def _refuse(self, status: int, reason: str) -> Refusal:
-        self.refusal = Refusal(status, reason)
-        return self.refusal
+    def _rejected(self, status: int, reason: str) -> HttpError:
+        self.error = HttpError(status, reason)
+        return self.error
 
-    # What follows is called by the parser; an exception makes it stop.
+    # The methods below are the callbacks of httptools; an exception in one stops the parser.
 
     def on_message_begin(self) -> None:
-        """Start a request."""
-        if len(self.requests) >= self._bounds.pipelined:
-            raise self._refuse(400, "Too many requests in a row")
-        self._current = Incoming()
+        """Begin a request."""
+        if len(self.requests) >= self._limits.pipelined_requests:
+            raise self._rejected(400, "Too many pipelined requests")
+        self._current = Http1Request()
         self._in_head = True
         self._target = b""
         self._head_bytes = self._framing_bytes = 0
 
     def on_url(self, part: bytes) -> None:
-        """Take a part of the target."""
+        """Append a part of the request target."""
         self._target = self._target + part if self._target else part
-        if len(self._target) > self._bounds.target_bytes:
-            raise self._refuse(414, "The target of the request is too long")
+        if len(self._target) > self._limits.target_bytes:
+            raise self._rejected(414, "Request target too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer, which is dropped."""
+        """Append a header, or drop a trailer."""
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._bounds.head_bytes:
-            raise self._refuse(431, "The head of the request is too large")
-        current = self._current
-        if current is None or not self._in_head:
+        if self._head_bytes > self._limits.head_bytes:
+            raise self._rejected(431, "Request head too large")
+        request = self._current
+        if request is None or not self._in_head:
             return
-        if len(current.headers) >= self._bounds.headers:
-            raise self._refuse(431, "Too many headers")
-        if _BAD_VALUE.search(value):
-            raise self._refuse(400, "A header holds control characters")
-        current.headers.append((name.lower(), value))
+        if len(request.headers) >= self._limits.headers:
+            raise self._rejected(431, "Too many headers")
+        if _CONTROL_CHARACTER.search(value):
+            raise self._rejected(400, "Control character in a header")
+        request.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and let the request be answered."""
-        current = self._current
-        assert current is not None
+        """Check the head and queue the request; its body may still be incomplete."""
+        request = self._current
+        assert request is not None
         self._in_head = False
-        current.version = self._parser.get_http_version()
-        if current.version not in ("1.1", "1.0"):
-            raise self._refuse(505, "This version of HTTP is not spoken here")
-        current.method = self._parser.get_method().decode("ascii")
-        self._take_target(current)
-        self._take_framing(current)
-        self.requests.append(current)
-        self._raw = []
+        request.version = self._parser.get_http_version()
+        if request.version not in ("1.1", "1.0"):
+            raise self._rejected(505, "Unsupported HTTP version")
+        request.method = self._parser.get_method().decode("ascii")
+        self._parse_target(request)
+        self._parse_framing(request)
+        self.requests.append(request)
+        self._head_parts = []
 
     def on_body(self, part: bytes) -> None:
-        """Take a part of the body."""
-        current = self._current
-        assert current is not None
-        current.received_bytes += len(part)
-        current.body.append(part)
+        """Append a part of the body."""
+        request = self._current
+        assert request is not None
+        request.received_bytes += len(part)
+        request.body.append(part)
         self._framing_bytes = 0
 
     def on_message_complete(self) -> None:
-        """End the request."""
+        """Mark the request as complete."""
         assert self._current is not None
         self._current.complete = True
         self._current = None
 
-    def _take_target(self, current: Incoming) -> None:
+    def _parse_target(self, request: Http1Request) -> None:
         target = self._target
         if not target.startswith(b"/"):
-            absolute = _ABSOLUTE.match(target)
+            absolute = _ABSOLUTE_TARGET.match(target)
             if absolute is not None:
                 target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
-            elif target == b"*" and current.method == "OPTIONS":
+            elif target == b"*" and request.method == "OPTIONS":
                 target = b"/"
         if not target.startswith(b"/") or not _TARGET.fullmatch(target):
-            raise self._refuse(400, "The target of the request is malformed")
-        current.path, _, current.query = target.partition(b"?")
+            raise self._rejected(400, "Malformed request target")
+        request.path, _, request.query = target.partition(b"?")
 
-    def _take_framing(self, current: Incoming) -> None:
+    def _parse_framing(self, request: Http1Request) -> None:
         hosts = lengths = 0
-        for name, value in current.headers:
-            if name in _FRAMING:
+        for name, value in request.headers:
+            if name in _FRAMING_HEADERS:
                 if name == b"host":
                     hosts += 1
                     if not _HOST.fullmatch(value):
-                        raise self._refuse(400, "The Host header is malformed")
+                        raise self._rejected(400, "Malformed Host header")
                 elif name == b"content-length":
                     lengths += 1
-                    if not _LENGTH.fullmatch(value):
-                        raise self._refuse(400, "The Content-Length is malformed")
-                    current.content_length = int(value)
+                    if not _CONTENT_LENGTH.fullmatch(value):
+                        raise self._rejected(400, "Malformed Content-Length header")
+                    request.content_length = int(value)
                 else:
-                    self._take_option(current, name, value.strip().lower())
-        if hosts != 1 and (hosts or current.version == "1.1"):
-            raise self._refuse(400, "One Host header is needed")
-        if lengths > 1 or (current.chunked and (lengths or current.version == "1.0")):
-            raise self._refuse(400, "The length of the body is ambiguous")
-        if current.version == "1.0":
-            current.keep_alive = current.expects_continue = False
+                    self._parse_option(request, name, value.strip().lower())
+        if hosts != 1 and (hosts or request.version == "1.1"):
+            raise self._rejected(400, "Exactly one Host header is required")
+        if lengths > 1 or (request.chunked and (lengths or request.version == "1.0")):
+            raise self._rejected(400, "Ambiguous body length")
+        if request.version == "1.0":
+            request.keep_alive = request.expects_continue = False
 
-    def _take_option(self, current: Incoming, name: bytes, value: bytes) -> None:
+    def _parse_option(self, request: Http1Request, name: bytes, value: bytes) -> None:
         if name == b"transfer-encoding":
-            if value != b"chunked" or current.chunked:
-                raise self._refuse(501, "This transfer coding is not understood")
-            current.chunked = True
+            if value != b"chunked" or request.chunked:
+                raise self._rejected(501, "Unsupported transfer coding")
+            request.chunked = True
         elif name == b"connection":
             if b"close" in (option.strip() for option in value.split(b",")):
-                current.keep_alive = False
+                request.keep_alive = False
         else:
             if value != b"100-continue":
-                raise self._refuse(417, "This expectation is not met")
-            current.expects_continue = True
+                raise self._rejected(417, "Unsupported expectation")
+            request.expects_continue = True

@@ -1,4 +1,19 @@
-"""HTTP/1.1 responses into bytes: framing, and head and body in one piece where possible.
+"""The HTTP/1.1 response writer: turns the parts of a response into bytes to send.
+
+Rules:
+
+- Only the writer decides the framing. It drops Connection and Transfer-Encoding headers of the
+  application. The end of the body is marked by Content-Length if the application has set it,
+  otherwise by the chunked coding, or for HTTP/1.0 by closing the connection.
+- The bytes of the body are counted against Content-Length. A body of a different length is an
+  InvalidResponse, raised before the surplus is sent: the client would take it for the next
+  response.
+- Responses to HEAD, 204 and 304 have no body, whatever the application sends.
+- A CR, LF or NUL in a header is an InvalidResponse, raised before anything is sent (response
+  splitting).
+- After InvalidResponse the connection closes; a 500 may be sent first if no head was written.
+- The head is returned together with the first part of the body, so that a small response is one
+  system call.
 
 Spec: RFC 9112, sections 4, 6 and 9.3; RFC 9110, 8.6 and 15.
 """
@@ -7,14 +22,14 @@ from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
 
-from hs.apis.web.http1_parser import Incoming, Refusal
+from hs.apis.web.http1_parser import Http1Request, HttpError
 
 Headers = list[tuple[bytes, bytes]]
-_BODILESS = (204, 304)
+_STATUSES_WITHOUT_BODY = (204, 304)
 
 
-class BrokenResponse(Exception):
-    """The application broke the rules of HTTP; nothing more may be sent on this connection."""
+class InvalidResponse(Exception):
+    """A response of the application that breaks the rules of HTTP."""
 
 
 @cache
@@ -26,48 +41,57 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
 
 
-def date_line() -> bytes:
-    """Write the Date header of now."""
+def date_header() -> bytes:
+    """Return the line of the Date header with the current time."""
     return f"date: {formatdate(usegmt=True)}\r\n".encode("ascii")
 
 
-class Writer:
-    """Writes the response to one request."""
+class ResponseWriter:
+    """The writer of the response to one request."""
 
-    __slots__ = ("_bodiless", "_chunked", "_head", "_left", "_request", "ended", "keep_alive")
+    __slots__ = (
+        "_chunked",
+        "_head",
+        "_omits_body",
+        "_remaining_bytes",
+        "_request",
+        "finished",
+        "keep_alive",
+    )
 
-    def __init__(self, request: Incoming, keep_alive: bool) -> None:
+    def __init__(self, request: Http1Request, keep_alive: bool) -> None:
         self._request = request
+        # None before start(); b"" once body() has returned the head.
         self._head: bytes | None = None
-        self._left: int | None = None
+        self._remaining_bytes: int | None = None
         self._chunked = False
-        self._bodiless = False
+        self._omits_body = False
         self.keep_alive = keep_alive
-        self.ended = False
+        self.finished = False
 
     @property
-    def has_begun(self) -> bool:
-        """Tell whether a head was written."""
+    def has_started(self) -> bool:
+        """Whether a head was written."""
         return self._head is not None
 
     def start(self, status: int, headers: Headers, date: bytes) -> None:
-        """Compose the head. Raises: BrokenResponse."""
+        """Write the head, which the first call of body() returns. Raises: InvalidResponse."""
         if self._head is not None:
-            raise BrokenResponse("A response begins once")
+            raise InvalidResponse("The response has already started")
         head = [_status_line(status)]
         for name, value in headers:
             if name == b"content-length":
-                self._left = int(value)
-                if status in _BODILESS:
+                self._remaining_bytes = int(value)
+                if status in _STATUSES_WITHOUT_BODY:
                     continue
             elif name == b"connection" or name == b"transfer-encoding":
                 continue
             head.append(b"%b: %b\r\n" % (name, value))
         head.append(date)
-        if status in _BODILESS or self._request.method == "HEAD":
-            self._bodiless = True
-        elif self._left is None:
-            # Without a length, HTTP/1.0 knows only the end of the connection.
+        if status in _STATUSES_WITHOUT_BODY or self._request.method == "HEAD":
+            self._omits_body = True
+        elif self._remaining_bytes is None:
+            # Without a length, HTTP/1.0 can mark the end of a body only by closing.
             if self._request.version == "1.1":
                 self._chunked = True
                 head.append(b"transfer-encoding: chunked\r\n")
@@ -79,54 +103,54 @@ class Writer:
         lines = self._head.count(b"\n")
         if lines != len(head) + 1 or self._head.count(b"\r") != lines or b"\0" in self._head:
             self._head = None
-            raise BrokenResponse("A header holds control characters")
+            raise InvalidResponse("Control character in a response header")
 
-    def whole(self, head: bytes, body: bytes, date: bytes) -> bytes:
-        """Give the bytes of a response whose head was composed before. Raises: BrokenResponse."""
-        if self._head is not None or self.ended:
-            raise BrokenResponse("A response begins once")
+    def complete_response(self, head: bytes, body: bytes, date: bytes) -> bytes:
+        """Return a whole response; `head` is from response_head(). Raises: InvalidResponse."""
+        if self._head is not None or self.finished:
+            raise InvalidResponse("The response has already started")
         self._head = b""
-        self.ended = True
-        text = b"%b%bcontent-length: %d\r\n%b\r\n" % (
+        self.finished = True
+        full_head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
             head,
             date,
             len(body),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
-        return text if self._request.method == "HEAD" else text + body
+        return full_head if self._request.method == "HEAD" else full_head + body
 
     def body(self, part: bytes, more: bool) -> bytes:
-        """Give the bytes to send for a part of the body. Raises: BrokenResponse."""
-        if self._head is None or self.ended:
-            raise BrokenResponse("A body comes after its head and ends once")
-        self.ended = not more
+        """Return the bytes to send for a part of the body. Raises: InvalidResponse."""
+        if self._head is None or self.finished:
+            raise InvalidResponse("A body part must follow the head and precede the end")
+        self.finished = not more
         head, self._head = self._head, b""
-        if self._bodiless:
+        if self._omits_body:
             return head
         if self._chunked:
             framed = b"%x\r\n%b\r\n" % (len(part), part) if part else b""
             return head + framed + (b"" if more else b"0\r\n\r\n")
-        if self._left is not None:
-            self._left -= len(part)
-            if self._left < 0 or (not more and self._left):
-                raise BrokenResponse("The body is not as long as it was said to be")
+        if self._remaining_bytes is not None:
+            self._remaining_bytes -= len(part)
+            if self._remaining_bytes < 0 or (not more and self._remaining_bytes):
+                raise InvalidResponse("The body length does not match Content-Length")
         return head + part if head else part
 
 
-def head_of(status: int, headers: Headers) -> bytes:
-    """Compose the part of a head that many responses share, for `Writer.whole`."""
+def response_head(status: int, headers: Headers) -> bytes:
+    """Return a head without Date, length and Connection, for ResponseWriter.complete_response."""
     lines = [b"%b: %b\r\n" % header for header in headers]
     return _status_line(status) + b"".join(lines)
 
 
-def refusal_bytes(refusal: Refusal, date: bytes) -> bytes:
-    """Write a whole response for a peer that broke the protocol."""
-    reason = refusal.reason.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
-    body = b'{"errcode":"%b","error":"%b"}' % (refusal.errcode.encode("ascii"), reason)
+def error_response_bytes(error: HttpError, date: bytes) -> bytes:
+    """Return a whole response, which announces that the connection closes."""
+    reason = error.reason.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
+    body = b'{"errcode":"%b","error":"%b"}' % (error.errcode.encode("ascii"), reason)
     return (
         b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
         % (
-            _status_line(refusal.status),
+            _status_line(error.status),
             date,
             len(body),
             body,

@@ -1,4 +1,4 @@
-"""One request as it came off the wire, before any of it is trusted."""
+"""One HTTP request as received: nothing in it has been validated."""
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -8,29 +8,33 @@ from urllib.parse import unquote
 from hs.core.errors import InvalidParam, TooLarge
 from hs.core.requester import Requester
 
-Receive = Callable[[], Awaitable[Any]]
+AsgiReceive = Callable[[], Awaitable[Any]]
 MAX_QUERY_PARAMETERS = 500
-_USUAL_CHARS = 400
+_MAX_CACHED_CHARS = 400
 
 
 class DisconnectSignal(Protocol):
-    """A connection that can end when its client hangs up, without a task of its own."""
+    """A connection that notices a client's disconnect without an extra task."""
 
-    def watch(self) -> None:
-        """From now on, cancel the connection's task as soon as the client is gone."""
+    def watch_disconnect(self) -> None:
+        """Cancel the connection's task as soon as the client disconnects, from now on."""
         ...
 
-    def unwatch(self) -> None:
-        """Stop that."""
+    def unwatch_disconnect(self) -> None:
+        """Stop cancelling the connection's task on disconnect."""
         ...
 
 
-class ClientGone(Exception):
-    """The client hung up before its request could be answered; nobody is left to tell."""
+class ClientDisconnected(Exception):
+    """The client disconnected before it received the response, so no response is sent."""
 
 
-class Call:
-    """The request line, headers and body of one request, with what became known on the way."""
+class HttpRequest:
+    """The request line, headers and body of one request.
+
+    Routing adds `path_params`, authentication adds `requester` or `origin`, and reading the
+    body adds `body` and `json`. `raw_path` is not percent-decoded.
+    """
 
     __slots__ = (
         "_query",
@@ -38,101 +42,101 @@ class Call:
         "_received_all",
         "body",
         "client_ip",
-        "disconnect",
+        "disconnect_signal",
         "headers",
         "json",
         "method",
         "origin",
-        "params",
+        "path_params",
         "query_string",
+        "raw_path",
         "requester",
-        "target",
     )
 
     def __init__(
         self,
         method: str,
-        target: str,
+        raw_path: str,
         query_string: bytes,
         headers: list[tuple[bytes, bytes]],
-        receive: Receive,
+        receive: AsgiReceive,
         client_ip: str,
     ) -> None:
         self.method = method
-        self.target = target
+        self.raw_path = raw_path
         self.query_string = query_string
         self.headers = headers
         self.client_ip = client_ip
-        self.params: dict[str, str] = {}
+        self.path_params: dict[str, str] = {}
         self.requester: Requester | None = None
         self.origin: str | None = None
         self.body = b""
         self.json: Any = None
-        self.disconnect: DisconnectSignal | None = None
+        self.disconnect_signal: DisconnectSignal | None = None
         self._query: dict[str, list[str]] | None = None
         self._receive = receive
         self._received_all = False
 
     def header(self, name: bytes) -> str | None:
-        """Give the first header of that (lower case) name."""
+        """Return the first header with this (lower-case) name."""
         for key, value in self.headers:
             if key == name:
                 return value.decode("latin-1")
         return None
 
     def header_values(self, name: bytes) -> list[str]:
-        """Give all headers of that (lower case) name, in order."""
+        """Return all headers with this (lower-case) name, in order."""
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """Give the query parameters, decoded once."""
+        """All query parameters, percent-decoded on first use. Raises: InvalidParam."""
         if self._query is None:
             self._query = parse_query(self.query_string)
         return self._query
 
     def query_value(self, name: str) -> str | None:
-        """Give the first query parameter of that name."""
+        """Return the first query parameter with this name. Raises: InvalidParam."""
         if not self.query_string:
             return None
         values = self.query.get(name)
         return values[0] if values else None
 
     @property
-    def may_hold_nul(self) -> bool:
-        """Whether a string in the JSON of the body may hold NUL."""
-        # The backslash alone is found much quicker, or not found.
+    def may_contain_nul(self) -> bool:
+        """Whether a string in the JSON body may contain NUL; false positives are possible."""
+        # The first search is much faster and usually decides.
         return b"\\" in self.body and b"\\u0000" in self.body
 
     async def read_body(self, max_bytes: int) -> bytes:
-        """Read the whole body.
+        """Read the whole body into `body`.
 
-        Raises: TooLarge beyond `max_bytes`, ClientGone when it never ends.
+        Raises: TooLarge beyond `max_bytes`; ClientDisconnected if the body is incomplete.
         """
         declared = self.header(b"content-length")
         if declared is not None and int(declared) > max_bytes:
-            raise TooLarge(f"The body is larger than {max_bytes} bytes")
+            raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
         parts: list[bytes] = []
         size = 0
         async for part in self:
             size += len(part)
             if size > max_bytes:
-                raise TooLarge(f"The body is larger than {max_bytes} bytes")
+                raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
             parts.append(part)
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.body
 
-    def __aiter__(self) -> "Call":
-        """Give the body part by part as it arrives; once only."""
-        # Not a generator: those must be closed by whoever stops half way.
+    def __aiter__(self) -> "HttpRequest":
+        """Iterate over the parts of the body as they arrive; possible only once."""
+        # Not an async generator: a reader that stops half-way would have to close it.
         return self
 
     async def __anext__(self) -> bytes:
-        """Give the next part of the body. Raises: ClientGone when it never ends."""
+        """Return the next part of the body. Raises: ClientDisconnected."""
         while not self._received_all:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnected
             self._received_all = not message.get("more_body", False)
             part: bytes = message.get("body", b"")
             if part:
@@ -140,7 +144,7 @@ class Call:
         raise StopAsyncIteration
 
     async def wait_disconnected(self) -> None:
-        """Wait until the client has hung up."""
+        """Wait until the client disconnects; discards the rest of the body."""
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -148,37 +152,38 @@ class Call:
 
 
 def parse_query(query_string: bytes) -> dict[str, list[str]]:
-    """Decode a query string.
+    """Decode a query string into values by parameter name.
 
-    Raises: InvalidParam for what is not UTF-8, holds NUL or has too many parameters.
+    Raises: InvalidParam if it is not ASCII, does not decode to UTF-8, contains NUL or has more
+    than MAX_QUERY_PARAMETERS parameters.
     """
-    found: dict[str, list[str]] = {}
-    if not query_string.isascii():  # HTTP/2 lets it through
-        raise InvalidParam("The address holds bytes that are not percent-encoded")
+    values_by_name: dict[str, list[str]] = {}
+    if not query_string.isascii():  # Our HTTP/1.1 parser rejects this, hypercorn's HTTP/2 does not.
+        raise InvalidParam("The query string must be percent-encoded ASCII")
     pairs = query_string.decode("ascii").split("&")
     if len(pairs) > MAX_QUERY_PARAMETERS:
-        raise InvalidParam("Too many query parameters")
+        raise InvalidParam(f"More than {MAX_QUERY_PARAMETERS} query parameters")
     for pair in pairs:
         if pair:
-            decode = _usual_parameter if len(pair) < _USUAL_CHARS else _parameter
+            decode = _decode_cached if len(pair) < _MAX_CACHED_CHARS else _decode_parameter
             name, value = decode(pair)
-            found.setdefault(name, []).append(value)
-    return found
+            values_by_name.setdefault(name, []).append(value)
+    return values_by_name
 
 
-def _parameter(pair: str) -> tuple[str, str]:
+def _decode_parameter(pair: str) -> tuple[str, str]:
     name, _, value = pair.partition("=")
-    return decode_text(name, plus=True), decode_text(value, plus=True)
+    return percent_decode(name, plus=True), percent_decode(value, plus=True)
 
 
 # Clients send the same filters and timeouts over and over.
-_usual_parameter = lru_cache(maxsize=2048)(_parameter)
+_decode_cached = lru_cache(maxsize=2048)(_decode_parameter)
 
 
-def decode_text(text: str, plus: bool = False) -> str:
-    """Undo the percent-encoding of one path segment or query part.
+def percent_decode(text: str, plus: bool = False) -> str:
+    """Percent-decode one path segment, or with `plus` (which means space) one part of a query.
 
-    Raises: InvalidParam for what is not UTF-8 or holds NUL.
+    Raises: InvalidParam if the result is not UTF-8 or contains NUL.
     """
     if plus and "+" in text:
         text = text.replace("+", " ")
@@ -187,20 +192,20 @@ def decode_text(text: str, plus: bool = False) -> str:
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidParam("The address is not valid UTF-8") from None
+        raise InvalidParam("The percent-encoded URL is not valid UTF-8") from None
     if "\0" in decoded:
-        raise InvalidParam("The address holds a NUL character")
+        raise InvalidParam("The URL must not contain NUL characters")
     return decoded
 
 
-def token_of(call: Call) -> str | None:
-    """Find the access token: the header first, then the (deprecated) query parameter.
+def access_token_of(http_request: HttpRequest) -> str | None:
+    """Return the access token from the header or, failing that, the deprecated query parameter.
 
     Spec: client-server API, Using access tokens.
     """
-    authorization = call.header(b"authorization")
+    authorization = http_request.header(b"authorization")
     if authorization is not None and authorization[:7].lower() == "bearer ":
         return authorization[7:].strip() or None
-    if b"access_token=" in call.query_string:
-        return call.query_value("access_token") or None
+    if b"access_token=" in http_request.query_string:
+        return http_request.query_value("access_token") or None
     return None

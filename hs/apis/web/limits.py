@@ -1,8 +1,14 @@
-"""How much work is let in: rate limits per requester, and admission by class of work.
+"""Limits on the work that is accepted: rate limits per requester, and admission per class of work.
 
-Admission bounds how many requests of one class run at once and how many wait for their turn, so
-that a flood of one class never starves the others. What only waits (an idle long-poll) holds no
-slot; such handlers enter the gate themselves around their computing.
+Rules of admission:
+
+- Each class of work has its own gate, so a flood of one class cannot starve the others. Light
+  work has none.
+- A gate limits how many requests run and how many wait. A request beyond both limits is rejected
+  immediately with M_LIMIT_EXCEEDED, so a queue cannot grow without bound.
+- Waiting requests enter in order of arrival; a new one never overtakes them.
+- Only computing occupies a slot. The handler of a long poll enters the gate itself while it is
+  computing, and never while it already holds a slot of that gate, as this could deadlock.
 """
 
 import enum
@@ -17,7 +23,7 @@ from hs.core.errors import LimitExceeded
 from hs.core.requester import Requester
 
 
-class Work(enum.Enum):
+class WorkClass(enum.Enum):
     """Classes of work that must not starve each other."""
 
     LIGHT = "light"
@@ -28,7 +34,7 @@ class Work(enum.Enum):
 
 
 class RateLimits(Protocol):
-    """Counts requests and refuses the ones too many."""
+    """Counts requests and rejects those that exceed a rate."""
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
         """Count one request of the rate class. Raises: LimitExceeded with retry_after_ms."""
@@ -36,30 +42,36 @@ class RateLimits(Protocol):
 
 
 class NoRateLimits:
-    """Lets everything through."""
+    """RateLimits that allow everything."""
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Allow."""
+        """Allow the request."""
 
 
 class Freshness(Protocol):
-    """Brings what other processes have written to this one."""
+    """Waits for replication from the other processes."""
 
     async def see_all(self) -> None:
-        """Wait until this process knows what was committed before the call; never raises."""
+        """Wait until this process has received all that was committed before the call.
+
+        Never raises, and gives up after a while.
+        """
         ...
 
 
 @attrs.frozen
 class GateSize:
-    """Bounds of one gate: how many run, how many may wait."""
+    """How many requests may run, and how many may wait, in one gate."""
 
     running: int
     waiting: int
 
 
 class Gate:
-    """Bounded concurrency with a bounded queue; entering is cheap while there is room."""
+    """A semaphore with a bounded queue, as an async context manager.
+
+    Raises: LimitExceeded on entry if the queue is full.
+    """
 
     def __init__(self, size: GateSize) -> None:
         self._size = size
@@ -67,12 +79,12 @@ class Gate:
 
     @property
     def running(self) -> int:
-        """How many are let in."""
+        """Number of occupied slots."""
         return self._size.running - self._slots.value
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """Number of waiting requests."""
         return self._slots.statistics().tasks_waiting
 
     async def __aenter__(self) -> None:
@@ -80,7 +92,7 @@ class Gate:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
             if self.waiting >= self._size.waiting:
-                raise LimitExceeded("The server is busy", retry_after_ms=2000) from None
+                raise LimitExceeded("The server is overloaded", retry_after_ms=2000) from None
             await self._slots.acquire()
 
     async def __aexit__(
@@ -92,20 +104,20 @@ class Gate:
         self._slots.release()
 
 
-DEFAULT_GATES: Mapping[Work, GateSize] = {
-    Work.SEND: GateSize(running=100, waiting=2000),
-    Work.SYNC: GateSize(running=50, waiting=5000),
-    Work.HEAVY: GateSize(running=8, waiting=500),
-    Work.FEDERATION: GateSize(running=50, waiting=1000),
+DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
+    WorkClass.SEND: GateSize(running=100, waiting=2000),
+    WorkClass.SYNC: GateSize(running=50, waiting=5000),
+    WorkClass.HEAVY: GateSize(running=8, waiting=500),
+    WorkClass.FEDERATION: GateSize(running=50, waiting=1000),
 }
 
 
 class Admission:
     """The gates of one process."""
 
-    def __init__(self, sizes: Mapping[Work, GateSize] = DEFAULT_GATES) -> None:
+    def __init__(self, sizes: Mapping[WorkClass, GateSize] = DEFAULT_GATES) -> None:
         self.gates = {work: Gate(size) for work, size in sizes.items()}
 
-    def gate(self, work: Work) -> Gate | None:
-        """Give the gate of a class; light work has none."""
+    def gate(self, work: WorkClass) -> Gate | None:
+        """Return the gate of a class of work; None for light work."""
         return self.gates.get(work)

@@ -1,4 +1,4 @@
-"""Where a process listens, and the sockets and TLS contexts that come of it."""
+"""The listeners of a process: their settings, sockets and TLS contexts."""
 
 import errno
 import logging
@@ -18,9 +18,10 @@ BACKLOG = 2048
 
 @attrs.frozen
 class ListenerSpec:
-    """One listener: an address (or the path of a UNIX socket) and what is served there.
+    """One listener to open: a TCP address, or the `path` of a UNIX socket with its file `mode`.
 
-    `mode` is the file mode of a UNIX socket; port 0 lets the system choose.
+    `resources` are served there. Port 0 lets the system choose. `x_forwarded` trusts the
+    X-Forwarded-For header.
     """
 
     resources: frozenset[str]
@@ -34,13 +35,13 @@ class ListenerSpec:
 
     @property
     def has_tls(self) -> bool:
-        """Tell whether the listener speaks TLS."""
+        """Whether the listener uses TLS."""
         return self.certificate_path is not None
 
 
 @attrs.frozen(eq=False)
-class Bound:
-    """A listener that listens."""
+class BoundListener:
+    """An open listener."""
 
     spec: ListenerSpec
     sock: socket.socket
@@ -48,12 +49,12 @@ class Bound:
 
     @property
     def port(self) -> int | None:
-        """Give the port that the system chose."""
+        """TCP port, which the system may have chosen; None for a UNIX socket."""
         return None if self.spec.path is not None else int(self.sock.getsockname()[1])
 
     @property
     def address(self) -> str:
-        """Give the address for a log line."""
+        """Address as a URL, for the log."""
         if self.spec.path is not None:
             return f"unix:{self.spec.path}"
         scheme = "https" if self.tls is not None else "http"
@@ -61,69 +62,73 @@ class Bound:
         return f"{scheme}://{host}:{self.port}"
 
     def reload_certificate(self) -> None:
-        """Read certificate and key again, for the handshakes from now on."""
+        """Reload certificate and key, for new connections. Raises: OSError, ssl.SSLError."""
         if self.tls is not None and self.spec.certificate_path is not None:
             self.tls.load_cert_chain(self.spec.certificate_path, self.spec.private_key_path)
 
-    def forget_path(self) -> None:
+    def remove_socket_file(self) -> None:
         """Remove the file of a UNIX socket."""
         if self.spec.path is not None and os.path.exists(self.spec.path):
             os.unlink(self.spec.path)
 
 
-def bind_all(specs: Iterable[ListenerSpec]) -> list[Bound]:
-    """Open every listener, or none. Raises: OSError, ssl.SSLError."""
-    wanted = list(specs)
-    ipv4_ports = {one.port for one in wanted if one.path is None and ":" not in one.host}
-    bound: list[Bound] = []
+def bind_listeners(specs: Iterable[ListenerSpec]) -> list[BoundListener]:
+    """Open all listeners, or none of them if one fails.
+
+    An IPv6 address is skipped on a machine without IPv6 if its port is also bound on IPv4.
+    Raises: OSError, ssl.SSLError.
+    """
+    specs = list(specs)
+    ipv4_ports = {spec.port for spec in specs if spec.path is None and ":" not in spec.host}
+    listeners: list[BoundListener] = []
     try:
-        for spec in wanted:
+        for spec in specs:
             tls = tls_context(spec)
             try:
                 sock = _open_unix(spec) if spec.path is not None else _open_tcp(spec, ipv4_ports)
             except OSError as error:
                 if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
                     raise
-                logger.warning("There is no IPv6 here; not listening on %s", spec.host)
+                logger.warning("this machine has no IPv6, not listening on %s", spec.host)
                 continue
             sock.listen(BACKLOG)
-            bound.append(Bound(spec, sock, tls))
+            listeners.append(BoundListener(spec, sock, tls))
     except BaseException:
-        for one in bound:
-            one.sock.close()
-            one.forget_path()
+        for bound in listeners:
+            bound.sock.close()
+            bound.remove_socket_file()
         raise
-    return bound
+    return listeners
 
 
 def _lacks_ipv6(spec: ListenerSpec, error: OSError) -> bool:
-    """Tell whether a usual IPv6 address is refused because the machine has no IPv6."""
+    """Return whether `::` or `::1` could not be bound because the machine has no IPv6."""
     return spec.host in ("::", "::1") and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def _open_tcp(spec: ListenerSpec, ipv4_ports: set[int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
-    place = f"{spec.host} port {spec.port}"
+    address = f"{spec.host} port {spec.port}"
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, place) from None
+        raise OSError(error.errno, error.strerror, address) from None
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and spec.port in ipv4_ports:
-            # "::" takes IPv4 too, unless that has a listener of its own.
+            # By default "::" accepts IPv4 too, which would conflict with the IPv4 listener.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((spec.host, spec.port))
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, error.strerror, place) from None
+        raise OSError(error.errno, error.strerror, address) from None
     return sock
 
 
 def _open_unix(spec: ListenerSpec) -> socket.socket:
     assert spec.path is not None
-    _remove_stale(spec.path)
+    _remove_stale_socket(spec.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -135,11 +140,11 @@ def _open_unix(spec: ListenerSpec) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
-    """Remove the socket file of a process that is gone. Raises: OSError if it is not gone."""
+def _remove_stale_socket(path: str) -> None:
+    """Remove the socket file of a process that has ended. Raises: OSError if it is in use."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EADDRINUSE, "There is a file in the place of the socket", path)
+            raise OSError(errno.EADDRINUSE, "A file that is not a socket exists", path)
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -148,22 +153,22 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise OSError(errno.EADDRINUSE, "Another process listens on the socket", path)
+    raise OSError(errno.EADDRINUSE, "Another process is listening on this socket", path)
 
 
 def tls_context(spec: ListenerSpec) -> ssl.SSLContext | None:
-    """Make the TLS context of a listener: TLS 1.2 and up, HTTP/1.1 before HTTP/2."""
+    """Return the TLS context of a listener: TLS 1.2 or newer, HTTP/1.1 preferred to HTTP/2."""
     if not spec.has_tls:
         return None
     config = Config()
     config.certfile = spec.certificate_path
     config.keyfile = spec.private_key_path or spec.certificate_path
     config.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
-    # HTTP/2 in Python costs eight times HTTP/1.1; it is there for who has nothing else.
+    # HTTP/2 in Python costs eight times as much as HTTP/1.1; it is for clients without HTTP/1.1.
     config.alpn_protocols = ["http/1.1", "h2"]
     try:
         return config.create_ssl_context()
     except OSError as error:
-        # Python does not tell which file it could not read.
+        # Python's error does not name the file that could not be read.
         files = f"{config.certfile}, {config.keyfile}"
         raise OSError(error.errno, error.strerror or str(error), files) from None

@@ -1,4 +1,4 @@
-"""From what an endpoint returns to the bytes of a response."""
+"""Rendering: from the result of a handler to the body and headers of a response."""
 
 from collections.abc import AsyncIterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @attrs.frozen
 class Response:
-    """A response spelled out: status, headers, and a body as bytes or as a stream of bytes."""
+    """A response with its status and headers; the body is bytes or a stream of bytes."""
 
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict)
@@ -22,30 +22,30 @@ class Response:
 
 @attrs.frozen
 class Empty:
-    """The answer `{}`."""
+    """The response `{}`."""
 
 
-def wire(name: str, default: Any = attrs.NOTHING) -> Any:
-    """Give a field of an answer a name that is no Python identifier."""
-    return attrs.field(default=default, kw_only=True, metadata={"wire": name})
+def json_name(name: str, default: Any = attrs.NOTHING) -> Any:
+    """Declare a field of a response class whose JSON key is not a Python identifier."""
+    return attrs.field(default=default, kw_only=True, metadata={"json_name": name})
 
 
 def render(value: Any) -> bytes:
-    """Write an answer as JSON: attrs values as objects without their None fields."""
+    """Render a value as JSON: attrs instances as objects, without their None fields."""
     if type(value) is bytes:
         return value
     if value is None:
         return b"{}"
-    return orjson.dumps(value, default=_plain)
+    return orjson.dumps(value, default=_to_json)
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Answer JSON with a status other than 200."""
+    """Return a JSON response with any status."""
     return Response(status, {"content-type": "application/json"}, render(value))
 
 
 def html_response(text: str, status: int = 200) -> Response:
-    """Answer a page, with the headers that keep it from running what it should not."""
+    """Return a page, with headers that forbid scripts, framing and external resources."""
     headers = {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -57,12 +57,12 @@ def html_response(text: str, status: int = 200) -> Response:
 
 
 def redirect(url: str, status: int = 302) -> Response:
-    """Send the client elsewhere."""
+    """Return a redirect to the URL."""
     return Response(status, {"location": url, "content-type": "text/plain"}, b"")
 
 
 def error_response(error: MatrixError) -> Response:
-    """Write an error the way clients and servers expect it.
+    """Return the response for an error, with Retry-After in whole seconds if it has one.
 
     Spec: client-server API, Standard error response; Rate limiting.
     """
@@ -73,8 +73,9 @@ def error_response(error: MatrixError) -> Response:
     return Response(error.status, headers, render(error.body()))
 
 
-def _plain(value: Any) -> Any:
-    names = _wire_names(type(value))
+def _to_json(value: Any) -> Any:
+    """Convert what orjson cannot render."""
+    names = _json_names(type(value))
     if names is not None:
         return {
             name: member
@@ -85,20 +86,21 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__} does not render as JSON")
+    raise TypeError(f"{type(value).__name__} cannot be rendered as JSON")
 
 
-def _wire_names(kind: type) -> tuple[tuple[str, str], ...] | None:
-    if kind not in _NAMES:
-        _NAMES[kind] = _declared_names(kind) if attrs.has(kind) else None
-    return _NAMES[kind]
+def _json_names(kind: type) -> tuple[tuple[str, str], ...] | None:
+    """Return the attributes of an attrs class with their JSON keys; None for other classes."""
+    if kind not in _JSON_NAMES:
+        _JSON_NAMES[kind] = _declared_names(kind) if attrs.has(kind) else None
+    return _JSON_NAMES[kind]
 
 
 def _declared_names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (field.name, field.metadata.get("wire", field.name)) for field in attrs.fields(kind)
+        (field.name, field.metadata.get("json_name", field.name)) for field in attrs.fields(kind)
     )
 
 
-# One entry for each class that is ever rendered.
-_NAMES: dict[type, tuple[tuple[str, str], ...] | None] = {}
+# One entry for each class that was ever rendered; never invalidated, as classes do not change.
+_JSON_NAMES: dict[type, tuple[tuple[str, str], ...] | None] = {}

@@ -1,7 +1,25 @@
-"""Request classes: attrs classes whose fields say where in a request their values come from.
+"""Request classes: attrs classes whose fields declare where in a request their values come from.
 
-`parser_of` compiles such a class once into a function from a `Call` to an instance, so an
-endpoint never touches headers, queries or JSON itself.
+`compile_parser` compiles such a class once, when endpoints are collected, into a RequestParser.
+So a handler never touches headers, queries or JSON itself.
+
+Rules:
+
+- Each field has exactly one source. A field without one is a TypeError at startup, except
+  `requester`, which comes from authentication; its type is `Requester | None` where that is
+  optional.
+- A value is converted to the type of its field before the handler sees it: text errors are
+  M_INVALID_PARAM, JSON errors M_BAD_JSON, a missing value M_MISSING_PARAM (a missing header
+  M_INVALID_PARAM). Fields of type UserID, RoomID and RoomAlias hold valid identifiers.
+- In a JSON body, null counts as absent: the field gets its default, or None if its type allows
+  that. Unknown keys are ignored, as the specification requires.
+- An empty body counts as `{}` if no field of the body is required.
+- JSON nested deeper than MAX_DEPTH is rejected before any field is read, since later code is
+  recursive. Values must not contain NUL, which PostgreSQL cannot store; only whole bodies without
+  a declared structure may, and are checked where they are stored.
+- Event content must be canonical JSON.
+- `body_stream()` leaves the body unread. The handler must limit its size, since the endpoint's
+  `max_body_bytes` does not apply.
 """
 
 import enum
@@ -11,14 +29,14 @@ from typing import Any, NewType, TypeVar, get_type_hints
 
 import attrs
 
-from hs.apis.web.http_request import Call, token_of
+from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.apis.web.value_conversion import (
     allows_none,
-    bare,
     json_converter,
-    refuse_deep,
-    refuse_nul,
+    reject_deep_nesting,
+    reject_nul,
     text_converter,
+    unwrapped_type,
 )
 from hs.core.canonical_json import JsonObject, check_canonical, parse_json
 from hs.core.errors import BadJson, InvalidParam, MissingParam
@@ -35,8 +53,8 @@ from hs.core.requester import Requester
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
 
-class Kind(enum.Enum):
-    """Where a field's value comes from."""
+class FieldKind(enum.Enum):
+    """The part of a request from which a field takes its value."""
 
     PATH = "path"
     QUERY = "query"
@@ -46,15 +64,15 @@ class Kind(enum.Enum):
     WHOLE_BODY = "whole body"
     EVENT_CONTENT = "event content"
     RAW_BODY = "raw body"
-    STREAM = "stream"
-    PEER = "peer"
+    BODY_STREAM = "body stream"
+    REMOTE_ADDRESS = "remote address"
     REQUESTER = "requester"
     ORIGIN = "origin"
     TOKEN = "token"
 
 
 class BodyUse(enum.Enum):
-    """How much of its body a request class wants before the handler runs."""
+    """How the body of a request is read before the handler runs."""
 
     NOTHING = "nothing"
     BYTES = "bytes"
@@ -63,16 +81,16 @@ class BodyUse(enum.Enum):
 
 
 @attrs.frozen
-class Source:
-    """What a field declared: where from, under which name, read how."""
+class FieldSource:
+    """The declaration of a field: its source, its name there, and how to parse its text."""
 
-    kind: Kind
+    kind: FieldKind
     name: str | None
     parse: Callable[[str], Any] | None
 
 
 def _field(
-    kind: Kind,
+    kind: FieldKind,
     default: Any = attrs.NOTHING,
     factory: Callable[[], Any] | None = None,
     name: str | None = None,
@@ -81,7 +99,7 @@ def _field(
     if factory is not None:
         default = attrs.Factory(factory)
     return attrs.field(
-        default=default, kw_only=True, metadata={"source": Source(kind, name, parse)}
+        default=default, kw_only=True, metadata={"source": FieldSource(kind, name, parse)}
     )
 
 
@@ -91,8 +109,8 @@ def path(
     name: str | None = None,
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Take the value from a `{parameter}` of the path, percent-decoded."""
-    return _field(Kind.PATH, default, None, name, parse)
+    """Declare a field that is a `{parameter}` of the path, percent-decoded."""
+    return _field(FieldKind.PATH, default, None, name, parse)
 
 
 def query(
@@ -102,18 +120,18 @@ def query(
     name: str | None = None,
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Take the value from the query; a field of type list takes every occurrence."""
-    return _field(Kind.QUERY, default, factory, name, parse)
+    """Declare a field that is a query parameter; of a list type, all parameters of that name."""
+    return _field(FieldKind.QUERY, default, factory, name, parse)
 
 
 def whole_query() -> Any:
-    """Take the whole query: every name with its values."""
-    return _field(Kind.WHOLE_QUERY)
+    """Declare a field with all query parameters: lists of values by name."""
+    return _field(FieldKind.WHOLE_QUERY)
 
 
 def header(name: str, *, default: Any = attrs.NOTHING) -> Any:
-    """Take the value from a header."""
-    return _field(Kind.HEADER, default, None, name.lower())
+    """Declare a field that is a header."""
+    return _field(FieldKind.HEADER, default, None, name.lower())
 
 
 def body(
@@ -123,231 +141,243 @@ def body(
     name: str | None = None,
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Take the value from a key of the JSON object in the body."""
-    return _field(Kind.BODY, default, factory, name, parse)
+    """Declare a field that is a key of the JSON object in the body."""
+    return _field(FieldKind.BODY, default, factory, name, parse)
 
 
 def whole_body(*, default: Any = attrs.NOTHING, factory: Callable[[], Any] | None = None) -> Any:
-    """Take the whole JSON body, converted to the type of the field."""
-    return _field(Kind.WHOLE_BODY, default, factory)
+    """Declare a field that is the whole JSON body."""
+    return _field(FieldKind.WHOLE_BODY, default, factory)
 
 
 def event_content() -> Any:
-    """Take the whole JSON body as the content of an event: an object of canonical JSON."""
-    return _field(Kind.EVENT_CONTENT)
+    """Declare a field that is the whole JSON body, an object of canonical JSON."""
+    return _field(FieldKind.EVENT_CONTENT)
 
 
 def raw_body() -> Any:
-    """Take the body as bytes."""
-    return _field(Kind.RAW_BODY)
+    """Declare a field that is the whole body as bytes."""
+    return _field(FieldKind.RAW_BODY)
 
 
-def stream() -> Any:
-    """Take the body as an async iterator of bytes, unread; the reader bounds what it takes."""
-    return _field(Kind.STREAM)
+def body_stream() -> Any:
+    """Declare a field that is the unread body, as an async iterator of bytes."""
+    return _field(FieldKind.BODY_STREAM)
 
 
-def peer() -> Any:
-    """Take the client's IP address."""
-    return _field(Kind.PEER)
+def remote_address() -> Any:
+    """Declare a field that is the client's IP address."""
+    return _field(FieldKind.REMOTE_ADDRESS)
 
 
 def origin() -> Any:
-    """Take the name of the server that signed the request."""
-    return _field(Kind.ORIGIN)
+    """Declare a field that is the name of the server that signed the request."""
+    return _field(FieldKind.ORIGIN)
 
 
 def token() -> Any:
-    """Take the access token itself; for logout and the like."""
-    return _field(Kind.TOKEN)
+    """Declare a field that is the access token, or None."""
+    return _field(FieldKind.TOKEN)
 
 
-Step = Callable[[Call, dict[str, Any]], None]
+# Reads one field from a request into the arguments of the request class.
+FieldReader = Callable[[HttpRequest, dict[str, Any]], None]
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {
     UserID: parse_user_id,
     RoomID: parse_room_id,
     RoomAlias: parse_room_alias,
 }
-_BODY_KINDS = {Kind.BODY, Kind.WHOLE_BODY, Kind.EVENT_CONTENT}
+_BODY_KINDS = {FieldKind.BODY, FieldKind.WHOLE_BODY, FieldKind.EVENT_CONTENT}
 
 
 @attrs.frozen
 class RequestParser:
-    """The compiled form of a request class."""
+    """The compiled form of a request class; `path_names` are its required path parameters."""
 
     request_class: type
-    steps: tuple[Step, ...]
+    readers: tuple[FieldReader, ...]
     body_use: BodyUse
     body_may_be_empty: bool
     path_names: frozenset[str]
 
-    def parse(self, call: Call) -> Any:
-        """Build the request from what arrived.
+    def parse(self, http_request: HttpRequest) -> Any:
+        """Return an instance of the request class.
 
-        Raises: MatrixError saying what is missing or wrong.
+        Raises: MatrixError that names the field which is missing or invalid.
         """
         if self.body_use is BodyUse.JSON:
-            call.json = self._decode(call.body)
+            http_request.json = self._decode(http_request.body)
         values: dict[str, Any] = {}
-        for step in self.steps:
-            step(call, values)
+        for read in self.readers:
+            read(http_request, values)
         return self.request_class(**values)
 
     def _decode(self, raw: bytes) -> Any:
         if not raw and self.body_may_be_empty:
             return {}
         value = parse_json(raw)
-        refuse_deep(raw, value)
+        reject_deep_nesting(raw, value)
         return value
 
 
-def parser_of(request_class: type) -> RequestParser:
-    """Compile a request class."""
+def compile_parser(request_class: type) -> RequestParser:
+    """Compile a request class. Raises: TypeError if a field does not declare its source."""
     hints = get_type_hints(request_class)
-    steps: list[Step] = []
-    kinds: set[Kind] = set()
+    readers: list[FieldReader] = []
+    kinds: set[FieldKind] = set()
     path_names: set[str] = set()
     may_be_empty = True
     for field in attrs.fields(request_class):
-        source: Source = field.metadata.get("source") or _undeclared(request_class, field.name)
+        source: FieldSource = field.metadata.get("source") or _default_source(
+            request_class, field.name
+        )
         required = field.default is attrs.NOTHING
         kinds.add(source.kind)
-        if source.kind is Kind.PATH and required:
+        if source.kind is FieldKind.PATH and required:
             path_names.add(source.name or field.name)
         if source.kind in _BODY_KINDS and required:
             may_be_empty = False
-        steps.append(_step(field.name, hints[field.name], source, required))
+        readers.append(_reader(field.name, hints[field.name], source, required))
     return RequestParser(
-        request_class, tuple(steps), _body_use(kinds), may_be_empty, frozenset(path_names)
+        request_class, tuple(readers), _body_use(kinds), may_be_empty, frozenset(path_names)
     )
 
 
-def _undeclared(request_class: type, name: str) -> Source:
+def _default_source(request_class: type, name: str) -> FieldSource:
     if name == "requester":
-        return Source(Kind.REQUESTER, None, None)
-    raise TypeError(f"{request_class.__name__}.{name} does not say where it comes from")
+        return FieldSource(FieldKind.REQUESTER, None, None)
+    raise TypeError(f"{request_class.__name__}.{name} does not declare its source")
 
 
-def _body_use(kinds: set[Kind]) -> BodyUse:
+def _body_use(kinds: set[FieldKind]) -> BodyUse:
     if kinds & _BODY_KINDS:
         return BodyUse.JSON
-    if Kind.STREAM in kinds:
+    if FieldKind.BODY_STREAM in kinds:
         return BodyUse.STREAM
-    return BodyUse.BYTES if Kind.RAW_BODY in kinds else BodyUse.NOTHING
+    return BodyUse.BYTES if FieldKind.RAW_BODY in kinds else BodyUse.NOTHING
 
 
-def _step(attribute: str, wanted: Any, source: Source, required: bool) -> Step:
+def _reader(attribute: str, declared: Any, source: FieldSource, required: bool) -> FieldReader:
     name = source.name or attribute
-    parse = source.parse or _PARSERS.get(_new_type(wanted))
+    parse = source.parse or _PARSERS.get(_new_type(declared))
     match source.kind:
-        case Kind.PATH:
-            return _path_step(attribute, name, parse or text_converter(name, wanted), required)
-        case Kind.QUERY if getattr(bare(wanted), "__origin__", None) in (list, tuple):
-            return _query_list_step(attribute, name)
-        case Kind.QUERY:
-            return _query_step(attribute, name, parse or text_converter(name, wanted), required)
-        case Kind.HEADER:
-            return _header_step(attribute, name, text_converter(name, wanted), required)
-        case Kind.BODY:
-            return _body_step(attribute, name, wanted, parse, required)
-        case Kind.WHOLE_BODY:
-            return _whole_body_step(attribute, wanted)
-        case Kind.EVENT_CONTENT:
-            return _event_content_step(attribute)
-        case Kind.REQUESTER if allows_none(wanted):
-            return _copy_step(attribute, lambda call: call.requester)
-        case Kind.REQUESTER:
-            return _copy_step(attribute, _known_requester)
+        case FieldKind.PATH:
+            return _path_reader(attribute, name, parse or text_converter(name, declared), required)
+        case FieldKind.QUERY if getattr(unwrapped_type(declared), "__origin__", None) in (
+            list,
+            tuple,
+        ):
+            return _query_list_reader(attribute, name)
+        case FieldKind.QUERY:
+            return _query_reader(attribute, name, parse or text_converter(name, declared), required)
+        case FieldKind.HEADER:
+            return _header_reader(attribute, name, text_converter(name, declared), required)
+        case FieldKind.BODY:
+            return _body_reader(attribute, name, declared, parse, required)
+        case FieldKind.WHOLE_BODY:
+            return _whole_body_reader(attribute, declared)
+        case FieldKind.EVENT_CONTENT:
+            return _event_content_reader(attribute)
+        case FieldKind.REQUESTER if allows_none(declared):
+            return _copying_reader(attribute, lambda http_request: http_request.requester)
+        case FieldKind.REQUESTER:
+            return _copying_reader(attribute, _required_requester)
         case _:
-            return _copy_step(attribute, _COPIED[source.kind])
+            return _copying_reader(attribute, _COPIED[source.kind])
 
 
-def _new_type(wanted: Any) -> Any:
-    """Find the NewType in `X` or `X | None`."""
-    for part in getattr(wanted, "__args__", (wanted,)):
+def _new_type(declared: Any) -> Any:
+    """Return the NewType in `X` or `X | None`; None if there is none."""
+    for part in getattr(declared, "__args__", (declared,)):
         if isinstance(part, NewType):
             return part
     return None
 
 
-def _known_requester(call: Call) -> Requester:
-    assert call.requester is not None, "the endpoint's auth= admits requests without a user"
-    return call.requester
+def _required_requester(http_request: HttpRequest) -> Requester:
+    assert http_request.requester is not None, "the endpoint's auth= admits requests without a user"
+    return http_request.requester
 
 
-def _stream_of(call: Call) -> AsyncIterator[bytes]:
-    return call
+def _body_stream(http_request: HttpRequest) -> AsyncIterator[bytes]:
+    return http_request
 
 
-_COPIED: dict[Kind, Callable[[Call], Any]] = {
-    Kind.RAW_BODY: lambda call: call.body,
-    Kind.STREAM: _stream_of,
-    Kind.PEER: lambda call: call.client_ip,
-    Kind.WHOLE_QUERY: lambda call: call.query,
-    Kind.ORIGIN: lambda call: call.origin,
-    Kind.TOKEN: token_of,
+_COPIED: dict[FieldKind, Callable[[HttpRequest], Any]] = {
+    FieldKind.RAW_BODY: lambda http_request: http_request.body,
+    FieldKind.BODY_STREAM: _body_stream,
+    FieldKind.REMOTE_ADDRESS: lambda http_request: http_request.client_ip,
+    FieldKind.WHOLE_QUERY: lambda http_request: http_request.query,
+    FieldKind.ORIGIN: lambda http_request: http_request.origin,
+    FieldKind.TOKEN: access_token_of,
 }
 
 
-def _copy_step(attribute: str, take: Callable[[Call], Any]) -> Step:
-    def step(call: Call, values: dict[str, Any]) -> None:
-        values[attribute] = take(call)
+def _copying_reader(attribute: str, get: Callable[[HttpRequest], Any]) -> FieldReader:
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        values[attribute] = get(http_request)
 
-    return step
+    return read
 
 
-def _path_step(attribute: str, name: str, convert: Callable[[str], Any], required: bool) -> Step:
-    def step(call: Call, values: dict[str, Any]) -> None:
-        text = call.params.get(name)
+def _path_reader(
+    attribute: str, name: str, convert: Callable[[str], Any], required: bool
+) -> FieldReader:
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        text = http_request.path_params.get(name)
         if text is not None:
             values[attribute] = convert(text)
         elif required:
-            raise MissingParam(f"Missing {name}")
+            raise MissingParam(f"Missing path parameter {name}")
 
-    return step
+    return read
 
 
-def _query_step(attribute: str, name: str, convert: Callable[[str], Any], required: bool) -> Step:
-    def step(call: Call, values: dict[str, Any]) -> None:
-        text = call.query_value(name)
+def _query_reader(
+    attribute: str, name: str, convert: Callable[[str], Any], required: bool
+) -> FieldReader:
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        text = http_request.query_value(name)
         if text is not None:
             values[attribute] = convert(text)
         elif required:
             raise MissingParam(f"Missing query parameter {name}")
 
-    return step
+    return read
 
 
-def _query_list_step(attribute: str, name: str) -> Step:
-    def step(call: Call, values: dict[str, Any]) -> None:
-        if call.query_string and name in call.query:
-            values[attribute] = call.query[name]
+def _query_list_reader(attribute: str, name: str) -> FieldReader:
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        if http_request.query_string and name in http_request.query:
+            values[attribute] = http_request.query[name]
 
-    return step
+    return read
 
 
-def _header_step(attribute: str, name: str, convert: Callable[[str], Any], required: bool) -> Step:
-    wire_name = name.encode("ascii")
+def _header_reader(
+    attribute: str, name: str, convert: Callable[[str], Any], required: bool
+) -> FieldReader:
+    header_name = name.encode("ascii")
 
-    def step(call: Call, values: dict[str, Any]) -> None:
-        text = call.header(wire_name)
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        text = http_request.header(header_name)
         if text is not None:
             values[attribute] = convert(text)
         elif required:
             raise InvalidParam(f"Missing header {name}")
 
-    return step
+    return read
 
 
-def _body_step(
-    attribute: str, name: str, wanted: Any, parse: Callable[[str], Any] | None, required: bool
-) -> Step:
-    convert = json_converter(name, wanted)
-    nullable = allows_none(wanted)
+def _body_reader(
+    attribute: str, name: str, declared: Any, parse: Callable[[str], Any] | None, required: bool
+) -> FieldReader:
+    convert = json_converter(name, declared)
+    nullable = allows_none(declared)
 
-    def step(call: Call, values: dict[str, Any]) -> None:
-        document = call.json
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        document = http_request.json
         if type(document) is not dict:
             raise BadJson("The body must be a JSON object")
         value = document.get(name)
@@ -358,54 +388,57 @@ def _body_step(
                 values[attribute] = None
             return
         value = convert(value)
-        if call.may_hold_nul:
-            refuse_nul(name, document[name])
+        if http_request.may_contain_nul:
+            reject_nul(name, document[name])
         values[attribute] = parse(value) if parse is not None else value
 
-    return step
-
-
-def _whole_body_step(attribute: str, wanted: Any) -> Step:
-    convert = json_converter("The body", wanted)
-    free = bare(wanted) is Any or getattr(bare(wanted), "__origin__", bare(wanted)) is dict
-
-    def step(call: Call, values: dict[str, Any]) -> None:
-        values[attribute] = convert(call.json)
-        if not free and call.may_hold_nul:
-            refuse_nul("The body", call.json)
-
-    return step
-
-
-def _event_content_step(attribute: str) -> Step:
-    def step(call: Call, values: dict[str, Any]) -> None:
-        if type(call.json) is not dict:
-            raise BadJson("The content of an event must be a JSON object")
-        check_canonical(call.json)
-        values[attribute] = call.json
-
-    return step
-
-
-def read_body(body_class: type[T], content: JsonObject) -> T:
-    """Read keys of a body as a class, for endpoints that learn from the request which class.
-
-    Keys that the class does not name may hold anything.
-    Raises: BadJson.
-    """
-    names = {field.name for field in attrs.fields(body_class)}
-    known = {name: value for name, value in content.items() if name in names}
-    refuse_nul("The body", known)
-    read: T = json_converter("The body", body_class)(known)
     return read
 
 
+def _whole_body_reader(attribute: str, declared: Any) -> FieldReader:
+    convert = json_converter("The body", declared)
+    plain = unwrapped_type(declared)
+    is_free_form = plain is Any or getattr(plain, "__origin__", plain) is dict
+
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        values[attribute] = convert(http_request.json)
+        if not is_free_form and http_request.may_contain_nul:
+            reject_nul("The body", http_request.json)
+
+    return read
+
+
+def _event_content_reader(attribute: str) -> FieldReader:
+    def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
+        if type(http_request.json) is not dict:
+            raise BadJson("The content of an event must be a JSON object")
+        check_canonical(http_request.json)
+        values[attribute] = http_request.json
+
+    return read
+
+
+def parse_body_as(body_class: type[T], content: JsonObject) -> T:
+    """Convert a body to a class that the handler chooses only after it has seen the request.
+
+    Keys that are not fields of the class are ignored. Raises: BadJson.
+    """
+    names = {field.name for field in attrs.fields(body_class)}
+    known = {name: value for name, value in content.items() if name in names}
+    reject_nul("The body", known)
+    converted: T = json_converter("The body", body_class)(known)
+    return converted
+
+
 def request_class_of(function: Callable[..., Any]) -> type | None:
-    """Find the request class in the annotations of an endpoint's method."""
+    """Return the request class in the annotations of a handler; None if it takes no request.
+
+    Raises: TypeError if it takes more.
+    """
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) == 1:
         return None
     if len(parameters) != 2:
         raise TypeError(f"{function.__qualname__} must take self and at most one request")
-    wanted: type = get_type_hints(function)[parameters[1]]
-    return wanted
+    request_class: type = get_type_hints(function)[parameters[1]]
+    return request_class

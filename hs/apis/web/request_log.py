@@ -1,4 +1,4 @@
-"""What is told about each request: one log line, and metrics by the path's pattern."""
+"""The access log and the metrics of requests."""
 
 import itertools
 import logging
@@ -6,16 +6,16 @@ from time import perf_counter
 
 from prometheus_client import Counter, Histogram
 
-from hs.apis.web.http_request import Call
+from hs.apis.web.http_request import HttpRequest
 from hs.apis.web.route import Endpoint
 from hs.lib.log import REQUEST_ID, BatchedLines
 from hs.lib.metrics import Metrics
 
-access = logging.getLogger("hs.access")
+access_log = logging.getLogger("hs.access")
 
 
-class Observer:
-    """Counts and logs requests; servers keep the count of `connections`."""
+class RequestLog:
+    """Logs and counts requests; the server maintains the number of `connections`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._responses = metrics.counter(
@@ -28,41 +28,48 @@ class Observer:
         metrics.gauge_of(
             "hs_http_connections", "Open connections from clients", lambda: self.connections
         )
-        self.lines = BatchedLines(access)
+        self.lines = BatchedLines(access_log)
         self._numbers = itertools.count(1)
-        # Finding a labelled child costs more than counting with it.
-        self._count_of: dict[tuple[str, str, int], Counter] = {}
-        self._time_of: dict[tuple[str, str], Histogram] = {}
+        # Looking up the child of a metric by its labels costs more than counting with it.
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._histograms: dict[tuple[str, str], Histogram] = {}
 
     def begin(self, method: str) -> float:
-        """Give the request its ID, and start its time."""
+        """Set the ID of the request for the log, and return the time at which it began."""
         REQUEST_ID.set(f"{method}-{next(self._numbers)}")
         return perf_counter()
 
     def end(
-        self, endpoint: Endpoint | None, call: Call, status: int, size: int, began: float
+        self,
+        endpoint: Endpoint | None,
+        http_request: HttpRequest,
+        status: int,
+        size: int,
+        started: float,
     ) -> None:
-        """Count the request, and log it without its query, which may hold a token."""
-        seconds = perf_counter() - began
+        """Count the request, and log it without its query, which may contain an access token."""
+        seconds = perf_counter() - started
         servlet = "unknown" if endpoint is None else endpoint.name
         method = "ANY" if endpoint is None else endpoint.method
         self._count(method, servlet, status, seconds)
-        if access.isEnabledFor(logging.INFO):
-            who = call.requester.user_id if call.requester is not None else call.origin or "-"
-            target = call.target if endpoint is None else endpoint.pattern
+        if access_log.isEnabledFor(logging.INFO):
+            requester = http_request.requester
+            caller = http_request.origin or "-" if requester is None else requester.user_id
+            path = http_request.raw_path if endpoint is None else endpoint.pattern
             line = (
-                f"{call.client_ip} {who} {call.method} {target} {status} {size}B "
+                f"{http_request.client_ip} {caller} {http_request.method} {path} {status} {size}B "
                 f"{seconds * 1000:.1f}ms"
             )
             self.lines.note(line)
 
     def _count(self, method: str, servlet: str, status: int, seconds: float) -> None:
-        count = self._count_of.get((method, servlet, status))
-        if count is None:
-            count = self._responses.labels(method, servlet, str(status))
-            self._count_of[method, servlet, status] = count
-        count.inc()
-        time = self._time_of.get((method, servlet))
-        if time is None:
-            time = self._time_of[method, servlet] = self._seconds.labels(method, servlet)
-        time.observe(seconds)
+        counter = self._counters.get((method, servlet, status))
+        if counter is None:
+            counter = self._responses.labels(method, servlet, str(status))
+            self._counters[method, servlet, status] = counter
+        counter.inc()
+        histogram = self._histograms.get((method, servlet))
+        if histogram is None:
+            histogram = self._seconds.labels(method, servlet)
+            self._histograms[method, servlet] = histogram
+        histogram.observe(seconds)

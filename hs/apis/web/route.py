@@ -1,7 +1,7 @@
-"""Declaring endpoints: `@route` on methods of attrs classes, and `collect` that finds them again.
+"""Declaring endpoints: `@route` on the methods of attrs classes, and `collect`, which finds them.
 
-A declaration is the one place that knows an endpoint's method, paths, authentication, rate
-class and class of work; routing, metrics and the proxies' configuration are derived from it.
+A declaration is the only place that names an endpoint's method, paths, authentication, rate class
+and class of work. Routing, metrics and the configuration of proxies are derived from it.
 """
 
 import re
@@ -11,60 +11,61 @@ from typing import Any, TypeVar
 import attrs
 
 from hs.apis.web.auth import USER, Auth
-from hs.apis.web.limits import Work
-from hs.apis.web.request import BodyUse, RequestParser, parser_of, request_class_of
+from hs.apis.web.limits import WorkClass
+from hs.apis.web.request import BodyUse, RequestParser, compile_parser, request_class_of
 
-Fresh = Callable[[Any], bool]  # of the request object
-Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+# Returns whether the response to a request must include everything committed before it.
+Fresh = Callable[[Any], bool]
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
 DEFAULT_MAX_BODY_BYTES = 1 << 20
-_DECLARED = "__hs_routes__"
+_ROUTES_ATTRIBUTE = "__hs_routes__"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 @attrs.frozen
 class Route:
-    """What `@route` was told."""
+    """The arguments of one `@route`."""
 
     method: str
     path: str
     auth: Auth
     rate: str | None
-    work: Work
-    waits: bool
+    work: WorkClass
+    cancel_on_disconnect: bool
     fresh: Fresh | None
-    also: tuple[str, ...]
+    extra_paths: tuple[str, ...]
     max_body_bytes: int
-    locked_may: bool
+    allow_locked: bool
     resources: frozenset[str] | None
 
 
 @attrs.frozen(eq=False)
 class Endpoint:
-    """One declared endpoint, bound to the object that answers it."""
+    """One declared endpoint, bound to the object that handles its requests."""
 
     method: str
     paths: tuple[str, ...]
     auth: Auth
     rate: str | None
-    work: Work
-    waits: bool
+    work: WorkClass
+    cancel_on_disconnect: bool
     fresh: Fresh | None
     max_body_bytes: int
-    locked_may: bool
+    allow_locked: bool
     resources: frozenset[str]
     name: str
-    answer: Callable[..., Awaitable[Any]]
+    handler: Callable[..., Awaitable[Any]]
     parser: RequestParser | None
 
     @property
     def pattern(self) -> str:
-        """Give the path that stands for the endpoint in logs and metrics."""
+        """Path that identifies the endpoint in the log."""
         return self.paths[0]
 
     @property
     def body_use(self) -> BodyUse:
-        """Tell how much of the body is read before the handler runs."""
+        """How much of the body is read before the handler runs."""
         return BodyUse.NOTHING if self.parser is None else self.parser.body_use
 
 
@@ -74,21 +75,21 @@ def route(
     *,
     auth: Auth = USER,
     rate: str | None = None,
-    work: Work = Work.LIGHT,
-    waits: bool = False,
+    work: WorkClass = WorkClass.LIGHT,
+    cancel_on_disconnect: bool = False,
     fresh: Fresh | None = None,
-    also: Iterable[str] = (),
+    extra_paths: Iterable[str] = (),
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    locked_may: bool = False,
+    allow_locked: bool = False,
     resources: Iterable[str] | None = None,
-) -> Callable[[Method], Method]:
-    """Declare a method an endpoint; may be stacked.
+) -> Callable[[Handler], Handler]:
+    """Declare that a method handles an endpoint; may be applied several times.
 
-    `rate` names a rate class; `work` the gate it passes; `waits` lets a client's disconnect
-    cancel it; `fresh` tells which requests are answered only when this process knows all that was
-    committed before, by whichever process; `also` gives further paths; `locked_may` admits locked
-    accounts; `resources` overrides the listener resources that follow from the path. Every `/v3/`
-    path is served as `/r0/` too.
+    `rate` names a rate class, and `work` the gate to pass. `cancel_on_disconnect` cancels the
+    handler when the client disconnects. `fresh` selects the requests that wait until this process
+    has received everything that any process has committed. `extra_paths` are further paths of the
+    endpoint; every `/v3/` path is also served as `/r0/`. `allow_locked` admits locked accounts.
+    `resources` overrides the listener resources, which otherwise follow from the path.
     """
     declared = Route(
         method,
@@ -96,66 +97,67 @@ def route(
         auth,
         rate,
         work,
-        waits,
+        cancel_on_disconnect,
         fresh,
-        tuple(also),
+        tuple(extra_paths),
         max_body_bytes,
-        locked_may,
+        allow_locked,
         None if resources is None else frozenset(resources),
     )
 
-    def mark(function: Method) -> Method:
-        routes: list[Route] = getattr(function, _DECLARED, [])
-        # Decorators apply from the bottom up; the top one is the first to be read.
-        setattr(function, _DECLARED, [declared, *routes])
+    def mark(function: Handler) -> Handler:
+        routes: list[Route] = getattr(function, _ROUTES_ATTRIBUTE, [])
+        # Decorators apply from the bottom up, but are listed from the top down.
+        setattr(function, _ROUTES_ATTRIBUTE, [declared, *routes])
         return function
 
     return mark
 
 
 def always(_: object) -> bool:
-    """Say so of every request: the `fresh` of most endpoints that have one."""
+    """Return True: the `fresh` of endpoints whose requests must all be fresh."""
     return True
 
 
 def collect(*apis: object) -> list[Endpoint]:
-    """Find the endpoints that the objects' classes declare."""
+    """Return the endpoints that the classes of these objects declare."""
     return [
         _bind(declared, api, name, function)
         for api in apis
         for name, function in vars(type(api)).items()
-        for declared in getattr(function, _DECLARED, ())
+        for declared in getattr(function, _ROUTES_ATTRIBUTE, ())
     ]
 
 
 def _bind(declared: Route, api: object, name: str, function: Callable[..., Any]) -> Endpoint:
-    wanted = request_class_of(function)
-    parser = None if wanted is None else parser_of(wanted)
+    """Raise TypeError if a path lacks a parameter that the request class requires."""
+    request_class = request_class_of(function)
+    parser = None if request_class is None else compile_parser(request_class)
     paths = _all_paths(declared)
     if parser is not None:
-        for one in paths:
-            missing = parser.path_names - set(_PARAMETER.findall(one))
+        for path in paths:
+            missing = parser.path_names - set(_PARAMETER.findall(path))
             if missing:
-                raise TypeError(f"{one} lacks {sorted(missing)} that {wanted} takes from the path")
+                raise TypeError(f"{path} lacks {sorted(missing)}, required by {request_class}")
     return Endpoint(
         method=declared.method,
         paths=paths,
         auth=declared.auth,
         rate=declared.rate,
         work=declared.work,
-        waits=declared.waits,
+        cancel_on_disconnect=declared.cancel_on_disconnect,
         fresh=declared.fresh,
         max_body_bytes=declared.max_body_bytes,
-        locked_may=declared.locked_may,
+        allow_locked=declared.allow_locked,
         resources=declared.resources or resources_of(declared.path),
         name=f"{type(api).__name__}.{name}",
-        answer=getattr(api, name),
+        handler=getattr(api, name),
         parser=parser,
     )
 
 
 def _all_paths(declared: Route) -> tuple[str, ...]:
-    paths = dict.fromkeys([declared.path, *declared.also])
+    paths = dict.fromkeys([declared.path, *declared.extra_paths])
     for path in list(paths):
         if path.startswith(("/_matrix/client/v3/", "/_matrix/media/v3/")):
             paths[path.replace("/v3/", "/r0/", 1)] = None
@@ -180,7 +182,7 @@ _RESOURCES_BY_PREFIX: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def resources_of(path: str) -> frozenset[str]:
-    """Name the listener resources that serve a path."""
+    """Return the listener resources that serve a path; `client` unless a prefix says otherwise."""
     for prefix, resources in _RESOURCES_BY_PREFIX:
         if path.startswith(prefix):
             return frozenset(resources)

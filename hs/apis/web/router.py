@@ -1,22 +1,35 @@
-"""From a method and a raw path to an endpoint: a trie of path segments.
+"""The router: finds the endpoint for a method and a raw path in a trie of path segments.
 
-Segments are split before they are percent-decoded, so `%2F` stays inside its parameter. Literal
-segments win over parameters, with backtracking. A trailing slash makes no difference, unless only
-an endpoint with a parameter there is declared: then that parameter is empty.
+Rules:
+
+- The path is split into segments before they are percent-decoded, so `%2F` stays inside its
+  parameter and cannot reach another endpoint. A proxy in front must not decode paths either.
+- A literal segment takes precedence over a parameter. If no endpoint is found below it, the search
+  backtracks to the parameter. An empty segment never matches a parameter.
+- A trailing slash in the request is ignored unless a declared path has it. If nothing matches
+  without the slash either, it counts as an empty last parameter (the state key "").
+- HEAD is routed as GET.
+- If the path exists only with other methods, WrongMethod lists the methods of all endpoints that
+  the search found, because literals and parameters can lead to different endpoints.
+- Paths without parameters are looked up in a dictionary first. This is only a shortcut: the trie
+  has the same endpoints.
+
+The depth of the search is limited by the declared paths, not by the path of the request.
 """
 
 from collections.abc import Iterable
 
-from hs.apis.web.http_request import decode_text
+from hs.apis.web.http_request import percent_decode
 from hs.apis.web.route import Endpoint
 
-Found = tuple[Endpoint, dict[str, str]]
+# The endpoint and its path parameters, decoded.
+Match = tuple[Endpoint, dict[str, str]]
 
-_ANY = None
+_PARAMETER = None
 
 
 class WrongMethod(Exception):
-    """The path exists, with other methods."""
+    """The path exists, but only with other methods."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__()
@@ -28,15 +41,16 @@ class _Node:
 
     def __init__(self) -> None:
         self.children: dict[str | None, _Node] = {}
+        # By method: an endpoint, and the names of its parameters in the order of the path.
         self.endpoints: dict[str, tuple[Endpoint, tuple[str, ...]]] = {}
 
 
 class Router:
-    """The endpoints of one set of resources."""
+    """The endpoints of one listener. Raises: ValueError if two have the same method and path."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._root = _Node()
-        self._fixed: dict[tuple[str, str], Found] = {}
+        self._without_parameters: dict[tuple[str, str], Match] = {}
         for endpoint in endpoints:
             for path in endpoint.paths:
                 self._add(endpoint, path)
@@ -48,36 +62,38 @@ class Router:
             is_parameter = segment.startswith("{")
             if is_parameter:
                 names.append(segment[1:-1])
-            node = node.children.setdefault(_ANY if is_parameter else segment, _Node())
+            node = node.children.setdefault(_PARAMETER if is_parameter else segment, _Node())
         if endpoint.method in node.endpoints:
-            other = node.endpoints[endpoint.method][0]
-            raise ValueError(f"{endpoint.method} {path}: both {endpoint.name} and {other.name}")
+            rival = node.endpoints[endpoint.method][0]
+            raise ValueError(
+                f"{endpoint.method} {path} is declared by both {endpoint.name} and {rival.name}"
+            )
         node.endpoints[endpoint.method] = (endpoint, tuple(names))
         if not names:
-            self._fixed[endpoint.method, path] = (endpoint, {})
+            self._without_parameters[endpoint.method, path] = (endpoint, {})
 
-    def find(self, method: str, raw_path: str) -> Found | None:
-        """Give the endpoint and its path parameters; None for an unknown path.
+    def find(self, method: str, raw_path: str) -> Match | None:
+        """Return the endpoint and its path parameters; None if the path is unknown.
 
-        Raises: WrongMethod, InvalidParam for a path that is not UTF-8.
+        Raises: WrongMethod; InvalidParam if the path does not decode to UTF-8 or contains NUL.
         """
-        fixed = self._fixed.get((method, raw_path))
-        if fixed is not None:
-            return fixed[0], {}
+        shortcut = self._without_parameters.get((method, raw_path))
+        if shortcut is not None:
+            return shortcut[0], {}
         segments = raw_path[1:].split("/")
         if "%" in raw_path:
-            segments = [decode_text(segment) for segment in segments]
+            segments = [percent_decode(segment) for segment in segments]
         if method == "HEAD":
             method = "GET"
-        others: set[str] = set()
-        found = _walk(self._root, segments, 0, [], method, others)
-        if found is None and segments[-1] == "":
-            found = _walk(self._root, segments[:-1], 0, [], method, others) or _walk(
-                self._root, segments, 0, [], method, others, empty_last=True
+        other_methods: set[str] = set()
+        match = _walk(self._root, segments, 0, [], method, other_methods)
+        if match is None and segments[-1] == "":
+            match = _walk(self._root, segments[:-1], 0, [], method, other_methods) or _walk(
+                self._root, segments, 0, [], method, other_methods, allow_empty_last=True
             )
-        if found is None and others:
-            raise WrongMethod(others)
-        return found
+        if match is None and other_methods:
+            raise WrongMethod(other_methods)
+        return match
 
 
 def _walk(
@@ -86,23 +102,25 @@ def _walk(
     index: int,
     values: list[str],
     method: str,
-    others: set[str],
-    empty_last: bool = False,
-) -> Found | None:
+    other_methods: set[str],
+    allow_empty_last: bool = False,
+) -> Match | None:
+    """Search below a node; adds the methods of all endpoints with other methods that it meets."""
     if index == len(segments):
-        hit = node.endpoints.get(method)
-        if hit is None:
-            others.update(node.endpoints)
+        candidate = node.endpoints.get(method)
+        if candidate is None:
+            other_methods.update(node.endpoints)
             return None
-        endpoint, names = hit
+        endpoint, names = candidate
         return endpoint, dict(zip(names, values, strict=True))
-    segment = segments[index]
+    segment, index = segments[index], index + 1
     literal = node.children.get(segment)
     if literal is not None:
-        found = _walk(literal, segments, index + 1, values, method, others, empty_last)
-        if found is not None:
-            return found
-    parameter = node.children.get(_ANY)
-    if parameter is None or not (segment or (empty_last and index + 1 == len(segments))):
+        match = _walk(literal, segments, index, values, method, other_methods, allow_empty_last)
+        if match is not None:
+            return match
+    parameter = node.children.get(_PARAMETER)
+    if parameter is None or not (segment or (allow_empty_last and index == len(segments))):
         return None
-    return _walk(parameter, segments, index + 1, [*values, segment], method, others, empty_last)
+    values = [*values, segment]
+    return _walk(parameter, segments, index, values, method, other_methods, allow_empty_last)

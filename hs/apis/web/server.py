@@ -1,7 +1,32 @@
-"""Serving the application: listeners, connections, their reaper, and the way out.
+"""The HTTP server: listeners, connections, the reaper of slow clients, and the drain.
 
-HTTP/1.1 is our own; HTTP/2, by prior knowledge or chosen in TLS, is handed to hypercorn. Whatever
-goes wrong with a connection ends that connection and nothing else.
+HTTP/1.1 is served by http1.py. HTTP/2, with prior knowledge or chosen in the TLS handshake, is
+handed to hypercorn.
+
+Rules:
+
+- An error in a connection ends only that connection. Cancellation and interrupts propagate.
+- Closing a connection takes at most _CLOSE_S and is shielded from cancellation: a TLS client that
+  does not respond cannot delay the end of the process.
+- At most `limits.connections` are open. Any further one is closed without a response, which would
+  need the memory that the limit protects.
+- One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
+  cancels connections past their deadline. It also updates the clock and the Date header that
+  connections read, so their time has that resolution.
+- hypercorn waits for slow clients indefinitely, shielded from cancellation. The stream that it
+  gets therefore has timeouts of its own (Http2Stream).
+
+The drain, in this order:
+
+1. Stop accepting connections.
+2. Accept the queued connections (accept_queue.py) and close the listening sockets.
+3. Close idle connections. Busy ones close after their response.
+4. After `drain_grace_s`, cancel the remaining connections.
+5. Shut down Quart, then the reaper, the disconnect watcher and the log writer, which connections
+   need until they end.
+
+Step 3 misses a connection whose task was started but has not run yet. Such a connection notices
+the drain itself before its first read.
 """
 
 import logging
@@ -16,13 +41,13 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
-from hs.apis.web.accept_queue import Stream, accept_for_ever, accept_the_last
+from hs.apis.web.accept_queue import Stream, accept_connections, accept_queued_connections
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
-from hs.apis.web.disconnects import HAS_EPOLL, Hangups
+from hs.apis.web.disconnects import HAS_EPOLL, DisconnectWatcher
 from hs.apis.web.http1 import Http1Connection
-from hs.apis.web.http1_limits import HttpBounds
-from hs.apis.web.http1_writer import date_line
-from hs.apis.web.listeners import Bound, ListenerSpec, bind_all
+from hs.apis.web.http1_limits import HttpLimits
+from hs.apis.web.http1_writer import date_header
+from hs.apis.web.listeners import BoundListener, ListenerSpec, bind_listeners
 from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
 
 logger = logging.getLogger(__name__)
@@ -33,127 +58,127 @@ _CLOSE_S = 1.0
 class Server:
     """The connections of one process."""
 
-    def __init__(self, app: Application, bounds: HttpBounds) -> None:
+    def __init__(self, app: Application, limits: HttpLimits) -> None:
         self.app = app
-        self.bounds = bounds
+        self.limits = limits
         self.now = trio.current_time()
-        self.date = date_line()
-        self.hangups = Hangups() if HAS_EPOLL else None
+        self.date = date_header()
+        self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
-        self.config = _hypercorn_config(bounds)
-        self.context = WorkerContext(None)
-        self.wrapped = ASGIWrapper(app)
+        self.hypercorn_config = _hypercorn_config(limits)
+        self.hypercorn_context = WorkerContext(None)
+        self.wrapped_app = ASGIWrapper(app)
         self._connections: set[Http1Connection] = set()
         self._open = 0
 
     @property
     def is_draining(self) -> bool:
-        """Tell whether connections should end after their response."""
+        """Whether connections should close after their response."""
         return self.app.drain.is_draining
 
     async def reap(self) -> None:
-        """Cancel connections whose peers are too slow; keeps the time and the Date header."""
+        """Cancel connections past their deadline; update `now` and `date`. Runs until cancelled."""
         while True:
             self.now = trio.current_time()
-            self.date = date_line()
+            self.date = date_header()
             for connection in tuple(self._connections):
                 if connection.deadline < self.now:
                     connection.scope.cancel()
-            await trio.sleep(self.bounds.tick_s)
+            await trio.sleep(self.limits.reap_interval_s)
 
     async def close_idle(self) -> None:
-        """End every connection that only waits for its next request."""
-        await self.context.terminated.set()
+        """Close every connection that only waits for its next request."""
+        await self.hypercorn_context.terminated.set()
         for connection in tuple(self._connections):
-            connection.leave()
+            connection.close_if_idle()
 
     async def serve(self, view: ListenerView, stream: Stream) -> None:
         """Serve one connection and close it."""
-        if self._open >= self.bounds.connections:
+        if self._open >= self.limits.connections:
             await trio.aclose_forcefully(stream)
             return
         self._open += 1
-        self.app.observer.connections += 1
+        self.app.request_log.connections += 1
         try:
-            await self._converse(view, stream)
+            await self._serve_stream(view, stream)
         except (Exception, BaseExceptionGroup) as error:
             if isinstance(error, BaseExceptionGroup) and error.split(Exception)[1] is not None:
                 raise
-            logger.info("A connection was dropped: %r", error)
+            logger.info("connection failed, closing it: %r", error)
         finally:
             self._open -= 1
-            self.app.observer.connections -= 1
+            self.app.request_log.connections -= 1
             with trio.move_on_after(_CLOSE_S, shield=True):
                 await _close(stream)
 
-    async def _converse(self, view: ListenerView, stream: Stream) -> None:
+    async def _serve_stream(self, view: ListenerView, stream: Stream) -> None:
         state = {**self.lifespan_state, STATE_KEY: view}
         lower = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         transport: Transport
         if isinstance(stream, trio.SocketStream):
             transport = SocketTransport(stream)
         else:
-            with trio.move_on_after(self.bounds.handshake_s) as handshake:
+            with trio.move_on_after(self.limits.handshake_s) as handshake:
                 await stream.do_handshake()
             if handshake.cancelled_caught:
                 return
             if stream.selected_alpn_protocol() == "h2":
-                await self._hand_over(state, stream, b"")
+                await self._serve_http2(state, stream, b"")
                 return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
-        http2 = await self.serve_http1(transport, template)
-        if http2 is not None:
-            await self._hand_over(state, stream, http2)
+        http2_bytes = await self.serve_http1(transport, template)
+        if http2_bytes is not None:
+            await self._serve_http2(state, stream, http2_bytes)
 
-    async def serve_http1(self, transport: Transport, template: dict[str, Any]) -> bytes | None:
-        """Speak HTTP/1.1; give the first bytes of who speaks HTTP/2 instead."""
-        connection = Http1Connection(self.app, self, transport, template)
+    async def serve_http1(
+        self, transport: Transport, scope_template: dict[str, Any]
+    ) -> bytes | None:
+        """Serve HTTP/1.1; return the received bytes if the client speaks HTTP/2, else None."""
+        connection = Http1Connection(self.app, self, transport, scope_template)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
-        return connection.http2
+        return connection.http2_bytes
 
-    async def _hand_over(self, state: dict[str, Any], stream: Stream, first: bytes) -> None:
-        """Let hypercorn speak HTTP/2."""
-        handed: Any = HandedOver(stream, first, self.bounds)
-        server: Any = TCPServer(self.wrapped, self.config, self.context, state, handed)
+    async def _serve_http2(self, state: dict[str, Any], stream: Stream, first_bytes: bytes) -> None:
+        http2_stream: Any = Http2Stream(stream, first_bytes, self.limits)
+        server: Any = TCPServer(
+            self.wrapped_app, self.hypercorn_config, self.hypercorn_context, state, http2_stream
+        )
         await server.run()
 
 
-class HandedOver:
-    """A stream for hypercorn: first gives again what was read from it, and ends with slow peers.
+class Http2Stream:
+    """The stream for hypercorn: replays the bytes that were already read, and adds timeouts."""
 
-    Hypercorn waits for them without end, and shields that from cancellation.
-    """
-
-    def __init__(self, stream: Stream, first: bytes, bounds: HttpBounds) -> None:
+    def __init__(self, stream: Stream, first_bytes: bytes, limits: HttpLimits) -> None:
         self._stream = stream
-        self._first = first
-        self._bounds = bounds
+        self._first_bytes = first_bytes
+        self._limits = limits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive, from what was read before as long as there is some; b"" after a long silence."""
-        if self._first:
+        """Receive bytes; return b"" (end of stream) if the client sends nothing for too long."""
+        if self._first_bytes:
             await trio.lowlevel.checkpoint()
-            first, self._first = self._first, b""
-            return first
-        with trio.move_on_after(self._bounds.quiet_s):
+            first_bytes, self._first_bytes = self._first_bytes, b""
+            return first_bytes
+        with trio.move_on_after(self._limits.http2_silence_s):
             return await self._stream.receive_some(max_bytes)
         return b""
 
     async def send_all(self, payload: bytes) -> None:
-        """Send everything. Raises: trio.BrokenResourceError when the peer does not read."""
-        bounds = self._bounds
-        with trio.move_on_after(bounds.write_grace_s + len(payload) / bounds.write_bytes_per_s):
+        """Send everything. Raises: trio.BrokenResourceError if the client reads too slowly."""
+        limits = self._limits
+        with trio.move_on_after(limits.write_grace_s + len(payload) / limits.write_bytes_per_s):
             await self._stream.send_all(payload)
             return
-        raise trio.BrokenResourceError("The peer does not read")
+        raise trio.BrokenResourceError("The client reads too slowly")
 
 
 async def _close(stream: Stream) -> None:
@@ -164,6 +189,7 @@ async def _close(stream: Stream) -> None:
 
 
 def _scope_template(lower: trio.SocketStream, scheme: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the ASGI scope that all requests of a connection share."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -177,75 +203,77 @@ def _scope_template(lower: trio.SocketStream, scheme: str, state: dict[str, Any]
 
 
 def _address(name: Any) -> tuple[str, int] | None:
-    """Give host and port; a UNIX socket has none."""
+    """Return host and port of a socket name; None for a UNIX socket."""
     return (name[0], name[1]) if isinstance(name, tuple) else None
 
 
-def _hypercorn_config(bounds: HttpBounds) -> Config:
+def _hypercorn_config(limits: HttpLimits) -> Config:
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
-    config.keep_alive_timeout = bounds.keep_alive_s
-    config.h11_max_incomplete_size = bounds.head_bytes
-    config.h2_max_header_list_size = bounds.head_bytes
-    config.startup_timeout = config.shutdown_timeout = bounds.drain_grace_s
+    config.keep_alive_timeout = limits.keep_alive_s
+    config.h11_max_incomplete_size = limits.head_bytes
+    config.h2_max_header_list_size = limits.head_bytes
+    config.startup_timeout = config.shutdown_timeout = limits.drain_grace_s
     return config
 
 
 async def serve_listeners(
     app: Application,
     specs: Sequence[ListenerSpec],
-    bounds: HttpBounds | None = None,
+    limits: HttpLimits | None = None,
     *,
-    task_status: trio.TaskStatus[list[Bound]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[list[BoundListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `app.drain` begins, then let requests end within the grace period.
+    """Serve until `app.drain` begins, then let requests finish within the grace period.
 
-    Reports what was bound. Raises: OSError, when a listener cannot be opened.
+    Reports the open listeners by `task_status`. Raises: OSError if one cannot be opened.
     """
-    server = Server(app, bounds or HttpBounds())
-    lifespan = Lifespan(server.wrapped, server.config, server.lifespan_state)
+    server = Server(app, limits or HttpLimits())
+    lifespan = Lifespan(server.wrapped_app, server.hypercorn_config, server.lifespan_state)
     async with trio.open_nursery() as upkeep:
         await upkeep.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         upkeep.start_soon(server.reap)
-        upkeep.start_soon(app.observer.lines.run)
-        if server.hangups is not None:
-            upkeep.start_soon(server.hangups.run)
-        bound = bind_all(specs)
+        upkeep.start_soon(app.request_log.lines.run)
+        if server.disconnect_watcher is not None:
+            upkeep.start_soon(server.disconnect_watcher.run)
+        listeners = bind_listeners(specs)
         try:
             async with trio.open_nursery() as connections:
-                await _accept_until_drain(server, bound, connections, task_status)
+                await _accept_until_drain(server, listeners, connections, task_status)
                 await server.close_idle()
                 connections.cancel_scope.deadline = (
-                    trio.current_time() + server.bounds.drain_grace_s
+                    trio.current_time() + server.limits.drain_grace_s
                 )
         finally:
-            for one in bound:
-                one.forget_path()
+            for bound in listeners:
+                bound.remove_socket_file()
         await lifespan.wait_for_shutdown()
         upkeep.cancel_scope.cancel()
 
 
 async def _accept_until_drain(
     server: Server,
-    bound: list[Bound],
+    listeners: list[BoundListener],
     connections: trio.Nursery,
-    task_status: trio.TaskStatus[list[Bound]],
+    task_status: trio.TaskStatus[list[BoundListener]],
 ) -> None:
-    views = [server.app.view(one.spec.resources, one.spec.x_forwarded) for one in bound]
+    views = [
+        server.app.view_for(bound.spec.resources, bound.spec.x_forwarded) for bound in listeners
+    ]
     try:
         async with trio.open_nursery() as accepting:
-            for one, view in zip(bound, views, strict=True):
+            for bound, view in zip(listeners, views, strict=True):
                 serve = partial(server.serve, view)
-                accepting.start_soon(accept_for_ever, one, serve, connections)
-                offer = ", ".join(sorted(view.resources))
-                logger.info("Listening on %s for %s", one.address, offer)
-            task_status.started(bound)
+                accepting.start_soon(accept_connections, bound, serve, connections)
+                resources = ", ".join(sorted(view.resources))
+                logger.info("listening on %s, serving %s", bound.address, resources)
+            task_status.started(listeners)
             await server.app.drain.started.wait()
             accepting.cancel_scope.cancel()
-        for one, view in zip(bound, views, strict=True):
-            accept_the_last(one, partial(server.serve, view), connections)
+        for bound, view in zip(listeners, views, strict=True):
+            accept_queued_connections(bound, partial(server.serve, view), connections)
     finally:
-        for one in bound:
-            one.sock.close()
+        for bound in listeners:
+            bound.sock.close()

@@ -1,6 +1,6 @@
-"""The three ways bytes come and go: a plain socket, TLS over one, and any other trio stream.
+"""Reading from and writing to the three kinds of streams: plain socket, TLS, any trio stream.
 
-All reads give `b""` when the peer is gone in whatever way; writes raise ClientGone.
+Reads return b"" once the client is gone, whatever the reason; writes raise ClientDisconnected.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from hs.apis.web.http_request import ClientGone
+from hs.apis.web.http_request import ClientDisconnected
 
 MAX_READ = 65536
 
@@ -21,24 +21,28 @@ class Transport(Protocol):
 
     @property
     def fd(self) -> int | None:
-        """Give the socket whose hang-up can be watched, if there is one."""
+        """File descriptor of the socket on which a disconnect can be watched, if there is one."""
         ...
 
     async def read(self) -> bytes:
-        """Give what arrived, waiting for something; b"" at the end."""
+        """Wait for bytes and return up to MAX_READ of them; b"" at the end."""
         ...
 
     async def write(self, payload: bytes) -> None:
-        """Send everything. Raises: ClientGone."""
+        """Send everything. Raises: ClientDisconnected."""
         ...
 
     async def linger(self) -> None:
-        """End our side and swallow what still comes, so that the peer can read our last words."""
+        """Close the sending side, then discard input until the client closes.
+
+        Closing with unread input would reset the connection, and the client could lose the
+        response.
+        """
         ...
 
 
-def has_arrived(transport: Transport) -> bool:
-    """Tell whether something can be read of a socket at once, its end included."""
+def is_readable(transport: Transport) -> bool:
+    """Return whether a read of the socket would return at once, with bytes or the end."""
     if transport.fd is None:
         return False
     poll = select.poll()
@@ -47,7 +51,7 @@ def has_arrived(transport: Transport) -> bool:
 
 
 class SocketTransport:
-    """A plain socket, read and written directly: 34 µs less than the stream for each request."""
+    """A plain socket, used directly: 34 µs per request less than through the trio stream."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -55,11 +59,11 @@ class SocketTransport:
 
     @property
     def fd(self) -> int | None:
-        """Give the socket."""
+        """File descriptor of the socket."""
         return self._fd
 
     async def read(self) -> bytes:
-        """Give what arrived."""
+        """Wait for bytes and return them; b"" at the end."""
         while True:
             try:
                 await trio.lowlevel.wait_readable(self._fd)
@@ -70,21 +74,21 @@ class SocketTransport:
                 return b""
 
     async def write(self, payload: bytes) -> None:
-        """Send everything, at once if the socket takes it."""
+        """Send everything, without waiting if the socket accepts it at once."""
         try:
             sent = os.write(self._fd, payload)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            raise ClientGone from error
+            raise ClientDisconnected from error
         if sent < len(payload):
             try:
                 await self._stream.send_all(memoryview(payload)[sent:])
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ClientGone from error
+                raise ClientDisconnected from error
 
     async def linger(self) -> None:
-        """End our side and swallow the rest."""
+        """Close the sending side, then discard input until the client closes."""
         try:
             self._stream.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -94,7 +98,7 @@ class SocketTransport:
 
 
 class StreamTransport:
-    """Any trio stream, TLS among them."""
+    """Any trio stream, in particular TLS; `lower` is the socket below TLS."""
 
     def __init__(self, stream: trio.abc.Stream, lower: trio.SocketStream | None = None) -> None:
         self._stream = stream
@@ -102,11 +106,11 @@ class StreamTransport:
 
     @property
     def fd(self) -> int | None:
-        """Give the socket under TLS."""
+        """File descriptor of the socket below TLS."""
         return None if self._lower is None else self._lower.socket.fileno()
 
     async def read(self) -> bytes:
-        """Give what arrived."""
+        """Wait for bytes and return them; b"" at the end."""
         try:
             return bytes(await self._stream.receive_some(MAX_READ))
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
@@ -117,10 +121,10 @@ class StreamTransport:
         try:
             await self._stream.send_all(payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
-            raise ClientGone from error
+            raise ClientDisconnected from error
 
     async def linger(self) -> None:
-        """Swallow the rest; TLS is ended below itself, for it has no half-closing."""
+        """Close the socket below TLS for sending, since TLS has no half-close; discard input."""
         if self._lower is None:
             return
         lower = SocketTransport(self._lower)

@@ -1,8 +1,8 @@
-"""Turning text and JSON of a request into the types its declaration names.
+"""Converting the text and JSON of a request to the types of its fields.
 
 Text (path, query, headers) that does not fit is M_INVALID_PARAM; JSON that does not fit is
-M_BAD_JSON. Integers are bounded by what JSON can carry exactly, and no text holds NUL, which
-databases refuse.
+M_BAD_JSON. Integers are limited to what JSON can represent exactly. No text may contain NUL,
+which PostgreSQL cannot store.
 """
 
 import types
@@ -15,44 +15,44 @@ import orjson
 from hs.core.canonical_json import MAX_DEPTH, MAX_INTEGER, WRITABLE_DEPTH
 from hs.core.errors import BadJson, InvalidParam
 
-FromText = Callable[[str], Any]
-FromJson = Callable[[Any], Any]
+TextConverter = Callable[[str], Any]
+JsonConverter = Callable[[Any], Any]
 
 
-def bare(wanted: Any) -> Any:
-    """Strip NewType, aliases and `| None` off a type."""
+def unwrapped_type(declared: Any) -> Any:
+    """Return the type below NewType, aliases and `| None`."""
     while True:
-        if isinstance(wanted, NewType):
-            wanted = wanted.__supertype__
-        elif get_origin(wanted) in (Union, types.UnionType):
-            kept = [part for part in get_args(wanted) if part is not type(None)]
-            if len(kept) != 1:
-                return wanted
-            wanted = kept[0]
+        if isinstance(declared, NewType):
+            declared = declared.__supertype__
+        elif get_origin(declared) in (Union, types.UnionType):
+            members = [member for member in get_args(declared) if member is not type(None)]
+            if len(members) != 1:
+                return declared
+            declared = members[0]
         else:
-            return wanted
+            return declared
 
 
-def allows_none(wanted: Any) -> bool:
-    """Tell whether `None` is a value of the type."""
-    if wanted is Any or wanted is None:
+def allows_none(declared: Any) -> bool:
+    """Return whether `None` is a value of the type."""
+    if declared is Any or declared is None:
         return True
-    return get_origin(wanted) in (Union, types.UnionType) and type(None) in get_args(wanted)
+    return get_origin(declared) in (Union, types.UnionType) and type(None) in get_args(declared)
 
 
-def text_converter(name: str, wanted: Any) -> FromText:
-    """Build the function that reads one piece of text as the wanted type."""
-    plain = bare(wanted)
+def text_converter(name: str, declared: Any) -> TextConverter:
+    """Return the function that converts text to the type; errors mention `name`."""
+    plain = unwrapped_type(declared)
     if plain is str or plain is Any:
         return str
     if plain is int:
-        return lambda text: _int_of(name, text)
+        return lambda text: _parse_int(name, text)
     if plain is bool:
-        return lambda text: _bool_of(name, text)
-    return lambda text: _checked_text(name, text, plain)
+        return lambda text: _parse_bool(name, text)
+    return lambda text: _parse_text(name, text, plain)
 
 
-def _int_of(name: str, text: str) -> int:
+def _parse_int(name: str, text: str) -> int:
     digits = text[1:] if text[:1] == "-" else text
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 16):
         raise InvalidParam(f"{name} must be an integer")
@@ -62,7 +62,7 @@ def _int_of(name: str, text: str) -> int:
     return value
 
 
-def _bool_of(name: str, text: str) -> bool:
+def _parse_bool(name: str, text: str) -> bool:
     if text in ("true", "1"):
         return True
     if text in ("false", "0"):
@@ -70,38 +70,38 @@ def _bool_of(name: str, text: str) -> bool:
     raise InvalidParam(f"{name} must be true or false")
 
 
-def _checked_text(name: str, text: str, wanted: Any) -> Any:
+def _parse_text(name: str, text: str, plain: Any) -> Any:
     try:
-        return msgspec.convert(text, wanted, strict=False)
+        return msgspec.convert(text, plain, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidParam(f"{name}: {error}") from None
 
 
-def json_converter(name: str, wanted: Any) -> FromJson:
-    """Build the function that reads one decoded JSON value as the wanted type."""
-    plain = bare(wanted)
+def json_converter(name: str, declared: Any) -> JsonConverter:
+    """Return the function that converts a decoded JSON value to the type; errors mention `name`."""
+    plain = unwrapped_type(declared)
     if plain is Any or plain is object:
-        return _as_it_is
+        return _unchanged
     if get_origin(plain) is dict and get_args(plain) == (str, Any):
         plain = dict
     if plain in (str, bool, dict, list):
-        return lambda value: _exactly(name, value, plain)
+        return lambda value: _check_type(name, value, plain)
     if plain is int:
-        return lambda value: _bounded_int(name, value)
-    return lambda value: _structured(name, value, plain)
+        return lambda value: _convert_int(name, value)
+    return lambda value: _convert(name, value, plain)
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _exactly(name: str, value: Any, wanted: type) -> Any:
-    if type(value) is not wanted:
-        raise BadJson(f"{name} must be {_JSON_NAMES[wanted]}")
+def _check_type(name: str, value: Any, plain: type) -> Any:
+    if type(value) is not plain:
+        raise BadJson(f"{name} must be {_JSON_NAMES[plain]}")
     return value
 
 
-def _bounded_int(name: str, value: Any) -> int:
+def _convert_int(name: str, value: Any) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
@@ -109,9 +109,9 @@ def _bounded_int(name: str, value: Any) -> int:
     return value
 
 
-def _structured(name: str, value: Any, wanted: Any) -> Any:
+def _convert(name: str, value: Any, plain: Any) -> Any:
     try:
-        return msgspec.convert(value, wanted)
+        return msgspec.convert(value, plain)
     except msgspec.ValidationError as error:
         raise BadJson(f"{name}: {error}") from None
 
@@ -119,30 +119,30 @@ def _structured(name: str, value: Any, wanted: Any) -> Any:
 _JSON_NAMES = {str: "a string", bool: "true or false", dict: "an object", list: "a list"}
 
 
-def refuse_nul(name: str, value: Any) -> None:
-    """Refuse a JSON value that holds NUL in any of its strings or keys."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if type(one) is str:
-            if "\0" in one:
-                raise BadJson(f"{name} holds a NUL character")
-        elif type(one) is dict:
-            waiting.extend(one)
-            waiting.extend(one.values())
-        elif type(one) is list:
-            waiting.extend(one)
+def reject_nul(name: str, value: Any) -> None:
+    """Raise BadJson if a string or key anywhere in a JSON value contains NUL."""
+    pending = [value]
+    while pending:
+        member = pending.pop()
+        if type(member) is str:
+            if "\0" in member:
+                raise BadJson(f"{name} must not contain NUL characters")
+        elif type(member) is dict:
+            pending.extend(member)
+            pending.extend(member.values())
+        elif type(member) is list:
+            pending.extend(member)
 
 
-def refuse_deep(raw: bytes, value: Any) -> None:
-    """Refuse JSON that nests deeper than recursive code may follow."""
+def reject_deep_nesting(raw: bytes, value: Any) -> None:
+    """Raise BadJson if the JSON is nested more deeply than recursive code can follow."""
     # Each level takes two brackets.
     if len(raw) <= 2 * MAX_DEPTH:
         return
-    # Writing it down is the quickest way through it, and refuses what lies too deep.
+    # orjson refuses to write more than WRITABLE_DEPTH levels, and visits them faster than we can.
     for _ in range(WRITABLE_DEPTH - MAX_DEPTH):
         value = [value]
     try:
         orjson.dumps(value)
     except orjson.JSONEncodeError:
-        raise BadJson(f"The JSON nests deeper than {MAX_DEPTH} levels") from None
+        raise BadJson(f"The JSON is nested deeper than {MAX_DEPTH} levels") from None

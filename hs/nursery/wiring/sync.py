@@ -8,7 +8,7 @@ from hs.apis.client.sync.sliding_sync import SlidingSyncApi
 from hs.apis.client.sync.sliding_sync_v4 import AcceptedSlidingSyncApi
 from hs.apis.client.sync.sync import SyncApi
 from hs.apis.web.drain import Drain
-from hs.apis.web.limits import Admission, Work
+from hs.apis.web.limits import Admission, WorkClass
 from hs.core.ids import RoomID
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
@@ -72,7 +72,7 @@ def wire_sync(
     readers = _readers(base, rooms, reading)
     strangers = Strangers(base.feed, notifier, readers.memberships)
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
-    gate = admission.gate(Work.SYNC)
+    gate = admission.gate(WorkClass.SYNC)
     v3 = make_sync(
         readers,
         sources,

@@ -11,6 +11,6 @@ from tests.support.media import MediaWorld, open_media
 
 @pytest.fixture
 async def world(database: Database, tmp_path: Path) -> AsyncIterator[MediaWorld]:
-    """A media repository on each engine."""
-    async with open_media(database, tmp_path) as opened:
-        yield opened
+    """Yield a media repository on each database engine."""
+    async with open_media(database, tmp_path) as world:
+        yield world

@@ -1,4 +1,4 @@
-"""Uploading: limits, addresses that are filled later, and waiting for them."""
+"""Uploads: limits, MXC URIs created in advance, and downloads that wait for them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hs.apis.web.http_request import ClientGone
+from hs.apis.web.http_request import ClientDisconnected
 from hs.settings.sections.media import UploadLimit
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, parts_of
@@ -22,95 +22,93 @@ async def post(world: MediaWorld, content: bytes, token: str = "alice", **header
     return await world.client.post(UPLOAD, body=parts_of(content), token=token, headers=headers)
 
 
-async def announce(world: MediaWorld) -> str:
-    answer = await world.client.post(CREATE, token="alice")
-    assert answer.status == 200, answer.body
-    return str(answer.json["content_uri"]).removeprefix("mxc://")
+async def create_mxc(world: MediaWorld) -> str:
+    response = await world.client.post(CREATE, token="alice")
+    assert response.status == 200, response.body
+    return str(response.json["content_uri"]).removeprefix("mxc://")
 
 
-async def fill(
+async def upload_to_mxc(
     world: MediaWorld, address: str, content: bytes = b"content", token: str = "alice"
 ) -> Answer:
     return await world.client.put(f"{UPLOAD}/{address}", body=parts_of(content), token=token)
 
 
-async def test_an_upload_without_a_type_is_of_no_known_one(world: MediaWorld) -> None:
+async def test_upload_without_a_type_is_octet_stream(world: MediaWorld) -> None:
     address = (await post(world, b"x")).json["content_uri"].removeprefix("mxc://")
 
-    answer = await world.client.get(f"{DOWNLOAD}/{address}", token="alice")
+    response = await world.client.get(f"{DOWNLOAD}/{address}", token="alice")
 
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["content-disposition"] == "attachment"
-
-
-async def test_an_upload_needs_a_token(world: MediaWorld) -> None:
-    answer = await world.client.post(UPLOAD, body=b"x")
-
-    assert (answer.status, answer.errcode) == (401, "M_MISSING_TOKEN")
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-disposition"] == "attachment"
 
 
-async def test_an_upload_that_says_it_is_too_large_is_not_received(
+async def test_upload_requires_a_token(world: MediaWorld) -> None:
+    response = await world.client.post(UPLOAD, body=b"x")
+
+    assert (response.status, response.errcode) == (401, "M_MISSING_TOKEN")
+
+
+async def test_upload_with_too_large_content_length_is_not_read(
     database: Database, tmp_path: Path
 ) -> None:
-    async def never() -> AsyncIterator[bytes]:
-        raise AssertionError("it was read")
+    async def unread_body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
         yield b""
 
     async with open_media(database, tmp_path, max_upload_size=1000) as world:
-        answer = await world.client.post(
-            UPLOAD, body=never(), token="alice", headers={"content-length": "1001"}
+        response = await world.client.post(
+            UPLOAD, body=unread_body(), token="alice", headers={"content-length": "1001"}
         )
 
-    assert (answer.status, answer.errcode) == (413, "M_TOO_LARGE")
+    assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
 
 
-async def test_an_upload_is_stopped_where_it_becomes_too_large(
-    database: Database, tmp_path: Path
-) -> None:
-    given = 0
+async def test_upload_is_aborted_at_the_size_limit(database: Database, tmp_path: Path) -> None:
+    parts_read = 0
 
-    async def endless() -> AsyncGenerator[bytes]:
-        nonlocal given
+    async def endless_body() -> AsyncGenerator[bytes]:
+        nonlocal parts_read
         while True:
-            given += 1
+            parts_read += 1
             yield b"x" * 1000
 
     async with open_media(database, tmp_path, max_upload_size=100_000) as world:
-        async with aclosing(endless()) as parts:
-            answer = await world.client.post(UPLOAD, body=parts, token="alice")
+        async with aclosing(endless_body()) as parts:
+            response = await world.client.post(UPLOAD, body=parts, token="alice")
 
-        assert (answer.status, answer.errcode) == (413, "M_TOO_LARGE")
-        assert given == 101
+        assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
+        assert parts_read == 101
         assert world.files("temporary") == []
         assert world.files("content") == []
 
 
-async def test_a_client_that_leaves_half_way_leaves_nothing(world: MediaWorld) -> None:
-    async def half() -> AsyncIterator[bytes]:
+async def test_aborted_upload_leaves_no_file(world: MediaWorld) -> None:
+    async def half_body() -> AsyncIterator[bytes]:
         yield b"x" * 300_000
-        raise ClientGone
+        raise ClientDisconnected
 
     with pytest.raises(ConnectionError):
-        await world.client.post(UPLOAD, body=half(), token="alice")
+        await world.client.post(UPLOAD, body=half_body(), token="alice")
 
     assert world.files("temporary") == []
 
 
-async def test_a_user_may_upload_so_much_in_a_time(database: Database, tmp_path: Path) -> None:
+async def test_uploads_are_limited_per_user_and_time(database: Database, tmp_path: Path) -> None:
     limits = (UploadLimit(time_period=60_000, max_size=100),)
     async with open_media(database, tmp_path, media_upload_limits=limits) as world:
         world.tokens.user("bob")
         first = await post(world, b"x" * 90)
         second = await post(world, b"x" * 11)
-        others = await post(world, b"x" * 11, token="bob")
+        of_other_user = await post(world, b"x" * 11, token="bob")
         world.clock.advance(60_001)
         later = await post(world, b"x" * 11)
 
-    assert [one.status for one in (first, others, later)] == [200, 200, 200]
+    assert [response.status for response in (first, of_other_user, later)] == [200, 200, 200]
     assert (second.status, second.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_uploads_at_once_do_not_go_beyond_what_a_user_may(
+async def test_concurrent_uploads_do_not_exceed_the_limit(
     database: Database, tmp_path: Path
 ) -> None:
     limits = (UploadLimit(time_period=60_000, max_size=100),)
@@ -127,114 +125,114 @@ async def test_uploads_at_once_do_not_go_beyond_what_a_user_may(
     assert sorted(statuses) == [200, 200, 403, 403, 403, 403, 403, 403]
 
 
-async def test_addresses_announced_at_once_are_not_too_many(world: MediaWorld) -> None:
+async def test_concurrently_created_uris_do_not_exceed_the_limit(world: MediaWorld) -> None:
     statuses: list[int] = []
 
-    async def announce_one() -> None:
+    async def create() -> None:
         statuses.append((await world.client.post(CREATE, token="alice")).status)
 
     async with trio.open_nursery() as nursery:
         for _ in range(12):
-            nursery.start_soon(announce_one)
+            nursery.start_soon(create)
 
     assert sorted(statuses) == [200] * 5 + [429] * 7
 
 
-async def test_an_announced_address_is_filled_once(world: MediaWorld) -> None:
-    answer = await world.client.post(CREATE, token="alice")
-    address = answer.json["content_uri"].removeprefix("mxc://")
+async def test_content_is_uploaded_to_a_created_uri_once(world: MediaWorld) -> None:
+    response = await world.client.post(CREATE, token="alice")
+    address = response.json["content_uri"].removeprefix("mxc://")
 
-    first = await fill(world, address)
-    second = await fill(world, address)
-    got = await world.client.get(f"{DOWNLOAD}/{address}", token="alice")
+    first = await upload_to_mxc(world, address)
+    second = await upload_to_mxc(world, address)
+    download = await world.client.get(f"{DOWNLOAD}/{address}", token="alice")
 
-    assert answer.json["unused_expires_at"] == world.clock.now_ms() + 86_400_000
+    assert response.json["unused_expires_at"] == world.clock.now_ms() + 86_400_000
     assert (first.status, first.json) == (200, {})
     assert (second.status, second.errcode) == (409, "M_CANNOT_OVERWRITE_MEDIA")
-    assert got.body == b"content"
+    assert download.body == b"content"
 
 
-async def test_an_address_is_filled_by_who_announced_it(world: MediaWorld) -> None:
+async def test_only_the_creator_can_upload_to_a_uri(world: MediaWorld) -> None:
     world.tokens.user("bob")
-    address = await announce(world)
+    address = await create_mxc(world)
 
-    other = await fill(world, address, token="bob")
-    unknown = await fill(world, "test/neverAnnounced")
-    foreign = await fill(world, "elsewhere.example/some")
+    of_other_user = await upload_to_mxc(world, address, token="bob")
+    unknown = await upload_to_mxc(world, "test/neverAnnounced")
+    remote = await upload_to_mxc(world, "elsewhere.example/some")
 
-    assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+    assert (of_other_user.status, of_other_user.errcode) == (403, "M_FORBIDDEN")
     assert (unknown.status, unknown.errcode) == (404, "M_NOT_FOUND")
-    assert (foreign.status, foreign.errcode) == (404, "M_NOT_FOUND")
+    assert (remote.status, remote.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_two_who_fill_an_address_at_once_do_not_both_succeed(world: MediaWorld) -> None:
-    address = await announce(world)
+async def test_one_of_concurrent_uploads_to_a_uri_succeeds(world: MediaWorld) -> None:
+    address = await create_mxc(world)
     statuses: list[int] = []
 
-    async def try_to(content: bytes) -> None:
-        statuses.append((await fill(world, address, content)).status)
+    async def upload(content: bytes) -> None:
+        statuses.append((await upload_to_mxc(world, address, content)).status)
 
     async with trio.open_nursery() as nursery:
         for content in (b"one", b"two"):
-            nursery.start_soon(try_to, content)
+            nursery.start_soon(upload, content)
 
     assert sorted(statuses) == [200, 409]
 
 
-async def test_an_address_expires(world: MediaWorld) -> None:
-    address = await announce(world)
+async def test_created_uri_expires(world: MediaWorld) -> None:
+    address = await create_mxc(world)
     world.clock.advance(86_400_001)
 
-    late = await fill(world, address)
-    got = await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=0", token="alice")
+    upload = await upload_to_mxc(world, address)
+    download = await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=0", token="alice")
 
-    assert (late.status, late.errcode) == (404, "M_NOT_FOUND")
-    assert (got.status, got.errcode) == (404, "M_NOT_FOUND")
+    assert (upload.status, upload.errcode) == (404, "M_NOT_FOUND")
+    assert (download.status, download.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_only_so_many_addresses_wait_for_their_content(world: MediaWorld) -> None:
-    addresses = [await announce(world) for _ in range(5)]
+async def test_created_uris_without_content_are_limited(world: MediaWorld) -> None:
+    addresses = [await create_mxc(world) for _ in range(5)]
 
     too_many = await world.client.post(CREATE, token="alice")
-    await fill(world, addresses[0])
-    again = await world.client.post(CREATE, token="alice")
+    await upload_to_mxc(world, addresses[0])
+    after_upload = await world.client.post(CREATE, token="alice")
 
     assert (too_many.status, too_many.errcode) == (429, "M_LIMIT_EXCEEDED")
     assert too_many.json["retry_after_ms"] > 0
-    assert again.status == 200
+    assert after_upload.status == 200
 
 
-async def test_who_asks_too_early_is_told_so_after_the_time_they_gave(world: MediaWorld) -> None:
-    address = await announce(world)
+async def test_download_before_the_upload_times_out(world: MediaWorld) -> None:
+    address = await create_mxc(world)
 
-    answer = await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=10", token="alice")
+    response = await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=10", token="alice")
 
-    assert (answer.status, answer.errcode) == (504, "M_NOT_YET_UPLOADED")
+    assert (response.status, response.errcode) == (504, "M_NOT_YET_UPLOADED")
 
 
-async def test_who_waits_gets_the_content_when_it_comes(world: MediaWorld) -> None:
-    address = await announce(world)
-    answers: list[Answer] = []
+async def test_waiting_download_gets_the_content_after_the_upload(world: MediaWorld) -> None:
+    address = await create_mxc(world)
+    responses: list[Answer] = []
 
     async def wait() -> None:
-        answers.append(
+        responses.append(
             await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=60000", token="alice")
         )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        await fill(world, address, b"late")
+        await upload_to_mxc(world, address, b"late")
 
-    assert (answers[0].status, answers[0].body) == (200, b"late")
+    assert (responses[0].status, responses[0].body) == (200, b"late")
 
 
-async def test_who_waits_is_sent_away_when_the_server_ends(world: MediaWorld) -> None:
-    address = await announce(world)
-    answers: list[Answer] = []
+async def test_waiting_download_ends_when_the_drain_begins(world: MediaWorld) -> None:
+    address = await create_mxc(world)
+    responses: list[Answer] = []
 
     async def wait() -> None:
-        answers.append(
+        responses.append(
             await world.client.get(f"{DOWNLOAD}/{address}?timeout_ms=60000", token="alice")
         )
 
@@ -243,4 +241,4 @@ async def test_who_waits_is_sent_away_when_the_server_ends(world: MediaWorld) ->
         await trio.testing.wait_all_tasks_blocked()
         world.drain.begin()
 
-    assert (answers[0].status, answers[0].errcode) == (504, "M_NOT_YET_UPLOADED")
+    assert (responses[0].status, responses[0].errcode) == (504, "M_NOT_YET_UPLOADED")

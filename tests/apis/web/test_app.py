@@ -1,4 +1,4 @@
-"""What every endpoint gets for free: authentication, limits, errors, CORS, admission, metrics."""
+"""Behaviour of all endpoints: authentication, limits, errors, CORS, admission, metrics."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -20,8 +20,8 @@ from hs.apis.web.auth import (
     USER_OR_GUEST,
     SignedRequest,
 )
-from hs.apis.web.limits import Admission, GateSize, Work
-from hs.apis.web.render import Empty, Response, html_response, json_response, redirect, wire
+from hs.apis.web.limits import Admission, GateSize, WorkClass
+from hs.apis.web.render import Empty, Response, html_response, json_name, json_response, redirect
 from hs.apis.web.request import origin, path, query, whole_body
 from hs.apis.web.route import route
 from hs.core.errors import (
@@ -39,41 +39,41 @@ from tests.support.web import Tokens, WebClient, client_for
 
 
 @attrs.frozen
-class Asking:
-    """Who asks."""
+class RequesterRequest:
+    """The requester."""
 
     requester: Requester | None
 
 
 @attrs.frozen
-class Failing:
-    """How to fail."""
+class FailRequest:
+    """The way to fail."""
 
-    how: str = path()
+    failure: str = path()
 
 
 @attrs.frozen
-class Signed:
-    """Another server's request."""
+class FederationRequest:
+    """A signed request of another server."""
 
     server: ServerName = origin()
     content: dict[str, Any] = whole_body(factory=dict)
 
 
 @attrs.frozen
-class Slow:
-    """How long to take."""
+class SlowRequest:
+    """The time that the handler takes."""
 
     seconds: int = query(default=10)
 
 
 @attrs.frozen
-class Told:
-    """An answer with odd names, nested values and absent ones."""
+class Rendered:
+    """A response with a JSON key that is no identifier, nested values and None."""
 
     user_id: str
     nothing: str | None = None
-    odd: int | None = wire("org.example.odd", default=None)
+    odd: int | None = json_name("org.example.odd", default=None)
     inner: Any = None
 
 
@@ -87,78 +87,78 @@ async def fail_in_a_nursery(error: Exception) -> None:
 
 @attrs.frozen
 class ManyApi:
-    """Endpoints of every sort."""
+    """Endpoints of all kinds."""
 
-    done: list[str] = attrs.field(factory=list)
+    finished: list[str] = attrs.field(factory=list)
 
     @route("GET", "/user", auth=USER)
-    async def user(self, request: Asking) -> Told:
+    async def user(self, request: RequesterRequest) -> Rendered:
         assert request.requester is not None
-        return Told(request.requester.user_id)
+        return Rendered(request.requester.user_id)
 
     @route("GET", "/guest", auth=USER_OR_GUEST)
-    async def guest(self, request: Asking) -> Empty:
+    async def guest(self, request: RequesterRequest) -> Empty:
         return Empty()
 
     @route("GET", "/admin", auth=ADMIN)
-    async def admin(self, request: Asking) -> Empty:
+    async def admin(self, request: RequesterRequest) -> Empty:
         return Empty()
 
-    @route("POST", "/logout", auth=USER, locked_may=True)
-    async def logout(self, request: Asking) -> None:
+    @route("POST", "/logout", auth=USER, allow_locked=True)
+    async def logout(self, request: RequesterRequest) -> None:
         return None
 
     @route("GET", "/optional", auth=OPTIONAL)
-    async def optional(self, request: Asking) -> dict[str, bool]:
+    async def optional(self, request: RequesterRequest) -> dict[str, bool]:
         return {"known": request.requester is not None}
 
     @route("PUT", "/_matrix/federation/v1/send", auth=FEDERATION)
-    async def send(self, request: Signed) -> dict[str, Any]:
+    async def send(self, request: FederationRequest) -> dict[str, Any]:
         return {"from": request.server, **request.content}
 
     @route("GET", "/limited", auth=NONE, rate="messages")
     async def limited(self) -> Empty:
         return Empty()
 
-    @route("GET", "/heavy", auth=NONE, work=Work.HEAVY)
-    async def heavy(self, request: Slow) -> Empty:
+    @route("GET", "/heavy", auth=NONE, work=WorkClass.HEAVY)
+    async def heavy(self, request: SlowRequest) -> Empty:
         await trio.sleep(request.seconds)
         return Empty()
 
-    @route("GET", "/told", auth=NONE)
-    async def told(self) -> Told:
+    @route("GET", "/rendered", auth=NONE)
+    async def rendered(self) -> Rendered:
         inner = {
             "map": immutables.Map(a=1),
             "none": None,
             "fragment": orjson.Fragment(b'{"x": 1}'),
-            "told": [Told("b")],
+            "nested": [Rendered("b")],
             "set": frozenset({"y", "x"}),
         }
-        return Told("a", odd=5, inner=inner)
+        return Rendered("a", odd=5, inner=inner)
 
     @route("GET", "/page", auth=NONE)
     async def page(self) -> Response:
         return html_response("<p>hello")
 
-    @route("GET", "/away", auth=NONE)
-    async def away(self) -> Response:
+    @route("GET", "/redirect", auth=NONE)
+    async def redirected(self) -> Response:
         return redirect("https://example.org/")
 
     @route("GET", "/teapot", auth=NONE)
     async def teapot(self) -> Response:
         return json_response({"short": True}, 418)
 
-    @route("GET", "/fail/{how}", auth=NONE)
-    async def fail(self, request: Failing) -> None:
-        match request.how:
+    @route("GET", "/fail/{failure}", auth=NONE)
+    async def fail(self, request: FailRequest) -> None:
+        match request.failure:
             case "forbidden":
                 raise Forbidden("No", reason="x")
             case "limited":
                 raise LimitExceeded("Slowly", retry_after_ms=1500)
-            case "away":
+            case "unavailable":
                 raise Unavailable("database at 10.0.0.1")
             case "remote":
-                raise RemoteFault("example.org", "it hung up")
+                raise RemoteFault("example.org", "connection closed")
             case "nursery":
                 await fail_in_a_nursery(NotFound("Gone"))
             case "nursery bug":
@@ -166,13 +166,13 @@ class ManyApi:
             case _:
                 raise ValueError("secret detail")
 
-    @route("GET", "/wait", auth=NONE, waits=True)
-    async def wait(self, request: Slow) -> Empty:
+    @route("GET", "/wait", auth=NONE, cancel_on_disconnect=True)
+    async def wait(self, request: SlowRequest) -> Empty:
         with trio.CancelScope():
             try:
                 await trio.sleep(request.seconds)
             finally:
-                self.done.append("waited")
+                self.finished.append("wait")
         return Empty()
 
     @route("GET", "/broken-stream", auth=NONE)
@@ -185,8 +185,8 @@ class ManyApi:
 
 
 @attrs.define
-class Names:
-    """An OriginAuthenticator that believes what the header says."""
+class UncheckedOrigins:
+    """An OriginAuthenticator that trusts the header."""
 
     seen: list[SignedRequest] = attrs.field(factory=list)
 
@@ -199,8 +199,8 @@ class Names:
 
 
 @attrs.define
-class OncePerClass:
-    """RateLimits that allow one request for each class."""
+class OneRequestPerClass:
+    """RateLimits that allow one request per rate class."""
 
     seen: set[str] = attrs.field(factory=set)
 
@@ -211,8 +211,8 @@ class OncePerClass:
 
 
 @attrs.define
-class Addresses:
-    """RateLimits that note the addresses and allow everything."""
+class AddressRecorder:
+    """RateLimits that record the client addresses and allow everything."""
 
     seen: list[str]
 
@@ -228,11 +228,13 @@ def client() -> WebClient:
     tokens.user("guest", is_guest=True)
     tokens.user("locked", locked=True)
     tokens.user("bridge", appservice_id="irc", device_id=None)
-    return client_for(ManyApi(), tokens=tokens, origins=Names(), rates=OncePerClass())
+    return client_for(
+        ManyApi(), tokens=tokens, origins=UncheckedOrigins(), rates=OneRequestPerClass()
+    )
 
 
 @pytest.mark.parametrize(
-    ("path_of", "token", "status", "errcode"),
+    ("target", "token", "status", "errcode"),
     [
         ("/user", None, 401, "M_MISSING_TOKEN"),
         ("/user", "nobody", 401, "M_UNKNOWN_TOKEN"),
@@ -250,63 +252,63 @@ def client() -> WebClient:
         ("/user?user_id=@other:elsewhere", "bridge", 403, "M_FORBIDDEN"),
     ],
 )
-async def test_endpoints_know_who_asks(
-    client: WebClient, path_of: str, token: str | None, status: int, errcode: str | None
+async def test_requester_is_authenticated_as_the_endpoint_requires(
+    client: WebClient, target: str, token: str | None, status: int, errcode: str | None
 ) -> None:
-    answer = await client.get(path_of, token=token)
+    response = await client.get(target, token=token)
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_a_locked_user_may_log_out(client: WebClient) -> None:
+async def test_locked_user_may_log_out(client: WebClient) -> None:
     assert (await client.post("/logout", token="locked")).json == {}
 
 
-async def test_application_services_speak_for_their_users(client: WebClient) -> None:
-    answer = await client.get("/user?user_id=@other:test", token="bridge")
+async def test_application_service_acts_as_its_user(client: WebClient) -> None:
+    response = await client.get("/user?user_id=@other:test", token="bridge")
 
-    assert answer.json == {"user_id": "@other:test"}
-
-
-async def test_users_do_not_speak_for_others(client: WebClient) -> None:
-    answer = await client.get("/user?user_id=@other:test", token="alice")
-
-    assert answer.json == {"user_id": "@alice:test"}
+    assert response.json == {"user_id": "@other:test"}
 
 
-async def test_the_origin_signs_method_target_and_content() -> None:
-    names = Names()
-    client = client_for(ManyApi(), origins=names)
+async def test_user_cannot_act_as_another_user(client: WebClient) -> None:
+    response = await client.get("/user?user_id=@other:test", token="alice")
 
-    answer = await client.put(
+    assert response.json == {"user_id": "@alice:test"}
+
+
+async def test_signature_covers_method_uri_and_content() -> None:
+    origins = UncheckedOrigins()
+    client = client_for(ManyApi(), origins=origins)
+
+    response = await client.put(
         "/_matrix/federation/v1/send?a=%20b", {"x": 1}, headers={"Authorization": "example.org"}
     )
 
-    assert answer.json == {"from": "example.org", "x": 1}
-    assert names.seen == [
+    assert response.json == {"from": "example.org", "x": 1}
+    assert origins.seen == [
         SignedRequest("PUT", "/_matrix/federation/v1/send?a=%20b", ("example.org",), {"x": 1})
     ]
-    assert "access-control-allow-origin" not in answer.headers
+    assert "access-control-allow-origin" not in response.headers
 
 
-async def test_without_federation_no_server_is_let_in() -> None:
-    answer = await client_for(ManyApi()).put("/_matrix/federation/v1/send", {})
+async def test_federation_request_is_rejected_if_federation_is_disabled() -> None:
+    response = await client_for(ManyApi()).put("/_matrix/federation/v1/send", {})
 
-    assert (answer.status, answer.errcode) == (401, "M_UNAUTHORIZED")
+    assert (response.status, response.errcode) == (401, "M_UNAUTHORIZED")
 
 
-async def test_rate_limits_say_when_to_come_back(client: WebClient) -> None:
+async def test_rate_limited_response_says_when_to_retry(client: WebClient) -> None:
     assert (await client.get("/limited")).status == 200
 
-    answer = await client.get("/limited")
+    response = await client.get("/limited")
 
-    assert answer.status == 429
-    assert answer.json["retry_after_ms"] == 100
-    assert answer.headers["retry-after"] == "1"
+    assert response.status == 429
+    assert response.json["retry_after_ms"] == 100
+    assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "body"),
+    ("failure", "status", "body"),
     [
         ("forbidden", 403, {"errcode": "M_FORBIDDEN", "error": "No", "reason": "x"}),
         (
@@ -314,84 +316,93 @@ async def test_rate_limits_say_when_to_come_back(client: WebClient) -> None:
             429,
             {"errcode": "M_LIMIT_EXCEEDED", "error": "Slowly", "retry_after_ms": 1500},
         ),
-        ("away", 503, {"errcode": "M_UNKNOWN", "error": "Not possible just now; try again"}),
-        ("remote", 502, {"errcode": "M_UNKNOWN", "error": "The server example.org failed"}),
+        (
+            "unavailable",
+            503,
+            {
+                "errcode": "M_UNKNOWN",
+                "error": "The server is temporarily unavailable; try again later",
+            },
+        ),
+        ("remote", 502, {"errcode": "M_UNKNOWN", "error": "The request to example.org failed"}),
         ("nursery", 404, {"errcode": "M_NOT_FOUND", "error": "Gone"}),
         ("nursery bug", 500, {"errcode": "M_UNKNOWN", "error": "Internal server error"}),
         ("bug", 500, {"errcode": "M_UNKNOWN", "error": "Internal server error"}),
     ],
 )
-async def test_errors_are_told_and_bugs_are_not(
-    client: WebClient, how: str, status: int, body: dict[str, Any]
+async def test_errors_are_rendered_without_internal_details(
+    client: WebClient, failure: str, status: int, body: dict[str, Any]
 ) -> None:
-    answer = await client.get(f"/fail/{how.replace(' ', '%20')}")
+    response = await client.get(f"/fail/{failure.replace(' ', '%20')}")
 
-    assert (answer.status, answer.json) == (status, body)
+    assert (response.status, response.json) == (status, body)
 
 
-async def test_bugs_are_logged_with_their_traceback(
+async def test_internal_errors_are_logged_with_a_traceback(
     client: WebClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await client.get("/fail/bug")
 
-    [record] = [one for one in caplog.records if one.levelno == logging.ERROR]
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None
     assert "secret detail" in str(record.exc_info[1])
 
 
-async def test_answers_are_rendered_as_json(client: WebClient) -> None:
-    answer = await client.get("/told")
+async def test_results_are_rendered_as_json(client: WebClient) -> None:
+    response = await client.get("/rendered")
 
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json == {
+    assert response.headers["content-type"] == "application/json"
+    assert response.json == {
         "user_id": "a",
         "org.example.odd": 5,
         "inner": {
             "map": {"a": 1},
             "none": None,
             "fragment": {"x": 1},
-            "told": [{"user_id": "b"}],
+            "nested": [{"user_id": "b"}],
             "set": ["x", "y"],
         },
     }
 
 
-async def test_other_responses_are_spelled_out(client: WebClient) -> None:
-    page, away, teapot = [await client.get(one) for one in ("/page", "/away", "/teapot")]
+async def test_explicit_responses_are_sent_unchanged(client: WebClient) -> None:
+    page, redirected, teapot = [
+        await client.get(target) for target in ("/page", "/redirect", "/teapot")
+    ]
 
     assert (page.status, page.body) == (200, b"<p>hello")
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
-    assert (away.status, away.headers["location"]) == (302, "https://example.org/")
+    assert (redirected.status, redirected.headers["location"]) == (302, "https://example.org/")
     assert (teapot.status, teapot.json) == (418, {"short": True})
 
 
-@pytest.mark.parametrize("path_of", ["/user", "/_matrix/client/v3/unknown", "/fail/bug"])
-async def test_browsers_may_ask(client: WebClient, path_of: str) -> None:
-    preflight = await client.ask("OPTIONS", path_of)
-    answer = await client.get(path_of)
+@pytest.mark.parametrize("target", ["/user", "/_matrix/client/v3/unknown", "/fail/bug"])
+async def test_cors_headers_are_sent_with_all_responses(client: WebClient, target: str) -> None:
+    preflight = await client.ask("OPTIONS", target)
+    response = await client.get(target)
 
     assert (preflight.status, preflight.body) == (204, b"")
-    for headers in (preflight.headers, answer.headers):
+    for headers in (preflight.headers, response.headers):
         assert headers["access-control-allow-origin"] == "*"
         assert "PUT" in headers["access-control-allow-methods"]
         assert "Authorization" in headers["access-control-allow-headers"]
 
 
-@pytest.mark.parametrize("path_of", ["/_matrix/unknown", "/unknown", "/_synapse/x", "/", "//"])
-async def test_unknown_paths_are_unrecognized(client: WebClient, path_of: str) -> None:
-    answer = await client.get(path_of)
+@pytest.mark.parametrize("target", ["/_matrix/unknown", "/unknown", "/_synapse/x", "/", "//"])
+async def test_unknown_path_is_unrecognized(client: WebClient, target: str) -> None:
+    response = await client.get(target)
 
-    assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
-
-
-async def test_other_methods_are_unrecognized(client: WebClient) -> None:
-    answer = await client.post("/user", {})
-
-    assert (answer.status, answer.errcode) == (405, "M_UNRECOGNIZED")
-    assert answer.headers["allow"] == "GET"
+    assert (response.status, response.errcode) == (404, "M_UNRECOGNIZED")
 
 
-async def test_quart_answers_what_no_endpoint_declares(client: WebClient) -> None:
+async def test_wrong_method_is_unrecognized(client: WebClient) -> None:
+    response = await client.post("/user", {})
+
+    assert (response.status, response.errcode) == (405, "M_UNRECOGNIZED")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_quart_serves_paths_without_an_endpoint(client: WebClient) -> None:
     async def console() -> str:
         return "console"
 
@@ -406,61 +417,61 @@ async def test_quart_answers_what_no_endpoint_declares(client: WebClient) -> Non
     assert (await client.post("/console")).errcode == "M_UNRECOGNIZED"
 
 
-async def test_a_listener_serves_only_its_resources(client: WebClient) -> None:
-    client.state = {STATE_KEY: client.app.view(["federation"])}
+async def test_listener_serves_only_its_resources(client: WebClient) -> None:
+    client.state = {STATE_KEY: client.app.view_for(["federation"])}
 
     assert (await client.get("/optional")).status == 404
     assert (await client.put("/_matrix/federation/v1/send", {})).status == 401
 
 
-async def test_the_client_behind_a_proxy_is_seen() -> None:
+async def test_forwarded_address_is_used_behind_a_proxy() -> None:
     seen: list[str] = []
-    client = client_for(ManyApi(), rates=Addresses(seen))
+    client = client_for(ManyApi(), rates=AddressRecorder(seen))
     forwarded = {"X-Forwarded-For": "1.1.1.1, 8.8.8.8, 10.0.0.1"}
 
     await client.get("/limited", headers=forwarded)
-    client.state = {STATE_KEY: client.app.view(["client"], x_forwarded=True)}
+    client.state = {STATE_KEY: client.app.view_for(["client"], x_forwarded=True)}
     await client.get("/limited", headers=forwarded)
 
     assert seen == ["192.0.2.1", "8.8.8.8"]
 
 
-async def test_hanging_up_cancels_a_handler_that_waits(
+async def test_disconnect_cancels_a_waiting_handler(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     api = ManyApi()
     client = client_for(api)
-    hang_up = trio.Event()
+    disconnected = trio.Event()
 
-    async def leave() -> None:
+    async def disconnect() -> None:
         await trio.sleep(1)
-        hang_up.set()
+        disconnected.set()
 
-    began = trio.current_time()
+    started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(leave)
+        nursery.start_soon(disconnect)
         with pytest.raises(ConnectionError):
-            await client.get("/wait?seconds=3600", hang_up=hang_up)
+            await client.get("/wait?seconds=3600", hang_up=disconnected)
 
-    assert api.done == ["waited"]
-    assert trio.current_time() - began < 2
+    assert api.finished == ["wait"]
+    assert trio.current_time() - started < 2
 
 
-async def test_heavy_work_takes_turns_and_then_is_refused(
+async def test_admission_queues_then_rejects_heavy_work(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    admission = Admission({Work.HEAVY: GateSize(running=1, waiting=1)})
+    admission = Admission({WorkClass.HEAVY: GateSize(running=1, waiting=1)})
     client = client_for(ManyApi(), admission=admission)
     statuses: list[tuple[float, int]] = []
 
-    async def ask() -> None:
-        answer = await client.get("/heavy?seconds=10")
-        statuses.append((trio.current_time() - began, answer.status))
+    async def request() -> None:
+        response = await client.get("/heavy?seconds=10")
+        statuses.append((trio.current_time() - started, response.status))
 
-    began = trio.current_time()
+    started = trio.current_time()
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(ask)
+            nursery.start_soon(request)
 
     assert sorted((round(at), status) for at, status in statuses) == [
         (0, 429),
@@ -488,5 +499,5 @@ async def test_requests_are_counted_by_pattern_and_logged_without_secrets(
     assert f'{name}{{code="403",method="GET",servlet="ManyApi.fail"}} 1.0' in counted
     lines = [record.getMessage() for record in caplog.records if record.name == "hs.access"]
     assert lines[0].startswith("192.0.2.1 @alice:test GET /user 200 25B ")
-    assert lines[1].startswith("192.0.2.1 - GET /fail/{how} 403 ")
+    assert lines[1].startswith("192.0.2.1 - GET /fail/{failure} 403 ")
     assert lines[2].startswith("192.0.2.1 - GET /favicon.ico 404 ")

@@ -1,4 +1,4 @@
-"""Endpoints that must show what other processes have just written."""
+"""Endpoints whose response must include what other processes have just committed."""
 
 import attrs
 
@@ -10,20 +10,20 @@ from tests.support.web import client_for
 
 
 @attrs.frozen
-class Since:
+class FreshRequest:
     since: str | None = query(default=None)
 
 
 @attrs.frozen
 class FreshApi:
     @route("GET", "/fresh", auth=NONE, fresh=lambda request: request.since is None)
-    async def fresh(self, request: Since) -> Empty:
+    async def fresh(self, request: FreshRequest) -> Empty:
         return Empty()
 
 
 @attrs.define
-class Watched:
-    """Counts how often a process was brought to what others had written."""
+class CountingFreshness:
+    """A Freshness that counts its calls."""
 
     count: int = 0
 
@@ -31,12 +31,12 @@ class Watched:
         self.count += 1
 
 
-async def test_an_endpoint_says_which_requests_must_know_what_others_wrote() -> None:
-    watched = Watched()
-    client = client_for(FreshApi(), freshness=watched)
+async def test_only_requests_selected_by_fresh_wait_for_replication() -> None:
+    freshness = CountingFreshness()
+    client = client_for(FreshApi(), freshness=freshness)
 
     assert (await client.get("/fresh?since=s1")).status == 200
-    before = watched.count
+    before = freshness.count
     assert (await client.get("/fresh")).status == 200
 
-    assert (before, watched.count) == (0, 1)
+    assert (before, freshness.count) == (0, 1)

@@ -1,10 +1,10 @@
-"""What a peer may not say: request smuggling, ambiguous framing, oversized heads."""
+"""Rejected HTTP/1.1 requests: smuggling, ambiguous framing, oversized heads."""
 
 import pytest
 
-from hs.apis.web.http1_limits import HttpBounds
-from hs.apis.web.http1_parser import Inbox
-from tests.apis.web.conversation import one_exchange, talking
+from hs.apis.web.http1_limits import HttpLimits
+from hs.apis.web.http1_parser import Http1Parser
+from tests.apis.web.conversation import exchange, memory_server
 
 SECRET = b"GET /hello HTTP/1.1\r\nHost: smuggled\r\n\r\n"
 
@@ -85,10 +85,10 @@ BAD_CHUNKS = {
 
 
 @pytest.mark.parametrize("request_bytes", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-async def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
+async def test_ambiguous_request_is_rejected_and_ends_the_connection(
     request_bytes: bytes,
 ) -> None:
-    received = await one_exchange(request_bytes + SECRET)
+    received = await exchange(request_bytes + SECRET)
 
     status = int(received.split(b" ")[1])
     assert status in (400, 405, 417, 501, 505)
@@ -98,10 +98,10 @@ async def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
 
 
 @pytest.mark.parametrize("chunks", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
-async def test_malformed_chunks_are_refused_and_nothing_after_them_is_read(chunks: bytes) -> None:
+async def test_malformed_chunk_is_rejected_and_ends_the_connection(chunks: bytes) -> None:
     head = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    received = await one_exchange(head + chunks + SECRET)
+    received = await exchange(head + chunks + SECRET)
 
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.count(b"HTTP/1.1 ") == 1
@@ -109,25 +109,25 @@ async def test_malformed_chunks_are_refused_and_nothing_after_them_is_read(chunk
 
 
 @pytest.mark.parametrize("path", [b"/echo/a", b"/upload"])
-async def test_who_waits_after_a_malformed_chunk_is_refused(path: bytes) -> None:
+async def test_malformed_chunk_is_rejected_while_the_client_waits(path: bytes) -> None:
     head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with talking() as conversations:
-        status, _, _ = await conversations.connect().ask(head + b"zz\r\n")
+    async with memory_server() as server:
+        status, _, _ = await server.connect().request(head + b"zz\r\n")
 
     assert status == 400
 
 
 async def test_requests_before_a_malformed_one_are_answered() -> None:
-    received = await one_exchange(SECRET + SECRET + b"GARBAGE\r\n\r\n")
+    received = await exchange(SECRET + SECRET + b"GARBAGE\r\n\r\n")
 
     assert received.count(b"world") == 2
     assert received.count(b"HTTP/1.1 400 ") == 1
 
 
-async def test_a_malformed_body_after_the_answer_ends_the_connection() -> None:
+async def test_malformed_unread_body_ends_the_connection() -> None:
     head = b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    received = await one_exchange(head + b"zz\r\n" + SECRET)
+    received = await exchange(head + b"zz\r\n" + SECRET)
 
     assert received.count(b"HTTP/1.1 ") == 1
     assert b"world" not in received
@@ -145,76 +145,76 @@ async def test_a_malformed_body_after_the_answer_ends_the_connection() -> None:
     ],
     ids=["many headers", "a long header", "an endless header", "a long target", "endless", "name"],
 )
-async def test_heads_are_bounded(request_bytes: bytes, status: int) -> None:
+async def test_oversized_head_is_rejected(request_bytes: bytes, status: int) -> None:
     pieces = [request_bytes[at : at + 4000] for at in range(0, len(request_bytes), 4000)]
 
-    received = await one_exchange(*pieces)
+    received = await exchange(*pieces)
 
     assert int(received.split(b" ")[1]) in (status, 431)
 
 
-async def test_trailers_are_bounded_and_dropped() -> None:
+async def test_trailers_are_limited_and_dropped() -> None:
     head = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
 
-    kept = await one_exchange(head + b"X-Checksum: 99\r\nHost: b\r\n\r\n" + SECRET)
-    endless = await one_exchange(head + b"X: y\r\n" * 50_000)
+    dropped = await exchange(head + b"X-Checksum: 99\r\nHost: b\r\n\r\n" + SECRET)
+    endless = await exchange(head + b"X: y\r\n" * 50_000)
 
-    assert kept.count(b"HTTP/1.1 200 OK") == 2
+    assert dropped.count(b"HTTP/1.1 200 OK") == 2
     assert endless.startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize(
-    ("begin", "more"),
+    ("prefix", "more"),
     [(b"0\r\nX: ", b"y"), (b"0\r\nX", b"y"), (b"1;", b"y"), (b"1;x=", b"y"), (b"", b"0")],
     ids=["a trailer", "a trailer's name", "an extension", "its value", "a size"],
 )
-def test_what_stands_between_the_parts_of_a_body_is_bounded(begin: bytes, more: bytes) -> None:
-    inbox = Inbox(HttpBounds())
-    inbox.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+def test_bytes_between_body_parts_are_limited(prefix: bytes, more: bytes) -> None:
+    parser = Http1Parser(HttpLimits())
+    parser.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
 
     for _ in range(100):
-        inbox.feed(begin)
-        begin = more * 4000
+        parser.feed(prefix)
+        prefix = more * 4000
 
-    assert inbox.refusal is not None
-    assert inbox.refusal.status == 431
+    assert parser.error is not None
+    assert parser.error.status == 431
 
 
-def test_small_chunks_may_be_many() -> None:
-    inbox = Inbox(HttpBounds())
-    inbox.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+def test_many_small_chunks_are_accepted() -> None:
+    parser = Http1Parser(HttpLimits())
+    parser.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
 
     for _ in range(50_000):
-        inbox.feed(b"1\r\n")
-        inbox.feed(b"a\r\n")
-    inbox.feed(b"0\r\n\r\n")
+        parser.feed(b"1\r\n")
+        parser.feed(b"a\r\n")
+    parser.feed(b"0\r\n\r\n")
 
-    assert inbox.refusal is None
-    assert inbox.requests[0].complete
-    assert inbox.requests[0].received_bytes == 50_000
+    assert parser.error is None
+    assert parser.requests[0].complete
+    assert parser.requests[0].received_bytes == 50_000
 
 
 @pytest.mark.parametrize("protocol", [b"TLS/1.2", b"h2c", b"websocket"])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_upgrades_are_ignored(version: bytes, protocol: bytes) -> None:
-    """Java's clients ask for h2c or TLS with each first request, bodies included."""
-    asks = b"Host: a\r\nConnection: upgrade\r\nUpgrade: %b\r\n" % protocol
-    plain = b"GET /hello HTTP/%b\r\n%b\r\n" % (version, asks)
-    body = b"POST /echo/a HTTP/1.1\r\n%bContent-Length: 3\r\n\r\nabc" % asks
+    """Java's HTTP clients request h2c or TLS with the first request, which may have a body."""
+    upgrade = b"Host: a\r\nConnection: upgrade\r\nUpgrade: %b\r\n" % protocol
+    plain = b"GET /hello HTTP/%b\r\n%b\r\n" % (version, upgrade)
+    body = b"POST /echo/a HTTP/1.1\r\n%bContent-Length: 3\r\n\r\nabc" % upgrade
     chunks = b"3\r\nabc\r\n0\r\n\r\n"
-    chunked = b"POST /echo/a HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (asks, chunks)
+    chunked = b"POST /echo/a HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (upgrade, chunks)
 
-    received = await one_exchange(body + chunked, body[:-2], body[-2:] + plain * 2, SECRET)
+    received = await exchange(body + chunked, body[:-2], body[-2:] + plain * 2, SECRET)
 
     assert received.count(b"HTTP/1.1 200 OK") == (6 if version == b"1.1" else 4)
     assert received.count(b"abc") == 3
 
 
-async def test_an_upgrade_that_is_ignored_hides_no_other_request() -> None:
-    asks = b"Host: a\r\nConnection: upgrade\r\nUpgrade: magic\r\n"
+async def test_ignored_upgrade_does_not_smuggle_a_request() -> None:
+    upgrade = b"Host: a\r\nConnection: upgrade\r\nUpgrade: magic\r\n"
 
-    received = await one_exchange(
-        b"POST /unread HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (asks, len(SECRET), SECRET)
+    received = await exchange(
+        b"POST /unread HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (upgrade, len(SECRET), SECRET)
     )
 
     assert received.count(b"HTTP/1.1 ") == 1
@@ -222,20 +222,20 @@ async def test_an_upgrade_that_is_ignored_hides_no_other_request() -> None:
 
 
 @pytest.mark.parametrize("method", [b"HELLO", b"get", b"X-Y"])
-async def test_an_unknown_method_is_not_allowed(method: bytes) -> None:
+async def test_unknown_method_is_not_allowed(method: bytes) -> None:
     """Spec: client-server API, Common error codes, M_UNRECOGNIZED."""
-    received = await one_exchange(method + b" /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+    received = await exchange(method + b" /hello HTTP/1.1\r\nHost: a\r\n\r\n")
 
     assert received.startswith(b"HTTP/1.1 405 ")
     assert b'"errcode":"M_UNRECOGNIZED"' in received
 
 
-async def test_pipelining_is_bounded() -> None:
-    async with talking(bounds=HttpBounds(pipelined=4)) as conversations:
-        peer = conversations.connect()
-        await peer.send(SECRET * 10)
+async def test_pipelined_requests_are_limited() -> None:
+    async with memory_server(limits=HttpLimits(pipelined_requests=4)) as server:
+        client = server.connect()
+        await client.send(SECRET * 10)
 
-        received = await peer.until_closed()
+        received = await client.until_closed()
 
     assert received.count(b"world") == 4
     assert received.count(b"HTTP/1.1 400 ") == 1

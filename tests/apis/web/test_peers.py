@@ -1,8 +1,8 @@
-"""Whose address counts behind proxies."""
+"""The address of a client behind proxies."""
 
 import pytest
 
-from hs.apis.web.client_address import client_behind, plain_address
+from hs.apis.web.client_address import forwarded_client, normalized_address
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from hs.apis.web.client_address import client_behind, plain_address
         ("", "10.9.9.9"),
     ],
 )
-def test_the_last_public_address_is_the_client(forwarded: str, client: str) -> None:
-    assert client_behind(forwarded, "10.9.9.9") == client
+def test_client_is_the_last_public_address(forwarded: str, client: str) -> None:
+    assert forwarded_client(forwarded, "10.9.9.9") == client
 
 
-def test_ipv4_over_ipv6_is_written_as_ipv4() -> None:
-    assert plain_address("::ffff:192.0.2.1") == "192.0.2.1"
-    assert plain_address("2001:db8::1") == "2001:db8::1"
+def test_ipv4_mapped_address_is_normalized() -> None:
+    assert normalized_address("::ffff:192.0.2.1") == "192.0.2.1"
+    assert normalized_address("2001:db8::1") == "2001:db8::1"

@@ -1,4 +1,4 @@
-"""Finding endpoints by method and raw path."""
+"""The router: finding endpoints by method and raw path."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from tests.support.web import client_for
 
 
 @attrs.frozen
-class State:
-    """A piece of state."""
+class StateRequest:
+    """A state entry of a room."""
 
     room_id: str = path()
     event_type: str = path()
@@ -23,7 +23,7 @@ class State:
 
 
 @attrs.frozen
-class Room:
+class RoomRequest:
     """A room."""
 
     room_id: str = path()
@@ -37,7 +37,7 @@ class RoomsApi:
     """Endpoints whose paths overlap."""
 
     @route("GET", f"{ROOM}/state", auth=NONE)
-    async def state(self, request: Room) -> list[str]:
+    async def state(self, request: RoomRequest) -> list[str]:
         return ["state", request.room_id]
 
     @route("GET", f"{ROOM}/state/{{event_type}}/{{state_key}}", auth=NONE)
@@ -45,10 +45,10 @@ class RoomsApi:
         "PUT",
         f"{ROOM}/state/{{event_type}}/{{state_key}}",
         auth=NONE,
-        also=[f"{ROOM}/state/{{event_type}}"],
+        extra_paths=[f"{ROOM}/state/{{event_type}}"],
     )
-    async def one(self, request: State) -> list[str]:
-        return ["one", request.room_id, request.event_type, request.state_key]
+    async def state_entry(self, request: StateRequest) -> list[str]:
+        return ["state entry", request.room_id, request.event_type, request.state_key]
 
     @route("PUT", f"{ROOM}/state/m.literal/x", auth=NONE)
     async def literal(self) -> list[str]:
@@ -59,47 +59,49 @@ class RoomsApi:
         return ["rules"]
 
 
-async def ask(method: str, raw_path: str) -> Any:
+async def request_json(method: str, raw_path: str) -> Any:
     return (await client_for(RoomsApi()).ask(method, f"/_matrix/client/v3{raw_path}")).json
 
 
 @pytest.mark.parametrize(
-    ("method", "raw_path", "found"),
+    ("method", "raw_path", "result"),
     [
         ("GET", "/rooms/!a:b/state", ["state", "!a:b"]),
         ("GET", "/rooms/!a:b/state/", ["state", "!a:b"]),
         ("GET", "/rooms/%21a%3Ab/state", ["state", "!a:b"]),
-        ("PUT", "/rooms/!a/state/m.name", ["one", "!a", "m.name", ""]),
-        ("PUT", "/rooms/!a/state/m.name/", ["one", "!a", "m.name", ""]),
-        ("GET", "/rooms/!a/state/m.name/", ["one", "!a", "m.name", ""]),
-        ("PUT", "/rooms/!a/state/m.name/a%2Fb%2f%25", ["one", "!a", "m.name", "a/b/%"]),
-        ("PUT", "/rooms/!a/state/m.name/%F0%9F%90%88", ["one", "!a", "m.name", "🐈"]),
+        ("PUT", "/rooms/!a/state/m.name", ["state entry", "!a", "m.name", ""]),
+        ("PUT", "/rooms/!a/state/m.name/", ["state entry", "!a", "m.name", ""]),
+        ("GET", "/rooms/!a/state/m.name/", ["state entry", "!a", "m.name", ""]),
+        ("PUT", "/rooms/!a/state/m.name/a%2Fb%2f%25", ["state entry", "!a", "m.name", "a/b/%"]),
+        ("PUT", "/rooms/!a/state/m.name/%F0%9F%90%88", ["state entry", "!a", "m.name", "🐈"]),
         ("PUT", "/rooms/!a/state/m.literal/x", ["literal"]),
-        ("PUT", "/rooms/!a/state/m.literal/y", ["one", "!a", "m.literal", "y"]),
-        ("GET", "/rooms/!a/state/m.literal/x", ["one", "!a", "m.literal", "x"]),
+        ("PUT", "/rooms/!a/state/m.literal/y", ["state entry", "!a", "m.literal", "y"]),
+        ("GET", "/rooms/!a/state/m.literal/x", ["state entry", "!a", "m.literal", "x"]),
         ("GET", "/pushrules/", ["rules"]),
         ("GET", "/pushr%75les/", ["rules"]),
     ],
 )
-async def test_paths_lead_to_their_endpoints(method: str, raw_path: str, found: list[str]) -> None:
-    assert await ask(method, raw_path) == found
+async def test_path_is_routed_to_its_endpoint(
+    method: str, raw_path: str, result: list[str]
+) -> None:
+    assert await request_json(method, raw_path) == result
 
 
 async def test_v3_paths_are_served_as_r0_too() -> None:
-    answer = await client_for(RoomsApi()).get("/_matrix/client/r0/rooms/!a/state")
+    response = await client_for(RoomsApi()).get("/_matrix/client/r0/rooms/!a/state")
 
-    assert answer.json == ["state", "!a"]
+    assert response.json == ["state", "!a"]
 
 
 @pytest.mark.parametrize(
     "raw_path",
     ["", "/", "/rooms", "/rooms//state", "/rooms/!a", "/rooms/a/b/state", "/rooms/%2F..%2F"],
 )
-def test_unknown_paths_lead_nowhere(raw_path: str) -> None:
+def test_unknown_path_has_no_endpoint(raw_path: str) -> None:
     assert Router(collect(RoomsApi())).find("GET", f"/_matrix/client/v3{raw_path}") is None
 
 
-def test_a_known_path_with_another_method_names_the_methods() -> None:
+def test_wrong_method_names_the_allowed_methods() -> None:
     with pytest.raises(WrongMethod) as caught:
         Router(collect(RoomsApi())).find("DELETE", "/_matrix/client/v3/rooms/!a/state/x/y")
 
@@ -107,29 +109,29 @@ def test_a_known_path_with_another_method_names_the_methods() -> None:
 
 
 @pytest.mark.parametrize("raw_path", ["/rooms/%FF/state", "/rooms/%00/state"])
-def test_what_is_no_text_is_refused(raw_path: str) -> None:
+def test_path_that_is_not_text_is_rejected(raw_path: str) -> None:
     with pytest.raises(InvalidParam):
         Router(collect(RoomsApi())).find("GET", f"/_matrix/client/v3{raw_path}")
 
 
-def test_a_path_has_one_endpoint() -> None:
+def test_two_endpoints_with_one_path_are_rejected() -> None:
     with pytest.raises(ValueError, match="both"):
         Router([*collect(RoomsApi()), *collect(RoomsApi())])
 
 
-def test_a_path_must_have_the_parameters_its_request_takes() -> None:
+def test_path_without_a_required_parameter_is_rejected() -> None:
     @attrs.frozen
-    class Forgetful:
+    class IncompleteApi:
         @route("GET", "/_matrix/client/v3/rooms", auth=NONE)
-        async def rooms(self, request: Room) -> None:
+        async def rooms(self, request: RoomRequest) -> None:
             """Never called."""
 
     with pytest.raises(TypeError, match="room_id"):
-        collect(Forgetful())
+        collect(IncompleteApi())
 
 
 @pytest.mark.parametrize(
-    ("path_of", "resources"),
+    ("path_pattern", "resources"),
     [
         ("/_matrix/client/v3/sync", {"client"}),
         ("/_matrix/client/v1/media/config", {"client", "media"}),
@@ -142,5 +144,5 @@ def test_a_path_must_have_the_parameters_its_request_takes() -> None:
         ("/health", {"health"}),
     ],
 )
-def test_paths_belong_to_listener_resources(path_of: str, resources: set[str]) -> None:
-    assert resources_of(path_of) == resources
+def test_paths_belong_to_listener_resources(path_pattern: str, resources: set[str]) -> None:
+    assert resources_of(path_pattern) == resources

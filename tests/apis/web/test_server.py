@@ -1,4 +1,4 @@
-"""Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, hang-ups, and the way out."""
+"""Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, disconnects, and the drain."""
 
 import errno
 import os
@@ -21,50 +21,50 @@ import trio.testing
 
 from hs.apis.web.app import Application
 from hs.apis.web.disconnects import HAS_EPOLL
-from hs.apis.web.http1_limits import HttpBounds
-from hs.apis.web.listeners import Bound, ListenerSpec
+from hs.apis.web.http1_limits import HttpLimits
+from hs.apis.web.listeners import BoundListener, ListenerSpec
 from hs.apis.web.server import serve_listeners
 from tests.apis.web.conversation import EchoApi, echo_application
 from tests.support.processes import free_ports
 
 CLIENT = frozenset(("client",))
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
-BOUNDS = HttpBounds(tick_s=0.02, linger_s=0.2, drain_grace_s=50, last_words_s=50)
+LIMITS = HttpLimits(reap_interval_s=0.02, linger_s=0.2, drain_grace_s=50, drain_head_s=50)
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and its certificate for localhost, in one file."""
+    """Return a file with a key and its certificate for localhost."""
     folder = tmp_path_factory.mktemp("tls")
-    key, cert, both = (folder / name for name in ("key.pem", "cert.pem", "both.pem"))
+    key, cert, specs = (folder / name for name in ("key.pem", "cert.pem", "both.pem"))
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     subprocess.run(
         [*command.split(), "-subj", "/CN=localhost", "-keyout", key, "-out", cert],
         check=True,
         capture_output=True,
     )
-    both.write_bytes(key.read_bytes() + cert.read_bytes())
-    return both
+    specs.write_bytes(key.read_bytes() + cert.read_bytes())
+    return specs
 
 
 @asynccontextmanager
 async def serving(
-    *specs: ListenerSpec, app: Application | None = None, bounds: HttpBounds = BOUNDS
-) -> AsyncIterator[list[Bound]]:
-    """Serve on real sockets for the length of a test."""
+    *specs: ListenerSpec, app: Application | None = None, limits: HttpLimits = LIMITS
+) -> AsyncIterator[list[BoundListener]]:
+    """Serve on real sockets for the duration of a test."""
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app or echo_application(), specs, bounds)
+            serve = partial(serve_listeners, app or echo_application(), specs, limits)
             yield await nursery.start(serve)
             nursery.cancel_scope.cancel()
 
 
-async def open_tcp(bound: Bound) -> trio.SocketStream:
+async def open_tcp(bound: BoundListener) -> trio.SocketStream:
     assert bound.port is not None
     return await trio.open_tcp_stream(bound.spec.host, bound.port)
 
 
-async def read_answer(stream: trio.abc.ReceiveStream, end: bytes = b"}") -> bytes:
+async def read_response(stream: trio.abc.ReceiveStream, end: bytes = b"}") -> bytes:
     received = b""
     while not received.endswith(end):
         part = await stream.receive_some()
@@ -73,17 +73,17 @@ async def read_answer(stream: trio.abc.ReceiveStream, end: bytes = b"}") -> byte
     return received
 
 
-async def test_a_listener_on_a_port_of_the_systems_choice_is_reported() -> None:
+async def test_port_chosen_by_the_system_is_reported() -> None:
     async with serving(ListenerSpec(CLIENT)) as [bound]:
         assert bound.port
         assert bound.address == f"http://127.0.0.1:{bound.port}"
         async with await open_tcp(bound) as stream:
             await stream.send_all(HELLO)
 
-            assert (await read_answer(stream)).startswith(b"HTTP/1.1 200 OK")
+            assert (await read_response(stream)).startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_ipv4_and_ipv6_may_share_a_port() -> None:
+async def test_ipv4_and_ipv6_listeners_share_a_port() -> None:
     (port,) = free_ports(1)
     specs = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::", "0.0.0.0")]
 
@@ -93,7 +93,7 @@ async def test_ipv4_and_ipv6_may_share_a_port() -> None:
 
 
 class SocketWithoutIpv6(socket.socket):
-    """The sockets of a machine without IPv6, as most containers are."""
+    """Sockets as on a machine without IPv6, which most containers are."""
 
     def bind(self, address: Any) -> None:
         if self.family == socket.AF_INET6:
@@ -101,22 +101,22 @@ class SocketWithoutIpv6(socket.socket):
         super().bind(address)
 
 
-async def test_without_ipv6_the_ipv4_address_beside_it_is_enough(
+async def test_missing_ipv6_is_ignored_if_the_port_is_bound_on_ipv4(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket, "socket", SocketWithoutIpv6)
     (port,) = free_ports(1)
-    both = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::1", "127.0.0.1")]
+    specs = [ListenerSpec(CLIENT, host=host, port=port) for host in ("::1", "127.0.0.1")]
 
-    async with serving(*both) as [four]:
+    async with serving(*specs) as [four]:
         assert four.spec.host == "127.0.0.1"
 
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
-        async with serving(both[0]):
+        async with serving(specs[0]):
             pass
 
 
-async def test_a_port_that_is_taken_is_an_error() -> None:
+async def test_port_in_use_is_an_error() -> None:
     async with serving(ListenerSpec(CLIENT)) as [bound]:
         assert bound.port is not None
         with pytest.RaisesGroup(OSError, flatten_subgroups=True):
@@ -124,7 +124,7 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
                 pass
 
 
-async def test_a_unix_socket_serves_and_leaves_no_file(tmp_path: Path) -> None:
+async def test_unix_socket_is_removed_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "hs.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -133,12 +133,12 @@ async def test_a_unix_socket_serves_and_leaves_no_file(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o660
         async with await trio.open_unix_socket(path) as stream:
             await stream.send_all(HELLO)
-            assert b"world" in await read_answer(stream)
+            assert b"world" in await read_response(stream)
 
     assert not path.exists()
 
 
-async def test_a_unix_socket_in_use_is_not_taken_over(tmp_path: Path) -> None:
+async def test_unix_socket_in_use_is_not_replaced(tmp_path: Path) -> None:
     spec = ListenerSpec(CLIENT, path=str(tmp_path / "hs.sock"))
     async with serving(spec):
         with pytest.RaisesGroup(OSError, flatten_subgroups=True):
@@ -162,10 +162,10 @@ async def test_tls_prefers_http_1_1(certificate: Path, protocols: tuple[str, ...
         async with stream:
             await stream.send_all(HELLO)
 
-            assert b"world" in await read_answer(stream)
+            assert b"world" in await read_response(stream)
 
 
-async def test_plain_text_on_a_tls_port_harms_nobody(certificate: Path) -> None:
+async def test_plain_text_on_a_tls_port_is_harmless(certificate: Path) -> None:
     async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
         async with await open_tcp(bound) as stream:
             await stream.send_all(HELLO)
@@ -176,11 +176,11 @@ async def test_plain_text_on_a_tls_port_harms_nobody(certificate: Path) -> None:
         tls = trio.SSLStream(await open_tcp(bound), client_tls(certificate), https_compatible=True)
         async with tls:
             await tls.send_all(HELLO)
-            assert b"world" in await read_answer(tls)
+            assert b"world" in await read_response(tls)
 
 
-async def ask_http2(stream: trio.abc.Stream) -> bytes:
-    """Ask for the greeting over HTTP/2."""
+async def get_over_http2(stream: trio.abc.Stream) -> bytes:
+    """Return the body of GET /hello over HTTP/2."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
     target = [(":method", "GET"), (":path", "/hello"), (":scheme", "http"), (":authority", "a")]
@@ -196,39 +196,39 @@ async def ask_http2(stream: trio.abc.Stream) -> bytes:
         await stream.send_all(connection.data_to_send())
 
 
-async def test_http2_is_spoken_to_those_who_know_it() -> None:
+async def test_http2_with_prior_knowledge() -> None:
     async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
-        assert await ask_http2(stream) == b'{"hello":"world"}'
+        assert await get_over_http2(stream) == b'{"hello":"world"}'
 
 
-async def test_http2_is_spoken_over_tls_to_those_who_speak_nothing_else(certificate: Path) -> None:
+async def test_http2_over_tls_without_http_1_1(certificate: Path) -> None:
     async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
         context = client_tls(certificate, "h2")
         async with trio.SSLStream(await open_tcp(bound), context, https_compatible=True) as stream:
-            assert await ask_http2(stream) == b'{"hello":"world"}'
+            assert await get_over_http2(stream) == b'{"hello":"world"}'
 
 
-async def test_who_asks_for_a_websocket_gets_an_ordinary_answer() -> None:
+async def test_websocket_upgrade_is_ignored() -> None:
     """Spec: RFC 9110, section 7.8."""
-    asking = HELLO.replace(
+    upgrade_request = HELLO.replace(
         b"\r\n\r\n",
         b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     )
     async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
-        for request in (asking, HELLO):
+        for request in (upgrade_request, HELLO):
             await stream.send_all(request)
 
-            answer = await read_answer(stream)
+            response = await read_response(stream)
 
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            assert b"world" in answer
+            assert response.startswith(b"HTTP/1.1 200 ")
+            assert b"world" in response
 
 
-async def test_who_asks_for_a_websocket_over_http2_is_told_that_there_is_none() -> None:
+async def test_websocket_over_http2_is_not_found() -> None:
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
-    asking = [
+    upgrade_request = [
         (":method", "CONNECT"), (":protocol", "websocket"), (":path", "/hello"),
         (":scheme", "http"), (":authority", "a"), ("sec-websocket-version", "13"),
     ]  # fmt: skip
@@ -237,7 +237,7 @@ async def test_who_asks_for_a_websocket_over_http2_is_told_that_there_is_none() 
         await stream.send_all(connection.data_to_send())
         while connection.remote_settings.enable_connect_protocol != 1:
             connection.receive_data(bytes(await stream.receive_some()))
-        connection.send_headers(1, asking)
+        connection.send_headers(1, upgrade_request)
         while not statuses:
             await stream.send_all(connection.data_to_send())
             for event in connection.receive_data(bytes(await stream.receive_some())):
@@ -248,35 +248,35 @@ async def test_who_asks_for_a_websocket_over_http2_is_told_that_there_is_none() 
 
 
 @pytest.mark.skipif(not HAS_EPOLL, reason="needs Linux")
-@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
-async def test_hanging_up_cancels_a_handler_that_waits(how: str) -> None:
+@pytest.mark.parametrize("disconnect", ["close", "half-close", "reset"])
+async def test_disconnect_cancels_a_waiting_handler(disconnect: str) -> None:
     api = EchoApi()
     async with serving(ListenerSpec(CLIENT), app=echo_application(api)) as [bound]:
         stream = await open_tcp(bound)
         await stream.send_all(HELLO.replace(b"/hello", b"/wait?seconds=60"))
         await api.waiting.wait()
 
-        if how == "half-close":
+        if disconnect == "half-close":
             await stream.send_eof()
-        elif how == "reset":
+        elif disconnect == "reset":
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        if how != "half-close":
+        if disconnect != "half-close":
             await stream.aclose()
 
         await api.cancelled.wait()
         await stream.aclose()
 
 
-async def test_a_connection_is_reused_after_a_long_poll() -> None:
+async def test_connection_is_reused_after_a_long_poll() -> None:
     async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
         for _ in range(3):
             await stream.send_all(HELLO.replace(b"/hello", b"/wait"))
-            assert (await read_answer(stream)).endswith(b"{}")
+            assert (await read_response(stream)).endswith(b"{}")
 
 
-async def test_a_client_that_does_not_read_is_dropped() -> None:
-    bounds = HttpBounds(tick_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000)
-    async with serving(ListenerSpec(CLIENT), bounds=bounds) as [bound]:
+async def test_client_that_does_not_read_is_disconnected() -> None:
+    limits = HttpLimits(reap_interval_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000)
+    async with serving(ListenerSpec(CLIENT), limits=limits) as [bound]:
         stream = await open_tcp(bound)
         try:
             while True:
@@ -286,10 +286,10 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
         await stream.aclose()
 
 
-async def test_a_client_of_http2_that_does_not_read_keeps_no_server_from_ending() -> None:
+async def test_http2_client_that_does_not_read_does_not_delay_the_drain() -> None:
     app = echo_application()
-    bounds = HttpBounds(
-        tick_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000, drain_grace_s=0.1
+    limits = HttpLimits(
+        reap_interval_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000, drain_grace_s=0.1
     )
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
@@ -300,7 +300,7 @@ async def test_a_client_of_http2_that_does_not_read_keeps_no_server_from_ending(
         connection.send_headers(1 + 2 * number, target, end_stream=True)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], limits)
             [bound] = await nursery.start(serve)
             stream = await open_tcp(bound)
             await stream.send_all(connection.data_to_send())
@@ -311,12 +311,12 @@ async def test_a_client_of_http2_that_does_not_read_keeps_no_server_from_ending(
     await stream.aclose()
 
 
-async def test_a_client_of_http2_that_says_nothing_is_dropped() -> None:
+async def test_silent_http2_client_is_disconnected() -> None:
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
-    bounds = HttpBounds(quiet_s=0.1)
+    limits = HttpLimits(http2_silence_s=0.1)
     async with (
-        serving(ListenerSpec(CLIENT), bounds=bounds) as [bound],
+        serving(ListenerSpec(CLIENT), limits=limits) as [bound],
         await open_tcp(bound) as stream,
     ):
         await stream.send_all(connection.data_to_send())
@@ -324,50 +324,50 @@ async def test_a_client_of_http2_that_says_nothing_is_dropped() -> None:
             pass
 
 
-async def test_the_last_words_reach_a_client_that_is_still_sending() -> None:
+async def test_error_response_reaches_a_client_that_is_still_sending() -> None:
     async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
         await stream.send_all(b"NONSENSE\r\n\r\n" + b"x" * 200_000)
 
-        assert (await read_answer(stream)).startswith(b"HTTP/1.1 400 ")
+        assert (await read_response(stream)).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_connections_are_bounded() -> None:
-    bounds = HttpBounds(tick_s=0.02, connections=2)
-    async with serving(ListenerSpec(CLIENT), bounds=bounds) as [bound]:
+async def test_connections_are_limited() -> None:
+    limits = HttpLimits(reap_interval_s=0.02, connections=2)
+    async with serving(ListenerSpec(CLIENT), limits=limits) as [bound]:
         async with await open_tcp(bound) as first, await open_tcp(bound) as second:
             for stream in (first, second):
                 await stream.send_all(HELLO)
-                await read_answer(stream)
+                await read_response(stream)
             async with await open_tcp(bound) as third:
                 assert await third.receive_some() == b""
 
 
-async def test_a_listener_shows_only_its_resources() -> None:
+async def test_listener_serves_only_its_resources() -> None:
     async with serving(ListenerSpec(frozenset(("metrics",)))) as [bound]:
         async with await open_tcp(bound) as stream:
             await stream.send_all(HELLO)
 
-            assert b"M_UNRECOGNIZED" in await read_answer(stream)
+            assert b"M_UNRECOGNIZED" in await read_response(stream)
 
 
-async def test_draining_ends_idle_connections_and_finishes_requests() -> None:
+async def test_drain_closes_idle_connections_and_finishes_requests() -> None:
     api = EchoApi()
     app = echo_application(api)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], BOUNDS)
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], LIMITS)
             [bound] = await nursery.start(serve)
             idle, busy = await open_tcp(bound), await open_tcp(bound)
             await idle.send_all(HELLO)
-            await read_answer(idle)
+            await read_response(idle)
             await busy.send_all(HELLO.replace(b"/hello", b"/stubborn?seconds=1"))
             await api.waiting.wait()
 
             app.drain.begin()
 
             assert await idle.receive_some() == b""
-            answer = await read_answer(busy)
-            assert b"connection: close" in answer
+            response = await read_response(busy)
+            assert b"connection: close" in response
             assert await busy.receive_some() == b""
             await idle.aclose()
             await busy.aclose()
@@ -375,12 +375,12 @@ async def test_draining_ends_idle_connections_and_finishes_requests() -> None:
     assert api.finished == 1
 
 
-async def test_draining_does_not_wait_longer_than_the_grace_period() -> None:
+async def test_drain_is_limited_by_the_grace_period() -> None:
     app = echo_application()
-    bounds = HttpBounds(tick_s=0.02, drain_grace_s=0.1)
+    limits = HttpLimits(reap_interval_s=0.02, drain_grace_s=0.1)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], limits)
             [bound] = await nursery.start(serve)
             stream = await open_tcp(bound)
             await stream.send_all(HELLO.replace(b"/hello", b"/stubborn?seconds=60"))
@@ -392,7 +392,7 @@ async def test_draining_does_not_wait_longer_than_the_grace_period() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
-async def test_who_waits_to_be_accepted_when_draining_begins_is_answered(
+async def test_queued_connections_are_answered_when_the_drain_begins(
     kind: str, certificate: Path, tmp_path: Path
 ) -> None:
     app = echo_application()
@@ -403,27 +403,27 @@ async def test_who_waits_to_be_accepted_when_draining_begins_is_answered(
         spec = ListenerSpec(CLIENT, certificate_path=str(certificate))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            [bound] = await nursery.start(partial(serve_listeners, app, [spec], BOUNDS))
-            sockets = [knock(bound) for _ in range(20)]
+            [bound] = await nursery.start(partial(serve_listeners, app, [spec], LIMITS))
+            sockets = [connect_nowait(bound) for _ in range(20)]
             if kind != "tls":
-                for one in sockets:
-                    one.sendall(HELLO)
-            # Nothing was awaited since they connected: all of them are in the queue.
+                for sock in sockets:
+                    sock.sendall(HELLO)
+            # Nothing was awaited since they connected, so all of them are in the accept queue.
 
             app.drain.begin()
 
-            for one in sockets:
-                stream = await talk(one, kind == "tls")
+            for sock in sockets:
+                stream = await client_stream(sock, kind == "tls")
                 if kind == "tls":
                     await stream.send_all(HELLO)
-                answer = await read_answer(stream)
-                assert answer.startswith(b"HTTP/1.1 200 OK")
-                assert b"connection: close" in answer
+                response = await read_response(stream)
+                assert response.startswith(b"HTTP/1.1 200 OK")
+                assert b"connection: close" in response
                 await trio.aclose_forcefully(stream)
 
 
-def knock(bound: Bound) -> socket.socket:
-    """Connect without letting the server run."""
+def connect_nowait(bound: BoundListener) -> socket.socket:
+    """Connect without an await, so that the server cannot run in between."""
     if bound.spec.path is not None:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(bound.spec.path)
@@ -431,7 +431,7 @@ def knock(bound: Bound) -> socket.socket:
     return socket.create_connection((bound.spec.host, bound.port), 60)
 
 
-async def talk(sock: socket.socket, tls: bool) -> trio.abc.Stream:
+async def client_stream(sock: socket.socket, tls: bool) -> trio.abc.Stream:
     sock.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
     if not tls:
@@ -441,31 +441,31 @@ async def talk(sock: socket.socket, tls: bool) -> trio.abc.Stream:
     return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
 
 
-async def test_a_request_that_arrived_as_draining_began_is_answered() -> None:
+async def test_request_that_arrived_before_the_drain_is_answered() -> None:
     app = echo_application()
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], BOUNDS)
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], LIMITS)
             [bound] = await nursery.start(serve)
-            kept = await open_tcp(bound)
-            await kept.send_all(HELLO)
-            await read_answer(kept)
+            connection = await open_tcp(bound)
+            await connection.send_all(HELLO)
+            await read_response(connection)
             await trio.testing.wait_all_tasks_blocked()
-            with socket.socket(fileno=os.dup(kept.socket.fileno())) as same:
-                same.send(HELLO)
+            with socket.socket(fileno=os.dup(connection.socket.fileno())) as duplicate:
+                duplicate.send(HELLO)
 
             app.drain.begin()
 
-            assert b"connection: close" in await read_answer(kept)
-            await kept.aclose()
+            assert b"connection: close" in await read_response(connection)
+            await connection.aclose()
 
 
-async def test_who_connects_and_says_nothing_does_not_keep_a_server_from_ending() -> None:
+async def test_silent_new_connection_does_not_delay_the_drain() -> None:
     app = echo_application()
-    bounds = HttpBounds(tick_s=0.02, drain_grace_s=600, last_words_s=0.05)
+    limits = HttpLimits(reap_interval_s=0.02, drain_grace_s=600, drain_head_s=0.05)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], bounds)
+            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], limits)
             [bound] = await nursery.start(serve)
             silent = await open_tcp(bound)
 

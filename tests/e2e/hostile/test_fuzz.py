@@ -183,7 +183,7 @@ class Fuzzed:
         if request.is_ours:
             headers["authorization"] = f"Bearer {self.token}"
         # An event ID that is empty makes a request for one event the long-poll of old.
-        may_wait = endpoint.waits or "/events/?" in request.target
+        may_wait = endpoint.cancel_on_disconnect or "/events/?" in request.target
         limit_s = POLL_S if may_wait else ANSWER_S
         key = f"{endpoint.method} {endpoint.pattern}"
         try:

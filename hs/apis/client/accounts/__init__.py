@@ -1,1 +1,1 @@
-"""Accounts: registration, log-in, devices, profiles, account data, addresses."""
+"""Accounts: registration, login, devices, profiles, account data, third-party identifiers."""

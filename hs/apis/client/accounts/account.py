@@ -1,4 +1,4 @@
-"""The account itself: who am I, a new password, and the end."""
+"""The requester's account: whoami, password changes and resets, deactivation."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 
 
 @attrs.frozen
-class AccountRequest:
-    """Who asks."""
+class WhoamiRequest:
+    """GET /account/whoami."""
 
     requester: Requester
 
 
 @attrs.frozen
-class PasswordRequest:
-    """Body of `/account/password`."""
+class ChangePasswordRequest:
+    """POST /account/password."""
 
     requester: Requester | None
     auth: JsonObject | None = body(default=None)
@@ -34,8 +34,8 @@ class PasswordRequest:
 
 
 @attrs.frozen
-class DeactivateRequest:
-    """Body of `/account/deactivate`."""
+class DeactivateAccountRequest:
+    """POST /account/deactivate."""
 
     requester: Requester | None
     auth: JsonObject | None = body(default=None)
@@ -45,23 +45,23 @@ class DeactivateRequest:
 
 @attrs.frozen
 class AccountApi:
-    """`/account/…`."""
+    """Endpoints of the requester's account."""
 
     lifecycle: Lifecycle
     interactive: InteractiveAuth
-    resetting: PasswordReset
+    password_reset: PasswordReset
 
     @route("GET", "/_matrix/client/v3/account/whoami", auth=USER_OR_GUEST)
-    async def whoami(self, request: AccountRequest) -> dict[str, Any]:
+    async def whoami(self, request: WhoamiRequest) -> dict[str, Any]:
         """Spec: client-server API, Current account information."""
         requester = request.requester
-        answer: dict[str, Any] = {"user_id": requester.user_id, "is_guest": requester.is_guest}
+        response: dict[str, Any] = {"user_id": requester.user_id, "is_guest": requester.is_guest}
         if requester.device_id is not None:
-            answer["device_id"] = requester.device_id
-        return answer
+            response["device_id"] = requester.device_id
+        return response
 
     @route("POST", "/_matrix/client/v3/account/password", auth=OPTIONAL)
-    async def change_password(self, request: PasswordRequest) -> Empty:
+    async def change_password(self, request: ChangePasswordRequest) -> Empty:
         """Spec: client-server API, Password management."""
         if not self.lifecycle.may_change_password:
             raise Forbidden("Changing passwords is disabled on this server")
@@ -69,7 +69,7 @@ class AccountApi:
             self.lifecycle.check_new_password(request.new_password)
         if request.requester is None:
             return await self._reset_password(request)
-        requester = _logged_in(request.requester)
+        requester = _require_user(request.requester)
         proof = await self.interactive.prove(
             "password", request.auth, self.lifecycle.flows(), requester
         )
@@ -82,35 +82,36 @@ class AccountApi:
         return Empty()
 
     @route("POST", "/_matrix/client/v3/account/deactivate", auth=OPTIONAL)
-    async def deactivate(self, request: DeactivateRequest) -> dict[str, str]:
+    async def deactivate_account(self, request: DeactivateAccountRequest) -> dict[str, str]:
         """Spec: client-server API, Account deactivation."""
-        requester = _logged_in(request.requester)
+        requester = _require_user(request.requester)
         if requester.appservice_id is None:
             proof = await self.interactive.prove(
                 "deactivate", request.auth, self.lifecycle.flows(), requester
             )
             await self.interactive.finish(proof)
-        done = await self.lifecycle.deactivate(requester.user_id, erase=request.erase)
-        return {"id_server_unbind_result": "success" if done else "no-support"}
+        is_unbound = await self.lifecycle.deactivate(requester.user_id, erase=request.erase)
+        return {"id_server_unbind_result": "success" if is_unbound else "no-support"}
 
-    async def _reset_password(self, request: PasswordRequest) -> Empty:
-        """Let somebody who holds an address of an account choose a new password for it."""
-        flows = self.resetting.flows()
+    async def _reset_password(self, request: ChangePasswordRequest) -> Empty:
+        """Set a new password for an account whose e-mail address or number was validated."""
+        flows = self.password_reset.flows()
         if not flows:
             raise MissingToken("Missing access token")
         proof = await self.interactive.prove("password", request.auth, flows)
         if request.new_password is None:
             raise MissingParam("Missing new_password")
-        await self.resetting.reset(
+        await self.password_reset.reset(
             proof, request.new_password, logout_devices=request.logout_devices
         )
         await self.interactive.finish(proof)
         return Empty()
 
 
-def _logged_in(requester: Requester | None) -> Requester:
+def _require_user(requester: Requester | None) -> Requester:
+    """Return the requester. Raises: MissingToken, GuestForbidden."""
     if requester is None:
         raise MissingToken("Missing access token")
     if requester.is_guest:
-        raise GuestForbidden("Guests may not do this")
+        raise GuestForbidden("Guest access is not allowed for this request")
     return requester

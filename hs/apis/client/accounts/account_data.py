@@ -1,4 +1,4 @@
-"""Account data, of the account and of rooms."""
+"""Account data, global and per room."""
 
 import attrs
 
@@ -19,8 +19,8 @@ UNSTABLE = "/_matrix/client/unstable/org.matrix.msc3391"
 
 
 @attrs.frozen
-class GetRequest:
-    """Which piece."""
+class GetAccountDataRequest:
+    """GET and DELETE of global account data."""
 
     requester: Requester
     user_id: UserID = path()
@@ -28,8 +28,8 @@ class GetRequest:
 
 
 @attrs.frozen
-class PutRequest:
-    """Which piece, and its content."""
+class SetAccountDataRequest:
+    """PUT of global account data."""
 
     requester: Requester
     user_id: UserID = path()
@@ -38,8 +38,8 @@ class PutRequest:
 
 
 @attrs.frozen
-class GetInRoomRequest:
-    """Which piece of which room."""
+class GetRoomAccountDataRequest:
+    """GET and DELETE of account data of a room."""
 
     requester: Requester
     user_id: UserID = path()
@@ -48,8 +48,8 @@ class GetInRoomRequest:
 
 
 @attrs.frozen
-class PutInRoomRequest:
-    """Which piece of which room, and its content."""
+class SetRoomAccountDataRequest:
+    """PUT of account data of a room."""
 
     requester: Requester
     user_id: UserID = path()
@@ -60,32 +60,32 @@ class PutInRoomRequest:
 
 @attrs.frozen
 class AccountDataApi:
-    """`/user/{userId}/…/account_data`."""
+    """Endpoints of account data."""
 
     account_data: AccountData
 
     @route("GET", GLOBAL, auth=USER_OR_GUEST, fresh=always)
-    async def get(self, request: GetRequest) -> bytes:
+    async def get_account_data(self, request: GetAccountDataRequest) -> bytes:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
         return await self.account_data.get(request.user_id, None, request.type)
 
     @route("PUT", GLOBAL, auth=USER_OR_GUEST)
-    async def put(self, request: PutRequest) -> Empty:
+    async def set_account_data(self, request: SetAccountDataRequest) -> Empty:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
         await self.account_data.put(request.user_id, None, request.type, request.content)
         return Empty()
 
     @route("GET", ROOM, auth=USER_OR_GUEST, fresh=always)
-    async def get_in_room(self, request: GetInRoomRequest) -> bytes:
+    async def get_room_account_data(self, request: GetRoomAccountDataRequest) -> bytes:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
         return await self.account_data.get(request.user_id, request.room_id, request.type)
 
     @route("DELETE", f"{UNSTABLE}/user/{{user_id}}/account_data/{{type}}", auth=USER_OR_GUEST)
-    async def delete(self, request: GetRequest) -> Empty:
-        """MSC3391."""
+    async def delete_account_data(self, request: GetAccountDataRequest) -> Empty:
+        """Spec: MSC3391."""
         check_own(request.requester, request.user_id)
         await self.account_data.delete(request.user_id, None, request.type)
         return Empty()
@@ -95,14 +95,14 @@ class AccountDataApi:
         f"{UNSTABLE}/user/{{user_id}}/rooms/{{room_id}}/account_data/{{type}}",
         auth=USER_OR_GUEST,
     )
-    async def delete_in_room(self, request: GetInRoomRequest) -> Empty:
-        """MSC3391."""
+    async def delete_room_account_data(self, request: GetRoomAccountDataRequest) -> Empty:
+        """Spec: MSC3391."""
         check_own(request.requester, request.user_id)
         await self.account_data.delete(request.user_id, request.room_id, request.type)
         return Empty()
 
     @route("PUT", ROOM, auth=USER_OR_GUEST)
-    async def put_in_room(self, request: PutInRoomRequest) -> Empty:
+    async def set_room_account_data(self, request: SetRoomAccountDataRequest) -> Empty:
         """Spec: client-server API, Client Config."""
         check_own(request.requester, request.user_id)
         await self.account_data.put(request.user_id, request.room_id, request.type, request.content)
@@ -110,6 +110,6 @@ class AccountDataApi:
 
 
 def check_own(requester: Requester, user_id: UserID) -> None:
-    """Refuse what is not the requester's. Raises: Forbidden."""
+    """Raise Forbidden unless the user in the path is the requester."""
     if requester.user_id != user_id:
-        raise Forbidden("This belongs to somebody else")
+        raise Forbidden("The user ID in the path must be your own")

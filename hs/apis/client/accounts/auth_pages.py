@@ -1,4 +1,4 @@
-"""Pages for stages of authentication that a client cannot show itself.
+"""Fallback pages for authentication stages that a client does not support.
 
 Spec: client-server API, User-Interactive Authentication, Fallback.
 """
@@ -13,7 +13,7 @@ import attrs
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.render import Response, html_response
-from hs.apis.web.request import path, peer, query, raw_body
+from hs.apis.web.request import path, query, raw_body, remote_address
 from hs.apis.web.route import route
 from hs.core.errors import MatrixError, MissingParam, NotFound
 from hs.lib.mail.templates import Templates
@@ -37,31 +37,31 @@ _TEMPLATES: Final[Mapping[str, str]] = MappingProxyType(
         "org.matrix.msc3231.login.registration_token": "registration_token.html",
     }
 )
-# The puzzle's scripts come from there, with frames and pictures of their own.
-_CAPTCHA_SITES = "https://www.recaptcha.net https://www.gstatic.com https://www.gstatic.cn"
+# reCAPTCHA loads scripts, frames and images from these hosts.
+_RECAPTCHA_HOSTS = "https://www.recaptcha.net https://www.gstatic.com https://www.gstatic.cn"
 
 
 @attrs.frozen
-class PageRequest:
-    """Which stage of which session."""
+class ShowAuthPageRequest:
+    """GET /auth/{authType}/fallback/web."""
 
     stage: str = path()
     session: str = query()
 
 
 @attrs.frozen
-class FilledRequest:
-    """The page, filled."""
+class SubmitAuthPageRequest:
+    """POST /auth/{authType}/fallback/web: the submitted form."""
 
     stage: str = path()
     session: str = query(default="")
     form: bytes = raw_body()
-    client_ip: str = peer()
+    client_ip: str = remote_address()
 
 
 @attrs.frozen
 class AuthPagesApi:
-    """`/auth/{type}/fallback/web`."""
+    """The fallback pages."""
 
     interactive: InteractiveAuth
     requirements: Requirements
@@ -69,25 +69,25 @@ class AuthPagesApi:
     base_url: str
 
     @route("GET", PATH, auth=NONE)
-    async def show(self, request: PageRequest) -> Response:
+    async def show_auth_page(self, request: ShowAuthPageRequest) -> Response:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
         return self._page(request.stage, request.session, None)
 
     @route("POST", PATH, auth=NONE, rate="registration_token_validity")
-    async def take(self, request: FilledRequest) -> Response:
+    async def submit_auth_page(self, request: SubmitAuthPageRequest) -> Response:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
-        given = parse_qs(request.form.decode("utf-8", "replace"))
-        session = given.get("session", [request.session])[0]
+        form = parse_qs(request.form.decode("utf-8", "replace"))
+        session = form.get("session", [request.session])[0]
         if not session:
             raise MissingParam("Missing session")
         if request.stage not in _TEMPLATES:
-            raise NotFound("There is no page for this stage")
+            raise NotFound("There is no fallback page for this authentication type")
         auth = {"type": request.stage, "session": session}
         for field, name in (("token", "token"), ("g-recaptcha-response", "response")):
-            if field in given:
-                auth[name] = given[field][0].strip()
-        if "password" in given:
-            auth["password"] = given["password"][0]
+            if field in form:
+                auth[name] = form[field][0].strip()
+        if "password" in form:
+            auth["password"] = form["password"][0]
         try:
             await self.interactive.complete_on_page(request.stage, auth, request.client_ip)
         except MatrixError as error:
@@ -99,7 +99,7 @@ class AuthPagesApi:
     def _page(self, stage: str, session: str, error: MatrixError | None) -> Response:
         name = _TEMPLATES.get(stage)
         if name is None:
-            raise NotFound("There is no page for this stage")
+            raise NotFound("There is no fallback page for this authentication type")
         values: dict[str, object] = {
             "session": session,
             "myurl": self.base_url.rstrip("/") + PATH.format(stage=stage),
@@ -112,15 +112,16 @@ class AuthPagesApi:
             values |= {"terms_url": consent.url, "policy_name": consent.policy_name}
         page = html_response(self.pages.render(name, **values), 200 if error is None else 401)
         if stage == RECAPTCHA:
-            sites = f"{_CAPTCHA_SITES} 'unsafe-inline'"
+            hosts = f"{_RECAPTCHA_HOSTS} 'unsafe-inline'"
             return with_policy(
-                page, f"script-src {sites}; frame-src {sites}; img-src {sites}; connect-src {sites}"
+                page,
+                f"script-src {hosts}; frame-src {hosts}; img-src {hosts}; connect-src {hosts}",
             )
         return page
 
 
-def with_policy(page: Response, more: str) -> Response:
-    """Let a page do more than pages may."""
+def with_policy(page: Response, directives: str) -> Response:
+    """Return the page with further directives in its Content-Security-Policy."""
     headers = dict(page.headers)
-    headers["content-security-policy"] += f"; {more}"
+    headers["content-security-policy"] += f"; {directives}"
     return attrs.evolve(page, headers=headers)

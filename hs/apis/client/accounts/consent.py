@@ -21,8 +21,11 @@ _VERSION = re.compile(r"[0-9A-Za-z_.-]{1,100}")
 
 
 @attrs.frozen
-class ShowRequest:
-    """Which version, and who reads; without a user it is the public page."""
+class ShowConsentRequest:
+    """GET /_matrix/consent: the user, the proof from the link, and the version of the terms.
+
+    Without a user, the page is public and has no button.
+    """
 
     u: str = query(default="")
     h: str = query(default="")
@@ -30,15 +33,15 @@ class ShowRequest:
 
 
 @attrs.frozen
-class AgreeRequest:
-    """The form of the page."""
+class SubmitConsentRequest:
+    """POST /_matrix/consent: the submitted form."""
 
     form: bytes = raw_body()
 
 
 @attrs.frozen
 class ConsentApi:
-    """`/_matrix/consent`."""
+    """The consent page."""
 
     consent: Consent
     terms: Templates
@@ -46,18 +49,18 @@ class ConsentApi:
     server_name: ServerName
 
     @route("GET", PATH, auth=NONE, resources=("client", "consent"))
-    async def show(self, request: ShowRequest) -> Response:
-        """Show the terms, with a button for the user whom the link was made for."""
-        version = request.v or self._current()
+    async def show_consent(self, request: ShowConsentRequest) -> Response:
+        """Return the terms, with a button for the user for whom the link was created."""
+        version = request.v or self._current_version()
         name = f"{LANGUAGE}/{version}.html"
         if not _VERSION.fullmatch(version) or ".." in version or not self.terms.has(name):
-            return self._refused("There are no such terms")
+            return self._error_page("This version of the terms does not exist")
         has_consented = False
         if request.u:
             if not self.consent.rule.is_proof(request.u, request.h):
-                return self._refused("This link was made for somebody else")
-            agreed = await self.consent.agreed_to(self._user(request.u))
-            has_consented = agreed == version
+                return self._error_page("This link is not valid")
+            agreed_version = await self.consent.agreed_to(self._user_id(request.u))
+            has_consented = agreed_version == version
         page = self.terms.render(
             name,
             user=request.u,
@@ -69,30 +72,31 @@ class ConsentApi:
         return html_response(page)
 
     @route("POST", PATH, auth=NONE, resources=("client", "consent"))
-    async def agree(self, request: AgreeRequest) -> Response:
-        """Note that the user agrees."""
-        given = parse_qs(request.form.decode("utf-8", "replace"))
-        localpart, proof, version = (given.get(name, [""])[0] for name in ("u", "h", "v"))
-        self._current()
+    async def submit_consent(self, request: SubmitConsentRequest) -> Response:
+        """Record that the user agrees."""
+        form = parse_qs(request.form.decode("utf-8", "replace"))
+        localpart, proof, version = (form.get(name, [""])[0] for name in ("u", "h", "v"))
+        self._current_version()
         if "\0" in localpart or not self.consent.rule.is_proof(localpart, proof):
-            return self._refused("This link was made for somebody else")
+            return self._error_page("This link is not valid")
         if not _VERSION.fullmatch(version):
-            return self._refused("There are no such terms")
-        if not await self.consent.agree(self._user(localpart), version):
-            return self._refused("There is no such user")
-        own = f"{LANGUAGE}/success.html"
-        if self.terms.has(own):
-            return html_response(self.terms.render(own))
+            return self._error_page("This version of the terms does not exist")
+        if not await self.consent.agree(self._user_id(localpart), version):
+            return self._error_page("This user does not exist")
+        custom_page = f"{LANGUAGE}/success.html"
+        if self.terms.has(custom_page):
+            return html_response(self.terms.render(custom_page))
         return html_response(self.pages.render("consent_success.html"))
 
-    def _user(self, localpart: str) -> UserID:
+    def _user_id(self, localpart: str) -> UserID:
         return UserID(f"@{localpart}:{self.server_name}")
 
-    def _current(self) -> str:
+    def _current_version(self) -> str:
+        """Raise NotFound if no terms are configured."""
         version = self.consent.rule.version
         if version is None:
             raise NotFound("This server has no terms of use")
         return version
 
-    def _refused(self, reason: str) -> Response:
+    def _error_page(self, reason: str) -> Response:
         return html_response(self.pages.render("consent_refused.html", reason=reason), 400)

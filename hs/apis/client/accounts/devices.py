@@ -1,4 +1,4 @@
-"""Devices."""
+"""Devices of the requester."""
 
 from typing import Any
 
@@ -16,23 +16,23 @@ from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 
 
 @attrs.frozen
-class ListRequest:
-    """Who asks."""
+class ListDevicesRequest:
+    """GET /devices."""
 
     requester: Requester
 
 
 @attrs.frozen
-class DeviceRequest:
-    """Which device."""
+class GetDeviceRequest:
+    """GET /devices/{deviceId}."""
 
     requester: Requester
     device_id: str = path()
 
 
 @attrs.frozen
-class RenameRequest:
-    """Path and body of `PUT /devices/{deviceId}`."""
+class UpdateDeviceRequest:
+    """PUT /devices/{deviceId}."""
 
     requester: Requester
     device_id: str = path()
@@ -40,8 +40,8 @@ class RenameRequest:
 
 
 @attrs.frozen
-class DeleteRequest:
-    """Path and body of `DELETE /devices/{deviceId}`."""
+class DeleteDeviceRequest:
+    """DELETE /devices/{deviceId}."""
 
     requester: Requester
     device_id: str = path()
@@ -49,8 +49,8 @@ class DeleteRequest:
 
 
 @attrs.frozen
-class DeleteSeveralRequest:
-    """Body of `/delete_devices`."""
+class DeleteDevicesRequest:
+    """POST /delete_devices."""
 
     requester: Requester
     devices: list[str] = body()
@@ -59,24 +59,24 @@ class DeleteSeveralRequest:
 
 @attrs.frozen
 class DevicesApi:
-    """`/devices`."""
+    """Endpoints of devices."""
 
     devices: Devices
     lifecycle: Lifecycle
     interactive: InteractiveAuth
 
     @route("GET", "/_matrix/client/v3/devices", auth=USER_OR_GUEST)
-    async def all(self, request: ListRequest) -> dict[str, Any]:
+    async def list_devices(self, request: ListDevicesRequest) -> dict[str, Any]:
         """Spec: client-server API, Device Management."""
         return {"devices": await self.devices.all_of(request.requester.user_id)}
 
     @route("GET", "/_matrix/client/v3/devices/{device_id}", auth=USER_OR_GUEST)
-    async def one(self, request: DeviceRequest) -> Device:
+    async def get_device(self, request: GetDeviceRequest) -> Device:
         """Spec: client-server API, Device Management."""
         return await self.devices.find(request.requester.user_id, request.device_id)
 
     @route("PUT", "/_matrix/client/v3/devices/{device_id}", auth=USER_OR_GUEST)
-    async def rename(self, request: RenameRequest) -> Empty | Response:
+    async def update_device(self, request: UpdateDeviceRequest) -> Empty | Response:
         """Spec: client-server API, Device Management."""
         requester = request.requester
         if requester.appservice_id is not None:
@@ -88,13 +88,13 @@ class DevicesApi:
         return Empty()
 
     @route("DELETE", "/_matrix/client/v3/devices/{device_id}")
-    async def delete(self, request: DeleteRequest) -> Empty:
+    async def delete_device(self, request: DeleteDeviceRequest) -> Empty:
         """Spec: client-server API, Device Management."""
         await self._delete(request.requester, [request.device_id], request.auth)
         return Empty()
 
     @route("POST", "/_matrix/client/v3/delete_devices")
-    async def delete_several(self, request: DeleteSeveralRequest) -> Empty:
+    async def delete_devices(self, request: DeleteDevicesRequest) -> Empty:
         """Spec: client-server API, Device Management."""
         await self._delete(request.requester, request.devices, request.auth)
         return Empty()
@@ -105,6 +105,7 @@ class DevicesApi:
         if requester.appservice_id is not None:
             await self.devices.remove(requester.user_id, device_ids)
             return
+        # The proof holds for exactly these devices.
         operation = " ".join(["delete devices", *sorted(device_ids)])
         proof = await self.interactive.prove(operation, auth, self.lifecycle.flows(), requester)
         await self.devices.remove(requester.user_id, device_ids)

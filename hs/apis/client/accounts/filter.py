@@ -1,4 +1,4 @@
-"""Filters that clients store."""
+"""Filters stored by clients."""
 
 import attrs
 
@@ -15,8 +15,8 @@ FILTERS = "/_matrix/client/v3/user/{user_id}/filter"
 
 
 @attrs.frozen
-class CreateRequest:
-    """Whose filter, and its definition."""
+class DefineFilterRequest:
+    """POST /user/{userId}/filter."""
 
     requester: Requester
     user_id: UserID = path()
@@ -24,8 +24,8 @@ class CreateRequest:
 
 
 @attrs.frozen
-class GetRequest:
-    """Which filter."""
+class GetFilterRequest:
+    """GET /user/{userId}/filter/{filterId}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -34,18 +34,18 @@ class GetRequest:
 
 @attrs.frozen
 class FilterApi:
-    """`/user/{userId}/filter`."""
+    """Endpoints of filters."""
 
     filters: Filters
 
     @route("POST", FILTERS, auth=USER_OR_GUEST, max_body_bytes=64 * 1024)
-    async def create(self, request: CreateRequest) -> dict[str, str]:
+    async def define_filter(self, request: DefineFilterRequest) -> dict[str, str]:
         """Spec: client-server API, Filtering."""
         check_own(request.requester, request.user_id)
         return {"filter_id": await self.filters.add(request.user_id, request.definition)}
 
     @route("GET", FILTERS + "/{filter_id}", auth=USER_OR_GUEST)
-    async def get(self, request: GetRequest) -> bytes:
+    async def get_filter(self, request: GetFilterRequest) -> bytes:
         """Spec: client-server API, Filtering."""
         check_own(request.requester, request.user_id)
         return await self.filters.definition(request.user_id, request.filter_id)

@@ -1,4 +1,4 @@
-"""The page on which somebody logs in whose client knows none of the ways to.
+"""The page for login with clients that support none of the login types.
 
 Spec: client-server API, Login Fallback.
 """
@@ -20,13 +20,13 @@ PATH: Final = "/_matrix/static/client/login"
 
 @attrs.frozen
 class LoginPageApi:
-    """`/_matrix/static/client/login/`."""
+    """The login fallback page."""
 
     pages: Templates
     server_name: ServerName
 
     @route("GET", PATH, auth=NONE)
-    async def show(self) -> Response:
+    async def show_login_page(self) -> Response:
         """Spec: client-server API, Login Fallback."""
         nonce = secrets.token_urlsafe(16)
         page = self.pages.render("login.html", nonce=nonce, server_name=self.server_name)

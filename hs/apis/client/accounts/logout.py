@@ -1,4 +1,4 @@
-"""Logging out."""
+"""Logout."""
 
 import attrs
 
@@ -11,25 +11,25 @@ from hs.services.accounts.sessions.sessions import Sessions
 
 @attrs.frozen
 class LogoutRequest:
-    """Who wants to go."""
+    """POST /logout and /logout/all."""
 
     requester: Requester
 
 
 @attrs.frozen
 class LogoutApi:
-    """`/logout`, which locked accounts may use too."""
+    """Endpoints of logout, which locked accounts may use too."""
 
     sessions: Sessions
 
-    @route("POST", "/_matrix/client/v3/logout", auth=USER_OR_GUEST, locked_may=True)
-    async def log_out(self, request: LogoutRequest) -> Empty:
+    @route("POST", "/_matrix/client/v3/logout", auth=USER_OR_GUEST, allow_locked=True)
+    async def logout(self, request: LogoutRequest) -> Empty:
         """Spec: client-server API, Logout."""
         await self.sessions.close(request.requester)
         return Empty()
 
-    @route("POST", "/_matrix/client/v3/logout/all", auth=USER_OR_GUEST, locked_may=True)
-    async def log_out_everywhere(self, request: LogoutRequest) -> Empty:
+    @route("POST", "/_matrix/client/v3/logout/all", auth=USER_OR_GUEST, allow_locked=True)
+    async def logout_all(self, request: LogoutRequest) -> Empty:
         """Spec: client-server API, Logout."""
         await self.sessions.close_all(request.requester.user_id)
         return Empty()

@@ -1,4 +1,4 @@
-"""Locking and suspending accounts."""
+"""Locking and suspending accounts, for server administrators."""
 
 import attrs
 
@@ -12,21 +12,21 @@ from hs.services.accounts.lifecycle.account_moderation import Moderation
 SUSPEND = "/_matrix/client/v1/admin/suspend/{user_id}"
 LOCK = "/_matrix/client/v1/admin/lock/{user_id}"
 UNSTABLE = "/_matrix/client/unstable/uk.timedout.msc4323/admin/{action}/{{user_id}}"
-SUSPEND_AS_WELL = UNSTABLE.format(action="suspend")
-LOCK_AS_WELL = UNSTABLE.format(action="lock")
+UNSTABLE_SUSPEND = UNSTABLE.format(action="suspend")
+UNSTABLE_LOCK = UNSTABLE.format(action="lock")
 
 
 @attrs.frozen
-class LookRequest:
-    """Who asks about whom."""
+class GetUserStatusRequest:
+    """GET /admin/lock/{userId} and /admin/suspend/{userId}."""
 
     requester: Requester
     user_id: UserID = path()
 
 
 @attrs.frozen
-class LockRequest:
-    """Who locks whom."""
+class LockUserRequest:
+    """PUT /admin/lock/{userId}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -34,8 +34,8 @@ class LockRequest:
 
 
 @attrs.frozen
-class SuspendRequest:
-    """Who suspends whom."""
+class SuspendUserRequest:
+    """PUT /admin/suspend/{userId}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -44,30 +44,30 @@ class SuspendRequest:
 
 @attrs.frozen
 class ModerationApi:
-    """`/admin/lock` and `/admin/suspend`."""
+    """Endpoints of account moderation."""
 
     moderation: Moderation
 
-    @route("GET", LOCK, auth=ADMIN, also=[LOCK_AS_WELL])
-    async def is_locked(self, request: LookRequest) -> dict[str, bool]:
+    @route("GET", LOCK, auth=ADMIN, extra_paths=[UNSTABLE_LOCK])
+    async def get_lock(self, request: GetUserStatusRequest) -> dict[str, bool]:
         """Spec: client-server API, Server Administration."""
         user = await self.moderation.find(request.requester, request.user_id)
         return {"locked": user.is_locked}
 
-    @route("PUT", LOCK, auth=ADMIN, also=[LOCK_AS_WELL])
-    async def lock(self, request: LockRequest) -> dict[str, bool]:
+    @route("PUT", LOCK, auth=ADMIN, extra_paths=[UNSTABLE_LOCK])
+    async def set_lock(self, request: LockUserRequest) -> dict[str, bool]:
         """Spec: client-server API, Server Administration."""
         await self.moderation.lock(request.requester, request.user_id, request.locked)
         return {"locked": request.locked}
 
-    @route("GET", SUSPEND, auth=ADMIN, also=[SUSPEND_AS_WELL])
-    async def is_suspended(self, request: LookRequest) -> dict[str, bool]:
+    @route("GET", SUSPEND, auth=ADMIN, extra_paths=[UNSTABLE_SUSPEND])
+    async def get_suspension(self, request: GetUserStatusRequest) -> dict[str, bool]:
         """Spec: client-server API, Server Administration."""
         user = await self.moderation.find(request.requester, request.user_id)
         return {"suspended": user.is_suspended}
 
-    @route("PUT", SUSPEND, auth=ADMIN, also=[SUSPEND_AS_WELL])
-    async def suspend(self, request: SuspendRequest) -> dict[str, bool]:
+    @route("PUT", SUSPEND, auth=ADMIN, extra_paths=[UNSTABLE_SUSPEND])
+    async def set_suspension(self, request: SuspendUserRequest) -> dict[str, bool]:
         """Spec: client-server API, Server Administration."""
         await self.moderation.suspend(request.requester, request.user_id, request.suspended)
         return {"suspended": request.suspended}

@@ -11,8 +11,8 @@ from hs.services.accounts.sessions.openid_tokens import OpenId, OpenIdToken
 
 
 @attrs.frozen
-class TokenRequest:
-    """Who wants to prove who they are."""
+class OpenIdTokenRequest:
+    """POST /user/{userId}/openid/request_token."""
 
     requester: Requester
     user_id: UserID = path()
@@ -20,12 +20,12 @@ class TokenRequest:
 
 @attrs.frozen
 class OpenIdApi:
-    """`/user/{userId}/openid/request_token`."""
+    """The endpoint that issues OpenID tokens."""
 
     openid: OpenId
 
     @route("POST", "/_matrix/client/v3/user/{user_id}/openid/request_token")
-    async def make_token(self, request: TokenRequest) -> OpenIdToken:
+    async def request_openid_token(self, request: OpenIdTokenRequest) -> OpenIdToken:
         """Spec: client-server API, OpenID."""
         check_own(request.requester, request.user_id)
         return await self.openid.make_token(request.user_id)

@@ -1,4 +1,4 @@
-"""What new passwords must contain (MSC2000)."""
+"""The password policy (MSC2000)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from hs.settings.sections.accounts import PasswordPolicy
 
 @attrs.frozen
 class PasswordPolicyApi:
-    """`/password_policy`."""
+    """The endpoint of the password policy."""
 
     policy: PasswordPolicy
 
@@ -19,10 +19,10 @@ class PasswordPolicyApi:
         "GET",
         "/_matrix/client/v3/password_policy",
         auth=NONE,
-        also=["/_matrix/client/unstable/password_policy"],
+        extra_paths=["/_matrix/client/unstable/password_policy"],
     )
-    async def show(self) -> dict[str, Any]:
-        """Tell clients, so that they can help users choose."""
+    async def get_password_policy(self) -> dict[str, Any]:
+        """Spec: MSC2000."""
         policy = self.policy
         if not policy.enabled:
             return {}

@@ -1,4 +1,4 @@
-"""Profiles."""
+"""Profiles of users."""
 
 from typing import Any
 
@@ -18,21 +18,21 @@ from hs.services.accounts.profiles.profiles import Profiles, check_key
 
 PROFILE = "/_matrix/client/v3/profile/{user_id}"
 FIELD = PROFILE + "/{key_name}"
-OLD_PROFILE = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}"
-OLD_FIELD = OLD_PROFILE + "/{key_name}"
+UNSTABLE_PROFILE = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}"
+UNSTABLE_FIELD = UNSTABLE_PROFILE + "/{key_name}"
 
 
 @attrs.frozen
-class ProfileRequest:
-    """Whose profile."""
+class GetProfileRequest:
+    """GET /profile/{userId}."""
 
     requester: Requester | None
     user_id: UserID = path()
 
 
 @attrs.frozen
-class FieldRequest:
-    """Which field of it."""
+class GetProfileFieldRequest:
+    """GET /profile/{userId}/{keyName}."""
 
     requester: Requester | None
     user_id: UserID = path()
@@ -40,8 +40,8 @@ class FieldRequest:
 
 
 @attrs.frozen
-class SetFieldRequest:
-    """Path and body of `PUT /profile/{userId}/{keyName}`."""
+class SetProfileFieldRequest:
+    """PUT /profile/{userId}/{keyName}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -50,8 +50,8 @@ class SetFieldRequest:
 
 
 @attrs.frozen
-class DeleteFieldRequest:
-    """Path of `DELETE /profile/{userId}/{keyName}`."""
+class DeleteProfileFieldRequest:
+    """DELETE /profile/{userId}/{keyName}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -60,26 +60,26 @@ class DeleteFieldRequest:
 
 @attrs.frozen
 class ProfileApi:
-    """`/profile`."""
+    """Endpoints of profiles."""
 
     profiles: Profiles
     changes: ProfileChanges
     audience: ProfileAudience
 
-    @route("GET", PROFILE, auth=OPTIONAL, also=[OLD_PROFILE])
-    async def whole(self, request: ProfileRequest) -> dict[str, Any]:
+    @route("GET", PROFILE, auth=OPTIONAL, extra_paths=[UNSTABLE_PROFILE])
+    async def get_profile(self, request: GetProfileRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         await self.audience.check(request.requester, request.user_id)
         return dict(await self.profiles.get(request.user_id))
 
-    @route("GET", FIELD, auth=OPTIONAL, also=[OLD_FIELD])
-    async def field(self, request: FieldRequest) -> dict[str, Any]:
+    @route("GET", FIELD, auth=OPTIONAL, extra_paths=[UNSTABLE_FIELD])
+    async def get_profile_field(self, request: GetProfileFieldRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         await self.audience.check(request.requester, request.user_id)
         return await self.profiles.get_field(request.user_id, request.key_name)
 
-    @route("PUT", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
-    async def set_field(self, request: SetFieldRequest) -> Empty:
+    @route("PUT", FIELD, auth=USER_OR_GUEST, extra_paths=[UNSTABLE_FIELD])
+    async def set_profile_field(self, request: SetProfileFieldRequest) -> Empty:
         """Spec: client-server API, Profiles."""
         check_key(request.key_name)
         if request.key_name not in request.content:
@@ -88,8 +88,8 @@ class ProfileApi:
         await self.changes.set_field(request.requester, request.user_id, request.key_name, value)
         return Empty()
 
-    @route("DELETE", FIELD, auth=USER_OR_GUEST, also=[OLD_FIELD])
-    async def delete_field(self, request: DeleteFieldRequest) -> Empty:
+    @route("DELETE", FIELD, auth=USER_OR_GUEST, extra_paths=[UNSTABLE_FIELD])
+    async def delete_profile_field(self, request: DeleteProfileFieldRequest) -> Empty:
         """Spec: client-server API, Profiles."""
         await self.changes.delete_field(request.requester, request.user_id, request.key_name)
         return Empty()

@@ -1,11 +1,11 @@
-"""Registering, and asking whether one may."""
+"""Registration, and checks of user names and registration tokens."""
 
 from typing import Any, Literal, Protocol
 
 import attrs
 
 from hs.apis.web.auth import NONE
-from hs.apis.web.request import peer, query, read_body, token, whole_body
+from hs.apis.web.request import parse_body_as, query, remote_address, token, whole_body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidUsername, MissingParam, MissingToken, UnknownToken
@@ -22,34 +22,34 @@ APPSERVICE = "m.login.application_service"
 MAX_NAME_CHARS = 512
 
 
-class Rates(Protocol):
-    """Counts requests."""
+class RequestRates(Protocol):
+    """Counts requests and rejects those that exceed a rate."""
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Count one. Raises: LimitExceeded."""
+        """Count one request. Raises: LimitExceeded."""
         ...
 
 
 @attrs.frozen
 class RegisterRequest:
-    """A request to `/register`; whose body it is depends on the kind."""
+    """POST /register; the fields of the body depend on `kind`."""
 
     kind: Literal["user", "guest"] = query(default="user")
     content: JsonObject = whole_body(factory=dict)
     access_token: str | None = token()
-    client_ip: str = peer()
+    client_ip: str = remote_address()
 
 
 @attrs.frozen
 class GuestBody:
-    """What is read of a guest's body; all else in it is ignored."""
+    """Body of the registration of a guest; other keys are ignored."""
 
     initial_device_display_name: str | None = None
 
 
 @attrs.frozen
 class AccountBody:
-    """The body of a user, or of an application service for one."""
+    """Body of the registration of a user, also by an application service."""
 
     auth: JsonObject | None = None
     username: str | None = None
@@ -62,9 +62,10 @@ class AccountBody:
     type: str | None = None
 
     @property
-    def wish(self) -> Wish:
+    def requested_account(self) -> Wish:
+        """The requested account, as the service takes it."""
         return Wish(
-            username=None if self.username is None else _short(self.username),
+            username=None if self.username is None else _check_length(self.username),
             password=self.password,
             device_id=self.device_id,
             device_name=self.initial_device_display_name,
@@ -74,51 +75,61 @@ class AccountBody:
 
 
 @attrs.frozen
-class AvailableRequest:
-    """Query of `/register/available`."""
+class UsernameAvailabilityRequest:
+    """GET /register/available."""
 
     username: str = query()
 
 
 @attrs.frozen
-class TokenValidityRequest:
-    """Query of the check of registration tokens."""
+class RegistrationTokenValidityRequest:
+    """GET /register/m.login.registration_token/validity."""
 
     token: str = query()
 
 
 @attrs.frozen
 class RegisterApi:
-    """`/register` and what belongs to it."""
+    """Endpoints of registration."""
 
     registration: Registration
     interactive: InteractiveAuth
     tokens: RegistrationTokenStage
     appservices: Appservices
-    rates: Rates
+    rates: RequestRates
 
-    @route("POST", "/_matrix/client/v3/register", auth=NONE, also=["/_matrix/client/v1/register"])
+    @route(
+        "POST",
+        "/_matrix/client/v3/register",
+        auth=NONE,
+        extra_paths=["/_matrix/client/v1/register"],
+    )
     async def register(self, request: RegisterRequest) -> dict[str, Any]:
         """Spec: client-server API, Account registration."""
         if request.kind == "guest":
             return await self._register_guest(request)
-        account = read_body(AccountBody, request.content)
+        account = parse_body_as(AccountBody, request.content)
         if account.type == APPSERVICE:
-            return await self._register_for_service(account, request.access_token)
-        wish = account.wish
+            return await self._register_for_appservice(account, request.access_token)
+        requested = account.requested_account
         if account.guest_access_token is not None:
             guest = await self.registration.guest_with(
-                account.guest_access_token, wish.username or ""
+                account.guest_access_token, requested.username or ""
             )
-            wish = attrs.evolve(wish, guest=guest)
+            requested = attrs.evolve(requested, guest=guest)
 
-        def count() -> None:
+        def count_registration() -> None:
             self.rates.check("registration", None, request.client_ip)
 
         user_id, session = await register(
-            self.registration, self.interactive, wish, account.auth, count, request.client_ip
+            self.registration,
+            self.interactive,
+            requested,
+            account.auth,
+            count_registration,
+            request.client_ip,
         )
-        return rendered_session(user_id, session)
+        return session_response(user_id, session)
 
     @route(
         "GET",
@@ -126,10 +137,12 @@ class RegisterApi:
         auth=NONE,
         rate="username_availability",
     )
-    async def available(self, request: AvailableRequest) -> dict[str, bool]:
+    async def check_username_availability(
+        self, request: UsernameAvailabilityRequest
+    ) -> dict[str, bool]:
         """Spec: client-server API, Account registration."""
         self.registration.requirements.check_is_open()
-        await self.registration.check_name(_short(request.username))
+        await self.registration.check_name(_check_length(request.username))
         return {"available": True}
 
     @route(
@@ -138,55 +151,60 @@ class RegisterApi:
         auth=NONE,
         rate="registration_token_validity",
     )
-    async def token_validity(self, request: TokenValidityRequest) -> dict[str, bool]:
+    async def check_registration_token_validity(
+        self, request: RegistrationTokenValidityRequest
+    ) -> dict[str, bool]:
         """Spec: client-server API, Token-authenticated registration."""
         self.registration.requirements.check_is_open()
         return {"valid": await self.tokens.is_good(request.token)}
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:
         self.rates.check("registration", None, request.client_ip)
-        guest = read_body(GuestBody, request.content)
+        guest = parse_body_as(GuestBody, request.content)
         device = DeviceWish(display_name=guest.initial_device_display_name)
         session = await self.registration.register_guest(device)
-        return rendered_session(session.user_id, session)
+        return session_response(session.user_id, session)
 
-    async def _register_for_service(
+    async def _register_for_appservice(
         self, account: AccountBody, access_token: str | None
     ) -> dict[str, Any]:
         if access_token is None:
             raise MissingToken("Missing access token")
         requester = self.appservices.requester_of(access_token)
         if requester is None or requester.appservice_id is None:
-            raise UnknownToken("Not the token of an application service", soft_logout=False)
+            raise UnknownToken("This is not the token of an application service", soft_logout=False)
         if account.username is None:
             raise MissingParam("Missing username")
         user_id = self.registration.check_appservice_name(
-            _short(account.username), requester.appservice_id
+            _check_length(account.username), requester.appservice_id
         )
-        made = NewAccount(
-            user_id=user_id, appservice_id=requester.appservice_id, device=account.wish.device
+        new_account = NewAccount(
+            user_id=user_id,
+            appservice_id=requester.appservice_id,
+            device=account.requested_account.device,
         )
-        return rendered_session(user_id, await self.registration.register(made))
+        return session_response(user_id, await self.registration.register(new_account))
 
 
-def rendered_session(user_id: UserID, session: Session | None) -> dict[str, Any]:
-    """Write what somebody gets who registered or logged in."""
-    answer: dict[str, Any] = {
+def session_response(user_id: UserID, session: Session | None) -> dict[str, Any]:
+    """Return the response to a registration or login; without a session if inhibit_login."""
+    response: dict[str, Any] = {
         "user_id": user_id,
         "home_server": user_id[user_id.index(":") + 1 :],
     }
     if session is None:
-        return answer
-    answer["access_token"] = session.access_token
-    answer["device_id"] = session.device_id
+        return response
+    response["access_token"] = session.access_token
+    response["device_id"] = session.device_id
     if session.refresh_token is not None:
-        answer["refresh_token"] = session.refresh_token
+        response["refresh_token"] = session.refresh_token
     if session.expires_in_ms is not None:
-        answer["expires_in_ms"] = session.expires_in_ms
-    return answer
+        response["expires_in_ms"] = session.expires_in_ms
+    return response
 
 
-def _short(username: str) -> str:
+def _check_length(username: str) -> str:
+    """Return the user name. Raises: InvalidUsername."""
     if len(username) > MAX_NAME_CHARS:
-        raise InvalidUsername("The user name is too long")
+        raise InvalidUsername(f"username must not be longer than {MAX_NAME_CHARS} characters")
     return username

@@ -1,4 +1,4 @@
-"""Where the links in e-mails lead, and where the codes of text messages are handed in."""
+"""Validation of third-party identifiers: links in e-mails, and codes from text messages."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,8 +21,8 @@ from hs.services.accounts.threepids.validation_emails import (
 
 
 @attrs.frozen
-class LinkRequest:
-    """What a link in an e-mail says."""
+class ValidationLinkRequest:
+    """GET of a validation link from an e-mail."""
 
     sid: str = query()
     client_secret: str = query()
@@ -30,30 +30,30 @@ class LinkRequest:
 
 
 @attrs.frozen
-class FormRequest:
-    """The form of the page that a link shows; a client may put its fields into the query."""
+class ValidationFormRequest:
+    """POST of the form on the page behind a link; its fields may also be in the query."""
 
     sid: str = query(default="")
     client_secret: str = query(default="")
     token: str = query(default="")
     form: bytes = raw_body()
 
-    def filled(self) -> LinkRequest:
-        """Give the fields. Raises: MissingParam."""
-        given = parse_qs(self.form.decode("utf-8", "replace"))
-        found = {
-            name: given.get(name, [getattr(self, name)])[0]
+    def link_request(self) -> ValidationLinkRequest:
+        """Return the fields as the link has them. Raises: MissingParam."""
+        form = parse_qs(self.form.decode("utf-8", "replace"))
+        fields = {
+            name: form.get(name, [getattr(self, name)])[0]
             for name in ("sid", "client_secret", "token")
         }
-        for name, value in found.items():
+        for name, value in fields.items():
             if not value or "\0" in value:
                 raise MissingParam(f"Missing {name}")
-        return LinkRequest(**found)
+        return ValidationLinkRequest(**fields)
 
 
 @attrs.frozen
-class CodeRequest:
-    """Body of a request that hands in the code of a text message."""
+class SubmitPhoneTokenRequest:
+    """POST of the code from a text message."""
 
     sid: str = body()
     client_secret: str = body()
@@ -62,24 +62,24 @@ class CodeRequest:
 
 @attrs.frozen
 class AddressPagesApi:
-    """The pages."""
+    """Endpoints that validate third-party identifiers, and their pages."""
 
-    proofs: AddressProofs
+    validations: AddressProofs
     pages: Templates
 
     @route("GET", SUBMIT_PATHS[Purpose.REGISTER], auth=NONE)
-    async def registering(self, request: LinkRequest) -> Response:
-        """Take the link of an e-mail to a new user."""
+    async def submit_registration_link(self, request: ValidationLinkRequest) -> Response:
+        """Validate an e-mail address for registration."""
         return await self._submit(Purpose.REGISTER, request)
 
     @route("GET", SUBMIT_PATHS[Purpose.ADD], auth=NONE)
-    async def adding(self, request: LinkRequest) -> Response:
-        """Take the link of an e-mail to a user who adds an address."""
+    async def submit_add_link(self, request: ValidationLinkRequest) -> Response:
+        """Validate an e-mail address that a user adds to their account."""
         return await self._submit(Purpose.ADD, request)
 
     @route("GET", SUBMIT_PATHS[Purpose.RESET], auth=NONE)
-    async def ask_before_reset(self, request: LinkRequest) -> Response:
-        """Ask whether it was really its reader who forgot a password."""
+    async def show_reset_confirmation(self, request: ValidationLinkRequest) -> Response:
+        """Ask the user to confirm the password reset, as mail scanners also open links."""
         page = self.pages.render(
             "password_reset_confirmation.html",
             sid=request.sid,
@@ -89,21 +89,23 @@ class AddressPagesApi:
         return html_response(page)
 
     @route("POST", SUBMIT_PATHS[Purpose.RESET], auth=NONE)
-    async def resetting(self, request: FormRequest) -> Response:
-        """Take the answer to that."""
-        return await self._submit(Purpose.RESET, request.filled())
+    async def submit_reset_form(self, request: ValidationFormRequest) -> Response:
+        """Validate an e-mail address for a password reset, after its confirmation."""
+        return await self._submit(Purpose.RESET, request.link_request())
 
-    # A code of a text message is short: it must not be found by trying.
+    # The code of a text message is short, so attempts are rate-limited against guessing.
     @route("POST", PHONE_SUBMIT_PATH, auth=NONE, rate="3pid_validation")
-    async def code(self, request: CodeRequest) -> dict[str, Any]:
+    async def submit_phone_token(self, request: SubmitPhoneTokenRequest) -> dict[str, Any]:
         """Spec: identity service API, Phone number associations, submitToken."""
-        done = await self.proofs.submit_phone(request.sid, request.client_secret, request.token)
-        return {"success": done}
+        is_valid = await self.validations.submit_phone(
+            request.sid, request.client_secret, request.token
+        )
+        return {"success": is_valid}
 
-    async def _submit(self, purpose: Purpose, request: LinkRequest) -> Response:
+    async def _submit(self, purpose: Purpose, request: ValidationLinkRequest) -> Response:
         name = TEMPLATES[purpose]
         try:
-            next_link = await self.proofs.submit_mail(
+            next_link = await self.validations.submit_mail(
                 purpose, request.sid, request.client_secret, request.token
             )
         except ThreepidAuthFailed as error:

@@ -1,4 +1,4 @@
-"""Asking for a message that proves an address: `…/requestToken`."""
+"""Requesting a validation token by e-mail or text message: `…/requestToken`."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ RATE = "3pid_validation"
 
 
 @attrs.frozen
-class MailRequest:
-    """Body of `…/email/requestToken`."""
+class EmailTokenRequest:
+    """POST …/email/requestToken."""
 
     client_secret: str = body()
     email: str = body()
@@ -25,7 +25,7 @@ class MailRequest:
     next_link: str | None = body(default=None)
     id_server: str | None = body(default=None)
 
-    def for_(self, purpose: Purpose) -> Asked:
+    def for_purpose(self, purpose: Purpose) -> Asked:
         return Asked(
             purpose=purpose,
             client_secret=self.client_secret,
@@ -35,8 +35,8 @@ class MailRequest:
 
 
 @attrs.frozen
-class PhoneRequest:
-    """Body of `…/msisdn/requestToken`."""
+class MsisdnTokenRequest:
+    """POST …/msisdn/requestToken."""
 
     client_secret: str = body()
     country: str = body()
@@ -45,7 +45,7 @@ class PhoneRequest:
     next_link: str | None = body(default=None)
     id_server: str | None = body(default=None)
 
-    def for_(self, purpose: Purpose) -> Asked:
+    def for_purpose(self, purpose: Purpose) -> Asked:
         return Asked(
             purpose=purpose,
             client_secret=self.client_secret,
@@ -56,52 +56,60 @@ class PhoneRequest:
 
 @attrs.frozen
 class AddressTokensApi:
-    """The six endpoints; nobody need be logged in for any."""
+    """Endpoints that send validation tokens; none requires a login."""
 
-    requests: ProofRequests
+    validation_requests: ProofRequests
 
     @route("POST", V3 + "/register/email/requestToken", auth=NONE, rate=RATE)
-    async def mail_to_register(self, request: MailRequest) -> dict[str, Any]:
+    async def request_email_token_to_register(self, request: EmailTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Account registration."""
-        return await self._by_mail(Purpose.REGISTER, request)
+        return await self._send_email(Purpose.REGISTER, request)
 
     @route("POST", V3 + "/account/password/email/requestToken", auth=NONE, rate=RATE)
-    async def mail_to_reset(self, request: MailRequest) -> dict[str, Any]:
+    async def request_email_token_to_reset_password(
+        self, request: EmailTokenRequest
+    ) -> dict[str, Any]:
         """Spec: client-server API, Password management."""
-        return await self._by_mail(Purpose.RESET, request)
+        return await self._send_email(Purpose.RESET, request)
 
     @route("POST", V3 + "/account/3pid/email/requestToken", auth=NONE, rate=RATE)
-    async def mail_to_add(self, request: MailRequest) -> dict[str, Any]:
+    async def request_email_token_to_add(self, request: EmailTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Adding account administrative contact information."""
-        return await self._by_mail(Purpose.ADD, request)
+        return await self._send_email(Purpose.ADD, request)
 
     @route("POST", V3 + "/register/msisdn/requestToken", auth=NONE, rate=RATE)
-    async def text_to_register(self, request: PhoneRequest) -> dict[str, Any]:
+    async def request_msisdn_token_to_register(self, request: MsisdnTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Account registration."""
-        return await self._by_phone(Purpose.REGISTER, request)
+        return await self._send_text_message(Purpose.REGISTER, request)
 
     @route("POST", V3 + "/account/password/msisdn/requestToken", auth=NONE, rate=RATE)
-    async def text_to_reset(self, request: PhoneRequest) -> dict[str, Any]:
+    async def request_msisdn_token_to_reset_password(
+        self, request: MsisdnTokenRequest
+    ) -> dict[str, Any]:
         """Spec: client-server API, Password management."""
-        return await self._by_phone(Purpose.RESET, request)
+        return await self._send_text_message(Purpose.RESET, request)
 
     @route("POST", V3 + "/account/3pid/msisdn/requestToken", auth=NONE, rate=RATE)
-    async def text_to_add(self, request: PhoneRequest) -> dict[str, Any]:
+    async def request_msisdn_token_to_add(self, request: MsisdnTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Adding account administrative contact information."""
-        return await self._by_phone(Purpose.ADD, request)
+        return await self._send_text_message(Purpose.ADD, request)
 
-    async def _by_mail(self, purpose: Purpose, request: MailRequest) -> dict[str, Any]:
-        sid = await self.requests.by_mail(request.for_(purpose), request.email, request.id_server)
+    async def _send_email(self, purpose: Purpose, request: EmailTokenRequest) -> dict[str, Any]:
+        sid = await self.validation_requests.by_mail(
+            request.for_purpose(purpose), request.email, request.id_server
+        )
         return {"sid": sid}
 
-    async def _by_phone(self, purpose: Purpose, request: PhoneRequest) -> dict[str, Any]:
-        proof = await self.requests.by_phone(
-            request.for_(purpose), request.country, request.phone_number, request.id_server
+    async def _send_text_message(
+        self, purpose: Purpose, request: MsisdnTokenRequest
+    ) -> dict[str, Any]:
+        session = await self.validation_requests.by_phone(
+            request.for_purpose(purpose), request.country, request.phone_number, request.id_server
         )
         return {
             "success": True,
-            "sid": proof.sid,
-            "msisdn": proof.msisdn,
-            "intl_fmt": f"+{proof.msisdn}",
-            "submit_url": proof.submit_url,
+            "sid": session.sid,
+            "msisdn": session.msisdn,
+            "intl_fmt": f"+{session.msisdn}",
+            "submit_url": session.submit_url,
         }

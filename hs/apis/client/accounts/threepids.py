@@ -1,4 +1,4 @@
-"""The e-mail addresses and telephone numbers of an account."""
+"""The e-mail addresses and phone numbers of an account."""
 
 from typing import Any, Protocol
 
@@ -24,31 +24,34 @@ UNSTABLE = "/_matrix/client/unstable/account/3pid"
 
 
 class PublishedAddresses(Protocol):
-    """Publishes addresses at identity servers, and withdraws them."""
+    """Binds third-party identifiers at identity servers, and unbinds them."""
 
     async def bind(
         self, user_id: UserID, id_server: str, id_access_token: str, sid: str, client_secret: str
     ) -> None:
-        """Publish the address of a session there. Raises: MatrixError, RemoteFault."""
+        """Bind the address of a validation session. Raises: MatrixError, RemoteFault."""
         ...
 
     async def unbind(
         self, user_id: UserID, medium: str, address: str, id_server: str | None = None
     ) -> bool:
-        """Withdraw an address; tell whether it is withdrawn. Raises: MatrixError, RemoteFault."""
+        """Unbind an address; return whether it is unbound now.
+
+        Raises: MatrixError, RemoteFault.
+        """
         ...
 
 
 @attrs.frozen
-class OwnRequest:
-    """Who asks."""
+class ListThreepidsRequest:
+    """GET /account/3pid."""
 
     requester: Requester
 
 
 @attrs.frozen
-class OldAddRequest:
-    """Body of `POST /account/3pid`."""
+class DeprecatedAddThreepidRequest:
+    """POST /account/3pid."""
 
     requester: Requester
     three_pid_creds: JsonObject | None = body(default=None)
@@ -56,8 +59,8 @@ class OldAddRequest:
 
 
 @attrs.frozen
-class AddRequest:
-    """Body of `/account/3pid/add`."""
+class AddThreepidRequest:
+    """POST /account/3pid/add."""
 
     requester: Requester
     client_secret: str = body()
@@ -66,8 +69,8 @@ class AddRequest:
 
 
 @attrs.frozen
-class BindRequest:
-    """Body of `/account/3pid/bind`."""
+class BindThreepidRequest:
+    """POST /account/3pid/bind."""
 
     requester: Requester
     client_secret: str = body()
@@ -77,8 +80,8 @@ class BindRequest:
 
 
 @attrs.frozen
-class RemoveRequest:
-    """Which address."""
+class RemoveThreepidRequest:
+    """POST /account/3pid/unbind and /account/3pid/delete."""
 
     requester: Requester
     medium: str = body()
@@ -88,47 +91,47 @@ class RemoveRequest:
 
 @attrs.frozen
 class ThreepidsApi:
-    """`/account/3pid…`."""
+    """Endpoints of third-party identifiers."""
 
     threepids: Threepids
-    proofs: AddressProofs
+    validations: AddressProofs
     published: PublishedAddresses
     lifecycle: Lifecycle
     interactive: InteractiveAuth
 
     @route("GET", PATH)
-    async def addresses(self, request: OwnRequest) -> dict[str, Any]:
+    async def list_threepids(self, request: ListThreepidsRequest) -> dict[str, Any]:
         """Spec: client-server API, Adding account administrative contact information."""
-        found = await self.threepids.of_user(request.requester.user_id)
+        threepids = await self.threepids.of_user(request.requester.user_id)
         return {
             "threepids": [
                 {
-                    "medium": one.medium,
-                    "address": one.address,
-                    "validated_at": one.validated_ms,
-                    "added_at": one.added_ms,
+                    "medium": threepid.medium,
+                    "address": threepid.address,
+                    "validated_at": threepid.validated_ms,
+                    "added_at": threepid.added_ms,
                 }
-                for one in found
+                for threepid in threepids
             ]
         }
 
     @route("POST", PATH)
-    async def add_as_before(self, request: OldAddRequest) -> Empty:
+    async def deprecated_add_threepid(self, request: DeprecatedAddThreepidRequest) -> Empty:
         """Spec: client-server API, Adding account administrative contact information."""
-        self._check_changes()
-        given = request.three_pid_creds or request.threepid_creds
-        if given is None:
+        self._check_changes_allowed()
+        credentials = request.three_pid_creds or request.threepid_creds
+        if credentials is None:
             raise MissingParam("Missing three_pid_creds")
-        sid, client_secret = given.get("sid"), given.get("client_secret")
+        sid, client_secret = credentials.get("sid"), credentials.get("client_secret")
         if not isinstance(sid, str) or not isinstance(client_secret, str):
-            raise MissingParam("three_pid_creds needs sid and client_secret")
+            raise MissingParam("three_pid_creds must have sid and client_secret")
         await self._add(request.requester, sid, client_secret)
         return Empty()
 
-    @route("POST", PATH + "/add", also=[UNSTABLE + "/add"])
-    async def add(self, request: AddRequest) -> Empty:
+    @route("POST", PATH + "/add", extra_paths=[UNSTABLE + "/add"])
+    async def add_threepid(self, request: AddThreepidRequest) -> Empty:
         """Spec: client-server API, Adding account administrative contact information."""
-        self._check_changes()
+        self._check_changes_allowed()
         check_client_secret(request.client_secret)
         proof = await self.interactive.prove(
             "add_threepid", request.auth, self.lifecycle.flows(), request.requester
@@ -137,8 +140,8 @@ class ThreepidsApi:
         await self.interactive.finish(proof)
         return Empty()
 
-    @route("POST", PATH + "/bind", also=[UNSTABLE + "/bind"])
-    async def bind(self, request: BindRequest) -> Empty:
+    @route("POST", PATH + "/bind", extra_paths=[UNSTABLE + "/bind"])
+    async def bind_threepid(self, request: BindThreepidRequest) -> Empty:
         """Spec: client-server API, Adding account administrative contact information."""
         check_client_secret(request.client_secret)
         await self.published.bind(
@@ -150,36 +153,36 @@ class ThreepidsApi:
         )
         return Empty()
 
-    @route("POST", PATH + "/unbind", also=[UNSTABLE + "/unbind"])
-    async def unbind(self, request: RemoveRequest) -> dict[str, str]:
+    @route("POST", PATH + "/unbind", extra_paths=[UNSTABLE + "/unbind"])
+    async def unbind_threepid(self, request: RemoveThreepidRequest) -> dict[str, str]:
         """Spec: client-server API, Adding account administrative contact information."""
         address = canonical_address(request.medium, request.address)
         return await self._unbind(request, address)
 
-    @route("POST", PATH + "/delete", also=[UNSTABLE + "/delete"])
-    async def delete(self, request: RemoveRequest) -> dict[str, str]:
+    @route("POST", PATH + "/delete", extra_paths=[UNSTABLE + "/delete"])
+    async def delete_threepid(self, request: RemoveThreepidRequest) -> dict[str, str]:
         """Spec: client-server API, Adding account administrative contact information."""
-        self._check_changes()
+        self._check_changes_allowed()
         check_may_forget_contacts(request.requester)
         address = canonical_address(request.medium, request.address)
-        answer = await self._unbind(request, address)
+        response = await self._unbind(request, address)
         await self.threepids.remove(request.requester.user_id, request.medium, address)
-        return answer
+        return response
 
-    def _check_changes(self) -> None:
+    def _check_changes_allowed(self) -> None:
         if not self.threepids.may_change:
-            raise Forbidden("Changing addresses is disabled on this server")
+            raise Forbidden("Changing third-party identifiers is disabled on this server")
 
     async def _add(self, requester: Requester, sid: str, client_secret: str) -> None:
-        proved = None
+        validated = None
         if "\0" not in sid:
-            proved = await self.proofs.validated(Purpose.ADD, sid, client_secret)
-        if proved is None:
-            raise ThreepidAuthFailed("The address has not been confirmed")
-        await self.threepids.add(requester.user_id, proved)
+            validated = await self.validations.validated(Purpose.ADD, sid, client_secret)
+        if validated is None:
+            raise ThreepidAuthFailed("The third-party identifier has not been validated")
+        await self.threepids.add(requester.user_id, validated)
 
-    async def _unbind(self, request: RemoveRequest, address: str) -> dict[str, str]:
-        done = await self.published.unbind(
+    async def _unbind(self, request: RemoveThreepidRequest, address: str) -> dict[str, str]:
+        is_unbound = await self.published.unbind(
             request.requester.user_id, request.medium, address, request.id_server
         )
-        return {"id_server_unbind_result": "success" if done else "no-support"}
+        return {"id_server_unbind_result": "success" if is_unbound else "no-support"}

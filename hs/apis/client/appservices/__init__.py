@@ -1,1 +1,1 @@
-"""What application services ask, and third-party networks."""
+"""Endpoints for application services, and third-party networks."""

@@ -1,4 +1,4 @@
-"""What only application services may ask: whether they are reached, and lists of their own."""
+"""Endpoints for application services only: ping, and the room directories of networks."""
 
 from typing import Literal, Protocol
 
@@ -13,14 +13,14 @@ from hs.core.requester import Requester
 _LISTED = "/_matrix/client/v3/directory/list/appservice/{network_id}/{room_id}"
 
 
-class Ping(Protocol):
-    """Asks a service whether it hears."""
+class Pinger(Protocol):
+    """Pings application services, returning the duration in ms."""
 
     async def ping(self, requester: Requester, service_id: str, txn_id: str | None) -> int: ...
 
 
-class NetworkLists(Protocol):
-    """The lists of rooms of services' networks."""
+class NetworkDirectories(Protocol):
+    """The room directories of third-party networks."""
 
     async def set_listed(
         self, requester: Requester, network_id: str, room_id: RoomID, listed: bool
@@ -28,8 +28,8 @@ class NetworkLists(Protocol):
 
 
 @attrs.frozen
-class PingRequest:
-    """Path and body of a ping."""
+class PingAppserviceRequest:
+    """POST /appservice/{appserviceId}/ping."""
 
     requester: Requester
     appservice_id: str = path()
@@ -37,15 +37,15 @@ class PingRequest:
 
 
 @attrs.frozen
-class Pinged:
-    """How long the service took."""
+class PingAppserviceResponse:
+    """The time until the application service responded."""
 
     duration_ms: int
 
 
 @attrs.frozen
-class SetListed:
-    """Path and body of `PUT /directory/list/appservice/{networkId}/{roomId}`."""
+class SetNetworkVisibilityRequest:
+    """PUT /directory/list/appservice/{networkId}/{roomId}."""
 
     requester: Requester
     network_id: str = path()
@@ -54,8 +54,8 @@ class SetListed:
 
 
 @attrs.frozen
-class Unlist:
-    """Path of `DELETE /directory/list/appservice/{networkId}/{roomId}`."""
+class UnlistNetworkRoomRequest:
+    """DELETE /directory/list/appservice/{networkId}/{roomId}."""
 
     requester: Requester
     network_id: str = path()
@@ -64,33 +64,35 @@ class Unlist:
 
 @attrs.frozen
 class AppserviceApi:
-    """`/appservice/…/ping` and `/directory/list/appservice`."""
+    """Endpoints for application services."""
 
-    pinger: Ping
-    lists: NetworkLists
+    pinger: Pinger
+    directories: NetworkDirectories
 
     @route(
         "POST",
         "/_matrix/client/v1/appservice/{appservice_id}/ping",
-        also=["/_matrix/client/unstable/fi.mau.msc2659/appservice/{appservice_id}/ping"],
+        extra_paths=["/_matrix/client/unstable/fi.mau.msc2659/appservice/{appservice_id}/ping"],
     )
-    async def ping(self, request: PingRequest) -> Pinged:
+    async def ping_appservice(self, request: PingAppserviceRequest) -> PingAppserviceResponse:
         """Spec: application service API, Pinging."""
-        took_ms = await self.pinger.ping(
+        duration_ms = await self.pinger.ping(
             request.requester, request.appservice_id, request.transaction_id
         )
-        return Pinged(took_ms)
+        return PingAppserviceResponse(duration_ms)
 
     @route("PUT", _LISTED)
-    async def set_listed(self, request: SetListed) -> Empty:
+    async def set_network_visibility(self, request: SetNetworkVisibilityRequest) -> Empty:
         """Spec: application service API, Room directory."""
-        await self.lists.set_listed(
+        await self.directories.set_listed(
             request.requester, request.network_id, request.room_id, request.visibility == "public"
         )
         return Empty()
 
     @route("DELETE", _LISTED)
-    async def unlist(self, request: Unlist) -> Empty:
-        """Take a room out of a network's list."""
-        await self.lists.set_listed(request.requester, request.network_id, request.room_id, False)
+    async def unlist_network_room(self, request: UnlistNetworkRoomRequest) -> Empty:
+        """Remove a room from the directory of a network; not in the specification."""
+        await self.directories.set_listed(
+            request.requester, request.network_id, request.room_id, False
+        )
         return Empty()

@@ -1,4 +1,4 @@
-"""Third-party networks, as application services know them."""
+"""Lookups in the third-party networks of application services."""
 
 from typing import Any, Protocol
 
@@ -12,14 +12,16 @@ from hs.core.requester import Requester
 
 THIRD_PARTY = "/_matrix/client/v3/thirdparty"
 
-# What a query may hold for this server rather than for the network.
-_OURS = frozenset({"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"})
+# Query parameters for this server, which are not passed to the application service.
+_OWN_PARAMETERS = frozenset(
+    {"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"}
+)
 
 Fields = list[tuple[str, str]]
 
 
 class Networks(Protocol):
-    """Knows third-party networks."""
+    """Looks up protocols, locations and users in third-party networks."""
 
     async def protocols(self) -> dict[str, JsonObject]: ...
 
@@ -35,49 +37,50 @@ class Networks(Protocol):
 
 
 @attrs.frozen
-class LookupRequest:
-    """Who asks."""
+class GetProtocolsRequest:
+    """GET /thirdparty/protocols."""
 
     requester: Requester
 
 
 @attrs.frozen
-class ProtocolRequest:
-    """Of which protocol."""
+class GetProtocolRequest:
+    """GET /thirdparty/protocol/{protocol}."""
 
     requester: Requester
     protocol: str = path()
 
 
 @attrs.frozen
-class FieldsRequest:
-    """Of which protocol, and what is known of the place or user."""
+class QueryByProtocolRequest:
+    """GET /thirdparty/location/{protocol} and /thirdparty/user/{protocol}."""
 
     requester: Requester
     protocol: str = path()
-    asked: dict[str, list[str]] = whole_query()
+    parameters: dict[str, list[str]] = whole_query()
 
     @property
     def fields(self) -> Fields:
+        """The fields of the location or user to look for."""
         return [
             (name, value)
-            for name, values in self.asked.items()
-            if name not in _OURS
+            for name, values in self.parameters.items()
+            if name not in _OWN_PARAMETERS
             for value in values
         ]
 
 
 @attrs.frozen
-class AliasRequest:
-    """Of which alias."""
+class QueryLocationByAliasRequest:
+    """GET /thirdparty/location."""
 
     requester: Requester
     alias: str = query()
 
 
 @attrs.frozen
-class UserRequest:
-    """Of which user."""
+class QueryUserByIdRequest:
+    """GET /thirdparty/user."""
 
     requester: Requester
     userid: str = query()
@@ -85,49 +88,50 @@ class UserRequest:
 
 @attrs.frozen
 class ThirdPartyApi:
-    """`/thirdparty`."""
+    """Endpoints of third-party lookups."""
 
     networks: Networks
 
     @route("GET", THIRD_PARTY + "/protocols")
-    async def protocols(self, request: LookupRequest) -> dict[str, Any]:
+    async def get_protocols(self, request: GetProtocolsRequest) -> dict[str, Any]:
         """Spec: client-server API, Third-party Networks."""
         return await self.networks.protocols()
 
     @route("GET", THIRD_PARTY + "/protocol/{protocol}")
-    async def protocol(self, request: ProtocolRequest) -> dict[str, Any]:
+    async def get_protocol(self, request: GetProtocolRequest) -> dict[str, Any]:
         """Spec: client-server API, Third-party Networks."""
-        found = await self.networks.protocol(request.protocol)
-        if found is None:
-            raise NotFound("This protocol is not known")
-        return found
+        protocol = await self.networks.protocol(request.protocol)
+        if protocol is None:
+            raise NotFound("Unknown third-party protocol")
+        return protocol
 
     @route("GET", THIRD_PARTY + "/location/{protocol}")
-    async def locations_of(self, request: FieldsRequest) -> list[Any]:
+    async def query_location_by_protocol(self, request: QueryByProtocolRequest) -> list[Any]:
         """Spec: client-server API, Third-party Networks."""
-        found = await self.networks.locations(request.protocol, request.fields)
-        return _some(found, "No portal rooms were found")
+        results = await self.networks.locations(request.protocol, request.fields)
+        return _require_results(results, "No portal rooms were found")
 
     @route("GET", THIRD_PARTY + "/user/{protocol}")
-    async def users_of(self, request: FieldsRequest) -> list[Any]:
+    async def query_user_by_protocol(self, request: QueryByProtocolRequest) -> list[Any]:
         """Spec: client-server API, Third-party Networks."""
-        found = await self.networks.users(request.protocol, request.fields)
-        return _some(found, "No users were found")
+        results = await self.networks.users(request.protocol, request.fields)
+        return _require_results(results, "No users were found")
 
     @route("GET", THIRD_PARTY + "/location")
-    async def location(self, request: AliasRequest) -> list[Any]:
+    async def query_location_by_alias(self, request: QueryLocationByAliasRequest) -> list[Any]:
         """Spec: client-server API, Third-party Networks."""
-        found = await self.networks.locations_of(request.alias)
-        return _some(found, "The alias belongs to no third-party network")
+        results = await self.networks.locations_of(request.alias)
+        return _require_results(results, "The alias does not belong to a third-party network")
 
     @route("GET", THIRD_PARTY + "/user")
-    async def user(self, request: UserRequest) -> list[Any]:
+    async def query_user_by_id(self, request: QueryUserByIdRequest) -> list[Any]:
         """Spec: client-server API, Third-party Networks."""
-        found = await self.networks.users_of(request.userid)
-        return _some(found, "The user belongs to no third-party network")
+        results = await self.networks.users_of(request.userid)
+        return _require_results(results, "The user does not belong to a third-party network")
 
 
-def _some(found: list[JsonObject], otherwise: str) -> list[JsonObject]:
-    if not found:
-        raise NotFound(otherwise)
-    return found
+def _require_results(results: list[JsonObject], error: str) -> list[JsonObject]:
+    """Return the results. Raises: NotFound if there are none."""
+    if not results:
+        raise NotFound(error)
+    return results

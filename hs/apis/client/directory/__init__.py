@@ -1,1 +1,1 @@
-"""Finding rooms, users and messages."""
+"""Room directory, user directory, and message search."""

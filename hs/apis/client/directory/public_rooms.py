@@ -1,4 +1,4 @@
-"""The list of rooms that anybody may find."""
+"""The published room directory."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ _PATH = "/_matrix/client/v3/publicRooms"
 
 
 @attrs.frozen
-class ListPublicRooms:
-    """Spec: client-server API, GET /publicRooms."""
+class GetPublicRoomsRequest:
+    """GET /publicRooms."""
 
     requester: Requester | None
     limit: int | None = query(default=None)
@@ -26,29 +26,29 @@ class ListPublicRooms:
 
 
 @attrs.frozen
-class Filter:
-    """What the rooms must match."""
+class PublicRoomsFilter:
+    """The conditions for rooms."""
 
     generic_search_term: str | None = None
     room_types: list[str | None] | None = None
 
 
 @attrs.frozen
-class SearchPublicRooms:
-    """Spec: client-server API, POST /publicRooms."""
+class QueryPublicRoomsRequest:
+    """POST /publicRooms."""
 
     requester: Requester
     server: str | None = query(default=None)
     limit: int | None = body(default=None)
     since: str | None = body(default=None)
-    wanted: Filter = body(factory=Filter, name="filter")
+    room_filter: PublicRoomsFilter = body(factory=PublicRoomsFilter, name="filter")
     include_all_networks: bool = body(default=False)
     third_party_instance_id: str | None = body(default=None)
 
 
 @attrs.frozen
-class PublicRoomsPage:
-    """A page of the list."""
+class PublicRoomsResponse:
+    """A page of the directory."""
 
     chunk: list[dict[str, Any]]
     total_room_count_estimate: int
@@ -58,7 +58,7 @@ class PublicRoomsPage:
 
 @attrs.frozen
 class PublicRoomsApi:
-    """The endpoints of the list of rooms.
+    """Endpoints of the room directory.
 
     `open_to_all` is the setting `allow_public_rooms_without_auth`.
     """
@@ -67,35 +67,36 @@ class PublicRoomsApi:
     server_name: ServerName
     open_to_all: bool
 
-    @route("GET", _PATH, auth=OPTIONAL, waits=True)
-    async def list_rooms(self, request: ListPublicRooms) -> PublicRoomsPage:
-        """Give a page of the list."""
+    @route("GET", _PATH, auth=OPTIONAL, cancel_on_disconnect=True)
+    async def get_public_rooms(self, request: GetPublicRoomsRequest) -> PublicRoomsResponse:
+        """Spec: client-server API, Published room directory."""
         if request.requester is None and not self.open_to_all:
             raise MissingToken("Missing access token")
         return await self._page(request.server, Search(request.limit, request.since))
 
-    @route("POST", _PATH, auth=USER_OR_GUEST, waits=True)
-    async def search_rooms(self, request: SearchPublicRooms) -> PublicRoomsPage:
-        """Give a page of what matches."""
+    @route("POST", _PATH, auth=USER_OR_GUEST, cancel_on_disconnect=True)
+    async def query_public_rooms(self, request: QueryPublicRoomsRequest) -> PublicRoomsResponse:
+        """Spec: client-server API, Published room directory."""
         if request.include_all_networks and request.third_party_instance_id is not None:
-            raise InvalidParam("Ask for all networks or for one of them")
-        wanted = request.wanted
-        asked = Search(
+            raise InvalidParam(
+                "include_all_networks and third_party_instance_id exclude each other"
+            )
+        search = Search(
             request.limit,
             request.since,
-            wanted.generic_search_term,
-            wanted.room_types,
+            request.room_filter.generic_search_term,
+            request.room_filter.room_types,
             request.third_party_instance_id,
             request.include_all_networks,
         )
-        return await self._page(request.server, asked)
+        return await self._page(request.server, search)
 
-    async def _page(self, server: str | None, asked: Search) -> PublicRoomsPage:
+    async def _page(self, server: str | None, search: Search) -> PublicRoomsResponse:
         if server is not None and parse_server_name(server) != self.server_name:
-            raise NotFound("The list of that server cannot be fetched")
-        page = await self.public_rooms.search(asked)
-        return PublicRoomsPage(
-            [public_room(one) for one in page.rooms],
+            raise NotFound("The room directory of that server is not available")
+        page = await self.public_rooms.search(search)
+        return PublicRoomsResponse(
+            [public_room(room) for room in page.rooms],
             page.total,
             page.next_batch,
             page.prev_batch,

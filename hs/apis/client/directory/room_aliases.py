@@ -1,4 +1,4 @@
-"""Aliases of rooms, and whether a room is listed."""
+"""Room aliases, and the visibility of rooms in the directory."""
 
 from typing import Literal
 
@@ -20,15 +20,15 @@ Visibility = Literal["public", "private"]
 
 
 @attrs.frozen
-class LookUpAlias:
-    """Spec: client-server API, GET /directory/room/{roomAlias}."""
+class GetRoomAliasRequest:
+    """GET /directory/room/{roomAlias}."""
 
     alias: RoomAlias = path()
 
 
 @attrs.frozen
-class AddAlias:
-    """Spec: client-server API, PUT /directory/room/{roomAlias}."""
+class SetRoomAliasRequest:
+    """PUT /directory/room/{roomAlias}."""
 
     requester: Requester
     alias: RoomAlias = path()
@@ -36,31 +36,31 @@ class AddAlias:
 
 
 @attrs.frozen
-class RemoveAlias:
-    """Spec: client-server API, DELETE /directory/room/{roomAlias}."""
+class DeleteRoomAliasRequest:
+    """DELETE /directory/room/{roomAlias}."""
 
     requester: Requester
     alias: RoomAlias = path()
 
 
 @attrs.frozen
-class ListAliases:
-    """Spec: client-server API, GET /rooms/{roomId}/aliases."""
+class GetLocalAliasesRequest:
+    """GET /rooms/{roomId}/aliases."""
 
     requester: Requester
     room_id: RoomID = path()
 
 
 @attrs.frozen
-class IsListed:
-    """Spec: client-server API, GET /directory/list/room/{roomId}."""
+class GetRoomVisibilityRequest:
+    """GET /directory/list/room/{roomId}."""
 
     room_id: RoomID = path()
 
 
 @attrs.frozen
-class SetListed:
-    """Spec: client-server API, PUT /directory/list/room/{roomId}."""
+class SetRoomVisibilityRequest:
+    """PUT /directory/list/room/{roomId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -68,49 +68,49 @@ class SetListed:
 
 
 @attrs.frozen
-class FoundRoom:
-    """What an alias stands for."""
+class RoomAliasResponse:
+    """The room of an alias."""
 
     room_id: RoomID
     servers: list[ServerName]
 
 
 @attrs.frozen
-class AliasesOfRoom:
-    """The aliases this server has of a room."""
+class LocalAliasesResponse:
+    """The aliases of a room on this server."""
 
     aliases: list[RoomAlias]
 
 
 @attrs.frozen
-class Listed:
-    """Whether a room is in the directory."""
+class RoomVisibilityResponse:
+    """The visibility of a room in the directory."""
 
     visibility: Visibility
 
 
 @attrs.frozen
 class DirectoryApi:
-    """The endpoints of aliases and of a room's place in the directory."""
+    """Endpoints of room aliases and of the visibility of rooms."""
 
     naming: RoomNaming
     public_rooms: PublicRooms
 
     @route("GET", _ALIAS, auth=NONE)
-    async def look_up(self, request: LookUpAlias) -> FoundRoom:
-        """Find the room of an alias."""
+    async def get_room_alias(self, request: GetRoomAliasRequest) -> RoomAliasResponse:
+        """Spec: client-server API, Room aliases."""
         room_id, servers = await self.naming.look_up(request.alias)
-        return FoundRoom(room_id, servers)
+        return RoomAliasResponse(room_id, servers)
 
     @route("PUT", _ALIAS, auth=USER)
-    async def add(self, request: AddAlias) -> Empty:
-        """Make an alias."""
+    async def set_room_alias(self, request: SetRoomAliasRequest) -> Empty:
+        """Spec: client-server API, Room aliases."""
         await self.naming.add_alias(request.requester, request.alias, request.room_id)
         return Empty()
 
     @route("DELETE", _ALIAS, auth=USER)
-    async def remove(self, request: RemoveAlias) -> Empty:
-        """Remove an alias."""
+    async def delete_room_alias(self, request: DeleteRoomAliasRequest) -> Empty:
+        """Spec: client-server API, Room aliases."""
         await self.naming.remove_alias(request.requester, request.alias)
         return Empty()
 
@@ -118,21 +118,25 @@ class DirectoryApi:
         "GET",
         "/_matrix/client/v3/rooms/{room_id}/aliases",
         auth=USER,
-        also=["/_matrix/client/unstable/org.matrix.msc2432/rooms/{room_id}/aliases"],
+        extra_paths=["/_matrix/client/unstable/org.matrix.msc2432/rooms/{room_id}/aliases"],
     )
-    async def list_aliases(self, request: ListAliases) -> AliasesOfRoom:
-        """List the aliases of a room."""
-        return AliasesOfRoom(await self.naming.aliases_of(request.requester, request.room_id))
+    async def get_local_aliases(self, request: GetLocalAliasesRequest) -> LocalAliasesResponse:
+        """Spec: client-server API, Room aliases."""
+        return LocalAliasesResponse(
+            await self.naming.aliases_of(request.requester, request.room_id)
+        )
 
     @route("GET", _LISTED, auth=NONE)
-    async def is_listed(self, request: IsListed) -> Listed:
-        """Tell whether a room is listed."""
-        listed = await self.public_rooms.is_listed(request.room_id)
-        return Listed("public" if listed else "private")
+    async def get_room_visibility(
+        self, request: GetRoomVisibilityRequest
+    ) -> RoomVisibilityResponse:
+        """Spec: client-server API, Published room directory."""
+        is_listed = await self.public_rooms.is_listed(request.room_id)
+        return RoomVisibilityResponse("public" if is_listed else "private")
 
     @route("PUT", _LISTED, auth=USER)
-    async def set_listed(self, request: SetListed) -> Empty:
-        """List a room, or do not."""
+    async def set_room_visibility(self, request: SetRoomVisibilityRequest) -> Empty:
+        """Spec: client-server API, Published room directory."""
         await self.naming.set_listed(
             request.requester, request.room_id, request.visibility == "public"
         )

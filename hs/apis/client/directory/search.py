@@ -1,11 +1,11 @@
-"""Searching for messages."""
+"""Message search."""
 
 from typing import Any
 
 import attrs
 
 from hs.apis.web.auth import USER
-from hs.apis.web.limits import Work
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -17,22 +17,22 @@ from hs.services.search.search_request import ContextAsk, GroupKey, Order, Searc
 
 
 @attrs.frozen
-class Grouping:
-    """One key to group by."""
+class SearchGrouping:
+    """A key to group results by."""
 
     key: str
 
 
 @attrs.frozen
-class Groupings:
-    """How results are to be grouped."""
+class SearchGroupings:
+    """The grouping of the results."""
 
-    group_by: list[Grouping] = attrs.Factory(list)
+    group_by: list[SearchGrouping] = attrs.Factory(list)
 
 
 @attrs.frozen
 class RoomEventsCriteria:
-    """What to search for in rooms."""
+    """The criteria for events in rooms."""
 
     search_term: str
     keys: list[str] | None = None
@@ -40,47 +40,55 @@ class RoomEventsCriteria:
     order_by: str = "rank"
     event_context: ContextAsk | None = None
     include_state: bool = False
-    groupings: Groupings = attrs.Factory(Groupings)
+    groupings: SearchGroupings = attrs.Factory(SearchGroupings)
 
 
 @attrs.frozen
-class Categories:
-    """What to search in."""
+class SearchCategories:
+    """The criteria per category."""
 
     room_events: RoomEventsCriteria | None = None
 
 
 @attrs.frozen
-class Search:
+class SearchRequest:
+    """POST /search."""
+
     requester: Requester
-    search_categories: Categories = body()
+    search_categories: SearchCategories = body()
     next_batch: str | None = query(default=None)
 
 
 @attrs.frozen
 class SearchApi:
-    """Server-side search."""
+    """The endpoint of message search."""
 
     messages: MessageSearch
 
-    @route("POST", "/_matrix/client/v3/search", auth=USER, work=Work.HEAVY, waits=True)
-    async def search(self, request: Search) -> dict[str, Any]:
+    @route(
+        "POST",
+        "/_matrix/client/v3/search",
+        auth=USER,
+        work=WorkClass.HEAVY,
+        cancel_on_disconnect=True,
+    )
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Spec: client-server API, Server Side Search."""
         criteria = request.search_categories.room_events
         if criteria is None:
             return {"search_categories": {}}
-        ask = SearchAsk(
+        search = SearchAsk(
             term=criteria.search_term,
             keys=criteria.keys,
             wanted=parse_event_filter(criteria.filter),
             order=_order(criteria.order_by),
-            groups=[_group_key(one.key) for one in criteria.groupings.group_by],
+            groups=[_group_key(grouping.key) for grouping in criteria.groupings.group_by],
             context=criteria.event_context,
             include_state=criteria.include_state,
             next_batch=request.next_batch,
         )
-        found = await self.messages.search(request.requester, ask)
-        return {"search_categories": {"room_events": found}}
+        results = await self.messages.search(request.requester, search)
+        return {"search_categories": {"room_events": results}}
 
 
 def _order(name: str) -> Order:
@@ -96,4 +104,4 @@ def _group_key(name: str) -> GroupKey:
         return "room_id"
     if name == "sender":
         return "sender"
-    raise InvalidParam("Results are grouped by 'room_id' or 'sender'")
+    raise InvalidParam("group_by keys must be 'room_id' or 'sender'")

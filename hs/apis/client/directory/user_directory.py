@@ -12,8 +12,8 @@ from hs.services.directory.user_directory import DEFAULT_RESULTS, UserDirectory
 
 
 @attrs.frozen
-class SearchUsers:
-    """Look for users."""
+class SearchUserDirectoryRequest:
+    """POST /user_directory/search."""
 
     requester: Requester
     search_term: str = body()
@@ -22,7 +22,7 @@ class SearchUsers:
 
 @attrs.frozen
 class UserDirectoryApi:
-    """POST /user_directory/search."""
+    """The endpoint of the user directory."""
 
     directory: UserDirectory
 
@@ -31,8 +31,8 @@ class UserDirectoryApi:
         "/_matrix/client/v3/user_directory/search",
         auth=USER,
         rate="user_directory",
-        waits=True,
+        cancel_on_disconnect=True,
     )
-    async def search(self, request: SearchUsers) -> dict[str, Any]:
-        """Spec: client-server API, POST user_directory/search."""
+    async def search_user_directory(self, request: SearchUserDirectoryRequest) -> dict[str, Any]:
+        """Spec: client-server API, User Directory."""
         return await self.directory.search(request.requester, request.search_term, request.limit)

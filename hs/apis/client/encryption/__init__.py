@@ -1,1 +1,1 @@
-"""End-to-end encryption: keys, cross-signing, backups, messages to devices."""
+"""End-to-end encryption: device keys, cross-signing, key backups, to-device messages."""

@@ -1,4 +1,4 @@
-"""Cross-signing keys, and signatures made with them."""
+"""Cross-signing keys and signatures."""
 
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING
 
 
 @attrs.frozen
-class SigningKeysRequest:
-    """Body of `/keys/device_signing/upload`."""
+class UploadCrossSigningKeysRequest:
+    """POST /keys/device_signing/upload."""
 
     requester: Requester
     master_key: JsonObject | None = body(default=None)
@@ -26,35 +26,35 @@ class SigningKeysRequest:
 
 
 @attrs.frozen
-class SignaturesRequest:
-    """Body of `/keys/signatures/upload`."""
+class UploadSignaturesRequest:
+    """POST /keys/signatures/upload."""
 
     requester: Requester
     signed: dict[str, dict[str, dict[str, Any]]] = whole_body()
 
 
-class Demands(Protocol):
-    """Tells what users must prove before they do what cannot be undone."""
+class ReauthenticationFlows(Protocol):
+    """The interactive authentication that sensitive operations require."""
 
     def flows(self) -> Flows:
-        """Give the flows of which one must be completed."""
+        """Return the flows, one of which must be completed."""
         ...
 
 
 @attrs.frozen
 class CrossSigningApi:
-    """`/keys/device_signing/upload` and `/keys/signatures/upload`."""
+    """Endpoints of cross-signing."""
 
     cross_signing: CrossSigning
-    demands: Demands
+    reauthentication: ReauthenticationFlows
     interactive: InteractiveAuth
 
     @route(
         "POST",
         "/_matrix/client/v3/keys/device_signing/upload",
-        also=["/_matrix/client/unstable/keys/device_signing/upload"],
+        extra_paths=["/_matrix/client/unstable/keys/device_signing/upload"],
     )
-    async def upload(self, request: SigningKeysRequest) -> Empty:
+    async def upload_cross_signing_keys(self, request: UploadCrossSigningKeysRequest) -> Empty:
         """Spec: client-server API, Cross-signing."""
         requester = request.requester
         uploaded = {
@@ -66,13 +66,13 @@ class CrossSigningApi:
         if need is Need.NOTHING:
             return Empty()
         if need is Need.STORING or requester.appservice_id is not None:
-            proved = requester.appservice_id is not None
-            await self.cross_signing.store(requester.user_id, keys, proved=proved)
+            is_authenticated = requester.appservice_id is not None
+            await self.cross_signing.store(requester.user_id, keys, proved=is_authenticated)
             return Empty()
-        # What was proved is good for these keys only.
+        # The proof holds for exactly these keys.
         operation = " ".join(["cross-signing", *(key.public_key for key in keys)])
         proof = await self.interactive.prove(
-            operation, request.auth, self.demands.flows(), requester, always=True
+            operation, request.auth, self.reauthentication.flows(), requester, always=True
         )
         await self.cross_signing.store(requester.user_id, keys, proved=True)
         await self.interactive.finish(proof)
@@ -81,9 +81,9 @@ class CrossSigningApi:
     @route(
         "POST",
         "/_matrix/client/v3/keys/signatures/upload",
-        also=["/_matrix/client/unstable/keys/signatures/upload"],
+        extra_paths=["/_matrix/client/unstable/keys/signatures/upload"],
     )
-    async def add_signatures(self, request: SignaturesRequest) -> dict[str, Any]:
+    async def upload_signatures(self, request: UploadSignaturesRequest) -> dict[str, Any]:
         """Spec: client-server API, Cross-signing."""
         failures = await self.cross_signing.add_signatures(
             request.requester.user_id, request.signed

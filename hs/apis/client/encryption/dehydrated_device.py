@@ -1,4 +1,4 @@
-"""The dehydrated device of a user (MSC3814)."""
+"""The dehydrated device of the requester (MSC3814)."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
 
 @attrs.frozen
-class PutRequest:
-    """Body of `PUT /dehydrated_device`."""
+class PutDehydratedDeviceRequest:
+    """PUT /dehydrated_device."""
 
     requester: Requester
     device_id: str = body()
@@ -28,15 +28,15 @@ class PutRequest:
 
 
 @attrs.frozen
-class OwnRequest:
-    """Who asks."""
+class DehydratedDeviceRequest:
+    """GET and DELETE /dehydrated_device."""
 
     requester: Requester
 
 
 @attrs.frozen
-class EventsQuery:
-    """Path and query of `GET …/events`."""
+class GetDehydratedEventsRequest:
+    """GET /dehydrated_device/{deviceId}/events."""
 
     requester: Requester
     device_id: str = path()
@@ -44,8 +44,8 @@ class EventsQuery:
 
 
 @attrs.frozen
-class EventsBody:
-    """Path and body of `POST …/events`."""
+class PostDehydratedEventsRequest:
+    """POST /dehydrated_device/{deviceId}/events."""
 
     requester: Requester
     device_id: str = path()
@@ -54,14 +54,14 @@ class EventsBody:
 
 @attrs.frozen
 class DehydratedDeviceApi:
-    """`/dehydrated_device`."""
+    """Endpoints of the dehydrated device."""
 
     devices: DehydratedDevices
 
     @route("PUT", _PATH)
-    async def put(self, request: PutRequest) -> dict[str, str]:
+    async def put_dehydrated_device(self, request: PutDehydratedDeviceRequest) -> dict[str, str]:
         """Spec: MSC3814."""
-        wish = Dehydration(
+        device = Dehydration(
             device_id=request.device_id,
             device_data=request.device_data,
             device_keys=request.device_keys,
@@ -69,34 +69,34 @@ class DehydratedDeviceApi:
             fallback_keys=request.fallback_keys or {},
             display_name=request.initial_device_display_name,
         )
-        return {"device_id": await self.devices.put(request.requester.user_id, wish)}
+        return {"device_id": await self.devices.put(request.requester.user_id, device)}
 
     @route("GET", _PATH)
-    async def get(self, request: OwnRequest) -> dict[str, Any]:
+    async def get_dehydrated_device(self, request: DehydratedDeviceRequest) -> dict[str, Any]:
         """Spec: MSC3814."""
         device_id, data = await self.devices.get(request.requester.user_id)
         return {"device_id": device_id, "device_data": orjson.Fragment(data)}
 
     @route("DELETE", _PATH)
-    async def delete(self, request: OwnRequest) -> dict[str, str]:
+    async def delete_dehydrated_device(self, request: DehydratedDeviceRequest) -> dict[str, str]:
         """Spec: MSC3814."""
         return {"device_id": await self.devices.delete(request.requester.user_id)}
 
     @route("GET", _PATH + "/{device_id}/events")
-    async def events(self, request: EventsQuery) -> dict[str, Any]:
-        """Spec: MSC3814; a page without `next_batch` is the last."""
+    async def get_events(self, request: GetDehydratedEventsRequest) -> dict[str, Any]:
+        """Spec: MSC3814; the last page has no `next_batch`."""
         page = await self._page(request.requester, request.device_id, request.since)
         if not page["events"]:
             del page["next_batch"]
         return page
 
     @route("POST", _PATH + "/{device_id}/events")
-    async def events_posted(self, request: EventsBody) -> dict[str, Any]:
-        """Spec: MSC3814, its earlier form; an empty page is the last."""
+    async def post_events(self, request: PostDehydratedEventsRequest) -> dict[str, Any]:
+        """Spec: MSC3814, an earlier version; the last page is empty."""
         return await self._page(request.requester, request.device_id, request.next_batch)
 
     async def _page(
         self, requester: Requester, device_id: str, next_batch: str | None
     ) -> dict[str, Any]:
-        events, reached = await self.devices.events(requester.user_id, device_id, next_batch)
-        return {"events": [orjson.Fragment(one) for one in events], "next_batch": reached}
+        events, end = await self.devices.events(requester.user_id, device_id, next_batch)
+        return {"events": [orjson.Fragment(event) for event in events], "next_batch": end}

@@ -1,4 +1,4 @@
-"""Key backups."""
+"""Server-side key backups."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 
 
 @attrs.frozen
-class CreateRequest:
-    """Body of `POST /room_keys/version`."""
+class CreateBackupVersionRequest:
+    """POST /room_keys/version."""
 
     requester: Requester
     algorithm: str = body()
@@ -33,24 +33,24 @@ class CreateRequest:
 
 
 @attrs.frozen
-class VersionRequest:
-    """Path of `/room_keys/version/{version}`."""
+class GetBackupVersionRequest:
+    """GET /room_keys/version and /room_keys/version/{version}."""
 
     requester: Requester
     version: str | None = path(default=None)
 
 
 @attrs.frozen
-class DeleteVersionRequest:
-    """Path of `DELETE /room_keys/version/{version}`."""
+class DeleteBackupVersionRequest:
+    """DELETE /room_keys/version/{version}."""
 
     requester: Requester
     version: str = path()
 
 
 @attrs.frozen
-class UpdateRequest:
-    """Path and body of `PUT /room_keys/version/{version}`."""
+class UpdateBackupVersionRequest:
+    """PUT /room_keys/version/{version}."""
 
     requester: Requester
     version: str = path()
@@ -60,24 +60,24 @@ class UpdateRequest:
 
 
 @attrs.frozen
-class RoomSessions:
-    """The keys of one room."""
+class RoomSessionKeys:
+    """The keys of the sessions of one room."""
 
     sessions: dict[str, SessionKey]
 
 
 @attrs.frozen
-class PutAllRequest:
-    """Query and body of `PUT /room_keys/keys`."""
+class PutRoomKeysRequest:
+    """PUT /room_keys/keys."""
 
     requester: Requester
     version: str = query()
-    rooms: dict[str, RoomSessions] = body()
+    rooms: dict[str, RoomSessionKeys] = body()
 
 
 @attrs.frozen
-class PutRoomRequest:
-    """Path, query and body of `PUT /room_keys/keys/{roomId}`."""
+class PutKeysOfRoomRequest:
+    """PUT /room_keys/keys/{roomId}."""
 
     requester: Requester
     room_id: str = path()
@@ -86,8 +86,8 @@ class PutRoomRequest:
 
 
 @attrs.frozen
-class PutSessionRequest:
-    """Path, query and body of `PUT /room_keys/keys/{roomId}/{sessionId}`."""
+class PutKeyOfSessionRequest:
+    """PUT /room_keys/keys/{roomId}/{sessionId}."""
 
     requester: Requester
     room_id: str = path()
@@ -100,8 +100,8 @@ class PutSessionRequest:
 
 
 @attrs.frozen
-class KeysRequest:
-    """Path and query of getting and deleting keys."""
+class RoomKeysRequest:
+    """GET and DELETE /room_keys/keys, /{roomId} and /{roomId}/{sessionId}."""
 
     requester: Requester
     version: str = query()
@@ -111,12 +111,12 @@ class KeysRequest:
 
 @attrs.frozen
 class KeyBackupApi:
-    """`/room_keys/…`."""
+    """Endpoints of key backups."""
 
     backups: KeyBackups
 
-    @route("POST", _BASE + "/version", also=[_UNSTABLE + "/version"])
-    async def create(self, request: CreateRequest) -> dict[str, str]:
+    @route("POST", _BASE + "/version", extra_paths=[_UNSTABLE + "/version"])
+    async def create_version(self, request: CreateBackupVersionRequest) -> dict[str, str]:
         """Spec: client-server API, Server-side key backups."""
         version = await self.backups.create(
             request.requester.user_id, request.algorithm, request.auth_data
@@ -126,20 +126,20 @@ class KeyBackupApi:
     @route(
         "GET",
         _BASE + "/version/{version}",
-        also=[
+        extra_paths=[
             _BASE + "/version",
             _UNSTABLE + "/version/{version}",
             _UNSTABLE + "/version",
         ],
     )
-    async def version(self, request: VersionRequest) -> dict[str, Any]:
+    async def get_version(self, request: GetBackupVersionRequest) -> dict[str, Any]:
         """Spec: client-server API, Server-side key backups."""
-        # An empty name is what is left of a path with a slash at its end.
-        found = await self.backups.version(request.requester.user_id, request.version or None)
-        return _version(found)
+        # The version is empty if the path ends with a slash.
+        version = await self.backups.version(request.requester.user_id, request.version or None)
+        return _rendered(version)
 
-    @route("PUT", _BASE + "/version/{version}", also=[_UNSTABLE + "/version/{version}"])
-    async def update(self, request: UpdateRequest) -> Empty:
+    @route("PUT", _BASE + "/version/{version}", extra_paths=[_UNSTABLE + "/version/{version}"])
+    async def update_version(self, request: UpdateBackupVersionRequest) -> Empty:
         """Spec: client-server API, Server-side key backups."""
         await self.backups.update(
             request.requester.user_id,
@@ -150,25 +150,27 @@ class KeyBackupApi:
         )
         return Empty()
 
-    @route("DELETE", _BASE + "/version/{version}", also=[_UNSTABLE + "/version/{version}"])
-    async def delete(self, request: DeleteVersionRequest) -> Empty:
+    @route("DELETE", _BASE + "/version/{version}", extra_paths=[_UNSTABLE + "/version/{version}"])
+    async def delete_version(self, request: DeleteBackupVersionRequest) -> Empty:
         """Spec: client-server API, Server-side key backups."""
         await self.backups.delete(request.requester.user_id, request.version)
         return Empty()
 
-    @route("PUT", _BASE + "/keys", also=[_UNSTABLE + "/keys"], max_body_bytes=MAX_UPLOAD_BYTES)
-    async def put_all(self, request: PutAllRequest) -> BackupState:
+    @route(
+        "PUT", _BASE + "/keys", extra_paths=[_UNSTABLE + "/keys"], max_body_bytes=MAX_UPLOAD_BYTES
+    )
+    async def put_room_keys(self, request: PutRoomKeysRequest) -> BackupState:
         """Spec: client-server API, Server-side key backups."""
-        rooms = {room_id: one.sessions for room_id, one in request.rooms.items()}
+        rooms = {room_id: keys.sessions for room_id, keys in request.rooms.items()}
         return await self.backups.put(request.requester.user_id, request.version, rooms)
 
     @route(
         "PUT",
         _BASE + "/keys/{room_id}",
-        also=[_UNSTABLE + "/keys/{room_id}"],
+        extra_paths=[_UNSTABLE + "/keys/{room_id}"],
         max_body_bytes=MAX_UPLOAD_BYTES,
     )
-    async def put_room(self, request: PutRoomRequest) -> BackupState:
+    async def put_keys_of_room(self, request: PutKeysOfRoomRequest) -> BackupState:
         """Spec: client-server API, Server-side key backups."""
         rooms = {request.room_id: request.sessions}
         return await self.backups.put(request.requester.user_id, request.version, rooms)
@@ -176,9 +178,9 @@ class KeyBackupApi:
     @route(
         "PUT",
         _BASE + "/keys/{room_id}/{session_id}",
-        also=[_UNSTABLE + "/keys/{room_id}/{session_id}"],
+        extra_paths=[_UNSTABLE + "/keys/{room_id}/{session_id}"],
     )
-    async def put_session(self, request: PutSessionRequest) -> BackupState:
+    async def put_key_of_session(self, request: PutKeyOfSessionRequest) -> BackupState:
         """Spec: client-server API, Server-side key backups."""
         key = SessionKey(
             request.first_message_index,
@@ -189,14 +191,14 @@ class KeyBackupApi:
         rooms = {request.room_id: {request.session_id: key}}
         return await self.backups.put(request.requester.user_id, request.version, rooms)
 
-    @route("GET", _BASE + "/keys", also=[_UNSTABLE + "/keys"])
-    async def get_all(self, request: KeysRequest) -> dict[str, Any]:
+    @route("GET", _BASE + "/keys", extra_paths=[_UNSTABLE + "/keys"])
+    async def get_room_keys(self, request: RoomKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Server-side key backups."""
         rooms = await self._get(request)
-        return {"rooms": {room_id: {"sessions": one} for room_id, one in rooms.items()}}
+        return {"rooms": {room_id: {"sessions": sessions} for room_id, sessions in rooms.items()}}
 
-    @route("GET", _BASE + "/keys/{room_id}", also=[_UNSTABLE + "/keys/{room_id}"])
-    async def get_room(self, request: KeysRequest) -> dict[str, Any]:
+    @route("GET", _BASE + "/keys/{room_id}", extra_paths=[_UNSTABLE + "/keys/{room_id}"])
+    async def get_keys_of_room(self, request: RoomKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Server-side key backups."""
         rooms = await self._get(request)
         return {"sessions": rooms.get(request.room_id or "", {})}
@@ -204,9 +206,9 @@ class KeyBackupApi:
     @route(
         "GET",
         _BASE + "/keys/{room_id}/{session_id}",
-        also=[_UNSTABLE + "/keys/{room_id}/{session_id}"],
+        extra_paths=[_UNSTABLE + "/keys/{room_id}/{session_id}"],
     )
-    async def get_session(self, request: KeysRequest) -> dict[str, Any]:
+    async def get_key_of_session(self, request: RoomKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Server-side key backups."""
         rooms = await self._get(request)
         return rooms[request.room_id or ""][request.session_id or ""]
@@ -214,7 +216,7 @@ class KeyBackupApi:
     @route(
         "DELETE",
         _BASE + "/keys/{room_id}/{session_id}",
-        also=[
+        extra_paths=[
             _BASE + "/keys/{room_id}",
             _BASE + "/keys",
             _UNSTABLE + "/keys/{room_id}/{session_id}",
@@ -222,25 +224,25 @@ class KeyBackupApi:
             _UNSTABLE + "/keys",
         ],
     )
-    async def delete_keys(self, request: KeysRequest) -> BackupState:
+    async def delete_room_keys(self, request: RoomKeysRequest) -> BackupState:
         """Spec: client-server API, Server-side key backups."""
         return await self.backups.delete_keys(
             request.requester.user_id, request.version, _scope(request)
         )
 
-    async def _get(self, request: KeysRequest) -> dict[str, dict[str, dict[str, Any]]]:
+    async def _get(self, request: RoomKeysRequest) -> dict[str, dict[str, dict[str, Any]]]:
         return await self.backups.get(request.requester.user_id, request.version, _scope(request))
 
 
-def _scope(request: KeysRequest) -> Scope:
+def _scope(request: RoomKeysRequest) -> Scope:
     return Scope(request.room_id, request.session_id)
 
 
-def _version(found: BackupVersion) -> dict[str, Any]:
+def _rendered(version: BackupVersion) -> dict[str, Any]:
     return {
-        "version": found.version,
-        "algorithm": found.algorithm,
-        "auth_data": orjson.Fragment(found.auth_data),
-        "etag": found.etag,
-        "count": found.count,
+        "version": version.version,
+        "algorithm": version.algorithm,
+        "auth_data": orjson.Fragment(version.auth_data),
+        "etag": version.etag,
+        "count": version.count,
     }

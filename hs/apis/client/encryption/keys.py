@@ -1,4 +1,4 @@
-"""Keys of devices: uploading, asking, claiming, and who changed theirs."""
+"""Device keys: upload, query, claim, and the users whose keys have changed."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ MAX_TIMEOUT_MS = 60_000
 
 
 @attrs.frozen
-class UploadRequest:
-    """Body of `/keys/upload`."""
+class UploadKeysRequest:
+    """POST /keys/upload."""
 
     requester: Requester
     device_keys: JsonObject | None = body(default=None)
@@ -28,8 +28,8 @@ class UploadRequest:
 
 
 @attrs.frozen
-class QueryRequest:
-    """Body of `/keys/query`."""
+class QueryKeysRequest:
+    """POST /keys/query."""
 
     requester: Requester
     device_keys: dict[str, list[str]] = body()
@@ -37,8 +37,8 @@ class QueryRequest:
 
 
 @attrs.frozen
-class ClaimRequest:
-    """Body of `/keys/claim`."""
+class ClaimKeysRequest:
+    """POST /keys/claim."""
 
     requester: Requester
     one_time_keys: dict[str, dict[str, str]] = body()
@@ -46,8 +46,8 @@ class ClaimRequest:
 
 
 @attrs.frozen
-class ChangesRequest:
-    """Query of `/keys/changes`."""
+class GetKeyChangesRequest:
+    """GET /keys/changes."""
 
     requester: Requester
     since: str = query(name="from")
@@ -56,14 +56,14 @@ class ChangesRequest:
 
 @attrs.frozen
 class KeysApi:
-    """`/keys/…` of devices."""
+    """Endpoints of device keys."""
 
     directory: KeyDirectory
     one_time_keys: OneTimeKeys
     device_lists: DeviceLists
 
     @route("POST", "/_matrix/client/v3/keys/upload", auth=USER_OR_GUEST)
-    async def upload(self, request: UploadRequest) -> dict[str, Any]:
+    async def upload_keys(self, request: UploadKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         counts = await self.directory.upload(
             request.requester,
@@ -74,19 +74,21 @@ class KeysApi:
         return {"one_time_key_counts": dict(counts)}
 
     @route("POST", "/_matrix/client/v3/keys/query", auth=USER_OR_GUEST)
-    async def query(self, request: QueryRequest) -> dict[str, Any]:
+    async def query_keys(self, request: QueryKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         return await self.directory.query(
-            request.requester.user_id, request.device_keys, _bounded(request.timeout)
+            request.requester.user_id, request.device_keys, _clamp_timeout(request.timeout)
         )
 
     @route("POST", "/_matrix/client/v3/keys/claim", auth=USER_OR_GUEST)
-    async def claim(self, request: ClaimRequest) -> dict[str, Any]:
+    async def claim_keys(self, request: ClaimKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
-        return await self.one_time_keys.claim(request.one_time_keys, _bounded(request.timeout))
+        return await self.one_time_keys.claim(
+            request.one_time_keys, _clamp_timeout(request.timeout)
+        )
 
     @route("GET", "/_matrix/client/v3/keys/changes", auth=USER_OR_GUEST)
-    async def changes(self, request: ChangesRequest) -> dict[str, Any]:
+    async def get_key_changes(self, request: GetKeyChangesRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         changes = await self.device_lists.between(
             request.requester.user_id, request.since, request.to
@@ -94,5 +96,5 @@ class KeysApi:
         return {"changed": changes.changed, "left": changes.left}
 
 
-def _bounded(timeout_ms: int) -> int:
+def _clamp_timeout(timeout_ms: int) -> int:
     return max(0, min(timeout_ms, MAX_TIMEOUT_MS))

@@ -1,4 +1,4 @@
-"""Sending messages to devices."""
+"""To-device messages."""
 
 import attrs
 
@@ -13,22 +13,22 @@ from hs.services.devices.to_device import ToDevice
 
 @attrs.frozen
 class SendToDeviceRequest:
-    """Path and body of `/sendToDevice`."""
+    """PUT /sendToDevice/{eventType}/{txnId}."""
 
     requester: Requester
     event_type: str = path()
     txn_id: str = path()
-    messages: JsonObject = body()  # objects by device, by user
+    messages: JsonObject = body()  # contents by device ID, by user ID
 
 
 @attrs.frozen
 class ToDeviceApi:
-    """`/sendToDevice`."""
+    """The endpoint that sends to-device messages."""
 
     to_device: ToDevice
 
     @route("PUT", "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}", auth=USER_OR_GUEST)
-    async def send(self, request: SendToDeviceRequest) -> Empty:
+    async def send_to_device(self, request: SendToDeviceRequest) -> Empty:
         """Spec: client-server API, Send-to-Device messaging."""
         await self.to_device.send(
             request.requester, request.event_type, request.txn_id, request.messages

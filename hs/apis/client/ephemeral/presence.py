@@ -1,4 +1,4 @@
-"""Presence."""
+"""Presence of users."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from hs.services.ephemeral.presence import PresenceService
 
 
 @attrs.frozen
-class GetPresence:
-    """Ask for a user's presence."""
+class GetPresenceRequest:
+    """GET /presence/{userId}/status."""
 
     requester: Requester
     user_id: UserID = path()
 
 
 @attrs.frozen
-class SetPresence:
-    """Say whether one is there."""
+class SetPresenceRequest:
+    """PUT /presence/{userId}/status."""
 
     requester: Requester
     user_id: UserID = path()
@@ -33,18 +33,18 @@ class SetPresence:
 
 @attrs.frozen
 class PresenceApi:
-    """GET and PUT /presence/{user_id}/status."""
+    """Endpoints of presence."""
 
     presence: PresenceService
 
     @route("GET", "/_matrix/client/v3/presence/{user_id}/status", auth=USER_OR_GUEST)
-    async def get_presence(self, request: GetPresence) -> dict[str, Any]:
-        """Spec: client-server API, GET presence status."""
+    async def get_presence(self, request: GetPresenceRequest) -> dict[str, Any]:
+        """Spec: client-server API, Presence."""
         return await self.presence.presence_of(request.requester, request.user_id)
 
     @route("PUT", "/_matrix/client/v3/presence/{user_id}/status", auth=USER, rate="presence")
-    async def set_presence(self, request: SetPresence) -> Empty:
-        """Spec: client-server API, PUT presence status."""
+    async def set_presence(self, request: SetPresenceRequest) -> Empty:
+        """Spec: client-server API, Presence."""
         await self.presence.set_presence(
             request.requester, request.user_id, request.presence, request.status_msg
         )

@@ -16,8 +16,8 @@ from hs.services.ephemeral.read_markers import ReadingService
 
 
 @attrs.frozen
-class SetReceipt:
-    """Say that one has read up to an event."""
+class SetReceiptRequest:
+    """POST /rooms/{roomId}/receipt/{receiptType}/{eventId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -27,8 +27,8 @@ class SetReceipt:
 
 
 @attrs.frozen
-class SetMarkers:
-    """Move the read marker, and receipts with it."""
+class SetReadMarkersRequest:
+    """POST /rooms/{roomId}/read_markers."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -37,7 +37,7 @@ class SetMarkers:
 
 @attrs.frozen
 class ReceiptsApi:
-    """POST /rooms/{room_id}/receipt/… and /read_markers."""
+    """Endpoints of receipts and read markers."""
 
     reading: ReadingService
 
@@ -46,8 +46,8 @@ class ReceiptsApi:
         "/_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}",
         auth=USER_OR_GUEST,
     )
-    async def set_receipt(self, request: SetReceipt) -> Empty:
-        """Spec: client-server API, POST receipt."""
+    async def set_receipt(self, request: SetReceiptRequest) -> Empty:
+        """Spec: client-server API, Receipts."""
         await self.reading.set_receipt(
             request.requester,
             request.room_id,
@@ -58,8 +58,8 @@ class ReceiptsApi:
         return Empty()
 
     @route("POST", "/_matrix/client/v3/rooms/{room_id}/read_markers", auth=USER_OR_GUEST)
-    async def set_markers(self, request: SetMarkers) -> Empty:
-        """Spec: client-server API, POST read_markers."""
+    async def set_read_markers(self, request: SetReadMarkersRequest) -> Empty:
+        """Spec: client-server API, Fully read markers."""
         await self.reading.set_markers(request.requester, request.room_id, request.markers)
         return Empty()
 

@@ -14,8 +14,8 @@ DEFAULT_TIMEOUT_MS = 30_000
 
 
 @attrs.frozen
-class SetTyping:
-    """Say that one types, or that one stopped."""
+class SetTypingRequest:
+    """PUT /rooms/{roomId}/typing/{userId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -26,7 +26,7 @@ class SetTyping:
 
 @attrs.frozen
 class TypingApi:
-    """PUT /rooms/{room_id}/typing/{user_id}."""
+    """The endpoint of typing notifications."""
 
     typing: TypingService
 
@@ -35,7 +35,7 @@ class TypingApi:
         "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}",
         auth=USER_OR_GUEST,
     )
-    async def set_typing(self, request: SetTyping) -> Empty:
+    async def set_typing(self, request: SetTypingRequest) -> Empty:
         """Spec: client-server API, Typing Notifications."""
         timeout_ms = request.timeout if request.typing else 0
         await self.typing.set_typing(

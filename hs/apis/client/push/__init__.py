@@ -1,1 +1,1 @@
-"""Push rules, pushers and the list of notifications."""
+"""Push rules, pushers and notifications."""

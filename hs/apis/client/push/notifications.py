@@ -1,4 +1,4 @@
-"""The list of notifications."""
+"""The notifications of the requester."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from hs.services.push.unread.notification_list import DEFAULT_NOTIFICATIONS, Not
 
 
 @attrs.frozen
-class ListNotifications:
-    """Ask for notifications."""
+class GetNotificationsRequest:
+    """GET /notifications."""
 
     requester: Requester
     start: str | None = query(default=None, name="from")
@@ -23,13 +23,13 @@ class ListNotifications:
 
 @attrs.frozen
 class NotificationsApi:
-    """GET /notifications."""
+    """The endpoint of notifications."""
 
     notifications: Notifications
 
     @route("GET", "/_matrix/client/v3/notifications", auth=USER)
-    async def list_notifications(self, request: ListNotifications) -> dict[str, Any]:
-        """Spec: client-server API, GET notifications."""
+    async def get_notifications(self, request: GetNotificationsRequest) -> dict[str, Any]:
+        """Spec: client-server API, Push Notifications, Listing Notifications."""
         return await self.notifications.of_user(
             request.requester, request.start, request.limit, highlights=request.only == "highlight"
         )

@@ -1,4 +1,4 @@
-"""Push rules."""
+"""Push rules of the requester."""
 
 from typing import Any, NoReturn
 
@@ -19,31 +19,31 @@ _RULES = "/_matrix/client/v3/pushrules"
 
 
 @attrs.frozen
-class GetRules:
-    """Ask for all rules."""
+class GetPushRulesRequest:
+    """GET /pushrules/ and /pushrules/global/."""
 
     requester: Requester
 
 
 @attrs.frozen
-class GetEvent:
-    """Ask for all rules as /sync tells them."""
+class GetPushRulesAccountDataRequest:
+    """GET /user/{userId}/account_data/m.push_rules."""
 
     requester: Requester
     user_id: UserID = path()
 
 
 @attrs.frozen
-class GetKind:
-    """Ask for the rules of a kind."""
+class GetPushRulesOfKindRequest:
+    """GET /pushrules/global/{kind}/."""
 
     requester: Requester
     kind: str = path()
 
 
 @attrs.frozen
-class OneRule:
-    """Name a rule, to read or to delete it."""
+class PushRuleRequest:
+    """GET and DELETE /pushrules/global/{kind}/{ruleId}."""
 
     requester: Requester
     kind: str = path()
@@ -51,8 +51,8 @@ class OneRule:
 
 
 @attrs.frozen
-class PutRule:
-    """Set a rule."""
+class SetPushRuleRequest:
+    """PUT /pushrules/global/{kind}/{ruleId}."""
 
     requester: Requester
     kind: str = path()
@@ -63,8 +63,8 @@ class PutRule:
 
 
 @attrs.frozen
-class GetAttribute:
-    """Ask for one property of a rule."""
+class GetPushRuleAttributeRequest:
+    """GET /pushrules/global/{kind}/{ruleId}/enabled and actions."""
 
     requester: Requester
     kind: str = path()
@@ -73,8 +73,8 @@ class GetAttribute:
 
 
 @attrs.frozen
-class PutAttribute:
-    """Set one property of a rule."""
+class SetPushRuleAttributeRequest:
+    """PUT /pushrules/global/{kind}/{ruleId}/enabled and actions."""
 
     requester: Requester
     kind: str = path()
@@ -84,8 +84,8 @@ class PutAttribute:
 
 
 @attrs.frozen
-class OtherScope:
-    """Ask for rules of a scope that is not `global`, or leave out what names a rule."""
+class InvalidPushRulePathRequest:
+    """GET and PUT of a scope that is not `global`, or without kind or rule ID."""
 
     requester: Requester
     scope: str = path(default="")
@@ -95,7 +95,7 @@ class OtherScope:
 
 @attrs.frozen
 class PushRulesApi:
-    """The paths under /pushrules, and what reads like account data and is none."""
+    """Endpoints of push rules; they can be read as account data too, but are not stored as such."""
 
     rules: PushRuleService
 
@@ -105,36 +105,38 @@ class PushRulesApi:
         auth=USER_OR_GUEST,
         fresh=always,
     )
-    async def get_event(self, request: GetEvent) -> bytes:
+    async def get_push_rules_account_data(self, request: GetPushRulesAccountDataRequest) -> bytes:
         """Spec: client-server API, Client Config, Server Behaviour."""
         check_own(request.requester, request.user_id)
         return await self.rules.document(request.requester)
 
     @route("GET", f"{_RULES}/", fresh=always)
-    async def get_all(self, request: GetRules) -> bytes:
-        """Spec: client-server API, GET pushrules."""
+    async def get_push_rules(self, request: GetPushRulesRequest) -> bytes:
+        """Spec: client-server API, Push Rules: API."""
         return await self.rules.document(request.requester)
 
     @route("GET", f"{_RULES}/global/", fresh=always)
-    async def get_global(self, request: GetRules) -> bytes:
-        """Spec: client-server API, GET pushrules/global."""
+    async def get_global_push_rules(self, request: GetPushRulesRequest) -> bytes:
+        """Spec: client-server API, Push Rules: API."""
         document = await self.rules.document(request.requester)
-        # The document is {"global": …}: what stands between is the answer.
+        # The document is {"global": …}; the response is the value.
         return document[len(b'{"global":') : -1]
 
     @route("GET", f"{_RULES}/global/{{kind}}/", fresh=always)
-    async def get_kind(self, request: GetKind) -> list[dict[str, Any]]:
-        """Give the rules of a kind."""
+    async def get_push_rules_of_kind(
+        self, request: GetPushRulesOfKindRequest
+    ) -> list[dict[str, Any]]:
+        """Return the rules of a kind; not in the specification."""
         return await self.rules.of_kind(request.requester, request.kind)
 
     @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER, fresh=always)
-    async def get_one(self, request: OneRule) -> dict[str, Any]:
-        """Spec: client-server API, GET pushrules/global/{kind}/{ruleId}."""
+    async def get_push_rule(self, request: PushRuleRequest) -> dict[str, Any]:
+        """Spec: client-server API, Push Rules: API."""
         return await self.rules.one(request.requester, request.kind, request.rule_id)
 
     @route("PUT", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER)
-    async def put_one(self, request: PutRule) -> Empty:
-        """Spec: client-server API, PUT pushrules/global/{kind}/{ruleId}."""
+    async def set_push_rule(self, request: SetPushRuleRequest) -> Empty:
+        """Spec: client-server API, Push Rules: API."""
         await self.rules.put(
             request.requester,
             request.kind,
@@ -146,40 +148,40 @@ class PushRulesApi:
         return Empty()
 
     @route("DELETE", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER)
-    async def delete_one(self, request: OneRule) -> Empty:
-        """Spec: client-server API, DELETE pushrules/global/{kind}/{ruleId}."""
+    async def delete_push_rule(self, request: PushRuleRequest) -> Empty:
+        """Spec: client-server API, Push Rules: API."""
         await self.rules.delete(request.requester, request.kind, request.rule_id)
         return Empty()
 
     @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}/{{attribute}}", auth=USER, fresh=always)
-    async def get_attribute(self, request: GetAttribute) -> dict[str, Any]:
-        """Spec: client-server API, GET …/enabled and …/actions."""
+    async def get_push_rule_attribute(self, request: GetPushRuleAttributeRequest) -> dict[str, Any]:
+        """Spec: client-server API, Push Rules: API."""
         return await self.rules.attribute(
             request.requester, request.kind, request.rule_id, request.attribute
         )
 
     @route("PUT", f"{_RULES}/global/{{kind}}/{{rule_id}}/{{attribute}}", auth=USER)
-    async def put_attribute(self, request: PutAttribute) -> Empty:
-        """Spec: client-server API, PUT …/enabled and …/actions."""
+    async def set_push_rule_attribute(self, request: SetPushRuleAttributeRequest) -> Empty:
+        """Spec: client-server API, Push Rules: API."""
         await self.rules.set_attribute(
             request.requester, request.kind, request.rule_id, request.attribute, request.content
         )
         return Empty()
 
-    @route("GET", f"{_RULES}/{{scope}}", also=[f"{_RULES}/{{scope}}/{{kind}}"])
-    async def get_other_scope(self, request: OtherScope) -> Empty:
-        """Refuse scopes of earlier versions of the specification."""
-        _refuse()
+    @route("GET", f"{_RULES}/{{scope}}", extra_paths=[f"{_RULES}/{{scope}}/{{kind}}"])
+    async def get_invalid_path(self, request: InvalidPushRulePathRequest) -> Empty:
+        """Reject scopes of earlier versions of the specification."""
+        _reject_path()
 
     @route(
         "PUT",
         f"{_RULES}/{{scope}}",
-        also=[f"{_RULES}/{{scope}}/{{kind}}", f"{_RULES}/{{scope}}/{{kind}}/{{rule_id}}"],
+        extra_paths=[f"{_RULES}/{{scope}}/{{kind}}", f"{_RULES}/{{scope}}/{{kind}}/{{rule_id}}"],
     )
-    async def put_other_scope(self, request: OtherScope) -> Empty:
-        """Refuse scopes of earlier versions of the specification."""
-        _refuse()
+    async def put_invalid_path(self, request: InvalidPushRulePathRequest) -> Empty:
+        """Reject scopes of earlier versions of the specification."""
+        _reject_path()
 
 
-def _refuse() -> NoReturn:
-    raise InvalidParam("Push rules are under global, with a kind and a rule ID")
+def _reject_path() -> NoReturn:
+    raise InvalidParam("The path must have the scope global, a kind and a rule ID")

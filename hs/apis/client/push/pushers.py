@@ -1,4 +1,4 @@
-"""Pushers: where notifications go."""
+"""Pushers of the requester."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from hs.services.push.pushers.pushers import Pushers
 
 
 @attrs.frozen
-class GetPushers:
-    """Ask for the requester's pushers."""
+class GetPushersRequest:
+    """GET /pushers."""
 
     requester: Requester
 
 
 @attrs.frozen
-class SetPusher:
-    """Set or delete a pusher."""
+class SetPusherRequest:
+    """POST /pushers/set; deletes the pusher if its kind is null."""
 
     requester: Requester
     pusher: JsonObject = whole_body()
@@ -29,17 +29,17 @@ class SetPusher:
 
 @attrs.frozen
 class PushersApi:
-    """The paths under /pushers."""
+    """Endpoints of pushers."""
 
     pushers: Pushers
 
     @route("GET", "/_matrix/client/v3/pushers")
-    async def get_pushers(self, request: GetPushers) -> dict[str, Any]:
-        """Spec: client-server API, GET pushers."""
+    async def get_pushers(self, request: GetPushersRequest) -> dict[str, Any]:
+        """Spec: client-server API, Push Notifications."""
         return {"pushers": await self.pushers.shown_to(request.requester)}
 
     @route("POST", "/_matrix/client/v3/pushers/set")
-    async def set_pusher(self, request: SetPusher) -> Empty:
-        """Spec: client-server API, POST pushers/set."""
+    async def set_pusher(self, request: SetPusherRequest) -> Empty:
+        """Spec: client-server API, Push Notifications."""
         await self.pushers.change(request.requester, request.pusher)
         return Empty()

@@ -1,4 +1,4 @@
-"""The link in e-mails that ends them."""
+"""Unsubscribing from e-mail notifications."""
 
 import attrs
 
@@ -12,8 +12,8 @@ from hs.services.push.pushers.unsubscribe_links import PATH, Unsubscribing
 
 
 @attrs.frozen
-class Unsubscribe:
-    """Ask for no more e-mails; a mail program that does it for the user sends a POST."""
+class UnsubscribeRequest:
+    """GET of the link in an e-mail, or POST by a mail program (RFC 8058)."""
 
     user_id: UserID = query()
     app_id: str = query()
@@ -23,15 +23,15 @@ class Unsubscribe:
 
 @attrs.frozen
 class UnsubscribeApi:
-    """The page behind the link."""
+    """The page behind the unsubscribe link."""
 
     unsubscribing: Unsubscribing
     pages: Templates
 
     @route("GET", PATH, auth=NONE)
     @route("POST", PATH, auth=NONE)
-    async def unsubscribe(self, request: Unsubscribe) -> Response:
-        """End the pusher that the link names."""
+    async def unsubscribe(self, request: UnsubscribeRequest) -> Response:
+        """Delete the pusher in the link."""
         await self.unsubscribing.end(
             request.user_id, request.app_id, request.pushkey, request.link_token
         )

@@ -1,4 +1,4 @@
-"""Making rooms."""
+"""Creating rooms."""
 
 from typing import Literal
 
@@ -16,8 +16,8 @@ from hs.services.rooms.membership.third_party_invites import InvitedAddress
 
 
 @attrs.frozen
-class CreateRoom:
-    """Spec: client-server API, POST /createRoom."""
+class CreateRoomRequest:
+    """POST /createRoom."""
 
     requester: Requester
     preset: Preset | None = body(default=None)
@@ -35,7 +35,7 @@ class CreateRoom:
 
 
 @attrs.frozen
-class Created:
+class CreateRoomResponse:
     """The new room."""
 
     room_id: RoomID
@@ -43,25 +43,25 @@ class Created:
 
 @attrs.frozen
 class CreateRoomApi:
-    """The endpoint that makes rooms."""
+    """The endpoint that creates rooms."""
 
     creation: InvitingCreation
 
     @route("POST", "/_matrix/client/v3/createRoom", auth=USER, rate="room_creation")
-    async def create_room(self, request: CreateRoom) -> Created:
-        """Make a room."""
-        asked = NewRoomRequest(
+    async def create_room(self, request: CreateRoomRequest) -> CreateRoomResponse:
+        """Spec: client-server API, POST /createRoom."""
+        new_room = NewRoomRequest(
             preset=request.preset,
             is_listed=request.visibility == "public",
             alias_localpart=request.room_alias_name,
             name=request.room_name,
             topic=request.topic,
-            invite=[parse_user_id(one) for one in request.invite],
+            invite=[parse_user_id(user_id) for user_id in request.invite],
             room_version=request.room_version,
             creation_content=request.creation_content,
             initial_state=request.initial_state,
             is_direct=request.is_direct,
             power_levels=request.power_level_content_override,
         )
-        room_id = await self.creation.create(request.requester, asked, request.invite_3pid)
-        return Created(room_id)
+        room_id = await self.creation.create(request.requester, new_room, request.invite_3pid)
+        return CreateRoomResponse(room_id)

@@ -1,8 +1,8 @@
 """Delayed events: scheduling, listing and managing them.
 
-The unstable paths are as clients call them today: whoever knows an ID may manage the event, so
-that a media server can hang up for a client that is gone. The stable ones are as accepted, for
-the user alone.
+At the unstable paths, which clients use today, knowing the ID of a delayed event is enough to
+manage it, so that a media server can end a call for a client that has lost its connection. At the
+stable paths only the user who scheduled the event can manage it.
 
 Spec: MSC4140.
 """
@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 import attrs
 import orjson
 
-from hs.apis.client.rooms.send import Delayed
+from hs.apis.client.rooms.send import SendDelayedResponse
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
-from hs.apis.web.limits import Work
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
@@ -30,8 +30,8 @@ _UNSTABLE: Final = "/_matrix/client/unstable/org.matrix.msc4140"
 
 
 @attrs.frozen
-class Schedule:
-    """An event, and after how long it is to be sent."""
+class ScheduleDelayedEventRequest:
+    """PUT /rooms/{roomId}/delayed_event/{eventType}/{txnId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -44,31 +44,31 @@ class Schedule:
 
 
 @attrs.frozen
-class Listing:
-    """Whose events are listed."""
+class ListDelayedEventsRequest:
+    """GET /delayed_events."""
 
     requester: Requester
 
 
 @attrs.frozen
-class UnstableListing:
-    """Whose events are listed, and which of them."""
+class UnstableListDelayedEventsRequest:
+    """GET /delayed_events at the unstable path."""
 
     requester: Requester
     status: Literal["scheduled", "finalised"] = query(default="scheduled")
 
 
 @attrs.frozen
-class One:
-    """Which delayed event."""
+class GetDelayedEventRequest:
+    """GET /delayed_events/{delayId}."""
 
     requester: Requester
     delay_id: str = path()
 
 
 @attrs.frozen
-class Manage:
-    """What is to be done with a delayed event of one's own."""
+class ManageDelayedEventRequest:
+    """POST /delayed_events/{delayId}/{action}, by the user who scheduled it."""
 
     requester: Requester
     delay_id: str = path()
@@ -76,8 +76,8 @@ class Manage:
 
 
 @attrs.frozen
-class UnstableManage:
-    """What is to be done with a delayed event; knowing its ID is proof enough."""
+class UnstableManageDelayedEventRequest:
+    """POST /delayed_events/{delayId}/{action} at the unstable path, by any client."""
 
     requester: Requester | None
     delay_id: str = path()
@@ -85,8 +85,8 @@ class UnstableManage:
 
 
 @attrs.frozen
-class OldManage:
-    """The same with the action in the body."""
+class LegacyManageDelayedEventRequest:
+    """POST /delayed_events/{delayId} at the unstable path, with the action in the body."""
 
     requester: Requester | None
     delay_id: str = path()
@@ -95,7 +95,7 @@ class OldManage:
 
 @attrs.frozen
 class DelayedEventsApi:
-    """`…/delayed_events`."""
+    """Endpoints of delayed events."""
 
     delayed: DelayedEvents
 
@@ -104,12 +104,14 @@ class DelayedEventsApi:
         "/_matrix/client/v3/rooms/{room_id}/delayed_event/{event_type}/{txn_id}",
         auth=USER_OR_GUEST,
         rate="message",
-        work=Work.SEND,
-        also=[f"{_UNSTABLE}/rooms/{{room_id}}/delayed_event/{{event_type}}/{{txn_id}}"],
+        work=WorkClass.SEND,
+        extra_paths=[f"{_UNSTABLE}/rooms/{{room_id}}/delayed_event/{{event_type}}/{{txn_id}}"],
     )
-    async def schedule(self, request: Schedule) -> Delayed:
-        """MSC4140, Scheduling a delayed event."""
-        wanted = Wanted(
+    async def schedule_delayed_event(
+        self, request: ScheduleDelayedEventRequest
+    ) -> SendDelayedResponse:
+        """Spec: MSC4140, Scheduling a delayed event."""
+        delayed_event = Wanted(
             request.event_type,
             request.content,
             request.delay_ms,
@@ -117,27 +119,31 @@ class DelayedEventsApi:
             txn_id=request.txn_id,
             origin_server_ts=request.ts,
         )
-        return Delayed(await self.delayed.schedule(request.requester, request.room_id, wanted))
+        return SendDelayedResponse(
+            await self.delayed.schedule(request.requester, request.room_id, delayed_event)
+        )
 
     @route("GET", _STABLE, auth=USER_OR_GUEST, rate="delayed_event_mgmt")
-    async def scheduled(self, request: Listing) -> dict[str, Any]:
-        """MSC4140, Getting a list of delayed events."""
-        found = await self.delayed.scheduled(request.requester)
-        return {"delayed_events": [_accepted(one) for one in found]}
+    async def list_delayed_events(self, request: ListDelayedEventsRequest) -> dict[str, Any]:
+        """Spec: MSC4140, Getting a list of delayed events."""
+        records = await self.delayed.scheduled(request.requester)
+        return {"delayed_events": [_stable_form(record) for record in records]}
 
     @route("GET", f"{_UNSTABLE}/delayed_events", auth=USER_OR_GUEST, rate="delayed_event_mgmt")
-    async def listed(self, request: UnstableListing) -> dict[str, Any]:
-        """MSC4140 as of before, with both names of the fields."""
+    async def unstable_list_delayed_events(
+        self, request: UnstableListDelayedEventsRequest
+    ) -> dict[str, Any]:
+        """Spec: MSC4140, an earlier version; the response has the fields under both names."""
         if request.status == "finalised":
-            found = await self.delayed.finished(request.requester)
+            records = await self.delayed.finished(request.requester)
         else:
-            found = await self.delayed.scheduled(request.requester)
-        return {"delayed_events": [_both(one) for one in found]}
+            records = await self.delayed.scheduled(request.requester)
+        return {"delayed_events": [_unstable_form(record) for record in records]}
 
     @route("GET", f"{_STABLE}/{{delay_id}}", auth=USER_OR_GUEST, rate="delayed_event_mgmt")
-    async def one(self, request: One) -> dict[str, Any]:
-        """MSC4140, Getting a single delayed event."""
-        return _accepted(await self.delayed.get(request.requester, request.delay_id))
+    async def get_delayed_event(self, request: GetDelayedEventRequest) -> dict[str, Any]:
+        """Spec: MSC4140, Getting a single delayed event."""
+        return _stable_form(await self.delayed.get(request.requester, request.delay_id))
 
     @route(
         "GET",
@@ -145,9 +151,9 @@ class DelayedEventsApi:
         auth=USER_OR_GUEST,
         rate="delayed_event_mgmt",
     )
-    async def unstable_one(self, request: One) -> dict[str, Any]:
-        """MSC4140 as of before."""
-        return _both(await self.delayed.get(request.requester, request.delay_id))
+    async def unstable_get_delayed_event(self, request: GetDelayedEventRequest) -> dict[str, Any]:
+        """Spec: MSC4140, an earlier version."""
+        return _unstable_form(await self.delayed.get(request.requester, request.delay_id))
 
     @route(
         "POST",
@@ -155,8 +161,8 @@ class DelayedEventsApi:
         auth=USER_OR_GUEST,
         rate="delayed_event_mgmt",
     )
-    async def manage(self, request: Manage) -> Empty:
-        """MSC4140, Managing scheduled delayed events."""
+    async def manage_delayed_event(self, request: ManageDelayedEventRequest) -> Empty:
+        """Spec: MSC4140, Managing scheduled delayed events."""
         return await self._manage(request.requester, request.delay_id, request.action)
 
     @route(
@@ -165,8 +171,10 @@ class DelayedEventsApi:
         auth=OPTIONAL,
         rate="delayed_event_mgmt",
     )
-    async def unstable_manage(self, request: UnstableManage) -> Empty:
-        """MSC4140 as of before."""
+    async def unstable_manage_delayed_event(
+        self, request: UnstableManageDelayedEventRequest
+    ) -> Empty:
+        """Spec: MSC4140, an earlier version."""
         return await self._manage(None, request.delay_id, request.action)
 
     @route(
@@ -175,8 +183,8 @@ class DelayedEventsApi:
         auth=OPTIONAL,
         rate="delayed_event_mgmt",
     )
-    async def old_manage(self, request: OldManage) -> Empty:
-        """MSC4140 as of its beginnings."""
+    async def legacy_manage_delayed_event(self, request: LegacyManageDelayedEventRequest) -> Empty:
+        """Spec: MSC4140, its first version."""
         return await self._manage(None, request.delay_id, request.action)
 
     async def _manage(self, requester: Requester | None, delay_id: str, action: Action) -> Empty:
@@ -189,40 +197,41 @@ class DelayedEventsApi:
         return Empty()
 
 
-def _accepted(record: DelayedRecord) -> dict[str, Any]:
-    shown = _common(record)
-    shown["delay_ms"] = record.delay_ms
-    shown["scheduled_at"] = record.started_ms
+def _stable_form(record: DelayedRecord) -> dict[str, Any]:
+    rendered = _common_form(record)
+    rendered["delay_ms"] = record.delay_ms
+    rendered["scheduled_at"] = record.started_ms
     if record.finished_ms is not None:
-        shown["finalised_ts"] = record.finished_ms
-    return shown
+        rendered["finalised_ts"] = record.finished_ms
+    return rendered
 
 
-def _both(record: DelayedRecord) -> dict[str, Any]:
-    shown = _accepted(record)
-    shown["delay"] = record.delay_ms
-    shown["running_since"] = record.started_ms
+def _unstable_form(record: DelayedRecord) -> dict[str, Any]:
+    """Render a delayed event with the names of fields of the stable and of earlier versions."""
+    rendered = _stable_form(record)
+    rendered["delay"] = record.delay_ms
+    rendered["running_since"] = record.started_ms
     if record.finished_ms is not None:
-        shown["origin_server_ts"] = record.finished_ms
-        shown["outcome"] = "send" if record.event_id is not None else "cancel"
+        rendered["origin_server_ts"] = record.finished_ms
+        rendered["outcome"] = "send" if record.event_id is not None else "cancel"
         if record.error is not None:
-            shown["outcome"] = "error"
-        early = record.finished_ms < record.send_ms
-        shown["reason"] = "action" if early else "delay"
-    return shown
+            rendered["outcome"] = "error"
+        was_early = record.finished_ms < record.send_ms
+        rendered["reason"] = "action" if was_early else "delay"
+    return rendered
 
 
-def _common(record: DelayedRecord) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _common_form(record: DelayedRecord) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
         "delay_id": record.delay_id,
         "room_id": record.room_id,
         "type": record.type,
         "content": orjson.Fragment(record.content),
     }
     if record.state_key is not None:
-        shown["state_key"] = record.state_key
+        rendered["state_key"] = record.state_key
     if record.event_id is not None:
-        shown["event_id"] = record.event_id
+        rendered["event_id"] = record.event_id
     if record.error is not None:
-        shown["error"] = orjson.Fragment(record.error)
-    return shown
+        rendered["error"] = orjson.Fragment(record.error)
+    return rendered

@@ -1,4 +1,4 @@
-"""Joining, leaving, inviting, kicking, banning, knocking and forgetting."""
+"""Room membership: join, knock, leave, forget, invite, kick, ban, unban."""
 
 import attrs
 
@@ -19,8 +19,8 @@ _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 
 
 @attrs.frozen
-class Join:
-    """Spec: client-server API, POST /rooms/{roomId}/join and POST /join/{roomIdOrAlias}."""
+class JoinRoomRequest:
+    """POST /rooms/{roomId}/join and POST /join/{roomIdOrAlias}."""
 
     requester: Requester
     room: str = path(name="room_id")
@@ -32,8 +32,8 @@ class Join:
 
 
 @attrs.frozen
-class Knock:
-    """Spec: client-server API, POST /knock/{roomIdOrAlias}."""
+class KnockRoomRequest:
+    """POST /knock/{roomIdOrAlias}."""
 
     requester: Requester
     room: str = path(name="room_id")
@@ -43,8 +43,8 @@ class Knock:
 
 
 @attrs.frozen
-class Leave:
-    """Spec: client-server API, POST /rooms/{roomId}/leave."""
+class LeaveRoomRequest:
+    """POST /rooms/{roomId}/leave."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -52,16 +52,16 @@ class Leave:
 
 
 @attrs.frozen
-class Forget:
-    """Spec: client-server API, POST /rooms/{roomId}/forget."""
+class ForgetRoomRequest:
+    """POST /rooms/{roomId}/forget."""
 
     requester: Requester
     room_id: RoomID = path()
 
 
 @attrs.frozen
-class Invite:
-    """Spec: client-server API, POST /rooms/{roomId}/invite, in both of its forms."""
+class InviteRequest:
+    """POST /rooms/{roomId}/invite, of a user or of a third-party identifier."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -74,8 +74,8 @@ class Invite:
 
 
 @attrs.frozen
-class AboutMember:
-    """Spec: client-server API, POST /rooms/{roomId}/kick, ban and unban."""
+class UnbanRequest:
+    """POST /rooms/{roomId}/unban."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -84,8 +84,8 @@ class AboutMember:
 
 
 @attrs.frozen
-class Remove:
-    """The same for kick and ban, and whether what the user sent goes as well (MSC4293)."""
+class RemoveMemberRequest:
+    """POST /rooms/{roomId}/kick and ban, with the redaction of MSC4293."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -96,103 +96,105 @@ class Remove:
 
     @property
     def redacts(self) -> bool:
-        """Tell whether what the user sent goes as well."""
+        """Whether the events of the user are redacted as well."""
         return self.redact_events or self.redact_unstable
 
 
 @attrs.frozen
-class InRoom:
-    """The room one is in now, or has knocked on."""
+class JoinRoomResponse:
+    """The room that the requester has joined or knocked on."""
 
     room_id: RoomID
 
 
 @attrs.frozen
 class MembershipApi:
-    """The endpoints of memberships."""
+    """Endpoints of room membership."""
 
     membership: RoomMembership
     naming: RoomNaming
     removal: Removal
-    offers: ThirdPartyInvites
+    third_party_invites: ThirdPartyInvites
 
     @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)
     @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST)
-    async def join(self, request: Join) -> InRoom:
-        """Join a room, named by its ID or an alias."""
+    async def join_room(self, request: JoinRoomRequest) -> JoinRoomResponse:
+        """Spec: client-server API, Joining rooms."""
         room_id, via = await self.naming.find_room(
             request.room, _servers(request.via, request.server_name)
         )
-        more = own_content(request.content)
-        asked = JoinRequest(request.reason, via, request.third_party_signed, more)
-        return InRoom(await self.membership.join(request.requester, room_id, asked))
+        extra_content = own_content(request.content)
+        join = JoinRequest(request.reason, via, request.third_party_signed, extra_content)
+        return JoinRoomResponse(await self.membership.join(request.requester, room_id, join))
 
     @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER)
-    async def knock(self, request: Knock) -> InRoom:
-        """Ask to be let in."""
+    async def knock_room(self, request: KnockRoomRequest) -> JoinRoomResponse:
+        """Spec: client-server API, Knocking on rooms."""
         room_id, via = await self.naming.find_room(
             request.room, _servers(request.via, request.server_name)
         )
-        asked = JoinRequest(request.reason, via)
-        return InRoom(await self.membership.knock(request.requester, room_id, asked))
+        knock = JoinRequest(request.reason, via)
+        return JoinRoomResponse(await self.membership.knock(request.requester, room_id, knock))
 
     @route("POST", f"{_ROOM}/leave", auth=USER_OR_GUEST)
-    async def leave(self, request: Leave) -> Empty:
-        """Leave a room or reject an invite."""
+    async def leave_room(self, request: LeaveRoomRequest) -> Empty:
+        """Spec: client-server API, Leaving rooms."""
         await self.membership.leave(request.requester, request.room_id, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/forget", auth=USER_OR_GUEST)
-    async def forget(self, request: Forget) -> Empty:
-        """Forget a room that one has left."""
+    async def forget_room(self, request: ForgetRoomRequest) -> Empty:
+        """Spec: client-server API, Leaving rooms."""
         await self.membership.forget(request.requester, request.room_id)
         return Empty()
 
     @route("POST", f"{_ROOM}/invite", auth=USER)
-    async def invite(self, request: Invite) -> Empty:
-        """Invite a user."""
+    async def invite_user(self, request: InviteRequest) -> Empty:
+        """Spec: client-server API, Joining rooms; Third-party invites."""
         if request.user_id is None:
-            asked = _address(request)
-            await self.offers.invite(request.requester, request.room_id, asked, request.reason)
+            address = _address(request)
+            await self.third_party_invites.invite(
+                request.requester, request.room_id, address, request.reason
+            )
             return Empty()
         target = parse_user_id(request.user_id)
         await self.membership.invite(request.requester, request.room_id, target, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/kick", auth=USER)
-    async def kick(self, request: Remove) -> Empty:
-        """Make a user leave."""
+    async def kick(self, request: RemoveMemberRequest) -> Empty:
+        """Spec: client-server API, Leaving rooms."""
         kick = self.removal.kick if request.redacts else self.membership.kick
         await kick(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/ban", auth=USER)
-    async def ban(self, request: Remove) -> Empty:
-        """Ban a user."""
+    async def ban(self, request: RemoveMemberRequest) -> Empty:
+        """Spec: client-server API, Banning users in a room."""
         ban = self.removal.ban if request.redacts else self.membership.ban
         await ban(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
     @route("POST", f"{_ROOM}/unban", auth=USER)
-    async def unban(self, request: AboutMember) -> Empty:
-        """Lift a ban."""
+    async def unban(self, request: UnbanRequest) -> Empty:
+        """Spec: client-server API, Banning users in a room."""
         await self.membership.unban(
             request.requester, request.room_id, request.user_id, request.reason
         )
         return Empty()
 
 
-def _address(request: Invite) -> InvitedAddress:
-    """Read whom to invite by address. Raises: MissingParam."""
+def _address(request: InviteRequest) -> InvitedAddress:
+    """Return the third-party identifier to invite. Raises: MissingParam."""
     if request.address is None:
-        raise MissingParam("user_id is missing")
+        raise MissingParam("Missing user_id")
     if request.medium is None or request.id_server is None or request.id_access_token is None:
-        raise MissingParam("medium, id_server and id_access_token go with an address")
+        raise MissingParam("address requires medium, id_server and id_access_token")
     return InvitedAddress(
         request.id_server, request.id_access_token, request.medium, request.address
     )
 
 
 def _servers(via: list[str], server_name: list[str]) -> list[ServerName]:
-    # `server_name` is what `via` was called before Matrix 1.12.
-    return [parse_server_name(one) for one in dict.fromkeys((*via, *server_name))]
+    # Before Matrix 1.12, `via` was called `server_name`.
+    return [parse_server_name(name) for name in dict.fromkeys((*via, *server_name))]

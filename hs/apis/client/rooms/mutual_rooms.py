@@ -1,4 +1,4 @@
-"""The rooms one shares with another user."""
+"""The rooms that the requester shares with another user."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from hs.services.rooms.read.mutual_rooms import MutualPage, MutualRooms
 
 
 @attrs.frozen
-class Ask:
-    """With whom."""
+class GetMutualRoomsRequest:
+    """GET /mutual_rooms."""
 
     requester: Requester
     user_id: str = query()
@@ -21,8 +21,8 @@ class Ask:
 
 
 @attrs.frozen
-class UnstableAsk:
-    """With whom."""
+class UnstableGetMutualRoomsRequest:
+    """GET /user/mutual_rooms at the unstable path."""
 
     requester: Requester
     user_id: str = query()
@@ -31,20 +31,22 @@ class UnstableAsk:
 
 @attrs.frozen
 class MutualRoomsApi:
-    """`/mutual_rooms`."""
+    """Endpoints of shared rooms."""
 
     rooms: MutualRooms
 
     @route("GET", "/_matrix/client/v1/mutual_rooms", auth=USER)
-    async def mutual(self, request: Ask) -> MutualPage:
+    async def get_mutual_rooms(self, request: GetMutualRoomsRequest) -> MutualPage:
         """Spec: client-server API, Mutual Rooms."""
         return await self.rooms.page(request.requester, request.user_id, request.start)
 
     @route("GET", "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", auth=USER)
-    async def unstable(self, request: UnstableAsk) -> dict[str, Any]:
-        """MSC2666."""
+    async def unstable_get_mutual_rooms(
+        self, request: UnstableGetMutualRoomsRequest
+    ) -> dict[str, Any]:
+        """Spec: MSC2666."""
         page = await self.rooms.page(request.requester, request.user_id, request.start)
-        answer: dict[str, Any] = {"joined": page.joined, "count": page.count}
+        response: dict[str, Any] = {"joined": page.joined, "count": page.count}
         if page.next_batch is not None:
-            answer["next_batch_token"] = answer["next_batch"] = page.next_batch
-        return answer
+            response["next_batch_token"] = response["next_batch"] = page.next_batch
+        return response

@@ -12,8 +12,8 @@ from hs.services.admin.reports import Reports
 
 
 @attrs.frozen
-class ReportRoom:
-    """Report a room."""
+class ReportRoomRequest:
+    """POST /rooms/{roomId}/report."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -21,8 +21,8 @@ class ReportRoom:
 
 
 @attrs.frozen
-class ReportEvent:
-    """Report an event."""
+class ReportEventRequest:
+    """POST /rooms/{roomId}/report/{eventId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -32,8 +32,8 @@ class ReportEvent:
 
 
 @attrs.frozen
-class ReportUser:
-    """Report a user."""
+class ReportUserRequest:
+    """POST /users/{userId}/report."""
 
     requester: Requester
     user_id: UserID = path()
@@ -42,7 +42,7 @@ class ReportUser:
 
 @attrs.frozen
 class ReportsApi:
-    """The paths that end in /report."""
+    """Endpoints of reports."""
 
     reports: Reports
 
@@ -51,10 +51,10 @@ class ReportsApi:
         "/_matrix/client/v3/rooms/{room_id}/report",
         auth=USER,
         rate="reports",
-        also=["/_matrix/client/unstable/org.matrix.msc4151/rooms/{room_id}/report"],
+        extra_paths=["/_matrix/client/unstable/org.matrix.msc4151/rooms/{room_id}/report"],
     )
-    async def report_room(self, request: ReportRoom) -> Empty:
-        """Spec: client-server API, POST rooms/{roomId}/report."""
+    async def report_room(self, request: ReportRoomRequest) -> Empty:
+        """Spec: client-server API, Reporting Content."""
         await self.reports.report_room(request.requester, request.room_id, request.reason)
         return Empty()
 
@@ -64,15 +64,15 @@ class ReportsApi:
         auth=USER,
         rate="reports",
     )
-    async def report_event(self, request: ReportEvent) -> Empty:
-        """Spec: client-server API, POST rooms/{roomId}/report/{eventId}."""
+    async def report_event(self, request: ReportEventRequest) -> Empty:
+        """Spec: client-server API, Reporting Content."""
         await self.reports.report_event(
             request.requester, request.room_id, request.event_id, request.reason, request.score
         )
         return Empty()
 
     @route("POST", "/_matrix/client/v3/users/{user_id}/report", auth=USER, rate="reports")
-    async def report_user(self, request: ReportUser) -> Empty:
-        """Spec: client-server API, POST users/{userId}/report."""
+    async def report_user(self, request: ReportUserRequest) -> Empty:
+        """Spec: client-server API, Reporting Content."""
         await self.reports.report_user(request.requester, request.user_id, request.reason)
         return Empty()

@@ -1,4 +1,4 @@
-"""How long messages are kept, as clients are told."""
+"""The configured message retention policy, for clients (MSC1763)."""
 
 from typing import Any
 
@@ -11,17 +11,21 @@ from hs.services.rooms.read.retention_policy import RetentionPolicies
 
 
 @attrs.frozen
-class GetConfiguration:
+class GetRetentionConfigurationRequest:
+    """GET /retention/configuration."""
+
     requester: Requester
 
 
 @attrs.frozen
 class RetentionApi:
-    """The administrator's policy and bounds."""
+    """The endpoint of the retention policy."""
 
     policies: RetentionPolicies
 
     @route("GET", "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", auth=USER)
-    async def configuration(self, request: GetConfiguration) -> dict[str, Any]:
+    async def get_retention_configuration(
+        self, request: GetRetentionConfigurationRequest
+    ) -> dict[str, Any]:
         """Spec: MSC1763."""
         return self.policies.described()

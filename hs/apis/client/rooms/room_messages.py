@@ -1,4 +1,4 @@
-"""Rooms' history: messages, context, single events, jumps to a date."""
+"""The history of rooms: messages, context, single events, events by timestamp."""
 
 from typing import Literal
 
@@ -23,30 +23,24 @@ from hs.services.rooms.read.timelines import (
 
 
 def parse_filter(text: str) -> EventFilter:
-    """Read a filter given as JSON in the query.
-
-    Raises: NotJson, BadJson.
-    """
+    """Parse a filter that is JSON in the query. Raises: NotJson, BadJson."""
     return parse_event_filter(parse_json(text.encode()))
 
 
 def parse_limit(text: str) -> int:
-    """Read a limit.
-
-    Raises: InvalidParam.
-    """
+    """Parse a limit. Raises: InvalidParam unless it is an integer that is not negative."""
     try:
         limit = int(text)
-    except ValueError as fault:
-        raise InvalidParam("limit must be an integer") from fault
+    except ValueError as error:
+        raise InvalidParam("limit must be an integer") from error
     if limit < 0:
         raise InvalidParam("limit must not be negative")
     return limit
 
 
 @attrs.frozen
-class GetMessages:
-    """Ask for a page of history."""
+class GetMessagesRequest:
+    """GET /rooms/{roomId}/messages."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -54,23 +48,23 @@ class GetMessages:
     start: str | None = query(name="from", default=None)
     to: str | None = query(default=None)
     limit: int | None = query(default=None, parse=parse_limit)
-    wanted: EventFilter = query(name="filter", default=ANY_EVENT, parse=parse_filter)
+    event_filter: EventFilter = query(name="filter", default=ANY_EVENT, parse=parse_filter)
 
 
 @attrs.frozen
-class GetContext:
-    """Ask for what happened around an event."""
+class GetEventContextRequest:
+    """GET /rooms/{roomId}/context/{eventId}."""
 
     requester: Requester
     room_id: RoomID = path()
     event_id: EventID = path(parse=parse_event_id)
     limit: int = query(default=DEFAULT_LIMIT, parse=parse_limit)
-    wanted: EventFilter = query(name="filter", default=ANY_EVENT, parse=parse_filter)
+    event_filter: EventFilter = query(name="filter", default=ANY_EVENT, parse=parse_filter)
 
 
 @attrs.frozen
-class GetEvent:
-    """Ask for one event of a room."""
+class GetRoomEventRequest:
+    """GET /rooms/{roomId}/event/{eventId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -78,16 +72,16 @@ class GetEvent:
 
 
 @attrs.frozen
-class GetAnyEvent:
-    """Ask for one event of whatever room."""
+class GetEventRequest:
+    """GET /events/{eventId}."""
 
     requester: Requester
     event_id: EventID = path(parse=parse_event_id)
 
 
 @attrs.frozen
-class GetByTime:
-    """Ask for the event closest to a time."""
+class GetEventByTimestampRequest:
+    """GET /rooms/{roomId}/timestamp_to_event."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -97,22 +91,22 @@ class GetByTime:
 
 @attrs.frozen
 class RoomMessagesApi:
-    """Reading rooms' history."""
+    """Endpoints that read the history of rooms."""
 
     timelines: Timelines
 
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST, fresh=always)
-    async def messages(self, request: GetMessages) -> MessagesPage:
+    async def get_messages(self, request: GetMessagesRequest) -> MessagesPage:
         """Spec: client-server API, GET /rooms/{roomId}/messages."""
-        ask = MessagesAsk(
+        page = MessagesAsk(
             request.room_id,
             request.direction,
             request.start or None,
             request.to or None,
             request.limit,
-            request.wanted,
+            request.event_filter,
         )
-        return await self.timelines.messages(request.requester, ask)
+        return await self.timelines.messages(request.requester, page)
 
     @route(
         "GET",
@@ -120,10 +114,14 @@ class RoomMessagesApi:
         auth=USER_OR_GUEST,
         fresh=always,
     )
-    async def context(self, request: GetContext) -> ContextPage:
+    async def get_event_context(self, request: GetEventContextRequest) -> ContextPage:
         """Spec: client-server API, GET /rooms/{roomId}/context/{eventId}."""
         return await self.timelines.context(
-            request.requester, request.room_id, request.event_id, request.limit, request.wanted
+            request.requester,
+            request.room_id,
+            request.event_id,
+            request.limit,
+            request.event_filter,
         )
 
     @route(
@@ -132,12 +130,12 @@ class RoomMessagesApi:
         auth=USER_OR_GUEST,
         fresh=always,
     )
-    async def event(self, request: GetEvent) -> bytes:
+    async def get_room_event(self, request: GetRoomEventRequest) -> bytes:
         """Spec: client-server API, GET /rooms/{roomId}/event/{eventId}."""
         return await self.timelines.event(request.requester, request.event_id, request.room_id)
 
     @route("GET", "/_matrix/client/v3/events/{event_id}", auth=USER, fresh=always)
-    async def any_event(self, request: GetAnyEvent) -> bytes:
+    async def get_event(self, request: GetEventRequest) -> bytes:
         """Spec: client-server API, GET /events/{eventId}, deprecated."""
         return await self.timelines.event(request.requester, request.event_id)
 
@@ -145,10 +143,12 @@ class RoomMessagesApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event",
         auth=USER,
-        also=["/_matrix/client/unstable/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event"],
+        extra_paths=[
+            "/_matrix/client/unstable/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event"
+        ],
         fresh=always,
     )
-    async def by_time(self, request: GetByTime) -> FoundByTime:
+    async def get_event_by_timestamp(self, request: GetEventByTimestampRequest) -> FoundByTime:
         """Spec: client-server API, GET /rooms/{roomId}/timestamp_to_event."""
         return await self.timelines.at_time(
             request.requester, request.room_id, request.ts, request.direction

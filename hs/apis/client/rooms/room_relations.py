@@ -1,4 +1,4 @@
-"""Children of events, and threads."""
+"""Events that relate to an event, and threads."""
 
 from typing import Literal
 
@@ -18,8 +18,8 @@ from hs.services.rooms.read.related_events import (
 
 
 @attrs.frozen
-class GetRelations:
-    """Ask for the children of an event."""
+class GetRelatingEventsRequest:
+    """GET /rooms/{roomId}/relations/{eventId}/{relType}/{eventType}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -35,8 +35,8 @@ class GetRelations:
 
 
 @attrs.frozen
-class GetThreads:
-    """Ask for the threads of a room."""
+class GetThreadsRequest:
+    """GET /rooms/{roomId}/threads."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -49,13 +49,13 @@ _RELATIONS = "/_matrix/client/{version}/rooms/{{room_id}}/relations/{{event_id}}
 
 
 def _paths(version: str) -> tuple[str, str, str]:
-    plain = _RELATIONS.format(version=version)
-    return plain, f"{plain}/{{rel_type}}", f"{plain}/{{rel_type}}/{{event_type}}"
+    base = _RELATIONS.format(version=version)
+    return base, f"{base}/{{rel_type}}", f"{base}/{{rel_type}}/{{event_type}}"
 
 
 @attrs.frozen
 class RoomRelationsApi:
-    """Reading relations."""
+    """Endpoints of relations."""
 
     related: RelatedEvents
 
@@ -63,12 +63,12 @@ class RoomRelationsApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}",
         auth=USER,
-        also=[*_paths("v1")[:2], *_paths("unstable")],
+        extra_paths=[*_paths("v1")[:2], *_paths("unstable")],
         fresh=always,
     )
-    async def children(self, request: GetRelations) -> RelationsPage:
+    async def get_relating_events(self, request: GetRelatingEventsRequest) -> RelationsPage:
         """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
-        ask = RelationsAsk(
+        page = RelationsAsk(
             request.room_id,
             request.event_id,
             request.rel_type,
@@ -79,16 +79,16 @@ class RoomRelationsApi:
             request.limit,
             request.recurse or request.recurse_unstable,
         )
-        return await self.related.children(request.requester, ask)
+        return await self.related.children(request.requester, page)
 
     @route(
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/threads",
         auth=USER,
-        also=["/_matrix/client/unstable/org.matrix.msc3856/rooms/{room_id}/threads"],
+        extra_paths=["/_matrix/client/unstable/org.matrix.msc3856/rooms/{room_id}/threads"],
         fresh=always,
     )
-    async def threads(self, request: GetThreads) -> ThreadsPage:
+    async def get_threads(self, request: GetThreadsRequest) -> ThreadsPage:
         """Spec: client-server API, GET /rooms/{roomId}/threads."""
         return await self.related.threads(
             request.requester,

@@ -1,4 +1,4 @@
-"""Rooms' state and members."""
+"""The state and the members of rooms."""
 
 from typing import Any, Literal
 
@@ -17,27 +17,27 @@ Membership = Literal["join", "invite", "knock", "leave", "ban"]
 
 
 @attrs.frozen
-class OfRoom:
-    """Ask for something of one room."""
+class RoomRequest:
+    """GET /rooms/{roomId}/state and /rooms/{roomId}/joined_members."""
 
     requester: Requester
     room_id: RoomID = path()
 
 
 @attrs.frozen
-class GetEntry:
-    """Ask for one entry of a room's state."""
+class GetStateEventRequest:
+    """GET /rooms/{roomId}/state/{eventType}/{stateKey}."""
 
     requester: Requester
     room_id: RoomID = path()
     event_type: str = path()
     state_key: str = path(default="")
-    form: Literal["content", "event"] = query(name="format", default="content")
+    response_format: Literal["content", "event"] = query(name="format", default="content")
 
 
 @attrs.frozen
-class GetMembers:
-    """Ask for member events."""
+class GetMembersRequest:
+    """GET /rooms/{roomId}/members."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -47,42 +47,42 @@ class GetMembers:
 
 
 @attrs.frozen
-class GetJoinedRooms:
-    """Ask for one's own rooms."""
+class GetJoinedRoomsRequest:
+    """GET /joined_rooms."""
 
     requester: Requester
 
 
 @attrs.frozen
-class Chunk:
-    """A list of events."""
+class MembersResponse:
+    """Member events, rendered."""
 
     chunk: orjson.Fragment
 
 
 @attrs.frozen
-class JoinedMembers:
-    """Profiles by user."""
+class JoinedMembersResponse:
+    """Profiles by user ID."""
 
     joined: dict[str, dict[str, str]]
 
 
 @attrs.frozen
-class JoinedRooms:
-    """The rooms that a user is joined to."""
+class JoinedRoomsResponse:
+    """The rooms that the requester is joined to."""
 
     joined_rooms: list[RoomID]
 
 
 @attrs.frozen
 class RoomStateApi:
-    """Reading rooms' state."""
+    """Endpoints that read the state of rooms."""
 
     state: RoomState
     memberships: Memberships
 
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/state", auth=USER_OR_GUEST, fresh=always)
-    async def all(self, request: OfRoom) -> bytes:
+    async def get_room_state(self, request: RoomRequest) -> bytes:
         """Spec: client-server API, GET /rooms/{roomId}/state."""
         return await self.state.all(request.requester, request.room_id)
 
@@ -90,30 +90,32 @@ class RoomStateApi:
         "GET",
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
         auth=USER_OR_GUEST,
-        also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
+        extra_paths=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
         fresh=always,
     )
-    async def entry(self, request: GetEntry) -> Any:
+    async def get_state_event(self, request: GetStateEventRequest) -> Any:
         """Spec: client-server API, GET /rooms/{roomId}/state/{eventType}/{stateKey}."""
         key = (request.event_type, request.state_key)
-        if request.form == "event":
+        if request.response_format == "event":
             return await self.state.event(request.requester, request.room_id, key)
         return await self.state.content(request.requester, request.room_id, key)
 
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/members", auth=USER_OR_GUEST, fresh=always)
-    async def members(self, request: GetMembers) -> Chunk:
+    async def get_members(self, request: GetMembersRequest) -> MembersResponse:
         """Spec: client-server API, GET /rooms/{roomId}/members."""
-        ask = MembersAsk(
+        members = MembersAsk(
             request.room_id, request.at or None, request.membership, request.not_membership
         )
-        return Chunk(await self.state.members(request.requester, ask))
+        return MembersResponse(await self.state.members(request.requester, members))
 
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/joined_members", auth=USER, fresh=always)
-    async def joined_members(self, request: OfRoom) -> JoinedMembers:
+    async def get_joined_members(self, request: RoomRequest) -> JoinedMembersResponse:
         """Spec: client-server API, GET /rooms/{roomId}/joined_members."""
-        return JoinedMembers(await self.state.joined_members(request.requester, request.room_id))
+        return JoinedMembersResponse(
+            await self.state.joined_members(request.requester, request.room_id)
+        )
 
     @route("GET", "/_matrix/client/v3/joined_rooms", auth=USER, fresh=always)
-    async def joined_rooms(self, request: GetJoinedRooms) -> JoinedRooms:
+    async def get_joined_rooms(self, request: GetJoinedRoomsRequest) -> JoinedRoomsResponse:
         """Spec: client-server API, GET /joined_rooms."""
-        return JoinedRooms(await self.memberships.joined_rooms(request.requester.user_id))
+        return JoinedRoomsResponse(await self.memberships.joined_rooms(request.requester.user_id))

@@ -1,4 +1,4 @@
-"""Rooms seen from outside: their summaries, and the trees below spaces."""
+"""Room summaries and space hierarchies."""
 
 import attrs
 
@@ -12,16 +12,13 @@ from hs.services.rooms.read.room_previews import RoomPreview, RoomPreviews
 
 
 def parse_room(text: str) -> RoomID | RoomAlias:
-    """Read a room ID or an alias.
-
-    Raises: InvalidParam.
-    """
+    """Parse a room ID or alias. Raises: InvalidParam."""
     return parse_room_alias(text) if text.startswith("#") else parse_room_id(text)
 
 
 @attrs.frozen
-class GetSummary:
-    """Ask for the summary of a room."""
+class GetRoomSummaryRequest:
+    """GET /room_summary/{roomIdOrAlias}."""
 
     requester: Requester | None
     room: RoomID | RoomAlias = path(parse=parse_room)
@@ -29,8 +26,8 @@ class GetSummary:
 
 
 @attrs.frozen
-class GetHierarchy:
-    """Ask for the rooms below a space."""
+class GetSpaceHierarchyRequest:
+    """GET /rooms/{roomId}/hierarchy."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -42,7 +39,7 @@ class GetHierarchy:
 
 @attrs.frozen
 class RoomSummaryApi:
-    """Reading what lists and trees of rooms show."""
+    """Endpoints of room summaries and space hierarchies."""
 
     previews: RoomPreviews
     hierarchy: Hierarchy
@@ -51,12 +48,12 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/room_summary/{room}",
         auth=OPTIONAL,
-        also=[
+        extra_paths=[
             "/_matrix/client/unstable/im.nheko.summary/summary/{room}",
             "/_matrix/client/unstable/im.nheko.summary/rooms/{room}/summary",
         ],
     )
-    async def summary(self, request: GetSummary) -> RoomPreview:
+    async def get_room_summary(self, request: GetRoomSummaryRequest) -> RoomPreview:
         """Spec: client-server API, GET /room_summary/{roomIdOrAlias}."""
         user_id = None if request.requester is None else request.requester.user_id
         return await self.previews.find(user_id, request.room)
@@ -65,16 +62,16 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/hierarchy",
         auth=USER,
-        also=["/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy"],
-        waits=True,
+        extra_paths=["/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy"],
+        cancel_on_disconnect=True,
     )
-    async def rooms_below(self, request: GetHierarchy) -> HierarchyPage:
+    async def get_space_hierarchy(self, request: GetSpaceHierarchyRequest) -> HierarchyPage:
         """Spec: client-server API, GET /rooms/{roomId}/hierarchy."""
-        ask = HierarchyAsk(
+        page = HierarchyAsk(
             request.room_id,
             request.suggested_only,
             request.max_depth,
             request.limit,
             request.start or None,
         )
-        return await self.hierarchy.page(request.requester.user_id, ask)
+        return await self.hierarchy.page(request.requester.user_id, page)

@@ -3,7 +3,7 @@
 import attrs
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
-from hs.apis.web.limits import Work
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, event_content, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -17,8 +17,8 @@ _DELAY = "org.matrix.msc4140.delay"
 
 
 @attrs.frozen
-class SendMessage:
-    """Spec: client-server API, PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
+class SendMessageRequest:
+    """PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -30,8 +30,8 @@ class SendMessage:
 
 
 @attrs.frozen
-class SetState:
-    """Spec: client-server API, PUT /rooms/{roomId}/state/{eventType}/{stateKey}."""
+class SetRoomStateRequest:
+    """PUT /rooms/{roomId}/state/{eventType}/{stateKey}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -43,8 +43,8 @@ class SetState:
 
 
 @attrs.frozen
-class Redact:
-    """Spec: client-server API, PUT /rooms/{roomId}/redact/{eventId}/{txnId}."""
+class RedactEventRequest:
+    """PUT /rooms/{roomId}/redact/{eventId}/{txnId}."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -54,22 +54,22 @@ class Redact:
 
 
 @attrs.frozen
-class Sent:
-    """The event."""
+class SendEventResponse:
+    """The sent event."""
 
     event_id: EventID
 
 
 @attrs.frozen
-class Delayed:
-    """An event that is to come."""
+class SendDelayedResponse:
+    """The scheduled delayed event."""
 
     delay_id: str
 
 
 @attrs.frozen
 class SendApi:
-    """The endpoints by which events enter rooms."""
+    """Endpoints that send events."""
 
     sending: Sending
     delayed: DelayedEvents
@@ -79,23 +79,31 @@ class SendApi:
         f"{_ROOM}/send/{{event_type}}/{{txn_id}}",
         auth=USER_OR_GUEST,
         rate="message",
-        work=Work.SEND,
+        work=WorkClass.SEND,
     )
     @route(
-        "POST", f"{_ROOM}/send/{{event_type}}", auth=USER_OR_GUEST, rate="message", work=Work.SEND
+        "POST",
+        f"{_ROOM}/send/{{event_type}}",
+        auth=USER_OR_GUEST,
+        rate="message",
+        work=WorkClass.SEND,
     )
-    async def send_message(self, request: SendMessage) -> Sent | Delayed:
-        """Send a message event, at once or later (MSC4140)."""
+    async def send_message(
+        self, request: SendMessageRequest
+    ) -> SendEventResponse | SendDelayedResponse:
+        """Spec: client-server API, Sending events to a room; MSC4140 for delayed events."""
         if request.delay is not None:
-            wanted = Wanted(
+            delayed_event = Wanted(
                 request.event_type,
                 request.content,
                 request.delay,
                 txn_id=request.txn_id,
                 origin_server_ts=request.ts,
             )
-            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
-            return Delayed(later)
+            delay_id = await self.delayed.schedule(
+                request.requester, request.room_id, delayed_event
+            )
+            return SendDelayedResponse(delay_id)
         event_id = await self.sending.message(
             request.requester,
             request.room_id,
@@ -104,28 +112,32 @@ class SendApi:
             txn_id=request.txn_id,
             origin_server_ts=request.ts,
         )
-        return Sent(event_id)
+        return SendEventResponse(event_id)
 
     @route(
         "PUT",
         f"{_ROOM}/state/{{event_type}}/{{state_key}}",
         auth=USER_OR_GUEST,
         rate="message",
-        work=Work.SEND,
-        also=[f"{_ROOM}/state/{{event_type}}"],
+        work=WorkClass.SEND,
+        extra_paths=[f"{_ROOM}/state/{{event_type}}"],
     )
-    async def set_state(self, request: SetState) -> Sent | Delayed:
-        """Set an entry of a room's state, at once or later (MSC4140)."""
+    async def set_room_state(
+        self, request: SetRoomStateRequest
+    ) -> SendEventResponse | SendDelayedResponse:
+        """Spec: client-server API, Sending events to a room; MSC4140 for delayed events."""
         if request.delay is not None:
-            wanted = Wanted(
+            delayed_event = Wanted(
                 request.event_type,
                 request.content,
                 request.delay,
                 state_key=request.state_key,
                 origin_server_ts=request.ts,
             )
-            later = await self.delayed.schedule(request.requester, request.room_id, wanted)
-            return Delayed(later)
+            delay_id = await self.delayed.schedule(
+                request.requester, request.room_id, delayed_event
+            )
+            return SendDelayedResponse(delay_id)
         event_id = await self.sending.state(
             request.requester,
             request.room_id,
@@ -134,18 +146,18 @@ class SendApi:
             request.content,
             origin_server_ts=request.ts,
         )
-        return Sent(event_id)
+        return SendEventResponse(event_id)
 
     @route(
         "PUT",
         f"{_ROOM}/redact/{{event_id}}/{{txn_id}}",
         auth=USER,
         rate="message",
-        work=Work.SEND,
+        work=WorkClass.SEND,
     )
-    @route("POST", f"{_ROOM}/redact/{{event_id}}", auth=USER, rate="message", work=Work.SEND)
-    async def redact(self, request: Redact) -> Sent:
-        """Redact an event."""
+    @route("POST", f"{_ROOM}/redact/{{event_id}}", auth=USER, rate="message", work=WorkClass.SEND)
+    async def redact_event(self, request: RedactEventRequest) -> SendEventResponse:
+        """Spec: client-server API, Redactions."""
         event_id = await self.sending.redact(
             request.requester,
             request.room_id,
@@ -153,4 +165,4 @@ class SendApi:
             txn_id=request.txn_id,
             reason=request.reason,
         )
-        return Sent(event_id)
+        return SendEventResponse(event_id)

@@ -1,4 +1,4 @@
-"""Tags of rooms."""
+"""Room tags."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ TAGS = "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags"
 
 
 @attrs.frozen
-class ListRequest:
-    """Whose tags of which room."""
+class GetRoomTagsRequest:
+    """GET /user/{userId}/rooms/{roomId}/tags."""
 
     requester: Requester
     user_id: UserID = path()
@@ -27,8 +27,8 @@ class ListRequest:
 
 
 @attrs.frozen
-class PutRequest:
-    """Which tag, and its content."""
+class SetRoomTagRequest:
+    """PUT /user/{userId}/rooms/{roomId}/tags/{tag}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -38,8 +38,8 @@ class PutRequest:
 
 
 @attrs.frozen
-class DeleteRequest:
-    """Which tag."""
+class DeleteRoomTagRequest:
+    """DELETE /user/{userId}/rooms/{roomId}/tags/{tag}."""
 
     requester: Requester
     user_id: UserID = path()
@@ -49,18 +49,18 @@ class DeleteRequest:
 
 @attrs.frozen
 class TagsApi:
-    """`/user/{userId}/rooms/{roomId}/tags`."""
+    """Endpoints of room tags."""
 
     account_data: AccountData
 
     @route("GET", TAGS, auth=USER_OR_GUEST, fresh=always)
-    async def all(self, request: ListRequest) -> dict[str, Any]:
+    async def get_room_tags(self, request: GetRoomTagsRequest) -> dict[str, Any]:
         """Spec: client-server API, Room Tagging."""
         check_own(request.requester, request.user_id)
         return {"tags": await self.account_data.tags(request.user_id, request.room_id)}
 
     @route("PUT", TAGS + "/{tag}", auth=USER_OR_GUEST)
-    async def put(self, request: PutRequest) -> Empty:
+    async def set_room_tag(self, request: SetRoomTagRequest) -> Empty:
         """Spec: client-server API, Room Tagging."""
         check_own(request.requester, request.user_id)
         await self.account_data.put_tag(
@@ -69,7 +69,7 @@ class TagsApi:
         return Empty()
 
     @route("DELETE", TAGS + "/{tag}", auth=USER_OR_GUEST)
-    async def delete(self, request: DeleteRequest) -> Empty:
+    async def delete_room_tag(self, request: DeleteRoomTagRequest) -> Empty:
         """Spec: client-server API, Room Tagging."""
         check_own(request.requester, request.user_id)
         await self.account_data.remove_tag(request.user_id, request.room_id, request.tag)

@@ -1,4 +1,4 @@
-"""Subscriptions to threads, and what of them changed.
+"""Thread subscriptions, and the list of their changes.
 
 Spec: MSC4306, MSC4308.
 """
@@ -22,8 +22,8 @@ _SUBSCRIPTION: Final = (
 
 
 @attrs.frozen
-class Thread:
-    """Which thread."""
+class ThreadSubscriptionRequest:
+    """GET and DELETE of a thread subscription."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -31,8 +31,8 @@ class Thread:
 
 
 @attrs.frozen
-class Subscribe:
-    """Which thread, and which event caused this, if it is not done by hand."""
+class SubscribeToThreadRequest:
+    """PUT of a thread subscription; `automatic` is the event that caused it, if any did."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -41,15 +41,15 @@ class Subscribe:
 
 
 @attrs.frozen
-class Subscription:
-    """A subscription there is."""
+class ThreadSubscriptionResponse:
+    """An existing subscription."""
 
     automatic: bool
 
 
 @attrs.frozen
-class Page:
-    """From where to where changes are listed, backwards."""
+class ListThreadSubscriptionChangesRequest:
+    """GET /thread_subscriptions: a range of changes, from the latest to the earliest."""
 
     requester: Requester
     direction: Literal["b"] = query(name="dir")
@@ -60,30 +60,32 @@ class Page:
 
 @attrs.frozen
 class ThreadSubscriptionsApi:
-    """`…/subscription`, `/thread_subscriptions`."""
+    """Endpoints of thread subscriptions."""
 
     subscriptions: ThreadSubscriptions
 
     @route("GET", _SUBSCRIPTION, auth=USER_OR_GUEST)
-    async def get(self, request: Thread) -> Subscription:
-        """MSC4306, Retrieving thread subscription."""
-        return Subscription(
+    async def get_thread_subscription(
+        self, request: ThreadSubscriptionRequest
+    ) -> ThreadSubscriptionResponse:
+        """Spec: MSC4306, Retrieving thread subscription."""
+        return ThreadSubscriptionResponse(
             await self.subscriptions.is_automatic(
                 request.requester, request.room_id, request.event_id
             )
         )
 
     @route("PUT", _SUBSCRIPTION, auth=USER_OR_GUEST)
-    async def subscribe(self, request: Subscribe) -> Empty:
-        """MSC4306, Subscribing to a thread."""
+    async def subscribe_to_thread(self, request: SubscribeToThreadRequest) -> Empty:
+        """Spec: MSC4306, Subscribing to a thread."""
         await self.subscriptions.subscribe(
             request.requester, request.room_id, request.event_id, request.automatic
         )
         return Empty()
 
     @route("DELETE", _SUBSCRIPTION, auth=USER_OR_GUEST)
-    async def unsubscribe(self, request: Thread) -> Empty:
-        """MSC4306, Unsubscribing from a thread."""
+    async def unsubscribe_from_thread(self, request: ThreadSubscriptionRequest) -> Empty:
+        """Spec: MSC4306, Unsubscribing from a thread."""
         await self.subscriptions.unsubscribe(request.requester, request.room_id, request.event_id)
         return Empty()
 
@@ -92,12 +94,14 @@ class ThreadSubscriptionsApi:
         "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
         auth=USER_OR_GUEST,
     )
-    async def page(self, request: Page) -> dict[str, Any]:
-        """MSC4308, Companion endpoint for backpaginating thread subscription changes."""
+    async def list_thread_subscription_changes(
+        self, request: ListThreadSubscriptionChangesRequest
+    ) -> dict[str, Any]:
+        """Spec: MSC4308, Companion endpoint for backpaginating thread subscription changes."""
         page = await self.subscriptions.page(
             request.requester, request.start, request.to, request.limit
         )
-        answer: dict[str, Any] = sorted_by_room(page.changes)
+        response: dict[str, Any] = sorted_by_room(page.changes)
         if page.end is not None:
-            answer["end"] = page.end
-        return answer
+            response["end"] = page.end
+        return response

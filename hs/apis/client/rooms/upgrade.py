@@ -1,4 +1,4 @@
-"""Upgrading rooms to other versions."""
+"""Upgrading rooms to other room versions."""
 
 import attrs
 
@@ -11,8 +11,8 @@ from hs.services.rooms.creation.room_upgrade import RoomUpgrade
 
 
 @attrs.frozen
-class Upgrade:
-    """Spec: client-server API, POST /rooms/{roomId}/upgrade."""
+class UpgradeRoomRequest:
+    """POST /rooms/{roomId}/upgrade."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -21,8 +21,8 @@ class Upgrade:
 
 
 @attrs.frozen
-class Upgraded:
-    """The room that takes the old one's place."""
+class UpgradeRoomResponse:
+    """The room that replaces the upgraded room."""
 
     replacement_room: RoomID
 
@@ -34,9 +34,9 @@ class UpgradeApi:
     upgrades: RoomUpgrade
 
     @route("POST", "/_matrix/client/v3/rooms/{room_id}/upgrade", auth=USER, rate="room_creation")
-    async def upgrade(self, request: Upgrade) -> Upgraded:
-        """Replace a room by one of another version."""
-        new_room = await self.upgrades.upgrade(
+    async def upgrade_room(self, request: UpgradeRoomRequest) -> UpgradeRoomResponse:
+        """Spec: client-server API, Room Upgrades."""
+        replacement = await self.upgrades.upgrade(
             request.requester, request.room_id, request.new_version, request.additional_creators
         )
-        return Upgraded(new_room)
+        return UpgradeRoomResponse(replacement)

@@ -1,1 +1,1 @@
-"""What the server is and offers: versions, capabilities, TURN servers, well-known files."""
+"""Server information: versions, capabilities, TURN servers, well-known files."""

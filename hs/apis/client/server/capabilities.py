@@ -1,4 +1,4 @@
-"""What users may do on this server, and the room versions it knows."""
+"""Capabilities: what users may do on this server, and its room versions."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ from hs.settings.sections.accounts import RegistrationSettings
 
 
 @attrs.frozen
-class CapabilitiesRequest:
-    """Who asks."""
+class GetCapabilitiesRequest:
+    """GET /capabilities."""
 
     requester: Requester
 
 
 @attrs.frozen
 class CapabilitiesApi:
-    """`/capabilities`."""
+    """The endpoint of capabilities; `longest_delay_ms` is None if delayed events are disabled."""
 
     lifecycle: Lifecycle
     login: Login
@@ -34,31 +34,34 @@ class CapabilitiesApi:
     longest_delay_ms: int | None = None
 
     @route("GET", "/_matrix/client/v3/capabilities", auth=USER_OR_GUEST)
-    async def capabilities(self, request: CapabilitiesRequest) -> dict[str, Any]:
+    async def get_capabilities(self, request: GetCapabilitiesRequest) -> dict[str, Any]:
         """Spec: client-server API, Capabilities negotiation."""
         settings = self.registration
-        fixed = [
+        disallowed = [
             field
-            for field, is_free in (
+            for field, may_change in (
                 ("displayname", settings.enable_set_displayname),
                 ("avatar_url", settings.enable_set_avatar_url),
             )
-            if not is_free
+            if not may_change
         ]
         profile_fields: dict[str, Any] = {"enabled": True}
-        if fixed:
-            profile_fields["disallowed"] = fixed
+        if disallowed:
+            profile_fields["disallowed"] = disallowed
         moderation: dict[str, Any] = {}
         if request.requester.is_admin:
-            both = {"suspend": True, "lock": True}
-            moderation = {"m.account_moderation": both, "uk.timedout.msc4323": both}
-        delays: dict[str, Any] = {}
+            actions = {"suspend": True, "lock": True}
+            moderation = {"m.account_moderation": actions, "uk.timedout.msc4323": actions}
+        delayed_events: dict[str, Any] = {}
         if self.longest_delay_ms is not None:
-            bounds = {"max_delay_ms": self.longest_delay_ms, "max_scheduled": MAX_SCHEDULED}
-            delays = {"m.delayed_events": bounds, "org.matrix.msc4140.delayed_events": bounds}
+            limits = {"max_delay_ms": self.longest_delay_ms, "max_scheduled": MAX_SCHEDULED}
+            delayed_events = {
+                "m.delayed_events": limits,
+                "org.matrix.msc4140.delayed_events": limits,
+            }
         return {
             "capabilities": {
-                **delays,
+                **delayed_events,
                 **moderation,
                 "m.room_versions": {
                     "default": self.default_room_version,

@@ -1,4 +1,4 @@
-"""Where calls of many may run.
+"""The MatrixRTC transports of this server.
 
 Spec: MSC4143.
 """
@@ -15,19 +15,21 @@ from hs.settings.sections.proposals import RtcSettings
 
 
 @attrs.frozen
-class Ask:
-    """Who asks."""
+class GetRtcTransportsRequest:
+    """GET /rtc/transports."""
 
     requester: Requester
 
 
 @attrs.frozen
 class RtcApi:
-    """`/rtc/transports`."""
+    """The endpoint of MatrixRTC transports."""
 
     settings: RtcSettings
 
     @route("GET", "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", auth=USER_OR_GUEST)
-    async def transports(self, request: Ask) -> dict[str, tuple[Mapping[str, Any], ...]]:
-        """MSC4143."""
+    async def get_rtc_transports(
+        self, request: GetRtcTransportsRequest
+    ) -> dict[str, tuple[Mapping[str, Any], ...]]:
+        """Spec: MSC4143."""
         return {"rtc_transports": self.settings.transports}

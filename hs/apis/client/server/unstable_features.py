@@ -1,6 +1,6 @@
-"""What this server does beyond the released specification, as `/versions` tells clients.
+"""The unstable features that `/versions` announces.
 
-A feature adds its line when it works, and drops it when it is gone.
+A flag is added with its feature and removed with it.
 """
 
 from collections.abc import Mapping
@@ -44,18 +44,18 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
 
 
 def features_of(proposals: ProposalSettings, rooms: RoomSettings) -> dict[str, bool]:
-    """Give all flags; those of what can be switched tell whether it is on."""
-    delays = proposals.max_event_delay_duration is not None
-    encrypted = rooms.encryption_enabled_by_default_for_room_type
+    """Return all flags; flags of configurable features are true if the feature is enabled."""
+    has_delayed_events = proposals.max_event_delay_duration is not None
+    encrypted_rooms = rooms.encryption_enabled_by_default_for_room_type
     return {
         **UNSTABLE_FEATURES,
-        # Whether new rooms are encrypted from the start, by preset.
-        "io.element.e2ee_forced.private": encrypted != "off",
-        "io.element.e2ee_forced.public": encrypted == "all",
-        "io.element.e2ee_forced.trusted_private": encrypted != "off",
+        # Whether new rooms are encrypted by default, per preset.
+        "io.element.e2ee_forced.private": encrypted_rooms != "off",
+        "io.element.e2ee_forced.public": encrypted_rooms == "all",
+        "io.element.e2ee_forced.trusted_private": encrypted_rooms != "off",
         "org.matrix.msc4028": proposals.experimental_features.encrypted_pushes,
-        "org.matrix.msc4140": delays,
-        "org.matrix.msc4140.stable": delays,
+        "org.matrix.msc4140": has_delayed_events,
+        "org.matrix.msc4140.stable": has_delayed_events,
         "org.matrix.msc4143": bool(proposals.matrix_rtc.transports),
         "org.matrix.msc4306": proposals.experimental_features.thread_subscriptions,
     }

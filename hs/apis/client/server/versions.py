@@ -1,4 +1,4 @@
-"""The versions of the specification that this server serves."""
+"""The versions of the specification that this server supports."""
 
 from typing import Any, Final
 
@@ -25,13 +25,13 @@ VERSIONS: Final = (
 
 @attrs.frozen
 class VersionsApi:
-    """`/versions`."""
+    """The endpoint of versions."""
 
     proposals: ProposalSettings = ProposalSettings()
     rooms: RoomSettings = RoomSettings()
 
     @route("GET", "/_matrix/client/versions", auth=NONE)
-    async def versions(self) -> dict[str, Any]:
+    async def get_versions(self) -> dict[str, Any]:
         """Spec: client-server API, API standards."""
         features = features_of(self.proposals, self.rooms)
         return {"versions": VERSIONS, "unstable_features": features}

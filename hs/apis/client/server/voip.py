@@ -1,4 +1,4 @@
-"""TURN servers for calls."""
+"""TURN servers for voice and video calls."""
 
 import attrs
 
@@ -10,25 +10,25 @@ from hs.services.accounts.sessions.turn_credentials import TurnCredentials, Turn
 
 
 @attrs.frozen
-class TurnRequest:
-    """Who wants to call."""
+class GetTurnServerRequest:
+    """GET /voip/turnServer."""
 
     requester: Requester
 
 
 @attrs.frozen
 class VoipApi:
-    """`/voip/turnServer`."""
+    """The endpoint of TURN credentials."""
 
     turn: TurnServers
 
     @route("GET", "/_matrix/client/v3/voip/turnServer", auth=USER_OR_GUEST)
-    async def turn_server(self, request: TurnRequest) -> TurnCredentials:
+    async def get_turn_server(self, request: GetTurnServerRequest) -> TurnCredentials:
         """Spec: client-server API, Voice over IP.
 
-        Every member of the answer is required, so a server without TURN has none to give.
+        All keys of the response are required, so it cannot be empty on a server without TURN.
         """
         credentials = self.turn.credentials_for(request.requester)
         if credentials is None:
-            raise NotFound("This server offers no TURN server to you")
+            raise NotFound("No TURN server is available to you")
         return credentials

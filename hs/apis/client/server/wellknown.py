@@ -1,4 +1,4 @@
-"""How clients and servers that know only the server's name find it."""
+"""Well-known files: discovery of the server by its name."""
 
 from typing import Any
 
@@ -13,51 +13,51 @@ from hs.settings.sections.server import ServerSettings
 
 @attrs.frozen
 class WellKnownApi:
-    """`/.well-known/matrix`."""
+    """Endpoints below /.well-known/matrix."""
 
     settings: ServerSettings
     rtc: RtcSettings = RtcSettings()
 
     @route("GET", "/.well-known/matrix/client", auth=NONE)
-    async def client(self) -> dict[str, Any]:
+    async def get_client_wellknown(self) -> dict[str, Any]:
         """Spec: client-server API, Server Discovery."""
-        told = told_to_clients(self.settings, self.rtc)
-        if told is None:
-            raise NotFound("The server does not know its own address")
-        return told
+        content = told_to_clients(self.settings, self.rtc)
+        if content is None:
+            raise NotFound("public_baseurl is not configured on this server")
+        return content
 
     @route("GET", "/.well-known/matrix/server", auth=NONE)
-    async def server(self) -> dict[str, str]:
+    async def get_server_wellknown(self) -> dict[str, str]:
         """Spec: server-server API, Server discovery."""
         if not self.settings.serve_server_wellknown:
-            raise NotFound("The server is not delegated")
+            raise NotFound("This server has no delegation")
         name = self.settings.server_name
         host = name if name.endswith("]") else name.rsplit(":", 1)[0]
         return {"m.server": f"{host}:443"}
 
     @route("GET", "/.well-known/matrix/policy_server", auth=NONE)
-    async def policy_server(self) -> dict[str, Any]:
+    async def get_policy_server_wellknown(self) -> dict[str, Any]:
         """Spec: client-server API, Policy Servers."""
-        raise NotFound("This server is no policy server")
+        raise NotFound("This server is not a policy server")
 
     @route("GET", "/.well-known/matrix/support", auth=NONE)
-    async def support(self) -> dict[str, Any]:
+    async def get_support_wellknown(self) -> dict[str, Any]:
         """Spec: client-server API, Server Discovery."""
-        told = self.settings.well_known_support.content()
-        if told is None:
-            raise NotFound("There is no support information")
-        return told
+        content = self.settings.well_known_support.content()
+        if content is None:
+            raise NotFound("No support information is configured on this server")
+        return content
 
 
 def told_to_clients(settings: ServerSettings, rtc: RtcSettings) -> dict[str, Any] | None:
-    """Give what clients should know of the server; None where it does not know its address."""
+    """Return the discovery information for clients; None without a public base URL."""
     base_url = settings.public_baseurl
     if base_url is None:
         return None
-    # Clients put paths behind it, so it has no slash at its end.
-    told: dict[str, Any] = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
+    # Clients append paths that begin with a slash.
+    content: dict[str, Any] = {"m.homeserver": {"base_url": base_url.rstrip("/")}}
     if settings.default_identity_server is not None:
-        told["m.identity_server"] = {"base_url": settings.default_identity_server.rstrip("/")}
+        content["m.identity_server"] = {"base_url": settings.default_identity_server.rstrip("/")}
     if rtc.transports:
-        told["org.matrix.msc4143.rtc_foci"] = rtc.transports
-    return {**told, **settings.extra_well_known_client_content}
+        content["org.matrix.msc4143.rtc_foci"] = rtc.transports
+    return {**content, **settings.extra_well_known_client_content}

@@ -1,1 +1,1 @@
-"""/sync, sliding sync, and the endpoints that /sync replaced."""
+"""/sync, sliding sync, and the deprecated endpoints that /sync has replaced."""

@@ -1,4 +1,4 @@
-"""The endpoints that /sync has replaced, some of which still serve to look into rooms."""
+"""The endpoints that /sync has replaced; two of them are still used to preview rooms."""
 
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ MAX_MESSAGES: Final = 100
 
 
 @attrs.frozen
-class GetEvents:
-    """Ask for what happens from a token on; of one room, if it is given."""
+class GetEventsRequest:
+    """GET /events, in all rooms or in one."""
 
     requester: Requester
     start: str | None = query(name="from", default=None)
@@ -31,8 +31,8 @@ class GetEvents:
 
 
 @attrs.frozen
-class GetInitialSync:
-    """Ask for everything."""
+class InitialSyncRequest:
+    """GET /initialSync."""
 
     requester: Requester
     limit: int = query(default=LIMIT, parse=parse_limit)
@@ -40,8 +40,8 @@ class GetInitialSync:
 
 
 @attrs.frozen
-class GetRoomInitialSync:
-    """Ask for a room at a glance."""
+class RoomInitialSyncRequest:
+    """GET /rooms/{roomId}/initialSync."""
 
     requester: Requester
     room_id: RoomID = path()
@@ -50,16 +50,16 @@ class GetRoomInitialSync:
 
 @attrs.frozen
 class OldSyncApi:
-    """Following rooms as before /sync."""
+    """The deprecated endpoints of sync."""
 
     stream: EventStream
     initial: InitialSync
 
-    @route("GET", "/_matrix/client/v3/events", auth=USER_OR_GUEST, waits=True)
-    async def events(self, request: GetEvents) -> EventsPage:
-        """Spec: client-server API, GET /events, deprecated but for looking into rooms."""
+    @route("GET", "/_matrix/client/v3/events", auth=USER_OR_GUEST, cancel_on_disconnect=True)
+    async def get_events(self, request: GetEventsRequest) -> EventsPage:
+        """Spec: client-server API, Syncing (deprecated); Room Previews."""
         if request.requester.is_guest and request.room_id is None:
-            raise GuestForbidden("Guests must name a room")
+            raise GuestForbidden("Guests must set room_id")
         if request.timeout < 0:
             raise InvalidParam("timeout must not be negative")
         return await self.stream.events(
@@ -73,15 +73,15 @@ class OldSyncApi:
         )
 
     @route("GET", "/_matrix/client/v3/initialSync", auth=USER, fresh=always)
-    async def initial_sync(self, request: GetInitialSync) -> dict[str, Any]:
-        """Spec: client-server API, GET /initialSync, deprecated."""
+    async def initial_sync(self, request: InitialSyncRequest) -> dict[str, Any]:
+        """Spec: client-server API, Syncing (deprecated)."""
         limit = min(request.limit, MAX_MESSAGES)
         return await self.initial.everything(request.requester, limit, request.archived)
 
     @route(
         "GET", "/_matrix/client/v3/rooms/{room_id}/initialSync", auth=USER_OR_GUEST, fresh=always
     )
-    async def room_initial_sync(self, request: GetRoomInitialSync) -> dict[str, Any]:
-        """Spec: client-server API, GET /rooms/{roomId}/initialSync, for looking into rooms."""
+    async def room_initial_sync(self, request: RoomInitialSyncRequest) -> dict[str, Any]:
+        """Spec: client-server API, Room Previews."""
         limit = min(request.limit, MAX_MESSAGES)
         return await self.initial.room(request.requester, request.room_id, limit)

@@ -1,4 +1,4 @@
-"""Simplified sliding sync, at the path that clients call today."""
+"""Simplified sliding sync (MSC4186) at the unstable path, which clients use today."""
 
 from typing import Final, Literal
 
@@ -26,7 +26,7 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
 class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
-    """The extensions as they are named in a body."""
+    """The extensions of a request, with their names in the body."""
 
     account_data: ExtensionAsked = ExtensionAsked()
     receipts: ExtensionAsked = ExtensionAsked()
@@ -35,16 +35,16 @@ class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
     e2ee: ExtensionAsked = ExtensionAsked()
     threads: ThreadsAsked = ThreadsAsked()
 
-    def asked(self) -> ExtensionsAsked:
-        """Give them as the service reads them."""
+    def to_service(self) -> ExtensionsAsked:
+        """Return the extensions as the service takes them."""
         return ExtensionsAsked(
             self.account_data, self.receipts, self.typing, self.to_device, self.e2ee, self.threads
         )
 
 
 @attrs.frozen
-class Slide:
-    """The windows a client looks through, and how far it has seen them."""
+class UnstableSlidingSyncRequest:
+    """POST /sync of MSC4186 at the unstable path."""
 
     requester: Requester
     pos: str = query(default="")
@@ -56,13 +56,13 @@ class Slide:
     extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
-def _begins(request: Slide) -> bool:
+def _is_initial(request: UnstableSlidingSyncRequest) -> bool:
     return not request.pos
 
 
 @attrs.frozen
 class SlidingSyncApi:
-    """Tells what is new in the windows."""
+    """The endpoint of sliding sync at the unstable path."""
 
     sliding: SlidingSync
 
@@ -70,12 +70,12 @@ class SlidingSyncApi:
         "POST",
         "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
         auth=USER_OR_GUEST,
-        waits=True,
-        fresh=_begins,
+        cancel_on_disconnect=True,
+        fresh=_is_initial,
         max_body_bytes=MAX_BODY_BYTES,
     )
-    async def slide(self, request: Slide) -> bytes:
-        """MSC4186."""
+    async def sliding_sync(self, request: UnstableSlidingSyncRequest) -> bytes:
+        """Spec: MSC4186."""
         return await self.sliding.sync(
             request.requester,
             SlidingRequest(
@@ -85,8 +85,9 @@ class SlidingSyncApi:
                 set_presence=request.set_presence,
                 lists=request.lists,
                 room_subscriptions={
-                    RoomID(room_id): one for room_id, one in request.room_subscriptions.items()
+                    RoomID(room_id): subscription
+                    for room_id, subscription in request.room_subscriptions.items()
                 },
-                extensions=request.extensions.asked(),
+                extensions=request.extensions.to_service(),
             ),
         )

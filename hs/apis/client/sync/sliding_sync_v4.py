@@ -1,4 +1,4 @@
-"""Simplified sliding sync, as it was accepted: all parameters in the body, and other names.
+"""Simplified sliding sync at its stable path: all parameters are in the body, some renamed.
 
 Spec: MSC4186.
 """
@@ -31,32 +31,32 @@ _LAZY_MEMBERS: Final = ("m.room.member", "$LAZY")
 
 @attrs.frozen
 class StateElement:
-    """Entries of the state; what is not said does not matter."""
+    """A pattern of state entries; None matches any value."""
 
     type: str | None = None
     state_key: str | None = None
 
 
 @attrs.frozen
-class StateAsked:
-    """Which entries of the state are wanted."""
+class StateSelection:
+    """The state entries to include and to exclude."""
 
     include: list[StateElement] = attrs.field(factory=list)
     exclude: list[StateElement] = attrs.field(factory=list)
     lazy_members: bool = False
 
     def required(self) -> list[tuple[str, str]]:
-        """Give what is wanted as patterns."""
+        """Return the patterns of included state entries."""
         return [*_patterns(self.include), *([_LAZY_MEMBERS] if self.lazy_members else ())]
 
     def excluded(self) -> list[tuple[str, str]]:
-        """Give what is not wanted as patterns."""
+        """Return the patterns of excluded state entries."""
         return _patterns(self.exclude)
 
 
 @attrs.frozen
-class Filters:
-    """Which rooms a list is of."""
+class SlidingSyncFilters:
+    """The conditions for rooms in a list."""
 
     is_dm: bool | None = None
     spaces: list[str] | None = None
@@ -67,8 +67,8 @@ class Filters:
     tags: list[str] | None = None
     not_tags: list[str] | None = None
 
-    def asked(self) -> RoomFilters:
-        """Give them as the service reads them."""
+    def to_service(self) -> RoomFilters:
+        """Return the filters as the service takes them."""
         return RoomFilters(
             self.is_dm,
             self.spaces,
@@ -82,35 +82,35 @@ class Filters:
 
 
 @attrs.frozen
-class Room:
-    """What is wanted of a room."""
+class SlidingSyncRoom:
+    """A room subscription."""
 
     timeline_limit: int
-    required_state: StateAsked
+    required_state: StateSelection
 
-    def asked(self) -> RoomAsked:
-        """Give it as the service reads it."""
+    def to_service(self) -> RoomAsked:
+        """Return the subscription as the service takes it."""
         state = self.required_state
         return RoomAsked(self.timeline_limit, state.required(), state.excluded())
 
 
 @attrs.frozen
-class List:
-    """A window over the rooms that pass the filters, and what is wanted of each."""
+class SlidingSyncList:
+    """A list: a range of the rooms that pass the filters, and the data to return of each."""
 
     timeline_limit: int
-    required_state: StateAsked
+    required_state: StateSelection
     range: tuple[int, int] | None = None
-    filters: Filters | None = None
+    filters: SlidingSyncFilters | None = None
 
-    def asked(self) -> ListAsked:
-        """Give it as the service reads it."""
+    def to_service(self) -> ListAsked:
+        """Return the list as the service takes it."""
         state = self.required_state
         return ListAsked(
             self.timeline_limit,
             state.required(),
             range=self.range,
-            filters=None if self.filters is None else self.filters.asked(),
+            filters=None if self.filters is None else self.filters.to_service(),
             excluded_state=state.excluded(),
         )
 
@@ -122,26 +122,26 @@ def _presence(text: str) -> str:
 
 
 @attrs.frozen
-class Slide:
-    """The windows a client looks through, and how far it has seen them."""
+class SlidingSyncRequest:
+    """POST /_matrix/client/v4/sync."""
 
     requester: Requester
     pos: str | None = body(default=None)
     timeout: int = body(default=0)
     set_presence: str = body(default="online", parse=_presence)
     conn_id: str = body(default="")
-    lists: dict[str, List] = body(factory=dict)
-    room_subscriptions: dict[str, Room] = body(factory=dict)
+    lists: dict[str, SlidingSyncList] = body(factory=dict)
+    room_subscriptions: dict[str, SlidingSyncRoom] = body(factory=dict)
     extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
-def _begins(request: Slide) -> bool:
+def _is_initial(request: SlidingSyncRequest) -> bool:
     return not request.pos
 
 
 @attrs.frozen
 class AcceptedSlidingSyncApi:
-    """Tells what is new in the windows."""
+    """The endpoint of sliding sync at the stable path."""
 
     sliding: SlidingSync
 
@@ -149,12 +149,12 @@ class AcceptedSlidingSyncApi:
         "POST",
         "/_matrix/client/v4/sync",
         auth=USER_OR_GUEST,
-        waits=True,
-        fresh=_begins,
+        cancel_on_disconnect=True,
+        fresh=_is_initial,
         max_body_bytes=MAX_BODY_BYTES,
     )
-    async def slide(self, request: Slide) -> bytes:
-        """MSC4186."""
+    async def sliding_sync(self, request: SlidingSyncRequest) -> bytes:
+        """Spec: MSC4186."""
         return await self.sliding.sync(
             request.requester,
             SlidingRequest(
@@ -162,12 +162,14 @@ class AcceptedSlidingSyncApi:
                 pos=request.pos,
                 timeout_ms=request.timeout,
                 set_presence=request.set_presence,
-                lists={name: one.asked() for name, one in request.lists.items()},
-                room_subscriptions={
-                    RoomID(room_id): one.asked()
-                    for room_id, one in request.room_subscriptions.items()
+                lists={
+                    name: sliding_list.to_service() for name, sliding_list in request.lists.items()
                 },
-                extensions=request.extensions.asked(),
+                room_subscriptions={
+                    RoomID(room_id): room.to_service()
+                    for room_id, room in request.room_subscriptions.items()
+                },
+                extensions=request.extensions.to_service(),
                 form=Form.ACCEPTED,
             ),
         )
@@ -176,8 +178,8 @@ class AcceptedSlidingSyncApi:
 def _patterns(elements: Iterable[StateElement]) -> list[tuple[str, str]]:
     return [
         (
-            _ANY if one.type is None else one.type,
-            _ANY if one.state_key is None else one.state_key,
+            _ANY if element.type is None else element.type,
+            _ANY if element.state_key is None else element.state_key,
         )
-        for one in elements
+        for element in elements
     ]

@@ -1,4 +1,4 @@
-"""/sync."""
+"""The /sync endpoint."""
 
 from typing import Final, Literal
 
@@ -16,7 +16,9 @@ _MSC4222: Final = "org.matrix.msc4222."
 
 
 @attrs.frozen
-class GetSync:
+class GetSyncRequest:
+    """GET /sync."""
+
     requester: Requester
     filter: str | None = query(default=None)
     since: str | None = query(default=None)
@@ -27,19 +29,26 @@ class GetSync:
     use_state_after_unstable: bool = query(default=False, name=f"{_MSC4222}use_state_after")
 
 
-def _begins(request: GetSync) -> bool:
-    # Who has a token waits for what it has seen; who has none may have seen anything.
+def _is_initial(request: GetSyncRequest) -> bool:
+    # The service waits for the positions in a sync token anyway. A client without a token may have
+    # seen anything at any process, so this process must have received all that was committed.
     return not request.since
 
 
 @attrs.frozen
 class SyncApi:
-    """Waits for news."""
+    """The endpoint of /sync."""
 
     sync: SyncService
 
-    @route("GET", "/_matrix/client/v3/sync", auth=USER_OR_GUEST, waits=True, fresh=_begins)
-    async def get_sync(self, request: GetSync) -> bytes:
+    @route(
+        "GET",
+        "/_matrix/client/v3/sync",
+        auth=USER_OR_GUEST,
+        cancel_on_disconnect=True,
+        fresh=_is_initial,
+    )
+    async def get_sync(self, request: GetSyncRequest) -> bytes:
         """Spec: client-server API, Syncing."""
         return await self.sync.sync(
             SyncRequest(
@@ -49,12 +58,13 @@ class SyncApi:
                 request.filter,
                 request.full_state,
                 request.set_presence,
-                _state_name(request),
+                _state_after_key(request),
             )
         )
 
 
-def _state_name(request: GetSync) -> str | None:
+def _state_after_key(request: GetSyncRequest) -> str | None:
+    """Return the key of the state after the timeline in the response; None for state before it."""
     if request.use_state_after:
         return _STATE_AFTER
     return f"{_MSC4222}{_STATE_AFTER}" if request.use_state_after_unstable else None

@@ -1,4 +1,4 @@
-"""Account data, tags and filters over HTTP, and what sync reads of them."""
+"""Account data, tags and filters over HTTP, and the changes that sync reads."""
 
 from typing import Any
 
@@ -19,34 +19,34 @@ TAGS = USER + "/rooms/!room:test/tags"
 FILTER = USER + "/filter"
 
 
-async def alice_of(accounts: Accounts) -> str:
+async def alice_token(accounts: Accounts) -> str:
     return (await accounts.user("alice")).access_token
 
 
 @pytest.mark.parametrize("base", [GLOBAL, IN_ROOM])
-async def test_what_is_put_is_given_back(accounts: Accounts, base: str) -> None:
-    token = await alice_of(accounts)
+async def test_account_data_is_returned_unchanged(accounts: Accounts, base: str) -> None:
+    token = await alice_token(accounts)
     content = {"number": 1.5, "text": "ü\0", "list": [None, True]}
 
     before = await accounts.client.get(f"{base}/org.example.x", token=token)
-    answer = await accounts.client.put(f"{base}/org.example.x", content, token=token)
+    response = await accounts.client.put(f"{base}/org.example.x", content, token=token)
     after = await accounts.client.get(f"{base}/org.example.x", token=token)
 
     assert (before.status, before.errcode) == (404, "M_NOT_FOUND")
-    assert answer.json == {}
+    assert response.json == {}
     assert after.json == content
 
 
 @pytest.mark.parametrize("base", [GLOBAL, IN_ROOM])
-@pytest.mark.parametrize("type_", ["m.fully_read", "m.push_rules"])
-async def test_what_the_server_keeps_is_not_for_clients_to_set(
-    accounts: Accounts, base: str, type_: str
+@pytest.mark.parametrize("data_type", ["m.fully_read", "m.push_rules"])
+async def test_server_managed_types_cannot_be_set(
+    accounts: Accounts, base: str, data_type: str
 ) -> None:
-    token = await alice_of(accounts)
+    token = await alice_token(accounts)
 
-    answer = await accounts.client.put(f"{base}/{type_}", {}, token=token)
+    response = await accounts.client.put(f"{base}/{data_type}", {}, token=token)
 
-    assert (answer.status, answer.errcode) == (405, "M_BAD_JSON")
+    assert (response.status, response.errcode) == (405, "M_BAD_JSON")
 
 
 @pytest.mark.parametrize(
@@ -65,42 +65,42 @@ async def test_what_the_server_keeps_is_not_for_clients_to_set(
         (f"{GLOBAL}/a.b", b'{"a": "' + b"x" * (1 << 20) + b'"}', 413, "M_TOO_LARGE"),
     ],
 )
-async def test_bad_account_data_is_refused(
+async def test_invalid_account_data_is_rejected(
     accounts: Accounts, path: str, body: bytes, status: int, errcode: str
 ) -> None:
-    token = await alice_of(accounts)
+    token = await alice_token(accounts)
 
-    answer = await accounts.client.ask("PUT", path, body=body, token=token)
+    response = await accounts.client.ask("PUT", path, body=body, token=token)
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_others_do_not_read_it(accounts: Accounts) -> None:
+async def test_account_data_of_other_users_is_forbidden(accounts: Accounts) -> None:
     await accounts.user("alice")
     bob = await accounts.user("bob")
 
     for path in (f"{GLOBAL}/a.b", f"{IN_ROOM}/a.b", TAGS, f"{FILTER}/1"):
-        answer = await accounts.client.get(path, token=bob.access_token)
-        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        response = await accounts.client.get(path, token=bob.access_token)
+        assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_tags_are_set_listed_and_removed(accounts: Accounts) -> None:
-    token = await alice_of(accounts)
+async def test_tags_are_set_listed_and_deleted(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
 
     await accounts.client.put(f"{TAGS}/m.favourite", {"order": 0.25}, token=token)
     await accounts.client.put(f"{TAGS}/u.Work%20%2F%20x", {}, token=token)
-    both = await accounts.client.get(TAGS, token=token)
+    two_tags = await accounts.client.get(TAGS, token=token)
     await accounts.client.delete(f"{TAGS}/m.favourite", token=token)
     await accounts.client.delete(f"{TAGS}/m.favourite", token=token)
 
-    assert both.json == {"tags": {"m.favourite": {"order": 0.25}, "u.Work / x": {}}}
+    assert two_tags.json == {"tags": {"m.favourite": {"order": 0.25}, "u.Work / x": {}}}
     assert (await accounts.client.get(TAGS, token=token)).json == {"tags": {"u.Work / x": {}}}
     stored = await accounts.account_data.all(ALICE)
     assert stored == [AccountDataEntry(ROOM, "m.tag", b'{"tags":{"u.Work / x":{}}}')]
 
 
-async def test_tags_set_at_once_do_not_lose_each_other(accounts: Accounts) -> None:
-    token = await alice_of(accounts)
+async def test_concurrently_set_tags_are_all_stored(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
 
     async with trio.open_nursery() as nursery:
         for number in range(20):
@@ -121,15 +121,17 @@ async def test_tags_set_at_once_do_not_lose_each_other(accounts: Accounts) -> No
         ("t" * 300, {}, "M_INVALID_PARAM"),
     ],
 )
-async def test_bad_tags_are_refused(accounts: Accounts, tag: str, body: Any, errcode: str) -> None:
-    token = await alice_of(accounts)
+async def test_invalid_tag_is_rejected(
+    accounts: Accounts, tag: str, body: Any, errcode: str
+) -> None:
+    token = await alice_token(accounts)
 
-    answer = await accounts.client.put(f"{TAGS}/{tag}", body, token=token)
+    response = await accounts.client.put(f"{TAGS}/{tag}", body, token=token)
 
-    assert (answer.status, answer.errcode) == (400, errcode)
+    assert (response.status, response.errcode) == (400, errcode)
 
 
-async def test_changes_are_told_by_position(accounts: Accounts) -> None:
+async def test_changes_are_listed_between_positions(accounts: Accounts) -> None:
     data = accounts.account_data
     assert await data.all(ALICE) == []
     await data.put(ALICE, None, "a", {"n": 1})
@@ -146,7 +148,7 @@ async def test_changes_are_told_by_position(accounts: Accounts) -> None:
     assert await data.changes(ALICE, last, last) == []
 
 
-async def test_setting_what_is_there_is_no_change(accounts: Accounts) -> None:
+async def test_setting_equal_content_is_not_a_change(accounts: Accounts) -> None:
     data = accounts.account_data
     await data.put(ALICE, None, "a", {"n": 1})
     position = accounts.account_data_stream.committed
@@ -156,7 +158,7 @@ async def test_setting_what_is_there_is_no_change(accounts: Accounts) -> None:
     assert accounts.account_data_stream.committed == position
 
 
-async def test_account_data_outlives_a_restart(database: Database) -> None:
+async def test_account_data_survives_a_restart(database: Database) -> None:
     async with open_accounts(database) as accounts:
         await accounts.account_data.put(ALICE, None, "a", {"n": 1})
         position = accounts.account_data_stream.committed
@@ -166,7 +168,7 @@ async def test_account_data_outlives_a_restart(database: Database) -> None:
         assert await data.changes(ALICE, 0, position) == await data.all(ALICE)
 
 
-async def test_ignored_users_are_known_as_soon_as_they_are_set(accounts: Accounts) -> None:
+async def test_ignored_users_take_effect_immediately(accounts: Accounts) -> None:
     data = accounts.account_data
     assert await data.ignored_by(ALICE) == frozenset()
 
@@ -177,33 +179,33 @@ async def test_ignored_users_are_known_as_soon_as_they_are_set(accounts: Account
     assert await data.ignored_by(ALICE) == frozenset()
 
 
-async def test_nobody_ignores_themselves(accounts: Accounts) -> None:
+async def test_users_cannot_ignore_themselves(accounts: Accounts) -> None:
     ignored: dict[str, Any] = {"ignored_users": {ALICE: {}, "@bob:test": {}}}
     await accounts.account_data.put(ALICE, None, "m.ignored_user_list", ignored)
 
     assert await accounts.account_data.ignored_by(ALICE) == {"@bob:test"}
 
 
-async def test_the_marker_of_what_was_read_is_kept_here(accounts: Accounts) -> None:
+async def test_fully_read_marker_is_stored(accounts: Accounts) -> None:
     data = accounts.account_data
     assert await data.fully_read(ALICE, ROOM) is None
 
-    await data.set_fully_read(ALICE, ROOM, "$event")  # type: ignore[arg-type]  # any text will do
+    await data.set_fully_read(ALICE, ROOM, "$event")  # type: ignore[arg-type]  # not validated here
 
     assert await data.fully_read(ALICE, ROOM) == "$event"
 
 
-async def test_filters_are_stored_once_and_given_back(accounts: Accounts) -> None:
-    token = await alice_of(accounts)
+async def test_equal_filters_are_stored_once(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
     definition = {"room": {"timeline": {"limit": 5}}, "event_fields": ["type"]}
 
     first = await accounts.client.post(FILTER, definition, token=token)
-    same = await accounts.client.post(FILTER, definition, token=token)
-    other = await accounts.client.post(FILTER, {}, token=token)
+    repeated = await accounts.client.post(FILTER, definition, token=token)
+    different = await accounts.client.post(FILTER, {}, token=token)
     filter_id = first.json["filter_id"]
 
-    assert same.json == first.json
-    assert other.json != first.json
+    assert repeated.json == first.json
+    assert different.json != first.json
     assert (await accounts.client.get(f"{FILTER}/{filter_id}", token=token)).json == definition
     assert (await accounts.filters.stored_filter(ALICE, filter_id)).room.timeline.limit == 5
 
@@ -218,73 +220,73 @@ async def test_filters_are_stored_once_and_given_back(accounts: Accounts) -> Non
         ([], "M_BAD_JSON"),
     ],
 )
-async def test_bad_filters_are_refused(accounts: Accounts, body: Any, errcode: str) -> None:
-    token = await alice_of(accounts)
+async def test_invalid_filter_is_rejected(accounts: Accounts, body: Any, errcode: str) -> None:
+    token = await alice_token(accounts)
 
-    answer = await accounts.client.post(FILTER, body, token=token)
+    response = await accounts.client.post(FILTER, body, token=token)
 
-    assert (answer.status, answer.errcode) == (400, errcode)
+    assert (response.status, response.errcode) == (400, errcode)
 
 
 @pytest.mark.parametrize("filter_id", ["0", "999", "x", "-1", "9" * 40, "%D9%A1"])
-async def test_unknown_filters_are_not_found(accounts: Accounts, filter_id: str) -> None:
-    token = await alice_of(accounts)
+async def test_unknown_filter_is_not_found(accounts: Accounts, filter_id: str) -> None:
+    token = await alice_token(accounts)
 
-    answer = await accounts.client.get(f"{FILTER}/{filter_id}", token=token)
+    response = await accounts.client.get(f"{FILTER}/{filter_id}", token=token)
 
-    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+    assert (response.status, response.errcode) == (404, "M_NOT_FOUND")
 
 
-@pytest.mark.parametrize("where", ["", "/rooms/!room:test"])
-async def test_what_is_deleted_is_gone_and_told_once(accounts: Accounts, where: str) -> None:
-    token = await alice_of(accounts)
-    stable = f"{USER}{where}/account_data/org.example.x"
+@pytest.mark.parametrize("scope", ["", "/rooms/!room:test"])
+async def test_deletion_is_a_change_only_once(accounts: Accounts, scope: str) -> None:
+    token = await alice_token(accounts)
+    stable = f"{USER}{scope}/account_data/org.example.x"
     unstable = stable.replace("v3", "unstable/org.matrix.msc3391")
     await accounts.client.put(stable, {"a": 1}, token=token)
 
     deleted = [await accounts.client.delete(unstable, token=token) for _ in range(2)]
-    gone = await accounts.client.get(stable, token=token)
-    changed = await accounts.account_data.changes(ALICE, 0, 2**62)
-    held = await accounts.account_data.all(ALICE)
+    after_deletion = await accounts.client.get(stable, token=token)
+    changes = await accounts.account_data.changes(ALICE, 0, 2**62)
+    entries = await accounts.account_data.all(ALICE)
     await accounts.client.put(stable, {"b": 1}, token=token)
-    back = await accounts.client.get(stable, token=token)
+    after_setting = await accounts.client.get(stable, token=token)
 
-    assert [(one.status, one.json) for one in deleted] == [(200, {})] * 2
-    assert gone.status == 404
-    assert [(one.type, one.content) for one in changed] == [("org.example.x", b"{}")]
-    assert "org.example.x" not in {one.type for one in held}
-    assert (back.status, back.json) == (200, {"b": 1})
+    assert [(response.status, response.json) for response in deleted] == [(200, {})] * 2
+    assert after_deletion.status == 404
+    assert [(change.type, change.content) for change in changes] == [("org.example.x", b"{}")]
+    assert "org.example.x" not in {entry.type for entry in entries}
+    assert (after_setting.status, after_setting.json) == (200, {"b": 1})
 
 
-@pytest.mark.parametrize("where", ["", "/rooms/!room:test"])
-async def test_setting_an_empty_object_is_deleting(accounts: Accounts, where: str) -> None:
-    token = await alice_of(accounts)
-    path = f"{USER}{where}/account_data/org.example.x"
+@pytest.mark.parametrize("scope", ["", "/rooms/!room:test"])
+async def test_setting_an_empty_object_deletes(accounts: Accounts, scope: str) -> None:
+    token = await alice_token(accounts)
+    path = f"{USER}{scope}/account_data/org.example.x"
     await accounts.client.put(path, {"a": 1}, token=token)
 
-    emptied = await accounts.client.put(path, {}, token=token)
-    gone = await accounts.client.get(path, token=token)
-    changed = await accounts.account_data.changes(ALICE, 0, 2**62)
+    response = await accounts.client.put(path, {}, token=token)
+    after_deletion = await accounts.client.get(path, token=token)
+    changes = await accounts.account_data.changes(ALICE, 0, 2**62)
 
-    assert (emptied.status, emptied.json) == (200, {})
-    assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
-    assert [(one.type, one.content) for one in changed] == [("org.example.x", b"{}")]
+    assert (response.status, response.json) == (200, {})
+    assert (after_deletion.status, after_deletion.errcode) == (404, "M_NOT_FOUND")
+    assert [(change.type, change.content) for change in changes] == [("org.example.x", b"{}")]
     assert await accounts.account_data.all(ALICE) == []
 
 
-async def test_who_sets_an_empty_object_hears_of_it_whatever_was_there(accounts: Accounts) -> None:
+async def test_setting_an_empty_object_is_always_a_change(accounts: Accounts) -> None:
     data = accounts.account_data
 
-    # Clients wait until a sync brings what they set.
+    # Clients wait until a sync response contains what they have set.
     for _ in range(2):
         before = accounts.account_data_stream.committed
         await data.put(ALICE, None, "a", {})
-        told = await data.changes(ALICE, before, accounts.account_data_stream.committed)
-        assert told == [AccountDataEntry(None, "a", b"{}")]
+        changes = await data.changes(ALICE, before, accounts.account_data_stream.committed)
+        assert changes == [AccountDataEntry(None, "a", b"{}")]
 
 
-async def test_a_tag_can_be_set_after_all_were_deleted(accounts: Accounts) -> None:
-    token = await alice_of(accounts)
+async def test_tag_can_be_set_after_all_tags_were_deleted(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
     unstable = IN_ROOM.replace("v3", "unstable/org.matrix.msc3391")
     await accounts.client.put(f"{TAGS}/one", {}, token=token)
 

@@ -1,7 +1,7 @@
-"""Of what logs in or refreshes on one device at the same time, one remains.
+"""Concurrent logins and refreshes on one device: exactly one session remains.
 
-On PostgreSQL a unit of work shuts the table of tokens until both of the others wait: so both have
-begun before either could end. SQLite runs one after the other anyway.
+On PostgreSQL a unit of work locks the table of access tokens until both of the others wait for it,
+so both have begun before either can end. On SQLite they run one after the other anyway.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,17 +16,17 @@ from hs.storage.database import Database, Tx
 from tests.support.accounts import Accounts
 
 LIMIT_S = 60.0
-SHUT = "LOCK TABLE access_tokens IN SHARE MODE"
-SHUT_NOW = """
+LOCK_TABLE = "LOCK TABLE access_tokens IN SHARE MODE"
+TABLE_LOCKS = """
 SELECT count(*) FROM pg_locks
 WHERE relation = 'access_tokens'::regclass AND mode = 'ShareLock' AND granted
 """
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+WAITING_LOCKS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 @attrs.define
 class Phone:
-    """A device that logs in and refreshes."""
+    """A device that logs in and refreshes its token."""
 
     accounts: Accounts
     session: Session
@@ -45,80 +45,80 @@ class Phone:
 
 @pytest.fixture
 async def phone(accounts: Accounts) -> Phone:
-    """A device that is logged in."""
+    """Return a device that is logged in."""
     alice = await accounts.user("alice", device_id="PHONE")
-    wish = DeviceWish(device_id="PHONE", wants_refresh=True)
-    return Phone(accounts, await accounts.sessions.open(alice.user_id, wish))
+    device = DeviceWish(device_id="PHONE", wants_refresh=True)
+    return Phone(accounts, await accounts.sessions.open(alice.user_id, device))
 
 
-async def test_of_two_logins_one_token_remains(accounts: Accounts, phone: Phone) -> None:
-    await together(accounts.database, phone.log_in, phone.log_in)
+async def test_concurrent_logins_leave_one_token(accounts: Accounts, phone: Phone) -> None:
+    await run_concurrently(accounts.database, phone.log_in, phone.log_in)
 
     assert await accounts.database.read(count_tokens) == (1, 0)
 
 
-async def test_of_two_first_logins_as_well(accounts: Accounts, phone: Phone) -> None:
+async def test_concurrent_first_logins_leave_one_token(accounts: Accounts, phone: Phone) -> None:
     await accounts.sessions.remove_devices(phone.session.user_id, ["PHONE"])
 
-    await together(accounts.database, phone.log_in, phone.log_in)
+    await run_concurrently(accounts.database, phone.log_in, phone.log_in)
 
     assert await accounts.database.read(count_tokens) == (1, 0)
 
 
-async def test_of_two_logins_with_a_device_that_has_no_token_as_well(
+async def test_concurrent_logins_of_a_device_without_token_leave_one_token(
     accounts: Accounts, phone: Phone
 ) -> None:
-    # As application services make devices.
-    await accounts.database.write(drop_tokens)
+    # Application services create devices without tokens.
+    await accounts.database.write(delete_tokens)
 
-    await together(accounts.database, phone.log_in, phone.log_in)
+    await run_concurrently(accounts.database, phone.log_in, phone.log_in)
 
     assert await accounts.database.read(count_tokens) == (1, 0)
 
 
-async def test_a_login_ends_what_a_refresh_gives_meanwhile(
+async def test_login_revokes_the_tokens_of_a_concurrent_refresh(
     accounts: Accounts, phone: Phone
 ) -> None:
-    await together(accounts.database, phone.refresh, phone.log_in)
+    await run_concurrently(accounts.database, phone.refresh, phone.log_in)
 
     assert await accounts.database.read(count_tokens) == (1, 0)
 
 
-async def test_a_refresh_is_refused_after_a_login_meanwhile(
+async def test_refresh_after_a_concurrent_login_is_rejected(
     accounts: Accounts, phone: Phone
 ) -> None:
-    await together(accounts.database, phone.log_in, phone.refresh)
+    await run_concurrently(accounts.database, phone.log_in, phone.refresh)
 
     assert phone.is_refused
     assert await accounts.database.read(count_tokens) == (1, 0)
 
 
-async def together(
+async def run_concurrently(
     database: Database, first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]
 ) -> None:
-    """Do both, neither of which ends before the other has begun; `first` is ahead."""
+    """Run both so that neither ends before the other has begun; `first` begins first."""
     with trio.fail_after(LIMIT_S):
         if database.engine == "sqlite":
             await first()
             await second()
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(database.write, shut_until_two_wait)
-            await until_any(database, SHUT_NOW)
+            nursery.start_soon(database.write, lock_until_two_wait)
+            await wait_until_nonzero(database, TABLE_LOCKS)
             nursery.start_soon(first)
-            await until_any(database, WAITING)
+            await wait_until_nonzero(database, WAITING_LOCKS)
             nursery.start_soon(second)
 
 
-async def until_any(database: Database, query: str) -> None:
-    """Wait until a count is not 0."""
+async def wait_until_nonzero(database: Database, query: str) -> None:
+    """Wait until a query returns a count other than 0."""
     while await database.read(count, query) == 0:
         await trio.lowlevel.checkpoint()
 
 
-async def shut_until_two_wait(tx: Tx) -> None:
-    await tx.execute(SHUT)
-    while await count(tx, WAITING) < 2:
+async def lock_until_two_wait(tx: Tx) -> None:
+    await tx.execute(LOCK_TABLE)
+    while await count(tx, WAITING_LOCKS) < 2:
         pass
 
 
@@ -128,13 +128,13 @@ async def count(tx: Tx, query: str) -> int:
 
 
 async def count_tokens(tx: Tx) -> tuple[int, int]:
-    """Count access tokens and refresh tokens."""
+    """Return the numbers of access tokens and refresh tokens."""
     return (
         await count(tx, "SELECT count(*) FROM access_tokens"),
         await count(tx, "SELECT count(*) FROM refresh_tokens"),
     )
 
 
-async def drop_tokens(tx: Tx) -> None:
+async def delete_tokens(tx: Tx) -> None:
     await tx.execute("DELETE FROM access_tokens")
     await tx.execute("DELETE FROM refresh_tokens")

@@ -1,4 +1,4 @@
-"""Logging in, refreshing and logging out over HTTP."""
+"""Login, refreshing and logout over HTTP."""
 
 import re
 from typing import Any
@@ -27,35 +27,35 @@ def by_password(user: Any, password: Any = "secret", **more: Any) -> dict[str, A
     return {"type": "m.login.password", "identifier": identifier, "password": password, **more}
 
 
-async def test_a_password_logs_in_under_each_form_of_the_name(accounts: Accounts) -> None:
+async def test_login_accepts_all_forms_of_the_user_name(accounts: Accounts) -> None:
     await accounts.user("alice", password="secret")
 
     for name in ("alice", "@alice:test", "@Alice:test"):
-        answer = await accounts.client.post(LOGIN, by_password(name))
-        assert answer.status == 200
-        assert answer.json["user_id"] == "@alice:test"
+        response = await accounts.client.post(LOGIN, by_password(name))
+        assert response.status == 200
+        assert response.json["user_id"] == "@alice:test"
     old = {"type": "m.login.password", "user": "alice", "password": "secret"}
     assert (await accounts.client.post(LOGIN, old)).status == 200
 
 
-async def test_the_flows_name_passwords(accounts: Accounts) -> None:
-    answer = await accounts.client.get(LOGIN)
+async def test_password_login_is_offered(accounts: Accounts) -> None:
+    response = await accounts.client.get(LOGIN)
 
-    assert {"type": "m.login.password"} in answer.json["flows"]
-    assert {"type": "m.login.token"} not in answer.json["flows"]
+    assert {"type": "m.login.password"} in response.json["flows"]
+    assert {"type": "m.login.token"} not in response.json["flows"]
 
 
-async def test_clients_are_told_where_the_server_is(database: Database) -> None:
+async def test_login_response_has_discovery_information(database: Database) -> None:
     server = attrs.evolve(DEFAULTS.server, public_baseurl="https://matrix.test/")
     async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
         await accounts.user("alice", password="secret")
 
-        told = (await accounts.log_in("alice", "secret"))["well_known"]
+        well_known = (await accounts.log_in("alice", "secret"))["well_known"]
 
-        assert told == (await accounts.client.get("/.well-known/matrix/client")).json
+        assert well_known == (await accounts.client.get("/.well-known/matrix/client")).json
 
 
-async def test_services_log_in_as_many_of_their_users_as_they_like(database: Database) -> None:
+async def test_application_service_logins_are_not_limited_by_address(database: Database) -> None:
     services = AppserviceSettings(registrations=(registration(),))
     rates = attrs.evolve(
         UNLIMITED,
@@ -65,28 +65,30 @@ async def test_services_log_in_as_many_of_their_users_as_they_like(database: Dat
     async with open_accounts(database, settings=settings) as accounts:
         await accounts.user("alice")
         await accounts.user("_irc_ghost", appservice_id="irc")
-        wish = {"type": "m.login.application_service", "user": "_irc_ghost"}
+        body = {"type": "m.login.application_service", "user": "_irc_ghost"}
 
-        answers = [await accounts.client.post(LOGIN, wish, token="as-irc") for _ in range(4)]
-        foreign = await accounts.client.post(LOGIN, {**wish, "user": "alice"}, token="as-irc")
-        absent = await accounts.client.post(LOGIN, {**wish, "user": "_irc_x"}, token="as-irc")
-        others = [await accounts.client.post(LOGIN, wish, token="x") for _ in range(3)]
+        responses = [await accounts.client.post(LOGIN, body, token="as-irc") for _ in range(4)]
+        foreign = await accounts.client.post(LOGIN, {**body, "user": "alice"}, token="as-irc")
+        absent = await accounts.client.post(LOGIN, {**body, "user": "_irc_x"}, token="as-irc")
+        responses_to_unknown_token = [
+            await accounts.client.post(LOGIN, body, token="x") for _ in range(3)
+        ]
 
-        assert [one.status for one in answers] == [200] * 4
-        assert answers[0].json["user_id"] == "@_irc_ghost:test"
+        assert [response.status for response in responses] == [200] * 4
+        assert responses[0].json["user_id"] == "@_irc_ghost:test"
         assert (foreign.status, foreign.errcode) == (400, "M_EXCLUSIVE")
         assert (absent.status, absent.errcode) == (403, "M_FORBIDDEN")
-        assert [one.status for one in others] == [401, 401, 429]
+        assert [response.status for response in responses_to_unknown_token] == [401, 401, 429]
 
 
-async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None:
+async def test_passwords_are_compared_in_unicode_normal_form(accounts: Accounts) -> None:
     await accounts.user("alice", password="ﬁne")
 
     assert (await accounts.client.post(LOGIN, by_password("alice", "fine"))).status == 200
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "errcode"),
+    ("body", "status", "errcode"),
     [
         (by_password("alice", "wrong"), 403, "M_FORBIDDEN"),
         (by_password("nobody"), 403, "M_FORBIDDEN"),
@@ -122,69 +124,69 @@ async def test_passwords_are_compared_in_normal_form(accounts: Accounts) -> None
         ({"type": "m.login.application_service", "user": "x"}, 401, "M_MISSING_TOKEN"),
     ],
 )
-async def test_bad_logins_are_refused(
-    accounts: Accounts, wish: Any, status: int, errcode: str | None
+async def test_invalid_login_is_rejected(
+    accounts: Accounts, body: Any, status: int, errcode: str | None
 ) -> None:
     await accounts.user("alice", password="secret")
 
-    answer = await accounts.client.post(LOGIN, wish)
+    response = await accounts.client.post(LOGIN, body)
 
-    assert answer.status == status
-    assert errcode is None or answer.errcode == errcode
+    assert response.status == status
+    assert errcode is None or response.errcode == errcode
 
 
-async def test_logging_in_again_with_a_device_ends_its_old_token(accounts: Accounts) -> None:
+async def test_login_with_a_known_device_revokes_its_old_token(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret", device_id="PHONE")
     assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 200
 
-    again = await accounts.log_in("alice", "secret", device_id="PHONE")
+    second_login = await accounts.log_in("alice", "secret", device_id="PHONE")
 
     old = await accounts.client.get(WHOAMI, token=alice.access_token)
     assert (old.status, old.errcode) == (401, "M_UNKNOWN_TOKEN")
-    assert (await accounts.client.get(WHOAMI, token=again["access_token"])).status == 200
+    assert (await accounts.client.get(WHOAMI, token=second_login["access_token"])).status == 200
 
 
-async def test_no_device_is_called_like_a_key_that_signs_for_its_user(accounts: Accounts) -> None:
+async def test_device_id_must_not_equal_a_cross_signing_key_of_its_user(accounts: Accounts) -> None:
     await accounts.user("alice", password="secret")
     await accounts.user("bob", password="secret")
     key = CrossSigningRecord("@alice:test", "master", "cHVibGlj", b"{}")
     await accounts.database.write(device_keys.put_cross_signing, key)
 
-    refused = await accounts.client.post(LOGIN, by_password("alice", device_id="cHVibGlj"))
-    another = await accounts.client.post(LOGIN, by_password("bob", device_id="cHVibGlj"))
+    own_key = await accounts.client.post(LOGIN, by_password("alice", device_id="cHVibGlj"))
+    key_of_other_user = await accounts.client.post(LOGIN, by_password("bob", device_id="cHVibGlj"))
 
-    assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
-    assert another.status == 200
-    assert [one.device_id for one in await accounts.devices.all_of(UserID("@alice:test"))] == [
-        "ALICE"
-    ]
+    assert (own_key.status, own_key.errcode) == (403, "M_FORBIDDEN")
+    assert key_of_other_user.status == 200
+    assert [
+        device.device_id for device in await accounts.devices.all_of(UserID("@alice:test"))
+    ] == ["ALICE"]
 
 
-async def test_logging_out_ends_the_token_and_the_device(accounts: Accounts) -> None:
+async def test_logout_revokes_the_token_and_deletes_the_device(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
-    other = (await accounts.log_in("alice", "secret"))["access_token"]
+    other_token = (await accounts.log_in("alice", "secret"))["access_token"]
 
-    answer = await accounts.client.post("/_matrix/client/v3/logout", {}, token=alice.access_token)
+    response = await accounts.client.post("/_matrix/client/v3/logout", {}, token=alice.access_token)
 
-    assert answer.json == {}
+    assert response.json == {}
     assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 401
-    assert (await accounts.client.get(WHOAMI, token=other)).status == 200
+    assert (await accounts.client.get(WHOAMI, token=other_token)).status == 200
     assert ("removed", "@alice:test", ["ALICE"]) in accounts.watching.seen
 
 
-async def test_logging_out_everywhere_ends_all_tokens(accounts: Accounts) -> None:
+async def test_logout_all_revokes_all_tokens(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
-    other = (await accounts.log_in("alice", "secret"))["access_token"]
+    other_token = (await accounts.log_in("alice", "secret"))["access_token"]
 
-    await accounts.client.post("/_matrix/client/v3/logout/all", token=other)
+    await accounts.client.post("/_matrix/client/v3/logout/all", token=other_token)
 
-    for token in (other, alice.access_token):
+    for token in (other_token, alice.access_token):
         assert (await accounts.client.get(WHOAMI, token=token)).status == 401
 
 
-async def test_guessing_passwords_is_slowed_down(database: Database) -> None:
-    few = LoginRates(address=PLENTY, account=PLENTY, failed_attempts=Rate(0.001, 2))
-    async with open_accounts(database, rate_limits=RateLimitSettings(rc_login=few)) as accounts:
+async def test_failed_logins_are_rate_limited(database: Database) -> None:
+    rates = LoginRates(address=PLENTY, account=PLENTY, failed_attempts=Rate(0.001, 2))
+    async with open_accounts(database, rate_limits=RateLimitSettings(rc_login=rates)) as accounts:
         await accounts.user("alice", password="secret")
         for _ in range(2):
             wrong = await accounts.client.post(LOGIN, by_password("alice", "wrong"))
@@ -195,30 +197,30 @@ async def test_guessing_passwords_is_slowed_down(database: Database) -> None:
             assert (right.status, right.errcode) == (429, "M_LIMIT_EXCEEDED")
 
 
-async def test_a_deactivated_account_cannot_log_in(accounts: Accounts) -> None:
+async def test_deactivated_account_cannot_log_in(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
     await accounts.lifecycle.deactivate(alice.user_id, erase=False)
 
-    answer = await accounts.client.post(LOGIN, by_password("alice"))
+    response = await accounts.client.post(LOGIN, by_password("alice"))
 
-    assert (answer.status, answer.errcode) == (403, "M_USER_DEACTIVATED")
+    assert (response.status, response.errcode) == (403, "M_USER_DEACTIVATED")
 
 
-async def test_an_expired_token_is_a_soft_logout(database: Database) -> None:
-    short = SessionSettings(nonrefreshable_access_token_lifetime=60_000)
-    async with open_accounts(database, sessions=short) as accounts:
+async def test_expired_token_is_a_soft_logout(database: Database) -> None:
+    sessions = SessionSettings(nonrefreshable_access_token_lifetime=60_000)
+    async with open_accounts(database, sessions=sessions) as accounts:
         alice = await accounts.user("alice")
         assert alice.expires_in_ms == 60_000
         assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 200
 
         accounts.clock.advance(60_000)
-        answer = await accounts.client.get(WHOAMI, token=alice.access_token)
+        response = await accounts.client.get(WHOAMI, token=alice.access_token)
 
-        assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN")
-        assert answer.json["soft_logout"] is True
+        assert (response.status, response.errcode) == (401, "M_UNKNOWN_TOKEN")
+        assert response.json["soft_logout"] is True
 
 
-async def test_old_tokens_live_until_the_new_ones_are_used(accounts: Accounts) -> None:
+async def test_old_tokens_are_valid_until_the_new_ones_are_used(accounts: Accounts) -> None:
     await accounts.user("alice", password="secret")
     first = await accounts.log_in("alice", "secret", refresh_token=True)
     assert first["expires_in_ms"] == 300_000
@@ -226,19 +228,20 @@ async def test_old_tokens_live_until_the_new_ones_are_used(accounts: Accounts) -
     second = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
 
     assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 200
-    # The answer got lost, say: the refresh token serves again, what it gave before is void.
+    # The response may have been lost, so the refresh token can be used again. Its earlier tokens
+    # are revoked.
     third = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
     assert (await accounts.client.get(WHOAMI, token=second["access_token"])).status == 401
     assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 200
-    # Now the new token is used, and the old ones are gone.
+    # Once the new access token is used, the old tokens are revoked.
     assert (await accounts.client.get(WHOAMI, token=third["access_token"])).status == 200
     assert (await accounts.client.get(WHOAMI, token=first["access_token"])).status == 401
-    gone = await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})
-    assert (gone.status, gone.errcode) == (401, "M_UNKNOWN_TOKEN")
+    reused = await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})
+    assert (reused.status, reused.errcode) == (401, "M_UNKNOWN_TOKEN")
     assert set(third) == {"access_token", "refresh_token", "expires_in_ms"}
 
 
-async def test_a_refresh_token_ends_those_before_it(accounts: Accounts) -> None:
+async def test_using_a_refresh_token_revokes_the_earlier_ones(accounts: Accounts) -> None:
     await accounts.user("alice", password="secret")
     first = await accounts.log_in("alice", "secret", refresh_token=True)
     second = (await accounts.client.post(REFRESH, {"refresh_token": first["refresh_token"]})).json
@@ -251,9 +254,9 @@ async def test_a_refresh_token_ends_those_before_it(accounts: Accounts) -> None:
     assert (await accounts.client.get(WHOAMI, token=second["access_token"])).status == 401
 
 
-async def test_a_session_ends_though_it_is_refreshed(database: Database) -> None:
-    day = SessionSettings(session_lifetime=400_000)
-    async with open_accounts(database, sessions=day) as accounts:
+async def test_session_lifetime_is_not_extended_by_refreshing(database: Database) -> None:
+    sessions = SessionSettings(session_lifetime=400_000)
+    async with open_accounts(database, sessions=sessions) as accounts:
         await accounts.user("alice", password="secret")
         first = await accounts.log_in("alice", "secret", refresh_token=True)
         accounts.clock.advance(200_000)
@@ -268,57 +271,57 @@ async def test_a_session_ends_though_it_is_refreshed(database: Database) -> None
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "errcode"),
+    ("body", "status", "errcode"),
     [
         ({}, 400, "M_MISSING_PARAM"),
         ({"refresh_token": 1}, 400, "M_BAD_JSON"),
         ({"refresh_token": "syr_none"}, 401, "M_UNKNOWN_TOKEN"),
     ],
 )
-async def test_bad_refreshes_are_refused(
-    accounts: Accounts, wish: Any, status: int, errcode: str
+async def test_invalid_refresh_is_rejected(
+    accounts: Accounts, body: Any, status: int, errcode: str
 ) -> None:
-    answer = await accounts.client.post(REFRESH, wish)
+    response = await accounts.client.post(REFRESH, body)
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_a_login_token_serves_once_and_not_for_long(database: Database) -> None:
+async def test_login_token_is_valid_once_and_expires(database: Database) -> None:
     existing = ExistingSessionSettings(enabled=True)
     settings = attrs.evolve(DEFAULTS, existing_session=existing)
     async with open_accounts(database, settings=settings) as accounts:
         alice = await accounts.user("alice", password="secret")
         auth = {"type": "m.login.password", "user": "alice", "password": "secret"}
         path = "/_matrix/client/v1/login/get_token"
-        asked = await accounts.client.post(path, {}, token=alice.access_token)
-        made = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
-        wish = {"type": "m.login.token", "token": made.json["login_token"]}
+        challenge = await accounts.client.post(path, {}, token=alice.access_token)
+        generated = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
+        body = {"type": "m.login.token", "token": generated.json["login_token"]}
 
-        first = await accounts.client.post(LOGIN, wish)
-        second = await accounts.client.post(LOGIN, wish)
+        first = await accounts.client.post(LOGIN, body)
+        second = await accounts.client.post(LOGIN, body)
 
-        assert asked.status == 401
+        assert challenge.status == 401
         assert first.json["user_id"] == "@alice:test"
         assert (second.status, second.errcode) == (403, "M_FORBIDDEN")
-        late = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
-        accounts.clock.advance(late.json["expires_in_ms"])
-        wish["token"] = late.json["login_token"]
-        assert (await accounts.client.post(LOGIN, wish)).status == 403
+        second_token = await accounts.client.post(path, {"auth": auth}, token=alice.access_token)
+        accounts.clock.advance(second_token.json["expires_in_ms"])
+        body["token"] = second_token.json["login_token"]
+        assert (await accounts.client.post(LOGIN, body)).status == 403
 
 
-async def test_login_tokens_are_not_given_unless_wanted(accounts: Accounts) -> None:
+async def test_login_tokens_are_disabled_by_default(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
-    answer = await accounts.client.post(
+    response = await accounts.client.post(
         "/_matrix/client/v1/login/get_token", {}, token=alice.access_token
     )
 
-    assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+    assert (response.status, response.errcode) == (404, "M_UNRECOGNIZED")
 
 
-@pytest.mark.parametrize("end", ["", "/", "?device_id=PHONE"])
-async def test_clients_that_know_no_way_to_log_in_show_a_page(accounts: Accounts, end: str) -> None:
-    page = await accounts.client.get(f"/_matrix/static/client/login{end}")
+@pytest.mark.parametrize("suffix", ["", "/", "?device_id=PHONE"])
+async def test_login_fallback_page(accounts: Accounts, suffix: str) -> None:
+    page = await accounts.client.get(f"/_matrix/static/client/login{suffix}")
 
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"window.matrixLogin.onLogin(" in page.body

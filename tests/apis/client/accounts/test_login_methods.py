@@ -1,4 +1,4 @@
-"""Further ways to log in: JSON web tokens, another session; and passwords as they are kept."""
+"""Login by JSON web token and by login token; password hashing and policy."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from tests.support.accounts import DEFAULTS, open_accounts
 LOGIN = "/_matrix/client/v3/login"
 GET_TOKEN = "/_matrix/client/v1/login/get_token"
 KEY = "a secret that is long enough for HS256"
-LATER = 4_000_000_000
-SIGNED: Settings = attrs.evolve(
+FAR_FUTURE = 4_000_000_000
+JWT_SETTINGS: Settings = attrs.evolve(
     DEFAULTS,
     jwt=JwtSettings(
         enabled=True,
@@ -28,20 +28,20 @@ SIGNED: Settings = attrs.evolve(
         audiences=("matrix", "other"),
     ),
 )
-GOOD = {"sub": "Alice", "name": "Alice A.", "iss": "us", "aud": "matrix", "exp": LATER}
+VALID_CLAIMS = {"sub": "Alice", "name": "Alice A.", "iss": "us", "aud": "matrix", "exp": FAR_FUTURE}
 
 
-def wish(claims: dict[str, Any], key: str = KEY, algorithm: str = "HS256") -> dict[str, Any]:
-    kept = {name: value for name, value in claims.items() if value is not None}
-    token = jwt.encode(kept, key, algorithm=algorithm)
+def login_body(claims: dict[str, Any], key: str = KEY, algorithm: str = "HS256") -> dict[str, Any]:
+    payload = {name: value for name, value in claims.items() if value is not None}
+    token = jwt.encode(payload, key, algorithm=algorithm)
     return {"type": "org.matrix.login.jwt", "token": token}
 
 
-async def test_a_web_token_makes_its_user_and_logs_them_in(database: Database) -> None:
-    async with open_accounts(database, settings=SIGNED) as accounts:
+async def test_first_jwt_login_registers_the_user(database: Database) -> None:
+    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
         flows = (await accounts.client.get(LOGIN)).json["flows"]
-        first = await accounts.client.post(LOGIN, wish(GOOD))
-        again = await accounts.client.post(LOGIN, wish(GOOD))
+        first = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
+        again = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
         name = await accounts.client.get("/_matrix/client/v3/profile/@alice:test/displayname")
 
         assert {"type": "org.matrix.login.jwt"} in flows
@@ -53,7 +53,7 @@ async def test_a_web_token_makes_its_user_and_logs_them_in(database: Database) -
     ("change", "key", "algorithm"),
     [
         ({"exp": 1_000}, KEY, "HS256"),
-        ({"nbf": LATER}, KEY, "HS256"),
+        ({"nbf": FAR_FUTURE}, KEY, "HS256"),
         ({"iss": "them"}, KEY, "HS256"),
         ({"iss": None}, KEY, "HS256"),
         ({"aud": "nobody"}, KEY, "HS256"),
@@ -65,13 +65,15 @@ async def test_a_web_token_makes_its_user_and_logs_them_in(database: Database) -
         ({}, "", "none"),
     ],
 )
-async def test_bad_web_tokens_are_refused(
+async def test_invalid_jwt_is_rejected(
     database: Database, change: dict[str, Any], key: str, algorithm: str
 ) -> None:
-    async with open_accounts(database, settings=SIGNED) as accounts:
-        answer = await accounts.client.post(LOGIN, wish({**GOOD, **change}, key, algorithm))
+    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+        response = await accounts.client.post(
+            LOGIN, login_body({**VALID_CLAIMS, **change}, key, algorithm)
+        )
 
-        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
 
 
 @pytest.mark.parametrize(
@@ -82,73 +84,73 @@ async def test_bad_web_tokens_are_refused(
         ({"token": "x"}, 403, "M_FORBIDDEN"),
     ],
 )
-async def test_what_is_no_web_token_is_refused(
+async def test_malformed_jwt_is_rejected(
     database: Database, body: dict[str, Any], status: int, errcode: str
 ) -> None:
-    async with open_accounts(database, settings=SIGNED) as accounts:
-        answer = await accounts.client.post(LOGIN, {"type": "org.matrix.login.jwt", **body})
+    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+        response = await accounts.client.post(LOGIN, {"type": "org.matrix.login.jwt", **body})
 
-        assert (answer.status, answer.errcode) == (status, errcode)
+        assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_web_tokens_are_not_taken_unless_wanted(database: Database) -> None:
+async def test_jwt_login_is_disabled_by_default(database: Database) -> None:
     async with open_accounts(database) as accounts:
-        answer = await accounts.client.post(LOGIN, wish(GOOD))
+        response = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
 
-        assert (answer.status, answer.errcode) == (400, "M_UNKNOWN")
+        assert (response.status, response.errcode) == (400, "M_UNKNOWN")
 
 
-async def test_a_closed_account_is_not_opened_by_a_web_token(database: Database) -> None:
-    async with open_accounts(database, settings=SIGNED) as accounts:
-        alice = (await accounts.client.post(LOGIN, wish(GOOD))).json["user_id"]
+async def test_jwt_login_does_not_reactivate_an_account(database: Database) -> None:
+    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+        alice = (await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))).json["user_id"]
         await accounts.lifecycle.deactivate(alice, erase=False)
 
-        answer = await accounts.client.post(LOGIN, wish(GOOD))
+        response = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
 
-        assert (answer.status, answer.errcode) == (403, "M_USER_DEACTIVATED")
+        assert (response.status, response.errcode) == (403, "M_USER_DEACTIVATED")
 
 
-async def test_a_login_token_is_given_without_asking_where_that_is_set(
+async def test_login_token_without_uia_if_configured(
     database: Database,
 ) -> None:
     existing = ExistingSessionSettings(enabled=True, require_ui_auth=False, token_timeout=1000)
     settings = attrs.evolve(DEFAULTS, existing_session=existing)
     async with open_accounts(database, settings=settings) as accounts:
         alice = await accounts.user("alice")
-        made = await accounts.client.post(GET_TOKEN, {}, token=alice.access_token)
-        told = await accounts.client.get(
+        generated = await accounts.client.post(GET_TOKEN, {}, token=alice.access_token)
+        response = await accounts.client.get(
             "/_matrix/client/v3/capabilities", token=alice.access_token
         )
         flows = (await accounts.client.get(LOGIN)).json["flows"]
         accounts.clock.advance(1000)
-        late = await accounts.client.post(
-            LOGIN, {"type": "m.login.token", "token": made.json["login_token"]}
+        expired = await accounts.client.post(
+            LOGIN, {"type": "m.login.token", "token": generated.json["login_token"]}
         )
 
-        assert made.json["expires_in_ms"] == 1000
-        assert told.json["capabilities"]["m.get_login_token"] == {"enabled": True}
+        assert generated.json["expires_in_ms"] == 1000
+        assert response.json["capabilities"]["m.get_login_token"] == {"enabled": True}
         assert {"type": "m.login.token", "get_login_token": True} in flows
-        assert (late.status, late.errcode) == (403, "M_FORBIDDEN")
+        assert (expired.status, expired.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_passwords_are_hashed_anew_as_their_owners_log_in(database: Database) -> None:
+async def test_login_rehashes_passwords_with_outdated_settings(database: Database) -> None:
     async with open_accounts(database) as accounts:
         await accounts.user("alice", password="secret")
-    newer = PasswordSettings(scheme="argon2id", pepper="")
-    async with open_accounts(database, passwords=newer) as accounts:
+    passwords = PasswordSettings(scheme="argon2id", pepper="")
+    async with open_accounts(database, passwords=passwords) as accounts:
         await accounts.log_in("alice", "secret")
         user = await database.read(account_rows.find_user, "@alice:test")
         wrong = await accounts.client.post(
             LOGIN, {"type": "m.login.password", "user": "alice", "password": "wrong"}
         )
-        nobody = await accounts.client.post(
+        unknown_user = await accounts.client.post(
             LOGIN, {"type": "m.login.password", "user": "nobody", "password": "wrong"}
         )
         await accounts.log_in("alice", "secret")
 
         assert user is not None
         assert (user.password_hash or "").startswith("$argon2id$")
-        assert (wrong.status, nobody.status) == (403, 403)
+        assert (wrong.status, unknown_user.status) == (403, 403)
     async with open_accounts(database) as accounts:
         await accounts.log_in("alice", "secret")
         user = await database.read(account_rows.find_user, "@alice:test")
@@ -157,29 +159,29 @@ async def test_passwords_are_hashed_anew_as_their_owners_log_in(database: Databa
         assert (user.password_hash or "").startswith("$2b$04$")
 
 
-async def test_passwords_kept_elsewhere_are_not_checked_here(database: Database) -> None:
+async def test_password_login_is_disabled_without_a_local_database(database: Database) -> None:
     async with open_accounts(
         database, passwords=PasswordSettings(localdb_enabled=False)
     ) as accounts:
         alice = await accounts.user("alice", password="secret")
         body = {"type": "m.login.password", "user": "alice", "password": "secret"}
 
-        refused = await accounts.client.post(LOGIN, body)
-        told = await accounts.client.get(
+        login = await accounts.client.post(LOGIN, body)
+        response = await accounts.client.get(
             "/_matrix/client/v3/capabilities", token=alice.access_token
         )
 
-        assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
-        assert told.json["capabilities"]["m.change_password"] == {"enabled": False}
+        assert (login.status, login.errcode) == (403, "M_FORBIDDEN")
+        assert response.json["capabilities"]["m.change_password"] == {"enabled": False}
 
 
 @pytest.mark.parametrize("version", ["r0", "v3", "unstable"])
-async def test_clients_learn_what_passwords_must_contain(database: Database, version: str) -> None:
+async def test_password_policy_is_published(database: Database, version: str) -> None:
     policy = PasswordPolicy(enabled=True, minimum_length=15, require_digit=True)
     async with open_accounts(database, passwords=PasswordSettings(policy=policy)) as accounts:
-        told = await accounts.client.get(f"/_matrix/client/{version}/password_policy")
+        response = await accounts.client.get(f"/_matrix/client/{version}/password_policy")
 
-        assert told.json == {
+        assert response.json == {
             "m.minimum_length": 15,
             "m.require_digit": True,
             "m.require_symbol": False,
@@ -188,25 +190,25 @@ async def test_clients_learn_what_passwords_must_contain(database: Database, ver
         }
 
 
-async def test_without_a_policy_there_is_nothing_to_learn(database: Database) -> None:
+async def test_password_policy_is_empty_by_default(database: Database) -> None:
     async with open_accounts(database) as accounts:
-        told = await accounts.client.get("/_matrix/client/v3/password_policy")
+        response = await accounts.client.get("/_matrix/client/v3/password_policy")
 
-        assert told.json == {}
+        assert response.json == {}
 
 
-async def test_an_account_is_opened_again(database: Database) -> None:
+async def test_deactivated_account_can_be_reactivated(database: Database) -> None:
     async with open_accounts(database) as accounts:
         alice = await accounts.user("alice", password="secret")
         await accounts.lifecycle.deactivate(alice.user_id, erase=True)
         body = {"type": "m.login.password", "user": "alice", "password": "secret"}
-        closed = await accounts.client.post(LOGIN, body)
+        deactivated = await accounts.client.post(LOGIN, body)
 
-        opened = await accounts.lifecycle.reactivate(alice.user_id, "another")
-        twice = await accounts.lifecycle.reactivate(alice.user_id, "third")
+        is_reactivated = await accounts.lifecycle.reactivate(alice.user_id, "another")
+        is_reactivated_again = await accounts.lifecycle.reactivate(alice.user_id, "third")
 
-        assert (closed.status, closed.errcode) == (403, "M_USER_DEACTIVATED")
-        assert (opened, twice) == (True, False)
+        assert (deactivated.status, deactivated.errcode) == (403, "M_USER_DEACTIVATED")
+        assert (is_reactivated, is_reactivated_again) == (True, False)
         await accounts.log_in("alice", "another")
 
 
@@ -218,8 +220,8 @@ async def test_an_account_is_opened_again(database: Database) -> None:
         "/_matrix/client/v3/login/sso/redirect",
     ],
 )
-async def test_what_is_off_is_not_there(database: Database, path: str) -> None:
+async def test_disabled_endpoints_are_unrecognized(database: Database, path: str) -> None:
     async with open_accounts(database) as accounts:
-        answer = await accounts.client.get(path)
+        response = await accounts.client.get(path)
 
-        assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+        assert (response.status, response.errcode) == (404, "M_UNRECOGNIZED")

@@ -1,4 +1,4 @@
-"""Locking and suspending accounts, and what capabilities tell of it."""
+"""Locking and suspending accounts, and the capability for it."""
 
 from typing import Any
 
@@ -13,80 +13,82 @@ WHOAMI = "/_matrix/client/v3/account/whoami"
 NAME = "/_matrix/client/v3/profile/@bob:test/displayname"
 
 
-async def root(accounts: Accounts) -> str:
+async def root_token(accounts: Accounts) -> str:
     return (await accounts.user("root", is_admin=True)).access_token
 
 
-async def test_a_locked_account_keeps_its_session(database: Database) -> None:
+async def test_locked_account_is_soft_logged_out_until_unlocked(database: Database) -> None:
     hub = InProcHub()
     async with (
-        open_accounts(database, hub=hub) as here,
-        open_accounts(database, hub=hub, instance="other") as there,
+        open_accounts(database, hub=hub) as main,
+        open_accounts(database, hub=hub, instance="other") as worker,
     ):
-        admin, bob = await root(here), (await here.user("bob")).access_token
-        for one in (here, there):
-            assert (await one.client.get(WHOAMI, token=bob)).status == 200
+        admin, bob = await root_token(main), (await main.user("bob")).access_token
+        for accounts in (main, worker):
+            assert (await accounts.client.get(WHOAMI, token=bob)).status == 200
         path = f"{ADMIN}/lock/@bob:test"
 
-        done = await here.client.put(path, {"locked": True}, token=admin)
-        answers = [await one.client.get(WHOAMI, token=bob) for one in (here, there)]
-        seen = await there.client.get(path, token=admin)
-        await there.client.put(path, {"locked": False}, token=admin)
-        after = [await one.client.get(WHOAMI, token=bob) for one in (here, there)]
+        lock_response = await main.client.put(path, {"locked": True}, token=admin)
+        while_locked = [await accounts.client.get(WHOAMI, token=bob) for accounts in (main, worker)]
+        status = await worker.client.get(path, token=admin)
+        await worker.client.put(path, {"locked": False}, token=admin)
+        after_unlock = [await accounts.client.get(WHOAMI, token=bob) for accounts in (main, worker)]
 
-        assert done.json == seen.json == {"locked": True}
-        for answer in answers:
-            assert (answer.status, answer.errcode) == (401, "M_USER_LOCKED")
-            assert answer.json["soft_logout"] is True
-        assert [one.status for one in after] == [200, 200]
+        assert lock_response.json == status.json == {"locked": True}
+        for response in while_locked:
+            assert (response.status, response.errcode) == (401, "M_USER_LOCKED")
+            assert response.json["soft_logout"] is True
+        assert [response.status for response in after_unlock] == [200, 200]
 
 
-async def test_who_is_locked_may_log_out(accounts: Accounts) -> None:
-    admin, bob = await root(accounts), (await accounts.user("bob")).access_token
+async def test_locked_user_may_log_out(accounts: Accounts) -> None:
+    admin, bob = await root_token(accounts), (await accounts.user("bob")).access_token
     await accounts.client.put(f"{ADMIN}/lock/@bob:test", {"locked": True}, token=admin)
 
     assert (await accounts.client.post("/_matrix/client/v3/logout", {}, token=bob)).status == 200
 
 
-async def test_who_is_locked_gets_no_tokens_until_that_ends(accounts: Accounts) -> None:
-    admin = await root(accounts)
+async def test_locked_user_gets_no_tokens(accounts: Accounts) -> None:
+    admin = await root_token(accounts)
     await accounts.user("bob", password="secret")
-    old = await accounts.log_in("bob", "secret", refresh_token=True)
+    session = await accounts.log_in("bob", "secret", refresh_token=True)
     login = {"type": "m.login.password", "user": "bob", "password": "secret"}
-    refresh = {"refresh_token": old["refresh_token"]}
+    refresh = {"refresh_token": session["refresh_token"]}
     await accounts.client.put(f"{ADMIN}/lock/@bob:test", {"locked": True}, token=admin)
 
-    again = await accounts.client.post("/_matrix/client/v3/login", login)
-    guess = await accounts.client.post("/_matrix/client/v3/login", {**login, "password": "x"})
-    renewed = await accounts.client.post("/_matrix/client/v3/refresh", refresh)
+    login_response = await accounts.client.post("/_matrix/client/v3/login", login)
+    wrong_password = await accounts.client.post(
+        "/_matrix/client/v3/login", {**login, "password": "x"}
+    )
+    refresh_response = await accounts.client.post("/_matrix/client/v3/refresh", refresh)
     await accounts.client.put(f"{ADMIN}/lock/@bob:test", {"locked": False}, token=admin)
 
-    for answer in (again, renewed):
-        assert (answer.status, answer.errcode) == (401, "M_USER_LOCKED")
-        assert answer.json["soft_logout"] is True
-    assert (guess.status, guess.errcode) == (403, "M_FORBIDDEN")
+    for response in (login_response, refresh_response):
+        assert (response.status, response.errcode) == (401, "M_USER_LOCKED")
+        assert response.json["soft_logout"] is True
+    assert (wrong_password.status, wrong_password.errcode) == (403, "M_FORBIDDEN")
     assert (await accounts.client.post("/_matrix/client/v3/refresh", refresh)).status == 200
     assert (await accounts.client.post("/_matrix/client/v3/login", login)).status == 200
 
 
-async def test_who_is_suspended_does_not_change_their_profile(accounts: Accounts) -> None:
-    admin, bob = await root(accounts), (await accounts.user("bob")).access_token
+async def test_suspended_user_cannot_change_their_profile(accounts: Accounts) -> None:
+    admin, bob = await root_token(accounts), (await accounts.user("bob")).access_token
     path = f"{ADMIN}/suspend/@bob:test"
 
-    done = await accounts.client.put(path, {"suspended": True}, token=admin)
-    refused = await accounts.client.put(NAME, {"displayname": "B"}, token=bob)
-    read = await accounts.client.get(WHOAMI, token=bob)
+    lock_response = await accounts.client.put(path, {"suspended": True}, token=admin)
+    name_change = await accounts.client.put(NAME, {"displayname": "B"}, token=bob)
+    whoami = await accounts.client.get(WHOAMI, token=bob)
     await accounts.client.put(path, {"suspended": False}, token=admin)
 
-    assert done.json == {"suspended": True}
-    assert (refused.status, refused.errcode) == (403, "M_USER_SUSPENDED")
-    assert read.status == 200
+    assert lock_response.json == {"suspended": True}
+    assert (name_change.status, name_change.errcode) == (403, "M_USER_SUSPENDED")
+    assert whoami.status == 200
     assert (await accounts.client.put(NAME, {"displayname": "B"}, token=bob)).status == 200
     assert (await accounts.client.get(path, token=admin)).json == {"suspended": False}
 
 
 @pytest.mark.parametrize(
-    ("who", "method", "whom", "body", "status", "errcode"),
+    ("requester", "method", "target", "body", "status", "errcode"),
     [
         ("bob", "PUT", "@eve:test", {"locked": True}, 403, "M_FORBIDDEN"),
         ("bob", "GET", "@nobody:test", None, 403, "M_FORBIDDEN"),
@@ -102,28 +104,36 @@ async def test_who_is_suspended_does_not_change_their_profile(accounts: Accounts
         ("root", "PUT", "@eve:test", {"locked": "yes"}, 400, "M_BAD_JSON"),
     ],
 )
-async def test_what_is_not_for_everybody_is_refused(
-    accounts: Accounts, who: str, method: str, whom: str, body: Any, status: int, errcode: str
+async def test_moderation_is_limited_to_administrators_and_local_users(
+    accounts: Accounts,
+    requester: str,
+    method: str,
+    target: str,
+    body: Any,
+    status: int,
+    errcode: str,
 ) -> None:
     tokens = {
         name: (await accounts.user(name, is_admin=name in ("root", "admin"))).access_token
         for name in ("root", "admin", "bob", "eve", "gone")
     }
-    gone = await accounts.client.get(WHOAMI, token=tokens["gone"])
-    await accounts.lifecycle.deactivate(gone.json["user_id"], erase=False)
+    whoami = await accounts.client.get(WHOAMI, token=tokens["gone"])
+    await accounts.lifecycle.deactivate(whoami.json["user_id"], erase=False)
 
-    answer = await accounts.client.ask(method, f"{ADMIN}/lock/{whom}", json=body, token=tokens[who])
+    response = await accounts.client.ask(
+        method, f"{ADMIN}/lock/{target}", json=body, token=tokens[requester]
+    )
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_capabilities_tell_administrators_of_it(accounts: Accounts) -> None:
-    admin, bob = await root(accounts), (await accounts.user("bob")).access_token
+async def test_moderation_capability_is_only_for_administrators(accounts: Accounts) -> None:
+    admin, bob = await root_token(accounts), (await accounts.user("bob")).access_token
     path = "/_matrix/client/v3/capabilities"
 
-    mine = (await accounts.client.get(path, token=admin)).json["capabilities"]
-    theirs = (await accounts.client.get(path, token=bob)).json["capabilities"]
+    of_admin = (await accounts.client.get(path, token=admin)).json["capabilities"]
+    of_user = (await accounts.client.get(path, token=bob)).json["capabilities"]
 
-    assert mine["m.account_moderation"] == {"suspend": True, "lock": True}
-    assert mine["uk.timedout.msc4323"] == mine["m.account_moderation"]
-    assert "m.account_moderation" not in theirs
+    assert of_admin["m.account_moderation"] == {"suspend": True, "lock": True}
+    assert of_admin["uk.timedout.msc4323"] == of_admin["m.account_moderation"]
+    assert "m.account_moderation" not in of_user

@@ -1,4 +1,4 @@
-"""Telephone numbers: proved through a delegate, read as their countries write them."""
+"""Phone numbers: validation by a delegate, and national formats."""
 
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -16,102 +16,109 @@ from tests.support.accounts import OPEN
 from tests.support.addresses import FREE, V3, Scene, open_scene
 
 REGISTER = V3 + "/register"
-_PROVED = Validated("msisdn", "", 1)
+_VALIDATED = Validated("msisdn", "", 1)
 PHONE = {"country": "GB", "phone_number": "07700 900123", "client_secret": "s", "send_attempt": 1}
 
 
 @pytest.fixture
-async def texting(database: Database) -> AsyncIterator[Scene]:
+async def scene(database: Database) -> AsyncIterator[Scene]:
     delegates = DelegateSettings(msisdn="https://id.example.org")
-    async with open_scene(database, delegates=delegates) as opened:
-        yield opened
+    async with open_scene(database, delegates=delegates) as scene:
+        yield scene
 
 
-async def test_somebody_registers_with_a_number(texting: Scene) -> None:
+async def test_registration_with_a_phone_number(scene: Scene) -> None:
     phone = {**PHONE, "phone_number": "+44 7700 900123"}
-    sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+    sent = await scene.post(V3 + "/register/msisdn/requestToken", phone)
     submit = urlsplit(sent.json["submit_url"]).path
     code = {"sid": sent.json["sid"], "client_secret": "s", "token": "0000"}
     creds = {"sid": sent.json["sid"], "client_secret": "s"}
-    wish = {
+    body = {
         "username": "alice",
         "password": "secret",
         "auth": {"type": "m.login.msisdn", "threepid_creds": creds},
     }
 
-    wrong, early = await texting.post(submit, code), await texting.post(REGISTER, wish)
-    right = await texting.post(submit, {**code, "token": "1234"})
-    done = await texting.post(REGISTER, wish)
-    named = {"type": "m.id.phone", "country": "GB", "phone": "+447700900123"}
-    by_number = await texting.post(
-        V3 + "/login", {"type": "m.login.password", "identifier": named, "password": "secret"}
+    wrong_code, early_registration = (
+        await scene.post(submit, code),
+        await scene.post(REGISTER, body),
     )
-    again = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+    right_code = await scene.post(submit, {**code, "token": "1234"})
+    registration = await scene.post(REGISTER, body)
+    identifier = {"type": "m.id.phone", "country": "GB", "phone": "+447700900123"}
+    login = await scene.post(
+        V3 + "/login", {"type": "m.login.password", "identifier": identifier, "password": "secret"}
+    )
+    second_request = await scene.post(V3 + "/register/msisdn/requestToken", phone)
 
     assert sent.json["msisdn"] == "447700900123"
-    assert (wrong.json, right.json) == ({"success": False}, {"success": True})
-    assert early.status == 401
-    assert await texting.addresses_of(done.json["access_token"]) == [("msisdn", "447700900123")]
-    assert by_number.json["user_id"] == "@alice:test"
-    assert again.errcode == "M_THREEPID_IN_USE"
+    assert (wrong_code.json, right_code.json) == ({"success": False}, {"success": True})
+    assert early_registration.status == 401
+    assert await scene.addresses_of(registration.json["access_token"]) == [
+        ("msisdn", "447700900123")
+    ]
+    assert login.json["user_id"] == "@alice:test"
+    assert second_request.errcode == "M_THREEPID_IN_USE"
 
 
-async def test_nobody_learns_whether_a_number_is_known_here(database: Database) -> None:
+async def test_responses_do_not_reveal_known_numbers(database: Database) -> None:
     delegates = DelegateSettings(msisdn="https://id.example.org")
-    silent = ThreepidSettings(request_token_inhibit_3pid_errors=True)
-    async with open_scene(database, delegates=delegates, threepids=silent) as texting:
-        alice = await texting.accounts.user("alice")
-        await texting.accounts.proving.threepids.add(
-            alice.user_id, attrs.evolve(_PROVED, address="447700900123")
+    threepids = ThreepidSettings(request_token_inhibit_3pid_errors=True)
+    async with open_scene(database, delegates=delegates, threepids=threepids) as scene:
+        alice = await scene.accounts.user("alice")
+        await scene.accounts.proving.threepids.add(
+            alice.user_id, attrs.evolve(_VALIDATED, address="447700900123")
         )
-        told = []
+        observed = []
         for number in ("+44 7700 900123", "+44 7700 900456"):
             phone = {**PHONE, "phone_number": number}
-            sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+            sent = await scene.post(V3 + "/register/msisdn/requestToken", phone)
             code = {"sid": sent.json["sid"], "client_secret": "s", "token": "0000"}
-            wrong = await texting.post(urlsplit(sent.json["submit_url"]).path, code)
-            told.append((sent.json.keys(), sent.json["submit_url"], wrong.status, wrong.json))
+            wrong_code = await scene.post(urlsplit(sent.json["submit_url"]).path, code)
+            observed.append(
+                (sent.json.keys(), sent.json["submit_url"], wrong_code.status, wrong_code.json)
+            )
 
-        assert told[0] == told[1]
+        assert observed[0] == observed[1]
 
 
-async def test_no_code_is_found_by_trying(database: Database) -> None:
+async def test_attempts_at_a_code_are_rate_limited(database: Database) -> None:
     delegates = DelegateSettings(msisdn="https://id.example.org")
     rates = attrs.evolve(FREE, rc_3pid_validation=Rate(0.001, 3))
-    async with open_scene(database, delegates=delegates, rate_limits=rates) as texting:
+    async with open_scene(database, delegates=delegates, rate_limits=rates) as scene:
         phone = {**PHONE, "phone_number": "+44 7700 900123"}
-        sent = await texting.post(V3 + "/register/msisdn/requestToken", phone)
+        sent = await scene.post(V3 + "/register/msisdn/requestToken", phone)
         submit = urlsplit(sent.json["submit_url"]).path
         code = {"sid": sent.json["sid"], "client_secret": "s"}
 
-        tried = [await texting.post(submit, {**code, "token": f"000{n}"}) for n in range(3)]
+        attempts = [await scene.post(submit, {**code, "token": f"000{n}"}) for n in range(3)]
 
-        assert [one.status for one in tried] == [200, 200, 429]
+        assert [response.status for response in attempts] == [200, 200, 429]
 
 
-async def test_a_number_is_read_as_its_country_writes_it(texting: Scene) -> None:
+async def test_number_in_national_format_is_accepted(scene: Scene) -> None:
     pytest.importorskip("phonenumbers")
-    alice = await texting.accounts.user("alice", password="secret")
-    await texting.accounts.proving.threepids.add(
-        alice.user_id, attrs.evolve(_PROVED, address="447700900123")
+    alice = await scene.accounts.user("alice", password="secret")
+    await scene.accounts.proving.threepids.add(
+        alice.user_id, attrs.evolve(_VALIDATED, address="447700900123")
     )
-    named = {"type": "m.id.phone", "country": "GB", "phone": "07700 900123"}
+    identifier = {"type": "m.id.phone", "country": "GB", "phone": "07700 900123"}
 
-    answer = await texting.post(
-        V3 + "/login", {"type": "m.login.password", "identifier": named, "password": "secret"}
+    response = await scene.post(
+        V3 + "/login", {"type": "m.login.password", "identifier": identifier, "password": "secret"}
     )
 
-    assert answer.json["user_id"] == "@alice:test"
+    assert response.json["user_id"] == "@alice:test"
 
 
-async def test_both_may_be_required(database: Database) -> None:
+async def test_email_and_phone_number_can_both_be_required(database: Database) -> None:
     required: RegistrationSettings = attrs.evolve(
         OPEN, registrations_require_3pid=("email", "msisdn")
     )
     delegates = DelegateSettings(msisdn="https://id.example.org")
     async with open_scene(database, registration=required, delegates=delegates) as scene:
-        asked = await scene.post(REGISTER, {})
+        challenge = await scene.post(REGISTER, {})
 
-    assert [set(flow["stages"]) for flow in asked.json["flows"]] == [
+    assert [set(flow["stages"]) for flow in challenge.json["flows"]] == [
         {"m.login.email.identity", "m.login.msisdn"}
     ]

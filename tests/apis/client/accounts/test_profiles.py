@@ -15,7 +15,7 @@ from tests.support.accounts import DEFAULTS, Accounts, open_accounts
 PROFILE = "/_matrix/client/v3/profile/@alice:test"
 
 
-async def test_new_users_are_called_by_their_localpart(accounts: Accounts) -> None:
+async def test_display_name_of_a_new_user_is_the_localpart(accounts: Accounts) -> None:
     await accounts.user("alice")
 
     assert (await accounts.client.get(PROFILE)).json == {"displayname": "alice"}
@@ -31,35 +31,37 @@ async def test_fields_are_set_read_and_deleted(accounts: Accounts) -> None:
     }
 
     for field, value in values.items():
-        answer = await accounts.client.put(
+        response = await accounts.client.put(
             f"{PROFILE}/{field}", {field: value}, token=alice.access_token
         )
-        assert answer.json == {}
+        assert response.json == {}
         assert (await accounts.client.get(f"{PROFILE}/{field}")).json == {field: value}
     assert (await accounts.client.get(PROFILE)).json == values
 
     for field in values:
-        answer = await accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token)
-        assert answer.json == {}
-        gone = await accounts.client.get(f"{PROFILE}/{field}")
+        response = await accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token)
+        assert response.json == {}
+        after_deletion = await accounts.client.get(f"{PROFILE}/{field}")
         if field in ("displayname", "avatar_url"):
-            assert (gone.status, gone.json) == (200, {})
+            assert (after_deletion.status, after_deletion.json) == (200, {})
         else:
-            assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
+            assert (after_deletion.status, after_deletion.errcode) == (404, "M_NOT_FOUND")
     assert (await accounts.client.get(PROFILE)).json == {}
 
 
-async def test_clients_of_before_read_the_whole_profile_elsewhere(accounts: Accounts) -> None:
+async def test_profile_is_served_at_its_unstable_path(accounts: Accounts) -> None:
     await accounts.user("alice")
-    before = PROFILE.replace("v3", "unstable/uk.tcpip.msc4133")
+    unstable_path = PROFILE.replace("v3", "unstable/uk.tcpip.msc4133")
 
-    assert (await accounts.client.get(before)).json == {"displayname": "alice"}
+    assert (await accounts.client.get(unstable_path)).json == {"displayname": "alice"}
 
 
 @pytest.mark.parametrize("field", ["displayname", "avatar_url", "m.tz"])
-async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts, field: str) -> None:
+async def test_only_name_and_avatar_changes_are_queued_for_rooms(
+    accounts: Accounts, field: str
+) -> None:
     alice = await accounts.user("alice")
-    told = []
+    queued = []
 
     for change in (
         accounts.client.put(f"{PROFILE}/{field}", {field: "A"}, token=alice.access_token),
@@ -67,13 +69,15 @@ async def test_rooms_are_told_of_names_and_avatars_only(accounts: Accounts, fiel
         accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token),
     ):
         await change
-        told += await accounts.database.read(profiles.changed, 0, 100)
+        queued += await accounts.database.read(profiles.changed, 0, 100)
 
-    assert {one.user_id for one in told} == (set() if field == "m.tz" else {alice.user_id})
-    assert len({one.change_id for one in told}) == len(told) == (0 if field == "m.tz" else 3)
+    assert {change.user_id for change in queued} == (set() if field == "m.tz" else {alice.user_id})
+    assert (
+        len({change.change_id for change in queued}) == len(queued) == (0 if field == "m.tz" else 3)
+    )
 
 
-async def test_an_empty_name_is_no_name(accounts: Accounts) -> None:
+async def test_empty_display_name_is_not_stored(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
     await accounts.client.put(
@@ -103,28 +107,28 @@ async def test_an_empty_name_is_no_name(accounts: Accounts) -> None:
         ("org.example.other", {"org.example.else": 1}, 400, "M_MISSING_PARAM"),
     ],
 )
-async def test_bad_fields_are_refused(
+async def test_invalid_field_is_rejected(
     accounts: Accounts, field: str, body: Any, status: int, errcode: str
 ) -> None:
     alice = await accounts.user("alice")
 
-    answer = await accounts.client.put(f"{PROFILE}/{field}", body, token=alice.access_token)
+    response = await accounts.client.put(f"{PROFILE}/{field}", body, token=alice.access_token)
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
     assert (await accounts.client.get(PROFILE)).json == {"displayname": "alice"}
 
 
-async def test_nobody_changes_the_profile_of_another(accounts: Accounts) -> None:
+async def test_user_cannot_change_the_profile_of_another_user(accounts: Accounts) -> None:
     await accounts.user("alice")
     bob = await accounts.user("bob")
 
-    answer = await accounts.client.put(
+    response = await accounts.client.put(
         f"{PROFILE}/displayname", {"displayname": "x"}, token=bob.access_token
     )
-    deleting = await accounts.client.delete(f"{PROFILE}/displayname", token=bob.access_token)
+    deletion = await accounts.client.delete(f"{PROFILE}/displayname", token=bob.access_token)
 
-    assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
-    assert deleting.status == 403
+    assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
+    assert deletion.status == 403
 
 
 @pytest.mark.parametrize(
@@ -135,47 +139,47 @@ async def test_nobody_changes_the_profile_of_another(accounts: Accounts) -> None
         ("nobody", 400, "M_INVALID_PARAM"),
     ],
 )
-async def test_unknown_users_have_no_profile(
+async def test_unknown_user_has_no_profile(
     accounts: Accounts, user_id: str, status: int, errcode: str
 ) -> None:
-    answer = await accounts.client.get(f"/_matrix/client/v3/profile/{user_id}")
+    response = await accounts.client.get(f"/_matrix/client/v3/profile/{user_id}")
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_profiles_may_be_kept_from_strangers(database: Database) -> None:
+async def test_profiles_can_require_authentication(database: Database) -> None:
     server = attrs.evolve(DEFAULTS.server, require_auth_for_profile_requests=True)
     async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
         alice = await accounts.user("alice")
 
-        stranger = await accounts.client.get(PROFILE)
-        known = await accounts.client.get(PROFILE, token=alice.access_token)
+        unauthenticated = await accounts.client.get(PROFILE)
+        authenticated = await accounts.client.get(PROFILE, token=alice.access_token)
 
-        assert (stranger.status, stranger.errcode) == (401, "M_MISSING_TOKEN")
-        assert known.status == 200
+        assert (unauthenticated.status, unauthenticated.errcode) == (401, "M_MISSING_TOKEN")
+        assert authenticated.status == 200
 
 
-async def test_names_may_be_fixed_by_the_administrator(database: Database) -> None:
-    fixed = RegistrationSettings(enable_registration=True, enable_set_displayname=False)
-    async with open_accounts(database, registration=fixed) as accounts:
+async def test_display_name_changes_can_be_disabled(database: Database) -> None:
+    registration = RegistrationSettings(enable_registration=True, enable_set_displayname=False)
+    async with open_accounts(database, registration=registration) as accounts:
         alice = await accounts.user("alice")
-        answer = await accounts.client.put(
+        response = await accounts.client.put(
             f"{PROFILE}/displayname", {"displayname": "x"}, token=alice.access_token
         )
         capabilities = await accounts.client.get(
             "/_matrix/client/v3/capabilities", token=alice.access_token
         )
 
-        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
-        told = capabilities.json["capabilities"]
-        assert told["m.set_displayname"] == {"enabled": False}
-        assert told["m.profile_fields"] == {"enabled": True, "disallowed": ["displayname"]}
+        assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
+        listed = capabilities.json["capabilities"]
+        assert listed["m.set_displayname"] == {"enabled": False}
+        assert listed["m.profile_fields"] == {"enabled": True, "disallowed": ["displayname"]}
 
 
-async def test_guests_change_their_name_only(accounts: Accounts) -> None:
-    made = await accounts.client.post("/_matrix/client/v3/register?kind=guest", {})
-    path = f"/_matrix/client/v3/profile/{made.json['user_id']}"
-    token = made.json["access_token"]
+async def test_guests_can_change_only_their_display_name(accounts: Accounts) -> None:
+    guest = await accounts.client.post("/_matrix/client/v3/register?kind=guest", {})
+    path = f"/_matrix/client/v3/profile/{guest.json['user_id']}"
+    token = guest.json["access_token"]
 
     name = await accounts.client.put(f"{path}/displayname", {"displayname": "G"}, token=token)
     avatar = await accounts.client.put(f"{path}/avatar_url", {"avatar_url": "m"}, token=token)
@@ -184,41 +188,45 @@ async def test_guests_change_their_name_only(accounts: Accounts) -> None:
     assert (avatar.status, avatar.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
 
 
-async def test_a_change_is_seen_by_every_process(database: Database) -> None:
+async def test_change_invalidates_the_caches_of_all_processes(database: Database) -> None:
     hub = InProcHub()
     async with (
-        open_accounts(database, hub=hub, instance="main") as one,
-        open_accounts(database, hub=hub, instance="worker") as other,
+        open_accounts(database, hub=hub, instance="main") as main,
+        open_accounts(database, hub=hub, instance="worker") as worker,
     ):
-        alice = await one.user("alice")
-        assert await other.profiles.of_local(alice.user_id) == {"displayname": "alice"}
+        alice = await main.user("alice")
+        assert await worker.profiles.of_local(alice.user_id) == {"displayname": "alice"}
 
-        await one.client.put(
+        await main.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await other.profiles.of_local(alice.user_id) == {"displayname": "A"}
+        assert await worker.profiles.of_local(alice.user_id) == {"displayname": "A"}
 
 
-async def test_nobody_gets_a_profile_without_an_account(accounts: Accounts) -> None:
+async def test_profile_of_a_user_without_account_cannot_be_set(accounts: Accounts) -> None:
     admin = await accounts.user("root", is_admin=True)
     alice = await accounts.user("alice")
-    nobody = "/_matrix/client/v3/profile/@nobody:test"
+    unknown_profile = "/_matrix/client/v3/profile/@nobody:test"
     name = {"displayname": "A"}
 
-    other = await accounts.client.put(f"{PROFILE}/displayname", name, token=admin.access_token)
-    refused = await accounts.client.put(f"{nobody}/displayname", name, token=admin.access_token)
+    worker = await accounts.client.put(f"{PROFILE}/displayname", name, token=admin.access_token)
+    unknown_user = await accounts.client.put(
+        f"{unknown_profile}/displayname", name, token=admin.access_token
+    )
     await accounts.lifecycle.deactivate(alice.user_id, erase=False)
-    gone = await accounts.client.put(f"{PROFILE}/displayname", name, token=admin.access_token)
+    after_deletion = await accounts.client.put(
+        f"{PROFILE}/displayname", name, token=admin.access_token
+    )
 
-    assert other.status == 200
-    for answer in (refused, gone):
-        assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
-    for path in (nobody, PROFILE):
+    assert worker.status == 200
+    for response in (unknown_user, after_deletion):
+        assert (response.status, response.errcode) == (404, "M_NOT_FOUND")
+    for path in (unknown_profile, PROFILE):
         assert (await accounts.client.get(path)).status == 404
 
 
-async def test_who_comes_back_has_a_profile_again(accounts: Accounts) -> None:
+async def test_reactivated_user_has_an_empty_profile(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     await accounts.lifecycle.deactivate(alice.user_id, erase=False)
     assert (await accounts.client.get(PROFILE)).status == 404
@@ -228,8 +236,8 @@ async def test_who_comes_back_has_a_profile_again(accounts: Accounts) -> None:
     assert (await accounts.client.get(PROFILE)).json == {}
 
 
-async def test_a_profile_is_read_as_another_process_has_just_set_it(database: Database) -> None:
-    # Of two hubs, as what one process tells has not come to the other yet.
+async def test_profile_is_read_without_waiting_for_replication(database: Database) -> None:
+    # Two hubs, so that no row is replicated between the processes.
     async with open_accounts(database) as here, open_accounts(database) as there:
         alice = await here.user("alice")
         assert (await there.client.get(PROFILE)).json == {"displayname": "alice"}
@@ -242,16 +250,16 @@ async def test_a_profile_is_read_as_another_process_has_just_set_it(database: Da
         assert (await there.client.get(f"{PROFILE}/displayname")).json == {"displayname": "A"}
 
 
-async def test_what_members_are_called_is_what_another_process_has_just_set(
+async def test_shared_profiles_are_read_without_waiting_for_replication(
     database: Database,
 ) -> None:
     async with open_accounts(database) as here, open_accounts(database) as there:
         alice = await here.user("alice")
-        seen = attrs.evolve(there.profiles, is_shared=True)
-        assert await seen.of_local(alice.user_id) == {"displayname": "alice"}
+        profiles_there = attrs.evolve(there.profiles, is_shared=True)
+        assert await profiles_there.of_local(alice.user_id) == {"displayname": "alice"}
 
         await here.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await seen.of_local(alice.user_id) == {"displayname": "A"}
+        assert await profiles_there.of_local(alice.user_id) == {"displayname": "A"}

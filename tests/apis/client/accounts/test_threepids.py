@@ -1,4 +1,4 @@
-"""E-mail addresses: proving and adding them, and what they prove."""
+"""E-mail addresses: validating and adding them, and authentication by them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,43 +21,43 @@ CHANGE = V3 + "/account/password"
 
 @pytest.fixture
 async def scene(database: Database) -> AsyncIterator[Scene]:
-    async with open_scene(database) as opened:
-        yield opened
+    async with open_scene(database) as scene:
+        yield scene
 
 
-async def test_somebody_registers_with_an_address(database: Database) -> None:
+async def test_registration_with_an_address(database: Database) -> None:
     required = attrs.evolve(OPEN, registrations_require_3pid=("email",))
     async with open_scene(database, registration=required) as scene:
-        wish = {"username": "alice", "password": "secret"}
-        asked = await scene.post(REGISTER, wish)
-        session = asked.json["session"]
+        body = {"username": "alice", "password": "secret"}
+        challenge = await scene.post(REGISTER, body)
+        session = challenge.json["session"]
         sent = await scene.ask("register")
         creds = {"sid": sent.json["sid"], "client_secret": "s3cret"}
         auth = {"type": "m.login.email.identity", "threepid_creds": creds, "session": session}
 
-        early = await scene.post(REGISTER, {**wish, "auth": auth})
-        opened = await scene.accounts.client.get(await scene.link())
-        done = await scene.post(REGISTER, {**wish, "auth": auth})
+        early_registration = await scene.post(REGISTER, {**body, "auth": auth})
+        page = await scene.accounts.client.get(await scene.link())
+        registration = await scene.post(REGISTER, {**body, "auth": auth})
 
-        assert asked.json["flows"] == [{"stages": ["m.login.email.identity"]}]
-        assert (early.status, early.errcode) == (401, "M_UNAUTHORIZED")
-        assert early.json["flows"]
-        assert b"confirmed" in opened.body
-        assert done.json["user_id"] == "@alice:test"
-        token = done.json["access_token"]
+        assert challenge.json["flows"] == [{"stages": ["m.login.email.identity"]}]
+        assert (early_registration.status, early_registration.errcode) == (401, "M_UNAUTHORIZED")
+        assert early_registration.json["flows"]
+        assert b"confirmed" in page.body
+        assert registration.json["user_id"] == "@alice:test"
+        token = registration.json["access_token"]
         assert await scene.addresses_of(token) == [("email", ADDRESS)]
 
 
-async def test_an_address_is_offered_where_it_is_not_required(scene: Scene) -> None:
-    asked = await scene.post(REGISTER, {})
+async def test_email_stage_is_optional_by_default(scene: Scene) -> None:
+    challenge = await scene.post(REGISTER, {})
 
-    assert [flow["stages"] for flow in asked.json["flows"]] == [
+    assert [flow["stages"] for flow in challenge.json["flows"]] == [
         ["m.login.dummy"],
         ["m.login.email.identity"],
     ]
 
 
-async def test_two_who_prove_one_address_cannot_both_register(scene: Scene) -> None:
+async def test_one_address_cannot_register_two_accounts(scene: Scene) -> None:
     first, second = (
         await scene.prove("register"),
         await scene.prove("register", " Alice@EXAMPLE.org"),
@@ -68,16 +68,16 @@ async def test_two_who_prove_one_address_cannot_both_register(scene: Scene) -> N
 
     alice = {"username": "alice", "password": "secret"}
     bob = {"username": "bob", "password": "secret"}
-    made = await scene.post(REGISTER, {**alice, "auth": auth(first)})
-    refused = await scene.post(REGISTER, {**bob, "auth": auth(second)})
+    first_registration = await scene.post(REGISTER, {**alice, "auth": auth(first)})
+    second_registration = await scene.post(REGISTER, {**bob, "auth": auth(second)})
     available = await scene.accounts.client.get(f"{REGISTER}/available?username=bob")
 
-    assert made.status == 200
-    assert (refused.status, refused.errcode) == (400, "M_THREEPID_IN_USE")
+    assert first_registration.status == 200
+    assert (second_registration.status, second_registration.errcode) == (400, "M_THREEPID_IN_USE")
     assert available.status == 200
 
 
-async def test_a_user_adds_and_removes_an_address(scene: Scene) -> None:
+async def test_user_adds_and_removes_an_address(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
 
     added = await scene.add(alice.access_token, "alice")
@@ -94,7 +94,7 @@ async def test_a_user_adds_and_removes_an_address(scene: Scene) -> None:
     assert await scene.addresses_of(alice.access_token) == []
 
 
-async def test_who_is_suspended_can_still_be_reached(scene: Scene) -> None:
+async def test_suspended_user_can_add_but_not_remove_an_address(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     root = await scene.accounts.user("root", is_admin=True)
     suspend = "/_matrix/client/v1/admin/suspend/@alice:test"
@@ -110,7 +110,7 @@ async def test_who_is_suspended_can_still_be_reached(scene: Scene) -> None:
     assert await scene.addresses_of(alice.access_token) == [("email", ADDRESS)]
 
 
-async def test_an_address_is_added_the_old_way(scene: Scene) -> None:
+async def test_address_is_added_by_the_deprecated_endpoint(scene: Scene) -> None:
     alice = await scene.accounts.user("alice")
     creds = await scene.prove("account/3pid")
 
@@ -120,50 +120,52 @@ async def test_an_address_is_added_the_old_way(scene: Scene) -> None:
     assert await scene.addresses_of(alice.access_token) == [("email", ADDRESS)]
 
 
-async def test_who_has_an_address_logs_in_with_it(scene: Scene) -> None:
+async def test_user_logs_in_with_an_address(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
-    named = {"type": "m.id.thirdparty", "medium": "email", "address": "Alice@example.org"}
-    body = {"type": "m.login.password", "identifier": named, "password": "secret"}
+    identifier = {"type": "m.id.thirdparty", "medium": "email", "address": "Alice@example.org"}
+    body = {"type": "m.login.password", "identifier": identifier, "password": "secret"}
 
-    answer = await scene.post(V3 + "/login", body)
+    response = await scene.post(V3 + "/login", body)
     old_form = await scene.post(
         V3 + "/login",
         {"type": "m.login.password", "medium": "email", "address": ADDRESS, "password": "secret"},
     )
     wrong = await scene.post(V3 + "/login", {**body, "password": "other"})
     unknown = await scene.post(
-        V3 + "/login", {**body, "identifier": {**named, "address": "x@example.org"}}
+        V3 + "/login", {**body, "identifier": {**identifier, "address": "x@example.org"}}
     )
 
-    assert answer.json["user_id"] == old_form.json["user_id"] == "@alice:test"
-    for refused in (wrong, unknown):
-        assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
+    assert response.json["user_id"] == old_form.json["user_id"] == "@alice:test"
+    for rejected in (wrong, unknown):
+        assert (rejected.status, rejected.errcode) == (403, "M_FORBIDDEN")
     assert wrong.json["error"] == unknown.json["error"]
 
 
-async def test_a_forgotten_password_is_replaced(scene: Scene) -> None:
+async def test_password_reset_by_email(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
-    begun = await scene.post(CHANGE, {"new_password": "new"})
+    challenge = await scene.post(CHANGE, {"new_password": "new"})
     creds = await scene.prove("account/password")
     auth = {
         "type": "m.login.email.identity", "threepid_creds": creds,
-        "session": begun.json["session"],
+        "session": challenge.json["session"],
     }  # fmt: skip
 
     changed = await scene.post(CHANGE, {"new_password": "new", "auth": auth})
-    again = await scene.post(CHANGE, {"new_password": "newer", "auth": {**auth, "session": None}})
+    repeated = await scene.post(
+        CHANGE, {"new_password": "newer", "auth": {**auth, "session": None}}
+    )
     whoami = await scene.accounts.client.get(V3 + "/account/whoami", token=alice.access_token)
 
-    assert begun.json["flows"] == [{"stages": ["m.login.email.identity"]}]
+    assert challenge.json["flows"] == [{"stages": ["m.login.email.identity"]}]
     assert changed.json == {}
-    assert again.status == 401  # the proof is spent
+    assert repeated.status == 401  # the validation was used
     assert whoami.status == 401  # logged out everywhere
     await scene.accounts.log_in("alice", "new")
 
 
-async def test_opening_the_link_alone_changes_nothing(scene: Scene) -> None:
+async def test_opening_the_reset_link_does_not_validate_the_session(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
     sent = await scene.ask("account/password")
@@ -178,7 +180,7 @@ async def test_opening_the_link_alone_changes_nothing(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("kind", ["register", "account/3pid"])
-async def test_what_was_proved_for_one_purpose_serves_no_other(scene: Scene, kind: str) -> None:
+async def test_validation_is_limited_to_its_purpose(scene: Scene, kind: str) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     creds = await scene.prove(kind)
     await scene.add(alice.access_token, "alice")
@@ -189,7 +191,7 @@ async def test_what_was_proved_for_one_purpose_serves_no_other(scene: Scene, kin
     assert (changed.status, changed.errcode) == (401, "M_UNAUTHORIZED")
 
 
-async def test_another_secret_proves_nothing(scene: Scene) -> None:
+async def test_wrong_client_secret_is_rejected(scene: Scene) -> None:
     alice = await scene.accounts.user("alice")
     creds = {**await scene.prove("account/3pid"), "client_secret": "another"}
 
@@ -198,18 +200,18 @@ async def test_another_secret_proves_nothing(scene: Scene) -> None:
     assert (added.status, added.errcode) == (403, "M_THREEPID_AUTH_FAILED")
 
 
-async def test_an_attempt_is_mailed_once(scene: Scene) -> None:
+async def test_email_is_sent_once_per_attempt(scene: Scene) -> None:
     first = await scene.ask("register")
-    again = await scene.ask("register")
+    repeated = await scene.ask("register")
     second = await scene.ask("register", send_attempt=2)
 
-    assert first.json == again.json == second.json
+    assert first.json == repeated.json == second.json
     assert len(scene.box.messages) == 2
-    # Either link serves.
+    # Either link is valid.
     assert (await scene.accounts.client.get(await scene.link(1))).status == 200
 
 
-async def test_a_link_serves_for_a_while_only(scene: Scene) -> None:
+async def test_validation_link_expires(scene: Scene) -> None:
     await scene.ask("register")
     link = await scene.link()
     scene.accounts.clock.advance(3_600_000)
@@ -220,7 +222,7 @@ async def test_a_link_serves_for_a_while_only(scene: Scene) -> None:
     assert b"expired" in page.body
 
 
-async def test_a_link_leads_on(scene: Scene) -> None:
+async def test_validation_link_redirects_to_next_link(scene: Scene) -> None:
     await scene.ask("register", next_link="https://app.example.org/done?x=1")
 
     page = await scene.accounts.client.get(await scene.link())
@@ -241,18 +243,18 @@ async def test_a_link_leads_on(scene: Scene) -> None:
         ("https://[", None, 400),
     ],
 )
-async def test_where_a_link_may_lead_is_checked(
+async def test_next_link_is_checked(
     database: Database, link: str, allowed: tuple[str, ...] | None, status: int
 ) -> None:
     settings = ThreepidSettings(next_link_domain_whitelist=allowed)
     async with open_scene(database, threepids=settings) as scene:
-        answer = await scene.ask("register", next_link=link)
+        response = await scene.ask("register", next_link=link)
 
-    assert answer.status == status
+    assert response.status == status
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "errcode"),
+    ("body", "status", "errcode"),
     [
         ({"email": "nobody"}, 400, "M_INVALID_PARAM"),
         ({"email": "a@b@c.de"}, 400, "M_INVALID_PARAM"),
@@ -263,15 +265,15 @@ async def test_where_a_link_may_lead_is_checked(
         ({"email": 1}, 400, "M_BAD_JSON"),
     ],
 )
-async def test_bad_wishes_are_refused(
-    scene: Scene, wish: dict[str, Any], status: int, errcode: str
+async def test_invalid_token_request_is_rejected(
+    scene: Scene, body: dict[str, Any], status: int, errcode: str
 ) -> None:
-    answer = await scene.ask("register", **{"email": ADDRESS, **wish})
+    response = await scene.ask("register", **{"email": ADDRESS, **body})
 
-    assert (answer.status, answer.errcode) == (status, errcode)
+    assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_it_is_told_whether_an_address_is_known(scene: Scene) -> None:
+async def test_token_request_reveals_known_addresses_by_default(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
 
@@ -282,9 +284,9 @@ async def test_it_is_told_whether_an_address_is_known(scene: Scene) -> None:
     assert (resetting.status, resetting.errcode) == (400, "M_THREEPID_NOT_FOUND")
 
 
-async def test_it_is_not_told_where_it_must_not_be(database: Database) -> None:
-    silent = ThreepidSettings(request_token_inhibit_3pid_errors=True)
-    async with open_scene(database, threepids=silent) as scene:
+async def test_token_request_can_hide_known_addresses(database: Database) -> None:
+    threepids = ThreepidSettings(request_token_inhibit_3pid_errors=True)
+    async with open_scene(database, threepids=threepids) as scene:
         alice = await scene.accounts.user("alice", password="secret")
         await scene.add(alice.access_token, "alice")
 
@@ -296,21 +298,21 @@ async def test_it_is_not_told_where_it_must_not_be(database: Database) -> None:
         assert len(scene.box.messages) == 2
 
 
-async def test_only_addresses_that_match_are_taken(database: Database) -> None:
+async def test_only_allowed_addresses_are_accepted(database: Database) -> None:
     pattern = AllowedThreepids(medium="email", pattern=r".*@example\.org$")
     async with open_scene(
         database, threepids=ThreepidSettings(allowed_local_3pids=(pattern,))
-    ) as s:
-        denied = await s.ask("register", "a@elsewhere.net")
-        taken = await s.ask("register", "a@example.org")
-        resetting = await s.ask("account/password", "a@elsewhere.net")
+    ) as scene:
+        other_domain = await scene.ask("register", "a@elsewhere.net")
+        allowed_domain = await scene.ask("register", "a@example.org")
+        resetting = await scene.ask("account/password", "a@elsewhere.net")
 
-    assert (denied.status, denied.errcode) == (403, "M_THREEPID_DENIED")
+    assert (other_domain.status, other_domain.errcode) == (403, "M_THREEPID_DENIED")
     assert (resetting.status, resetting.errcode) == (403, "M_THREEPID_DENIED")
-    assert taken.status == 200
+    assert allowed_domain.status == 200
 
 
-async def test_addresses_stay_where_they_may_not_change(database: Database) -> None:
+async def test_threepid_changes_can_be_disabled(database: Database) -> None:
     async with open_scene(database, threepids=ThreepidSettings(enable_3pid_changes=False)) as scene:
         alice = await scene.accounts.user("alice")
         creds = await scene.prove("account/3pid")
@@ -318,36 +320,38 @@ async def test_addresses_stay_where_they_may_not_change(database: Database) -> N
         added = await scene.post(
             V3 + "/account/3pid", {"three_pid_creds": creds}, alice.access_token
         )
-        told = await scene.accounts.client.get(V3 + "/capabilities", token=alice.access_token)
+        capabilities = await scene.accounts.client.get(
+            V3 + "/capabilities", token=alice.access_token
+        )
 
         assert (added.status, added.errcode) == (403, "M_FORBIDDEN")
-        assert told.json["capabilities"]["m.3pid_changes"] == {"enabled": False}
+        assert capabilities.json["capabilities"]["m.3pid_changes"] == {"enabled": False}
 
 
-async def test_messages_are_counted_per_address(database: Database) -> None:
+async def test_token_requests_are_rate_limited_per_email_address(database: Database) -> None:
     rates = attrs.evolve(UNLIMITED, rc_3pid_validation=Rate(0.001, 2))
     async with open_scene(database, rate_limits=rates) as scene:
-        answers = []
+        statuses = []
         for number in range(3):
             scene.accounts.client.client_ip = f"192.0.2.{number}"
-            answers.append((await scene.ask("register", send_attempt=number + 1)).status)
+            statuses.append((await scene.ask("register", send_attempt=number + 1)).status)
 
-    assert answers == [200, 200, 429]
+    assert statuses == [200, 200, 429]
 
 
-async def test_a_mail_server_that_is_away_can_be_tried_again(database: Database) -> None:
+async def test_unavailable_mail_server_is_a_temporary_error(database: Database) -> None:
     async with open_mail_box() as box:
         pass
     email = MailSettings(smtp_host="127.0.0.1", smtp_port=box.port, notif_from="a@test")
     async with open_accounts(
         database, settings=attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
     ) as accounts:
-        answer = await Scene(accounts, box).ask("register")
+        response = await Scene(accounts, box).ask("register")
 
-    assert answer.status == 503
+    assert response.status == 503
 
 
-async def test_a_closed_account_gives_its_addresses_up(scene: Scene) -> None:
+async def test_deactivated_account_releases_its_addresses(scene: Scene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
 
@@ -356,7 +360,7 @@ async def test_a_closed_account_gives_its_addresses_up(scene: Scene) -> None:
     assert (await scene.ask("register", send_attempt=5)).status == 200
 
 
-async def test_addresses_are_published_and_withdrawn(scene: Scene) -> None:
+async def test_address_is_bound_and_unbound_at_the_identity_server(scene: Scene) -> None:
     alice = await scene.accounts.user("alice")
     body = {
         "client_secret": "s", "sid": "9", "id_server": "id.example.org", "id_access_token": "t",
@@ -375,7 +379,7 @@ async def test_addresses_are_published_and_withdrawn(scene: Scene) -> None:
     assert scene.accounts.world.unbound == ["@alice:test"]
 
 
-async def test_the_query_of_a_link_names_its_session(scene: Scene) -> None:
+async def test_validation_link_has_the_session_id(scene: Scene) -> None:
     sent = await scene.ask("register")
 
     query = parse_qs(urlsplit(await scene.link()).query)

@@ -1,4 +1,4 @@
-"""Aliases, listing rooms and searching the list over HTTP."""
+"""Aliases, the room directory and its search over HTTP."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,64 +14,64 @@ from tests.support.rooms import ALICE, BOB, CAROL, SERVER
 from tests.support.web import Answer
 
 V3 = "/_matrix/client/v3"
-HERE = f"%23here:{SERVER}"
+ALIAS = f"%23here:{SERVER}"
 
 
 @pytest.fixture
-async def acts(database: Database) -> AsyncIterator[Actions]:
-    async with open_actions(database) as opened:
-        yield opened
+async def actions(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as actions:
+        yield actions
 
 
-def verdict(answer: Answer) -> tuple[int, str | None]:
-    return answer.status, answer.json.get("errcode")
+def outcome(response: Answer) -> tuple[int, str | None]:
+    return response.status, response.json.get("errcode")
 
 
-async def add(acts: Actions, alias: str, room_id: Any, token: str = "alice") -> Answer:
-    client = acts.client()
+async def add_alias(actions: Actions, alias: str, room_id: Any, token: str = "alice") -> Answer:
+    client = actions.client()
     body = {} if room_id is None else {"room_id": room_id}
     return await client.put(f"{V3}/directory/room/{alias}", body, token=token)
 
 
-async def test_aliases_are_made_found_and_removed(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
-    client = acts.client()
-    path = f"{V3}/directory/room/{HERE}"
+async def test_alias_is_created_resolved_and_deleted(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
+    client = actions.client()
+    path = f"{V3}/directory/room/{ALIAS}"
 
     before = await client.get(path)
-    made = await add(acts, HERE, room_id)
-    again = await add(acts, HERE, room_id)
-    found = await client.get(path)
+    created = await add_alias(actions, ALIAS, room_id)
+    repeated = await add_alias(actions, ALIAS, room_id)
+    resolved = await client.get(path)
     listed = await client.get(f"{V3}/rooms/{room_id}/aliases", token="bob")
     by_bob = await client.delete(path, token="bob")
     removed = await client.delete(path, token="alice")
     after = await client.delete(path, token="alice")
 
-    assert verdict(before) == verdict(after) == (404, "M_NOT_FOUND")
-    assert made.json == removed.json == {}
-    assert verdict(again) == (409, "M_UNKNOWN")
-    assert found.json == {"room_id": room_id, "servers": [SERVER]}
+    assert outcome(before) == outcome(after) == (404, "M_NOT_FOUND")
+    assert created.json == removed.json == {}
+    assert outcome(repeated) == (409, "M_UNKNOWN")
+    assert resolved.json == {"room_id": room_id, "servers": [SERVER]}
     assert listed.json == {"aliases": [f"#here:{SERVER}"]}
-    assert verdict(by_bob) == (403, "M_FORBIDDEN")
+    assert outcome(by_bob) == (403, "M_FORBIDDEN")
 
 
-async def test_aliases_that_cannot_be(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
+async def test_invalid_alias_is_rejected(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
 
-    answers = [
-        await add(acts, "%23far:elsewhere.example", room_id),
-        await add(acts, "here", room_id),
-        await add(acts, f"%23:{SERVER}", room_id),
-        await add(acts, HERE, None),
-        await add(acts, HERE, 5),
-        await add(acts, HERE, "x"),
-        await add(acts, HERE, f"!unknown:{SERVER}"),
-        await add(acts, HERE, room_id, "bob"),
-        await acts.client().get(f"{V3}/directory/room/here"),
-        await acts.client().get(f"{V3}/directory/room/%23far:elsewhere.example"),
+    responses = [
+        await add_alias(actions, "%23far:elsewhere.example", room_id),
+        await add_alias(actions, "here", room_id),
+        await add_alias(actions, f"%23:{SERVER}", room_id),
+        await add_alias(actions, ALIAS, None),
+        await add_alias(actions, ALIAS, 5),
+        await add_alias(actions, ALIAS, "x"),
+        await add_alias(actions, ALIAS, f"!unknown:{SERVER}"),
+        await add_alias(actions, ALIAS, room_id, "bob"),
+        await actions.client().get(f"{V3}/directory/room/here"),
+        await actions.client().get(f"{V3}/directory/room/%23far:elsewhere.example"),
     ]
 
-    assert [verdict(one) for one in answers] == [
+    assert [outcome(response) for response in responses] == [
         (400, "M_INVALID_PARAM"),
         (400, "M_INVALID_PARAM"),
         (400, "M_INVALID_PARAM"),
@@ -85,30 +85,32 @@ async def test_aliases_that_cannot_be(acts: Actions) -> None:
     ]
 
 
-async def test_a_removed_alias_is_taken_out_of_the_canonical_alias(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
+async def test_deleted_alias_is_removed_from_the_canonical_alias(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
     for name in ("here", "there"):
-        await acts.aliases.add(BOB, acts.aliases.named(name), room_id)
+        await actions.aliases.add(BOB, actions.aliases.named(name), room_id)
     content = {"alias": f"#here:{SERVER}", "alt_aliases": [f"#there:{SERVER}"], "x": 1}
-    await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
-    client = acts.client()
+    await actions.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
+    client = actions.client()
 
-    await client.delete(f"{V3}/directory/room/{HERE}", token="alice")
-    by_maker = await client.delete(f"{V3}/directory/room/%23there:{SERVER}", token="bob")
+    await client.delete(f"{V3}/directory/room/{ALIAS}", token="alice")
+    by_creator = await client.delete(f"{V3}/directory/room/%23there:{SERVER}", token="bob")
 
-    assert by_maker.status == 200
-    kept = {"alt_aliases": [f"#there:{SERVER}"], "x": 1}
-    assert await acts.state(room_id, "m.room.canonical_alias") == kept
+    assert by_creator.status == 200
+    remaining = {"alt_aliases": [f"#there:{SERVER}"], "x": 1}
+    assert await actions.state(room_id, "m.room.canonical_alias") == remaining
 
 
-async def test_aliases_removed_at_once_are_all_taken_out(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    aliases = [acts.aliases.named(f"name{n}") for n in range(5)]
+async def test_concurrently_deleted_aliases_are_all_removed_from_the_canonical_alias(
+    actions: Actions,
+) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    aliases = [actions.aliases.named(f"name{n}") for n in range(5)]
     for alias in aliases:
-        await acts.aliases.add(ALICE, alias, room_id)
+        await actions.aliases.add(ALICE, alias, room_id)
     content = {"alt_aliases": aliases, "x": 1}
-    await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
-    client = acts.client()
+    await actions.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
+    client = actions.client()
 
     async def remove(alias: str) -> None:
         path = f"{V3}/directory/room/%23{alias[1:]}"
@@ -118,81 +120,81 @@ async def test_aliases_removed_at_once_are_all_taken_out(acts: Actions) -> None:
         for alias in aliases:
             nursery.start_soon(remove, alias)
 
-    assert await acts.state(room_id, "m.room.canonical_alias") == {"x": 1}
+    assert await actions.state(room_id, "m.room.canonical_alias") == {"x": 1}
 
 
-async def test_aliases_of_a_room_are_for_members_or_for_all_where_all_may_read(
-    acts: Actions,
+async def test_local_aliases_require_membership_or_a_world_readable_room(
+    actions: Actions,
 ) -> None:
-    room_id = await acts.world.create_room(ALICE)
+    room_id = await actions.world.create_room(ALICE)
     path = f"{V3}/rooms/{room_id}/aliases"
-    client = acts.client()
+    client = actions.client()
 
-    shut = await client.get(path, token="carol")
+    private = await client.get(path, token="carol")
     unknown = await client.get(f"{V3}/rooms/!no:where.example/aliases", token="carol")
-    await acts.world.set_state(
+    await actions.world.set_state(
         room_id, ALICE, "m.room.history_visibility", {"history_visibility": "world_readable"}
     )
     open_to_all = await client.get(path, token="carol")
 
-    assert verdict(shut) == verdict(unknown) == (403, "M_FORBIDDEN")
+    assert outcome(private) == outcome(unknown) == (403, "M_FORBIDDEN")
     assert open_to_all.json == {"aliases": []}
 
 
-async def test_rooms_are_listed_by_who_may(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
+async def test_listing_a_room_requires_power_or_an_administrator(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
     path = f"{V3}/directory/list/room/{room_id}"
-    client = acts.client()
+    client = actions.client()
 
     before = await client.get(path)
     by_bob = await client.put(path, {"visibility": "public"}, token="bob")
     listed = await client.put(path, {}, token="alice")
     after = await client.get(path)
     unknown = f"{V3}/directory/list/room/!no:where.example"
-    nowhere = [await client.get(unknown), await client.put(unknown, {}, token="alice")]
-    wrong = await client.put(path, {"visibility": "maybe"}, token="alice")
-    acts.user(CAROL, is_admin=True)
+    unknown_room = [await client.get(unknown), await client.put(unknown, {}, token="alice")]
+    invalid = await client.put(path, {"visibility": "maybe"}, token="alice")
+    actions.user(CAROL, is_admin=True)
     by_admin = await client.put(path, {"visibility": "private"}, token="carol")
 
     assert before.json == {"visibility": "private"}
-    assert verdict(by_bob) == (403, "M_FORBIDDEN")
+    assert outcome(by_bob) == (403, "M_FORBIDDEN")
     assert listed.json == by_admin.json == {}
     assert after.json == {"visibility": "public"}
-    assert [verdict(one) for one in nowhere] == [(404, "M_NOT_FOUND")] * 2
-    assert verdict(wrong) == (400, "M_BAD_JSON")
+    assert [outcome(response) for response in unknown_room] == [(404, "M_NOT_FOUND")] * 2
+    assert outcome(invalid) == (400, "M_BAD_JSON")
 
 
-async def test_rules_about_aliases_decide_what_is_published(database: Database) -> None:
+async def test_publication_rules_match_aliases(database: Database) -> None:
     rules = (RoomRule(alias="#good*", action="allow"), RoomRule(action="deny"))
     settings = RoomSettings(room_list_publication_rules=rules)
-    async with open_actions(database, settings=settings) as acts:
-        room_id = await acts.world.create_room(ALICE)
+    async with open_actions(database, settings=settings) as actions:
+        room_id = await actions.world.create_room(ALICE)
         path = f"{V3}/directory/list/room/{room_id}"
 
-        nameless = await acts.client().put(path, {}, token="alice")
-        await acts.aliases.add(ALICE, acts.aliases.named("good-name"), room_id)
-        named = await acts.client().put(path, {}, token="alice")
+        without_alias = await actions.client().put(path, {}, token="alice")
+        await actions.aliases.add(ALICE, actions.aliases.named("good-name"), room_id)
+        with_alias = await actions.client().put(path, {}, token="alice")
 
-        assert verdict(nameless) == (403, "M_FORBIDDEN")
-        assert named.status == 200
+        assert outcome(without_alias) == (403, "M_FORBIDDEN")
+        assert with_alias.status == 200
 
 
-async def listed_room(acts: Actions, name: str, **asked: Any) -> RoomID:
-    body = {"visibility": "public", "name": name, **asked}
-    answer = await acts.client().post(f"{V3}/createRoom", body, token="alice")
-    room_id: RoomID = answer.json["room_id"]
+async def create_listed_room(actions: Actions, name: str, **options: Any) -> RoomID:
+    body = {"visibility": "public", "name": name, **options}
+    response = await actions.client().post(f"{V3}/createRoom", body, token="alice")
+    room_id: RoomID = response.json["room_id"]
     return room_id
 
 
-async def search(acts: Actions, **body: Any) -> Any:
-    answer = await acts.client().post(f"{V3}/publicRooms", body, token="bob")
-    assert answer.status == 200, answer.json
-    return answer.json
+async def search(actions: Actions, **body: Any) -> Any:
+    response = await actions.client().post(f"{V3}/publicRooms", body, token="bob")
+    assert response.status == 200, response.json
+    return response.json
 
 
-async def test_a_listed_room_is_shown_with_what_it_says_of_itself(acts: Actions) -> None:
-    room_id = await listed_room(
-        acts,
+async def test_directory_entry_of_a_room(actions: Actions) -> None:
+    room_id = await create_listed_room(
+        actions,
         "Ponies",
         topic="Horses",
         room_alias_name="ponies",
@@ -206,9 +208,9 @@ async def test_a_listed_room_is_shown_with_what_it_says_of_itself(acts: Actions)
         ],
     )
 
-    shown = await search(acts)
+    page = await search(actions)
 
-    assert shown == {
+    assert page == {
         "chunk": [
             {
                 "room_id": room_id,
@@ -227,73 +229,73 @@ async def test_a_listed_room_is_shown_with_what_it_says_of_itself(acts: Actions)
     }
 
 
-async def test_rooms_are_paged_both_ways_the_largest_first(acts: Actions) -> None:
-    rooms = [await listed_room(acts, f"room {number}") for number in range(5)]
-    await acts.world.join(rooms[3], BOB)
-    await acts.world.join(rooms[3], CAROL)
-    await acts.world.join(rooms[1], BOB)
+async def test_directory_is_paginated_in_both_directions_by_size(actions: Actions) -> None:
+    rooms = [await create_listed_room(actions, f"room {number}") for number in range(5)]
+    await actions.world.join(rooms[3], BOB)
+    await actions.world.join(rooms[3], CAROL)
+    await actions.world.join(rooms[1], BOB)
 
-    first = await search(acts, limit=2)
-    second = await search(acts, limit=2, since=first["next_batch"])
-    third = await search(acts, limit=2, since=second["next_batch"])
-    back = await search(acts, limit=2, since=third["prev_batch"])
-    start = await search(acts, limit=2, since=back["prev_batch"])
-    get = await acts.client().get(f"{V3}/publicRooms?limit=2", token="bob")
+    first = await search(actions, limit=2)
+    second = await search(actions, limit=2, since=first["next_batch"])
+    third = await search(actions, limit=2, since=second["next_batch"])
+    second_again = await search(actions, limit=2, since=third["prev_batch"])
+    first_again = await search(actions, limit=2, since=second_again["prev_batch"])
+    by_get = await actions.client().get(f"{V3}/publicRooms?limit=2", token="bob")
 
-    pages = [[one["room_id"] for one in page["chunk"]] for page in (first, second, third)]
+    pages = [[room["room_id"] for room in page["chunk"]] for page in (first, second, third)]
     assert pages[0] == [rooms[3], rooms[1]]
-    assert sorted(one for page in pages for one in page) == sorted(rooms)
+    assert sorted(room_id for page in pages for room_id in page) == sorted(rooms)
     assert "next_batch" not in third
     assert "prev_batch" not in first
-    assert [one["room_id"] for one in back["chunk"]] == pages[1]
-    assert [one["room_id"] for one in start["chunk"]] == pages[0]
-    assert "prev_batch" not in start
+    assert [room["room_id"] for room in second_again["chunk"]] == pages[1]
+    assert [room["room_id"] for room in first_again["chunk"]] == pages[0]
+    assert "prev_batch" not in first_again
     assert first["total_room_count_estimate"] == 5
-    assert get.json == first
+    assert by_get.json == first
 
 
-async def test_searches_match_names_topics_aliases_and_types(acts: Actions) -> None:
-    cats = await listed_room(acts, "Cats 100%", room_alias_name="felines")
-    space = await listed_room(
-        acts, "Animals", topic="of CATS", creation_content={"type": "m.space"}
+async def test_search_matches_name_topic_alias_and_type(actions: Actions) -> None:
+    cats = await create_listed_room(actions, "Cats 100%", room_alias_name="felines")
+    space = await create_listed_room(
+        actions, "Animals", topic="of CATS", creation_content={"type": "m.space"}
     )
-    await listed_room(acts, "Dogs")
+    await create_listed_room(actions, "Dogs")
 
-    async def found(**wanted: Any) -> set[str]:
-        return {one["room_id"] for one in (await search(acts, filter=wanted))["chunk"]}
+    async def search_ids(**criteria: Any) -> set[str]:
+        return {room["room_id"] for room in (await search(actions, filter=criteria))["chunk"]}
 
-    assert await found(generic_search_term="cats") == {cats, space}
-    assert await found(generic_search_term="FELINE") == {cats}
-    assert await found(generic_search_term="0%") == {cats}
-    assert await found(generic_search_term="_") == set()
-    assert await found(room_types=["m.space"]) == {space}
-    assert cats in await found(room_types=[None])
-    assert space not in await found(room_types=[None])
-    assert await found(room_types=[]) == set()
-    assert len(await found(room_types=[None, "m.space"])) == 3
+    assert await search_ids(generic_search_term="cats") == {cats, space}
+    assert await search_ids(generic_search_term="FELINE") == {cats}
+    assert await search_ids(generic_search_term="0%") == {cats}
+    assert await search_ids(generic_search_term="_") == set()
+    assert await search_ids(room_types=["m.space"]) == {space}
+    assert cats in await search_ids(room_types=[None])
+    assert space not in await search_ids(room_types=[None])
+    assert await search_ids(room_types=[]) == set()
+    assert len(await search_ids(room_types=[None, "m.space"])) == 3
 
 
-async def test_private_and_empty_rooms_are_not_shown(acts: Actions) -> None:
-    shut = await listed_room(acts, "Shut", preset="private_chat")
-    empty = await listed_room(acts, "Empty")
-    await acts.world.leave(empty, ALICE)
-    knock = await listed_room(
-        acts,
+async def test_private_and_empty_rooms_are_not_in_the_directory(actions: Actions) -> None:
+    private = await create_listed_room(actions, "Shut", preset="private_chat")
+    empty = await create_listed_room(actions, "Empty")
+    await actions.world.leave(empty, ALICE)
+    knock = await create_listed_room(
+        actions,
         "Knock",
         initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}],
     )
 
-    shown = await search(acts)
+    page = await search(actions)
 
-    assert [one["room_id"] for one in shown["chunk"]] == [knock]
-    assert shut not in str(shown)
+    assert [room["room_id"] for room in page["chunk"]] == [knock]
+    assert private not in str(page)
 
 
-async def test_wrong_questions_to_the_list(acts: Actions) -> None:
-    client = acts.client()
+async def test_invalid_directory_request_is_rejected(actions: Actions) -> None:
+    client = actions.client()
     path = f"{V3}/publicRooms"
 
-    answers = [
+    responses = [
         await client.get(path),
         await client.get(f"{path}?since=nonsense", token="bob"),
         await client.get(f"{path}?since=WzFd", token="bob"),
@@ -306,7 +308,7 @@ async def test_wrong_questions_to_the_list(acts: Actions) -> None:
         await client.get(f"{path}?server={SERVER}", token="bob"),
     ]
 
-    assert [verdict(one) for one in answers] == [
+    assert [outcome(response) for response in responses] == [
         (401, "M_MISSING_TOKEN"),
         (400, "M_INVALID_PARAM"),
         (400, "M_INVALID_PARAM"),

@@ -1,4 +1,4 @@
-"""Typing, receipts, presence, the user directory and reports over HTTP: paths and bad input."""
+"""Typing, receipts, presence, user directory and reports: routing, and invalid requests."""
 
 from typing import Any
 
@@ -16,41 +16,41 @@ ROOM = "/_matrix/client/v3/rooms/!room:test"
 
 
 @attrs.define
-class Calls:
-    """Stands for every service: it notes what it is asked."""
+class RecordingService:
+    """Stands in for every service and records its calls."""
 
-    noted: list[tuple[Any, ...]] = attrs.Factory(list)
+    recorded: list[tuple[Any, ...]] = attrs.Factory(list)
 
     async def set_typing(self, *args: Any) -> None:
-        self.noted.append(("typing", *args[1:]))
+        self.recorded.append(("typing", *args[1:]))
 
     async def set_receipt(self, *args: Any) -> None:
-        self.noted.append(("receipt", *args[1:]))
+        self.recorded.append(("receipt", *args[1:]))
 
     async def set_markers(self, *args: Any) -> None:
-        self.noted.append(("markers", *args[1:]))
+        self.recorded.append(("markers", *args[1:]))
 
     async def set_presence(self, *args: Any) -> None:
-        self.noted.append(("presence", *args[1:]))
+        self.recorded.append(("presence", *args[1:]))
 
     async def search(self, *args: Any) -> dict[str, Any]:
-        self.noted.append(("search", *args[1:]))
+        self.recorded.append(("search", *args[1:]))
         return {"limited": False, "results": []}
 
     async def report_room(self, *args: Any) -> None:
-        self.noted.append(("room", *args[1:]))
+        self.recorded.append(("room", *args[1:]))
 
     async def report_event(self, *args: Any) -> None:
-        self.noted.append(("event", *args[1:]))
+        self.recorded.append(("event", *args[1:]))
 
     async def report_user(self, *args: Any) -> None:
-        self.noted.append(("user", *args[1:]))
+        self.recorded.append(("user", *args[1:]))
 
 
-def make_client(calls: Calls) -> WebClient:
+def make_client(recorder: RecordingService) -> WebClient:
     tokens = Tokens()
     tokens.user("alice")
-    service: Any = calls
+    service: Any = recorder
     return client_for(
         TypingApi(service),
         ReceiptsApi(service),
@@ -62,7 +62,7 @@ def make_client(calls: Calls) -> WebClient:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "noted"),
+    ("method", "path", "content", "expected"),
     [
         (
             "PUT",
@@ -121,15 +121,15 @@ def make_client(calls: Calls) -> WebClient:
         ),
     ],
 )
-async def test_requests_reach_their_service(
-    method: str, path: str, content: Any, noted: tuple[Any, ...]
+async def test_request_calls_its_service(
+    method: str, path: str, content: Any, expected: tuple[Any, ...]
 ) -> None:
-    calls = Calls()
+    recorder = RecordingService()
 
-    answer = await make_client(calls).ask(method, path, json=content, token="alice")
+    response = await make_client(recorder).ask(method, path, json=content, token="alice")
 
-    assert answer.status == 200
-    assert calls.noted == [noted]
+    assert response.status == 200
+    assert recorder.recorded == [expected]
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ async def test_requests_reach_their_service(
         ("POST", "/_matrix/client/v3/users/@bob:test/report", {"reason": None}, "M_MISSING_PARAM"),
     ],
 )
-async def test_malformed_requests_reach_nobody(
+async def test_invalid_request_calls_no_service(
     method: str, path: str, content: Any, errcode: str
 ) -> None:
-    calls = Calls()
+    recorder = RecordingService()
 
-    answer = await make_client(calls).ask(method, path, json=content, token="alice")
+    response = await make_client(recorder).ask(method, path, json=content, token="alice")
 
-    assert (answer.status, answer.errcode) == (400, errcode)
-    assert calls.noted == []
+    assert (response.status, response.errcode) == (400, errcode)
+    assert recorder.recorded == []

@@ -1,4 +1,4 @@
-"""Push rules over HTTP: all kinds, their order, their properties, and what is refused."""
+"""Push rules over HTTP: all kinds, their order and attributes, and invalid rules."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ NOTIFY = {"actions": ["notify"]}
 
 @asynccontextmanager
 async def open_client(database: Database) -> AsyncIterator[WebClient]:
-    """Serve push rules to Alice."""
+    """Run the service of push rules and yield a client with the user alice."""
     tokens = Tokens()
     tokens.user("alice")
     feed = Feed()
@@ -36,17 +36,17 @@ async def open_client(database: Database) -> AsyncIterator[WebClient]:
         nursery.cancel_scope.cancel()
 
 
-async def put(client: WebClient, path: str, rule: Any, **query: str) -> tuple[int, str | None]:
-    answer = await client.put(f"{RULES}/{path}", rule, token="alice", query=query)
-    return answer.status, answer.errcode
+async def put_rule(client: WebClient, path: str, rule: Any, **query: str) -> tuple[int, str | None]:
+    response = await client.put(f"{RULES}/{path}", rule, token="alice", query=query)
+    return response.status, response.errcode
 
 
-async def get(client: WebClient, path: str) -> Any:
+async def get_rules(client: WebClient, path: str) -> Any:
     return (await client.get(f"{RULES}/{path}", token="alice")).json
 
 
-async def ids(client: WebClient, kind: str) -> list[str]:
-    return [rule["rule_id"] for rule in await get(client, f"global/{kind}/")]
+async def rule_ids(client: WebClient, kind: str) -> list[str]:
+    return [rule["rule_id"] for rule in await get_rules(client, f"global/{kind}/")]
 
 
 async def test_rules_of_every_kind_are_set_and_deleted(database: Database) -> None:
@@ -59,60 +59,60 @@ async def test_rules_of_every_kind_are_set_and_deleted(database: Database) -> No
             "sender/@bob:test": NOTIFY,
         }
         for path, rule in rules.items():
-            assert await put(client, f"global/{path}", rule) == (200, None)
-            found = await get(client, f"global/{path}")
-            assert found == {
+            assert await put_rule(client, f"global/{path}", rule) == (200, None)
+            stored_rule = await get_rules(client, f"global/{path}")
+            assert stored_rule == {
                 **rule,
                 "rule_id": path.partition("/")[2],
                 "default": False,
                 "enabled": True,
             }
             kind = path.partition("/")[0]
-            whole = await get(client, "")
-            assert found in whole["global"][kind]
-            assert whole["global"] == await get(client, "global/")
+            all_rules = await get_rules(client, "")
+            assert stored_rule in all_rules["global"][kind]
+            assert all_rules["global"] == await get_rules(client, "global/")
             deleted = await client.delete(f"{RULES}/global/{path}", token="alice")
             assert (deleted.status, deleted.json) == (200, {})
-            gone = await client.get(f"{RULES}/global/{path}", token="alice")
-            assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
+            after_deletion = await client.get(f"{RULES}/global/{path}", token="alice")
+            assert (after_deletion.status, after_deletion.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_rules_are_put_beside_others(database: Database) -> None:
+async def test_rules_are_inserted_before_and_after_others(database: Database) -> None:
     async with open_client(database) as client:
         for name in ("a", "b"):
-            await put(client, f"global/room/{name}", NOTIFY)
-        await put(client, "global/room/c", NOTIFY, before="a")
-        await put(client, "global/room/d", NOTIFY, after="a")
+            await put_rule(client, f"global/room/{name}", NOTIFY)
+        await put_rule(client, "global/room/c", NOTIFY, before="a")
+        await put_rule(client, "global/room/d", NOTIFY, after="a")
 
-        assert await ids(client, "room") == ["b", "c", "a", "d"]
-        await put(client, "global/room/a", NOTIFY)
-        assert await ids(client, "room") == ["b", "c", "a", "d"]
-        assert (await put(client, "global/room/e", NOTIFY, after="z"))[1] == "M_UNKNOWN"
+        assert await rule_ids(client, "room") == ["b", "c", "a", "d"]
+        await put_rule(client, "global/room/a", NOTIFY)
+        assert await rule_ids(client, "room") == ["b", "c", "a", "d"]
+        assert (await put_rule(client, "global/room/e", NOTIFY, after="z"))[1] == "M_UNKNOWN"
 
 
-async def test_rules_are_turned_off_and_changed(database: Database) -> None:
+async def test_default_rules_are_disabled_and_changed(database: Database) -> None:
     async with open_client(database) as client:
         default = "global/underride/.m.rule.message"
-        assert await put(client, f"{default}/enabled", {"enabled": False}) == (200, None)
-        assert await put(client, f"{default}/actions", {"actions": []}) == (200, None)
+        assert await put_rule(client, f"{default}/enabled", {"enabled": False}) == (200, None)
+        assert await put_rule(client, f"{default}/actions", {"actions": []}) == (200, None)
 
-        assert await get(client, f"{default}/enabled") == {"enabled": False}
-        assert await get(client, f"{default}/actions") == {"actions": []}
-        rule = await get(client, default)
+        assert await get_rules(client, f"{default}/enabled") == {"enabled": False}
+        assert await get_rules(client, f"{default}/actions") == {"actions": []}
+        rule = await get_rules(client, default)
         assert (rule["enabled"], rule["actions"], rule["default"]) == (False, [], True)
 
 
 @pytest.mark.parametrize("kind", ["override", "underride"])
-async def test_a_rule_needs_no_conditions(database: Database, kind: str) -> None:
+async def test_conditions_are_optional(database: Database, kind: str) -> None:
     async with open_client(database) as client:
-        assert await put(client, f"global/{kind}/always", NOTIFY) == (200, None)
+        assert await put_rule(client, f"global/{kind}/always", NOTIFY) == (200, None)
 
-        assert (await get(client, f"global/{kind}/always"))["conditions"] == []
+        assert (await get_rules(client, f"global/{kind}/always"))["conditions"] == []
 
 
-async def test_the_ids_of_users_stand_in_their_own_rules(database: Database) -> None:
+async def test_default_rules_contain_the_user_id(database: Database) -> None:
     async with open_client(database) as client:
-        rule = await get(client, "global/override/.m.rule.invite_for_me")
+        rule = await get_rules(client, "global/override/.m.rule.invite_for_me")
 
         assert {"kind": "event_match", "key": "state_key", "pattern": "@alice:test"} in (
             rule["conditions"]
@@ -141,30 +141,30 @@ async def test_the_ids_of_users_stand_in_their_own_rules(database: Database) -> 
         ("global/override/.m.rule.master/mood", {}, "M_INVALID_PARAM"),
     ],
 )
-async def test_malformed_rules_are_refused(
+async def test_invalid_rule_is_rejected(
     database: Database, path: str, rule: Any, errcode: str
 ) -> None:
     async with open_client(database) as client:
-        assert await put(client, path, rule) == (400, errcode)
+        assert await put_rule(client, path, rule) == (400, errcode)
 
 
-async def test_rules_that_are_not_there_cannot_be_changed(database: Database) -> None:
+async def test_unknown_rule_cannot_be_changed(database: Database) -> None:
     async with open_client(database) as client:
         for name, content in (("enabled", {"enabled": True}), ("actions", NOTIFY)):
-            found = await put(client, f"global/room/none/{name}", content)
-            assert found == (404, "M_NOT_FOUND")
+            outcome = await put_rule(client, f"global/room/none/{name}", content)
+            assert outcome == (404, "M_NOT_FOUND")
         deleted = await client.delete(f"{RULES}/global/override/.m.rule.master", token="alice")
         assert deleted.status == 404
         assert (await client.get(f"{RULES}/device", token="alice")).status == 400
 
 
-async def test_rules_outlive_the_process(database: Database) -> None:
+async def test_rules_survive_a_restart(database: Database) -> None:
     async with open_client(database) as client:
-        await put(client, "global/room/a", NOTIFY)
-        before = orjson.dumps(await get(client, ""))
+        await put_rule(client, "global/room/a", NOTIFY)
+        before = orjson.dumps(await get_rules(client, ""))
 
     async with open_client(database) as client:
-        assert orjson.dumps(await get(client, "")) == before
+        assert orjson.dumps(await get_rules(client, "")) == before
 
 
 @pytest.mark.parametrize(
@@ -177,25 +177,25 @@ async def test_rules_outlive_the_process(database: Database) -> None:
         ("/global/not_a_kind/", 400, "M_INVALID_PARAM"),
     ],
 )
-async def test_lists_of_rules_are_under_paths_that_end_with_a_slash(
+async def test_rule_lists_require_a_trailing_slash(
     database: Database, path: str, status: int, errcode: str
 ) -> None:
     async with open_client(database) as client:
-        answer = await client.get(f"{RULES}{path}", token="alice")
+        response = await client.get(f"{RULES}{path}", token="alice")
 
-        assert (answer.status, answer.errcode) == (status, errcode)
+        assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_rules_are_read_as_account_data_by_their_owner(database: Database) -> None:
+async def test_rules_are_readable_as_account_data(database: Database) -> None:
     async with open_client(database) as client:
-        await put(client, "content/mine", {**NOTIFY, "pattern": "cake"})
+        await put_rule(client, "content/mine", {**NOTIFY, "pattern": "cake"})
 
-        own = await client.get(_event_of("@alice:test"), token="alice")
-        other = await client.get(_event_of("@bob:test"), token="alice")
+        own_rules = await client.get(_account_data_path("@alice:test"), token="alice")
+        of_other_user = await client.get(_account_data_path("@bob:test"), token="alice")
 
-        assert own.json == await get(client, "")
-        assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+        assert own_rules.json == await get_rules(client, "")
+        assert (of_other_user.status, of_other_user.errcode) == (403, "M_FORBIDDEN")
 
 
-def _event_of(user_id: str) -> str:
+def _account_data_path(user_id: str) -> str:
     return f"/_matrix/client/v3/user/{user_id}/account_data/m.push_rules"

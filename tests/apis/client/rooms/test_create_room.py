@@ -1,4 +1,4 @@
-"""POST /createRoom: every option, and what is refused."""
+"""POST /createRoom: all options, and rejected requests."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,29 +18,33 @@ V3 = "/_matrix/client/v3"
 
 
 @pytest.fixture
-async def acts(database: Database) -> AsyncIterator[Actions]:
-    async with open_actions(database) as opened:
-        yield opened
+async def actions(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as actions:
+        yield actions
 
 
-async def create(acts: Actions, token: str = "alice", **asked: Any) -> Answer:
-    return await acts.client().post(f"{V3}/createRoom", asked, token=token)
+async def create(actions: Actions, token: str = "alice", **body: Any) -> Answer:
+    return await actions.client().post(f"{V3}/createRoom", body, token=token)
 
 
-async def made(acts: Actions, **asked: Any) -> Any:
-    answer = await create(acts, **asked)
-    assert answer.status == 200, answer.json
-    return answer.json["room_id"]
+async def create_room(actions: Actions, **body: Any) -> Any:
+    response = await create(actions, **body)
+    assert response.status == 200, response.json
+    return response.json["room_id"]
 
 
-async def test_everything_asked_for_is_in_the_room_in_the_order_of_the_specification(
-    acts: Actions,
+async def test_initial_events_are_complete_and_in_the_specified_order(
+    actions: Actions,
 ) -> None:
-    acts.profiles.known[ALICE] = {"displayname": "Alice", "avatar_url": "mxc://x/y", "m.tz": "UTC"}
-    acts.profiles.known[BOB] = {"displayname": "Bob"}
+    actions.profiles.known[ALICE] = {
+        "displayname": "Alice",
+        "avatar_url": "mxc://x/y",
+        "m.tz": "UTC",
+    }
+    actions.profiles.known[BOB] = {"displayname": "Bob"}
 
-    room_id = await made(
-        acts,
+    room_id = await create_room(
+        actions,
         preset="private_chat",
         room_alias_name="pub",
         name="The Pub",
@@ -56,8 +60,8 @@ async def test_everything_asked_for_is_in_the_room_in_the_order_of_the_specifica
         room_version="10",
     )
 
-    events = await acts.events_of(room_id)
-    assert [one.type for one in events] == [
+    events = await actions.events_of(room_id)
+    assert [event.type for event in events] == [
         "m.room.create",
         "m.room.member",
         "m.room.power_levels",
@@ -85,58 +89,67 @@ async def test_everything_asked_for_is_in_the_room_in_the_order_of_the_specifica
         "displayname": "Bob",
         "is_direct": True,
     }
-    found = await acts.client().get(f"{V3}/directory/room/%23pub:{SERVER}")
-    assert found.json == {"room_id": room_id, "servers": [SERVER]}
+    lookup = await actions.client().get(f"{V3}/directory/room/%23pub:{SERVER}")
+    assert lookup.json == {"room_id": room_id, "servers": [SERVER]}
 
 
 @pytest.mark.parametrize(
     ("preset", "join_rule", "guest_access"),
     [
-        # Without the event guests are forbidden.
+        # Without the event, guests are not allowed.
         ("public_chat", "public", None),
         ("private_chat", "invite", "can_join"),
         ("trusted_private_chat", "invite", "can_join"),
     ],
 )
-async def test_presets_give_the_state_they_promise(
-    acts: Actions, preset: str, join_rule: str, guest_access: str | None
+async def test_preset_determines_the_initial_state(
+    actions: Actions, preset: str, join_rule: str, guest_access: str | None
 ) -> None:
-    room_id = await made(acts, preset=preset)
+    room_id = await create_room(actions, preset=preset)
 
-    assert (await acts.state(room_id, "m.room.join_rules"))["join_rule"] == join_rule
-    guests = await acts.state(room_id, "m.room.guest_access")
+    assert (await actions.state(room_id, "m.room.join_rules"))["join_rule"] == join_rule
+    guests = await actions.state(room_id, "m.room.guest_access")
     assert guests.get("guest_access") == guest_access
-    visibility = await acts.state(room_id, "m.room.history_visibility")
+    visibility = await actions.state(room_id, "m.room.history_visibility")
     assert visibility["history_visibility"] == "shared"
 
 
-async def test_the_visibility_chooses_a_preset_and_the_place_in_the_directory(
-    acts: Actions,
+async def test_visibility_determines_preset_and_directory_listing(
+    actions: Actions,
 ) -> None:
-    listed = await made(acts, visibility="public")
-    unlisted = await made(acts)
+    listed = await create_room(actions, visibility="public")
+    unlisted = await create_room(actions)
 
-    assert (await acts.state(listed, "m.room.join_rules"))["join_rule"] == "public"
-    assert (await acts.state(unlisted, "m.room.join_rules"))["join_rule"] == "invite"
-    client = acts.client()
-    answers = [await client.get(f"{V3}/directory/list/room/{one}") for one in (listed, unlisted)]
-    assert [one.json for one in answers] == [{"visibility": "public"}, {"visibility": "private"}]
+    assert (await actions.state(listed, "m.room.join_rules"))["join_rule"] == "public"
+    assert (await actions.state(unlisted, "m.room.join_rules"))["join_rule"] == "invite"
+    client = actions.client()
+    responses = [
+        await client.get(f"{V3}/directory/list/room/{room_id}") for room_id in (listed, unlisted)
+    ]
+    assert [response.json for response in responses] == [
+        {"visibility": "public"},
+        {"visibility": "private"},
+    ]
 
 
-async def test_trusted_invitees_have_the_creators_power(acts: Actions) -> None:
-    older = await made(acts, preset="trusted_private_chat", invite=[BOB], room_version="11")
-    newer = await made(
-        acts,
+async def test_invited_users_of_a_trusted_room_have_the_power_of_the_creator(
+    actions: Actions,
+) -> None:
+    room_v11 = await create_room(
+        actions, preset="trusted_private_chat", invite=[BOB], room_version="11"
+    )
+    room_v12 = await create_room(
+        actions,
         preset="trusted_private_chat",
         invite=[BOB],
         room_version="12",
         creation_content={"additional_creators": [CAROL, BOB]},
     )
 
-    assert (await acts.state(older, "m.room.power_levels"))["users"] == {ALICE: 100, BOB: 100}
-    assert "additional_creators" not in await acts.state(older, "m.room.create")
-    assert (await acts.state(newer, "m.room.create"))["additional_creators"] == [CAROL, BOB]
-    levels = await acts.state(newer, "m.room.power_levels")
+    assert (await actions.state(room_v11, "m.room.power_levels"))["users"] == {ALICE: 100, BOB: 100}
+    assert "additional_creators" not in await actions.state(room_v11, "m.room.create")
+    assert (await actions.state(room_v12, "m.room.create"))["additional_creators"] == [CAROL, BOB]
+    levels = await actions.state(room_v12, "m.room.power_levels")
     assert levels["users"] == {}
     assert levels["events"]["m.room.tombstone"] == 150
 
@@ -149,39 +162,39 @@ async def test_trusted_invitees_have_the_creators_power(acts: Actions) -> None:
         ({"events": {"m.room.tombstone": 60}}, 60),
     ],
 )
-async def test_a_tombstone_has_a_level_of_its_own_whatever_is_overridden(
-    acts: Actions, override: dict[str, Any], level: int
+async def test_tombstone_level_is_added_to_overridden_power_levels(
+    actions: Actions, override: dict[str, Any], level: int
 ) -> None:
-    room_id = await made(acts, room_version="12", power_level_content_override=override)
+    room_id = await create_room(actions, room_version="12", power_level_content_override=override)
 
-    levels = (await acts.events_of(room_id))[2].content
+    levels = (await actions.events_of(room_id))[2].content
 
     assert levels["events"]["m.room.tombstone"] == level
 
 
-async def test_names_asked_for_win_over_the_initial_state(acts: Actions) -> None:
-    room_id = await made(
-        acts,
+async def test_name_overrides_the_initial_state(actions: Actions) -> None:
+    room_id = await create_room(
+        actions,
         name="By name",
         initial_state=[{"type": "m.room.name", "content": {"name": "By state"}}],
     )
 
-    assert (await acts.state(room_id, "m.room.name"))["name"] == "By name"
+    assert (await actions.state(room_id, "m.room.name"))["name"] == "By name"
 
 
-async def test_initial_power_levels_replace_the_default(acts: Actions) -> None:
+async def test_initial_power_levels_replace_the_default(actions: Actions) -> None:
     levels = {"users": {ALICE: 100}, "events_default": 7}
 
-    room_id = await made(
-        acts,
+    room_id = await create_room(
+        actions,
         room_version="11",
         initial_state=[{"type": "m.room.power_levels", "content": levels}],
     )
 
-    assert await acts.state(room_id, "m.room.power_levels") == levels
+    assert await actions.state(room_id, "m.room.power_levels") == levels
 
 
-async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
+async def test_new_rooms_are_encrypted_if_configured(
     database: Database,
 ) -> None:
     settings = RoomSettings(
@@ -189,18 +202,18 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
         default_power_level_content_override={"private_chat": {"invite": 33}},
         default_room_version="11",
     )
-    async with open_actions(database, settings=settings) as acts:
-        private = await made(acts)
-        public = await made(acts, preset="public_chat")
+    async with open_actions(database, settings=settings) as actions:
+        private = await create_room(actions)
+        public = await create_room(actions, preset="public_chat")
 
-        assert "algorithm" in await acts.state(private, "m.room.encryption")
-        assert await acts.state(public, "m.room.encryption") == {}
-        assert (await acts.state(private, "m.room.create"))["room_version"] == "11"
-        assert (await acts.state(private, "m.room.power_levels"))["invite"] == 33
+        assert "algorithm" in await actions.state(private, "m.room.encryption")
+        assert await actions.state(public, "m.room.encryption") == {}
+        assert (await actions.state(private, "m.room.create"))["room_version"] == "11"
+        assert (await actions.state(private, "m.room.power_levels"))["invite"] == 33
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "errcode"),
+    ("body", "status", "errcode"),
     [
         ({"room_version": "nope"}, 400, "M_UNSUPPORTED_ROOM_VERSION"),
         ({"room_version": ""}, 400, "M_UNSUPPORTED_ROOM_VERSION"),
@@ -248,42 +261,44 @@ async def test_rooms_are_encrypted_from_the_start_where_the_settings_say_so(
         ({"topic": "x" * 70_000}, 413, "M_TOO_LARGE"),
     ],
 )
-async def test_what_cannot_be_made_is_refused(
-    acts: Actions, asked: dict[str, Any], status: int, errcode: str
+async def test_invalid_room_is_rejected(
+    actions: Actions, body: dict[str, Any], status: int, errcode: str
 ) -> None:
-    answer = await create(acts, **asked)
+    response = await create(actions, **body)
 
-    assert (answer.status, answer.errcode) == (status, errcode), answer.json
-    assert acts.world.seen == []
+    assert (response.status, response.errcode) == (status, errcode), response.json
+    assert actions.world.seen == []
 
 
-async def test_a_taken_alias_is_refused_and_one_of_a_failed_room_is_free(acts: Actions) -> None:
-    await made(acts, room_alias_name="one")
+async def test_alias_in_use_is_rejected_and_alias_of_a_failed_creation_is_released(
+    actions: Actions,
+) -> None:
+    await create_room(actions, room_alias_name="one")
 
-    taken = await create(acts, room_alias_name="one")
-    failed = await create(acts, room_alias_name="two", topic="x" * 70_000)
-    after = await create(acts, room_alias_name="two")
+    in_use = await create(actions, room_alias_name="one")
+    failed = await create(actions, room_alias_name="two", topic="x" * 70_000)
+    after = await create(actions, room_alias_name="two")
 
-    assert (taken.status, taken.errcode) == (400, "M_ROOM_IN_USE")
+    assert (in_use.status, in_use.errcode) == (400, "M_ROOM_IN_USE")
     assert failed.errcode == "M_TOO_LARGE"
     assert after.status == 200
 
 
-async def test_an_alias_held_by_a_process_that_died_is_free_after_a_while(acts: Actions) -> None:
-    alias = acts.aliases.named("held")
-    await acts.aliases.reserve(ALICE, alias)
+async def test_alias_reserved_by_a_crashed_process_is_released_later(actions: Actions) -> None:
+    alias = actions.aliases.named("held")
+    await actions.aliases.reserve(ALICE, alias)
 
-    at_once = await create(acts, room_alias_name="held")
-    unseen = await acts.client().get(f"{V3}/directory/room/%23held:{SERVER}")
-    acts.world.clock.advance(10 * 60_000)
-    later = await create(acts, room_alias_name="held")
+    immediately = await create(actions, room_alias_name="held")
+    lookup = await actions.client().get(f"{V3}/directory/room/%23held:{SERVER}")
+    actions.world.clock.advance(10 * 60_000)
+    later = await create(actions, room_alias_name="held")
 
-    assert at_once.errcode == "M_ROOM_IN_USE"
-    assert unseen.errcode == "M_NOT_FOUND"
+    assert immediately.errcode == "M_ROOM_IN_USE"
+    assert lookup.errcode == "M_NOT_FOUND"
     assert later.status == 200
 
 
-async def test_the_settings_rules_say_who_may_name_and_list_rooms(database: Database) -> None:
+async def test_alias_and_publication_rules_of_the_settings_apply(database: Database) -> None:
     settings = RoomSettings(
         alias_creation_rules=(
             RoomRule(user_id="@alice:*", alias="#good*", action="allow"),
@@ -291,34 +306,34 @@ async def test_the_settings_rules_say_who_may_name_and_list_rooms(database: Data
         ),
         room_list_publication_rules=(RoomRule(user_id="@alice:*", action="allow"),),
     )
-    async with open_actions(database, settings=settings) as acts:
-        answers = [
-            await create(acts, room_alias_name="good-one"),
-            await create(acts, room_alias_name="bad"),
-            await create(acts, "bob", room_alias_name="good-two"),
-            await create(acts, visibility="public"),
-            await create(acts, "bob", visibility="public"),
+    async with open_actions(database, settings=settings) as actions:
+        responses = [
+            await create(actions, room_alias_name="good-one"),
+            await create(actions, room_alias_name="bad"),
+            await create(actions, "bob", room_alias_name="good-two"),
+            await create(actions, visibility="public"),
+            await create(actions, "bob", visibility="public"),
         ]
 
-        assert [one.status for one in answers] == [200, 403, 403, 200, 403]
+        assert [response.status for response in responses] == [200, 403, 403, 200, 403]
 
 
-async def test_guests_and_suspended_users_make_no_rooms(acts: Actions) -> None:
-    acts.user(BOB, is_guest=True)
-    acts.user(DAVE, suspended=True)
+async def test_guests_and_suspended_users_cannot_create_rooms(actions: Actions) -> None:
+    actions.user(BOB, is_guest=True)
+    actions.user(DAVE, suspended=True)
 
-    guest = await create(acts, "bob")
-    suspended = await create(acts, "dave")
+    guest = await create(actions, "bob")
+    suspended = await create(actions, "dave")
 
     assert (guest.status, guest.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
     assert (suspended.status, suspended.errcode) == (403, "M_USER_SUSPENDED")
 
 
-async def test_services_without_limits_bring_large_groups(acts: Actions) -> None:
-    group = [UserID(f"@u{n}:{SERVER}") for n in range(150)]
+async def test_unlimited_application_service_can_invite_many_users(actions: Actions) -> None:
+    users = [UserID(f"@u{n}:{SERVER}") for n in range(150)]
 
-    room_id = await acts.creation.create(
-        Requester(ALICE, unlimited=True), NewRoomRequest(invite=group)
+    room_id = await actions.creation.create(
+        Requester(ALICE, unlimited=True), NewRoomRequest(invite=users)
     )
 
-    assert (await acts.memberships.present(room_id)).invited_count == 150
+    assert (await actions.memberships.present(room_id)).invited_count == 150

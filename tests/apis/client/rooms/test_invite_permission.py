@@ -1,4 +1,4 @@
-"""Invites that their target does not want: refused, or never shown."""
+"""Unwanted invites: blocked, or not shown."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,17 +18,17 @@ IGNORE_ALICE = {"ignored_users": [ALICE]}
 
 
 @pytest.fixture
-async def acts(database: Database) -> AsyncIterator[Actions]:
-    async with open_actions(database) as opened:
-        yield opened
+async def actions(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as actions:
+        yield actions
 
 
-async def test_every_way_to_invite_is_refused(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    acts.own.data[BOB, None, STABLE] = BLOCK_ALL
-    client = acts.client()
+async def test_invite_is_blocked_at_every_endpoint(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    actions.own.data[BOB, None, STABLE] = BLOCK_ALL
+    client = actions.client()
 
-    answers = [
+    responses = [
         await client.post(f"{V3}/rooms/{room_id}/invite", {"user_id": BOB}, token="alice"),
         await client.put(
             f"{V3}/rooms/{room_id}/state/m.room.member/{BOB}",
@@ -38,25 +38,27 @@ async def test_every_way_to_invite_is_refused(acts: Actions) -> None:
         await client.post(f"{V3}/createRoom", {"invite": [CAROL, BOB]}, token="alice"),
     ]
 
-    assert [(one.status, one.errcode) for one in answers] == [(403, "M_INVITE_BLOCKED")] * 3
+    assert [(response.status, response.errcode) for response in responses] == [
+        (403, "M_INVITE_BLOCKED")
+    ] * 3
 
 
-async def test_an_ignored_invite_goes_through(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    acts.own.data[BOB, None, FINER] = IGNORE_ALICE
+async def test_ignored_invite_is_accepted(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    actions.own.data[BOB, None, FINER] = IGNORE_ALICE
 
-    answer = await acts.client().post(
+    response = await actions.client().post(
         f"{V3}/rooms/{room_id}/invite", {"user_id": BOB}, token="alice"
     )
 
-    assert answer.status == 200
+    assert response.status == 200
 
 
 @pytest.mark.parametrize(
     ("event_type", "content"),
     [(STABLE, BLOCK_ALL), (FINER, IGNORE_ALICE), ("m.ignored_user_list", {ALICE: {}})],
 )
-async def test_unwanted_invites_are_not_shown(
+async def test_unwanted_invite_is_not_in_sync(
     database: Database, event_type: str, content: Any
 ) -> None:
     async with open_syncing(database) as syncing:
@@ -66,11 +68,11 @@ async def test_unwanted_invites_are_not_shown(
         else:
             syncing.tables.set_account_data(BOB, event_type, content)
 
-        hidden = await syncing.sync(BOB)
-        shown = await syncing.sync(CAROL)
+        sync_of_bob = await syncing.sync(BOB)
+        sync_of_carol = await syncing.sync(CAROL)
 
-        assert room_id not in hidden.get("rooms", {}).get("invite", {})
-        assert "invite" not in shown.get("rooms", {})
+        assert room_id not in sync_of_bob.get("rooms", {}).get("invite", {})
+        assert "invite" not in sync_of_carol.get("rooms", {})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ async def test_unwanted_invites_are_not_shown(
         ("m.ignored_user_list", {"ignored_users": {ALICE: {}}}),
     ],
 )
-async def test_windows_leave_unwanted_invites_out(
+async def test_unwanted_invite_is_not_in_sliding_sync(
     database: Database, event_type: str, content: Any
 ) -> None:
     async with open_sliding(database) as sliding:
@@ -91,8 +93,8 @@ async def test_windows_leave_unwanted_invites_out(
         sliding.tables.set_account_data(BOB, event_type, content)
         after = await sliding.sync(BOB)
         sliding.tables.set_account_data(BOB, event_type, {})
-        again = await sliding.sync(BOB)
+        after_reset = await sliding.sync(BOB)
 
         assert list(before["rooms"]) == [room_id]
         assert after["rooms"] == {}
-        assert list(again["rooms"]) == [room_id]
+        assert list(after_reset["rooms"]) == [room_id]

@@ -1,4 +1,4 @@
-"""Joining, leaving, inviting, kicking, banning, knocking and forgetting over HTTP."""
+"""Join, leave, invite, kick, ban, knock and forget over HTTP."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,114 +20,123 @@ V3 = "/_matrix/client/v3"
 
 
 @pytest.fixture
-async def acts(database: Database) -> AsyncIterator[Actions]:
-    async with open_actions(database) as opened:
-        yield opened
+async def actions(database: Database) -> AsyncIterator[Actions]:
+    async with open_actions(database) as actions:
+        yield actions
 
 
-async def ask(acts: Actions, room_id: str, what: str, token: str, **body: Any) -> Answer:
-    return await acts.client().post(f"{V3}/rooms/{room_id}/{what}", body, token=token)
+async def change_membership(
+    actions: Actions, room_id: str, action: str, token: str, **body: Any
+) -> Answer:
+    return await actions.client().post(f"{V3}/rooms/{room_id}/{action}", body, token=token)
 
 
-async def membership(acts: Actions, room_id: RoomID, user_id: str) -> Any:
-    return (await acts.state(room_id, "m.room.member", user_id)).get("membership")
+async def membership(actions: Actions, room_id: RoomID, user_id: str) -> Any:
+    return (await actions.state(room_id, "m.room.member", user_id)).get("membership")
 
 
-def verdict(answer: Answer) -> tuple[int, str | None]:
-    return answer.status, answer.json.get("errcode")
+def outcome(response: Answer) -> tuple[int, str | None]:
+    return response.status, response.json.get("errcode")
 
 
-async def test_joining_twice_makes_one_event(acts: Actions) -> None:
-    acts.profiles.known[BOB] = {"displayname": "Bob"}
-    room_id = await acts.world.create_room(ALICE)
+async def test_second_join_sends_no_event(actions: Actions) -> None:
+    actions.profiles.known[BOB] = {"displayname": "Bob"}
+    room_id = await actions.world.create_room(ALICE)
 
-    first = await ask(acts, room_id, "join", "bob", reason="hello")
-    seen = len(acts.world.seen)
-    again = await ask(acts, room_id, "join", "bob")
+    first = await change_membership(actions, room_id, "join", "bob", reason="hello")
+    seen = len(actions.world.seen)
+    repeated = await change_membership(actions, room_id, "join", "bob")
 
-    assert first.json == again.json == {"room_id": room_id}
-    assert len(acts.world.seen) == seen
-    content = await acts.state(room_id, "m.room.member", BOB)
+    assert first.json == repeated.json == {"room_id": room_id}
+    assert len(actions.world.seen) == seen
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert content == {"membership": "join", "displayname": "Bob", "reason": "hello"}
 
 
-async def test_what_else_a_body_says_goes_into_ones_own_member_event(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
+async def test_extra_keys_of_a_join_are_in_the_member_event(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
 
-    answer = await ask(acts, room_id, "join", "bob", foo="bar", membership="ban")
-    faulty = await ask(acts, room_id, "join", "carol", foo=1.5)
+    response = await change_membership(actions, room_id, "join", "bob", foo="bar", membership="ban")
+    invalid = await change_membership(actions, room_id, "join", "carol", foo=1.5)
 
-    assert answer.status == 200
-    content = await acts.state(room_id, "m.room.member", BOB)
+    assert response.status == 200
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert content == {"membership": "join", "foo": "bar"}
-    assert verdict(faulty) == (400, "M_BAD_JSON")
+    assert outcome(invalid) == (400, "M_BAD_JSON")
 
 
-async def test_many_users_join_at_once(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    answers: list[Answer] = []
+async def test_users_join_concurrently(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    responses: list[Answer] = []
 
     async def join(token: str) -> None:
-        answers.append(await ask(acts, room_id, "join", token))
+        responses.append(await change_membership(actions, room_id, "join", token))
 
     async with trio.open_nursery() as nursery:
         for token in ("bob", "carol", "dave", "bob"):
             nursery.start_soon(join, token)
 
-    assert [one.status for one in answers] == [200] * 4
-    present = await acts.memberships.present(room_id)
+    assert [response.status for response in responses] == [200] * 4
+    present = await actions.memberships.present(room_id)
     assert set(present.joined) == {ALICE, BOB, CAROL, DAVE}
-    joins = [row for _, row in acts.world.seen if row.sender == BOB]
+    joins = [row for _, row in actions.world.seen if row.sender == BOB]
     assert len(joins) == 1
 
 
-async def test_rooms_are_joined_by_alias(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    await acts.aliases.add(ALICE, acts.aliases.named("here"), room_id)
-    client = acts.client()
+async def test_room_is_joined_by_alias(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    await actions.aliases.add(ALICE, actions.aliases.named("here"), room_id)
+    client = actions.client()
 
     joined = await client.post(
         f"{V3}/join/%23here:{SERVER}?via=a.example&server_name=b.example", {}, token="bob"
     )
-    nowhere = await client.post(f"{V3}/join/%23gone:{SERVER}", {}, token="bob")
-    neither = await client.post(f"{V3}/join/@bob:{SERVER}", {}, token="bob")
+    unknown_alias = await client.post(f"{V3}/join/%23gone:{SERVER}", {}, token="bob")
+    invalid_alias = await client.post(f"{V3}/join/@bob:{SERVER}", {}, token="bob")
     no_server = await client.post(f"{V3}/join/{room_id}?via=%20", {}, token="bob")
 
     assert joined.json == {"room_id": room_id}
-    assert verdict(nowhere) == (404, "M_NOT_FOUND")
-    assert verdict(neither) == (400, "M_INVALID_PARAM")
-    assert verdict(no_server) == (400, "M_INVALID_PARAM")
+    assert outcome(unknown_alias) == (404, "M_NOT_FOUND")
+    assert outcome(invalid_alias) == (400, "M_INVALID_PARAM")
+    assert outcome(no_server) == (400, "M_INVALID_PARAM")
 
 
-async def test_rooms_nobody_here_is_in_are_out_of_reach(acts: Actions) -> None:
-    answers = [await ask(acts, "!far:elsewhere.example", what, "bob") for what in ("join", "leave")]
-    knock = await acts.client().post(f"{V3}/knock/!far:elsewhere.example", {}, token="bob")
+async def test_remote_room_cannot_be_joined(actions: Actions) -> None:
+    responses = [
+        await change_membership(actions, "!far:elsewhere.example", action, "bob")
+        for action in ("join", "leave")
+    ]
+    knock = await actions.client().post(f"{V3}/knock/!far:elsewhere.example", {}, token="bob")
 
-    assert [verdict(one) for one in (*answers, knock)] == [
+    assert [outcome(response) for response in (*responses, knock)] == [
         (404, "M_UNKNOWN"),
         (404, "M_NOT_FOUND"),
         (404, "M_UNKNOWN"),
     ]
 
 
-async def test_invites_lead_in_and_can_be_rejected(acts: Actions) -> None:
-    acts.profiles.known[BOB] = {"displayname": "Bob", "avatar_url": "mxc://a/b"}
-    room_id = await acts.world.create_room(ALICE, join_rule="invite")
+async def test_invite_is_sent_once_and_can_be_rejected(actions: Actions) -> None:
+    actions.profiles.known[BOB] = {"displayname": "Bob", "avatar_url": "mxc://a/b"}
+    room_id = await actions.world.create_room(ALICE, join_rule="invite")
 
-    invited = await ask(acts, room_id, "invite", "alice", user_id=BOB, reason="come")
-    again = await ask(acts, room_id, "invite", "alice", user_id=BOB, reason="come")
-    content = await acts.state(room_id, "m.room.member", BOB)
-    rejected = await ask(acts, room_id, "leave", "bob", reason="no")
-    refused = await ask(acts, room_id, "join", "bob")
+    invited = await change_membership(
+        actions, room_id, "invite", "alice", user_id=BOB, reason="come"
+    )
+    repeated = await change_membership(
+        actions, room_id, "invite", "alice", user_id=BOB, reason="come"
+    )
+    content = await actions.state(room_id, "m.room.member", BOB)
+    rejected = await change_membership(actions, room_id, "leave", "bob", reason="no")
+    refused = await change_membership(actions, room_id, "join", "bob")
 
-    assert invited.json == again.json == rejected.json == {}
+    assert invited.json == repeated.json == rejected.json == {}
     assert content == {
         "membership": "invite",
         "displayname": "Bob",
         "avatar_url": "mxc://a/b",
         "reason": "come",
     }
-    assert verdict(refused) == (403, "M_FORBIDDEN")
+    assert outcome(refused) == (403, "M_FORBIDDEN")
 
 
 @pytest.mark.parametrize(
@@ -142,119 +151,120 @@ async def test_invites_lead_in_and_can_be_rejected(acts: Actions) -> None:
         ("alice", {"medium": "email", "address": "a@b.c"}, (400, "M_MISSING_PARAM")),
     ],
 )
-async def test_invites_that_cannot_be(
-    acts: Actions, token: str, body: dict[str, Any], expected: tuple[int, str]
+async def test_invalid_invite_is_rejected(
+    actions: Actions, token: str, body: dict[str, Any], expected: tuple[int, str]
 ) -> None:
-    room_id = await acts.world.create_room(ALICE, join_rule="invite")
+    room_id = await actions.world.create_room(ALICE, join_rule="invite")
 
-    assert verdict(await ask(acts, room_id, "invite", token, **body)) == expected
+    assert outcome(await change_membership(actions, room_id, "invite", token, **body)) == expected
 
 
-async def test_kicks_bans_and_unbans(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB, CAROL])
+async def test_kick_ban_and_unban(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB, CAROL])
 
-    by_carol = await ask(acts, room_id, "kick", "carol", user_id=BOB)
-    kicked = await ask(acts, room_id, "kick", "alice", user_id=BOB, reason="out")
-    twice = await ask(acts, room_id, "kick", "alice", user_id=BOB)
-    not_banned = await ask(acts, room_id, "unban", "alice", user_id=BOB)
-    banned = await ask(acts, room_id, "ban", "alice", user_id=BOB)
-    at_door = await ask(acts, room_id, "join", "bob")
-    invited = await ask(acts, room_id, "invite", "alice", user_id=BOB)
-    unbanned = await ask(acts, room_id, "unban", "alice", user_id=BOB)
-    back = await ask(acts, room_id, "join", "bob")
-    stranger = await ask(acts, room_id, "ban", "dave", user_id=BOB)
+    by_carol = await change_membership(actions, room_id, "kick", "carol", user_id=BOB)
+    kicked = await change_membership(actions, room_id, "kick", "alice", user_id=BOB, reason="out")
+    second_kick = await change_membership(actions, room_id, "kick", "alice", user_id=BOB)
+    not_banned = await change_membership(actions, room_id, "unban", "alice", user_id=BOB)
+    banned = await change_membership(actions, room_id, "ban", "alice", user_id=BOB)
+    join_while_banned = await change_membership(actions, room_id, "join", "bob")
+    invited = await change_membership(actions, room_id, "invite", "alice", user_id=BOB)
+    unbanned = await change_membership(actions, room_id, "unban", "alice", user_id=BOB)
+    rejoined = await change_membership(actions, room_id, "join", "bob")
+    stranger = await change_membership(actions, room_id, "ban", "dave", user_id=BOB)
 
     refused = (403, "M_FORBIDDEN")
-    assert [verdict(one) for one in (by_carol, twice, not_banned, at_door, invited, stranger)] == [
-        refused
-    ] * 6
-    assert [one.status for one in (kicked, banned, unbanned, back)] == [200] * 4
-    assert await membership(acts, room_id, BOB) == "join"
+    assert [
+        outcome(response)
+        for response in (by_carol, second_kick, not_banned, join_while_banned, invited, stranger)
+    ] == [refused] * 6
+    assert [response.status for response in (kicked, banned, unbanned, rejoined)] == [200] * 4
+    assert await membership(actions, room_id, BOB) == "join"
 
 
-async def test_leaving_twice_is_fine_but_leaving_as_a_stranger_is_not(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
+async def test_second_leave_succeeds_but_leave_of_a_stranger_is_rejected(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
 
-    first = await ask(acts, room_id, "leave", "bob")
-    again = await ask(acts, room_id, "leave", "bob")
-    stranger = await ask(acts, room_id, "leave", "carol")
+    first = await change_membership(actions, room_id, "leave", "bob")
+    repeated = await change_membership(actions, room_id, "leave", "bob")
+    stranger = await change_membership(actions, room_id, "leave", "carol")
 
-    assert (first.status, again.status) == (200, 200)
-    assert verdict(stranger) == (403, "M_FORBIDDEN")
+    assert (first.status, repeated.status) == (200, 200)
+    assert outcome(stranger) == (403, "M_FORBIDDEN")
 
 
-async def test_rooms_are_forgotten_once_left_and_known_again_once_joined(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
-    await acts.memberships.rooms_of(BOB)
+async def test_left_room_can_be_forgotten_until_it_is_joined_again(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
+    await actions.memberships.rooms_of(BOB)
 
-    inside = await ask(acts, room_id, "forget", "bob")
-    await ask(acts, room_id, "leave", "bob")
-    forgotten = await ask(acts, room_id, "forget", "bob")
-    own = await acts.memberships.local_membership(room_id, BOB)
-    await ask(acts, room_id, "join", "bob")
-    back = await acts.memberships.local_membership(room_id, BOB)
-    stranger = await ask(acts, room_id, "forget", "carol")
+    as_member = await change_membership(actions, room_id, "forget", "bob")
+    await change_membership(actions, room_id, "leave", "bob")
+    forgotten = await change_membership(actions, room_id, "forget", "bob")
+    left = await actions.memberships.local_membership(room_id, BOB)
+    await change_membership(actions, room_id, "join", "bob")
+    rejoined = await actions.memberships.local_membership(room_id, BOB)
+    stranger = await change_membership(actions, room_id, "forget", "carol")
 
-    assert verdict(inside) == (400, "M_UNKNOWN")
+    assert outcome(as_member) == (400, "M_UNKNOWN")
     assert forgotten.json == {}
-    assert own is not None
-    assert own.forgotten
-    assert back is not None
-    assert not back.forgotten
-    assert verdict(stranger) == (404, "M_NOT_FOUND")
+    assert left is not None
+    assert left.forgotten
+    assert rejoined is not None
+    assert not rejoined.forgotten
+    assert outcome(stranger) == (404, "M_NOT_FOUND")
 
 
-async def test_knocking_asks_and_an_invite_answers(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join_rule="knock")
-    older = await acts.world.create_room(ALICE, version="6")
-    client = acts.client()
+async def test_knock_is_answered_by_an_invite(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join_rule="knock")
+    room_v6 = await actions.world.create_room(ALICE, version="6")
+    client = actions.client()
 
     knocked = await client.post(f"{V3}/knock/{room_id}", {"reason": "please"}, token="bob")
-    content = await acts.state(room_id, "m.room.member", BOB)
-    invited = await ask(acts, room_id, "invite", "alice", user_id=BOB)
-    joined = await ask(acts, room_id, "join", "bob")
-    inside = await client.post(f"{V3}/knock/{room_id}", {}, token="bob")
-    too_old = await client.post(f"{V3}/knock/{older}", {}, token="bob")
+    content = await actions.state(room_id, "m.room.member", BOB)
+    invited = await change_membership(actions, room_id, "invite", "alice", user_id=BOB)
+    joined = await change_membership(actions, room_id, "join", "bob")
+    as_member = await client.post(f"{V3}/knock/{room_id}", {}, token="bob")
+    too_old = await client.post(f"{V3}/knock/{room_v6}", {}, token="bob")
 
     assert knocked.json == {"room_id": room_id}
     assert content == {"membership": "knock", "reason": "please"}
     assert (invited.status, joined.status) == (200, 200)
-    assert verdict(inside) == verdict(too_old) == (403, "M_FORBIDDEN")
+    assert outcome(as_member) == outcome(too_old) == (403, "M_FORBIDDEN")
 
 
 @pytest.mark.parametrize(
     ("version", "rule"), [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")]
 )
-async def test_members_of_an_allowed_room_join_a_restricted_one(
-    acts: Actions, version: str, rule: str
+async def test_member_of_an_allowed_room_joins_a_restricted_room(
+    actions: Actions, version: str, rule: str
 ) -> None:
-    space = await acts.world.create_room(ALICE, join=[BOB])
-    room_id = await acts.world.create_room(ALICE, version=version)
+    space = await actions.world.create_room(ALICE, join=[BOB])
+    room_id = await actions.world.create_room(ALICE, version=version)
     allow = [{"type": "other"}, {"type": "m.room_membership", "room_id": space}, 5]
-    await acts.world.set_state(
+    await actions.world.set_state(
         room_id, ALICE, "m.room.join_rules", {"join_rule": rule, "allow": allow}
     )
 
-    member = await ask(acts, room_id, "join", "bob")
-    stranger = await ask(acts, room_id, "join", "carol")
-    await acts.world.set_membership(room_id, ALICE, DAVE, "invite")
-    invited = await ask(acts, room_id, "join", "dave")
+    member = await change_membership(actions, room_id, "join", "bob")
+    stranger = await change_membership(actions, room_id, "join", "carol")
+    await actions.world.set_membership(room_id, ALICE, DAVE, "invite")
+    invited = await change_membership(actions, room_id, "join", "dave")
 
     assert member.status == invited.status == 200
-    content = await acts.state(room_id, "m.room.member", BOB)
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert content["join_authorised_via_users_server"] == ALICE
-    assert "join_authorised_via_users_server" not in await acts.state(
+    assert "join_authorised_via_users_server" not in await actions.state(
         room_id, "m.room.member", DAVE
     )
-    assert verdict(stranger) == (403, "M_FORBIDDEN")
+    assert outcome(stranger) == (403, "M_FORBIDDEN")
 
 
-async def test_nobody_can_grant_a_restricted_join_without_the_power_to_invite(
-    acts: Actions,
+async def test_restricted_join_requires_a_member_who_can_invite(
+    actions: Actions,
 ) -> None:
-    space = await acts.world.create_room(ALICE, join=[BOB])
-    room_id = await acts.world.create_room(ALICE, join=[CAROL], power_levels={"invite": 60})
-    await acts.world.set_state(
+    space = await actions.world.create_room(ALICE, join=[BOB])
+    room_id = await actions.world.create_room(ALICE, join=[CAROL], power_levels={"invite": 60})
+    await actions.world.set_state(
         room_id,
         ALICE,
         "m.room.join_rules",
@@ -263,51 +273,53 @@ async def test_nobody_can_grant_a_restricted_join_without_the_power_to_invite(
             "allow": [{"type": "m.room_membership", "room_id": space}],
         },
     )
-    await acts.world.leave(room_id, ALICE)
+    await actions.world.leave(room_id, ALICE)
 
-    refused = await ask(acts, room_id, "join", "bob")
-    cheated = await acts.client().put(
+    refused = await change_membership(actions, room_id, "join", "bob")
+    forged = await actions.client().put(
         f"{V3}/rooms/{room_id}/state/m.room.member/{BOB}",
         {"membership": "join", "join_authorised_via_users_server": CAROL},
         token="bob",
     )
 
-    assert verdict(refused) == verdict(cheated) == (400, "M_UNABLE_TO_GRANT_JOIN")
+    assert outcome(refused) == outcome(forged) == (400, "M_UNABLE_TO_GRANT_JOIN")
 
 
-async def test_any_member_lets_others_in_where_all_may_invite(acts: Actions) -> None:
-    space = await acts.world.create_room(ALICE, join=[BOB])
-    room_id = await acts.world.create_room(ALICE, join=[CAROL])
+async def test_restricted_join_is_authorised_by_any_member_if_all_can_invite(
+    actions: Actions,
+) -> None:
+    space = await actions.world.create_room(ALICE, join=[BOB])
+    room_id = await actions.world.create_room(ALICE, join=[CAROL])
     allow = [{"type": "m.room_membership", "room_id": space}]
     content = {"join_rule": "restricted", "allow": allow}
-    await acts.world.set_state(room_id, ALICE, "m.room.join_rules", content)
-    await acts.world.leave(room_id, ALICE)
+    await actions.world.set_state(room_id, ALICE, "m.room.join_rules", content)
+    await actions.world.leave(room_id, ALICE)
 
-    answer = await ask(acts, room_id, "join", "bob")
+    response = await change_membership(actions, room_id, "join", "bob")
 
-    assert answer.status == 200
+    assert response.status == 200
 
 
-async def test_guests_join_only_where_guests_may(acts: Actions) -> None:
-    acts.user(BOB, is_guest=True)
-    shut = await acts.world.create_room(ALICE)
-    open_room = await acts.world.create_room(
+async def test_guest_joins_only_rooms_with_guest_access(actions: Actions) -> None:
+    actions.user(BOB, is_guest=True)
+    closed_room = await actions.world.create_room(ALICE)
+    open_room = await actions.world.create_room(
         ALICE, state=[Draft("m.room.guest_access", ALICE, {"guest_access": "can_join"}, "")]
     )
 
-    refused = await ask(acts, shut, "join", "bob")
-    joined = await ask(acts, open_room, "join", "bob")
-    sent = await acts.client().put(
+    refused = await change_membership(actions, closed_room, "join", "bob")
+    joined = await change_membership(actions, open_room, "join", "bob")
+    sent = await actions.client().put(
         f"{V3}/rooms/{open_room}/send/m.room.message/1", {"body": "x"}, token="bob"
     )
 
-    assert verdict(refused) == (403, "M_GUEST_ACCESS_FORBIDDEN")
+    assert outcome(refused) == (403, "M_GUEST_ACCESS_FORBIDDEN")
     assert (joined.status, sent.status) == (200, 200)
 
 
-async def test_a_third_party_invite_is_accepted_with_its_signature(acts: Actions) -> None:
+async def test_third_party_invite_is_accepted_with_a_valid_signature(actions: Actions) -> None:
     identity_server = Signer(ServerName("id.example"), SigningKey.from_seed("0", bytes(32)))
-    room_id = await acts.world.create_room(
+    room_id = await actions.world.create_room(
         ALICE,
         join_rule="invite",
         state=[
@@ -320,115 +332,135 @@ async def test_a_third_party_invite_is_accepted_with_its_signature(acts: Actions
         ],
     )
     signed = sign_json({"mxid": BOB, "token": "token", "sender": ALICE}, identity_server)
-    stolen = sign_json({"mxid": CAROL, "token": "token", "sender": ALICE}, identity_server)
-
-    unknown = await ask(
-        acts, room_id, "join", "bob", third_party_signed={**signed, "token": "other"}
+    signed_for_carol = sign_json(
+        {"mxid": CAROL, "token": "token", "sender": ALICE}, identity_server
     )
-    not_theirs = await ask(acts, room_id, "join", "bob", third_party_signed=stolen)
-    joined = await ask(acts, room_id, "join", "bob", third_party_signed=signed)
 
-    assert verdict(unknown) == verdict(not_theirs) == (403, "M_FORBIDDEN")
+    unknown = await change_membership(
+        actions, room_id, "join", "bob", third_party_signed={**signed, "token": "other"}
+    )
+    wrong_user = await change_membership(
+        actions, room_id, "join", "bob", third_party_signed=signed_for_carol
+    )
+    joined = await change_membership(actions, room_id, "join", "bob", third_party_signed=signed)
+
+    assert outcome(unknown) == outcome(wrong_user) == (403, "M_FORBIDDEN")
     assert joined.status == 200
-    assert await membership(acts, room_id, BOB) == "join"
+    assert await membership(actions, room_id, BOB) == "join"
 
 
-async def test_members_can_be_set_as_state(acts: Actions) -> None:
-    acts.profiles.known[BOB] = {"displayname": "Bob"}
-    room_id = await acts.world.create_room(ALICE)
-    client = acts.client()
+async def test_member_event_can_be_set_as_state(actions: Actions) -> None:
+    actions.profiles.known[BOB] = {"displayname": "Bob"}
+    room_id = await actions.world.create_room(ALICE)
+    client = actions.client()
     path = f"{V3}/rooms/{room_id}/state/m.room.member/{BOB}"
 
     joined = await client.put(path, {"membership": "join", "displayname": "Bobby"}, token="bob")
-    content = await acts.state(room_id, "m.room.member", BOB)
+    content = await actions.state(room_id, "m.room.member", BOB)
     kicked = await client.put(path, {"membership": "leave"}, token="alice")
-    nothing = await client.put(path, {"displayname": "x"}, token="bob")
+    no_membership = await client.put(path, {"displayname": "x"}, token="bob")
     no_user = await client.put(f"{path[:-5]}", {"membership": "join"}, token="bob")
     for_bob = await client.put(path, {"membership": "join"}, token="alice")
 
     assert joined.json["event_id"].startswith("$")
     assert content == {"membership": "join", "displayname": "Bobby"}
     assert kicked.status == 200
-    assert verdict(nothing) == (400, "M_BAD_JSON")
+    assert outcome(no_membership) == (400, "M_BAD_JSON")
     assert no_user.status in (400, 403)
-    assert verdict(for_bob) == (403, "M_FORBIDDEN")
+    assert outcome(for_bob) == (403, "M_FORBIDDEN")
 
 
-async def test_joins_and_invites_are_counted(database: Database) -> None:
-    few = RateLimitSettings(
+async def test_joins_and_invites_are_rate_limited(database: Database) -> None:
+    limits = RateLimitSettings(
         rc_joins=JoinRates(local=Rate(0.001, 1), remote=PLENTY),
         rc_joins_per_room=PLENTY,
         rc_invites=InviteRates(per_room=PLENTY, per_user=Rate(0, 1), per_issuer=PLENTY),
     )
-    async with open_actions(database, limits=few) as acts:
-        rooms = [await acts.world.create_room(ALICE) for _ in range(2)]
-        joins = [await ask(acts, one, "join", "bob") for one in rooms]
-        again = await ask(acts, rooms[0], "join", "bob")
-        invites = [await ask(acts, one, "invite", "alice", user_id=CAROL) for one in rooms]
+    async with open_actions(database, limits=limits) as actions:
+        rooms = [await actions.world.create_room(ALICE) for _ in range(2)]
+        joins = [await change_membership(actions, room_id, "join", "bob") for room_id in rooms]
+        repeated = await change_membership(actions, rooms[0], "join", "bob")
+        invites = [
+            await change_membership(actions, room_id, "invite", "alice", user_id=CAROL)
+            for room_id in rooms
+        ]
 
-        assert [one.status for one in joins] == [200, 429]
+        assert [response.status for response in joins] == [200, 429]
         assert joins[1].json["retry_after_ms"] > 0
-        assert again.status == 200
-        assert [verdict(one) for one in invites] == [(200, None), (429, "M_LIMIT_EXCEEDED")]
+        assert repeated.status == 200
+        assert [outcome(response) for response in invites] == [
+            (200, None),
+            (429, "M_LIMIT_EXCEEDED"),
+        ]
 
 
-async def test_more_first_invites_than_ever_allowed_at_once_are_no_matter_of_time(
+async def test_more_initial_invites_than_the_burst_limit_are_rejected_for_good(
     database: Database,
 ) -> None:
-    few = RateLimitSettings(
+    limits = RateLimitSettings(
         rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
         rc_joins_per_room=PLENTY,
         rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=Rate(0.001, 2)),
     )
-    async with open_actions(database, limits=few) as acts:
+    async with open_actions(database, limits=limits) as actions:
         path = "/_matrix/client/v3/createRoom"
-        three = [f"@u{n}:{SERVER}" for n in range(3)]
+        invitees = [f"@u{n}:{SERVER}" for n in range(3)]
 
-        too_many = await acts.client().post(path, {"invite": three}, token="alice")
-        first = await acts.client().post(path, {"invite": three[:2]}, token="alice")
-        too_soon = await acts.client().post(path, {"invite": three[:2]}, token="alice")
+        too_many = await actions.client().post(path, {"invite": invitees}, token="alice")
+        first = await actions.client().post(path, {"invite": invitees[:2]}, token="alice")
+        too_soon = await actions.client().post(path, {"invite": invitees[:2]}, token="alice")
 
-        assert verdict(too_many) == (400, "M_INVALID_PARAM")
+        assert outcome(too_many) == (400, "M_INVALID_PARAM")
         assert first.status == 200
-        assert verdict(too_soon) == (429, "M_LIMIT_EXCEEDED")
+        assert outcome(too_soon) == (429, "M_LIMIT_EXCEEDED")
         assert too_soon.json["retry_after_ms"] > 0
 
 
-async def test_suspended_users_may_only_leave(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
-    acts.user(BOB, suspended=True)
+async def test_suspended_user_can_only_leave(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
+    actions.user(BOB, suspended=True)
 
-    answers = [
-        await ask(acts, room_id, "invite", "bob", user_id=CAROL),
-        await acts.client().put(
+    responses = [
+        await change_membership(actions, room_id, "invite", "bob", user_id=CAROL),
+        await actions.client().put(
             f"{V3}/rooms/{room_id}/send/m.room.message/1", {"body": "x"}, token="bob"
         ),
-        await ask(acts, room_id, "leave", "bob"),
-        await ask(acts, room_id, "join", "bob"),
+        await change_membership(actions, room_id, "leave", "bob"),
+        await change_membership(actions, room_id, "join", "bob"),
     ]
 
     suspended = (403, "M_USER_SUSPENDED")
-    assert [verdict(one) for one in answers] == [suspended, suspended, (200, None), suspended]
+    assert [outcome(response) for response in responses] == [
+        suspended,
+        suspended,
+        (200, None),
+        suspended,
+    ]
 
 
-async def test_suspended_users_make_no_member_events_but_leaves(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE, join=[BOB])
-    open_to_knocks = await acts.world.create_room(ALICE, join_rule="knock")
-    acts.user(BOB, suspended=True)
-    wishes = (
+async def test_suspended_user_cannot_send_member_events_except_leave(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
+    open_to_knocks = await actions.world.create_room(ALICE, join_rule="knock")
+    actions.user(BOB, suspended=True)
+    changes = (
         (room_id, {"membership": "join", "displayname": "an advertisement"}),
         (open_to_knocks, {"membership": "knock"}),
         (room_id, {"membership": "join"}),
         (room_id, {"membership": "leave"}),
     )
 
-    answers = [
-        await acts.client().put(
+    responses = [
+        await actions.client().put(
             f"{V3}/rooms/{room}/state/m.room.member/{BOB}", content, token="bob"
         )
-        for room, content in wishes
+        for room, content in changes
     ]
 
     suspended = (403, "M_USER_SUSPENDED")
-    assert [verdict(one) for one in answers] == [suspended, suspended, (200, None), (200, None)]
-    assert answers[2].json["event_id"].startswith("$")
+    assert [outcome(response) for response in responses] == [
+        suspended,
+        suspended,
+        (200, None),
+        (200, None),
+    ]
+    assert responses[2].json["event_id"].startswith("$")

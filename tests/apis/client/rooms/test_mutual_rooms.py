@@ -1,4 +1,4 @@
-"""Rooms that two users are in."""
+"""Rooms that two users share."""
 
 import pytest
 
@@ -14,7 +14,7 @@ STABLE = "/_matrix/client/v1/mutual_rooms"
 UNSTABLE = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"
 
 
-async def test_rooms_both_are_in_are_listed_page_by_page(
+async def test_shared_rooms_are_listed_in_pages(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mutual_rooms, "PAGE", 2)
@@ -31,22 +31,22 @@ async def test_rooms_both_are_in_are_listed_page_by_page(
         first = await client.get(STABLE, token="alice", query={"user_id": BOB})
         token = first.json["next_batch"]
         second = await client.get(STABLE, token="alice", query={"user_id": BOB, "from": token})
-        old = await client.get(UNSTABLE, token="alice", query={"user_id": BOB})
+        unstable = await client.get(UNSTABLE, token="alice", query={"user_id": BOB})
 
     assert set(first.json["joined"]) | set(second.json["joined"]) == rooms
     assert (len(first.json["joined"]), first.json["count"]) == (2, 3)
     assert "next_batch" not in second.json
-    assert old.json["next_batch_token"] == token
+    assert unstable.json["next_batch_token"] == token
 
 
 @pytest.mark.parametrize(
     "query", [{}, {"user_id": "bob"}, {"user_id": ALICE}, {"user_id": BOB, "from": "x"}]
 )
-async def test_what_makes_no_sense_is_refused(database: Database, query: dict[str, str]) -> None:
+async def test_invalid_request_is_rejected(database: Database, query: dict[str, str]) -> None:
     tokens = Tokens()
     tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
     client = client_for(MutualRoomsApi(MutualRooms(database)), tokens=tokens)
 
-    answer = await client.get(STABLE, token="alice", query=query)
+    response = await client.get(STABLE, token="alice", query=query)
 
-    assert answer.status == 400
+    assert response.status == 400

@@ -1,4 +1,4 @@
-"""Reading rooms' history over HTTP."""
+"""Reading the history of rooms over HTTP."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,8 +18,8 @@ from tests.support.web import Answer, WebClient
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    async with open_world(database) as opened:
-        yield opened
+    async with open_world(database) as world:
+        yield world
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def client(reading: Reading) -> WebClient:
 
 
 def bodies(events: list[dict[str, Any]]) -> list[str]:
-    return [one["content"]["body"] for one in events if "body" in one["content"]]
+    return [event["content"]["body"] for event in events if "body" in event["content"]]
 
 
 async def messages(
@@ -44,16 +44,16 @@ async def messages(
     )
 
 
-async def say(world: World, room_id: RoomID, *texts: str) -> None:
+async def send_messages(world: World, room_id: RoomID, *texts: str) -> None:
     for text in texts:
         await world.send(room_id, ALICE, text)
 
 
-async def test_pages_back_to_the_beginning_join_without_gaps(
+async def test_pagination_backwards_ends_at_create_without_gaps(
     world: World, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE)
-    await say(world, room_id, *map(str, range(10)))
+    await send_messages(world, room_id, *map(str, range(10)))
     seen: list[dict[str, Any]] = []
     query: dict[str, Any] = {"dir": "b", "limit": 3}
 
@@ -65,15 +65,15 @@ async def test_pages_back_to_the_beginning_join_without_gaps(
             break
         query["from"] = page["end"]
 
-    assert [one["event_id"] for one in seen] == [row.event_id for _, row in reversed(world.seen)]
+    assert [event["event_id"] for event in seen] == [
+        row.event_id for _, row in reversed(world.seen)
+    ]
     assert seen[-1]["type"] == "m.room.create"
 
 
-async def test_pages_forward_go_from_the_first_event_to_the_last(
-    world: World, client: WebClient
-) -> None:
+async def test_pagination_forwards_covers_all_events(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
-    await say(world, room_id, "a", "b", "c", "d")
+    await send_messages(world, room_id, "a", "b", "c", "d")
 
     first = (await messages(client, room_id, dir="f", limit=6)).json
     second = (
@@ -90,35 +90,39 @@ async def test_pages_forward_go_from_the_first_event_to_the_last(
     assert "end" not in third
 
 
-async def test_to_ends_the_page(world: World, client: WebClient) -> None:
+async def test_page_ends_at_the_to_token(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
-    await say(world, room_id, "a", "b")
+    await send_messages(world, room_id, "a", "b")
     middle = (await messages(client, room_id, dir="b", limit=1)).json["start"]
-    await say(world, room_id, "c", "d")
+    await send_messages(world, room_id, "c", "d")
 
     page = (await messages(client, room_id, dir="b", limit=10, to=middle)).json
 
     assert bodies(page["chunk"]) == ["d", "c"]
 
 
-async def test_tokens_of_sync_are_understood(world: World, client: WebClient) -> None:
+async def test_sync_token_is_a_pagination_token(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
-    await say(world, room_id, "a", "b")
+    await send_messages(world, room_id, "a", "b")
     token = SyncToken(events=world.feed.position(EVENTS)).encode()
-    await say(world, room_id, "c", "d")
+    await send_messages(world, room_id, "c", "d")
 
-    back = (await messages(client, room_id, ALICE, **{"dir": "b", "limit": 2, "from": token})).json
-    forth = (await messages(client, room_id, ALICE, **{"dir": "f", "limit": 2, "from": token})).json
+    backwards = (
+        await messages(client, room_id, ALICE, **{"dir": "b", "limit": 2, "from": token})
+    ).json
+    forwards = (
+        await messages(client, room_id, ALICE, **{"dir": "f", "limit": 2, "from": token})
+    ).json
 
-    assert bodies(back["chunk"]) == ["b", "a"]
-    assert bodies(forth["chunk"]) == ["c", "d"]
+    assert bodies(backwards["chunk"]) == ["b", "a"]
+    assert bodies(forwards["chunk"]) == ["c", "d"]
 
 
-async def test_who_left_reads_up_to_their_leave(world: World, client: WebClient) -> None:
+async def test_former_member_reads_up_to_their_leave(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
-    await say(world, room_id, "a")
+    await send_messages(world, room_id, "a")
     await world.leave(room_id, BOB)
-    await say(world, room_id, "b")
+    await send_messages(world, room_id, "b")
 
     page = (await messages(client, room_id, BOB, dir="b", limit=3)).json
 
@@ -126,29 +130,29 @@ async def test_who_left_reads_up_to_their_leave(world: World, client: WebClient)
     assert page["chunk"][0]["content"]["membership"] == "leave"
 
 
-async def test_strangers_are_refused(world: World, client: WebClient) -> None:
+async def test_history_is_forbidden_to_strangers(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
 
-    answer = await messages(client, room_id, BOB, dir="b")
+    response = await messages(client, room_id, BOB, dir="b")
 
-    assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+    assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
     unknown = await messages(client, RoomID("!unknown:test.example"), ALICE, dir="b")
     assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_guests_look_into_world_readable_rooms(world: World, reading: Reading) -> None:
+async def test_guest_reads_a_world_readable_room(world: World, reading: Reading) -> None:
     client = client_of(reading, ALICE, guests=[BOB])
     room_id = await world.create_room(ALICE)
     await world.set_state(
         room_id, ALICE, "m.room.history_visibility", {"history_visibility": "world_readable"}
     )
-    await say(world, room_id, "open")
+    await send_messages(world, room_id, "open")
 
     page = (await messages(client, room_id, BOB, dir="b", limit=2)).json
-    other = await client.get(f"/_matrix/client/v3/rooms/{room_id}/joined_members", token=BOB)
+    members = await client.get(f"/_matrix/client/v3/rooms/{room_id}/joined_members", token=BOB)
 
     assert bodies(page["chunk"]) == ["open"]
-    assert other.errcode == "M_GUEST_ACCESS_FORBIDDEN"
+    assert members.errcode == "M_GUEST_ACCESS_FORBIDDEN"
 
 
 @pytest.mark.parametrize(
@@ -164,28 +168,32 @@ async def test_guests_look_into_world_readable_rooms(world: World, reading: Read
         ({"dir": "b", "filter": '{"types": 1}'}, "M_BAD_JSON"),
     ],
 )
-async def test_bad_queries_are_refused(
+async def test_invalid_query_is_rejected(
     world: World, client: WebClient, query: dict[str, str], errcode: str
 ) -> None:
     room_id = await world.create_room(ALICE)
 
-    answer = await messages(client, room_id, ALICE, **query)
+    response = await messages(client, room_id, ALICE, **query)
 
-    assert (answer.status, answer.errcode) == (400, errcode)
+    assert (response.status, response.errcode) == (400, errcode)
 
 
-async def test_filters_look_further_for_enough_events(world: World, client: WebClient) -> None:
+async def test_filter_searches_further_until_the_page_is_full(
+    world: World, client: WebClient
+) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     await world.send(room_id, BOB, "wanted")
-    await say(world, room_id, *map(str, range(30)))
-    wanted = {"senders": [BOB], "types": ["m.room.message"], "lazy_load_members": True}
+    await send_messages(world, room_id, *map(str, range(30)))
+    event_filter = {"senders": [BOB], "types": ["m.room.message"], "lazy_load_members": True}
 
     page = (
-        await messages(client, room_id, dir="b", limit=1, filter=orjson.dumps(wanted).decode())
+        await messages(
+            client, room_id, dir="b", limit=1, filter=orjson.dumps(event_filter).decode()
+        )
     ).json
 
     assert bodies(page["chunk"]) == ["wanted"]
-    assert [one["state_key"] for one in page["state"]] == [BOB]
+    assert [event["state_key"] for event in page["state"]] == [BOB]
     assert page["state"][0]["room_id"] == room_id
 
 
@@ -197,67 +205,67 @@ async def test_filter_by_relations(world: World, client: WebClient) -> None:
     reply = {"msgtype": "m.text", "body": "reply", "m.relates_to": relation}
     await world.append(room_id, Draft("m.room.message", BOB, reply))
 
-    async def found(wanted: dict[str, Any]) -> list[str]:
-        text = orjson.dumps(wanted).decode()
+    async def bodies_with(event_filter: dict[str, Any]) -> list[str]:
+        text = orjson.dumps(event_filter).decode()
         return bodies((await messages(client, room_id, dir="b", filter=text)).json["chunk"])
 
-    assert await found({"related_by_rel_types": ["m.thread"]}) == ["root"]
-    assert await found({"related_by_senders": [BOB]}) == ["root"]
-    assert await found({"related_by_senders": [ALICE]}) == []
+    assert await bodies_with({"related_by_rel_types": ["m.thread"]}) == ["root"]
+    assert await bodies_with({"related_by_senders": [BOB]}) == ["root"]
+    assert await bodies_with({"related_by_senders": [ALICE]}) == []
 
 
-async def test_context_has_both_sides_and_tokens_that_go_on(
-    world: World, client: WebClient
-) -> None:
+async def test_context_has_events_on_both_sides_and_tokens(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
-    await say(world, room_id, "a", "b", "c")
-    here = await world.send(room_id, ALICE, "here")
-    await say(world, room_id, "d", "e", "f")
+    await send_messages(world, room_id, "a", "b", "c")
+    anchor = await world.send(room_id, ALICE, "here")
+    await send_messages(world, room_id, "d", "e", "f")
 
     context = (
         await client.get(
-            f"/_matrix/client/v3/rooms/{room_id}/context/{here.event_id}",
+            f"/_matrix/client/v3/rooms/{room_id}/context/{anchor.event_id}",
             token=ALICE,
             query={"limit": 4},
         )
     ).json
-    back = await messages(
+    backwards = await messages(
         client, room_id, ALICE, **{"dir": "b", "limit": 1, "from": context["start"]}
     )
-    forth = await messages(
+    forwards = await messages(
         client, room_id, ALICE, **{"dir": "f", "limit": 1, "from": context["end"]}
     )
 
-    assert context["event"]["event_id"] == here.event_id
+    assert context["event"]["event_id"] == anchor.event_id
     assert bodies(context["events_before"]) == ["c", "b"]
     assert bodies(context["events_after"]) == ["d", "e"]
-    assert {one["type"] for one in context["state"]} >= {"m.room.create", "m.room.member"}
-    assert bodies(back.json["chunk"]) == ["a"]
-    assert bodies(forth.json["chunk"]) == ["f"]
+    assert {event["type"] for event in context["state"]} >= {"m.room.create", "m.room.member"}
+    assert bodies(backwards.json["chunk"]) == ["a"]
+    assert bodies(forwards.json["chunk"]) == ["f"]
 
 
-async def test_events_that_may_not_be_seen_are_not_found(world: World, client: WebClient) -> None:
+async def test_invisible_event_is_not_found(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
-    other = await world.create_room(ALICE)
+    other_room = await world.create_room(ALICE)
     sent = await world.send(room_id, ALICE, "secret")
     base = "/_matrix/client/v3"
 
     own = await client.get(f"{base}/rooms/{room_id}/event/{sent.event_id}", token=ALICE)
     legacy = await client.get(f"{base}/events/{sent.event_id}", token=ALICE)
-    refused = [
+    rejected = [
         await client.get(f"{base}/rooms/{room_id}/event/{sent.event_id}", token=BOB),
-        await client.get(f"{base}/rooms/{other}/event/{sent.event_id}", token=ALICE),
+        await client.get(f"{base}/rooms/{other_room}/event/{sent.event_id}", token=ALICE),
         await client.get(f"{base}/rooms/{room_id}/event/$unknown", token=ALICE),
-        await client.get(f"{base}/rooms/{other}/context/{sent.event_id}", token=ALICE),
+        await client.get(f"{base}/rooms/{other_room}/context/{sent.event_id}", token=ALICE),
         await client.get(f"{base}/events/{sent.event_id}", token=BOB),
     ]
 
     assert own.json == legacy.json
     assert own.json["content"]["body"] == "secret"
-    assert [(one.status, one.errcode) for one in refused] == [(404, "M_NOT_FOUND")] * 5
+    assert [(response.status, response.errcode) for response in rejected] == [
+        (404, "M_NOT_FOUND")
+    ] * 5
 
 
-async def test_the_event_closest_to_a_time_is_found(world: World, client: WebClient) -> None:
+async def test_closest_event_to_a_timestamp_is_found(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
     sent = []
     for _ in range(5):
@@ -265,48 +273,48 @@ async def test_the_event_closest_to_a_time_is_found(world: World, client: WebCli
         sent.append((await world.send(room_id, ALICE), world.clock.now_ms()))
     path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
 
-    async def ask(ts: int, direction: str) -> Answer:
+    async def closest(ts: int, direction: str) -> Answer:
         return await client.get(path, token=ALICE, query={"ts": ts, "dir": direction})
 
     (third, time) = sent[2]
-    assert (await ask(time - 1, "f")).json == {
+    assert (await closest(time - 1, "f")).json == {
         "event_id": third.event_id,
         "origin_server_ts": time,
     }
-    assert (await ask(time + 1, "b")).json["event_id"] == third.event_id
-    assert (await ask(time, "b")).json["event_id"] == third.event_id
-    assert (await ask(sent[-1][1] + 1, "f")).errcode == "M_NOT_FOUND"
-    assert (await ask(0, "b")).status == 404
+    assert (await closest(time + 1, "b")).json["event_id"] == third.event_id
+    assert (await closest(time, "b")).json["event_id"] == third.event_id
+    assert (await closest(sent[-1][1] + 1, "f")).errcode == "M_NOT_FOUND"
+    assert (await closest(0, "b")).status == 404
 
 
-async def test_what_is_hidden_about_a_time_is_passed_over(world: World, client: WebClient) -> None:
+async def test_hidden_events_are_skipped_near_a_timestamp(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     world.clock.advance(1000)
     last_seen = await world.leave(room_id, BOB)
     for n in range(120):
         world.clock.advance(1000)
-        await say(world, room_id, f"hidden {n}")
+        await send_messages(world, room_id, f"hidden {n}")
     path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
     now_ms = world.clock.now_ms()
 
-    answer = await client.get(path, token=BOB, query={"ts": now_ms, "dir": "b"})
-    none = await client.get(path, token=BOB, query={"ts": now_ms - 119_000, "dir": "f"})
+    response = await client.get(path, token=BOB, query={"ts": now_ms, "dir": "b"})
+    nothing = await client.get(path, token=BOB, query={"ts": now_ms - 119_000, "dir": "f"})
 
-    assert answer.json["event_id"] == last_seen.event_id
-    assert none.status == 404
+    assert response.json["event_id"] == last_seen.event_id
+    assert nothing.status == 404
 
 
-async def test_who_came_late_to_closed_history_finds_its_first_event(
+async def test_first_visible_event_after_a_timestamp_is_found(
     world: World, client: WebClient
 ) -> None:
-    closed = Draft("m.room.history_visibility", ALICE, {"history_visibility": "joined"}, "")
-    room_id = await world.create_room(ALICE, state=[closed])
+    joined_only = Draft("m.room.history_visibility", ALICE, {"history_visibility": "joined"}, "")
+    room_id = await world.create_room(ALICE, state=[joined_only])
     world.clock.advance(1000)
-    since_ms = world.clock.now_ms()
-    await say(world, room_id, *(f"hidden {n}" for n in range(120)))
+    joined_after_ms = world.clock.now_ms()
+    await send_messages(world, room_id, *(f"hidden {n}" for n in range(120)))
     joined = await world.join(room_id, BOB)
     path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
 
-    answer = await client.get(path, token=BOB, query={"ts": since_ms, "dir": "f"})
+    response = await client.get(path, token=BOB, query={"ts": joined_after_ms, "dir": "f"})
 
-    assert answer.json["event_id"] == joined.event_id
+    assert response.json["event_id"] == joined.event_id

@@ -16,8 +16,8 @@ from tests.support.web import Answer, WebClient
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    async with open_world(database) as opened:
-        yield opened
+    async with open_world(database) as world:
+        yield world
 
 
 @pytest.fixture
@@ -62,17 +62,19 @@ async def relations(client: WebClient, room_id: RoomID, rest: str, **query: Any)
     )
 
 
-def ids(answer: Answer) -> list[str]:
-    return [one["event_id"] for one in answer.json["chunk"]]
+def ids(response: Answer) -> list[str]:
+    return [response["event_id"] for response in response.json["chunk"]]
 
 
-async def test_children_come_by_type_and_in_pages(world: World, client: WebClient) -> None:
+async def test_relations_are_filtered_by_type_and_paginated(
+    world: World, client: WebClient
+) -> None:
     room_id = await world.create_room(ALICE)
     root = (await world.send(room_id, ALICE, "root")).event_id
     replies = [await relate(world, room_id, root) for _ in range(5)]
     reaction = await relate(world, room_id, root, "m.annotation", event_type="m.reaction", key="+")
 
-    everything = await relations(client, room_id, root)
+    all_relations = await relations(client, room_id, root)
     threaded = await relations(client, room_id, f"{root}/m.thread", limit=2)
     rest = await relations(
         client, room_id, f"{root}/m.thread", **{"from": threaded.json["next_batch"]}
@@ -81,8 +83,8 @@ async def test_children_come_by_type_and_in_pages(world: World, client: WebClien
     none = await relations(client, room_id, f"{root}/m.annotation/m.room.message")
     forward = await relations(client, room_id, root, dir="f", limit=2)
 
-    assert ids(everything) == [reaction, *replies[::-1]]
-    assert "next_batch" not in everything.json
+    assert ids(all_relations) == [reaction, *replies[::-1]]
+    assert "next_batch" not in all_relations.json
     assert ids(threaded) == replies[:2:-1]
     assert ids(rest) == replies[2::-1]
     assert ids(reactions) == [reaction]
@@ -90,33 +92,33 @@ async def test_children_come_by_type_and_in_pages(world: World, client: WebClien
     assert ids(forward) == replies[:2]
 
 
-async def test_recursion_follows_children_of_children(world: World, client: WebClient) -> None:
+async def test_recursive_relations_include_indirect_ones(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
     root = (await world.send(room_id, ALICE, "root")).event_id
     reply = await relate(world, room_id, root)
     reaction = await relate(world, room_id, reply, "m.annotation", key="+")
 
-    answer = await relations(client, room_id, root, recurse="true")
+    response = await relations(client, room_id, root, recurse="true")
 
-    assert ids(answer) == [reaction, reply]
-    assert answer.json["recursion_depth"] == 3
+    assert ids(response) == [reaction, reply]
+    assert response.json["recursion_depth"] == 3
 
 
-async def test_relations_of_unseen_events_are_refused(world: World, client: WebClient) -> None:
+async def test_relations_of_invisible_events_are_rejected(world: World, client: WebClient) -> None:
     room_id = await world.create_room(BOB)
     own = await world.create_room(ALICE)
     sent = await world.send(room_id, BOB)
 
     stranger = await relations(client, room_id, sent.event_id)
     elsewhere = await relations(client, own, sent.event_id)
-    bad = await relations(client, own, sent.event_id, limit=0)
+    invalid = await relations(client, own, sent.event_id, limit=0)
 
     assert (stranger.status, stranger.errcode) == (403, "M_FORBIDDEN")
     assert (elsewhere.status, elsewhere.errcode) == (404, "M_NOT_FOUND")
-    assert bad.status in (400, 404)
+    assert invalid.status in (400, 404)
 
 
-async def test_threads_are_listed_by_their_last_reply(
+async def test_threads_are_ordered_by_their_latest_reply(
     world: World, reading: Reading, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
@@ -131,7 +133,7 @@ async def test_threads_are_listed_by_their_last_reply(
     own = await client.get(path, token=ALICE, query={"include": "participated"})
     reading.wishes.ignored[ALICE] = {BOB}
     ignoring = await client.get(path, token=ALICE, query={"limit": 1})
-    bad = await client.get(path, token=ALICE, query={"from": "rubbish"})
+    invalid = await client.get(path, token=ALICE, query={"from": "rubbish"})
 
     assert ids(first) == [roots[1], roots[0]]
     assert ids(rest) == [roots[2]]
@@ -140,55 +142,55 @@ async def test_threads_are_listed_by_their_last_reply(
     thread = first.json["chunk"][0]["unsigned"]["m.relations"]["m.thread"]
     assert (thread["count"], thread["current_user_participated"]) == (2, True)
     assert ignoring.json["chunk"][0]["content"] == {}
-    assert (bad.status, bad.errcode) == (400, "M_INVALID_PARAM")
+    assert (invalid.status, invalid.errcode) == (400, "M_INVALID_PARAM")
 
 
-async def pages_of_threads(
+async def thread_pages(
     client: WebClient, room_id: RoomID, **query: Any
 ) -> list[list[dict[str, Any]]]:
     path = f"/_matrix/client/v1/rooms/{room_id}/threads"
     pages: list[list[dict[str, Any]]] = []
     start: str | None = None
     while start is not None or not pages:
-        given = {**query, "from": start} if start is not None else query
-        answer = await client.get(path, token=ALICE, query=given)
-        assert answer.status == 200, answer.body
-        pages.append(answer.json["chunk"])
-        start = answer.json.get("next_batch")
+        page_query = {**query, "from": start} if start is not None else query
+        response = await client.get(path, token=ALICE, query=page_query)
+        assert response.status == 200, response.body
+        pages.append(response.json["chunk"])
+        start = response.json.get("next_batch")
     return pages
 
 
-def in_thread(root: dict[str, Any]) -> tuple[int, str]:
+def thread_summary(root: dict[str, Any]) -> tuple[int, str]:
     thread = root["unsigned"]["m.relations"]["m.thread"]
     return thread["count"], thread["latest_event"]["event_id"]
 
 
-async def test_replies_of_ignored_users_make_no_thread(
+async def test_replies_of_ignored_users_are_not_counted(
     world: World, reading: Reading, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
-    spammed, moved, quiet, theirs = [
+    spammed, moved, quiet, of_carol = [
         (await world.send(room_id, user_id)).event_id for user_id in (ALICE, ALICE, ALICE, CAROL)
     ]
-    kept = await relate(world, room_id, moved, sender=CAROL)
+    visible = await relate(world, room_id, moved, sender=CAROL)
     last = await relate(world, room_id, quiet, sender=ALICE)
-    for root in (spammed, moved, theirs):
+    for root in (spammed, moved, of_carol):
         await relate(world, room_id, root, sender=BOB)
     reading.wishes.ignored[ALICE] = {BOB}
 
-    pages = await pages_of_threads(client, room_id, limit=1)
-    participated = await pages_of_threads(client, room_id, include="participated")
+    pages = await thread_pages(client, room_id, limit=1)
+    participated = await thread_pages(client, room_id, include="participated")
     reading.wishes.ignored[ALICE] = set()
-    heard_again = await pages_of_threads(client, room_id)
+    not_ignoring = await thread_pages(client, room_id)
 
-    assert [[one["event_id"] for one in page] for page in pages] == [[quiet], [moved]]
-    assert [in_thread(page[0]) for page in pages] == [(1, last), (1, kept)]
+    assert [[root["event_id"] for root in page] for page in pages] == [[quiet], [moved]]
+    assert [thread_summary(page[0]) for page in pages] == [(1, last), (1, visible)]
     assert participated == [pages[0] + pages[1]]
-    assert [one["event_id"] for one in heard_again[0]] == [theirs, moved, spammed, quiet]
+    assert [root["event_id"] for root in not_ignoring[0]] == [of_carol, moved, spammed, quiet]
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_threads_lie_where_their_last_reply_that_is_shown_does(
+async def test_threads_are_ordered_by_their_latest_visible_reply(
     world: World, reading: Reading, client: WebClient, seed: int
 ) -> None:
     random = Random(seed)
@@ -202,15 +204,15 @@ async def test_threads_lie_where_their_last_reply_that_is_shown_does(
 
     for ignored in ({BOB}, {CAROL}, {BOB, CAROL}):
         reading.wishes.ignored[ALICE] = ignored
-        shown = [root for root, sender in replies[::-1] if sender not in ignored]
+        visible_roots = [root for root, sender in replies[::-1] if sender not in ignored]
         for limit in (1, 2, 4):
-            pages = await pages_of_threads(client, room_id, limit=limit)
-            listed = [one["event_id"] for page in pages for one in page]
-            assert listed == list(dict.fromkeys(shown)), (seed, ignored, limit)
+            pages = await thread_pages(client, room_id, limit=limit)
+            listed = [root["event_id"] for page in pages for root in page]
+            assert listed == list(dict.fromkeys(visible_roots)), (seed, ignored, limit)
             assert all(pages)
 
 
-async def test_what_happened_after_one_left_is_not_bundled(world: World, client: WebClient) -> None:
+async def test_replies_after_the_leave_are_not_bundled(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     root = (await world.send(room_id, ALICE, "root")).event_id
     await relate(world, room_id, root)
@@ -218,27 +220,27 @@ async def test_what_happened_after_one_left_is_not_bundled(world: World, client:
     secret = await relate(world, room_id, root)
     path = f"/_matrix/client/v3/rooms/{room_id}/event/{root}"
 
-    left = await client.get(path, token=BOB)
-    there = await client.get(path, token=ALICE)
+    for_bob = await client.get(path, token=BOB)
+    for_alice = await client.get(path, token=ALICE)
 
-    assert "m.relations" not in left.json["unsigned"]
-    thread = there.json["unsigned"]["m.relations"]["m.thread"]
+    assert "m.relations" not in for_bob.json["unsigned"]
+    thread = for_alice.json["unsigned"]["m.relations"]["m.thread"]
     assert thread["latest_event"]["event_id"] == secret
 
 
-async def test_a_redacted_root_keeps_its_thread(world: World, client: WebClient) -> None:
+async def test_redacted_root_keeps_its_thread(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
     root = (await world.send(room_id, ALICE, "root")).event_id
     await relate(world, room_id, root)
     await world.redact(room_id, ALICE, root)
 
-    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{root}", token=ALICE)
+    response = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{root}", token=ALICE)
 
-    assert answer.json["content"] == {}
-    assert answer.json["unsigned"]["m.relations"]["m.thread"]["count"] == 1
+    assert response.json["content"] == {}
+    assert response.json["unsigned"]["m.relations"]["m.thread"]["count"] == 1
 
 
-async def test_edits_by_others_do_not_crowd_out_that_of_the_author(
+async def test_edits_by_other_users_do_not_hide_the_edit_of_the_sender(
     world: World, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
@@ -247,22 +249,22 @@ async def test_edits_by_others_do_not_crowd_out_that_of_the_author(
     for _ in range(12):
         await replace(world, room_id, sent, BOB)
 
-    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
+    response = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
 
-    assert answer.json["unsigned"]["m.relations"]["m.replace"]["event_id"] == edit
+    assert response.json["unsigned"]["m.relations"]["m.replace"]["event_id"] == edit
 
 
-async def test_the_last_of_many_edits_is_bundled(world: World, client: WebClient) -> None:
+async def test_latest_edit_is_bundled(world: World, client: WebClient) -> None:
     room_id = await world.create_room(ALICE)
     sent = (await world.send(room_id, ALICE, "first")).event_id
-    referring, edits = [], []
+    references, edits = [], []
     for _ in range(8):
         world.clock.advance(ms=1)
-        referring.append(await relate(world, room_id, sent, "m.reference"))
+        references.append(await relate(world, room_id, sent, "m.reference"))
         edits.append(await replace(world, room_id, sent, ALICE))
 
-    answer = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
+    response = await client.get(f"/_matrix/client/v3/rooms/{room_id}/event/{sent}", token=ALICE)
 
-    bundle = answer.json["unsigned"]["m.relations"]
+    bundle = response.json["unsigned"]["m.relations"]
     assert bundle["m.replace"]["event_id"] == edits[-1]
-    assert bundle["m.reference"]["chunk"] == [{"event_id": one} for one in referring]
+    assert bundle["m.reference"]["chunk"] == [{"event_id": event_id} for event_id in references]

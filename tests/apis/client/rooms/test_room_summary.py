@@ -1,4 +1,4 @@
-"""Summaries of rooms and the trees below spaces over HTTP."""
+"""Room summaries and space hierarchies over HTTP."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,8 +15,8 @@ from tests.support.web import WebClient
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    async with open_world(database) as opened:
-        yield opened
+    async with open_world(database) as world:
+        yield world
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def client(world: World) -> WebClient:
     return client_of(readers_of(world), ALICE, BOB)
 
 
-async def space(world: World, name: str, join_rule: str = "public") -> RoomID:
+async def create_space(world: World, name: str, join_rule: str = "public") -> RoomID:
     drafts = [
         Draft("m.room.create", ALICE, {"type": "m.space"}, ""),
         member(ALICE, "join"),
@@ -35,76 +35,78 @@ async def space(world: World, name: str, join_rule: str = "public") -> RoomID:
     return (await world.appender.create("11", drafts))[0].room_id
 
 
-async def adopt(world: World, parent: RoomID, child: RoomID, **content: Any) -> None:
+async def add_child(world: World, parent: RoomID, child: RoomID, **content: Any) -> None:
     content = {"via": ["test.example"], **content}
     await world.set_state(parent, ALICE, "m.space.child", content, child)
 
 
-async def tree(world: World) -> tuple[RoomID, RoomID, RoomID, RoomID]:
-    """Make a space with a room, a space below with a room of its own, and a secret room."""
-    top, below = await space(world, "top"), await space(world, "below")
+async def create_hierarchy(world: World) -> tuple[RoomID, RoomID, RoomID, RoomID]:
+    """Create a space with a room, a space with another room in it, and an invite-only room."""
+    top, below = await create_space(world, "top"), await create_space(world, "below")
     room, deep = await world.create_room(ALICE), await world.create_room(ALICE)
     secret = await world.create_room(ALICE, join_rule="invite")
-    await adopt(world, top, room, order="b")
-    await adopt(world, top, below, order="a", suggested=True)
-    await adopt(world, top, secret)
-    await adopt(world, below, deep)
-    await adopt(world, below, top)
+    await add_child(world, top, room, order="b")
+    await add_child(world, top, below, order="a", suggested=True)
+    await add_child(world, top, secret)
+    await add_child(world, below, deep)
+    await add_child(world, below, top)
     return top, below, room, deep
 
 
-async def test_a_tree_is_walked_depth_first_without_secret_rooms(
+async def test_hierarchy_is_depth_first_without_inaccessible_rooms(
     world: World, client: WebClient
 ) -> None:
-    top, below, room, deep = await tree(world)
+    top, below, room, deep = await create_hierarchy(world)
     path = f"/_matrix/client/v1/rooms/{top}/hierarchy"
 
-    async def found(**query: Any) -> list[str]:
-        answer = await client.get(path, token=BOB, query=query)
-        return [one["room_id"] for one in answer.json["rooms"]]
+    async def room_ids(**query: Any) -> list[str]:
+        response = await client.get(path, token=BOB, query=query)
+        return [room["room_id"] for room in response.json["rooms"]]
 
-    answer = (await client.get(path, token=BOB)).json
+    response = (await client.get(path, token=BOB)).json
 
-    assert [one["room_id"] for one in answer["rooms"]] == [top, below, deep, room]
-    assert answer["rooms"][0]["room_type"] == "m.space"
-    assert len(answer["rooms"][0]["children_state"]) == 3
-    assert answer["rooms"][0]["children_state"][0]["state_key"] == below
-    assert "origin_server_ts" in answer["rooms"][0]["children_state"][0]
-    assert answer["rooms"][3]["children_state"] == []
-    assert await found(max_depth=1) == [top, below, room]
-    assert await found(suggested_only="true") == [top, below]
+    assert [room["room_id"] for room in response["rooms"]] == [top, below, deep, room]
+    assert response["rooms"][0]["room_type"] == "m.space"
+    assert len(response["rooms"][0]["children_state"]) == 3
+    assert response["rooms"][0]["children_state"][0]["state_key"] == below
+    assert "origin_server_ts" in response["rooms"][0]["children_state"][0]
+    assert response["rooms"][3]["children_state"] == []
+    assert await room_ids(max_depth=1) == [top, below, room]
+    assert await room_ids(suggested_only="true") == [top, below]
     assert len((await client.get(path, token=ALICE)).json["rooms"]) == 5
 
 
-async def test_a_tree_comes_in_pages(world: World, client: WebClient) -> None:
-    top, below, room, deep = await tree(world)
+async def test_hierarchy_is_paginated(world: World, client: WebClient) -> None:
+    top, below, room, deep = await create_hierarchy(world)
     path = f"/_matrix/client/v1/rooms/{top}/hierarchy"
 
     first = (await client.get(path, token=BOB, query={"limit": 2})).json
     token = first["next_batch"]
     second = (await client.get(path, token=BOB, query={"limit": 2, "from": token})).json
     changed = await client.get(path, token=BOB, query={"from": token, "max_depth": 1})
-    bad = await client.get(path, token=BOB, query={"from": "rubbish"})
+    invalid = await client.get(path, token=BOB, query={"from": "rubbish"})
 
-    assert [one["room_id"] for one in first["rooms"]] == [top, below]
-    assert [one["room_id"] for one in second["rooms"]] == [deep, room]
+    assert [room["room_id"] for room in first["rooms"]] == [top, below]
+    assert [room["room_id"] for room in second["rooms"]] == [deep, room]
     assert "next_batch" not in second
     assert (changed.status, changed.errcode) == (400, "M_INVALID_PARAM")
-    assert (bad.status, bad.errcode) == (400, "M_INVALID_PARAM")
+    assert (invalid.status, invalid.errcode) == (400, "M_INVALID_PARAM")
 
 
-async def test_trees_of_secret_rooms_are_refused(world: World, client: WebClient) -> None:
-    secret = await space(world, "secret", "invite")
-
-    answer = await client.get(f"/_matrix/client/v1/rooms/{secret}/hierarchy", token=BOB)
-
-    assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
-
-
-async def test_members_of_an_allowed_room_see_restricted_ones(
+async def test_hierarchy_of_an_inaccessible_space_is_rejected(
     world: World, client: WebClient
 ) -> None:
-    top = await space(world, "top")
+    secret = await create_space(world, "secret", "invite")
+
+    response = await client.get(f"/_matrix/client/v1/rooms/{secret}/hierarchy", token=BOB)
+
+    assert (response.status, response.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_member_of_an_allowed_room_reads_the_summary_of_a_restricted_room(
+    world: World, client: WebClient
+) -> None:
+    top = await create_space(world, "top")
     allow = [{"type": "m.room_membership", "room_id": top}]
     rules = {"join_rule": "restricted", "allow": allow}
     room_id = await world.create_room(ALICE)
@@ -120,17 +122,17 @@ async def test_members_of_an_allowed_room_see_restricted_ones(
     assert after.json["allowed_room_ids"] == [top]
 
 
-async def test_anybody_gets_the_summary_of_a_public_room(world: World, client: WebClient) -> None:
-    room_id = await space(world, "name")
+async def test_anybody_reads_the_summary_of_a_public_room(world: World, client: WebClient) -> None:
+    room_id = await create_space(world, "name")
     path = f"/_matrix/client/v1/room_summary/{room_id}"
 
-    unknown = await client.get(path)
+    unauthenticated = await client.get(path)
     own = await client.get(path, token=ALICE)
     unstable = await client.get(
         f"/_matrix/client/unstable/im.nheko.summary/rooms/{room_id}/summary", token=ALICE
     )
 
-    assert unknown.json == {
+    assert unauthenticated.json == {
         "room_id": room_id,
         "name": "name",
         "num_joined_members": 1,
@@ -140,10 +142,10 @@ async def test_anybody_gets_the_summary_of_a_public_room(world: World, client: W
         "join_rule": "public",
         "room_type": "m.space",
     }
-    assert own.json == unstable.json == {**unknown.json, "membership": "join"}
+    assert own.json == unstable.json == {**unauthenticated.json, "membership": "join"}
 
 
-async def test_unknown_rooms_have_no_summary(world: World, client: WebClient) -> None:
+async def test_unknown_room_has_no_summary(world: World, client: WebClient) -> None:
     base = "/_matrix/client/v1/room_summary"
 
     for room, status in (("!none:x", 404), ("%23none:test.example", 404), ("none", 400)):

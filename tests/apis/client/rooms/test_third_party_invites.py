@@ -1,4 +1,4 @@
-"""Inviting people by their address, over HTTP, with an identity server that listens."""
+"""Third-party invites over HTTP, with a fake identity server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.support.web import Answer
 
 V3 = "/_matrix/client/v3"
 ON_BIND = "/_matrix/federation/v1/3pid/onbind"
-OFFER = "m.room.third_party_invite"
+THIRD_PARTY_INVITE = "m.room.third_party_invite"
 
 
 @pytest.fixture(scope="session")
@@ -34,71 +34,71 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def there(certificate: Path) -> AsyncIterator[IdentityServer]:
-    async with open_identity_server(certificate) as opened:
-        yield opened
+async def identity_server(certificate: Path) -> AsyncIterator[IdentityServer]:
+    async with open_identity_server(certificate) as identity_server:
+        yield identity_server
 
 
 @pytest.fixture
-async def acts(
-    database: Database, bridge: Bridge, certificate: Path, there: IdentityServer
+async def actions(
+    database: Database, bridge: Bridge, certificate: Path, identity_server: IdentityServer
 ) -> AsyncIterator[Actions]:
-    async with open_actions(database) as opened, trusting_client(bridge, certificate) as client:
+    async with open_actions(database) as actions, trusting_client(bridge, certificate) as client:
         servers = IdentityServers(database, client, SIGNER)
-        yield attrs.evolve(opened, offers=attrs.evolve(opened.offers, servers=servers))
+        yield attrs.evolve(actions, offers=attrs.evolve(actions.offers, servers=servers))
 
 
-def body_for(there: IdentityServer, address: str = "Bob@x.test") -> dict[str, str]:
+def body_for(identity_server: IdentityServer, address: str = "Bob@x.test") -> dict[str, str]:
     return {
-        "id_server": there.name,
+        "id_server": identity_server.name,
         "id_access_token": TOKEN,
         "medium": "email",
         "address": address,
     }
 
 
-async def invite(acts: Actions, room_id: str, body: Any, token: str = "alice") -> Answer:
-    return await acts.client().post(f"{V3}/rooms/{room_id}/invite", body, token=token)
+async def invite(actions: Actions, room_id: str, body: Any, token: str = "alice") -> Answer:
+    return await actions.client().post(f"{V3}/rooms/{room_id}/invite", body, token=token)
 
 
-async def membership(acts: Actions, room_id: RoomID, user_id: str) -> Any:
-    return (await acts.state(room_id, "m.room.member", user_id)).get("membership")
+async def membership(actions: Actions, room_id: RoomID, user_id: str) -> Any:
+    return (await actions.state(room_id, "m.room.member", user_id)).get("membership")
 
 
-async def bound(acts: Actions, user_id: str, room_id: str, signed: Any) -> Answer:
+async def on_bind(actions: Actions, user_id: str, room_id: str, signed: Any) -> Answer:
     invites = [{"medium": "email", "address": "b", "room_id": room_id, "signed": signed}]
-    return await acts.client().put(ON_BIND, {"mxid": user_id, "invites": invites})
+    return await actions.client().put(ON_BIND, {"mxid": user_id, "invites": invites})
 
 
-def verdict(answer: Answer) -> tuple[int, str | None]:
-    return answer.status, answer.json.get("errcode")
+def outcome(response: Answer) -> tuple[int, str | None]:
+    return response.status, response.json.get("errcode")
 
 
-async def test_a_known_address_is_an_invite_of_its_user(
-    acts: Actions, there: IdentityServer
+async def test_bound_address_is_invited_as_its_user(
+    actions: Actions, identity_server: IdentityServer
 ) -> None:
-    there.known["bob@x.test"] = BOB
-    room_id = await acts.world.create_room(ALICE)
+    identity_server.known["bob@x.test"] = BOB
+    room_id = await actions.world.create_room(ALICE)
 
-    answer = await invite(acts, room_id, {**body_for(there), "reason": "come"})
+    response = await invite(actions, room_id, {**body_for(identity_server), "reason": "come"})
 
-    assert (answer.status, answer.json) == (200, {})
-    content = await acts.state(room_id, "m.room.member", BOB)
+    assert (response.status, response.json) == (200, {})
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert (content["membership"], content["reason"]) == ("invite", "come")
-    assert there.waiting == []
+    assert identity_server.waiting == []
 
 
-async def test_an_unknown_address_is_offered_an_invite(
-    acts: Actions, there: IdentityServer
+async def test_unbound_address_gets_a_third_party_invite(
+    actions: Actions, identity_server: IdentityServer
 ) -> None:
-    acts.profiles.known[ALICE] = {"displayname": "Alice"}
-    made = await acts.client().post(f"{V3}/createRoom", {"name": "Talk"}, token="alice")
-    room_id = RoomID(made.json["room_id"])
+    actions.profiles.known[ALICE] = {"displayname": "Alice"}
+    created = await actions.client().post(f"{V3}/createRoom", {"name": "Talk"}, token="alice")
+    room_id = RoomID(created.json["room_id"])
 
-    answer = await invite(acts, room_id, body_for(there))
+    response = await invite(actions, room_id, body_for(identity_server))
 
-    assert answer.status == 200
-    assert there.waiting == [
+    assert response.status == 200
+    assert identity_server.waiting == [
         {
             "medium": "email",
             "address": "bob@x.test",
@@ -109,76 +109,86 @@ async def test_an_unknown_address_is_offered_an_invite(
             "room_join_rules": "invite",
         }
     ]
-    offer = await acts.state(room_id, OFFER, "invite-token")
+    invite_event = await actions.state(room_id, THIRD_PARTY_INVITE, "invite-token")
     key = {
-        "public_key": there.key.verify_key.base64,
-        "key_validity_url": f"https://{there.name}/_matrix/identity/v2/pubkey/isvalid",
+        "public_key": identity_server.key.verify_key.base64,
+        "key_validity_url": f"https://{identity_server.name}/_matrix/identity/v2/pubkey/isvalid",
     }
-    assert offer == {"display_name": "b...@x", **key, "public_keys": [key]}
+    assert invite_event == {"display_name": "b...@x", **key, "public_keys": [key]}
 
 
-async def test_who_proves_the_address_is_invited(acts: Actions, there: IdentityServer) -> None:
-    room_id = await acts.world.create_room(ALICE, join_rule="invite")
-    await invite(acts, room_id, body_for(there))
+async def test_user_who_binds_the_address_is_invited(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
+    room_id = await actions.world.create_room(ALICE, join_rule="invite")
+    await invite(actions, room_id, body_for(identity_server))
 
-    answer = await bound(acts, BOB, room_id, there.signed(BOB))
-    again = await bound(acts, BOB, room_id, there.signed(BOB))
+    response = await on_bind(actions, BOB, room_id, identity_server.signed(BOB))
+    repeated = await on_bind(actions, BOB, room_id, identity_server.signed(BOB))
 
-    assert answer.status == again.status == 200
-    content = await acts.state(room_id, "m.room.member", BOB)
+    assert response.status == repeated.status == 200
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert content["membership"] == "invite"
     assert content["third_party_invite"]["display_name"] == "b...@x"
-    joined = await acts.client().post(f"{V3}/rooms/{room_id}/join", {}, token="bob")
+    joined = await actions.client().post(f"{V3}/rooms/{room_id}/join", {}, token="bob")
     assert joined.status == 200
-    await bound(acts, BOB, room_id, there.signed(BOB))
-    assert await membership(acts, room_id, BOB) == "join"
+    await on_bind(actions, BOB, room_id, identity_server.signed(BOB))
+    assert await membership(actions, room_id, BOB) == "join"
 
 
-async def test_proofs_that_are_none_invite_nobody(acts: Actions, there: IdentityServer) -> None:
-    room_id = await acts.world.create_room(ALICE, join_rule="invite")
-    await invite(acts, room_id, body_for(there))
-    good = there.signed(BOB)
+async def test_invalid_proof_invites_nobody(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
+    room_id = await actions.world.create_room(ALICE, join_rule="invite")
+    await invite(actions, room_id, body_for(identity_server))
+    proof = identity_server.signed(BOB)
 
     for signed in (
-        {**good, "signatures": {}},
-        {**good, "token": "other"},
-        there.signed(CAROL),
-        {**there.signed(CAROL), "mxid": BOB},
+        {**proof, "signatures": {}},
+        {**proof, "token": "other"},
+        identity_server.signed(CAROL),
+        {**identity_server.signed(CAROL), "mxid": BOB},
         None,
         {},
         "text",
     ):
-        assert (await bound(acts, BOB, room_id, signed)).status in (400, 403)
-    await bound(acts, BOB, "!unknown:test", good)
-    await bound(acts, BOB, "no room", good)
-    await bound(acts, "@bob:elsewhere.test", room_id, there.signed("@bob:elsewhere.test"))
-    there.is_key_valid = False
-    await bound(acts, BOB, room_id, good)
+        assert (await on_bind(actions, BOB, room_id, signed)).status in (400, 403)
+    await on_bind(actions, BOB, "!unknown:test", proof)
+    await on_bind(actions, BOB, "no room", proof)
+    await on_bind(
+        actions, "@bob:elsewhere.test", room_id, identity_server.signed("@bob:elsewhere.test")
+    )
+    identity_server.is_key_valid = False
+    await on_bind(actions, BOB, room_id, proof)
 
-    assert await membership(acts, room_id, BOB) is None
-
-
-async def test_the_banned_stay_banned(acts: Actions, there: IdentityServer) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    await invite(acts, room_id, body_for(there))
-    await acts.client().post(f"{V3}/rooms/{room_id}/ban", {"user_id": BOB}, token="alice")
-
-    await bound(acts, BOB, room_id, there.signed(BOB))
-
-    assert await membership(acts, room_id, BOB) == "ban"
+    assert await membership(actions, room_id, BOB) is None
 
 
-async def test_nobody_is_mailed_by_who_may_not_invite(acts: Actions, there: IdentityServer) -> None:
+async def test_banned_user_is_not_invited(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    await invite(actions, room_id, body_for(identity_server))
+    await actions.client().post(f"{V3}/rooms/{room_id}/ban", {"user_id": BOB}, token="alice")
+
+    await on_bind(actions, BOB, room_id, identity_server.signed(BOB))
+
+    assert await membership(actions, room_id, BOB) == "ban"
+
+
+async def test_user_without_invite_power_sends_no_email(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
     levels = {"invite": 50}
-    made = {"preset": "public_chat", "power_level_content_override": levels}
-    room_id = (await acts.client().post(f"{V3}/createRoom", made, token="alice")).json["room_id"]
-    await acts.client().post(f"{V3}/rooms/{room_id}/join", {}, token="carol")
+    body = {"preset": "public_chat", "power_level_content_override": levels}
+    room_id = (await actions.client().post(f"{V3}/createRoom", body, token="alice")).json["room_id"]
+    await actions.client().post(f"{V3}/rooms/{room_id}/join", {}, token="carol")
 
-    weak = await invite(acts, room_id, body_for(there), "carol")
-    outside = await invite(acts, room_id, body_for(there), "bob")
+    without_power = await invite(actions, room_id, body_for(identity_server), "carol")
+    not_a_member = await invite(actions, room_id, body_for(identity_server), "bob")
 
-    assert verdict(weak) == verdict(outside) == (403, "M_FORBIDDEN")
-    assert there.waiting == []
+    assert outcome(without_power) == outcome(not_a_member) == (403, "M_FORBIDDEN")
+    assert identity_server.waiting == []
 
 
 @pytest.mark.parametrize(
@@ -192,62 +202,70 @@ async def test_nobody_is_mailed_by_who_may_not_invite(acts: Actions, there: Iden
         ({"address": 5}, (400, "M_BAD_JSON")),
     ],
 )
-async def test_requests_that_cannot_be(
-    acts: Actions, there: IdentityServer, change: Any, expected: tuple[int, str]
+async def test_invalid_invite_is_rejected(
+    actions: Actions, identity_server: IdentityServer, change: Any, expected: tuple[int, str]
 ) -> None:
-    room_id = await acts.world.create_room(ALICE)
+    room_id = await actions.world.create_room(ALICE)
 
-    answer = await invite(acts, room_id, {**body_for(there), **change})
+    response = await invite(actions, room_id, {**body_for(identity_server), **change})
 
-    assert verdict(answer) == expected
+    assert outcome(response) == expected
 
 
-async def test_invites_by_address_are_limited_per_user(
-    acts: Actions, there: IdentityServer
+async def test_third_party_invites_are_rate_limited_per_user(
+    actions: Actions, identity_server: IdentityServer
 ) -> None:
-    limited = attrs.evolve(acts.offers, limiter=RateLimiter(Rate(0.001, 1)))
-    acts = attrs.evolve(acts, offers=limited)
-    room_id = await acts.world.create_room(ALICE)
+    limited_invites = attrs.evolve(actions.offers, limiter=RateLimiter(Rate(0.001, 1)))
+    actions = attrs.evolve(actions, offers=limited_invites)
+    room_id = await actions.world.create_room(ALICE)
 
-    first = await invite(acts, room_id, body_for(there))
-    second = await invite(acts, room_id, body_for(there))
+    first = await invite(actions, room_id, body_for(identity_server))
+    second = await invite(actions, room_id, body_for(identity_server))
 
-    assert (first.status, verdict(second)) == (200, (429, "M_LIMIT_EXCEEDED"))
-
-
-async def test_looking_up_can_be_switched_off(acts: Actions, there: IdentityServer) -> None:
-    acts = attrs.evolve(acts, offers=attrs.evolve(acts.offers, looks_up=False))
-    room_id = await acts.world.create_room(ALICE)
-
-    answer = await invite(acts, room_id, body_for(there))
-
-    assert verdict(answer) == (403, "M_FORBIDDEN")
-    assert there.site.asked == []
+    assert (first.status, outcome(second)) == (200, (429, "M_LIMIT_EXCEEDED"))
 
 
-async def test_a_new_room_invites_by_address(acts: Actions, there: IdentityServer) -> None:
-    there.known["bob@x.test"] = BOB
+async def test_third_party_invites_can_be_disabled(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
+    actions = attrs.evolve(actions, offers=attrs.evolve(actions.offers, looks_up=False))
+    room_id = await actions.world.create_room(ALICE)
+
+    response = await invite(actions, room_id, body_for(identity_server))
+
+    assert outcome(response) == (403, "M_FORBIDDEN")
+    assert identity_server.site.asked == []
+
+
+async def test_new_room_invites_by_address(
+    actions: Actions, identity_server: IdentityServer
+) -> None:
+    identity_server.known["bob@x.test"] = BOB
     body = {
         "preset": "private_chat",
         "is_direct": True,
-        "invite_3pid": [body_for(there), body_for(there, "new@x.test")],
+        "invite_3pid": [body_for(identity_server), body_for(identity_server, "new@x.test")],
     }
 
-    made = await acts.client().post(f"{V3}/createRoom", body, token="alice")
+    created = await actions.client().post(f"{V3}/createRoom", body, token="alice")
 
-    room_id = RoomID(made.json["room_id"])
-    content = await acts.state(room_id, "m.room.member", BOB)
+    room_id = RoomID(created.json["room_id"])
+    content = await actions.state(room_id, "m.room.member", BOB)
     assert (content["membership"], content["is_direct"]) == ("invite", True)
-    assert [one["address"] for one in there.waiting] == ["new@x.test"]
-    assert await acts.state(room_id, OFFER, "invite-token")
+    assert [invite_request["address"] for invite_request in identity_server.waiting] == [
+        "new@x.test"
+    ]
+    assert await actions.state(room_id, THIRD_PARTY_INVITE, "invite-token")
 
 
-async def test_no_room_is_made_when_the_identity_server_is_away(
-    acts: Actions, there: IdentityServer
+async def test_no_room_is_created_if_the_identity_server_is_unreachable(
+    actions: Actions, identity_server: IdentityServer
 ) -> None:
-    away = {**body_for(there), "id_server": "localhost:1"}
+    unreachable = {**body_for(identity_server), "id_server": "localhost:1"}
 
-    made = await acts.client().post(f"{V3}/createRoom", {"invite_3pid": [away]}, token="alice")
+    created = await actions.client().post(
+        f"{V3}/createRoom", {"invite_3pid": [unreachable]}, token="alice"
+    )
 
-    assert verdict(made) == (502, "M_UNKNOWN")
-    assert acts.world.seen == []
+    assert outcome(created) == (502, "M_UNKNOWN")
+    assert actions.world.seen == []

@@ -1,4 +1,4 @@
-"""What the server tells of itself, and the small endpoints."""
+"""Server information, and other small endpoints."""
 
 import base64
 import hashlib
@@ -24,11 +24,11 @@ ADMIN = "/_synapse/admin/v1/register"
 TURN = "/_matrix/client/v3/voip/turnServer"
 
 
-async def test_versions_are_told_to_anybody(accounts: Accounts) -> None:
-    answer = await accounts.client.get("/_matrix/client/versions")
+async def test_versions_need_no_authentication(accounts: Accounts) -> None:
+    response = await accounts.client.get("/_matrix/client/versions")
 
-    assert {"r0.6.1", "v1.1", "v1.11"} <= set(answer.json["versions"])
-    assert answer.json["unstable_features"] == features_of(ProposalSettings(), RoomSettings())
+    assert {"r0.6.1", "v1.1", "v1.11"} <= set(response.json["versions"])
+    assert response.json["unstable_features"] == features_of(ProposalSettings(), RoomSettings())
 
 
 @pytest.mark.parametrize(
@@ -42,46 +42,50 @@ async def test_versions_are_told_to_anybody(accounts: Accounts) -> None:
         ),
     ],
 )
-async def test_clients_know_which_new_rooms_are_encrypted(
+async def test_unstable_features_say_which_new_rooms_are_encrypted(
     database: Database, rooms: dict[str, Any], forced: list[str]
 ) -> None:
     settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(**rooms))
     async with open_accounts(database, settings=settings) as accounts:
-        told = (await accounts.client.get("/_matrix/client/versions")).json["unstable_features"]
+        features = (await accounts.client.get("/_matrix/client/versions")).json["unstable_features"]
 
         prefix = "io.element.e2ee_forced."
-        flags = {name.removeprefix(prefix): told[name] for name in told if name.startswith(prefix)}
+        flags = {
+            name.removeprefix(prefix): features[name]
+            for name in features
+            if name.startswith(prefix)
+        }
         assert [name for name in flags if flags[name]] == forced
         assert len(flags) == 3
 
 
-@pytest.mark.parametrize("forgets", [False, True])
-async def test_clients_know_whether_rooms_are_forgotten_as_they_are_left(
-    database: Database, forgets: bool
-) -> None:
-    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(forget_rooms_on_leave=forgets))
+@pytest.mark.parametrize("is_enabled", [False, True])
+async def test_capability_for_forgetting_left_rooms(database: Database, is_enabled: bool) -> None:
+    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(forget_rooms_on_leave=is_enabled))
     async with open_accounts(database, settings=settings) as accounts:
         alice = (await accounts.user("alice")).access_token
 
-        answer = await accounts.client.get("/_matrix/client/v3/capabilities", token=alice)
+        response = await accounts.client.get("/_matrix/client/v3/capabilities", token=alice)
 
-        told = answer.json["capabilities"]["m.forget_forced_upon_leave"]
-        assert told == {"enabled": forgets}
+        capability = response.json["capabilities"]["m.forget_forced_upon_leave"]
+        assert capability == {"enabled": is_enabled}
 
 
-async def test_capabilities_name_the_room_versions(accounts: Accounts) -> None:
+async def test_capabilities_have_the_room_versions(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
-    answer = await accounts.client.get("/_matrix/client/v3/capabilities", token=alice.access_token)
+    response = await accounts.client.get(
+        "/_matrix/client/v3/capabilities", token=alice.access_token
+    )
 
-    told = answer.json["capabilities"]
-    assert told["m.room_versions"]["default"] == "11"
-    assert told["m.room_versions"]["available"]["12"] == "stable"
-    assert told["m.change_password"] == {"enabled": True}
+    capabilities = response.json["capabilities"]
+    assert capabilities["m.room_versions"]["default"] == "11"
+    assert capabilities["m.room_versions"]["available"]["12"] == "stable"
+    assert capabilities["m.change_password"] == {"enabled": True}
     assert (await accounts.client.get("/_matrix/client/v3/capabilities")).status == 401
 
 
-async def test_the_server_is_found_by_its_name(database: Database) -> None:
+async def test_well_known_files(database: Database) -> None:
     server = ServerSettings(
         server_name=DEFAULTS.server.server_name,
         public_baseurl="https://matrix.test/",
@@ -100,7 +104,7 @@ async def test_the_server_is_found_by_its_name(database: Database) -> None:
     settings = attrs.evolve(DEFAULTS, server=server)
     async with open_accounts(database, settings=settings) as accounts:
         client = await accounts.client.get("/.well-known/matrix/client")
-        server_answer = await accounts.client.get("/.well-known/matrix/server")
+        server_response = await accounts.client.get("/.well-known/matrix/server")
         support = await accounts.client.get("/.well-known/matrix/support")
 
         assert client.json == {
@@ -108,7 +112,7 @@ async def test_the_server_is_found_by_its_name(database: Database) -> None:
             "m.identity_server": {"base_url": "https://id.test"},
             "org.example": {"a": 1},
         }
-        assert server_answer.json == {"m.server": "test:443"}
+        assert server_response.json == {"m.server": "test:443"}
         assert support.json == {
             "contacts": [
                 {"role": "m.role.admin", "matrix_id": "@root:test"},
@@ -118,63 +122,67 @@ async def test_the_server_is_found_by_its_name(database: Database) -> None:
         }
 
 
-@pytest.mark.parametrize("what", ["client", "server", "support"])
-async def test_nothing_is_told_that_is_not_known(accounts: Accounts, what: str) -> None:
-    answer = await accounts.client.get(f"/.well-known/matrix/{what}")
+@pytest.mark.parametrize("name", ["client", "server", "support"])
+async def test_well_known_files_without_configuration_are_not_found(
+    accounts: Accounts, name: str
+) -> None:
+    response = await accounts.client.get(f"/.well-known/matrix/{name}")
 
-    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+    assert (response.status, response.errcode) == (404, "M_NOT_FOUND")
 
 
 async def test_turn_credentials_are_signed_with_the_shared_secret(database: Database) -> None:
     turn = TurnSettings(turn_uris=("turn:turn.test",), turn_shared_secret="shared")
     async with open_accounts(database, settings=attrs.evolve(DEFAULTS, turn=turn)) as accounts:
         alice = await accounts.user("alice")
-        answer = (await accounts.client.get(TURN, token=alice.access_token)).json
+        response = (await accounts.client.get(TURN, token=alice.access_token)).json
 
-        until = accounts.clock.now_ms() // 1000 + 3600
-        assert answer["username"] == f"{until}:@alice:test"
-        mac = hmac.new(b"shared", answer["username"].encode(), hashlib.sha1).digest()
-        assert answer["password"] == base64.b64encode(mac).decode()
-        assert (answer["ttl"], answer["uris"]) == (3600, ["turn:turn.test"])
+        expires_s = accounts.clock.now_ms() // 1000 + 3600
+        assert response["username"] == f"{expires_s}:@alice:test"
+        mac = hmac.new(b"shared", response["username"].encode(), hashlib.sha1).digest()
+        assert response["password"] == base64.b64encode(mac).decode()
+        assert (response["ttl"], response["uris"]) == (3600, ["turn:turn.test"])
 
 
-async def test_a_server_without_turn_gives_nothing(accounts: Accounts) -> None:
+async def test_turn_credentials_without_configuration_are_not_found(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
 
-    answer = await accounts.client.get(TURN, token=alice.access_token)
+    response = await accounts.client.get(TURN, token=alice.access_token)
 
-    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+    assert (response.status, response.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_openid_tokens_name_their_user_for_an_hour(accounts: Accounts) -> None:
+async def test_openid_token_identifies_its_user_for_an_hour(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     bob = await accounts.user("bob")
     path = "/_matrix/client/v3/user/@alice:test/openid/request_token"
 
-    answer = await accounts.client.post(path, {}, token=alice.access_token)
-    others = await accounts.client.post(path, {}, token=bob.access_token)
+    response = await accounts.client.post(path, {}, token=alice.access_token)
+    of_other_user = await accounts.client.post(path, {}, token=bob.access_token)
 
-    assert answer.json["token_type"] == "Bearer"
-    assert answer.json["matrix_server_name"] == "test"
-    userinfo = "/_matrix/federation/v1/openid/userinfo"
-    shown = await accounts.client.get(userinfo, query={"access_token": answer.json["access_token"]})
-    wrong = await accounts.client.get(userinfo, query={"access_token": "an/invalid/token"})
-    none = await accounts.client.get(userinfo)
-    assert shown.json == {"sub": "@alice:test"}
+    assert response.json["token_type"] == "Bearer"
+    assert response.json["matrix_server_name"] == "test"
+    userinfo_path = "/_matrix/federation/v1/openid/userinfo"
+    userinfo = await accounts.client.get(
+        userinfo_path, query={"access_token": response.json["access_token"]}
+    )
+    wrong = await accounts.client.get(userinfo_path, query={"access_token": "an/invalid/token"})
+    missing = await accounts.client.get(userinfo_path)
+    assert userinfo.json == {"sub": "@alice:test"}
     assert (wrong.status, wrong.errcode) == (401, "M_UNKNOWN_TOKEN")
-    assert (none.status, none.errcode) == (401, "M_MISSING_TOKEN")
-    assert answer.json["expires_in"] == 3600
-    assert await accounts.openid.user_of(answer.json["access_token"]) == "@alice:test"
-    assert (others.status, others.errcode) == (403, "M_FORBIDDEN")
+    assert (missing.status, missing.errcode) == (401, "M_MISSING_TOKEN")
+    assert response.json["expires_in"] == 3600
+    assert await accounts.openid.user_of(response.json["access_token"]) == "@alice:test"
+    assert (of_other_user.status, of_other_user.errcode) == (403, "M_FORBIDDEN")
     accounts.clock.advance(3_600_000)
     with pytest.raises(Exception, match="M_UNKNOWN_TOKEN"):
-        await accounts.openid.user_of(answer.json["access_token"])
+        await accounts.openid.user_of(response.json["access_token"])
 
 
-async def test_anybody_is_told_what_serves_here(accounts: Accounts) -> None:
-    answer = await accounts.client.get("/_matrix/federation/v1/version")
+async def test_server_version_needs_no_authentication(accounts: Accounts) -> None:
+    response = await accounts.client.get("/_matrix/federation/v1/version")
 
-    assert answer.json == {"server": {"name": "hs", "version": __version__}}
+    assert response.json == {"server": {"name": "hs", "version": __version__}}
 
 
 @pytest.mark.parametrize(
@@ -188,23 +196,23 @@ async def test_anybody_is_told_what_serves_here(accounts: Accounts) -> None:
         ("user?userid=%40a%3Atest", 404),
     ],
 )
-async def test_there_are_no_third_party_networks(
+async def test_third_party_lookups_without_application_services(
     accounts: Accounts, path: str, status: int
 ) -> None:
     alice = await accounts.user("alice")
 
-    answer = await accounts.client.get(
+    response = await accounts.client.get(
         f"/_matrix/client/v3/thirdparty/{path}", token=alice.access_token
     )
 
-    assert answer.status == status
-    assert answer.json == {} if status == 200 else answer.errcode == "M_NOT_FOUND"
+    assert response.status == status
+    assert response.json == {} if status == 200 else response.errcode == "M_NOT_FOUND"
 
 
 WITH_SECRET = RegistrationSettings(registration_shared_secret="s3cret", bcrypt_rounds=4)
 
 
-async def signed(accounts: Accounts, secret: str = "s3cret", **more: Any) -> dict[str, Any]:
+async def signed_body(accounts: Accounts, secret: str = "s3cret", **more: Any) -> dict[str, Any]:
     nonce = (await accounts.client.get(ADMIN)).json["nonce"]
     user = NewUser(username="Root", password="pass", is_admin=True)
     return {
@@ -217,21 +225,21 @@ async def signed(accounts: Accounts, secret: str = "s3cret", **more: Any) -> dic
     }
 
 
-async def test_who_knows_the_secret_makes_administrators(database: Database) -> None:
+async def test_administrator_is_registered_with_the_shared_secret(database: Database) -> None:
     async with open_accounts(database, registration=WITH_SECRET) as accounts:
-        body = await signed(accounts, displayname="The boss")
-        answer = await accounts.client.post(ADMIN, body)
-        again = await accounts.client.post(ADMIN, body)
-        taken = await accounts.client.post(ADMIN, await signed(accounts))
+        body = await signed_body(accounts, displayname="The boss")
+        response = await accounts.client.post(ADMIN, body)
+        reused_nonce = await accounts.client.post(ADMIN, body)
+        name_in_use = await accounts.client.post(ADMIN, await signed_body(accounts))
 
-        assert answer.json["user_id"] == "@root:test"
-        token = answer.json["access_token"]
+        assert response.json["user_id"] == "@root:test"
+        token = response.json["access_token"]
         requester = await accounts.authenticator.requester_for(token, "", "")
         assert requester.is_admin
         profile = await accounts.client.get("/_matrix/client/v3/profile/@root:test")
         assert profile.json == {"displayname": "The boss"}
-        assert (again.status, again.errcode) == (400, "M_UNKNOWN")
-        assert (taken.status, taken.errcode) == (400, "M_USER_IN_USE")
+        assert (reused_nonce.status, reused_nonce.errcode) == (400, "M_UNKNOWN")
+        assert (name_in_use.status, name_in_use.errcode) == (400, "M_USER_IN_USE")
 
 
 @pytest.mark.parametrize(
@@ -249,25 +257,25 @@ async def test_who_knows_the_secret_makes_administrators(database: Database) -> 
         ({"username": "u" * 1000}, 400, "M_INVALID_USERNAME"),
     ],
 )
-async def test_bad_proofs_are_refused(
+async def test_invalid_shared_secret_registration_is_rejected(
     database: Database, change: dict[str, Any], status: int, errcode: str | None
 ) -> None:
     async with open_accounts(database, registration=WITH_SECRET) as accounts:
-        answer = await accounts.client.post(ADMIN, await signed(accounts, **change))
+        response = await accounts.client.post(ADMIN, await signed_body(accounts, **change))
 
-        assert answer.status == status
-        assert errcode is None or answer.errcode == errcode
+        assert response.status == status
+        assert errcode is None or response.errcode == errcode
 
 
-async def test_a_nonce_serves_for_a_minute(database: Database) -> None:
+async def test_nonce_expires_after_a_minute(database: Database) -> None:
     async with open_accounts(database, registration=WITH_SECRET) as accounts:
-        body = await signed(accounts)
+        body = await signed_body(accounts)
         accounts.clock.advance(60_000)
 
         assert (await accounts.client.post(ADMIN, body)).errcode == "M_UNKNOWN"
 
 
-async def test_without_a_secret_there_are_no_nonces(accounts: Accounts) -> None:
-    answer = await accounts.client.get(ADMIN)
+async def test_nonce_is_rejected_without_a_shared_secret(accounts: Accounts) -> None:
+    response = await accounts.client.get(ADMIN)
 
-    assert (answer.status, answer.errcode) == (400, "M_UNKNOWN")
+    assert (response.status, response.errcode) == (400, "M_UNKNOWN")

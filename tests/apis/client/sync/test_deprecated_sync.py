@@ -1,4 +1,4 @@
-"""/events and /initialSync, over HTTP."""
+"""/events and /initialSync over HTTP."""
 
 from collections.abc import AsyncIterator
 
@@ -22,19 +22,19 @@ from tests.support.syncing import PresenceTable, Syncing, open_syncing
 from tests.support.web import Answer, Tokens, WebClient, client_for
 
 EVENTS = "/_matrix/client/v3/events"
-EVERYTHING = "/_matrix/client/v3/initialSync"
+INITIAL_SYNC = "/_matrix/client/v3/initialSync"
 
 
 @attrs.frozen
-class Old:
-    """A server that answers old clients; a user's token is the user ID."""
+class DeprecatedSync:
+    """A server with the deprecated endpoints; the token of a user is the user ID."""
 
-    s: Syncing
+    syncing: Syncing
     client: WebClient
 
     @property
     def world(self) -> World:
-        return self.s.world
+        return self.syncing.world
 
     async def events(self, user_id: UserID, start: str | None = None, **more: object) -> Answer:
         query = {"timeout": 0, **({} if start is None else {"from": start}), **more}
@@ -42,7 +42,7 @@ class Old:
 
 
 @pytest.fixture
-async def old(database: Database) -> AsyncIterator[Old]:
+async def deprecated(database: Database) -> AsyncIterator[DeprecatedSync]:
     async with open_syncing(database) as s:
         world, reading, tables = s.world, s.reading, s.tables
         showing, places = Showing(reading.visibility, reading.rendering), Places(world.database)
@@ -63,161 +63,171 @@ async def old(database: Database) -> AsyncIterator[Old]:
         )
         sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
         snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
-        made = make_old_sync(readers, sources, s.notifier, s.service, snapshots)
+        services = make_old_sync(readers, sources, s.notifier, s.service, snapshots)
         tokens = Tokens()
         for user_id in (ALICE, BOB, CAROL):
             tokens.requesters[user_id] = Requester(user_id, "PHONE", 1, is_guest=user_id == CAROL)
-        yield Old(s, client_for(OldSyncApi(made.stream, made.initial), tokens=tokens))
+        yield DeprecatedSync(
+            s, client_for(OldSyncApi(services.stream, services.initial), tokens=tokens)
+        )
 
 
-def told(answer: Answer) -> list[str]:
-    """Give what an answer tells, in short."""
+def summaries(response: Answer) -> list[str]:
+    """Return a summary of each event in a response."""
     return [
-        one["content"].get("body") or one["content"].get("membership") or one["type"]
-        for one in answer.json["chunk"]
+        event["content"].get("body") or event["content"].get("membership") or event["type"]
+        for event in response.json["chunk"]
     ]
 
 
-async def test_events_go_on_where_the_last_answer_ended(old: Old) -> None:
-    room_id = await old.world.create_room(ALICE, join=[BOB])
-    first = await old.events(BOB)
-    await old.world.send(room_id, ALICE, "a")
+async def test_events_continue_from_the_end_token(deprecated: DeprecatedSync) -> None:
+    room_id = await deprecated.world.create_room(ALICE, join=[BOB])
+    first = await deprecated.events(BOB)
+    await deprecated.world.send(room_id, ALICE, "a")
 
-    second = await old.events(BOB, first.json["end"])
-    third = await old.events(BOB, second.json["end"])
+    second = await deprecated.events(BOB, first.json["end"])
+    third = await deprecated.events(BOB, second.json["end"])
 
     assert first.json == {"start": first.json["end"], "end": first.json["end"], "chunk": []}
     assert second.json["start"] == first.json["end"]
-    assert [(one["room_id"], one["content"]["body"]) for one in second.json["chunk"]] == [
+    assert [(event["room_id"], event["content"]["body"]) for event in second.json["chunk"]] == [
         (room_id, "a")
     ]
-    assert told(third) == []
+    assert summaries(third) == []
 
 
-async def test_a_long_answer_is_cut_and_continued(old: Old) -> None:
-    one, two = await old.world.create_room(BOB), await old.world.create_room(BOB)
-    end = (await old.events(BOB)).json["end"]
+async def test_events_are_limited_and_continued(deprecated: DeprecatedSync) -> None:
+    first, second = await deprecated.world.create_room(BOB), await deprecated.world.create_room(BOB)
+    end = (await deprecated.events(BOB)).json["end"]
     for number in range(4):
-        await old.world.send(one, BOB, f"a{number}")
-        await old.world.send(two, BOB, f"b{number}")
+        await deprecated.world.send(first, BOB, f"a{number}")
+        await deprecated.world.send(second, BOB, f"b{number}")
 
-    seen = []
+    received = []
     for _ in range(4):
-        answer = await old.events(BOB, end, limit=3)
-        seen.append(told(answer))
-        end = answer.json["end"]
+        response = await deprecated.events(BOB, end, limit=3)
+        received.append(summaries(response))
+        end = response.json["end"]
 
-    assert seen == [["a0", "b0", "a1"], ["b1", "a2", "b2"], ["a3", "b3"], []]
+    assert received == [["a0", "b0", "a1"], ["b1", "a2", "b2"], ["a3", "b3"], []]
 
 
-async def test_users_are_told_of_their_invites_joins_and_departures(old: Old) -> None:
-    room_id = await old.world.create_room(ALICE, state=[])
-    end = (await old.events(BOB)).json["end"]
+async def test_events_include_own_invite_join_and_leave(deprecated: DeprecatedSync) -> None:
+    room_id = await deprecated.world.create_room(ALICE, state=[])
+    end = (await deprecated.events(BOB)).json["end"]
 
-    seen = []
+    received = []
     for membership in ("invite", "join", "leave"):
         if membership == "invite":
-            await old.world.set_membership(room_id, ALICE, BOB, "invite")
+            await deprecated.world.set_membership(room_id, ALICE, BOB, "invite")
         elif membership == "join":
-            await old.world.join(room_id, BOB)
+            await deprecated.world.join(room_id, BOB)
         else:
-            await old.world.leave(room_id, BOB)
-            await old.world.send(room_id, ALICE, "nobody here?")
-        answer = await old.events(BOB, end)
-        seen.append(told(answer))
-        end = answer.json["end"]
+            await deprecated.world.leave(room_id, BOB)
+            await deprecated.world.send(room_id, ALICE, "nobody here?")
+        response = await deprecated.events(BOB, end)
+        received.append(summaries(response))
+        end = response.json["end"]
 
-    assert seen == [["invite"], ["join"], ["leave"]]
+    assert received == [["invite"], ["join"], ["leave"]]
 
 
-async def test_events_waits_for_something_to_happen(old: Old) -> None:
-    room_id = await old.world.create_room(ALICE, join=[BOB])
-    end = (await old.events(BOB)).json["end"]
-    answers = []
+async def test_events_waits_for_a_new_event(deprecated: DeprecatedSync) -> None:
+    room_id = await deprecated.world.create_room(ALICE, join=[BOB])
+    end = (await deprecated.events(BOB)).json["end"]
+    responses = []
 
-    async def ask() -> None:
-        answers.append(await old.events(BOB, end, timeout=60_000))
+    async def poll() -> None:
+        responses.append(await deprecated.events(BOB, end, timeout=60_000))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        await old.world.send(room_id, ALICE, "at last")
+        await deprecated.world.send(room_id, ALICE, "at last")
 
-    assert told(answers[0]) == ["at last"]
+    assert summaries(responses[0]) == ["at last"]
 
 
-async def test_presence_receipts_and_account_data_are_told(old: Old) -> None:
-    room_id = await old.world.create_room(ALICE, join=[BOB])
-    sent = await old.world.send(room_id, ALICE, "a")
-    end = (await old.events(BOB)).json["end"]
-    old.s.tables.read_up_to(room_id, ALICE, sent.event_id)
-    old.s.tables.set_account_data(BOB, "m.tag", {"tags": {}}, room_id)
-    old.s.tables.set_presence(ALICE, "online")
+async def test_events_include_presence_receipts_and_account_data(
+    deprecated: DeprecatedSync,
+) -> None:
+    room_id = await deprecated.world.create_room(ALICE, join=[BOB])
+    sent = await deprecated.world.send(room_id, ALICE, "a")
+    end = (await deprecated.events(BOB)).json["end"]
+    deprecated.syncing.tables.read_up_to(room_id, ALICE, sent.event_id)
+    deprecated.syncing.tables.set_account_data(BOB, "m.tag", {"tags": {}}, room_id)
+    deprecated.syncing.tables.set_presence(ALICE, "online")
 
-    answer = await old.events(BOB, end)
+    response = await deprecated.events(BOB, end)
 
-    assert [(one.get("room_id"), one["type"]) for one in answer.json["chunk"]] == [
+    assert [(event.get("room_id"), event["type"]) for event in response.json["chunk"]] == [
         (None, "m.presence"),
         (room_id, "m.receipt"),
         (room_id, "m.tag"),
     ]
 
 
-async def test_guests_look_into_readable_rooms_alone(old: Old) -> None:
-    closed = await old.world.create_room(ALICE)
-    room_id = await old.world.create_room(ALICE)
+async def test_guest_gets_events_only_of_world_readable_rooms(deprecated: DeprecatedSync) -> None:
+    private = await deprecated.world.create_room(ALICE)
+    room_id = await deprecated.world.create_room(ALICE)
     visibility = {"history_visibility": "world_readable"}
-    await old.world.set_state(room_id, ALICE, "m.room.history_visibility", visibility)
-    start = (await old.events(CAROL, room_id=room_id)).json["end"]
-    answers = []
+    await deprecated.world.set_state(room_id, ALICE, "m.room.history_visibility", visibility)
+    start = (await deprecated.events(CAROL, room_id=room_id)).json["end"]
+    responses = []
 
-    async def ask() -> None:
-        answers.append(await old.events(CAROL, start, room_id=room_id, timeout=60_000))
+    async def poll() -> None:
+        responses.append(await deprecated.events(CAROL, start, room_id=room_id, timeout=60_000))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        await old.world.send(room_id, ALICE, "hello out there")
+        await deprecated.world.send(room_id, ALICE, "hello out there")
 
-    assert told(answers[0]) == ["hello out there"]
-    assert (await old.events(CAROL, room_id=closed)).status == 403
-    assert (await old.events(CAROL)).errcode == "M_GUEST_ACCESS_FORBIDDEN"
+    assert summaries(responses[0]) == ["hello out there"]
+    assert (await deprecated.events(CAROL, room_id=private)).status == 403
+    assert (await deprecated.events(CAROL)).errcode == "M_GUEST_ACCESS_FORBIDDEN"
 
 
-async def test_initial_sync_gives_rooms_invites_and_departed_rooms_if_asked(old: Old) -> None:
-    own = await old.world.create_room(BOB)
-    await old.world.send(own, BOB, "mine")
-    invited = await old.world.create_room(ALICE, invite=[BOB])
-    departed = await old.world.create_room(ALICE, join=[BOB])
-    await old.world.leave(departed, BOB)
+async def test_initial_sync_has_joined_invited_and_optionally_left_rooms(
+    deprecated: DeprecatedSync,
+) -> None:
+    joined = await deprecated.world.create_room(BOB)
+    await deprecated.world.send(joined, BOB, "mine")
+    invited = await deprecated.world.create_room(ALICE, invite=[BOB])
+    left = await deprecated.world.create_room(ALICE, join=[BOB])
+    await deprecated.world.leave(left, BOB)
 
-    short = await old.client.get(EVERYTHING, token=BOB, query={"limit": 1})
-    long = await old.client.get(EVERYTHING, token=BOB, query={"limit": 1, "archived": "true"})
+    without_left = await deprecated.client.get(INITIAL_SYNC, token=BOB, query={"limit": 1})
+    with_left = await deprecated.client.get(
+        INITIAL_SYNC, token=BOB, query={"limit": 1, "archived": "true"}
+    )
 
-    rooms = {one["room_id"]: one for one in short.json["rooms"]}
-    assert {key: one["membership"] for key, one in rooms.items()} == {
-        own: "join",
+    rooms = {room["room_id"]: room for room in without_left.json["rooms"]}
+    assert {key: room["membership"] for key, room in rooms.items()} == {
+        joined: "join",
         invited: "invite",
     }
-    assert [one["content"]["body"] for one in rooms[own]["messages"]["chunk"]] == ["mine"]
-    assert rooms[own]["messages"]["end"] == short.json["end"]
+    assert [event["content"]["body"] for event in rooms[joined]["messages"]["chunk"]] == ["mine"]
+    assert rooms[joined]["messages"]["end"] == without_left.json["end"]
     assert rooms[invited]["inviter"] == ALICE
     assert rooms[invited]["invite"]["content"]["membership"] == "invite"
-    assert {one["room_id"]: one["membership"] for one in long.json["rooms"]}[departed] == "leave"
+    assert {room["room_id"]: room["membership"] for room in with_left.json["rooms"]}[
+        left
+    ] == "leave"
 
 
-async def test_a_room_at_a_glance(old: Old) -> None:
-    room_id = await old.world.create_room(ALICE)
+async def test_room_initial_sync(deprecated: DeprecatedSync) -> None:
+    room_id = await deprecated.world.create_room(ALICE)
     for body in ("a", "b"):
-        await old.world.send(room_id, ALICE, body)
+        await deprecated.world.send(room_id, ALICE, body)
 
-    answer = await old.client.get(
+    response = await deprecated.client.get(
         f"/_matrix/client/v3/rooms/{room_id}/initialSync", token=ALICE, query={"limit": 2}
     )
 
-    room = answer.json
+    room = response.json
     assert (room["membership"], room["visibility"]) == ("join", "private")
-    assert [one["content"]["body"] for one in room["messages"]["chunk"]] == ["a", "b"]
+    assert [event["content"]["body"] for event in room["messages"]["chunk"]] == ["a", "b"]
     assert "start" in room["messages"]
     assert len(room["state"]) == 4
-    assert told(await old.events(ALICE, room["messages"]["end"])) == []
+    assert summaries(await deprecated.events(ALICE, room["messages"]["end"])) == []

@@ -1,4 +1,4 @@
-"""The endpoint of sliding sync, as clients call it."""
+"""Sliding sync at its unstable path."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from tests.support.web import Tokens, client_for
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
-# What a client of today sends on its first start.
-FIRST: dict[str, Any] = {
+# The first request of current clients.
+INITIAL_BODY: dict[str, Any] = {
     "conn_id": "room-list",
     "lists": {
         "all_rooms": {
@@ -43,22 +43,24 @@ FIRST: dict[str, Any] = {
 }
 
 
-async def test_the_rooms_of_a_window(database: Database) -> None:
-    async with open_sliding(database) as s:
+async def test_list_returns_its_rooms_once(database: Database) -> None:
+    async with open_sliding(database) as sliding:
         tokens = Tokens()
         tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(SlidingSyncApi(s.service), tokens=tokens)
-        room_id = await s.world.create_room(ALICE)
-        await s.world.append(room_id, message(ALICE, "hi"))
+        client = client_for(SlidingSyncApi(sliding.service), tokens=tokens)
+        room_id = await sliding.world.create_room(ALICE)
+        await sliding.world.append(room_id, message(ALICE, "hi"))
 
-        first = await client.post(PATH, FIRST, token="alice", query={"timeout": 0})
+        first = await client.post(PATH, INITIAL_BODY, token="alice", query={"timeout": 0})
         pos = first.json["pos"]
-        second = await client.post(PATH, FIRST, token="alice", query={"pos": pos, "timeout": 1})
+        second = await client.post(
+            PATH, INITIAL_BODY, token="alice", query={"pos": pos, "timeout": 1}
+        )
 
         assert first.status == second.status == 200
         room = first.json["rooms"][room_id]
         assert room["timeline"][0]["content"]["body"] == "hi"
-        assert {one["type"] for one in room["required_state"]} == {
+        assert {event["type"] for event in room["required_state"]} == {
             "m.room.member",
             "m.room.create",
         }
@@ -68,7 +70,7 @@ async def test_the_rooms_of_a_window(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "asked", "status", "errcode"),
+    ("query", "body", "status", "errcode"),
     [
         ({"pos": "s1_c7"}, {}, 400, "M_UNKNOWN_POS"),
         ({"pos": "\0"}, {}, 400, "M_INVALID_PARAM"),
@@ -87,14 +89,14 @@ async def test_the_rooms_of_a_window(database: Database) -> None:
         ({"timeout": -5}, {}, 200, None),
     ],
 )
-async def test_what_is_refused(
-    database: Database, query: dict[str, Any], asked: Any, status: int, errcode: str | None
+async def test_invalid_request_is_rejected(
+    database: Database, query: dict[str, Any], body: Any, status: int, errcode: str | None
 ) -> None:
-    async with open_sliding(database) as s:
+    async with open_sliding(database) as sliding:
         tokens = Tokens()
         tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(SlidingSyncApi(s.service), tokens=tokens)
+        client = client_for(SlidingSyncApi(sliding.service), tokens=tokens)
 
-        answer = await client.post(PATH, asked, token="alice", query=query)
+        response = await client.post(PATH, body, token="alice", query=query)
 
-        assert (answer.status, answer.errcode) == (status, errcode)
+        assert (response.status, response.errcode) == (status, errcode)

@@ -1,4 +1,4 @@
-"""GET /sync: its parameters, and clients that hang up."""
+"""GET /sync: its parameters, and clients that disconnect."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,8 +20,8 @@ PATH = "/_matrix/client/v3/sync"
 
 
 @attrs.frozen
-class Served:
-    """A server and a client of it, with Alice's token."""
+class SyncServer:
+    """A server and alice's client of it."""
 
     syncing: Syncing
     client: WebClient
@@ -31,21 +31,21 @@ class Served:
 
 
 @asynccontextmanager
-async def served(database: Database) -> AsyncIterator[Served]:
+async def serving(database: Database) -> AsyncIterator[SyncServer]:
     async with open_syncing(database) as syncing:
         tokens = Tokens({"alice": Requester(ALICE, "D")})
         guest = Requester(ALICE, "G", is_guest=True)
         tokens.requesters["guest"] = guest
-        yield Served(syncing, client_for(SyncApi(syncing.service), tokens=tokens))
+        yield SyncServer(syncing, client_for(SyncApi(syncing.service), tokens=tokens))
 
 
-async def test_first_and_later(database: Database) -> None:
-    async with served(database) as one:
-        room_id = await one.syncing.world.create_room(ALICE)
+async def test_initial_and_incremental_sync(database: Database) -> None:
+    async with serving(database) as server:
+        room_id = await server.syncing.world.create_room(ALICE)
 
-        first = await one.get(filter='{"room":{"timeline":{"limit":1}}}')
-        await one.syncing.world.send(room_id, ALICE, "news")
-        second = await one.get(since=first.json["next_batch"], timeout=60_000)
+        first = await server.get(filter='{"room":{"timeline":{"limit":1}}}')
+        await server.syncing.world.send(room_id, ALICE, "news")
+        second = await server.get(since=first.json["next_batch"], timeout=60_000)
 
         assert first.status == second.status == 200
         assert len(first.json["rooms"]["join"][room_id]["timeline"]["events"]) == 1
@@ -65,60 +65,62 @@ async def test_first_and_later(database: Database) -> None:
         ({"filter": "404"}, 404, "M_NOT_FOUND"),
     ],
 )
-async def test_what_is_refused(
+async def test_invalid_parameter_is_rejected(
     database: Database, query: dict[str, str], status: int, errcode: str
 ) -> None:
-    async with served(database) as one:
-        answer = await one.get(**query)
+    async with serving(database) as server:
+        response = await server.get(**query)
 
-        assert (answer.status, answer.errcode) == (status, errcode)
+        assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_who_may_ask(database: Database) -> None:
-    async with served(database) as one:
-        assert (await one.client.get(PATH)).errcode == "M_MISSING_TOKEN"
-        assert (await one.client.get(PATH, token="guest")).status == 200
-        assert (await one.client.get(PATH, token="nobody")).errcode == "M_UNKNOWN_TOKEN"
+async def test_sync_requires_a_token_and_admits_guests(database: Database) -> None:
+    async with serving(database) as server:
+        assert (await server.client.get(PATH)).errcode == "M_MISSING_TOKEN"
+        assert (await server.client.get(PATH, token="guest")).status == 200
+        assert (await server.client.get(PATH, token="nobody")).errcode == "M_UNKNOWN_TOKEN"
 
 
 @pytest.mark.parametrize(
-    ("parameter", "member"),
+    ("parameter", "key"),
     [
         ("use_state_after", "state_after"),
         ("org.matrix.msc4222.use_state_after", "org.matrix.msc4222.state_after"),
     ],
 )
-async def test_state_after_by_both_names(database: Database, parameter: str, member: str) -> None:
-    async with served(database) as one:
-        room_id = await one.syncing.world.create_room(ALICE)
+async def test_state_after_by_stable_and_unstable_name(
+    database: Database, parameter: str, key: str
+) -> None:
+    async with serving(database) as server:
+        room_id = await server.syncing.world.create_room(ALICE)
 
-        room = (await one.get(**{parameter: "true"})).json["rooms"]["join"][room_id]
+        room = (await server.get(**{parameter: "true"})).json["rooms"]["join"][room_id]
 
         assert "state" not in room
-        assert len(room[member]["events"]) == 4
+        assert len(room[key]["events"]) == 4
 
 
-async def test_presence_is_as_the_client_says(database: Database) -> None:
-    async with served(database) as one:
-        await one.get()
-        await one.get(set_presence="offline")
+async def test_presence_is_set_by_the_client(database: Database) -> None:
+    async with serving(database) as server:
+        await server.get()
+        await server.get(set_presence="offline")
 
-        assert one.syncing.tables.syncs == [(ALICE, "online"), (ALICE, "offline")]
+        assert server.syncing.tables.syncs == [(ALICE, "online"), (ALICE, "offline")]
 
 
-async def test_a_client_that_hangs_up_is_not_waited_for(database: Database) -> None:
-    async with served(database) as one:
-        await one.syncing.world.create_room(ALICE)
-        since = (await one.get()).json["next_batch"]
-        hang_up = trio.Event()
+async def test_disconnect_ends_the_long_poll(database: Database) -> None:
+    async with serving(database) as server:
+        await server.syncing.world.create_room(ALICE)
+        since = (await server.get()).json["next_batch"]
+        disconnected = trio.Event()
 
         async def poll() -> None:
             with pytest.raises(ConnectionError):
-                await one.client.get(
+                await server.client.get(
                     PATH,
                     token="alice",
                     query={"since": since, "timeout": 60_000},
-                    hang_up=hang_up,
+                    hang_up=disconnected,
                 )
 
         with trio.fail_after(60):
@@ -126,16 +128,16 @@ async def test_a_client_that_hangs_up_is_not_waited_for(database: Database) -> N
                 nursery.start_soon(poll)
                 for _ in range(20):
                     await trio.lowlevel.checkpoint()
-                hang_up.set()
+                disconnected.set()
 
 
-async def test_a_huge_timeout_is_taken(database: Database) -> None:
-    async with served(database) as one:
-        room_id = await one.syncing.world.create_room(ALICE)
-        first = await one.get()
-        await one.syncing.world.send(room_id, ALICE)
+async def test_huge_timeout_is_accepted(database: Database) -> None:
+    async with serving(database) as server:
+        room_id = await server.syncing.world.create_room(ALICE)
+        first = await server.get()
+        await server.syncing.world.send(room_id, ALICE)
 
-        answer = await one.get(since=first.json["next_batch"], timeout=2**53 - 1)
+        response = await server.get(since=first.json["next_batch"], timeout=2**53 - 1)
 
-        assert answer.status == 200
-        assert orjson.loads(answer.body)["rooms"]
+        assert response.status == 200
+        assert orjson.loads(response.body)["rooms"]
