@@ -1,1 +1,1 @@
-"""The command line: thin commands over settings and nursery."""
+"""The command line: thin commands on top of settings and nursery."""

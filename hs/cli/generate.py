@@ -1,53 +1,66 @@
-"""`hs generate-config`: the smallest configuration that works."""
+"""`hs generate-config`: writes an initial configuration."""
 
 from pathlib import Path
 
 import click
 
 from hs.cli.options import DEFAULT_DATA
-from hs.settings.generate import FirstConfig, checked_server_name, write_first_config
+from hs.settings.generate import InitialConfig, parse_new_server_name, write_initial_config
 
 
-@click.command("generate-config")
+@click.command(
+    "generate-config",
+    epilog="Exit status: 0 on success, 1 if a file cannot be written, 2 if an option is wrong.",
+)
 @click.option(
     "-H",
     "--server-name",
     required=True,
-    help="The name in every user ID, as in @you:NAME. It can never be changed.",
+    help="Name of the server, as in @alice:NAME. It cannot be changed later.",
 )
 @click.option(
     "--data-dir",
     default=DEFAULT_DATA,
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where configuration, key and database lie.",
+    help="Directory of the configuration, the signing key and the database.",
 )
-@click.option("--port", default=8008, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--port",
+    default=8008,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
 @click.option(
     "--bind",
     "addresses",
     multiple=True,
     default=["127.0.0.1"],
     show_default=True,
-    help="An address to listen on; repeat it for more.",
+    help="IP address to listen on; may be repeated.",
 )
 def generate_config(
     server_name: str, data_dir: Path, port: int, addresses: tuple[str, ...]
 ) -> None:
-    """Write homeserver.yaml, a signing key and a log configuration.
+    """Write an initial configuration: homeserver.yaml, a signing key and a log configuration.
 
-    Secrets are made at random. Files that exist already are left as they are, so this is safe to
-    repeat. Keep a copy of the signing key: other servers know yours by it.
+    Secrets are random. Existing files are not changed, so the command may be repeated. Keep a
+    backup of the signing key: other servers identify yours by it.
+
+    \b
+        hs generate-config --server-name example.org
+        hs generate-config --server-name example.org --data-dir /var/lib/hs --bind 0.0.0.0
     """
-    config = FirstConfig(
+    config = InitialConfig(
         folder=data_dir,
-        server_name=checked_server_name(server_name),
+        server_name=parse_new_server_name(server_name),
         port=port,
         addresses=addresses,
     )
-    written = write_first_config(config)
+    written = write_initial_config(config)
     for path in written:
         click.echo(f"wrote {path}")
     if config.path not in written:
-        click.echo(f"{config.path} exists already and was left as it is")
-    click.echo(f"\nNext: hs serve --config {config.path}")
+        click.echo(f"{config.path} exists already and was not changed")
+    click.echo(f"\nTo run the server: hs serve --config {config.path}")

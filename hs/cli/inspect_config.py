@@ -1,4 +1,4 @@
-"""`hs check-config`, `hs reference` and `hs version`: looking without starting anything."""
+"""`hs check-config`, `hs reference` and `hs version`: commands that start nothing."""
 
 import platform
 from pathlib import Path
@@ -7,38 +7,41 @@ import click
 
 from hs import __version__
 from hs.cli import command_reference
-from hs.cli.notices import tell_notices
-from hs.cli.options import config_option, settings_of
+from hs.cli.notices import print_notices
+from hs.cli.options import config_option, load_command_settings
 from hs.repl.signing_key import signing_key_of
 from hs.settings.errors import SettingsError
 from hs.settings.reference import json_schema_text, markdown
 from hs.settings.settings import Settings
 
 
-@click.command("check-config", epilog="Exit code: 0 usable, 2 not usable.")
+@click.command("check-config", epilog="Exit status: 0 if the configuration is usable, 2 otherwise.")
 @config_option
-@click.option("--strict", is_flag=True, help="Take unknown keys for mistakes.")
+@click.option("--strict", is_flag=True, help="Treat unknown keys as mistakes.")
 def check_config(configs: tuple[Path, ...], strict: bool) -> None:
-    """Read the configuration, tell every mistake in it, start nothing.
+    """Check a configuration and report all mistakes, with file, line and remedy.
 
-    For a worker give the same files as to `hs serve`:
+    Nothing is started. Warnings and notes do not make a configuration unusable. For a worker, give
+    the same files as to `hs serve`.
 
+    \b
+        hs check-config -c homeserver.yaml
         hs check-config -c homeserver.yaml -c workers/sync1.yaml
     """
-    settings = settings_of(configs, strict=strict)
-    tell_notices(settings.notices)
-    _tell_lack_of_key(settings)
+    settings = load_command_settings(configs, strict=strict)
+    print_notices(settings.notices)
+    _warn_about_signing_key(settings)
     workers = settings.workers
-    who = "the main process" if workers.is_main else f"the worker {workers.name}"
+    process = "the main process" if workers.is_main else f"the worker {workers.name}"
     listeners = ", ".join(listener.label for listener in settings.listeners) or "nothing"
     click.echo(
-        f"The configuration of {settings.server.server_name} is usable: {who}, "
+        f"The configuration of {settings.server.server_name} is usable: {process}, "
         f"{settings.database.engine}, listening on {listeners}."
     )
 
 
-def _tell_lack_of_key(settings: Settings) -> None:
-    """Warn only: where a configuration is checked, its key need not be."""
+def _warn_about_signing_key(settings: Settings) -> None:
+    """Warn if the signing key cannot be read; a configuration may be checked without its key."""
     try:
         signing_key_of(settings)
     except SettingsError as error:
@@ -46,13 +49,16 @@ def _tell_lack_of_key(settings: Settings) -> None:
             click.echo(f"{click.style('warning', fg='yellow')}: {problem}", err=True)
 
 
-@click.command()
+@click.command(epilog="Exit status: 0 on success, 1 if a file cannot be written.")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 def reference(folder: Path) -> None:
     """Write the generated pages of the documentation into FOLDER.
 
     They are configuration.md and configuration.schema.json (all settings), and command-line.md
-    (all commands).
+    (all commands). Editors complete and check homeserver.yaml with the schema.
+
+    \b
+        hs reference docs
     """
     for name, text in (
         ("configuration.md", markdown()),
@@ -63,7 +69,11 @@ def reference(folder: Path) -> None:
         click.echo(f"wrote {folder / name}")
 
 
-@click.command()
+@click.command(epilog="Exit status: 0.")
 def version() -> None:
-    """Tell the version of hs and of Python."""
+    """Print the versions of hs and Python.
+
+    \b
+        hs version
+    """
     click.echo(f"hs {__version__} on Python {platform.python_version()}")

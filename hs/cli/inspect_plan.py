@@ -1,4 +1,4 @@
-"""`hs plan` and `hs routes`: what a process would do, and what it answers."""
+"""`hs plan` and `hs routes`: show what a process would run and which endpoints there are."""
 
 import importlib
 import json
@@ -12,32 +12,38 @@ import click
 
 from hs import apis
 from hs.apis.web.route import Endpoint, collect
-from hs.cli.notices import tell_notices
-from hs.cli.options import config_option, settings_of
+from hs.cli.notices import print_notices
+from hs.cli.options import config_option, load_command_settings
 from hs.nursery.plan import plan_of, tree_of
 
 
-@click.command()
+@click.command(epilog="Exit status: 0 on success, 2 if the configuration is wrong.")
 @config_option
 def plan(configs: tuple[Path, ...]) -> None:
-    """Show what a process would do, and start nothing.
+    """Show what a process would run: database, replication, duties and listeners.
 
-    It prints the nest of nurseries, outermost first: database, replication, duties, listeners.
+    Prints the tree of nurseries, outermost first. Nothing is started.
 
+    \b
+        hs plan -c homeserver.yaml
         hs plan -c homeserver.yaml -c workers/sync1.yaml
     """
-    settings = settings_of(configs)
-    tell_notices(settings.notices)
+    settings = load_command_settings(configs)
+    print_notices(settings.notices)
     click.echo(tree_of(plan_of(settings), settings))
 
 
-@click.command()
-@click.option("--resource", help="Only what listeners with this resource serve.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, for other programs.")
+@click.command(epilog="Exit status: 0 on success, 2 if there is no such resource.")
+@click.option("--resource", help="List only endpoints of this listener resource.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def routes(resource: str | None, as_json: bool) -> None:
-    """List every method and path that is answered, and the listener resources that serve it.
+    """List the HTTP endpoints: method, path, and the listener resources that serve them.
 
-    Every process answers all of them, as far as its listeners offer the resource.
+    Every process can serve all of them; its listeners decide by their resources which it does.
+
+    \b
+        hs routes
+        hs routes --resource client
     """
     rows = sorted(
         (path, endpoint.method, sorted(endpoint.resources))
@@ -46,8 +52,12 @@ def routes(resource: str | None, as_json: bool) -> None:
         if resource is None or resource in endpoint.resources
     )
     if resource is not None and not rows:
-        known = sorted({name for one in declared_endpoints() for name in one.resources})
-        raise click.UsageError(f"No such resource, {resource}; there are {', '.join(known)}.")
+        known_resources = sorted(
+            {name for endpoint in declared_endpoints() for name in endpoint.resources}
+        )
+        raise click.UsageError(
+            f"There is no resource {resource!r}; the resources are {', '.join(known_resources)}."
+        )
     if as_json:
         keys = ("path", "method", "resources")
         click.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
@@ -57,17 +67,17 @@ def routes(resource: str | None, as_json: bool) -> None:
 
 
 def declared_endpoints() -> list[Endpoint]:
-    """Find the endpoints of all classes under hs.apis; their handlers cannot be called."""
+    """Return the endpoints declared by all classes in hs.apis; their handlers cannot be called."""
     return [
         endpoint
         for module in _modules()
         for declared in vars(module).values()
         if attrs.has(declared) and declared.__module__ == module.__name__
-        # Declarations are read from the class; what a constructor would be given is not needed.
+        # Endpoints are declared on the class, so no constructor arguments are needed.
         for endpoint in collect(object.__new__(declared))
     ]
 
 
 def _modules() -> Iterator[ModuleType]:
-    for found in pkgutil.walk_packages(apis.__path__, f"{apis.__name__}."):
-        yield importlib.import_module(found.name)
+    for module in pkgutil.walk_packages(apis.__path__, f"{apis.__name__}."):
+        yield importlib.import_module(module.name)

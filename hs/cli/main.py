@@ -1,39 +1,39 @@
-"""The `hs` command: finds the sub-command, and tells mistakes without a stack trace."""
+"""The `hs` command: finds the subcommand, and reports expected errors without a traceback."""
 
 import importlib
 import sys
 
 import click
 
-from hs.cli.notices import tell_notices
+from hs.cli.notices import print_notices
 from hs.settings.errors import SettingsError
 
-# What each command is for, and its module, which is loaded only when the command runs.
+# The module of each command, imported only when the command runs, and its line in `hs --help`.
 _COMMANDS = {
-    "serve": ("hs.cli.serve", "Run the server, or one worker of it."),
-    "generate-config": ("hs.cli.generate", "Write the smallest configuration that works."),
-    "check-config": ("hs.cli.inspect_config", "Tell every mistake in a configuration."),
-    "plan": ("hs.cli.inspect_plan", "Show what a process would do."),
-    "routes": ("hs.cli.inspect_plan", "List the paths that are answered."),
+    "serve": ("hs.cli.serve", "Run the server, or one of its workers."),
+    "generate-config": ("hs.cli.generate", "Write an initial configuration."),
+    "check-config": ("hs.cli.inspect_config", "Report all mistakes in a configuration."),
+    "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
+    "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),
     "register-user": ("hs.cli.register", "Create an account on a running server."),
-    "hash-password": ("hs.cli.passwords", "Hash a password as the database keeps it."),
-    "migrate": ("hs.cli.migrate", "Bring the database's schema up to date."),
+    "hash-password": ("hs.cli.passwords", "Hash a password for the database."),
+    "migrate": ("hs.cli.migrate", "Migrate the database schema."),
     "reference": ("hs.cli.inspect_config", "Write the reference of all settings."),
-    "version": ("hs.cli.inspect_config", "Tell the version."),
+    "version": ("hs.cli.inspect_config", "Print the version."),
 }
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 
 
 class Commands(click.Group):
-    """Loads only the module of the command that runs, so that each starts fast."""
+    """A command group that imports only the module of the command that runs, to start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands in the order in which one meets them."""
+        """Return the names of the commands in the order in which a new administrator needs them."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
+        """Import the module of a command and return the command."""
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
@@ -41,7 +41,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without loading them."""
+        """List the commands without importing their modules."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, purpose) for name, (_, purpose) in _COMMANDS.items()])
 
@@ -49,25 +49,38 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
-    epilog="A server in two steps: `hs serve` writes a configuration into ./data on first use and "
-    "runs it; then `hs register-user --admin` creates the first account. Each command explains "
-    "itself with --help.",
+    epilog="Exit status: 0 on success, 1 on failure, 2 if the command line or the configuration is "
+    "wrong. `hs COMMAND --help` explains each command.",
 )
 def cli() -> None:
-    """hs, a Matrix homeserver: one process, or many workers."""
+    """hs, a Matrix homeserver that runs as one process or as many workers.
+
+    To try it: `hs serve` writes an initial configuration to ./data and runs the server; in a second
+    terminal, create the first account:
+
+    \b
+        hs serve
+        hs register-user --admin
+
+    For a real server, choose its name first, because it cannot be changed later:
+
+    \b
+        hs generate-config --server-name example.org
+        hs serve
+    """
 
 
 def run() -> None:
-    """Run the command line; the exit code tells whether it went well."""
+    """Run the command line and exit with its status."""
     try:
         cli.main(prog_name="hs")
     except SettingsError as error:
-        tell_notices(error.notices)
+        print_notices(error.notices)
         click.secho("The configuration cannot be used:", fg="red", err=True)
         for problem in error.problems:
             click.echo(f"  {problem}", err=True)
         sys.exit(EXIT_BAD_CONFIG)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {place}{error.strerror or error}", err=True)
+        path = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {path}{error.strerror or error}", err=True)
         sys.exit(EXIT_FAILED)

@@ -1,4 +1,4 @@
-"""`hs migrate`: brings the database's schema up to date, or shows what is lacking."""
+"""`hs migrate`: migrates the database schema, or lists pending migrations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import trio
 
-from hs.cli.options import config_option, settings_of
+from hs.cli.options import config_option, load_command_settings
 from hs.lib.aio import open_bridge
 from hs.nursery.exit_causes import cause_of
 from hs.settings.sections.database import DatabaseSettings
@@ -16,37 +16,45 @@ from hs.storage.migrate import Migration, Phase, bundled_migrations, pending
 from hs.storage.migrate import migrate as apply_migrations
 
 
-@click.command("migrate")
+@click.command(
+    "migrate",
+    epilog="Exit status: 0 on success, 1 if the database fails, 2 if the configuration is wrong.",
+)
 @config_option
-@click.option("--dry-run", is_flag=True, help="Only list what is lacking.")
+@click.option("--dry-run", is_flag=True, help="Only list pending migrations.")
 @click.option(
     "--pre-only",
     is_flag=True,
-    help="Leave out what processes of the last release could not work with.",
+    help="Apply only migrations with which processes of the previous release can still work.",
 )
 def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
-    """Bring the database's schema up to date.
+    """Migrate the database schema to this version.
 
-    The main process does this by itself when it starts; the command is for doing it before.
+    The main process does this when it starts. Run the command to migrate before that: for example
+    with --pre-only while the previous version is still running, to shorten the interruption.
+
+    \b
+        hs migrate -c homeserver.yaml --dry-run
+        hs migrate -c homeserver.yaml
     """
-    settings = settings_of(configs)
+    settings = load_command_settings(configs)
     try:
         phases: tuple[Phase, ...] = ("pre",) if pre_only else ("pre", "post")
-        found = trio.run(_pending if dry_run else _migrate, settings.database, phases)
+        migrations = trio.run(_pending if dry_run else _migrate, settings.database, phases)
     except* DatabaseError as errors:
         cause, _ = cause_of(errors)
         raise click.ClickException(f"{settings.database.place}: {cause}") from None
-    word = "lacking" if dry_run else "applied"
-    for migration in found:
-        click.echo(f"{word}: {migration.number:04} {migration.name}")
-    if not found:
+    state = "pending" if dry_run else "applied"
+    for migration in migrations:
+        click.echo(f"{state}: {migration.number:04} {migration.name}")
+    if not migrations:
         click.echo("The schema is up to date.")
 
 
 async def _pending(database: DatabaseSettings, phases: Sequence[Phase]) -> list[Migration]:
     async with open_bridge() as bridge, open_database(_config(database), bridge) as opened:
-        lacking = await pending(opened, bundled_migrations())
-        return [migration for migration in lacking if migration.phase in phases]
+        all_pending = await pending(opened, bundled_migrations())
+        return [migration for migration in all_pending if migration.phase in phases]
 
 
 async def _migrate(database: DatabaseSettings, phases: Sequence[Phase]) -> list[Migration]:

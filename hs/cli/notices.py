@@ -1,4 +1,4 @@
-"""Telling what an administrator should know of a configuration, besides mistakes."""
+"""Prints the warnings and notes of a configuration."""
 
 from collections.abc import Iterable
 
@@ -7,8 +7,8 @@ import click
 from hs.settings.errors import Notice
 
 
-def tell_notices(notices: Iterable[Notice]) -> None:
-    """Write warnings and notes to standard error."""
+def print_notices(notices: Iterable[Notice]) -> None:
+    """Print warnings and notes to standard error."""
     for notice in notices:
         label = click.style("warning", fg="yellow") if notice.is_warning else "note"
         click.echo(f"{label}: {notice}", err=True)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and loading the settings they name."""
+"""Options that several commands share, and the loading of the settings they name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ DEFAULT_DATA = Path("data")
 
 
 def config_option(command: F) -> F:
-    """Add --config: once, or more often with later files over earlier ones."""
+    """Add the option --config, which may be repeated; later files override earlier ones."""
     return click.option(
         "-c",
         "--config",
@@ -24,11 +24,14 @@ def config_option(command: F) -> F:
         multiple=True,
         type=click.Path(path_type=Path),
         envvar="HS_CONFIG",
-        help="A configuration file, or a directory of *.yaml files. Repeat it for a worker: the "
-        "shared file first, then the worker's. [default: data/homeserver.yaml]",
+        help="Configuration file, or directory of *.yaml files; may be repeated. For a worker: the "
+        "shared file first, then the worker's file. [default: data/homeserver.yaml]",
     )(command)
 
 
-def settings_of(configs: tuple[Path, ...], *, strict: bool = False) -> Settings:
-    """Load the settings of a command. Raises: SettingsError."""
+def load_command_settings(configs: tuple[Path, ...], *, strict: bool = False) -> Settings:
+    """Load the settings that a command's --config options name.
+
+    Raises: SettingsError.
+    """
     return load_settings(configs or (DEFAULT_DATA / CONFIG_NAME,), strict=strict)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
-from hs.cli.options import config_option, settings_of
+from hs.cli.options import config_option, load_command_settings
 from hs.settings.settings import Settings
 
 _PATH = "/_synapse/admin/v1/register"
@@ -33,41 +33,50 @@ class NewUser:
 
 @attrs.frozen
 class Server:
-    """Where the server is asked. One that is here is not asked to prove who it is."""
+    """The server to ask; the certificate of one on this machine is not verified."""
 
     base: str
-    is_here: bool
+    is_local: bool
 
     def tls(self) -> ssl.SSLContext:
-        """Give the rules for its certificate, which is never for the address of a listener."""
+        """Return the TLS context; no certificate is issued for the address of a local listener."""
         context = ssl.create_default_context()
-        if self.is_here:
+        if self.is_local:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
 
 
-class Refused(click.ClickException):
-    """The server said no; `errcode` tells why."""
+class RegistrationRefused(click.ClickException):
+    """The server refused the registration, with a Matrix errcode."""
 
     def __init__(self, errcode: str, message: str) -> None:
         super().__init__(f"The server refused: {message} ({errcode})")
         self.errcode = errcode
 
 
-@click.command("register-user")
+@click.command(
+    "register-user",
+    epilog="Exit status: 0 if the account was created (or exists, with --exists-ok), 1 if the "
+    "server refused or cannot be reached, 2 if an option or the configuration is wrong.",
+)
 @click.argument("url", required=False)
-@click.option("-u", "--user", help="Local part of the user ID; asked for when missing.")
-@click.option("-p", "--password", help="The password; asked for when missing.")
+@click.option("-u", "--user", help="Local part of the user ID; prompted for if missing.")
+@click.option("-p", "--password", help="Password; prompted for if missing.")
 @click.option(
     "--password-file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A file whose first line is the password.",
+    help="File whose first line is the password.",
 )
-@click.option("-a/-A", "--admin/--no-admin", default=None, help="Whether to be administrator.")
-@click.option("-t", "--user-type", help="Kind of user, such as bot or support.")
-@click.option("--exists-ok", is_flag=True, help="Succeed when the user is there already.")
-@click.option("-k", "--shared-secret", help="The secret, instead of --config.")
+@click.option(
+    "-a/-A",
+    "--admin/--no-admin",
+    default=None,
+    help="Whether the user is a server administrator; prompted for if missing.",
+)
+@click.option("-t", "--user-type", help="User type: bot or support.")
+@click.option("--exists-ok", is_flag=True, help="Succeed if the user exists already.")
+@click.option("-k", "--shared-secret", help="Shared secret, instead of reading it from --config.")
 @config_option
 def register_user(
     url: str | None,
@@ -82,14 +91,16 @@ def register_user(
 ) -> None:
     """Create an account on a running server.
 
-    URL is where the server listens; without it, the first listener of the configuration is used.
-    The secret is registration_shared_secret of the same file.
+    The account is authorized by registration_shared_secret, which is read from the configuration.
+    URL is the address of the server; by default the first client listener of the configuration.
 
+    \b
         hs register-user -u alice --admin
+        hs register-user -u bot --no-admin --password-file bot.pw https://matrix.example.org
     """
-    settings = None if shared_secret and url else settings_of(configs)
-    secret = shared_secret or _secret_of(settings)
-    base = _checked(url or _url_of(settings))
+    settings = None if shared_secret and url else load_command_settings(configs)
+    secret = shared_secret or _secret_from(settings)
+    base = _checked_url(url or _url_from(settings))
     name = user or click.prompt("User name")
     if password_file is not None:
         password = _password_in(password_file)
@@ -98,11 +109,11 @@ def register_user(
         admin = click.confirm("Make this user an administrator?", default=False)
     new_user = NewUser(username=name, password=password, is_admin=admin, user_type=user_type)
     try:
-        created = _register(Server(base, is_here=url is None), secret, new_user)
-    except Refused as error:
+        created = _register(Server(base, is_local=url is None), secret, new_user)
+    except RegistrationRefused as error:
         if not (exists_ok and error.errcode == "M_USER_IN_USE"):
             raise
-        click.echo(f"The user {name} exists already.")
+        click.echo(f"User {name} exists already.")
         return
     click.echo(f"Created {created.get('user_id', name)}.")
 
@@ -111,36 +122,38 @@ def _password_in(file: Path) -> str:
     try:
         password = file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
     except ValueError:
-        raise click.UsageError(f"{file} is not UTF-8 text") from None
+        raise click.UsageError(f"{file} is not encoded as UTF-8") from None
     if not password:
-        raise click.UsageError(f"The first line of {file} is empty; it should be the password.")
+        raise click.UsageError(f"The first line of {file} is empty; it must be the password.")
     return password
 
 
-def _checked(url: str) -> str:
+def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise click.UsageError(f"{url} is not a URL; write it like http://localhost:8008")
+        raise click.UsageError(
+            f"{url} is not an http or https URL; write it like http://localhost:8008"
+        )
     return url.rstrip("/")
 
 
-def _secret_of(settings: Settings | None) -> str:
+def _secret_from(settings: Settings | None) -> str:
     secret = settings.registration.registration_shared_secret if settings else None
     if not secret:
         raise click.UsageError(
-            "The configuration has no registration_shared_secret; add one and restart the server."
+            "The configuration has no registration_shared_secret. Add one and restart the server."
         )
     return secret
 
 
-def _url_of(settings: Settings | None) -> str:
-    """Where this machine reaches the first listener for clients; one without TLS if possible."""
+def _url_from(settings: Settings | None) -> str:
+    """Return the local URL of the first client listener, preferably one without TLS."""
     listeners = settings.listeners if settings else ()
-    for listener in sorted(listeners, key=lambda one: one.tls):
+    for listener in sorted(listeners, key=lambda listener: listener.tls):
         if "client" in listener.names and listener.port:
             address = listener.bind_addresses[0]
             host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)
@@ -149,11 +162,13 @@ def _url_of(settings: Settings | None) -> str:
             elif ":" in host and not host.startswith("["):
                 host = f"[{host}]"
             return f"{'https' if listener.tls else 'http'}://{host}:{listener.port}"
-    raise click.UsageError("The configuration has no listener for clients; give the URL.")
+    raise click.UsageError(
+        "The configuration has no TCP listener with the resource client; give the URL."
+    )
 
 
 def mac_of(secret: str, nonce: str, user: NewUser) -> str:
-    """The proof of knowing the secret."""
+    """Return the MAC that proves knowledge of the shared secret."""
     parts = [nonce, user.username, user.password, "admin" if user.is_admin else "notadmin"]
     if user.user_type:
         parts.append(user.user_type)
@@ -163,7 +178,7 @@ def mac_of(secret: str, nonce: str, user: NewUser) -> str:
 def _register(server: Server, secret: str, user: NewUser) -> dict[str, Any]:
     nonce = _call(server, None).get("nonce")
     if not isinstance(nonce, str):
-        raise _stranger(server.base)
+        raise _not_a_matrix_server(server.base)
     body: dict[str, Any] = {
         "nonce": nonce,
         "username": user.username,
@@ -183,20 +198,20 @@ def _call(server: Server, body: dict[str, Any] | None) -> dict[str, Any]:
         request = urllib.request.Request(
             base + _PATH, data=encoded, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=server.tls()) as answer:
-            return _object(answer.read(), base)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=server.tls()) as response:
+            return _json_object(response.read(), base)
     except urllib.error.HTTPError as error:
         with error:
-            told = _object(error.read(), base)
-        raise Refused(
-            str(told.get("errcode", error.code)), str(told.get("error", error.reason))
+            body_json = _json_object(error.read(), base)
+        raise RegistrationRefused(
+            str(body_json.get("errcode", error.code)), str(body_json.get("error", error.reason))
         ) from None
     except ValueError:
         raise click.UsageError(
-            f"{base} is not a URL; write it like http://localhost:8008"
+            f"{base} is not an http or https URL; write it like http://localhost:8008"
         ) from None
     except http.client.HTTPException:
-        raise _stranger(base) from None
+        raise _not_a_matrix_server(base) from None
     except OSError as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise click.ClickException(
@@ -204,15 +219,15 @@ def _call(server: Server, body: dict[str, Any] | None) -> dict[str, Any]:
         ) from None
 
 
-def _object(text: bytes, base: str) -> dict[str, Any]:
+def _json_object(text: bytes, base: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise _stranger(base)
+        raise _not_a_matrix_server(base)
     return value
 
 
-def _stranger(base: str) -> click.ClickException:
-    return click.ClickException(f"{base} does not answer like a Matrix server")
+def _not_a_matrix_server(base: str) -> click.ClickException:
+    return click.ClickException(f"{base} does not respond like a Matrix server")

@@ -1,4 +1,4 @@
-"""`hs serve`: runs one process, the main one or a worker; writes a first configuration."""
+"""`hs serve`: runs one process, the main process or a worker."""
 
 import shlex
 import shutil
@@ -7,29 +7,32 @@ from pathlib import Path
 
 import click
 
-from hs.cli.notices import tell_notices
-from hs.cli.options import DEFAULT_DATA, config_option, settings_of
-from hs.nursery.boot import main as run_to_the_end
-from hs.settings.generate import FirstConfig, checked_server_name, write_first_config
+from hs.cli.notices import print_notices
+from hs.cli.options import DEFAULT_DATA, config_option, load_command_settings
+from hs.nursery.boot import main as run_server
+from hs.settings.generate import InitialConfig, parse_new_server_name, write_initial_config
 from hs.settings.settings import Settings
 
-_FIRST_NAME = "localhost"
+_DEFAULT_NAME = "localhost"
 
 
-@click.command(epilog="Stop it with Ctrl-C or SIGTERM; it finishes the requests it has.")
+@click.command(
+    epilog="Ctrl-C or SIGTERM stops the process after it has finished the running requests. "
+    "Exit status: 0 if it was stopped, 1 if it failed, 2 if the configuration is wrong."
+)
 @config_option
 @click.option(
     "--data-dir",
     default=DEFAULT_DATA,
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the configuration lies, and is written on first use, when --config is not given.",
+    help="Directory of homeserver.yaml if --config is not given; created on first use.",
 )
 @click.option(
     "-H",
     "--server-name",
     envvar="HS_SERVER_NAME",
-    help="Name of a new server; 'localhost' when missing, which is good for trials only.",
+    help="Name of a new server; 'localhost' if missing, which is suitable for trials only.",
 )
 @click.option(
     "--bind",
@@ -37,7 +40,7 @@ _FIRST_NAME = "localhost"
     multiple=True,
     envvar="HS_BIND",
     default=["127.0.0.1"],
-    help="Address that a new server listens on. [default: 127.0.0.1]",
+    help="IP address on which a new server listens; may be repeated. [default: 127.0.0.1]",
 )
 @click.option(
     "--port",
@@ -45,7 +48,7 @@ _FIRST_NAME = "localhost"
     show_default=True,
     envvar="HS_PORT",
     type=click.IntRange(1, 65535),
-    help="Port of a new server.",
+    help="Port on which a new server listens.",
 )
 def serve(
     configs: tuple[Path, ...],
@@ -54,62 +57,65 @@ def serve(
     addresses: tuple[str, ...],
     port: int,
 ) -> None:
-    """Run the server.
+    """Run the server, or one of its workers.
 
-    Without --config it looks for homeserver.yaml in the data directory, and writes a first one
-    there, with SQLite as database, when there is none.
+    Without --config, the configuration is homeserver.yaml in the data directory. If it does not
+    exist, an initial one is written there, with SQLite as the database.
 
-    A worker is given the shared file first and its own after it:
+    A worker gets the shared file first, then its own file:
 
+    \b
+        hs serve
+        hs serve -c homeserver.yaml
         hs serve -c homeserver.yaml -c workers/sync1.yaml
     """
     if not configs:
-        first = FirstConfig(
+        first = InitialConfig(
             folder=data_dir,
-            server_name=checked_server_name(server_name or _FIRST_NAME),
+            server_name=parse_new_server_name(server_name or _DEFAULT_NAME),
             port=port,
             addresses=addresses,
         )
         configs = (first.path,)
         if not first.path.exists():
-            _tell_written(write_first_config(first), first)
-    settings = settings_of(configs)
-    tell_notices(settings.notices)
-    _tell_where(settings, configs)
-    sys.exit(run_to_the_end(settings))
+            _print_written(write_initial_config(first), first)
+    settings = load_command_settings(configs)
+    print_notices(settings.notices)
+    _print_addresses(settings, configs)
+    sys.exit(run_server(settings))
 
 
-def _tell_written(written: list[Path], first: FirstConfig) -> None:
-    click.echo(f"A new server, {first.server_name}. Written:", err=True)
+def _print_written(written: list[Path], first: InitialConfig) -> None:
+    click.echo(f"Created a new server, {first.server_name}:", err=True)
     for path in written:
         click.echo(f"  {path}", err=True)
     click.echo(
-        "Its name is part of every user ID and can never be changed. To choose another one, stop, "
-        f"remove {first.folder} and start with --server-name.\n",
+        "The name is part of every user ID and cannot be changed later. To choose another name, "
+        f"stop the server, delete {first.folder}, and start it with --server-name.\n",
         err=True,
     )
 
 
-def own_command() -> str:
-    """Name this program as a shell finds it."""
+def command_name() -> str:
+    """Return the command that starts this program in a shell."""
     program = Path(sys.argv[0])
-    found = shutil.which(program.name)
-    if found is not None and program.is_file() and Path(found).samefile(program):
+    on_path = shutil.which(program.name)
+    if on_path is not None and program.is_file() and Path(on_path).samefile(program):
         return program.name
     return shlex.quote(str(program.absolute())) if program.name == "hs" else "hs"
 
 
-def _tell_where(settings: Settings, configs: tuple[Path, ...]) -> None:
-    """Say where the server is, how to get the first account, and where its files are."""
+def _print_addresses(settings: Settings, configs: tuple[Path, ...]) -> None:
+    """Print the address for clients, how to create the first account, and where the files are."""
     if not settings.workers.is_main:
         return
     for listener in settings.listeners:
         if "client" in listener.names and listener.port:
             scheme = "https" if listener.tls else "http"
-            shown = listener.bind_addresses[-1]
-            host = "localhost" if shown in ("127.0.0.1", "0.0.0.0", "::1", "::") else shown
+            address = listener.bind_addresses[-1]
+            host = "localhost" if address in ("127.0.0.1", "0.0.0.0", "::1", "::") else address
             click.echo(f"Address for clients: {scheme}://{host}:{listener.port}", err=True)
     options = " ".join(f"-c {shlex.quote(str(path))}" for path in configs)
-    click.echo(f"First account:       {own_command()} register-user {options} --admin", err=True)
+    click.echo(f"First account:       {command_name()} register-user {options} --admin", err=True)
     click.echo(f"Files:               {settings.folder}", err=True)
     click.echo(f"Database:            {settings.database.label}\n", err=True)

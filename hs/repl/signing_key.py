@@ -1,4 +1,4 @@
-"""The key that signs events, as the settings name it, and the secret derived from it."""
+"""Loads the signing key that the settings name, and derives the replication secret from it."""
 
 import hashlib
 
@@ -22,23 +22,24 @@ def signing_key_of(settings: Settings) -> SigningKey:
         return parse_signing_keys(text)[0]
     except (OSError, ValueError, InvalidSigningKey) as error:
         is_inline = keys.signing_key is not None
+        source = "signing_key" if is_inline else f"{path}"
         cause = (isinstance(error, OSError) and error.strerror) or error
         raise SettingsError(
             [
                 Problem(
                     key="signing_key" if is_inline else "signing_key_path",
-                    message=f"the key {'given' if is_inline else path} cannot be read: {cause}",
-                    remedy="`hs generate-config` writes one; restore the old one if you had one",
+                    message=f"cannot read a signing key from {source}: {cause}",
+                    remedy="restore it from a backup; for a new server, use `hs generate-config`",
                 )
             ]
         ) from None
 
 
 def replication_secret_of(settings: Settings) -> str:
-    """Return the secret with which this server's processes call each other.
+    """Return the secret with which the processes of this server authenticate to each other.
 
-    Without `worker_replication_secret` it is derived from the signing key, which every process
-    has and nobody else does.
+    Without `worker_replication_secret`, it is derived from the signing key, which all processes of
+    this server have and no others.
     """
     return settings.workers.secret or derived_secret(signing_key_of(settings))
 

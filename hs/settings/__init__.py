@@ -1,1 +1,1 @@
-"""Reading homeserver.yaml: every key known, typed, and explained when it is wrong."""
+"""Loads homeserver.yaml: all keys are known and typed, and mistakes are reported with remedies."""

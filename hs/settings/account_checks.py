@@ -1,4 +1,4 @@
-"""What must hold between the settings of accounts."""
+"""Checks between settings of accounts, e-mail, log-in and terms."""
 
 import importlib.util
 from collections.abc import Callable
@@ -6,91 +6,104 @@ from collections.abc import Callable
 from hs.settings.sections.mail import MailSettings
 from hs.settings.settings import Settings
 
-Refuse = Callable[[str, str, str], None]
+AddProblem = Callable[[str, str, str], None]
 
 
-def check_accounts(settings: Settings, refuse: Refuse) -> None:
-    """Report every contradiction."""
-    _check_mail(settings, refuse)
-    _check_addresses(settings, refuse)
-    _check_captcha(settings, refuse)
-    _check_jwt(settings, refuse)
-    _check_consent(settings, refuse)
+def check_accounts(settings: Settings, add_problem: AddProblem) -> None:
+    """Report every contradiction to `add_problem`."""
+    _check_mail(settings, add_problem)
+    _check_addresses(settings, add_problem)
+    _check_captcha(settings, add_problem)
+    _check_jwt(settings, add_problem)
+    _check_consent(settings, add_problem)
 
 
-def _check_mail(settings: Settings, refuse: Refuse) -> None:
+def _check_mail(settings: Settings, add_problem: AddProblem) -> None:
     if settings.email != MailSettings() and settings.email.notif_from is None:
-        refuse(
+        add_problem(
             "email.notif_from",
-            "missing, so e-mails would have no sender",
+            "missing, so e-mails have no sender",
             'add a sender, such as `notif_from: "%(app)s <noreply@example.org>"`',
         )
 
 
-def _check_addresses(settings: Settings, refuse: Refuse) -> None:
+def _check_addresses(settings: Settings, add_problem: AddProblem) -> None:
     required = settings.registration.registrations_require_3pid
     for medium in required:
         if medium not in ("email", "msisdn"):
-            refuse(
-                "registrations_require_3pid", f"{medium!r} is no kind of address",
-                "use email and msisdn",
-            )  # fmt: skip
+            add_problem(
+                "registrations_require_3pid",
+                f"{medium!r} is not a kind of third-party identifier",
+                "use `email` and `msisdn`",
+            )
     if "email" in required and settings.email.notif_from is None:
-        refuse(
+        add_problem(
             "registrations_require_3pid",
-            "e-mail addresses are required, but there is no mail server to check them",
-            "add an `email` section",
+            "new users must confirm an e-mail address, but no mail server is configured",
+            "add an `email` section with `notif_from`",
         )
     if "msisdn" not in required:
         return
     if settings.delegates.msisdn is None:
-        refuse(
+        add_problem(
             "registrations_require_3pid",
-            "telephone numbers are required, but nobody sends text messages to check them",
+            "new users must confirm a phone number, but no service sends text messages",
             "set `account_threepid_delegates: {msisdn: https://…}`",
         )
     if settings.threepids.disable_msisdn_registration:
-        refuse(
+        add_problem(
             "disable_msisdn_registration",
-            "true, while registrations_require_3pid asks for telephone numbers",
-            "remove one of them",
+            "true, but registrations_require_3pid requires phone numbers",
+            "remove it, or remove `msisdn` from registrations_require_3pid",
         )
 
 
-def _check_captcha(settings: Settings, refuse: Refuse) -> None:
+def _check_captcha(settings: Settings, add_problem: AddProblem) -> None:
     if not settings.threepids.enable_registration_captcha:
         return
     for key in ("recaptcha_public_key", "recaptcha_private_key"):
         if getattr(settings.captcha, key) is None:
-            refuse(key, "missing, but enable_registration_captcha is true", f"add {key}")
+            add_problem(
+                key,
+                "missing, but enable_registration_captcha is true",
+                f"add {key}, which Google issues for your site",
+            )
 
 
-def _check_jwt(settings: Settings, refuse: Refuse) -> None:
+def _check_jwt(settings: Settings, add_problem: AddProblem) -> None:
     jwt = settings.jwt
     if not jwt.enabled:
         return
     for key in ("secret", "algorithm"):
         if getattr(jwt, key) is None:
-            refuse(f"jwt_config.{key}", "missing", f"add {key}")
+            add_problem(
+                f"jwt_config.{key}", "missing, but jwt_config.enabled is true", f"add {key}"
+            )
     if importlib.util.find_spec("jwt") is None:
-        refuse(
+        add_problem(
             "jwt_config.enabled",
-            "true, but the library for JSON web tokens is not installed",
-            "pip install 'hs[jwt]'",
+            "true, but the library PyJWT is not installed",
+            "run `pip install 'hs[jwt]'`, or set it to false",
         )
 
 
-def _check_consent(settings: Settings, refuse: Refuse) -> None:
+def _check_consent(settings: Settings, add_problem: AddProblem) -> None:
     consent = settings.consent
     if consent.version is None:
         if consent.template_dir is not None or consent.require_at_registration:
-            refuse("user_consent.version", "missing", "give the terms a version, such as `1.0`")
+            add_problem(
+                "user_consent.version", "missing", "set the version of the terms, such as `1.0`"
+            )
         return
     if consent.template_dir is None:
-        refuse("user_consent.template_dir", "missing", "name the directory of the terms")
+        add_problem(
+            "user_consent.template_dir", "missing", "set the directory that contains the terms"
+        )
         return
     page = consent.template_dir / "en" / f"{consent.version}.html"
     if not page.is_file():
-        refuse(
-            "user_consent.template_dir", f"there is no {page}", "put the text of the terms there"
+        add_problem(
+            "user_consent.template_dir",
+            f"{page} does not exist",
+            "put the terms into this file, or correct the path or user_consent.version",
         )

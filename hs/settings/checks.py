@@ -1,4 +1,4 @@
-"""What must hold between settings: contradictions are refused before anything starts."""
+"""Checks between settings: contradictions are reported before anything starts."""
 
 import ipaddress
 import ssl
@@ -13,32 +13,32 @@ from hs.settings.sections.listeners import LOOPBACK, Listener
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
-Refuse = Callable[[str, str, str], None]
+AddProblem = Callable[[str, str, str], None]
 Warn = Callable[[str, str], None]
 
 
-def check_settings(settings: Settings, refuse: Refuse, warn: Warn) -> None:
-    """Report every contradiction."""
-    _check_name(settings, refuse)
-    _check_address(settings, refuse)
-    _check_listeners(settings, refuse)
-    _check_processes(settings, refuse)
-    _check_this_worker(settings, refuse)
+def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> None:
+    """Report every contradiction to `add_problem`, and everything dubious to `warn`."""
+    _check_name(settings, add_problem)
+    _check_address(settings, add_problem)
+    _check_listeners(settings, add_problem)
+    _check_processes(settings, add_problem)
+    _check_this_worker(settings, add_problem)
     _check_main(settings, warn)
-    _check_tls(settings, refuse)
+    _check_tls(settings, add_problem)
     _check_metrics(settings, warn)
-    _check_registration(settings, refuse)
-    _check_sessions(settings, refuse)
-    check_accounts(settings, refuse)
+    _check_registration(settings, add_problem)
+    _check_sessions(settings, add_problem)
+    check_accounts(settings, add_problem)
     _check_certificates(settings, warn)
 
 
-def _check_name(settings: Settings, refuse: Refuse) -> None:
+def _check_name(settings: Settings, add_problem: AddProblem) -> None:
     if not settings.server.server_name:
-        refuse("server_name", "missing", "add `server_name: example.org`, the name of your domain")
+        add_problem("server_name", "missing", "add `server_name: example.org` with your domain")
 
 
-def _check_address(settings: Settings, refuse: Refuse) -> None:
+def _check_address(settings: Settings, add_problem: AddProblem) -> None:
     address = settings.server.public_baseurl
     if address is None:
         return
@@ -49,75 +49,77 @@ def _check_address(settings: Settings, refuse: Refuse) -> None:
     except ValueError:
         is_usable = False
     if not is_usable:
-        refuse(
+        add_problem(
             "public_baseurl",
-            f"{address!r} is not an address clients could use",
+            f"{address!r} is not a URL that clients can use",
             "write it like https://matrix.example.org/",
         )
 
 
-def _check_listeners(settings: Settings, refuse: Refuse) -> None:
-    taken: dict[tuple[str, int], int] = {}
+def _check_listeners(settings: Settings, add_problem: AddProblem) -> None:
+    owners: dict[tuple[str, int], int] = {}
     for number, listener in enumerate(settings.listeners):
-        # The system gives each listener on port 0 one of its own.
-        places = [(one, listener.port) for one in listener.bind_addresses if listener.port]
-        for address, port in places:
-            first = taken.setdefault((address, port), number)
+        # The system assigns a distinct port to every listener with port 0.
+        sockets = [(address, listener.port) for address in listener.bind_addresses if listener.port]
+        for address, port in sockets:
+            first = owners.setdefault((address, port), number)
             if first != number:
-                refuse(
+                add_problem(
                     f"listeners.{number}",
-                    f"port {port} of {address} is listeners.{first}'s already",
-                    "give it another port, or put its resources into that listener",
+                    f"port {port} of {address} is already used by listeners.{first}",
+                    f"use another port, or move its resources to listeners.{first}",
                 )
                 break
 
 
-def _check_processes(settings: Settings, refuse: Refuse) -> None:
+def _check_processes(settings: Settings, add_problem: AddProblem) -> None:
     workers = settings.workers
     if workers.is_main and not workers.others:
         return
     reason = (
-        f"this is the worker {workers.name}"
+        f"this process is the worker {workers.name}"
         if not workers.is_main
         else f"there are workers ({', '.join(sorted(workers.others))})"
     )
     if settings.database.is_sqlite:
-        refuse(
+        add_problem(
             "database.name",
-            f"{reason}, and several processes cannot share SQLite",
+            f"{reason}, and several processes cannot share an SQLite database",
             "use PostgreSQL: `database: {name: psycopg2, args: {…}}`",
         )
     if not settings.redis.enabled:
-        refuse(
+        add_problem(
             "redis.enabled",
-            f"{reason}, and processes talk to each other through Redis",
-            "install Redis and set `redis: {enabled: true}` in the shared file",
+            f"{reason}, and processes communicate through Redis",
+            "install Redis, and set `redis: {enabled: true}` in the shared file",
         )
     for stream, names in workers.writers.items():
         for name in names:
             if name != MAIN and name not in workers.instances:
-                refuse(
+                add_problem(
                     "instance_map",
-                    f"{name} writes {stream} but has no address",
-                    f"add `{name}: {{host: …, port: …}}`, its replication listener",
+                    f"{name} writes the stream {stream} but has no address",
+                    f"add `{name}: {{host: …, port: …}}` with the address of its replication "
+                    f"listener",
                 )
 
 
-def _check_this_worker(settings: Settings, refuse: Refuse) -> None:
+def _check_this_worker(settings: Settings, add_problem: AddProblem) -> None:
     workers = settings.workers
     if workers.is_main:
         return
     if MAIN not in workers.instances:
-        refuse(
+        add_problem(
             "instance_map",
-            "this worker is not told where the main process is",
-            "add `main: {host: …, port: …}`, the main process's replication listener",
+            "this worker is not told where the main process is reachable",
+            "add `main: {host: …, port: …}` with the address of its replication listener",
         )
     written = [stream for stream in workers.writers if workers.writes(stream)]
     if written and not _offers(settings, "replication"):
-        refuse(
+        add_problem(
             "worker_listeners",
-            f"{workers.name} writes {', '.join(written)} and must be reachable by the others",
+            f"{workers.name} writes {', '.join(written)}, so other processes must be able to "
+            f"reach it",
             "add a listener with `resources: [{names: [replication]}]`",
         )
 
@@ -131,50 +133,54 @@ def _check_main(settings: Settings, warn: Warn) -> None:
     if workers.is_main and workers.others and not _offers(settings, "replication"):
         warn(
             "listeners",
-            "no listener has the resource replication, so workers cannot reach the main process",
+            "no listener has the resource `replication`, so workers cannot reach the main process",
         )
 
 
-def _check_tls(settings: Settings, refuse: Refuse) -> None:
-    listener = next((one for one in settings.listeners if one.tls), None)
+def _check_tls(settings: Settings, add_problem: AddProblem) -> None:
+    listener = next((listener for listener in settings.listeners if listener.tls), None)
     if listener is None:
         return
     paths: list[Path] = []
     for key in ("tls_certificate_path", "tls_private_key_path"):
         path: Path | None = getattr(settings.tls, key)
         if path is None:
-            refuse(key, f"missing, but {listener.label} has tls", f"add {key}")
+            add_problem(
+                key,
+                f"missing, but the listener on {listener.label} has `tls: true`",
+                f"set {key} to the path of a PEM file",
+            )
         elif not path.exists():
-            refuse(key, f"{path} does not exist", "correct the path")
+            add_problem(key, f"{path} does not exist", "correct the path")
         else:
             paths.append(path)
     if len(paths) == 2:
         certificate, private = paths
-        _check_pair(certificate, private, refuse)
+        _check_pair(certificate, private, add_problem)
 
 
-def _check_pair(certificate: Path, key: Path, refuse: Refuse) -> None:
+def _check_pair(certificate: Path, key: Path, add_problem: AddProblem) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # An empty password, for else one would be asked for at the terminal.
+        # An empty password makes a key with a passphrase fail instead of prompting for it.
         context.load_cert_chain(certificate, key, password="")
     except OSError as error:
-        # Python does not tell which file it could not read.
+        # The error does not say which of the files could not be read.
         reason = error.strerror or str(error)
-        refuse(
+        add_problem(
             "tls_certificate_path",
-            f"{certificate} and the key {key} cannot be used: {reason}",
-            "both are PEM files that this user can read, the key has no passphrase, and belongs "
-            "to the certificate, which comes before those that vouch for it",
+            f"cannot use certificate {certificate} with key {key}: {reason}",
+            "use PEM files that this user can read, a key without passphrase that belongs to the "
+            "certificate, and put the certificate before its intermediate certificates",
         )
 
 
 def _check_metrics(settings: Settings, warn: Warn) -> None:
     if _offers(settings, "metrics") and not settings.metrics.enable_metrics:
-        warn("enable_metrics", "false, so the listener for metrics has nothing to show")
+        warn("enable_metrics", "false, so the listener with the resource `metrics` serves none")
 
 
-def _check_registration(settings: Settings, refuse: Refuse) -> None:
+def _check_registration(settings: Settings, add_problem: AddProblem) -> None:
     registration = settings.registration
     is_open = registration.enable_registration and not (
         registration.registration_requires_token
@@ -182,36 +188,38 @@ def _check_registration(settings: Settings, refuse: Refuse) -> None:
         or registration.enable_registration_without_verification
     )
     if is_open:
-        refuse(
+        add_problem(
             "enable_registration",
-            "anybody could register without proving anything, which spammers will find",
-            "set `registration_requires_token: true`, or, knowing this, "
+            "anyone could register without verification, which spammers will abuse",
+            "set `registration_requires_token: true`, or, if you accept that, "
             "`enable_registration_without_verification: true`",
         )
 
 
-def _check_sessions(settings: Settings, refuse: Refuse) -> None:
+def _check_sessions(settings: Settings, add_problem: AddProblem) -> None:
     sessions = settings.sessions
-    whole = sessions.session_lifetime
+    session_ms = sessions.session_lifetime
     for key in ("nonrefreshable_access_token_lifetime", "refresh_token_lifetime"):
-        part = getattr(sessions, key)
-        if whole is not None and part is not None and part > whole:
-            refuse(key, "longer than session_lifetime", "shorten it, or leave it out")
+        lifetime_ms = getattr(sessions, key)
+        if session_ms is not None and lifetime_ms is not None and lifetime_ms > session_ms:
+            add_problem(key, "longer than session_lifetime", "shorten it, or remove it")
 
 
 def _check_certificates(settings: Settings, warn: Warn) -> None:
     if settings.outside.use_insecure_ssl_client_just_for_testing_do_not_use:
         warn(
             "use_insecure_ssl_client_just_for_testing_do_not_use",
-            "true, so other servers can pose as anybody; remove it outside of tests",
+            "true, so TLS certificates are not checked; remove it outside of tests",
         )
 
 
-def guarded(listener: Listener, has_secret: bool, is_allowed: bool, refuse: Refuse) -> Listener:
+def protect_replication(
+    listener: Listener, has_secret: bool, is_allowed: bool, add_problem: AddProblem
+) -> Listener:
     """Keep an unprotected replication listener off the network.
 
-    Without a secret, one that asks for no address is bound to this machine alone; one that asks
-    for a public address is refused unless that was explicitly allowed.
+    Without a secret, a listener without addresses is bound to the loopback interface only, and a
+    public address is a problem, unless `unsafe_replication_without_secret` allows it.
     """
     if "replication" not in listener.names or has_secret or is_allowed:
         return listener
@@ -219,11 +227,11 @@ def guarded(listener: Listener, has_secret: bool, is_allowed: bool, refuse: Refu
         return attrs.evolve(listener, bind_addresses=LOOPBACK, is_open=False)
     for address in listener.bind_addresses:
         if not _is_private(address):
-            refuse(
+            add_problem(
                 "worker_replication_secret",
-                f"missing, but {listener.label} offers replication on {address}",
+                f"missing, but the listener on {listener.label} offers replication on {address}",
                 "set a long random secret, or bind that listener to 127.0.0.1, or, if a firewall "
-                "guards it, set `unsafe_replication_without_secret: true`",
+                "protects it, set `unsafe_replication_without_secret: true`",
             )
     return listener
 

@@ -1,4 +1,4 @@
-"""Reading configuration files: several, directories, merged, each key's place remembered."""
+"""Reads and merges configuration files, and remembers the file and line of each key."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from hs.settings.errors import Notice, Origin, Problem, SettingsError
 
 @attrs.define
 class Document:
-    """The merged top-level keys of all files."""
+    """The merged top-level keys of all files, with their origins."""
 
     values: dict[str, Any] = attrs.field(factory=dict)
     origins: dict[str, Origin] = attrs.field(factory=dict)
@@ -21,23 +21,27 @@ class Document:
 
 
 def read_documents(paths: Iterable[Path]) -> Document:
-    """Read files and the *.yaml of directories; later files replace whole top-level keys.
+    """Read files, and the `*.yaml` files of directories sorted by name.
 
-    Raises: SettingsError.
+    A later file replaces whole top-level keys. Logging configurations in a directory are skipped.
+
+    Raises: SettingsError, if a file cannot be read or is not valid YAML.
     """
     document = Document()
     for path in paths:
         files = _files_of(path)
         for file in files:
-            _merge(document, file, may_be_for_logs=path.is_dir())
+            _merge(document, file, skip_log_config=path.is_dir())
         if not files:
             document.notices.append(
-                Notice(key="", message="holds no *.yaml", origin=Origin(file=path))
+                Notice(
+                    key="", message="directory contains no *.yaml files", origin=Origin(file=path)
+                )
             )
     return document
 
 
-# What Python's logging.config takes: a log configuration may lie beside what it belongs to.
+# The keys of Python's logging.config: a directory may contain the log configuration as well.
 _LOG_KEYS = frozenset(
     (
         "version", "formatters", "filters", "handlers", "loggers", "root", "incremental",
@@ -48,7 +52,7 @@ _LOG_KEYS = frozenset(
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(one for one in path.iterdir() if one.suffix == ".yaml" and one.is_file())
+        return sorted(file for file in path.iterdir() if file.suffix == ".yaml" and file.is_file())
     return [path]
 
 
@@ -57,15 +61,15 @@ def _text_of(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _failure(
-            file, "the file does not exist", "create it with `hs generate-config`"
+            file, "file does not exist", "correct the path, or create it with `hs generate-config`"
         ) from None
     except OSError as error:
-        told = f"the file cannot be read: {error.strerror or error}"
-        raise _failure(file, told, "check what it is, and its permissions") from None
+        message = f"cannot read the file: {error.strerror or error}"
+        raise _failure(file, message, "check the path and its permissions") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        told = "the file is not text in UTF-8"
-        raise _failure(file, told, "save it in that encoding", line) from None
+        message = "file is not encoded as UTF-8"
+        raise _failure(file, message, "save it as UTF-8", line) from None
 
 
 def _failure(file: Path, message: str, remedy: str, line: int | None = None) -> SettingsError:
@@ -73,8 +77,8 @@ def _failure(file: Path, message: str, remedy: str, line: int | None = None) -> 
     return SettingsError([Problem(key="", message=message, remedy=remedy, origin=origin)])
 
 
-def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
-    """Give the root of a file's YAML, and its value."""
+def _parse(file: Path) -> tuple[yaml.Node | None, Any]:
+    """Parse a file; return the root node of its YAML, and its value."""
     text = _text_of(file)
     try:
         loader = yaml.SafeLoader(text)
@@ -86,26 +90,33 @@ def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise _failure(
-            file, f"not valid YAML: {error.problem}", "check indentation and quotes there", line
+            file,
+            f"not valid YAML: {error.problem}",
+            "check the indentation and quotes near it",
+            line,
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        told = f"not valid YAML: the character {error.character:#04x}"
-        raise _failure(file, told, "remove it; YAML is text", line) from None
+        message = f"not valid YAML: it contains the character {error.character:#04x}"
+        raise _failure(file, message, "remove this control character", line) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise _failure(file, f"not valid YAML: {error}", "check indentation and quotes") from None
+        raise _failure(
+            file, f"not valid YAML: {error}", "check the indentation and quotes"
+        ) from None
     except RecursionError:
-        raise _failure(file, "nested too deeply", "check brackets and braces") from None
+        raise _failure(
+            file, "YAML is nested too deeply", "look for unclosed brackets and braces"
+        ) from None
 
 
-def _merge(document: Document, file: Path, *, may_be_for_logs: bool = False) -> None:
-    root, value = _parsed(file)
-    if may_be_for_logs and isinstance(value, dict) and "version" in value.keys() <= _LOG_KEYS:
+def _merge(document: Document, file: Path, *, skip_log_config: bool = False) -> None:
+    root, value = _parse(file)
+    if skip_log_config and isinstance(value, dict) and "version" in value.keys() <= _LOG_KEYS:
         return
     document.files.append(file)
     if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
         document.notices.append(
-            Notice(key="", message="holds no keys, skipped", origin=Origin(file=file))
+            Notice(key="", message="file contains no keys, skipped", origin=Origin(file=file))
         )
         return
     seen: set[str] = set()
@@ -114,27 +125,34 @@ def _merge(document: Document, file: Path, *, may_be_for_logs: bool = False) -> 
         origin = Origin(file=file, line=node.start_mark.line + 1)
         if name in seen:
             document.notices.append(
-                Notice(key=name, message="written twice, the last one counts", origin=origin)
+                Notice(
+                    key=name,
+                    message="key occurs twice in this file, the last one is used",
+                    origin=origin,
+                )
             )
         seen.add(name)
         document.origins[name] = origin
-    document.values.update({str(name): one for name, one in value.items()})
+    document.values.update({str(name): setting for name, setting in value.items()})
 
 
 def read_yaml_map(file: Path, key: str) -> dict[str, Any]:
-    """Read a further YAML file that a key names. Raises: SettingsError."""
+    """Read another YAML file, which the key `key` names.
+
+    Raises: SettingsError.
+    """
     inner = Document()
     try:
         _merge(inner, file) if file.exists() else None
     except SettingsError as error:
-        raise SettingsError(attrs.evolve(one, key=key) for one in error.problems) from None
+        raise SettingsError(attrs.evolve(problem, key=key) for problem in error.problems) from None
     if not inner.values:
         raise SettingsError(
             [
                 Problem(
                     key=key,
-                    message=f"{file} does not exist or holds no keys",
-                    remedy="correct the path, or remove the key",
+                    message=f"{file} does not exist or contains no keys",
+                    remedy=f"correct the path, or remove {key}",
                 )
             ]
         )

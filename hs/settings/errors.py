@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, told so that an administrator can put it right."""
+"""Problems and notices of a configuration, worded for administrators."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Origin:
-    """The place a key came from."""
+    """The file and line of a key."""
 
     file: Path | None = None
     line: int | None = None
@@ -21,7 +21,7 @@ class Origin:
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """One mistake that keeps the server from starting."""
+    """A mistake that keeps the server from starting: the key, what is wrong, and the remedy."""
 
     key: str
     message: str
@@ -29,14 +29,14 @@ class Problem:
     origin: Origin = Origin()
 
     def __str__(self) -> str:
-        place = f"{self.origin}: " if self.origin.file else ""
+        location = f"{self.origin}: " if self.origin.file else ""
         subject = f"{self.key}: " if self.key else ""
-        return f"{place}{subject}{self.message}\n    → {self.remedy}"
+        return f"{location}{subject}{self.message}\n    → {self.remedy}"
 
 
 @attrs.frozen(kw_only=True)
 class Notice:
-    """Something the administrator should know although the server starts."""
+    """Something that the administrator should know, although the server starts."""
 
     key: str
     message: str
@@ -45,15 +45,15 @@ class Notice:
     origin: Origin = Origin()
 
     def __str__(self) -> str:
-        place = f"{self.origin}: " if self.origin.file else ""
+        location = f"{self.origin}: " if self.origin.file else ""
         subject = f"{self.key}: " if self.key else ""
-        return f"{place}{subject}{self.message}"
+        return f"{location}{subject}{self.message}"
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used; `problems` names each file, key and remedy.
+    """The configuration cannot be used; `problems` name file, line, key and remedy.
 
-    `notices` is what was noticed besides, such as the misspelt name of a key that is missing.
+    `notices` were found besides: for example a misspelt key may explain why another is missing.
     """
 
     def __init__(self, problems: Iterable[Problem], notices: Iterable[Notice] = ()) -> None:

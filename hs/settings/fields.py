@@ -1,4 +1,4 @@
-"""Declaring settings as attrs fields, and reading a map of YAML into such a class."""
+"""Declares settings as fields of attrs classes, and reads YAML maps into these classes."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hs.settings.kinds import PATH, STRING, At, Kind, Schema, Unfit, optional
+from hs.settings.kinds import PATH, STRING, At, Kind, Schema, optional
 
 T = TypeVar("T")
 _KEY = "hs.settings.key"
@@ -14,7 +14,10 @@ _KEY = "hs.settings.key"
 
 @attrs.frozen(kw_only=True)
 class Key:
-    """One key of the configuration file, or of a block within it."""
+    """A key of the configuration file, or of a block in it.
+
+    `path_key` is the name of a second key that may name a file with this secret instead.
+    """
 
     name: str
     kind: Kind[Any]
@@ -23,8 +26,7 @@ class Key:
     section: str = ""
     is_effective: bool = True
     block: type | None = None
-    # The name of the twin key that gives the path of a file holding this secret.
-    path_twin: str | None = None
+    path_key: str | None = None
 
 
 def setting(
@@ -36,7 +38,10 @@ def setting(
     name: str = "",
     is_effective: bool = True,
 ) -> T:
-    """Declare a field that one key fills. `shown` is the default as an administrator writes it."""
+    """Declare a field that is set by one key.
+
+    `shown` is the default as administrators write it, if that differs from the value.
+    """
     key = Key(
         name=name,
         kind=kind,
@@ -49,13 +54,13 @@ def setting(
 
 
 def secret(doc: str, *, is_effective: bool = True) -> str | None:
-    """Declare a secret, which may stand in the file or, under `<key>_path`, in one of its own."""
+    """Declare a secret, which is given inline or, by the key `<key>_path`, in a file of its own."""
     key = Key(
         name="",
         kind=optional(STRING),
         default=None,
         doc=doc,
-        path_twin="_path",
+        path_key="_path",
         is_effective=is_effective,
     )
     field: str | None = attrs.field(default=None, repr=False, metadata={_KEY: key})
@@ -63,63 +68,65 @@ def secret(doc: str, *, is_effective: bool = True) -> str | None:
 
 
 def keys_of(cls: type, section: str = "") -> Iterator[Key]:
-    """List the keys that fill a class."""
+    """Yield the keys that set the fields of a class."""
     for field in attrs.fields(cls):
         if _KEY in field.metadata:
             key: Key = field.metadata[_KEY]
             name = key.name or field.name
-            twin = f"{name}_path" if key.path_twin else None
-            yield attrs.evolve(key, name=name, section=section, path_twin=twin)
+            path_key = f"{name}_path" if key.path_key else None
+            yield attrs.evolve(key, name=name, section=section, path_key=path_key)
 
 
-def twin_of(key: Key) -> Key:
-    """The key that names the file of a secret."""
+def path_key_of(key: Key) -> Key:
+    """Return the key that names the file of a secret."""
     return Key(
-        name=key.path_twin or "",
+        name=key.path_key or "",
         kind=optional(STRING),
         default=None,
-        doc=f"Path of a file holding `{key.name}`.",
+        doc=f"Path of a file that contains `{key.name}`.",
         is_effective=key.is_effective,
         section=key.section,
     )
 
 
-def read_secret(key: Key, given: Mapping[str, Any], at: At) -> str | None:
-    """Read a secret or the file its twin names."""
-    value: str | None = key.kind.read(given.get(key.name), at)
-    twin = key.path_twin or ""
-    if given.get(twin) is None:
+def read_secret(key: Key, values: Mapping[str, Any], at: At) -> str | None:
+    """Read a secret, given inline or in a file."""
+    value: str | None = key.kind.read(values.get(key.name), at)
+    path_key = key.path_key or ""
+    if values.get(path_key) is None:
         return value
-    here = attrs.evolve(at, path=(*at.path[:-1], twin))
+    path_at = attrs.evolve(at, path=(*at.path[:-1], path_key))
     if value is not None:
-        here.refuse(f"{key.name} is set as well", f"keep only one of {key.name} and {twin}")
-    path = PATH.read(given[twin], here)
+        path_at.refuse(f"{key.name} is set as well", f"remove one of {key.name} and {path_key}")
+    path = PATH.read(values[path_key], path_at)
     try:
         return path.read_text().strip()
     except OSError as error:
-        here.refuse(f"cannot read {path}: {error.strerror}", "correct the path or its permissions")
+        path_at.refuse(
+            f"cannot read {path}: {error.strerror}", "correct the path or its permissions"
+        )
 
 
-def read_key(key: Key, given: Mapping[str, Any], at: At) -> Any:
-    """Read one key from the map that holds it; `at` stands at the key."""
-    return read_secret(key, given, at) if key.path_twin else key.kind.read(given[key.name], at)
+def read_key(key: Key, values: Mapping[str, Any], at: At) -> Any:
+    """Read a key from the map that contains it; `at` is the place of the key."""
+    return read_secret(key, values, at) if key.path_key else key.kind.read(values[key.name], at)
 
 
-def is_given(key: Key, given: Mapping[str, Any]) -> bool:
-    return key.name in given or (key.path_twin is not None and key.path_twin in given)
+def is_present(key: Key, values: Mapping[str, Any]) -> bool:
+    return key.name in values or (key.path_key is not None and key.path_key in values)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name nearest to an unknown one, as the end of a sentence."""
-    flat = {one.replace("-", "_").lower(): one for one in known}
-    close = difflib.get_close_matches(name.replace("-", "_").lower(), flat, n=1, cutoff=0.7)
-    return f"; did you mean {flat[close[0]]}?" if close else ""
+    """Return "; did you mean …?" with the known name nearest to an unknown one, or ""."""
+    normalized = {candidate.replace("-", "_").lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.replace("-", "_").lower(), normalized, n=1, cutoff=0.7)
+    return f"; did you mean {normalized[close[0]]}?" if close else ""
 
 
 def block(cls: type[T]) -> Kind[T]:
-    """The kind of a map whose keys fill an attrs class; null leaves every default."""
+    """Return the kind of a map whose keys set the fields of an attrs class; null is the default."""
     keys = {key.name: key for key in keys_of(cls)}
-    names = [*keys, *(key.path_twin for key in keys.values() if key.path_twin)]
+    names = [*keys, *(key.path_key for key in keys.values() if key.path_key)]
     fields = {
         (field.metadata[_KEY].name or field.name): field.name
         for field in attrs.fields(cls)  # type: ignore[arg-type]  # T is an attrs class
@@ -130,7 +137,7 @@ def block(cls: type[T]) -> Kind[T]:
         if value is None:
             return cls()
         if not isinstance(value, dict):
-            at.refuse(f"expected a map, found {value!r:.60}", f"it may hold {', '.join(names)}")
+            at.refuse(f"expected a map, found {value!r:.60}", f"its keys may be {', '.join(names)}")
         for name in value:
             if name not in names:
                 at.child(str(name)).warn(
@@ -138,12 +145,12 @@ def block(cls: type[T]) -> Kind[T]:
                 )
         for key in keys.values():
             if not key.is_effective and value.get(key.name, key.default) != key.default:
-                at.child(key.name).note("not yet effective")
+                at.child(key.name).note("has no effect in this version")
         return cls(
             **{
                 fields[key.name]: read_key(key, value, at.child(key.name))
                 for key in keys.values()
-                if is_given(key, value)
+                if is_present(key, value)
             }
         )
 
@@ -155,24 +162,9 @@ def block(cls: type[T]) -> Kind[T]:
 
 
 def sub_block(cls: type[T], doc: str, *, name: str = "", is_effective: bool = True) -> T:
-    """Declare a field that a nested map fills."""
+    """Declare a field that is set by a nested map."""
     key = Key(
         name=name, kind=block(cls), default=None, doc=doc, block=cls, is_effective=is_effective
     )
     field: T = attrs.field(factory=cls, metadata={_KEY: key})
     return field
-
-
-__all__ = [
-    "Key",
-    "Unfit",
-    "block",
-    "is_given",
-    "keys_of",
-    "nearest",
-    "read_key",
-    "secret",
-    "setting",
-    "sub_block",
-    "twin_of",
-]

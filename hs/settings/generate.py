@@ -1,4 +1,4 @@
-"""Writes the first configuration of a server: the smallest that works, its key and its log file."""
+"""Writes the initial configuration of a server, with its signing key and log configuration."""
 
 import json
 import os
@@ -18,17 +18,16 @@ _SECRET_BYTES = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 _CONFIG = """\
-# The smallest configuration that works. Every other setting has a default; docs/configuration.md
-# lists them all. Relative paths start at this file's directory.
-
-# Part of every user ID and room alias. It can never be changed.
+# The smallest configuration that works. All other settings have defaults, see
+# docs/configuration.md. Relative paths start at the directory of this file.
+# Part of every user ID and room alias. It cannot be changed later.
 server_name: {server_name}
 
 listeners:
   - port: {port}
     bind_addresses: {addresses}
     type: http
-    # Set to true behind a reverse proxy, and bind to 127.0.0.1 then.
+    # Set this to true behind a reverse proxy, and then bind to 127.0.0.1 only.
     x_forwarded: false
     resources:
       - names: [client, federation]
@@ -41,14 +40,14 @@ database:
 log_config: {log_config}
 signing_key_path: {signing_key}
 
-# Whoever knows this secret can create accounts: `hs register-user` uses it.
+# Anyone who knows this secret can create accounts. `hs register-user` uses it.
 registration_shared_secret: {registration_secret}
 macaroon_secret_key: {macaroon_secret}
 form_secret: {form_secret}
 """
 
 _LOG_CONFIG = """\
-# Python's logging.config form. For one JSON object a line, name hs.lib.log.JsonFormatter.
+# In the format of Python's logging.config. For JSON lines, use hs.lib.log.JsonFormatter.
 version: 1
 
 formatters:
@@ -70,8 +69,8 @@ disable_existing_loggers: false
 
 
 @attrs.frozen(kw_only=True)
-class FirstConfig:
-    """What to write, and where. `addresses` are what the server listens on."""
+class InitialConfig:
+    """The initial configuration to write; the server will listen on `addresses`."""
 
     folder: Path
     server_name: ServerName
@@ -83,8 +82,11 @@ class FirstConfig:
         return self.folder / CONFIG_NAME
 
 
-def checked_server_name(text: str) -> ServerName:
-    """Read the name of a new server. Raises: SettingsError."""
+def parse_new_server_name(text: str) -> ServerName:
+    """Parse the name of a new server.
+
+    Raises: SettingsError.
+    """
     try:
         return parse_server_name(text)
     except InvalidParam:
@@ -93,16 +95,16 @@ def checked_server_name(text: str) -> ServerName:
                 Problem(
                     key="server_name",
                     message=f"{text!r} is not a server name",
-                    remedy="use a host name such as example.org, without https://",
+                    remedy="use a host name like example.org, without https://",
                 )
             ]
         ) from None
 
 
-def write_first_config(config: FirstConfig) -> list[Path]:
-    """Write what is missing of configuration, signing key and log file; give the new files.
+def write_initial_config(config: InitialConfig) -> list[Path]:
+    """Write the files that do not exist yet; return those that were written.
 
-    A configuration that is there already is left alone. Raises: SettingsError.
+    Raises: SettingsError, if the folder cannot be written to.
     """
     stem = _UNSAFE.sub("_", config.server_name)
     signing_key, log_config = f"{stem}.signing.key", f"{stem}.log.yaml"
@@ -110,7 +112,7 @@ def write_first_config(config: FirstConfig) -> list[Path]:
         signing_key: new_signing_key(),
         log_config: _LOG_CONFIG,
         CONFIG_NAME: _CONFIG.format(
-            # JSON's strings and lists are YAML's as well.
+            # JSON strings and lists are valid YAML.
             server_name=json.dumps(config.server_name),
             port=config.port,
             addresses=json.dumps(config.addresses),
@@ -122,7 +124,7 @@ def write_first_config(config: FirstConfig) -> list[Path]:
         ),
     }
     try:
-        # The database will lie there, with what only its owner may read.
+        # The folder will contain the database, which only its owner may read.
         config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = {config.folder / name: text for name, text in texts.items()}
         return [path for path, text in paths.items() if _write_new(path, text)]
@@ -139,18 +141,18 @@ def write_first_config(config: FirstConfig) -> list[Path]:
 
 
 def new_secret() -> str:
-    """Make a secret nobody can guess."""
+    """Generate a random secret."""
     return secrets.token_urlsafe(_SECRET_BYTES)
 
 
 def new_signing_key() -> str:
-    """Make the text of a signing key file."""
+    """Generate the text of a signing key file."""
     version = f"a_{secrets.token_hex(3)}"
     return SigningKey.from_seed(version, secrets.token_bytes(32)).file_line()
 
 
 def _write_new(path: Path, text: str) -> bool:
-    """Write a file that only its owner may read, unless it is there."""
+    """Write a file readable only by its owner; return False if it exists already."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

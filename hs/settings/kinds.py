@@ -1,4 +1,4 @@
-"""The types a setting may have: how each is read from YAML and how it is described."""
+"""The types of settings: how each is read from YAML, and described to people and in schemas."""
 
 import ipaddress
 import re
@@ -30,12 +30,12 @@ _DURATION_UNITS = {
     "y": 365 * 86_400_000,
 }
 _SIZE = re.compile(r"\s*(\d{1,20})\s*([KMGT]?)(i?B)?\s*", re.IGNORECASE)
-_ENDLESS = 1e300  # beyond it nothing can be counted with; .inf and .nan are not below it
+_MAX_NUMBER = 1e300  # excludes .inf and .nan, with which nothing can be calculated
 _SIZE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 class Unfit(Exception):
-    """A value does not fit its key."""
+    """A value is not valid for its key; carries the message and the remedy."""
 
     def __init__(self, at: "At", message: str, remedy: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Unfit(Exception):
 
 @attrs.frozen
 class At:
-    """Where in the configuration a value stands; collects notices on the way."""
+    """A place in the configuration: the path of a key, and its file and line; collects notices."""
 
     path: tuple[str, ...]
     folder: Path
@@ -76,14 +76,14 @@ class At:
 
 @attrs.frozen
 class Kind(Generic[T]):
-    """A type of setting. `read` raises Unfit."""
+    """A type of setting; `read` converts a YAML value or raises Unfit."""
 
     label: str
     read: Callable[[Any, At], T]
     schema: Schema = attrs.field(factory=dict)
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
@@ -91,42 +91,47 @@ def _shown(value: Any) -> str:
 def _read_boolean(value: Any, at: At) -> bool:
     if isinstance(value, bool):
         return value
-    at.refuse(f"expected true or false, found {_shown(value)}", "write true or false, unquoted")
+    at.refuse(
+        f"expected true or false, found {_abbreviated(value)}", "write true or false without quotes"
+    )
 
 
 def _read_string(value: Any, at: At) -> str:
     if isinstance(value, str):
         return value
-    at.refuse(f"expected a string, found {_shown(value)}", "put the value in quotes")
+    at.refuse(f"expected a string, found {_abbreviated(value)}", "put the value in quotes")
 
 
 def _read_number(value: Any, at: At) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ENDLESS:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER:
         return float(value)
-    at.refuse(f"expected a number, found {_shown(value)}", "write a plain number, unquoted")
+    at.refuse(f"expected a number, found {_abbreviated(value)}", "write a number without quotes")
 
 
 def _read_factor(value: Any, at: At) -> float:
     if (number := _read_number(value, at)) < 0:
-        at.refuse(f"{value} is too small", "the least allowed is 0")
+        at.refuse(f"{value} is too small", "the minimum is 0")
     return number
 
 
-def integer(least: int | None = None, most: int | None = None) -> Kind[int]:
-    """A whole number within bounds."""
+def integer(minimum: int | None = None, maximum: int | None = None) -> Kind[int]:
+    """Return the kind of an integer within bounds."""
 
     def read(value: Any, at: At) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            at.refuse(f"expected a whole number, found {_shown(value)}", "write it unquoted")
-        if least is not None and value < least:
-            at.refuse(f"{value} is too small", f"the least allowed is {least}")
-        if most is not None and value > most:
-            at.refuse(f"{value} is too large", f"the most allowed is {most}")
+            at.refuse(
+                f"expected an integer, found {_abbreviated(value)}",
+                "write an integer without quotes",
+            )
+        if minimum is not None and value < minimum:
+            at.refuse(f"{value} is too small", f"the minimum is {minimum}")
+        if maximum is not None and value > maximum:
+            at.refuse(f"{value} is too large", f"the maximum is {maximum}")
         return value
 
-    bounds = {"minimum": least, "maximum": most}
+    bounds = {"minimum": minimum, "maximum": maximum}
     limits = {name: bound for name, bound in bounds.items() if bound is not None}
     return Kind("integer", read, {"type": "integer", **limits})
 
@@ -138,8 +143,8 @@ def _read_duration(value: Any, at: At) -> int:
         number = float(match[1]) if "." in match[1] else int(match[1])
         return round(number * _DURATION_UNITS[match[2]])
     at.refuse(
-        f"expected a duration, found {_shown(value)}",
-        'write milliseconds, or a number and a unit such as "30s", "5m", "2h", "7d", "4w", "1y"',
+        f"expected a duration, found {_abbreviated(value)}",
+        'write milliseconds, or a number with a unit such as "30s", "5m", "2h", "7d", "4w", "1y"',
     )
 
 
@@ -149,19 +154,19 @@ def _read_size(value: Any, at: At) -> int:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         return int(match[1]) * _SIZE_UNITS[match[2].upper()]
     at.refuse(
-        f"expected a size, found {_shown(value)}",
-        'write a number, or a number and a unit such as "512K", "50M", "1G"',
+        f"expected a size, found {_abbreviated(value)}",
+        'write a number, or a number with a unit, such as "512K", "50M" or "1G"',
     )
 
 
 def _read_path(value: Any, at: At) -> Path:
     text = _read_string(value, at)
     if "\0" in text:
-        at.refuse("a path holds no NUL", "correct it")
+        at.refuse("a path must not contain NUL", "correct the path")
     try:
         return at.folder / Path(text).expanduser()
     except RuntimeError as error:
-        at.refuse(f"{_shown(text)} leads nowhere: {error}", "write the whole path")
+        at.refuse(f"cannot expand {_abbreviated(text)}: {error}", "write an absolute path")
 
 
 def _read_server_name(value: Any, at: At) -> ServerName:
@@ -169,8 +174,8 @@ def _read_server_name(value: Any, at: At) -> ServerName:
         return parse_server_name(_read_string(value, at))
     except InvalidParam:
         at.refuse(
-            f"{_shown(value)} is not a server name",
-            "write a host name, an IPv4 address or an [IPv6] address, with :port if it is not 8448",
+            f"{_abbreviated(value)} is not a server name",
+            "write a host name, an IPv4 address or an [IPv6] address, with :port unless it is 8448",
         )
 
 
@@ -179,7 +184,7 @@ def _read_mapping(value: Any, at: At) -> Mapping[str, Any]:
         return MappingProxyType({})
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return MappingProxyType(value)
-    at.refuse(f"expected a map of names to values, found {_shown(value)}", "indent `name: value`")
+    at.refuse(f"expected a map, found {_abbreviated(value)}", "write indented lines `name: value`")
 
 
 def _read_anything(value: Any, _at: At) -> Any:
@@ -191,12 +196,12 @@ def _read_networks(value: Any, at: At) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(network, strict=False)
         except ValueError:
-            at.refuse(f"{network!r} is not an address range", 'write it like "10.0.0.0/8"')
+            at.refuse(f"{network!r} is not an IP network", 'write it like "10.0.0.0/8"')
     return texts
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
-    """A value that may be null, meaning none."""
+    """Return the kind of a value that may also be null."""
 
     def read(value: Any, at: At) -> T | None:
         return None if value is None else kind.read(value, at)
@@ -205,7 +210,7 @@ def optional(kind: Kind[T]) -> Kind[T | None]:
 
 
 def endless(kind: Kind[int]) -> Kind[int | None]:
-    """A duration that may be null or "infinity", meaning without end."""
+    """Return the kind of a duration that may be null or "infinity", both meaning no limit."""
 
     def read(value: Any, at: At) -> int | None:
         return None if value in (None, "infinity") else kind.read(value, at)
@@ -215,35 +220,35 @@ def endless(kind: Kind[int]) -> Kind[int | None]:
 
 
 def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
-    """A list; null is the empty one."""
+    """Return the kind of a list; null means an empty list."""
 
     def read(value: Any, at: At) -> tuple[T, ...]:
         if value is None:
             return ()
         if not isinstance(value, list):
-            at.refuse(f"expected a list, found {_shown(value)}", "start each entry with `- `")
-        return tuple(kind.read(one, at.child(str(n))) for n, one in enumerate(value))
+            at.refuse(f"expected a list, found {_abbreviated(value)}", "begin each entry with `- `")
+        return tuple(kind.read(entry, at.child(str(n))) for n, entry in enumerate(value))
 
     return Kind(f"list of {kind.label}", read, {"type": "array", "items": kind.schema})
 
 
 def one_or_more(kind: Kind[T]) -> Kind[tuple[T, ...]]:
-    """A list that may be written as its single entry."""
-    many = list_of(kind)
+    """Return the kind of a list whose only entry may be written without the list."""
+    entries = list_of(kind)
 
     def read(value: Any, at: At) -> tuple[T, ...]:
-        return many.read(value if isinstance(value, list) or value is None else [value], at)
+        return entries.read(value if isinstance(value, list) or value is None else [value], at)
 
-    return Kind(f"{kind.label} or {many.label}", read, {"anyOf": [kind.schema, many.schema]})
+    return Kind(f"{kind.label} or {entries.label}", read, {"anyOf": [kind.schema, entries.schema]})
 
 
 def map_of(kind: Kind[T]) -> Kind[Mapping[str, T]]:
-    """A map of names to values of one kind; null is the empty one."""
+    """Return the kind of a map from names to values of one kind; null means an empty map."""
 
     def read(value: Any, at: At) -> Mapping[str, T]:
-        named = _read_mapping(value, at)
+        value_map = _read_mapping(value, at)
         return MappingProxyType(
-            {name: kind.read(one, at.child(name)) for name, one in named.items()}
+            {name: kind.read(entry, at.child(name)) for name, entry in value_map.items()}
         )
 
     schema = {"type": "object", "additionalProperties": kind.schema}
@@ -251,20 +256,20 @@ def map_of(kind: Kind[T]) -> Kind[Mapping[str, T]]:
 
 
 def choice(*allowed: str) -> Kind[str]:
-    """One of a few words."""
+    """Return the kind of a word from a list."""
 
     def read(value: Any, at: At) -> str:
         # YAML 1.1 reads an unquoted `off` as false and `on` as true.
         word = {False: "off", True: "on"}[value] if isinstance(value, bool) else value
         if word not in allowed:
-            at.refuse(f"{_shown(value)} is not one of them", f"write one of {', '.join(allowed)}")
+            at.refuse(f"{_abbreviated(value)} is not allowed", f"write one of {', '.join(allowed)}")
         return str(word)
 
     return Kind(f"one of {', '.join(allowed)}", read, {"enum": list(allowed)})
 
 
 def either(first: Kind[T], second: Kind[K]) -> Kind[T | K]:
-    """A value of one of two kinds; told apart by trying."""
+    """Return the kind of a value of either kind; the first is tried first."""
 
     def read(value: Any, at: At) -> T | K:
         try:
@@ -280,8 +285,8 @@ STRING = Kind("string", _read_string, {"type": "string"})
 NUMBER = Kind("number", _read_number, {"type": "number"})
 FACTOR = Kind("number", _read_factor, {"type": "number", "minimum": 0})
 INTEGER = integer()
-COUNT = integer(least=0)
-PORT = integer(least=0, most=65535)
+COUNT = integer(minimum=0)
+PORT = integer(minimum=0, maximum=65535)
 DURATION = Kind("duration", _read_duration, {"type": ["integer", "string"]})
 SIZE = Kind("size", _read_size, {"type": ["integer", "string"]})
 PATH = Kind("path", _read_path, {"type": "string"})
@@ -289,6 +294,6 @@ SERVER_NAME = Kind("server name", _read_server_name, {"type": "string"})
 OBJECT = Kind("object", _read_mapping, {"type": ["object", "null"]})
 ANYTHING = Kind("any", _read_anything, {})
 NETWORKS = Kind(
-    "list of address range", _read_networks, {"type": "array", "items": {"type": "string"}}
+    "list of IP networks", _read_networks, {"type": "array", "items": {"type": "string"}}
 )
 STRINGS = list_of(STRING)

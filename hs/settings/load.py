@@ -1,4 +1,21 @@
-"""From configuration files to Settings, with every mistake reported at once."""
+"""Loads configuration files into Settings and reports every mistake at once.
+
+The order of steps, and the rules:
+
+1. Files are merged (`documents`). A later file replaces whole top-level keys. The file and line of
+   each key are kept: relative paths start at the directory of that file.
+2. Keys of old versions are converted to their present form; a key in its present form wins.
+3. Unknown top-level keys become warnings. Keys without effect are checked for their type.
+4. Each section is read, key by key. A mistake is recorded, and reading continues with the default.
+5. Settings that depend on each other are derived: listeners, PID file and log configuration of a
+   worker, default paths, the cache factor from the environment.
+6. Contradictions between settings are checked, but only if there are no other problems: a check
+   would otherwise report on a default that stands in for a mistake.
+7. With `strict`, unknown keys are problems too. All problems are raised as one SettingsError,
+   sorted by file and line.
+
+Secrets do not appear in the repr of Settings, so they are not logged with it.
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -7,12 +24,12 @@ from typing import Any
 
 import attrs
 
-from hs.settings.checks import check_settings, guarded
+from hs.settings.checks import check_settings, protect_replication
 from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
-from hs.settings.fields import is_given, keys_of, nearest, read_key
+from hs.settings.fields import is_present, keys_of, nearest, read_key
 from hs.settings.kinds import FACTOR, At, Unfit
-from hs.settings.legacy import LEGACY_KEYS, modernised
+from hs.settings.legacy import LEGACY_KEYS, convert_legacy_keys
 from hs.settings.log_config import read_log_config
 from hs.settings.planned import PLANNED_KEYS
 from hs.settings.registry import REGISTRY
@@ -22,13 +39,15 @@ from hs.settings.settings import GROUPS, BlockSettings, Settings
 from hs.settings.worker_duties import resolve_workers
 
 _FACTOR = "SYNAPSE_CACHE_FACTOR"
-_PLANNED = frozenset(key.name for key in PLANNED_KEYS)
+_KEYS_WITHOUT_EFFECT = frozenset(key.name for key in PLANNED_KEYS)
 
 
 def load_settings(
     paths: Iterable[Path], environ: Mapping[str, str] | None = None, *, strict: bool = False
 ) -> Settings:
-    """Read one or more files or directories. `strict` makes unknown keys an error.
+    """Load settings from one or more files or directories.
+
+    `strict` turns unknown keys into errors. `environ` defaults to the environment of the process.
 
     Raises: SettingsError, with every problem found.
     """
@@ -38,7 +57,7 @@ def load_settings(
 
 @attrs.define
 class _Loading:
-    """One reading of a document."""
+    """The state of loading one document."""
 
     document: Document
     folder: Path
@@ -50,7 +69,7 @@ class _Loading:
         folder = origin.file.absolute().parent if origin.file else self.folder
         return At((key,), folder, self.document.notices, origin)
 
-    def refuse(self, key: str, message: str, remedy: str) -> None:
+    def add_problem(self, key: str, message: str, remedy: str) -> None:
         origin = self.at(key.partition(".")[0]).origin
         self.problems.append(Problem(key=key, message=message, remedy=remedy, origin=origin))
 
@@ -58,12 +77,12 @@ class _Loading:
         self.at(key).warn(message)
 
     def read_group(self, cls: type) -> Any:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key in keys_of(cls):
-            if not is_given(key, self.values):
+            if not is_present(key, self.values):
                 continue
             try:
-                found[key.name] = read_key(key, self.values, self.at(key.name))
+                values[key.name] = read_key(key, self.values, self.at(key.name))
             except Unfit as error:
                 self.problems.append(
                     Problem(
@@ -73,58 +92,63 @@ class _Loading:
                         origin=error.at.origin,
                     )
                 )
-        return cls(**found)
+        return cls(**values)
 
 
 def settings_from(
     document: Document, environ: Mapping[str, str], *, strict: bool = False
 ) -> Settings:
-    """Turn merged keys into Settings. Raises: SettingsError."""
+    """Convert merged keys to Settings.
+
+    Raises: SettingsError, with every problem found.
+    """
     folder = document.files[0].absolute().parent if document.files else Path.cwd()
     loading = _Loading(document, folder)
-    loading.values = modernised(document.values, loading.at, loading.problems)
-    _notice_unknown(loading)
-    _check_planned(loading)
+    loading.values = convert_legacy_keys(document.values, loading.at, loading.problems)
+    _warn_about_unknown_keys(loading)
+    _check_keys_without_effect(loading)
     groups = {name: loading.read_group(cls) for name, cls, _ in GROUPS}
     settings = _assemble(loading, groups, environ)
     if not loading.problems:
-        check_settings(settings, loading.refuse, loading.warn)
+        check_settings(settings, loading.add_problem, loading.warn)
     if strict:
-        loading.problems.extend(_as_problems(document.notices))
+        loading.problems.extend(_unknown_keys_as_problems(document.notices))
     if loading.problems:
-        raise SettingsError(_in_order(_located(loading), document.files), document.notices)
+        raise SettingsError(
+            _sorted_by_place(_with_origins(loading), document.files), document.notices
+        )
     return attrs.evolve(settings, notices=tuple(document.notices))
 
 
-def _located(loading: _Loading) -> list[Problem]:
-    """Give problems found between keys the place of the key they name, or of where it would be."""
+def _with_origins(loading: _Loading) -> list[Problem]:
+    """Add the origin of its key to each problem that lacks one, else the first file."""
     origins, files = loading.document.origins, loading.document.files
-    nowhere = Origin(file=files[0]) if files else Origin()
+    default = Origin(file=files[0]) if files else Origin()
     return [
         problem
         if problem.origin.file
-        else attrs.evolve(problem, origin=origins.get(problem.key.partition(".")[0], nowhere))
+        else attrs.evolve(problem, origin=origins.get(problem.key.partition(".")[0], default))
         for problem in loading.problems
     ]
 
 
-def _in_order(problems: list[Problem], files: list[Path]) -> list[Problem]:
-    """Sort problems as somebody meets them who reads the files from the top."""
+def _sorted_by_place(problems: list[Problem], files: list[Path]) -> list[Problem]:
+    """Sort problems by file and line."""
 
-    def place(problem: Problem) -> tuple[int, int]:
+    def sort_key(problem: Problem) -> tuple[int, int]:
         file = problem.origin.file
         number = files.index(file) if file in files else len(files)
         return number, problem.origin.line or 0
 
-    return sorted(problems, key=place)
+    return sorted(problems, key=sort_key)
 
 
-def _as_problems(notices: list[Notice]) -> list[Problem]:
+def _unknown_keys_as_problems(notices: list[Notice]) -> list[Problem]:
     return [
         Problem(
             key=notice.key,
             message=notice.message,
-            remedy="correct or remove it",
+            remedy="correct the name, or remove the key",
             origin=notice.origin,
         )
         for notice in notices
@@ -132,7 +156,7 @@ def _as_problems(notices: list[Notice]) -> list[Problem]:
     ]
 
 
-def _notice_unknown(loading: _Loading) -> None:
+def _warn_about_unknown_keys(loading: _Loading) -> None:
     for name in loading.values:
         if name not in REGISTRY:
             loading.at(name).warn(
@@ -141,8 +165,8 @@ def _notice_unknown(loading: _Loading) -> None:
             )
 
 
-def _check_planned(loading: _Loading) -> None:
-    """Check the type of keys without effect, and say once that they have none."""
+def _check_keys_without_effect(loading: _Loading) -> None:
+    """Check the types of keys without effect, and note once that they have none."""
     for name, value in loading.values.items():
         key = REGISTRY.get(name)
         if key is None or key.is_effective:
@@ -151,11 +175,11 @@ def _check_planned(loading: _Loading) -> None:
         try:
             key.kind.read(value, at)
         except Unfit as error:
-            if name in _PLANNED:  # the others are read again
-                loading.refuse(error.at.key, error.message, error.remedy)
+            if name in _KEYS_WITHOUT_EFFECT:  # all other keys are read again with their section
+                loading.add_problem(error.at.key, error.message, error.remedy)
             continue
         if value is not None and value != key.default:
-            at.note("not yet effective")
+            at.note("has no effect in this version")
 
 
 def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -212,7 +236,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
 
 
 def _server(groups: dict[str, Any], keys: WorkerKeys, workers: WorkerSettings) -> Any:
-    """Give a worker its own file with its number, never that of the main process."""
+    """Return the server settings of this process; a worker has its own PID file or none."""
     server = groups["server"]
     return server if workers.is_main else attrs.evolve(server, pid_file=keys.worker_pid_file)
 
@@ -221,8 +245,8 @@ def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
     try:
         factor = FACTOR.read(float(text), loading.at(_FACTOR))
     except (ValueError, Unfit):
-        told = f"{text!r} is not a number from 0 on"
-        loading.refuse(_FACTOR, told, "correct the environment variable")
+        message = f"must be a number of 0 or more, not {text!r}"
+        loading.add_problem(_FACTOR, message, "correct the environment variable, or unset it")
         return caches
     return attrs.evolve(caches, caches=attrs.evolve(caches.caches, global_factor=factor))
 
@@ -230,15 +254,15 @@ def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
 def _listeners(
     loading: _Loading, blocks: BlockSettings, keys: WorkerKeys, workers: WorkerSettings
 ) -> Any:
-    chosen = blocks.listeners if workers.is_main else keys.worker_listeners
+    own_listeners = blocks.listeners if workers.is_main else keys.worker_listeners
     return tuple(
-        guarded(
+        protect_replication(
             listener,
             workers.secret is not None,
             keys.unsafe_replication_without_secret,
-            loading.refuse,
+            loading.add_problem,
         )
-        for listener in chosen
+        for listener in own_listeners
     )
 
 

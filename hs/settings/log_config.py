@@ -1,4 +1,4 @@
-"""Reading `log_config`: Python's logging.config form, other class names understood."""
+"""Reads `log_config`, a file for Python's logging.config; translates Synapse's class names."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,8 +20,8 @@ _ALIASES = {
     "synapse.logging.JsonFormatter": _JSON_FORMATTER,
     "synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": "logging.handlers.MemoryHandler",
 }
-# Arguments that only the aliased class knows, and such as the class in its place needs: it never
-# writes what waits after some seconds, so nothing may wait.
+# Arguments that only Synapse's class knows, and arguments that our replacement needs. The
+# replacement does not flush its buffer periodically, so it must not buffer at all (capacity 1).
 _DROPPED = {"synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": ("period",)}
 _ADDED = {"synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": {"capacity": 1}}
 _PARTS = ("formatters", "filters", "handlers")
@@ -34,52 +34,52 @@ def read_log_config(
     workers: WorkerSettings,
     problems: list[Problem],
 ) -> LoggingSettings:
-    """Read the file for this process, if one is named and it exists for it."""
+    """Read the log configuration of this process, if one is named."""
     key = "log_config" if workers.is_main else "worker_log_config"
     path = logging.log_config if workers.is_main else (keys.worker_log_config or logging.log_config)
     if path is None:
         return logging
     try:
-        config = with_own_classes(read_yaml_map(path, key))
+        config = translate_classes(read_yaml_map(path, key))
     except SettingsError as error:
         problems.extend(error.problems)
         return logging
     return attrs.evolve(logging, log_config=path, config=MappingProxyType(config))
 
 
-def with_own_classes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Put our classes in place of Synapse's, and keep our loggers, which are there already."""
+def translate_classes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace Synapse's classes by ours; keep loggers that exist already enabled by default."""
     changed = {"version": 1, "disable_existing_loggers": False, **config}
     for part in _PARTS:
         if isinstance(config.get(part), dict):
-            changed[part] = {name: _aliased(one) for name, one in config[part].items()}
-    return _with_request(changed) if "request" in str(changed.get("formatters")) else changed
+            changed[part] = {name: _translate_entry(entry) for name, entry in config[part].items()}
+    return _with_request_filter(changed) if "request" in str(changed.get("formatters")) else changed
 
 
-def _with_request(config: dict[str, Any]) -> dict[str, Any]:
-    """Let every format name `%(request)s`, which Synapse gives to all records."""
+def _with_request_filter(config: dict[str, Any]) -> dict[str, Any]:
+    """Add a filter to all handlers, so that formats may use `%(request)s` as in Synapse."""
     filters, handlers = config.get("filters") or {}, config.get("handlers")
     if not isinstance(filters, dict) or not isinstance(handlers, dict):
         return config
-    own = {_OWN_FILTER: {"()": _CONTEXT_FILTER}}
+    own_filter = {_OWN_FILTER: {"()": _CONTEXT_FILTER}}
     filtered = {
-        name: {**one, "filters": [_OWN_FILTER, *(one.get("filters") or ())]}
-        if isinstance(one, dict) and isinstance(one.get("filters") or [], list)
-        else one
-        for name, one in handlers.items()
+        name: {**handler, "filters": [_OWN_FILTER, *(handler.get("filters") or ())]}
+        if isinstance(handler, dict) and isinstance(handler.get("filters") or [], list)
+        else handler
+        for name, handler in handlers.items()
     }
-    return {**config, "filters": {**filters, **own}, "handlers": filtered}
+    return {**config, "filters": {**filters, **own_filter}, "handlers": filtered}
 
 
-def _aliased(entry: Any) -> Any:
+def _translate_entry(entry: Any) -> Any:
     if not isinstance(entry, dict):
         return entry
-    named = (str(entry.get("class")), str(entry.get("()")))
-    dropped = {argument for name in named for argument in _DROPPED.get(name, ())}
-    added = {key: value for name in named for key, value in _ADDED.get(name, {}).items()}
-    kept = {
+    class_names = (str(entry.get("class")), str(entry.get("()")))
+    dropped = {argument for name in class_names for argument in _DROPPED.get(name, ())}
+    added = {key: value for name in class_names for key, value in _ADDED.get(name, {}).items()}
+    translated = {
         name: _ALIASES.get(str(value), value) if name in ("class", "()") else value
         for name, value in entry.items()
         if name not in dropped
     }
-    return {**kept, **added}
+    return {**translated, **added}

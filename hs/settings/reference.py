@@ -1,4 +1,4 @@
-"""Writes the page of all settings, and a JSON Schema of them, from the registry."""
+"""Renders the reference page of all settings, and their JSON Schema, from the registry."""
 
 import json
 from collections.abc import Iterator
@@ -13,39 +13,44 @@ _HEAD = """\
 
 <!-- Written by `hs.settings.reference` from the registry of keys; do not edit by hand. -->
 
-The configuration is YAML, in the dialect of Synapse's `homeserver.yaml`. Give `--config` once or
-more; a directory stands for its `*.yaml` files in order of their names, those for logs left out. A
-later file replaces whole top-level keys. Relative paths start at the directory of the file that
-holds them.
+The configuration is YAML, in the format of Synapse's `homeserver.yaml`. The option `--config` may
+be given several times and accepts directories: of a directory, the `*.yaml` files are read in
+order of their names, except logging configurations. A later file replaces whole top-level keys.
+Relative paths start at the directory of the file that contains them.
 
-- **Duration**: milliseconds, or a number and one of `s`, `m`, `h`, `d`, `w`, `y`.
-- **Size**: bytes, or a number and one of `K`, `M`, `G`, `T` (powers of 1024).
-- **Rate**: `{per_second: 0.2, burst_count: 10}`.
+- **Duration**: milliseconds, or a number with one of `s`, `m`, `h`, `d`, `w`, `y`.
+- **Size**: bytes, or a number with one of `K`, `M`, `G`, `T` (powers of 1024).
+- **Rate**: `{per_second: 0.2, burst_count: 10}` allows 10 at once, and 0.2 per second after that.
 
-A key marked *not yet* is known and its type is checked, but it has no effect in this version; the
-server says so at its start. Keys that are not listed are reported with the nearest listed one, and
-ignored. `hs check-config` reports all of this without starting anything.
+A key marked *no effect* is known and its type is checked, but this version does not use it; the
+server logs that when it starts. Unknown keys are ignored with a warning that suggests the most
+similar key. `hs check-config` reports all mistakes and warnings without starting anything.
 
 `database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`),
-`cp_min` and `cp_max` (connections of each process), `connect_timeout`, `application_name`,
-`options` and libpq's `ssl…` arguments; a connection to this machine (localhost) is encrypted only
-if `sslmode` says so or PostgreSQL insists. For SQLite: `database`, the path of its file.
+`cp_min` and `cp_max` (number of connections of each process), `connect_timeout`,
+`application_name`, `options`, and libpq's `ssl…` arguments. A connection to localhost is encrypted
+only if `sslmode` says so or PostgreSQL requires it. For SQLite: `database`, the path of the file.
 """
 
 
 def sections() -> dict[str, list[Key]]:
-    """The keys by section, in the order of the registry."""
-    found: dict[str, list[Key]] = {}
+    """Return the keys by section, in the order of the registry."""
+    keys: dict[str, list[Key]] = {}
     for key in REGISTRY.values():
-        found.setdefault(key.section, []).append(key)
-    return found
+        keys.setdefault(key.section, []).append(key)
+    return keys
 
 
 def markdown() -> str:
-    """The page for administrators."""
+    """Return the reference page for administrators."""
     lines = [_HEAD]
     for section, keys in sections().items():
-        lines += [f"## {section}", "", "| key | type | default | |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"## {section}",
+            "",
+            "| key | type | default | description |",
+            "| --- | --- | --- | --- |",
+        ]
         for key in keys:
             lines += [_row(key, key.name), *_rows_within(key, key.name)]
         lines.append("")
@@ -58,13 +63,13 @@ def _rows_within(key: Key, prefix: str) -> Iterator[str]:
     for inner in keys_of(key.block):
         name = f"{prefix}.{inner.name}"
         yield _row(inner, name)
-        if inner.path_twin:
-            yield f"| `{name}_path` | path | – | A file holding it. |"
+        if inner.path_key:
+            yield f"| `{name}_path` | path | – | Path of a file that contains it. |"
         yield from _rows_within(inner, name)
 
 
 def _row(key: Key, name: str) -> str:
-    doc = key.doc if key.is_effective else f"*Not yet.* {key.doc}"
+    doc = key.doc if key.is_effective else f"*No effect.* {key.doc}"
     label = key.kind.label.replace("|", "\\|")
     return f"| `{name}` | {label} | {_default(key)} | {doc} |"
 
@@ -76,22 +81,22 @@ def _default(key: Key) -> str:
 
 
 def json_schema() -> Schema:
-    """The schema that editors use to complete and check a configuration."""
+    """Return the JSON Schema with which editors complete and check a configuration."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hs configuration",
         "type": "object",
-        "properties": {name: _described(key) for name, key in REGISTRY.items()},
+        "properties": {name: _property_schema(key) for name, key in REGISTRY.items()},
     }
 
 
-def _described(key: Key) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": key.doc, **key.kind.schema}
+def _property_schema(key: Key) -> dict[str, Any]:
+    schema: dict[str, Any] = {"description": key.doc, **key.kind.schema}
     if key.default is not None and key.block is None:
-        described["default"] = key.default
-    return described
+        schema["default"] = key.default
+    return schema
 
 
 def json_schema_text() -> str:
-    """The schema as the file holds it."""
+    """Return the JSON Schema as text."""
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"

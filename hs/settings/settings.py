@@ -1,4 +1,4 @@
-"""Everything that can be set, as one immutable value with a section for each subject."""
+"""All settings of a process as one immutable value, with a section for each subject."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,62 +59,67 @@ from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 
 @attrs.frozen(kw_only=True)
 class CacheSettings:
-    """Caches: how many events, and the factors and lifetimes of all."""
+    """Caches."""
 
     event_cache_size: int = setting(
-        SIZE, 10 * 1024, "Events kept in memory, of 4 KiB each, before the factor.", shown="10K"
+        SIZE,
+        10 * 1024,
+        "Number of events cached in memory (about 4 KiB each), before `caches.global_factor`.",
+        shown="10K",
     )
     caches: CacheBlock = sub_block(CacheBlock, "Sizes and lifetimes of caches.")
 
 
 @attrs.frozen(kw_only=True)
 class BlockSettings:
-    """The keys that hold a block of their own; Settings shows each block as a section."""
+    """The top-level keys that contain a block; Settings has a section for each block."""
 
     listeners: tuple[Listener, ...] = setting(
         LISTENERS,
         DEFAULT_LISTENERS,
-        "Where the main process listens; port 8008 on this machine alone when missing.",
+        "Listeners of the main process; port 8008 on the loopback interface if missing.",
         shown=None,
     )
     database: DatabaseSettings = setting(
         DATABASE,
         DatabaseSettings(),
-        "The database: `name` is sqlite3 or psycopg2, `args` go to its driver.",
+        "Database: `name` is `sqlite3` or `psycopg2`, `args` are the arguments of its driver.",
         shown={"name": "sqlite3", "args": {"database": "homeserver.db"}},
     )
-    redis: RedisSettings = sub_block(RedisSettings, "The Redis between processes.")
-    presence: PresenceSettings = sub_block(PresenceSettings, "Who is online.")
-    password_config: PasswordSettings = sub_block(PasswordSettings, "Logging in with a password.")
+    redis: RedisSettings = sub_block(
+        RedisSettings, "Redis server through which processes communicate."
+    )
+    presence: PresenceSettings = sub_block(PresenceSettings, "Presence of users.")
+    password_config: PasswordSettings = sub_block(PasswordSettings, "Log-in with a password.")
     ui_auth: ReauthSettings = setting(
         REAUTH,
         ReauthSettings(),
-        "How long a proof of identity serves for further dangerous actions.",
+        "Time for which user-interactive authentication counts for further sensitive requests.",
         shown=0,
     )
-    user_directory: UserDirectorySettings = sub_block(
-        UserDirectorySettings, "The search for users."
-    )
+    user_directory: UserDirectorySettings = sub_block(UserDirectorySettings, "User directory.")
     account_threepid_delegates: DelegateSettings = sub_block(
-        DelegateSettings, "Who validates addresses for this server."
+        DelegateSettings, "Services that validate third-party identifiers for this server."
     )
-    push: PushSettings = sub_block(PushSettings, "Notifications.")
-    email: MailSettings = sub_block(MailSettings, "The mail server and what is mailed.")
+    push: PushSettings = sub_block(PushSettings, "Push notifications and unread counts.")
+    email: MailSettings = sub_block(MailSettings, "SMTP server, and e-mail notifications.")
     login_via_existing_session: ExistingSessionSettings = sub_block(
-        ExistingSessionSettings, "Logging another device in from one that is logged in."
+        ExistingSessionSettings, "Log-in of another device with a token from a logged-in one."
     )
-    jwt_config: JwtSettings = sub_block(JwtSettings, "Logging in with a JSON web token.")
-    user_consent: ConsentSettings = sub_block(ConsentSettings, "Terms that users agree to.")
-    templates: TemplateSettings = sub_block(TemplateSettings, "Own templates of pages and e-mails.")
+    jwt_config: JwtSettings = sub_block(JwtSettings, "Log-in with a JSON web token.")
+    user_consent: ConsentSettings = sub_block(ConsentSettings, "Consent to terms of service.")
+    templates: TemplateSettings = sub_block(
+        TemplateSettings, "Custom templates of pages and e-mails."
+    )
     retention: RetentionSettings = setting(
-        RETENTION, RetentionSettings(), "How long messages are kept.", shown={}
+        RETENTION, RetentionSettings(), "Retention of messages.", shown={}
     )
-    server_notices: NoticeSettings = sub_block(NoticeSettings, "Notices sent to users.")
+    server_notices: NoticeSettings = sub_block(NoticeSettings, "Server notices.")
     auto_accept_invites: AutoAcceptSettings = sub_block(
-        AutoAcceptSettings, "Joining users to rooms that they are invited to."
+        AutoAcceptSettings, "Automatic acceptance of invites."
     )
     room_prejoin_state: PrejoinSettings = sub_block(
-        PrejoinSettings, "What is told of a room to who is invited or knocks."
+        PrejoinSettings, "Room state that invited and knocking users receive."
     )
     stats: StatsSettings = sub_block(StatsSettings, "Statistics of rooms.")
 
@@ -123,8 +128,8 @@ class BlockSettings:
 class Settings:
     """The settings of this process.
 
-    `listeners` are those of this process, main or worker. `folder` is where the first file lies:
-    relative paths start there. `notices` is what the administrator should know.
+    `listeners` are those of this process, main or worker. `folder` is the directory of the first
+    file. `notices` are warnings and notes for the administrator.
     """
 
     server: ServerSettings = ServerSettings()
@@ -173,7 +178,7 @@ class Settings:
     notices: tuple[Notice, ...] = ()
 
 
-# The classes whose fields are top-level keys, with the section they are documented under.
+# The classes whose fields are top-level keys, with the section of the reference that lists them.
 GROUPS: tuple[tuple[str, type, str], ...] = (
     ("server", ServerSettings, "Server"),
     ("blocks", BlockSettings, "Blocks"),
@@ -199,7 +204,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("blocking", BlockingSettings, "Homeserver blocking"),
     ("worker_keys", WorkerKeys, "Workers"),
 )
-_SECTION_OF_BLOCK = {
+_BLOCK_SECTIONS = {
     "listeners": "Server",
     "database": "Database",
     "redis": "Workers",
@@ -223,7 +228,7 @@ _SECTION_OF_BLOCK = {
 
 
 def keys_with_fields() -> Iterator[Key]:
-    """List the top-level keys that fill a field; a few have no effect yet."""
+    """Yield the top-level keys that set a field, including a few without effect."""
     for _, cls, section in GROUPS:
         for key in keys_of(cls, section):
-            yield attrs.evolve(key, section=_SECTION_OF_BLOCK.get(key.name, section))
+            yield attrs.evolve(key, section=_BLOCK_SECTIONS.get(key.name, section))

@@ -1,4 +1,4 @@
-"""Opens the database that the configuration names; Synapse's `database` section is understood."""
+"""Opens the configured database; accepts the `database` section in Synapse's format."""
 
 import importlib
 import ipaddress
@@ -25,8 +25,8 @@ _ENGINES: Final[dict[str, Engine]] = {
     "asyncpg": "postgres",
 }
 
-# libpq's names on the left, asyncpg's on the right.
-_SAME: Final = {
+# Names in libpq and psycopg2 on the left, in asyncpg on the right.
+_ASYNCPG_NAMES: Final = {
     "user": "user",
     "password": "password",
     "dbname": "database",
@@ -39,12 +39,12 @@ _SAME: Final = {
     "connect_timeout": "timeout",
     "statement_cache_size": "statement_cache_size",
 }
-# asyncpg takes the files of TLS only as parts of a connection URI.
-_TLS: Final = frozenset(
+# asyncpg accepts TLS files only as parameters of a connection URI.
+_TLS_ARGS: Final = frozenset(
     ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation")
 )
-# They tune psycopg2's pool or the kernel; there is nothing to do for them here.
-_IGNORED: Final = frozenset(
+# These tune psycopg2's pool or kernel sockets and have no counterpart in asyncpg.
+_IGNORED_ARGS: Final = frozenset(
     (
         "cp_reconnect", "cp_noisy", "cp_openfun", "cp_name", "cp_good_sql", "keepalives",
         "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
@@ -55,15 +55,15 @@ _IGNORED: Final = frozenset(
 
 def _engine_named(name: str) -> Engine:
     if name not in _ENGINES:
-        raise ValueError(f"database.name is {name!r}: must be sqlite3 or psycopg2")
+        raise ValueError(f"database.name: must be sqlite3 or psycopg2, not {name!r}")
     return _ENGINES[name]
 
 
 @attrs.frozen
 class DatabaseConfig:
-    """The section `database`: engine, Synapse's `args`, and who we are.
+    """The settings of a database connection: engine, Synapse's `args`, and the instance name.
 
-    Raises: ValueError, naming the argument that is not understood.
+    Raises: ValueError, if the engine is unknown.
     """
 
     engine: Engine = attrs.field(converter=_engine_named)
@@ -74,57 +74,64 @@ class DatabaseConfig:
 
 @asynccontextmanager
 async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator[Database]:
-    """Open it for as long as the context lasts; migrations are not run.
+    """Open the database for the duration of the context; migrations are not run.
 
-    Raises: DatabaseUnavailable, DatabaseError.
+    Raises: DatabaseUnavailable, DatabaseError, ValueError (unknown argument in `args`).
     """
     if config.engine == "sqlite":
         async with open_sqlite(config.args["database"]) as database:
             yield database
     else:
-        # Not imported above: only this engine needs asyncpg.
+        # Not imported at the top: installations with SQLite need no asyncpg.
         opener = importlib.import_module("hs.storage.postgres.database")
         async with opener.open_postgres(postgres_config(config), bridge) as postgres:
             yield postgres
 
 
 def postgres_config(config: DatabaseConfig) -> PostgresConfig:
-    """Translate libpq's arguments, as psycopg2 takes them, to asyncpg's."""
+    """Translate psycopg2's connection arguments to asyncpg's.
+
+    Raises: ValueError, naming the argument that is wrong.
+    """
     args = {name: value for name, value in config.args.items() if value is not None}
     connect: dict[str, Any] = {"statement_cache_size": 1000, "max_cached_statement_lifetime": 0}
     settings = {
         "application_name": str(args.pop("application_name", f"hs:{config.instance}")),
-        # Compiling queries never pays for queries as short as ours.
+        # JIT compilation costs more than it saves for queries as short as these.
         "jit": "off",
     }
     if config.statement_timeout_ms is not None:
         settings["statement_timeout"] = str(config.statement_timeout_ms)
     if options := args.pop("options", None):
         settings["options"] = str(options)
-    least, most = int(args.pop("cp_min", 5)), int(args.pop("cp_max", 10))
-    if not most >= 1 or least > most:
-        raise ValueError(f"database.args: cp_min {least} and cp_max {most} contradict each other")
+    min_connections = int(args.pop("cp_min", 5))
+    max_connections = int(args.pop("cp_max", 10))
+    if not max_connections >= 1 or min_connections > max_connections:
+        raise ValueError(
+            f"database.args: cp_min ({min_connections}) must not exceed cp_max"
+            f" ({max_connections}), and cp_max must be at least 1"
+        )
     for name in ("host", "port"):
         if name in args:
-            connect[name] = _perhaps_several(name, args.pop(name))
-    tls = {name: args.pop(name) for name in _TLS & args.keys()}
+            connect[name] = _split_list(name, args.pop(name))
+    tls = {name: args.pop(name) for name in _TLS_ARGS & args.keys()}
     if tls:
         connect["dsn"] = f"postgresql://?{urlencode(tls)}"
-    elif "PGSSLMODE" not in os.environ and _is_this_machine(connect.get("host", "")):
-        # Nobody listens there; TLS would cost each question almost as much again.
+    elif "PGSSLMODE" not in os.environ and _is_loopback(connect.get("host", "")):
+        # Loopback traffic cannot be intercepted, and TLS would nearly double the cost of a query.
         connect["ssl"] = "allow"
     for name, value in args.items():
-        if name in _SAME:
-            connect[_SAME[name]] = value
-        elif name not in _IGNORED:
-            raise ValueError(f"database.args.{name} is not an argument that we know")
+        if name in _ASYNCPG_NAMES:
+            connect[_ASYNCPG_NAMES[name]] = value
+        elif name not in _IGNORED_ARGS:
+            raise ValueError(f"database.args.{name}: unknown connection argument")
     if connect["statement_cache_size"] == 0:
-        # Given for PgBouncer, which refuses settings that it does not know.
+        # An administrator sets this for PgBouncer, which rejects settings it does not know.
         del settings["jit"]
-    return PostgresConfig(connect | {"server_settings": settings}, least, most)
+    return PostgresConfig(connect | {"server_settings": settings}, min_connections, max_connections)
 
 
-def _is_this_machine(host: object) -> bool:
+def _is_loopback(host: object) -> bool:
     if host == "localhost":
         return True
     try:
@@ -133,8 +140,8 @@ def _is_this_machine(host: object) -> bool:
         return False
 
 
-def _perhaps_several(name: str, value: Any) -> Any:
-    """Split libpq's `host1,host2`."""
+def _split_list(name: str, value: Any) -> Any:
+    """Split libpq's `host1,host2` into a list; return a single value as it is."""
     parts = [part.strip() for part in str(value).split(",")]
     values: list[Any] = [int(part) for part in parts] if name == "port" else list(parts)
     return values if len(values) > 1 else values[0]

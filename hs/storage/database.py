@@ -1,8 +1,25 @@
-"""What the rest of the program knows of a database: units of work run on a Tx, and its errors.
+"""The database interface: units of work, the `Tx` they run on, and database errors.
 
-A unit is `async def unit(tx, *args)`. It awaits nothing but `tx`, touches no trio object and
-changes nothing outside of itself, because it runs in another thread and may be run again after
-a conflict. A database error ends the unit: it is never caught inside, only by the caller.
+A unit of work is `async def unit(tx, *args)` and runs whole in one transaction (except under
+`Database.read`). Rules for units:
+
+- A unit awaits nothing but `tx` and touches no trio object: it runs outside the trio thread
+  (in a thread of SQLite, or in the asyncio loop of PostgreSQL).
+- A unit has no effect but its transaction and its return value: after a conflict or a lost
+  connection it is run again from the start.
+- A unit does not catch database errors. PostgreSQL refuses every later statement of a transaction
+  with an error in it, and a deferred statement (`Tx.insert_rows` and its like) may fail only when
+  a later statement, or the end of the unit, sends it.
+
+Rules for callers:
+
+- When `Database.write` returns, the transaction is on disk. When it raises a database error,
+  nothing was written, unless the error is CommitUnknown: then the unit may or may not have been
+  written. The database does not retry after CommitUnknown, since a unit that is not idempotent
+  could be applied twice; the caller must look, or use a unit that may be repeated.
+- Cancelling a caller does not undo its write. The unit runs to its end, and the call returns the
+  result as if nothing had been cancelled. If the call does raise Cancelled (PostgreSQL, after a
+  grace period), the unit may or may not have been written.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -13,14 +30,14 @@ import attrs
 from hs.core.errors import Unavailable
 from hs.lib.tally import Tally
 from hs.storage.dialect import Dialect, Engine, Query
-from hs.storage.rows import Change, Rows, RowValues, UpdateRows
+from hs.storage.rows import ChangeReturning, Rows, RowValues, UpdateRows
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Row(Protocol):
-    """One row of a result: `row[0]` or `row["name"]`; iterates over its values."""
+    """A result row: `row[0]` or `row["name"]`; iterating yields its values."""
 
     def __getitem__(self, key: Any, /) -> Any: ...
 
@@ -30,7 +47,7 @@ class Row(Protocol):
 
 
 class LateRows:
-    """What a change of rows gave back, once its unit is over."""
+    """Rows that a deferred `ChangeReturning` returned; available when its unit has ended."""
 
     __slots__ = ("_rows",)
 
@@ -39,21 +56,28 @@ class LateRows:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The rows. Raises: CommitUnknown, when they were lost with the connection."""
+        """The returned rows.
+
+        Raises: CommitUnknown, if the connection was lost before the rows arrived.
+        """
         if self._rows is None:
-            raise CommitUnknown("the database was lost before it told what it had changed")
+            raise CommitUnknown("the connection was lost before the changed rows were returned")
         return self._rows
 
-    def come(self, rows: Sequence[Row]) -> None:
-        """Take the rows; by the Tx."""
+    def set_rows(self, rows: Sequence[Row]) -> None:
+        """Store the rows; called by the Tx."""
         self._rows = rows
 
 
 class Tx(Protocol):
-    """The door to the database inside a unit of work; parameters are `$1`, `$2`, ….
+    """A transaction, as a unit of work sees it; parameters are written `$1`, `$2`, ….
 
-    A list as an argument goes with `dialect.any_of` or `dialect.unnest`. Booleans are SMALLINT
-    0 and 1, in and out.
+    A list may be passed where the statement uses `dialect.any_of` or `dialect.unnest`. Booleans
+    are SMALLINT 0 and 1, in arguments and in results.
+
+    `insert_rows`, `update_rows`, `update_row` and `change_returning` may be deferred: PostgreSQL
+    sends them with the next statement or at the end of the unit, and their errors are raised
+    there. Every later statement of the unit sees their effect.
     """
 
     @property
@@ -69,37 +93,31 @@ class Tx(Protocol):
         """Run a statement; return the first value of its first row, or None."""
 
     async def execute(self, query: Query, *args: Any) -> int:
-        """Run a statement without RETURNING; return the number of rows it touched."""
+        """Run a statement without RETURNING; return the number of affected rows."""
 
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         """Run a statement once for each row of parameters."""
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
-        """Insert many rows by one statement; no rows is fine.
-
-        It may go, and fail, as late as with the next statement, or at the unit's end.
-        """
+        """Insert rows with one statement (deferred); `rows` may be empty."""
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
-        """Update many rows by key with one statement; no rows is fine. When: as `insert_rows`."""
+        """Update rows by key with one statement (deferred); `rows` may be empty."""
 
     async def update_row(self, update: UpdateRows, row: RowValues) -> None:
-        """Update one row by its key; without such a row the unit fails with RowMissing.
+        """Update one row by its key (deferred).
 
-        When: as `insert_rows`.
+        Raises: RowMissing, by the end of the unit, if no row has this key.
         """
 
-    async def change(self, change: Change, *args: Any) -> LateRows:
-        """Change rows, and learn at the unit's end which they were, unless the answer is lost.
-
-        When: as `insert_rows`.
-        """
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
+        """Change rows (deferred); the changed rows are available when the unit has ended."""
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
-        """Take ids of a stream, which is declared in the schema by `CREATE STREAM name;`.
+        """Allocate IDs of a stream that the schema declares by `CREATE STREAM name;`.
 
-        They increase, and are above all ids taken before, but they need not be consecutive:
-        other writers take theirs meanwhile, and a unit that fails may leave a gap.
+        The IDs increase and are greater than all IDs allocated before. They need not be
+        consecutive: concurrent units allocate theirs, and a failed unit leaves a gap.
         """
 
 
@@ -108,9 +126,10 @@ Unit = Callable[Concatenate[Tx, P], Coroutine[Any, Any, T]]
 
 @attrs.frozen
 class Load:
-    """How busy a database is as seen from this process; for metrics.
+    """The load of a database as seen from this process; for metrics.
 
-    `units` are those done by kind, with the time from asking to having the result.
+    `units` counts finished units by kind ("read", "snapshot", "write"); their seconds run from
+    the call to the result.
     """
 
     connections: int
@@ -123,9 +142,10 @@ class Load:
 class Database(Protocol):
     """A database that runs units of work.
 
-    A cancelled `read` or `write` still runs to its end, and the caller learns its result;
-    a cancelled `read_long` is stopped in the database.
-    Raises: the errors below, after retrying what can be retried.
+    A cancelled `read` or `write` runs to its end and returns its result; PostgreSQL gives up after
+    a grace period. A cancelled `read_long` is stopped in the database at once.
+
+    Raises: the errors below, after retrying conflicts and lost connections where that is safe.
     """
 
     @property
@@ -135,27 +155,27 @@ class Database(Protocol):
     def dialect(self) -> Dialect: ...
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a short unit that only reads; each of its statements may see newer commits."""
+        """Run a short read-only unit; each of its statements may see newer commits."""
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a short unit that only reads, all its statements seeing one moment."""
+        """Run a short read-only unit; all its statements see the same snapshot."""
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a unit that may read for more than 50 ms, seeing one moment."""
+        """Run a read-only unit that may take more than 50 ms; it sees one snapshot."""
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a unit in a transaction of its own; when this returns, it is on disk."""
+        """Run a unit in its own transaction; return after the commit is on disk."""
 
     def load(self) -> Load:
-        """Tell how busy it is."""
+        """Return the current load."""
 
 
 class DatabaseError(Exception):
-    """The engine refused a statement: our bug, unless it is one of the kinds below."""
+    """The database rejected a statement: a bug here, unless a subclass below applies."""
 
 
 class ConstraintViolation(DatabaseError):
-    """A row breaks a constraint; `constraint` is what the engine calls it."""
+    """A row violates a constraint; `constraint` is the engine's name for it."""
 
     def __init__(self, message: str, constraint: str = "") -> None:
         super().__init__(message)
@@ -163,28 +183,28 @@ class ConstraintViolation(DatabaseError):
 
 
 class UniqueViolation(ConstraintViolation):
-    """A row with that key exists."""
+    """A row with this key already exists."""
 
 
 class ForeignViolation(ConstraintViolation):
-    """A row refers to one that does not exist, or is still referred to."""
+    """A row refers to a row that does not exist, or is still referred to."""
 
 
 class RowMissing(DatabaseError):
-    """The row that `Tx.update_row` was to change does not exist."""
+    """The row that `Tx.update_row` should change does not exist."""
 
 
 class DatabaseUnavailable(DatabaseError, Unavailable):
-    """The engine cannot be reached or cannot work now; nothing was written."""
+    """The database cannot be reached or cannot work now; nothing was written."""
 
 
 class CommitUnknown(DatabaseUnavailable):
-    """The engine was lost while it committed: the unit may have been written, or not."""
+    """The connection was lost during the commit: the unit may have been written, or not."""
 
 
 class DatabaseConflict(DatabaseError, Unavailable):
-    """Concurrent transactions kept getting in the way, even after retries."""
+    """The transaction conflicted with concurrent ones, even after retries."""
 
 
 class DatabaseTimeout(DatabaseError, Unavailable):
-    """The statement took longer than the limit set for it."""
+    """The statement exceeded its time limit."""

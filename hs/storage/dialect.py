@@ -1,8 +1,8 @@
-"""The named differences between the two engines, so that each SQL statement is written once.
+"""The differences between the two engines, each with a name, so that SQL is written once.
 
-Write PostgreSQL's form (`$1` parameters, RETURNING, ON CONFLICT … DO UPDATE); where the engines
-differ, build the text with a function of `Dialect` inside `sql(lambda d: f"…")`. SQLite takes
-lists as JSON text, which the SQLite Tx makes of any list argument by itself.
+Statements are written in PostgreSQL's form (`$1` parameters, RETURNING, ON CONFLICT … DO UPDATE).
+Where the engines differ, build the text with a method of `Dialect` inside `sql(lambda d: f"…")`.
+The Tx of SQLite passes every list argument as JSON text.
 """
 
 import re
@@ -15,47 +15,47 @@ Engine = Literal["sqlite", "postgres"]
 
 
 class Dialect(Protocol):
-    """How one engine says what the other says differently; every function returns SQL text."""
+    """The SQL fragments that differ between engines; every method returns SQL text."""
 
     @property
     def engine(self) -> Engine: ...
 
     def any_of(self, column: str, number: int, type_: str) -> str:
-        """Say that a column is one of the list in parameter `$number` (type: `text`, `bigint`)."""
+        """Match a column against the list in parameter `$number` (type `text` or `bigint`)."""
 
     def none_of(self, column: str, number: int, type_: str) -> str:
-        """Say that a column is none of the list in parameter `$number`."""
+        """Match a column that is not in the list in parameter `$number`."""
 
     def unnest(self, alias: str, columns: str, first: int = 1) -> str:
-        """Make a table, to be joined, of lists of equal length in `$first`, `$first+1`, ….
+        """Turn lists of equal length in `$first`, `$first+1`, … into a table to join.
 
-        `columns` names and types them: `unnest("wanted", "type text, state_key text")`.
+        `columns` gives its names and types: `unnest("pairs", "type text, state_key text")`.
         """
 
     def greatest(self, left: str, right: str) -> str:
-        """Take the larger of two values, neither of which may be NULL."""
+        """Select the larger of two non-NULL values."""
 
     def least(self, left: str, right: str) -> str:
-        """Take the smaller of two values, neither of which may be NULL."""
+        """Select the smaller of two non-NULL values."""
 
     def row_lock(self) -> str:
-        """End a SELECT whose rows stay locked until the unit is over (nothing on SQLite)."""
+        """Lock the rows of a SELECT until the transaction ends (empty on SQLite)."""
 
-    def entries(self) -> str:
-        """Name the table of words `e`, joined to what else a full-text search needs."""
+    def search_table(self) -> str:
+        """Name the full-text search table, with alias `e`, and the joins that it needs."""
 
-    def has_words(self, number: int) -> str:
-        """Say that `e` matches the full-text query in parameter `$number`."""
+    def search_match(self, number: int) -> str:
+        """Match rows of `e` against the full-text query in parameter `$number`."""
 
-    def closeness(self, number: int) -> str:
-        """Say how well `e` matches that query; more is better."""
+    def search_rank(self, number: int) -> str:
+        """Rank rows of `e` for the query in parameter `$number`; higher is better."""
 
-    def words(self, number: int) -> str:
-        """Make what the column of words holds of the text in parameter `$number`."""
+    def search_document(self, number: int) -> str:
+        """Convert the text in parameter `$number` to what the words column stores."""
 
 
 class PostgresDialect:
-    """PostgreSQL's words."""
+    """The SQL of PostgreSQL."""
 
     engine: Final = "postgres"
 
@@ -80,43 +80,44 @@ class PostgresDialect:
     def row_lock(self) -> str:
         return "FOR UPDATE"
 
-    def entries(self) -> str:
+    def search_table(self) -> str:
         return "search_entries e"
 
-    def has_words(self, number: int) -> str:
+    def search_match(self, number: int) -> str:
         return f"e.words @@ ${number}::text::tsquery"
 
-    def closeness(self, number: int) -> str:
+    def search_rank(self, number: int) -> str:
         return f"ts_rank(e.words, ${number}::text::tsquery, 1)::float8"
 
-    def words(self, number: int) -> str:
+    def search_document(self, number: int) -> str:
         return f"${number}::text::tsvector"
 
 
 class SqliteDialect:
-    """SQLite's words."""
+    """The SQL of SQLite."""
 
     engine: Final = "sqlite"
 
     def any_of(self, column: str, number: int, type_: str) -> str:
-        _refuse_bytes_in_json(type_)
+        _reject_bytea(type_)
         return f"{column} IN (SELECT value FROM json_each(${number}))"
 
     def none_of(self, column: str, number: int, type_: str) -> str:
-        _refuse_bytes_in_json(type_)
+        _reject_bytea(type_)
         return f"{column} NOT IN (SELECT value FROM json_each(${number}))"
 
     def unnest(self, alias: str, columns: str, first: int = 1) -> str:
         parsed = parse_columns(columns)
         for column in parsed:
-            _refuse_bytes_in_json(column.type)
-        # Without LIMIT the planner may take the list apart and go through it once for each row
+            _reject_bytea(column.type)
+        # LIMIT keeps the planner from flattening the subquery, which may make it scan the list
+        # once for each row of the joined table.
         # of the table it is joined to.
-        others = "".join(
+        further_columns = "".join(
             f", json_extract(${n}, '$[' || _{first}.key || ']') AS {c.name}"
             for n, c in enumerate(parsed[1:], first + 1)
         )
-        values = f"_{first}.value AS {parsed[0].name}{others}"
+        values = f"_{first}.value AS {parsed[0].name}{further_columns}"
         return f"(SELECT {values} FROM json_each(${first}) AS _{first} LIMIT -1) AS {alias}"
 
     def greatest(self, left: str, right: str) -> str:
@@ -128,16 +129,16 @@ class SqliteDialect:
     def row_lock(self) -> str:
         return ""
 
-    def entries(self) -> str:
+    def search_table(self) -> str:
         return "search_words JOIN search_entries e ON e.stream_id = search_words.rowid"
 
-    def has_words(self, number: int) -> str:
+    def search_match(self, number: int) -> str:
         return f"search_words MATCH ${number}"
 
-    def closeness(self, number: int) -> str:
+    def search_rank(self, number: int) -> str:
         return "-bm25(search_words)"
 
-    def words(self, number: int) -> str:
+    def search_document(self, number: int) -> str:
         return f"${number}"
 
 
@@ -146,7 +147,7 @@ SQLITE: Final = SqliteDialect()
 
 
 class Statement:
-    """One statement, its text made once for each engine."""
+    """An SQL statement in the form of each engine."""
 
     __slots__ = ("postgres", "sqlite")
 
@@ -162,49 +163,49 @@ Query = str | Statement
 
 
 def sql(write: Callable[[Dialect], str]) -> Statement:
-    """Make a statement that needs words of the dialect; module constants only."""
-    return Statement(write(POSTGRES), numbered(write(SQLITE)))
+    """Build a statement with dialect-specific parts; for module constants only."""
+    return Statement(write(POSTGRES), sqlite_parameters(write(SQLITE)))
 
 
 _DOLLAR = re.compile(r"\$(\d+)")
-_numbered: dict[str, str] = {}
-_NUMBERED_MAX: Final = 4096
+_sqlite_texts: dict[str, str] = {}
+_SQLITE_TEXTS_MAX: Final = 4096
 
 
-def numbered(text: str) -> str:
-    """Write `$1` as SQLite's `?1`, which binds by number and not by order of appearance."""
-    found = _numbered.get(text)
-    if found is None:
-        if len(_numbered) >= _NUMBERED_MAX:
-            _numbered.clear()
-        found = _numbered[text] = _DOLLAR.sub(r"?\1", text)
-    return found
+def sqlite_parameters(text: str) -> str:
+    """Rewrite `$1` as SQLite's `?1`, which binds by number and not by order of appearance."""
+    sqlite_text = _sqlite_texts.get(text)
+    if sqlite_text is None:
+        if len(_sqlite_texts) >= _SQLITE_TEXTS_MAX:
+            _sqlite_texts.clear()
+        sqlite_text = _sqlite_texts[text] = _DOLLAR.sub(r"?\1", text)
+    return sqlite_text
 
 
-def shifted(text: str, by: int) -> str:
-    """Write `$1` as the parameter that many further on."""
-    return _DOLLAR.sub(lambda found: f"${int(found[1]) + by}", text) if by else text
+def shift_parameters(text: str, by: int) -> str:
+    """Add `by` to the number of every parameter: `$1` becomes `$(1 + by)`."""
+    return _DOLLAR.sub(lambda match: f"${int(match[1]) + by}", text) if by else text
 
 
 @attrs.frozen
 class Column:
-    """Name and PostgreSQL type of one column of a batch."""
+    """A column of a batch: its name and PostgreSQL type."""
 
     name: str
     type: str
 
 
 def parse_columns(columns: str) -> tuple[Column, ...]:
-    """Read `"stream_id bigint, room_id text"`."""
+    """Parse a list of columns with types: `"stream_id bigint, room_id text"`."""
     parsed = []
     for part in columns.split(","):
         name, _, type_ = part.strip().partition(" ")
         if not name or not type_.strip():
-            raise ValueError(f"not a column with its type: {part!r}")
+            raise ValueError(f"expected a column name and type, not {part!r}")
         parsed.append(Column(name, type_.strip()))
     return tuple(parsed)
 
 
-def _refuse_bytes_in_json(type_: str) -> None:
+def _reject_bytea(type_: str) -> None:
     if type_.lower() == "bytea":
-        raise ValueError("SQLite has no lists of bytes: look rows up by text or number")
+        raise ValueError("lists of bytea are not supported on SQLite; select by text or number")

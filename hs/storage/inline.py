@@ -1,4 +1,8 @@
-"""SQLite in memory, called inline on the trio thread: the database of deterministic tests."""
+"""An in-memory SQLite database that runs inline on the trio thread; for deterministic tests.
+
+Every unit runs from start to end between two checkpoints, so units never overlap, and their order
+is the order in which trio schedules the callers. `read` is therefore always a snapshot.
+"""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,7 +12,14 @@ import trio
 
 from hs.storage.database import Load, Unit
 from hs.storage.dialect import SQLITE
-from hs.storage.sqlite.tx import SqliteConnection, SqliteTx, connect, drive, read_once, write_group
+from hs.storage.sqlite.tx import (
+    SqliteConnection,
+    SqliteTx,
+    connect,
+    run_read,
+    run_unit,
+    write_group,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,7 +27,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def open_inline() -> AsyncIterator["InlineDatabase"]:
-    """Open an empty database in memory; every process of a simulated cluster may share it."""
+    """Open an empty in-memory database, which all processes of a simulated cluster may share."""
     database = InlineDatabase(connect(":memory:"))
     try:
         yield database
@@ -25,7 +36,7 @@ async def open_inline() -> AsyncIterator["InlineDatabase"]:
 
 
 class InlineDatabase:
-    """Runs each unit at once, after a checkpoint, in the order trio schedules the callers."""
+    """A Database that runs each unit on the calling task, right after a checkpoint."""
 
     engine: Final = "sqlite"
     dialect: Final = SQLITE
@@ -35,7 +46,7 @@ class InlineDatabase:
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()
-        result: T = read_once(self._conn, _call(unit, args, kwargs))
+        result: T = run_read(self._conn, _call(unit, args, kwargs))
         return result
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,19 +57,19 @@ class InlineDatabase:
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()
-        (answer,) = write_group(self._conn, [_call(unit, args, kwargs)])
-        result: T = answer.unwrap()
+        (unit_outcome,) = write_group(self._conn, [_call(unit, args, kwargs)])
+        result: T = unit_outcome.unwrap()
         return result
 
     def load(self) -> Load:
         return Load(1, 0, 1, 0, {})
 
     def close(self) -> None:
-        """Forget everything."""
+        """Close the connection, which discards the database."""
         self._conn.close()
 
 
 def _call(
     unit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[SqliteTx], Any]:
-    return lambda tx: drive(unit(tx, *args, **kwargs))
+    return lambda tx: run_unit(unit(tx, *args, **kwargs))

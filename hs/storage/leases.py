@@ -1,10 +1,18 @@
-"""Rows of leases: who holds what, until when."""
+"""Leases: rows that say which process holds a named lease, and until when.
+
+- A lease can be taken when it is free, has expired, or already belongs to the same holder. The
+  row's lock decides between processes that try at the same time: exactly one gets it.
+- `fence` increases whenever the lease passes to another holder and never decreases; a released
+  lease keeps its row for that reason. A renewal must state the fence it was granted: a holder
+  that lost the lease and does not know it yet cannot renew it.
+- Times are wall-clock milliseconds passed by the caller, never the database's clock.
+"""
 
 import attrs
 
 from hs.storage.database import Tx
 
-# The fence grows when the lease changes hands, not when it is renewed.
+# The fence increases when the lease changes hands, not when the same holder takes it again.
 TAKE = """
 INSERT INTO leases (name, holder, fence, expires_ms) VALUES ($1, $2, 1, $3)
 ON CONFLICT (name) DO UPDATE SET
@@ -15,7 +23,7 @@ WHERE leases.expires_ms <= $4 OR leases.holder = excluded.holder
 RETURNING fence
 """
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"
-# The row stays, so that the fence goes on growing.
+# The row is kept so that the fence never decreases.
 GIVE_BACK = "UPDATE leases SET expires_ms = 0, holder = '' WHERE name = $1 AND holder = $2"
 RENEW = """
 UPDATE leases SET expires_ms = $3 WHERE name = $1 AND holder = $2 AND fence = $4
@@ -24,7 +32,7 @@ UPDATE leases SET expires_ms = $3 WHERE name = $1 AND holder = $2 AND fence = $4
 
 @attrs.frozen
 class LeaseRow:
-    """Who holds a lease."""
+    """The row of one lease: holder (empty if released), fence, and expiry."""
 
     holder: str
     fence: int
@@ -32,22 +40,25 @@ class LeaseRow:
 
 
 async def take(tx: Tx, name: str, holder: str, expires_ms: int, now_ms: int) -> int | None:
-    """Take a lease that is free or ours; give its fence, or None when another holds it."""
+    """Take a lease that is free, expired or already ours.
+
+    Returns: its fence, or None if another holder has it.
+    """
     fence: int | None = await tx.fetchval(TAKE, name, holder, expires_ms, now_ms)
     return fence
 
 
 async def renew(tx: Tx, name: str, holder: str, fence: int, expires_ms: int) -> bool:
-    """Keep a lease for longer; False when it was lost."""
+    """Extend a lease; return False if it was lost."""
     return await tx.execute(RENEW, name, holder, expires_ms, fence) == 1
 
 
 async def give_back(tx: Tx, name: str, holder: str) -> None:
-    """Free a lease, if it is still ours."""
+    """Release a lease if `holder` still holds it."""
     await tx.execute(GIVE_BACK, name, holder)
 
 
 async def read(tx: Tx, name: str) -> LeaseRow | None:
-    """Tell who had a lease last."""
+    """Return the row of a lease, expired or not; None if it was never taken."""
     row = await tx.fetchrow(HOLDER, name)
     return LeaseRow(row[0], row[1], row[2]) if row is not None else None

@@ -1,9 +1,15 @@
-"""Brings a database's schema up to date from numbered files of SQL, one text for both engines.
+"""Schema migrations: numbered SQL files, written once for both engines.
 
-A file's first line says its phase: `-- pre` runs while processes of the last release still
-work, `-- post` once none is left. What is written in it is PostgreSQL's SQL; SQLite gets it
-with the types translated. `CREATE STREAM name;` makes what `Tx.next_ids` counts with. A line
-`-- only postgres` or `-- only sqlite` above a statement keeps it to one engine.
+- The first line of a file states its phase. `-- pre` migrations run while processes of the
+  previous release still work on the database, `-- post` migrations after the last of them ended.
+- Files contain PostgreSQL's SQL; for SQLite the types are translated. `CREATE STREAM name;`
+  declares a stream for `Tx.next_ids`. A line `-- only postgres` or `-- only sqlite` above a
+  statement restricts it to one engine.
+- Each migration runs in one transaction, which also records its number in `schema_migrations`. If
+  it fails, nothing of it remains, and later migrations are not tried.
+- Several processes may migrate at once. On PostgreSQL they take a lock before they look whether a
+  migration is applied, and before their transaction takes its snapshot, so each sees what the
+  holder before it committed. On SQLite there is one writer at a time.
 """
 
 import itertools
@@ -32,7 +38,7 @@ _RECORD: Final = "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)"
 
 @attrs.frozen
 class Migration:
-    """One file of the schema."""
+    """A migration: one SQL file."""
 
     number: int
     name: str
@@ -41,33 +47,42 @@ class Migration:
 
     @classmethod
     def parse(cls, filename: str, text: str) -> "Migration":
-        """Read a file `0001_name.sql` whose first line is its phase."""
+        """Parse a file named like `0001_name.sql` whose first line is its phase.
+
+        Raises: ValueError.
+        """
         match = _NAME.fullmatch(filename)
         first, _, _ = text.partition("\n")
         if match is None or first.strip() not in ("-- pre", "-- post"):
-            raise ValueError(f"{filename}: wants a name 0001_name.sql and a first line -- pre")
+            raise ValueError(
+                f"{filename}: the name must be like 0001_name.sql, and the first line"
+                " must be -- pre or -- post"
+            )
         phase: Phase = "pre" if first.strip() == "-- pre" else "post"
         return cls(int(match[1]), match[2], phase, text)
 
 
 def bundled_migrations() -> list[Migration]:
-    """Read the files that come with this release, in their order."""
+    """Load the migrations of this release, sorted by number."""
     folder = resources.files("hs.storage") / "schema"
     files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
-    return in_order([Migration.parse(file.name, file.read_text("utf-8")) for file in files])
+    return sort_migrations([Migration.parse(file.name, file.read_text("utf-8")) for file in files])
 
 
-def in_order(migrations: Sequence[Migration]) -> list[Migration]:
-    """Sort by number; two files with one number are a mistake."""
+def sort_migrations(migrations: Sequence[Migration]) -> list[Migration]:
+    """Sort migrations by number.
+
+    Raises: ValueError, if two have the same number.
+    """
     ordered = sorted(migrations, key=lambda migration: migration.number)
-    for one, other in itertools.pairwise(ordered):
-        if one.number == other.number:
-            raise ValueError(f"two migrations are numbered {one.number:04}")
+    for migration, following in itertools.pairwise(ordered):
+        if migration.number == following.number:
+            raise ValueError(f"two migrations have the number {migration.number:04}")
     return ordered
 
 
 async def pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
-    """Name the migrations that this database still lacks, without changing it."""
+    """Return the migrations that are not applied yet, without changing the database."""
     try:
         applied = await database.read(_applied)
     except DatabaseError:
@@ -78,9 +93,10 @@ async def pending(database: Database, migrations: Sequence[Migration]) -> list[M
 async def migrate(
     database: Database, migrations: Sequence[Migration], phases: Sequence[Phase]
 ) -> list[Migration]:
-    """Apply what is lacking of these phases, each in its own transaction; return what was.
+    """Apply the pending migrations of some phases; return those that this call applied.
 
-    Several processes may do this at once; each migration is applied by one of them.
+    Each runs in its own transaction. Several processes may call this at the same time: every
+    migration is applied by one of them.
     """
     await database.write(_create_log)
     return [
@@ -96,14 +112,14 @@ async def _applied(tx: Tx) -> set[int]:
 
 async def _create_log(tx: Tx) -> None:
     if tx.dialect.engine == "postgres":
-        # CREATE IF NOT EXISTS by two at once is an error; this lock lets one pass at a time.
+        # Concurrent CREATE TABLE IF NOT EXISTS can fail; the lock admits one process at a time.
         await tx.execute("SELECT pg_advisory_xact_lock(7237118)")
     await tx.execute(_CREATE_LOG)
 
 
 async def _apply(tx: Tx, migration: Migration) -> bool:
     if tx.dialect.engine == "postgres":
-        # LOCK takes no snapshot, so what others did before we got it is seen below.
+        # LOCK TABLE takes no snapshot, so the SELECT below sees what the previous holder committed.
         await tx.execute("LOCK TABLE schema_migrations IN EXCLUSIVE MODE")
     if migration.number in await _applied(tx):
         return False
@@ -114,7 +130,7 @@ async def _apply(tx: Tx, migration: Migration) -> bool:
 
 
 def statements_for(text: str, engine: Engine) -> list[str]:
-    """Split a file into one engine's statements."""
+    """Split a file into the statements for one engine, translated to its SQL."""
     statements = []
     for statement in split_statements(text):
         only = re.search(r"^\s*-- only (\w+)\s*$", statement, re.MULTILINE)
@@ -127,7 +143,10 @@ _TOKEN = re.compile(r"--[^\n]*|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|\bBEGIN\b.*?\bE
 
 
 def split_statements(text: str) -> Iterator[str]:
-    """Split at semicolons, but those in comments, strings, dollar quotes and triggers."""
+    """Split at semicolons outside comments, strings, dollar quotes and trigger bodies.
+
+    Raises: ValueError, if the last statement has no semicolon.
+    """
     start = 0
     for token in _TOKEN.finditer(text):
         if token[0] == ";":
@@ -135,10 +154,10 @@ def split_statements(text: str) -> Iterator[str]:
             start = token.end()
     rest = re.sub(r"--[^\n]*", "", text[start:])
     if rest.strip():
-        raise ValueError(f"no semicolon after: {rest.strip()[:60]}")
+        raise ValueError(f"missing semicolon after: {rest.strip()[:60]}")
 
 
-_SQLITE_WORDS: Final = (
+_SQLITE_TYPES: Final = (
     (r"BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT"),
     (r"BIGINT|SMALLINT|INT4|INT8", "INTEGER"),
     (r"BYTEA", "BLOB"),
@@ -167,10 +186,10 @@ def _for_sqlite(statement: str) -> list[str]:
             _CREATE_STREAM_IDS,
             f"INSERT INTO stream_ids (stream, last_id) VALUES ('{stream[1]}', 0)",
         ]
-    for word, ours in _SQLITE_WORDS:
-        statement = re.sub(rf"\b(?:{word})\b", ours, statement)
+    for postgres_type, sqlite_type in _SQLITE_TYPES:
+        statement = re.sub(rf"\b(?:{postgres_type})\b", sqlite_type, statement)
     if re.search(r"^\s*CREATE TABLE", statement, re.MULTILINE):
-        # Without STRICT SQLite would take text where PostgreSQL wants a number.
+        # Without STRICT, SQLite would accept text in a column of numbers.
         statement += " STRICT"
     return [statement]
 

@@ -1,22 +1,24 @@
-"""Batches of rows: one INSERT or UPDATE for many rows, in the quickest form of each engine.
+"""Statements that insert or update many rows at once, in the fastest form of each engine.
 
-And what PostgreSQL makes of several of them: one statement.
+PostgreSQL receives the rows of a batch as one array per column and a single statement; several
+batches for different tables are combined into one statement with `combine_batches`. SQLite runs
+its statement once per row, which is fast because no round trip is involved.
 """
 
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hs.storage.dialect import POSTGRES, Column, Statement, parse_columns, shifted
+from hs.storage.dialect import POSTGRES, Column, Statement, parse_columns, shift_parameters
 
 RowValues = Sequence[Any]
 
 
 class Rows:
-    """A multi-row INSERT; `Rows("events", "stream_id bigint, room_id text")`.
+    """A multi-row INSERT, for example `Rows("events", "stream_id bigint, room_id text")`.
 
-    `conflict` is an ON CONFLICT clause. With DO UPDATE no two rows of one batch may have the
-    same key: PostgreSQL refuses that, SQLite lets the last one win.
+    `conflict` is an ON CONFLICT clause. With DO UPDATE, the rows of one batch must have distinct
+    keys: PostgreSQL rejects duplicates, SQLite keeps the last row.
     """
 
     __slots__ = ("columns", "postgres", "sqlite", "table")
@@ -26,13 +28,13 @@ class Rows:
         self.columns = parse_columns(columns)
         names = ", ".join(column.name for column in self.columns)
         batch = POSTGRES.unnest("batch", columns)
-        marks = ", ".join(f"?{n}" for n in range(1, len(self.columns) + 1))
+        placeholders = ", ".join(f"?{n}" for n in range(1, len(self.columns) + 1))
         self.postgres = f"INSERT INTO {table} ({names}) SELECT * FROM {batch} {conflict}".strip()
-        self.sqlite = f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".strip()
+        self.sqlite = f"INSERT INTO {table} ({names}) VALUES ({placeholders}) {conflict}".strip()
 
 
 class UpdateRows:
-    """A multi-row UPDATE by key; each row is the key's columns followed by the new values."""
+    """A multi-row UPDATE by key; each row is the key columns followed by the new values."""
 
     __slots__ = ("columns", "postgres", "sqlite", "table")
 
@@ -41,19 +43,19 @@ class UpdateRows:
         keys, changed = parse_columns(key), parse_columns(values)
         self.columns: tuple[Column, ...] = keys + changed
         batch = POSTGRES.unnest("batch", f"{key}, {values}")
-        news = ", ".join(f"{column.name} = batch.{column.name}" for column in changed)
-        match = " AND ".join(f"{table}.{column.name} = batch.{column.name}" for column in keys)
-        self.postgres = f"UPDATE {table} SET {news} FROM {batch} WHERE {match}"
-        places = {column.name: number for number, column in enumerate(self.columns, 1)}
-        marks = ", ".join(f"{column.name} = ?{places[column.name]}" for column in changed)
-        found = " AND ".join(f"{column.name} = ?{places[column.name]}" for column in keys)
-        self.sqlite = f"UPDATE {table} SET {marks} WHERE {found}"
+        assignments = ", ".join(f"{column.name} = batch.{column.name}" for column in changed)
+        key_match = " AND ".join(f"{table}.{column.name} = batch.{column.name}" for column in keys)
+        self.postgres = f"UPDATE {table} SET {assignments} FROM {batch} WHERE {key_match}"
+        numbers = {column.name: number for number, column in enumerate(self.columns, 1)}
+        new_values = ", ".join(f"{column.name} = ?{numbers[column.name]}" for column in changed)
+        key_values = " AND ".join(f"{column.name} = ?{numbers[column.name]}" for column in keys)
+        self.sqlite = f"UPDATE {table} SET {new_values} WHERE {key_values}"
 
 
-class Change:
-    """A statement that changes rows of one table, with RETURNING.
+class ChangeReturning:
+    """A statement with RETURNING that changes rows of one table and reads no other table.
 
-    The first column that it returns is never NULL. It looks at no other table.
+    The first column that it returns is never NULL.
     """
 
     __slots__ = ("statement", "table")
@@ -67,35 +69,41 @@ Batch = Rows | UpdateRows
 
 
 @functools.lru_cache(maxsize=4096)
-def together(
-    batches: tuple[Batch, ...], sure: UpdateRows | None = None, change: Change | None = None
+def combine_batches(
+    batches: tuple[Batch, ...],
+    required: UpdateRows | None = None,
+    change: ChangeReturning | None = None,
 ) -> str:
-    """Make one statement of PostgreSQL of what is for different tables; arguments in that order.
+    """Combine batches for distinct tables into one PostgreSQL statement, a chain of CTEs.
 
-    All of it sees the tables as they are before it, and keys of other tables are checked behind
-    it. Without the row that `sure` updates it divides by zero, and nothing is done.
+    The parameters are those of the batches, then of `required`, then of `change`. All parts see
+    the tables as they were before the statement, and foreign keys are checked after it, so the
+    order of the tables does not matter. If the row that `required` updates does not exist, the
+    statement divides by zero, and PostgreSQL discards all of it.
     """
     texts: list[str] = []
     first = 0
     for batch in batches:
-        texts.append(shifted(batch.postgres, first))
+        texts.append(shift_parameters(batch.postgres, first))
         first += len(batch.columns)
-    last = texts.pop() if sure is None and change is None else "SELECT 1 / count(*) FROM sure"
-    parts = [f"part{number} AS ({text})" for number, text in enumerate(texts)]
-    if sure is not None:
-        parts.append(f"sure AS ({shifted(sure.postgres, first)} RETURNING 1)")
-        first += len(sure.columns)
+    last = (
+        texts.pop() if required is None and change is None else "SELECT 1 / count(*) FROM required"
+    )
+    parts = [f"part{index} AS ({text})" for index, text in enumerate(texts)]
+    if required is not None:
+        parts.append(f"required AS ({shift_parameters(required.postgres, first)} RETURNING 1)")
+        first += len(required.columns)
     if change is not None:
-        parts.append(f"changed AS ({shifted(change.statement.postgres, first)})")
-        # A row that is sure is counted also if nothing was changed.
-        counted = "(SELECT 1)" if sure is None else f"({last})"
-        last = f"SELECT changed.* FROM {counted} AS one(row) LEFT JOIN changed ON one.row = 1"
+        parts.append(f"changed AS ({shift_parameters(change.statement.postgres, first)})")
+        # The subquery must be evaluated (and so divide by zero) even if `change` changed no row.
+        counted = "(SELECT 1)" if required is None else f"({last})"
+        last = f"SELECT changed.* FROM {counted} AS checked(n) LEFT JOIN changed ON checked.n = 1"
     return f"WITH {', '.join(parts)} {last}" if parts else last
 
 
-def as_lists(batch: Batch, rows: Iterable[RowValues]) -> list[tuple[Any, ...]]:
-    """Turn rows into one list per column, the arguments of PostgreSQL's unnest."""
-    lists = list(zip(*rows, strict=True))
-    if len(lists) != len(batch.columns):
-        raise ValueError(f"rows of {len(lists)} values for {len(batch.columns)} columns")
-    return lists
+def to_columns(batch: Batch, rows: Iterable[RowValues]) -> list[tuple[Any, ...]]:
+    """Transpose rows into one list per column, the arguments of PostgreSQL's unnest."""
+    columns = list(zip(*rows, strict=True))
+    if len(columns) != len(batch.columns):
+        raise ValueError(f"rows have {len(columns)} values for {len(batch.columns)} columns")
+    return columns

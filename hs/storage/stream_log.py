@@ -1,4 +1,20 @@
-"""How far each writer of a stream has come, and the log of its recent commits."""
+"""The position of each writer of a stream, and the log of recent commits.
+
+A writer is one instance name of one stream. Its row in `stream_positions` holds the position of
+its last commit and the generation of the process that may write under this name (column `life`).
+The row is the lock and the fence of the writer:
+
+- Every commit to a stream updates the row, with the generation in the WHERE clause
+  (`set_position`). If another process has taken over, no row matches, and the whole transaction
+  fails with RowMissing. So of two processes with one name, only the last to start can commit.
+- `take_over` and `renew_generation` update the same row, so they wait for a commit that is being
+  written, and see its position. After them, no commit of an older generation can succeed, even if
+  its statement is still on its way to the database.
+- After CommitUnknown, a writer calls `renew_generation`: the returned position shows whether the
+  commit was written. The call may be repeated if its own outcome is unknown.
+- `stream_log` rows are written in the transaction of the commit that they describe. Each names
+  the position before it, so a reader notices a gap.
+"""
 
 from collections.abc import Sequence
 
@@ -18,8 +34,8 @@ ON CONFLICT (stream, writer) DO UPDATE SET life = excluded.life
 SET_POSITION = UpdateRows(
     "stream_positions", key="stream text, writer text, life text", values="position bigint"
 )
-# It waits for a commit of the old life that is still under way, and lets none come after it.
-BEGIN_ANEW = """
+# Accepts the new generation as well, so that the statement may be repeated.
+RENEW_GENERATION = """
 UPDATE stream_positions SET life = $4 WHERE stream = $1 AND writer = $2 AND life IN ($3, $4)
 RETURNING position
 """
@@ -37,7 +53,7 @@ PRUNE = "DELETE FROM stream_log WHERE written_ms < $1"
 
 @attrs.frozen
 class LoggedCommit:
-    """One commit as the log keeps it: `row_bytes` is encoded by the writer."""
+    """One commit in the log; `row_bytes` are the rows as the writer encoded them."""
 
     position: int
     previous: int
@@ -45,59 +61,64 @@ class LoggedCommit:
 
 
 async def positions(tx: Tx) -> list[tuple[str, str, int]]:
-    """List (stream, writer, position of its last commit) of all streams."""
+    """List (stream, writer, position of its last commit) for all streams."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(POSITIONS)]
 
 
 async def positions_of(tx: Tx, stream: str) -> dict[str, int]:
-    """Give the position of each writer's last commit to a stream."""
+    """Return the position of each writer's last commit to a stream."""
     return {row[0]: row[1] for row in await tx.fetch(POSITION_OF_STREAM, stream)}
 
 
-async def take_over(tx: Tx, stream: str, writer: str, life: str) -> dict[str, int]:
-    """Let nobody but this life write under a name; give the positions of the stream's writers.
+async def take_over(tx: Tx, stream: str, writer: str, generation: str) -> dict[str, int]:
+    """Make `generation` the only one that may write under this name.
 
-    A commit of the life before that is still under way ends first, and is seen.
+    Waits for a commit of the previous generation that is being written.
+    Returns: the positions of all writers of the stream.
     """
-    await tx.execute(TAKE_OVER, stream, writer, life)
+    await tx.execute(TAKE_OVER, stream, writer, generation)
     return await positions_of(tx, stream)
 
 
-async def set_position(tx: Tx, stream: str, writer: str, life: str, position: int) -> None:
-    """Record the position of a writer's commit, in its transaction.
+async def set_position(tx: Tx, stream: str, writer: str, generation: str, position: int) -> None:
+    """Store the position of a commit, in the transaction of that commit.
 
-    Raises, at the transaction's end: RowMissing, if it was replaced.
+    Raises: RowMissing, by the end of the transaction, if another process has taken over.
     """
-    await tx.update_row(SET_POSITION, (stream, writer, life, position))
+    await tx.update_row(SET_POSITION, (stream, writer, generation, position))
 
 
-async def begin_anew(tx: Tx, stream: str, writer: str, life: str, next_life: str) -> int | None:
-    """Let a writer go on under another life; None: it was replaced by another process.
+async def begin_anew(
+    tx: Tx, stream: str, writer: str, generation: str, next_generation: str
+) -> int | None:
+    """Replace a writer's generation by its next one; may be repeated.
 
-    Gives its position: no commit of the old life will change it any more, even if one is still on
-    its way to the database. It may be done again.
+    Returns: the writer's position, which no commit of the old generation can change any more;
+    None if another process has taken over.
     """
-    position: int | None = await tx.fetchval(BEGIN_ANEW, stream, writer, life, next_life)
+    position: int | None = await tx.fetchval(
+        RENEW_GENERATION, stream, writer, generation, next_generation
+    )
     return position
 
 
-async def is_writer(tx: Tx, stream: str, writer: str, life: str) -> bool:
-    """Tell whether this life writes under a name; nobody takes over before the transaction ends."""
-    return await begin_anew(tx, stream, writer, life, life) is not None
+async def is_writer(tx: Tx, stream: str, writer: str, generation: str) -> bool:
+    """Return whether `generation` may write; no other process takes over in this transaction."""
+    return await begin_anew(tx, stream, writer, generation, generation) is not None
 
 
 async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:
-    """Add a commit to the log, in the commit's transaction."""
+    """Append a commit to the log, in the transaction of that commit."""
     row = (stream, writer, commit.position, commit.previous, now_ms, commit.row_bytes)
     await tx.insert_rows(APPEND, [row])
 
 
 async def read(tx: Tx, stream: str, writer: str, after: int, limit: int) -> Sequence[LoggedCommit]:
-    """Give a writer's commits after a position, oldest first."""
+    """Return up to `limit` commits of a writer after a position, oldest first."""
     rows = await tx.fetch(READ, stream, writer, after, limit)
     return [LoggedCommit(row[0], row[1], bytes(row[2])) for row in rows]
 
 
 async def prune(tx: Tx, before_ms: int) -> int:
-    """Forget commits older than a time; give how many."""
+    """Delete log entries written before a time (ms); return their number."""
     return await tx.execute(PRUNE, before_ms)

@@ -1,4 +1,4 @@
-"""Creating users on a running server, played here by a small HTTP server."""
+"""`hs register-user` against a small HTTP server that plays the registration API."""
 
 import hashlib
 import hmac
@@ -21,15 +21,15 @@ SECRET = "sesame"
 
 
 class Registrar(BaseHTTPRequestHandler):
-    """Answers as the registration API does; remembers what it was asked."""
+    """A fake registration API that records the bodies it receives."""
 
     received: list[dict[str, Any]]
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
     def do_GET(self) -> None:
-        self._answer(200, {"nonce": "n1"})
+        self._respond(200, {"nonce": "n1"})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -38,13 +38,13 @@ class Registrar(BaseHTTPRequestHandler):
         text = "\0".join([body["nonce"], body["username"], body["password"], role])
         mac = hmac.new(SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
         if body["mac"] != mac:
-            self._answer(403, {"errcode": "M_FORBIDDEN", "error": "HMAC incorrect"})
+            self._respond(403, {"errcode": "M_FORBIDDEN", "error": "HMAC incorrect"})
         elif body["username"] == "taken":
-            self._answer(400, {"errcode": "M_USER_IN_USE", "error": "User ID already taken."})
+            self._respond(400, {"errcode": "M_USER_IN_USE", "error": "User ID already taken."})
         else:
-            self._answer(200, {"user_id": f"@{body['username']}:example.org"})
+            self._respond(200, {"user_id": f"@{body['username']}:example.org"})
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def _respond(self, status: int, body: dict[str, Any]) -> None:
         encoded = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(encoded)))
@@ -54,7 +54,7 @@ class Registrar(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server's URL, and the bodies it received."""
+    """The URL of a fake server, and the list of bodies it receives."""
     received: list[dict[str, Any]] = []
     handler = type("OwnRegistrar", (Registrar,), {"received": received})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
@@ -69,7 +69,7 @@ def register(*arguments: str, text: str = "") -> Result:
     return CliRunner().invoke(cli, ["register-user", *arguments], input=text)
 
 
-def test_an_administrator_is_created(server: tuple[str, list[dict[str, Any]]]) -> None:
+def test_administrator_is_created(server: tuple[str, list[dict[str, Any]]]) -> None:
     url, received = server
 
     result = register(url, "-k", SECRET, "-u", "alice", "-p", "pw", "--admin")
@@ -79,7 +79,7 @@ def test_an_administrator_is_created(server: tuple[str, list[dict[str, Any]]]) -
     assert received[0]["admin"] is True
 
 
-def test_address_and_secret_come_from_the_configuration(
+def test_url_and_secret_are_read_from_the_configuration(
     server: tuple[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     url, _ = server
@@ -96,7 +96,7 @@ def test_address_and_secret_come_from_the_configuration(
     assert "Created @bob:example.org." in result.output
 
 
-def test_the_password_may_stand_in_a_file(
+def test_password_is_read_from_a_file(
     server: tuple[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     url, received = server
@@ -107,8 +107,10 @@ def test_the_password_may_stand_in_a_file(
     assert received[0]["password"] == "from a file"
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"caf\xe9\n", "UTF-8"), (b"\nx\n", "is empty")])
-def test_a_file_without_a_password_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(b"caf\xe9\n", "UTF-8"), (b"\nx\n", "is empty")])
+def test_file_without_password_is_a_usage_error(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "pw").write_bytes(content)
 
     result = register(
@@ -116,23 +118,25 @@ def test_a_file_without_a_password_is_told(tmp_path: Path, content: bytes, told:
     )
 
     assert result.exit_code == 2
-    assert told in result.output
+    assert message in result.output
 
 
 @pytest.mark.parametrize(
     "url", ["localhost:8008", "ftp://localhost", "http://", "http://[::1", "x"]
 )
-def test_what_is_no_address_is_told(url: str) -> None:
+def test_invalid_url_is_a_usage_error(url: str) -> None:
     result = register(url, "-k", SECRET, "-u", "a", "-p", "p", "-A")
 
     assert result.exit_code == 2
-    assert f"{url} is not a URL; write it like http" in result.output
+    assert f"{url} is not an http or https URL; write it like http" in result.output
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n{}", b"+PONG\r\n", b"", b"HTTP/1.1 1"])
-def test_another_kind_of_server_is_told(answer: bytes) -> None:
+@pytest.mark.parametrize(
+    "response", [b"HTTP/1.1 200 OK\r\n\r\n{}", b"+PONG\r\n", b"", b"HTTP/1.1 1"]
+)
+def test_other_kind_of_server_is_reported(response: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer_once, args=(listener, answer))
+        thread = threading.Thread(target=respond_once, args=(listener, response))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -141,64 +145,65 @@ def test_another_kind_of_server_is_told(answer: bytes) -> None:
 
     assert result.exit_code == 1
     assert (
-        "does not answer like a Matrix server" in result.output or "Cannot reach" in result.output
+        "does not respond like a Matrix server" in result.output or "Cannot reach" in result.output
     )
 
 
-def answer_once(listener: socket.socket, answer: bytes) -> None:
-    """Answer the first connection with these bytes."""
+def respond_once(listener: socket.socket, response: bytes) -> None:
+    """Send these bytes to the first client."""
     peer, _ = listener.accept()
     with peer:
         peer.recv(65536)
-        peer.sendall(answer)
+        peer.sendall(response)
 
 
-def test_an_own_listener_with_tls_need_not_have_a_certificate_for_its_address(
+def test_certificate_of_a_local_listener_is_not_verified(
     tmp_path: Path,
 ) -> None:
     handler = type("OwnRegistrar", (Registrar,), {"received": []})
-    made = make_certificates(tmp_path)
+    certificates = make_certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made.certificate, made.key)
+    context.load_cert_chain(certificates.certificate, certificates.key)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.socket = context.wrap_socket(http.socket, server_side=True)
         threading.Thread(target=http.serve_forever).start()
         config = tmp_path / "homeserver.yaml"
         config.write_text(
             f"server_name: example.org\nregistration_shared_secret: {SECRET}\n"
-            f"tls_certificate_path: {made.certificate}\ntls_private_key_path: {made.key}\n"
+            f"tls_certificate_path: {certificates.certificate}\ntls_private_key_path: "
+            f"{certificates.key}\n"
             f"listeners: [{{port: {http.server_port}, bind_addresses: [127.0.0.1], tls: true, "
             "resources: [{names: [client]}]}]\n"
         )
 
-        mine = register("-c", str(config), "-u", "a", "-p", "p", "-A")
-        named = register(
+        local = register("-c", str(config), "-u", "a", "-p", "p", "-A")
+        by_url = register(
             f"https://127.0.0.1:{http.server_port}", "-k", SECRET, "-u", "a", "-p", "p", "-A"
         )
         http.shutdown()
 
-    assert "Created @a:example.org." in mine.output
-    assert named.exit_code == 1
-    assert "certificate" in named.output
+    assert "Created @a:example.org." in local.output
+    assert by_url.exit_code == 1
+    assert "certificate" in by_url.output
 
 
-def test_a_wrong_secret_is_told(server: tuple[str, list[dict[str, Any]]]) -> None:
+def test_wrong_secret_is_reported(server: tuple[str, list[dict[str, Any]]]) -> None:
     result = register(server[0], "-k", "wrong", "-u", "a", "-p", "p", "-A")
 
     assert result.exit_code == 1
     assert "HMAC incorrect (M_FORBIDDEN)" in result.output
 
 
-def test_an_existing_user_is_fine_when_asked_so(
+def test_existing_user_is_accepted_with_exists_ok(
     server: tuple[str, list[dict[str, Any]]],
 ) -> None:
-    plain = register(server[0], "-k", SECRET, "-u", "taken", "-p", "p", "-A")
-    relaxed = register(server[0], "-k", SECRET, "-u", "taken", "-p", "p", "-A", "--exists-ok")
+    default = register(server[0], "-k", SECRET, "-u", "taken", "-p", "p", "-A")
+    lenient = register(server[0], "-k", SECRET, "-u", "taken", "-p", "p", "-A", "--exists-ok")
 
-    assert (plain.exit_code, relaxed.exit_code) == (1, 0)
+    assert (default.exit_code, lenient.exit_code) == (1, 0)
 
 
-def test_an_unreachable_server_is_told() -> None:
+def test_unreachable_server_is_reported() -> None:
     result = register("http://127.0.0.1:1", "-k", SECRET, "-u", "a", "-p", "p", "-A")
 
     assert result.exit_code == 1

@@ -101,7 +101,10 @@ def test_a_signing_key_that_is_missing(
 
     told = told_of(load("\n".join([*lines, f"signing_key_path: {path}"])), capsys)
 
-    assert f"signing_key_path: the key {path} cannot be read: No such file or directory" in told
+    assert (
+        f"signing_key_path: cannot read a signing key from {path}: No such file or directory"
+        in told
+    )
 
 
 def test_a_signing_key_that_is_none(load: Load, alone: str, capsys: Told) -> None:

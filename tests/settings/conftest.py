@@ -1,4 +1,4 @@
-"""Writing configuration files for a test."""
+"""Fixtures that load settings from texts."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from hs.settings.settings import Settings
 Load = Callable[..., Settings]
 Refused = Callable[..., str]
 
-NAMED = "server_name: example.org\n"
+SERVER_NAME = "server_name: example.org\n"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def load(tmp_path: Path) -> Load:
         paths = []
         for number, text in enumerate(texts):
             path = tmp_path / f"{number}.yaml"
-            path.write_text(text if number or "server_name" in text else NAMED + text)
+            path.write_text(text if number or "server_name" in text else SERVER_NAME + text)
             paths.append(path)
         return load_settings(paths, environ or {}, strict=strict)
 
@@ -35,19 +35,19 @@ def load(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def refused(load: Load) -> Refused:
-    """Give what is said about texts that must be refused."""
+    """Load texts that must be rejected; return the error message."""
 
-    def refusal_of(*texts: str, strict: bool = False) -> str:
+    def message_for(*texts: str, strict: bool = False) -> str:
         with pytest.raises(SettingsError) as error:
             load(*texts, strict=strict)
         return str(error.value)
 
-    return refusal_of
+    return message_for
 
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
-    """Put the logging of the tests back after one that configures it."""
+    """Restore the logging configuration after a test that changes it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

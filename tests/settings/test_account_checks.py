@@ -1,4 +1,4 @@
-"""Contradictions between the settings of accounts are refused, with what to do about them."""
+"""Contradictions between settings of accounts are rejected with a remedy."""
 
 from pathlib import Path
 
@@ -11,29 +11,29 @@ MAIL = 'email: {notif_from: "a <a@example.org>"}\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("email: {smtp_host: mail}", "email.notif_from"),
         ('email: {notif_from: "%(ap)s"}', "use only %(app)s"),
         ('email: {notif_from: a, subjects: {password_reset: "100%"}}', "subjects.password_reset"),
         (OPEN + "registrations_require_3pid: [email]", "add an `email` section"),
         (OPEN + "registrations_require_3pid: [msisdn]", "account_threepid_delegates"),
-        (OPEN + MAIL + "registrations_require_3pid: [email, pigeon]", "'pigeon' is no kind"),
+        (OPEN + MAIL + "registrations_require_3pid: [email, pigeon]", "'pigeon' is not a kind"),
         ("enable_registration_captcha: true", "recaptcha_public_key"),
         ("allowed_local_3pids: [{medium: email, pattern: '('}]", "not a regular expression"),
         ("allowed_local_3pids: [{medium: fax}]", "write one of email, msisdn"),
         ("jwt_config: {enabled: true}", "jwt_config.secret"),
-        ("user_consent: {version: 1.0}", "name the directory of the terms"),
-        ("user_consent: {require_at_registration: true}", "give the terms a version"),
+        ("user_consent: {version: 1.0}", "set the directory that contains the terms"),
+        ("user_consent: {require_at_registration: true}", "set the version of the terms"),
         ("user_consent: {version: 1.0, template_dir: /nowhere}", "/nowhere/en/1.0.html"),
         ("password_config: {scheme: md5}", "write one of bcrypt, argon2id"),
     ],
 )
-def test_contradictions_are_refused(refused: Refused, text: str, told: str) -> None:
-    assert told in refused(text)
+def test_contradictions_are_rejected(refused: Refused, text: str, message: str) -> None:
+    assert message in refused(text)
 
 
-def test_what_fits_together_is_taken(load: Load, tmp_path: Path) -> None:
+def test_consistent_settings_are_accepted(load: Load, tmp_path: Path) -> None:
     (tmp_path / "terms" / "en").mkdir(parents=True)
     (tmp_path / "terms" / "en" / "1.0.html").write_text("terms")
 
@@ -50,6 +50,6 @@ def test_what_fits_together_is_taken(load: Load, tmp_path: Path) -> None:
     assert settings.notices == ()
 
 
-def test_the_port_follows_from_the_encryption(load: Load) -> None:
+def test_smtp_port_defaults_to_465_with_implicit_tls(load: Load) -> None:
     assert load("email: {notif_from: a@b, force_tls: true}").email.port == 465
     assert load("email: {notif_from: a@b, smtp_port: 587}").email.port == 587

@@ -1,4 +1,4 @@
-"""A key that is said to have an effect is read by something."""
+"""Every key that claims to have an effect is read by some code."""
 
 import ast
 import re
@@ -18,11 +18,11 @@ from hs.settings.settings import GROUPS
 
 ROOT = Path(hs.__file__).parent
 SOURCE = "\n".join(path.read_text() for path in ROOT.rglob("*.py"))
-# Their descriptions say so.
-ACCEPTED = {"macaroon_secret_key", "worker_main_http_uri"}
-# What follows from these is worked out while settings are read, and used under other names.
-WORKED_OUT_GROUPS = {"WorkerKeys", "AppserviceKeys"}
-WORKED_OUT = {
+# Their descriptions say that they have no effect.
+ACCEPTED_ONLY = {"macaroon_secret_key", "worker_main_http_uri"}
+# These are evaluated while settings are loaded, and their results have other names.
+DERIVED_GROUPS = {"WorkerKeys", "AppserviceKeys"}
+DERIVED = {
     "account_threepid_delegates",
     "auto_accept_invites",
     "contacts",
@@ -51,12 +51,12 @@ def effective(cls: type) -> Iterator[Key]:
 
 
 def is_read(name: str) -> bool:
-    """Find it as an attribute, or as the key of a duty (hs/settings/worker_duties.py)."""
+    """Return whether a name is an attribute in the code, or the key of a duty (worker_duties)."""
     return bool(re.search(rf"\.{re.escape(name)}\b|_key=\"{re.escape(name)}\"", SOURCE))
 
 
 def attributes_read(folder: Path) -> set[str]:
-    """List the names of all attributes that code reads."""
+    """Return the names of all attributes that code outside of settings reads."""
     return {
         node.attr
         for path in folder.rglob("*.py")
@@ -66,33 +66,33 @@ def attributes_read(folder: Path) -> set[str]:
     }
 
 
-READ_OUTSIDE = attributes_read(ROOT)
+READ_ATTRIBUTES = attributes_read(ROOT)
 
 
 @pytest.mark.parametrize(
     "group",
-    [cls for _, cls, _ in GROUPS if cls.__name__ not in WORKED_OUT_GROUPS],
+    [cls for _, cls, _ in GROUPS if cls.__name__ not in DERIVED_GROUPS],
     ids=lambda cls: cls.__name__,
 )
-def test_effective_keys_are_read_by_what_they_are_for(group: type) -> None:
-    """Not only where settings are read and checked."""
-    unread = {key.name for key in effective(group) if key.name not in READ_OUTSIDE}
+def test_effective_keys_are_read_outside_of_settings(group: type) -> None:
+    """Checking a key while it is loaded does not count."""
+    unread = {key.name for key in effective(group) if key.name not in READ_ATTRIBUTES}
 
-    assert unread <= ACCEPTED | WORKED_OUT
+    assert unread <= ACCEPTED_ONLY | DERIVED
 
 
 @pytest.mark.parametrize("group", [cls for _, cls, _ in GROUPS], ids=lambda cls: cls.__name__)
 def test_effective_keys_are_read(group: type) -> None:
     unread = {key.name for key in effective(group) if not is_read(key.name)}
 
-    assert unread <= ACCEPTED
+    assert unread <= ACCEPTED_ONLY
 
 
-def test_what_is_accepted_only_says_so() -> None:
-    assert all("Accepted and not needed" in REGISTRY[name].doc for name in ACCEPTED)
+def test_keys_without_effect_say_so_in_their_description() -> None:
+    assert all("Accepted and not needed" in REGISTRY[name].doc for name in ACCEPTED_ONLY)
 
 
-def test_keys_and_parts_of_blocks_without_effect_are_told(tmp_path: Path) -> None:
+def test_keys_without_effect_are_noted_once_each(tmp_path: Path) -> None:
     path = tmp_path / "homeserver.yaml"
     path.write_text(
         "server_name: example.org\n"
@@ -102,17 +102,17 @@ def test_keys_and_parts_of_blocks_without_effect_are_told(tmp_path: Path) -> Non
 
     settings = settings_from(read_documents([path]), {})
 
-    assert [(one.key, one.message) for one in settings.notices] == [
-        ("metrics_flags", "not yet effective"),
-        ("caches.expire_caches", "not yet effective"),
+    assert [(notice.key, notice.message) for notice in settings.notices] == [
+        ("metrics_flags", "has no effect in this version"),
+        ("caches.expire_caches", "has no effect in this version"),
     ]
 
 
-def test_a_mistake_in_a_key_without_effect_is_told_once(tmp_path: Path) -> None:
+def test_mistake_in_a_key_without_effect_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "homeserver.yaml"
     path.write_text("server_name: example.org\nmetrics_flags: 5\n")
 
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as error:
         settings_from(read_documents([path]), {})
 
-    assert [one.key for one in refused.value.problems] == ["metrics_flags"]
+    assert [problem.key for problem in error.value.problems] == ["metrics_flags"]

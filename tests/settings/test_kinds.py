@@ -1,4 +1,4 @@
-"""Durations, sizes and the other types of settings."""
+"""The kinds of settings: durations, sizes, lists and others."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def at() -> At:
         ("0.5s", 500),
     ],
 )
-def test_durations_have_units(written: Any, ms: int) -> None:
+def test_duration_is_read_in_milliseconds(written: Any, ms: int) -> None:
     assert DURATION.read(written, at()) == ms
 
 
@@ -56,38 +56,38 @@ def test_durations_have_units(written: Any, ms: int) -> None:
         ("87KiB", 87 * 1024),
     ],
 )
-def test_sizes_are_powers_of_1024(written: Any, size: int) -> None:
+def test_size_units_are_powers_of_1024(written: Any, size: int) -> None:
     assert SIZE.read(written, at()) == size
 
 
 @pytest.mark.parametrize(
     "written", ["soon", "-5m", "1.5", "1.5ms", ".5s", "5 fortnights", True, -1, 1.5, [], None]
 )
-def test_what_is_no_duration_is_refused(written: Any) -> None:
+def test_invalid_duration_is_rejected(written: Any) -> None:
     with pytest.raises(Unfit, match="expected a duration"):
         DURATION.read(written, at())
 
 
 @given(st.integers(min_value=0, max_value=10**6), st.sampled_from("smhdwy"))
-def test_a_unit_is_a_factor(number: int, unit: str) -> None:
+def test_duration_unit_multiplies_the_number(number: int, unit: str) -> None:
     assert DURATION.read(f"{number}{unit}", at()) == number * DURATION.read(f"1{unit}", at())
 
 
 @pytest.mark.parametrize("written", [None, "infinity"])
-def test_an_endless_duration_is_none(written: Any) -> None:
+def test_infinite_duration_is_none(written: Any) -> None:
     assert endless(DURATION).read(written, at()) is None
 
 
-def test_an_unquoted_off_is_the_word_off() -> None:
+def test_unquoted_off_is_read_as_the_word_off() -> None:
     assert choice("all", "off").read(False, at()) == "off"
 
 
-def test_a_single_entry_may_stand_for_a_list() -> None:
+def test_single_entry_is_read_as_a_list() -> None:
     assert one_or_more(STRING).read("one", at()) == ("one",)
 
 
-def test_a_mistake_in_a_list_names_its_place() -> None:
+def test_mistake_in_a_list_names_the_index() -> None:
     with pytest.raises(Unfit) as error:
-        list_of(integer(least=1)).read([1, 0], at())
+        list_of(integer(minimum=1)).read([1, 0], at())
 
     assert error.value.at.key == "key.1"

@@ -1,4 +1,4 @@
-"""The written reference agrees with the registry."""
+"""The generated reference pages match the registry."""
 
 from pathlib import Path
 
@@ -8,36 +8,36 @@ from hs.settings.settings import GROUPS, Settings
 from tests.settings.conftest import Load
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-REMEDY = "write it anew: hs reference docs"
+REMEDY = "regenerate it with: hs reference docs"
 
 
-def test_the_page_is_current() -> None:
+def test_reference_page_is_up_to_date() -> None:
     assert (DOCS / "configuration.md").read_text() == markdown(), REMEDY
 
 
-def test_the_schema_is_current() -> None:
+def test_schema_file_is_up_to_date() -> None:
     assert (DOCS / "configuration.schema.json").read_text() == json_schema_text(), REMEDY
 
 
-def test_every_key_says_what_it_is_for() -> None:
-    silent = [key.name for key in REGISTRY.values() if not key.doc.endswith(".")]
+def test_every_key_has_a_description() -> None:
+    undocumented = [key.name for key in REGISTRY.values() if not key.doc.endswith(".")]
 
-    assert silent == []
+    assert undocumented == []
 
 
-def test_the_dialect_is_known_whole() -> None:
+def test_all_documented_keys_of_synapse_are_known() -> None:
     documented = 226
 
     assert len(REGISTRY) >= documented
 
 
-def test_the_schema_names_every_key() -> None:
+def test_schema_contains_every_key() -> None:
     assert set(json_schema()["properties"]) == set(REGISTRY)
 
 
-def test_the_defaults_of_the_classes_are_those_of_an_empty_file(load: Load) -> None:
-    loaded, fresh = load(""), Settings()
+def test_empty_file_gives_the_defaults_of_the_classes(load: Load) -> None:
+    loaded, defaults = load(""), Settings()
 
     for name in ("rate_limits", "registration", "rooms", "presence", "passwords", "turn", "redis"):
-        assert getattr(loaded, name) == getattr(fresh, name)
+        assert getattr(loaded, name) == getattr(defaults, name)
     assert len(GROUPS) > 10

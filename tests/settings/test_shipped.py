@@ -1,4 +1,4 @@
-"""The configuration files that come with hs load, and fit together."""
+"""The configuration files shipped with hs load and fit together."""
 
 import re
 from pathlib import Path
@@ -16,34 +16,34 @@ PAGE = (ROOT / "docs" / "workers.md").read_text("utf-8")
 
 
 def all_processes() -> list[Settings]:
-    return [load_settings(files, {}) for files in ([SHARED], *([SHARED, one] for one in WORKERS))]
+    return [load_settings(files, {}) for files in ([SHARED], *([SHARED, path] for path in WORKERS))]
 
 
-def test_the_smallest_configuration_loads_without_a_word() -> None:
+def test_smallest_configuration_loads_without_notices() -> None:
     assert load_settings([CONFIG / "homeserver.yaml"], {}, strict=True).notices == ()
 
 
 @pytest.mark.parametrize("path", WORKERS, ids=lambda path: path.stem)
-def test_every_worker_loads_without_a_word(path: Path) -> None:
+def test_every_worker_loads_without_notices(path: Path) -> None:
     settings = load_settings([SHARED, path], {}, strict=True)
 
     assert settings.workers.name == path.stem
     assert settings.notices == ()
 
 
-def test_every_process_that_the_shared_file_names_has_a_file() -> None:
+def test_every_worker_named_in_the_shared_file_has_a_file() -> None:
     named = load_settings([SHARED], {}).workers.others
 
     assert named <= {path.stem for path in WORKERS}
 
 
 def test_no_two_processes_on_one_host_share_a_port() -> None:
-    ports = [listener.port for one in all_processes() for listener in one.listeners]
+    ports = [listener.port for process in all_processes() for listener in process.listeners]
 
     assert len(ports) == len(set(ports))
 
 
-def test_every_file_is_of_a_process_that_does_something() -> None:
+def test_every_process_has_a_duty_or_serves_clients() -> None:
     for settings in all_processes():
         workers = settings.workers
         is_named = workers.name in load_settings([SHARED], {}).workers.others
@@ -51,34 +51,36 @@ def test_every_file_is_of_a_process_that_does_something() -> None:
         assert is_named or offers - {"replication"}
 
 
-def test_the_page_about_workers_lists_the_processes_and_where_clients_reach_them() -> None:
+def test_documentation_lists_the_processes_with_their_ports() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (\d*) ?\|$", PAGE, re.MULTILINE)
 
     assert len(rows) == 12
     assert dict(rows) == {
-        one.workers.name: "".join(
-            str(listener.port) for listener in one.listeners if "replication" not in listener.names
+        process.workers.name: "".join(
+            str(listener.port)
+            for listener in process.listeners
+            if "replication" not in listener.names
         )
-        for one in all_processes()
+        for process in all_processes()
     }
 
 
 @pytest.mark.parametrize(("upstream", "resource"), [("clients", "client"), ("media", "media")])
-def test_the_proxy_on_that_page_knows_every_process_that_serves(
+def test_documented_proxy_has_every_serving_process_as_upstream(
     upstream: str, resource: str
 ) -> None:
     block = PAGE.partition(f"upstream {upstream} {{")[2].partition("}")[0]
 
     assert {int(port) for port in re.findall(r"server 127\.0\.0\.1:(\d+);", block)} == {
         listener.port
-        for one in all_processes()
-        for listener in one.listeners
+        for process in all_processes()
+        for listener in process.listeners
         if resource in listener.names
     }
 
 
-def test_their_connections_fit_into_a_postgresql_as_it_is_installed() -> None:
-    most = sum(int(one.database.args["cp_max"]) for one in all_processes())
+def test_connections_of_all_processes_fit_into_a_default_postgresql() -> None:
+    connections = sum(int(process.database.args["cp_max"]) for process in all_processes())
 
-    assert most <= 97
-    assert f"(here {most})" in PAGE
+    assert connections <= 97
+    assert f"(here {connections})" in PAGE

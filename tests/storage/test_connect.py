@@ -1,4 +1,4 @@
-"""Synapse's `database` section becomes a connection."""
+"""Synapse's `database` section is translated to connections of each engine."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from hs.lib.aio import Bridge
 from hs.storage.connect import DatabaseConfig, open_database, postgres_config
 from hs.storage.database import DatabaseUnavailable, Tx
-from hs.storage.postgres.tx import translate
+from hs.storage.postgres.tx import translate_error
 from tests.support.postgres import PostgresServer
 
 
@@ -16,7 +16,7 @@ async def select_one(tx: Tx) -> int:
     return number
 
 
-def test_libpq_arguments_are_translated() -> None:
+def test_psycopg2_arguments_are_translated() -> None:
     args = {
         "user": "synapse", "password": "s3cret", "dbname": "matrix", "host": "db.example.org",
         "port": 5433, "cp_min": 3, "cp_max": 7, "keepalives_idle": 10,
@@ -32,7 +32,7 @@ def test_libpq_arguments_are_translated() -> None:
     assert "keepalives_idle" not in config.connect
 
 
-def test_tls_arguments_travel_in_the_uri() -> None:
+def test_tls_arguments_are_passed_in_the_uri() -> None:
     args = {"sslmode": "verify-full", "sslrootcert": "/etc/ca bundle.pem"}
 
     config = postgres_config(DatabaseConfig("postgres", args))
@@ -56,7 +56,7 @@ def test_tls_arguments_travel_in_the_uri() -> None:
         ({}, None),
     ],
 )
-def test_on_the_same_machine_tls_is_used_only_where_it_must_be(
+def test_tls_to_loopback_is_used_only_if_required(
     args: dict[str, str], mode: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGSSLMODE", raising=False)
@@ -66,7 +66,7 @@ def test_on_the_same_machine_tls_is_used_only_where_it_must_be(
     assert config.connect.get("ssl") == mode
 
 
-def test_what_the_environment_says_of_tls_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sslmode_of_the_environment_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "require")
 
     config = postgres_config(DatabaseConfig("postgres", {"host": "localhost"}))
@@ -74,18 +74,18 @@ def test_what_the_environment_says_of_tls_holds(monkeypatch: pytest.MonkeyPatch)
     assert "ssl" not in config.connect
 
 
-def test_several_hosts_are_told_apart() -> None:
+def test_comma_separated_hosts_become_a_list() -> None:
     config = postgres_config(DatabaseConfig("postgres", {"host": "a, b", "port": "1,2"}))
 
     assert (config.connect["host"], config.connect["port"]) == (["a", "b"], [1, 2])
 
 
-def test_an_unknown_argument_is_named() -> None:
+def test_unknown_argument_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match=r"database\.args\.hots"):
         postgres_config(DatabaseConfig("postgres", {"hots": "db"}))
 
 
-def test_an_unknown_engine_is_refused() -> None:
+def test_unknown_engine_is_rejected() -> None:
     with pytest.raises(ValueError, match="mysql"):
         DatabaseConfig("mysql")
 
@@ -97,7 +97,7 @@ async def test_sqlite_is_opened_by_path(bridge: Bridge, tmp_path: Path) -> None:
         assert await database.read(select_one) == 1
 
 
-async def test_an_sqlite_file_in_a_missing_directory_is_reported(bridge: Bridge) -> None:
+async def test_sqlite_file_in_missing_directory_is_unavailable(bridge: Bridge) -> None:
     config = DatabaseConfig("sqlite", {"database": "/nonexistent/new.db"})
 
     with pytest.raises(DatabaseUnavailable, match="nonexistent"):
@@ -116,7 +116,7 @@ async def test_postgres_is_opened_by_its_arguments(
 
 
 @pytest.mark.postgres
-async def test_a_postgres_out_of_reach_is_reported(bridge: Bridge, tmp_path: Path) -> None:
+async def test_unreachable_postgres_is_unavailable(bridge: Bridge, tmp_path: Path) -> None:
     config = DatabaseConfig("psycopg2", {"host": str(tmp_path), "user": "nobody"})
 
     with pytest.raises(DatabaseUnavailable):
@@ -129,7 +129,7 @@ async def _application_name(tx: Tx) -> str:
     return name
 
 
-async def test_why_the_database_cannot_be_reached_is_told_in_words(bridge: Bridge) -> None:
+async def test_unavailable_error_contains_the_system_error_text(bridge: Bridge) -> None:
     config = DatabaseConfig("postgres", {"host": "/nowhere", "user": "a", "database": "a"})
 
     with pytest.raises(DatabaseUnavailable, match="PostgreSQL: No such file or directory"):
@@ -137,5 +137,7 @@ async def test_why_the_database_cannot_be_reached_is_told_in_words(bridge: Bridg
             pass
 
 
-def test_a_database_that_stays_silent_is_told_of() -> None:
-    assert str(translate(TimeoutError(), gone=True)) == "PostgreSQL: it does not answer in time"
+def test_connection_timeout_is_described() -> None:
+    assert (
+        str(translate_error(TimeoutError(), is_closed=True)) == "PostgreSQL: connection timed out"
+    )

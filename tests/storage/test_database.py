@@ -1,4 +1,4 @@
-"""Both engines keep the same promises to units of work."""
+"""Units of work behave the same on both engines."""
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from hs.storage.database import (
 )
 from hs.storage.dialect import sql
 from hs.storage.migrate import Migration, migrate
-from hs.storage.rows import Change, Rows, UpdateRows
+from hs.storage.rows import ChangeReturning, Rows, UpdateRows
 
 PETS = Migration.parse(
     "9000_pets.sql",
@@ -35,20 +35,20 @@ INSERT = "INSERT INTO pets (name, age, tag) VALUES ($1, $2, $3) RETURNING id"
 SELECT = "SELECT age FROM pets WHERE name = $1"
 BY_NAMES = sql(lambda d: f"SELECT name FROM pets WHERE {d.any_of('name', 1, 'text')} ORDER BY name")
 NOT_NAMED = sql(lambda d: f"SELECT name FROM pets WHERE {d.none_of('name', 1, 'text')}")
-PAIRS = sql(
+BY_NAME_AND_AGE = sql(
     lambda d: (
         f"""
-    SELECT pets.name FROM {d.unnest("wanted", "name text, age bigint")}
-    JOIN pets ON pets.name = wanted.name AND pets.age = wanted.age
+    SELECT pets.name FROM {d.unnest("pairs", "name text, age bigint")}
+    JOIN pets ON pets.name = pairs.name AND pets.age = pairs.age
     """
     )
 )
-MANY = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
-STRICT = Rows("pets", "name text, age bigint")
-OWNERS = Rows("owners", "pet text")
-AGES = UpdateRows("pets", "name text", "age bigint, tag bytea")
-BOWLS = Rows("bowls", "place text, meals bigint")
-COUNT_BOWLS = Change(
+INSERT_NEW = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
+INSERT_PETS = Rows("pets", "name text, age bigint")
+INSERT_OWNERS = Rows("owners", "pet text")
+UPDATE_PETS = UpdateRows("pets", "name text", "age bigint, tag bytea")
+INSERT_BOWLS = Rows("bowls", "place text, meals bigint")
+ADD_MEALS = ChangeReturning(
     "bowls", sql(lambda _: "UPDATE bowls SET meals = meals + $1 RETURNING place, meals")
 )
 
@@ -74,7 +74,7 @@ async def age_of(tx: Tx, name: str) -> int | None:
     return age
 
 
-async def test_what_was_written_is_read(pets: Database) -> None:
+async def test_written_row_is_visible_to_every_kind_of_read(pets: Database) -> None:
     await pets.write(add, "rex", 3)
 
     assert await pets.read(age_of, "rex") == 3
@@ -82,18 +82,18 @@ async def test_what_was_written_is_read(pets: Database) -> None:
     assert await pets.read_long(age_of, "rex") == 3
 
 
-async def test_rows_are_read_by_number_and_by_name(pets: Database) -> None:
+async def test_row_values_are_read_by_index_and_by_name(pets: Database) -> None:
     async def row(tx: Tx) -> tuple[object, ...]:
-        found = await tx.fetchrow("SELECT name, age, tag FROM pets")
-        assert found is not None
-        return found[0], found["age"], found["tag"], len(found), list(found)
+        first_row = await tx.fetchrow("SELECT name, age, tag FROM pets")
+        assert first_row is not None
+        return first_row[0], first_row["age"], first_row["tag"], len(first_row), list(first_row)
 
     await pets.write(add, "rex", 3)
 
     assert await pets.read(row) == ("rex", 3, b"\x00\xff", 3, ["rex", 3, b"\x00\xff"])
 
 
-async def test_a_failed_unit_leaves_nothing(pets: Database) -> None:
+async def test_failed_unit_writes_nothing(pets: Database) -> None:
     async def fail(tx: Tx) -> None:
         await add(tx, "rex", 3)
         raise ValueError("no")
@@ -104,7 +104,7 @@ async def test_a_failed_unit_leaves_nothing(pets: Database) -> None:
     assert await pets.read(age_of, "rex") is None
 
 
-async def test_a_units_errors_are_told_apart(pets: Database) -> None:
+async def test_database_errors_are_raised_as_their_own_classes(pets: Database) -> None:
     async def orphan(tx: Tx) -> None:
         await tx.execute("INSERT INTO owners (pet) VALUES ($1)", "nobody")
 
@@ -128,7 +128,7 @@ async def test_a_units_errors_are_told_apart(pets: Database) -> None:
     assert await pets.read(age_of, "rex") == 3
 
 
-async def test_of_many_concurrent_units_only_the_failing_one_fails(pets: Database) -> None:
+async def test_failing_unit_does_not_affect_concurrent_units(pets: Database) -> None:
     failed = []
 
     async def insert(name: str) -> None:
@@ -146,7 +146,7 @@ async def test_of_many_concurrent_units_only_the_failing_one_fails(pets: Databas
     assert await pets.read(count) == 60
 
 
-async def test_concurrent_changes_of_a_row_are_all_kept(pets: Database) -> None:
+async def test_no_concurrent_update_of_a_row_is_lost(pets: Database) -> None:
     async def grow_older(tx: Tx) -> None:
         age = await tx.fetchval(SELECT, "rex")
         await tx.execute("UPDATE pets SET age = $2 WHERE name = $1", "rex", age + 1)
@@ -159,7 +159,7 @@ async def test_concurrent_changes_of_a_row_are_all_kept(pets: Database) -> None:
     assert await pets.read(age_of, "rex") == 20
 
 
-async def test_a_write_is_seen_by_every_later_read(pets: Database) -> None:
+async def test_read_after_write_sees_the_write(pets: Database) -> None:
     async def write_and_read(number: int) -> None:
         await pets.write(add, f"pet {number}", number)
         assert await pets.read(age_of, f"pet {number}") == number
@@ -169,7 +169,7 @@ async def test_a_write_is_seen_by_every_later_read(pets: Database) -> None:
             nursery.start_soon(write_and_read, number)
 
 
-async def test_a_cancelled_write_runs_to_its_end(pets: Database) -> None:
+async def test_cancelled_write_is_committed_or_never_started(pets: Database) -> None:
     reached = False
 
     with trio.CancelScope() as scope:
@@ -188,7 +188,7 @@ async def _cancel_soon(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def test_execute_counts_the_rows_it_touched(pets: Database) -> None:
+async def test_execute_returns_number_of_affected_rows(pets: Database) -> None:
     async def change(tx: Tx) -> list[int]:
         return [
             await tx.execute("UPDATE pets SET age = age + 1"),
@@ -202,13 +202,13 @@ async def test_execute_counts_the_rows_it_touched(pets: Database) -> None:
     assert await pets.write(change) == [2, 1, 0]
 
 
-async def test_batches_insert_and_update_by_key(pets: Database) -> None:
+async def test_batches_insert_and_update_rows_by_key(pets: Database) -> None:
     async def fill(tx: Tx) -> None:
-        await tx.insert_rows(MANY, [("a", 1, None), ("b", 2, b"\x00"), ("c", 3, b"")])
-        await tx.insert_rows(MANY, [("a", 9, None), ("d", 4, b"d")])
-        await tx.update_rows(AGES, [("b", 20, b"new"), ("c", 30, None), ("nobody", 1, None)])
-        await tx.insert_rows(MANY, [])
-        await tx.update_rows(AGES, [])
+        await tx.insert_rows(INSERT_NEW, [("a", 1, None), ("b", 2, b"\x00"), ("c", 3, b"")])
+        await tx.insert_rows(INSERT_NEW, [("a", 9, None), ("d", 4, b"d")])
+        await tx.update_rows(UPDATE_PETS, [("b", 20, b"new"), ("c", 30, None), ("nobody", 1, None)])
+        await tx.insert_rows(INSERT_NEW, [])
+        await tx.update_rows(UPDATE_PETS, [])
         await tx.executemany("UPDATE pets SET age = age + $1 WHERE name = $2", [(100, "d")])
         await tx.executemany("DELETE FROM pets WHERE name = $1", [])
 
@@ -222,14 +222,14 @@ async def test_batches_insert_and_update_by_key(pets: Database) -> None:
     ]  # fmt: skip
 
 
-async def test_batches_for_several_tables_are_seen_by_what_follows(pets: Database) -> None:
+async def test_deferred_batches_are_visible_to_later_statements(pets: Database) -> None:
     async def fill(tx: Tx, names: list[str]) -> int:
-        await tx.insert_rows(STRICT, [(name, 1) for name in names])
-        await tx.insert_rows(OWNERS, [(name,) for name in names])
+        await tx.insert_rows(INSERT_PETS, [(name, 1) for name in names])
+        await tx.insert_rows(INSERT_OWNERS, [(name,) for name in names])
         await tx.next_ids("barks", 1)
         seen: int = await tx.fetchval("SELECT count(*) FROM owners JOIN pets ON name = pet")
-        await tx.insert_rows(STRICT, [(f"{name}'s child", 0) for name in names])
-        await tx.insert_rows(OWNERS, [(names[0],)])
+        await tx.insert_rows(INSERT_PETS, [(f"{name}'s child", 0) for name in names])
+        await tx.insert_rows(INSERT_OWNERS, [(names[0],)])
         return seen
 
     async def counts(tx: Tx) -> list[int]:
@@ -243,36 +243,36 @@ async def test_batches_for_several_tables_are_seen_by_what_follows(pets: Databas
 
     with pytest.raises(UniqueViolation):
         await pets.write(fill, ["c", "c"])
-    # The fault of its last batch is told as well.
+    # An error in the last batch of a unit is raised too.
     with pytest.raises(UniqueViolation):
         await pets.write(fill, ["b's child", "d", "d's child"])
     assert await pets.read(counts) == [4, 3]
 
 
-async def test_one_row_is_updated_with_all_that_waits(pets: Database) -> None:
+async def test_required_update_is_sent_with_deferred_batches(pets: Database) -> None:
     await pets.write(add, "rex", 3)
 
-    await pets.write(grow_old, "rex")
+    await pets.write(update_with_others, "rex")
 
     assert await pets.read(age_of, "rex") == 20
     assert await pets.read(age_of, "rex's child") == 1
     with pytest.raises(UniqueViolation):
-        await pets.write(grow_old, "rex")
+        await pets.write(update_with_others, "rex")
 
 
-async def grow_old(tx: Tx, name: str, *, reads: bool = False) -> LateRows:
-    """Update a row that is to be there, with others; in several statements if it `reads`."""
+async def update_with_others(tx: Tx, name: str, *, reads: bool = False) -> LateRows:
+    """Update a required row and defer other changes; in several statements if `reads`."""
     if reads:
         await tx.fetchval("SELECT 1")
-    await tx.insert_rows(STRICT, [(f"{name}'s child", 1)])
-    await tx.insert_rows(OWNERS, [(f"{name}'s child",)])
-    late = await tx.change(COUNT_BOWLS, 2)
-    await tx.update_row(AGES, (name, 20, b"new"))
+    await tx.insert_rows(INSERT_PETS, [(f"{name}'s child", 1)])
+    await tx.insert_rows(INSERT_OWNERS, [(f"{name}'s child",)])
+    late = await tx.change_returning(ADD_MEALS, 2)
+    await tx.update_row(UPDATE_PETS, (name, 20, b"new"))
     return late
 
 
 async def fill_bowls(tx: Tx, *places: str) -> None:
-    await tx.insert_rows(BOWLS, [(place, 0) for place in places])
+    await tx.insert_rows(INSERT_BOWLS, [(place, 0) for place in places])
 
 
 async def everything(tx: Tx) -> list[tuple[object, ...]]:
@@ -282,32 +282,32 @@ async def everything(tx: Tx) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("bowls", [(), ("garden",)])
-async def test_without_the_row_nothing_is_done(
+async def test_missing_required_row_undoes_the_unit(
     pets: Database, reads: bool, bowls: tuple[str, ...]
 ) -> None:
     await pets.write(fill_bowls, *bowls)
 
     with pytest.raises(RowMissing):
-        await pets.write(grow_old, "nobody", reads=reads)
+        await pets.write(update_with_others, "nobody", reads=reads)
 
     assert await pets.read(everything) == [(place, 0) for place in bowls]
 
 
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("bowls", [(), ("garden", "kitchen")])
-async def test_what_was_changed_is_known_when_all_is_done(
+async def test_changed_rows_are_available_after_the_unit(
     pets: Database, reads: bool, bowls: tuple[str, ...]
 ) -> None:
-    async def count_alone(tx: Tx) -> LateRows:
+    async def add_meals_only(tx: Tx) -> LateRows:
         if reads:
             await tx.fetchval("SELECT 1")
-        return await tx.change(COUNT_BOWLS, 1)
+        return await tx.change_returning(ADD_MEALS, 1)
 
     await pets.write(add, "rex", 3)
     await pets.write(fill_bowls, *bowls)
 
-    with_others = await pets.write(grow_old, "rex", reads=reads)
-    alone = await pets.write(count_alone)
+    with_others = await pets.write(update_with_others, "rex", reads=reads)
+    alone = await pets.write(add_meals_only)
 
     assert sorted(tuple(row) for row in with_others.rows) == [(place, 2) for place in bowls]
     assert sorted(tuple(row) for row in alone.rows) == [(place, 3) for place in bowls]
@@ -316,27 +316,27 @@ async def test_what_was_changed_is_known_when_all_is_done(
     ]  # fmt: skip
 
 
-async def test_changes_of_one_table_see_each_other(pets: Database) -> None:
+async def test_returning_changes_of_one_table_see_each_other(pets: Database) -> None:
     async def change(tx: Tx) -> list[LateRows]:
         await fill_bowls(tx, "garden")
-        first = await tx.change(COUNT_BOWLS, 1)
-        second = await tx.change(COUNT_BOWLS, 1)
+        first = await tx.change_returning(ADD_MEALS, 1)
+        second = await tx.change_returning(ADD_MEALS, 1)
         await fill_bowls(tx, "kitchen")
         return [first, second]
 
-    given = await pets.write(change)
+    changes = await pets.write(change)
 
-    assert [[tuple(row) for row in late.rows] for late in given] == [
+    assert [[tuple(row) for row in late.rows] for late in changes] == [
         [("garden", 1)],
         [("garden", 2)],
     ]
     assert await pets.read(everything) == [("garden", 2), ("kitchen", 0)]
 
 
-async def test_a_change_undone_by_a_fault_later_in_its_unit(pets: Database) -> None:
+async def test_returning_change_is_undone_by_a_later_error_in_its_unit(pets: Database) -> None:
     async def change(tx: Tx) -> None:
-        await tx.change(COUNT_BOWLS, 1)
-        await tx.insert_rows(STRICT, [("rex", 1), ("rex", 1)])
+        await tx.change_returning(ADD_MEALS, 1)
+        await tx.insert_rows(INSERT_PETS, [("rex", 1), ("rex", 1)])
 
     await pets.write(fill_bowls, "garden")
 
@@ -346,23 +346,23 @@ async def test_a_change_undone_by_a_fault_later_in_its_unit(pets: Database) -> N
     assert await pets.read(everything) == [("garden", 0)]
 
 
-async def test_lists_are_parameters(pets: Database) -> None:
+async def test_lists_are_accepted_as_parameters(pets: Database) -> None:
     async def look(tx: Tx) -> tuple[list[str], list[str], list[str]]:
         return (
             [row["name"] for row in await tx.fetch(BY_NAMES, ["c", "a", "x"])],
             [row["name"] for row in await tx.fetch(NOT_NAMED, {"a", "c"})],
-            [row["name"] for row in await tx.fetch(PAIRS, ["a", "b"], [1, 99])],
+            [row["name"] for row in await tx.fetch(BY_NAME_AND_AGE, ["a", "b"], [1, 99])],
         )
 
     async def fill(tx: Tx) -> None:
-        await tx.insert_rows(MANY, [("a", 1, None), ("b", 2, None), ("c", 3, None)])
+        await tx.insert_rows(INSERT_NEW, [("a", 1, None), ("b", 2, None), ("c", 3, None)])
 
     await pets.write(fill)
 
     assert await pets.read(look) == (["a", "c"], ["b"], ["a"])
 
 
-async def test_parameters_may_come_in_any_order_and_more_than_once(pets: Database) -> None:
+async def test_parameters_may_be_used_in_any_order_and_repeatedly(pets: Database) -> None:
     async def look(tx: Tx) -> list[object]:
         row = await tx.fetchrow("SELECT $2::text, $1::bigint, $2::text" if postgres else
                                 "SELECT $2, $1, $2", 1, "two")  # fmt: skip
@@ -373,7 +373,7 @@ async def test_parameters_may_come_in_any_order_and_more_than_once(pets: Databas
     assert await pets.read(look) == ["two", 1, "two"]
 
 
-async def test_greatest_and_least(pets: Database) -> None:
+async def test_dialect_selects_greatest_and_least_value(pets: Database) -> None:
     async def look(tx: Tx) -> tuple[int, int]:
         return (
             await tx.fetchval(f"SELECT {tx.dialect.greatest('age', '5')} FROM pets"),
@@ -385,7 +385,7 @@ async def test_greatest_and_least(pets: Database) -> None:
     assert await pets.read(look) == (5, 3)
 
 
-async def test_ids_of_a_stream_increase_and_are_given_once(pets: Database) -> None:
+async def test_stream_ids_increase_and_are_never_reused(pets: Database) -> None:
     taken: list[int] = []
 
     async def take(count: int) -> None:
@@ -407,7 +407,7 @@ async def next_ids(tx: Tx, count: int) -> list[int]:
     return await tx.next_ids("barks", count)
 
 
-async def test_a_stream_that_is_not_declared_is_an_error(pets: Database) -> None:
+async def test_ids_of_undeclared_stream_are_an_error(pets: Database) -> None:
     async def take(tx: Tx) -> list[int]:
         return await tx.next_ids("meows", 1)
 
@@ -415,7 +415,7 @@ async def test_a_stream_that_is_not_declared_is_an_error(pets: Database) -> None
         await pets.write(take)
 
 
-async def test_a_snapshot_sees_one_moment(pets: Database) -> None:
+async def test_statements_of_a_snapshot_see_the_same_rows(pets: Database) -> None:
     counts = []
 
     async def count_twice(tx: Tx) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Migrations are applied once, in order, by one process."""
+"""Migrations are applied once, in order, each by one process."""
 
 import pytest
 import trio
@@ -9,9 +9,9 @@ from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.migrate import (
     Migration,
     bundled_migrations,
-    in_order,
     migrate,
     pending,
+    sort_migrations,
     split_statements,
     statements_for,
 )
@@ -33,17 +33,17 @@ async def count_half(tx: Tx) -> int:
     return number
 
 
-async def test_each_is_applied_once_in_its_phase(database: Database) -> None:
+async def test_migration_is_applied_once_in_its_phase(database: Database) -> None:
     first = await migrate(database, [FIRST, LATER], ["pre"])
-    left = await pending(database, [FIRST, LATER])
+    still_pending = await pending(database, [FIRST, LATER])
     second = await migrate(database, [FIRST, LATER], ["pre", "post"])
     third = await migrate(database, [FIRST, LATER], ["pre", "post"])
 
-    assert (first, left, second, third) == ([FIRST], [LATER], [LATER], [])
+    assert (first, still_pending, second, third) == ([FIRST], [LATER], [LATER], [])
     assert await database.read(count_first) == 1
 
 
-async def test_one_that_fails_leaves_nothing_and_stops(database: Database) -> None:
+async def test_failed_migration_is_rolled_back_and_stops_the_rest(database: Database) -> None:
     with pytest.raises(DatabaseError, match="first"):
         await migrate(database, [FIRST, BROKEN, LATER], ["pre", "post"])
 
@@ -52,26 +52,26 @@ async def test_one_that_fails_leaves_nothing_and_stops(database: Database) -> No
         await database.read(count_half)
 
 
-async def test_several_at_once_apply_each_once(database: Database) -> None:
-    done: list[Migration] = []
+async def test_concurrent_processes_apply_each_migration_once(database: Database) -> None:
+    applied: list[Migration] = []
 
     async def run() -> None:
-        done.extend(await migrate(database, [FIRST, LATER], ["pre", "post"]))
+        applied.extend(await migrate(database, [FIRST, LATER], ["pre", "post"]))
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(run)
 
-    assert in_order(done) == [FIRST, LATER]
+    assert sort_migrations(applied) == [FIRST, LATER]
     assert await database.read(count_first) == 1
 
 
-async def test_the_bundled_ones_are_all_applied_in_the_fixture(database: Database) -> None:
+async def test_fixture_applies_all_bundled_migrations(database: Database) -> None:
     assert bundled_migrations() != []
     assert await pending(database, bundled_migrations()) == []
 
 
-def test_semicolons_in_strings_comments_and_bodies_do_not_split() -> None:
+def test_semicolons_in_strings_comments_and_bodies_do_not_split_statements() -> None:
     text = "-- pre; really\nSELECT 'a;''b';\nDO $x$ a; b; $x$;\n-- the end; at last\n"
 
     parts = list(split_statements(text))
@@ -79,7 +79,7 @@ def test_semicolons_in_strings_comments_and_bodies_do_not_split() -> None:
     assert parts == ["-- pre; really\nSELECT 'a;''b'", "DO $x$ a; b; $x$"]
 
 
-def test_a_statement_may_belong_to_one_engine() -> None:
+def test_statement_can_be_restricted_to_one_engine() -> None:
     text = "-- only postgres\nCREATE INDEX a ON b USING gin (c);\n-- only sqlite\nSELECT 1;\n"
 
     assert "gin" in statements_for(text, "postgres")[0]
@@ -95,23 +95,23 @@ def test_types_are_translated_for_sqlite() -> None:
     ]
 
 
-def test_a_missing_semicolon_is_refused() -> None:
+def test_missing_semicolon_is_rejected() -> None:
     with pytest.raises(ValueError, match="SELECT 2"):
         list(split_statements("SELECT 1; SELECT 2"))
 
 
 @given(st.lists(st.integers(1, 40), unique=True))
-def test_order_is_by_number(numbers: list[int]) -> None:
+def test_migrations_are_sorted_by_number(numbers: list[int]) -> None:
     files = [Migration(number, "x", "pre", "") for number in numbers]
 
-    assert [file.number for file in in_order(files)] == sorted(numbers)
+    assert [file.number for file in sort_migrations(files)] == sorted(numbers)
 
 
-def test_two_with_one_number_are_refused() -> None:
+def test_duplicate_numbers_are_rejected() -> None:
     with pytest.raises(ValueError, match="0007"):
-        in_order([Migration(7, "a", "pre", ""), Migration(7, "b", "pre", "")])
+        sort_migrations([Migration(7, "a", "pre", ""), Migration(7, "b", "pre", "")])
 
 
-def test_a_file_must_say_its_phase() -> None:
+def test_file_without_phase_is_rejected() -> None:
     with pytest.raises(ValueError, match="-- pre"):
         Migration.parse("0001_x.sql", "CREATE TABLE t (x TEXT);")

@@ -1,4 +1,4 @@
-"""Lost connections, cancellations and restarts leave PostgreSQL's pool as good as new."""
+"""PostgreSQL's pool stays usable after lost connections, cancellations and server restarts."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.postgres
 
 CONNECTIONS = 3
 STORM_SEED = 77
-# Longer than any of these tests; the server's own limit is longer still.
-A_LONG_TIME_S = 600.0
-SOON_S = 60.0
-CREATE = "CREATE TABLE IF NOT EXISTS kept (number BIGINT NOT NULL)"
+# Longer than any of these tests, and shorter than the server's own limit.
+LONG_SLEEP_S = 600.0
+DEADLINE_S = 60.0
+CREATE = "CREATE TABLE IF NOT EXISTS entries (number BIGINT NOT NULL)"
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def engine() -> str:
 
 
 @pytest.fixture
-async def small(
+async def pool(
     database: Database, bridge: Bridge, postgres_server: PostgresServer
 ) -> AsyncIterator[Database]:
-    """A pool of three, on the fresh database."""
-    async with open_small(postgres_server, "hs_test", bridge) as opened:
+    """A pool of three connections to the fresh database."""
+    async with open_small_pool(postgres_server, "hs_test", bridge) as opened:
         await opened.write(execute, CREATE)
         yield opened
 
 
-def open_small(server: PostgresServer, database: str, bridge: Bridge):  # type: ignore[no-untyped-def]  # a context manager like open_postgres
+def open_small_pool(server: PostgresServer, database: str, bridge: Bridge):  # type: ignore[no-untyped-def]  # a context manager like open_postgres
     settings = {"application_name": "small", "statement_timeout": "900000"}
     arguments = server.arguments(database) | {"server_settings": settings}
     return open_postgres(PostgresConfig(arguments, 1, CONNECTIONS), bridge)
@@ -53,18 +53,12 @@ async def fetchval(tx: Tx, statement: str) -> int:
     return value
 
 
-async def sleep_in_database(tx: Tx, seconds: float) -> str:
-    await tx.execute("INSERT INTO kept VALUES (1)")
+async def sleep_in_read(tx: Tx, seconds: float) -> str:
     await tx.fetchval("SELECT pg_sleep($1)", seconds)
     return "slept"
 
 
-async def doze(tx: Tx, seconds: float) -> str:
-    await tx.fetchval("SELECT pg_sleep($1)", seconds)
-    return "slept"
-
-
-async def busy_sleepers(database: Database) -> int:
+async def count_sleeping_connections(database: Database) -> int:
     return await database.read(
         fetchval,
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
@@ -72,158 +66,160 @@ async def busy_sleepers(database: Database) -> int:
     )
 
 
-async def until(condition: Callable[[], Awaitable[bool]], limit_s: float) -> None:
+async def wait_until(condition: Callable[[], Awaitable[bool]], limit_s: float) -> None:
     with trio.fail_after(limit_s):
         while not await condition():
             await trio.lowlevel.checkpoint()
 
 
-async def check_health(small: Database) -> None:
-    """All connections of the pool can be used at once, and none is left in a transaction."""
+async def check_health(pool: Database) -> None:
+    """Check that all connections can be used at once and none is left in a transaction."""
     answers: list[str] = []
 
     async def use() -> None:
-        answers.append(await small.write(doze, 0.01))
+        answers.append(await pool.write(sleep_in_read, 0.01))
 
-    with trio.fail_after(SOON_S):
+    with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             for _ in range(2 * CONNECTIONS):
                 nursery.start_soon(use)
     assert answers == ["slept"] * 2 * CONNECTIONS
     stuck = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-    assert await small.read(fetchval, stuck) == 0
+    assert await pool.read(fetchval, stuck) == 0
 
 
-async def test_killed_connections_are_replaced(small: Database, database: Database) -> None:
-    await check_health(small)
+async def test_killed_connections_are_replaced(pool: Database, database: Database) -> None:
+    await check_health(pool)
 
     await database.read(
         execute,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'small'",
     )
 
-    assert await small.read(fetchval, "SELECT 1") == 1
-    await check_health(small)
+    assert await pool.read(fetchval, "SELECT 1") == 1
+    await check_health(pool)
 
 
-async def test_a_unit_killed_half_way_runs_again(small: Database, database: Database) -> None:
+async def test_unit_is_rerun_after_losing_its_connection(
+    pool: Database, database: Database
+) -> None:
     attempts = []
 
-    async def unlucky(tx: Tx) -> int:
+    async def lose_connection_once(tx: Tx) -> int:
         attempts.append(1)
-        await tx.execute("INSERT INTO kept VALUES (1)")
+        await tx.execute("INSERT INTO entries VALUES (1)")
         if len(attempts) == 1:
             await tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         return len(attempts)
 
-    assert await small.write(unlucky) == 2
+    assert await pool.write(lose_connection_once) == 2
 
-    assert await small.read(fetchval, "SELECT count(*) FROM kept") == 1
-    await check_health(small)
+    assert await pool.read(fetchval, "SELECT count(*) FROM entries") == 1
+    await check_health(pool)
 
 
-async def test_a_commit_whose_fate_is_unknown_is_not_repeated(small: Database) -> None:
+async def test_unit_is_not_rerun_after_connection_loss_during_commit(pool: Database) -> None:
     attempts = []
 
-    async def die_at_commit(tx: Tx) -> None:
+    async def lose_connection_at_commit(tx: Tx) -> None:
         attempts.append(1)
         await tx.execute(
             "CREATE OR REPLACE FUNCTION pg_temp.die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
         )
         await tx.execute(
-            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON kept DEFERRABLE INITIALLY DEFERRED"
+            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON entries DEFERRABLE INITIALLY DEFERRED"
             " FOR EACH ROW EXECUTE FUNCTION pg_temp.die()"
         )
-        await tx.execute("INSERT INTO kept VALUES (1)")
+        await tx.execute("INSERT INTO entries VALUES (1)")
 
     with pytest.raises(CommitUnknown):
-        await small.write(die_at_commit)
+        await pool.write(lose_connection_at_commit)
 
     assert attempts == [1]
-    await check_health(small)
+    await check_health(pool)
 
 
-async def test_a_cancelled_long_read_leaves_the_database_at_once(
-    small: Database, database: Database
+async def test_cancelled_long_read_is_stopped_in_the_database_at_once(
+    pool: Database, database: Database
 ) -> None:
     async def is_asleep() -> bool:
-        return await busy_sleepers(database) == 1
+        return await count_sleeping_connections(database) == 1
 
-    async def is_gone() -> bool:
-        return await busy_sleepers(database) == 0
+    async def is_stopped() -> bool:
+        return await count_sleeping_connections(database) == 0
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(small.read_long, doze, A_LONG_TIME_S)
-        await until(is_asleep, SOON_S)
+        nursery.start_soon(pool.read_long, sleep_in_read, LONG_SLEEP_S)
+        await wait_until(is_asleep, DEADLINE_S)
         nursery.cancel_scope.cancel()
-    await until(is_gone, SOON_S)
+    await wait_until(is_stopped, DEADLINE_S)
 
-    await check_health(small)
+    await check_health(pool)
 
 
-async def test_a_cancelled_short_read_is_left_to_finish(small: Database) -> None:
+async def test_cancelled_short_read_finishes_within_its_grace_period(pool: Database) -> None:
     with trio.move_on_after(0.05):
-        assert await small.read(doze, 0.2) == "slept"
+        assert await pool.read(sleep_in_read, 0.2) == "slept"
 
-    await check_health(small)
+    await check_health(pool)
 
 
-async def test_a_cancelled_short_read_that_turns_out_long_is_stopped(small: Database) -> None:
-    with trio.fail_after(SOON_S), trio.move_on_after(0.05) as scope:
-        await small.read(doze, A_LONG_TIME_S)
+async def test_cancelled_short_read_is_stopped_after_its_grace_period(pool: Database) -> None:
+    with trio.fail_after(DEADLINE_S), trio.move_on_after(0.05) as scope:
+        await pool.read(sleep_in_read, LONG_SLEEP_S)
 
     assert scope.cancelled_caught
-    await check_health(small)
+    await check_health(pool)
 
 
-async def test_a_storm_of_cancellations_spoils_no_connection(
-    small: Database, database: Database
+async def test_many_cancellations_leave_all_connections_usable(
+    pool: Database, database: Database
 ) -> None:
-    chance = random.Random(STORM_SEED)
+    rng = random.Random(STORM_SEED)
 
-    async def is_calm() -> bool:
-        return await busy_sleepers(database) == 0
+    async def none_is_asleep() -> bool:
+        return await count_sleeping_connections(database) == 0
 
-    async def ask() -> None:
-        # Some are cancelled just before their statement begins.
-        with trio.move_on_after(chance.uniform(0, 0.3)):
-            await small.read_long(doze, chance.choice((0.0, 0.01, A_LONG_TIME_S)))
+    async def read_with_timeout() -> None:
+        # Some calls are cancelled just before their statement begins.
+        with trio.move_on_after(rng.uniform(0, 0.3)):
+            await pool.read_long(sleep_in_read, rng.choice((0.0, 0.01, LONG_SLEEP_S)))
 
     async with trio.open_nursery() as nursery:
         for _ in range(150):
-            nursery.start_soon(ask)
+            nursery.start_soon(read_with_timeout)
 
-    await until(is_calm, SOON_S)
-    await check_health(small)
+    await wait_until(none_is_asleep, DEADLINE_S)
+    await check_health(pool)
 
 
-async def test_a_statement_over_its_limit_is_reported(small: Database) -> None:
-    async def limited(tx: Tx) -> None:
+async def test_statement_over_its_time_limit_raises_timeout(pool: Database) -> None:
+    async def exceed_limit(tx: Tx) -> None:
         await tx.execute("SET LOCAL statement_timeout = 20")
         await tx.execute("SELECT pg_sleep(5)")
 
     with pytest.raises(DatabaseTimeout):
-        await small.write(limited)
+        await pool.write(exceed_limit)
 
-    await check_health(small)
+    await check_health(pool)
 
 
-async def test_a_restarted_server_is_used_again(bridge: Bridge) -> None:
-    # A server of its own: the others' is not to be stopped.
+async def test_pool_reconnects_to_a_restarted_server(bridge: Bridge) -> None:
+    # A separate server, because other tests use the shared one.
     with running_postgres() as server:
-        async with open_small(server, "postgres", bridge) as small:
-            await check_health(small)
+        async with open_small_pool(server, "postgres", bridge) as pool:
+            await check_health(pool)
 
             server.stop()
             with pytest.raises(DatabaseUnavailable):
-                await small.read(fetchval, "SELECT 1")
+                await pool.read(fetchval, "SELECT 1")
             await trio.to_thread.run_sync(server.start)
 
-            await check_health(small)
+            await check_health(pool)
 
 
-def test_the_server_leaves_no_files() -> None:
+def test_stopped_test_server_leaves_no_files() -> None:
     with running_postgres() as server:
         directory = server.directory
         assert Path(directory).exists()

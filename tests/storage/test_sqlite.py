@@ -1,4 +1,4 @@
-"""What only SQLite's threads must keep."""
+"""SQLite's threads: durability, interruption, locking and closing."""
 
 import os
 import sqlite3
@@ -11,7 +11,7 @@ import trio.lowlevel
 from hs.storage.database import DatabaseError, DatabaseUnavailable, Tx
 from hs.storage.sqlite.threads import open_sqlite
 
-COUNT_FOR_LONG = """
+SLOW_COUNT = """
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000)
 SELECT count(*) FROM n
 """
@@ -30,7 +30,7 @@ async def count(tx: Tx) -> int:
     return number
 
 
-async def test_what_was_written_survives_closing(tmp_path: Path) -> None:
+async def test_written_rows_survive_closing_the_database(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "a.db") as database:
         await database.write(create)
         await database.write(add)
@@ -39,25 +39,25 @@ async def test_what_was_written_survives_closing(tmp_path: Path) -> None:
         assert await database.read(count) == 1
 
 
-async def test_a_unit_that_waits_for_something_else_is_refused(tmp_path: Path) -> None:
+async def test_unit_that_awaits_something_else_than_its_tx_is_an_error(tmp_path: Path) -> None:
     async def sleep(_: Tx) -> None:
         await trio.lowlevel.checkpoint()
 
     async with open_sqlite(tmp_path / "a.db") as database:
-        with pytest.raises(RuntimeError, match="awaits only its tx"):
+        with pytest.raises(RuntimeError, match="must await only its tx"):
             await database.read(sleep)
 
 
-async def test_a_read_cannot_write(tmp_path: Path) -> None:
+async def test_write_in_a_read_unit_is_an_error(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "a.db") as database:
         await database.write(create)
         with pytest.raises(DatabaseError, match="readonly"):
             await database.read(add)
 
 
-async def test_a_cancelled_long_read_is_interrupted(tmp_path: Path) -> None:
+async def test_cancelled_long_read_is_interrupted(tmp_path: Path) -> None:
     async def read_long(tx: Tx) -> int:
-        number: int = await tx.fetchval(COUNT_FOR_LONG)
+        number: int = await tx.fetchval(SLOW_COUNT)
         return number
 
     async with open_sqlite(tmp_path / "a.db") as database:
@@ -69,9 +69,9 @@ async def test_a_cancelled_long_read_is_interrupted(tmp_path: Path) -> None:
         assert await database.read_long(count) == 0
 
 
-async def test_long_reads_do_not_hold_up_short_ones(tmp_path: Path) -> None:
+async def test_long_reads_do_not_delay_short_reads(tmp_path: Path) -> None:
     async def read_long(tx: Tx) -> None:
-        await tx.fetchval(COUNT_FOR_LONG)
+        await tx.fetchval(SLOW_COUNT)
 
     async with open_sqlite(tmp_path / "a.db") as database:
         await database.write(create)
@@ -83,7 +83,7 @@ async def test_long_reads_do_not_hold_up_short_ones(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_closed_database_says_so(tmp_path: Path) -> None:
+async def test_closed_database_is_unavailable(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "a.db") as database:
         await database.write(create)
 
@@ -91,21 +91,21 @@ async def test_a_closed_database_says_so(tmp_path: Path) -> None:
         await database.read(count)
 
 
-async def test_another_process_with_the_lock_makes_writing_unavailable(tmp_path: Path) -> None:
+async def test_write_is_unavailable_while_another_process_holds_the_lock(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "a.db", busy_timeout_ms=20) as database:
         await database.write(create)
-        other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        other_process = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+        other_process.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseUnavailable, match="locked"):
             await database.write(add)
-        other.execute("ROLLBACK")
-        other.close()
+        other_process.execute("ROLLBACK")
+        other_process.close()
 
         await database.write(add)
         assert await database.read(count) == 1
 
 
-async def test_what_is_closed_is_all_in_one_file(tmp_path: Path) -> None:
+async def test_closed_database_leaves_only_its_main_file(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.db" for number in range(40)]
     for path in paths:
         async with open_sqlite(path) as database:

@@ -1,4 +1,4 @@
-"""Every SQL statement of the package is understood by both engines."""
+"""Every SQL statement of the package is valid on both engines."""
 
 import importlib
 import pkgutil
@@ -8,28 +8,28 @@ from collections.abc import Iterator
 import hs.repl
 import hs.storage
 from hs.storage.database import Database, DatabaseError, Tx
-from hs.storage.dialect import Statement, numbered
-from hs.storage.postgres.pool import LISTS
-from hs.storage.rows import Change, Rows, UpdateRows
+from hs.storage.dialect import Statement, sqlite_parameters
+from hs.storage.postgres.pool import ARRAY_TYPES
+from hs.storage.rows import ChangeReturning, Rows, UpdateRows
 
-ONE_ENGINES_OWN = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
+ENGINE_SPECIFIC = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
 IS_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
 
 
 def statements() -> Iterator[tuple[str, str, str]]:
-    """Find each module's constants that are SQL: name, PostgreSQL's text, SQLite's text."""
+    """Yield each SQL constant of the modules: its name, PostgreSQL's text, SQLite's text."""
     for package in (hs.storage, hs.repl):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if found.name.startswith(ONE_ENGINES_OWN):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name.startswith(ENGINE_SPECIFIC):
                 continue
-            for name, constant in vars(importlib.import_module(found.name)).items():
-                where = f"{found.name}.{name}"
-                if isinstance(constant, Change):
+            for name, constant in vars(importlib.import_module(module.name)).items():
+                where = f"{module.name}.{name}"
+                if isinstance(constant, ChangeReturning):
                     constant = constant.statement
                 if isinstance(constant, Statement | Rows | UpdateRows):
                     yield where, constant.postgres, constant.sqlite
                 elif isinstance(constant, str) and IS_STATEMENT.match(constant):
-                    yield where, constant, numbered(constant)
+                    yield where, constant, sqlite_parameters(constant)
 
 
 async def prepare_on_postgres(tx: Tx, statement: str) -> None:
@@ -42,8 +42,8 @@ async def prepare_on_sqlite(tx: Tx, statement: str) -> None:
     await tx.fetch(f"EXPLAIN {statement}", *[None] * highest)
 
 
-async def test_every_statement_is_understood(database: Database) -> None:
-    refused = []
+async def test_every_statement_can_be_prepared(database: Database) -> None:
+    errors = []
 
     for where, postgres, sqlite in statements():
         try:
@@ -52,13 +52,13 @@ async def test_every_statement_is_understood(database: Database) -> None:
             else:
                 await database.read(prepare_on_sqlite, sqlite)
         except DatabaseError as error:
-            refused.append(f"{where}: {error}")
+            errors.append(f"{where}: {error}")
 
-    assert refused == []
+    assert errors == []
 
 
-def test_each_type_of_lists_is_learned_as_a_connection_opens() -> None:
-    types = {found for _, text, _ in statements() for found in re.findall(r"(\w+)\[\]", text)}
+def test_new_connections_look_up_every_array_type_in_use() -> None:
+    types = {name for _, text, _ in statements() for name in re.findall(r"(\w+)\[\]", text)}
 
-    # Those of text asyncpg knows by itself.
-    assert types - {"text"} <= set(re.findall(r"(\w+)\[\]", LISTS))
+    # asyncpg knows text arrays without a lookup.
+    assert types - {"text"} <= set(re.findall(r"(\w+)\[\]", ARRAY_TYPES))

@@ -1,4 +1,4 @@
-"""Settings about accounts: who may register, how passwords are kept, how long sessions last."""
+"""Settings of accounts: registration, passwords and password policy, lifetimes of sessions."""
 
 from typing import Any
 
@@ -23,66 +23,78 @@ ONLY_FOR_REAUTH = "only_for_reauth"
 
 @attrs.frozen(kw_only=True)
 class RegistrationSettings:
-    """Who may register and with which proofs."""
+    """Who may register, and what verification is required."""
 
-    enable_registration: bool = setting(BOOLEAN, False, "Let anybody register.")
+    enable_registration: bool = setting(BOOLEAN, False, "Allow registration.")
     enable_registration_without_verification: bool = setting(
-        BOOLEAN, False, "Accept that spammers register, since nothing is asked of them."
+        BOOLEAN,
+        False,
+        "Allow registration without token, e-mail address or captcha. Spammers will abuse it.",
     )
     registration_requires_token: bool = setting(
-        BOOLEAN, False, "Ask for a token that an administrator created."
+        BOOLEAN, False, "Require a registration token, which an administrator creates."
     )
     registration_shared_secret: str | None = secret(
-        "Whoever knows it may create accounts, administrators included."
+        "Anyone who knows it may create accounts, including administrators; `hs register-user` "
+        "uses it."
     )
-    bcrypt_rounds: int = setting(integer(4, 31), 12, "Cost of hashing a password; each doubles.")
+    bcrypt_rounds: int = setting(
+        integer(4, 31), 12, "Cost of hashing a password; each step doubles the time."
+    )
     registrations_require_3pid: tuple[str, ...] = setting(
-        STRINGS, (), "Kinds of address a new user must prove.", shown=[]
+        STRINGS, (), "Identifiers that new users must confirm: `email`, `msisdn`.", shown=[]
     )
     inhibit_user_in_use_error: bool = setting(
-        BOOLEAN, False, "Do not tell whether a user name is taken."
+        BOOLEAN, False, "Do not reveal before registration whether a user name is taken."
     )
     allow_underscore_prefixed_registration: bool = setting(
         BOOLEAN, False, "Allow user names that begin with an underscore."
     )
-    enable_set_displayname: bool = setting(BOOLEAN, True, "Users may set their display name.")
-    enable_set_avatar_url: bool = setting(BOOLEAN, True, "Users may set their avatar.")
+    enable_set_displayname: bool = setting(
+        BOOLEAN, True, "Allow users to change their display name."
+    )
+    enable_set_avatar_url: bool = setting(BOOLEAN, True, "Allow users to change their avatar.")
 
 
 @attrs.frozen(kw_only=True)
 class SessionSettings:
-    """Lifetimes of access tokens, in milliseconds; None is for ever."""
+    """Lifetimes of sessions and tokens, in milliseconds; None means no limit."""
 
     session_lifetime: int | None = setting(
-        endless(DURATION), None, "After which a user must log in again.", shown="infinity"
+        endless(DURATION), None, "Time after which a user must log in again.", shown="infinity"
     )
     refreshable_access_token_lifetime: int | None = setting(
-        endless(DURATION), 300_000, "Of tokens that can be refreshed.", shown="5m"
+        endless(DURATION), 300_000, "Lifetime of access tokens that can be refreshed.", shown="5m"
     )
     refresh_token_lifetime: int | None = setting(
-        endless(DURATION), None, "Of refresh tokens that are not used.", shown="infinity"
+        endless(DURATION), None, "Lifetime of refresh tokens that are not used.", shown="infinity"
     )
     nonrefreshable_access_token_lifetime: int | None = setting(
-        endless(DURATION), None, "Of tokens that cannot be refreshed.", shown="infinity"
+        endless(DURATION),
+        None,
+        "Lifetime of access tokens that cannot be refreshed.",
+        shown="infinity",
     )
 
 
 @attrs.frozen(kw_only=True)
 class PasswordPolicy:
-    """What a new password must contain."""
+    """The requirements on new passwords."""
 
-    enabled: bool = setting(BOOLEAN, False, "Check new passwords.")
-    minimum_length: int = setting(COUNT, 0, "Least number of characters.")
-    require_digit: bool = setting(BOOLEAN, False, "At least one digit.")
-    require_symbol: bool = setting(BOOLEAN, False, "At least one symbol.")
-    require_lowercase: bool = setting(BOOLEAN, False, "At least one lower-case letter.")
-    require_uppercase: bool = setting(BOOLEAN, False, "At least one upper-case letter.")
+    enabled: bool = setting(BOOLEAN, False, "Check new passwords against this policy.")
+    minimum_length: int = setting(COUNT, 0, "Minimum number of characters.")
+    require_digit: bool = setting(BOOLEAN, False, "Require a digit.")
+    require_symbol: bool = setting(
+        BOOLEAN, False, "Require a character that is neither letter nor digit."
+    )
+    require_lowercase: bool = setting(BOOLEAN, False, "Require a lower-case letter.")
+    require_uppercase: bool = setting(BOOLEAN, False, "Require an upper-case letter.")
 
 
 def _read_enabled(value: Any, at: At) -> bool | str:
     if isinstance(value, bool) or value == ONLY_FOR_REAUTH:
         return value  # type: ignore[no-any-return]  # narrowed to bool or that one string
-    at.refuse(f"{value!r} is not understood", f"write true, false or {ONLY_FOR_REAUTH}")
+    at.refuse(f"{value!r} is not allowed", f"write true, false or {ONLY_FOR_REAUTH}")
 
 
 ENABLED = Kind(
@@ -92,10 +104,16 @@ ENABLED = Kind(
 
 @attrs.frozen(kw_only=True)
 class PasswordSettings:
-    """Logging in with a password; `enabled` may also be "only_for_reauth"."""
+    """Log-in with a password; `enabled` may also be "only_for_reauth"."""
 
-    enabled: bool | str = setting(ENABLED, True, "Allow passwords.")
-    localdb_enabled: bool = setting(BOOLEAN, True, "Check them against our own database.")
+    enabled: bool | str = setting(
+        ENABLED,
+        True,
+        "Allow log-in with a password; `only_for_reauth` allows it for re-authentication only.",
+    )
+    localdb_enabled: bool = setting(
+        BOOLEAN, True, "Check passwords against this server's database."
+    )
     pepper: str = setting(
         Kind(
             "string or null",
@@ -103,23 +121,27 @@ class PasswordSettings:
             {"type": ["string", "null"]},
         ),
         "",
-        "Added to every password before hashing; never change it.",
+        "Secret added to every password before hashing. Changing it invalidates all passwords.",
         shown=None,
     )
     scheme: str = setting(
         choice("bcrypt", "argon2id"),
         "bcrypt",
-        "How new passwords are hashed; old ones follow as their owners log in. "
-        "Only bcrypt is understood by Synapse.",
+        "Hash of new passwords; old hashes are replaced when users log in. "
+        "Synapse understands bcrypt only.",
     )
-    policy: PasswordPolicy = sub_block(PasswordPolicy, "What new passwords must contain.")
+    policy: PasswordPolicy = sub_block(PasswordPolicy, "Requirements on new passwords.")
 
 
 @attrs.frozen(kw_only=True)
 class ReauthSettings:
-    """How long a proof of identity serves for further dangerous actions, in milliseconds."""
+    """How long user-interactive authentication counts for further requests, in milliseconds."""
 
-    session_timeout: int = setting(DURATION, 0, "How long one proof counts.")
+    session_timeout: int = setting(
+        DURATION,
+        0,
+        "Time for which one authentication counts for further sensitive requests; 0 for none.",
+    )
 
 
 def _read_reauth(value: Any, at: At) -> ReauthSettings:

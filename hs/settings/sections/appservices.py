@@ -1,4 +1,4 @@
-"""Application services: the keys about them, and the registration file of each.
+"""Settings of application services, and the parser of their registration files.
 
 Spec: application service API, Registration.
 """
@@ -28,28 +28,30 @@ EPHEMERAL_KEYS: Final = (
 )
 ENCRYPTION_KEYS: Final = ("org.matrix.msc3202", "msc3202")
 
-# A repetition within a repetition takes exponential time on some of the IDs that users choose.
+# A repetition in a repetition may take exponential time on IDs that users choose.
 _NESTED: Final = re.compile(r"[*+}]\)*\)[*+{]")
 
 
 @attrs.frozen(kw_only=True)
 class AppserviceKeys:
-    """The keys about application services."""
+    """The keys of the configuration about application services."""
 
     app_service_config_files: tuple[Path, ...] = setting(
-        list_of(PATH), (), "Registrations of application services.", shown=[]
+        list_of(PATH), (), "Registration files of application services.", shown=[]
     )
     track_appservice_user_ips: bool = setting(
-        BOOLEAN, False, "Note when and from where services use their users' devices."
+        BOOLEAN, False, "Record when and from which IP address services use their users' devices."
     )
     use_appservice_legacy_authorization: bool = setting(
-        BOOLEAN, False, "Send services their token in the query as well, as old ones want it."
+        BOOLEAN,
+        False,
+        "Send `hs_token` to services in the query string too, which old services expect.",
     )
 
 
 @attrs.frozen
 class Namespace:
-    """IDs that a service is interested in or, if `exclusive`, has for itself."""
+    """A pattern of IDs that a service is interested in, or owns exclusively."""
 
     pattern: re.Pattern[str]
     exclusive: bool
@@ -57,7 +59,7 @@ class Namespace:
 
 @attrs.frozen(kw_only=True)
 class Namespaces:
-    """The IDs of users, aliases and rooms that a service cares about."""
+    """The user IDs, aliases and room IDs that a service is interested in."""
 
     users: tuple[Namespace, ...] = ()
     aliases: tuple[Namespace, ...] = ()
@@ -66,7 +68,7 @@ class Namespaces:
 
 @attrs.frozen(kw_only=True)
 class AppserviceRegistration:
-    """One service; `url` None: nothing is sent to it."""
+    """The registration of a service; nothing is sent to it if `url` is None."""
 
     id: str
     url: str | None
@@ -82,7 +84,7 @@ class AppserviceRegistration:
 
 @attrs.frozen(kw_only=True)
 class AppserviceSettings:
-    """The services, and how they are treated."""
+    """The registered services, and how requests to them and from them are treated."""
 
     registrations: tuple[AppserviceRegistration, ...] = ()
     track_ips: bool = False
@@ -90,33 +92,38 @@ class AppserviceSettings:
 
 
 def read_appservices(keys: AppserviceKeys, problems: list[Problem]) -> AppserviceSettings:
-    """Read the registration files; what is wrong with them is added to `problems`."""
-    found: list[tuple[Path, AppserviceRegistration]] = []
+    """Read the registration files; mistakes are added to `problems`."""
+    registrations: list[tuple[Path, AppserviceRegistration]] = []
     for file in keys.app_service_config_files:
         try:
-            found.append((file, read_registration(file)))
+            registrations.append((file, read_registration(file)))
         except SettingsError as error:
-            # What has no key of the file's is about the file.
+            # Problems without a key concern the file, so they name the key that names it.
             problems.extend(
-                one if one.key else attrs.evolve(one, key=KEY, remedy="correct path or file")
-                for one in error.problems
+                problem
+                if problem.key
+                else attrs.evolve(problem, key=KEY, remedy="correct the path or the file")
+                for problem in error.problems
             )
-    problems.extend(_taken_twice(found))
+    problems.extend(_duplicates(registrations))
     return AppserviceSettings(
-        registrations=tuple(one for _, one in found),
+        registrations=tuple(registration for _, registration in registrations),
         track_ips=keys.track_appservice_user_ips,
         legacy_authorization=keys.use_appservice_legacy_authorization,
     )
 
 
 def read_registration(file: Path) -> AppserviceRegistration:
-    """Read one registration file. Raises: SettingsError, naming file, key and remedy."""
+    """Read a registration file.
+
+    Raises: SettingsError, naming file, key and remedy.
+    """
     document = read_documents([file])
     values = document.values
     at = At((), file.parent, [], Origin(file=file))
     try:
         if not values:
-            at.refuse("the file holds no registration", f"correct the path in {KEY}")
+            at.refuse("file contains no registration", f"correct the path in {KEY}")
         return AppserviceRegistration(
             id=_text(values, "id", at),
             url=_url(values, at),
@@ -144,24 +151,24 @@ def read_registration(file: Path) -> AppserviceRegistration:
 
 
 def _text(values: Mapping[str, Any], name: str, at: At) -> str:
-    here = at.child(name)
+    key_at = at.child(name)
     if name not in values:
-        here.refuse("the registration lacks it", f"add `{name}: …` as the service's guide says")
-    text = STRING.read(values[name], here)
+        key_at.refuse("missing", f"add `{name}: …`, see the documentation of the service")
+    text = STRING.read(values[name], key_at)
     if not text or "\0" in text:
-        here.refuse("is empty", f"write the service's {name}")
+        key_at.refuse("must not be empty", f"set the {name} of the service")
     return text
 
 
 def _url(values: Mapping[str, Any], at: At) -> str | None:
-    here = at.child("url")
+    key_at = at.child("url")
     if "url" not in values:
-        here.refuse("the registration lacks it", "add the service's address, or `url: null`")
-    url = optional(STRING).read(values["url"], here)
+        key_at.refuse("missing", "add the URL of the service, or `url: null` to send nothing to it")
+    url = optional(STRING).read(values["url"], key_at)
     if not url:
         return None
     if not _is_base(url):
-        here.refuse(f"{url!r} is not an address", 'write it like "http://127.0.0.1:29318"')
+        key_at.refuse(f"{url!r} is not a URL", 'write it like "http://127.0.0.1:29318"')
     return url.rstrip("/")
 
 
@@ -176,13 +183,15 @@ def _is_base(url: str) -> bool:
 
 def _sender(values: Mapping[str, Any], at: At) -> str:
     localpart = _text(values, "sender_localpart", at)
-    here = at.child("sender_localpart")
+    key_at = at.child("sender_localpart")
     if localpart.startswith("@") or ":" in localpart:
-        here.refuse(f"{localpart!r} is a whole user ID", "write the part between @ and the colon")
+        key_at.refuse(
+            f"{localpart!r} is a full user ID", "write only the part between @ and the colon"
+        )
     try:
         parse_user_id(f"@{localpart}:x")
     except InvalidParam:
-        here.refuse(f"{localpart!r} is no user name", "use a-z, 0-9 and . _ = / + -")
+        key_at.refuse(f"{localpart!r} is not a valid localpart", "use a-z, 0-9 and . _ = / + -")
     return localpart
 
 
@@ -190,7 +199,7 @@ def _namespaces(value: Any, at: At) -> Namespaces:
     if value is None:
         return Namespaces()
     if not isinstance(value, dict):
-        at.refuse("expected a map", "it holds the lists users, aliases and rooms")
+        at.refuse("expected a map", "it may contain the lists users, aliases and rooms")
     lists = {
         name: _namespace_list(value.get(name), at.child(name))
         for name in ("users", "aliases", "rooms")
@@ -202,10 +211,12 @@ def _namespace_list(value: Any, at: At) -> tuple[Namespace, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        at.refuse("expected a list", "start each entry with `- exclusive: …`")
+        at.refuse("expected a list", "begin each entry with `- exclusive: …`")
     if len(value) > MAX_NAMESPACES:
-        at.refuse(f"more than {MAX_NAMESPACES} namespaces", "join some with | in one regex")
-    return tuple(_namespace(one, at.child(str(n))) for n, one in enumerate(value))
+        at.refuse(
+            f"more than {MAX_NAMESPACES} namespaces", "combine some of them with | in one regex"
+        )
+    return tuple(_namespace(entry, at.child(str(n))) for n, entry in enumerate(value))
 
 
 def _namespace(value: Any, at: At) -> Namespace:
@@ -218,40 +229,38 @@ def _namespace(value: Any, at: At) -> Namespace:
 
 def _compiled(pattern: str, at: At) -> re.Pattern[str]:
     if len(pattern) > MAX_PATTERN_CHARS:
-        at.refuse(
-            f"the regex is longer than {MAX_PATTERN_CHARS} characters", "write several namespaces"
-        )
+        at.refuse(f"regex is longer than {MAX_PATTERN_CHARS} characters", "use several namespaces")
     if _NESTED.search(pattern) is not None:
         at.refuse(
-            f"{pattern!r} repeats what repeats already, which can take for ever",
-            "write it with one repetition, such as (a|b)* or .*",
+            f"{pattern!r} contains a nested repetition, which may take exponential time",
+            "use a single repetition, such as (a|b)* or .*",
         )
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        at.refuse(f"{pattern!r} is not a regular expression: {error}", "correct it there")
+        at.refuse(f"{pattern!r} is not a regular expression: {error}", "correct the expression")
 
 
 def _flag(values: Mapping[str, Any], names: Iterable[str], at: At, *, default: bool) -> bool:
-    # Services write null for what they say nothing of.
-    given = [
+    # Registration files contain null for flags that are not set.
+    flags = [
         BOOLEAN.read(values[name], at.child(name)) for name in names if values.get(name) is not None
     ]
-    return any(given) if given else default
+    return any(flags) if flags else default
 
 
-def _taken_twice(found: list[tuple[Path, AppserviceRegistration]]) -> list[Problem]:
+def _duplicates(registrations: list[tuple[Path, AppserviceRegistration]]) -> list[Problem]:
     problems: list[Problem] = []
     for name in ("id", "as_token", "hs_token"):
-        holders: dict[str, Path] = {}
-        for file, one in found:
-            other = holders.setdefault(getattr(one, name), file)
-            if other is not file:
+        owners: dict[str, Path] = {}
+        for file, registration in registrations:
+            owner = owners.setdefault(getattr(registration, name), file)
+            if owner is not file:
                 problems.append(
                     Problem(
                         key=name,
-                        message=f"{other} has the same {name}",
-                        remedy=f"give each service its own {name}",
+                        message=f"{owner} has the same {name}",
+                        remedy=f"use a different {name} for each service",
                         origin=Origin(file=file),
                     )
                 )

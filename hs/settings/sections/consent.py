@@ -1,4 +1,4 @@
-"""Settings about the terms of use that users agree to."""
+"""Settings of the consent to terms of service."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,32 +23,31 @@ VERSION = Kind("string or number", _read_version, {"type": ["string", "number"]}
 
 @attrs.frozen(kw_only=True)
 class ConsentSettings:
-    """Terms of use; nobody is asked to agree without a `version`."""
+    """Consent to terms of service; disabled without a `version`."""
 
     version: str | None = setting(
-        optional(VERSION), None, "Version of the terms; a new one asks everybody again."
+        optional(VERSION),
+        None,
+        "Version of the terms; after a change all users must consent again.",
     )
     template_dir: Path | None = setting(
         optional(PATH),
         None,
-        "Directory with `<language>/<version>.html` of the terms, and `<language>/success.html`.",
+        "Directory of the templates `<language>/<version>.html` and `<language>/success.html`.",
     )
-    policy_name: str = setting(STRING, "Privacy Policy", "What the terms are called.")
-    require_at_registration: bool = setting(
-        BOOLEAN, False, "New users must agree before they register."
-    )
+    policy_name: str = setting(STRING, "Privacy Policy", "Title of the terms.")
+    require_at_registration: bool = setting(BOOLEAN, False, "Require consent before registration.")
     block_events_error: str | None = setting(
         optional(STRING),
         None,
-        "Let nobody send or join who has not agreed, and tell them this; "
-        "`%(consent_uri)s` is where they can.",
+        "If set, users who have not consented cannot send events or join rooms, and get this "
+        "error; "
+        "`%(consent_uri)s` is the URL of the consent page.",
     )
     server_notice_content: Mapping[str, Any] = setting(
         OBJECT,
         MappingProxyType({}),
-        "A message to those who have not agreed.",
+        "Content of a server notice to users who have not consented.",
         shown={},
     )
-    send_server_notice_to_guests: bool = setting(
-        BOOLEAN, False, "Send that message to guests as well."
-    )
+    send_server_notice_to_guests: bool = setting(BOOLEAN, False, "Send this notice to guests too.")

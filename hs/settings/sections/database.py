@@ -1,4 +1,4 @@
-"""Which database: the `database` block, checked; storage translates its arguments."""
+"""Settings of the database; `hs.storage.connect` translates the arguments for the driver."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, PATH, STRING, At, Kind
 
 _POSTGRES_NAMES = ("psycopg2", "psycopg", "asyncpg", "postgres", "postgresql")
 _SQLITE_NAMES = ("sqlite3", "sqlite")
-_LIBPQ = (
+_LIBPQ_ARGS = (
     "sslmode",
     "sslrootcert",
     "sslcert",
@@ -26,7 +26,7 @@ _LIBPQ = (
     "target_session_attrs",
     "krbsrvname",
 )
-_IGNORED = (
+_IGNORED_ARGS = (
     "cp_reconnect",
     "cp_openfun",
     "cp_noisy",
@@ -41,7 +41,7 @@ _IGNORED = (
     "cp_good_sql",
     "check_same_thread",
 )
-_TAKEN = (
+_USED_ARGS = (
     "user",
     "password",
     "host",
@@ -59,10 +59,10 @@ _TAKEN = (
 
 @attrs.frozen(kw_only=True)
 class DatabaseSettings:
-    """The one database of the server.
+    """The database of the server.
 
-    `path` is for SQLite (":memory:" is kept as it is). `args` are libpq's arguments for
-    PostgreSQL, of which only those remain that have a meaning here.
+    `path` is for SQLite (":memory:" is not resolved as a path). `args` are psycopg2's arguments for
+    PostgreSQL, without those that have no meaning here.
     """
 
     engine: Literal["sqlite", "postgres"] = "sqlite"
@@ -75,12 +75,12 @@ class DatabaseSettings:
 
     @property
     def label(self) -> str:
-        """The database as a person would name it."""
+        """Path or database name, for people."""
         return str(self.path) if self.is_sqlite else str(self.args["database"])
 
     @property
     def place(self) -> str:
-        """Which database it is and where, and the key that says so."""
+        """Name, location and configuration key of the database, for error messages."""
         if self.is_sqlite:
             return f"the database {self.label} (key database)"
         port = f":{self.args['port']}" if "port" in self.args else ""
@@ -88,68 +88,74 @@ class DatabaseSettings:
         return f"the database {self.label} at {host} (key database)"
 
 
-def _notice_rest(args: Mapping[str, Any], at: At) -> None:
-    known = (*_TAKEN, *_LIBPQ, *_IGNORED)
+def _report_unused_args(args: Mapping[str, Any], at: At) -> None:
+    known = (*_USED_ARGS, *_LIBPQ_ARGS, *_IGNORED_ARGS)
     for name in args:
-        if name in _IGNORED:
-            at.child(name).note("not needed by this server's driver, ignored")
+        if name in _IGNORED_ARGS:
+            at.child(name).note("ignored: the driver of this server does not need it")
         elif name not in known:
             at.child(name).warn("unknown argument, ignored" + nearest(name, known))
 
 
-def _check_texts(args: Mapping[str, Any], at: At) -> None:
-    for name in ("user", "password", "database", "options", "application_name", *_LIBPQ):
+def _check_strings(args: Mapping[str, Any], at: At) -> None:
+    for name in ("user", "password", "database", "options", "application_name", *_LIBPQ_ARGS):
         if args.get(name) is not None:
             STRING.read(args[name], at.child(name))
 
 
 def _check_pool(args: Mapping[str, Any], at: At) -> None:
-    least = COUNT.read(args.get("cp_min", 1), at.child("cp_min"))
-    most = COUNT.read(args.get("cp_max", 10), at.child("cp_max"))
-    if most < max(least, 1):
-        at.child("cp_max").refuse(f"{most} is less than cp_min", "raise cp_max")
+    min_connections = COUNT.read(args.get("cp_min", 1), at.child("cp_min"))
+    max_connections = COUNT.read(args.get("cp_max", 10), at.child("cp_max"))
+    if max_connections < max(min_connections, 1):
+        at.child("cp_max").refuse(
+            f"{max_connections} is less than cp_min or 1", "increase cp_max, or decrease cp_min"
+        )
 
 
 def _read_postgres(args: Mapping[str, Any], at: At) -> DatabaseSettings:
-    _notice_rest(args, at)
-    used = {name: args[name] for name in (*_TAKEN, *_LIBPQ) if args.get(name) not in (None, "")}
+    _report_unused_args(args, at)
+    used = {
+        name: args[name] for name in (*_USED_ARGS, *_LIBPQ_ARGS) if args.get(name) not in (None, "")
+    }
     if "dbname" in used:
         used.setdefault("database", used.pop("dbname"))
     if "database" not in used:
-        at.child("database").refuse("the database's name is missing", "add `database: synapse`")
-    _check_texts(used, at)
+        at.child("database").refuse("name of the database is missing", "add `database: synapse`")
+    _check_strings(used, at)
     _check_pool(used, at)
     return DatabaseSettings(engine="postgres", args=MappingProxyType(used))
 
 
 def _read_sqlite(args: Mapping[str, Any], at: At) -> DatabaseSettings:
     for name in args:
-        if name not in ("database", *_IGNORED, "cp_min", "cp_max"):
+        if name not in ("database", *_IGNORED_ARGS, "cp_min", "cp_max"):
             at.child(name).warn("unknown argument, ignored" + nearest(name, ["database"]))
-    named = STRING.read(args.get("database", "homeserver.db"), at.child("database"))
-    path = Path(named) if named == ":memory:" else PATH.read(named, at.child("database"))
+    name = STRING.read(args.get("database", "homeserver.db"), at.child("database"))
+    path = Path(name) if name == ":memory:" else PATH.read(name, at.child("database"))
     return DatabaseSettings(engine="sqlite", path=path)
 
 
 def _read_database(value: Any, at: At) -> DatabaseSettings:
-    given = OBJECT.read(value, at)
+    value_map = OBJECT.read(value, at)
     known = ("name", "args", "txn_limit", "allow_unsafe_locale")
-    for name in given:
+    for name in value_map:
         if name not in known:
             at.child(name).warn("unknown key, ignored" + nearest(name, known), is_unknown_key=True)
-    name = STRING.read(given.get("name", "sqlite3"), at.child("name"))
-    args = OBJECT.read(given.get("args"), at.child("args"))
+    name = STRING.read(value_map.get("name", "sqlite3"), at.child("name"))
+    args = OBJECT.read(value_map.get("args"), at.child("args"))
     if name in _POSTGRES_NAMES:
         settings = _read_postgres(args, at.child("args"))
     elif name in _SQLITE_NAMES:
         settings = _read_sqlite(args, at.child("args"))
     else:
-        at.child("name").refuse(f"{name!r} is not a database", "write sqlite3 or psycopg2")
-    COUNT.read(given.get("txn_limit", 0), at.child("txn_limit"))
-    BOOLEAN.read(given.get("allow_unsafe_locale", False), at.child("allow_unsafe_locale"))
-    for unread in ("txn_limit", "allow_unsafe_locale"):
-        if given.get(unread):
-            at.child(unread).note("not needed by this server, ignored")
+        at.child("name").refuse(
+            f"{name!r} is not a supported database", "write sqlite3 or psycopg2"
+        )
+    COUNT.read(value_map.get("txn_limit", 0), at.child("txn_limit"))
+    BOOLEAN.read(value_map.get("allow_unsafe_locale", False), at.child("allow_unsafe_locale"))
+    for ignored in ("txn_limit", "allow_unsafe_locale"):
+        if value_map.get(ignored):
+            at.child(ignored).note("ignored: this server does not need it")
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Settings of single features: presence, TURN, user directory, caches."""
+"""Settings of presence, TURN, the user directory and caches."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -30,75 +30,92 @@ TRACKING = Kind('boolean or "untracked"', _read_tracking, {"enum": [True, False,
 
 @attrs.frozen(kw_only=True)
 class PresenceSettings:
-    """Who is online. `enabled` may be "untracked": shown to nobody but kept by the clients."""
+    """Presence; "untracked" lets clients and modules set presence but publishes none."""
 
-    enabled: bool | str = setting(TRACKING, True, "Track presence and tell others.")
+    enabled: bool | str = setting(
+        TRACKING, True, "Track presence and publish it; `untracked` accepts it but publishes none."
+    )
     include_offline_users_on_sync: bool = setting(
-        BOOLEAN, False, "Name offline users in a first sync."
+        BOOLEAN, False, "Include offline users in an initial sync."
     )
     last_active_granularity: int = setting(
-        DURATION, 60_000, "Steps of the time since somebody was active.", shown="1m"
+        DURATION, 60_000, "Granularity of the time since a user was last active.", shown="1m"
     )
     sync_online_timeout: int = setting(
-        DURATION, 30_000, "Offline so long after the last sync.", shown="30s"
+        DURATION, 30_000, "Time after the last sync when a user becomes offline.", shown="30s"
     )
     idle_timeout: int = setting(
-        DURATION, 300_000, "Idle so long after the last activity.", shown="5m"
+        DURATION,
+        300_000,
+        "Time after the last activity when a user becomes unavailable.",
+        shown="5m",
     )
 
 
 @attrs.frozen(kw_only=True)
 class TurnSettings:
-    """TURN servers for calls."""
+    """TURN servers for voice and video calls."""
 
-    turn_uris: tuple[str, ...] = setting(
-        one_or_more(STRING), (), "Addresses given to clients.", shown=[]
-    )
+    turn_uris: tuple[str, ...] = setting(one_or_more(STRING), (), "URIs sent to clients.", shown=[])
     turn_shared_secret: str | None = secret("Secret shared with the TURN server.")
     turn_username: str | None = setting(
-        optional(STRING), None, "User name, when the server has no shared secret."
+        optional(STRING), None, "User name, if the TURN server has no shared secret."
     )
-    turn_password: str | None = setting(optional(STRING), None, "The password to it.")
+    turn_password: str | None = setting(optional(STRING), None, "Password for `turn_username`.")
     turn_user_lifetime: int = setting(
-        DURATION, 3_600_000, "How long credentials are valid.", shown="1h"
+        DURATION,
+        3_600_000,
+        "Lifetime of the credentials generated from the shared secret.",
+        shown="1h",
     )
-    turn_allow_guests: bool = setting(BOOLEAN, True, "Guests may call.")
+    turn_allow_guests: bool = setting(BOOLEAN, True, "Allow guests to use the TURN server.")
 
 
 @attrs.frozen(kw_only=True)
 class UserDirectorySettings:
-    """The search for users."""
+    """The user directory."""
 
-    enabled: bool = setting(BOOLEAN, True, "Answer searches.")
+    enabled: bool = setting(BOOLEAN, True, "Allow searches in the user directory.")
     search_all_users: bool = setting(
-        BOOLEAN, False, "Find everybody, not only those one shares a room with."
+        BOOLEAN,
+        False,
+        "Find all users, not only those in public rooms or in a room with the searching user.",
     )
-    prefer_local_users: bool = setting(BOOLEAN, False, "Rank users of this server higher.")
-    exclude_remote_users: bool = setting(BOOLEAN, False, "Find users of this server only.")
-    show_locked_users: bool = setting(BOOLEAN, False, "Find locked users as well.")
+    prefer_local_users: bool = setting(BOOLEAN, False, "Rank local users higher.")
+    exclude_remote_users: bool = setting(BOOLEAN, False, "Find local users only.")
+    show_locked_users: bool = setting(BOOLEAN, False, "Find locked users too.")
 
 
 @attrs.frozen(kw_only=True)
 class CacheBlock:
     """Sizes and lifetimes of caches."""
 
-    global_factor: float = setting(FACTOR, 0.5, "Multiplies the size of every cache.")
+    global_factor: float = setting(
+        FACTOR, 0.5, "Factor by which the sizes of all caches are multiplied."
+    )
     per_cache_factors: Mapping[str, float] = setting(
-        map_of(FACTOR), MappingProxyType({}), "The factor of single caches, by name.", shown={}
+        map_of(FACTOR), MappingProxyType({}), "Factors of individual caches, by name.", shown={}
     )
     expire_caches: bool = setting(
-        BOOLEAN, True, "Forget entries that were not used for long.", is_effective=False
+        BOOLEAN, True, "Evict entries that were not used for a long time.", is_effective=False
     )
     cache_entry_ttl: int = setting(
-        DURATION, 1_800_000, "How long unused entries are kept.", shown="30m", is_effective=False
+        DURATION,
+        1_800_000,
+        "Time after which unused entries are evicted.",
+        shown="30m",
+        is_effective=False,
     )
     sync_response_cache_duration: int = setting(
-        DURATION, 120_000, "How long an answer to /sync is kept for a retry.", shown="2m"
+        DURATION,
+        120_000,
+        "Time for which a /sync response is cached in case the client retries.",
+        shown="2m",
     )
     cache_autotuning: Mapping[str, object] = setting(
-        OBJECT, MappingProxyType({}), "Bounds by memory use.", shown={}, is_effective=False
+        OBJECT, MappingProxyType({}), "Limits by memory usage.", shown={}, is_effective=False
     )
 
     def factor(self, cache: str) -> float:
-        """The factor that applies to a cache."""
+        """Return the factor that applies to a cache."""
         return self.per_cache_factors.get(cache, self.global_factor)

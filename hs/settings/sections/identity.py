@@ -1,4 +1,4 @@
-"""Settings of servers that know whose addresses are whose, and of captchas."""
+"""Settings of third-party identifier validation by delegates, identity lookups, and captchas."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,9 @@ def _read_url(value: Any, at: At) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        at.refuse(f"{text!r:.80} is not a URL", 'write it like "https://example.org"')
+        at.refuse(
+            f"{text!r:.80} is not an http or https URL", 'write it like "https://example.org"'
+        )
     return text
 
 
@@ -25,28 +27,28 @@ URL = Kind("URL", _read_url, {"type": "string", "format": "uri"})
 
 @attrs.frozen(kw_only=True)
 class DelegateSettings:
-    """Who validates addresses for this server."""
+    """The services that validate identifiers for this server."""
 
     msisdn: str | None = setting(
-        optional(URL), None, "The server that sends text messages, as a URL."
+        optional(URL), None, "URL of the service that validates phone numbers by text message."
     )
 
 
 @attrs.frozen(kw_only=True)
 class CaptchaSettings:
-    """reCAPTCHA."""
+    """The reCAPTCHA service."""
 
-    recaptcha_public_key: str | None = secret("Public key of reCAPTCHA.")
-    recaptcha_private_key: str | None = secret("Private key of reCAPTCHA.")
+    recaptcha_public_key: str | None = secret("Site key of reCAPTCHA.")
+    recaptcha_private_key: str | None = secret("Secret key of reCAPTCHA.")
     recaptcha_siteverify_api: str = setting(
-        URL, "https://www.recaptcha.net/recaptcha/api/siteverify", "Where answers are checked."
+        URL, "https://www.recaptcha.net/recaptcha/api/siteverify", "URL that verifies responses."
     )
 
 
 @attrs.frozen(kw_only=True)
 class LookupSettings:
-    """Finding users by their addresses."""
+    """Lookups of users by third-party identifiers."""
 
     enable_3pid_lookup: bool = setting(
-        BOOLEAN, True, "Users may invite people by address, through an identity server."
+        BOOLEAN, True, "Allow invites by e-mail address or phone number through an identity server."
     )

@@ -1,4 +1,4 @@
-"""Where a process listens, and what it offers there."""
+"""Settings of listeners: addresses, and the resources served there."""
 
 from pathlib import Path
 from typing import Any
@@ -34,55 +34,70 @@ RESOURCES = (
     "consent",
     "webclient",
 )
-_ALL_MAY = 0o777
+_MAX_MODE = 0o777
 _TYPES = ("http", "metrics", "manhole")
 
 
 @attrs.frozen(kw_only=True)
 class Resource:
-    """A set of paths that a listener serves."""
+    """A named set of paths that a listener serves."""
 
     names: tuple[str, ...] = setting(
-        one_or_more(STRING), (), f"What is served: {', '.join(RESOURCES)}."
+        one_or_more(STRING), (), f"Resources to serve: {', '.join(RESOURCES)}."
     )
     compress: bool = setting(
-        BOOLEAN, False, "Compress answers when the client can read them.", is_effective=False
+        BOOLEAN, False, "Compress responses if the client accepts it.", is_effective=False
     )
 
 
 @attrs.frozen(kw_only=True)
-class _Written:
-    """A listener as the file has it."""
+class _ListenerBlock:
+    """A listener as written in the configuration."""
 
-    port: int | None = setting(optional(PORT), None, "TCP port; exclusive with `path`.")
-    path: Path | None = setting(optional(PATH), None, "Unix socket; exclusive with `port`.")
+    port: int | None = setting(optional(PORT), None, "TCP port; mutually exclusive with `path`.")
+    path: Path | None = setting(
+        optional(PATH), None, "Path of a Unix socket; mutually exclusive with `port`."
+    )
     mode: int | str = setting(
         Kind("file mode", lambda value, _at: value), 0o666, "Permissions of the Unix socket."
     )
     bind_addresses: tuple[str, ...] = setting(
-        one_or_more(STRING), (), "Addresses to listen on; all when missing."
+        one_or_more(STRING), (), "IP addresses to listen on; all if missing."
     )
-    bind_address: tuple[str, ...] = setting(one_or_more(STRING), (), "The same, for one address.")
-    type: str = setting(STRING, "http", "`http`, or `metrics` for a port with metrics alone.")
-    tls: bool = setting(BOOLEAN, False, "Serve TLS with `tls_certificate_path`.")
+    bind_address: tuple[str, ...] = setting(
+        one_or_more(STRING), (), "A single address, instead of `bind_addresses`."
+    )
+    type: str = setting(
+        STRING, "http", "`http`, or `metrics` for a listener that serves metrics only."
+    )
+    tls: bool = setting(BOOLEAN, False, "Serve TLS with the certificate in `tls_certificate_path`.")
     x_forwarded: bool = setting(
-        BOOLEAN, False, "Take the client's address from X-Forwarded-For: only behind a proxy."
+        BOOLEAN,
+        False,
+        "Take the client's IP address from X-Forwarded-For; only behind a reverse proxy.",
     )
     tag: str | None = setting(
         optional(STRING), None, "Name of the listener in the request log.", is_effective=False
     )
     request_id_header: str | None = setting(
-        optional(STRING), None, "Header of the proxy that names the request.", is_effective=False
+        optional(STRING),
+        None,
+        "Request header in which the reverse proxy passes a request ID.",
+        is_effective=False,
     )
-    resources: tuple[Resource, ...] = setting(list_of(block(Resource)), (), "What is served here.")
-    additional_resources: object = setting(OBJECT, {}, "Third-party resources; not supported.")
+    resources: tuple[Resource, ...] = setting(
+        list_of(block(Resource)), (), "Resources served by this listener."
+    )
+    additional_resources: object = setting(
+        OBJECT, {}, "Resources of third-party modules; not supported."
+    )
 
 
 @attrs.frozen(kw_only=True)
 class Listener:
-    """One bound port or socket.
+    """A TCP port or Unix socket on which the process listens.
 
-    `bind_addresses` is empty for a Unix socket. `is_open` tells that no address was asked for.
+    `bind_addresses` is empty for a Unix socket. `is_open` says that no address was configured.
     """
 
     port: int | None = None
@@ -99,16 +114,16 @@ class Listener:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of all resources offered here."""
+        """Names of all resources served here."""
         return frozenset(name for resource in self.resources for name in resource.names)
 
     @property
     def label(self) -> str:
-        """The address as a person would write it."""
+        """Port or path, for people."""
         return str(self.path) if self.path else f"port {self.port}"
 
     def is_private(self) -> bool:
-        """Tell whether only this machine can reach it."""
+        """Return whether only this machine can reach the listener."""
         local = {"localhost", "::1"}
         return self.path is not None or all(
             address in local or address.startswith("127.") for address in self.bind_addresses
@@ -116,76 +131,78 @@ class Listener:
 
 
 DEFAULT_LISTENERS = (Listener(port=8008, resources=(Resource(names=("client", "federation")),)),)
-_WRITTEN = block(_Written)
+_LISTENER_BLOCK = block(_ListenerBlock)
 
 
 def _mode(value: int | str, at: At) -> int:
-    # YAML reads 0660 as octal and 660 as decimal, and who may not read and write is not meant; so
-    # a number beyond 0o777 is one whose digits are octal.
-    if type(value) is int and 0 <= value <= _ALL_MAY:
+    # YAML reads 0660 as octal and 660 as decimal. A decimal number beyond 0o777 is taken to be
+    # written in octal digits; smaller ones are real modes.
+    if type(value) is int and 0 <= value <= _MAX_MODE:
         return value
     try:
         mode = int(str(value).removeprefix("0o"), 8)
     except ValueError:
         mode = -1
-    if not 0 <= mode <= _ALL_MAY or isinstance(value, bool):
+    if not 0 <= mode <= _MAX_MODE or isinstance(value, bool):
         at.refuse(f"{value!r} is not a file mode", 'write octal digits such as "660"')
     return mode
 
 
-def _check_type(written: _Written, at: At) -> None:
-    if written.type == "replication":
+def _check_type(listener: _ListenerBlock, at: At) -> None:
+    if listener.type == "replication":
         at.child("type").refuse(
-            "listeners of type replication no longer exist",
+            "the type `replication` is no longer supported",
             "use `type: http` with `resources: [{names: [replication]}]`, and Redis",
         )
-    if written.type not in _TYPES:
+    if listener.type not in _TYPES:
         at.child("type").refuse(
-            f"{written.type!r} is not a type of listener", f"write one of {', '.join(_TYPES)}"
+            f"{listener.type!r} is not a type of listener", f"write one of {', '.join(_TYPES)}"
         )
-    if written.type == "manhole":
-        at.note("not yet effective: this server has no manhole")
+    if listener.type == "manhole":
+        at.note("has no effect: this server has no manhole")
 
 
-def _check_resources(written: _Written, at: At) -> None:
-    for resource in written.resources:
+def _check_resources(listener: _ListenerBlock, at: At) -> None:
+    for resource in listener.resources:
         for name in resource.names:
             if name not in RESOURCES:
                 at.child("resources").refuse(
-                    f"{name!r} is not a resource", f"write some of {', '.join(RESOURCES)}"
+                    f"{name!r} is not a resource", f"use {', '.join(RESOURCES)}"
                 )
-    if written.type == "http" and not written.resources:
-        at.warn("has no resources, so nothing but /health is served there")
-    if written.additional_resources:
-        at.child("additional_resources").note("not yet effective")
+    if listener.type == "http" and not listener.resources:
+        at.warn("has no resources, so it serves nothing but /health")
+    if listener.additional_resources:
+        at.child("additional_resources").note(
+            "has no effect: third-party resources are not supported"
+        )
 
 
 def _read_listener(value: Any, at: At) -> Listener:
     if not isinstance(value, dict):
-        at.refuse("expected a map", "each listener starts with `- port: …`")
-    written = _WRITTEN.read(value, at)
-    if (written.port is None) == (written.path is None):
-        at.refuse("a listener has either a port or a path", "give exactly one of the two")
-    _check_type(written, at)
-    _check_resources(written, at)
-    asked = written.bind_addresses or written.bind_address
-    resources = written.resources
-    if written.type == "metrics" and not resources:
+        at.refuse("expected a map", "begin each listener with `- port: …`")
+    listener = _LISTENER_BLOCK.read(value, at)
+    if (listener.port is None) == (listener.path is None):
+        at.refuse("a listener needs either a port or a path", "set exactly one of them")
+    _check_type(listener, at)
+    _check_resources(listener, at)
+    addresses = listener.bind_addresses or listener.bind_address
+    resources = listener.resources
+    if listener.type == "metrics" and not resources:
         resources = (Resource(names=("metrics",)),)
     return Listener(
-        port=written.port,
-        path=written.path,
-        mode=_mode(written.mode, at.child("mode")),
+        port=listener.port,
+        path=listener.path,
+        mode=_mode(listener.mode, at.child("mode")),
         bind_addresses=()
-        if written.path
-        else tuple(one or "0.0.0.0" for one in asked) or EVERYWHERE,
-        type=written.type,
-        tls=written.tls,
-        x_forwarded=written.x_forwarded,
-        tag=written.tag,
-        request_id_header=written.request_id_header,
+        if listener.path
+        else tuple(address or "0.0.0.0" for address in addresses) or EVERYWHERE,
+        type=listener.type,
+        tls=listener.tls,
+        x_forwarded=listener.x_forwarded,
+        tag=listener.tag,
+        request_id_header=listener.request_id_header,
         resources=resources,
-        is_open=written.path is None and not asked,
+        is_open=listener.path is None and not addresses,
     )
 
 

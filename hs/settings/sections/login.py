@@ -1,4 +1,4 @@
-"""Settings about further ways to log in: from another session, or with a JSON web token."""
+"""Settings of other ways to log in: from an existing session, and with a JSON web token."""
 
 import attrs
 
@@ -8,29 +8,37 @@ from hs.settings.kinds import BOOLEAN, DURATION, STRING, STRINGS, optional
 
 @attrs.frozen(kw_only=True)
 class ExistingSessionSettings:
-    """Logging another device in from one that is logged in."""
+    """Log-in of another device from a logged-in one."""
 
-    enabled: bool = setting(BOOLEAN, False, "Give out tokens for another device.")
-    require_ui_auth: bool = setting(BOOLEAN, True, "Ask who it is before.")
-    token_timeout: int = setting(DURATION, 300_000, "How long such a token works.", shown="5m")
+    enabled: bool = setting(
+        BOOLEAN,
+        False,
+        "Allow logged-in users to request a token with which another device logs in.",
+    )
+    require_ui_auth: bool = setting(
+        BOOLEAN, True, "Require user-interactive authentication for such a token."
+    )
+    token_timeout: int = setting(DURATION, 300_000, "Lifetime of such a token.", shown="5m")
 
 
 @attrs.frozen(kw_only=True)
 class JwtSettings:
-    """Logging in with a JSON web token of another service."""
+    """Log-in with a JSON web token that another service issued."""
 
     enabled: bool = setting(
         BOOLEAN, False, "Allow the log-in type `org.matrix.login.jwt`; needs `hs[jwt]`."
     )
-    secret: str | None = secret("What tokens are signed with, or the public key.")
+    secret: str | None = secret("Shared secret or public key that verifies tokens.")
     algorithm: str | None = setting(
-        optional(STRING), None, "How they are signed, such as HS256, RS256 or ES256."
+        optional(STRING), None, "Signature algorithm, such as HS256, RS256 or ES256."
     )
-    subject_claim: str = setting(STRING, "sub", "The claim that names the user.")
+    subject_claim: str = setting(
+        STRING, "sub", "Claim that contains the local part of the user ID."
+    )
     display_name_claim: str | None = setting(
-        optional(STRING), None, "The claim that gives a new user's display name."
+        optional(STRING), None, "Claim that contains the display name of a new user."
     )
-    issuer: str | None = setting(optional(STRING), None, "The only issuer that is accepted.")
+    issuer: str | None = setting(optional(STRING), None, "Required issuer.")
     audiences: tuple[str, ...] = setting(
-        STRINGS, (), "Who a token may be meant for; then each must say.", shown=None
+        STRINGS, (), "Accepted audiences; if set, each token must name one of them.", shown=None
     )

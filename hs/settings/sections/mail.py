@@ -1,4 +1,4 @@
-"""Settings about e-mail: the server that takes it, what is mailed, and the texts."""
+"""Settings of e-mail: the SMTP server, notifications, and subjects."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def _read_format(value: Any, at: At) -> str:
         text % PLACES
     except (KeyError, ValueError, TypeError) as error:
         at.refuse(
-            f"{text!r} cannot be filled: {error}",
+            f"{text!r} is not a valid format: {error}",
             "use only %(app)s, %(server_name)s, %(person)s, %(room)s, %(space)s, and %% for %",
         )
     return text
@@ -39,102 +39,110 @@ FORMAT = Kind("string with %(…)s", _read_format, {"type": "string"})
 
 @attrs.frozen(kw_only=True)
 class MailSubjects:
-    """The subjects of e-mails; `%(app)s` and the like are filled in."""
+    """Subjects of e-mails, with placeholders like `%(app)s`."""
 
     message_from_person_in_room: str = setting(
         FORMAT,
         "[%(app)s] %(person)s wrote to you in %(room)s",
-        "One person, one room.",
+        "New messages of one user in one room.",
     )
-    message_from_person: str = setting(FORMAT, "[%(app)s] %(person)s wrote to you", "One person.")
+    message_from_person: str = setting(
+        FORMAT, "[%(app)s] %(person)s wrote to you", "A message of one user in a room without name."
+    )
     messages_from_person: str = setting(
         FORMAT,
         "[%(app)s] %(person)s wrote to you several times",
-        "Several messages of one person.",
+        "Several messages of one user in a room without name.",
     )
     messages_in_room: str = setting(
-        FORMAT, "[%(app)s] New messages in %(room)s", "Several in one room."
+        FORMAT, "[%(app)s] New messages in %(room)s", "Messages in one room."
     )
     messages_in_room_and_others: str = setting(
         FORMAT,
         "[%(app)s] New messages in %(room)s and other rooms",
-        "Several in several rooms.",
+        "Messages in several rooms.",
     )
     messages_from_person_and_others: str = setting(
         FORMAT,
         "[%(app)s] New messages from %(person)s and others",
-        "Several of several people.",
+        "Messages of several users.",
     )
     invite_from_person: str = setting(
-        FORMAT, "[%(app)s] %(person)s invites you to chat", "An invitation."
+        FORMAT, "[%(app)s] %(person)s invites you to chat", "An invite."
     )
     invite_from_person_to_room: str = setting(
         FORMAT,
         "[%(app)s] %(person)s invites you to %(room)s",
-        "An invitation to a room.",
+        "An invite to a room.",
     )
     invite_from_person_to_space: str = setting(
         FORMAT,
         "[%(app)s] %(person)s invites you to the space %(space)s",
-        "An invitation to a space.",
+        "An invite to a space.",
     )
     password_reset: str = setting(
-        FORMAT, "[%(server_name)s] Choose a new password", "A password is forgotten."
+        FORMAT, "[%(server_name)s] Choose a new password", "A password reset."
     )
     email_validation: str = setting(
-        FORMAT, "[%(server_name)s] Confirm your e-mail address", "An address is to be confirmed."
+        FORMAT,
+        "[%(server_name)s] Confirm your e-mail address",
+        "A confirmation of an e-mail address.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class MailSettings:
-    """The mail server and what is mailed; nothing is mailed without `notif_from`."""
+    """E-mail; nothing is sent without `notif_from`."""
 
-    smtp_host: str = setting(STRING, "localhost", "Host name of the mail server.")
+    smtp_host: str = setting(STRING, "localhost", "Host name of the SMTP server.")
     smtp_port: int | None = setting(
-        optional(PORT), None, "Its port; 465 with `force_tls`, else 25."
+        optional(PORT), None, "Port of the SMTP server; 465 with `force_tls`, otherwise 25."
     )
-    smtp_user: str | None = setting(optional(STRING), None, "User name, if it wants one.")
-    smtp_pass: str | None = setting(optional(STRING), None, "The password to it.")
-    force_tls: bool = setting(BOOLEAN, False, "Speak TLS from the first byte.")
+    smtp_user: str | None = setting(optional(STRING), None, "User name for SMTP authentication.")
+    smtp_pass: str | None = setting(optional(STRING), None, "Password for SMTP authentication.")
+    force_tls: bool = setting(BOOLEAN, False, "Use implicit TLS instead of STARTTLS.")
     require_transport_security: bool = setting(
-        BOOLEAN, False, "Send nothing unless the connection is encrypted."
+        BOOLEAN, False, "Send no e-mail over an unencrypted connection."
     )
-    enable_tls: bool = setting(BOOLEAN, True, "Change to TLS where the server offers it.")
+    enable_tls: bool = setting(BOOLEAN, True, "Use STARTTLS if the server offers it.")
     tlsname: str | None = setting(
-        optional(STRING), None, "Name in its certificate, if not that of the host."
+        optional(STRING), None, "Name in the server's certificate, if it differs from `smtp_host`."
     )
     notif_from: str | None = setting(
-        optional(FORMAT), None, "Sender of e-mails, as `%(app)s <noreply@example.org>`."
+        optional(FORMAT),
+        None,
+        "Sender of e-mails, like `%(app)s <noreply@example.org>`. Without it no e-mail is sent.",
     )
-    app_name: str = setting(STRING, "Matrix", "Name of the service, in `%(app)s`.")
-    enable_notifs: bool = setting(BOOLEAN, False, "Mail users what they have missed.")
-    notif_for_new_users: bool = setting(BOOLEAN, True, "New users with an address are mailed.")
+    app_name: str = setting(STRING, "Matrix", "Name of the service, used for `%(app)s`.")
+    enable_notifs: bool = setting(BOOLEAN, False, "Send e-mails about missed messages.")
+    notif_for_new_users: bool = setting(
+        BOOLEAN, True, "Enable e-mails about missed messages for new users."
+    )
     notif_delay_before_mail: int = setting(
         DURATION,
         600_000,
-        "How long a message may stay unread before it is mailed.",
+        "Time that a message must be unread before an e-mail about it is sent.",
         shown="10m",
     )
     client_base_url: str = setting(
         STRING,
         "https://matrix.to",
-        "Web client that links in e-mails lead to.",
+        "Web client to which links in e-mails point.",
     )
     validation_token_lifetime: int = setting(
-        DURATION, 3_600_000, "How long a link that confirms an address works.", shown="1h"
+        DURATION, 3_600_000, "Lifetime of the link that confirms an address.", shown="1h"
     )
     invite_client_location: str | None = setting(
-        optional(STRING), None, "Web client named in invitations by e-mail.", is_effective=False
+        optional(STRING), None, "Web client named in invites by e-mail.", is_effective=False
     )
     template_dir: Path | None = setting(
-        optional(PATH), None, "Directory of own templates of e-mails."
+        optional(PATH), None, "Directory of custom e-mail templates."
     )
     subjects: MailSubjects = sub_block(MailSubjects, "Subjects of e-mails.")
 
     @property
     def port(self) -> int:
-        """Give the port to connect to."""
+        """The port to connect to."""
         if self.smtp_port is not None:
             return self.smtp_port
         return SMTPS_PORT if self.force_tls else SMTP_PORT
@@ -142,8 +150,10 @@ class MailSettings:
 
 @attrs.frozen(kw_only=True)
 class TemplateSettings:
-    """Own templates of pages and e-mails."""
+    """Custom templates of pages and e-mails."""
 
     custom_template_directory: Path | None = setting(
-        optional(PATH), None, "Directory of templates that replace those of the same name."
+        optional(PATH),
+        None,
+        "Directory of templates that replace the built-in ones of the same name.",
     )

@@ -1,4 +1,4 @@
-"""Settings of the media repository: what may be uploaded, where it is kept, and for how long."""
+"""Settings of the media repository: uploads, thumbnails, storage and retention."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,12 +36,12 @@ S3_MODULES = ("s3_storage_provider.S3StorageProviderBackend",)
 
 @attrs.frozen(kw_only=True)
 class ThumbnailSize:
-    """A size that thumbnails are made in."""
+    """A thumbnail size."""
 
-    width: int = setting(integer(least=1, most=4096), 0, "Width in pixels.")
-    height: int = setting(integer(least=1, most=4096), 0, "Height in pixels.")
+    width: int = setting(integer(minimum=1, maximum=4096), 0, "Width in pixels.")
+    height: int = setting(integer(minimum=1, maximum=4096), 0, "Height in pixels.")
     method: str = setting(
-        choice(CROP, SCALE), SCALE, "`crop` fills the size, `scale` fits into it."
+        choice(CROP, SCALE), SCALE, "`crop` fills the size exactly, `scale` fits into it."
     )
 
 
@@ -60,87 +60,94 @@ DEFAULT_SIZES = (
 
 
 def _read_size(value: Any, at: At) -> ThumbnailSize:
-    read: ThumbnailSize = block(ThumbnailSize).read(value, at)
-    if not (read.width and read.height):
-        at.refuse("a size needs width and height", "write `{width: 320, height: 240}`")
-    return read
+    size: ThumbnailSize = block(ThumbnailSize).read(value, at)
+    if not (size.width and size.height):
+        at.refuse("a thumbnail size needs width and height", "write `{width: 320, height: 240}`")
+    return size
 
 
 @attrs.frozen(kw_only=True)
 class UploadLimit:
-    """How much one user may upload in a time."""
+    """A limit on what one user may upload in a period."""
 
-    time_period: int = setting(DURATION, 0, "The time.")
-    max_size: int = setting(SIZE, 0, "How much in that time.")
+    time_period: int = setting(DURATION, 0, "Period.")
+    max_size: int = setting(SIZE, 0, "Total size of uploads allowed in the period.")
 
 
 def _read_limit(value: Any, at: At) -> UploadLimit:
-    read: UploadLimit = block(UploadLimit).read(value, at)
-    if not read.time_period or "max_size" not in value:
+    limit: UploadLimit = block(UploadLimit).read(value, at)
+    if not limit.time_period or "max_size" not in value:
         at.refuse(
-            "a limit needs time_period and max_size", 'write `{time_period: "1d", max_size: "1G"}`'
+            "an upload limit needs time_period and max_size",
+            'write `{time_period: "1d", max_size: "1G"}`',
         )
-    return read
+    return limit
 
 
 @attrs.frozen(kw_only=True)
 class Retention:
-    """How long media are kept after they were last asked for; null keeps them."""
+    """How long media are kept after their last use; None keeps them forever."""
 
     local_media_lifetime: int | None = setting(
-        endless(DURATION), None, "Media uploaded by users of this server."
+        endless(DURATION),
+        None,
+        "Time after their last use when media of local users are deleted; never if null.",
     )
     remote_media_lifetime: int | None = setting(
-        endless(DURATION), None, "Copies of other servers' media."
+        endless(DURATION),
+        None,
+        "Time after their last use when copies of remote media are deleted; never if null.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class FolderSettings:
-    """A further folder."""
+    """A storage provider in a folder."""
 
-    directory: Path | None = setting(optional(PATH), None, "Its path.")
+    directory: Path | None = setting(optional(PATH), None, "Path of the folder.")
 
 
 @attrs.frozen(kw_only=True)
 class S3Settings:
-    """A bucket of a store that speaks S3."""
+    """A storage provider in a bucket of an S3-compatible service."""
 
     bucket: str = setting(STRING, "", "Name of the bucket.")
-    prefix: str = setting(STRING, "", "Put before every name in the bucket.")
+    prefix: str = setting(STRING, "", "Prefix of all object names.")
     endpoint_url: str | None = setting(
-        optional(STRING), None, "Where the store is, if it is not Amazon's."
+        optional(STRING), None, "URL of the service; Amazon S3 if missing."
     )
     region_name: str | None = setting(optional(STRING), None, "Region of the bucket.")
     access_key_id: str | None = setting(
-        optional(STRING), None, "Key; without one, as the environment says."
+        optional(STRING), None, "Access key ID; by default taken from the environment."
     )
-    secret_access_key: str | None = setting(optional(STRING), None, "Secret of that key.")
-    session_token: str | None = setting(optional(STRING), None, "Token of a passing session.")
-    storage_class: str = setting(STRING, "STANDARD", "Class of storage of new objects.")
+    secret_access_key: str | None = setting(optional(STRING), None, "Secret access key.")
+    session_token: str | None = setting(
+        optional(STRING), None, "Session token of temporary credentials."
+    )
+    storage_class: str = setting(STRING, "STANDARD", "Storage class of new objects.")
     threadpool_size: int = setting(
-        integer(least=1),
+        integer(minimum=1),
         40,
-        "Transfers at once.",
+        "Maximum number of concurrent transfers.",
     )
 
 
 @attrs.frozen(kw_only=True)
-class _WrittenProvider:
-    """A storage provider as the file has it."""
+class _ProviderBlock:
+    """A storage provider as written in the configuration."""
 
-    module: str = setting(STRING, "", "Kind of place.")
-    store_local: bool = setting(BOOLEAN, False, "Copy what users of this server upload.")
-    store_remote: bool = setting(BOOLEAN, False, "Copy what comes from other servers.")
+    module: str = setting(STRING, "", "Kind of storage provider.")
+    store_local: bool = setting(BOOLEAN, False, "Copy media uploaded by local users.")
+    store_remote: bool = setting(BOOLEAN, False, "Copy remote media.")
     store_synchronous: bool = setting(
-        BOOLEAN, False, "Answer an upload only when it has been copied."
+        BOOLEAN, False, "Respond to an upload only after it has been copied."
     )
-    config: Mapping[str, Any] = setting(OBJECT, {}, "Settings of that kind.", shown={})
+    config: Mapping[str, Any] = setting(OBJECT, {}, "Settings of the storage provider.", shown={})
 
 
 @attrs.frozen(kw_only=True)
 class StorageProvider:
-    """A further place that media are copied to, and read from when they are not on the disk."""
+    """A further store to which media are copied, and from which missing files are read."""
 
     place: FolderSettings | S3Settings
     store_local: bool = False
@@ -149,31 +156,33 @@ class StorageProvider:
 
 
 def _read_provider(value: Any, at: At) -> StorageProvider:
-    written: _WrittenProvider = block(_WrittenProvider).read(value, at)
+    provider: _ProviderBlock = block(_ProviderBlock).read(value, at)
     return StorageProvider(
-        place=_read_place(written, at),
-        store_local=written.store_local,
-        store_remote=written.store_remote,
-        store_synchronous=written.store_synchronous,
+        place=_read_place(provider, at),
+        store_local=provider.store_local,
+        store_remote=provider.store_remote,
+        store_synchronous=provider.store_synchronous,
     )
 
 
-def _read_place(written: _WrittenProvider, at: At) -> FolderSettings | S3Settings:
-    here, config = at.child("config"), dict(written.config)
-    if written.module in FOLDER_MODULES:
-        folder: FolderSettings = block(FolderSettings).read(config, here)
+def _read_place(provider: _ProviderBlock, at: At) -> FolderSettings | S3Settings:
+    config_at, config = at.child("config"), dict(provider.config)
+    if provider.module in FOLDER_MODULES:
+        folder: FolderSettings = block(FolderSettings).read(config, config_at)
         if folder.directory is None:
-            here.refuse("directory is missing", "add `directory: /path/of/the/folder`")
+            config_at.refuse("directory is missing", "add `directory: /path/of/the/folder`")
         return folder
-    if written.module in S3_MODULES:
-        s3: S3Settings = block(S3Settings).read(config, here)
+    if provider.module in S3_MODULES:
+        s3: S3Settings = block(S3Settings).read(config, config_at)
         if not s3.bucket:
-            here.refuse("bucket is missing", "add `bucket: name-of-the-bucket`")
+            config_at.refuse("bucket is missing", "add `bucket: name-of-the-bucket`")
         if (s3.access_key_id is None) != (s3.secret_access_key is None):
-            here.refuse("a key needs its secret", "set access_key_id and secret_access_key")
+            config_at.refuse(
+                "access_key_id and secret_access_key must be set together", "add the missing one"
+            )
         return s3
     at.child("module").refuse(
-        f"there is no kind of storage provider called {written.module!r}",
+        f"{provider.module!r} is not a supported storage provider",
         f"use {FOLDER_MODULES[0]} or {S3_MODULES[0]}",
     )
 
@@ -188,40 +197,50 @@ class MediaSettings:
     """The media repository."""
 
     enable_authenticated_media: bool = setting(
-        BOOLEAN, True, "Show media uploaded from now on to those with a token only."
+        BOOLEAN, True, "Require an access token for downloads of media uploaded from now on."
     )
     media_store_path: Path = setting(
-        PATH, Path("media_store"), "Folder of the media.", shown="media_store"
+        PATH, Path("media_store"), "Folder in which media are stored.", shown="media_store"
     )
     media_storage_providers: tuple[StorageProvider, ...] = setting(
         list_of(PROVIDER),
         (),
-        "Further places that media are copied to, and read from when they are not in the folder.",
+        "Further stores to which media are copied, and from which media missing in the folder are "
+        "read.",
         shown=[],
     )
-    max_upload_size: int = setting(SIZE, 50 * 1024**2, "Largest upload.", shown="50M")
+    max_upload_size: int = setting(SIZE, 50 * 1024**2, "Maximum size of an upload.", shown="50M")
     media_upload_limits: tuple[UploadLimit, ...] = setting(
-        LIMITS, (), "How much each user may upload in a time; every limit holds.", shown=[]
+        LIMITS, (), "Limits on what each user may upload in a period; all of them apply.", shown=[]
     )
     max_pending_media_uploads: int = setting(
-        COUNT, 5, "How many addresses a user may have announced and not yet filled."
+        COUNT, 5, "Maximum number of media IDs that a user has reserved and not yet uploaded."
     )
     unused_expiration_time: int = setting(
-        DURATION, 86_400_000, "When an announced address expires.", shown="24h"
+        DURATION,
+        86_400_000,
+        "Time after which a reserved media ID expires if nothing is uploaded.",
+        shown="24h",
     )
     max_image_pixels: int = setting(
-        SIZE, 32 * 1024**2, "Largest picture, in pixels, to make thumbnails of.", shown="32M"
+        SIZE,
+        32 * 1024**2,
+        "Maximum number of pixels of an image for which thumbnails are generated.",
+        shown="32M",
     )
     dynamic_thumbnails: bool = setting(
-        BOOLEAN, False, "Make thumbnails in just the size that is asked for."
+        BOOLEAN, False, "Generate thumbnails in exactly the requested size."
     )
     thumbnail_sizes: tuple[ThumbnailSize, ...] = setting(
         SIZES,
         DEFAULT_SIZES,
-        "Sizes of thumbnails, made when a picture is uploaded.",
-        shown=[attrs.asdict(one) for one in DEFAULT_SIZES],
+        "Sizes of thumbnails that are generated when an image is uploaded.",
+        shown=[attrs.asdict(size) for size in DEFAULT_SIZES],
     )
     prevent_media_downloads_from: tuple[ServerName, ...] = setting(
-        list_of(SERVER_NAME), (), "Servers whose media are not shown here.", shown=[]
+        list_of(SERVER_NAME),
+        (),
+        "Servers whose media cannot be downloaded through this server.",
+        shown=[],
     )
-    media_retention: Retention = sub_block(Retention, "How long media are kept.")
+    media_retention: Retention = sub_block(Retention, "Deletion of media that are no longer used.")

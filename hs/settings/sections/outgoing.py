@@ -1,11 +1,11 @@
-"""Settings of requests to the outside: which addresses, through which proxy, under which name."""
+"""Settings of outgoing HTTP requests: blocked networks, proxies, user agent."""
 
 import attrs
 
 from hs.settings.fields import setting
 from hs.settings.kinds import BOOLEAN, NETWORKS, STRING, STRINGS, optional
 
-# Networks that are no part of the public internet.
+# Networks that are not part of the public internet.
 PRIVATE_NETWORKS = (
     "127.0.0.0/8",
     "10.0.0.0/8",
@@ -28,37 +28,45 @@ PRIVATE_NETWORKS = (
     "ff00::/8",
     "fec0::/10",
 )
-# Blocked whatever the settings say: "this machine", as a target of nobody's.
+# Blocked regardless of the settings: unspecified addresses, which would reach this machine.
 NOWHERE = ("0.0.0.0/8", "::/128")
 
 
 @attrs.frozen(kw_only=True)
 class OutsideSettings:
-    """Requests to other servers. The keys for proxies win over the environment's variables."""
+    """Outgoing requests; the proxy keys take precedence over environment variables."""
 
     ip_range_blacklist: tuple[str, ...] = setting(
         NETWORKS,
         PRIVATE_NETWORKS,
-        "Addresses never to be contacted, whatever name leads there.",
+        "IP networks to which no requests are sent, also if a host name resolves to them.",
         shown=["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "…"],
     )
     ip_range_whitelist: tuple[str, ...] = setting(
         NETWORKS, (), "Exceptions to `ip_range_blacklist`.", shown=[]
     )
     http_proxy: str | None = setting(
-        optional(STRING), None, "Forward proxy for http; else the variable `http_proxy`."
+        optional(STRING),
+        None,
+        "Forward proxy for http; by default taken from the variable `http_proxy`.",
     )
     https_proxy: str | None = setting(
-        optional(STRING), None, "Forward proxy for https; else the variable `https_proxy`."
+        optional(STRING),
+        None,
+        "Forward proxy for https; by default taken from the variable `https_proxy`.",
     )
     no_proxy_hosts: tuple[str, ...] | None = setting(
         optional(STRINGS),
         None,
-        "Hosts, domains and networks reached without the proxy; else the variable `no_proxy`.",
+        "Hosts, domains and IP networks reached without proxy; by default taken from the variable "
+        "`no_proxy`.",
     )
     user_agent_suffix: str | None = setting(
-        optional(STRING), None, "Added to the User-Agent of outgoing requests."
+        optional(STRING), None, "Text appended to the User-Agent of outgoing requests."
     )
     use_insecure_ssl_client_just_for_testing_do_not_use: bool = setting(
-        BOOLEAN, False, "Check no certificates, for tests only: anybody can then pose as anybody."
+        BOOLEAN,
+        False,
+        "Do not verify TLS certificates; for tests only, since anyone can then impersonate any "
+        "server.",
     )

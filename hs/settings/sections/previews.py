@@ -1,4 +1,4 @@
-"""Settings of previews of links."""
+"""Settings of URL previews."""
 
 import fnmatch
 import re
@@ -32,7 +32,7 @@ URL_PARTS = (
 
 @attrs.frozen
 class UrlRule:
-    """A kind of link that is not fetched: each part named must match its pattern."""
+    """A rule for URLs that are not fetched: each named part must match its pattern."""
 
     patterns: Mapping[str, re.Pattern[str]] = MappingProxyType({})
 
@@ -40,15 +40,15 @@ class UrlRule:
 def _read_rule(value: Any, at: At) -> UrlRule:
     patterns = {}
     for part, text in map_of(STRING).read(value, at).items():
-        here = at.child(part)
+        part_at = at.child(part)
         if part not in URL_PARTS:
-            here.refuse(f"{part!r} is no part of a URL", f"use one of {', '.join(URL_PARTS)}")
+            part_at.refuse(f"{part!r} is not a part of a URL", f"use one of {', '.join(URL_PARTS)}")
         try:
             patterns[part] = re.compile(text if text.startswith("^") else fnmatch.translate(text))
         except re.error as error:
-            here.refuse(f"not a regular expression: {error}", "correct the pattern")
+            part_at.refuse(f"not a regular expression: {error}", "correct the pattern")
     if not patterns:
-        at.refuse("a rule without parts would match every link", "name at least one part")
+        at.refuse("a rule without parts would match every URL", "name at least one part")
     return UrlRule(MappingProxyType(patterns))
 
 
@@ -57,26 +57,28 @@ URL_RULES = list_of(Kind("map of parts to patterns", _read_rule, {"type": "objec
 
 @attrs.frozen(kw_only=True)
 class OembedSettings:
-    """Sites that describe their pages by oEmbed."""
+    """Providers that describe their pages by oEmbed."""
 
     disable_default_providers: bool = setting(
-        BOOLEAN, False, "Use none of the providers that are built in."
+        BOOLEAN, False, "Do not use the built-in oEmbed providers."
     )
     additional_providers: tuple[Path, ...] = setting(
         list_of(PATH),
         (),
-        "Files in the form of https://oembed.com/providers.json.",
+        "Files in the format of https://oembed.com/providers.json.",
         shown=[],
     )
 
 
 @attrs.frozen(kw_only=True)
 class PreviewSettings:
-    """Previews of links. The two lists of networks are as those of `ip_range_blacklist`."""
+    """URL previews; the two lists of networks work like those of `ip_range_blacklist`."""
 
-    url_preview_enabled: bool = setting(BOOLEAN, False, "Fetch previews of links.")
+    url_preview_enabled: bool = setting(BOOLEAN, False, "Generate previews of URLs in messages.")
     url_preview_ip_range_blacklist: tuple[str, ...] | None = setting(
-        optional(NETWORKS), None, "Addresses not fetched; as `ip_range_blacklist` when missing."
+        optional(NETWORKS),
+        None,
+        "IP networks from which nothing is fetched; `ip_range_blacklist` by default.",
     )
     url_preview_ip_range_whitelist: tuple[str, ...] = setting(
         NETWORKS, (), "Exceptions to `url_preview_ip_range_blacklist`.", shown=[]
@@ -84,12 +86,14 @@ class PreviewSettings:
     url_preview_url_blacklist: tuple[UrlRule, ...] = setting(
         URL_RULES,
         (),
-        "Links not fetched: maps of parts of a URL to a glob, or to a regular expression if it"
+        "URLs that are not fetched: maps of URL parts to a glob, or to a regular expression if it"
         " begins with `^`. All parts of a map must match.",
         shown=[],
     )
-    max_spider_size: int = setting(SIZE, 10 * 1024**2, "Largest page fetched.", shown="10M")
-    url_preview_accept_language: tuple[str, ...] = setting(
-        STRINGS, ("en",), "Languages asked for, the preferred first.", shown=["en"]
+    max_spider_size: int = setting(
+        SIZE, 10 * 1024**2, "Maximum size of a fetched page.", shown="10M"
     )
-    oembed: OembedSettings = sub_block(OembedSettings, "Providers of oEmbed.")
+    url_preview_accept_language: tuple[str, ...] = setting(
+        STRINGS, ("en",), "Languages requested from sites, most preferred first.", shown=["en"]
+    )
+    oembed: OembedSettings = sub_block(OembedSettings, "oEmbed providers.")

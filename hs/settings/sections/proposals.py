@@ -1,4 +1,4 @@
-"""Settings of what goes beyond the released specification."""
+"""Settings of Matrix proposals (MSCs) that are not part of the released specification."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,7 +14,7 @@ ENCRYPTED_PUSHES: Final = "msc4028_push_encrypted_events"
 
 @attrs.frozen(kw_only=True)
 class Experiments:
-    """Which experiments are on; each changes what clients see without asking for it."""
+    """Experiments that change what clients see without their asking for it."""
 
     thread_subscriptions: bool = False
     encrypted_pushes: bool = False
@@ -22,19 +22,19 @@ class Experiments:
 
 @attrs.frozen(kw_only=True)
 class RtcSettings:
-    """Where calls of many may run; each transport is an object with a `type`."""
+    """MatrixRTC transports for group calls; each is an object with a `type`."""
 
     transports: tuple[Mapping[str, Any], ...] = ()
 
 
 def _read_experiments(value: Any, at: At) -> Experiments:
-    given = OBJECT.read(value, at)
-    for flag in given:
+    value_map = OBJECT.read(value, at)
+    for flag in value_map:
         if flag not in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
-            at.child(str(flag)).note("ignored: this server has no such experiment")
+            at.child(str(flag)).note("ignored: this server does not have this experiment")
 
     def is_on(flag: str) -> bool:
-        return bool(BOOLEAN.read(given.get(flag, False), at.child(flag)))
+        return bool(BOOLEAN.read(value_map.get(flag, False), at.child(flag)))
 
     return Experiments(
         thread_subscriptions=is_on(THREAD_SUBSCRIPTIONS), encrypted_pushes=is_on(ENCRYPTED_PUSHES)
@@ -42,21 +42,21 @@ def _read_experiments(value: Any, at: At) -> Experiments:
 
 
 def _read_rtc(value: Any, at: At) -> RtcSettings:
-    given = OBJECT.read(value, at)
-    for name in given:
+    value_map = OBJECT.read(value, at)
+    for name in value_map:
         if name != "transports":
             at.child(str(name)).warn("unknown key, ignored", is_unknown_key=True)
-    here = at.child("transports")
-    transports = list_of(OBJECT).read(given.get("transports"), here)
+    transports_at = at.child("transports")
+    transports = list_of(OBJECT).read(value_map.get("transports"), transports_at)
     for number, transport in enumerate(transports):
-        STRING.read(transport.get("type"), here.child(str(number)).child("type"))
+        STRING.read(transport.get("type"), transports_at.child(str(number)).child("type"))
     return RtcSettings(transports=transports)
 
 
 def _read_delay(value: Any, at: At) -> int:
     delay_ms = DURATION.read(value, at)
     if delay_ms == 0:
-        at.refuse("no event can be delayed by nothing", "leave the key out to delay none")
+        at.refuse("must not be 0", "remove the key to disable delayed events")
     return delay_ms
 
 
@@ -67,20 +67,24 @@ RTC: Final = Kind("object", _read_rtc, OBJECT.schema)
 
 @attrs.frozen(kw_only=True)
 class ProposalSettings:
-    """Proposals that an administrator switches on; the others are always served."""
+    """Proposals that an administrator enables; all others are always enabled."""
 
     max_event_delay_duration: int | None = setting(
-        optional(DELAY), None, "Longest delay of a delayed event; without it none is delayed."
+        optional(DELAY),
+        None,
+        "Maximum delay of delayed events (MSC4140); delayed events are disabled if null.",
     )
     matrix_rtc: RtcSettings = setting(
         RTC,
         RtcSettings(),
-        "`transports` of calls of many, told to clients: objects with a `type`.",
+        "`transports` for group calls (MSC4143), sent to clients: a list of objects with a `type`.",
         shown={"transports": []},
     )
     experimental_features: Experiments = setting(
         EXPERIMENTS,
         Experiments(),
-        "`msc4306_enabled` turns thread subscriptions on; other experiments are ignored.",
+        "`msc4306_enabled` enables thread subscriptions, `msc4028_push_encrypted_events` pushes "
+        "for "
+        "encrypted events; others are ignored.",
         shown={THREAD_SUBSCRIPTIONS: False},
     )

@@ -1,4 +1,4 @@
-"""Settings of notifications."""
+"""Settings of push notifications."""
 
 import attrs
 
@@ -8,19 +8,19 @@ from hs.settings.kinds import BOOLEAN, DURATION
 
 @attrs.frozen(kw_only=True)
 class PushSettings:
-    """What notifies users, and what notifications tell those who carry them."""
+    """Push rules, unread counts, and the content of push notifications."""
 
     enabled: bool = setting(
         BOOLEAN,
         True,
-        "Apply push rules: without, nothing is counted as unread and nobody notified.",
+        "Evaluate push rules. Without, there are no unread counts and no notifications.",
     )
     include_content: bool = setting(
-        BOOLEAN, True, "Put the content of events into notifications, unless clients ask for less."
+        BOOLEAN,
+        True,
+        "Include event content in notifications, unless a pusher asks for event IDs only.",
     )
     group_unread_count_by_room: bool = setting(
-        BOOLEAN, True, "The number on an app's icon counts rooms, not messages."
+        BOOLEAN, True, "Count rooms with unread messages for the badge of an app, not messages."
     )
-    jitter_delay: int = setting(
-        DURATION, 0, "Delay notifications by up to so long, by chance.", shown="0s"
-    )
+    jitter_delay: int = setting(DURATION, 0, "Maximum random delay of notifications.", shown="0s")

@@ -1,4 +1,4 @@
-"""How long things are kept, whom the server joins and notifies by itself, and blocking it."""
+"""Settings of message retention, server notices, automatic joins, and blocking the server."""
 
 import attrs
 
@@ -19,32 +19,39 @@ DAY_MS = 86_400_000
 
 @attrs.frozen(kw_only=True)
 class Lifetimes:
-    """How long messages live in rooms that do not say."""
+    """The retention policy of rooms that have none of their own."""
 
-    min_lifetime: int | None = setting(MAYBE, None, "Told to clients; nothing is purged by it.")
-    max_lifetime: int | None = setting(MAYBE, None, "Older messages are hidden and purged.")
+    min_lifetime: int | None = setting(
+        MAYBE, None, "Minimum lifetime of messages, for information of clients only."
+    )
+    max_lifetime: int | None = setting(
+        MAYBE, None, "Maximum lifetime of messages; older ones are hidden and deleted."
+    )
 
 
 @attrs.frozen(kw_only=True)
 class PurgeJob:
-    """A job that purges rooms whose messages live so long: longer than the shortest, up to the
-    longest."""
+    """A job that purges the rooms whose maximum lifetime is in a range, `(shortest, longest]`."""
 
-    interval: int = setting(DURATION, DAY_MS, "How often it runs.", shown="1d")
-    shortest_max_lifetime: int | None = setting(MAYBE, None, "No limit when null.")
-    longest_max_lifetime: int | None = setting(MAYBE, None, "No limit when null.")
+    interval: int = setting(DURATION, DAY_MS, "Interval between runs.", shown="1d")
+    shortest_max_lifetime: int | None = setting(
+        MAYBE, None, "Purge only rooms with a longer maximum lifetime than this; all if null."
+    )
+    longest_max_lifetime: int | None = setting(
+        MAYBE, None, "Purge only rooms with a maximum lifetime of at most this; all if null."
+    )
 
 
 def _read_jobs(value: object, at: At) -> tuple[PurgeJob, ...]:
     jobs = list_of(block(PurgeJob)).read(value, at)
     for job in jobs:
         if job.interval <= 0:
-            at.refuse("the interval of a purge job is 0", 'write how often it runs, as "12h"')
+            at.refuse("the interval of a purge job must not be 0", 'write an interval like "12h"')
         shortest, longest = job.shortest_max_lifetime, job.longest_max_lifetime
         if shortest is not None and longest is not None and shortest > longest:
             at.refuse(
-                "the shortest_max_lifetime of a purge job is above its longest_max_lifetime",
-                "exchange them",
+                "the shortest_max_lifetime of a purge job exceeds its longest_max_lifetime",
+                "swap the two values",
             )
     return jobs
 
@@ -56,29 +63,36 @@ JOBS: Kind[tuple[PurgeJob, ...]] = Kind(
 
 @attrs.frozen(kw_only=True)
 class RetentionSettings:
-    """Which messages are old enough to go."""
+    """Message retention."""
 
-    enabled: bool = setting(BOOLEAN, False, "Hide and purge old messages.")
+    enabled: bool = setting(BOOLEAN, False, "Hide and delete old messages.")
     default_policy: Lifetimes = setting(
-        block(Lifetimes), Lifetimes(), "For rooms that have no policy of their own.", shown={}
+        block(Lifetimes), Lifetimes(), "Policy of rooms that have none of their own.", shown={}
     )
     allowed_lifetime_min: int | None = setting(
-        MAYBE, None, "Rooms that want less are treated as if they wanted this."
+        MAYBE,
+        None,
+        "Lower bound of the lifetimes that rooms may set; shorter ones are raised to it.",
     )
     allowed_lifetime_max: int | None = setting(
-        MAYBE, None, "Rooms that want more are treated as if they wanted this."
+        MAYBE,
+        None,
+        "Upper bound of the lifetimes that rooms may set; longer ones are lowered to it.",
     )
     purge_jobs: tuple[PurgeJob, ...] = setting(
-        JOBS, (), "When which rooms are purged; all of them once a day when missing.", shown=[]
+        JOBS,
+        (),
+        "Jobs that delete old messages; without, all rooms are purged once a day.",
+        shown=[],
     )
 
 
 def _read_retention(value: object, at: At) -> RetentionSettings:
     settings = block(RetentionSettings).read(value, at)
-    least, most = settings.allowed_lifetime_min, settings.allowed_lifetime_max
-    if least is not None and most is not None and least > most:
+    lower_ms, upper_ms = settings.allowed_lifetime_min, settings.allowed_lifetime_max
+    if lower_ms is not None and upper_ms is not None and lower_ms > upper_ms:
         at.child("allowed_lifetime_min").refuse(
-            "above allowed_lifetime_max", "exchange them, or remove one"
+            "exceeds allowed_lifetime_max", "swap the two values, or remove one"
         )
     policy = settings.default_policy
     if (
@@ -87,7 +101,7 @@ def _read_retention(value: object, at: At) -> RetentionSettings:
         and policy.min_lifetime > policy.max_lifetime
     ):
         at.child("default_policy").refuse(
-            "its min_lifetime is above its max_lifetime", "exchange them, or remove one"
+            "its min_lifetime exceeds its max_lifetime", "swap the two values, or remove one"
         )
     return settings
 
@@ -99,58 +113,64 @@ RETENTION: Kind[RetentionSettings] = Kind(
 
 @attrs.frozen(kw_only=True)
 class NoticeSettings:
-    """The user who tells others what the server has to say. Off without a name for it."""
+    """The user who sends server notices; None as local part disables them."""
 
     system_mxid_localpart: str | None = setting(
-        optional(STRING), None, "Local part of the user who sends notices; off when missing."
+        optional(STRING),
+        None,
+        "Local part of the user who sends notices; notices are disabled if missing.",
     )
     system_mxid_display_name: str | None = setting(
         optional(STRING), "Notices", "Display name of that user."
     )
     system_mxid_avatar_url: str | None = setting(
-        optional(STRING), None, "Avatar of that user, an mxc:// address."
+        optional(STRING), None, "Avatar of that user, an mxc:// URI."
     )
     room_name: str | None = setting(
-        optional(STRING), "Server Notices", "Name of the rooms that notices are in."
+        optional(STRING), "Server Notices", "Name of the rooms in which notices are sent."
     )
-    room_avatar_url: str | None = setting(optional(STRING), None, "Avatar of those rooms.")
-    room_topic: str | None = setting(optional(STRING), None, "Topic of those rooms.")
+    room_avatar_url: str | None = setting(optional(STRING), None, "Avatar of these rooms.")
+    room_topic: str | None = setting(optional(STRING), None, "Topic of these rooms.")
     auto_join: bool = setting(BOOLEAN, False, "Join users instead of inviting them.")
 
 
 @attrs.frozen(kw_only=True)
 class AutoAcceptSettings:
-    """Joining users to rooms that they are invited to."""
+    """Automatic acceptance of invites."""
 
-    enabled: bool = setting(BOOLEAN, False, "Accept invites for users.")
-    only_for_direct_messages: bool = setting(BOOLEAN, False, "Only to direct chats.")
-    only_from_local_users: bool = setting(BOOLEAN, False, "Only of users of this server.")
+    enabled: bool = setting(BOOLEAN, False, "Accept invites of local users automatically.")
+    only_for_direct_messages: bool = setting(BOOLEAN, False, "Accept only invites to direct chats.")
+    only_from_local_users: bool = setting(BOOLEAN, False, "Accept only invites from local users.")
     worker_to_run_on: str | None = setting(
-        optional(STRING), None, "Process that does it; the one with background tasks when missing."
+        optional(STRING),
+        None,
+        "Process that accepts invites; the one that runs background tasks if missing.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class StatsSettings:
-    """Counting rooms' and users' numbers."""
+    """Statistics of rooms and users."""
 
     enabled: bool = setting(
         BOOLEAN,
         True,
-        "Accepted and not needed: lists of rooms count members as they come and go.",
+        "Accepted and not needed: room lists always have current member counts.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class BlockingSettings:
-    """Blocking the whole server."""
+    """Blocking of the whole server."""
 
     admin_contact: str | None = setting(
-        optional(STRING), None, "How to reach the administrator, told to blocked users."
+        optional(STRING), None, "Contact of the administrator, sent to blocked users."
     )
-    hs_disabled: bool = setting(BOOLEAN, False, "Refuse to log users in, and all they send.")
+    hs_disabled: bool = setting(BOOLEAN, False, "Reject log-ins and all events that users send.")
     hs_disabled_message: str = setting(
-        STRING, "Homeserver is currently blocked", "What users are told then."
+        STRING,
+        "Homeserver is currently blocked",
+        "Error message sent to users while `hs_disabled` is true.",
     )
 
 
@@ -158,20 +178,20 @@ def _read_types(value: object, at: At) -> tuple[tuple[str, str | None], ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        at.refuse("expected a list of event types", "start each entry with `- `")
-    found: list[tuple[str, str | None]] = []
+        at.refuse("expected a list of event types", "begin each entry with `- `")
+    types: list[tuple[str, str | None]] = []
     for number, entry in enumerate(value):
         match entry:
             case str():
-                found.append((entry, None))
+                types.append((entry, None))
             case [str(event_type), str(state_key)]:
-                found.append((event_type, state_key))
+                types.append((event_type, state_key))
             case _:
                 at.child(str(number)).refuse(
-                    f"{entry!r:.60} is neither a type nor a pair of type and state key",
+                    f"{entry!r:.60} is neither an event type nor a pair of type and state key",
                     "write `- m.room.example` or `- [m.room.example, state_key]`",
                 )
-    return tuple(found)
+    return tuple(types)
 
 
 EVENT_TYPES: Kind[tuple[tuple[str, str | None], ...]] = Kind(
@@ -181,9 +201,14 @@ EVENT_TYPES: Kind[tuple[tuple[str, str | None], ...]] = Kind(
 
 @attrs.frozen(kw_only=True)
 class PrejoinSettings:
-    """What is told of a room to who is invited or knocks."""
+    """The state of a room that invited and knocking users receive."""
 
-    disable_default_event_types: bool = setting(BOOLEAN, False, "Tell only what is listed here.")
+    disable_default_event_types: bool = setting(
+        BOOLEAN, False, "Send only the `additional_event_types`."
+    )
     additional_event_types: tuple[tuple[str, str | None], ...] = setting(
-        EVENT_TYPES, (), "Told as well; a type alone means all its state keys.", shown=[]
+        EVENT_TYPES,
+        (),
+        "Event types sent in addition; a type alone means all its state keys.",
+        shown=[],
     )

@@ -1,4 +1,4 @@
-"""Settings about rooms: what new ones are like, who may name and list them."""
+"""Settings of rooms: defaults of new rooms, rules for aliases and the directory, retention."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,19 +29,21 @@ _PRESETS = ("public_chat", "private_chat", "trusted_private_chat")
 
 @attrs.frozen(kw_only=True)
 class RoomRule:
-    """One line of the rules for aliases or for the room directory; `*` and `?` are wild."""
+    """A rule for aliases or for the room directory; `*` and `?` are wildcards."""
 
-    user_id: str = setting(STRING, "*", "Who asks.")
-    alias: str = setting(STRING, "*", "Which alias.")
-    room_id: str = setting(STRING, "*", "Which room.")
-    action: str = setting(choice("allow", "deny"), "allow", "What then.")
+    user_id: str = setting(STRING, "*", "Pattern of the requesting user's ID.")
+    alias: str = setting(STRING, "*", "Pattern of the alias.")
+    room_id: str = setting(STRING, "*", "Pattern of the room ID.")
+    action: str = setting(
+        choice("allow", "deny"), "allow", "Whether matching requests are allowed."
+    )
 
 
 def _read_version(value: Any, at: At) -> str:
     version = str(value)
     if version not in ROOM_VERSIONS:
         at.refuse(
-            f"room version {version!r} is not known", f"use one of {', '.join(ROOM_VERSIONS)}"
+            f"room version {version!r} is not supported", f"use one of {', '.join(ROOM_VERSIONS)}"
         )
     return version
 
@@ -54,77 +56,88 @@ RULES = optional(list_of(block(RoomRule)))
 class RoomSettings:
     """Rooms.
 
-    The two lists of rules: None allows everything; otherwise the first matching rule decides,
-    and what none matches is denied.
+    For both lists of rules, None allows everything. Otherwise the first matching rule decides, and
+    a request that matches no rule is denied.
     """
 
-    default_room_version: str = setting(ROOM_VERSION, DEFAULT_ROOM_VERSION, "Version of new rooms.")
+    default_room_version: str = setting(
+        ROOM_VERSION, DEFAULT_ROOM_VERSION, "Room version of new rooms."
+    )
     encryption_enabled_by_default_for_room_type: str = setting(
-        choice("all", "invite", "off"), "off", "Which new rooms are encrypted from the start."
+        choice("all", "invite", "off"),
+        "off",
+        "New rooms that are encrypted: all, those with a private preset (`invite`), or none "
+        "(`off`).",
     )
     default_power_level_content_override: Mapping[str, Mapping[str, Any] | None] = setting(
         map_of(optional(OBJECT)),
         MappingProxyType({}),
-        "Power levels of new rooms, by preset.",
+        "Overrides of the power levels of new rooms, by preset.",
         shown={},
     )
     alias_creation_rules: tuple[RoomRule, ...] | None = setting(
-        RULES, None, "Who may create which aliases; everybody when null."
+        RULES, None, "Rules for creating aliases; everyone may create any alias if null."
     )
     room_list_publication_rules: tuple[RoomRule, ...] | None = setting(
-        RULES, None, "Who may publish which rooms; everybody when null."
+        RULES,
+        None,
+        "Rules for publishing rooms in the directory; everyone may publish any room if null.",
     )
-    enable_room_list_search: bool = setting(
-        BOOLEAN, True, "Answer searches in the directory of rooms."
-    )
+    enable_room_list_search: bool = setting(BOOLEAN, True, "Allow searches in the room directory.")
     auto_join_rooms: tuple[str, ...] = setting(
-        STRINGS, (), "Aliases of rooms that new users join.", shown=[]
+        STRINGS, (), "Aliases of rooms that new users join automatically.", shown=[]
     )
     autocreate_auto_join_rooms: bool = setting(
-        BOOLEAN, True, "Create those rooms with the first user."
+        BOOLEAN, True, "Create the rooms of `auto_join_rooms` when the first user registers."
     )
     autocreate_auto_join_rooms_federated: bool = setting(
-        BOOLEAN, True, "Let other servers into the rooms so created."
+        BOOLEAN, True, "Allow users of other servers in automatically created rooms."
     )
     autocreate_auto_join_room_preset: str = setting(
-        choice(*_PRESETS), "public_chat", "Preset of the rooms so created."
+        choice(*_PRESETS), "public_chat", "Preset of automatically created rooms."
     )
     auto_join_mxid_localpart: str | None = setting(
         optional(STRING),
         None,
-        "Local user who creates those rooms and invites to them.",
+        "Local part of the user who creates these rooms and invites to them.",
     )
-    auto_join_rooms_for_guests: bool = setting(BOOLEAN, True, "Guests join those rooms as well.")
+    auto_join_rooms_for_guests: bool = setting(BOOLEAN, True, "Let guests join these rooms too.")
     redaction_retention_period: int | None = setting(
         endless(DURATION),
         7 * 86_400_000,
-        "How long redacted events are kept whole.",
+        "Time after which the content of redacted events is deleted.",
         shown="7d",
     )
     forgotten_room_retention_period: int | None = setting(
         endless(DURATION),
         None,
-        "How long rooms are kept that all their users here have forgotten; for ever when null.",
+        "Time after which rooms are deleted that all their local users have forgotten; never if "
+        "null.",
     )
-    forget_rooms_on_leave: bool = setting(BOOLEAN, False, "Forget a room on leaving it.")
-    block_non_admin_invites: bool = setting(BOOLEAN, False, "Only administrators may invite.")
+    forget_rooms_on_leave: bool = setting(BOOLEAN, False, "Forget rooms when users leave them.")
+    block_non_admin_invites: bool = setting(
+        BOOLEAN, False, "Allow invites by server administrators only."
+    )
     include_profile_data_on_invite: bool = setting(
-        BOOLEAN, True, "Put the invited user's name and avatar into invites."
+        BOOLEAN, True, "Include the invited user's display name and avatar in invites."
     )
     require_membership_for_aliases: bool = setting(
-        BOOLEAN, True, "Only members of a room may make aliases for it."
+        BOOLEAN, True, "Allow only members of a room to create aliases for it."
     )
     allow_per_room_profiles: bool = setting(
-        BOOLEAN, True, "Let users have another name or avatar in a room."
+        BOOLEAN, True, "Allow users to set a different display name and avatar in a room."
     )
-    max_avatar_size: int | None = setting(optional(SIZE), None, "Largest avatar.")
+    max_avatar_size: int | None = setting(optional(SIZE), None, "Maximum size of avatars.")
     allowed_avatar_mimetypes: tuple[str, ...] | None = setting(
-        optional(STRINGS), None, "Types that avatars may have; any when null."
+        optional(STRINGS), None, "MIME types allowed for avatars; any if null."
     )
     exclude_rooms_from_presence: tuple[str, ...] = setting(
-        STRINGS, (), "Rooms whose members do not see each other's presence by them.", shown=[]
+        STRINGS,
+        (),
+        "Room IDs whose membership does not make users see each other's presence.",
+        shown=[],
     )
-    enable_search: bool = setting(BOOLEAN, True, "Let users search in messages.")
+    enable_search: bool = setting(BOOLEAN, True, "Index messages and allow users to search them.")
     exclude_rooms_from_sync: tuple[str, ...] = setting(
-        STRINGS, (), "Rooms that clients are never shown.", shown=[]
+        STRINGS, (), "Room IDs that are never sent to clients.", shown=[]
     )

@@ -1,4 +1,4 @@
-"""Settings of the server as a whole: its name, its secrets, TLS, signing keys, metrics, logs."""
+"""Settings of the server as a whole: name, secrets, TLS, signing keys, metrics, logs, Redis."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,61 +27,65 @@ from hs.settings.sections.support import SupportSettings
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """The server's name and how it presents itself."""
+    """The server's name, and what it reveals of itself."""
 
     server_name: ServerName = setting(
         SERVER_NAME,
         ServerName(""),
-        "The name in every user ID and alias. It can never be changed.",
+        "Name of the server, part of every user ID and alias. It cannot be changed later.",
         shown=None,
     )
     public_baseurl: str | None = setting(
-        optional(STRING), None, "Where clients reach this server, as `https://…/`."
+        optional(STRING),
+        None,
+        "URL at which clients reach this server, like `https://matrix.example.org/`.",
     )
     serve_server_wellknown: bool = setting(
-        BOOLEAN, False, "Answer `/.well-known/matrix/server` with port 443."
+        BOOLEAN,
+        False,
+        "Serve `/.well-known/matrix/server`, which delegates to this server name on port 443.",
     )
     extra_well_known_client_content: Mapping[str, Any] = setting(
         OBJECT,
         MappingProxyType({}),
-        "More entries for `/.well-known/matrix/client`.",
+        "Additional content of `/.well-known/matrix/client`.",
         shown={},
     )
     well_known_support: SupportSettings = sub_block(
         SupportSettings,
-        "Contacts told at `/.well-known/matrix/support`; a key of hs, which Synapse lacks.",
+        "Contacts served at `/.well-known/matrix/support`. Synapse does not have this key.",
     )
     default_identity_server: str | None = setting(
         optional(STRING),
         None,
-        "Identity server named at `/.well-known/matrix/client`, as `https://…`.",
+        "URL of the identity server named in `/.well-known/matrix/client`.",
     )
     pid_file: Path | None = setting(
-        optional(PATH), None, "Where to write the number of the process."
+        optional(PATH), None, "File to which the process ID is written."
     )
     soft_file_limit: int = setting(
-        COUNT, 0, "Limit of open files to set; 0 for the most that the system allows."
+        COUNT, 0, "Soft limit of open files; 0 for the system's hard limit."
     )
     allow_public_rooms_without_auth: bool = setting(
-        BOOLEAN, False, "Show the directory of rooms to anybody."
+        BOOLEAN, False, "Show the room directory without authentication."
     )
-    allow_guest_access: bool = setting(BOOLEAN, False, "Let guests register.")
+    allow_guest_access: bool = setting(BOOLEAN, False, "Allow guests to register.")
     require_auth_for_profile_requests: bool = setting(
-        BOOLEAN, False, "Show profiles to logged-in users only."
+        BOOLEAN, False, "Require authentication for profile requests."
     )
     limit_profile_requests_to_users_who_share_rooms: bool = setting(
-        BOOLEAN, False, "Show profiles only to those one shares a room with."
+        BOOLEAN, False, "Show profiles only to users who share a room with the user."
     )
     delete_stale_devices_after: int | None = setting(
-        endless(DURATION), None, "Delete devices unused for so long; never when null."
+        endless(DURATION), None, "Time after which unused devices are deleted; never if null."
     )
     filter_timeline_limit: int = setting(
-        INTEGER, 100, "Most events of a room's timeline in one answer; -1 for no bound."
+        INTEGER, 100, "Maximum number of timeline events per room in a response; -1 for no limit."
     )
     user_ips_max_age: int | None = setting(
         endless(DURATION),
         28 * 86_400_000,
-        "How long clients' addresses are kept.",
+        "Time for which IP addresses and user agents of clients are stored.",
         shown="28d",
     )
 
@@ -90,26 +94,26 @@ class ServerSettings:
 class SecretSettings:
     """Secrets that sign tokens and forms."""
 
-    macaroon_secret_key: str | None = secret("Accepted and not needed: tokens are random.")
+    macaroon_secret_key: str | None = secret("Accepted and not needed: access tokens are random.")
     form_secret: str | None = secret(
-        "Signs the links at which users agree to the terms; made of the signing key when missing."
+        "Secret that signs links to the consent page; derived from the signing key if missing."
     )
 
 
 @attrs.frozen(kw_only=True)
 class OldKey:
-    """A key that once signed events and may still verify them."""
+    """A former signing key, which still verifies old events."""
 
     key: str = setting(STRING, "", "Public key in base64.")
-    expired_ts: int = setting(COUNT, 0, "When it was last used, in milliseconds.")
+    expired_ts: int = setting(COUNT, 0, "Time of its last use, in milliseconds since the epoch.")
 
 
 @attrs.frozen(kw_only=True)
 class SigningKeySettings:
-    """The keys that sign events. `signing_key` is the text of a key file, given inline."""
+    """The keys that sign events; `signing_key` is the content of a key file, given inline."""
 
     signing_key_path: Path | None = setting(
-        optional(PATH), None, "File of the signing key; `<server name>.signing.key` when missing."
+        optional(PATH), None, "File of the signing key; by default `<server name>.signing.key`."
     )
     signing_key: str | None = setting(
         optional(STRING), None, "The signing key itself, instead of a file."
@@ -117,7 +121,7 @@ class SigningKeySettings:
     old_signing_keys: Mapping[str, OldKey] = setting(
         map_of(block(OldKey)),
         MappingProxyType({}),
-        "Retired keys, by ID.",
+        "Former signing keys, by key ID.",
         shown={},
         is_effective=False,
     )
@@ -128,10 +132,10 @@ class TlsSettings:
     """The certificate of listeners with `tls: true`."""
 
     tls_certificate_path: Path | None = setting(
-        optional(PATH), None, "PEM file of the certificate and its chain."
+        optional(PATH), None, "PEM file of the certificate and its intermediate certificates."
     )
     tls_private_key_path: Path | None = setting(
-        optional(PATH), None, "PEM file of the certificate's key."
+        optional(PATH), None, "PEM file of the private key."
     )
 
 
@@ -146,29 +150,33 @@ class MetricsSettings:
 
 @attrs.frozen(kw_only=True)
 class LoggingSettings:
-    """Logs. `config` is the content of `log_config`, ready for logging.config.dictConfig."""
+    """Logging; `config` is the content of `log_config` for logging.config.dictConfig."""
 
     log_config: Path | None = setting(
-        optional(PATH), None, "YAML file in the form of Python's logging.config.dictConfig."
+        optional(PATH), None, "YAML file in the format of Python's logging.config.dictConfig."
     )
     config: Mapping[str, Any] | None = None
 
 
 @attrs.frozen(kw_only=True)
 class RedisSettings:
-    """The Redis that carries messages between processes."""
+    """The Redis server through which processes communicate."""
 
-    enabled: bool = setting(BOOLEAN, False, "Needed as soon as there are workers.")
+    enabled: bool = setting(BOOLEAN, False, "Connect to Redis; required with workers.")
     host: str = setting(STRING, "localhost", "Host name or address.")
     port: int = setting(COUNT, 6379, "TCP port.")
     path: Path | None = setting(optional(PATH), None, "Unix socket, instead of host and port.")
-    username: str | None = setting(optional(STRING), None, "User of Redis's access lists.")
+    username: str | None = setting(optional(STRING), None, "User name (Redis ACL).")
     password: str | None = secret("Password.")
-    dbid: int = setting(COUNT, 0, "Number of the database.")
+    dbid: int = setting(COUNT, 0, "Number of the Redis database.")
     use_tls: bool = setting(BOOLEAN, False, "Connect with TLS.")
-    certificate_file: Path | None = setting(optional(PATH), None, "Client certificate.")
-    private_key_file: Path | None = setting(optional(PATH), None, "Its key.")
-    ca_file: Path | None = setting(optional(PATH), None, "Authorities to trust, one file.")
+    certificate_file: Path | None = setting(
+        optional(PATH), None, "PEM file of the client certificate."
+    )
+    private_key_file: Path | None = setting(optional(PATH), None, "PEM file of its private key.")
+    ca_file: Path | None = setting(
+        optional(PATH), None, "PEM file of trusted certificate authorities."
+    )
     ca_path: Path | None = setting(
-        optional(PATH), None, "Authorities to trust, a directory.", is_effective=False
+        optional(PATH), None, "Directory of trusted certificate authorities.", is_effective=False
     )

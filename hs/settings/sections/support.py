@@ -1,4 +1,4 @@
-"""Whom users and other administrators can turn to, as `/.well-known/matrix/support` tells them."""
+"""Settings of the support contacts served at `/.well-known/matrix/support`."""
 
 from typing import Any
 
@@ -10,34 +10,37 @@ from hs.settings.kinds import STRING, list_of, optional
 
 @attrs.frozen(kw_only=True)
 class SupportContact:
-    """Somebody who answers."""
+    """A contact."""
 
     role: str = setting(
-        STRING, "m.role.admin", "What for: m.role.admin, m.role.moderator or m.role.security."
+        STRING, "m.role.admin", "Role: `m.role.admin`, `m.role.moderator` or `m.role.security`."
     )
-    matrix_id: str | None = setting(optional(STRING), None, "Their user ID.")
-    email_address: str | None = setting(optional(STRING), None, "Their e-mail address.")
+    matrix_id: str | None = setting(optional(STRING), None, "User ID of the contact.")
+    email_address: str | None = setting(optional(STRING), None, "E-mail address of the contact.")
 
 
 @attrs.frozen(kw_only=True)
 class SupportSettings:
-    """Contacts and a page; without either, nothing is told."""
+    """Contacts and a support page; without either, the endpoint is not served."""
 
     contacts: tuple[SupportContact, ...] = setting(
-        list_of(block(SupportContact)), (), "Who answers.", shown=[]
+        list_of(block(SupportContact)),
+        (),
+        "Contacts, each with `matrix_id`, `email_address` or both, and a `role`.",
+        shown=[],
     )
-    support_page: str | None = setting(optional(STRING), None, "A page that helps.")
+    support_page: str | None = setting(optional(STRING), None, "URL of a support page.")
 
     def content(self) -> dict[str, Any] | None:
-        """Give what is told; None: nothing."""
-        told: dict[str, Any] = {}
+        """Return the response body; None if nothing is configured."""
+        response: dict[str, Any] = {}
         contacts = [
-            {name: value for name, value in attrs.asdict(one).items() if value is not None}
-            for one in self.contacts
-            if one.matrix_id is not None or one.email_address is not None
+            {name: value for name, value in attrs.asdict(contact).items() if value is not None}
+            for contact in self.contacts
+            if contact.matrix_id is not None or contact.email_address is not None
         ]
         if contacts:
-            told["contacts"] = contacts
+            response["contacts"] = contacts
         if self.support_page is not None:
-            told["support_page"] = self.support_page
-        return told or None
+            response["support_page"] = self.support_page
+        return response or None

@@ -1,4 +1,4 @@
-"""Settings about users' e-mail addresses and telephone numbers."""
+"""Settings of users' third-party identifiers: e-mail addresses and phone numbers."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ def _read_pattern(value: Any, at: At) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        at.refuse(f"{text!r} is not a regular expression: {error}", "correct it")
+        at.refuse(f"{text!r} is not a regular expression: {error}", "correct the expression")
     return text
 
 
@@ -23,31 +23,37 @@ PATTERN = Kind("regular expression", _read_pattern, {"type": "string"})
 
 @attrs.frozen(kw_only=True)
 class AllowedThreepids:
-    """One pattern of addresses that may be used here."""
+    """A pattern of identifiers that may be used on this server."""
 
-    medium: str = setting(choice("email", "msisdn"), "email", "Kind of address.")
-    pattern: str = setting(PATTERN, "", "What it must begin with, as a regular expression.")
+    medium: str = setting(choice("email", "msisdn"), "email", "Kind of identifier.")
+    pattern: str = setting(
+        PATTERN, "", "Regular expression that must match at the beginning of the identifier."
+    )
 
 
 @attrs.frozen(kw_only=True)
 class ThreepidSettings:
-    """E-mail addresses and telephone numbers of users."""
+    """Third-party identifiers of users."""
 
-    enable_registration_captcha: bool = setting(BOOLEAN, False, "Ask new users to solve a captcha.")
+    enable_registration_captcha: bool = setting(
+        BOOLEAN, False, "Require a captcha for registration."
+    )
     disable_msisdn_registration: bool = setting(
-        BOOLEAN, False, "Do not offer to register with a telephone number."
+        BOOLEAN, False, "Do not offer registration with a phone number."
     )
     allowed_local_3pids: tuple[AllowedThreepids, ...] | None = setting(
         optional(list_of(block(AllowedThreepids))),
         None,
-        "Patterns of addresses that may be used on this server; any when null.",
+        "Patterns of e-mail addresses and phone numbers allowed on this server; any if null.",
     )
-    enable_3pid_changes: bool = setting(BOOLEAN, True, "Users may change their addresses.")
+    enable_3pid_changes: bool = setting(
+        BOOLEAN, True, "Allow users to change their e-mail addresses and phone numbers."
+    )
     request_token_inhibit_3pid_errors: bool = setting(
-        BOOLEAN, False, "Do not tell whether an address belongs to an account."
+        BOOLEAN, False, "Do not reveal whether an address belongs to an account."
     )
     next_link_domain_whitelist: tuple[str, ...] | None = setting(
         optional(one_or_more(STRING)),
         None,
-        "Domains to which a confirmed address may lead on; any when null.",
+        "Domains to which users may be redirected after confirming an address; any if null.",
     )

@@ -1,16 +1,16 @@
-"""Account data: what clients keep here for themselves, for the account or for a room."""
+"""Account data: JSON that clients store for the account or for a room."""
 
 from typing import NamedTuple
 
 from hs.storage.database import Tx
 
 GLOBAL = ""
-# Stands as the content of what was deleted, so that clients can be told.
+# The content of deleted account data, which is kept so that clients learn of the deletion.
 DELETED = b""
 
 
 class AccountDatum(NamedTuple):
-    """One piece; `room_id` is "" for the account's own; `content` is JSON."""
+    """One entry of account data; `room_id` is "" for global data, `content` is JSON."""
 
     room_id: str
     type: str
@@ -32,27 +32,27 @@ DELETE_ALL = "DELETE FROM account_data WHERE user_id = $1"
 async def put(
     tx: Tx, user_id: str, room_id: str, type_: str, content: bytes, stream_id: int
 ) -> None:
-    """Set one piece."""
+    """Insert or replace an entry."""
     await tx.execute(PUT, user_id, room_id, type_, content, stream_id)
 
 
 async def get(tx: Tx, user_id: str, room_id: str, type_: str) -> bytes | None:
-    """Give the content of one piece, if it is there and not deleted."""
+    """Return the content of an entry; None if it does not exist or was deleted."""
     content = await tx.fetchval(GET, user_id, room_id, type_)
     return bytes(content) if content else None
 
 
 async def all_of(tx: Tx, user_id: str) -> list[AccountDatum]:
-    """List everything of a user, what was deleted included."""
+    """List all entries of a user, including deleted ones."""
     rows = await tx.fetch(ALL, user_id)
     return [AccountDatum(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
 
 
 async def delete_all(tx: Tx, user_id: str) -> None:
-    """Forget everything of a user."""
+    """Delete all entries of a user."""
     await tx.execute(DELETE_ALL, user_id)
 
 
 async def everybodys(tx: Tx, type_: str) -> list[tuple[str, bytes]]:
-    """List (user, content) of one type of the accounts' own data."""
+    """List (user ID, content) of global account data of one type for all users."""
     return [(row[0], bytes(row[1])) for row in await tx.fetch(OF_TYPE, type_)]

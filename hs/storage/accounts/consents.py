@@ -1,4 +1,4 @@
-"""Who has agreed to which version of the terms of use."""
+"""Users' consents to versions of the terms of service."""
 
 from typing import Final
 
@@ -13,13 +13,13 @@ ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, given_ms = exclu
 
 
 async def version_of(tx: Tx, user_id: str) -> str | None:
-    """Give the version that a user has agreed to last."""
+    """Return the version that a user last agreed to."""
     version: str | None = await tx.fetchval(FIND, user_id)
     return version
 
 
 async def put(tx: Tx, user_id: str, version: str, now_ms: int) -> bool:
-    """Note that a user has agreed; False: there is no such user."""
+    """Store a user's consent; return False if there is no such active user."""
     if await tx.fetchval(IS_USER, user_id) is None:
         return False
     await tx.execute(PUT, user_id, version, now_ms)

@@ -1,16 +1,16 @@
-"""Finding users who are gone for good and still in rooms."""
+"""Deactivated users who are still in rooms."""
 
 from hs.core.ids import UserID
 from hs.storage.database import Tx
 
-LEFT_BEHIND = """
+STILL_IN_ROOMS = """
 SELECT DISTINCT users.user_id FROM users
-JOIN local_memberships AS own ON own.user_id = users.user_id
-WHERE users.is_deactivated = 1 AND own.membership IN ('join', 'invite', 'knock')
+JOIN local_memberships AS m ON m.user_id = users.user_id
+WHERE users.is_deactivated = 1 AND m.membership IN ('join', 'invite', 'knock')
 ORDER BY users.user_id LIMIT 1000
 """
 
 
 async def left_behind(tx: Tx) -> list[UserID]:
-    """List deactivated users who have not left all their rooms."""
-    return [UserID(row[0]) for row in await tx.fetch(LEFT_BEHIND)]
+    """List deactivated users who have not left all their rooms, at most 1000."""
+    return [UserID(row[0]) for row in await tx.fetch(STILL_IN_ROOMS)]

@@ -1,4 +1,4 @@
-"""Filters that clients stored; they never change."""
+"""Filters stored by clients; a filter never changes."""
 
 from hs.storage.database import Tx
 
@@ -11,16 +11,16 @@ GET = "SELECT content FROM filters WHERE user_id = $1 AND filter_id = $2"
 
 
 async def add(tx: Tx, user_id: str, digest: str, content: bytes) -> int:
-    """Store a filter, unless the user has an equal one; give its number."""
-    known = await tx.fetchval(FIND, user_id, digest)
-    if known is None:
-        (filter_id,) = await tx.next_ids("filters", 1)
-        await tx.execute(INSERT, user_id, filter_id, digest, content)
-        known = await tx.fetchval(FIND, user_id, digest)
-    return int(known)
+    """Store a filter, or find an equal one of the user; return its ID."""
+    filter_id = await tx.fetchval(FIND, user_id, digest)
+    if filter_id is None:
+        (new_id,) = await tx.next_ids("filters", 1)
+        await tx.execute(INSERT, user_id, new_id, digest, content)
+        filter_id = await tx.fetchval(FIND, user_id, digest)
+    return int(filter_id)
 
 
 async def get(tx: Tx, user_id: str, filter_id: int) -> bytes | None:
-    """Give a filter."""
+    """Return the content of a filter (JSON)."""
     content = await tx.fetchval(GET, user_id, filter_id)
     return None if content is None else bytes(content)

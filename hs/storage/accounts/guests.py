@@ -1,4 +1,4 @@
-"""Telling guests from users."""
+"""Guest accounts."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Profiles: what users show of themselves, field by field."""
+"""Profiles of local users, field by field, and changes not yet shown in their rooms."""
 
 from typing import Any, NamedTuple
 
@@ -17,25 +17,25 @@ ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value
 DELETE = "DELETE FROM profiles WHERE user_id = $1 AND field = $2"
 DELETE_ALL = "DELETE FROM profiles WHERE user_id = $1"
 EXISTS = "SELECT 1 FROM users WHERE user_id = $1 AND is_deactivated = 0"
-NOTE_CHANGE = """
+RECORD_CHANGE = """
 INSERT INTO profile_changes (user_id, change_id) VALUES ($1, $2)
 ON CONFLICT (user_id) DO UPDATE SET change_id = excluded.change_id
 """
 CHANGED = """
 SELECT user_id, change_id FROM profile_changes WHERE change_id > $1 ORDER BY change_id LIMIT $2
 """
-FORGET_CHANGE = "DELETE FROM profile_changes WHERE user_id = $1 AND change_id = $2"
+DELETE_CHANGE = "DELETE FROM profile_changes WHERE user_id = $1 AND change_id = $2"
 
 
 class ProfileChange(NamedTuple):
-    """A user whose rooms do not all show their profile yet; each change has another number."""
+    """A change of a profile that not all rooms of the user show yet; its ID is unique."""
 
     user_id: UserID
     change_id: int
 
 
 async def of_user(tx: Tx, user_id: str) -> dict[str, Any] | None:
-    """Give a local user's profile; None when there is no such user, or none any more."""
+    """Return a local user's profile; None if there is no such active user."""
     rows = await tx.fetch(ALL, user_id)
     if not rows and await tx.fetchval(EXISTS, user_id) is None:
         return None
@@ -43,31 +43,31 @@ async def of_user(tx: Tx, user_id: str) -> dict[str, Any] | None:
 
 
 async def put(tx: Tx, user_id: str, field: str, value: Any) -> None:
-    """Set a field."""
+    """Set a field; `value` is any JSON value."""
     await tx.execute(SET, user_id, field, orjson.dumps(value))
 
 
 async def delete(tx: Tx, user_id: str, field: str) -> None:
-    """Take a field away."""
+    """Delete a field."""
     await tx.execute(DELETE, user_id, field)
 
 
 async def delete_all(tx: Tx, user_id: str) -> None:
-    """Take the whole profile away."""
+    """Delete all fields of a user."""
     await tx.execute(DELETE_ALL, user_id)
 
 
 async def note_change(tx: Tx, user_id: str) -> None:
-    """Note that the user's rooms are to show another profile from now on."""
+    """Record that the user's rooms have yet to show the new profile."""
     (change_id,) = await tx.next_ids(CHANGES, 1)
-    await tx.execute(NOTE_CHANGE, user_id, change_id)
+    await tx.execute(RECORD_CHANGE, user_id, change_id)
 
 
 async def changed(tx: Tx, after: int, limit: int) -> list[ProfileChange]:
-    """List whose changes are to be shown still, with greater numbers than `after`, in order."""
+    """List pending changes with IDs greater than `after`, in order."""
     return [ProfileChange(UserID(row[0]), row[1]) for row in await tx.fetch(CHANGED, after, limit)]
 
 
 async def forget_change(tx: Tx, change: ProfileChange) -> None:
-    """Note that a change is shown in all rooms; one that came later stays."""
-    await tx.execute(FORGET_CHANGE, *change)
+    """Delete a change that all rooms show; a later change of the user is kept."""
+    await tx.execute(DELETE_CHANGE, *change)

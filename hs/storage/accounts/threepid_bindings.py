@@ -1,4 +1,4 @@
-"""At which identity servers users published their addresses."""
+"""The identity servers at which users have bound their third-party identifiers."""
 
 from hs.storage.database import Tx
 
@@ -21,21 +21,21 @@ WHERE user_id = $1 AND medium = $2 AND address = $3 AND id_server = $4
 
 
 async def add(tx: Tx, user_id: str, medium: str, address: str, id_server: str) -> None:
-    """Remember a publication; idempotent."""
+    """Record a binding; idempotent."""
     await tx.execute(ADD, user_id, medium, address, id_server)
 
 
 async def servers_of(tx: Tx, user_id: str, medium: str, address: str) -> list[str]:
-    """List the identity servers that have a user's address."""
+    """List the identity servers at which a user's identifier is bound."""
     return [str(row[0]) for row in await tx.fetch(OF_ADDRESS, user_id, medium, address)]
 
 
 async def of_user(tx: Tx, user_id: str) -> list[tuple[str, str, str]]:
-    """List medium, address and identity server of all that a user published."""
+    """List (medium, address, identity server) of all bindings of a user."""
     rows = await tx.fetch(OF_USER, user_id)
     return [(str(medium), str(address), str(server)) for medium, address, server in rows]
 
 
 async def remove(tx: Tx, user_id: str, medium: str, address: str, id_server: str) -> None:
-    """Forget a publication; idempotent."""
+    """Delete a binding; idempotent."""
     await tx.execute(REMOVE, user_id, medium, address, id_server)

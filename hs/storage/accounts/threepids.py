@@ -1,4 +1,4 @@
-"""Addresses of users, and the sessions in which somebody proves to hold an address."""
+"""Third-party identifiers of users, and the sessions that validate them."""
 
 from typing import Final, NamedTuple
 
@@ -6,7 +6,7 @@ from hs.storage.database import Tx
 
 
 class ThreepidRecord(NamedTuple):
-    """One address of a user."""
+    """A third-party identifier of a user."""
 
     medium: str
     address: str
@@ -16,7 +16,7 @@ class ThreepidRecord(NamedTuple):
 
 
 class SessionRecord(NamedTuple):
-    """One validation."""
+    """A validation session."""
 
     sid: str
     purpose: str
@@ -72,86 +72,89 @@ PRUNE_SESSIONS = "DELETE FROM threepid_sessions WHERE created_ms <= $1"
 
 
 async def of_user(tx: Tx, user_id: str) -> list[ThreepidRecord]:
-    """List a user's addresses, oldest first."""
+    """List a user's identifiers, oldest first."""
     return [ThreepidRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
 
 
 async def find(tx: Tx, medium: str, address: str) -> ThreepidRecord | None:
-    """Give the user who has an address."""
+    """Return the user's record of an identifier."""
     row = await tx.fetchrow(FIND, medium, address)
     return None if row is None else ThreepidRecord(*row)
 
 
 async def insert(tx: Tx, record: ThreepidRecord) -> bool:
-    """Give a user an address; False: another user has it."""
+    """Add an identifier to a user; return False if another user has it."""
     if await tx.execute(INSERT, *record) > 0:
         return True
-    own = (record.medium, record.address, record.user_id, record.validated_ms)
-    return await tx.execute(RENEW, *own) > 0
+    renewal = (record.medium, record.address, record.user_id, record.validated_ms)
+    return await tx.execute(RENEW, *renewal) > 0
 
 
 async def delete(tx: Tx, user_id: str, medium: str, address: str) -> bool:
-    """Take an address from a user; tell whether they had it."""
+    """Remove an identifier from a user; return False if the user did not have it."""
     return await tx.execute(DELETE, medium, address, user_id) > 0
 
 
 async def delete_all(tx: Tx, user_id: str) -> int:
-    """Take all addresses from a user; give how many they had."""
+    """Remove all identifiers of a user; return their number."""
     return await tx.execute(DELETE_OF_USER, user_id)
 
 
 async def find_session(tx: Tx, sid: str, since_ms: int) -> SessionRecord | None:
-    """Give a validation begun after a time."""
+    """Return a session created after a time (ms)."""
     row = await tx.fetchrow(FIND_SESSION, sid, since_ms)
     return None if row is None else SessionRecord(*row)
 
 
 async def begin(tx: Tx, session: SessionRecord, since_ms: int) -> SessionRecord:
-    """Begin a validation, or give the one that the same client has begun after a time."""
-    # Two requests may begin at once; then the second of them finds what the first one wrote.
+    """Create a session, or return one that the same client created after a time (ms).
+
+    An older session of the client is replaced.
+    """
+    # Two requests may create a session at once; the second one finds the row of the first.
     while await tx.execute(INSERT_SESSION, *session) == 0:
         row = await tx.fetchrow(
             FIND_SAME, session.medium, session.address, session.client_secret, session.purpose
         )
         if row is None:
             continue
-        known = SessionRecord(*row)
-        if known.created_ms > since_ms:
-            return known
-        await end_session(tx, known.sid)
+        existing = SessionRecord(*row)
+        if existing.created_ms > since_ms:
+            return existing
+        await end_session(tx, existing.sid)
     return session
 
 
 async def set_sent(
     tx: Tx, sid: str, attempt: int, next_link: str | None, remote_sid: str | None = None
 ) -> None:
-    """Note that a message was sent."""
+    """Store the number of the attempt for which a message was sent."""
     await tx.execute(SET_SENT, sid, attempt, next_link, remote_sid)
 
 
 async def add_token(tx: Tx, token_hash: str, sid: str, expires_ms: int) -> None:
-    """Add a token that confirms the session's address."""
+    """Insert a token that validates the session's identifier."""
     await tx.execute(INSERT_TOKEN, token_hash, sid, expires_ms)
 
 
 async def token_confirms(tx: Tx, token_hash: str, sid: str, now_ms: int) -> bool:
-    """Tell whether a token is one of the session's."""
-    found: str | None = await tx.fetchval(FIND_TOKEN, token_hash, now_ms)
-    return found == sid
+    """Return whether an unexpired token belongs to the session."""
+    token_sid: str | None = await tx.fetchval(FIND_TOKEN, token_hash, now_ms)
+    return token_sid == sid
 
 
 async def set_validated(tx: Tx, sid: str, now_ms: int) -> None:
-    """Note that a session's address is confirmed; the first time counts."""
+    """Store when a session's identifier was validated; only the first time counts."""
     await tx.execute(SET_VALIDATED, sid, now_ms)
 
 
 async def end_session(tx: Tx, sid: str) -> None:
-    """Forget a validation, so that it serves nobody again."""
+    """Delete a session and its tokens, so that it cannot be used again."""
     await tx.execute(DELETE_TOKENS, sid)
     await tx.execute(DELETE_SESSION, sid)
 
 
 async def prune(tx: Tx, tokens_until_ms: int, sessions_until_ms: int) -> None:
-    """Forget tokens that ran out and sessions begun before a time."""
+    """Delete expired tokens and sessions created before a time (ms)."""
     await tx.execute(PRUNE_TOKENS, tokens_until_ms)
     await tx.execute(PRUNE_SESSIONS, sessions_until_ms)

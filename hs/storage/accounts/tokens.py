@@ -1,4 +1,4 @@
-"""Access tokens, refresh tokens and those that serve once, all by their hashes."""
+"""Access tokens, refresh tokens, login tokens and OpenID tokens, all stored as hashes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from hs.storage.database import Row, Tx
 
 
 class AccessToken(NamedTuple):
-    """A token to be stored."""
+    """An access token to insert; `proved_ms` is when its holder last authenticated."""
 
     token_hash: str
     user_id: str
@@ -19,7 +19,7 @@ class AccessToken(NamedTuple):
 
 
 class FoundToken(NamedTuple):
-    """What an access token stands for."""
+    """An access token as found: its user and device, and the restrictions of the account."""
 
     token_id: int
     user_id: str
@@ -38,7 +38,7 @@ class FoundToken(NamedTuple):
 
 
 class RefreshToken(NamedTuple):
-    """A refresh token as it is stored."""
+    """A stored refresh token; `next_id` is the refresh token that it was exchanged for."""
 
     refresh_id: int
     user_id: str
@@ -76,7 +76,7 @@ DELETE_REFRESH_OF_DEVICE = "DELETE FROM refresh_tokens WHERE user_id = $1 AND de
 DELETE_REFRESH_OF_USER = "DELETE FROM refresh_tokens WHERE user_id = $1"
 DELETE_OF_REFRESH = "DELETE FROM access_tokens WHERE refresh_id = $1 RETURNING token_hash"
 DELETE_REFRESH = "DELETE FROM refresh_tokens WHERE id = $1"
-BEFORE = "SELECT id FROM refresh_tokens WHERE next_id = $1"
+PREDECESSORS = "SELECT id FROM refresh_tokens WHERE next_id = $1"
 INSERT_REFRESH = """
 INSERT INTO refresh_tokens (id, token_hash, user_id, device_id, expires_ms, session_ends_ms)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -99,14 +99,14 @@ PRUNE_OPENID = "DELETE FROM openid_tokens WHERE expires_ms <= $1"
 
 
 async def insert(tx: Tx, token: AccessToken) -> int:
-    """Add an access token; give its number."""
+    """Insert an access token; return its ID."""
     (token_id,) = await tx.next_ids("access_tokens", 1)
     await tx.execute(INSERT, token_id, *token)
     return token_id
 
 
 async def find(tx: Tx, token_hash: str) -> FoundToken | None:
-    """Give what an access token stands for."""
+    """Return the token with this hash, with its user's flags."""
     row = await tx.fetchrow(FIND, token_hash)
     if row is None:
         return None
@@ -115,49 +115,49 @@ async def find(tx: Tx, token_hash: str) -> FoundToken | None:
 
 
 async def mark_used(tx: Tx, token_id: int, refresh_id: int) -> list[str]:
-    """Note the first use of a token; that ends the tokens before it: give their hashes."""
+    """Mark a token as used and delete the tokens it replaces; return the access tokens' hashes."""
     await tx.execute(SET_USED, token_id)
     return await end_before(tx, refresh_id)
 
 
 async def end_before(tx: Tx, refresh_id: int) -> list[str]:
-    """Delete the tokens exchanged for this refresh token; give the hashes of access tokens."""
+    """Delete the tokens that were exchanged for this refresh token; return their access hashes."""
     hashes: list[str] = []
-    for row in await tx.fetch(BEFORE, refresh_id):
+    for row in await tx.fetch(PREDECESSORS, refresh_id):
         hashes += await end_refresh(tx, row[0])
     return hashes
 
 
 async def end_refresh(tx: Tx, refresh_id: int) -> list[str]:
-    """Delete a refresh token and its access tokens; give their hashes."""
+    """Delete a refresh token and its access tokens; return the access tokens' hashes."""
     hashes = _hashes(await tx.fetch(DELETE_OF_REFRESH, refresh_id))
     await tx.execute(DELETE_REFRESH, refresh_id)
     return hashes
 
 
 async def proved_ms(tx: Tx, token_id: int) -> int:
-    """Give when the holder of a token last proved who they are; 0 when never."""
+    """Return when the holder of a token last authenticated (ms); 0 if never."""
     return int(await tx.fetchval(PROVED, token_id) or 0)
 
 
 async def set_proved(tx: Tx, token_id: int, now_ms: int) -> None:
-    """Note that the holder has proved who they are."""
+    """Store when the holder of a token authenticated."""
     await tx.execute(SET_PROVED, token_id, now_ms)
 
 
 async def delete(tx: Tx, token_id: int) -> list[str]:
-    """Delete one access token; give its hash."""
+    """Delete an access token; return its hash in a list, empty if there was none."""
     return _hashes(await tx.fetch(DELETE, token_id))
 
 
 async def delete_of_device(tx: Tx, user_id: str, device_id: str) -> list[str]:
-    """Delete all tokens of a device; give the access tokens' hashes."""
+    """Delete all tokens of a device; return the hashes of its access tokens."""
     await tx.execute(DELETE_REFRESH_OF_DEVICE, user_id, device_id)
     return _hashes(await tx.fetch(DELETE_OF_DEVICE, user_id, device_id))
 
 
 async def delete_of_user(tx: Tx, user_id: str) -> list[str]:
-    """Delete all tokens of a user; give the access tokens' hashes."""
+    """Delete all tokens of a user; return the hashes of the access tokens."""
     await tx.execute(DELETE_REFRESH_OF_USER, user_id)
     await tx.execute(DELETE_LOGIN_OF_USER, user_id)
     return _hashes(await tx.fetch(DELETE_OF_USER, user_id))
@@ -171,7 +171,7 @@ async def insert_refresh(
     expires_ms: int | None,
     session_ends_ms: int | None,
 ) -> int:
-    """Add a refresh token; give its number."""
+    """Insert a refresh token; return its ID."""
     (refresh_id,) = await tx.next_ids("refresh_tokens", 1)
     await tx.execute(
         INSERT_REFRESH, refresh_id, token_hash, user_id, device_id, expires_ms, session_ends_ms
@@ -180,27 +180,27 @@ async def insert_refresh(
 
 
 async def lock_refresh(tx: Tx, token_hash: str) -> RefreshToken | None:
-    """Give a refresh token, which nobody else exchanges until the unit is over."""
+    """Return a refresh token, locked until the transaction ends against a second exchange."""
     await tx.execute(LOCK_REFRESH, token_hash)
     row = await tx.fetchrow(FIND_REFRESH, token_hash)
     return None if row is None else RefreshToken(*row)
 
 
 async def set_next(tx: Tx, refresh_id: int, next_id: int) -> None:
-    """Note what a refresh token was exchanged for."""
+    """Store the refresh token that another one was exchanged for."""
     await tx.execute(SET_NEXT, refresh_id, next_id)
 
 
 async def insert_login_token(
     tx: Tx, token_hash: str, user_id: str, now_ms: int, expires_ms: int
 ) -> None:
-    """Add a token to log in with, forgetting those that ran out."""
+    """Insert a login token and delete expired ones."""
     await tx.execute(PRUNE_LOGIN, now_ms)
     await tx.execute(INSERT_LOGIN, token_hash, user_id, expires_ms)
 
 
 async def use_login_token(tx: Tx, token_hash: str, now_ms: int) -> str | None:
-    """Take a token to log in with away; give its user unless it has run out."""
+    """Delete a login token; return its user, or None if it does not exist or has expired."""
     row = await tx.fetchrow(USE_LOGIN, token_hash)
     return None if row is None or row[1] <= now_ms else str(row[0])
 
@@ -208,13 +208,13 @@ async def use_login_token(tx: Tx, token_hash: str, now_ms: int) -> str | None:
 async def insert_openid(
     tx: Tx, token_hash: str, user_id: str, now_ms: int, expires_ms: int
 ) -> None:
-    """Add an OpenID token, forgetting those that ran out."""
+    """Insert an OpenID token and delete expired ones."""
     await tx.execute(PRUNE_OPENID, now_ms)
     await tx.execute(INSERT_OPENID, token_hash, user_id, expires_ms)
 
 
 async def find_openid(tx: Tx, token_hash: str, now_ms: int) -> str | None:
-    """Give the user of an OpenID token."""
+    """Return the user of an OpenID token that has not expired."""
     user_id = await tx.fetchval(FIND_OPENID, token_hash, now_ms)
     return None if user_id is None else str(user_id)
 

@@ -1,4 +1,4 @@
-"""Sessions of user-interactive authentication, shared by all processes."""
+"""Sessions of user-interactive authentication (UIA), shared by all processes."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +11,11 @@ from hs.storage.database import Tx
 
 
 class UiaRecord(NamedTuple):
-    """One session under way."""
+    """A UIA session.
+
+    `remembered` holds parameters of the first request, `proved` what each completed stage found
+    out, and `outcome` what the operation returned once it is done.
+    """
 
     session_id: str
     operation: str
@@ -34,7 +38,7 @@ SELECT session_id, operation, user_id, created_ms, completed, registration_token
 FROM uia_sessions WHERE session_id = $1 AND created_ms > $2
 """
 COMPLETE = "UPDATE uia_sessions SET completed = $2, proved = $3 WHERE session_id = $1"
-HOLD_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
+RESERVE_TOKEN = "UPDATE uia_sessions SET registration_token = $2 WHERE session_id = $1"
 CONCLUDE = """
 UPDATE uia_sessions SET outcome = $2, remembered = NULL, registration_token = NULL
 WHERE session_id = $1 AND outcome IS NULL
@@ -46,13 +50,13 @@ PRUNE = "DELETE FROM uia_sessions WHERE created_ms <= $1"
 async def insert(
     tx: Tx, session_id: str, operation: str, user_id: str, now_ms: int, remembered: JsonObject
 ) -> None:
-    """Begin a session."""
+    """Insert a session."""
     text = orjson.dumps(remembered).decode() if remembered else None
     await tx.execute(INSERT, session_id, operation, user_id, now_ms, text)
 
 
 async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
-    """Give a session begun after a time."""
+    """Return a session created after a time (ms)."""
     row = await tx.fetchrow(FIND, session_id, since_ms)
     if row is None:
         return None
@@ -72,26 +76,26 @@ async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
 async def complete(
     tx: Tx, session_id: str, completed: tuple[str, ...], proved: Mapping[str, JsonObject]
 ) -> None:
-    """Note the stages that are done, and what they found out."""
-    found = orjson.dumps(dict(proved)).decode() if proved else None
-    await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode(), found)
+    """Store the completed stages and what they found out."""
+    proved_json = orjson.dumps(dict(proved)).decode() if proved else None
+    await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode(), proved_json)
 
 
 async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:
-    """Have a session hold one use of a registration token."""
-    await tx.execute(HOLD_TOKEN, session_id, token)
+    """Reserve one use of a registration token for a session."""
+    await tx.execute(RESERVE_TOKEN, session_id, token)
 
 
 async def conclude(tx: Tx, session_id: str, outcome: str) -> bool:
-    """Note what came of a session; False: something has come of it already."""
+    """Store the outcome of a session; return False if it has one already."""
     return await tx.execute(CONCLUDE, session_id, outcome) == 1
 
 
 async def delete(tx: Tx, session_id: str) -> None:
-    """End a session."""
+    """Delete a session."""
     await tx.execute(DELETE, session_id)
 
 
 async def prune(tx: Tx, before_ms: int) -> int:
-    """Forget sessions begun before a time; give how many."""
+    """Delete sessions created before a time (ms); return their number."""
     return await tx.execute(PRUNE, before_ms)

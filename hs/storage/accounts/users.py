@@ -1,4 +1,4 @@
-"""Users, registration tokens and nonces."""
+"""User accounts, registration tokens, and nonces of shared-secret registration."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from hs.storage.dialect import sql
 
 
 class UserRecord(NamedTuple):
-    """One row of the users table."""
+    """A row of the users table."""
 
     user_id: str
     password_hash: str | None
@@ -57,8 +57,8 @@ ERASED = "SELECT user_id FROM users WHERE is_erased = 1"
 INSERT_TOKEN = """
 INSERT INTO registration_tokens (token, uses_allowed, expires_ms) VALUES ($1, $2, $3)
 """
-# A session that has shown the token holds one of its uses.
-TOKEN_IS_GOOD = """
+# A UIA session in which the token was entered reserves one of its uses.
+TOKEN_IS_VALID = """
 SELECT 1 FROM registration_tokens t
 WHERE t.token = $1 AND (t.expires_ms IS NULL OR t.expires_ms > $2)
   AND (t.uses_allowed IS NULL OR t.uses_allowed > t.uses + (
@@ -73,21 +73,23 @@ PRUNE_NONCES = "DELETE FROM registration_nonces WHERE expires_ms <= $1"
 
 
 async def insert_user(tx: Tx, user: UserRecord) -> None:
-    """Add an account.
+    """Insert an account.
 
-    Raises: UniqueViolation, when the name is taken.
+    Raises: UniqueViolation, if the user ID is taken.
     """
-    await tx.execute(INSERT_USER, *(int(v) if isinstance(v, bool) else v for v in user))
+    await tx.execute(
+        INSERT_USER, *(int(value) if isinstance(value, bool) else value for value in user)
+    )
 
 
 async def find_user(tx: Tx, user_id: str) -> UserRecord | None:
-    """Give an account."""
+    """Return an account."""
     row = await tx.fetchrow(FIND_USER, user_id)
     return None if row is None else _user(tuple(row))
 
 
 async def find_user_ignoring_case(tx: Tx, user_id: str) -> UserRecord | None:
-    """Give the account with that ID, else the only one that differs in case alone."""
+    """Return the account with this ID, otherwise the only one whose ID differs in case alone."""
     exact = await find_user(tx, user_id)
     if exact is not None:
         return exact
@@ -96,22 +98,22 @@ async def find_user_ignoring_case(tx: Tx, user_id: str) -> UserRecord | None:
 
 
 async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
-    """Tell which accounts exist, deactivated ones included."""
+    """Return those of the user IDs that have accounts, including deactivated ones."""
     return {row[0] for row in await tx.fetch(LOCAL_EXIST, user_ids)}
 
 
 async def has_several_users(tx: Tx) -> bool:
-    """Tell whether there are two users or more, besides guests and those of services."""
+    """Return whether there are at least two users, not counting guests and appservice users."""
     return len(await tx.fetch(SOME_USERS)) > 1
 
 
 async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
-    """Replace a password."""
+    """Replace the password hash of a user; None removes the password."""
     await tx.execute(SET_PASSWORD, user_id, password_hash)
 
 
 async def renew_password(tx: Tx, user_id: str, old_hash: str, new_hash: str) -> None:
-    """Replace the hash of a password that stays the same, unless it has changed meanwhile."""
+    """Replace the hash of an unchanged password, unless the password was changed meanwhile."""
     await tx.execute(RENEW_PASSWORD, user_id, old_hash, new_hash)
 
 
@@ -121,22 +123,22 @@ async def set_locked(tx: Tx, user_id: str, locked: bool) -> None:
 
 
 async def set_suspended(tx: Tx, user_id: str, suspended: bool) -> None:
-    """Suspend an account, or end that."""
+    """Suspend or unsuspend an account."""
     await tx.execute(SET_SUSPENDED, user_id, int(suspended))
 
 
 async def reactivate(tx: Tx, user_id: str, password_hash: str | None) -> bool:
-    """Open a closed account again; tell whether it was closed."""
+    """Reactivate an account; return False if it is not deactivated."""
     return await tx.execute(REACTIVATE, user_id, password_hash) > 0
 
 
 async def upgrade_guest(tx: Tx, user_id: str, password_hash: str | None) -> bool:
-    """Make a guest a user like others; tell whether they were a guest."""
+    """Turn a guest into a regular user; return False if the user is not a guest."""
     return await tx.execute(UPGRADE_GUEST, user_id, password_hash) > 0
 
 
 async def deactivate(tx: Tx, user_id: str, erase: bool) -> None:
-    """Close an account for good."""
+    """Deactivate an account and remove its password; `erase` also marks it as erased."""
     await tx.execute(DEACTIVATE, user_id, int(erase))
 
 
@@ -146,16 +148,16 @@ async def erased(tx: Tx) -> list[str]:
 
 
 async def next_guest_number(tx: Tx) -> int:
-    """Give a number no guest has had."""
+    """Return a number that no guest has had yet."""
     return (await tx.next_ids("guests", 1))[0]
 
 
 async def insert_registration_token(
     tx: Tx, token: str, uses_allowed: int | None, expires_ms: int | None
 ) -> None:
-    """Add a token that lets its holder register.
+    """Insert a registration token.
 
-    Raises: UniqueViolation.
+    Raises: UniqueViolation, if the token exists.
     """
     await tx.execute(INSERT_TOKEN, token, uses_allowed, expires_ms)
 
@@ -163,32 +165,32 @@ async def insert_registration_token(
 async def registration_token_is_good(
     tx: Tx, token: str, now_ms: int, session_id: str, sessions_since_ms: int
 ) -> bool:
-    """Tell whether a token has a use left that no session but this one holds."""
-    found = await tx.fetchval(TOKEN_IS_GOOD, token, now_ms, session_id, sessions_since_ms)
-    return found is not None
+    """Return whether a token has a use left that no other session has reserved."""
+    row = await tx.fetchval(TOKEN_IS_VALID, token, now_ms, session_id, sessions_since_ms)
+    return row is not None
 
 
 async def lock_registration_token(tx: Tx, token: str) -> None:
-    """Have nobody else take a use of a token until the unit is over."""
+    """Lock a token until the transaction ends, so that no other transaction uses it."""
     await tx.execute(LOCK_TOKEN, token)
 
 
 async def use_registration_token(tx: Tx, token: str) -> None:
-    """Count one use."""
+    """Increment the number of uses of a token."""
     await tx.execute(USE_TOKEN, token)
 
 
 async def insert_nonce(tx: Tx, nonce: str, now_ms: int, expires_ms: int) -> None:
-    """Note a nonce, forgetting those that ran out."""
+    """Insert a nonce and delete expired ones."""
     await tx.execute(PRUNE_NONCES, now_ms)
     await tx.execute(INSERT_NONCE, nonce, expires_ms)
 
 
 async def use_nonce(tx: Tx, nonce: str, now_ms: int) -> bool:
-    """Take a nonce away; False: it was not there or has run out."""
+    """Delete a nonce; return False if it does not exist or has expired."""
     return await tx.execute(USE_NONCE, nonce, now_ms) == 1
 
 
 def _user(row: tuple[object, ...]) -> UserRecord:
-    values = [bool(value) if 3 <= place <= 9 else value for place, value in enumerate(row)]
+    values = [bool(value) if 3 <= index <= 9 else value for index, value in enumerate(row)]
     return UserRecord(*values)  # type: ignore[arg-type]  # the columns are in the fields' order

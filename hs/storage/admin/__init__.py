@@ -1,1 +1,1 @@
-"""Tables of reports and server notices."""
+"""Reports and server notices."""

@@ -1,4 +1,4 @@
-"""Rows of reports, and what has to exist to be reported."""
+"""Reports of rooms, events and users, and checks that their subjects exist."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ LIMIT 1
 
 
 class Report(NamedTuple):
-    """What somebody reports: a room, an event in it, or a user."""
+    """A report of a room, of an event in a room, or of a user."""
 
     received_ms: int
     reporter: str
@@ -30,23 +30,23 @@ class Report(NamedTuple):
 
 
 async def add(tx: Tx, report: Report) -> int:
-    """Keep a report; give its number."""
+    """Insert a report; return its number."""
     (number,) = await tx.next_ids("reports", 1)
     await tx.execute(ADD, number, *report)
     return number
 
 
 async def room_exists(tx: Tx, room_id: str) -> bool:
-    """Tell whether a room is known."""
+    """Return whether a room is known."""
     return await tx.fetchval(ROOM, room_id) is not None
 
 
 async def sender_of(tx: Tx, event_id: str, room_id: str) -> str | None:
-    """Give the sender of an event of a room."""
+    """Return the sender of an event in a room."""
     sender: str | None = await tx.fetchval(SENDER, event_id, room_id)
     return sender
 
 
 async def user_exists(tx: Tx, user_id: str) -> bool:
-    """Tell whether a user has an account here, or was seen in a room."""
+    """Return whether a user has an account here or is mentioned in a room's membership."""
     return await tx.fetchval(USER, user_id) is not None

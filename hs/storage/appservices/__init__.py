@@ -1,1 +1,1 @@
-"""Tables of what waits for application services."""
+"""The transaction queues of application services."""

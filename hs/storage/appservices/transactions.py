@@ -1,4 +1,11 @@
-"""What waits for application services, what is on its way to them, and how far streams are read."""
+"""The queues and transactions of application services, and the positions read of each stream.
+
+- A service has at most one unconfirmed transaction. It is stored before it is sent, so that a
+  retry after a restart sends the same body under the same ID.
+- Events are enqueued in the transaction that moves the position up to which events are read;
+  `before` makes this a compare-and-swap, so two readers cannot enqueue the same event twice.
+- Confirming deletes the transaction, its events from the queue, and its to-device messages.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
@@ -10,9 +17,9 @@ from hs.storage.devices import to_device
 from hs.storage.rows import Rows
 
 ALL: Final = ""
-"""The service under which is stored what holds for all of them."""
+"""The service ID under which positions shared by all services are stored."""
 
-WAITING: Final = "appservice_waiting"
+QUEUE: Final = "appservice_waiting"
 TRANSACTIONS: Final = "appservice_transactions"
 
 # Names under which positions are stored.
@@ -26,11 +33,11 @@ SET_POSITIONS = Rows(
     "service_id text, stream text, position text",
     conflict="ON CONFLICT (service_id, stream) DO UPDATE SET position = excluded.position",
 )
-BEGIN_READING = """
+SET_FIRST_POSITION = """
 INSERT INTO appservice_positions (service_id, stream, position) VALUES ($1, $2, $3)
 ON CONFLICT (service_id, stream) DO NOTHING RETURNING stream
 """
-READ_ON = """
+ADVANCE_POSITION = """
 UPDATE appservice_positions SET position = $4
 WHERE service_id = $1 AND stream = $2 AND position = $3
 """
@@ -51,7 +58,7 @@ SERVICES = """
 SELECT service_id FROM appservice_positions UNION SELECT service_id FROM appservice_waiting
 UNION SELECT service_id FROM appservice_transactions
 """
-FORGET: Final = tuple(
+DELETE_SERVICE: Final = tuple(
     f"DELETE FROM {table} WHERE service_id = $1"
     for table in ("appservice_positions", "appservice_waiting", "appservice_transactions")
 )
@@ -86,14 +93,17 @@ WHERE EXISTS (SELECT 1 FROM one_time_keys k WHERE k.inbox = d.inbox)
 
 
 class WaitingEvent(NamedTuple):
-    """An event that a service is to get."""
+    """An event in the queue of a service."""
 
     number: int
     event_id: str
 
 
 class Transaction(NamedTuple):
-    """A transaction that a service has not confirmed; `messages` are (user, device, up to)."""
+    """A transaction that its service has not confirmed.
+
+    `messages` are (user, device, last stream ID) of its to-device messages.
+    """
 
     txn_id: int
     last_number: int
@@ -102,7 +112,7 @@ class Transaction(NamedTuple):
 
 
 class NewTransaction(NamedTuple):
-    """A transaction to be stored, and how far streams are read with it: (stream, position)."""
+    """A transaction to store, with the positions (stream, position) that it reaches."""
 
     last_number: int
     body: bytes
@@ -111,7 +121,7 @@ class NewTransaction(NamedTuple):
 
 
 class NewerEvent(NamedTuple):
-    """An event with what decides who is interested in it."""
+    """An event with the fields that decide which services are interested in it."""
 
     stream_id: int
     writer: str
@@ -123,7 +133,7 @@ class NewerEvent(NamedTuple):
 
 
 class MovedReceipt(NamedTuple):
-    """A receipt where it stands now."""
+    """A receipt at its present position."""
 
     stream_id: int
     room_id: str
@@ -135,53 +145,56 @@ class MovedReceipt(NamedTuple):
 
 
 async def positions(tx: Tx, service_id: str) -> dict[str, str]:
-    """Tell how far each stream is read."""
+    """Return the position read of each stream."""
     return {row[0]: row[1] for row in await tx.fetch(POSITIONS, service_id)}
 
 
 async def set_positions(tx: Tx, service_id: str, reached: Sequence[tuple[str, str]]) -> None:
-    """Note how far streams are read; no stream twice."""
-    await tx.insert_rows(SET_POSITIONS, [(service_id, *one) for one in reached])
+    """Store the position read of each stream; each stream at most once."""
+    await tx.insert_rows(SET_POSITIONS, [(service_id, *position) for position in reached])
 
 
 async def add_waiting(
-    tx: Tx, wanted: Sequence[tuple[str, str]], before: str | None, position: str
+    tx: Tx, events: Sequence[tuple[str, str]], before: str | None, position: str
 ) -> bool:
-    """Have events wait, (service, event) each, and note how far events are read with them.
+    """Enqueue events (service_id, event_id), and move the position of the event stream.
 
-    `before` is how far they were read; False, and nothing done, if somebody has read on meanwhile.
+    Returns: False, with nothing changed, if the position is not `before` any more.
     """
-    if not await _read_on(tx, before, position):
+    if not await _advance_position(tx, before, position):
         return False
-    if wanted:
-        numbers = await tx.next_ids(WAITING, len(wanted))
-        rows = [(service, n, event) for n, (service, event) in zip(numbers, wanted, strict=True)]
+    if events:
+        numbers = await tx.next_ids(QUEUE, len(events))
+        rows = [
+            (service_id, number, event_id)
+            for number, (service_id, event_id) in zip(numbers, events, strict=True)
+        ]
         await tx.insert_rows(INSERT_WAITING, rows)
     return True
 
 
-async def _read_on(tx: Tx, before: str | None, position: str) -> bool:
+async def _advance_position(tx: Tx, before: str | None, position: str) -> bool:
     if before is None:
-        return await tx.fetchval(BEGIN_READING, ALL, EVENTS, position) is not None
-    return await tx.execute(READ_ON, ALL, EVENTS, before, position) == 1
+        return await tx.fetchval(SET_FIRST_POSITION, ALL, EVENTS, position) is not None
+    return await tx.execute(ADVANCE_POSITION, ALL, EVENTS, before, position) == 1
 
 
 async def first_waiting(tx: Tx, service_id: str, limit: int) -> list[WaitingEvent]:
-    """List the first events that wait for a service."""
+    """List the first events in the queue of a service."""
     return [WaitingEvent(*row) for row in await tx.fetch(FIRST_WAITING, service_id, limit)]
 
 
 async def transaction(tx: Tx, service_id: str) -> Transaction | None:
-    """Give the transaction that a service has not confirmed."""
+    """Return the unconfirmed transaction of a service."""
     row = await tx.fetchrow(TRANSACTION, service_id)
     if row is None:
         return None
-    messages = [(one[0], one[1], one[2]) for one in orjson.loads(row[3])]
+    messages = [(user, device, upto) for user, device, upto in orjson.loads(row[3])]
     return Transaction(row[0], row[1], bytes(row[2]), messages)
 
 
 async def begin(tx: Tx, service_id: str, new: NewTransaction) -> Transaction:
-    """Store a transaction before it is sent; there must be none."""
+    """Store a transaction before it is sent; the service must have no other."""
     (txn_id,) = await tx.next_ids(TRANSACTIONS, 1)
     messages = orjson.dumps(list(new.messages))
     await tx.execute(INSERT_TRANSACTION, service_id, txn_id, new.last_number, new.body, messages)
@@ -189,39 +202,39 @@ async def begin(tx: Tx, service_id: str, new: NewTransaction) -> Transaction:
     return Transaction(txn_id, new.last_number, new.body, new.messages)
 
 
-async def confirm(tx: Tx, service_id: str, done: Transaction) -> None:
-    """Forget a transaction that a service has got, and all that was in it."""
-    await tx.execute(DELETE_TRANSACTION, service_id, done.txn_id)
-    await tx.execute(DELETE_WAITING, service_id, done.last_number)
-    await to_device.delete_upto(tx, done.messages)
+async def confirm(tx: Tx, service_id: str, confirmed: Transaction) -> None:
+    """Delete a confirmed transaction with its events and to-device messages."""
+    await tx.execute(DELETE_TRANSACTION, service_id, confirmed.txn_id)
+    await tx.execute(DELETE_WAITING, service_id, confirmed.last_number)
+    await to_device.delete_upto(tx, confirmed.messages)
 
 
 async def forget_others(tx: Tx, service_ids: Collection[str]) -> None:
-    """Forget what is stored of all but some services; of everything if there are none."""
-    known = {row[0] for row in await tx.fetch(SERVICES)}
-    kept = {ALL, *service_ids} if service_ids else set()
-    for service_id in known - kept:
-        for statement in FORGET:
+    """Delete the data of all services not listed; of all services if the list is empty."""
+    stored = {row[0] for row in await tx.fetch(SERVICES)}
+    remaining = {ALL, *service_ids} if service_ids else set()
+    for service_id in stored - remaining:
+        for statement in DELETE_SERVICE:
             await tx.execute(statement, service_id)
 
 
 async def newer_events(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
-    """List accepted events after a number, in order."""
+    """List accepted events after a stream ID, in order."""
     return [NewerEvent(*row) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
 
 
 async def newer_members(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
-    """List accepted member events after a number, in order."""
+    """List accepted member events after a stream ID, in order."""
     return [NewerEvent(*row) for row in await tx.fetch(NEWER_MEMBERS, after, limit)]
 
 
 async def joined(tx: Tx, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
-    """List users of ours with rooms they are joined to, in order."""
+    """List (user, room) for the joined rooms of local users, in order."""
     return [(row[0], row[1]) for row in await tx.fetch(JOINED, *after, limit)]
 
 
 async def aliases(tx: Tx, after: str, limit: int) -> list[tuple[str, str]]:
-    """List aliases with their rooms, in order."""
+    """List (alias, room), in order of aliases."""
     return [(row[0], row[1]) for row in await tx.fetch(ALIASES, after, limit)]
 
 
@@ -231,10 +244,10 @@ async def moved_receipts(tx: Tx, after: int, limit: int) -> list[MovedReceipt]:
 
 
 async def changed_devices(tx: Tx, after: int, limit: int) -> list[tuple[int, str]]:
-    """List (position, user) of changed device lists, in order."""
+    """List (position, user) of public device list changes, in order."""
     return [(row[0], row[1]) for row in await tx.fetch(CHANGED_DEVICES, after, limit)]
 
 
 async def devices_with_keys(tx: Tx) -> list[tuple[str, str]]:
-    """List the devices that have one-time keys, or had until others claimed the last."""
+    """List the devices with rows of one-time keys, even if all keys were claimed."""
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_KEYS)]

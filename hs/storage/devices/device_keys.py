@@ -1,4 +1,4 @@
-"""Keys that say who somebody is: of devices, of users for cross-signing, and signatures on them."""
+"""Identity keys of devices, cross-signing keys of users, and the signatures on them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from hs.storage.rows import Rows
 
 
 class DeviceKeysRecord(NamedTuple):
-    """What a device says of itself (canonical JSON), with the name its user gave it."""
+    """A device's identity keys (canonical JSON), and the display name its user gave it."""
 
     user_id: str
     device_id: str
@@ -18,7 +18,7 @@ class DeviceKeysRecord(NamedTuple):
 
 
 class CrossSigningRecord(NamedTuple):
-    """One of a user's cross-signing keys; `content` is canonical JSON."""
+    """A cross-signing key of a user; `content` is canonical JSON."""
 
     user_id: str
     usage: str
@@ -27,7 +27,7 @@ class CrossSigningRecord(NamedTuple):
 
 
 class SignatureRecord(NamedTuple):
-    """A signature on a device's keys, or on a cross-signing key."""
+    """A signature on a device's keys or on a cross-signing key."""
 
     target_user_id: str
     target_id: str
@@ -41,7 +41,7 @@ PUT_DEVICE = Rows(
     "user_id text, device_id text, content bytea",
     conflict="ON CONFLICT (user_id, device_id) DO UPDATE SET content = excluded.content",
 )
-# Keys of a device that was logged out a moment ago are not shown, even if they are still there.
+# The join hides the keys of a device that was logged out, if they are not deleted yet.
 DEVICES_OF = sql(
     lambda d: (
         "SELECT k.user_id, k.device_id, k.content, d.display_name FROM device_keys k "
@@ -95,35 +95,37 @@ DELETE_SIGNATURES_BY = sql(
 
 
 async def put_device(tx: Tx, user_id: str, device_id: str, content: bytes) -> None:
-    """Set the keys of a device."""
+    """Insert or replace the identity keys of a device."""
     await tx.insert_rows(PUT_DEVICE, [(user_id, device_id, content)])
 
 
 async def devices_of(tx: Tx, user_ids: Sequence[str]) -> list[DeviceKeysRecord]:
-    """List the keys of all devices of users."""
+    """List the identity keys of all devices of users."""
     rows = await tx.fetch(DEVICES_OF, list(user_ids))
     return [DeviceKeysRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
 
 
 async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
-    """Forget the keys of devices, and the signatures on them and by them."""
+    """Delete the identity keys of devices, and the signatures on them and by them."""
     await tx.execute(DELETE_DEVICES, user_id, list(device_ids))
     await tx.execute(DELETE_SIGNATURES_ON, user_id, list(device_ids))
-    await tx.execute(DELETE_SIGNATURES_BY, user_id, [f"ed25519:{one}" for one in device_ids])
+    await tx.execute(
+        DELETE_SIGNATURES_BY, user_id, [f"ed25519:{device_id}" for device_id in device_ids]
+    )
 
 
 async def orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
-    """List (user_id, device_id) of keys whose device is gone."""
+    """List (user_id, device_id) of identity keys whose device does not exist."""
     return [(row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)]
 
 
 async def is_cross_signing(tx: Tx, user_id: str, public_key: str) -> bool:
-    """Tell whether a user has such a cross-signing key."""
+    """Return whether a user has a cross-signing key with this public key."""
     return await tx.fetchval(IS_CROSS_SIGNING, user_id, public_key) is not None
 
 
 async def put_cross_signing(tx: Tx, key: CrossSigningRecord) -> None:
-    """Set one of a user's cross-signing keys."""
+    """Insert or replace a cross-signing key of a user."""
     await tx.execute(PUT_CROSS_SIGNING, *key)
 
 
@@ -134,16 +136,18 @@ async def cross_signing_of(tx: Tx, user_ids: Sequence[str]) -> list[CrossSigning
 
 
 async def forget_public_keys(tx: Tx, user_id: str, public_keys: Sequence[str]) -> None:
-    """Forget the signatures on and by cross-signing keys that a user has replaced."""
+    """Delete the signatures on and by cross-signing keys that a user has replaced."""
     await tx.execute(DELETE_SIGNATURES_ON, user_id, list(public_keys))
-    await tx.execute(DELETE_SIGNATURES_BY, user_id, [f"ed25519:{one}" for one in public_keys])
+    await tx.execute(
+        DELETE_SIGNATURES_BY, user_id, [f"ed25519:{public_key}" for public_key in public_keys]
+    )
 
 
 async def put_signatures(tx: Tx, signatures: Sequence[SignatureRecord]) -> None:
-    """Add signatures; no two of the same key on the same target."""
+    """Insert or replace signatures; each pair of key and target at most once."""
     await tx.insert_rows(PUT_SIGNATURES, signatures)
 
 
 async def signatures_on(tx: Tx, user_ids: Sequence[str]) -> list[SignatureRecord]:
-    """List the signatures on any key of users, whoever made them."""
+    """List all signatures on the keys of users, by whichever user."""
     return [SignatureRecord(*row) for row in await tx.fetch(SIGNATURES_ON, list(user_ids))]

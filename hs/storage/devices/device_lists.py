@@ -1,4 +1,4 @@
-"""Which users' devices and keys changed when."""
+"""Changes of users' device lists and cross-signing keys, for `/keys/changes` and sync."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ SIGNED = """
 SELECT DISTINCT COALESCE(target_user_id, user_id) FROM device_list_changes
 WHERE stream_id > $1 AND stream_id <= $2 AND is_private = 1 AND user_id = $3
 """
-# Only the last change of each user is needed of those that are old, or the last signing of each.
+# Of old changes, only the latest of each user is needed, and the latest signing of each target.
 PRUNE = """
 DELETE FROM device_list_changes WHERE created_ms < $1 AND EXISTS (
 SELECT 1 FROM device_list_changes later WHERE later.user_id = device_list_changes.user_id
@@ -30,38 +30,38 @@ ROOMS_OF = "SELECT room_id FROM current_state WHERE state_key = $1 AND membershi
 
 
 async def add(tx: Tx, changes: Sequence[tuple[int, str, str | None, int]]) -> None:
-    """Note changes that others may hear of: (stream_id, user_id, device_id, created_ms)."""
+    """Add changes visible to other users: (stream_id, user_id, device_id, created_ms)."""
     await tx.insert_rows(
         INSERT,
         [
-            (number, user_id, device_id, 0, now_ms, None)
-            for number, user_id, device_id, now_ms in changes
+            (stream_id, user_id, device_id, 0, now_ms, None)
+            for stream_id, user_id, device_id, now_ms in changes
         ],
     )
 
 
 async def add_signed(tx: Tx, user_id: str, targets: Sequence[tuple[int, str]], now_ms: int) -> None:
-    """Note whose keys a user signed: (stream_id, target_user_id)."""
+    """Add changes that only the signing user sees: (stream_id, target_user_id)."""
     await tx.insert_rows(
-        INSERT, [(number, user_id, None, 1, now_ms, target) for number, target in targets]
+        INSERT, [(stream_id, user_id, None, 1, now_ms, target) for stream_id, target in targets]
     )
 
 
 async def changed(tx: Tx, after: int, upto: int) -> list[str]:
-    """List the users with a change in `(after, upto]` that others may hear of."""
+    """List the users with a public change in `(after, upto]`."""
     return [row[0] for row in await tx.fetch(CHANGED, after, upto)]
 
 
 async def signed(tx: Tx, after: int, upto: int, user_id: str) -> list[str]:
-    """List the users whose keys a user signed in `(after, upto]`."""
+    """List the users whose keys a user has signed in `(after, upto]`."""
     return [row[0] for row in await tx.fetch(SIGNED, after, upto, user_id)]
 
 
 async def prune(tx: Tx, before_ms: int) -> int:
-    """Forget changes older than a time that a later one of the same user supersedes."""
+    """Delete changes before a time (ms) that a later change of the same user supersedes."""
     return await tx.execute(PRUNE, before_ms)
 
 
 async def rooms_of(tx: Tx, user_id: str) -> list[str]:
-    """List the rooms that any user is joined to."""
+    """List the rooms that a user, local or remote, is joined to."""
     return [row[0] for row in await tx.fetch(ROOMS_OF, user_id)]

@@ -1,4 +1,4 @@
-"""Devices of users."""
+"""The devices of users."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ INBOXES = "inboxes"
 
 
 class DeviceRecord(NamedTuple):
-    """One device, and when it was last seen from where."""
+    """A device, and when and from where it was last seen."""
 
     device_id: str
     display_name: str | None
@@ -23,7 +23,7 @@ class DeviceRecord(NamedTuple):
 
 
 class Sighting(NamedTuple):
-    """A use of a device."""
+    """An update of when and from where a device was last seen."""
 
     user_id: str
     device_id: str
@@ -32,9 +32,9 @@ class Sighting(NamedTuple):
     last_seen_user_agent: str
 
 
-# A name is given to new devices only: logging in again does not rename. A device that is there is
-# written all the same, so that of two units that give it tokens at once one begins anew, and sees
-# the tokens of the other.
+# Only a new device gets the name: logging in again does not rename. An existing row is updated
+# all the same, so that of two concurrent units that create tokens for the device, one conflicts,
+# is run again, and sees the tokens of the other.
 UPSERT = """
 INSERT INTO devices (user_id, device_id, display_name, created_ms, inbox)
 VALUES ($1, $2, $3, $4, $5)
@@ -86,10 +86,10 @@ SEEN = UpdateRows(
 async def ensure(
     tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int
 ) -> bool:
-    """Add a device unless it is there; tell whether it is new.
+    """Create a device unless it exists; return whether it is new.
 
-    Of units that do so at once, each sees what the one before it has done. Identity keys of one of
-    the same name that is gone go with it, if they are still there.
+    Of concurrent units that do this, each sees what the one before it has done. If identity keys
+    of a deleted device with the same ID still exist, they are deleted.
     """
     (inbox,) = await tx.next_ids(INBOXES, 1)
     row = await tx.fetchrow(UPSERT, user_id, device_id, display_name, now_ms, inbox)
@@ -101,29 +101,32 @@ async def ensure(
 
 
 async def gone_among(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[str]:
-    """Name those devices of a user that are not there."""
+    """Return the device IDs, of those given, that the user does not have."""
     present = {row[0] for row in await tx.fetch(PRESENT, user_id, list(device_ids))}
-    return [one for one in device_ids if one not in present]
+    return [device_id for device_id in device_ids if device_id not in present]
 
 
 async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:
-    """List a user's devices, the oldest first."""
+    """List a user's devices, oldest first."""
     return [DeviceRecord(*row) for row in await tx.fetch(ALL, user_id)]
 
 
 async def find(tx: Tx, user_id: str, device_id: str) -> DeviceRecord | None:
-    """Give a device."""
+    """Return a device, or None."""
     row = await tx.fetchrow(ONE, user_id, device_id)
     return None if row is None else DeviceRecord(*row)
 
 
 async def rename(tx: Tx, user_id: str, device_id: str, display_name: str | None) -> bool:
-    """Set the name of a device; False: there is no such device."""
+    """Set the display name of a device; return False if there is no such device."""
     return await tx.execute(RENAME, user_id, device_id, display_name) == 1
 
 
 async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str], list[str]]:
-    """Delete devices and their tokens; give (those that were there, hashes of access tokens)."""
+    """Delete devices and their tokens.
+
+    Returns: (IDs of the deleted devices, hashes of their access tokens).
+    """
     await one_time_keys.delete(tx, user_id, device_ids)
     await tx.execute(CLOSE, user_id, device_ids)
     rows = await tx.fetch(DELETE, user_id, device_ids)
@@ -134,24 +137,30 @@ async def delete(tx: Tx, user_id: str, device_ids: list[str]) -> tuple[list[str]
 
 
 async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
-    """Delete all devices and tokens of a user; give (the devices, hashes of access tokens)."""
-    found = [row[0] for row in await tx.fetch(NAMES, user_id)]
-    await one_time_keys.delete(tx, user_id, found)
+    """Delete all devices and tokens of a user.
+
+    Returns: (IDs of the deleted devices, hashes of the access tokens).
+    """
+    device_ids = [row[0] for row in await tx.fetch(NAMES, user_id)]
+    await one_time_keys.delete(tx, user_id, device_ids)
     await tx.execute(CLOSE_ALL, user_id)
     rows = await tx.fetch(DELETE_ALL, user_id)
     return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)
 
 
 async def unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
-    """List (user_id, device_id) of people's devices not used since then."""
+    """List (user_id, device_id) of devices not seen since a time (ms); skips appservice users."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, before_ms, limit)]
 
 
 async def forget_addresses(tx: Tx, before_ms: int) -> int:
-    """Forget from where devices were used last, if that was before a time; give how many."""
+    """Delete IP addresses and user agents of devices last seen before a time (ms).
+
+    Returns: the number of devices changed.
+    """
     return await tx.execute(FORGET_ADDRESSES, before_ms)
 
 
 async def note_seen(tx: Tx, sightings: Sequence[Sighting]) -> None:
-    """Write when and from where devices were last used; no device twice."""
+    """Update when and from where devices were last used; each device at most once."""
     await tx.update_rows(SEEN, sightings)

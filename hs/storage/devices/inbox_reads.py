@@ -1,4 +1,4 @@
-"""How far devices have acknowledged their messages, to whichever process."""
+"""The acknowledged position of each inbox; any process may advance it, and it never decreases."""
 
 from collections.abc import Collection
 
@@ -20,12 +20,12 @@ ADVANCE = sql(
 )
 
 
-async def mark(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
-    """Note what devices have got, so that it is not given again: (user_id, device_id, up to)."""
-    await tx.executemany(MARK, sorted(got))
+async def mark(tx: Tx, acknowledged: Collection[tuple[str, str, int]]) -> None:
+    """Record acknowledgements: (user_id, device_id, last stream ID)."""
+    await tx.executemany(MARK, sorted(acknowledged))
 
 
 async def advance(tx: Tx, user_id: str, device_id: str, upto: int) -> int:
-    """Note what a device has acknowledged; give up to where it has, maybe more than that."""
-    found: int | None = await tx.fetchval(ADVANCE, user_id, device_id, upto)
-    return upto if found is None else found
+    """Record an acknowledgement; return the acknowledged position, which may be greater."""
+    position: int | None = await tx.fetchval(ADVANCE, user_id, device_id, upto)
+    return upto if position is None else position

@@ -1,4 +1,4 @@
-"""Key backups: their versions, and the sessions' keys in them."""
+"""Key backups: their versions and the room keys in them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ STREAM = "key_backups"
 
 
 class BackupRecord(NamedTuple):
-    """One version of a user's backup; `auth_data` is JSON."""
+    """A version of a user's backup; `auth_data` is JSON."""
 
     version: int
     algorithm: str
@@ -21,7 +21,7 @@ class BackupRecord(NamedTuple):
 
 
 class SessionRecord(NamedTuple):
-    """The key of one session; `session_data` is JSON."""
+    """The backed-up key of one session; `session_data` is JSON."""
 
     room_id: str
     session_id: str
@@ -63,13 +63,13 @@ KNOWN = sql(
     lambda d: (
         f"SELECT s.room_id, s.session_id, s.first_message_index, s.forwarded_count, "
         "s.is_verified, s.session_data FROM "
-        f"{d.unnest('wanted', 'room_id text, session_id text', 3)} "
+        f"{d.unnest('requested', 'room_id text, session_id text', 3)} "
         "JOIN key_backup_sessions s ON s.user_id = $1 AND s.version = $2 "
-        "AND s.room_id = wanted.room_id AND s.session_id = wanted.session_id"
+        "AND s.room_id = requested.room_id AND s.session_id = requested.session_id"
     )
 )
 _IN_ROOM = " AND room_id = $3"
-_ONE_SESSION = " AND room_id = $3 AND session_id = $4"
+_IN_SESSION = " AND room_id = $3 AND session_id = $4"
 DELETE_SESSIONS = f"DELETE FROM key_backup_sessions {_OF_VERSION}"
 DELETE_ALL = tuple(
     f"DELETE FROM {table} WHERE user_id = $1" for table in ("key_backup_sessions", "key_backups")
@@ -77,96 +77,97 @@ DELETE_ALL = tuple(
 
 
 async def create(tx: Tx, user_id: str, algorithm: str, auth_data: bytes) -> int:
-    """Begin a new version; give its number."""
+    """Create a backup version; return its number."""
     version = (await tx.next_ids(STREAM, 1))[0]
     await tx.execute(CREATE, user_id, version, algorithm, auth_data)
     return version
 
 
 async def latest(tx: Tx, user_id: str) -> BackupRecord | None:
-    """Give the version that takes keys."""
+    """Return the newest version that is not deleted."""
     row = await tx.fetchrow(LATEST, user_id)
     return None if row is None else _backup(row)
 
 
 async def find(tx: Tx, user_id: str, version: int) -> BackupRecord | None:
-    """Give a version, deleted or not."""
+    """Return a version, deleted or not."""
     row = await tx.fetchrow(ONE, user_id, version)
     return None if row is None else _backup(row)
 
 
 async def lock(tx: Tx, user_id: str, version: int) -> BackupRecord | None:
-    """Give a version, and let nobody else change it until the unit is over."""
+    """Return a version and lock its row until the transaction ends."""
     row = await tx.fetchrow(LOCK, user_id, version)
     return None if row is None else _backup(row)
 
 
 async def count(tx: Tx, user_id: str, version: int) -> int:
-    """Count the keys in a version."""
+    """Count the session keys in a version."""
     return int(await tx.fetchval(COUNT, user_id, version))
 
 
 async def set_auth_data(tx: Tx, user_id: str, version: int, auth_data: bytes) -> None:
-    """Set what says how keys are encrypted."""
+    """Replace the `auth_data` of a version."""
     await tx.execute(SET_AUTH_DATA, user_id, version, auth_data)
 
 
 async def set_etag(tx: Tx, user_id: str, version: int, etag: int) -> None:
-    """Note that keys changed."""
+    """Set the etag of a version, which changes whenever its keys do."""
     await tx.execute(SET_ETAG, user_id, version, etag)
 
 
 async def delete(tx: Tx, user_id: str, version: int) -> None:
-    """Delete a version with its keys; that it was there is remembered."""
+    """Delete a version's keys and mark it as deleted; its number is never reused."""
     await tx.execute(DELETE, user_id, version)
     await tx.execute(DELETE_SESSIONS, user_id, version)
 
 
 async def delete_all(tx: Tx, user_id: str) -> None:
-    """Forget all backups of a user, and that there were any."""
+    """Delete all backup versions of a user."""
     for statement in DELETE_ALL:
         await tx.execute(statement, user_id)
 
 
 async def put_sessions(
-    tx: Tx, user_id: str, version: int, sessions: Sequence[SessionRecord]
+    tx: Tx, user_id: str, version: int, records: Sequence[SessionRecord]
 ) -> None:
-    """Set keys; no session twice."""
-    await tx.insert_rows(PUT, [(user_id, version, *session) for session in sessions])
+    """Insert or replace session keys; each session at most once."""
+    await tx.insert_rows(PUT, [(user_id, version, *record) for record in records])
 
 
 async def sessions(
     tx: Tx, user_id: str, version: int, room_id: str | None, session_id: str | None
 ) -> list[SessionRecord]:
-    """List the keys of a version, or of one of its rooms, or of one session."""
-    text, args = _narrowed(SESSIONS, room_id, session_id)
+    """List the keys of a version, optionally restricted to a room or one session."""
+    text, args = _restrict(SESSIONS, room_id, session_id)
     rows = await tx.fetch(text, user_id, version, *args)
     return [_session(row) for row in rows]
 
 
 async def known_sessions(
-    tx: Tx, user_id: str, version: int, wanted: Sequence[tuple[str, str]]
+    tx: Tx, user_id: str, version: int, session_keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], SessionRecord]:
-    """Give those of the sessions (room_id, session_id) that a version has keys of."""
-    rooms, ids = [one[0] for one in wanted], [one[1] for one in wanted]
-    rows = await tx.fetch(KNOWN, user_id, version, rooms, ids)
+    """Return those of the sessions (room_id, session_id) whose keys a version contains."""
+    room_ids = [room_id for room_id, _ in session_keys]
+    session_ids = [session_id for _, session_id in session_keys]
+    rows = await tx.fetch(KNOWN, user_id, version, room_ids, session_ids)
     return {(row[0], row[1]): _session(row) for row in rows}
 
 
 async def delete_sessions(
     tx: Tx, user_id: str, version: int, room_id: str | None, session_id: str | None
 ) -> int:
-    """Delete keys, as narrowed down; give how many."""
-    text, args = _narrowed(DELETE_SESSIONS, room_id, session_id)
+    """Delete keys as restricted by room and session; return their number."""
+    text, args = _restrict(DELETE_SESSIONS, room_id, session_id)
     return await tx.execute(text, user_id, version, *args)
 
 
-def _narrowed(text: str, room_id: str | None, session_id: str | None) -> tuple[str, list[str]]:
+def _restrict(text: str, room_id: str | None, session_id: str | None) -> tuple[str, list[str]]:
     if room_id is None:
         return text, []
     if session_id is None:
         return text + _IN_ROOM, [room_id]
-    return text + _ONE_SESSION, [room_id, session_id]
+    return text + _IN_SESSION, [room_id, session_id]
 
 
 def _backup(row: Row) -> BackupRecord:

@@ -1,4 +1,4 @@
-"""What is known of a device when it uploads keys: all of it by one question."""
+"""The keys of a device, loaded by one statement when the device uploads keys."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from hs.storage.devices.one_time_keys import FallbackRecord
 
 @attrs.frozen
 class KnownOfDevice:
-    """A device and its keys so far.
+    """A device's inbox and its keys.
 
-    Its keys lie under `inbox`. `content` is that of its identity keys, canonical JSON.
-    `one_time_keys` are those not given out, each an object of the key by its name in JSON; they,
-    their counts and `fallbacks` are by algorithm. `spent` are the algorithms of which nothing is
-    left. `room_ids` are those its user is joined to.
+    `content` is its identity keys in canonical JSON, if uploaded. `one_time_keys` maps algorithms
+    to unclaimed keys, each a JSON object `{"algorithm:key_id": …}`. `spent` lists the algorithms
+    whose keys are all claimed. `room_ids` are the rooms that the device's user is joined to, if
+    they were loaded.
     """
 
     inbox: int
@@ -29,11 +29,11 @@ class KnownOfDevice:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Count its one-time keys by algorithm."""
+        """Number of unclaimed one-time keys by algorithm."""
         return {algorithm: len(keys) for algorithm, keys in self.one_time_keys.items()}
 
     def named_keys(self) -> dict[str, bytes]:
-        """Give its one-time keys by their names, `algorithm:id`."""
+        """Return the one-time keys by name (`algorithm:key_id`)."""
         return {
             name: key
             for keys in self.one_time_keys.values()
@@ -62,26 +62,26 @@ WHERE state_key = $1 AND membership = 'join'
 
 
 async def known(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
-    """Give what an upload of one-time keys needs; None: there is no such device."""
-    return _sorted_out(await tx.fetch(KNOWN, user_id, device_id))
+    """Load the keys of a device; None if the device does not exist."""
+    return _from_rows(await tx.fetch(KNOWN, user_id, device_id))
 
 
 async def known_with_rooms(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
-    """Give the same with the rooms of the device's user."""
-    return _sorted_out(await tx.fetch(KNOWN_WITH_ROOMS, user_id, device_id))
+    """Load the keys of a device and the rooms its user is joined to."""
+    return _from_rows(await tx.fetch(KNOWN_WITH_ROOMS, user_id, device_id))
 
 
-def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
+def _from_rows(rows: Sequence[Row]) -> KnownOfDevice | None:
     device: Row | None = None
     keys: dict[str, list[bytes]] = {}
     fallbacks: dict[str, FallbackRecord] = {}
     room_ids: list[str] = []
     for row in rows:
-        part, name, key_id, number, more, content = row
+        part, name, key_id, number, inbox_or_width, content = row
         if part == "device":
             device = row
         elif part == "keys":
-            keys[name] = _cut(bytes(content), more)
+            keys[name] = _split(bytes(content), inbox_or_width)
         elif part == "fallback":
             fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
         else:
@@ -92,12 +92,12 @@ def _sorted_out(rows: Sequence[Row]) -> KnownOfDevice | None:
         inbox=device[4],
         content=None if device[5] is None else bytes(device[5]),
         is_name_of_cross_signing_key=device[3] == 1,
-        one_time_keys={name: held for name, held in keys.items() if held},
-        spent=frozenset([name for name, held in keys.items() if not held]),
+        one_time_keys={name: unclaimed for name, unclaimed in keys.items() if unclaimed},
+        spent=frozenset([name for name, unclaimed in keys.items() if not unclaimed]),
         fallbacks=fallbacks,
         room_ids=tuple(room_ids),
     )
 
 
-def _cut(keys: bytes, width: int) -> list[bytes]:
+def _split(keys: bytes, width: int) -> list[bytes]:
     return [keys[start : start + width].rstrip() for start in range(0, len(keys), width)]

@@ -1,8 +1,21 @@
-"""Messages that wait for devices, and the requests that sent them.
+"""To-device messages that wait in the inboxes of devices, and the requests that sent them.
 
-A message to few devices lies in a row for each of them at once. Those of a request to many lie
-together in a bundle, until somebody files them: then there is a row for each device that has not
-acknowledged its message meanwhile.
+A message lies in one of two places. `inbox_messages` has one row per device and message. A request
+to many devices is first stored as one row of `inbox_bundles` and *filed* later: moved into one
+row for each device that has not acknowledged its message by then. Most have, so filing writes
+little. A message's stream ID is the same in both places.
+
+Rules:
+
+- One process writes messages and files bundles, the writer of the stream `to_device`. Any process
+  reads, and records acknowledgements.
+- A device has acknowledged all messages up to `inbox_reads.upto`. Readers skip these wherever they
+  lie, so a message that is filed while its device acknowledges it is not delivered again; its row
+  is deleted later (`leftovers`).
+- Filing is one transaction, but a reader runs two statements. It reads bundles first and filed
+  messages second: a message that is filed in between is found twice, and never missed.
+- The inbox of a deleted device is listed in the table closed_inboxes until the writer has deleted
+  its messages. Only the writer adds messages, so none can be added afterwards.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,14 +29,14 @@ from hs.storage.dialect import sql
 from hs.storage.rows import Rows
 
 MAX_FILED_AT_ONCE: Final = 2000
-"""Most messages filed in one transaction, but for a larger bundle alone."""
+"""Maximum number of messages filed in one transaction; a single larger bundle is filed alone."""
 
 MAX_BUNDLES_AT_ONCE: Final = 100
 
 INSERT = Rows(
     "inbox_messages",
     "inbox bigint, stream_id bigint, message bytea",
-    # Who was replaced may file the same bundle at the same moment.
+    # A writer that was just replaced may file the same bundle at the same time.
     conflict="ON CONFLICT (inbox, stream_id) DO NOTHING",
 )
 INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, head bytea, messages bytea")
@@ -75,7 +88,7 @@ LEFT JOIN devices d ON d.inbox = m.inbox LEFT JOIN inbox_reads r ON r.inbox = m.
 WHERE d.inbox IS NULL OR r.upto >= m.stream_id LIMIT $1
 """
 DELETE_ONE = "DELETE FROM inbox_messages WHERE inbox = $1 AND stream_id = $2"
-LEFT_READS = """
+DELETE_ORPHANED_READS = """
 DELETE FROM inbox_reads WHERE NOT EXISTS (
     SELECT 1 FROM devices d WHERE d.inbox = inbox_reads.inbox
 )
@@ -97,8 +110,8 @@ DEVICES = sql(
 NAMED = sql(
     lambda d: (
         f"SELECT d.user_id, d.device_id, d.inbox "
-        f"FROM {d.unnest('wanted', 'user_id text, device_id text')} "
-        "JOIN devices d ON d.user_id = wanted.user_id AND d.device_id = wanted.device_id"
+        f"FROM {d.unnest('requested', 'user_id text, device_id text')} "
+        "JOIN devices d ON d.user_id = requested.user_id AND d.device_id = requested.device_id"
     )
 )
 ARE_THERE = sql(lambda d: f"SELECT count(*) FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}")
@@ -117,148 +130,146 @@ class _Bundle(NamedTuple):
     messages: list[bytes]
 
 
-async def add(tx: Tx, number: int, inboxes: Collection[int], events: Collection[bytes]) -> None:
-    """Add a message, the event's JSON in one line, to each of some inboxes under one number."""
-    rows = [(inbox, number, event) for inbox, event in zip(inboxes, events, strict=True)]
+async def add(tx: Tx, stream_id: int, inboxes: Collection[int], events: Collection[bytes]) -> None:
+    """Add one message (JSON without line breaks) to each inbox, all under one stream ID."""
+    rows = [(inbox, stream_id, event) for inbox, event in zip(inboxes, events, strict=True)]
     await tx.insert_rows(INSERT, rows)
 
 
 async def add_bundle(
-    tx: Tx, number: int, inboxes: list[int], head: bytes, messages: Collection[bytes]
+    tx: Tx, stream_id: int, inboxes: list[int], head: bytes, messages: Collection[bytes]
 ) -> None:
-    """Add messages in the same way, in a row that is to be filed; see `whole`."""
-    # Of all ways to write many numbers JSON is the quickest.
+    """Add one message to each inbox as a bundle; for `head` and `messages` see `whole`."""
+    # JSON is the fastest way to format many numbers.
     text = f",{orjson.dumps(inboxes)[1:-1].decode()},"
-    await tx.insert_rows(INSERT_BUNDLE, [(number, text, head, b"\n".join(messages))])
+    await tx.insert_rows(INSERT_BUNDLE, [(stream_id, text, head, b"\n".join(messages))])
 
 
 def whole(head: bytes, message: bytes) -> bytes:
-    """Give an event's JSON from what it has in common with others; without that, it is whole."""
+    """Return an event's JSON: `head`, the message and "}"; the message alone if `head` is empty."""
     return head + message + b"}" if head else message
 
 
 async def pending(
     tx: Tx, user_id: str, device_id: str, after: int, upto: int, limit: int
 ) -> list[tuple[int, bytes]]:
-    """List a device's first messages in `(after, upto]` with their numbers, in order."""
-    asked = (user_id, device_id, after, upto, limit)
-    # Bundles first: what is filed between the two questions is found twice, not missed.
-    bundled = await tx.fetch(PENDING_BUNDLED, *asked)
-    filed = await tx.fetch(PENDING_FILED, *asked)
-    found = {row[0]: bytes(row[1]) for row in filed}
+    """Return the first messages of a device in `(after, upto]` as (stream ID, event), in order."""
+    query_args = (user_id, device_id, after, upto, limit)
+    # Bundles first: a message that is filed between the two statements is found twice, not missed.
+    bundled = await tx.fetch(PENDING_BUNDLED, *query_args)
+    filed = await tx.fetch(PENDING_FILED, *query_args)
+    messages = {row[0]: bytes(row[1]) for row in filed}
     for row in bundled:
-        found.setdefault(row[0], _message_to(row[4], _bundle(row)))
-    return sorted(found.items())[:limit] if bundled else list(found.items())
+        messages.setdefault(row[0], _message_to(row[4], _bundle(row)))
+    return sorted(messages.items())[:limit] if bundled else list(messages.items())
 
 
 async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
-    """Give the numbers of the first and the last message that waits for a device."""
+    """Return the first and the last stream ID of the messages waiting for a device, if any."""
     row = await tx.fetchrow(ENDS, user_id, device_id)
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-async def delete_upto(tx: Tx, got: Collection[tuple[str, str, int]]) -> None:
-    """Forget the messages that devices have got: (user_id, device_id, number of the last)."""
-    await inbox_reads.mark(tx, got)
-    await tx.executemany(DELETE_UPTO, sorted(got))
+async def delete_upto(tx: Tx, acknowledged: Collection[tuple[str, str, int]]) -> None:
+    """Record acknowledgements (user_id, device_id, last stream ID) and delete those messages."""
+    await inbox_reads.mark(tx, acknowledged)
+    await tx.executemany(DELETE_UPTO, sorted(acknowledged))
 
 
 async def leftovers(tx: Tx, limit: int) -> list[tuple[int, int]]:
-    """List messages that nobody is given any more: (inbox, number).
+    """List (inbox, stream ID) of filed messages that will never be delivered.
 
-    Of devices that are gone, and of those that acknowledged something just while it was filed.
+    They belong to deleted devices, or were filed while their device acknowledged them.
     """
     return [(row[0], row[1]) for row in await tx.fetch(LEFTOVERS, limit)]
 
 
-async def delete_leftovers(tx: Tx, found: Sequence[tuple[int, int]]) -> None:
-    """Forget what `leftovers` found, and what was read by devices that are gone."""
-    await tx.executemany(DELETE_ONE, sorted(found))
-    await tx.execute(LEFT_READS)
+async def delete_leftovers(tx: Tx, messages: Sequence[tuple[int, int]]) -> None:
+    """Delete messages listed by `leftovers`, and the acknowledgements of deleted devices."""
+    await tx.executemany(DELETE_ONE, sorted(messages))
+    await tx.execute(DELETE_ORPHANED_READS)
 
 
 async def file_bundles(tx: Tx, upto: int) -> int:
-    """Put the messages of the oldest bundles under their devices; give how many were in them.
+    """File the oldest bundles up to a stream ID; called by the only writer of messages.
 
-    Messages to devices that are gone, or that have acknowledged them, are dropped. By the only
-    writer of messages; 0: there are no bundles left with numbers up to `upto`.
+    Messages to deleted devices and acknowledged messages are dropped.
+
+    Returns: the number of messages in these bundles; 0 if no bundle is left.
     """
-    bundles = _few(
+    bundles = _limit_messages(
         [_bundle(row) for row in await tx.fetch(OLDEST_BUNDLES, upto, MAX_BUNDLES_AT_ONCE)]
     )
     if not bundles:
         return 0
-    inboxes = list({inbox for one in bundles for inbox in one.inboxes})
-    read = {row[0]: row[1] for row in await tx.fetch(READ_UPTO, inboxes)}
+    inboxes = list({inbox for bundle in bundles for inbox in bundle.inboxes})
+    read_upto = {row[0]: row[1] for row in await tx.fetch(READ_UPTO, inboxes)}
     filed = [
-        (inbox, one.stream_id, whole(one.head, message))
-        for one in bundles
-        for inbox, message in zip(one.inboxes, one.messages, strict=True)
-        if inbox in read and one.stream_id > read[inbox]
+        (inbox, bundle.stream_id, whole(bundle.head, message))
+        for bundle in bundles
+        for inbox, message in zip(bundle.inboxes, bundle.messages, strict=True)
+        if inbox in read_upto and bundle.stream_id > read_upto[inbox]
     ]
-    # By inbox, so that each page of the index is touched once.
+    # Sorted by inbox, so that each index page is touched once.
     await tx.insert_rows(INSERT, sorted(filed))
-    await tx.execute(DELETE_BUNDLES, [one.stream_id for one in bundles])
-    return sum([len(one.inboxes) for one in bundles])
+    await tx.execute(DELETE_BUNDLES, [bundle.stream_id for bundle in bundles])
+    return sum([len(bundle.inboxes) for bundle in bundles])
 
 
 async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
-    """List all devices for which messages wait: (user_id, device_id)."""
+    """List all devices with pending messages: (user_id, device_id)."""
     rows = await tx.fetch(BUNDLED_INBOXES)
     bundled = {inbox for row in rows for inbox in _inboxes(row[0])}
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES, list(bundled))]
 
 
 async def delete_closed(tx: Tx, user_id: str) -> None:
-    """Forget all messages for devices of a user that are gone.
-
-    By the only writer of messages: none can then come after.
-    """
+    """Delete all messages to deleted devices of a user; called by the only writer of messages."""
     await tx.execute(DELETE_CLOSED, user_id)
     await tx.execute(DELETE_CLOSED_READS, user_id)
     await tx.execute(FORGET_CLOSED, user_id)
 
 
 async def closed(tx: Tx, limit: int) -> list[str]:
-    """List users with devices that are gone, whose messages may still be here."""
+    """List users with deleted devices whose messages may not be deleted yet."""
     return [row[0] for row in await tx.fetch(CLOSED, limit)]
 
 
 async def are_any_closed(tx: Tx) -> bool:
-    """Tell whether there are devices that are gone, and may still be written to."""
+    """Return whether any deleted device may still have messages."""
     return bool(await tx.fetchval(ARE_ANY_CLOSED))
 
 
 async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]]:
-    """Give the devices of users with their inboxes; users without any are left out."""
-    found: dict[str, dict[str, int]] = {}
+    """Return {user_id: {device_id: inbox}}; users without devices are left out."""
+    inboxes: dict[str, dict[str, int]] = {}
     for user_id, device_id, inbox in await tx.fetch(DEVICES, list(user_ids)):
-        found.setdefault(user_id, {})[device_id] = inbox
-    return found
+        inboxes.setdefault(user_id, {})[device_id] = inbox
+    return inboxes
 
 
-async def named(tx: Tx, devices: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Give the inboxes of devices (user, device) that are there."""
-    lists = [[user_id for user_id, _ in devices], [device_id for _, device_id in devices]]
-    return {(row[0], row[1]): row[2] for row in await tx.fetch(NAMED, *lists)}
+async def named(tx: Tx, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Return the inboxes of devices (user_id, device_id); missing devices are left out."""
+    columns = [[user_id for user_id, _ in names], [device_id for _, device_id in names]]
+    return {(row[0], row[1]): row[2] for row in await tx.fetch(NAMED, *columns)}
 
 
 async def are_there(tx: Tx, inboxes: Collection[int]) -> bool:
-    """Tell whether the devices of all these inboxes are still there."""
-    wanted = set(inboxes)
-    number: int = await tx.fetchval(ARE_THERE, list(wanted))
-    return number == len(wanted)
+    """Return whether the devices of all these inboxes exist."""
+    distinct = set(inboxes)
+    count: int = await tx.fetchval(ARE_THERE, list(distinct))
+    return count == len(distinct)
 
 
 async def note_request(
     tx: Tx, user_id: str, device_id: str, event_type: str, txn_id: str, now_ms: int
 ) -> bool:
-    """Note a request; False: it was done before."""
+    """Record a request; return False if it was recorded before."""
     return await tx.execute(NOTE_REQUEST, user_id, device_id, event_type, txn_id, now_ms) == 1
 
 
 async def prune_requests(tx: Tx, before_ms: int) -> int:
-    """Forget requests older than a time; give how many."""
+    """Delete requests older than a time (ms); return their number."""
     return await tx.execute(PRUNE_REQUESTS, before_ms)
 
 
@@ -275,11 +286,11 @@ def _inboxes(text: str) -> list[int]:
     return inboxes
 
 
-def _few(bundles: list[_Bundle]) -> list[_Bundle]:
-    """Give the first of them, at least one, with few enough messages."""
-    taken = 0
-    for place, one in enumerate(bundles):
-        taken += len(one.inboxes)
-        if place and taken > MAX_FILED_AT_ONCE:
-            return bundles[:place]
+def _limit_messages(bundles: list[_Bundle]) -> list[_Bundle]:
+    """Return the first bundles, at least one, with at most MAX_FILED_AT_ONCE messages."""
+    count = 0
+    for index, bundle in enumerate(bundles):
+        count += len(bundle.inboxes)
+        if index and count > MAX_FILED_AT_ONCE:
+            return bundles[:index]
     return bundles

@@ -1,1 +1,1 @@
-"""Tables of room aliases, the room directory, the user directory and the search index."""
+"""Room aliases, the room directory, the user directory and the search index."""

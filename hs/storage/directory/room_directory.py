@@ -1,7 +1,7 @@
-"""Aliases of this server, and which rooms its directory lists.
+"""Local room aliases, and the room lists of the server and of application services.
 
-An alias is reserved (its room is '') before its room exists, and bound once it does; a reservation
-older than a deadline was left by a process that died, and counts as free.
+An alias is reserved (its room is '') before its room is created, and bound afterwards. A
+reservation older than a deadline was left behind by a process that ended, and counts as free.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ MOVE = "UPDATE room_aliases SET room_id = $2 WHERE room_id = $1"
 SET_LISTED = "UPDATE rooms SET is_public = $2 WHERE room_id = $1"
 IS_LISTED = "SELECT is_public FROM rooms WHERE room_id = $1"
 
-_SHOWN = (
+_SUMMARY = (
     "s.name, s.topic, s.avatar_url, s.canonical_alias, s.join_rule, s.history_visibility, "
     "s.guest_access, s.encryption, s.room_type, s.joined_members, s.invited_members, s.tombstoned"
 )
@@ -48,7 +48,7 @@ ON CONFLICT (instance_id, room_id) DO UPDATE SET room_id = excluded.room_id RETU
 """
 UNLIST = "DELETE FROM network_rooms WHERE instance_id = $1 AND room_id = $2"
 
-# Rooms that nobody can join or read are listed in vain.
+# Rooms that nobody can join or read are left out.
 _FINDABLE = """
   s.joined_members > 0
   AND (s.join_rule IN ('public', 'knock', 'restricted', 'knock_restricted')
@@ -80,7 +80,7 @@ def _count(listed: str) -> Statement:
 def _forward(listed: str) -> Statement:
     return sql(
         lambda d: (
-            f"SELECT r.room_id, {_SHOWN} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
+            f"SELECT r.room_id, {_SUMMARY} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
             "AND (s.joined_members < $5 OR (s.joined_members = $5 AND r.room_id > $6)) "
             "ORDER BY s.joined_members DESC, r.room_id LIMIT $7"
         )
@@ -90,7 +90,7 @@ def _forward(listed: str) -> Statement:
 def _backward(listed: str) -> Statement:
     return sql(
         lambda d: (
-            f"SELECT r.room_id, {_SHOWN} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
+            f"SELECT r.room_id, {_SUMMARY} {_matching(listed, d.any_of('s.room_type', 4, 'text'))}"
             "AND (s.joined_members > $5 OR (s.joined_members = $5 AND r.room_id < $6)) "
             "ORDER BY s.joined_members, r.room_id DESC LIMIT $7"
         )
@@ -98,30 +98,30 @@ def _backward(listed: str) -> Statement:
 
 
 class _Queries(NamedTuple):
-    """The queries of one kind of list."""
+    """The queries of one kind of room list."""
 
     total: Statement
     forward: Statement
     backward: Statement
 
 
-_OF_SERVER = _Queries(_count(MAIN), _forward(MAIN), _backward(MAIN))
-_OF_ALL = _Queries(_count(ANY_NETWORK), _forward(ANY_NETWORK), _backward(ANY_NETWORK))
-_OF_NETWORK = _Queries(_count(_network(5)), _forward(_network(8)), _backward(_network(8)))
+_SERVER_QUERIES = _Queries(_count(MAIN), _forward(MAIN), _backward(MAIN))
+_ALL_QUERIES = _Queries(_count(ANY_NETWORK), _forward(ANY_NETWORK), _backward(ANY_NETWORK))
+_NETWORK_QUERIES = _Queries(_count(_network(5)), _forward(_network(8)), _backward(_network(8)))
 
 
 class AliasRecord(NamedTuple):
-    """What an alias stands for, and who made it."""
+    """The room of an alias, and the user who created the alias."""
 
     room_id: str
     creator: str
 
 
 class Wanted(NamedTuple):
-    """Which listed rooms are asked for.
+    """A query for listed rooms.
 
-    `pattern` is a LIKE pattern in lower case with backslashes as escapes, "" for all. `network`
-    is that of an application service whose list is asked for instead of the server's own.
+    `pattern` is a lower-case LIKE pattern with backslash escapes, "" for all rooms. `network` is
+    the network of an application service whose list is searched instead of the server's own.
     """
 
     pattern: str
@@ -133,14 +133,14 @@ class Wanted(NamedTuple):
 
 
 class ListedRoom(NamedTuple):
-    """A room of the directory and what lists show of it."""
+    """A room in the directory with its summary."""
 
     room_id: str
     summary: SummaryRecord
 
 
 class Place(NamedTuple):
-    """A place between two rooms of the list."""
+    """A position between two rooms of a list."""
 
     joined_members: int
     room_id: str
@@ -149,7 +149,7 @@ class Place(NamedTuple):
 async def add_alias(
     tx: Tx, alias: str, room_id: str, creator: str, now_ms: int, stale_ms: int
 ) -> bool:
-    """Add an alias, reserved only if the room is ''; tell whether it was free.
+    """Insert an alias, or reserve it if `room_id` is ""; return False if it is taken.
 
     Reservations made before `stale_ms` are overwritten.
     """
@@ -157,17 +157,17 @@ async def add_alias(
 
 
 async def bind_alias(tx: Tx, alias: str, room_id: str, creator: str, reserved_ms: int) -> bool:
-    """Give a reserved alias its room; tell whether the reservation was still there."""
+    """Bind a reserved alias to its room; return False if the reservation is gone."""
     return await tx.fetchval(BIND, alias, room_id, creator, reserved_ms) is not None
 
 
 async def release_alias(tx: Tx, alias: str, creator: str, reserved_ms: int) -> None:
-    """Give a reservation up."""
+    """Delete a reservation."""
     await tx.execute(RELEASE, alias, creator, reserved_ms)
 
 
 async def find_alias(tx: Tx, alias: str) -> AliasRecord | None:
-    """Give what an alias stands for."""
+    """Return the room and the creator of an alias; reservations do not count."""
     row = await tx.fetchrow(FIND, alias)
     return None if row is None else AliasRecord(*row)
 
@@ -178,12 +178,12 @@ async def aliases_of(tx: Tx, room_id: str) -> list[str]:
 
 
 async def remove_alias(tx: Tx, alias: str, room_id: str) -> bool:
-    """Remove an alias that still stands for a room; tell whether it did."""
+    """Delete an alias of a room; return False if it does not point to the room."""
     return await tx.execute(REMOVE, alias, room_id) > 0
 
 
 async def move_aliases(tx: Tx, from_room: str, to_room: str) -> None:
-    """Have all aliases of a room stand for another, and list that one instead if it was listed."""
+    """Point all aliases of a room to another one, which also replaces it in the directory."""
     await tx.execute(MOVE, from_room, to_room)
     if await tx.fetchval(IS_LISTED, from_room):
         await tx.execute(SET_LISTED, from_room, 0)
@@ -191,53 +191,53 @@ async def move_aliases(tx: Tx, from_room: str, to_room: str) -> None:
 
 
 async def set_listed(tx: Tx, room_id: str, listed: bool) -> bool:
-    """Put a room into the directory or take it out; tell whether the room is known."""
+    """Publish a room in the directory or unpublish it; return False if it is unknown."""
     return await tx.execute(SET_LISTED, room_id, int(listed)) > 0
 
 
 async def is_listed(tx: Tx, room_id: str) -> bool | None:
-    """Tell whether the directory lists a room; None for an unknown one."""
-    found = await tx.fetchval(IS_LISTED, room_id)
-    return None if found is None else bool(found)
+    """Return whether the directory lists a room; None if the room is unknown."""
+    is_public = await tx.fetchval(IS_LISTED, room_id)
+    return None if is_public is None else bool(is_public)
 
 
 async def set_network_listed(tx: Tx, instance_id: str, room_id: str, listed: bool) -> bool:
-    """Put a room into a network's list or take it out; tell whether the room is known."""
+    """Add a room to a network's list or remove it; return False if the room is unknown."""
     if listed:
         return await tx.fetchval(LIST, instance_id, room_id) is not None
     await tx.execute(UNLIST, instance_id, room_id)
     return await is_listed(tx, room_id) is not None
 
 
-async def count_listed(tx: Tx, wanted: Wanted) -> int:
-    """Count the rooms that match."""
-    statement = _queries_for(wanted).total
-    return int(await tx.fetchval(statement, *_arguments(wanted), *_of_network(wanted)))
+async def count_listed(tx: Tx, query: Wanted) -> int:
+    """Count the matching rooms."""
+    statement = _queries_for(query).total
+    return int(await tx.fetchval(statement, *_arguments(query), *_of_network(query)))
 
 
-async def list_after(tx: Tx, wanted: Wanted, place: Place, limit: int) -> list[ListedRoom]:
-    """List matching rooms that come after a place, the largest first."""
-    arguments = (*_arguments(wanted), *place, limit, *_of_network(wanted))
-    rows = await tx.fetch(_queries_for(wanted).forward, *arguments)
+async def list_after(tx: Tx, query: Wanted, position: Place, limit: int) -> list[ListedRoom]:
+    """List matching rooms after a position, largest first."""
+    arguments = (*_arguments(query), *position, limit, *_of_network(query))
+    rows = await tx.fetch(_queries_for(query).forward, *arguments)
     return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in rows]
 
 
-async def list_before(tx: Tx, wanted: Wanted, place: Place, limit: int) -> list[ListedRoom]:
-    """List the matching rooms that come just before a place, in the order of the list."""
-    arguments = (*_arguments(wanted), *place, limit, *_of_network(wanted))
-    rows = await tx.fetch(_queries_for(wanted).backward, *arguments)
+async def list_before(tx: Tx, query: Wanted, position: Place, limit: int) -> list[ListedRoom]:
+    """List the matching rooms just before a position, in the order of the list."""
+    arguments = (*_arguments(query), *position, limit, *_of_network(query))
+    rows = await tx.fetch(_queries_for(query).backward, *arguments)
     return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in reversed(rows)]
 
 
-def _queries_for(wanted: Wanted) -> _Queries:
-    if wanted.network is not None:
-        return _OF_NETWORK
-    return _OF_ALL if wanted.all_networks else _OF_SERVER
+def _queries_for(query: Wanted) -> _Queries:
+    if query.network is not None:
+        return _NETWORK_QUERIES
+    return _ALL_QUERIES if query.all_networks else _SERVER_QUERIES
 
 
-def _of_network(wanted: Wanted) -> tuple[str, ...]:
-    return () if wanted.network is None else (wanted.network,)
+def _of_network(query: Wanted) -> tuple[str, ...]:
+    return () if query.network is None else (query.network,)
 
 
-def _arguments(wanted: Wanted) -> tuple[str, int, int, list[str]]:
-    return wanted.pattern, int(wanted.any_type), int(wanted.untyped), list(wanted.types)
+def _arguments(query: Wanted) -> tuple[str, int, int, list[str]]:
+    return query.pattern, int(query.any_type), int(query.untyped), list(query.types)

@@ -1,4 +1,10 @@
-"""The index of words in messages, names and topics, and how far it goes."""
+"""The full-text index of messages, names and topics, and the position up to which it is filled.
+
+Encoding: the PostgreSQL column is a tsvector, SQLite uses an FTS5 table. Words consist of letters
+and digits only, so nothing in them needs escaping. A tsvector keeps at most 255 positions of a
+word; further occurrences are stored under the word with "#1", "#2", … appended. Phrase queries
+match those too; a query for a single word needs only its first position.
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -10,7 +16,7 @@ from hs.storage.dialect import Engine, sql
 INSERT = sql(
     lambda d: (
         "INSERT INTO search_entries (stream_id, room_id, type, sender, origin_server_ts, words) "
-        f"VALUES ($1, $2, $3, $4, $5, {d.words(6)}) ON CONFLICT (stream_id) DO NOTHING"
+        f"VALUES ($1, $2, $3, $4, $5, {d.search_document(6)}) ON CONFLICT (stream_id) DO NOTHING"
     )
 )
 DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
@@ -43,11 +49,11 @@ INSERT INTO search_progress (name, position) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 HIGHEST = "SELECT max(stream_id) FROM events"
-# $1 query, $2 rooms, $3 types, $4 whether only $5 as senders.
+# $1 query, $2 rooms, $3 types; $4 is 1 if only the senders in $5 match.
 _HITS: Final = sql(
     lambda d: (
-        f"SELECT e.stream_id, e.room_id, e.origin_server_ts, {d.closeness(1)} AS score "
-        f"FROM {d.entries()} WHERE {d.has_words(1)} "
+        f"SELECT e.stream_id, e.room_id, e.origin_server_ts, {d.search_rank(1)} AS score "
+        f"FROM {d.search_table()} WHERE {d.search_match(1)} "
         f"AND {d.any_of('e.room_id', 2, 'text')} AND {d.any_of('e.type', 3, 'text')} "
         f"AND ($4 = 0 OR {d.any_of('e.sender', 5, 'text')}) "
         "AND EXISTS (SELECT 1 FROM events v WHERE v.stream_id = e.stream_id "
@@ -77,12 +83,12 @@ BY_TIME = sql(
 COUNT = sql(lambda d: f"SELECT count(*) FROM (SELECT 1 FROM ({_hits(d.engine)}) a LIMIT $6) b")
 
 MAX_COUNT: Final = 10_000
-PLACES_OF_WORD: Final = 255
+MAX_POSITIONS: Final = 255
 _NO_SENDERS: Final[Sequence[str]] = ()
 
 
 class TextEvent(NamedTuple):
-    """An event that may have words, or takes another's away."""
+    """An event that may contain text, or redacts another event."""
 
     stream_id: int
     writer: str
@@ -97,7 +103,7 @@ class TextEvent(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One entry of the index."""
+    """An entry of the index."""
 
     stream_id: int
     room_id: str
@@ -108,14 +114,14 @@ class Entry(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """What is to be found no more: what these redactions took away, and these rooms."""
+    """Entries to remove: of events redacted by these redactions, and of these rooms."""
 
     redactions: Sequence[str]
     rooms: Sequence[str]
 
 
 class Wanted(NamedTuple):
-    """What to look for and where; `senders` None: of everybody."""
+    """A query and its scope; `senders` None means all senders."""
 
     query: SearchQuery
     room_ids: Sequence[str]
@@ -124,7 +130,7 @@ class Wanted(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """One event that matches."""
+    """A matching event."""
 
     stream_id: int
     room_id: str
@@ -132,120 +138,114 @@ class Hit(NamedTuple):
     score: float
 
 
-async def put(tx: Tx, entries: Sequence[Entry], gone: Gone, name: str, position: str) -> None:
-    """Add entries, drop those that are gone, and note progress."""
+async def put(tx: Tx, entries: Sequence[Entry], removals: Gone, name: str, position: str) -> None:
+    """Add entries, delete removed ones, and store the progress."""
     encode = _ENCODE_WORDS[tx.dialect.engine]
     await tx.executemany(INSERT, [(*entry[:-1], encode(entry.words)) for entry in entries])
-    if gone.redactions:
-        redacted = [row[0] for row in await tx.fetch(REDACTED_BY, list(gone.redactions))]
+    if removals.redactions:
+        redacted = [row[0] for row in await tx.fetch(REDACTED_BY, list(removals.redactions))]
         await tx.execute(DELETE, redacted)
-    if gone.rooms:
-        await tx.execute(DELETE_ROOMS, list(gone.rooms))
+    if removals.rooms:
+        await tx.execute(DELETE_ROOMS, list(removals.rooms))
     await tx.execute(SET_PROGRESS, name, position)
 
 
 async def encrypted_rooms(tx: Tx, room_ids: Sequence[str]) -> set[str]:
-    """Tell which of these rooms are end-to-end encrypted."""
+    """Return those of the rooms that are end-to-end encrypted."""
     return {row[0] for row in await tx.fetch(ENCRYPTED_ROOMS, list(room_ids))}
 
 
 async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:
-    """Drop the entries of events."""
+    """Delete the entries of events."""
     await tx.execute(DELETE, list(stream_ids))
 
 
 async def newer(tx: Tx, after: int, limit: int) -> list[TextEvent]:
-    """List events behind a number, in order."""
+    """List events after a stream ID, in order."""
     return [TextEvent(*row) for row in await tx.fetch(NEWER, after, limit)]
 
 
 async def older(tx: Tx, below: int, limit: int) -> list[TextEvent]:
-    """List events below a number, the nearest first."""
+    """List events before a stream ID, latest first."""
     return [TextEvent(*row) for row in await tx.fetch(OLDER, below, limit)]
 
 
 async def progress(tx: Tx, name: str) -> str | None:
-    """Tell how far the index goes, as it was noted; None: not begun."""
+    """Return the stored progress of the index; None if it has not begun."""
     position: str | None = await tx.fetchval(PROGRESS, name)
     return position
 
 
 async def highest(tx: Tx) -> int:
-    """Give the number of the last event."""
+    """Return the highest stream ID of all events; 0 if there are none."""
     number: int | None = await tx.fetchval(HIGHEST)
     return number or 0
 
 
-async def best(tx: Tx, wanted: Wanted, below: tuple[float, int], limit: int) -> list[Hit]:
-    """List what matches, the best first, worse than a (score, stream_id)."""
-    return [Hit(*row) for row in await tx.fetch(BY_RANK, *_arguments(tx, wanted), *below, limit)]
+async def best(tx: Tx, search: Wanted, below: tuple[float, int], limit: int) -> list[Hit]:
+    """List hits after (score, stream_id), best first."""
+    return [Hit(*row) for row in await tx.fetch(BY_RANK, *_arguments(tx, search), *below, limit)]
 
 
-async def latest(tx: Tx, wanted: Wanted, below: tuple[int, int], limit: int) -> list[Hit]:
-    """List what matches, the latest first, before a (origin_server_ts, stream_id)."""
-    return [Hit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, wanted), *below, limit)]
+async def latest(tx: Tx, search: Wanted, below: tuple[int, int], limit: int) -> list[Hit]:
+    """List hits before (origin_server_ts, stream_id), latest first."""
+    return [Hit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, search), *below, limit)]
 
 
-async def count(tx: Tx, wanted: Wanted) -> int:
-    """Count what matches, up to MAX_COUNT."""
-    number: int = await tx.fetchval(COUNT, *_arguments(tx, wanted), MAX_COUNT)
+async def count(tx: Tx, search: Wanted) -> int:
+    """Count hits, up to MAX_COUNT."""
+    number: int = await tx.fetchval(COUNT, *_arguments(tx, search), MAX_COUNT)
     return number
 
 
-def _arguments(tx: Tx, wanted: Wanted) -> tuple[object, ...]:
-    senders = wanted.senders
+def _arguments(tx: Tx, search: Wanted) -> tuple[object, ...]:
+    senders = search.senders
     return (
-        _ENCODE_QUERY[tx.dialect.engine](wanted.query),
-        list(wanted.room_ids),
-        list(wanted.types),
+        _ENCODE_QUERY[tx.dialect.engine](search.query),
+        list(search.room_ids),
+        list(search.types),
         0 if senders is None else 1,
         list(senders or _NO_SENDERS),
     )
 
 
-# Words hold letters and digits only, so that nothing in them needs escaping.
-#
-# A tsvector keeps 255 places of a word. Those behind are kept of the word with "#1", "#2" and so on
-# appended, which phrases look for as well; a single word is found by its first place.
-
-
-def _spaced(words: Sequence[str]) -> str:
+def _fts5_document(words: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def _vector(words: Sequence[str]) -> str:
+def _tsvector(words: Sequence[str]) -> str:
     counts: dict[str, int] = {}
-    placed = []
-    for place, word in enumerate(words, 1):
+    lexemes = []
+    for position, word in enumerate(words, 1):
         before = counts.get(word, 0)
         counts[word] = before + 1
-        more = "" if before < PLACES_OF_WORD else f"#{before // PLACES_OF_WORD}"
-        placed.append(f"'{word}{more}':{place}")
-    return " ".join(placed)
+        suffix = "" if before < MAX_POSITIONS else f"#{before // MAX_POSITIONS}"
+        lexemes.append(f"'{word}{suffix}':{position}")
+    return " ".join(lexemes)
 
 
-def _fts5(query: SearchQuery) -> str:
-    text = " AND ".join(_in_quotes(phrase) for phrase in query.phrases)
+def _fts5_query(query: SearchQuery) -> str:
+    text = " AND ".join(_fts5_phrase(phrase) for phrase in query.phrases)
     for phrase in query.unwanted:
-        text = f"({text}) NOT {_in_quotes(phrase)}"
+        text = f"({text}) NOT {_fts5_phrase(phrase)}"
     return text
 
 
-def _in_quotes(phrase: Phrase) -> str:
+def _fts5_phrase(phrase: Phrase) -> str:
     return f'"{" ".join(phrase)}"'
 
 
 def _tsquery(query: SearchQuery) -> str:
-    wanted = [_followed(phrase) for phrase in query.phrases]
-    return " & ".join([*wanted, *(f"!{_followed(phrase)}" for phrase in query.unwanted)])
+    required = [_ts_phrase(phrase) for phrase in query.phrases]
+    return " & ".join([*required, *(f"!{_ts_phrase(phrase)}" for phrase in query.unwanted)])
 
 
-def _followed(phrase: Phrase) -> str:
+def _ts_phrase(phrase: Phrase) -> str:
     if len(phrase) == 1:
         return f"'{phrase[0]}'"
     words = " <-> ".join(f"('{word}' | '{word}#':*)" for word in phrase)
     return f"({words})"
 
 
-_ENCODE_WORDS: Final = {"postgres": _vector, "sqlite": _spaced}
-_ENCODE_QUERY: Final = {"postgres": _tsquery, "sqlite": _fts5}
+_ENCODE_WORDS: Final = {"postgres": _tsvector, "sqlite": _fts5_document}
+_ENCODE_QUERY: Final = {"postgres": _tsquery, "sqlite": _fts5_query}

@@ -1,7 +1,7 @@
-"""Rows of the user directory, and searching them.
+"""The user directory and searches in it.
 
-Someone is found by others who share a room with them, and by all when they are in a room that
-anybody may join or read, as long as this server is in that room.
+A user is found by users who share a room with them. A user in a room that anyone may join or read,
+and of which this server is a member, is found by all.
 """
 
 from collections.abc import Sequence
@@ -43,6 +43,7 @@ PROFILES = sql(
 )
 _TOKENS: Final = 5
 # $1 requester, $2 limit, $3 all users, $4 remote users, $5 locked users, $6 local users first,
+# $7 the suffix of local user IDs, $8 the prefix of the best matches, $9… words.
 # $7 the suffix of local user IDs, $8 the beginning of good matches, $9… words.
 SEARCH = f"""
 SELECT d.user_id, d.display_name, d.avatar_url
@@ -73,7 +74,7 @@ LIMIT $2
 
 
 class ListedUser(NamedTuple):
-    """One row of the directory."""
+    """A row of the directory; `search_text` is case-folded."""
 
     user_id: str
     display_name: str | None
@@ -83,7 +84,7 @@ class ListedUser(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What to find, for whom; `words` are case folded."""
+    """A search in the directory; `words` are case-folded."""
 
     requester: str
     words: Sequence[str]
@@ -96,7 +97,7 @@ class Search(NamedTuple):
 
 
 class FoundUser(NamedTuple):
-    """One result."""
+    """A user found by a search."""
 
     user_id: str
     display_name: str | None
@@ -104,57 +105,57 @@ class FoundUser(NamedTuple):
 
 
 async def put(tx: Tx, users: Sequence[ListedUser], position: int | None) -> None:
-    """Write rows, no user twice, and how far the events of members are read."""
+    """Insert or replace users, each at most once, and store the position read of member events."""
     await tx.insert_rows(PUT, users)
     if position is not None:
         await tx.execute(SET_PROGRESS, position)
 
 
 async def progress(tx: Tx) -> int:
-    """Tell how far the events of members are read."""
+    """Return the position up to which member events are read."""
     position: int | None = await tx.fetchval(PROGRESS)
     return position or 0
 
 
 async def newer_members(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
-    """List (stream_id, user_id, PDU) of member events after a number, in order."""
+    """List (stream_id, user_id, PDU) of member events after a stream ID, in order."""
     rows = await tx.fetch(NEWER_MEMBERS, after, limit)
     return [(row[0], row[1], bytes(row[2])) for row in rows]
 
 
 async def unlisted(tx: Tx, limit: int) -> list[str]:
-    """List users of this server who are not in the directory."""
+    """List local users who are not in the directory."""
     return [row[0] for row in await tx.fetch(UNLISTED, limit)]
 
 
 async def profiles_of(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, bytes]]:
-    """Give names and avatars (JSON) of those of the users who have accounts here."""
-    found: dict[str, dict[str, bytes]] = {}
+    """Return display names and avatars (JSON values) of those of the users who have accounts."""
+    profiles: dict[str, dict[str, bytes]] = {}
     for row in await tx.fetch(PROFILES, list(user_ids)):
-        profile = found.setdefault(row[0], {})
+        profile = profiles.setdefault(row[0], {})
         if row[1] is not None:
             profile[row[1]] = bytes(row[2])
-    return found
+    return profiles
 
 
-async def search(tx: Tx, wanted: Search) -> list[FoundUser]:
-    """Find users, the best matches first; there is at least one word."""
-    words = [f"%{_literal(word)}%" for word in wanted.words[:_TOKENS]]
+async def search(tx: Tx, query: Search) -> list[FoundUser]:
+    """Search users, best matches first; `words` must not be empty."""
+    words = [f"%{_escape_like(word)}%" for word in query.words[:_TOKENS]]
     words += ["%"] * (_TOKENS - len(words))
     rows = await tx.fetch(
         SEARCH,
-        wanted.requester,
-        wanted.limit,
-        int(wanted.all_users),
-        int(wanted.remote_users),
-        int(wanted.locked_users),
-        1 if wanted.local_first else -1,
-        f"%{_literal(wanted.local_suffix)}",
-        f"{_literal(wanted.words[0])}%",
+        query.requester,
+        query.limit,
+        int(query.all_users),
+        int(query.remote_users),
+        int(query.locked_users),
+        1 if query.local_first else -1,
+        f"%{_escape_like(query.local_suffix)}",
+        f"{_escape_like(query.words[0])}%",
         *words,
     )
     return [FoundUser(*row) for row in rows]
 
 
-def _literal(text: str) -> str:
+def _escape_like(text: str) -> str:
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

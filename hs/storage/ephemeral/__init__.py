@@ -1,1 +1,1 @@
-"""Tables of presence, receipts and typing."""
+"""Presence, receipts and typing."""

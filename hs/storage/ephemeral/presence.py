@@ -1,4 +1,4 @@
-"""Rows of presence: what was last told of each user."""
+"""The presence that was last published for each user."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ NOT_OFFLINE = f"{_COLUMNS} WHERE state <> 'offline'"
 
 
 class PresenceRecord(NamedTuple):
-    """One row of presence."""
+    """A row of `presence`."""
 
     user_id: str
     state: str
@@ -32,17 +32,17 @@ class PresenceRecord(NamedTuple):
 
 
 async def save(tx: Tx, records: Sequence[PresenceRecord]) -> None:
-    """Write what is told of users, no user twice."""
+    """Insert or replace presence; each user at most once."""
     await tx.insert_rows(SAVE, [(*record[:4], int(record[4])) for record in records])
 
 
 async def of_users(tx: Tx, user_ids: Sequence[str]) -> list[PresenceRecord]:
-    """Give what was last told of users; those nothing was told of are left out."""
+    """Return the last published presence of users; users without any are left out."""
     return [_record(row) for row in await tx.fetch(OF_USERS, list(user_ids))]
 
 
 async def not_offline(tx: Tx) -> list[PresenceRecord]:
-    """List everybody who was last told to be here."""
+    """List the presence of all users who are not offline."""
     return [_record(row) for row in await tx.fetch(NOT_OFFLINE)]
 
 

@@ -1,4 +1,4 @@
-"""Rows of receipts: moving one forward, and reading those of rooms."""
+"""Receipts: moving them forward, and reading those of rooms."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from hs.storage.dialect import sql
 
 UNTHREADED = ""
 
-# An event that is not here yet counts as the latest.
+# A receipt for an event that is not stored yet counts as the latest.
 MOVE = """
 INSERT INTO receipts
     (room_id, receipt_type, user_id, thread_id, event_id, event_stream_id, ts, stream_id)
@@ -19,7 +19,7 @@ ON CONFLICT (room_id, receipt_type, user_id, thread_id) DO UPDATE SET
 WHERE receipts.event_stream_id IS NULL OR excluded.event_stream_id IS NULL
    OR excluded.event_stream_id > receipts.event_stream_id
 """
-STANDS = """
+IS_AT_OR_AFTER = """
 SELECT 1 FROM receipts
 WHERE room_id = $1 AND receipt_type = $2 AND user_id = $3 AND thread_id = $4
   AND event_stream_id >= $5
@@ -30,12 +30,12 @@ OF_ROOMS = sql(
         f"stream_id FROM receipts WHERE {d.any_of('room_id', 1, 'text')} ORDER BY stream_id"
     )
 )
-PLACE = "SELECT room_id, stream_id FROM events WHERE event_id = $1 AND status <> 3"
+EVENT_POSITION = "SELECT room_id, stream_id FROM events WHERE event_id = $1 AND status <> 3"
 PARENT = "SELECT parent_id, rel_type FROM relations WHERE event_id = $1"
 
 
 class ReceiptRecord(NamedTuple):
-    """One row of receipts."""
+    """A row of `receipts`."""
 
     room_id: str
     receipt_type: str
@@ -48,35 +48,35 @@ class ReceiptRecord(NamedTuple):
 
 
 async def stands(tx: Tx, record: ReceiptRecord) -> bool:
-    """Tell whether a receipt is already there, or one further on."""
-    found = await tx.fetchval(STANDS, *record[:4], record.event_stream_id)
-    return found is not None
+    """Return whether the receipt is already at this event or at a later one."""
+    row = await tx.fetchval(IS_AT_OR_AFTER, *record[:4], record.event_stream_id)
+    return row is not None
 
 
 async def move(tx: Tx, record: ReceiptRecord) -> bool:
-    """Move a receipt; False when it stands there or further already."""
+    """Move a receipt forward; return False if it is already there or further on."""
     return await tx.execute(MOVE, *record) > 0
 
 
 async def of_rooms(tx: Tx, room_ids: Sequence[str]) -> list[ReceiptRecord]:
-    """List the receipts of rooms, those that moved last at the end."""
+    """List the receipts of rooms, ordered by when they moved."""
     return [ReceiptRecord(*row) for row in await tx.fetch(OF_ROOMS, list(room_ids))]
 
 
 async def place_of(tx: Tx, event_id: str) -> tuple[str, int] | None:
-    """Give an event's room and stream number."""
-    row = await tx.fetchrow(PLACE, event_id)
+    """Return the room and the stream ID of an event."""
+    row = await tx.fetchrow(EVENT_POSITION, event_id)
     return None if row is None else (row[0], row[1])
 
 
 async def ancestry(tx: Tx, event_id: str, hops: int) -> list[tuple[str, str]]:
-    """Follow an event's relations upwards: (parent, rel_type) of each step."""
+    """Follow an event's relations up to `hops` parents; return (parent, rel_type) of each step."""
     steps: list[tuple[str, str]] = []
-    at = event_id
+    child_id = event_id
     for _ in range(hops):
-        row = await tx.fetchrow(PARENT, at)
+        row = await tx.fetchrow(PARENT, child_id)
         if row is None:
             break
-        at = row[0]
+        child_id = row[0]
         steps.append((row[0], row[1]))
     return steps

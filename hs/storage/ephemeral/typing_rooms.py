@@ -1,4 +1,7 @@
-"""The rooms where somebody types or did lately, as they were a moment ago."""
+"""The rooms with users typing now or lately.
+
+After a restart, clients are told that nobody types in these rooms any more.
+"""
 
 from collections.abc import Collection
 
@@ -12,12 +15,12 @@ REMOVE = sql(lambda d: f"DELETE FROM typing_rooms WHERE {d.any_of('room_id', 1, 
 
 
 async def every(tx: Tx) -> list[str]:
-    """List them."""
+    """List all stored rooms."""
     return [row[0] for row in await tx.fetch(ALL)]
 
 
 async def change(tx: Tx, added: Collection[str], removed: Collection[str]) -> None:
-    """Note where somebody began to type, and where nobody does for long."""
+    """Add rooms in which users started to type, and remove rooms where nobody has for a while."""
     if added:
         await tx.insert_rows(ADD, [(room_id,) for room_id in added])
     if removed:

@@ -1,1 +1,1 @@
-"""Tables of media, their files, and previews of links."""
+"""Media, their files, and URL previews."""

@@ -1,4 +1,4 @@
-"""Media: the rows behind mxc:// addresses, from their announcement to their end."""
+"""Media: the rows behind mxc:// URIs, from reservation to deletion."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,7 +34,8 @@ UPDATE media_files SET claimed_ms = $2 WHERE location = (
 ) AND removing = 0
 RETURNING location
 """
-# Who adds an equal file at the same time has its transaction run again, and then claims this one.
+# If an equal file is inserted at the same time, one transaction conflicts, is run again, and then
+# claims the other's file.
 ADD_FILE = """
 INSERT INTO media_files (location, sha256, size_bytes, claimed_ms, is_copied)
 VALUES ($1, $2, $3, $4, $5)
@@ -69,7 +70,7 @@ USED = UpdateRows("media", "origin text, media_id text", "used_ms bigint")
 
 
 class Media(NamedTuple):
-    """What is known of one address; `location` is None until its content is here."""
+    """A media item; `location` is None until its content is uploaded."""
 
     origin: str
     media_id: str
@@ -86,12 +87,12 @@ class Media(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """Give the address."""
+        """The mxc:// URI."""
         return f"mxc://{self.origin}/{self.media_id}"
 
 
 class StoredFile(NamedTuple):
-    """A file that lies in the store under a name of its own."""
+    """A file in the media store; `sha256` is None if unknown, and then it is never shared."""
 
     location: str
     sha256: str | None
@@ -100,13 +101,13 @@ class StoredFile(NamedTuple):
 
 
 async def get(tx: Tx, origin: str, media_id: str) -> Media | None:
-    """Look an address up."""
+    """Return a media item."""
     row = await tx.fetchrow(GET, origin, media_id)
     return None if row is None else _media(row)
 
 
 async def announce(tx: Tx, media: Media) -> None:
-    """Reserve an address that its user is going to fill."""
+    """Insert a media item whose user will upload the content later."""
     await tx.execute(
         ANNOUNCE,
         media.origin,
@@ -119,18 +120,21 @@ async def announce(tx: Tx, media: Media) -> None:
 
 
 async def pending(tx: Tx, user_id: str, now_ms: int) -> tuple[int, int]:
-    """Count the addresses that a user has yet to fill, and give when the first expires."""
+    """Return the number of a user's pending uploads and when the first expires (ms)."""
     row = await tx.fetchrow(PENDING, user_id, now_ms)
     assert row is not None
     return row[0], row[1] or now_ms
 
 
 async def claim_file(tx: Tx, file: StoredFile, now_ms: int) -> str | None:
-    """Give the location of an equal file that is there, else of this one; None if it has none."""
+    """Return the location of a stored file with equal content, otherwise insert this file.
+
+    Returns: None if there is no equal file and `file` has no location yet.
+    """
     if file.sha256 is not None:
-        known: str | None = await tx.fetchval(CLAIM, file.sha256, now_ms)
-        if known is not None:
-            return known
+        existing: str | None = await tx.fetchval(CLAIM, file.sha256, now_ms)
+        if existing is not None:
+            return existing
     if not file.location:
         return None
     await tx.execute(
@@ -140,7 +144,7 @@ async def claim_file(tx: Tx, file: StoredFile, now_ms: int) -> str | None:
 
 
 async def add(tx: Tx, media: Media) -> None:
-    """Add an address with its content."""
+    """Insert a media item with its content; an existing one is not changed."""
     await tx.execute(
         ADD,
         media.origin,
@@ -156,7 +160,7 @@ async def add(tx: Tx, media: Media) -> None:
 
 
 async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
-    """Give an announced address its content; False when it has some or has expired."""
+    """Set the content of a reserved media item; return False if it is filled or expired."""
     filled = await tx.execute(
         FILL,
         media.origin,
@@ -172,46 +176,46 @@ async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
 
 
 async def take_turn(tx: Tx, user_id: str) -> None:
-    """See that a user's transactions that count first and add then come after one another.
+    """Make transactions of a user conflict that count uploads first and then add one.
 
-    Of two at once, one is run again and counts what the other has added.
+    Of two at the same time, one is run again and counts the upload of the other.
     """
     await tx.execute(TAKE_TURN, user_id)
 
 
 async def uploaded_since(tx: Tx, user_id: str, since_ms: int) -> int:
-    """Sum up what a user has uploaded, in bytes."""
+    """Return the total size (bytes) of a user's uploads since a time (ms)."""
     return int(await tx.fetchval(UPLOADED, user_id, since_ms))
 
 
 async def delete(tx: Tx, origin: str, media_id: str) -> str | None:
-    """Delete an address; give the location of its file, which others may share."""
+    """Delete a media item; return the location of its file, which other items may share."""
     location: str | None = await tx.fetchval(DELETE, origin, media_id)
     return location
 
 
 async def set_quarantined(tx: Tx, origin: str, media_id: str, by: str | None) -> bool:
-    """Set who has hidden an address; False when there is none, or it is protected."""
+    """Set who quarantined a media item; return False if it does not exist or is protected."""
     return await tx.execute(QUARANTINE, origin, media_id, by) > 0
 
 
 async def expire(tx: Tx, now_ms: int) -> int:
-    """Delete the addresses that were not filled in time; give their number."""
+    """Delete reserved media items that were not uploaded in time; return their number."""
     return await tx.execute(EXPIRE, now_ms)
 
 
 async def unused_local(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
-    """Find addresses of this server that nobody asked for since then."""
+    """List local media items that were not used since a time (ms), oldest use first."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, own_name, before_ms, limit)]
 
 
 async def unused_remote(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
-    """Find addresses of other servers that nobody asked for since then."""
+    """List remote media items that were not used since a time (ms), oldest use first."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED_REMOTE, own_name, before_ms, limit)]
 
 
 async def note_used(tx: Tx, uses: Sequence[tuple[str, str, int]]) -> None:
-    """Note when addresses were last asked for."""
+    """Store when media items were last used: (origin, media_id, time in ms)."""
     await tx.update_rows(USED, uses)
 
 

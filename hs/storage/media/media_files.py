@@ -1,4 +1,13 @@
-"""The files behind media: pictures among them, their thumbnails, and how files end."""
+"""The files behind media: image properties, thumbnails, removal, and copies in other stores.
+
+Removal has two steps, so that a file is never deleted while an upload claims it:
+
+1. `condemn` marks a file that no media item refers to and no upload has claimed recently. A marked
+   file is neither claimed nor given thumbnails.
+2. The caller deletes the file from the store and calls `delete_file`.
+
+A removal that was interrupted is listed again by `orphans`.
+"""
 
 from typing import NamedTuple
 
@@ -28,7 +37,7 @@ SET content_type = excluded.content_type, size_bytes = excluded.size_bytes,
 THUMBNAIL_COUNT = "SELECT count(*) FROM media_thumbnails WHERE location = $1"
 THUMBNAILS = "SELECT thumbnail_location FROM media_thumbnails WHERE location = $1"
 DELETE_THUMBNAILS = "DELETE FROM media_thumbnails WHERE location = $1"
-CONDEMN = """
+MARK_FOR_REMOVAL = """
 UPDATE media_files SET removing = 1
 WHERE location = $1 AND (removing = 1 OR (claimed_ms < $2
     AND NOT EXISTS (SELECT 1 FROM media WHERE media.location = media_files.location)))
@@ -50,7 +59,7 @@ COPIED = "UPDATE media_files SET is_copied = 1 WHERE location = $1"
 
 
 class Picture(NamedTuple):
-    """What a file shows; without a content type it is no picture."""
+    """The image properties of a file; an empty content type means that it is not an image."""
 
     content_type: str
     width: int
@@ -59,7 +68,7 @@ class Picture(NamedTuple):
 
 
 class Size(NamedTuple):
-    """A thumbnail as it was asked for."""
+    """The size and method of a thumbnail, as requested."""
 
     width: int
     height: int
@@ -68,7 +77,7 @@ class Size(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """A thumbnail as it lies in the store."""
+    """A stored thumbnail."""
 
     content_type: str
     size_bytes: int
@@ -76,32 +85,32 @@ class Thumbnail(NamedTuple):
 
 
 async def picture(tx: Tx, location: str) -> Picture | None:
-    """Tell what a file shows, if anybody looked before."""
+    """Return the image properties of a file; None if they were not determined yet."""
     row = await tx.fetchrow(PICTURE, location)
     return None if row is None else Picture(row[0], row[1], row[2], bool(row[3]))
 
 
-async def set_picture(tx: Tx, location: str, shown: Picture) -> None:
-    """Note what a file shows."""
+async def set_picture(tx: Tx, location: str, properties: Picture) -> None:
+    """Store the image properties of a file."""
     await tx.execute(
         SET_PICTURE,
         location,
-        shown.content_type,
-        shown.width,
-        shown.height,
-        int(shown.is_animated),
+        properties.content_type,
+        properties.width,
+        properties.height,
+        int(properties.is_animated),
     )
 
 
 async def thumbnail(tx: Tx, location: str, size: Size) -> Thumbnail | None:
-    """Find a thumbnail of a file."""
+    """Return a thumbnail of a file."""
     row = await tx.fetchrow(THUMBNAIL, location, *_key(size))
     return None if row is None else _thumbnail(row)
 
 
-async def add_thumbnail(tx: Tx, location: str, size: Size, made: Thumbnail) -> None:
-    """Note a thumbnail, unless its file is being removed."""
-    await tx.execute(ADD_THUMBNAIL, location, *_key(size), *made)
+async def add_thumbnail(tx: Tx, location: str, size: Size, record: Thumbnail) -> None:
+    """Insert or replace a thumbnail, unless its file is being removed."""
+    await tx.execute(ADD_THUMBNAIL, location, *_key(size), *record)
 
 
 async def thumbnail_count(tx: Tx, location: str) -> int:
@@ -110,38 +119,38 @@ async def thumbnail_count(tx: Tx, location: str) -> int:
 
 
 async def condemn(tx: Tx, location: str, claimed_before_ms: int) -> bool:
-    """Mark a file for removal if no address has it; False when it is to stay."""
-    return await tx.execute(CONDEMN, location, claimed_before_ms) > 0
+    """Mark a file for removal if no media item refers to it; return whether it is marked."""
+    return await tx.execute(MARK_FOR_REMOVAL, location, claimed_before_ms) > 0
 
 
 async def orphans(tx: Tx, claimed_before_ms: int, limit: int) -> list[str]:
-    """Find files without an address, and those whose removal was cut short."""
+    """List files that no media item refers to, and those whose removal was interrupted."""
     return [row[0] for row in await tx.fetch(ORPHANS, claimed_before_ms, limit)]
 
 
 async def thumbnails_of(tx: Tx, location: str) -> list[str]:
-    """Give the locations of a file's thumbnails."""
+    """Return the locations of a file's thumbnails."""
     return [row[0] for row in await tx.fetch(THUMBNAILS, location)]
 
 
 async def delete_file(tx: Tx, location: str) -> None:
-    """Forget a file that has been removed, and its thumbnails."""
+    """Delete the rows of a removed file and its thumbnails."""
     await tx.execute(DELETE_THUMBNAILS, location)
     await tx.execute(DELETE_FILE, location)
 
 
 async def exists(tx: Tx, location: str) -> bool:
-    """Tell whether a file is known."""
+    """Return whether a file is known."""
     return await tx.fetchval(EXISTS, location) is not None
 
 
 async def uncopied(tx: Tx, own_name: str, limit: int) -> list[tuple[str, bool]]:
-    """Find files that have yet to be copied, and tell whether they are this server's own."""
+    """List (location, is local) of files that are not yet copied to all further stores."""
     return [(row[0], bool(row[1])) for row in await tx.fetch(UNCOPIED, own_name, limit)]
 
 
 async def set_copied(tx: Tx, location: str) -> None:
-    """Note that every further place has a file."""
+    """Mark a file as copied to all further stores."""
     await tx.execute(COPIED, location)
 
 

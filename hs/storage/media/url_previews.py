@@ -1,4 +1,4 @@
-"""Previews of links, kept for a while."""
+"""Cached URL previews and their images."""
 
 from hs.storage.database import Tx
 from hs.storage.media import media
@@ -11,7 +11,7 @@ VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (url_hash) DO UPDATE SET preview = excluded.preview,
     fetched_ts = excluded.fetched_ts, expires_ts = excluded.expires_ts
 """
-FORGET = "DELETE FROM url_previews WHERE expires_ts <= $1"
+DELETE_EXPIRED = "DELETE FROM url_previews WHERE expires_ts <= $1"
 USED_IMAGE = """
 UPDATE url_preview_images SET used_ts = $2 WHERE sha256 = $1 RETURNING origin, media_id
 """
@@ -26,7 +26,7 @@ DELETE FROM url_preview_images WHERE used_ts < $1 RETURNING origin, media_id
 
 
 async def get(tx: Tx, url_hash: str, now_ms: int) -> tuple[bytes, int] | None:
-    """Give a preview that is still good, and until when."""
+    """Return an unexpired preview (JSON) and when it expires (ms)."""
     row = await tx.fetchrow(GET, url_hash, now_ms)
     return None if row is None else (bytes(row[0]), int(row[1]))
 
@@ -34,27 +34,27 @@ async def get(tx: Tx, url_hash: str, now_ms: int) -> tuple[bytes, int] | None:
 async def put(
     tx: Tx, url_hash: str, url: str, preview: bytes, fetched_ts: int, expires_ts: int
 ) -> None:
-    """Keep a preview, instead of an older one."""
+    """Insert or replace a preview."""
     await tx.execute(PUT, url_hash, url, preview, fetched_ts, expires_ts)
 
 
 async def forget_expired(tx: Tx, now_ms: int) -> int:
-    """Delete what is no longer good; give how many."""
-    return await tx.execute(FORGET, now_ms)
+    """Delete expired previews; return their number."""
+    return await tx.execute(DELETE_EXPIRED, now_ms)
 
 
 async def use_image(tx: Tx, sha256: str, now_ms: int) -> Media | None:
-    """Give the media that hold an image, if they are still there, and note that it is shown."""
+    """Return the media item that holds an image, and mark the image as used."""
     row = await tx.fetchrow(USED_IMAGE, sha256, now_ms)
     return None if row is None else await media.get(tx, str(row[0]), str(row[1]))
 
 
 async def put_image(tx: Tx, sha256: str, stored: Media, now_ms: int) -> None:
-    """Note which media hold an image."""
+    """Store which media item holds an image."""
     await tx.execute(PUT_IMAGE, sha256, stored.origin, stored.media_id, now_ms)
 
 
 async def forget_images(tx: Tx, before_ms: int) -> list[tuple[str, str]]:
-    """Forget the images not shown since; give origin and ID of the media that held them."""
+    """Delete images not used since a time (ms); return (origin, media ID) of their media items."""
     rows = await tx.fetch(UNUSED_IMAGES, before_ms)
     return [(str(origin), str(media_id)) for origin, media_id in rows]

@@ -1,1 +1,1 @@
-"""The only door to asyncpg: `pool` keeps connections, `database` runs units on them."""
+"""The only package that imports asyncpg: `pool` holds connections, `database` runs units."""

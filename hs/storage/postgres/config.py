@@ -1,4 +1,4 @@
-"""How to reach a PostgreSQL database; known without asyncpg, which SQLite does without."""
+"""How to connect to PostgreSQL; separate, because installations with SQLite have no asyncpg."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class PostgresConfig:
-    """How to reach a database; `connect` are arguments of asyncpg.connect."""
+    """Connection arguments and pool size; `connect` holds arguments of `asyncpg.connect`."""
 
     connect: dict[str, Any]
     min_connections: int = 2

@@ -1,7 +1,16 @@
-"""PostgreSQL behind the Database Protocol: a unit is one asyncio task in the bridge.
+"""PostgreSQL as a Database: each unit is one asyncio task in the bridge.
 
-A write unit runs in one REPEATABLE READ transaction, and is run again after a conflict or a
-lost connection, but never after a COMMIT whose fate is unknown.
+- Read units run without BEGIN: each statement is a transaction of its own. Snapshots and long
+  reads run in a read-only REPEATABLE READ transaction, writes in a REPEATABLE READ transaction,
+  so a write that depends on a row changed meanwhile ends in a serialization failure and is run
+  again instead of overwriting the change.
+- A conflict is retried with a fresh transaction, up to CONFLICT_ATTEMPTS times with a random,
+  growing delay. A lost connection is retried LOST_ATTEMPTS times: the server rolls back what it
+  had not committed. A connection lost while COMMIT was in progress raises CommitUnknown and is
+  never retried.
+- When the caller is cancelled, the unit may continue for a grace period (none for long reads);
+  then its task is cancelled, asyncpg asks the server to cancel the statement, and the pool resets
+  the connection before another unit can get it.
 """
 
 import asyncio
@@ -22,13 +31,13 @@ from hs.storage.postgres.pool import Pool
 from hs.storage.postgres.tx import (
     Connection,
     PostgresTx,
-    translate,
+    translate_error,
 )
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How long a unit whose caller was cancelled may still work before it is cancelled too.
+# How long a unit may continue after its caller was cancelled.
 READ_GRACE_S: Final = 1.0
 WRITE_GRACE_S: Final = 30.0
 
@@ -44,7 +53,7 @@ WRITE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 async def open_postgres(
     config: PostgresConfig, bridge: Bridge
 ) -> AsyncIterator["PostgresDatabase"]:
-    """Open a pool of connections, closed at the end.
+    """Open a pool of connections for the duration of the context.
 
     Raises: DatabaseUnavailable, DatabaseError.
     """
@@ -53,7 +62,7 @@ async def open_postgres(
         await bridge.run(pool.open)
     except Exception as error:
         await bridge.run(pool.close)
-        if translated := translate(error, gone=True):
+        if translated := translate_error(error, is_closed=True):
             raise translated from error
         raise
     try:
@@ -64,7 +73,7 @@ async def open_postgres(
 
 
 class PostgresDatabase:
-    """A pool in the bridge; use `open_postgres`."""
+    """A Database on a pool in the bridge; created by `open_postgres`."""
 
     engine: Final = "postgres"
     dialect: Final = POSTGRES
@@ -105,18 +114,18 @@ class PostgresDatabase:
         }
         return Load(idle + used, used, self._pool.max_connections, waiting, units)
 
-    # Below: in the loop's thread.
+    # The methods below run in the loop's thread.
 
     async def _run(
         self, begin: str, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        began = perf_counter()
+        started_at = perf_counter()
         try:
-            return await self._run_patiently(begin, unit, args, kwargs)
+            return await self._run_with_retries(begin, unit, args, kwargs)
         finally:
-            self._units[begin].add(perf_counter() - began)
+            self._units[begin].add(perf_counter() - started_at)
 
-    async def _run_patiently(
+    async def _run_with_retries(
         self, begin: str, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
         conflicts = losses = 0
@@ -134,31 +143,31 @@ class PostgresDatabase:
                 losses += 1
                 if losses == LOST_ATTEMPTS:
                     raise
-                # The other connections of the pool are probably gone too.
+                # The server may be restarting, and the other connections may be lost too.
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**losses))
 
     async def _attempt(
         self, begin: str, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        conn = await self._take()
+        conn = await self._acquire()
         try:
             tx = PostgresTx(conn, begin)
             result = await unit(tx, *args, **kwargs)
             await tx.commit()
             return result
         except BaseException as error:
-            gone = conn.is_closed()
-            await self._pool.mend(conn)
-            if translated := translate(error, gone=gone):
+            is_closed = conn.is_closed()
+            await self._pool.reset(conn)
+            if translated := translate_error(error, is_closed=is_closed):
                 raise translated from error
             raise
         finally:
-            self._pool.give_back(conn)
+            self._pool.release(conn)
 
-    async def _take(self) -> Connection:
+    async def _acquire(self) -> Connection:
         try:
-            return await self._pool.take()
+            return await self._pool.acquire()
         except Exception as error:
-            if translated := translate(error, gone=True):
+            if translated := translate_error(error, is_closed=True):
                 raise translated from error
             raise

@@ -1,7 +1,12 @@
-"""A pool of asyncpg connections that a cancelled or failed unit cannot spoil.
+"""A pool of asyncpg connections that stays usable after failed and cancelled units.
 
-asyncpg's own pool spends a task, a proxy and a round trip on each use; here a connection is
-given back as it is, and only after a failure is it mended, or thrown away.
+asyncpg's own pool costs a task, a proxy and a round trip per use. Here a connection that was used
+without an error is returned as it is. After an error it is rolled back; if that fails or takes
+too long, it is closed. So a connection in the pool is never in a transaction.
+
+Race: asyncpg cancels a statement through a second connection. If the request arrives before
+the statement has begun, it cancels nothing, and the ROLLBACK would wait for the whole statement.
+`reset` therefore repeats the request until the ROLLBACK has finished.
 """
 
 import asyncio
@@ -13,17 +18,18 @@ import asyncpg
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.tx import Connection
 
-MEND_LIMIT_S: Final = 5.0
-CANCEL_AGAIN_S: Final = 0.2
+RESET_LIMIT_S: Final = 5.0
+CANCEL_RETRY_S: Final = 0.2
 CLOSE_LIMIT_S: Final = 5.0
 
-# asyncpg looks a type up when it first meets it, which costs PostgreSQL more than most units do.
-LISTS: Final = "SELECT $1::bigint[], $2::bytea[], $3::smallint[], $4::integer[]"
+# asyncpg looks an array type up when it first meets it, which costs PostgreSQL more than most
+# units do. Preparing this statement on a new connection looks all of them up at once.
+ARRAY_TYPES: Final = "SELECT $1::bigint[], $2::bytea[], $3::smallint[], $4::integer[]"
 log = logging.getLogger(__name__)
 
 
 class Pool:
-    """Connections of one loop; all methods run in its thread."""
+    """A pool of connections of one asyncio loop; its methods run in the loop's thread."""
 
     def __init__(self, config: PostgresConfig) -> None:
         self._config = config
@@ -34,60 +40,63 @@ class Pool:
 
     @property
     def max_connections(self) -> int:
-        """How many there may be."""
+        """Maximum number of connections."""
         return self._config.max_connections
 
     def load(self) -> tuple[int, int, int]:
-        """Give how many are idle, how many in use, and how many units wait; in any thread."""
+        """Return the numbers of idle connections, used connections and waiting units.
+
+        May be called from any thread.
+        """
         return len(self._idle), len(self._used), self._waiting
 
     async def open(self) -> None:
-        """Connect the least number of connections."""
+        """Open the minimum number of connections."""
         for _ in range(max(1, self._config.min_connections)):
             self._idle.append(await self._connect())
 
-    async def take(self) -> Connection:
-        """Wait for a connection; give it back with `give_back`."""
+    async def acquire(self) -> Connection:
+        """Wait for a connection; return it to the pool with `release`."""
         self._waiting += 1
         try:
             await self._free.acquire()
         finally:
             self._waiting -= 1
         try:
-            conn = self._idle_one() or await self._connect()
+            conn = self._pop_idle() or await self._connect()
         except BaseException:
             self._free.release()
             raise
         self._used.add(conn)
         return conn
 
-    def _idle_one(self) -> "Connection | None":
+    def _pop_idle(self) -> "Connection | None":
         while self._idle:
             conn = self._idle.pop()
             if not conn.is_closed():
                 return conn
         return None
 
-    def give_back(self, conn: Connection) -> None:
-        """Let others have the connection; a closed one is forgotten."""
+    def release(self, conn: Connection) -> None:
+        """Return a connection to the pool; a closed connection is dropped."""
         self._used.discard(conn)
         if not conn.is_closed():
             self._idle.append(conn)
         self._free.release()
 
-    async def mend(self, conn: Connection) -> None:
-        """End the transaction of a failed or cancelled unit, or close the connection."""
+    async def reset(self, conn: Connection) -> None:
+        """Roll back the transaction of a failed or cancelled unit, or close the connection."""
         if conn.is_closed():
             return
-        # Waits for the statement that asyncpg may have asked the server to cancel.
+        # ROLLBACK waits for the statement that asyncpg may have asked the server to cancel.
         rollback = asyncio.ensure_future(conn.execute("ROLLBACK"))
         try:
-            async with asyncio.timeout(MEND_LIMIT_S):
-                while not (await asyncio.wait((rollback,), timeout=CANCEL_AGAIN_S))[0]:
-                    await self._cancel_again(conn)
+            async with asyncio.timeout(RESET_LIMIT_S):
+                while not (await asyncio.wait((rollback,), timeout=CANCEL_RETRY_S))[0]:
+                    await self._cancel_statement(conn)
             rollback.result()
         except (TimeoutError, asyncio.CancelledError, OSError, asyncpg.PostgresError) as error:
-            log.warning("a database connection could not be mended: %r", error)
+            log.warning("could not reset a database connection, closing it: %r", error)
             rollback.cancel()
             conn.terminate()
             if isinstance(error, asyncio.CancelledError):
@@ -95,26 +104,26 @@ class Pool:
         except asyncpg.InterfaceError:
             conn.terminate()
 
-    async def _cancel_again(self, conn: Connection) -> None:
-        """Ask once more: a request that came before its statement had begun stopped nothing."""
-        other = await self._connect_only()
+    async def _cancel_statement(self, conn: Connection) -> None:
+        """Ask the server again to cancel the statement of a connection."""
+        helper = await self._connect_only()
         try:
-            await other.execute("SELECT pg_cancel_backend($1)", conn.get_server_pid())
+            await helper.execute("SELECT pg_cancel_backend($1)", conn.get_server_pid())
         finally:
-            await _close(other)
+            await _close(helper)
 
     async def close(self) -> None:
-        """Close every connection, the used ones by force."""
+        """Close all connections; those in use are terminated."""
         idle, self._idle = self._idle, []
         for conn in list(self._used):
             conn.terminate()
         await asyncio.gather(*map(_close, idle))
 
     async def _connect(self) -> Connection:
-        """Connect, and learn the types of lists, all by one question."""
+        """Open a connection and let it look up the array types."""
         conn = await self._connect_only()
         try:
-            await conn.prepare(LISTS)
+            await conn.prepare(ARRAY_TYPES)
         except BaseException:
             conn.terminate()
             raise

@@ -1,4 +1,19 @@
-"""Units of work on one asyncpg connection, and asyncpg's errors in our words."""
+"""Transactions on an asyncpg connection, and the translation of asyncpg's errors.
+
+Every statement costs a round trip, so `PostgresTx` defers the batches (`insert_rows`,
+`update_rows`), the required update (`update_row`) and the returning change (`change_returning`)
+until the next other statement or the end of the unit, and sends them combined into one statement.
+The rules:
+
+- Parts of one combined statement do not see each other, so it has at most one part per table, one
+  required update and one returning change. Before another one is deferred, the statement is sent.
+- BEGIN is sent with the first statement that is not certain to be the unit's only one.
+- A unit that only defers, and has a required update, is one statement without BEGIN and COMMIT: a
+  transaction of its own. If the connection is lost meanwhile, the outcome is CommitUnknown, and
+  the caller can find it out by reading the required row. Such a unit has read nothing, so it does
+  not need the isolation of REPEATABLE READ.
+- An error of a deferred part is raised when the part is sent.
+"""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeAlias
@@ -19,9 +34,17 @@ from hs.storage.database import (
     UniqueViolation,
 )
 from hs.storage.dialect import POSTGRES, Query, Statement
-from hs.storage.rows import Batch, Change, Rows, RowValues, UpdateRows, as_lists, together
+from hs.storage.rows import (
+    Batch,
+    ChangeReturning,
+    Rows,
+    RowValues,
+    UpdateRows,
+    combine_batches,
+    to_columns,
+)
 
-# A string: the class takes a parameter in its type stubs only.
+# A string, because the class takes a type parameter in its stubs only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 NEXT_IDS: Final = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::bigint)"
@@ -37,69 +60,76 @@ _CONNECTION_LOST = (
 
 
 class PostgresTx:
-    """The Tx of PostgreSQL.
+    """The Tx of PostgreSQL; see the module docstring for what is deferred."""
 
-    What need not be known at once waits for the next statement, or for the unit's end: it then
-    goes in one statement, since every one costs a round trip. What is for one table keeps its
-    order; a fault is told when it goes. A unit that asks nothing on its way, and ends with a row
-    that is to be there, is that one statement alone, a transaction by itself: whoever loses the
-    connection then learns by that row what was done. It reads nothing that another could change.
-    """
-
-    __slots__ = ("_begin", "_change", "_conn", "_in_transaction", "_sure", "_tables", "_waiting")
+    __slots__ = (
+        "_begin",
+        "_change",
+        "_conn",
+        "_deferred",
+        "_deferred_tables",
+        "_in_transaction",
+        "_required",
+    )
 
     dialect: Final = POSTGRES
 
     def __init__(self, conn: Connection, begin: str = "") -> None:
-        """`begin` goes before the first statement that is not the only one."""
+        """Use a connection; `begin` is the statement that begins a transaction, or ""."""
         self._conn = conn
         self._begin = begin
         self._in_transaction = False
-        self._waiting: list[tuple[Batch, list[tuple[Any, ...]]]] = []
-        self._sure: tuple[UpdateRows, list[tuple[Any, ...]]] | None = None
-        self._change: tuple[Change, tuple[Any, ...], LateRows] | None = None
-        self._tables: set[str] = set()
+        self._deferred: list[tuple[Batch, list[tuple[Any, ...]]]] = []
+        self._required: tuple[UpdateRows, list[tuple[Any, ...]]] | None = None
+        self._change: tuple[ChangeReturning, tuple[Any, ...], LateRows] | None = None
+        self._deferred_tables: set[str] = set()
 
     async def commit(self) -> None:
-        """Send what waits, and end the transaction.
+        """Send the deferred statements and commit.
 
-        Raises: CommitUnknown, when nobody can tell whether it was done.
+        Raises: CommitUnknown, if the connection was lost before the server confirmed the commit.
         """
-        if self._sure is not None and not self._in_transaction:
-            await self._surely(self._send())
+        if self._required is not None and not self._in_transaction:
+            await self._committing(self._send())
             return
-        if self._tables:
-            await self._ready()
+        if self._deferred_tables:
+            await self._flush()
         if self._in_transaction:
-            await self._surely(self._conn.execute("COMMIT"))
+            await self._committing(self._conn.execute("COMMIT"))
 
-    async def _surely(self, last: Coroutine[Any, Any, object]) -> None:
+    async def _committing(self, statement: Coroutine[Any, Any, object]) -> None:
         try:
-            await last
+            await statement
         except Exception as error:
-            if isinstance(translate(error, gone=self._conn.is_closed()), DatabaseUnavailable):
-                raise CommitUnknown(f"PostgreSQL was lost while it committed: {error}") from error
+            if isinstance(
+                translate_error(error, is_closed=self._conn.is_closed()), DatabaseUnavailable
+            ):
+                raise CommitUnknown(
+                    f"connection to PostgreSQL was lost during a commit: {error}"
+                ) from error
             raise
 
-    async def _ready(self) -> None:
-        """Be in a transaction, if there is to be one, in which nothing waits."""
+    async def _flush(self) -> None:
+        """Begin the transaction if it has not begun, and send the deferred statements."""
         if self._begin and not self._in_transaction:
             self._in_transaction = True
             await self._conn.execute(self._begin)
-        if self._tables:
+        if self._deferred_tables:
             await self._send()
 
     async def _send(self) -> None:
-        waiting, sure, change = self._waiting, self._sure, self._change
-        self._waiting, self._sure, self._change = [], None, None
-        self._tables.clear()
-        text = together(
-            tuple([batch for batch, _ in waiting]), sure and sure[0], change and change[0]
+        deferred, required, change = self._deferred, self._required, self._change
+        self._deferred, self._required, self._change = [], None, None
+        self._deferred_tables.clear()
+        text = combine_batches(
+            tuple([batch for batch, _ in deferred]),
+            required and required[0],
+            change and change[0],
         )
-        args: list[Any] = [column for _, columns in waiting for column in columns]
-        if sure is not None:
-            args += sure[1]
-        if change is None and sure is None:
+        args: list[Any] = [column for _, columns in deferred for column in columns]
+        if required is not None:
+            args += required[1]
+        if change is None and required is None:
             await self._conn.execute(text, *args)
             return
         if change is not None:
@@ -107,69 +137,69 @@ class PostgresTx:
         try:
             rows = await self._conn.fetch(text, *args)
         except asyncpg.DivisionByZeroError as error:
-            assert sure is not None
-            raise RowMissing(f"no such row of {sure[0].table}") from error
+            assert required is not None
+            raise RowMissing(f"no row with this key in {required[0].table}") from error
         if change is not None:
-            change[2].come([row for row in rows if row[0] is not None])
+            change[2].set_rows([row for row in rows if row[0] is not None])
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
-        await self._ready()
+        await self._flush()
         return await self._conn.fetch(_text(query), *args)
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
-        await self._ready()
+        await self._flush()
         return await self._conn.fetchrow(_text(query), *args)
 
     async def fetchval(self, query: Query, *args: Any) -> Any:
-        await self._ready()
+        await self._flush()
         return await self._conn.fetchval(_text(query), *args)
 
     async def execute(self, query: Query, *args: Any) -> int:
-        await self._ready()
-        return _touched(await self._conn.execute(_text(query), *args))
+        await self._flush()
+        return _affected_rows(await self._conn.execute(_text(query), *args))
 
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         if rows:
-            await self._ready()
+            await self._flush()
             await self._conn.executemany(_text(query), rows)
 
     async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
-        await self._add(insert, rows)
+        await self._defer(insert, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
-        await self._add(update, rows)
+        await self._defer(update, rows)
 
-    async def _add(self, batch: Batch, rows: Sequence[RowValues]) -> None:
+    async def _defer(self, batch: Batch, rows: Sequence[RowValues]) -> None:
         if rows:
-            await self._make_room(batch.table)
-            self._waiting.append((batch, as_lists(batch, rows)))
+            await self._flush_if_taken(batch.table)
+            self._deferred.append((batch, to_columns(batch, rows)))
 
     async def update_row(self, update: UpdateRows, row: RowValues) -> None:
-        await self._make_room(update.table, self._sure)
-        self._sure = update, as_lists(update, [row])
+        await self._flush_if_taken(update.table, self._required)
+        self._required = update, to_columns(update, [row])
 
-    async def change(self, change: Change, *args: Any) -> LateRows:
-        await self._make_room(change.table, self._change)
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
+        await self._flush_if_taken(change.table, self._change)
         late = LateRows()
         self._change = change, args, late
         return late
 
-    async def _make_room(self, table: str, taken: object = None) -> None:
-        """Let what is for the same table go first: in one statement neither would see the other."""
-        if table in self._tables or taken is not None:
-            await self._ready()
-        self._tables.add(table)
+    async def _flush_if_taken(self, table: str, taken: object = None) -> None:
+        """Send the deferred statements first if one of them uses this table or this place."""
+        if table in self._deferred_tables or taken is not None:
+            await self._flush()
+        self._deferred_tables.add(table)
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
-        # What waits has nothing to do with it, and no transaction makes it undone.
+        # A sequence is independent of the transaction and of the deferred statements.
         rows = await self._conn.fetch(NEXT_IDS, f"{stream}_ids", count)
         return [row[0] for row in rows]
 
 
-def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
-    """Say asyncpg's error in the words of `hs.storage.database`; None for what is not its own.
+def translate_error(error: BaseException, *, is_closed: bool) -> DatabaseError | None:
+    """Translate an exception of asyncpg into a DatabaseError; None for other exceptions.
 
-    `gone` tells whether there is no connection (any more).
+    `is_closed` says that the connection is closed, or could not be opened.
     """
     match error:
         case asyncpg.UniqueViolationError():
@@ -182,14 +212,16 @@ def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
             return DatabaseConflict(str(error))
         case asyncpg.QueryCanceledError():
             return DatabaseTimeout(str(error))
-        case TimeoutError() if not gone:
+        case TimeoutError() if not is_closed:
             return DatabaseTimeout(str(error))
         case _ if isinstance(error, _CONNECTION_LOST):
             return DatabaseUnavailable(f"PostgreSQL: {_cause(error)}")
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
-            # A wrong argument looks the same as the use of a connection just closed.
+            # asyncpg raises these for wrong arguments as well as for a closed connection.
             return (
-                DatabaseUnavailable(f"PostgreSQL: {error}") if gone else DatabaseError(str(error))
+                DatabaseUnavailable(f"PostgreSQL: {error}")
+                if is_closed
+                else DatabaseError(str(error))
             )
         case asyncpg.PostgresError():
             return DatabaseError(f"{type(error).__name__}: {error}")
@@ -198,14 +230,14 @@ def translate(error: BaseException, *, gone: bool) -> DatabaseError | None:
 
 
 def _cause(error: BaseException) -> str:
-    """Say in words what the system says by a number, or by the class of an error alone."""
+    """Return the cause of a lost connection as text, without the errno."""
     if isinstance(error, TimeoutError) and not str(error):
-        return "it does not answer in time"
+        return "connection timed out"
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _touched(status: str) -> int:
-    """Read how many rows a statement touched: "UPDATE 3", "INSERT 0 1" or "CREATE TABLE"."""
+def _affected_rows(status: str) -> int:
+    """Read the number of affected rows in "UPDATE 3", "INSERT 0 1" or "CREATE TABLE"."""
     count = status.rpartition(" ")[2]
     return int(count) if count.isdigit() else 0
 

@@ -1,4 +1,4 @@
-"""Finding an annotation that somebody has already made."""
+"""Lookup of an annotation (reaction) that a user has already sent."""
 
 from hs.storage.database import Tx
 
@@ -11,6 +11,6 @@ LIMIT 1
 
 
 async def find(tx: Tx, parent_id: str, event_type: str, sender: str, key: str) -> str | None:
-    """Give the event by which a user says `key` of another event."""
-    found: str | None = await tx.fetchval(FIND, parent_id, event_type, sender, key)
-    return found
+    """Return the ID of the event by which `sender` annotates the parent with `key`."""
+    event_id: str | None = await tx.fetchval(FIND, parent_id, event_type, sender, key)
+    return event_id

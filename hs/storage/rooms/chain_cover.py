@@ -1,6 +1,17 @@
-"""The chain-cover index of auth chains: its rows, and keeping it while state events are stored.
+"""The chain-cover index of auth chains, and its extension when state events are stored.
 
-A chain has the number of the event that starts it.
+Every state event has a place (chain, sequence) in `auth_chains`; links between chains are in
+`auth_chain_links`. A chain's ID is the stream ID of the event that starts it. The algorithm is in
+`hs.core.stateres.chain_cover`; this module loads what it needs and stores what it returns.
+
+Rules:
+
+- `index_chains` runs in the transaction that stores the events, so a state event and its place
+  appear together. Its auth events were stored before it or are in the same batch.
+- Places and links are only added, never changed, so they can be cached without invalidation.
+- Events of a room are stored by one process, its owner. Two units therefore never extend the same
+  chain at once; if they did, UNIQUE (chain_id, sequence) would reject one of them.
+- Readers load the links of whole chains: a missing link would make an auth chain too small.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence, Set
@@ -39,9 +50,9 @@ LINKS = sql(
 EVENTS_IN = sql(
     lambda d: (
         "SELECT a.event_id FROM auth_chains a "
-        f"JOIN {d.unnest('wanted', 'chain_id bigint, low bigint, high bigint')} "
-        "ON a.chain_id = wanted.chain_id "
-        "AND a.sequence > wanted.low AND a.sequence <= wanted.high"
+        f"JOIN {d.unnest('ranges', 'chain_id bigint, low bigint, high bigint')} "
+        "ON a.chain_id = ranges.chain_id "
+        "AND a.sequence > ranges.low AND a.sequence <= ranges.high"
     )
 )
 INSERT_PLACES = Rows(
@@ -55,31 +66,35 @@ INSERT_LINKS = Rows(
 
 
 async def index_chains(tx: Tx, events: Sequence[tuple[int, Event]]) -> None:
-    """Find places in the index for new state events, each after its auth events."""
+    """Add new state events, given with their stream IDs, to the index.
+
+    Each event must follow those of its auth events that are in the same batch. Auth events that
+    have no place in the index are ignored.
+    """
     new = {event.event_id for _, event in events}
-    wanted = {cited for _, event in events for cited in event.auth_events if cited not in new}
-    known: dict[EventID, StateKey] = {}
+    missing = {cited for _, event in events for cited in event.auth_events if cited not in new}
+    known_keys: dict[EventID, StateKey] = {}
     placed: dict[EventID, Place] = {}
     lengths: dict[int, int] = {}
-    for row in await tx.fetch(CITED, sorted(wanted)) if wanted else ():
+    for row in await tx.fetch(CITED, sorted(missing)) if missing else ():
         event_id = EventID(row[0])
-        known[event_id] = (row[3], row[4])
+        known_keys[event_id] = (row[3], row[4])
         placed[event_id] = Place(row[1], row[2])
         lengths[row[1]] = row[5]
     rows = place_events(
         [event for _, event in events],
-        known,
+        known_keys,
         placed,
         lengths,
         await links_of(tx, lengths) if lengths else {},
-        iter([number for number, _ in events]),
+        iter([stream_id for stream_id, _ in events]),
     )
-    places = ((number, event, rows.places[event.event_id]) for number, event in events)
+    places = ((stream_id, event, rows.places[event.event_id]) for stream_id, event in events)
     await tx.insert_rows(
         INSERT_PLACES,
         [
-            (number, event.event_id, event.room_id, place.chain_id, place.sequence)
-            for number, event, place in places
+            (stream_id, event.event_id, event.room_id, place.chain_id, place.sequence)
+            for stream_id, event, place in places
         ],
     )
     await tx.insert_rows(
@@ -92,13 +107,13 @@ async def index_chains(tx: Tx, events: Sequence[tuple[int, Event]]) -> None:
 
 
 async def places_of(tx: Tx, event_ids: Sequence[EventID]) -> dict[EventID, Place]:
-    """Give the places of those events that are in the index."""
+    """Return the places of those events that are in the index."""
     rows = await tx.fetch(PLACES, list(event_ids))
     return {EventID(row[0]): Place(row[1], row[2]) for row in rows}
 
 
 async def links_of(tx: Tx, chain_ids: Iterable[int]) -> dict[int, list[Link]]:
-    """Give the links of chains, by the chain they start in."""
+    """Return the links that start in these chains, by chain."""
     links: dict[int, list[Link]] = {}
     for row in await tx.fetch(LINKS, sorted(chain_ids)):
         links.setdefault(row[0], []).append(Link(Place(row[0], row[1]), Place(row[2], row[3])))
@@ -106,7 +121,7 @@ async def links_of(tx: Tx, chain_ids: Iterable[int]) -> dict[int, list[Link]]:
 
 
 async def load_links(tx: Tx, steps: Generator[Set[int], Links, T]) -> T:
-    """Answer steps that ask for the links of chains, and give their result."""
+    """Run a generator that asks for the links of chains (`chains_to_load`); return its result."""
     try:
         needed = next(steps)
         while True:
@@ -118,13 +133,13 @@ async def load_links(tx: Tx, steps: Generator[Set[int], Links, T]) -> T:
 
 
 async def events_in(tx: Tx, ranges: Sequence[PlaceRange]) -> set[EventID]:
-    """Give the events whose places are in ranges."""
+    """Return the events whose places are in the ranges."""
     if not ranges:
         return set()
     rows = await tx.fetch(
         EVENTS_IN,
-        [each.chain_id for each in ranges],
-        [each.after for each in ranges],
-        [each.upto for each in ranges],
+        [chain_range.chain_id for chain_range in ranges],
+        [chain_range.after for chain_range in ranges],
+        [chain_range.upto for chain_range in ranges],
     )
     return {EventID(row[0]) for row in rows}

@@ -1,4 +1,4 @@
-"""Events that are to be sent later: what is scheduled, being sent, and what came of the rest."""
+"""Delayed events: scheduled, taken for sending, and finished (sent, failed or cancelled)."""
 
 from typing import Final, NamedTuple
 
@@ -21,7 +21,7 @@ OF_REQUEST = """
 SELECT delay_id FROM delayed_events
 WHERE user_id = $1 AND device_id = $2 AND scope = $3 AND txn_id = $4
 """
-WAITING = """
+PENDING = """
 SELECT COUNT(*), MIN(send_ms) FROM delayed_events WHERE user_id = $1 AND status < 2
 """
 FIND = f"SELECT {_COLUMNS} FROM delayed_events WHERE delay_id = $1"
@@ -40,7 +40,7 @@ WHERE delay_id = $1 AND status = 0
 CANCEL = """
 UPDATE delayed_events SET status = 2, finished_ms = $2 WHERE delay_id = $1 AND status = 0
 """
-# State that somebody else has set since the delay began, or began anew.
+# Cancels delayed state events whose state another user has set since the delay (re)started.
 CANCEL_SUPERSEDED = """
 UPDATE delayed_events SET status = 2, finished_ms = $1
 WHERE status = 0 AND state_key IS NOT NULL AND EXISTS (
@@ -53,7 +53,7 @@ WHERE status = 0 AND state_key IS NOT NULL AND EXISTS (
 ROOMS_OF_STATE = """
 SELECT DISTINCT room_id FROM delayed_events WHERE status < 2 AND state_key IS NOT NULL
 """
-# $1 is now; who took an event before $2 is taken to be lost.
+# $1 is now; an event taken before $2 is considered lost and taken again.
 DUE = sql(
     lambda d: (
         f"SELECT {_COLUMNS} FROM delayed_events "
@@ -82,15 +82,15 @@ PRUNE_OLD = "DELETE FROM delayed_events WHERE status = 2 AND finished_ms < $1"
 PRUNE_MANY = """
 DELETE FROM delayed_events WHERE delay_id IN (
     SELECT delay_id FROM (
-        SELECT delay_id, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished_ms DESC) AS place
+        SELECT delay_id, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished_ms DESC) AS rank
         FROM delayed_events WHERE status = 2
-    ) AS placed WHERE place > $1
+    ) AS ranked WHERE rank > $1
 )
 """
 
 
 class DelayedRecord(NamedTuple):
-    """One delayed event; `content` and `error` are JSON."""
+    """A delayed event; `content` and `error` are JSON."""
 
     delay_id: str
     user_id: str
@@ -112,97 +112,100 @@ class DelayedRecord(NamedTuple):
 
 
 class TooMany(NamedTuple):
-    """A user has as many as they may; the next of them is sent at a time."""
+    """The user has reached the limit of delayed events; the next one is due at `next_ms`."""
 
     next_ms: int
 
 
 async def schedule(tx: Tx, record: DelayedRecord, limit: int) -> str | TooMany:
-    """Keep an event for later; a request that came before gives the ID it gave then."""
+    """Schedule an event and return its delay ID.
+
+    A request with a known transaction ID returns the delay ID of the first request.
+    """
     if record.txn_id is not None:
-        known = await tx.fetchval(
+        delay_id = await tx.fetchval(
             OF_REQUEST, record.user_id, record.device_id, record.scope, record.txn_id
         )
-        if known is not None:
-            return str(known)
-    waiting = await tx.fetchrow(WAITING, record.user_id)
-    if waiting is not None and waiting[0] >= limit:
-        return TooMany(waiting[1] or 0)
+        if delay_id is not None:
+            return str(delay_id)
+    pending = await tx.fetchrow(PENDING, record.user_id)
+    if pending is not None and pending[0] >= limit:
+        return TooMany(pending[1] or 0)
     await tx.execute(INSERT, *record)
     return record.delay_id
 
 
 async def find(tx: Tx, delay_id: str) -> DelayedRecord | None:
-    """Give one."""
+    """Return a delayed event by its delay ID."""
     row = await tx.fetchrow(FIND, delay_id)
     return None if row is None else _record(row)
 
 
 async def of_user(tx: Tx, user_id: str) -> list[DelayedRecord]:
-    """List what a user has scheduled, the next first."""
+    """List the scheduled events of a user, the next due first."""
     return [_record(row) for row in await tx.fetch(OF_USER, user_id)]
 
 
 async def finished_of_user(tx: Tx, user_id: str, limit: int) -> list[DelayedRecord]:
-    """List what came of a user's others, the latest first."""
+    """List the finished events of a user, the latest first."""
     return [_record(row) for row in await tx.fetch(FINISHED_OF_USER, user_id, limit)]
 
 
 async def restart(tx: Tx, delay_id: str, now_ms: int) -> bool:
-    """Begin a delay anew; False when the event is not scheduled any more."""
+    """Restart the delay; return False if the event is not scheduled any more."""
     return await tx.execute(RESTART, delay_id, now_ms) == 1
 
 
 async def cancel(tx: Tx, delay_id: str, now_ms: int) -> bool:
-    """Have an event never sent; False when it is not scheduled any more."""
+    """Cancel an event; return False if it is not scheduled any more."""
     return await tx.execute(CANCEL, delay_id, now_ms) == 1
 
 
 async def take_due(tx: Tx, now_ms: int, lost_before_ms: int, limit: int) -> list[DelayedRecord]:
-    """Take events whose time has come, and those whose taker was lost; the earliest first.
+    """Take events that are due, and events whose taker was lost; the earliest first.
 
-    Before that, state that others have set meanwhile is cancelled.
+    First cancels delayed state events whose state another user has set meanwhile.
     """
     await tx.execute(CANCEL_SUPERSEDED, now_ms)
     rows = await tx.fetch(DUE, now_ms, lost_before_ms, limit)
-    found = [_record(row) for row in rows]
-    if found:
-        await tx.execute(TAKE_ALL, [one.delay_id for one in found], now_ms)
-    return found
+    due = [_record(row) for row in rows]
+    if due:
+        await tx.execute(TAKE_ALL, [record.delay_id for record in due], now_ms)
+    return due
 
 
 async def take(tx: Tx, delay_id: str, now_ms: int) -> bool:
-    """Take one event before its time; False when it is not scheduled any more."""
+    """Take an event before it is due; return False if it is not scheduled any more."""
     return await tx.execute(TAKE, delay_id, now_ms) == 1
 
 
 async def release(tx: Tx, delay_id: str) -> None:
-    """Leave an event scheduled that could not be sent before its time."""
+    """Return a taken event to the schedule, because it could not be sent before its time."""
     await tx.execute(RELEASE, delay_id)
 
 
 async def finish(
     tx: Tx, delay_id: str, event_id: str | None, error: bytes | None, now_ms: int
 ) -> None:
-    """Note what came of an event that was taken."""
+    """Record the outcome of a taken event."""
     await tx.execute(FINISH, delay_id, event_id, error, now_ms)
 
 
 async def next_due(tx: Tx, lost_after_ms: int) -> int | None:
-    """Give when there is something to do next; None when nothing is scheduled."""
+    """Return the time (ms) of the next due event or lost taker; None if nothing is pending."""
     due: int | None = await tx.fetchval(NEXT, lost_after_ms)
     return due
 
 
 async def rooms_of_state(tx: Tx) -> list[str]:
-    """List the rooms of which entries of the state are to be set."""
+    """List the rooms in which delayed state events are pending."""
     return [row[0] for row in await tx.fetch(ROOMS_OF_STATE)]
 
 
-async def prune(tx: Tx, before_ms: int, kept_of_each: int) -> int:
-    """Forget what is over for long, and what is more than users keep; give how many."""
+async def prune(tx: Tx, before_ms: int, kept_per_user: int) -> int:
+    """Delete finished events that are old, or exceed the number kept per user; return the count."""
     old = await tx.execute(PRUNE_OLD, before_ms)
-    return old + await tx.execute(PRUNE_MANY, kept_of_each)
+    return old + await tx.execute(PRUNE_MANY, kept_per_user)
 
 
 def _record(row: Row) -> DelayedRecord:

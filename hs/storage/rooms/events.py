@@ -1,4 +1,4 @@
-"""The events table: writing rows of the log, finding events by ID, and redactions."""
+"""The events table: inserting events, finding them by ID, redactions, backward extremities."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from hs.storage.rows import Rows, UpdateRows
 
 
 class EventRecord(NamedTuple):
-    """One row of the events table, its fields in the order of the columns of INSERT."""
+    """A row of the events table; the fields are the columns of INSERT in order."""
 
     stream_id: int
     writer: str
@@ -28,7 +28,7 @@ class EventRecord(NamedTuple):
 
 
 class FoundEvent(NamedTuple):
-    """What it takes to make an event again: its bytes, its room's version, its standing."""
+    """A stored event as loaded: its bytes, its room's version, and the server's data about it."""
 
     stream_id: int
     writer: str
@@ -47,20 +47,20 @@ INSERT = Rows(
     "sender text, depth bigint, origin_server_ts bigint, snapshot_id bigint, status smallint, "
     "contains_url smallint, redacted_by text, pdu bytea",
 )
-_FOUND = """
+_SELECT = """
 SELECT e.stream_id, e.writer, e.event_id, e.snapshot_id, e.status, e.contains_url,
        e.redacted_by, r.version, e.pdu
 FROM events e JOIN rooms r ON r.room_id = e.room_id
 """
-BY_ID = sql(lambda d: f"{_FOUND} WHERE {d.any_of('e.event_id', 1, 'text')}")
-BY_STREAM_ID = sql(lambda d: f"{_FOUND} WHERE {d.any_of('e.stream_id', 1, 'bigint')}")
+BY_ID = sql(lambda d: f"{_SELECT} WHERE {d.any_of('e.event_id', 1, 'text')}")
+BY_STREAM_ID = sql(lambda d: f"{_SELECT} WHERE {d.any_of('e.stream_id', 1, 'bigint')}")
 KNOWN = sql(
     lambda d: f"SELECT event_id, stream_id FROM events WHERE {d.any_of('event_id', 1, 'text')}"
 )
 IDS_OF_STREAM_IDS = sql(
     lambda d: f"SELECT stream_id, event_id FROM events WHERE {d.any_of('stream_id', 1, 'bigint')}"
 )
-NUMBERS_OF = sql(
+STREAM_IDS_AND_SENDERS = sql(
     lambda d: (
         f"SELECT event_id, stream_id, sender FROM events WHERE {d.any_of('event_id', 1, 'text')}"
     )
@@ -94,77 +94,79 @@ LACKING_AMONG = sql(
 
 
 async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
-    """Add rows to the log.
+    """Insert events.
 
-    Raises: UniqueViolation, when one of the events is there.
+    Raises: UniqueViolation, by the end of the unit, if one of them is stored already.
     """
     await tx.insert_rows(INSERT, records)
 
 
 async def find(tx: Tx, event_ids: Sequence[str]) -> list[FoundEvent]:
-    """Give those of the events that are stored, in no order."""
-    return [_found(row) for row in await tx.fetch(BY_ID, list(event_ids))]
+    """Return those of the events that are stored, in no particular order."""
+    return [_loaded(row) for row in await tx.fetch(BY_ID, list(event_ids))]
 
 
 async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[FoundEvent]:
-    """Give the events with these numbers, in no order."""
-    return [_found(row) for row in await tx.fetch(BY_STREAM_ID, list(stream_ids))]
+    """Return the events with these stream IDs, in no particular order."""
+    return [_loaded(row) for row in await tx.fetch(BY_STREAM_ID, list(stream_ids))]
 
 
 async def known(tx: Tx, event_ids: Sequence[str]) -> dict[str, int]:
-    """Tell which of the events are stored, with their numbers."""
+    """Return the stream IDs of those events that are stored."""
     return {row[0]: row[1] for row in await tx.fetch(KNOWN, list(event_ids))}
 
 
 async def numbers_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int, str]]:
     """List (event_id, stream_id, sender) of those events that are stored."""
-    return [(row[0], row[1], row[2]) for row in await tx.fetch(NUMBERS_OF, list(event_ids))]
+    return [
+        (row[0], row[1], row[2]) for row in await tx.fetch(STREAM_IDS_AND_SENDERS, list(event_ids))
+    ]
 
 
-async def ids_of(tx: Tx, stream_ids: Sequence[int]) -> dict[int, str]:
-    """Give the event IDs of numbers."""
+async def event_ids_of(tx: Tx, stream_ids: Sequence[int]) -> dict[int, str]:
+    """Return the event IDs of stream IDs."""
     return {row[0]: row[1] for row in await tx.fetch(IDS_OF_STREAM_IDS, list(stream_ids))}
 
 
 async def insert_redactions(tx: Tx, rows: Sequence[tuple[str, str, str, str]]) -> None:
-    """Note redactions, (redaction_id, room_id, redacts, sender), in force or not."""
+    """Store redactions (redaction_id, room_id, redacts, sender), whether in force or not."""
     await tx.insert_rows(INSERT_REDACTIONS, rows)
 
 
 async def set_redacted(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
-    """Put redactions in force: (event_id, redaction_id) each, no event twice."""
+    """Mark events as redacted: (event_id, redaction_id), each event at most once."""
     await tx.update_rows(SET_REDACTED, pairs)
 
 
 async def redactions_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
-    """List (redacted event, redaction, its sender) noted for events, in force or not."""
+    """List (redacted event, redaction, its sender) for these events, whether in force or not."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(REDACTIONS_OF, list(event_ids))]
 
 
 async def set_status(tx: Tx, pairs: Sequence[tuple[str, int]]) -> None:
-    """Change the standing of events: (event_id, status) each."""
+    """Set the status of events: (event_id, status)."""
     await tx.update_rows(SET_STATUS, pairs)
 
 
 async def set_place(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
-    """Give outliers a place in the graph: (event_id, snapshot_id, status) each."""
+    """Turn outliers into events of the graph: (event_id, snapshot_id, status)."""
     await tx.update_rows(SET_PLACE, rows)
 
 
 async def add_backward(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
-    """Note events that are cited and lacking: (room_id, event_id) each."""
+    """Store backward extremities, events that are referred to and missing: (room_id, event_id)."""
     await tx.insert_rows(ADD_BACKWARD, pairs)
 
 
 async def lacking_among(tx: Tx, event_ids: Sequence[str]) -> list[str]:
-    """Give those of the events that are noted as cited and lacking."""
+    """Return those of the events that are backward extremities."""
     return [row[0] for row in await tx.fetch(LACKING_AMONG, list(event_ids))]
 
 
 async def remove_backward(tx: Tx, event_ids: Sequence[str]) -> None:
-    """Forget that events are lacking, now that they are there."""
+    """Delete backward extremities whose events are stored now."""
     await tx.execute(REMOVE_BACKWARD, list(event_ids))
 
 
-def _found(row: Row) -> FoundEvent:
+def _loaded(row: Row) -> FoundEvent:
     return FoundEvent(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], bytes(row[8]))

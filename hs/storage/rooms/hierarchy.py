@@ -1,4 +1,4 @@
-"""Reading what lists and trees of rooms show."""
+"""Reads for space hierarchies and room lists."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ IS_PUBLIC = "SELECT is_public FROM rooms WHERE room_id = $1"
 
 
 class RoomRecord(NamedTuple):
-    """What lists show of one room."""
+    """A room as room lists show it."""
 
     room_id: str
     version: str
@@ -39,17 +39,17 @@ class RoomRecord(NamedTuple):
 
 
 async def summaries(tx: Tx, room_ids: Sequence[str]) -> dict[str, RoomRecord]:
-    """Give what lists show of those rooms that are known."""
+    """Return the summaries of those rooms that exist."""
     rows = await tx.fetch(SUMMARIES, list(room_ids))
     return {row[0]: RoomRecord(*row) for row in rows}
 
 
 async def room_of_alias(tx: Tx, alias: str) -> str | None:
-    """Give the room that an alias of this server stands for."""
-    found: str | None = await tx.fetchval(ROOM_OF_ALIAS, alias)
-    return found
+    """Return the room that a local alias points to."""
+    room_id: str | None = await tx.fetchval(ROOM_OF_ALIAS, alias)
+    return room_id
 
 
 async def is_public(tx: Tx, room_id: str) -> bool:
-    """Tell whether a room is listed in the directory."""
+    """Return whether a room is published in the directory."""
     return bool(await tx.fetchval(IS_PUBLIC, room_id))

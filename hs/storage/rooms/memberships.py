@@ -1,4 +1,4 @@
-"""Reading memberships: the rooms of our users, and the members of rooms."""
+"""Reads of memberships: the rooms of local users, and the members of rooms."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,20 +28,20 @@ OF_MEMBERS = sql(
         f"AND type = 'm.room.member' AND {d.any_of('state_key', 2, 'text')}"
     )
 )
-GONE = """
+FORMER = """
 SELECT state_key FROM current_state
 WHERE room_id = $1 AND membership IN ('leave', 'ban') AND state_key <> $2
 ORDER BY stream_id LIMIT $3
 """
 SHARED = """
-SELECT 1 FROM current_state one JOIN current_state other ON other.room_id = one.room_id
-WHERE one.state_key = $1 AND one.membership = 'join'
-  AND other.state_key = $2 AND other.membership = 'join' LIMIT 1
+SELECT 1 FROM current_state mine JOIN current_state theirs ON theirs.room_id = mine.room_id
+WHERE mine.state_key = $1 AND mine.membership = 'join'
+  AND theirs.state_key = $2 AND theirs.membership = 'join' LIMIT 1
 """
 
 
 class LocalRecord(NamedTuple):
-    """One row of local_memberships."""
+    """A row of `local_memberships`."""
 
     room_id: str
     membership: str
@@ -52,7 +52,7 @@ class LocalRecord(NamedTuple):
 
 
 class PresentRecord(NamedTuple):
-    """A member who is joined or invited."""
+    """A joined or invited member."""
 
     room_id: str
     user_id: str
@@ -61,37 +61,37 @@ class PresentRecord(NamedTuple):
 
 
 async def of_user(tx: Tx, user_id: str) -> list[LocalRecord]:
-    """List what one of our users has to do with each room."""
+    """List the memberships of a local user in all rooms."""
     return [LocalRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
 
 
 async def joined_rooms(tx: Tx, user_id: str) -> list[str]:
-    """List the rooms that one of our users is joined to."""
+    """List the rooms that a local user is joined to."""
     return [row[0] for row in await tx.fetch(JOINED, user_id)]
 
 
 async def join_event(tx: Tx, room_id: str, user_id: str) -> str | None:
-    """Give the event by which one of our users is joined to a room; None when they are not."""
+    """Return the join event of a local user in a room; None if the user is not joined."""
     event_id: str | None = await tx.fetchval(JOIN_EVENT, room_id, user_id)
     return event_id
 
 
 async def present(tx: Tx, room_ids: Sequence[str]) -> list[PresentRecord]:
-    """List who is joined to or invited to rooms, the earliest first."""
+    """List the joined and invited members of rooms, earliest first."""
     return [PresentRecord(*row) for row in await tx.fetch(PRESENT, list(room_ids))]
 
 
 async def of_members(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[str, str]:
-    """Give the memberships of those users that a room's current state names."""
+    """Return the memberships of those users that the current state of a room names."""
     rows = await tx.fetch(OF_MEMBERS, room_id, list(user_ids))
     return {row[0]: row[1] for row in rows if row[1] is not None}
 
 
-async def gone(tx: Tx, room_id: str, but: str, limit: int) -> list[str]:
-    """List who left a room or was banned, but for one user, the earliest first."""
-    return [row[0] for row in await tx.fetch(GONE, room_id, but, limit)]
+async def gone(tx: Tx, room_id: str, except_user: str, limit: int) -> list[str]:
+    """List users who left a room or were banned, except for one user, earliest first."""
+    return [row[0] for row in await tx.fetch(FORMER, room_id, except_user, limit)]
 
 
-async def share_room(tx: Tx, user_id: str, other_id: str) -> bool:
-    """Tell whether two users are joined to one room."""
-    return await tx.fetchval(SHARED, user_id, other_id) is not None
+async def share_room(tx: Tx, user_id: str, other_user_id: str) -> bool:
+    """Return whether two users are joined to a common room."""
+    return await tx.fetchval(SHARED, user_id, other_user_id) is not None

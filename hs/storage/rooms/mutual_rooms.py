@@ -1,26 +1,26 @@
-"""The rooms that two users are in."""
+"""The mutual rooms of two users."""
 
 from hs.storage.database import Tx
 
 SHARED = """
-SELECT one.room_id FROM current_state one JOIN current_state other
-    ON other.room_id = one.room_id AND other.type = one.type
-WHERE one.type = 'm.room.member' AND one.state_key = $1 AND one.membership = 'join'
-  AND other.state_key = $2 AND other.membership = 'join' AND one.room_id > $3
-ORDER BY one.room_id LIMIT $4
+SELECT mine.room_id FROM current_state mine JOIN current_state theirs
+    ON theirs.room_id = mine.room_id AND theirs.type = mine.type
+WHERE mine.type = 'm.room.member' AND mine.state_key = $1 AND mine.membership = 'join'
+  AND theirs.state_key = $2 AND theirs.membership = 'join' AND mine.room_id > $3
+ORDER BY mine.room_id LIMIT $4
 """
 COUNT = """
-SELECT COUNT(*) FROM current_state one JOIN current_state other
-    ON other.room_id = one.room_id AND other.type = one.type
-WHERE one.type = 'm.room.member' AND one.state_key = $1 AND one.membership = 'join'
-  AND other.state_key = $2 AND other.membership = 'join'
+SELECT COUNT(*) FROM current_state mine JOIN current_state theirs
+    ON theirs.room_id = mine.room_id AND theirs.type = mine.type
+WHERE mine.type = 'm.room.member' AND mine.state_key = $1 AND mine.membership = 'join'
+  AND theirs.state_key = $2 AND theirs.membership = 'join'
 """
 
 
 async def shared(
-    tx: Tx, user_id: str, other_id: str, after: str, limit: int
+    tx: Tx, user_id: str, other_user_id: str, after: str, limit: int
 ) -> tuple[list[str], int]:
-    """List rooms that both are joined to, behind one in the order of IDs; and count them all."""
-    rows = await tx.fetch(SHARED, user_id, other_id, after, limit)
-    count: int = await tx.fetchval(COUNT, user_id, other_id)
+    """List the mutual rooms after a room ID, in order of room IDs; return them and the total."""
+    rows = await tx.fetch(SHARED, user_id, other_user_id, after, limit)
+    count: int = await tx.fetchval(COUNT, user_id, other_user_id)
     return [row[0] for row in rows], count

@@ -1,4 +1,19 @@
-"""Taking away what has been kept long enough: old messages, redacted contents, forgotten rooms."""
+"""Purging: old messages, the content of redacted events, and forgotten rooms.
+
+Rules:
+
+- Only message events are purged by age, never state events. The caller excludes forward
+  extremities and events after the last one that it has seen, because new events refer to them. An
+  event that is not an extremity now never becomes one again.
+- A redaction is kept as long as the event that it redacts.
+- `replace_pdus` stores its progress in the same transaction, so that an interrupted run continues
+  where it stopped.
+- A forgotten room is purged by its owner, while nobody else uses the room in memory. The
+  transaction checks again that no local user remembers the room, so a user who joins again just
+  before keeps it.
+- Rows that are found through other rows are deleted first: transaction IDs through events, links
+  through chains. The row of the room itself is last.
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -13,7 +28,7 @@ SELECT room_id FROM current_state
 WHERE type = 'm.room.retention' AND state_key = '' AND room_id > $1 ORDER BY room_id LIMIT $2
 """
 EXTREMITIES = "SELECT extremities, stream_id FROM room_heads WHERE room_id = $1"
-# A redaction stays as long as what it takes away.
+# A redaction is kept as long as the event that it redacts.
 OLD = """
 SELECT e.stream_id, e.event_id FROM events e
 WHERE e.room_id = $1 AND e.state_key IS NULL AND e.origin_server_ts < $2 AND e.stream_id > $3
@@ -32,7 +47,7 @@ DELETE_THREADS = sql(lambda d: f"DELETE FROM threads WHERE {d.any_of('root_id', 
 DELETE_REDACTIONS = sql(
     lambda d: f"DELETE FROM redactions WHERE {d.any_of('redaction_id', 1, 'text')}"
 )
-DELETE_REQUESTS = sql(
+DELETE_EVENT_TRANSACTION_IDS = sql(
     lambda d: f"DELETE FROM transaction_ids WHERE {d.any_of('event_id', 1, 'text')}"
 )
 
@@ -54,24 +69,24 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 FORGOTTEN = """
 SELECT room_id FROM local_memberships GROUP BY room_id HAVING min(forgotten) = 1
 """
-NOTED = "SELECT room_id FROM forgotten_rooms"
-NOTE = Rows(
+RECORDED = "SELECT room_id FROM forgotten_rooms"
+RECORD = Rows(
     "forgotten_rooms",
     "room_id text, since_ms bigint",
     conflict="ON CONFLICT (room_id) DO NOTHING",
 )
-UNNOTE = sql(lambda d: f"DELETE FROM forgotten_rooms WHERE {d.any_of('room_id', 1, 'text')}")
+DELETE_RECORD = sql(lambda d: f"DELETE FROM forgotten_rooms WHERE {d.any_of('room_id', 1, 'text')}")
 LONG_FORGOTTEN = "SELECT room_id FROM forgotten_rooms WHERE since_ms <= $1 ORDER BY since_ms"
 IS_REMEMBERED = "SELECT 1 FROM local_memberships WHERE room_id = $1 AND forgotten = 0 LIMIT 1"
 MEMBERS = "SELECT user_id FROM local_memberships WHERE room_id = $1"
-DELETE_ROOMS_REQUESTS = """
+DELETE_TRANSACTION_IDS = """
 DELETE FROM transaction_ids WHERE event_id IN (SELECT event_id FROM events WHERE room_id = $1)
 """
-DELETE_ROOMS_LINKS = """
+DELETE_CHAIN_LINKS = """
 DELETE FROM auth_chain_links
 WHERE origin_chain IN (SELECT chain_id FROM auth_chains WHERE room_id = $1)
 """
-_OF_ROOMS: Final = (
+_ROOM_TABLES: Final = (
     "auth_chains",
     "search_entries",
     "relations",
@@ -96,11 +111,11 @@ _OF_ROOMS: Final = (
     "room_heads",
     "rooms",
 )
-DELETE_ROOM: Final = [f"DELETE FROM {table} WHERE room_id = $1" for table in _OF_ROOMS]
+DELETE_ROOM: Final = [f"DELETE FROM {table} WHERE room_id = $1" for table in _ROOM_TABLES]
 
 
 class Redacted(NamedTuple):
-    """A redaction in the log, and the event that it took away, if it is here."""
+    """A redaction event, and the event that it redacted, if that is stored."""
 
     stream_id: int
     origin_server_ts: int
@@ -110,17 +125,17 @@ class Redacted(NamedTuple):
 
 
 async def rooms(tx: Tx, after: str, limit: int) -> list[str]:
-    """List rooms, in the order of their IDs."""
+    """List room IDs after a given one, in order."""
     return [row[0] for row in await tx.fetch(ROOMS, after, limit)]
 
 
 async def rooms_with_policy(tx: Tx, after: str, limit: int) -> list[str]:
-    """List rooms that say how long they keep messages."""
+    """List rooms with an m.room.retention event, after a given room ID, in order."""
     return [row[0] for row in await tx.fetch(ROOMS_WITH_POLICY, after, limit)]
 
 
 async def room_end(tx: Tx, room_id: str) -> tuple[str, int] | None:
-    """Give a room's forward extremities (JSON) and the number of its last event."""
+    """Return a room's forward extremities (JSON) and the stream ID of its last event."""
     row = await tx.fetchrow(EXTREMITIES, room_id)
     return None if row is None else (row[0], row[1])
 
@@ -128,58 +143,66 @@ async def room_end(tx: Tx, room_id: str) -> tuple[str, int] | None:
 async def old_messages(
     tx: Tx, room_id: str, before_ms: int, after: int, limit: int
 ) -> list[tuple[int, str]]:
-    """List (stream_id, event_id) of a room's events that are no state, in order."""
+    """List (stream_id, event_id) of a room's message events before a time, in stream order."""
     return [(row[0], row[1]) for row in await tx.fetch(OLD, room_id, before_ms, after, limit)]
 
 
-async def delete_events(tx: Tx, numbered: Sequence[tuple[int, str]]) -> None:
-    """Delete events, (stream_id, event_id) each, and what is kept of them elsewhere."""
-    numbers = [number for number, _ in numbered]
-    ids = [event_id for _, event_id in numbered]
-    for statement in (DELETE_RELATIONS, DELETE_THREADS, DELETE_REDACTIONS, DELETE_REQUESTS):
-        await tx.execute(statement, ids)
-    await tx.execute(DELETE_ENTRIES, numbers)
-    await tx.execute(DELETE_EVENTS, numbers)
+async def delete_events(tx: Tx, events: Sequence[tuple[int, str]]) -> None:
+    """Delete events (stream_id, event_id) with their relations, threads and search entries."""
+    stream_ids = [stream_id for stream_id, _ in events]
+    event_ids = [event_id for _, event_id in events]
+    for statement in (
+        DELETE_RELATIONS,
+        DELETE_THREADS,
+        DELETE_REDACTIONS,
+        DELETE_EVENT_TRANSACTION_IDS,
+    ):
+        await tx.execute(statement, event_ids)
+    await tx.execute(DELETE_ENTRIES, stream_ids)
+    await tx.execute(DELETE_EVENTS, stream_ids)
 
 
 async def redacted(tx: Tx, after: int, limit: int) -> list[Redacted]:
-    """List redactions behind a number, in order."""
+    """List redactions after a stream ID, in order."""
     return [Redacted(*row) for row in await tx.fetch(REDACTED, after, limit)]
 
 
 async def progress(tx: Tx, name: str) -> int:
-    """Tell how far something has come."""
+    """Return the position up to which a named job has run; 0 if it never ran."""
     position: int | None = await tx.fetchval(PROGRESS, name)
     return position or 0
 
 
 async def replace_pdus(tx: Tx, pdus: Sequence[tuple[str, bytes]], name: str, position: int) -> None:
-    """Put other bytes in the place of events', (event_id, pdu) each, and note progress."""
+    """Replace the PDUs of events (event_id, pdu), and store the progress of the job."""
     await tx.update_rows(SET_PDU, pdus)
     await tx.execute(SET_PROGRESS, name, position)
 
 
 async def note_forgotten(tx: Tx, now_ms: int) -> None:
-    """Note which rooms all local users have forgotten by now."""
+    """Record which rooms all their local users have forgotten, and since when."""
     forgotten = {row[0] for row in await tx.fetch(FORGOTTEN)}
-    noted = {row[0] for row in await tx.fetch(NOTED)}
-    await tx.execute(UNNOTE, sorted(noted - forgotten))
-    await tx.insert_rows(NOTE, [(room_id, now_ms) for room_id in sorted(forgotten - noted)])
+    recorded = {row[0] for row in await tx.fetch(RECORDED)}
+    await tx.execute(DELETE_RECORD, sorted(recorded - forgotten))
+    await tx.insert_rows(RECORD, [(room_id, now_ms) for room_id in sorted(forgotten - recorded)])
 
 
 async def long_forgotten(tx: Tx, before_ms: int) -> list[str]:
-    """List rooms that were noted as forgotten by then."""
+    """List rooms that were recorded as forgotten before a time (ms)."""
     return [row[0] for row in await tx.fetch(LONG_FORGOTTEN, before_ms)]
 
 
 async def purge_forgotten(tx: Tx, room_id: str) -> list[str] | None:
-    """Delete a room and list its members here; None if somebody remembers it again."""
+    """Delete a room and everything that belongs to it.
+
+    Returns: its local members; None if a local user remembers the room again.
+    """
     if await tx.fetchval(IS_REMEMBERED, room_id) is not None:
-        await tx.execute(UNNOTE, [room_id])
+        await tx.execute(DELETE_RECORD, [room_id])
         return None
     members = [row[0] for row in await tx.fetch(MEMBERS, room_id)]
-    await tx.execute(DELETE_ROOMS_REQUESTS, room_id)
-    await tx.execute(DELETE_ROOMS_LINKS, room_id)
+    await tx.execute(DELETE_TRANSACTION_IDS, room_id)
+    await tx.execute(DELETE_CHAIN_LINKS, room_id)
     for statement in DELETE_ROOM:
         await tx.execute(statement, room_id)
     return members

@@ -1,4 +1,4 @@
-"""Writing relations between events, and the rows of threads that are kept from them."""
+"""Writes of relations, and of the thread rows that are derived from them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ ADD_REPLIES = Rows(
         "replies = threads.replies + excluded.replies"
     ),
 )
-TAKE_OUT = sql(
+DELETE_CHILDREN = sql(
     lambda d: (
         f"DELETE FROM relations WHERE {d.any_of('event_id', 1, 'text')} "
         "RETURNING parent_id, rel_type"
@@ -34,15 +34,15 @@ LATEST_REPLY = """
 SELECT event_id, stream_id FROM relations
 WHERE parent_id = $1 AND rel_type = 'm.thread' ORDER BY stream_id DESC LIMIT 1
 """
-LOSE_REPLY = """
+DECREMENT_REPLIES = """
 UPDATE threads SET replies = replies - 1, latest_event_id = $2, latest_stream_id = $3
 WHERE root_id = $1
 """
-END_THREAD = "DELETE FROM threads WHERE root_id = $1"
+DELETE_THREAD = "DELETE FROM threads WHERE root_id = $1"
 
 
 class RelationRecord(NamedTuple):
-    """One row of relations, the child's."""
+    """A row of `relations`: a child event and its relation."""
 
     event_id: str
     room_id: str
@@ -56,7 +56,10 @@ class RelationRecord(NamedTuple):
 
 
 async def insert(tx: Tx, records: Sequence[RelationRecord]) -> None:
-    """Note the relations of new events, and count replies in threads."""
+    """Store the relations of new events and count replies in threads.
+
+    `records` are in stream order, so that the last reply of each thread comes last.
+    """
     await tx.insert_rows(INSERT, records)
     latest: dict[str, RelationRecord] = {}
     replies: dict[str, int] = {}
@@ -73,12 +76,12 @@ async def insert(tx: Tx, records: Sequence[RelationRecord]) -> None:
 
 
 async def remove(tx: Tx, event_ids: Sequence[str]) -> None:
-    """Take redacted events out of the relations and threads that they were part of."""
-    for parent_id, rel_type in await tx.fetch(TAKE_OUT, list(event_ids)):
+    """Remove redacted events from relations and threads; delete threads without replies."""
+    for parent_id, rel_type in await tx.fetch(DELETE_CHILDREN, list(event_ids)):
         if rel_type != THREAD:
             continue
         row = await tx.fetchrow(LATEST_REPLY, parent_id)
         if row is None:
-            await tx.execute(END_THREAD, parent_id)
+            await tx.execute(DELETE_THREAD, parent_id)
         else:
-            await tx.execute(LOSE_REPLY, parent_id, row[0], row[1])
+            await tx.execute(DECREMENT_REPLIES, parent_id, row[0], row[1])

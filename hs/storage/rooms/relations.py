@@ -1,4 +1,4 @@
-"""Reading relations: the children of events, what is summed up of them, and threads."""
+"""Reads of relations: children of events, rows for bundled aggregations, and threads."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -7,9 +7,9 @@ from hs.storage.database import Tx
 from hs.storage.dialect import sql
 
 BEFORE_ALL: Final = -(10**18)
-"""Lower than any event's number, those of events from before our time too."""
+"""Lower than any stream ID, including the negative ones of events older than our stream."""
 
-# References to events, and of the edits by an event's own author so many, the latest first.
+# All references to the events, and per event the latest $2 edits by its own sender.
 LINKED = sql(
     lambda d: (
         "SELECT parent_id, event_id, rel_type FROM ("
@@ -63,23 +63,27 @@ NEWEST_CHILDREN = (
 OLDEST_CHILDREN = (
     f"{_COLUMNS} WHERE r.parent_id = $1 AND {_WHERE} ORDER BY r.depth, r.stream_id LIMIT $9"
 )
-# UNION, not UNION ALL: events of hostile servers may relate to each other in a circle.
-_FAMILY = """
-RECURSIVE family (event_id, hops) AS (
+# UNION, not UNION ALL: events of hostile servers may relate to each other in a cycle.
+_DESCENDANTS = """
+RECURSIVE descendants (event_id, hops) AS (
     SELECT event_id, 1 FROM relations WHERE parent_id = $1
     UNION
-    SELECT c.event_id, f.hops + 1 FROM relations c JOIN family f ON c.parent_id = f.event_id
-    WHERE f.hops < 3
+    SELECT c.event_id, p.hops + 1 FROM relations c JOIN descendants p ON c.parent_id = p.event_id
+    WHERE p.hops < 3
 )
 """
-_IN_FAMILY = f"WHERE r.event_id IN (SELECT event_id FROM family) AND {_WHERE}"
-NEWEST_FAMILY = (
-    f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
+_IS_DESCENDANT = f"WHERE r.event_id IN (SELECT event_id FROM descendants) AND {_WHERE}"
+NEWEST_DESCENDANTS = (
+    f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} "
+    "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
 )
-OLDEST_FAMILY = f"WITH {_FAMILY} {_COLUMNS} {_IN_FAMILY} ORDER BY r.depth, r.stream_id LIMIT $9"
-# Who wrote the root takes part as well. Not EXISTS: PostgreSQL may prefer to look up first all
+OLDEST_DESCENDANTS = (
+    f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} ORDER BY r.depth, r.stream_id LIMIT $9"
+)
+# The sender of the root participates too. Not EXISTS: PostgreSQL might start from all events that
+# the user ever sent.
 # that the user ever wrote.
-_TAKES_PART = """
+_PARTICIPATES = """
 ($5 = '' OR coalesce(
     (SELECT 1 FROM relations r
      WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' AND r.sender = $5 LIMIT 1),
@@ -91,11 +95,12 @@ THREADS = sql(
         "SELECT t.root_id, t.latest_stream_id FROM threads t "
         "LEFT JOIN relations l ON l.event_id = t.latest_event_id "
         "WHERE t.room_id = $1 AND t.latest_stream_id < $2 "
-        f"AND (l.sender IS NULL OR {d.none_of('l.sender', 4, 'text')}) AND {_TAKES_PART} "
+        f"AND (l.sender IS NULL OR {d.none_of('l.sender', 4, 'text')}) AND {_PARTICIPATES} "
         "ORDER BY t.latest_stream_id DESC LIMIT $3"
     )
 )
-# Those whose last reply is by somebody ignored lie where the last one by another does. Step by
+# A thread whose last reply is by an ignored user is sorted by its last reply by another user.
+# MATERIALIZED fixes the order of the steps: looking into a thread costs more than skipping it.
 # step: to look into a thread costs more than to pass it over.
 THREADS_MOVED_DOWN = sql(
     lambda d: (
@@ -106,7 +111,7 @@ THREADS_MOVED_DOWN = sql(
         "), placed AS MATERIALIZED ("
         "SELECT t.root_id, (SELECT max(r.stream_id) FROM relations r "
         "WHERE r.parent_id = t.root_id AND r.rel_type = 'm.thread' "
-        f"AND {d.none_of('r.sender', 4, 'text')}) AS place FROM moved t WHERE {_TAKES_PART}"
+        f"AND {d.none_of('r.sender', 4, 'text')}) AS place FROM moved t WHERE {_PARTICIPATES}"
         ") SELECT root_id, place FROM placed WHERE place < $2 AND place > $6 "
         "ORDER BY place DESC LIMIT $3"
     )
@@ -114,7 +119,7 @@ THREADS_MOVED_DOWN = sql(
 
 
 class Linked(NamedTuple):
-    """An edit of or a reference to an event."""
+    """An edit of an event, or a reference to it."""
 
     parent_id: str
     event_id: str
@@ -122,7 +127,7 @@ class Linked(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """The end of a thread and its size."""
+    """The last reply of a thread, and the number of replies."""
 
     root_id: str
     latest_event_id: str
@@ -130,7 +135,7 @@ class Thread(NamedTuple):
 
 
 class Related(NamedTuple):
-    """What is summed up of the children of several events."""
+    """The rows from which bundled aggregations of several events are built."""
 
     linked: list[Linked]
     threads: list[Thread]
@@ -138,29 +143,29 @@ class Related(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A child and its place in the room's history."""
+    """A child event and its position in the room's history."""
 
     event_id: str
     depth: int
     stream_id: int
 
 
-async def related_to(tx: Tx, event_ids: Sequence[str], most_edits: int) -> Related:
-    """Read what is summed up of the children of events, of each at most so many edits."""
+async def related_to(tx: Tx, event_ids: Sequence[str], max_edits: int) -> Related:
+    """Load what bundled aggregations need, with at most `max_edits` edits per event."""
     ids = list(event_ids)
-    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids, most_edits)]
-    threads = [Thread(*row) for row in await tx.fetch(THREADS_OF, ids)]
+    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids, max_edits)]
+    summaries = [Thread(*row) for row in await tx.fetch(THREADS_OF, ids)]
     repliers: list[tuple[str, str, int]] = []
-    if threads:
-        rows = await tx.fetch(REPLIERS, [thread.root_id for thread in threads])
+    if summaries:
+        rows = await tx.fetch(REPLIERS, [thread.root_id for thread in summaries])
         repliers = [(row[0], row[1], row[2]) for row in rows]
-    return Related(linked, threads, repliers)
+    return Related(linked, summaries, repliers)
 
 
 async def latest_replies_but(
     tx: Tx, root_ids: Sequence[str], senders: Sequence[str]
 ) -> dict[str, str]:
-    """Give the last reply in each of some threads that none of some users sent."""
+    """Return the last reply in each thread whose sender is not one of `senders`."""
     rows = await tx.fetch(LATEST_REPLIES_BUT, list(root_ids), list(senders))
     return {row[0]: row[1] for row in rows if row[1] is not None}
 
@@ -171,7 +176,7 @@ async def children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str
 
 
 class Wanted(NamedTuple):
-    """Which children are wanted; places are (depth, stream_id), and "" lets all pass."""
+    """A query for children of an event; positions are (depth, stream_id), "" matches everything."""
 
     room_id: str
     parent_id: str
@@ -182,7 +187,7 @@ class Wanted(NamedTuple):
     limit: int
 
     def arguments(self) -> tuple[object, ...]:
-        """Give the arguments of the statements."""
+        """Return the parameters of the statements."""
         return (
             self.parent_id,
             self.room_id,
@@ -194,30 +199,30 @@ class Wanted(NamedTuple):
         )
 
 
-async def newest_children(tx: Tx, wanted: Wanted) -> list[Child]:
-    """List children, the newest first."""
-    return [Child(*row) for row in await tx.fetch(NEWEST_CHILDREN, *wanted.arguments())]
+async def newest_children(tx: Tx, query: Wanted) -> list[Child]:
+    """List children, newest first."""
+    return [Child(*row) for row in await tx.fetch(NEWEST_CHILDREN, *query.arguments())]
 
 
-async def oldest_children(tx: Tx, wanted: Wanted) -> list[Child]:
-    """List children, the oldest first."""
-    return [Child(*row) for row in await tx.fetch(OLDEST_CHILDREN, *wanted.arguments())]
+async def oldest_children(tx: Tx, query: Wanted) -> list[Child]:
+    """List children, oldest first."""
+    return [Child(*row) for row in await tx.fetch(OLDEST_CHILDREN, *query.arguments())]
 
 
-async def newest_family(tx: Tx, wanted: Wanted) -> list[Child]:
-    """List children and their children, up to three hops away, the newest first."""
-    return [Child(*row) for row in await tx.fetch(NEWEST_FAMILY, *wanted.arguments())]
+async def newest_family(tx: Tx, query: Wanted) -> list[Child]:
+    """List descendants up to three hops away, newest first."""
+    return [Child(*row) for row in await tx.fetch(NEWEST_DESCENDANTS, *query.arguments())]
 
 
-async def oldest_family(tx: Tx, wanted: Wanted) -> list[Child]:
-    """List children and their children, up to three hops away, the oldest first."""
-    return [Child(*row) for row in await tx.fetch(OLDEST_FAMILY, *wanted.arguments())]
+async def oldest_family(tx: Tx, query: Wanted) -> list[Child]:
+    """List descendants up to three hops away, oldest first."""
+    return [Child(*row) for row in await tx.fetch(OLDEST_DESCENDANTS, *query.arguments())]
 
 
 class ThreadsWanted(NamedTuple):
-    """Which of a room's threads are wanted: so many, with a last reply numbered below `before`.
+    """A query for up to `limit` threads of a room with a last reply before stream ID `before`.
 
-    Replies of the `ignored` are as if they were not there. `participant` "" is everybody.
+    Replies of `ignored` users do not count. A `participant` of "" matches all threads.
     """
 
     room_id: str
@@ -227,15 +232,16 @@ class ThreadsWanted(NamedTuple):
     participant: str = ""
 
 
-async def threads(tx: Tx, wanted: ThreadsWanted) -> list[tuple[str, int]]:
-    """List (root, number of the last reply) of a room's threads, the latest first."""
-    arguments = (*wanted[:3], list(wanted.ignored), wanted.participant)
-    found = [(row[0], row[1]) for row in await tx.fetch(THREADS, *arguments)]
-    if not wanted.ignored:
-        return found
-    # Threads are only moved down, so of the others none that lies lower belongs on this page.
-    end = found[-1][1] if len(found) == wanted.limit else BEFORE_ALL
-    places = dict(found)
-    moved = await tx.fetch(THREADS_MOVED_DOWN, *arguments, end)
-    places.update((row[0], row[1]) for row in moved)
-    return sorted(places.items(), key=lambda one: -one[1])[: wanted.limit]
+async def threads(tx: Tx, query: ThreadsWanted) -> list[tuple[str, int]]:
+    """List (root, stream ID of the last reply) of a room's threads, latest first."""
+    args = (*query[:3], list(query.ignored), query.participant)
+    threads_on_page = [(row[0], row[1]) for row in await tx.fetch(THREADS, *args)]
+    if not query.ignored:
+        return threads_on_page
+    # Ignoring a reply only moves a thread down. A moved thread that is now below the last thread of
+    # a full page cannot belong to that page.
+    end = threads_on_page[-1][1] if len(threads_on_page) == query.limit else BEFORE_ALL
+    positions = dict(threads_on_page)
+    moved = await tx.fetch(THREADS_MOVED_DOWN, *args, end)
+    positions.update((row[0], row[1]) for row in moved)
+    return sorted(positions.items(), key=lambda thread: -thread[1])[: query.limit]

@@ -1,4 +1,4 @@
-"""Rooms: that they exist, where they end, what lists show of them, and our users' memberships."""
+"""Rooms: versions, heads, summaries for room lists, and the memberships of local users."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -57,7 +57,7 @@ WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')
 
 
 class HeadRecord(NamedTuple):
-    """The end of a room; `extremities` is a JSON array of event IDs."""
+    """The head of a room; `extremities` is a JSON array of event IDs."""
 
     extremities: str
     snapshot_id: int
@@ -66,7 +66,7 @@ class HeadRecord(NamedTuple):
 
 
 class SummaryRecord(NamedTuple):
-    """What lists of rooms show of a room, in the order of the columns."""
+    """The summary of a room for room lists; the fields are the columns in order."""
 
     name: str | None = None
     topic: str | None = None
@@ -83,44 +83,47 @@ class SummaryRecord(NamedTuple):
 
 
 async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, int]]) -> None:
-    """Make rooms known: (room_id, version, creator, created_ms) each; known ones stay."""
+    """Insert rooms (room_id, version, creator, created_ms); existing rooms are not changed."""
     await tx.insert_rows(INSERT_ROOM, rows)
 
 
 async def versions(tx: Tx, room_ids: Sequence[str]) -> dict[str, str]:
-    """Give the versions of those rooms that are known."""
+    """Return the versions of those rooms that exist."""
     return {row[0]: row[1] for row in await tx.fetch(VERSIONS, list(room_ids))}
 
 
 async def head(tx: Tx, room_id: str) -> HeadRecord | None:
-    """Give the end of a room; None for one without state here."""
+    """Return the head of a room; None if the server has no state of it."""
     row = await tx.fetchrow(HEAD, room_id)
     return None if row is None else HeadRecord(*row)
 
 
 async def set_heads(tx: Tx, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
-    """Move the ends of rooms: (room_id, *HeadRecord) each, no room twice."""
+    """Insert or replace room heads (room_id, *HeadRecord); each room at most once."""
     await tx.insert_rows(SET_HEADS, rows)
 
 
 async def summary(tx: Tx, room_id: str) -> SummaryRecord | None:
-    """Give what lists show of a room."""
+    """Return the summary of a room."""
     row = await tx.fetchrow(SUMMARY, room_id)
     return None if row is None else SummaryRecord(*row)
 
 
 async def set_summaries(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Put what lists show: (room_id, *SummaryRecord) each, no room twice."""
+    """Insert or replace summaries (room_id, *SummaryRecord); each room at most once."""
     await tx.insert_rows(SET_SUMMARIES, rows)
 
 
 async def set_local_memberships(
     tx: Tx, rows: Sequence[tuple[str, str, str, str, int, str]]
 ) -> None:
-    """Put (user_id, room_id, membership, event_id, stream_id, sender), no longer forgotten."""
+    """Insert or replace (user_id, room_id, membership, event_id, stream_id, sender).
+
+    A new membership makes the room remembered again.
+    """
     await tx.insert_rows(SET_LOCAL_MEMBERSHIPS, rows)
 
 
 async def forget(tx: Tx, user_id: str, room_id: str) -> bool:
-    """Have a user forget a room; tell whether they were in it once and have left it."""
+    """Mark a room as forgotten by a user; return False unless the user has left it."""
     return await tx.execute(FORGET, user_id, room_id) > 0

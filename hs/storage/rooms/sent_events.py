@@ -1,8 +1,8 @@
-"""What one user sent into a room."""
+"""The events that one user sent into a room."""
 
 from hs.storage.database import Tx
 
-# What makes the room, and who is in it, is not taken away.
+# Creation, membership and redaction events are not redacted with the rest.
 SENT = """
 SELECT event_id FROM events
 WHERE room_id = $1 AND sender = $2 AND stream_id > $3 AND stream_id < $4 AND status = 0
@@ -18,7 +18,10 @@ ORDER BY stream_id DESC LIMIT $4
 
 
 async def sent(tx: Tx, room_id: str, sender: str, after: int, before: int, limit: int) -> list[str]:
-    """List what a user sent between two numbers and what is not redacted, the latest first."""
+    """List a user's events with stream IDs in `(after, before)` that can be redacted, newest first.
+
+    Already redacted events are left out.
+    """
     rows = await tx.fetch(SENT, room_id, sender, after, before, limit)
     return [row[0] for row in rows]
 
@@ -26,6 +29,6 @@ async def sent(tx: Tx, room_id: str, sender: str, after: int, before: int, limit
 async def member_events(
     tx: Tx, room_id: str, user_id: str, before: int, limit: int
 ) -> list[tuple[int, str]]:
-    """List the member events of a user before a number, the latest first."""
+    """List (stream_id, event_id) of a user's member events before a stream ID, newest first."""
     rows = await tx.fetch(MEMBER_EVENTS, room_id, user_id, before, limit)
     return [(row[0], row[1]) for row in rows]

@@ -1,4 +1,4 @@
-"""Who shares rooms with whom, and which memberships changed since a moment."""
+"""The rooms that users share, and membership changes since a position."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from hs.storage.dialect import sql
 
 
 class MovedRecord(NamedTuple):
-    """A member event."""
+    """A change of membership: an m.room.member event."""
 
     room_id: str
     user_id: str
@@ -19,10 +19,10 @@ class MovedRecord(NamedTuple):
 
 SHARED = sql(
     lambda d: (
-        "SELECT other.state_key, other.room_id FROM current_state one "
-        "JOIN current_state other ON other.room_id = one.room_id "
-        "WHERE one.state_key = $1 AND one.membership = 'join' "
-        f"AND other.membership = 'join' AND {d.any_of('other.state_key', 2, 'text')}"
+        "SELECT theirs.state_key, theirs.room_id FROM current_state mine "
+        "JOIN current_state theirs ON theirs.room_id = mine.room_id "
+        "WHERE mine.state_key = $1 AND mine.membership = 'join' "
+        f"AND theirs.membership = 'join' AND {d.any_of('theirs.state_key', 2, 'text')}"
     )
 )
 MOVED = sql(
@@ -34,11 +34,13 @@ MOVED = sql(
 )
 
 
-async def shared_rooms(tx: Tx, user_id: str, others: Sequence[str]) -> list[tuple[str, str]]:
-    """List (other user, room) of the rooms that a user and others are joined to."""
-    return [(row[0], row[1]) for row in await tx.fetch(SHARED, user_id, list(others))]
+async def shared_rooms(
+    tx: Tx, user_id: str, other_user_ids: Sequence[str]
+) -> list[tuple[str, str]]:
+    """List (other user, room) for the rooms to which the user and another one are joined."""
+    return [(row[0], row[1]) for row in await tx.fetch(SHARED, user_id, list(other_user_ids))]
 
 
 async def moved(tx: Tx, room_ids: Sequence[str], after: int) -> list[MovedRecord]:
-    """List the member events of rooms behind a position, the earliest first."""
+    """List the member events of rooms after a stream ID, earliest first."""
     return [MovedRecord(*row) for row in await tx.fetch(MOVED, list(room_ids), after)]

@@ -1,8 +1,17 @@
-"""State: interned keys, snapshots as packed deltas, and the current state entry by entry.
+"""Room state: interned state keys, state snapshots as packed deltas, and the current state.
 
-A snapshot is its parent's map with its delta laid over it. A delta is a run of pairs of 64-bit
-big-endian integers: the interned key, unsigned, and the event's number, signed; 0 in place of the
-number removes the key. Snapshot 0 is the empty state and has no row.
+- Interning gives each (type, state_key) a number. Numbers are never reused or deleted. Two writers
+  may intern the same key at once: the UNIQUE constraint decides, and the loser takes the number
+  of the winner (after a rerun if the database reports a conflict). Missing keys are inserted in
+  sorted order, so two writers cannot deadlock.
+- A snapshot is its parent's state map with its delta applied; without a parent, the delta is the
+  whole map. `hops` is the distance to the ancestor without parent. A snapshot never changes, and
+  its ID is greater than that of its parent. Snapshot 0 is the empty state and has no row.
+- A delta is a sequence of pairs of 64-bit big-endian integers: the number of the key, unsigned, and
+  the stream ID of the event, signed (events older than our stream have negative ones). Stream ID 0
+  removes the key.
+- The table current_state holds the resolved state of each room, one row per entry. It is written in
+  the transaction that stores the events.
 """
 
 import struct
@@ -24,14 +33,14 @@ _SNAPSHOTS_STREAM = "state_snapshots"
 KEY_IDS = sql(
     lambda d: (
         "SELECT k.type, k.state_key, k.id FROM state_keys k "
-        f"JOIN {d.unnest('wanted', 'type text, state_key text')} "
-        "ON k.type = wanted.type AND k.state_key = wanted.state_key"
+        f"JOIN {d.unnest('requested', 'type text, state_key text')} "
+        "ON k.type = requested.type AND k.state_key = requested.state_key"
     )
 )
 KEY_NAMES = sql(
     lambda d: f"SELECT id, type, state_key FROM state_keys WHERE {d.any_of('id', 1, 'bigint')}"
 )
-# SQLite needs the WHERE to tell the conflict's ON from that of a join.
+# SQLite needs the WHERE to tell ON CONFLICT from the ON of a join.
 INSERT_KEYS = sql(
     lambda d: (
         "INSERT INTO state_keys (id, type, state_key) SELECT new.id, new.type, new.state_key "
@@ -71,8 +80,8 @@ CURRENT_OF_TYPES = sql(
 CURRENT_OF_KEYS = sql(
     lambda d: (
         "SELECT c.type, c.state_key, c.event_id FROM current_state c "
-        f"JOIN {d.unnest('wanted', 'type text, state_key text', first=2)} "
-        "ON c.type = wanted.type AND c.state_key = wanted.state_key WHERE c.room_id = $1"
+        f"JOIN {d.unnest('requested', 'type text, state_key text', first=2)} "
+        "ON c.type = requested.type AND c.state_key = requested.state_key WHERE c.room_id = $1"
     )
 )
 UPSERT_CURRENT = Rows(
@@ -89,7 +98,7 @@ Key = tuple[str, str]
 
 
 class CurrentEntry(NamedTuple):
-    """One row of current_state, in the order of the columns of the upsert after room_id."""
+    """A row of the table current_state: the columns of the upsert after room_id."""
 
     type: str
     state_key: str
@@ -99,7 +108,7 @@ class CurrentEntry(NamedTuple):
 
 
 class SnapshotRecord(NamedTuple):
-    """One row of state_snapshots."""
+    """A row of `state_snapshots`."""
 
     id: int
     room_id: str
@@ -109,18 +118,18 @@ class SnapshotRecord(NamedTuple):
 
 
 def pack(pairs: Iterable[tuple[int, int]]) -> bytes:
-    """Write (interned key, event number) pairs."""
-    write = _PAIR.pack
-    return b"".join([write(key, number) for key, number in pairs])
+    """Encode (number of the key, stream ID) pairs."""
+    encode = _PAIR.pack
+    return b"".join([encode(key, stream_id) for key, stream_id in pairs])
 
 
 def unpack(delta: bytes) -> Iterable[tuple[int, int]]:
-    """Read what `pack` wrote."""
+    """Decode the pairs that `pack` encoded."""
     return _PAIR.iter_unpack(delta)
 
 
 async def key_ids(tx: Tx, keys: Sequence[Key]) -> dict[Key, int]:
-    """Give the numbers of those keys that are interned."""
+    """Return the numbers of those keys that are interned."""
     types = [key[0] for key in keys]
     state_keys = [key[1] for key in keys]
     rows = await tx.fetch(KEY_IDS, types, state_keys)
@@ -128,48 +137,48 @@ async def key_ids(tx: Tx, keys: Sequence[Key]) -> dict[Key, int]:
 
 
 async def intern_keys(tx: Tx, keys: Iterable[Key]) -> dict[Key, int]:
-    """Give the numbers of keys, interning those that are new."""
-    wanted = sorted(set(keys))
-    if not wanted:
+    """Return the numbers of keys, interning those that are new."""
+    requested = sorted(set(keys))
+    if not requested:
         return {}
-    found = await key_ids(tx, wanted)
-    # Sorted, so that two writers that intern the same keys cannot block each other for ever.
-    missing = [key for key in wanted if key not in found]
+    numbers = await key_ids(tx, requested)
+    # In sorted order, so that two writers that intern the same keys cannot deadlock.
+    missing = [key for key in requested if key not in numbers]
     if not missing:
-        return found
+        return numbers
     ids = await tx.next_ids(_KEYS_STREAM, len(missing))
     types, state_keys = [key[0] for key in missing], [key[1] for key in missing]
     for row in await tx.fetch(INSERT_KEYS, ids, types, state_keys):
-        found[(row[0], row[1])] = row[2]
-    # Another writer may have been first: its number counts.
-    late = [key for key in missing if key not in found]
-    return {**found, **await key_ids(tx, late)} if late else found
+        numbers[(row[0], row[1])] = row[2]
+    # Another writer may have interned some of them first; its numbers are used.
+    conflicting = [key for key in missing if key not in numbers]
+    return {**numbers, **await key_ids(tx, conflicting)} if conflicting else numbers
 
 
 async def key_names(tx: Tx, ids: Sequence[int]) -> dict[int, Key]:
-    """Give the keys of numbers."""
+    """Return the keys of numbers."""
     return {row[0]: (row[1], row[2]) for row in await tx.fetch(KEY_NAMES, list(ids))}
 
 
 async def new_snapshot_ids(tx: Tx, count: int) -> list[int]:
-    """Take numbers for snapshots."""
+    """Allocate snapshot IDs."""
     return await tx.next_ids(_SNAPSHOTS_STREAM, count)
 
 
 async def insert_snapshots(tx: Tx, records: Sequence[SnapshotRecord]) -> None:
-    """Store snapshots whose parents are stored, or among them."""
+    """Store snapshots whose parents are stored already or among them."""
     await tx.insert_rows(INSERT_SNAPSHOTS, records)
 
 
 async def hops_of(tx: Tx, snapshot_id: int) -> int:
-    """Give how far a snapshot is from the full one below it."""
+    """Return the number of parents between a snapshot and its ancestor without parent."""
     return int(await tx.fetchval(HOPS, snapshot_id) or 0)
 
 
 async def chain(tx: Tx, snapshot_id: int) -> list[tuple[int, bytes]]:
-    """Give (id, delta) of a snapshot and all below it, the full one first.
+    """Return (id, delta) of a snapshot and its ancestors, the oldest first.
 
-    Empty when there is no such snapshot, and for snapshot 0.
+    The result is empty for snapshot 0 and for unknown snapshots.
     """
     if snapshot_id == EMPTY_SNAPSHOT:
         return []
@@ -177,38 +186,38 @@ async def chain(tx: Tx, snapshot_id: int) -> list[tuple[int, bytes]]:
 
 
 async def snapshot_numbers(tx: Tx, snapshot_id: int) -> dict[int, int]:
-    """Give a snapshot's map with numbers for keys and for events."""
+    """Return a snapshot as {number of the key: stream ID of the event}."""
     return overlay({}, (delta for _, delta in await chain(tx, snapshot_id)))
 
 
 def overlay(base: Mapping[int, int], deltas: Iterable[bytes]) -> dict[int, int]:
-    """Lay deltas over a map of numbers, the oldest first."""
+    """Apply deltas, oldest first, to a map of numbers; drop removed keys."""
     result = dict(base)
     for delta in deltas:
         result.update(unpack(delta))
-    return {key: number for key, number in result.items() if number != REMOVED}
+    return {key: stream_id for key, stream_id in result.items() if stream_id != REMOVED}
 
 
 async def named(tx: Tx, numbers: Mapping[int, int]) -> dict[Key, str]:
-    """Turn a map of numbers into one of keys and event IDs."""
+    """Convert a map of numbers to {(type, state_key): event ID}."""
     if not numbers:
         return {}
     names = await key_names(tx, list(numbers))
-    ids = await events.ids_of(tx, list(numbers.values()))
-    return {names[key]: ids[number] for key, number in numbers.items()}
+    ids = await events.event_ids_of(tx, list(numbers.values()))
+    return {names[key]: ids[stream_id] for key, stream_id in numbers.items()}
 
 
 async def snapshot_subset(tx: Tx, snapshot_id: int, keys: Sequence[Key]) -> dict[Key, str]:
-    """Give some entries of a snapshot; only these are looked up."""
-    wanted = await key_ids(tx, keys)
+    """Return some entries of a snapshot; resolves only the requested keys."""
+    requested = await key_ids(tx, keys)
     numbers = await snapshot_numbers(tx, snapshot_id)
-    kept = {key: number for key, number in wanted.items() if number in numbers}
-    ids = await events.ids_of(tx, [numbers[number] for number in kept.values()])
-    return {key: ids[numbers[number]] for key, number in kept.items()}
+    present = {key: number for key, number in requested.items() if number in numbers}
+    ids = await events.event_ids_of(tx, [numbers[number] for number in present.values()])
+    return {key: ids[numbers[number]] for key, number in present.items()}
 
 
 async def current(tx: Tx, room_id: str) -> list[CurrentEntry]:
-    """Give all of a room's current state."""
+    """Return the whole current state of a room."""
     return [CurrentEntry(*row) for row in await tx.fetch(CURRENT, room_id)]
 
 
@@ -219,13 +228,13 @@ async def current_in(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str, st
 
 
 async def current_of_types(tx: Tx, room_id: str, types: Sequence[str]) -> dict[Key, str]:
-    """Give a room's current state of some types."""
+    """Return the entries of some types in the current state of a room."""
     rows = await tx.fetch(CURRENT_OF_TYPES, room_id, list(types))
     return {(row[0], row[1]): row[2] for row in rows}
 
 
 async def current_of_keys(tx: Tx, room_id: str, keys: Sequence[Key]) -> dict[Key, str]:
-    """Give some entries of a room's current state."""
+    """Return some entries of the current state of a room."""
     types = [key[0] for key in keys]
     state_keys = [key[1] for key in keys]
     rows = await tx.fetch(CURRENT_OF_KEYS, room_id, types, state_keys)
@@ -233,10 +242,10 @@ async def current_of_keys(tx: Tx, room_id: str, keys: Sequence[Key]) -> dict[Key
 
 
 async def set_current(tx: Tx, rows: Sequence[tuple[str, str, str, str, int, str | None]]) -> None:
-    """Put entries, (room_id, *CurrentEntry) each; no key of a room twice."""
+    """Insert or replace entries (room_id, *CurrentEntry); each key of a room at most once."""
     await tx.insert_rows(UPSERT_CURRENT, rows)
 
 
 async def unset_current(tx: Tx, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Remove entries, (room_id, type, state_key) each."""
+    """Delete entries (room_id, type, state_key)."""
     await tx.executemany(DELETE_CURRENT, rows)

@@ -1,4 +1,4 @@
-"""Which threads users subscribe to, and from which they unsubscribed."""
+"""Users' subscriptions to threads (MSC4306)."""
 
 from typing import Final, NamedTuple
 
@@ -28,7 +28,7 @@ NEWEST: Final = 2**62
 
 
 class SubscriptionRecord(NamedTuple):
-    """One user and one thread; `events_upto` is the last event there was when it changed."""
+    """A user's subscription to a thread; `events_upto` is the last event when it changed."""
 
     user_id: str
     room_id: str
@@ -40,26 +40,29 @@ class SubscriptionRecord(NamedTuple):
 
 
 async def get(tx: Tx, user_id: str, room_id: str, root_id: str) -> SubscriptionRecord | None:
-    """Give what a user decided for a thread last."""
+    """Return a user's subscription to a thread, also if it was ended."""
     row = await tx.fetchrow(GET, user_id, room_id, root_id)
     return None if row is None else _record(row)
 
 
 async def put(tx: Tx, record: SubscriptionRecord) -> None:
-    """Note what a user decided for a thread."""
-    await tx.execute(PUT, *(int(v) if isinstance(v, bool) else v for v in record))
+    """Insert or replace a subscription."""
+    await tx.execute(PUT, *(int(value) if isinstance(value, bool) else value for value in record))
 
 
 async def changes(
     tx: Tx, user_id: str, after: int, upto: int, limit: int, *, gone_too: bool
 ) -> list[SubscriptionRecord]:
-    """List what changed in `(after, upto]`, the latest first; perhaps unsubscriptions as well."""
+    """List subscriptions that changed in `(after, upto]`, latest first.
+
+    `gone_too` includes those that were ended.
+    """
     rows = await tx.fetch(CHANGES, user_id, after, upto, 0 if gone_too else 1, limit)
     return [_record(row) for row in rows]
 
 
 async def subscribers(tx: Tx, room_id: str, root_id: str) -> frozenset[str]:
-    """Give who subscribes to a thread."""
+    """Return the subscribers of a thread."""
     return frozenset(row[0] for row in await tx.fetch(SUBSCRIBERS, room_id, root_id))
 
 

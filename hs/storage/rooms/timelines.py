@@ -1,4 +1,4 @@
-"""Reading rooms' history: by place, by time, and the state at many points of it."""
+"""Reads of rooms' histories: by position, by arrival, by time, and state at many snapshots."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _BETWEEN = (
 )
 NEWEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth DESC, stream_id DESC LIMIT $6"
 OLDEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth, stream_id LIMIT $6"
-# A room's events are numbered by its owner in the order of their arrival.
+# The owner of a room numbers its events in the order of their arrival.
 LAST_ARRIVED = f"""
 {_PLACE} WHERE room_id = $1 AND status = 0 AND stream_id <= $2
 ORDER BY stream_id DESC LIMIT $3
@@ -43,9 +43,9 @@ WHERE room_id = $1 AND status = 0 AND stream_id < $2 ORDER BY stream_id DESC LIM
 
 
 class Placed(NamedTuple):
-    """An event's place in its room, and what filters ask of it.
+    """An event with its position and the fields that filters look at.
 
-    Its depth and number are its place in history, its number alone that in arrival.
+    (depth, stream_id) is its position in the room's history, stream_id alone that of its arrival.
     """
 
     event_id: str
@@ -58,7 +58,7 @@ class Placed(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """An event's time and place."""
+    """An event's timestamp and position."""
 
     event_id: str
     origin_server_ts: int
@@ -67,36 +67,36 @@ class Timed(NamedTuple):
 
 
 Place = tuple[int, int]
-"""Depth and number, in the order of history."""
+"""(depth, stream_id), ordered as the room's history."""
 
 
 async def newest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
-    """List events in `(after, upto]` of a room's history, the newest first."""
+    """List events in `(after, upto]` of a room's history, newest first."""
     rows = await tx.fetch(NEWEST, room_id, *after, *upto, limit)
     return [Placed(*row) for row in rows]
 
 
 async def oldest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
-    """List events in `(after, upto]` of a room's history, the oldest first."""
+    """List events in `(after, upto]` of a room's history, oldest first."""
     rows = await tx.fetch(OLDEST, room_id, *after, *upto, limit)
     return [Placed(*row) for row in rows]
 
 
 async def last_arrived(tx: Tx, room_id: str, upto: int, limit: int) -> list[Placed]:
-    """List the last events that arrived in a room up to a number, the latest first."""
+    """List the last events that arrived in a room up to a stream ID, latest first."""
     return [Placed(*row) for row in await tx.fetch(LAST_ARRIVED, room_id, upto, limit)]
 
 
 async def arrived_between(tx: Tx, room_id: str, after: int, upto: int, limit: int) -> list[Placed]:
-    """List what arrived in a room in `(after, upto]`, the earliest first."""
+    """List events that arrived in a room in `(after, upto]`, earliest first."""
     return [Placed(*row) for row in await tx.fetch(ARRIVED_AFTER, room_id, after, upto, limit)]
 
 
 async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) -> list[Timed]:
-    """List events that arrived about when those of a time did, in no order.
+    """List events that arrived close to those of a time, up to `window` on each side, unordered.
 
-    Arrival follows time but for what other servers sent late or dated wrongly, so the window
-    is searched for by halving and holds `window` events to each side.
+    Timestamps mostly increase with arrival, except for events that other servers sent late or
+    dated wrongly. So a binary search over stream IDs finds the middle of the window.
     """
     row = await tx.fetchrow(FIRST_AND_LAST, room_id)
     if row is None or row[0] is None:
@@ -104,11 +104,11 @@ async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) 
     low, high = row[0], row[1] + 1
     while low < high:
         middle = (low + high) // 2
-        found = await tx.fetchrow(NEXT_TIME, room_id, middle)
-        if found is None or found[1] >= origin_server_ts:
+        event = await tx.fetchrow(NEXT_TIME, room_id, middle)
+        if event is None or event[1] >= origin_server_ts:
             high = middle
         else:
-            low = found[0] + 1
+            low = event[0] + 1
     rows = [
         *await tx.fetch(TIMES_FROM, room_id, low, window),
         *await tx.fetch(TIMES_BELOW, room_id, low, window),
@@ -119,40 +119,47 @@ async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) 
 async def entries_at(
     tx: Tx, snapshot_ids: Collection[int], keys: Sequence[Key]
 ) -> dict[int, dict[Key, str]]:
-    """Give some entries of many snapshots; those of one chain cost one reading of the chain."""
-    wanted = {number: key for key, number in (await state.key_ids(tx, keys)).items()}
+    """Return some entries of many snapshots, {snapshot: {key: event ID}}.
+
+    Snapshots in one chain of parents are resolved by a single read of that chain, because the
+    greatest ID is read first and a parent's ID is smaller than its child's.
+    """
+    requested = {number: key for key, number in (await state.key_ids(tx, keys)).items()}
     remaining = set(snapshot_ids)
     numbers: dict[int, dict[int, int]] = {}
     while remaining:
-        held: dict[int, int] = {}
+        accumulated: dict[int, int] = {}
         top = max(remaining)
         remaining.discard(top)
         for snapshot_id, delta in await state.chain(tx, top):
-            held.update(pair for pair in state.unpack(delta) if pair[0] in wanted)
+            accumulated.update(pair for pair in state.unpack(delta) if pair[0] in requested)
             if snapshot_id in remaining or snapshot_id == top:
                 remaining.discard(snapshot_id)
-                numbers[snapshot_id] = dict(held)
-    used = {number for entries in numbers.values() for number in entries.values()}
-    names = await events.ids_of(tx, sorted(used - {state.REMOVED})) if used else {}
+                numbers[snapshot_id] = dict(accumulated)
+    used = {stream_id for entries in numbers.values() for stream_id in entries.values()}
+    names = await events.event_ids_of(tx, sorted(used - {state.REMOVED})) if used else {}
     return {
         snapshot_id: {
-            wanted[key]: names[number]
-            for key, number in numbers.get(snapshot_id, {}).items()
-            if number in names
+            requested[key]: names[stream_id]
+            for key, stream_id in numbers.get(snapshot_id, {}).items()
+            if stream_id in names
         }
         for snapshot_id in snapshot_ids
     }
 
 
 async def single_entries(
-    tx: Tx, places: Sequence[tuple[int, str, str]]
+    tx: Tx, queries: Sequence[tuple[int, str, str]]
 ) -> list[tuple[int, Key, str]]:
-    """Look one entry up in each of many snapshots: (snapshot, type, state_key) each."""
-    keys = sorted({(event_type, state_key) for _, event_type, state_key in places})
-    entries = await entries_at(tx, {snapshot_id for snapshot_id, _, _ in places}, keys)
-    found = []
-    for snapshot_id, event_type, state_key in places:
+    """Look up one entry in each of many snapshots: (snapshot, type, state_key).
+
+    Returns: (snapshot, key, event ID) for the entries that exist.
+    """
+    keys = sorted({(event_type, state_key) for _, event_type, state_key in queries})
+    entries = await entries_at(tx, {snapshot_id for snapshot_id, _, _ in queries}, keys)
+    entries_found = []
+    for snapshot_id, event_type, state_key in queries:
         event_id = entries[snapshot_id].get((event_type, state_key))
         if event_id is not None:
-            found.append((snapshot_id, (event_type, state_key), event_id))
-    return found
+            entries_found.append((snapshot_id, (event_type, state_key), event_id))
+    return entries_found

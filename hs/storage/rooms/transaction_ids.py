@@ -1,4 +1,4 @@
-"""Transaction IDs: which event a device's request has produced, so that a retry gives the same."""
+"""Transaction IDs: the event that a device's request created, so that a retry returns the same."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,12 +37,12 @@ PRUNE = "DELETE FROM transaction_ids WHERE created_ms < $1"
 
 
 async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, str, int]]) -> None:
-    """Note what requests produced: (user_id, device_id, scope, txn_id, event_id, created_ms)."""
+    """Store (user_id, device_id, scope, txn_id, event_id, created_ms); known IDs are kept."""
     await tx.insert_rows(INSERT, rows)
 
 
 class RequestRow(NamedTuple):
-    """What one request has produced."""
+    """A request with a transaction ID, and the event that it created."""
 
     scope: str
     txn_id: str
@@ -52,31 +52,31 @@ class RequestRow(NamedTuple):
 
 
 async def recent(tx: Tx, user_id: str, device_id: str, limit: int) -> list[RequestRow]:
-    """List what a device's latest requests produced, the newest first."""
+    """List a device's latest requests, newest first."""
     rows = await tx.fetch(RECENT, user_id, device_id, limit)
     return [RequestRow(*row) for row in rows]
 
 
 async def older(
-    tx: Tx, user_id: str, device_id: str, newer: int, limit: int
+    tx: Tx, user_id: str, device_id: str, skip: int, limit: int
 ) -> list[tuple[str, str]]:
-    """List (scope, txn_id) of a device's requests before the `newer` latest."""
-    rows = await tx.fetch(OLDER, user_id, device_id, newer, limit)
+    """List (scope, txn_id) of a device's requests after skipping the latest ones, newest first."""
+    rows = await tx.fetch(OLDER, user_id, device_id, skip, limit)
     return [(row[0], row[1]) for row in rows]
 
 
 async def find(tx: Tx, user_id: str, device_id: str, scope: str, txn_id: str) -> RequestRow | None:
-    """Give what one request has produced."""
+    """Return the event that a request has created, if it is known."""
     row = await tx.fetchrow(FIND, user_id, device_id, scope, txn_id)
     return None if row is None else RequestRow(*row)
 
 
 async def of_events(tx: Tx, user_id: str, event_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Give (device_id, txn_id) of those events that a user sent with a transaction ID."""
+    """Return (device_id, txn_id) of those events that the user sent with a transaction ID."""
     rows = await tx.fetch(OF_EVENTS, user_id, list(event_ids))
     return {row[0]: (row[1], row[2]) for row in rows}
 
 
 async def prune(tx: Tx, before_ms: int) -> int:
-    """Forget requests older than a time; give how many."""
+    """Delete transaction IDs older than a time (ms); return their number."""
     return await tx.execute(PRUNE, before_ms)

@@ -1,1 +1,1 @@
-"""The only door to sqlite3: `tx` runs units on a connection, `threads` is the database."""
+"""The only package that imports sqlite3: `tx` runs units, `threads` is the Database."""

@@ -1,7 +1,17 @@
-"""SQLite behind the Database Protocol: one writer thread with group commit, some readers.
+"""SQLite as a Database: one writer thread with group commit, and three reader threads.
 
-All write units that wait are put into one transaction, a savepoint each, so that full syncing
-to disk costs once per batch. Units never suspend here: they are driven straight through.
+- Writes: the writer thread takes all write units that are queued (up to MAX_GROUP) and commits
+  them in one transaction, so a sync to disk (synchronous=FULL) costs once per group. A caller gets
+  its result only after that COMMIT.
+- Reads: two threads run short reads, one thread runs long reads, so long reads delay no short
+  ones. A read begins its transaction when its turn comes: it sees every write whose caller has
+  already returned.
+- Cancellation: a short read and a write run to their end. A long read is interrupted. The lock
+  `_interrupting` makes sure that only the intended unit is hit: `job.conn` is set only while the
+  thread runs that unit. Interrupting affects only a running statement, so the unit also checks its
+  `cancelled` flag before each statement; this covers units that are still in the queue.
+- Closing: new units are refused first, in the trio thread, so that none is queued behind the end
+  marker (None). Units already queued still run.
 """
 
 import logging
@@ -21,7 +31,7 @@ import trio
 from hs.lib.tally import Tally
 from hs.storage.database import DatabaseError, DatabaseUnavailable, Load, Unit
 from hs.storage.dialect import SQLITE
-from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, drive, read_once, write_group
+from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, run_read, run_unit, write_group
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,9 +46,9 @@ log = logging.getLogger(__name__)
 async def open_sqlite(
     path: Path | str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS
 ) -> AsyncIterator["SqliteDatabase"]:
-    """Open a database file, made when missing; close it after the units under way.
+    """Open a database file, creating it if missing; on exit, finish the queued units.
 
-    Another process that writes to it is waited for up to the busy timeout.
+    If another process holds the write lock, writes wait for it up to the busy timeout.
 
     Raises: DatabaseUnavailable.
     """
@@ -48,33 +58,33 @@ async def open_sqlite(
     try:
         yield database
     finally:
-        # In this thread, so that no unit can be put behind the end of its queue.
+        # In the trio thread, so that no unit can be queued behind the end marker.
         database.refuse_new_units()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(database.stop)
 
 
 class _Job:
-    """A unit on its way; `given_up` and `conn` tell a cancelling trio task how far it is."""
+    """A queued unit; `cancelled` and `conn` are shared with the trio task that may cancel it."""
 
-    __slots__ = ("call", "conn", "given_up", "task")
+    __slots__ = ("call", "cancelled", "conn", "task")
 
     def __init__(self, call: Callable[[SqliteTx], Any]) -> None:
         self.call = call
         self.task = trio.lowlevel.current_task()
         self.conn: sqlite3.Connection | None = None
-        self.given_up = False
+        self.cancelled = False
 
-    def is_given_up(self) -> bool:
-        return self.given_up
+    def is_cancelled(self) -> bool:
+        return self.cancelled
 
 
-_Jobs = SimpleQueue[_Job | None]
-_RaiseCancel = Callable[[], Any]  # named: inner functions evaluate their annotations
+_JobQueue = SimpleQueue[_Job | None]
+_RaiseCancel = Callable[[], Any]  # an alias, because inner functions evaluate annotations
 
 
 class SqliteDatabase:
-    """The threads and their queues; use `open_sqlite`."""
+    """A Database on threads and their queues; created by `open_sqlite`."""
 
     engine: Final = "sqlite"
     dialect: Final = SQLITE
@@ -82,48 +92,53 @@ class SqliteDatabase:
     def __init__(self, path: Path, busy_timeout_ms: int) -> None:
         self._busy_timeout_ms = busy_timeout_ms
         self._path = path
-        self._writes: _Jobs = SimpleQueue()
-        self._reads: _Jobs = SimpleQueue()
-        self._long_reads: _Jobs = SimpleQueue()
+        self._writes: _JobQueue = SimpleQueue()
+        self._reads: _JobQueue = SimpleQueue()
+        self._long_reads: _JobQueue = SimpleQueue()
         self._units = {kind: Tally() for kind in ("read", "snapshot", "write")}
-        self._asked = 0
-        self._threads: list[tuple[threading.Thread, _Jobs]] = []
-        self._answers = _Answers(trio.lowlevel.current_trio_token())
-        # Held while a connection is interrupted, so that only the job meant is hit.
+        self._outstanding = 0
+        self._threads: list[tuple[threading.Thread, _JobQueue]] = []
+        self._results = _ResultQueue(trio.lowlevel.current_trio_token())
+        # Held while a connection is interrupted or changes its job.
         self._interrupting = threading.Lock()
         self._closed = False
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask("read", self._reads, unit, args, kwargs)
+        result: T = await self._submit("read", self._reads, unit, args, kwargs)
         return result
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask("snapshot", self._reads, unit, args, kwargs)
+        result: T = await self._submit("snapshot", self._reads, unit, args, kwargs)
         return result
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask("snapshot", self._long_reads, unit, args, kwargs)
+        result: T = await self._submit("snapshot", self._long_reads, unit, args, kwargs)
         return result
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._ask("write", self._writes, unit, args, kwargs)
+        result: T = await self._submit("write", self._writes, unit, args, kwargs)
         return result
 
     def load(self) -> Load:
         waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
         threads = len(self._threads)
-        used = min(threads, max(0, self._asked - waiting))
+        used = min(threads, max(0, self._outstanding - waiting))
         return Load(threads, used, threads, waiting, self._units)
 
-    async def _ask(
-        self, kind: str, jobs: _Jobs, unit: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    async def _submit(
+        self,
+        kind: str,
+        jobs: _JobQueue,
+        unit: Callable[..., Any],
+        args: Any,
+        kwargs: dict[str, Any],
     ) -> Any:
         if self._closed:
             raise DatabaseUnavailable("the database is closed")
         await trio.lowlevel.checkpoint_if_cancelled()
-        job = _Job(lambda tx: drive(unit(tx, *args, **kwargs)))
-        began = perf_counter()
-        self._asked += 1
+        job = _Job(lambda tx: run_unit(unit(tx, *args, **kwargs)))
+        started_at = perf_counter()
+        self._outstanding += 1
         jobs.put(job)
         raise_cancel: _RaiseCancel | None = None
 
@@ -131,7 +146,7 @@ class SqliteDatabase:
             nonlocal raise_cancel
             if jobs is self._long_reads:
                 raise_cancel = cancel
-                self._give_up(job)
+                self._interrupt(job)
             return trio.lowlevel.Abort.FAILED
 
         try:
@@ -141,12 +156,12 @@ class SqliteDatabase:
                 raise_cancel()
             raise
         finally:
-            self._asked -= 1
-            self._units[kind].add(perf_counter() - began)
+            self._outstanding -= 1
+            self._units[kind].add(perf_counter() - started_at)
 
-    def _give_up(self, job: _Job) -> None:
+    def _interrupt(self, job: _Job) -> None:
         with self._interrupting:
-            job.given_up = True
+            job.cancelled = True
             if job.conn is not None:
                 job.conn.interrupt()
 
@@ -157,7 +172,7 @@ class SqliteDatabase:
             readers = [connect(self._path, self._busy_timeout_ms) for _ in range(READERS + 1)]
             for reader in readers:
                 reader.execute("PRAGMA query_only = ON")
-                # The writer's pages are touched again and again; these are mostly the system's.
+                # The writer rereads the same pages; readers rely on the system's page cache.
                 reader.execute("PRAGMA cache_size = -2048")
         except sqlite3.Error as error:
             raise DatabaseUnavailable(f"cannot open {self._path}: {error}") from error
@@ -169,23 +184,23 @@ class SqliteDatabase:
     def _start(
         self,
         name: str,
-        serve: Callable[[sqlite3.Connection, _Jobs], None],
+        serve: Callable[[sqlite3.Connection, _JobQueue], None],
         conn: sqlite3.Connection,
-        jobs: _Jobs,
+        jobs: _JobQueue,
     ) -> None:
         thread = threading.Thread(target=serve, args=(conn, jobs), name=name, daemon=True)
         self._threads.append((thread, jobs))
         thread.start()
 
     def refuse_new_units(self) -> None:
-        """Raise DatabaseUnavailable to whoever asks from now on."""
+        """Refuse units from now on with DatabaseUnavailable."""
         self._closed = True
 
     def stop(self) -> None:
-        """Finish the units that wait, then end the threads; the writer's last.
+        """Finish the queued units, then end the threads, the writer's last.
 
-        So the last connection to close is alone, and leaves everything in the one file: of several
-        that close at the same moment each may leave that to another.
+        The last connection to close then closes alone, and moves the WAL into the main file. If
+        several closed at the same moment, each could leave that to another.
         """
         writer, readers = self._threads[:1], self._threads[1:]
         for threads in (readers, writer):
@@ -194,28 +209,31 @@ class SqliteDatabase:
             for thread, _ in threads:
                 thread.join()
 
-    # Below: in the threads.
+    # The methods below run in the threads.
 
-    def _serve_reads(self, conn: sqlite3.Connection, jobs: _Jobs) -> None:
+    def _serve_reads(self, conn: sqlite3.Connection, jobs: _JobQueue) -> None:
         while (job := jobs.get()) is not None:
             with self._interrupting:
                 job.conn = conn
-            answer = outcome.capture(read_once, conn, job.call, job.is_given_up)
+            result = outcome.capture(run_read, conn, job.call, job.is_cancelled)
             with self._interrupting:
                 job.conn = None
-            self._answers.put(job.task, answer)
+            self._results.put(job.task, result)
         conn.close()
 
-    def _serve_writes(self, conn: sqlite3.Connection, jobs: _Jobs) -> None:
-        while group := _gather(jobs):
-            answers = write_group(conn, [job.call for job in group])
-            for job, answer in zip(group, answers, strict=True):
-                self._answers.put(job.task, answer)
+    def _serve_writes(self, conn: sqlite3.Connection, jobs: _JobQueue) -> None:
+        while group := _take_group(jobs):
+            results = write_group(conn, [job.call for job in group])
+            for job, result in zip(group, results, strict=True):
+                self._results.put(job.task, result)
         conn.close()
 
 
-def _gather(jobs: _Jobs) -> list[_Job]:
-    """Wait for a job and take all that wait with it; nothing means the end."""
+def _take_group(jobs: _JobQueue) -> list[_Job]:
+    """Wait for a job; return it with all other queued jobs, up to MAX_GROUP.
+
+    An empty list means that the end marker was reached.
+    """
     group: list[_Job] = []
     job = jobs.get()
     while job is not None:
@@ -227,30 +245,34 @@ def _gather(jobs: _Jobs) -> list[_Job]:
         except Empty:
             return group
     if group:
-        jobs.put(None)  # seen too early: the end comes after this group
+        jobs.put(None)  # the end marker was taken with this group; put it back
     return group
 
 
-class _Answers:
-    """Results on their way back to trio, many in one wake-up."""
+class _ResultQueue:
+    """Passes results to trio tasks; many results need only one wake-up of the trio thread.
+
+    `_take` clears `_wakeup_pending` before it empties the queue. A result that is put while the
+    queue is being emptied is thus either taken now or causes a new wake-up; none is lost.
+    """
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
-        self._waiting: deque[tuple[trio.lowlevel.Task, outcome.Outcome[Any]]] = deque()
-        self._woken = False
+        self._pending: deque[tuple[trio.lowlevel.Task, outcome.Outcome[Any]]] = deque()
+        self._wakeup_pending = False
 
-    def put(self, task: trio.lowlevel.Task, answer: outcome.Outcome[Any]) -> None:
-        """Give a task its answer; from any thread."""
-        self._waiting.append((task, answer))
-        if not self._woken:
-            self._woken = True
+    def put(self, task: trio.lowlevel.Task, result: outcome.Outcome[Any]) -> None:
+        """Queue the result of a task; may be called from any thread."""
+        self._pending.append((task, result))
+        if not self._wakeup_pending:
+            self._wakeup_pending = True
             try:
                 self._token.run_sync_soon(self._take)
             except trio.RunFinishedError:
-                log.debug("an answer came after the end of the run")
+                log.debug("discarding a database result: the trio run has ended")
 
     def _take(self) -> None:
-        self._woken = False
-        while self._waiting:
-            task, answer = self._waiting.popleft()
-            trio.lowlevel.reschedule(task, answer)
+        self._wakeup_pending = False
+        while self._pending:
+            task, result = self._pending.popleft()
+            trio.lowlevel.reschedule(task, result)

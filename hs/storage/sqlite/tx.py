@@ -1,4 +1,12 @@
-"""Units of work on one SQLite connection, run in the calling thread from start to end."""
+"""Transactions on an SQLite connection; units run from start to end in the calling thread.
+
+- A unit never suspends: `run_unit` starts its coroutine and expects it to finish. A coroutine that
+  awaits anything but its Tx is an error.
+- A read unit runs between BEGIN and ROLLBACK: all its statements see one snapshot.
+- A group of write units runs in one transaction, and one sync to disk serves all of them. Each
+  unit has a savepoint: a unit that fails is rolled back alone. If the COMMIT or the disk fails,
+  all units of the group fail with DatabaseUnavailable, and nothing of them is written.
+"""
 
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,8 +26,8 @@ from hs.storage.database import (
     RowMissing,
     UniqueViolation,
 )
-from hs.storage.dialect import SQLITE, Query, Statement, numbered
-from hs.storage.rows import Change, Rows, RowValues, UpdateRows
+from hs.storage.dialect import SQLITE, Query, Statement, sqlite_parameters
+from hs.storage.rows import ChangeReturning, Rows, RowValues, UpdateRows
 
 T = TypeVar("T")
 SqliteConnection = sqlite3.Connection
@@ -27,12 +35,13 @@ Call = Callable[["SqliteTx"], T]
 
 BUSY_TIMEOUT_MS: Final = 5000
 
-_LISTS: Final = frozenset((list, tuple, set, frozenset))
+_LIST_TYPES: Final = frozenset((list, tuple, set, frozenset))
 
-# Pages are written again and again: as many wait in the log as one part of its index can tell of.
-# There are four connections, and what is read often is kept by caches of ours: more pages, or the
-# whole file mapped into memory, would only be kept twice. What is deleted is gone from the file,
-# too: that costs a seventh more pages to write where much is deleted.
+# wal_autocheckpoint: pages are rewritten often, so checkpoints are rare; 4000 pages is as many as
+# one segment of the WAL's index can list. cache_size: there are four connections, and caches of
+# ours hold what is read often; a larger page cache, or mmap, would only hold it twice.
+# secure_delete: deleted data is overwritten with zeros in the file; this costs a seventh more page
+# writes where much is deleted.
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -49,7 +58,7 @@ _NEXT_IDS: Final = (
 
 
 def connect(path: Path | str, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
-    """Open a connection; Python's own handling of transactions is off."""
+    """Open a connection in autocommit mode: transactions are begun explicitly."""
     conn = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=1024
     )
@@ -60,23 +69,26 @@ def connect(path: Path | str, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3
 
 
 class SqliteTx:
-    """The Tx of SQLite; none of its coroutines ever suspends."""
+    """The Tx of SQLite; its coroutines never suspend.
 
-    __slots__ = ("_conn", "_given_up")
+    `is_cancelled` is called before each statement.
+    """
+
+    __slots__ = ("_conn", "_is_cancelled")
 
     dialect: Final = SQLITE
 
     def __init__(
-        self, conn: sqlite3.Connection, given_up: Callable[[], bool] | None = None
+        self, conn: sqlite3.Connection, is_cancelled: Callable[[], bool] | None = None
     ) -> None:
         self._conn = conn
-        self._given_up = given_up
+        self._is_cancelled = is_cancelled
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[Row]:
         return self._run(query, args).fetchall()
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
-        # All rows are read, else a statement with RETURNING would stop half way.
+        # Fetch all rows: a statement with RETURNING stops halfway if they are not all read.
         rows = self._run(query, args).fetchall()
         return rows[0] if rows else None
 
@@ -98,89 +110,100 @@ class SqliteTx:
 
     async def update_row(self, update: UpdateRows, row: RowValues) -> None:
         if self._conn.execute(update.sqlite, row).rowcount != 1:
-            raise RowMissing(f"no such row of {update.table}")
+            raise RowMissing(f"no row with this key in {update.table}")
 
-    async def change(self, change: Change, *args: Any) -> LateRows:
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
         late = LateRows()
-        late.come(self._run(change.statement, args).fetchall())
+        late.set_rows(self._run(change.statement, args).fetchall())
         return late
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
         rows = self._conn.execute(_NEXT_IDS, (stream, count)).fetchall()
         if not rows:
-            raise DatabaseError(f"no such stream: {stream}")
+            raise DatabaseError(f"stream is not declared in the schema: {stream}")
         last = rows[0][0]
         return list(range(last - count + 1, last + 1))
 
     def _run(self, query: Query, args: tuple[Any, ...]) -> sqlite3.Cursor:
-        if self._given_up is not None and self._given_up():
+        if self._is_cancelled is not None and self._is_cancelled():
             raise sqlite3.OperationalError("interrupted")
         for arg in args:
-            if type(arg) in _LISTS:
-                args = tuple(_plain(arg) for arg in args)
+            if type(arg) in _LIST_TYPES:
+                args = tuple(_encode_list(arg) for arg in args)
                 break
         return self._conn.execute(_text(query), args)
 
 
-def drive(unit: Coroutine[Any, Any, T]) -> T:
-    """Run a unit straight through; it must not wait for anything but its Tx."""
+def run_unit(unit: Coroutine[Any, Any, T]) -> T:
+    """Run a unit from start to end in this thread.
+
+    Raises: RuntimeError, if the unit awaits anything but its Tx.
+    """
     try:
         unit.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
     unit.close()
-    raise RuntimeError("a unit of work awaits only its tx")
+    raise RuntimeError("a unit of work must await only its tx")
 
 
-def read_once(
-    conn: sqlite3.Connection, call: Call[T], given_up: Callable[[], bool] | None = None
+def run_read(
+    conn: sqlite3.Connection, call: Call[T], is_cancelled: Callable[[], bool] | None = None
 ) -> T:
-    """Run a unit that reads, all of it seeing one moment."""
+    """Run a read-only unit in one snapshot.
+
+    Raises: what the unit raises; errors of SQLite as DatabaseError.
+    """
     try:
         conn.execute("BEGIN")
-        return call(SqliteTx(conn, given_up))
+        return call(SqliteTx(conn, is_cancelled))
     except sqlite3.Error as error:
-        raise translate(error) from error
+        raise translate_error(error) from error
     finally:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
 
 
 def write_group(conn: sqlite3.Connection, calls: Sequence[Call[Any]]) -> list[outcome.Outcome[Any]]:
-    """Run units in one transaction, each undone alone when it fails; return their outcomes."""
+    """Run units in one transaction; return their outcomes in order.
+
+    A unit that fails is rolled back to its savepoint; the other units are committed.
+    """
     try:
         conn.execute("BEGIN IMMEDIATE")
-        is_alone = len(calls) == 1
-        results = [_write_one(conn, call, is_alone) for call in calls]
-        if not (is_alone and isinstance(results[0], outcome.Error)):
+        is_single = len(calls) == 1
+        results = [_run_in_savepoint(conn, call, is_single) for call in calls]
+        if not (is_single and isinstance(results[0], outcome.Error)):
             conn.execute("COMMIT")
     except sqlite3.Error as error:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
-        lost = DatabaseUnavailable(f"SQLite cannot write: {error}")
-        return [outcome.Error(lost) for _ in calls]
+        unavailable = DatabaseUnavailable(f"SQLite cannot write: {error}")
+        return [outcome.Error(unavailable) for _ in calls]
     return results
 
 
-def _write_one(conn: sqlite3.Connection, call: Call[Any], is_alone: bool) -> outcome.Outcome[Any]:
-    if not is_alone:
+def _run_in_savepoint(
+    conn: sqlite3.Connection, call: Call[Any], is_single: bool
+) -> outcome.Outcome[Any]:
+    if not is_single:
         conn.execute("SAVEPOINT unit")
     result: outcome.Outcome[Any] = outcome.capture(call, SqliteTx(conn))
     if isinstance(result, outcome.Error):
         if isinstance(result.error, sqlite3.Error):
             if not conn.in_transaction:
-                # Disk full and the like undo the whole transaction, not only this unit.
+                # On a full disk and some other errors, SQLite rolls back the whole transaction.
                 raise result.error
-            result = outcome.Error(translate(result.error))
-        conn.execute("ROLLBACK" if is_alone else "ROLLBACK TO unit")
-    if not is_alone:
+            result = outcome.Error(translate_error(result.error))
+        conn.execute("ROLLBACK" if is_single else "ROLLBACK TO unit")
+    if not is_single:
         conn.execute("RELEASE unit")
     return result
 
 
-def translate(error: sqlite3.Error) -> DatabaseError:
-    """Say SQLite's error in the words of `hs.storage.database`."""
+def translate_error(error: sqlite3.Error) -> DatabaseError:
+    """Translate an exception of sqlite3 into a DatabaseError."""
     message = str(error)
     code = getattr(error, "sqlite_errorname", "")
     if code in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
@@ -195,8 +218,8 @@ def translate(error: sqlite3.Error) -> DatabaseError:
 
 
 def _text(query: Query) -> str:
-    return query.sqlite if isinstance(query, Statement) else numbered(query)
+    return query.sqlite if isinstance(query, Statement) else sqlite_parameters(query)
 
 
-def _plain(arg: Any) -> Any:
-    return orjson.dumps(list(arg)).decode() if type(arg) in _LISTS else arg
+def _encode_list(arg: Any) -> Any:
+    return orjson.dumps(list(arg)).decode() if type(arg) in _LIST_TYPES else arg

@@ -1,1 +1,1 @@
-"""Queries of /sync, and the tables of sliding sync connections."""
+"""Queries for /sync, and the connections of sliding sync."""

@@ -1,4 +1,4 @@
-"""Reading what happened in many rooms at once, for sync."""
+"""Reads of what happened in many rooms at once, for sync."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,8 @@ from hs.storage.dialect import sql
 
 LOWEST = -(2**62)
 
-# The number behind which the wanted rows begin is looked up first, so that a long room costs no
+# The stream ID after which the rows begin is looked up first, so that a long room costs no more
+# than a short one. CROSS JOIN makes SQLite go from the rooms to their events.
 # more than a short one; CROSS JOIN has SQLite go from the rooms to their events.
 WINDOWS = sql(
     lambda d: (
@@ -30,19 +31,19 @@ CHANGED_ROOMS = sql(
         "SELECT 1 FROM events e WHERE e.room_id = w.room_id AND e.stream_id > $2)"
     )
 )
-UPTO = """
+LAST_UPTO = """
 SELECT event_id FROM events WHERE room_id = $1 AND stream_id <= $2 AND status = 0
 ORDER BY stream_id DESC LIMIT 1
 """
-BEHIND = """
+NEXT_AFTER = """
 SELECT event_id, writer, stream_id FROM events WHERE room_id = $1 AND stream_id > $2 AND status = 0
 ORDER BY stream_id LIMIT $3
 """
-BEHIND_AT_ONCE = 20
+NEXT_AT_ONCE = 20
 
 
 class WindowRow(NamedTuple):
-    """One event of a room's timeline."""
+    """An event of a room's timeline."""
 
     room_id: str
     stream_id: int
@@ -57,32 +58,35 @@ class WindowRow(NamedTuple):
 
 
 Span = tuple[int, int]
-"""Numbers of events, `(low, high]`."""
+"""A range of stream IDs, `(low, high]`."""
 
 
 async def windows(
-    tx: Tx, wanted: Mapping[Span, Sequence[str]], limit: int
+    tx: Tx, rooms_by_span: Mapping[Span, Sequence[str]], limit: int
 ) -> dict[str, list[WindowRow]]:
-    """List the last events in spans of rooms, by span; a room in one span, earliest first."""
-    found: dict[str, list[WindowRow]] = {}
-    for (low, high), room_ids in wanted.items():
+    """Return the last events of rooms in ranges of the stream, earliest first, by room.
+
+    A room must be in one range only; at most `limit` events of it are returned.
+    """
+    timelines: dict[str, list[WindowRow]] = {}
+    for (low, high), room_ids in rooms_by_span.items():
         for row in await tx.fetch(WINDOWS, list(room_ids), low, high, limit):
-            found.setdefault(row[0], []).append(WindowRow(*row))
-    return found
+            timelines.setdefault(row[0], []).append(WindowRow(*row))
+    return timelines
 
 
 async def changed_rooms(tx: Tx, room_ids: Sequence[str], after: int) -> list[str]:
-    """Give those of the rooms in which something arrived after a number."""
+    """Return those of the rooms in which an event arrived after a stream ID."""
     return [row[0] for row in await tx.fetch(CHANGED_ROOMS, list(room_ids), after)]
 
 
 async def around(tx: Tx, room_id: str, seen: VectorPosition) -> tuple[str | None, str | None]:
-    """Give a room's last event that has been seen, and its first one that has not."""
-    last: str | None = await tx.fetchval(UPTO, room_id, seen.floor)
+    """Return the last event of a room that a position covers, and the first that it does not."""
+    last: str | None = await tx.fetchval(LAST_UPTO, room_id, seen.floor)
     reached = seen.floor
-    while rows := await tx.fetch(BEHIND, room_id, reached, BEHIND_AT_ONCE):
-        for event_id, writer, number in rows:
-            if not seen.covers(writer, number):
+    while rows := await tx.fetch(NEXT_AFTER, room_id, reached, NEXT_AT_ONCE):
+        for event_id, writer, stream_id in rows:
+            if not seen.covers(writer, stream_id):
                 return last, event_id
-            last, reached = event_id, number
+            last, reached = event_id, stream_id
     return last, None

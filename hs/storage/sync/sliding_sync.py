@@ -1,4 +1,9 @@
-"""What sliding sync remembers of connections, and what it reads of many rooms by one statement."""
+"""Sliding sync: the stored positions of connections, and reads of many rooms at once.
+
+A connection keeps two positions: the latest one, and the one it follows, because the client may
+not have received the latest response and repeat its request. A position stores what the client
+was sent up to it, as a delta to a base; several positions may share a base.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +24,7 @@ INSERT INTO sliding_positions
     (position_id, user_id, device_id, conn_id, base_id, delta, created_ms)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
-# Nothing follows a position that is not kept any more.
+# A position can only follow one that is still stored.
 INSERT_NEXT = """
 INSERT INTO sliding_positions
     (position_id, user_id, device_id, conn_id, base_id, delta, created_ms)
@@ -38,7 +43,7 @@ DELETE FROM sliding_bases WHERE {_CONNECTION} AND base_id NOT IN (
     SELECT base_id FROM sliding_positions WHERE {_CONNECTION} AND base_id IS NOT NULL
 )
 """
-TOO_MANY = """
+EXCESS_CONNECTIONS = """
 SELECT conn_id FROM sliding_positions WHERE user_id = $1 AND device_id = $2
 GROUP BY conn_id ORDER BY max(position_id) DESC LIMIT 1000 OFFSET $3
 """
@@ -53,16 +58,17 @@ DELETE FROM sliding_bases WHERE NOT EXISTS (
 )
 """
 
-# The last event of each room, of any type and of those that count as activity: the log is read
+# The last event of each room, of any type and of the types that count as activity: the index is
+# read backwards up to the first match.
 # backwards to the first.
 BUMPS = sql(
     lambda d: (
-        "SELECT wanted.room_id, (SELECT e.stream_id FROM events e "
-        "WHERE e.room_id = wanted.room_id AND e.status = 0 "
+        "SELECT requested.room_id, (SELECT e.stream_id FROM events e "
+        "WHERE e.room_id = requested.room_id AND e.status = 0 "
         f"AND {d.any_of('e.type', 2, 'text')} ORDER BY e.stream_id DESC LIMIT 1), "
         "(SELECT e.stream_id FROM events e "
-        "WHERE e.room_id = wanted.room_id AND e.status = 0 ORDER BY e.stream_id DESC LIMIT 1) "
-        f"FROM {d.unnest('wanted', 'room_id text')}"
+        "WHERE e.room_id = requested.room_id AND e.status = 0 ORDER BY e.stream_id DESC LIMIT 1) "
+        f"FROM {d.unnest('requested', 'room_id text')}"
     )
 )
 FACTS = sql(
@@ -97,7 +103,7 @@ WHERE room_id = $1 AND type = 'm.room.member' AND stream_id > $2
 
 
 class ConnectionKey(NamedTuple):
-    """Whose connection it is, and which."""
+    """The user, device and client-chosen ID of a connection."""
 
     user_id: str
     device_id: str
@@ -105,7 +111,7 @@ class ConnectionKey(NamedTuple):
 
 
 class PositionRecord(NamedTuple):
-    """What was sent up to a position: a base, if any, and what is laid over it."""
+    """What the client was sent up to a position: a base, if any, and the delta to it."""
 
     base_id: int | None
     delta: bytes
@@ -113,7 +119,7 @@ class PositionRecord(NamedTuple):
 
 
 class NewPosition(NamedTuple):
-    """A position to be kept beside `previous`; with `base` it gets a base of its own."""
+    """A position to store after `previous`; with `base`, it gets a base of its own."""
 
     key: ConnectionKey
     previous: int | None
@@ -124,7 +130,7 @@ class NewPosition(NamedTuple):
 
 
 class FactsRecord(NamedTuple):
-    """What lists of rooms are filtered and ordered by."""
+    """The facts by which room lists are filtered and sorted."""
 
     room_id: str
     name: str | None
@@ -134,7 +140,7 @@ class FactsRecord(NamedTuple):
 
 
 class StateEntry(NamedTuple):
-    """One entry of a room's current state."""
+    """An entry of a room's current state."""
 
     room_id: str
     type: str
@@ -143,7 +149,7 @@ class StateEntry(NamedTuple):
 
 
 async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord | None:
-    """Give a position of a connection, if it is still kept."""
+    """Return a position of a connection, if it is still stored."""
     row = await tx.fetchrow(FIND, *key, position_id)
     if row is None:
         return None
@@ -151,10 +157,12 @@ async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord |
 
 
 async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int | None] | None:
-    """Keep a position and the one it follows, and no other of the connection.
+    """Store a position, and delete all positions of the connection but this and the previous one.
 
-    A device's connections used longest ago make room. Returns the position's number and its
-    base's; None when the one it follows is not kept any more.
+    A new connection makes a device's connections beyond `max_connections` end, the least recently
+    used first.
+
+    Returns: the IDs of the position and of its base; None if `previous` is not stored any more.
     """
     [position_id] = await tx.next_ids(_STREAM, 1)
     base_id = new.base_id if new.base is None else position_id
@@ -174,34 +182,34 @@ async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int
 
 
 async def _drop_oldest(tx: Tx, key: ConnectionKey, max_connections: int) -> None:
-    for row in await tx.fetch(TOO_MANY, key.user_id, key.device_id, max_connections):
+    for row in await tx.fetch(EXCESS_CONNECTIONS, key.user_id, key.device_id, max_connections):
         await tx.execute(DROP_CONNECTION, key.user_id, key.device_id, row[0])
         await tx.execute(DROP_CONNECTION_BASES, key.user_id, key.device_id, row[0])
 
 
 async def expire(tx: Tx, before_ms: int) -> int:
-    """Forget connections that sent nothing new since a time; give the number of positions."""
-    gone = await tx.execute(EXPIRE, before_ms)
-    if gone:
+    """Delete positions created before a time (ms) and unused bases; return how many positions."""
+    deleted = await tx.execute(EXPIRE, before_ms)
+    if deleted:
         await tx.execute(EXPIRE_BASES)
-    return gone
+    return deleted
 
 
 async def bumps(
     tx: Tx, room_ids: Sequence[str], types: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
-    """Give the number of the last event of some types, and of any type, in each of many rooms."""
+    """Return, for each room, the stream IDs of its last event of these types and of any type."""
     rows = await tx.fetch(BUMPS, list(room_ids), list(types))
     return {row[0]: (row[1] or 0, row[2] or 0) for row in rows}
 
 
 async def facts(tx: Tx, room_ids: Sequence[str]) -> list[FactsRecord]:
-    """Give what lists are filtered by, of those rooms whose state is here."""
+    """Return the facts of those rooms whose state is stored."""
     return [FactsRecord(*row) for row in await tx.fetch(FACTS, list(room_ids))]
 
 
 async def stripped(tx: Tx, room_ids: Sequence[str], user_id: str) -> dict[str, bytes]:
-    """Give the state that came with a user's invites and knocks (JSON), where there is any."""
+    """Return the stripped state (JSON) of a user's invites and knocks, by room."""
     rows = await tx.fetch(STRIPPED, list(room_ids), user_id)
     return {row[0]: bytes(row[1]) for row in rows}
 
@@ -209,16 +217,16 @@ async def stripped(tx: Tx, room_ids: Sequence[str], user_id: str) -> dict[str, b
 async def state_of(
     tx: Tx, room_ids: Sequence[str], types: Sequence[str], members: Sequence[str]
 ) -> list[StateEntry]:
-    """Give the current state of some types, and some members, of many rooms."""
+    """Return the current state entries of some types, and of some members, of many rooms."""
     rows = await tx.fetch(STATE, list(room_ids), list(types), list(members))
     return [StateEntry(*row) for row in rows]
 
 
 async def all_state_of(tx: Tx, room_ids: Sequence[str]) -> list[StateEntry]:
-    """Give all of the current state of many rooms."""
+    """Return the whole current state of many rooms."""
     return [StateEntry(*row) for row in await tx.fetch(ALL_STATE, list(room_ids))]
 
 
 async def members_since(tx: Tx, room_id: str, after: int) -> dict[str, str]:
-    """Give the member events of a room's current state that are newer than a number."""
+    """Return the current member events of a room after a stream ID: {user_id: event_id}."""
     return {row[0]: row[1] for row in await tx.fetch(MEMBERS_SINCE, room_id, after)}

@@ -1,4 +1,4 @@
-"""The database block, in the form that psycopg2 takes."""
+"""The database block, in the format of Synapse and psycopg2."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.settings.conftest import Load, Refused
 POSTGRES = "database: {name: psycopg2, args: {user: u, password: p, database: d, %s}}"
 
 
-def test_the_arguments_of_psycopg2_are_kept(load: Load) -> None:
+def test_arguments_of_psycopg2_are_kept(load: Load) -> None:
     database = load(POSTGRES % "host: db, port: 5433, sslmode: require, cp_max: 20").database
 
     assert database.args == {
@@ -21,18 +21,18 @@ def test_the_arguments_of_psycopg2_are_kept(load: Load) -> None:
     }
 
 
-def test_dbname_is_another_word_for_database(load: Load) -> None:
+def test_dbname_is_an_alias_of_database(load: Load) -> None:
     database = load("database: {name: psycopg2, args: {dbname: d, port: '5432'}}").database
 
     assert database.args == {"database": "d", "port": "5432"}
     assert database.label == "d"
 
 
-def test_the_password_does_not_show_in_logs(load: Load) -> None:
+def test_password_is_not_in_the_repr_of_settings(load: Load) -> None:
     assert "hush" not in repr(load(POSTGRES.replace("password: p", "password: hush") % ""))
 
 
-def test_arguments_of_the_old_pool_are_noted(load: Load) -> None:
+def test_arguments_of_psycopg2s_pool_are_ignored_with_a_note(load: Load) -> None:
     settings = load(POSTGRES % "cp_reconnect: true")
 
     [notice] = settings.notices
@@ -41,26 +41,26 @@ def test_arguments_of_the_old_pool_are_noted(load: Load) -> None:
     assert not notice.is_warning
 
 
-def test_an_unknown_argument_is_a_warning(load: Load) -> None:
+def test_unknown_argument_is_a_warning_with_a_suggestion(load: Load) -> None:
     [notice] = load(POSTGRES % "sslmod: require").notices
 
     assert "did you mean sslmode?" in notice.message
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
-        ("{name: mysql}", "not a database"),
-        ("{name: psycopg2, args: {user: u}}", "name is missing"),
+        ("{name: mysql}", "not a supported database"),
+        ("{name: psycopg2, args: {user: u}}", "name of the database is missing"),
         ("{name: psycopg2, args: {database: d, cp_min: 5, cp_max: 2}}", "less than cp_min"),
         ("{name: psycopg2, args: {database: d, options: [search_path]}}", "expected a string"),
     ],
 )
-def test_a_wrong_database_is_refused(refused: Refused, written: str, told: str) -> None:
-    assert told in refused(f"database: {written}")
+def test_invalid_database_is_rejected(refused: Refused, written: str, message: str) -> None:
+    assert message in refused(f"database: {written}")
 
 
-def test_memory_is_not_a_path(load: Load) -> None:
+def test_in_memory_database_is_not_resolved_as_a_path(load: Load) -> None:
     database = load("database: {name: sqlite3, args: {database: ':memory:'}}").database
 
     assert str(database.path) == ":memory:"

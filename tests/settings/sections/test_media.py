@@ -9,7 +9,7 @@ from hs.settings.sections.media import DEFAULT_SIZES, FolderSettings, S3Settings
 from tests.settings.conftest import Load
 
 
-def test_the_media_lie_beside_the_configuration_unless_told_otherwise(load: Load) -> None:
+def test_media_folder_defaults_to_the_directory_of_the_configuration(load: Load) -> None:
     settings = load("")
 
     assert settings.media.media_store_path == settings.folder / "media_store"
@@ -17,7 +17,7 @@ def test_the_media_lie_beside_the_configuration_unless_told_otherwise(load: Load
     assert settings.media.max_upload_size == 50 * 1024**2
 
 
-def test_storage_providers_are_taken_as_another_server_has_them(load: Load) -> None:
+def test_storage_providers_are_read_in_the_format_of_synapse(load: Load) -> None:
     settings = load(
         """\
 media_storage_providers:
@@ -59,14 +59,14 @@ media_storage_providers:
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_key(load: Load, text: str, key: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+def test_mistake_is_reported_with_its_key(load: Load, text: str, key: str) -> None:
+    with pytest.raises(SettingsError) as error:
         load(text)
 
-    assert [one.key for one in refused.value.problems] == [key]
+    assert [problem.key for problem in error.value.problems] == [key]
 
 
-def test_the_old_key_of_a_second_folder_is_taken_as_a_provider(load: Load) -> None:
+def test_legacy_key_of_a_backup_folder_becomes_a_storage_provider(load: Load) -> None:
     settings = load("backup_media_store_path: /backup\nsynchronous_backup_media_store: true\n")
 
     (provider,) = settings.media.media_storage_providers

@@ -1,4 +1,4 @@
-"""Settings of proposals: what is read, and what is refused with a remedy."""
+"""Settings of proposals: what is read, and what is rejected with a remedy."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from hs.settings.sections.proposals import ProposalSettings
 from tests.settings.conftest import Load
 
 
-def test_without_keys_all_is_off(load: Load) -> None:
+def test_proposals_are_disabled_by_default(load: Load) -> None:
     assert load("").proposals == ProposalSettings()
 
 
-def test_what_is_on_is_read(load: Load) -> None:
+def test_enabled_proposals_are_read(load: Load) -> None:
     proposals = load(
         "max_event_delay_duration: 24h\n"
         "experimental_features: {msc4306_enabled: true, msc3266_enabled: true}\n"
@@ -23,10 +23,10 @@ def test_what_is_on_is_read(load: Load) -> None:
     assert proposals.matrix_rtc.transports[0]["livekit_service_url"] == "https://rtc"
 
 
-def test_other_experiments_are_told_of_and_ignored(load: Load) -> None:
+def test_unknown_experiment_is_ignored_with_a_note(load: Load) -> None:
     settings = load("experimental_features: {msc3266_enabled: true}\n")
 
-    assert [one.key for one in settings.notices] == ["experimental_features.msc3266_enabled"]
+    assert [notice.key for notice in settings.notices] == ["experimental_features.msc3266_enabled"]
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_other_experiments_are_told_of_and_ignored(load: Load) -> None:
         ("matrix_rtc: {transports: {type: livekit}}", "matrix_rtc.transports"),
     ],
 )
-def test_wrong_values_name_their_key_and_a_remedy(load: Load, text: str, key: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+def test_invalid_value_is_reported_with_key_and_remedy(load: Load, text: str, key: str) -> None:
+    with pytest.raises(SettingsError) as error:
         load(text + "\n")
 
-    [problem] = refused.value.problems
+    [problem] = error.value.problems
     assert problem.key == key
     assert problem.remedy

@@ -1,4 +1,4 @@
-"""One-time keys in the rows of their devices, and among very many."""
+"""One-time keys: claims, deletion with the device, and migration of older tables."""
 
 import pytest
 
@@ -7,91 +7,93 @@ from hs.storage.devices import devices, key_uploads, one_time_keys, to_device
 from hs.storage.migrate import bundled_migrations, migrate, statements_for
 from tests.support.rooms import ALICE
 
-PLANS = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
+EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
 DEVICES = 2000
 
 
-async def upload(tx: Tx) -> None:
+async def upload_keys(tx: Tx) -> None:
     for n in range(DEVICES):
         await devices.ensure(tx, f"@u{n}:hs.test", "DEVICE", None, 1)
-    found = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(DEVICES)])
+    devices_by_user = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(DEVICES)])
     for n in range(DEVICES):
-        inbox = found[f"@u{n}:hs.test"]["DEVICE"]
+        inbox = devices_by_user[f"@u{n}:hs.test"]["DEVICE"]
         await one_time_keys.put(tx, inbox, {"x": [b"%d-%d" % (n, number) for number in range(3)]})
 
 
 async def inboxes(tx: Tx, count: int) -> dict[int, int]:
-    found = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(count)])
-    return {n: found[f"@u{n}:hs.test"]["DEVICE"] for n in range(count)}
+    devices_by_user = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(count)])
+    return {n: devices_by_user[f"@u{n}:hs.test"]["DEVICE"] for n in range(count)}
 
 
-async def plan_of(tx: Tx, wanted: list[int]) -> str:
+async def plan_of(tx: Tx, requested: list[int]) -> str:
     statement = getattr(one_time_keys.CLAIM.statement, tx.dialect.engine)
-    rows = await tx.fetch(f"{PLANS[tx.dialect.engine]} {statement}", wanted, "x")
+    rows = await tx.fetch(f"{EXPLAIN[tx.dialect.engine]} {statement}", requested, "x")
     return "\n".join(str(tuple(row)) for row in rows).lower()
 
 
-async def claim(tx: Tx, wanted: list[int], algorithm: str) -> list[tuple[int, bytes]]:
-    return await one_time_keys.claim_any(tx, dict.fromkeys(wanted, algorithm))
+async def claim(tx: Tx, requested: list[int], algorithm: str) -> list[tuple[int, bytes]]:
+    return await one_time_keys.claim_any(tx, dict.fromkeys(requested, algorithm))
 
 
-async def test_each_of_many_devices_gives_its_oldest_key(database: Database) -> None:
-    await database.write(upload)
-    wanted = await database.read(inboxes, 100)
+async def test_claim_takes_the_oldest_key_of_each_device(database: Database) -> None:
+    await database.write(upload_keys)
+    requested = await database.read(inboxes, 100)
 
-    plan = await database.read(plan_of, list(wanted.values())[:10])
-    given = [await database.write(claim, list(wanted.values()), "x")]
-    late = await database.write(one_time_keys.claim, wanted.values(), "x")
-    given.append(one_time_keys.claimed(late.rows))
+    plan = await database.read(plan_of, list(requested.values())[:10])
+    claims = [await database.write(claim, list(requested.values()), "x")]
+    late = await database.write(one_time_keys.claim, requested.values(), "x")
+    claims.append(one_time_keys.claimed(late.rows))
 
-    # The keys of others are not looked at.
+    # The plan looks at the keys of the requested devices only.
     assert "seq scan" not in plan
     assert "scan one_time_keys" not in plan
-    for number, keys in enumerate(given):
-        assert set(keys) == {(wanted[n], b"%d-%d" % (n, number)) for n in range(100)}
+    for number, keys in enumerate(claims):
+        assert set(keys) == {(requested[n], b"%d-%d" % (n, number)) for n in range(100)}
 
 
-async def phone(tx: Tx) -> int:
+async def add_phone(tx: Tx) -> int:
     await devices.ensure(tx, ALICE, "PHONE", None, 1)
     return (await to_device.devices(tx, [ALICE]))[ALICE]["PHONE"]
 
 
-async def all_of(database: Database, inbox: int, algorithm: str) -> list[bytes]:
-    """Claim until nothing is left."""
-    found: list[bytes] = []
-    while given := await database.write(claim, [inbox], algorithm):
-        found += [key for _, key in given]
-    return found
+async def claim_all(database: Database, inbox: int, algorithm: str) -> list[bytes]:
+    """Claim keys until none is left."""
+    keys: list[bytes] = []
+    while claimed := await database.write(claim, [inbox], algorithm):
+        keys += [key for _, key in claimed]
+    return keys
 
 
-async def test_keys_of_any_length_come_in_the_order_of_their_upload(database: Database) -> None:
+async def test_keys_of_different_lengths_are_claimed_in_upload_order(database: Database) -> None:
     keys = [b"aa", b"b b", b"c", b"ddddd", b"ff", "g\u00fc".encode()]
-    inbox = await database.write(phone)
+    inbox = await database.write(add_phone)
     await database.write(one_time_keys.put, inbox, {"x": keys, "y": [b"other"]})
 
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {"x": 6, "y": 1}
-    assert await all_of(database, inbox, "x") == keys
-    assert await all_of(database, inbox, "y") == [b"other"]
+    assert await claim_all(database, inbox, "x") == keys
+    assert await claim_all(database, inbox, "y") == [b"other"]
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {}
 
 
-async def test_keys_go_with_their_device_and_none_come_after(database: Database) -> None:
-    inbox = await database.write(phone)
+async def test_keys_are_deleted_with_their_device_and_none_can_be_added_later(
+    database: Database,
+) -> None:
+    inbox = await database.write(add_phone)
     await database.write(one_time_keys.put, inbox, {"x": [b"k"]})
     await database.write(one_time_keys.put_fallbacks, inbox, [("x", "id", b"k")])
 
     await database.write(devices.delete, ALICE, ["PHONE"])
-    await database.write(phone)
+    await database.write(add_phone)
 
-    assert await all_of(database, inbox, "x") == []
+    assert await claim_all(database, inbox, "x") == []
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {}
     assert await database.read(one_time_keys.unused_fallbacks, ALICE, "PHONE") == []
     with pytest.raises(ForeignViolation):
         await database.write(one_time_keys.put, inbox, {"x": [b"k"]})
 
 
-async def test_what_is_spent_goes_where_it_is_not_written_anew(database: Database) -> None:
-    inbox = await database.write(phone)
+async def test_rows_without_unclaimed_keys_are_deleted(database: Database) -> None:
+    inbox = await database.write(add_phone)
     await database.write(one_time_keys.put, inbox, {"x": [b"1"], "y": [b"2"]})
     await database.write(claim, [inbox], "x")
 
@@ -105,8 +107,8 @@ async def test_what_is_spent_goes_where_it_is_not_written_anew(database: Databas
     assert (after.counts, after.spent) == ({"y": 1}, frozenset())
 
 
-async def back_to(tx: Tx, number: int, *tables: str) -> None:
-    """Make tables of keys as they were at a migration."""
+async def restore_old_tables(tx: Tx, number: int, *tables: str) -> None:
+    """Replace the key tables by those of an older migration."""
     await tx.execute("DROP TABLE one_time_keys")
     await tx.execute("DROP TABLE fallback_keys")
     await tx.execute("DELETE FROM schema_migrations WHERE number > $1 AND number <= 27", number)
@@ -133,16 +135,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 
 
-async def test_keys_in_a_row_each_are_kept(database: Database) -> None:
-    async def as_it_was(tx: Tx) -> None:
-        await back_to(tx, 25, "one_time_keys", "fallback_keys")
+async def test_migration_keeps_keys_stored_one_per_row(database: Database) -> None:
+    async def create_old_rows(tx: Tx) -> None:
+        await restore_old_tables(tx, 25, "one_time_keys", "fallback_keys")
         await tx.execute(OLD_DEVICE, ALICE)
         for number, name in enumerate(["b", "a", 'q"\u00fc\n']):
             await tx.execute(OLD_KEY, number, ALICE, name, b'{"key":"%d"}' % number)
         await tx.execute(OLD_FALLBACK, ALICE, "PHONE", b"1")
         await tx.execute(OLD_FALLBACK, ALICE, "GONE", b"2")
 
-    await database.write(as_it_was)
+    await database.write(create_old_rows)
 
     await migrate(database, bundled_migrations(), ["pre"])
 
@@ -150,11 +152,14 @@ async def test_keys_in_a_row_each_are_kept(database: Database) -> None:
     assert known is not None
     assert known.counts == {"x": 3}
     assert known.named_keys().keys() == {"x:b", "x:a", 'x:q"\u00fc\n'}
-    assert (await all_of(database, 1, "x"))[:2] == [b'{"x:b":{"key":"0"}}', b'{"x:a":{"key":"1"}}']
+    assert (await claim_all(database, 1, "x"))[:2] == [
+        b'{"x:b":{"key":"0"}}',
+        b'{"x:a":{"key":"1"}}',
+    ]
     assert known.fallbacks["x"] == ("x", "id", b"1", 1)
 
 
-async def test_keys_in_batches_are_kept_but_for_those_given_out(database: Database) -> None:
+async def test_migration_keeps_unclaimed_keys_of_batches(database: Database) -> None:
     batches = [
         ("PHONE", "x", 3, 0, 2, 4, b"long" + "l\u00fcn".encode()),
         ("PHONE", "x", 1, 1, 3, 2, b"aabbcc"),
@@ -162,23 +167,23 @@ async def test_keys_in_batches_are_kept_but_for_those_given_out(database: Databa
         ("PHONE", "y", 4, 0, 1, 1, b"y"),
         ("PHONE", "z", 5, 1, 1, 1, b"z"),
         ("GONE", "x", 1, 0, 1, 1, b"?"),
-        # As nobody may leave them any more.
+        # Larger than an upload may be, so the migration drops it.
         ("PHONE", "huge", 1, 0, 1, 140_000, b"h" * 140_000),
         ("PHONE", "mixed", 1, 0, 1, 100_000, b"m" * 100_000),
         ("PHONE", "mixed", 2, 0, 2, 1, b"mm"),
     ]
 
-    async def as_it_was(tx: Tx) -> None:
-        await back_to(tx, 26, "key_batches", "fallback_keys")
+    async def create_old_rows(tx: Tx) -> None:
+        await restore_old_tables(tx, 26, "key_batches", "fallback_keys")
         await tx.execute("ALTER TABLE devices ADD COLUMN last_batch INTEGER NOT NULL DEFAULT 0")
         await tx.execute(OLD_DEVICE, ALICE)
         for batch in batches:
             await tx.execute(OLD_BATCH, ALICE, *batch)
 
-    await database.write(as_it_was)
+    await database.write(create_old_rows)
 
     await migrate(database, bundled_migrations(), ["pre"])
 
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {"x": 4, "y": 1}
-    assert await all_of(database, 1, "x") == [b"bb", b"cc", b"long", "l\u00fcn".encode()]
-    assert await all_of(database, 1, "y") == [b"y"]
+    assert await claim_all(database, 1, "x") == [b"bb", b"cc", b"long", "l\u00fcn".encode()]
+    assert await claim_all(database, 1, "y") == [b"y"]

@@ -1,15 +1,15 @@
-"""Finding a reaction that somebody has made already."""
+"""The lookup of a user's existing reaction to an event."""
 
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import annotations, relation_writes
 from hs.storage.rooms.relation_writes import RelationRecord
 
-PLANS = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
-SAME = ("$parent", "m.reaction", "@u7:hs.test", "k")
+EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
+REACTION = ("$parent", "m.reaction", "@u7:hs.test", "k")
 
 
 async def plan_of(tx: Tx, statement: str) -> str:
-    rows = await tx.fetch(f"{PLANS[tx.dialect.engine]} {statement}", *SAME)
+    rows = await tx.fetch(f"{EXPLAIN[tx.dialect.engine]} {statement}", *REACTION)
     return "\n".join(str(tuple(row)) for row in rows)
 
 
@@ -33,11 +33,11 @@ async def react(tx: Tx, count: int) -> None:
     )
 
 
-async def test_ones_own_reaction_is_found_among_many_by_its_sender(database: Database) -> None:
+async def test_reaction_is_looked_up_by_its_sender(database: Database) -> None:
     await database.write(react, 3000)
 
-    found = await database.read(annotations.find, *SAME)
+    event_id = await database.read(annotations.find, *REACTION)
     plan = await database.read(plan_of, annotations.FIND)
 
-    assert found == "$r7"
+    assert event_id == "$r7"
     assert "relations_senders" in plan
