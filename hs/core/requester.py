@@ -18,9 +18,8 @@ class Requester:
     """The authenticated user behind a request.
 
     `token_id` is the row of the access token; it and `device_id` are None for an application
-    service that acts without a device. `shadow` users are shadow-banned: their requests appear to
-    succeed but have no effect. `unlimited` requesters are exempt from rate limits. `consent_due` is
-    set while the user may not act for lack of consent.
+    service that acts without a device. The requests of shadow-banned users appear to succeed but
+    have no effect. A consent that is due keeps the user from acting.
     """
 
     user_id: UserID

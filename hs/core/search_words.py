@@ -33,7 +33,7 @@ Phrase = tuple[str, ...]
 
 @attrs.frozen
 class SearchQuery:
-    """The conditions on a text: it contains each of `phrases` and none of `unwanted`."""
+    """The conditions on a text: the phrases that it must contain, and those that it must not."""
 
     phrases: tuple[Phrase, ...]
     unwanted: tuple[Phrase, ...] = ()

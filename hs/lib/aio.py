@@ -1,7 +1,7 @@
 """The one asyncio loop of a process, and the bridge over which trio tasks run coroutines on it.
 
 Call `Bridge.run` once per unit of work, never once per await: a crossing costs 15 to 165 µs. Code
-on the asyncio side must not touch trio objects; it calls into trio through `tell_trio` only.
+on the asyncio side must not touch trio objects; it calls into trio through the bridge only.
 
 Rules:
 
@@ -9,7 +9,7 @@ Rules:
   cancellation is passed on to the coroutine, and the task waits for it to take effect. So nothing
   that the coroutine uses, such as a database connection, outlives the caller.
 - The threads share only the two deques and the flags. Once posted, a `_Job` belongs to the loop's
-  thread; results return through `tell_trio`, in order.
+  thread. Results return to trio in order, as calls that reschedule the waiting tasks.
 - An entry is appended to a deque before the flag is read, and the flag is cleared before the deque
   is emptied. So an entry is either seen by the wake-up under way or causes a new one; a burst of
   entries causes only one.

@@ -20,7 +20,7 @@ class Hungup(ConnectionError):
 
 @attrs.define
 class HttpClient:
-    """A client of one server; after Hungup the next request opens a new connection."""
+    """A client of one server; after a failed request the next one opens a new connection."""
 
     port: int
     token: str | None = None
@@ -69,7 +69,7 @@ class HttpClient:
     ) -> Answer:
         """Send a request and return the complete response.
 
-        Raises: Hungup.
+        Raises: ConnectionError, if the connection fails or is closed before that.
         """
         if body is None:
             body = b"" if json is None else orjson.dumps(json)

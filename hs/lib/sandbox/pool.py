@@ -15,7 +15,7 @@ of the server process. Rules:
 - Children are replaced after JOBS_PER_CHILD jobs, so that memory leaks and other damage do not add
   up.
 
-Children start on demand. `keep` ends idle ones, and all of them at shutdown.
+Children start on demand. A background task of the pool ends idle ones, and all of them at shutdown.
 """
 
 import enum
