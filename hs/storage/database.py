@@ -3,8 +3,8 @@
 A unit of work is `async def unit(tx, *args)` and runs whole in one transaction (except under
 `Database.read`). Rules for units:
 
-- A unit awaits nothing but `tx` and touches no trio object: it runs outside the trio thread
-  (in a thread of SQLite, or in the asyncio loop of PostgreSQL).
+- A unit awaits nothing but `tx` and touches no trio object: it runs outside the trio thread, with
+  SQLite in a thread of the database, with PostgreSQL in the thread of the asyncio loop.
 - A unit has no effect but its transaction and its return value: after a conflict or a lost
   connection it is run again from the start.
 - A unit does not catch database errors. PostgreSQL refuses every later statement of a transaction
@@ -117,7 +117,7 @@ class Tx(Protocol):
         """Allocate IDs of a stream that the schema declares by `CREATE STREAM name;`.
 
         The IDs increase and are greater than all IDs allocated before. They need not be
-        consecutive: concurrent units allocate theirs, and a failed unit leaves a gap.
+        consecutive: concurrent units allocate theirs, and a failed unit may leave a gap.
         """
 
 

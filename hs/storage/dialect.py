@@ -112,7 +112,6 @@ class SqliteDialect:
             _reject_bytea(column.type)
         # LIMIT keeps the planner from flattening the subquery, which may make it scan the list
         # once for each row of the joined table.
-        # of the table it is joined to.
         further_columns = "".join(
             f", json_extract(${n}, '$[' || _{first}.key || ']') AS {c.name}"
             for n, c in enumerate(parsed[1:], first + 1)

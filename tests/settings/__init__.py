@@ -1,1 +1,1 @@
-"""Tests of the configuration dialect."""
+"""Tests of loading and checking the configuration."""

@@ -1,1 +1,1 @@
-"""Tables of accounts, their tokens, addresses, profiles and account data."""
+"""Users, their tokens, third-party identifiers, profiles and account data."""

@@ -1,1 +1,1 @@
-"""Tables of devices, their keys, key backups and messages to devices."""
+"""Devices, their keys, key backups and to-device messages."""

@@ -44,7 +44,6 @@ PROFILES = sql(
 _TOKENS: Final = 5
 # $1 requester, $2 limit, $3 all users, $4 remote users, $5 locked users, $6 local users first,
 # $7 the suffix of local user IDs, $8 the prefix of the best matches, $9… words.
-# $7 the suffix of local user IDs, $8 the beginning of good matches, $9… words.
 SEARCH = f"""
 SELECT d.user_id, d.display_name, d.avatar_url
 FROM user_directory d LEFT JOIN users u ON u.user_id = d.user_id

@@ -1,1 +1,1 @@
-"""Tables of rooms: events, state, relations, memberships."""
+"""Rooms: events, state, relations and memberships."""

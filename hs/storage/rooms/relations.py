@@ -82,7 +82,6 @@ OLDEST_DESCENDANTS = (
 )
 # The sender of the root participates too. Not EXISTS: PostgreSQL might start from all events that
 # the user ever sent.
-# that the user ever wrote.
 _PARTICIPATES = """
 ($5 = '' OR coalesce(
     (SELECT 1 FROM relations r
@@ -101,7 +100,6 @@ THREADS = sql(
 )
 # A thread whose last reply is by an ignored user is sorted by its last reply by another user.
 # MATERIALIZED fixes the order of the steps: looking into a thread costs more than skipping it.
-# step: to look into a thread costs more than to pass it over.
 THREADS_MOVED_DOWN = sql(
     lambda d: (
         "WITH moved AS MATERIALIZED ("

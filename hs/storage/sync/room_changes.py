@@ -11,7 +11,6 @@ LOWEST = -(2**62)
 
 # The stream ID after which the rows begin is looked up first, so that a long room costs no more
 # than a short one. CROSS JOIN makes SQLite go from the rooms to their events.
-# more than a short one; CROSS JOIN has SQLite go from the rooms to their events.
 WINDOWS = sql(
     lambda d: (
         "SELECT e.room_id, e.stream_id, e.writer, e.event_id, e.type, e.state_key, e.sender, "

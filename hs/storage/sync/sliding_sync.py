@@ -60,7 +60,6 @@ DELETE FROM sliding_bases WHERE NOT EXISTS (
 
 # The last event of each room, of any type and of the types that count as activity: the index is
 # read backwards up to the first match.
-# backwards to the first.
 BUMPS = sql(
     lambda d: (
         "SELECT requested.room_id, (SELECT e.stream_id FROM events e "
