@@ -319,10 +319,7 @@ async def test_rate_limited_response_says_when_to_retry(client: WebClient) -> No
         (
             "unavailable",
             503,
-            {
-                "errcode": "M_UNKNOWN",
-                "error": "The server is temporarily unavailable; try again later",
-            },
+            {"errcode": "M_UNKNOWN", "error": "The server is temporarily unavailable; try again"},
         ),
         ("remote", 502, {"errcode": "M_UNKNOWN", "error": "The request to example.org failed"}),
         ("nursery", 404, {"errcode": "M_NOT_FOUND", "error": "Gone"}),
