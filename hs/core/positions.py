@@ -1,4 +1,4 @@
-"""Positions in a stream that several processes write: one number per writer, most of them equal."""
+"""Positions in streams: one number for each process that writes the stream, most of them equal."""
 
 import re
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from immutables import Map
 
 from hs.core.errors import InvalidParam
 
+_EPOCH = re.compile(r"[0-9A-Za-z]{0,32}", re.ASCII)
 _ESCAPED = re.compile(r"-([0-9a-f]{2})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _MAX_WRITERS = 256
@@ -16,25 +17,25 @@ _MAX_WRITERS = 256
 
 @attrs.frozen
 class VectorPosition:
-    """How far a reader has seen each writer of a stream.
+    """The position up to which a reader has seen the rows of each writer of a stream.
 
-    Every writer is seen up to `floor`; those in `ahead` are seen further. Writers that are in
-    `ahead` are always above `floor`.
+    That is `floor` for every writer that is not in `ahead`. Positions in `ahead` are greater than
+    `floor`.
     """
 
     floor: int = 0
     ahead: Map[str, int] = attrs.field(factory=Map)
 
     def get(self, writer: str) -> int:
-        """Give the position up to which a writer's rows have been seen."""
+        """Return the position up to which a writer's rows have been seen."""
         return self.ahead.get(writer, self.floor)
 
     def covers(self, writer: str, position: int) -> bool:
-        """Tell whether a row of a writer has been seen."""
+        """Return whether the row at a writer's position has been seen."""
         return position <= self.floor or position <= self.ahead.get(writer, 0)
 
     def covers_all(self, other: "VectorPosition") -> bool:
-        """Tell whether nothing in another vector is news to this one."""
+        """Return whether every row that another vector covers has been seen."""
         if other is self:
             return True
         if other.floor > self.floor:
@@ -44,40 +45,40 @@ class VectorPosition:
         return all(self.covers(writer, position) for writer, position in other.ahead.items())
 
     def advance(self, writer: str, position: int) -> "VectorPosition":
-        """Give the vector after a writer has been seen up to a position; never goes back."""
+        """Return the vector with a writer raised to a position; never lower than it was."""
         if position <= self.get(writer):
             return self
         return VectorPosition(self.floor, self.ahead.set(writer, position))
 
     def settle(self, writers: Iterable[str]) -> "VectorPosition":
-        """Raise the floor to the slowest of all the stream's writers.
+        """Return the vector with the floor raised to the slowest writer.
 
-        `writers` must name every writer that may still write: a row of one left out could
-        otherwise appear below the floor.
+        `writers` must name every process that may still write to the stream. A writer that is
+        missing could otherwise add a row below the floor, which no reader would notice.
         """
         floor = min((self.get(writer) for writer in writers), default=self.floor)
         return self.raise_floor(floor)
 
     def raise_floor(self, floor: int) -> "VectorPosition":
-        """Give the vector in which every writer is seen at least up to `floor`."""
+        """Return the vector with every writer raised to at least `floor`."""
         if floor <= self.floor:
             return self
-        kept = {writer: seen for writer, seen in self.ahead.items() if seen > floor}
-        return VectorPosition(floor, Map(kept))
+        ahead = {writer: seen for writer, seen in self.ahead.items() if seen > floor}
+        return VectorPosition(floor, Map(ahead))
 
     def most(self) -> int:
-        """Give the highest position seen of any writer."""
+        """Return the highest position seen of any writer."""
         return max(self.ahead.values(), default=self.floor) if self.ahead else self.floor
 
     def merge(self, other: "VectorPosition") -> "VectorPosition":
-        """Give the least vector that covers both."""
+        """Return the smallest vector that covers both."""
         merged = self.raise_floor(other.floor)
         for writer, position in other.ahead.items():
             merged = merged.advance(writer, position)
         return merged
 
     def encode(self) -> str:
-        """Give the text form, `123` or `123~w1.125~w2.130`, made of unreserved characters."""
+        """Return the text form, `123` or `123~w1.125~w2.130`, of unreserved characters."""
         if not self.ahead:
             return str(self.floor)
         entries = (f"~{_escape(name)}.{seen}" for name, seen in sorted(self.ahead.items()))
@@ -85,7 +86,7 @@ class VectorPosition:
 
     @classmethod
     def parse(cls, text: str) -> "VectorPosition":
-        """Read the text form.
+        """Parse the text form.
 
         Raises: InvalidParam.
         """
@@ -99,6 +100,32 @@ class VectorPosition:
         return vector
 
 
+@attrs.frozen
+class EpochPosition:
+    """A position in a memory stream, which is valid only within one life of the writers.
+
+    With another epoch, everything in the stream is new to the reader.
+    """
+
+    epoch: str = ""
+    vector: VectorPosition = VectorPosition()
+
+    def encode(self) -> str:
+        """Return the text form, `<epoch>.<vector>`."""
+        return f"{self.epoch}.{self.vector.encode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EpochPosition":
+        """Parse the text form.
+
+        Raises: InvalidParam.
+        """
+        epoch, dot, vector = text.partition(".")
+        if not dot or _EPOCH.fullmatch(epoch) is None:
+            raise InvalidParam("The token is malformed")
+        return cls(epoch, VectorPosition.parse(vector))
+
+
 def _number(text: str) -> int:
     if _NUMBER.fullmatch(text) is None:
         raise InvalidParam("The token is malformed")
@@ -107,7 +134,7 @@ def _number(text: str) -> int:
 
 @lru_cache(maxsize=1024)
 def _escape(writer: str) -> str:
-    # "-" escapes, for it is the one unreserved character that tokens do not use to separate.
+    # "-" marks an escape: it is the only unreserved character that separates nothing in tokens.
     return "".join(
         chr(byte) if chr(byte).isalnum() and byte < 128 else f"-{byte:02x}"
         for byte in writer.encode()

@@ -1,14 +1,15 @@
-"""What one process does, as data: a pure function of the settings, printed by `hs plan`.
+"""The plan of one process: its listeners, streams and duties, computed from the settings.
 
-No code outside this folder asks which kind of process it is in.
+`hs plan` prints it. No code outside this folder asks which kind of process it runs in.
 """
 
 import attrs
 
+from hs.core.streams import CATALOGUE
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
-# Duties: what a process does unasked. Names are shown by `hs plan`, in logs, metrics and leases.
+# Duties: the background work of a process. `hs plan`, logs, metrics and leases show these names.
 BACKGROUND = "background tasks"
 USER_DIRECTORY = "user directory"
 APPSERVICES = "application services"
@@ -16,16 +17,13 @@ PUSHERS = "pushers"
 FEDERATION = "federation sender"
 MEDIA_JOBS = "media jobs"
 
-# Streams that an instance writes although no setting names them.
-_EVENTS_TOO = ("backfill",)
-
 
 @attrs.frozen(kw_only=True)
 class Plan:
     """The listeners, streams and duties of one process.
 
-    `shared` tells that there are other processes, hence Redis and replication over HTTP.
-    `migrates` is the process that brings the schema up to date at its start.
+    With `shared` there are other processes, so it needs Redis and replication over HTTP. A process
+    that `migrates` brings the schema up to date at its start.
     """
 
     instance: str
@@ -38,10 +36,10 @@ class Plan:
 
 
 def plan_of(settings: Settings) -> Plan:
-    """Decide what the process with these settings does."""
+    """Return the plan of the process with these settings."""
     workers = settings.workers
     name = workers.name
-    held = {
+    holders_of = {
         BACKGROUND: workers.background_tasks,
         USER_DIRECTORY: workers.user_directory,
         APPSERVICES: workers.appservices,
@@ -49,26 +47,26 @@ def plan_of(settings: Settings) -> Plan:
         FEDERATION: workers.federation_senders,
         MEDIA_JOBS: workers.media_jobs,
     }
-    writes = [stream for stream in workers.writers if workers.writes(stream)]
-    if "events" in writes:
-        writes += _EVENTS_TOO
+    # `stream_writers` accepts names of no stream, and some streams have the writers of another.
+    named = {stream for stream in workers.writers if workers.writes(stream)}
+    written = {stream.name for stream in CATALOGUE if stream.writer_setting in named}
     return Plan(
         instance=name,
         app=workers.app,
         listeners=settings.listeners,
-        writes=tuple(sorted(writes)),
-        duties=tuple(duty for duty, holders in held.items() if name in holders),
+        writes=tuple(sorted(named | written)),
+        duties=tuple(duty for duty, holders in holders_of.items() if name in holders),
         shared=settings.redis.enabled or bool(workers.others),
         migrates=workers.is_main,
     )
 
 
 def tree_of(plan: Plan, settings: Settings) -> str:
-    """Draw the nest of nurseries that this plan opens, outermost first."""
+    """Return a drawing of the nested nurseries that this plan opens, outermost first."""
     database = settings.database
     bus = "Redis and HTTP" if plan.shared else "within this process"
     streams = ", ".join(plan.writes) or "none"
-    nest = [
+    labels = [
         f"{plan.instance} ({plan.app})",
         "signals",
         "asyncio bridge",
@@ -77,9 +75,12 @@ def tree_of(plan: Plan, settings: Settings) -> str:
         f"replication: {bus}; writes {streams}",
         "duties: " + (", ".join(plan.duties) or "none"),
     ]
-    lines = [f"{'  ' * depth}{'└ ' if depth else ''}{label}" for depth, label in enumerate(nest)]
-    indent = "  " * len(nest)
-    lines += [f"{indent}└ listener {_address_of(one)}: {_offer_of(one)}" for one in plan.listeners]
+    lines = [f"{'  ' * depth}{'└ ' if depth else ''}{label}" for depth, label in enumerate(labels)]
+    indent = "  " * len(labels)
+    lines += [
+        f"{indent}└ listener {_address_of(listener)}: {_resources_of(listener)}"
+        for listener in plan.listeners
+    ]
     if not plan.listeners:
         lines.append(f"{indent}└ no listeners")
     return "\n".join(lines)
@@ -94,6 +95,6 @@ def _address_of(listener: Listener) -> str:
     )
 
 
-def _offer_of(listener: Listener) -> str:
-    offer = ", ".join(sorted(listener.names)) or listener.type
-    return f"{offer} (TLS)" if listener.tls else offer
+def _resources_of(listener: Listener) -> str:
+    resources = ", ".join(sorted(listener.names)) or listener.type
+    return f"{resources} (TLS)" if listener.tls else resources

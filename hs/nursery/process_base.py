@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import attrs
 
 from hs.core.signing.keys import Signer
+from hs.core.stream_def import Kind, StreamDef
+from hs.core.streams import CATALOGUE, RATES
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
@@ -21,7 +23,6 @@ from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.signing_key import signing_key_of
-from hs.repl.streams import CATALOGUE, RATES, Kind, StreamDef
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.accounts.limits.rate_limits import MakeLimiter, own_limiter
@@ -170,6 +171,9 @@ def _topology(workers: WorkerSettings) -> Topology:
         )
         for name, address in workers.instances.items()
     }
-    writers = {stream: tuple(names) for stream, names in workers.writers.items()}
-    writers["backfill"] = writers["events"]
+    writers = {
+        stream.name: workers.writers[stream.writer_setting]
+        for stream in CATALOGUE
+        if stream.writer_setting is not None
+    }
     return Topology(workers.name, MAIN, writers, locations)

@@ -1,1 +1,1 @@
-"""Telling other processes what changed (streams) and asking the one that owns it (rpc)."""
+"""Replication between processes: streams carry changes, RPC calls the owner of something."""

@@ -1,7 +1,14 @@
-"""The feed of one process: every change of every stream, in order, to whoever subscribed.
+"""The feed of one process: delivers the rows of all streams, in order, to subscribers.
 
-Belongs to the trio thread. Delivery is synchronous; a position is reported only after all
-subscribers have had everything up to it.
+Rules:
+
+- It belongs to the trio thread, and delivery is synchronous: no task runs in the middle of it.
+- The rows of one writer arrive in the order of their positions. Between writers and between
+  streams there is no order.
+- A position is reported, and waiters for it are woken, only after all subscribers have had the
+  rows up to it. During a delivery the feed reports the position before it.
+- A batch that a subscriber publishes during a delivery is queued until all subscribers have had
+  the present one.
 """
 
 import logging
@@ -14,7 +21,7 @@ import immutables
 import trio
 
 from hs.core.positions import VectorPosition
-from hs.repl.streams import StreamDef
+from hs.core.stream_def import StreamDef
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -22,11 +29,12 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class Batch(Generic[R]):
-    """What one commit of one writer added to a stream.
+    """The rows that one commit of one writer added to a stream, between two positions.
 
-    `reset` says that rows were lost for good (the writer of a memory stream restarted, or a
-    reader was away too long): drop what you derived from this writer; `rows` is all there is now.
-    A reset that has a `prev` lacks nothing behind it, but what later rows replaced.
+    With `reset`, earlier rows were lost for good: the writer of a memory stream restarted, or this
+    process missed more rows than the writer remembers. Subscribers drop what they derived from
+    the writer's rows; `rows` are all that the writer remembers. If a reset has a `prev`, the rows
+    after that position are complete but for those that later rows of the same key replaced.
     """
 
     stream: StreamDef[R]
@@ -54,9 +62,10 @@ class _StreamState:
 
 @attrs.define(eq=False)
 class Feed:
-    """Delivers batches in order, remembers positions, wakes those who wait for one.
+    """The subscribers, positions and waiters of one process.
 
-    `moves` counts how often any position moved: what was derived from positions holds until then.
+    `moves` is the number of times that any position changed. A value that was computed from
+    positions is valid as long as it stays the same.
     """
 
     moves: int = 0
@@ -65,62 +74,63 @@ class Feed:
     _delivering: bool = False
 
     def subscribe(self, stream: StreamDef[R], callback: Callable[[Batch[R]], None]) -> None:
-        """Have `callback` called with every batch of `stream` that has rows, or is a reset.
+        """Call `callback` with every batch of `stream` that has rows or is a reset.
 
-        It runs inside the delivery: it must be quick and must not raise.
+        It runs within the delivery, so it must be quick. Callbacks run in the order of their
+        subscriptions. If one raises, the error is logged and the others are called.
         """
         state = self._state(stream.name)
         state.callbacks = (*state.callbacks, callback)
 
-    def wants(self, stream: StreamDef[Any]) -> bool:
-        """Tell whether anybody subscribed, so that rows are worth decoding."""
+    def has_subscribers(self, stream: StreamDef[Any]) -> bool:
+        """Return whether the stream has subscribers, so that its rows must be decoded."""
         return bool(self._state(stream.name).callbacks)
 
     def position(self, stream: StreamDef[Any]) -> VectorPosition:
-        """Give the position up to which all subscribers have had everything."""
+        """Return the position up to which all subscribers have had all rows."""
         state = self._state(stream.name)
         if state.vector is None:
             state.vector = _vector(state.positions)
         return state.vector
 
     def position_of(self, stream: StreamDef[Any], writer: str) -> int | None:
-        """Give how far one writer has been followed; None when it was never heard of."""
+        """Return the position of one writer; None if this process does not follow it yet."""
         return self._state(stream.name).positions.get(writer)
 
     def positions_of(self, stream: StreamDef[Any]) -> Mapping[str, int]:
-        """Give how far each writer of the stream has been followed."""
+        """Return the position of each known writer of the stream."""
         return self._state(stream.name).positions
 
     def epoch(self, stream: StreamDef[Any], writer: str) -> int:
-        """Give where the present life of a memory writer began; a position below it is stale."""
+        """Return the epoch of a memory writer; positions below it are of an earlier life."""
         return self._state(stream.name).epochs.get(writer, 0)
 
     def begin_epoch(self, stream: StreamDef[Any], writer: str, epoch: int) -> None:
-        """Note where the present life of a memory writer began."""
+        """Set the epoch of a memory writer."""
         self._state(stream.name).epochs[writer] = epoch
 
     def start_at(self, stream: StreamDef[Any], writer: str, position: int) -> None:
-        """Move on to a position of a writer, delivering nothing; never goes back."""
+        """Raise the position of a writer without a delivery; a lower one is ignored."""
         state = self._state(stream.name)
         if position > state.positions.get(writer, -1):
             self._advance(state, writer, position)
 
     def deliver(self, batch: Batch[Any]) -> None:
-        """Hand a batch to the subscribers, now; from within a delivery: right after it."""
+        """Deliver a batch to the subscribers, now or, during a delivery, right after it."""
         self._queue.append(batch)
         if self._delivering:
             return
         self._delivering = True
         try:
             while self._queue:
-                self._deliver_one(self._queue.popleft())
+                self._deliver_now(self._queue.popleft())
         finally:
             self._delivering = False
 
     async def wait_for(
         self, stream: StreamDef[Any], writer: str, position: int, timeout_s: float
     ) -> bool:
-        """Wait until everything by `writer` up to `position` was delivered; False: too slow."""
+        """Wait until the rows of `writer` up to `position` were delivered; False on timeout."""
         state = self._state(stream.name)
         if state.positions.get(writer, -1) >= position:
             return True
@@ -137,7 +147,7 @@ class Feed:
     async def wait_for_position(
         self, stream: StreamDef[Any], position: VectorPosition, timeout_s: float
     ) -> bool:
-        """Wait until this process has seen all that the holder of `position` had seen."""
+        """Wait until the rows that `position` covers were delivered; False on timeout."""
         writers = set(self._state(stream.name).positions) | set(position.ahead)
         return await self.wait_for_all(
             [(stream, writer, position.get(writer)) for writer in writers], timeout_s
@@ -146,7 +156,7 @@ class Feed:
     async def wait_for_all(
         self, targets: Iterable[tuple[StreamDef[Any], str, int]], timeout_s: float
     ) -> bool:
-        """Wait as `wait_for` does, for several writers together."""
+        """Wait for several positions with one timeout, as `wait_for` does for one."""
         deadline = trio.current_time() + timeout_s
         for stream, writer, position in targets:
             left_s = max(0.0, deadline - trio.current_time())
@@ -160,14 +170,14 @@ class Feed:
             state = self._states[name] = _StreamState()
         return state
 
-    def _deliver_one(self, batch: Batch[Any]) -> None:
+    def _deliver_now(self, batch: Batch[Any]) -> None:
         state = self._state(batch.stream.name)
         if batch.rows or batch.reset:
             for callback in state.callbacks:
                 try:
                     callback(batch)
-                except Exception:  # one subscriber's bug must not cost the others their rows
-                    log.exception("a subscriber of stream %s failed", batch.stream.name)
+                except Exception:  # the other subscribers must get the rows all the same
+                    log.exception("a subscriber of stream %s failed on a batch", batch.stream.name)
         if batch.reset or batch.position > state.positions.get(batch.writer, -1):
             self._advance(state, batch.writer, batch.position)
 
@@ -177,15 +187,15 @@ class Feed:
         self.moves += 1
         waiting = state.waiters.get(writer)
         if waiting:
-            state.waiters[writer] = [one for one in waiting if one.position > position]
-            for one in waiting:
-                if one.position <= position:
-                    one.event.set()
+            state.waiters[writer] = [waiter for waiter in waiting if waiter.position > position]
+            for waiter in waiting:
+                if waiter.position <= position:
+                    waiter.event.set()
 
 
 def _vector(positions: dict[str, int]) -> VectorPosition:
     if not positions:
         return VectorPosition(0, immutables.Map())
     floor = min(positions.values())
-    ahead = {writer: at for writer, at in positions.items() if at > floor}
+    ahead = {writer: position for writer, position in positions.items() if position > floor}
     return VectorPosition(floor, immutables.Map(ahead))

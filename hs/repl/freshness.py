@@ -1,6 +1,7 @@
-"""Having what other processes wrote, before something is answered that must show it.
+"""Waiting until this process has seen what other processes committed before a request came.
 
-Spec: none; what clients expect of a server that answers their requests by several processes.
+The specification says nothing of it, but clients expect it of a server whose processes share the
+requests: a request that is sent after another was answered must show the effect of that one.
 """
 
 import logging
@@ -10,19 +11,21 @@ from typing import Any, Final
 import attrs
 import trio
 
+from hs.core.stream_def import Kind, StreamDef
+from hs.core.streams import CATALOGUE
 from hs.repl.feed import Feed
-from hs.repl.streams import CATALOGUE, Kind, StreamDef
 from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseError
 
-LATE_S: Final = 0.3
-"""Messages take some milliseconds; after this they are looked for where they are stored."""
+MESSAGE_S: Final = 0.3
+"""Messages take some milliseconds. After this time, rows are read from where they are stored."""
 
-LAST_S: Final = 5.0
-ASKING_S: Final = 1.0
+REPAIR_S: Final = 5.0
+QUERY_S: Final = 1.0
 
-Wanted = Sequence[tuple[StreamDef[Any], str, int]]  # (stream, writer, position)
+TargetPositions = Sequence[tuple[StreamDef[Any], str, int]]  # (stream, writer, position)
 Look = Callable[[], Awaitable[None]]
+"""Looks for new rows without messages; see Intake.look."""
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +34,17 @@ _TABLES: Final[Mapping[str, StreamDef[Any]]] = {
 }
 
 
-async def catch_up(feed: Feed, wanted: Wanted, look: Look) -> bool:
-    """Wait until positions are reached, looking for what messages did not tell; False: too slow."""
-    if await feed.wait_for_all(wanted, LATE_S):
+async def catch_up(feed: Feed, targets: TargetPositions, look: Look) -> bool:
+    """Wait for positions, looking for rows whose messages are late; False on timeout."""
+    if await feed.wait_for_all(targets, MESSAGE_S):
         return True
     await look()
-    return await feed.wait_for_all(wanted, LAST_S)
+    return await feed.wait_for_all(targets, REPAIR_S)
 
 
 @attrs.frozen(eq=False)
 class Freshness:
-    """Brings this process to where the tables are."""
+    """Waits until the feed of this process has reached the positions in the database."""
 
     _feed: Feed
     _instance: str
@@ -49,23 +52,23 @@ class Freshness:
     _look: Look
 
     async def see_all(self) -> None:
-        """Wait until this process knows what was committed before the call, whoever did it.
+        """Wait until this process has seen what any process committed before the call.
 
-        Never raises: without the database, or if it takes too long, it goes on with what is known.
+        Never raises: without the database, or after a timeout, it returns anyway.
         """
         known: list[tuple[str, str, int]] = []
         try:
-            with trio.move_on_after(ASKING_S):
+            with trio.move_on_after(QUERY_S):
                 known = await self._database.read(stream_log.positions)
         except DatabaseError as error:
-            log.warning("cannot ask the database what others have written: %s", error)
-        wanted = [
+            log.warning("cannot read the positions of other processes: %s", error)
+        targets = [
             (_TABLES[name], writer, position)
             for name, writer, position in known
             if self._is_behind(name, writer, position)
         ]
-        if wanted and not await catch_up(self._feed, wanted, self._look):
-            log.warning("what other processes wrote is late at this process")
+        if targets and not await catch_up(self._feed, targets, self._look):
+            log.warning("timed out waiting for replication, answering without the latest changes")
 
     def _is_behind(self, name: str, writer: str, position: int) -> bool:
         if writer == self._instance or name not in _TABLES:

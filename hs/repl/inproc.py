@@ -1,4 +1,4 @@
-"""The transport inside one process: the monolith, and several instances in one simulated run."""
+"""The transport of a server with one process, and of several instances in one trio run."""
 
 from typing import Any
 
@@ -11,27 +11,27 @@ from hs.repl.transport import Source
 
 @attrs.define(eq=False)
 class InProcHub:
-    """Connects the feeds of instances that live in one trio run."""
+    """The connected feeds of all instances in one trio run."""
 
     _transports: list["InProcTransport"] = attrs.Factory(list)
 
     def join(self, feed: Feed) -> "InProcTransport":
-        """Give a new instance its transport and let it begin where the others are."""
+        """Return the transport of a new instance, whose feed starts at the present positions."""
         transport = InProcTransport(feed, self)
-        for other in self._transports:
-            for source in other.sources:
+        for peer in self._transports:
+            for source in peer.sources:
                 _begin(feed, source)
         self._transports.append(transport)
         return transport
 
     def feeds(self) -> list[Feed]:
-        """List the feeds that are connected."""
+        """Return the connected feeds."""
         return [transport.feed for transport in self._transports]
 
 
 @attrs.define(eq=False)
 class InProcTransport:
-    """Delivers straight into every feed of the hub; nothing is encoded."""
+    """Delivers batches directly to every feed of the hub, without encoding them."""
 
     feed: Feed
     _hub: InProcHub
@@ -40,37 +40,37 @@ class InProcTransport:
     connected: bool = True
 
     def attach(self, source: Source) -> None:
-        """Let every feed follow the writer from where it is."""
+        """Let every feed follow a writer from its present position."""
         self.sources.append(source)
         for feed in self._hub.feeds():
             _begin(feed, source)
 
     def publish(self, batch: Batch[Any]) -> None:
-        """Deliver to all feeds, the writer's own first."""
+        """Deliver a batch to all feeds, the writer's own first."""
         self.feed.deliver(batch)
         for feed in self._hub.feeds():
             if feed is not self.feed:
                 feed.deliver(batch)
 
     def advance(self, source: Source, position: int) -> None:
-        """Move an idle writer forward in all feeds."""
+        """Raise the position of an idle writer in all feeds."""
         for feed in self._hub.feeds():
             feed.start_at(source.stream, source.writer, position)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do nothing: there is nobody to carry messages to."""
+        """Do nothing until cancelled: there are no messages to carry."""
         task_status.started()
         await trio.sleep_forever()
 
 
 def alone(feed: Feed) -> InProcTransport:
-    """Give the transport of a process that has no others."""
+    """Return the transport of a server's only process."""
     return InProcHub().join(feed)
 
 
 def _begin(feed: Feed, source: Source) -> None:
-    held = source.since(0)
-    if held is not None and held.rows:
-        feed.deliver(held)
+    remembered = source.since(0)
+    if remembered is not None and remembered.rows:
+        feed.deliver(remembered)
     feed.begin_epoch(source.stream, source.writer, source.epoch)
     feed.start_at(source.stream, source.writer, source.position)

@@ -1,17 +1,17 @@
-"""RPC between instances that live in one trio run: the whole path, but for the sockets."""
+"""RPC between instances in one trio run: all of it but the sockets."""
 
 from collections.abc import Mapping
 
 import attrs
 import trio
 
-from hs.repl.rpc_client import Unreachable
+from hs.repl.rpc_client import InstanceUnreachable
 from hs.repl.rpc_http import RpcEndpoint
 
 
 @attrs.define(eq=False)
 class InProcSender:
-    """Hands requests straight to the endpoints of other instances."""
+    """A sender that calls the endpoints of other instances directly."""
 
     _endpoints: dict[str, RpcEndpoint] = attrs.Factory(dict)
 
@@ -29,7 +29,7 @@ class InProcSender:
         """Call the endpoint of an instance."""
         endpoint = self._endpoints.get(instance)
         if endpoint is None:
-            raise Unreachable("it does not run")
+            raise InstanceUnreachable("it does not run")
         with trio.move_on_after(timeout_s):
             return await endpoint.handle(path, body, headers)
-        raise Unreachable("no answer in time")
+        raise InstanceUnreachable("no answer in time")

@@ -1,7 +1,21 @@
-"""Follows the writers of other processes: puts messages in order and repairs what was lost.
+"""Follows the writers of other processes: delivers their messages in order, and fills gaps.
 
-Messages may be lost, so each names the position before its rows. When that is not where this
-process is, the rows between come from the log of commits, or from the writer's memory.
+Messages may be lost, repeated or late. Rules:
+
+- Each message names the position before its rows (`prev`). It is delivered only if this process
+  has reached that position; rows that were delivered before are left out. So the feed gets each
+  row of a writer once, in order.
+- Otherwise there is a gap, and a *repair* fills it: from the log of commits for table streams,
+  from the writer's memory, by RPC, for memory streams. Each writer of each stream has a *lane*
+  with at most one repair at a time. Messages that arrive during a repair wait in the lane and are
+  accepted after it, when most of them turn out to be old.
+- A gap at the end is noticed by the announcements of positions (and, without messages, by `poll`).
+- A position from the table is read before the log. A commit in between is then found in the log;
+  the other way round it would be skipped.
+- A new epoch of a memory writer makes every known position of it worthless. The writer's reply
+  says so with a reset.
+- If the log no longer has the rows after this process's position, the process must restart
+  (FeedLost), because caches cannot be corrected any more.
 """
 
 import logging
@@ -12,18 +26,19 @@ from typing import Any
 import attrs
 import trio
 
+from hs.core.stream_def import Kind, StreamDef, Writers
+from hs.core.streams import CATALOGUE
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
-from hs.repl.streams import CATALOGUE, Kind, StreamDef, Writers
 from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.stream_log import LoggedCommit
 
-MAX_WAITING = 1000  # messages kept while a repair runs; older ones are repaired in their turn
-LIMIT = 200
+MAX_WAITING = 1000  # messages in a lane during a repair; the next repair fills what is dropped
+MAX_COMMITS = 200  # read from the log at a time
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 5.0
 
@@ -31,24 +46,24 @@ log = logging.getLogger(__name__)
 
 
 class FeedLost(Exception):
-    """This process was away for longer than commits are kept: it must start afresh."""
+    """The log no longer has the rows that this process missed, so it must restart."""
 
 
 @attrs.define(eq=False)
 class _Lane:
-    """One writer of one stream; `waiting` holds the messages that came during a repair."""
+    """One writer of one stream; `waiting` are the messages that arrived during a repair."""
 
     stream: StreamDef[Any]
     writer: str
     repairing: bool = False
     repairs: int = 0
-    heard: int = 0  # the newest position that was told
+    announced: int = 0  # the highest position in any message
     waiting: deque[Message] = attrs.Factory(lambda: deque(maxlen=MAX_WAITING))
 
 
 @attrs.define(eq=False)
 class Intake:
-    """Brings the rows of other processes to this one's feed, each writer's in order."""
+    """Delivers the rows of other processes to this one's feed, each writer's in order."""
 
     _feed: Feed
     _instance: str
@@ -75,7 +90,7 @@ class Intake:
                 self._nursery = None
 
     async def begin(self, expected: Sequence[tuple[StreamDef[Any], str]]) -> None:
-        """Start from where the tables are: what is older, this process will read from there."""
+        """Start at the positions in the database; services read older rows from the tables."""
         known = {
             (stream, writer): position
             for stream, writer, position in await self._database.read(stream_log.positions)
@@ -85,13 +100,13 @@ class Intake:
                 self._feed.start_at(stream, writer, known.get((stream.name, writer), 0))
 
     def accept(self, message: Message) -> None:
-        """Take a message of rows or of a position."""
+        """Deliver a message with rows or a position, or keep it while its lane is repaired."""
         stream = self._streams.get(message.stream)
         if stream is None or message.writer == self._instance:
             return
         lane = self._lane(stream, message.writer)
-        if message.position > lane.heard:
-            lane.heard = message.position
+        if message.position > lane.announced:
+            lane.announced = message.position
         if lane.repairing:
             lane.waiting.append(message)
         elif not self._deliver(lane, message):
@@ -99,7 +114,10 @@ class Intake:
             self._start_repair(lane)
 
     async def poll(self) -> None:
-        """Look for what is new without messages."""
+        """Repair every lane that is behind, as far as that can be found out without messages.
+
+        Raises: DatabaseError.
+        """
         for name, writer, position in await self._database.read(stream_log.positions):
             stream = self._streams.get(name)
             if stream is None or stream.kind is not Kind.TABLE or writer == self._instance:
@@ -107,31 +125,31 @@ class Intake:
             known = self._feed.position_of(stream, writer)
             if known is not None and position > known:
                 lane = self._lane(stream, writer)
-                lane.heard = max(lane.heard, position)
+                lane.announced = max(lane.announced, position)
                 self._start_repair(lane)
         for lane in list(self._lanes.values()):
             if lane.stream.kind is Kind.MEMORY:
                 self._start_repair(lane)
 
     async def look(self) -> None:
-        """Poll unless somebody does just now; never raises."""
+        """Call `poll`, unless a call is running; errors of the database are logged only."""
         if self._is_looking:
             return
         self._is_looking = True
         try:
             await self.poll()
         except DatabaseError as error:
-            log.warning("cannot look for changes in the database: %s", error)
+            log.warning("cannot read the positions of other processes: %s", error)
         finally:
             self._is_looking = False
 
     def states(self) -> Iterator[tuple[str, str, int, int]]:
-        """Give for each writer that was heard: stream, writer, how far behind, repairs begun."""
+        """Yield for each known writer: stream, writer, lag in positions, number of repairs."""
         for lane in self._lanes.values():
             known = self._feed.position_of(lane.stream, lane.writer)
-            # Nothing is known of a memory writer before its first repair; then it may all be read.
-            behind = 0 if known is None else max(0, lane.heard - known)
-            yield lane.stream.name, lane.writer, behind, lane.repairs
+            # The position of a memory writer is not known before the first repair of its lane.
+            lag = 0 if known is None else max(0, lane.announced - known)
+            yield lane.stream.name, lane.writer, lag, lane.repairs
 
     def _lane(self, stream: StreamDef[Any], writer: str) -> _Lane:
         lane = self._lanes.get((stream.name, writer))
@@ -140,13 +158,13 @@ class Intake:
         return lane
 
     def _deliver(self, lane: _Lane, message: Message) -> bool:
-        """Deliver a message, or ignore an old one; False when something is missing before it."""
+        """Deliver a message or ignore an old one; return False if there is a gap before it."""
         stream, writer = lane.stream, lane.writer
         known = self._feed.position_of(stream, writer)
         if known is None:
             if stream.kind is Kind.MEMORY:
                 return False
-            log.warning("%s writes the stream %s, unlike configured", writer, stream.name)
+            log.warning("%s writes stream %s but is not configured to", writer, stream.name)
             known = message.prev
         if message.epoch > self._feed.epoch(stream, writer):
             return False
@@ -155,7 +173,7 @@ class Intake:
         if message.prev > known:
             return False
         rows: list[tuple[int, Any]] = []
-        if self._feed.wants(stream):
+        if self._feed.has_subscribers(stream):
             rows = decode_rows(stream, message.rows)
             if message.prev < known:
                 rows = [row for row in rows if row[0] > known]
@@ -170,7 +188,7 @@ class Intake:
 
     async def _repair(self, lane: _Lane) -> None:
         pause_s = FIRST_PAUSE_S
-        while not await self._try_repair(lane, quiet=pause_s > FIRST_PAUSE_S):
+        while not await self._try_repair(lane, is_retry=pause_s > FIRST_PAUSE_S):
             await trio.sleep(pause_s)
             pause_s = min(pause_s * 2, LAST_PAUSE_S)
         waiting = list(lane.waiting)
@@ -179,16 +197,22 @@ class Intake:
         for message in waiting:
             self.accept(message)
 
-    async def _try_repair(self, lane: _Lane, quiet: bool) -> bool:
+    async def _try_repair(self, lane: _Lane, is_retry: bool) -> bool:
         try:
             if lane.stream.writers is Writers.EVERY:
-                return self._start_afresh(lane)
+                return self._reset_to_newest(lane)
             if lane.stream.kind is Kind.MEMORY:
                 return await self._repair_from_writer(lane)
             await self._repair_from_tables(lane)
         except (DatabaseError, RpcFailed, RpcUnavailable) as error:
-            level = logging.DEBUG if quiet else logging.WARNING
-            log.log(level, "stream %s of %s is late: %s", lane.stream.name, lane.writer, error)
+            level = logging.DEBUG if is_retry else logging.WARNING
+            log.log(
+                level,
+                "cannot fill a gap in stream %s of %s, retrying: %s",
+                lane.stream.name,
+                lane.writer,
+                error,
+            )
             return False
         return True
 
@@ -200,20 +224,24 @@ class Intake:
             if newest > known and (not commits or commits[0].previous > known):
                 raise FeedLost(f"commits of {writer} to {stream.name} after {known} are pruned")
             for commit in commits:
-                rows = decode_rows(stream, commit.row_bytes) if self._feed.wants(stream) else []
+                rows = (
+                    decode_rows(stream, commit.row_bytes)
+                    if self._feed.has_subscribers(stream)
+                    else []
+                )
                 self._feed.deliver(Batch(stream, writer, known, commit.position, rows))
                 known = commit.position
             if known >= newest:
                 return
 
-    def _start_afresh(self, lane: _Lane) -> bool:
-        # Every instance writes such a stream, also those that nobody can call; who missed a row
-        # drops all that it derived from them.
+    def _reset_to_newest(self, lane: _Lane) -> bool:
+        # Every process writes such a stream, including those without an RPC listener. A reader
+        # that missed a row drops what it derived from the writer and goes on with the newest one.
         if lane.waiting:
             stream, newest = lane.stream, lane.waiting[-1]
             lane.waiting.clear()
             self._feed.begin_epoch(stream, lane.writer, newest.epoch)
-            rows = decode_rows(stream, newest.rows) if self._feed.wants(stream) else []
+            rows = decode_rows(stream, newest.rows) if self._feed.has_subscribers(stream) else []
             self._feed.deliver(Batch(stream, lane.writer, 0, newest.position, rows, reset=True))
         return True
 
@@ -234,6 +262,6 @@ class Intake:
 async def _read_commits(
     tx: Tx, stream: StreamDef[Any], writer: str, after: int
 ) -> tuple[int, list[LoggedCommit]]:
-    # The position first: a commit in between is then found in the log, never missed by it.
+    # The position first, so that a commit in between is found in the log and not skipped.
     newest = (await stream_log.positions_of(tx, stream.name)).get(writer, 0)
-    return newest, list(await stream_log.read(tx, stream.name, writer, after, LIMIT))
+    return newest, list(await stream_log.read(tx, stream.name, writer, after, MAX_COMMITS))

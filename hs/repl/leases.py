@@ -1,7 +1,16 @@
-"""Leases: what only one process may do, or be called, at a time.
+"""Leases: rows in the database that say which process may do something, and until when.
 
-They are rows in the database. A holder that cannot renew in time stops before another may take
-over; the hosts' clocks may differ by no more than SKEW_MS.
+Rules:
+
+- A lease has one holder at a time, which renews it every RENEW_S. Another process may take it
+  TTL_MS after the last renewal. A holder that has not managed to renew it stops SKEW_MS earlier
+  (LeaseLost), so the clocks of the hosts may differ by that much.
+- The holder measures the time with its own monotonic clock, from before it requested the renewal,
+  because the reply may be late.
+- `fence` grows with every new holder. A fenced lease (`hold_fenced`) is for work that the database
+  itself refuses to all but the latest holder, so its holder may go on while the database is away.
+- The name of a holder contains its host, process and start time. Another process on the same host
+  sees when that process is dead and need not wait for the lease to expire.
 """
 
 import logging
@@ -25,7 +34,7 @@ RENEW_S = 8.0
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
 
-_HOLDER = re.compile(r"[^/]*@(?P<place>[^/]*:\d*):(?P<pid>\d+):(?P<started>\d*)/\w+")
+_HOLDER = re.compile(r"[^/]*@(?P<namespace>[^/]*:\d*):(?P<pid>\d+):(?P<started>\d*)/\w+")
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +43,18 @@ class LeaseTaken(Exception):
     """Another live process holds the lease."""
 
     def __init__(self, name: str, holder: str) -> None:
-        super().__init__(f"{name} is held by another live process ({holder})")
+        super().__init__(f"lease {name} is held by another live process ({holder})")
         self.name = name
         self.holder = holder
 
 
 class LeaseLost(Exception):
-    """The lease could not be renewed in time, so what it stands for must stop."""
+    """The lease could not be renewed in time, so its holder must stop."""
 
 
 @attrs.frozen
 class Lease:
-    """A lease held; `fence` is greater than that of every holder before."""
+    """A lease that is held; `fence` is greater than that of every earlier holder."""
 
     name: str
     holder: str
@@ -53,25 +62,25 @@ class Lease:
 
 
 def holder_name(instance: str) -> str:
-    """Give a name for one life of a process, unlike that of any other.
+    """Return a unique name for the present life of this process.
 
-    It tells place, process and the process's start, so that others there see when it is dead.
+    It contains the host, the process ID and the start time of the process; see is_alive.
     """
     pid = os.getpid()
-    life = f"{_place()}:{pid}:{_started_at(pid)}"
+    life = f"{_pid_namespace()}:{pid}:{_started_at(pid)}"
     return f"{instance}@{life}/{secrets.token_hex(6)}"
 
 
 def is_alive(holder: str) -> bool | None:
-    """Tell whether a holder still runs; None when that cannot be seen from here."""
+    """Return whether a holder is running; None if it is on another host or in another container."""
     match = _HOLDER.fullmatch(holder)
-    if match is None or match["place"] != _place() or not match["started"]:
+    if match is None or match["namespace"] != _pid_namespace() or not match["started"]:
         return None
     return _started_at(int(match["pid"])) == match["started"]
 
 
-def _place() -> str:
-    """Name where numbers of processes mean the same: containers may share a host's name."""
+def _pid_namespace() -> str:
+    """Return a name for the space of process IDs: containers may share the name of the host."""
     try:
         namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
     except OSError:
@@ -80,24 +89,24 @@ def _place() -> str:
 
 
 def _started_at(pid: int) -> str:
-    """Give when a process began, in ticks since the host's start; empty when it does not run."""
+    """Return a process's start time in ticks since the host booted; empty if it is not running."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
         return ""
     state, *fields = stat.rpartition(")")[2].split()
-    # Ended, but nobody has asked yet how.
+    # A zombie has ended; its parent has not read the exit status yet.
     return "" if state in ("Z", "X") else fields[18]
 
 
 def instance_lease(instance: str) -> str:
-    """Name the lease of an instance's own name."""
+    """Return the name of the lease that an instance holds on its own name."""
     return f"instance:{instance}"
 
 
 @attrs.define(eq=False)
 class Leases:
-    """Takes, renews and gives back leases for one life of a process; `held` are its own now."""
+    """The leases of one life of a process; `held` are the names of those it has now."""
 
     _database: Database
     _holder: str
@@ -105,13 +114,13 @@ class Leases:
     held: set[str] = attrs.field(factory=set, init=False)
 
     async def try_take(self, name: str) -> Lease | None:
-        """Take a lease if it is free."""
+        """Take a lease if it is free, else return None; for renewing it, see `hold`."""
         now_ms = self._now_ms()
         fence = await self._database.write(leases.take, name, self._holder, now_ms + TTL_MS, now_ms)
         return Lease(name, self._holder, fence) if fence is not None else None
 
     def hold(self, name: str, wait_s: float = 0.0) -> AbstractAsyncContextManager[Lease]:
-        """Hold a lease while the block runs, waiting up to `wait_s` for another holder to end.
+        """Hold a lease within a `with` block, waiting up to `wait_s` for another holder.
 
         Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
@@ -120,10 +129,13 @@ class Leases:
     def hold_fenced(
         self, name: str, wait_s: float, living_wait_s: float
     ) -> AbstractAsyncContextManager[Lease]:
-        """Hold as `hold` does, but without an end while the database is away.
+        """Hold a lease as `hold` does, but do not stop while the database is away.
 
-        For what can do no harm without the database, which refuses it once another has the lease.
-        Another that is seen to run is waited for up to `living_wait_s`.
+        It is for work that does no harm without the database, and that the database refuses when
+        another process has taken the lease. If the other holder is seen to run, this waits for it
+        up to `living_wait_s` instead of `wait_s`.
+
+        Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
         return self._hold(name, wait_s, living_wait_s, self._keep_fenced)
 
@@ -154,36 +166,37 @@ class Leases:
                 return lease
             row = await self._database.read(leases.read, name)
             holder = row.holder if row is not None else ""
-            lives = is_alive(holder)
-            if lives is False:
-                # Killed here: nobody will renew, so there is nothing to wait for.
+            is_holder_alive = is_alive(holder)
+            if is_holder_alive is False:
+                # It was killed on this host and will not renew, so do not wait for the expiry.
                 await self._database.write(leases.give_back, name, holder)
                 continue
-            left_s = began + (living_wait_s if lives else wait_s) - trio.current_time()
+            left_s = began + (living_wait_s if is_holder_alive else wait_s) - trio.current_time()
             if left_s <= 0:
                 raise LeaseTaken(name, holder)
             await trio.sleep(min(RETRY_S, left_s))
 
     async def _keep(self, lease: Lease) -> None:
-        # Measured on our own clock from before the renewal was asked for.
-        sure_until = trio.current_time() + (TTL_MS - SKEW_MS) / 1000
+        valid_until = trio.current_time() + (TTL_MS - SKEW_MS) / 1000
         pause_s = RENEW_S
         while True:
             await trio.sleep(pause_s)
-            asked = trio.current_time()
-            left_s = sure_until - asked
+            requested_at = trio.current_time()
+            left_s = valid_until - requested_at
             try:
                 with trio.fail_after(max(left_s, 0.0)):
-                    kept = await self._renew(lease)
+                    is_renewed = await self._renew(lease)
             except (DatabaseError, trio.TooSlowError) as error:
                 if left_s <= RETRY_S:
-                    raise LeaseLost(f"{lease.name} could not be renewed in time") from error
-                log.warning("cannot renew the lease %s yet: %s", lease.name, error)
+                    raise LeaseLost(f"lease {lease.name} could not be renewed in time") from error
+                log.warning(
+                    "cannot renew lease %s, retrying in %.0f s: %s", lease.name, RETRY_S, error
+                )
                 pause_s = RETRY_S
                 continue
-            if not kept:
-                raise LeaseLost(f"{lease.name} was taken over by another process")
-            sure_until = asked + (TTL_MS - SKEW_MS) / 1000
+            if not is_renewed:
+                raise LeaseLost(f"lease {lease.name} was taken over by another process")
+            valid_until = requested_at + (TTL_MS - SKEW_MS) / 1000
             pause_s = RENEW_S
 
     async def _keep_fenced(self, lease: Lease) -> None:
@@ -193,13 +206,15 @@ class Leases:
             pause_s = RENEW_S
             try:
                 with trio.fail_after(TTL_MS / 1000):
-                    kept = await self._renew(lease)
+                    is_renewed = await self._renew(lease)
             except (DatabaseError, trio.TooSlowError) as error:
-                log.warning("cannot renew the lease %s yet: %s", lease.name, error)
+                log.warning(
+                    "cannot renew lease %s, retrying in %.0f s: %s", lease.name, RETRY_S, error
+                )
                 pause_s = RETRY_S
                 continue
-            if not kept:
-                raise LeaseLost(f"{lease.name} was taken over by another process")
+            if not is_renewed:
+                raise LeaseLost(f"lease {lease.name} was taken over by another process")
 
     async def _renew(self, lease: Lease) -> bool:
         expires_ms = self._now_ms() + TTL_MS
@@ -212,4 +227,4 @@ class Leases:
             try:
                 await self._database.write(leases.give_back, lease.name, lease.holder)
             except DatabaseError as error:
-                log.warning("cannot give back the lease %s: %s", lease.name, error)
+                log.warning("cannot give back lease %s, it expires: %s", lease.name, error)

@@ -1,4 +1,4 @@
-"""The writing end of memory streams: nothing is stored, a restart begins a new epoch."""
+"""The writer of memory streams: it stores nothing, and each start begins a new epoch."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -6,32 +6,36 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch
-from hs.repl.streams import StreamDef
 from hs.repl.transport import Transport
 
 R = TypeVar("R")
 
 
 def epoch_at(now_ms: int) -> int:
-    """Give the epoch of a writer that starts now.
+    """Return the epoch of a writer that starts now.
 
-    Positions count up from it, so they grow over restarts as well, as long as a writer adds fewer
-    than a million rows a second; and a position below the epoch is one of an earlier life.
+    Positions count up from it, so they grow over restarts too, as long as the writer adds fewer
+    than a million rows a second. A position below the epoch is one of an earlier life.
     """
     return now_ms * 1000
 
 
 @attrs.define(eq=False)
 class MemoryWriter(Generic[R]):
-    """The only writer of a memory stream under one instance's name."""
+    """The only writer of a memory stream under the name of an instance.
+
+    It remembers recent rows for readers that missed some: the last `stream.recent` ones or, where
+    rows have a key, the last row of each of so many keys.
+    """
 
     stream: StreamDef[R]
     writer: str
     _transport: Transport
     epoch: int
     position: int = attrs.field(init=False)
-    # By their keys, in the order of their numbers; all there were behind `_forgotten`.
+    # By key, in the order of their numbers; after `_forgotten` only replaced rows are missing.
     _recent: OrderedDict[Hashable, tuple[int, R]] = attrs.field(init=False, factory=OrderedDict)
     _forgotten: int = attrs.field(init=False)
 
@@ -40,15 +44,15 @@ class MemoryWriter(Generic[R]):
 
     @property
     def committed(self) -> int:
-        """Give the position of the last row; rows are published as they are added."""
+        """Position of the last row; rows are published as they are added."""
         return self.position
 
     def attach(self) -> None:
-        """Make the writer known to its transport; once, before the first row."""
+        """Attach the writer to its transport; once, before the first row."""
         self._transport.attach(self)
 
     def append_nowait(self, rows: list[R]) -> int:
-        """Add rows and deliver them to this process's feed; give the position of the last."""
+        """Add rows and deliver them to this process's feed; return the position of the last."""
         prev = self.position
         numbered = list(enumerate(rows, prev + 1))
         self.position = prev + len(rows)
@@ -57,9 +61,9 @@ class MemoryWriter(Generic[R]):
         return self.position
 
     def since(self, after: int) -> Batch[R]:
-        """Give what a reader that has seen `after` missed; a reset when that is not known any more.
+        """Return the rows after a position; a reset if some of them are no longer remembered.
 
-        A reset holds the rows still remembered: for cache streams readers drop everything.
+        A reset has all remembered rows. Readers of cache invalidations then drop whole caches.
         """
         rows = list(self._recent.values())
         if self._forgotten <= after:

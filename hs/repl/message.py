@@ -1,4 +1,4 @@
-"""What processes say to each other about streams: one MessagePack array per message."""
+"""The messages between processes about streams: one MessagePack array each."""
 
 import enum
 from typing import Any
@@ -10,20 +10,20 @@ from hs.repl.row_codec import encode_rows
 from hs.repl.transport import Source
 
 
-class Saying(enum.IntEnum):
+class MessageKind(enum.IntEnum):
     """The kinds of messages."""
 
     ROWS = 0  # a commit
-    POSITION = 1  # a writer has said everything up to `position`; its last row is at `prev`
-    REPLICATE = 2  # everybody is asked for their positions
-    ALIVE = 3  # nothing; it comes back to its sender, and so proves the connection
-    LEAVING = 4  # its process ends in order, and will most likely be started again
+    POSITION = 1  # a writer has published all rows up to `position`; its last row is at `prev`
+    REPLICATE = 2  # all processes shall announce their positions
+    ALIVE = 3  # proves the connection, because the sender receives it too
+    LEAVING = 4  # the process stops as intended and most likely starts again
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
-    """One message; `rows` stays encoded until a subscriber wants it."""
+    """A message; `rows` stay encoded until they are delivered to subscribers."""
 
-    saying: Saying
+    kind: MessageKind
     instance: str
     stream: str = ""
     writer: str = ""
@@ -51,9 +51,9 @@ def decode_message(encoded: bytes) -> Message:
 
 
 def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:
-    """Tell of a commit."""
+    """Return the message about a commit."""
     return Message(
-        Saying.ROWS,
+        MessageKind.ROWS,
         instance,
         batch.stream.name,
         batch.writer,
@@ -65,9 +65,9 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:
 
 
 def position_message(instance: str, source: Source) -> Message:
-    """Tell where a writer of this process is."""
+    """Return the message that announces the position of a writer of this process."""
     return Message(
-        Saying.POSITION,
+        MessageKind.POSITION,
         instance,
         source.stream.name,
         source.writer,

@@ -1,4 +1,4 @@
-"""Which instance owns what: the writers of each stream, and where instances are reached."""
+"""Which process owns what: the writers of each stream, and the addresses of processes."""
 
 import zlib
 from collections.abc import Mapping
@@ -6,12 +6,13 @@ from typing import Any
 
 import attrs
 
-from hs.repl.streams import CATALOGUE, StreamDef, Writers
+from hs.core.stream_def import StreamDef, Writers
+from hs.core.streams import CATALOGUE
 
 
 @attrs.frozen
 class Location:
-    """Where the replication listener of an instance is: host and port, or a Unix socket."""
+    """The address of a process's replication listener: host and port, or a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -21,10 +22,11 @@ class Location:
 
 @attrs.frozen
 class Topology:
-    """The instances as configured, the same in every process.
+    """The configured processes, the same in every process but for `instance`, its own name.
 
-    `writers` names the instances that write each stream, in the same order everywhere; streams it
-    leaves out are written by `main`. Every instance is in `locations`, but in the monolith.
+    `writers` names the processes that write each stream, in the same order everywhere. A stream
+    that is missing is written by `main`. `locations` has an entry for every process, unless there
+    is only one.
     """
 
     instance: str
@@ -34,47 +36,50 @@ class Topology:
 
 
 def shard_of(key: str, shards: int) -> int:
-    """Give the number of the shard a key belongs to; the same in every process and release."""
+    """Return the number of the shard that a key belongs to, equal in all processes and releases."""
     return zlib.crc32(key.encode()) % shards
 
 
 @attrs.frozen(eq=False)
 class Ownership:
-    """Answers who writes a stream."""
+    """The processes that write each stream."""
 
     topology: Topology
 
     def writers(self, stream: StreamDef[Any]) -> tuple[str, ...]:
-        """List the instances that write a stream."""
+        """Return the names of the processes that write a stream.
+
+        Raises: ValueError if the topology names several, but the stream is not sharded.
+        """
         if stream.writers is Writers.EVERY:
             return self.instances()
-        named = self.topology.writers.get(stream.name, ())
-        if stream.writers is Writers.ONE and len(named) > 1:
+        names = self.topology.writers.get(stream.name, ())
+        if stream.writers is not Writers.SHARDED and len(names) > 1:
             raise ValueError(f"the stream {stream.name} can have only one writer")
-        return tuple(named) or (self.topology.main,)
+        return tuple(names) or (self.topology.main,)
 
     def owner(self, stream: StreamDef[Any], key: str = "") -> str:
-        """Give the instance that writes a stream, for this key (a room ID) when sharded."""
+        """Return the process that writes a stream; if it is sharded, its shard with this key."""
         if stream.writers is Writers.EVERY:
             return self.topology.instance
         writers = self.writers(stream)
         return writers[0] if len(writers) == 1 else writers[shard_of(key, len(writers))]
 
     def is_mine(self, stream: StreamDef[Any], key: str = "") -> bool:
-        """Tell whether this process owns it."""
+        """Return whether this process owns a stream, or its shard with this key."""
         return self.owner(stream, key) == self.topology.instance
 
     def writes(self, stream: StreamDef[Any]) -> bool:
-        """Tell whether this process writes the stream, whole or in part."""
+        """Return whether this process writes a stream, or a shard of it."""
         return self.topology.instance in self.writers(stream)
 
     def instances(self) -> tuple[str, ...]:
-        """List all instances, this one included."""
+        """Return the names of all processes, this one included."""
         names = {self.topology.main, self.topology.instance, *self.topology.locations}
         return tuple(sorted(names))
 
     def expected(self) -> list[tuple[StreamDef[Any], str]]:
-        """List every stream with each of its writers in other processes."""
+        """Return each stream with each of its writers in other processes."""
         return [
             (stream, writer)
             for stream in CATALOGUE

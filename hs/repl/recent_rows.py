@@ -1,4 +1,4 @@
-"""What a reader that missed rows of a memory stream asks their writer, by RPC."""
+"""RPC to the writers of memory streams, for readers that missed rows."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,7 +12,7 @@ from hs.repl.transport import Source
 
 @attrs.frozen
 class RecentBatch:
-    """The rows after a position; with `reset`, all that is still known."""
+    """The rows after a position; with `reset`, all that the writer remembers."""
 
     prev: int
     position: int
@@ -22,22 +22,22 @@ class RecentBatch:
 
 
 class RecentRows(Protocol):
-    """Answers for the memory writers of one instance."""
+    """The memory writers of one instance."""
 
-    # Its caller is the one by whom the feed catches up, so it must not wait for that.
+    # The caller brings the feed up to date with the result, so it cannot wait for the feed first.
     @rpc(timeout_s=10.0, catch_up=False)
     async def since(self, stream: str, after: int) -> RecentBatch | None:
-        """Give the rows of a stream after a position; None when it is not written here."""
+        """Return the rows of a stream after a position; None if it is not written there."""
 
 
 @attrs.frozen(eq=False)
 class LocalRecentRows:
-    """Answers from the writers of this process."""
+    """The memory writers of this process."""
 
     _sources: Callable[[], list[Source]]
 
     async def since(self, stream: str, after: int) -> RecentBatch | None:
-        """Give the rows of a stream after a position."""
+        """Return the rows of a stream after a position; None if it is not written here."""
         for source in self._sources():
             if source.stream.name != stream:
                 continue

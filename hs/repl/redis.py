@@ -1,8 +1,17 @@
-"""The transport between processes: Redis pub/sub, spoken in the asyncio loop of the bridge.
+"""The transport between processes: Redis pub/sub, in the asyncio loop of the bridge.
 
-Nothing that matters depends on Redis: rows of table streams are in the database, those of memory
-streams in their writers. A lost message is noticed by the next one, or by the next announcement
-of positions; without Redis this process looks into the database instead, slowly.
+Redis makes replication fast, not safe. Rules:
+
+- The rows of table streams are in the database and those of memory streams in their writers, so
+  a lost message is only a gap, which Intake fills. It is noticed by the next message of the
+  writer or, at the latest, by its next announcement of positions.
+- A connection is announced with REPLICATE and the positions of this process. What was published
+  while it was down is a gap for the others, and the reverse.
+- Positions are read from the database after subscribing, so no commit falls in between.
+- While Redis is down, this process polls the database once per beat. A connection on which not
+  even its own ALIVE messages arrive counts as down.
+- Both queues are bounded. When one is full it is emptied, which makes gaps, and the loss of
+  outgoing messages is announced at the next beat.
 """
 
 import logging
@@ -18,39 +27,39 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from hs.core.stream_def import StreamDef
 from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
 from hs.repl.message import (
     Message,
-    Saying,
+    MessageKind,
     decode_message,
     encode_message,
     position_message,
     rows_message,
 )
-from hs.repl.streams import StreamDef
 from hs.repl.transport import Source
 
 CONNECT_S = 2.0  # how long a start waits for Redis
 BEAT_S = 1.0
-ADVANCE_S = 0.02  # how long the advances of silent writers gather before they are told
-ANNOUNCE_EVERY = 5  # beats; bounds how long the loss of a last message goes unnoticed
+ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
+ANNOUNCE_EVERY = 5  # beats; after that a lost last message is noticed
 PUBLISH_S = 5.0
-SILENT_S = 15.0  # without a message, not even our own: the connection is dead
+SILENT_S = 15.0  # without any message, own ones included: the connection is dead
 FLUSH_S = 1.0
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
 MAX_OUT = 10_000
 MAX_IN = 100_000
-FAIR_SHARE = 200  # messages between two checkpoints
+MESSAGES_PER_TURN = 200  # between two checkpoints
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class RedisAddress:
-    """Where Redis is: host and port, or a Unix socket."""
+    """The address of Redis: host and port, or a Unix socket, and how to log in."""
 
     host: str = "localhost"
     port: int = 6379
@@ -70,7 +79,7 @@ class RedisDown(Exception):
 
 @attrs.define(eq=False)
 class RedisLink:
-    """The asyncio side: one client, used in the bridge's loop only."""
+    """The asyncio side: one client, used only in the loop of the bridge."""
 
     _address: RedisAddress
     _channel: str
@@ -81,11 +90,11 @@ class RedisLink:
     async def listen(
         self, on_subscribed: Callable[[], None], on_message: Callable[[bytes], None]
     ) -> None:
-        """Subscribe and pass messages to trio until the connection breaks.
+        """Subscribe, and call back in trio for each message until the connection breaks.
 
         Raises: RedisDown.
         """
-        pubsub = self._opened().pubsub()
+        pubsub = self._open_client().pubsub()
         try:
             await pubsub.subscribe(self._channel)
             async for message in pubsub.listen():
@@ -99,19 +108,19 @@ class RedisLink:
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis does not annotate it
         raise RedisDown("the subscription ended")
 
-    async def publish(self, sayings: Sequence["Message | tuple[Batch[Any], int]"]) -> None:
-        """Publish in order, in one round trip.
+    async def publish(self, messages: Sequence["Message | tuple[Batch[Any], int]"]) -> None:
+        """Publish messages in order, in one round trip. A batch comes with its epoch.
 
         Raises: RedisDown.
         """
-        encoded = [self._encode(saying) for saying in sayings]
+        payloads = [self._encode(message) for message in messages]
         try:
-            if len(encoded) == 1:
-                await self._opened().publish(self._channel, encoded[0])
+            if len(payloads) == 1:
+                await self._open_client().publish(self._channel, payloads[0])
                 return
-            async with self._opened().pipeline(transaction=False) as pipe:
-                for one in encoded:
-                    pipe.publish(self._channel, one)
+            async with self._open_client().pipeline(transaction=False) as pipe:
+                for payload in payloads:
+                    pipe.publish(self._channel, payload)
                 await pipe.execute()
         except (RedisError, OSError) as error:
             raise RedisDown(str(error)) from error
@@ -122,45 +131,46 @@ class RedisLink:
         if client is not None:
             await client.aclose()
 
-    def _encode(self, saying: "Message | tuple[Batch[Any], int]") -> bytes:
-        if isinstance(saying, Message):
-            return encode_message(saying)
-        batch, epoch = saying
+    def _encode(self, message: "Message | tuple[Batch[Any], int]") -> bytes:
+        if isinstance(message, Message):
+            return encode_message(message)
+        batch, epoch = message
         return encode_message(rows_message(self._instance, batch, epoch))
 
-    def _opened(self) -> Redis:
+    def _open_client(self) -> Redis:
         if self._client is None:
             address = self._address
-            place: dict[str, Any] = {"host": address.host, "port": address.port}
+            options: dict[str, Any] = {"host": address.host, "port": address.port}
             if address.path is not None:
-                place = {"unix_socket_path": address.path}
+                options = {"unix_socket_path": address.path}
             if address.tls:
-                place |= {"ssl": True, "ssl_ca_certs": address.ca_file}
-                place |= {"ssl_certfile": address.certificate_file}
-                place |= {"ssl_keyfile": address.private_key_file}
-            # A silent reconnection would hide the messages lost in it, so there are no retries.
+                options |= {"ssl": True, "ssl_ca_certs": address.ca_file}
+                options |= {"ssl_certfile": address.certificate_file}
+                options |= {"ssl_keyfile": address.private_key_file}
+            # No retries: a silent reconnection would hide that messages were lost in between.
             self._client = Redis(
-                **place,
+                **options,
                 db=address.database,
                 username=address.username,
                 password=address.password,
                 retry=Retry(NoBackoff(), 0),
-                socket_timeout=None,  # a subscription may be silent; trio has the deadlines
+                socket_timeout=None,  # a subscription may be idle; the deadlines are set in trio
                 socket_connect_timeout=CONNECT_S,
             )
         return self._client
 
 
-def _nobody_cares(instance: str) -> None:
-    """Do nothing."""
+def _ignore(instance: str) -> None:
+    pass
 
 
 @attrs.define(eq=False)
 class RedisTransport:
-    """Carries rows between the processes of one server.
+    """The transport between the processes of one server.
 
-    `received`, `sent`, `dropped` (messages that came too fast, or could not be sent) and
-    `connections` are counted for metrics.
+    `_expected` are the writers in other processes. `_on_leaving` is called with the name of an
+    instance that stops as intended. `received`, `sent`, `dropped` and `connections` are metrics;
+    see Traffic.
     """
 
     feed: Feed
@@ -169,7 +179,7 @@ class RedisTransport:
     _bridge: Bridge
     _intake: Intake
     _expected: Sequence[tuple[StreamDef[Any], str]]
-    _on_leaving: Callable[[str], None] = _nobody_cares
+    _on_leaving: Callable[[str], None] = _ignore
     sources: list[Source] = attrs.Factory(list)
     shared: bool = True
     connected: bool = False
@@ -179,10 +189,10 @@ class RedisTransport:
     _inbox: deque[bytes] = attrs.Factory(deque)
     _inbox_wake: trio.Event = attrs.Factory(trio.Event)
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
-    _lost_some: bool = False
+    _has_lost_messages: bool = False
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    _heard_at: float = 0.0
+    _received_at: float = 0.0
     received: int = 0
     sent: int = 0
     dropped: int = 0
@@ -190,48 +200,49 @@ class RedisTransport:
 
     @property
     def waiting_in(self) -> int:
-        """How many messages came and were not looked at yet."""
+        """Number of received messages that are not processed yet."""
         return len(self._inbox)
 
     @property
     def waiting_out(self) -> int:
-        """How many messages Redis has not been given yet."""
+        """Number of messages that are not sent yet."""
         return len(self._outbox)
 
     def attach(self, source: Source) -> None:
-        """Make a writer of this process known to everybody."""
+        """Add a writer of this process and announce its position."""
         self.sources.append(source)
         self.feed.begin_epoch(source.stream, source.writer, source.epoch)
         self.feed.start_at(source.stream, source.writer, source.position)
         self._announce(source)
 
     def publish(self, batch: Batch[Any]) -> None:
-        """Deliver here now, and to others as soon as Redis takes it."""
+        """Deliver a batch to the local feed now, and queue it for the other processes."""
         self.feed.deliver(batch)
         self._announced[batch.stream.name, batch.writer] = batch.position
-        self._say((batch, self.feed.epoch(batch.stream, batch.writer)))
+        self._enqueue((batch, self.feed.epoch(batch.stream, batch.writer)))
 
     def advance(self, source: Source, position: int) -> None:
-        """Move an idle writer forward here now, for others very soon.
+        """Raise the position of an idle writer here now, in other processes within ADVANCE_S.
 
-        Soon, because a token given out here may at once be used at another process.
+        That must be soon, because a client may present a token from here to another process,
+        which then waits for the position.
         """
         self.feed.start_at(source.stream, source.writer, position)
         self._advanced.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carry messages until cancelled; started once this process follows the others."""
+        """Carry messages until cancelled; started when this process follows the others."""
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._intake.run)
                 nursery.start_soon(self._stay_connected)
                 with trio.move_on_after(CONNECT_S):
                     await self._ever_connected.wait()
-                # After subscribing: what is committed later comes as a message.
+                # After subscribing, so that later commits arrive as messages.
                 await self._intake.begin(self._expected)
                 nursery.start_soon(self._receive)
                 nursery.start_soon(self._send)
-                nursery.start_soon(self._tell_advances)
+                nursery.start_soon(self._announce_advances)
                 nursery.start_soon(self._beat)
                 task_status.started()
         finally:
@@ -244,62 +255,62 @@ class RedisTransport:
             self._listening = trio.CancelScope()
             with self._listening:
                 try:
-                    await self._bridge.run(self._link.listen, self._subscribed, self._heard)
+                    await self._bridge.run(self._link.listen, self._on_subscribed, self._on_message)
                 except RedisDown as error:
-                    log.warning("Redis is down (%s): looking into the database instead", error)
+                    log.warning("Redis is down (%s), polling the database instead", error)
             pause_s = FIRST_PAUSE_S if self.connected else min(pause_s * 2, LAST_PAUSE_S)
             self.connected = False
             await trio.sleep(pause_s)
 
-    def _subscribed(self) -> None:
+    def _on_subscribed(self) -> None:
         self.connected = True
         self.connections += 1
-        self._heard_at = trio.current_time()
+        self._received_at = trio.current_time()
         self._ever_connected.set()
-        self._say(Message(Saying.REPLICATE, self._instance))
+        self._enqueue(Message(MessageKind.REPLICATE, self._instance))
         self._announce_all()
 
-    def _heard(self, encoded: bytes) -> None:
+    def _on_message(self, encoded: bytes) -> None:
         self.received += 1
         if len(self._inbox) >= MAX_IN:
             self.dropped += len(self._inbox)
-            self._inbox.clear()  # the gaps will be repaired
+            self._inbox.clear()  # the gaps will be filled
         self._inbox.append(encoded)
         self._inbox_wake.set()
 
     async def _receive(self) -> None:
         while True:
             await self._inbox_wake.wait()
-            self._heard_at = trio.current_time()
-            for _ in range(min(FAIR_SHARE, len(self._inbox))):
-                self._take(self._inbox.popleft())
+            self._received_at = trio.current_time()
+            for _ in range(min(MESSAGES_PER_TURN, len(self._inbox))):
+                self._process(self._inbox.popleft())
             if self._inbox:
                 await trio.lowlevel.checkpoint()
             else:
                 self._inbox_wake = trio.Event()
 
-    def _take(self, encoded: bytes) -> None:
+    def _process(self, encoded: bytes) -> None:
         try:
             message = decode_message(encoded)
             if message.instance == self._instance:
                 return
-            if message.saying is Saying.REPLICATE:
+            if message.kind is MessageKind.REPLICATE:
                 self._announce_all()
-            elif message.saying is Saying.LEAVING:
+            elif message.kind is MessageKind.LEAVING:
                 self._on_leaving(message.instance)
-            elif message.saying is not Saying.ALIVE:
+            elif message.kind is not MessageKind.ALIVE:
                 self._intake.accept(message)
-        except msgspec.DecodeError as error:  # of another release, or not of ours at all
-            log.warning("cannot read a message from Redis: %s", error)
+        except msgspec.DecodeError as error:  # from another release, or from a stranger
+            log.warning("ignoring a message from Redis that cannot be decoded: %s", error)
 
-    def _say(self, saying: Message | tuple[Batch[Any], int]) -> None:
+    def _enqueue(self, message: Message | tuple[Batch[Any], int]) -> None:
         if not self.connected:
-            return  # positions are announced on connecting, so others will notice
+            return  # positions are announced on connecting, so the others will notice the gap
         if len(self._outbox) >= MAX_OUT:
             self.dropped += len(self._outbox)
             self._outbox.clear()
-            self._lost_some = True
-        self._outbox.append(saying)
+            self._has_lost_messages = True
+        self._outbox.append(message)
         self._outbox_wake.set()
 
     async def _send(self) -> None:
@@ -308,34 +319,34 @@ class RedisTransport:
                 await self._outbox_wake.wait()
                 await self._send_waiting()
         finally:
-            self._say(Message(Saying.LEAVING, self._instance))
+            self._enqueue(Message(MessageKind.LEAVING, self._instance))
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._send_waiting()
 
     async def _send_waiting(self) -> None:
-        sayings, self._outbox = self._outbox, []
+        messages, self._outbox = self._outbox, []
         self._outbox_wake = trio.Event()
-        if not sayings:
+        if not messages:
             return
         try:
             with trio.fail_after(PUBLISH_S):
-                await self._bridge.run(self._link.publish, sayings)
+                await self._bridge.run(self._link.publish, messages)
         except (RedisDown, trio.TooSlowError) as error:
-            log.warning("cannot publish to Redis: %s", error)
-            self.dropped += len(sayings)
-            self._lost_some = True  # so that the next beat tells what was lost
+            log.warning("cannot publish to Redis, %d messages dropped: %s", len(messages), error)
+            self.dropped += len(messages)
+            self._has_lost_messages = True  # so the next beat announces the positions
         else:
-            self.sent += len(sayings)
+            self.sent += len(messages)
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position
-        self._say(position_message(self._instance, source))
+        self._enqueue(position_message(self._instance, source))
 
     def _announce_all(self) -> None:
         for source in self.sources:
             self._announce(source)
 
-    async def _tell_advances(self) -> None:
+    async def _announce_advances(self) -> None:
         while True:
             await self._advanced.wait()
             await trio.sleep(ADVANCE_S)
@@ -353,17 +364,17 @@ class RedisTransport:
         while True:
             await trio.sleep(BEAT_S)
             beat += 1
-            if beat % ANNOUNCE_EVERY == 0 or self._lost_some:
-                self._lost_some = False
+            if beat % ANNOUNCE_EVERY == 0 or self._has_lost_messages:
+                self._has_lost_messages = False
                 self._announce_all()
             if not self.connected:
                 await self._intake.look()
-            elif trio.current_time() - self._heard_at > SILENT_S:
+            elif trio.current_time() - self._received_at > SILENT_S:
                 self._listening.cancel()
             elif beat % ANNOUNCE_EVERY == 0:
-                self._say(Message(Saying.ALIVE, self._instance))
+                self._enqueue(Message(MessageKind.ALIVE, self._instance))
 
 
 def channel_of(server_name: str) -> str:
-    """Give the Redis channel of a server, apart from those of others on the same Redis."""
+    """Return the name of a server's Redis channel; several servers may share one Redis."""
     return f"{server_name}/hs/streams"

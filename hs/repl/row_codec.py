@@ -1,24 +1,24 @@
-"""Encoding of stream rows, on the wire and in the log: MessagePack maps by field name."""
+"""The encoding of rows in messages and in the log: MessagePack maps with field names."""
 
 from typing import Any
 
 import msgspec
 
-from hs.repl.streams import StreamDef
+from hs.core.stream_def import StreamDef
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode_rows(rows: list[tuple[int, Any]]) -> bytes:
-    """Encode (id, row) pairs; safe in any thread."""
+    """Encode (number, row) pairs; safe in any thread."""
     return _encoder.encode(rows)
 
 
 def decode_rows(stream: StreamDef[Any], encoded: bytes | msgspec.Raw) -> list[tuple[int, Any]]:
-    """Decode what `encode_rows` gave for this stream.
+    """Decode the (number, row) pairs of a stream.
 
-    Raises: msgspec.ValidationError or msgspec.DecodeError for anything else.
+    Raises: msgspec.ValidationError, msgspec.DecodeError.
     """
     decoder = _decoders.get(stream.row)
     if decoder is None:

@@ -1,7 +1,7 @@
-"""Declaring what one process may ask of another: `@rpc` on methods of a Protocol.
+"""The declaration of RPC: `@rpc` on methods of a Protocol.
 
-Both ends are made from the declaration: the server finds methods by it, the client's proxy is
-generated from it, and the payloads are encoded by the annotations.
+Both ends are derived from it: the server finds the methods by it, the client's proxy is generated
+from it, and the annotations say how payloads are encoded.
 """
 
 import inspect
@@ -28,10 +28,10 @@ def rpc(*, timeout_s: float = ..., catch_up: bool = ...) -> Callable[[F], F]: ..
 def rpc(
     method: F | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S, catch_up: bool = True
 ) -> F | Callable[[F], F]:
-    """Let other processes call this method of a Protocol.
+    """Mark a method of a Protocol that other processes may call.
 
-    `timeout_s` bounds a call in all; with `catch_up` the caller gets its answer once it has seen
-    what the owner wrote.
+    `timeout_s` limits a call with all its retries. With `catch_up` a call returns only after the
+    caller's feed has reached the positions of the owner's writers.
     """
 
     def mark(marked: F) -> F:
@@ -44,7 +44,7 @@ def rpc(
 
 @attrs.frozen(eq=False)
 class RpcMethod:
-    """One method as both ends see it."""
+    """A method as both ends need it."""
 
     protocol: str
     name: str
@@ -57,14 +57,14 @@ class RpcMethod:
     def encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Encode the arguments of a call as an array.
 
-        Raises: TypeError when they do not fit the signature.
+        Raises: TypeError if they do not match the signature.
         """
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return msgspec.msgpack.encode(list(bound.arguments.values()))
 
     def decode_arguments(self, encoded: bytes) -> list[Any]:
-        """Decode the arguments, with defaults for those an older caller does not know.
+        """Decode the arguments, with defaults for those that a caller of an older release omits.
 
         Raises: msgspec.ValidationError, msgspec.DecodeError.
         """
@@ -72,11 +72,11 @@ class RpcMethod:
         return [getattr(decoded, field) for field in decoded.__struct_fields__]
 
     def encode_result(self, result: Any) -> bytes:
-        """Encode what the method returned."""
+        """Encode the return value."""
         return msgspec.msgpack.encode(result)
 
     def decode_result(self, encoded: bytes | msgspec.Raw) -> Any:
-        """Decode what the method returned."""
+        """Decode the return value."""
         return self._result.decode(encoded)
 
 
@@ -84,45 +84,49 @@ _methods: dict[str, dict[str, RpcMethod]] = {}
 
 
 def rpc_methods(protocol: type[Any]) -> dict[str, RpcMethod]:
-    """List the methods of a Protocol that are marked with `@rpc`.
+    """Return the methods of a Protocol that are marked with `@rpc`, by name.
 
-    Raises: TypeError for a method that cannot be called from afar.
+    Raises: TypeError if there are none, or the payload of one cannot be encoded.
     """
     key = f"{protocol.__module__}.{protocol.__qualname__}"
-    known = _methods.get(key)
-    if known is None:
-        known = {
+    methods = _methods.get(key)
+    if methods is None:
+        methods = {
             name: _read(protocol, name, method)
             for name, method in inspect.getmembers(protocol, inspect.isfunction)
             if "rpc_timeout_s" in method.__dict__
         }
-        if not known:
+        if not methods:
             raise TypeError(f"{key} has no @rpc methods")
-        _methods[key] = known
-    return known
+        _methods[key] = methods
+    return methods
 
 
 def _read(protocol: type[Any], name: str, method: Callable[..., Any]) -> RpcMethod:
     if not inspect.iscoroutinefunction(method):
         raise TypeError(f"{protocol.__name__}.{name} must be async")
     hints = typing.get_type_hints(method)
-    whole = inspect.signature(method)
-    parameters = [one for one in whole.parameters.values() if one.name != "self"]
+    signature = inspect.signature(method)
+    parameters = [
+        parameter for parameter in signature.parameters.values() if parameter.name != "self"
+    ]
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    for one in parameters:
-        if one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL) or one.name not in hints:
-            raise TypeError(f"{protocol.__name__}.{name}: {one.name} cannot be encoded")
-        field = (one.name, hints[one.name])
-        fields.append(field if one.default is one.empty else (*field, one.default))
+    for parameter in parameters:
+        is_variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if is_variadic or parameter.name not in hints:
+            raise TypeError(f"{protocol.__name__}.{name}: {parameter.name} cannot be encoded")
+        field = (parameter.name, hints[parameter.name])
+        has_default = parameter.default is not parameter.empty
+        fields.append((*field, parameter.default) if has_default else field)
     if "return" not in hints:
-        raise TypeError(f"{protocol.__name__}.{name} does not say what it returns")
+        raise TypeError(f"{protocol.__name__}.{name} must annotate its return type")
     struct = msgspec.defstruct(f"{protocol.__name__}_{name}", fields, array_like=True)
     return RpcMethod(
         protocol.__name__,
         name,
         method.__dict__["rpc_timeout_s"],
         method.__dict__["rpc_catch_up"],
-        whole.replace(parameters=parameters),
+        signature.replace(parameters=parameters),
         msgspec.msgpack.Decoder(struct),
         msgspec.msgpack.Decoder(hints["return"]),
     )

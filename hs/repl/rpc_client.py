@@ -1,4 +1,8 @@
-"""The caller's end of RPC: proxies generated from Protocols, and reading one's own writes."""
+"""The client of RPC: proxies that are generated from Protocols.
+
+A caller reads its own writes: a reply has the positions of the owner's writers, and the proxy
+returns only after the feed of this process has reached them.
+"""
 
 import logging
 import secrets
@@ -10,37 +14,38 @@ import attrs
 import msgspec
 import trio
 
+from hs.core.stream_def import StreamDef
+from hs.core.streams import CATALOGUE
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.repl.feed import Feed
 from hs.repl.freshness import catch_up
 from hs.repl.rpc import RpcMethod, rpc_methods
-from hs.repl.rpc_reply import Positions, Reply, RpcFailed, RpcUnavailable, raise_from
-from hs.repl.streams import CATALOGUE, StreamDef
+from hs.repl.rpc_reply import RpcFailed, RpcReply, RpcUnavailable, WriterPositions, raise_from
 
 P = TypeVar("P")
 
 RPC_PATH = "/_synapse/replication/rpc"
-OTHER_SECRET = (
-    "its worker_replication_secret is not ours, or, where there is none, its signing key is not"
+SECRET_MISMATCH = (
+    "its worker_replication_secret or, if that is not set, its signing key differs from ours"
 )
 
 log = logging.getLogger(__name__)
 
 
-class Unreachable(Exception):
-    """No answer came from an instance by the deadline."""
+class InstanceUnreachable(Exception):
+    """An instance did not reply before the deadline."""
 
 
-class Sender(Protocol):
-    """Carries a request to an instance and brings its answer."""
+class RpcSender(Protocol):
+    """The transport of requests to other instances."""
 
     async def post(
         self, instance: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> tuple[int, bytes]:
-        """Post to an instance, again after broken connections, until `timeout_s` has passed.
+        """Post to an instance, retrying after broken connections, and return (status, body).
 
-        Raises: Unreachable.
+        Raises: InstanceUnreachable.
         """
 
 
@@ -50,13 +55,13 @@ async def _look_nowhere() -> None:
 
 @attrs.define(eq=False)
 class RpcClients:
-    """Gives proxies that call the owners in other processes.
+    """The proxies of this process, which call owners in other processes.
 
-    `look` brings to the feed what messages should have told. `calls` counts what was asked of
-    whom, and how often no answer came, or that of a fault.
+    `look` looks for new rows without messages; see Intake.look. `calls` are metrics by method and
+    instance; a failure is a call without a reply or with that of a bug.
     """
 
-    _sender: Sender
+    _sender: RpcSender
     _secret: str
     _feed: Feed
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
@@ -64,24 +69,24 @@ class RpcClients:
     )
     _look: Callable[[], Awaitable[None]] = _look_nowhere
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
-    _refusing: set[str] = attrs.field(factory=set, init=False)
+    _rejecting: set[str] = attrs.field(factory=set, init=False)
     calls: dict[tuple[str, str], Tally] = attrs.field(factory=dict, init=False)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
-        """Give an object with the `@rpc` methods of a Protocol, done by `instance`.
+        """Return an object whose methods call the `@rpc` methods of a Protocol at `instance`.
 
-        They raise what the implementation raises (MatrixError, RemoteFault), else RpcFailed or
-        RpcUnavailable; when they return, this process's feed has seen what the owner wrote.
+        They raise the MatrixError or RemoteFault of the implementation, RpcFailed or
+        RpcUnavailable.
         """
-        known: P | None = self._proxies.get((protocol, instance))
-        if known is not None:
-            return known
+        cached: P | None = self._proxies.get((protocol, instance))
+        if cached is not None:
+            return cached
         methods = {
             name: self._remote(method, instance) for name, method in rpc_methods(protocol).items()
         }
-        made: P = type(f"Remote{protocol.__name__}", (), methods)()
-        self._proxies[protocol, instance] = made
-        return made
+        proxy: P = type(f"Remote{protocol.__name__}", (), methods)()
+        self._proxies[protocol, instance] = proxy
+        return proxy
 
     def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
         tally = self.calls[f"{method.protocol}.{method.name}", instance] = Tally()
@@ -116,32 +121,32 @@ class RpcClients:
         path = f"{RPC_PATH}/{method.protocol}/{method.name}"
         try:
             status, body = await self._sender.post(instance, path, headers, arguments, timeout_s)
-        except Unreachable as error:
-            log.warning("%s: the process %s cannot be reached: %s", name, instance, error)
+        except InstanceUnreachable as error:
+            log.warning("call of %s: process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error
         if status == 401:
-            if instance not in self._refusing:
-                self._refusing.add(instance)
-                log.error("the process %s refuses our calls: %s", instance, OTHER_SECRET)
-            raise RpcUnavailable(instance, OTHER_SECRET)
+            if instance not in self._rejecting:
+                self._rejecting.add(instance)
+                log.error("process %s rejects our calls: %s", instance, SECRET_MISMATCH)
+            raise RpcUnavailable(instance, SECRET_MISMATCH)
         if status == 503:
             raise RpcUnavailable(instance, "it is stopping")
         if status != 200:
             raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
-        self._refusing.discard(instance)
-        reply = msgspec.msgpack.decode(body, type=Reply)
+        self._rejecting.discard(instance)
+        reply = msgspec.msgpack.decode(body, type=RpcReply)
         if method.catch_up:
             await self._catch_up(reply.positions, instance)
         raise_from(reply, instance, name)
         return method.decode_result(reply.payload)
 
-    async def _catch_up(self, positions: Positions, instance: str) -> None:
-        wanted = [
+    async def _catch_up(self, positions: WriterPositions, instance: str) -> None:
+        targets = [
             (stream, writer, position)
             for name, writers in positions.items()
             for writer, position in writers.items()
             if (stream := self._streams.get(name)) is not None
             and self._feed.position_of(stream, writer) is not None
         ]
-        if not await catch_up(self._feed, wanted, self._look):
-            log.warning("what %s wrote is late at this process", instance)
+        if not await catch_up(self._feed, targets, self._look):
+            log.warning("timed out waiting for replication of what %s wrote", instance)

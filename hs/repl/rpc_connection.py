@@ -1,4 +1,15 @@
-"""A small HTTP/1.1 client for RPC: kept-alive connections over TCP, TLS or Unix sockets."""
+"""A small HTTP/1.1 client for RPC: a pool of connections over TCP, TLS or Unix sockets.
+
+Rules:
+
+- A request that was sent may have been executed, whatever happens to the connection afterwards.
+  It is repeated until the caller's timeout, with the same call key, so that the server executes
+  it once.
+- As long as no connection was established, nothing was executed. Then the client gives up after
+  CONNECT_S, unless the instance announced that it is restarting.
+- An idle connection that the server has closed is not used: the request would be lost in it.
+- A connection is returned to the pool only after a complete exchange; cancellation closes it.
+"""
 
 import select
 import ssl
@@ -10,15 +21,13 @@ import h11
 import trio
 
 from hs.repl.ownership import Location
-from hs.repl.rpc_client import Unreachable
+from hs.repl.rpc_client import InstanceUnreachable
 
 MAX_IDLE = 32  # per instance
 MAX_OPEN = 256  # per instance; further calls wait
 IDLE_S = 30.0  # shorter than the listener's keep-alive
-CONNECT_S = 4.0
-"""How long somebody waits for an instance that does not run; nothing was asked of it yet."""
-
-RESTART_S = 30.0  # since it ended in order: that long its callers have patience
+CONNECT_S = 4.0  # to wait for an instance that is not running
+RESTART_S = 30.0  # to wait for an instance that announced its stop, counted from then
 FIRST_PAUSE_S = 0.02
 LAST_PAUSE_S = 1.0
 MAX_REPLY_BYTES = 128 * 1024 * 1024
@@ -44,9 +53,9 @@ class _Connection:
         sent = [self.state.send(head), self.state.send(h11.Data(body))]
         sent.append(self.state.send(h11.EndOfMessage()))
         await self.stream.send_all(b"".join(part for part in sent if part))
-        return await self._answer()
+        return await self._receive()
 
-    async def _answer(self) -> tuple[int, bytes]:
+    async def _receive(self) -> tuple[int, bytes]:
         status, parts, size = 0, [], 0
         while True:
             event: Any = self.state.next_event()
@@ -64,17 +73,19 @@ class _Connection:
             elif isinstance(event, h11.ConnectionClosed):
                 raise trio.BrokenResourceError("closed before the reply")
 
-    def was_ended(self) -> bool:
-        """Tell whether the other side has ended it: there is nothing else to hear while idle."""
-        lower = self.stream
-        while isinstance(lower, trio.SSLStream):
-            lower = lower.transport_stream
-        assert isinstance(lower, trio.SocketStream)
+    def is_closed_by_peer(self) -> bool:
+        """Return whether the other side has closed an idle connection."""
+        transport = self.stream
+        while isinstance(transport, trio.SSLStream):
+            transport = transport.transport_stream
+        assert isinstance(transport, trio.SocketStream)
+        # On an idle connection nothing but its end can be readable.
         poll = select.poll()
-        poll.register(lower.socket.fileno(), select.POLLIN)
+        poll.register(transport.socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
-    def reusable(self) -> bool:
+    def try_reuse(self) -> bool:
+        """Prepare for the next request; return False if the connection cannot have one."""
         if self.state.our_state is h11.DONE and self.state.their_state is h11.DONE:
             self.state.start_next_cycle()
             return True
@@ -93,7 +104,7 @@ class _Pool:
 
 @attrs.define(eq=False)
 class PooledSender:
-    """Posts to instances over connections it keeps."""
+    """The pools of connections to other instances."""
 
     _locations: Mapping[str, Location]
     _ssl_context: ssl.SSLContext | None = None
@@ -102,36 +113,38 @@ class PooledSender:
     async def post(
         self, instance: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> tuple[int, bytes]:
-        """Post to an instance, again after broken connections, until `timeout_s` has passed."""
+        """Post to an instance, retrying after broken connections, and return (status, body).
+
+        Raises: InstanceUnreachable after `timeout_s`, or earlier; see the rules above.
+        """
         location = self._locations.get(instance)
         if location is None:
-            raise Unreachable("it is not in the instance map")
+            raise InstanceUnreachable("it is not in the instance map")
         pool = self._pools.setdefault(instance, _Pool())
         cause = "no connection in time"
         pause_s = FIRST_PAUSE_S
         with trio.move_on_after(timeout_s) as scope:
-            deadline, was_asked = scope.deadline, False
+            deadline, was_sent = scope.deadline, False
             async with pool.slots:
-                impatient = min(deadline, trio.current_time() + CONNECT_S)
+                connect_deadline = min(deadline, trio.current_time() + CONNECT_S)
                 while True:
-                    is_patient = was_asked or pool.is_restarting()
-                    scope.deadline = deadline if is_patient else impatient
+                    may_retry = was_sent or pool.is_restarting()
+                    scope.deadline = deadline if may_retry else connect_deadline
                     connection = await _take_idle(pool)
-                    fresh = connection is None
+                    is_new = connection is None
                     try:
                         connection = connection or await self._connect(location)
-                        # What becomes of it now is worth waiting for, even if this breaks.
-                        was_asked, scope.deadline = True, deadline
+                        was_sent, scope.deadline = True, deadline
                         return await _use(pool, connection, path, headers, body)
                     except BROKEN as error:
                         cause = str(error) or str(error.__cause__ or type(error).__name__)
-                    if fresh:  # an idle one may just have been closed: no reason to pause
+                    if is_new:  # an idle connection may have been closed just now: retry at once
                         await trio.sleep(pause_s)
                         pause_s = min(pause_s * 2, LAST_PAUSE_S)
-        raise Unreachable(cause)
+        raise InstanceUnreachable(cause)
 
     def expect_back(self, instance: str) -> None:
-        """Note that an instance ends in order, most likely to be started again."""
+        """Note that an instance stops as intended, and most likely starts again."""
         pool = self._pools.setdefault(instance, _Pool())
         pool.restarting_until = trio.current_time() + RESTART_S
 
@@ -158,7 +171,7 @@ class PooledSender:
 
 
 async def _shake_hands(stream: "trio.SSLStream[trio.SocketStream]") -> None:
-    # Before the first request: whom this side does not trust was not asked anything.
+    # Here and not with the first request, so that an untrusted server gets none.
     try:
         await stream.do_handshake()
     except BaseException:
@@ -170,17 +183,17 @@ async def _shake_hands(stream: "trio.SSLStream[trio.SocketStream]") -> None:
 async def _use(
     pool: _Pool, connection: _Connection, path: str, headers: Mapping[str, str], body: bytes
 ) -> tuple[int, bytes]:
-    kept = False
+    is_pooled = False
     try:
-        answer = await connection.exchange(path, headers, body)
+        reply = await connection.exchange(path, headers, body)
         pool.restarting_until = 0.0
-        if connection.reusable() and len(pool.idle) < MAX_IDLE:
+        if connection.try_reuse() and len(pool.idle) < MAX_IDLE:
             connection.idle_since = trio.current_time()
             pool.idle.append(connection)
-            kept = True
-        return answer
+            is_pooled = True
+        return reply
     finally:
-        if not kept:
+        if not is_pooled:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(connection.stream)
 
@@ -189,9 +202,9 @@ async def _take_idle(pool: _Pool) -> _Connection | None:
     if not pool.idle:
         return None
     youngest = pool.idle.pop()
-    # The last one is the youngest: when it is of no use, none is.
+    # The last one is the youngest. If it is too old or closed, then so are the others.
     is_old = trio.current_time() - youngest.idle_since >= IDLE_S
-    if not is_old and not youngest.was_ended():
+    if not is_old and not youngest.is_closed_by_peer():
         return youngest
     stale, pool.idle = [*pool.idle, youngest], []
     with trio.CancelScope(shield=True):

@@ -1,4 +1,4 @@
-"""What comes back from a call: a result or an error, and how far the owner's writers are."""
+"""The reply to a call: a result or an error, and the positions of the owner's writers."""
 
 import enum
 from typing import Any
@@ -8,28 +8,28 @@ import msgspec
 import hs.core.errors
 from hs.core.errors import MatrixError, RemoteFault
 
-Positions = dict[str, dict[str, int]]  # stream -> writer -> position
+WriterPositions = dict[str, dict[str, int]]  # stream -> writer -> position
 
 
-class Outcome(enum.IntEnum):
+class RpcOutcome(enum.IntEnum):
     """How a call ended."""
 
     RESULT = 0
     MATRIX_ERROR = 1
     REMOTE_FAULT = 2
-    FAULT = 3  # a bug of the owner's, or its deadline
-    NO_METHOD = 4  # another release
+    FAULT = 3  # a bug in the owner, or the deadline passed there
+    NO_METHOD = 4  # the owner is of another release
 
 
-class Reply(msgspec.Struct, array_like=True, frozen=True):
-    """The body of every answer to a call."""
+class RpcReply(msgspec.Struct, array_like=True, frozen=True):
+    """The body of the response to a call."""
 
-    outcome: Outcome
+    outcome: RpcOutcome
     payload: msgspec.Raw
-    positions: Positions = {}
+    positions: WriterPositions = {}
 
 
-class _MatrixFault(msgspec.Struct, array_like=True, frozen=True):
+class _MatrixErrorFields(msgspec.Struct, array_like=True, frozen=True):
     kind: str
     errcode: str
     status: int
@@ -37,22 +37,22 @@ class _MatrixFault(msgspec.Struct, array_like=True, frozen=True):
     extra: dict[str, Any]
 
 
-class _PeerFault(msgspec.Struct, array_like=True, frozen=True):
+class _RemoteFaultFields(msgspec.Struct, array_like=True, frozen=True):
     server: str
     message: str
     retry: bool
-    error: _MatrixFault | None
+    error: _MatrixErrorFields | None
 
 
 class RpcFailed(Exception):
-    """The owner failed in a way that no client should hear of; its log has the cause."""
+    """The owner failed because of a bug; only its log has the details."""
 
 
 class RpcUnavailable(MatrixError):
-    """The owner could not be reached in time; the client may try again."""
+    """The owner could not be reached in time; the client may retry."""
 
     def __init__(self, instance: str, cause: str) -> None:
-        # The cause is for our log: it may tell of addresses and certificates.
+        # The cause goes to the log only, because it may contain addresses and certificates.
         super().__init__("M_UNKNOWN", 503, f"The process {instance} cannot be reached; try again")
         self.cause = cause
 
@@ -68,44 +68,46 @@ def matrix_error_payload(error: MatrixError) -> bytes:
 def remote_fault_payload(fault: RemoteFault) -> bytes:
     """Encode a RemoteFault."""
     error = _describe(fault.error) if fault.error is not None else None
-    return msgspec.msgpack.encode(_PeerFault(fault.server, fault.message, fault.retry, error))
+    return msgspec.msgpack.encode(
+        _RemoteFaultFields(fault.server, fault.message, fault.retry, error)
+    )
 
 
 def fault_payload(text: str) -> bytes:
-    """Encode the one line told about a bug."""
+    """Encode the text that the caller gets about a bug."""
     return msgspec.msgpack.encode(text)
 
 
-def raise_from(reply: Reply, instance: str, method: str) -> None:
-    """Raise what the owner raised, if it did.
+def raise_from(reply: RpcReply, instance: str, method: str) -> None:
+    """Raise the error in a reply, if there is one.
 
     Raises: MatrixError (of the same class), RemoteFault, RpcFailed.
     """
     match reply.outcome:
-        case Outcome.RESULT:
+        case RpcOutcome.RESULT:
             return
-        case Outcome.MATRIX_ERROR:
-            raise _restore(msgspec.msgpack.decode(reply.payload, type=_MatrixFault))
-        case Outcome.REMOTE_FAULT:
-            told = msgspec.msgpack.decode(reply.payload, type=_PeerFault)
-            error = _restore(told.error) if told.error is not None else None
-            raise RemoteFault(told.server, told.message, error=error, retry=told.retry)
+        case RpcOutcome.MATRIX_ERROR:
+            raise _restore(msgspec.msgpack.decode(reply.payload, type=_MatrixErrorFields))
+        case RpcOutcome.REMOTE_FAULT:
+            fault = msgspec.msgpack.decode(reply.payload, type=_RemoteFaultFields)
+            error = _restore(fault.error) if fault.error is not None else None
+            raise RemoteFault(fault.server, fault.message, error=error, retry=fault.retry)
         case _:
             text = msgspec.msgpack.decode(reply.payload, type=str)
             raise RpcFailed(f"{method} at {instance}: {text}")
 
 
-def _describe(error: MatrixError) -> _MatrixFault:
-    return _MatrixFault(
+def _describe(error: MatrixError) -> _MatrixErrorFields:
+    return _MatrixErrorFields(
         type(error).__name__, error.errcode, error.status, error.message, error.extra
     )
 
 
-def _restore(told: _MatrixFault) -> MatrixError:
-    kind = getattr(hs.core.errors, told.kind, MatrixError)
-    if not (isinstance(kind, type) and issubclass(kind, MatrixError)):
-        kind = MatrixError
-    # Subclasses fix their errcode in the constructor, but what came may differ.
-    error = kind.__new__(kind)
-    MatrixError.__init__(error, told.errcode, told.status, told.message, **told.extra)
+def _restore(fields: _MatrixErrorFields) -> MatrixError:
+    error_class = getattr(hs.core.errors, fields.kind, MatrixError)
+    if not (isinstance(error_class, type) and issubclass(error_class, MatrixError)):
+        error_class = MatrixError
+    # The constructors of subclasses set an errcode, from which the received one may differ.
+    error = error_class.__new__(error_class)
+    MatrixError.__init__(error, fields.errcode, fields.status, fields.message, **fields.extra)
     return error

@@ -1,4 +1,15 @@
-"""The owner's end of RPC: runs each call once, in a task that outlives its connection."""
+"""The server of RPC: executes each call once, in a task that outlives its connection.
+
+Rules:
+
+- A call runs in a task of the server's own nursery, so it is finished even if the caller's
+  connection breaks.
+- All attempts at a call have the same key. The first one starts it, those that arrive meanwhile
+  wait for it, and later ones get the remembered reply. Replies are remembered up to a number and
+  a total size, which is long enough for retries.
+- When the server stops, running calls are cancelled. Their attempts get no reply (HTTP status
+  503), and the clients on whose behalf they were made may retry.
+"""
 
 import logging
 from collections import OrderedDict
@@ -15,9 +26,9 @@ from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.rpc_reply import (
-    Outcome,
-    Positions,
-    Reply,
+    RpcOutcome,
+    RpcReply,
+    WriterPositions,
     fault_payload,
     matrix_error_payload,
     remote_fault_payload,
@@ -31,8 +42,8 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class Call:
-    """One call as it came; `key` is the same for every attempt at it."""
+class RpcCall:
+    """A call as it was received; `key` is the same for every attempt at it."""
 
     protocol: str
     method: str
@@ -50,10 +61,10 @@ class _Running:
 
 @attrs.define(eq=False)
 class RpcServer:
-    """Answers calls to the implementations registered with it.
+    """The registered implementations, and the calls of them that are running.
 
-    `sources` lists the writers of this process: their positions go with every reply. `calls`
-    counts what was asked, and how often a fault of ours was the answer.
+    `sources` returns the writers of this process, whose positions are part of every reply. `calls`
+    are metrics by method; a failure is a bug or a passed deadline.
     """
 
     _sources: Callable[[], list[Source]]
@@ -66,18 +77,18 @@ class RpcServer:
 
     @property
     def running(self) -> int:
-        """How many calls are being answered."""
+        """Number of running calls."""
         return len(self._running)
 
     def register(self, protocol: type[Any], implementation: Any) -> None:
-        """Let other processes call the `@rpc` methods of a Protocol on an object."""
+        """Make the `@rpc` methods of a Protocol on an object available to other processes."""
         for method in rpc_methods(protocol).values():
             bound = getattr(implementation, method.name)
             self._methods[method.protocol, method.name] = (method, bound)
             self.calls[f"{method.protocol}.{method.name}"] = Tally()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run calls until cancelled."""
+        """Execute calls until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -86,8 +97,11 @@ class RpcServer:
             finally:
                 self._nursery = None
 
-    async def answer(self, call: Call) -> bytes | None:
-        """Do a call, or give the answer of an earlier attempt at it; None while not running."""
+    async def execute(self, call: RpcCall) -> bytes | None:
+        """Execute a call, or join an earlier attempt at it, and return the encoded reply.
+
+        Returns None if the server is not running or stops during the call.
+        """
         remembered = self._remembered.get(call.key)
         if remembered is not None:
             return remembered
@@ -100,50 +114,54 @@ class RpcServer:
         await running.done.wait()
         return running.reply or None
 
-    async def _run_call(self, call: Call, running: _Running) -> None:
+    async def _run_call(self, call: RpcCall, running: _Running) -> None:
         try:
             REQUEST_ID.set(call.request_id)
             began = perf_counter()
             outcome, payload = await self._outcome(call)
             self._count(call, outcome, perf_counter() - began)
-            reply = Reply(outcome, msgspec.Raw(payload), self._positions())
+            reply = RpcReply(outcome, msgspec.Raw(payload), self._positions())
             running.reply = msgspec.msgpack.encode(reply)
-            if outcome is not Outcome.NO_METHOD:
+            if outcome is not RpcOutcome.NO_METHOD:
                 self._remember(call.key, running.reply)
         finally:
             del self._running[call.key]
             running.done.set()
 
-    def _count(self, call: Call, outcome: Outcome, seconds: float) -> None:
+    def _count(self, call: RpcCall, outcome: RpcOutcome, seconds: float) -> None:
         tally = self.calls.get(f"{call.protocol}.{call.method}")
         if tally is not None:
-            (tally.add_failure if outcome is Outcome.FAULT else tally.add)(seconds)
+            (tally.add_failure if outcome is RpcOutcome.FAULT else tally.add)(seconds)
 
-    async def _outcome(self, call: Call) -> tuple[Outcome, bytes]:
-        found = self._methods.get((call.protocol, call.method))
-        if found is None:
-            return Outcome.NO_METHOD, fault_payload("this process does not answer it")
-        method, implementation = found
+    async def _outcome(self, call: RpcCall) -> tuple[RpcOutcome, bytes]:
+        registered = self._methods.get((call.protocol, call.method))
+        if registered is None:
+            return RpcOutcome.NO_METHOD, fault_payload("this process does not have the method")
+        method, implementation = registered
         try:
             arguments = method.decode_arguments(call.arguments)
             with trio.fail_after(call.deadline_s):
                 result = await implementation(*arguments)
-            return Outcome.RESULT, method.encode_result(result)
+            return RpcOutcome.RESULT, method.encode_result(result)
         except MatrixError as error:
-            return Outcome.MATRIX_ERROR, matrix_error_payload(error)
+            return RpcOutcome.MATRIX_ERROR, matrix_error_payload(error)
         except Unavailable as cause:
-            log.warning("a call of %s.%s: %s", call.protocol, call.method, cause)
-            told = MatrixError("M_UNKNOWN", 503, "Not possible just now; try again")
-            return Outcome.MATRIX_ERROR, matrix_error_payload(told)
+            log.warning(
+                "call of %s.%s failed, the caller may retry: %s", call.protocol, call.method, cause
+            )
+            unavailable = MatrixError(
+                "M_UNKNOWN", 503, "The server is temporarily unavailable; try again later"
+            )
+            return RpcOutcome.MATRIX_ERROR, matrix_error_payload(unavailable)
         except RemoteFault as fault:
-            return Outcome.REMOTE_FAULT, remote_fault_payload(fault)
+            return RpcOutcome.REMOTE_FAULT, remote_fault_payload(fault)
         except Exception as error:
-            log.exception("a call of %s.%s failed", call.protocol, call.method)
-            return Outcome.FAULT, fault_payload(type(error).__name__)
+            log.exception("call of %s.%s failed", call.protocol, call.method)
+            return RpcOutcome.FAULT, fault_payload(type(error).__name__)
 
-    def _positions(self) -> Positions:
-        # What was committed, and not the advances of silent writers: those are told later.
-        positions: Positions = {}
+    def _positions(self) -> WriterPositions:
+        # Committed positions only: readers learn of the advances of idle writers later.
+        positions: WriterPositions = {}
         for source in self._sources():
             positions.setdefault(source.stream.name, {})[source.writer] = source.committed
         return positions
@@ -154,5 +172,5 @@ class RpcServer:
         while self._remembered and (
             len(self._remembered) > MAX_REMEMBERED or self._remembered_bytes > MAX_REMEMBERED_BYTES
         ):
-            _, forgotten = self._remembered.popitem(last=False)
-            self._remembered_bytes -= len(forgotten)
+            _, oldest = self._remembered.popitem(last=False)
+            self._remembered_bytes -= len(oldest)

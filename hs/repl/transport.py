@@ -1,99 +1,102 @@
-"""What carries the rows of this process's writers to the feeds of all processes."""
+"""The interface of transports, which carry rows from writers to the feeds of all processes."""
 
 from typing import Any, Protocol
 
 import trio
 
+from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch, Feed
-from hs.repl.streams import StreamDef
 
 
 class Source(Protocol):
-    """A writer living in this process, as its transport sees it."""
+    """A writer in this process, as its transport needs it."""
 
     @property
     def stream(self) -> StreamDef[Any]:
-        """Give the stream it writes."""
+        """The stream."""
 
     @property
     def writer(self) -> str:
-        """Give the name of the instance it writes as."""
+        """Name of the instance that writes."""
 
     @property
     def position(self) -> int:
-        """Give the position below or at which it will never write again."""
+        """Position at or below which the writer will add no more rows."""
 
     @property
     def committed(self) -> int:
-        """Give the position of its last published row."""
+        """Position of the last published row."""
 
     @property
     def epoch(self) -> int:
-        """Give where its present life began; 0 for table streams."""
+        """The epoch of a memory writer; 0 for table streams."""
 
     def since(self, after: int) -> Batch[Any] | None:
-        """Give the rows after a position from memory; None when they are in the tables."""
+        """Return the rows after a position from memory; None if they are in the tables."""
 
 
 class Traffic(Protocol):
-    """What a transport between processes tells about itself, for metrics; counts only rise."""
+    """The metrics of a transport between processes."""
 
     @property
     def connected(self) -> bool:
-        """Tell whether what other processes say arrives."""
+        """Whether messages of other processes arrive."""
 
     @property
     def connections(self) -> int:
-        """Count how often it connected."""
+        """Number of times that it connected."""
 
     @property
     def received(self) -> int:
-        """Count the messages that came, our own included."""
+        """Number of received messages, own ones included."""
 
     @property
     def sent(self) -> int:
-        """Count the messages that went out."""
+        """Number of sent messages."""
 
     @property
     def dropped(self) -> int:
-        """Count the messages given up: too many at once, or nobody took them."""
+        """Number of dropped messages: there were too many, or they could not be sent."""
 
     @property
     def waiting_in(self) -> int:
-        """Give how many messages came and were not looked at yet."""
+        """Number of received messages that are not processed yet."""
 
     @property
     def waiting_out(self) -> int:
-        """Give how many messages did not go out yet."""
+        """Number of messages that are not sent yet."""
 
 
 class Transport(Protocol):
-    """Publishes batches and advances; both reach the local feed before the call returns."""
+    """Publishes batches and positions; the local feed has them when the call returns."""
 
     @property
     def feed(self) -> Feed:
-        """Give the feed of this process."""
+        """The feed of this process."""
 
     @property
     def shared(self) -> bool:
-        """Tell whether other processes read, so that commits must be logged for them."""
+        """Whether there are other processes, so that commits must be logged for them."""
 
     @property
     def connected(self) -> bool:
-        """Tell whether what other processes say arrives; always so where there are none."""
+        """Whether messages of other processes arrive; always true if there are none."""
 
     @property
     def sources(self) -> list[Source]:
-        """List the writers of this process."""
+        """The writers of this process."""
 
     def attach(self, source: Source) -> None:
-        """Make a writer of this process known: its positions are announced and answered for."""
+        """Add a writer of this process, whose positions are announced from now on."""
 
     def publish(self, batch: Batch[Any]) -> None:
-        """Hand a committed batch to all feeds."""
+        """Deliver a committed batch to all feeds."""
 
     def advance(self, source: Source, position: int) -> None:
-        """Tell all feeds, sooner or later, that an idle writer stays silent up to `position`."""
+        """Announce that an idle writer has no more rows up to `position`.
+
+        The feeds of other processes learn of it a little later.
+        """
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carry messages until cancelled; started once this process follows the others."""
+        """Carry messages until cancelled; started when this process follows the others."""

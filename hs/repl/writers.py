@@ -1,7 +1,25 @@
-"""The writing end of table streams: group commit, then publication, then the answers.
+"""The writer of table streams: commits many changes together, then publishes their rows.
 
-A commit runs in the writer's own task, so a waiter that is cancelled never stops one half way.
-Each writer has one transaction in flight; while it runs the next batch gathers.
+Rules:
+
+- A commit runs in the writer's own task (but see `write_now`), so a caller that is cancelled never
+  stops one half way.
+  One transaction is in flight at a time; the jobs that arrive meanwhile form the next batch.
+- First the commit, then the rows reach the local feed and the transport, then callers get their
+  results. A caller that reads the feed therefore sees its own change.
+- The position of the writer is part of the transaction, under the condition that this life of
+  the writer (the *generation*) is still the latest. Of two processes with the same name only the
+  one that started last can commit; the other one fails with WriterReplaced.
+- If the connection breaks during a commit, the outcome is unknown. The writer then changes its
+  generation in the database, which waits for a commit that is still running and prevents one
+  that arrives later, and reads the position: the batch was committed if it ends there. If not, it
+  is written again. If this cannot be settled, `run` fails and the process must end, because
+  nobody knows what was written.
+- If a job raises, its batch is split in halves, each of which is written, until only that job
+  fails.
+- Numbers come from one sequence per stream. With no transaction in flight, all numbers that this
+  writer will ever get are above those that other writers have committed. So an idle writer
+  announces the position of the others as its own, and readers need no vector.
 """
 
 import logging
@@ -15,9 +33,9 @@ import outcome
 import trio
 
 from hs.core.errors import Unavailable
+from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch
 from hs.repl.row_codec import encode_rows
-from hs.repl.streams import StreamDef
 from hs.repl.transport import Transport
 from hs.storage import stream_log
 from hs.storage.database import (
@@ -35,10 +53,10 @@ T = TypeVar("T")
 Rows = list[tuple[int, R]]
 Unit = Callable[..., Coroutine[Any, Any, tuple[T, list[tuple[int, R]]]]]  # unit(tx, ids, *args)
 
-MAX_WAITING = 5000  # jobs; a writer that is full makes its callers wait
+MAX_WAITING = 5000  # jobs; beyond that callers wait before they may add one
 MAX_BATCH = 500
-FLUSH_S = 10.0  # to write what waits when the process stops
-SETTLE_S = 60.0  # to learn whether a commit that lost its answer was done
+FLUSH_S = 10.0  # to write the waiting jobs when the process stops
+SETTLE_S = 60.0  # to find out whether a batch was committed
 SETTLE_PAUSE_S = 0.5
 SETTLED_ATTEMPTS = 3
 LOG_KEPT_MS = 15 * 60 * 1000
@@ -47,49 +65,49 @@ PRUNE_EVERY_MS = 60 * 1000
 log = logging.getLogger(__name__)
 
 
-def _new_life() -> str:
+def _new_generation() -> str:
     return secrets.token_hex(8)
 
 
 class WriterStopped(Unavailable):
-    """The writer is not running any more; nothing was written."""
+    """The writer has stopped; nothing was written."""
 
 
 class WriterReplaced(Unavailable):
-    """Another process writes under this name by now; nothing was written."""
+    """Another process has taken over the name of this writer; nothing was written."""
 
     def __init__(self, stream: str, writer: str) -> None:
-        super().__init__(f"another process writes the stream {stream} as {writer} by now")
+        super().__init__(f"another process has taken over writing stream {stream} as {writer}")
 
 
 @attrs.define(eq=False)
 class StreamIds:
-    """Gives stream ids within one transaction; one statement serves a batch."""
+    """The stream IDs for one transaction; one statement reserves those of a whole batch."""
 
     _tx: Tx
     _stream: str
     _jobs_left: int = 1
-    _held: list[int] = attrs.Factory(list)  # descending
+    _reserved: list[int] = attrs.Factory(list)  # descending
 
     async def one(self) -> int:
-        """Give an id above all given before."""
-        if not self._held:
+        """Return an ID that is greater than all before."""
+        if not self._reserved:
             await self._reserve(1)
-        return self._held.pop()
+        return self._reserved.pop()
 
     async def many(self, count: int) -> list[int]:
-        """Give ascending ids, above all given before, not always consecutive."""
-        if len(self._held) < count:
-            await self._reserve(count - len(self._held))
-        return [self._held.pop() for _ in range(count)]
+        """Return ascending IDs that are greater than all before, not always consecutive."""
+        if len(self._reserved) < count:
+            await self._reserve(count - len(self._reserved))
+        return [self._reserved.pop() for _ in range(count)]
 
     async def _reserve(self, count: int) -> None:
-        # Jobs that follow in this batch will most likely want one each.
-        fresh = await self._tx.next_ids(self._stream, count + self._jobs_left - 1)
-        self._held = [*reversed(fresh), *self._held]
+        # The later jobs of this batch will most likely need one each.
+        new_ids = await self._tx.next_ids(self._stream, count + self._jobs_left - 1)
+        self._reserved = [*reversed(new_ids), *self._reserved]
 
     def begin_job(self, jobs_left: int) -> None:
-        """Note how many jobs of the batch, this one included, may still want ids."""
+        """Set how many jobs of the batch, this one included, may still need IDs."""
         self._jobs_left = jobs_left
 
 
@@ -107,9 +125,9 @@ class _Job:
 
 @attrs.define(eq=False)
 class _Attempt(Generic[R]):
-    """A batch; results and rows are those of the last run of its transaction.
+    """An attempt to commit a batch; results and rows are those of its transaction's last run.
 
-    `number` counts, from 1, how often it was found that none of it had been written.
+    `number` is 1 for the first attempt; another one follows when nothing of it was committed.
     """
 
     jobs: list[_Job]
@@ -120,11 +138,10 @@ class _Attempt(Generic[R]):
 
 @attrs.define(eq=False)
 class TableWriter(Generic[R]):
-    """The only writer of a table stream under one instance's name.
+    """The only writer of a table stream under the name of an instance.
 
-    When `run` fails the process must end: nobody knows any more what was written. Of two
-    processes that both take themselves for this writer, only the one that started last can commit.
-    What was committed, and in how many seconds, is counted for metrics.
+    `committed` is the position of its last published row; at or below `position` it will write no
+    more rows. `commits`, `jobs_committed`, `rows_committed` and `commit_s` are metrics.
     """
 
     stream: StreamDef[R]
@@ -132,8 +149,8 @@ class TableWriter(Generic[R]):
     _database: Database
     _transport: Transport
     _now_ms: Callable[[], int]
-    position: int = 0  # it will never write at or below this again
-    committed: int = 0  # its last published row
+    position: int = 0
+    committed: int = 0
     epoch: int = 0
     commits: int = 0
     jobs_committed: int = 0
@@ -141,27 +158,28 @@ class TableWriter(Generic[R]):
     commit_s: float = 0.0
     _waiting: list[_Job] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
-    _room: trio.Event = attrs.Factory(trio.Event)
+    _has_room: trio.Event = attrs.Factory(trio.Event)
     _busy: bool = False
     _stopped: bool = False
     _fault: Exception | None = None
-    _life: str = attrs.field(factory=_new_life)
+    _generation: str = attrs.field(factory=_new_generation)
     _pruned_ms: int = 0
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for the next transaction."""
+        """Number of jobs that wait for the next transaction."""
         return len(self._waiting)
 
     async def write(self, unit: Unit[T, R], *args: Any) -> T:
-        """Run `unit(tx, ids, *args)` in a write transaction, shared with others that wait.
+        """Run `unit(tx, ids, *args)` in a write transaction together with other waiting jobs.
 
-        The unit gives (result, rows with their ids, ascending). Returns the result once the rows
-        are committed and this process's feed has delivered them. The unit may run more than once.
-        Raises: what the unit raised; WriterStopped; DatabaseUnavailable.
+        The unit returns a result and rows with ascending IDs, and may run more than once. This
+        returns the result after the rows were committed and delivered to this process's feed.
+
+        Raises: what the unit raised; WriterStopped; WriterReplaced; DatabaseUnavailable.
         """
         while len(self._waiting) >= MAX_WAITING and not self._stopped:
-            await self._room.wait()
+            await self._has_room.wait()
         if self._stopped:
             raise WriterStopped(self.stream.name)
         job = _Job(unit, args)
@@ -173,10 +191,10 @@ class TableWriter(Generic[R]):
         return result
 
     async def write_now(self, unit: Unit[T, R], *args: Any) -> T:
-        """As `write`, but at once in the caller's task, which is the only one that writes.
+        """Do the same as `write`, but at once and in the caller's task.
 
-        For a caller that groups commits by itself: it saves two switches of tasks. The caller
-        shields itself from cancellation.
+        For a caller that collects batches itself and is the only one that writes to the stream:
+        it saves two task switches. The caller must shield itself from cancellation.
         """
         if self._stopped:
             raise WriterStopped(self.stream.name)
@@ -193,15 +211,18 @@ class TableWriter(Generic[R]):
         return result
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write what is asked for until cancelled; then write what still waits, and stop."""
-        known = await self._database.write(
-            stream_log.take_over, self.stream.name, self.writer, self._life
+        """Write jobs until cancelled, then write those that are waiting and stop.
+
+        Raises: WriterReplaced, CommitUnknown; the process must end.
+        """
+        positions = await self._database.write(
+            stream_log.take_over, self.stream.name, self.writer, self._generation
         )
-        self.committed = known.get(self.writer, 0)
-        # Ids only grow, so whatever anybody has committed is below what this writer will write.
-        self.position = max(known.values(), default=0)
+        self.committed = positions.get(self.writer, 0)
+        # IDs only grow, so this writer's will be above whatever any writer has committed.
+        self.position = max(positions.values(), default=0)
         self._transport.attach(self)
-        self._transport.feed.subscribe(self.stream, self._heard)
+        self._transport.feed.subscribe(self.stream, self._on_batch)
         task_status.started()
         try:
             while True:
@@ -212,21 +233,21 @@ class TableWriter(Generic[R]):
                     raise self._fault
         finally:
             self._stopped = True
-            self._room.set()
+            self._has_room.set()
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._write_waiting()
             _fail(self._waiting, WriterStopped(self.stream.name))
 
     def since(self, after: int) -> Batch[R] | None:
-        """Say that the rows are in the tables."""
+        """Return None: the rows are in the tables."""
         return None
 
     async def _write_waiting(self) -> None:
         while self._waiting and self._fault is None:
             jobs = self._waiting[:MAX_BATCH]
             del self._waiting[:MAX_BATCH]
-            self._room.set()
-            self._room = trio.Event()
+            self._has_room.set()
+            self._has_room = trio.Event()
             self._busy = True
             try:
                 await self._write_batch(jobs)
@@ -246,11 +267,11 @@ class TableWriter(Generic[R]):
             self._give_up(jobs, WriterReplaced(self.stream.name, self.writer))
         except DatabaseUnavailable as error:
             _fail(jobs, error)
-        except Exception as error:  # noqa: BLE001 - it goes to whoever asked for the write
+        except Exception as error:  # noqa: BLE001 - it goes to the caller of the write
             if len(jobs) == 1:
                 _fail(jobs, error)
                 return
-            # Halves again and again, so that only the guilty fails.
+            # Halved until only the job that raises fails.
             half = len(jobs) // 2
             await self._write_batch(jobs[:half])
             await self._write_batch(jobs[half:])
@@ -276,7 +297,7 @@ class TableWriter(Generic[R]):
             await self._record(tx, rows)
 
     async def _settle(self, attempt: _Attempt[R], error: CommitUnknown) -> None:
-        """Find out by the position in the table whether a commit was done, and do it if not."""
+        """Find out whether a batch was committed, and commit it if not; see the rules above."""
         if not attempt.rows:
             _fail(attempt.jobs, error)
             return
@@ -295,22 +316,22 @@ class TableWriter(Generic[R]):
             _fail(attempt.jobs, error)
 
     async def _settled_position(self) -> int:
-        name, next_life = self.stream.name, _new_life()
+        name, next_generation = self.stream.name, _new_generation()
         while True:
             try:
                 position = await self._database.write(
-                    stream_log.begin_anew, name, self.writer, self._life, next_life
+                    stream_log.begin_anew, name, self.writer, self._generation, next_generation
                 )
             except (DatabaseUnavailable, DatabaseConflict):
                 await trio.sleep(SETTLE_PAUSE_S)
                 continue
             if position is None:
                 raise WriterReplaced(name, self.writer)
-            self._life = next_life
+            self._generation = next_generation
             return position
 
     def _give_up(self, jobs: list[_Job], error: Exception) -> None:
-        """Write nothing any more, and have `run` fail."""
+        """Write nothing more, and let `run` fail."""
         _fail(jobs, error)
         self._stopped = True
         self._fault = error
@@ -327,7 +348,7 @@ class TableWriter(Generic[R]):
         name, writer = self.stream.name, self.writer
         if self._transport.shared:
             await self._log(tx, rows)
-        await stream_log.set_position(tx, name, writer, self._life, position)
+        await stream_log.set_position(tx, name, writer, self._generation, position)
 
     async def _log(self, tx: Tx, rows: Rows[R]) -> None:
         slim = self.stream.slim
@@ -341,22 +362,22 @@ class TableWriter(Generic[R]):
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]
-        # Between its last commit and its position there are no rows, whatever a reader has seen.
+        # There are no rows between its last commit and its position, so any reader between those
+        # two has seen all earlier rows.
         batch = Batch(self.stream, self.writer, self.committed, position, rows)
         self.position = self.committed = position
         self._transport.publish(batch)
 
-    def _heard(self, batch: Batch[R]) -> None:
+    def _on_batch(self, batch: Batch[R]) -> None:
         if batch.writer != self.writer and not self._busy:
-            self._stay_silent_until(batch.position)
+            self._advance_to(batch.position)
 
     def _follow_others(self) -> None:
         seen = self._transport.feed.positions_of(self.stream).values()
-        self._stay_silent_until(max(seen, default=0))
+        self._advance_to(max(seen, default=0))
 
-    def _stay_silent_until(self, position: int) -> None:
-        # With no transaction in flight, every id this writer will ever get is above all that
-        # others have committed: it can say so, and readers need no vector.
+    def _advance_to(self, position: int) -> None:
+        # Called only with no transaction in flight; see the rules above.
         if position > self.position:
             self.position = position
             self._transport.advance(self, position)

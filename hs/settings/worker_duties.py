@@ -1,4 +1,4 @@
-"""From the keys about workers, in either dialect, to who does what; refuses contradictions."""
+"""Resolve the settings about workers, in both dialects, and report contradictions."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -29,7 +29,7 @@ Warn = Callable[[str, str], None]
 
 @attrs.frozen(kw_only=True)
 class _Duty:
-    """One duty and the keys, new and old, that give it to a process."""
+    """A duty and the settings, new and old, that assign it to a process."""
 
     new_key: str
     old_key: str
@@ -57,7 +57,11 @@ _SENDERS = _Duty(
 def resolve_workers(
     keys: WorkerKeys, given: frozenset[str], problems: list[Problem], warn: Warn
 ) -> WorkerSettings:
-    """Tell who this process is and who does what. `given` names the keys that were written."""
+    """Resolve what this process is and which process has which duty.
+
+    `given` are the keys that are present in the configuration. Contradictions are added to
+    `problems`.
+    """
 
     def refuse(key: str, message: str, remedy: str) -> None:
         problems.append(Problem(key=key, message=message, remedy=remedy))
@@ -65,7 +69,7 @@ def resolve_workers(
     app, name = _identity(keys, refuse)
     secret = keys.worker_replication_secret or None
     if keys.worker_replication_secret == "":
-        warn("worker_replication_secret", "empty, so one made of the signing key is used")
+        warn("worker_replication_secret", "is empty; a secret derived from the signing key is used")
 
     def holders(duty: _Duty) -> tuple[str, ...]:
         return _holders(duty, keys, app, name, refuse)
@@ -106,22 +110,24 @@ def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
 
 
 def _check_is_main(keys: WorkerKeys, refuse: Refuse) -> None:
-    """Refuse a worker's file without its kind, which would start a second main process."""
+    """Refuse a worker's file without `worker_app`, which would start a second main process."""
     remedy = "add `worker_app: synapse.app.generic_worker` to a worker's file, or remove the key"
     if keys.worker_name is not None and main_or(keys.worker_name) != MAIN:
-        refuse("worker_name", "this is no worker, as no worker_app says so", remedy)
+        refuse("worker_name", "is set, but without worker_app this is the main process", remedy)
     elif keys.worker_listeners:
-        refuse("worker_listeners", "this is no worker, as no worker_app says so", remedy)
+        refuse(
+            "worker_listeners", "is set, but without worker_app this is the main process", remedy
+        )
 
 
 def _instances(
     keys: WorkerKeys, given: frozenset[str], name: str, refuse: Refuse, warn: Warn
 ) -> Mapping[str, InstanceAddress]:
-    """The addresses of all processes, the old form of main's among them."""
-    found = {main_or(one): address for one, address in keys.instance_map.items()}
+    """Return the addresses of all processes, including the old form of main's."""
+    addresses = {main_or(name): address for name, address in keys.instance_map.items()}
     old_form = {"worker_replication_host", "worker_replication_http_port"} & given
     if not old_form:
-        return MappingProxyType(found)
+        return MappingProxyType(addresses)
     old = InstanceAddress(
         host=keys.worker_replication_host or "localhost",
         port=keys.worker_replication_http_port or 0,
@@ -131,24 +137,24 @@ def _instances(
         refuse(
             "worker_replication_http_port",
             "worker_replication_host is set without its port",
-            "add worker_replication_http_port, or better instance_map.main",
+            "add worker_replication_http_port, or rather instance_map.main",
         )
-    elif MAIN in found and found[MAIN] != old:
+    elif MAIN in addresses and addresses[MAIN] != old:
         refuse(
             "worker_replication_host",
             "contradicts instance_map.main",
             "remove the worker_replication_host and worker_replication_http_* keys",
         )
     elif name != MAIN:
-        found[MAIN] = old
+        addresses[MAIN] = old
         warn("worker_replication_host", "old form, taken as instance_map.main")
-    return MappingProxyType(found)
+    return MappingProxyType(addresses)
 
 
 def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse) -> tuple[str, ...]:
     written: str | tuple[str, ...] | None = getattr(keys, duty.new_key)
-    named = (written,) if isinstance(written, str) else written or ()
-    holders = tuple(main_or(one) for one in named)
+    names = (written,) if isinstance(written, str) else written or ()
+    holders = tuple(main_or(holder) for holder in names)
     main_does_it: bool = getattr(keys, duty.old_key)
     if holders:
         if app == duty.old_app and name not in holders:
@@ -161,7 +167,7 @@ def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse)
     if main_does_it and app == duty.old_app:
         refuse(
             duty.old_key,
-            f"the main process does this as well as this {app}",
+            f"both the main process and this {app} would do this",
             f"set {duty.old_key}: false in the shared file, or name the worker in {duty.new_key}",
         )
     if main_does_it:

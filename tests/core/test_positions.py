@@ -1,4 +1,4 @@
-"""Vector positions: they order the writers of a stream, and survive their text form."""
+"""Vector positions: comparing, merging and raising them, and their text form."""
 
 import pytest
 from hypothesis import given
@@ -22,20 +22,20 @@ _VECTORS = st.builds(_vector, st.integers(0, 500), _STEPS)
 
 
 @given(_VECTORS)
-def test_the_text_form_gives_the_vector_back(vector: VectorPosition) -> None:
+def test_vector_survives_its_text_form(vector: VectorPosition) -> None:
     assert VectorPosition.parse(vector.encode()) == vector
 
 
 @given(_VECTORS, _VECTORS)
-def test_a_merged_vector_covers_both(one: VectorPosition, other: VectorPosition) -> None:
-    merged = one.merge(other)
+def test_merged_vector_covers_both(first: VectorPosition, second: VectorPosition) -> None:
+    merged = first.merge(second)
 
-    assert merged.covers_all(one)
-    assert merged.covers_all(other)
-    assert merged == other.merge(one)
+    assert merged.covers_all(first)
+    assert merged.covers_all(second)
+    assert merged == second.merge(first)
 
 
-def test_a_row_is_covered_by_the_floor_or_by_its_writer() -> None:
+def test_row_is_covered_by_the_floor_or_by_its_writer() -> None:
     vector = VectorPosition(123).advance("w1", 125).advance("w1", 124)
 
     assert vector.encode() == "123~w1.125"
@@ -45,7 +45,7 @@ def test_a_row_is_covered_by_the_floor_or_by_its_writer() -> None:
     assert vector.most() == 125
 
 
-def test_the_floor_rises_with_the_slowest_writer() -> None:
+def test_floor_rises_with_the_slowest_writer() -> None:
     vector = VectorPosition(1).advance("w1", 9).advance("w2", 5)
 
     assert vector.settle(["w1", "w2"]) == VectorPosition(5).advance("w1", 9)
@@ -54,6 +54,6 @@ def test_the_floor_rises_with_the_slowest_writer() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1~", "1~w", "1~w.", "1~w.x", "1~-ff.3", "1~é.3"])
-def test_malformed_text_is_refused(text: str) -> None:
+def test_malformed_text_form_is_refused(text: str) -> None:
     with pytest.raises(InvalidParam):
         VectorPosition.parse(text)

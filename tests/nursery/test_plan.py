@@ -1,4 +1,4 @@
-"""What each process does follows from the settings, by table."""
+"""The plans of processes, for different settings."""
 
 import pytest
 from click.testing import CliRunner
@@ -35,21 +35,22 @@ GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: "
 WORKER = f"{GENERIC}w\nworker_listeners: [{PUBLIC}, {INTERNAL}]"
 OTHER = f"{GENERIC}x\nworker_listeners: [{PUBLIC}, {{path: /run/x.sock, resources: [{{names: \
 [replication]}}]}}]"
+ALL_STREAMS = {*STREAMS, "backfill"}
 DUTIES = {BACKGROUND, USER_DIRECTORY, APPSERVICES, PUSHERS, FEDERATION, MEDIA_JOBS}
 
 
-def test_a_single_process_does_everything(load: Load) -> None:
+def test_only_process_has_all_streams_and_duties(load: Load) -> None:
     plan = plan_of(load("server_name: example.org"))
 
     assert plan.instance == "main"
-    assert set(plan.writes) == {*STREAMS, "backfill"}
+    assert set(plan.writes) == ALL_STREAMS
     assert set(plan.duties) == DUTIES
     assert plan.migrates
     assert not plan.shared
-    assert [one.port for one in plan.listeners] == [8008]
+    assert [listener.port for listener in plan.listeners] == [8008]
 
 
-def test_a_generic_worker_only_serves(load: Load) -> None:
+def test_generic_worker_has_no_streams_and_duties(load: Load) -> None:
     plan = plan_of(load(SHARED, WORKER))
 
     assert plan.instance == "w"
@@ -57,34 +58,34 @@ def test_a_generic_worker_only_serves(load: Load) -> None:
     assert plan.duties == ()
     assert not plan.migrates
     assert plan.shared
-    assert [one.port for one in plan.listeners] == [8083, 9094]
+    assert [listener.port for listener in plan.listeners] == [8083, 9094]
 
 
-def test_redis_alone_makes_a_process_one_of_several(load: Load) -> None:
+def test_enabled_redis_implies_other_processes(load: Load) -> None:
     assert plan_of(load(SHARED)).shared
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_stream_has_the_writer_that_is_named(load: Load, stream: str) -> None:
-    named = f"stream_writers: {{{stream}: w}}"
+def test_stream_has_the_writer_that_the_settings_name(load: Load, stream: str) -> None:
+    setting = f"stream_writers: {{{stream}: w}}"
 
     main, worker, other = (
-        plan_of(load(SHARED, named, *more)) for more in ((), (WORKER,), (OTHER,))
+        plan_of(load(SHARED, setting, *more)) for more in ((), (WORKER,), (OTHER,))
     )
 
-    # What came before an event is stored by whoever stores the room's events.
+    # The writers of events write the backfilled events too.
     moved = {stream, "backfill"} if stream == "events" else {stream}
     assert set(worker.writes) == moved
-    assert set(main.writes) == {*STREAMS, "backfill"} - moved
+    assert set(main.writes) == ALL_STREAMS - moved
     assert other.writes == ()
 
 
-def test_events_are_shared_among_their_writers(load: Load) -> None:
-    named = "stream_writers: {events: [w, x]}"
+def test_all_writers_of_events_write_them(load: Load) -> None:
+    setting = "stream_writers: {events: [w, x]}"
 
     for more in (WORKER, OTHER):
-        assert plan_of(load(SHARED, named, more)).writes == ("backfill", "events")
-    assert "events" not in plan_of(load(SHARED, named)).writes
+        assert plan_of(load(SHARED, setting, more)).writes == ("backfill", "events")
+    assert "events" not in plan_of(load(SHARED, setting)).writes
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_events_are_shared_among_their_writers(load: Load) -> None:
         (MEDIA_JOBS, "media_instance_running_background_jobs: w"),
     ],
 )
-def test_a_duty_has_the_holder_that_is_named(load: Load, duty: str, setting: str) -> None:
+def test_duty_has_the_holder_that_the_settings_name(load: Load, duty: str, setting: str) -> None:
     media = "\nenable_media_repo: true" if duty == MEDIA_JOBS else ""
 
     main, worker, other = (
@@ -119,7 +120,7 @@ def test_a_duty_has_the_holder_that_is_named(load: Load, duty: str, setting: str
         (USER_DIRECTORY, "update_user_directory", "synapse.app.user_dir"),
     ],
 )
-def test_the_older_dialect_gives_a_duty_by_switch_and_app(
+def test_older_dialect_assigns_a_duty_by_switch_and_app(
     load: Load, duty: str, switch: str, app: str
 ) -> None:
     off = f"{switch}: false"
@@ -131,13 +132,13 @@ def test_the_older_dialect_gives_a_duty_by_switch_and_app(
     assert set(main.duties) == DUTIES - {duty}
 
 
-def test_exactly_one_process_of_several_brings_the_schema_up_to_date(load: Load) -> None:
+def test_only_the_main_process_migrates_the_schema(load: Load) -> None:
     plans = [plan_of(load(SHARED, *more)) for more in ((), (WORKER,), (OTHER,))]
 
     assert [plan.migrates for plan in plans] == [True, False, False]
 
 
-def test_the_tree_of_a_single_process(load: Load) -> None:
+def test_tree_of_the_only_process(load: Load) -> None:
     settings = load("server_name: example.org\ndatabase: {args: {database: /var/lib/hs/hs.db}}")
 
     tree = tree_of(plan_of(settings), settings)
@@ -148,11 +149,7 @@ def test_the_tree_of_a_single_process(load: Load) -> None:
         "signals",
         "asyncio bridge",
         "database: sqlite /var/lib/hs/hs.db (migrated here)",
-        (
-            "replication: within this process; writes account_data, backfill, device_lists, "
-            "events, presence, push_rules, pushers, quarantined_media_changes, receipts, "
-            "thread_subscriptions, to_device, typing"
-        ),
+        f"replication: within this process; writes {', '.join(sorted(ALL_STREAMS))}",
         (
             "duties: background tasks, user directory, application services, pushers, "
             "federation sender, media jobs"
@@ -161,7 +158,7 @@ def test_the_tree_of_a_single_process(load: Load) -> None:
     ]
 
 
-def test_the_tree_of_a_worker(load: Load) -> None:
+def test_tree_of_a_worker(load: Load) -> None:
     settings = load(SHARED, OTHER)
 
     lines = tree_of(plan_of(settings), settings).splitlines()
@@ -173,18 +170,18 @@ def test_the_tree_of_a_worker(load: Load) -> None:
         "listener 127.0.0.1:8083: client, federation",
         "listener /run/x.sock: replication",
     ]
-    # Each is inside of the one above.
+    # Each line is nested in the one above.
     depths = [len(line) - len(line.lstrip()) for line in lines[:7]]
     assert depths == sorted(set(depths))
 
 
-def test_a_process_without_listeners_says_so(load: Load) -> None:
+def test_tree_of_a_process_without_listeners_says_so(load: Load) -> None:
     settings = load(SHARED, f"{GENERIC}quiet")
 
     assert tree_of(plan_of(settings), settings).splitlines()[-1].strip() == "└ no listeners"
 
 
-def test_the_command_prints_the_tree_and_starts_nothing(load: Load) -> None:
+def test_plan_command_prints_the_tree(load: Load) -> None:
     settings = load(SHARED, WORKER)
     options = [part for path in settings.files for part in ("-c", str(path))]
 

@@ -1,11 +1,11 @@
-"""A small database and a stream of notes for the tests of replication."""
+"""Two streams of notes, and a database with only the tables of replication."""
 
 from collections.abc import AsyncIterator
 
 import attrs
 import pytest
 
-from hs.repl.streams import Kind, StreamDef, Writers
+from hs.core.stream_def import Kind, StreamDef, Writers
 from hs.repl.writers import Rows, StreamIds
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
@@ -14,18 +14,19 @@ from hs.storage.migrate import bundled_migrations, migrate
 
 @attrs.frozen
 class Note:
-    """A row for tests."""
+    """The row of both streams."""
 
     text: str
     payload: bytes | None = None
 
 
+# NOTES has the name of a real stream, because a table stream must be declared in the schema.
 NOTES = StreamDef("receipts", Note, Kind.TABLE, Writers.SHARDED)
 HINTS = StreamDef("hints", Note, Kind.MEMORY, recent=5)
 
 
 async def add_note(tx: Tx, ids: StreamIds, text: str) -> tuple[int, Rows[Note]]:
-    """Publish one note; give its id."""
+    """Publish a note and return its ID; the text `bad` raises ValueError."""
     if text == "bad":
         raise ValueError(text)
     number = await ids.one()
@@ -33,14 +34,15 @@ async def add_note(tx: Tx, ids: StreamIds, text: str) -> tuple[int, Rows[Note]]:
 
 
 async def make_tables(database: Database) -> None:
-    """Make the tables of replication."""
-    mine = [one for one in bundled_migrations() if one.name in ("replication", "lives")]
-    await migrate(database, mine, ["pre"])
+    """Create the tables of replication."""
+    names = ("replication", "lives")
+    migrations = [migration for migration in bundled_migrations() if migration.name in names]
+    await migrate(database, migrations, ["pre"])
 
 
 @pytest.fixture
 async def db() -> AsyncIterator[Database]:
-    """A database in memory, called inline, with the tables of replication."""
+    """A database in memory, without a thread, with the tables of replication."""
     async with open_inline() as database:
         await make_tables(database)
         yield database

@@ -1,4 +1,4 @@
-"""A small HTTP server for the tests of RPC over sockets; it can lose replies on purpose."""
+"""A small HTTP server for tests of RPC over sockets, which can lose replies."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from hs.repl.rpc_http import RpcEndpoint
 
 @attrs.define(eq=False)
 class HttpServer:
-    """Serves an endpoint; `lose` replies are dropped by closing the connection instead."""
+    """A server of an RPC endpoint; instead of the next `lose` replies it closes the connection."""
 
     endpoint: RpcEndpoint
     lose: int = 0
@@ -27,10 +27,10 @@ class HttpServer:
         conn = h11.Connection(h11.SERVER)
         async with stream:
             with suppress(trio.BrokenResourceError):
-                while await self._serve_one(conn, stream):
+                while await self._serve_request(conn, stream):
                     conn.start_next_cycle()
 
-    async def _serve_one(self, conn: h11.Connection, stream: trio.abc.Stream) -> bool:
+    async def _serve_request(self, conn: h11.Connection, stream: trio.abc.Stream) -> bool:
         path, headers, body = "", {}, b""
         while True:
             event = conn.next_event()
@@ -45,13 +45,13 @@ class HttpServer:
                 break
             else:
                 return False
-        status, answer = await self.endpoint.handle(path, body, headers)
+        status, reply = await self.endpoint.handle(path, body, headers)
         if self.lose:
             self.lose -= 1
             return False
-        head = h11.Response(status_code=status, headers=[("content-length", str(len(answer)))])
-        out = [conn.send(head), conn.send(h11.Data(answer)), conn.send(h11.EndOfMessage())]
-        await stream.send_all(b"".join(part for part in out if part))
+        head = h11.Response(status_code=status, headers=[("content-length", str(len(reply)))])
+        parts = [conn.send(head), conn.send(h11.Data(reply)), conn.send(h11.EndOfMessage())]
+        await stream.send_all(b"".join(part for part in parts if part))
         return True
 
 
@@ -59,7 +59,7 @@ class HttpServer:
 async def serving(
     endpoint: RpcEndpoint, path: str | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[HttpServer]:
-    """Serve an endpoint on a port of this machine, or on a Unix socket."""
+    """Serve an endpoint on a local port, or on a Unix socket if a path is given."""
     server = HttpServer(endpoint)
     listener: trio.SocketListener
     if path is None:

@@ -1,4 +1,4 @@
-"""Several processes in one trio run, for tests of the transports between them."""
+"""Several processes in one trio run, for tests of the transport between them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import attrs
 import trio
 
+from hs.core.stream_def import StreamDef
 from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.message import Message, Saying
+from hs.repl.message import Message, MessageKind
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
-from hs.repl.streams import StreamDef
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note
@@ -30,14 +30,14 @@ CHANNEL = "test/hs/streams"
 
 @attrs.define(eq=False)
 class LossyIntake(Intake):
-    """Loses messages with rows, by their number."""
+    """An intake that loses the messages with rows whose numbers, from 1, are in `lose`."""
 
     lose: frozenset[int] = frozenset()
     count: int = 0
 
     def accept(self, message: Message) -> None:
-        """Take a message, or lose it."""
-        if message.saying is Saying.ROWS:
+        """Accept a message, or lose it."""
+        if message.kind is MessageKind.ROWS:
             self.count += 1
             if self.count in self.lose:
                 return
@@ -46,7 +46,7 @@ class LossyIntake(Intake):
 
 @attrs.define(eq=False)
 class Node:
-    """One process: its feed, what it has seen, and its writers."""
+    """One process: its feed, its writers, and the batches that its feed delivered."""
 
     name: str
     feed: Feed
@@ -58,25 +58,25 @@ class Node:
     seen: list[Batch[Note]] = attrs.Factory(list)
     changed: trio.Event = attrs.Factory(trio.Event)
 
-    def note(self, batch: Batch[Note]) -> None:
+    def on_batch(self, batch: Batch[Note]) -> None:
         """Remember a batch."""
         self.seen.append(batch)
         self.changed.set()
         self.changed = trio.Event()
 
     def texts(self, writer: str) -> list[str]:
-        """List what was seen of a writer, in order."""
+        """Return the texts of the rows of a writer, in the order of delivery."""
         return [row.text for batch in self.seen if batch.writer == writer for _, row in batch.rows]
 
     async def until_seen(self, writer: str, texts: Sequence[str], timeout_s: float = 60) -> None:
-        """Wait until exactly these were seen of a writer."""
+        """Wait until exactly these rows of a writer were delivered."""
         with trio.fail_after(timeout_s):
             while len(self.texts(writer)) < len(texts):
                 await self.changed.wait()
         assert self.texts(writer) == list(texts)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run transport, RPC and writers, in the order of a start."""
+        """Run RPC, the transport and the writers, in the order of a real start."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.rpc.run)
             await nursery.start(self.transport.run)
@@ -87,7 +87,7 @@ class Node:
 
 @attrs.define(eq=False)
 class Cluster:
-    """Makes nodes that share a database, a Redis and RPC without sockets."""
+    """The nodes of one server, which share a database, a Redis and RPC without sockets."""
 
     database: Database
     bridge: Bridge
@@ -95,20 +95,20 @@ class Cluster:
     names: Sequence[str] = ("w1", "w2", "w3")
     sender: InProcSender = attrs.Factory(InProcSender)
     starts: int = 0
-    made: list[Node] = attrs.Factory(list)
+    nodes: list[Node] = attrs.Factory(list)
 
     def node(self, name: str) -> Node:
-        """Make a process."""
+        """Return a new process; several of one name are its lives."""
         feed = Feed()
         clients = RpcClients(self.sender, "s", feed, STREAMS)
         intake = LossyIntake(
-            feed, name, self.database, lambda other: clients.proxy(RecentRows, other), STREAMS
+            feed, name, self.database, lambda writer: clients.proxy(RecentRows, writer), STREAMS
         )
         address = self.redis
         if isinstance(address, RedisServer):
             address = RedisAddress(path=address.socket)
         link = RedisLink(address, CHANNEL, name, self.bridge)
-        expected = [(NOTES, other) for other in self.names if other != name]
+        expected = [(NOTES, writer) for writer in self.names if writer != name]
         transport = RedisTransport(feed, name, link, self.bridge, intake, expected)
         self.starts += 1
         notes = TableWriter(NOTES, name, self.database, transport, lambda: 1_000_000)
@@ -117,7 +117,7 @@ class Cluster:
         server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
         self.sender.connect(name, RpcEndpoint(server, "s"))
         node = Node(name, feed, intake, transport, notes, hints, server)
-        self.made.append(node)
-        feed.subscribe(NOTES, node.note)
-        feed.subscribe(HINTS, node.note)
+        self.nodes.append(node)
+        feed.subscribe(NOTES, node.on_batch)
+        feed.subscribe(HINTS, node.on_batch)
         return node

@@ -1,4 +1,4 @@
-"""The feed delivers in order, keeps vectors, and wakes those who wait."""
+"""The feed delivers in order, computes vector positions and wakes waiters."""
 
 import logging
 
@@ -14,11 +14,11 @@ def batch(writer: str, prev: int, position: int, reset: bool = False) -> Batch[N
     return Batch(NOTES, writer, prev, position, rows, reset)
 
 
-def texts(got: list[Batch[Note]]) -> list[str]:
-    return [row.text for one in got for _, row in one.rows]
+def texts(batches: list[Batch[Note]]) -> list[str]:
+    return [row.text for delivered in batches for _, row in delivered.rows]
 
 
-def test_a_position_is_one_number_where_writers_agree_and_a_vector_where_not() -> None:
+def test_position_is_a_number_if_writers_agree_and_a_vector_otherwise() -> None:
     feed = Feed()
     feed.start_at(NOTES, "w1", 10)
     feed.start_at(NOTES, "w2", 10)
@@ -30,14 +30,14 @@ def test_a_position_is_one_number_where_writers_agree_and_a_vector_where_not() -
     assert feed.position(NOTES).encode() == "12~w1.13"
 
 
-def test_a_batch_given_during_a_delivery_comes_after_it_for_everyone() -> None:
+def test_batch_published_during_a_delivery_follows_it_for_all_subscribers() -> None:
     feed = Feed()
     first: list[Batch[Note]] = []
     second: list[Batch[Note]] = []
 
-    def echo(one: Batch[Note]) -> None:
-        first.append(one)
-        if one.position == 1:
+    def echo(delivered: Batch[Note]) -> None:
+        first.append(delivered)
+        if delivered.position == 1:
             feed.deliver(batch("a", 1, 2))
 
     feed.subscribe(NOTES, echo)
@@ -47,43 +47,43 @@ def test_a_batch_given_during_a_delivery_comes_after_it_for_everyone() -> None:
     assert texts(first) == texts(second) == ["a1", "a2"]
 
 
-def test_a_failing_subscriber_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_subscriber_does_not_affect_the_others(caplog: pytest.LogCaptureFixture) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
+    delivered: list[Batch[Note]] = []
 
-    def fail(one: Batch[Note]) -> None:
+    def fail(_: Batch[Note]) -> None:
         raise RuntimeError("no")
 
     feed.subscribe(NOTES, fail)
-    feed.subscribe(NOTES, got.append)
+    feed.subscribe(NOTES, delivered.append)
     with caplog.at_level(logging.CRITICAL):
         feed.deliver(batch("a", 0, 1))
 
-    assert texts(got) == ["a1"]
+    assert texts(delivered) == ["a1"]
 
 
-async def test_a_waiter_is_woken_by_its_own_writer_only(
+async def test_waiter_is_woken_by_its_own_writer_only(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     feed = Feed()
-    seen: list[bool] = []
+    results: list[bool] = []
 
     async def wait() -> None:
-        seen.append(await feed.wait_for(NOTES, "a", 2, 10))
+        results.append(await feed.wait_for(NOTES, "a", 2, 10))
 
     nursery.start_soon(wait)
     await trio.testing.wait_all_tasks_blocked()
     feed.deliver(batch("b", 0, 5))
     feed.deliver(batch("a", 0, 1))
     await trio.testing.wait_all_tasks_blocked()
-    assert seen == []
+    assert results == []
     feed.deliver(batch("a", 1, 2))
     await trio.testing.wait_all_tasks_blocked()
 
-    assert seen == [True]
+    assert results == [True]
 
 
-async def test_waiting_ends_at_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+async def test_wait_ends_at_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
     feed = Feed()
 
     assert not await feed.wait_for(NOTES, "a", 2, 10)
@@ -91,7 +91,7 @@ async def test_waiting_ends_at_the_deadline(autojump_clock: trio.testing.MockClo
     assert await feed.wait_for(NOTES, "a", 2, 0)
 
 
-async def test_a_vector_is_waited_for_in_all_its_writers(
+async def test_wait_for_a_vector_covers_all_its_writers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ahead, behind = Feed(), Feed()

@@ -1,4 +1,4 @@
-"""Before something is answered, a process can have what the others have committed."""
+"""A process can wait until it has seen what others committed before."""
 
 import pytest
 import trio
@@ -14,20 +14,20 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.mark.parametrize("lost", [frozenset[int](), frozenset({1})])
-async def test_what_was_committed_before_is_known_after(
+async def test_earlier_commits_of_another_process_are_seen(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery, lost: frozenset[int]
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    two.intake.lose = lost
-    await nursery.start(one.run)
-    await nursery.start(two.run)
-    freshness = Freshness(two.feed, "w2", db, two.intake.look)
+    writer, reader = cluster.node("w1"), cluster.node("w2")
+    reader.intake.lose = lost
+    await nursery.start(writer.run)
+    await nursery.start(reader.run)
+    freshness = Freshness(reader.feed, "w2", db, reader.intake.look)
     await freshness.see_all()
-    before = two.texts("w1")
+    before = reader.texts("w1")
 
-    await one.notes.write(add_note, "just now")
+    await writer.notes.write(add_note, "just now")
     await freshness.see_all()
 
-    assert (before, two.texts("w1")) == ([], ["just now"])
+    assert (before, reader.texts("w1")) == ([], ["just now"])
     nursery.cancel_scope.cancel()

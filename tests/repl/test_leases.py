@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, and what happens when it cannot renew."""
+"""Leases: one holder at a time, which stops if it cannot renew."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from hs.storage.database import Database, DatabaseUnavailable
 
 
 class VirtualTime:
-    """Milliseconds of the test's own clock."""
+    """The virtual clock of the test, in milliseconds."""
 
     def now_ms(self) -> int:
         return 1_000_000 + int(trio.current_time() * 1000)
@@ -34,7 +34,7 @@ def process(database: Database, name: str) -> Leases:
     return Leases(database, name, VirtualTime().now_ms)
 
 
-async def test_a_second_process_with_a_live_name_is_refused(database: Database) -> None:
+async def test_second_process_with_the_name_of_a_running_one_is_refused(database: Database) -> None:
     first, second = (process(database, holder_name("w1")) for _ in range(2))
     name = instance_lease("w1")
 
@@ -44,11 +44,11 @@ async def test_a_second_process_with_a_live_name_is_refused(database: Database) 
                 pass
 
 
-async def test_the_lease_of_a_process_killed_on_this_host_is_free_at_once(
+async def test_lease_of_a_process_killed_on_this_host_is_free_at_once(
     database: Database,
 ) -> None:
-    tells_its_name = "from hs.repl.leases import holder_name; print(holder_name('w1'))"
-    ended = await trio.run_process([sys.executable, "-c", tells_its_name], capture_stdout=True)
+    print_holder_name = "from hs.repl.leases import holder_name; print(holder_name('w1'))"
+    ended = await trio.run_process([sys.executable, "-c", print_holder_name], capture_stdout=True)
     killed = ended.stdout.decode().strip()
     await process(database, killed).try_take("duty")
 
@@ -56,20 +56,20 @@ async def test_the_lease_of_a_process_killed_on_this_host_is_free_at_once(
         assert lease.fence == 2
 
 
-def test_only_processes_that_can_be_seen_from_here_are_taken_for_dead() -> None:
+def test_processes_on_other_hosts_and_in_other_containers_are_never_taken_for_dead() -> None:
     here = holder_name("w1")
     host, namespace, _, started = here.partition("@")[2].partition("/")[0].split(":")
 
     assert is_alive(here)
     assert is_alive(f"w1@{host}:{namespace}:{2**22}:{started}/abcdef") is False
     assert is_alive(f"w1@another-host:{namespace}:{2**22}:{started}/abcdef") is None
-    # Another container of this host, where numbers of processes mean others.
+    # In another container of this host a process ID is that of another process.
     assert is_alive(f"w1@{host}:{namespace}0:{2**22}:{started}/abcdef") is None
 
 
-def test_who_has_ended_is_dead_although_nobody_has_asked_how() -> None:
-    tells_its_name = "from hs.repl.leases import holder_name; print(holder_name('w1'))"
-    command = [sys.executable, "-c", tells_its_name]
+def test_zombie_process_is_dead() -> None:
+    print_holder_name = "from hs.repl.leases import holder_name; print(holder_name('w1'))"
+    command = [sys.executable, "-c", print_holder_name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ended:
         assert ended.stdout is not None
         holder = ended.stdout.read().strip()
@@ -78,7 +78,7 @@ def test_who_has_ended_is_dead_although_nobody_has_asked_how() -> None:
         assert is_alive(holder) is False
 
 
-async def test_a_holder_that_is_seen_to_run_may_be_waited_for_less(
+async def test_wait_for_a_holder_that_is_seen_to_run_has_its_own_limit(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     living = process(db, holder_name("w1"))
@@ -94,7 +94,7 @@ async def test_a_holder_that_is_seen_to_run_may_be_waited_for_less(
         assert lease.fence == 3
 
 
-async def test_a_lease_given_back_is_free_at_once_and_its_fence_grows(database: Database) -> None:
+async def test_returned_lease_is_free_at_once_and_its_fence_grows(database: Database) -> None:
     fences: list[int] = []
     for holder in ("a", "b", "a"):
         async with process(database, holder).hold("duty") as lease:
@@ -103,13 +103,13 @@ async def test_a_lease_given_back_is_free_at_once_and_its_fence_grows(database: 
     assert fences == sorted(set(fences))
 
 
-async def test_taking_a_lease_again_in_the_same_life_keeps_its_fence(database: Database) -> None:
+async def test_taking_a_lease_twice_in_one_life_keeps_its_fence(database: Database) -> None:
     holder = process(database, "a")
 
     assert await holder.try_take("duty") == await holder.try_take("duty")
 
 
-async def test_the_lease_of_a_dead_process_is_free_after_its_time(
+async def test_lease_of_a_dead_process_is_free_after_its_expiry(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     await process(db, "dead").try_take("duty")
@@ -122,7 +122,7 @@ async def test_the_lease_of_a_dead_process_is_free_after_its_time(
     assert TTL_MS <= waited_ms <= TTL_MS + 2000
 
 
-async def test_a_holder_renews_for_as_long_as_it_holds(
+async def test_holder_renews_as_long_as_it_holds(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with process(db, "a").hold("duty"):
@@ -131,7 +131,7 @@ async def test_a_holder_renews_for_as_long_as_it_holds(
         assert await process(db, "b").try_take("duty") is None
 
 
-async def test_a_holder_that_was_replaced_is_stopped(
+async def test_replaced_holder_is_stopped(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     with pytest.RaisesGroup(LeaseLost):
@@ -147,7 +147,7 @@ async def test_a_holder_that_was_replaced_is_stopped(
 
 @attrs.frozen
 class Outage:
-    """Whether somebody asks while the database is away."""
+    """A database in which no lease can be renewed until a time."""
 
     database: Database
     until: float
@@ -161,7 +161,7 @@ class Outage:
         return await self.database.read(unit, *args)
 
 
-async def test_without_the_database_a_holder_stops_before_another_may_begin(
+async def test_without_the_database_a_holder_stops_before_another_may_start(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
@@ -174,7 +174,7 @@ async def test_without_the_database_a_holder_stops_before_another_may_begin(
     assert trio.current_time() - began < TTL_MS / 1000
 
 
-async def test_what_the_database_fences_outlives_its_absence(
+async def test_holder_of_a_fenced_lease_continues_without_the_database(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
@@ -185,7 +185,7 @@ async def test_what_the_database_fences_outlives_its_absence(
         assert await process(db, "b").try_take("instance") is None
 
 
-async def test_what_the_database_fences_ends_once_another_has_it(
+async def test_holder_of_a_fenced_lease_stops_when_another_takes_it(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)

@@ -1,4 +1,4 @@
-"""What the writer of a memory stream remembers for readers that missed rows."""
+"""The rows that the writer of a memory stream remembers for readers that missed some."""
 
 import attrs
 
@@ -8,7 +8,7 @@ from hs.repl.memory_writer import MemoryWriter, epoch_at
 from tests.repl.conftest import HINTS, Note
 
 
-def test_a_memory_writer_remembers_the_last_row_of_each_key() -> None:
+def test_memory_writer_remembers_the_last_row_of_each_key() -> None:
     last_by_text = attrs.evolve(HINTS, key=lambda row: row.text)
     writer = MemoryWriter(last_by_text, "w1", alone(Feed()), epoch_at(1_000))
     start = writer.position
@@ -16,15 +16,15 @@ def test_a_memory_writer_remembers_the_last_row_of_each_key() -> None:
         writer.append_nowait([Note(text)])
 
     missed = writer.since(start + 1)
-    afresh = writer.since(0)
+    all_rows = writer.since(0)
     for text in "efg":
         writer.append_nowait([Note(text)])
     forgotten = writer.since(start + 1)
 
-    told = [(2, "b"), (4, "c"), (6, "d"), (7, "a")]
-    assert [(number - start, row.text) for number, row in missed.rows] == told
+    last_rows = [(2, "b"), (4, "c"), (6, "d"), (7, "a")]
+    assert [(number - start, row.text) for number, row in missed.rows] == last_rows
     assert (missed.prev, missed.reset) == (start + 1, False)
-    assert (afresh.rows, afresh.prev, afresh.reset) == (missed.rows, start, True)
+    assert (all_rows.rows, all_rows.prev, all_rows.reset) == (missed.rows, start, True)
     assert [row.text for _, row in forgotten.rows] == list("daefg")
-    # All that came behind this one is there.
+    # Nothing after this position was forgotten.
     assert (forgotten.prev, forgotten.reset) == (start + 4, True)

@@ -1,4 +1,4 @@
-"""Processes connected by a real Redis: nothing is lost, whatever happens to messages."""
+"""Processes connected by a real Redis: no row is lost, whatever happens to messages."""
 
 from collections.abc import Iterator
 
@@ -27,113 +27,113 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let positions be announced often, so that the tests are short."""
+    """Announce positions often, so that the tests are short."""
     monkeypatch.setattr("hs.repl.redis.BEAT_S", 0.05)
 
 
-async def test_rows_of_either_process_reach_the_other(
+async def test_rows_of_each_process_reach_the_other(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    await nursery.start(one.run)
-    await nursery.start(two.run)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    await nursery.start(first.run)
+    await nursery.start(second.run)
 
-    first = await one.notes.write(add_note, "from one")
-    second = await two.notes.write(add_note, "from two")
+    number_of_first = await first.notes.write(add_note, "from first")
+    number_of_second = await second.notes.write(add_note, "from second")
 
-    assert await two.feed.wait_for(NOTES, "w1", first, 60)
-    assert await one.feed.wait_for(NOTES, "w2", second, 60)
-    await two.until_seen("w1", ["from one"])
-    # Only now: between streams there is no order.
-    two.hints.append_nowait([Note("hint")])
-    await one.until_seen("w2", ["from two", "hint"])
+    assert await second.feed.wait_for(NOTES, "w1", number_of_first, 60)
+    assert await first.feed.wait_for(NOTES, "w2", number_of_second, 60)
+    await second.until_seen("w1", ["from first"])
+    # Only now, because there is no order between streams.
+    second.hints.append_nowait([Note("hint")])
+    await first.until_seen("w2", ["from second", "hint"])
     nursery.cancel_scope.cancel()
 
 
-async def test_a_gap_in_the_messages_is_filled_from_the_log_in_order(
+async def test_gap_in_messages_is_filled_from_the_log_in_order(
     db: Database,
     bridge: Bridge,
     redis: RedisServer,
     nursery: trio.Nursery,
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    two.intake.lose = frozenset({2, 3, 7})
-    await nursery.start(one.run)
-    await nursery.start(two.run)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    second.intake.lose = frozenset({2, 3, 7})
+    await nursery.start(first.run)
+    await nursery.start(second.run)
 
     texts = [str(number) for number in range(12)]
     for text in texts:
-        await one.notes.write(add_note, text)
+        await first.notes.write(add_note, text)
 
-    await two.until_seen("w1", texts)
+    await second.until_seen("w1", texts)
     nursery.cancel_scope.cancel()
 
 
 @pytest.mark.usefixtures("fast_beats")
-async def test_the_loss_of_the_last_message_is_noticed_by_the_next_announcement(
+async def test_loss_of_the_last_message_is_noticed_by_the_next_announcement(
     db: Database,
     bridge: Bridge,
     redis: RedisServer,
     nursery: trio.Nursery,
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    two.intake.lose = frozenset({1})
-    await nursery.start(one.run)
-    await nursery.start(two.run)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    second.intake.lose = frozenset({1})
+    await nursery.start(first.run)
+    await nursery.start(second.run)
 
-    await one.notes.write(add_note, "lonely")
+    await first.notes.write(add_note, "lonely")
 
-    await two.until_seen("w1", ["lonely"])
+    await second.until_seen("w1", ["lonely"])
     nursery.cancel_scope.cancel()
 
 
-async def test_lost_rows_of_a_memory_stream_come_from_their_writer(
+async def test_lost_rows_of_a_memory_stream_are_fetched_from_its_writer(
     db: Database,
     bridge: Bridge,
     redis: RedisServer,
     nursery: trio.Nursery,
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    two.intake.lose = frozenset({2})
-    await nursery.start(one.run)
-    await nursery.start(two.run)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    second.intake.lose = frozenset({2})
+    await nursery.start(first.run)
+    await nursery.start(second.run)
     with trio.fail_after(60):
-        while two.feed.position_of(HINTS, "w1") is None:
-            await two.changed.wait()
+        while second.feed.position_of(HINTS, "w1") is None:
+            await second.changed.wait()
 
     for text in "abc":
-        one.hints.append_nowait([Note(text)])
+        first.hints.append_nowait([Note(text)])
         await trio.testing.wait_all_tasks_blocked(0.01)
 
-    await two.until_seen("w1", list("abc"))
+    await second.until_seen("w1", list("abc"))
     nursery.cancel_scope.cancel()
 
 
-async def test_a_memory_writer_that_restarts_is_followed_from_its_new_epoch(
+async def test_restarted_memory_writer_is_followed_from_its_new_epoch(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    two = cluster.node("w2")
-    await nursery.start(two.run)
+    second = cluster.node("w2")
+    await nursery.start(second.run)
     for life in ("first", "second"):
         async with trio.open_nursery() as process:
-            one = cluster.node("w1")
-            await process.start(one.run)
-            position = one.hints.append_nowait([Note(life)])
-            assert await two.feed.wait_for(HINTS, "w1", position, 60)
-            assert two.feed.epoch(HINTS, "w1") == one.hints.epoch
+            first = cluster.node("w1")
+            await process.start(first.run)
+            position = first.hints.append_nowait([Note(life)])
+            assert await second.feed.wait_for(HINTS, "w1", position, 60)
+            assert second.feed.epoch(HINTS, "w1") == first.hints.epoch
             process.cancel_scope.cancel()
 
-    assert two.texts("w1") == ["first", "second"]
-    assert [batch.reset for batch in two.seen if batch.reset]
+    assert second.texts("w1") == ["first", "second"]
+    assert [batch.reset for batch in second.seen if batch.reset]
     nursery.cancel_scope.cancel()
 
 
-async def test_a_silent_writer_of_another_process_does_not_hold_back_readers(
+async def test_idle_writer_of_another_process_does_not_hold_back_readers(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, redis)
@@ -151,19 +151,19 @@ async def test_a_silent_writer_of_another_process_does_not_hold_back_readers(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_process_that_starts_later_begins_where_the_tables_are(
+async def test_process_that_starts_later_begins_at_the_positions_in_the_database(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one = cluster.node("w1")
-    await nursery.start(one.run)
-    await one.notes.write(add_note, "old")
-    two = cluster.node("w2")
-    await nursery.start(two.run)
+    first = cluster.node("w1")
+    await nursery.start(first.run)
+    await first.notes.write(add_note, "old")
+    second = cluster.node("w2")
+    await nursery.start(second.run)
 
-    assert two.feed.position(NOTES).covers("w1", one.notes.committed)
-    await one.notes.write(add_note, "new")
-    await two.until_seen("w1", ["new"])
+    assert second.feed.position(NOTES).covers("w1", first.notes.committed)
+    await first.notes.write(add_note, "new")
+    await second.until_seen("w1", ["new"])
     nursery.cancel_scope.cancel()
 
 
@@ -200,56 +200,56 @@ async def test_killing_redis_under_load_loses_nothing(
 
 
 @pytest.mark.usefixtures("fast_beats")
-async def test_without_redis_changes_are_found_in_the_database_and_at_the_writers(
+async def test_without_redis_rows_are_read_from_the_database_and_the_writers(
     db: Database, bridge: Bridge, own_redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, own_redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    await nursery.start(one.run)
-    await nursery.start(two.run)
-    start = one.hints.append_nowait([Note("known")])
-    assert await two.feed.wait_for(HINTS, "w1", start, 60)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    start = first.hints.append_nowait([Note("known")])
+    assert await second.feed.wait_for(HINTS, "w1", start, 60)
     own_redis.stop()
 
-    await one.notes.write(add_note, "stored")
-    position = one.hints.append_nowait([Note("remembered")])
+    await first.notes.write(add_note, "stored")
+    position = first.hints.append_nowait([Note("remembered")])
 
-    assert await two.feed.wait_for(NOTES, "w1", one.notes.committed, 60)
-    assert await two.feed.wait_for(HINTS, "w1", position, 60)
-    assert sorted(two.texts("w1")) == ["known", "remembered", "stored"]
+    assert await second.feed.wait_for(NOTES, "w1", first.notes.committed, 60)
+    assert await second.feed.wait_for(HINTS, "w1", position, 60)
+    assert sorted(second.texts("w1")) == ["known", "remembered", "stored"]
     nursery.cancel_scope.cancel()
 
 
 @pytest.mark.usefixtures("fast_beats")
-async def test_a_process_starts_without_redis(
+async def test_process_starts_without_redis(
     db: Database, bridge: Bridge, own_redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     own_redis.stop()
     cluster = Cluster(db, bridge, own_redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    await nursery.start(one.run)
-    await nursery.start(two.run)
+    first, second = cluster.node("w1"), cluster.node("w2")
+    await nursery.start(first.run)
+    await nursery.start(second.run)
 
-    await one.notes.write(add_note, "stored")
+    await first.notes.write(add_note, "stored")
 
-    await two.until_seen("w1", ["stored"])
+    await second.until_seen("w1", ["stored"])
     nursery.cancel_scope.cancel()
 
 
-async def test_a_process_that_missed_more_than_is_kept_ends(
+async def test_process_that_missed_pruned_commits_ends(
     db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
 ) -> None:
     cluster = Cluster(db, bridge, redis, ("w1", "w2"))
-    one, two = cluster.node("w1"), cluster.node("w2")
-    await nursery.start(one.run)
-    await one.notes.write(add_note, "pruned")
-    await one.notes.write(add_note, "kept")
+    first, second = cluster.node("w1"), cluster.node("w2")
+    await nursery.start(first.run)
+    await first.notes.write(add_note, "pruned")
+    await first.notes.write(add_note, "kept")
     await db.write(lambda tx: tx.execute("DELETE FROM stream_log WHERE position = 1"))
 
     with pytest.RaisesGroup(FeedLost, flatten_subgroups=True), trio.fail_after(60):
         async with trio.open_nursery() as process:
-            two.feed.start_at(NOTES, "w1", 0)
-            process.start_soon(two.intake.run)
+            second.feed.start_at(NOTES, "w1", 0)
+            process.start_soon(second.intake.run)
             await trio.testing.wait_all_tasks_blocked()
-            await two.intake.poll()
+            await second.intake.poll()
     nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Redis is reached in each way that can be configured, and refuses whom it should."""
+"""Every configurable way to connect to Redis, with and without the right credentials."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ from tests.support.redis import RedisMissing, running_redis
 pytestmark = pytest.mark.redis
 
 WAYS = ["tcp", "password", "user", "tls", "client certificate", "database"]
-# What a user of Redis's access lists needs, and nothing more.
+# The least permissions that a user in an access list of Redis needs.
 LEAST = f"on >wonder resetchannels &{CHANNEL} -@all +publish +subscribe +unsubscribe +ping"
 
 
 @contextmanager
-def reached(way: str, folder: Path) -> Iterator[RedisAddress]:
-    """Run a Redis that is reached in one way only, but for the tests' own socket."""
+def redis_reached_by(way: str, folder: Path) -> Iterator[RedisAddress]:
+    """Run a Redis that accepts connections in one way only, besides the socket of the tests."""
     (port,) = free_ports(1)
     address = RedisAddress(host="127.0.0.1", port=port)
     options: list[str] = ["--bind", "127.0.0.1"]
@@ -43,10 +43,10 @@ def reached(way: str, folder: Path) -> Iterator[RedisAddress]:
             address = RedisAddress(host="127.0.0.1", port=port, database=3)
         case "tls" | "client certificate":
             made = make_certificates(folder)
-            asks = "yes" if way == "client certificate" else "no"
+            needs_certificate = "yes" if way == "client certificate" else "no"
             options += ["--tls-port", str(port), "--tls-cert-file", str(made.certificate)]
             options += ["--tls-key-file", str(made.key), "--tls-ca-cert-file", str(made.authority)]
-            options += ["--tls-auth-clients", asks]
+            options += ["--tls-auth-clients", needs_certificate]
             has_own = way == "client certificate"
             address = RedisAddress(
                 host="127.0.0.1",
@@ -66,24 +66,24 @@ def reached(way: str, folder: Path) -> Iterator[RedisAddress]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_rows_go_from_process_to_process(
+async def test_rows_reach_the_other_process(
     way: str, db: Database, bridge: Bridge, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
-    with reached(way, tmp_path) as address:
+    with redis_reached_by(way, tmp_path) as address:
         cluster = Cluster(db, bridge, address, ("w1", "w2"))
-        one, two = cluster.node("w1"), cluster.node("w2")
-        await nursery.start(one.run)
-        await nursery.start(two.run)
-        await both_connected(cluster)
+        writer, reader = cluster.node("w1"), cluster.node("w2")
+        await nursery.start(writer.run)
+        await nursery.start(reader.run)
+        await until_connected(cluster)
 
-        one.hints.append_nowait([Note("by Redis")])
+        writer.hints.append_nowait([Note("by Redis")])
 
-        await two.until_seen("w1", ["by Redis"])
+        await reader.until_seen("w1", ["by Redis"])
         nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("way", ["password", "user", "tls"])
-async def test_whom_redis_refuses_goes_on_without_it(
+async def test_process_that_redis_rejects_runs_without_it(
     way: str,
     db: Database,
     bridge: Bridge,
@@ -91,13 +91,13 @@ async def test_whom_redis_refuses_goes_on_without_it(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with reached(way, tmp_path) as address:
-        stranger = RedisAddress(host=address.host, port=address.port, tls=address.tls)
+    with redis_reached_by(way, tmp_path) as address:
+        unauthorized = RedisAddress(host=address.host, port=address.port, tls=address.tls)
         if way == "user":
-            stranger = RedisAddress(
+            unauthorized = RedisAddress(
                 host=address.host, port=address.port, username="alice", password="wrong"
             )
-        cluster = Cluster(db, bridge, stranger, ("w1", "w2"))
+        cluster = Cluster(db, bridge, unauthorized, ("w1", "w2"))
         node = cluster.node("w1")
 
         await nursery.start(node.run)
@@ -105,15 +105,15 @@ async def test_whom_redis_refuses_goes_on_without_it(
         with trio.fail_after(60):
             while "Redis is down" not in caplog.text:  # noqa: ASYNC110 - a log
                 await trio.sleep(0.01)
-        assert not any(one.transport.connected for one in cluster.made)
+        assert not any(node.transport.connected for node in cluster.nodes)
         nursery.cancel_scope.cancel()
 
 
-async def both_connected(cluster: Cluster) -> None:
+async def until_connected(cluster: Cluster) -> None:
     with trio.fail_after(60):
-        while not all(one.transport.connected for one in cluster.made):  # noqa: ASYNC110 - a flag
+        while not all(node.transport.connected for node in cluster.nodes):  # noqa: ASYNC110 - a flag
             await trio.sleep(0.01)
 
 
-def test_servers_on_one_redis_have_their_own_channels() -> None:
+def test_servers_that_share_a_redis_have_different_channels() -> None:
     assert channel_of("one.example") != channel_of("two.example")

@@ -1,4 +1,4 @@
-"""RPC: payloads, errors, retries and reading one's own writes, over real sockets."""
+"""RPC over real sockets: payloads, errors, retries, and callers that read their own writes."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault, Unavailable
+from hs.core.streams import RECEIPTS
 from hs.repl import rpc_connection
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport, alone
@@ -23,8 +24,7 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
-from hs.repl.rpc_server import Call, RpcServer
-from hs.repl.streams import RECEIPTS
+from hs.repl.rpc_server import RpcCall, RpcServer
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import NOTES, Note, add_note
@@ -44,11 +44,11 @@ class Order:
 
 
 class Shop(Protocol):
-    """What is asked for in these tests."""
+    """The methods that these tests call."""
 
     @rpc
     async def echo(self, order: Order, times: int = 1, note: bytes | None = None) -> list[Order]:
-        """Give the order back."""
+        """Return the order, several times."""
 
     @rpc
     async def count(self) -> int:
@@ -56,7 +56,7 @@ class Shop(Protocol):
 
     @rpc
     async def fail(self, kind: str) -> None:
-        """Raise something."""
+        """Raise an error of a kind."""
 
     @rpc(timeout_s=0.2)
     async def hang(self) -> None:
@@ -64,7 +64,7 @@ class Shop(Protocol):
 
     @rpc
     async def add(self, text: str) -> int:
-        """Write a note."""
+        """Write a note and return its ID."""
 
 
 @attrs.define
@@ -134,7 +134,7 @@ async def client_of(
     await sender.aclose()
 
 
-async def test_payloads_cross_in_their_types_and_the_connection_is_kept() -> None:
+async def test_payloads_keep_their_types_and_the_connection_is_reused() -> None:
     order = Order(Name("x"), (1, 2), {"a": [1, None, "ü"]})
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
         assert await shop.echo(order, times=2) == [order, order]
@@ -143,20 +143,20 @@ async def test_payloads_cross_in_their_types_and_the_connection_is_kept() -> Non
         assert http.connections == 1
 
 
-async def test_calls_go_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_calls_over_a_unix_socket(tmp_path: Path) -> None:
     async with shop_at(LocalShop(), alone(Feed()), str(tmp_path / "s")) as http:
         async with client_of(http) as shop:
             assert await shop.count() == 1
 
 
-async def test_calls_go_over_tls_to_those_whose_certificate_is_right(
+async def test_calls_over_tls_need_a_trusted_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make_certificates(tmp_path)
-    owners = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    owners.load_cert_chain(made.certificate, made.key)
-    trusting = ssl.create_default_context(cafile=str(made.authority))
-    async with shop_at(LocalShop(), alone(Feed()), tls=owners) as http:
+    certificates = make_certificates(tmp_path)
+    owner_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    owner_context.load_cert_chain(certificates.certificate, certificates.key)
+    trusting = ssl.create_default_context(cafile=str(certificates.authority))
+    async with shop_at(LocalShop(), alone(Feed()), tls=owner_context) as http:
         for context, is_trusted in ((trusting, True), (ssl.create_default_context(), False)):
             sender = PooledSender({"owner": http.location}, context)
             shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
@@ -172,7 +172,7 @@ async def test_calls_go_over_tls_to_those_whose_certificate_is_right(
             await sender.aclose()
 
 
-async def test_matrix_errors_arrive_as_the_class_they_were() -> None:
+async def test_errors_keep_their_class_and_fields() -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
         with pytest.raises(Forbidden) as refused:
             await shop.fail("forbidden")
@@ -187,7 +187,7 @@ async def test_matrix_errors_arrive_as_the_class_they_were() -> None:
     assert isinstance(remote.value.error, Forbidden)
 
 
-async def test_an_owner_without_its_database_asks_to_try_again() -> None:
+async def test_owner_without_its_database_is_temporarily_unavailable() -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
         with pytest.raises(MatrixError) as refused:
             await shop.fail("away")
@@ -196,7 +196,7 @@ async def test_an_owner_without_its_database_asks_to_try_again() -> None:
     assert "10.0.0.1" not in refused.value.message
 
 
-async def test_a_bug_of_the_owner_is_told_without_its_details(
+async def test_details_of_a_bug_stay_in_the_log_of_the_owner(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
@@ -207,7 +207,7 @@ async def test_a_bug_of_the_owner_is_told_without_its_details(
     assert "secret detail" in caplog.text
 
 
-async def test_a_call_retried_after_a_lost_reply_is_done_once() -> None:
+async def test_call_retried_after_a_lost_reply_is_executed_once() -> None:
     local = LocalShop()
     async with shop_at(local, alone(Feed())) as http, client_of(http) as shop:
         http.lose = 2
@@ -217,12 +217,12 @@ async def test_a_call_retried_after_a_lost_reply_is_done_once() -> None:
     assert (local.calls, http.connections) == (1, 3)
 
 
-async def test_a_call_of_a_caller_that_left_is_still_done() -> None:
+async def test_call_of_a_cancelled_caller_is_still_executed() -> None:
     local = LocalShop()
     async with shop_at(local, alone(Feed())) as http, client_of(http) as shop:
 
         async def leave_early() -> None:
-            # Or its own limit is over first.
+            # The timeout of the call may pass before the cancellation.
             with contextlib.suppress(RpcUnavailable):
                 await shop.hang()
 
@@ -236,7 +236,7 @@ async def test_a_call_of_a_caller_that_left_is_still_done() -> None:
                 await trio.lowlevel.checkpoint()
 
 
-async def test_an_owner_that_does_not_run_is_unavailable_by_the_deadline() -> None:
+async def test_stopped_owner_is_unavailable_at_the_deadline() -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http:
         pass
     async with client_of(http) as shop:
@@ -247,7 +247,7 @@ async def test_an_owner_that_does_not_run_is_unavailable_by_the_deadline() -> No
     assert unavailable.value.status == 503
 
 
-async def test_who_calls_an_owner_that_does_not_run_hears_so_soon(
+async def test_call_of_a_stopped_owner_fails_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rpc_connection, "CONNECT_S", 0.05)
@@ -261,34 +261,34 @@ async def test_who_calls_an_owner_that_does_not_run_hears_so_soon(
     assert trio.current_time() - began < DEFAULT_TIMEOUT_S / 2
 
 
-async def test_an_owner_that_is_being_restarted_is_waited_for(
+async def test_call_waits_for_an_owner_that_announced_its_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr(rpc_connection, "CONNECT_S", 0.05)
     path = str(tmp_path / "s")
     sender = PooledSender({"owner": Location(path=path)})
     shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
-    answers: list[int] = []
+    replies: list[int] = []
 
-    answered = trio.Event()
+    replied = trio.Event()
 
-    async def ask() -> None:
-        answers.append(await shop.count())
-        answered.set()
+    async def call() -> None:
+        replies.append(await shop.count())
+        replied.set()
 
     sender.expect_back("owner")
-    nursery.start_soon(ask)
-    # Longer than anybody would wait who had not been told.
+    nursery.start_soon(call)
+    # Longer than CONNECT_S, for which a caller waits without the announcement.
     await trio.testing.wait_all_tasks_blocked(0.2)
     async with shop_at(LocalShop(), alone(Feed()), path):
         with trio.fail_after(60):
-            await answered.wait()
+            await replied.wait()
 
         await sender.aclose()
-    assert answers == [1]
+    assert replies == [1]
 
 
-async def test_a_connection_that_the_owner_has_ended_is_not_asked(tmp_path: Path) -> None:
+async def test_idle_connection_that_the_owner_closed_is_not_used(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     sender = PooledSender({"owner": Location(path=path)})
     shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
@@ -303,34 +303,34 @@ async def test_a_connection_that_the_owner_has_ended_is_not_asked(tmp_path: Path
     await sender.aclose()
 
 
-async def test_a_slow_owner_is_given_up_at_the_deadline() -> None:
+async def test_call_of_a_slow_owner_fails_at_the_deadline() -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
         with pytest.raises((RpcUnavailable, RpcFailed)):
             await shop.hang()
 
 
-async def test_who_asks_again_while_the_owner_leaves_is_refused() -> None:
-    call = Call("Shop", "hang", b"\x90", "key", 60.0)
-    for _ in range(20):  # which task is first to go on is left to chance
+async def test_attempts_get_no_reply_while_the_server_stops() -> None:
+    call = RpcCall("Shop", "hang", b"\x90", "key", 60.0)
+    for _ in range(20):  # trio runs the two tasks in random order
         server = RpcServer(list)
         server.register(Shop, LocalShop())
-        answers: list[bytes | None] = []
+        replies: list[bytes | None] = []
 
-        async def ask_twice(server: RpcServer, answers: list[bytes | None]) -> None:
-            answers.append(await server.answer(call))
-            answers.append(await server.answer(call))
+        async def execute_twice(server: RpcServer, replies: list[bytes | None]) -> None:
+            replies.append(await server.execute(call))
+            replies.append(await server.execute(call))
 
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as running:
                 await running.start(server.run)
-                nursery.start_soon(ask_twice, server, answers)
+                nursery.start_soon(execute_twice, server, replies)
                 await trio.testing.wait_all_tasks_blocked()
                 running.cancel_scope.cancel()
 
-        assert answers == [None, None]
+        assert replies == [None, None]
 
 
-async def test_the_secret_is_needed_and_both_ends_tell_once_that_it_differs(
+async def test_call_with_another_secret_is_rejected_and_both_ends_log_it_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with shop_at(LocalShop(), alone(Feed())) as http:
@@ -339,14 +339,14 @@ async def test_the_secret_is_needed_and_both_ends_tell_once_that_it_differs(
                 with pytest.raises(RpcUnavailable, match="worker_replication_secret"):
                     await shop.count()
 
-    told = sorted(one.getMessage() for one in caplog.records if one.levelname == "ERROR")
-    assert [line.partition(":")[0] for line in told] == [
-        "a process that calls this one is refused",
-        "the process owner refuses our calls",
+    lines = sorted(record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert [line.partition(":")[0] for line in lines] == [
+        "process owner rejects our calls",
+        "rejecting the calls of another process",
     ]
 
 
-async def test_an_empty_secret_lets_nobody_in() -> None:
+async def test_empty_secret_admits_no_caller() -> None:
     endpoint = RpcEndpoint(RpcServer(list), "")
     headers = {"authorization": "Bearer ", "x-hs-call": "k"}
 
@@ -355,7 +355,7 @@ async def test_an_empty_secret_lets_nobody_in() -> None:
     assert status == 401
 
 
-async def test_the_caller_reads_its_own_writes(db: Database, nursery: trio.Nursery) -> None:
+async def test_caller_reads_its_own_writes(db: Database, nursery: trio.Nursery) -> None:
     hub, reader = InProcHub(), Feed()
     owner = hub.join(Feed())
     writer = TableWriter(NOTES, "owner", db, owner, lambda: 0)
@@ -373,7 +373,7 @@ async def test_the_caller_reads_its_own_writes(db: Database, nursery: trio.Nurse
         nursery.start_soon(add)
         assert await owner.feed.wait_for(NOTES, "owner", 1, timeout_s=60)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        # The owner is done, but this process has not seen it, so the caller still waits.
+        # The owner has committed, but this process has not seen it, so the caller still waits.
         assert numbers == []
         reader.start_at(RECEIPTS, "owner", 1)
         with trio.fail_after(60):
@@ -382,7 +382,7 @@ async def test_the_caller_reads_its_own_writes(db: Database, nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_who_does_not_hear_of_its_own_writes_looks_for_them(
+async def test_caller_looks_for_its_own_writes_if_messages_are_late(
     db: Database, nursery: trio.Nursery
 ) -> None:
     owner, reader = InProcHub().join(Feed()), Feed()
@@ -404,7 +404,7 @@ async def test_who_does_not_hear_of_its_own_writes_looks_for_them(
     nursery.cancel_scope.cancel()
 
 
-async def test_instances_of_one_run_call_each_other_without_sockets() -> None:
+async def test_instances_in_one_trio_run_call_each_other_without_sockets() -> None:
     server = RpcServer(list)
     server.register(Shop, LocalShop())
     sender = InProcSender()
@@ -419,7 +419,7 @@ async def test_instances_of_one_run_call_each_other_without_sockets() -> None:
         await shop.count()
 
 
-def test_methods_that_cannot_cross_are_refused_at_declaration() -> None:
+def test_methods_that_cannot_be_encoded_are_refused() -> None:
     class Sync(Protocol):
         @rpc
         def method(self) -> int: ...

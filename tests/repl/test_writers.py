@@ -1,4 +1,4 @@
-"""Writers: group commit, who fails, and positions of several writers."""
+"""Writers: batches, failures, lost connections, and the positions of several writers."""
 
 from typing import ParamSpec, TypeVar
 
@@ -35,28 +35,28 @@ def table_writer(db: Database, transport: Transport, name: str = "w1") -> TableW
     return TableWriter(NOTES, name, db, transport, lambda: 1_000_000)
 
 
-async def test_a_write_returns_after_its_rows_were_delivered(
+async def test_write_returns_after_its_rows_were_delivered(
     db: Database, nursery: trio.Nursery
 ) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(db, alone(feed))
     await nursery.start(writer.run)
 
     number = await writer.write(add_note, "hello")
 
-    assert [row for one in got for row in one.rows] == [(number, Note("hello"))]
+    assert [row for batch in batches for row in batch.rows] == [(number, Note("hello"))]
     assert feed.position(NOTES).floor == number
     nursery.cancel_scope.cancel()
 
 
-async def test_writes_that_wait_share_a_commit_and_one_batch(
+async def test_waiting_writes_share_one_commit_and_one_batch(
     db: Database, nursery: trio.Nursery
 ) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(db, alone(feed))
     await nursery.start(writer.run)
 
@@ -64,20 +64,22 @@ async def test_writes_that_wait_share_a_commit_and_one_batch(
         for number in range(20):
             jobs.start_soon(writer.write, add_note, str(number))
 
-    assert len(got) == 1
-    assert [number for number, _ in got[0].rows] == list(range(1, 21))
+    assert len(batches) == 1
+    assert [number for number, _ in batches[0].rows] == list(range(1, 21))
     nursery.cancel_scope.cancel()
 
 
-async def test_only_the_guilty_job_of_a_batch_fails(db: Database, nursery: trio.Nursery) -> None:
+async def test_of_a_batch_only_the_job_that_raises_fails(
+    db: Database, nursery: trio.Nursery
+) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(db, alone(feed))
     await nursery.start(writer.run)
     failed: list[str] = []
 
-    async def one(text: str) -> None:
+    async def write(text: str) -> None:
         try:
             await writer.write(add_note, text)
         except ValueError:
@@ -85,19 +87,19 @@ async def test_only_the_guilty_job_of_a_batch_fails(db: Database, nursery: trio.
 
     async with trio.open_nursery() as jobs:
         for text in ("a", "bad", "b"):
-            jobs.start_soon(one, text)
+            jobs.start_soon(write, text)
 
     assert failed == ["bad"]
-    assert sorted(row.text for batch in got for _, row in batch.rows) == ["a", "b"]
+    assert sorted(row.text for batch in batches for _, row in batch.rows) == ["a", "b"]
     nursery.cancel_scope.cancel()
 
 
-async def test_a_cancelled_waiter_does_not_stop_the_commit(
+async def test_cancelled_caller_does_not_stop_the_commit(
     db: Database, nursery: trio.Nursery
 ) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(db, alone(feed))
     await nursery.start(writer.run)
 
@@ -106,14 +108,14 @@ async def test_a_cancelled_waiter_does_not_stop_the_commit(
         await writer.write(add_note, "kept")
     await writer.write(add_note, "after")
 
-    assert [row.text for batch in got for _, row in batch.rows] == ["kept", "after"]
+    assert [row.text for batch in batches for _, row in batch.rows] == ["kept", "after"]
     nursery.cancel_scope.cancel()
 
 
-async def test_stopping_writes_what_waits_and_refuses_more(db: Database) -> None:
+async def test_stopping_writer_finishes_waiting_jobs_and_refuses_new_ones(db: Database) -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(db, alone(feed))
     async with trio.open_nursery() as jobs:
         async with trio.open_nursery() as running:
@@ -122,12 +124,12 @@ async def test_stopping_writes_what_waits_and_refuses_more(db: Database) -> None
             await trio.lowlevel.checkpoint()
             running.cancel_scope.cancel()
 
-    assert [row.text for batch in got for _, row in batch.rows] == ["last"]
+    assert [row.text for batch in batches for _, row in batch.rows] == ["last"]
     with pytest.raises(WriterStopped):
         await writer.write(add_note, "too late")
 
 
-async def test_a_writer_begins_where_all_writers_ended(db: Database) -> None:
+async def test_writer_starts_at_the_highest_position_of_all_writers(db: Database) -> None:
     async def run_once(name: str) -> int:
         async with trio.open_nursery() as running:
             writer = table_writer(db, alone(Feed()), name)
@@ -146,9 +148,7 @@ async def test_a_writer_begins_where_all_writers_ended(db: Database) -> None:
     assert (again.position, again.committed) == (2, 1)
 
 
-async def test_a_silent_writer_does_not_hold_back_readers(
-    db: Database, nursery: trio.Nursery
-) -> None:
+async def test_idle_writer_does_not_hold_back_readers(db: Database, nursery: trio.Nursery) -> None:
     hub = InProcHub()
     feeds = [Feed(), Feed(), Feed()]
     transports = [hub.join(feed) for feed in feeds]
@@ -162,13 +162,13 @@ async def test_a_silent_writer_does_not_hold_back_readers(
     nursery.cancel_scope.cancel()
 
 
-async def test_positions_of_two_busy_writers_are_kept_apart(
+async def test_positions_of_two_busy_writers_are_separate(
     database: Database, nursery: trio.Nursery
 ) -> None:
     hub = InProcHub()
     reader = Feed()
-    got: list[Batch[Note]] = []
-    reader.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    reader.subscribe(NOTES, batches.append)
     hub.join(reader)
     writers = [table_writer(database, hub.join(Feed()), name) for name in ("w1", "w2")]
     for writer in writers:
@@ -179,14 +179,14 @@ async def test_positions_of_two_busy_writers_are_kept_apart(
             jobs.start_soon(writers[number % 2].write, add_note, str(number))
 
     for name in ("w1", "w2"):
-        numbers = [row[0] for one in got if one.writer == name for row in one.rows]
+        numbers = [row[0] for batch in batches if batch.writer == name for row in batch.rows]
         assert numbers == sorted(numbers)
         assert reader.position(NOTES).covers(name, numbers[-1])
-    assert len({row[1].text for one in got for row in one.rows}) == 30
+    assert len({row[1].text for batch in batches for row in batch.rows}) == 30
     nursery.cancel_scope.cancel()
 
 
-async def test_a_unit_may_take_many_ids(db: Database, nursery: trio.Nursery) -> None:
+async def test_unit_may_reserve_many_ids(db: Database, nursery: trio.Nursery) -> None:
     feed = Feed()
     writer = table_writer(db, alone(feed))
     await nursery.start(writer.run)
@@ -196,22 +196,22 @@ async def test_a_unit_may_take_many_ids(db: Database, nursery: trio.Nursery) -> 
         numbers = [first, *await ids.many(count)]
         return numbers, [(number, Note("")) for number in numbers]
 
-    given: list[int] = []
+    reserved: list[int] = []
 
-    async def ask(count: int) -> None:
+    async def write(count: int) -> None:
         numbers = await writer.write(add_many, count)
         assert numbers == sorted(numbers)
-        given.extend(numbers)
+        reserved.extend(numbers)
 
     async with trio.open_nursery() as jobs:
         for count in (0, 3, 5):
-            jobs.start_soon(ask, count)
+            jobs.start_soon(write, count)
 
-    assert len(set(given)) == len(given) == 11
+    assert len(set(reserved)) == len(reserved) == 11
     nursery.cancel_scope.cancel()
 
 
-async def test_alone_no_log_is_kept(db: Database, nursery: trio.Nursery) -> None:
+async def test_only_process_writes_no_log(db: Database, nursery: trio.Nursery) -> None:
     writer = table_writer(db, alone(Feed()))
     await nursery.start(writer.run)
 
@@ -222,23 +222,23 @@ async def test_alone_no_log_is_kept(db: Database, nursery: trio.Nursery) -> None
     nursery.cancel_scope.cancel()
 
 
-def test_a_memory_writer_delivers_at_once_and_grows_over_restarts() -> None:
+def test_memory_writer_delivers_at_once_and_positions_grow_over_restarts() -> None:
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(HINTS, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(HINTS, batches.append)
     writer = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_000))
     writer.attach()
 
     position = writer.append_nowait([Note("a"), Note("b")])
     later = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_001))
 
-    assert [row.text for _, row in got[0].rows] == ["a", "b"]
+    assert [row.text for _, row in batches[0].rows] == ["a", "b"]
     assert feed.position(HINTS).floor == position == epoch_at(1_000) + 2
     assert later.epoch > position
     assert feed.epoch(HINTS, "w1") == writer.epoch
 
 
-def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
+def test_memory_writer_returns_missed_rows_or_a_reset() -> None:
     writer = MemoryWriter(HINTS, "w1", alone(Feed()), epoch_at(1_000))
     start = writer.position
     for text in "abcdefgh":
@@ -254,7 +254,11 @@ def test_a_memory_writer_tells_what_a_reader_missed_or_that_it_forgot() -> None:
 
 @attrs.define
 class ForgetfulDatabase:
-    """A database that loses answers to commits, one done or some undone, and may be gone then."""
+    """A database that loses connections during commits.
+
+    With `lose_done` the next commit is done and its reply lost; the next `lose_undone` commits are
+    rolled back. With `is_gone` nothing can be written after that.
+    """
 
     real: Database
     lose_done: bool = False
@@ -299,13 +303,13 @@ class ForgetfulDatabase:
         return result
 
 
-async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
+async def test_commit_with_a_lost_reply_is_published_once_if_it_was_done(
     db: Database, nursery: trio.Nursery
 ) -> None:
     forgetful = ForgetfulDatabase(db)
     feed = Feed()
-    got: list[Batch[Note]] = []
-    feed.subscribe(NOTES, got.append)
+    batches: list[Batch[Note]] = []
+    feed.subscribe(NOTES, batches.append)
     writer = table_writer(forgetful, alone(feed))
     await nursery.start(writer.run)
     forgetful.lose_done = True
@@ -318,20 +322,20 @@ async def test_a_commit_that_lost_its_answer_is_published_if_it_was_done(
         await writer.write(add_note, "never")
     await writer.write(add_note, "after")
 
-    assert [row.text for batch in got for _, row in batch.rows] == ["done", "at last", "after"]
+    assert [row.text for batch in batches for _, row in batch.rows] == ["done", "at last", "after"]
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_on_its_way_is_not_done_after_it_was_found_undone(
+async def test_commit_found_undone_cannot_be_done_later(
     db: Database, nursery: trio.Nursery
 ) -> None:
-    async def life(tx: Tx) -> str:
+    async def generation(tx: Tx) -> str:
         return str(await tx.fetchval("SELECT life FROM stream_positions"))
 
     forgetful = ForgetfulDatabase(db)
     writer = table_writer(forgetful, alone(Feed()))
     await nursery.start(writer.run)
-    before = await db.read(life)
+    before = await db.read(generation)
     forgetful.lose_undone = 1
 
     number = await writer.write(add_note, "again")
@@ -343,8 +347,8 @@ async def test_what_is_on_its_way_is_not_done_after_it_was_found_undone(
 
 
 @attrs.define
-class Ending:
-    """A writer that must end its process, and why."""
+class FailingWriter:
+    """A writer whose `run` must fail with `cause`, which ends its process."""
 
     writer: TableWriter[Note]
     cause: type[Exception]
@@ -357,11 +361,11 @@ class Ending:
         self.ended.set()
 
 
-async def test_of_two_processes_of_one_name_only_the_later_one_writes(
+async def test_of_two_processes_with_one_name_only_the_later_one_writes(
     database: Database, nursery: trio.Nursery
 ) -> None:
     earlier, later = (table_writer(database, alone(Feed())) for _ in range(2))
-    replaced = Ending(earlier, WriterReplaced)
+    replaced = FailingWriter(earlier, WriterReplaced)
     await nursery.start(replaced.run)
     number = await earlier.write(add_note, "mine")
     await nursery.start(later.run)
@@ -377,10 +381,8 @@ async def test_of_two_processes_of_one_name_only_the_later_one_writes(
     nursery.cancel_scope.cancel()
 
 
-async def test_who_commits_by_itself_is_replaced_as_well(
-    db: Database, nursery: trio.Nursery
-) -> None:
-    replaced = Ending(table_writer(db, alone(Feed())), WriterReplaced)
+async def test_write_now_of_a_replaced_writer_fails(db: Database, nursery: trio.Nursery) -> None:
+    replaced = FailingWriter(table_writer(db, alone(Feed())), WriterReplaced)
     await nursery.start(replaced.run)
     await db.write(stream_log.take_over, "receipts", "w1", "another life")
 
@@ -391,21 +393,21 @@ async def test_who_commits_by_itself_is_replaced_as_well(
 
 
 @pytest.mark.parametrize("name", ["write", "write_now"])
-async def test_who_cannot_find_out_whether_a_commit_was_done_ends(
+async def test_writer_that_cannot_settle_a_commit_fails(
     db: Database, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, name: str
 ) -> None:
     forgetful = ForgetfulDatabase(db)
-    doubting = Ending(table_writer(forgetful, alone(Feed())), CommitUnknown)
-    await nursery.start(doubting.run)
+    failing = FailingWriter(table_writer(forgetful, alone(Feed())), CommitUnknown)
+    await nursery.start(failing.run)
     forgetful.lose_done = forgetful.is_gone = True
 
     with pytest.raises(CommitUnknown):
-        await getattr(doubting.writer, name)(add_note, "who knows")
+        await getattr(failing.writer, name)(add_note, "uncertain")
     forgetful.is_gone = False
 
-    await doubting.ended.wait()
+    await failing.ended.wait()
     with pytest.raises(WriterStopped):
-        await doubting.writer.write(add_note, "after")
+        await failing.writer.write(add_note, "after")
 
 
 async def commit_slowly(tx: Tx) -> None:
@@ -416,20 +418,20 @@ async def commit_slowly(tx: Tx) -> None:
 SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
-async def until_somebody_sleeps(database: Database) -> None:
-    async def is_any(tx: Tx) -> bool:
+async def until_a_commit_sleeps(database: Database) -> None:
+    async def is_any_asleep(tx: Tx) -> bool:
         return bool(await tx.fetchval(SLEEPING))
 
     with trio.fail_after(60):
-        while not await database.read(is_any):  # noqa: ASYNC110 - PostgreSQL
+        while not await database.read(is_any_asleep):  # noqa: ASYNC110 - PostgreSQL
             await trio.sleep(0.01)
 
 
 @pytest.mark.postgres
-async def test_a_start_waits_for_a_commit_of_the_life_before(
+async def test_start_waits_for_a_running_commit_of_an_earlier_life(
     postgres_server: PostgresServer, bridge: Bridge
 ) -> None:
-    # The commit ends before the database is closed.
+    # `commits` is outside of `nursery`, so the commit ends before the database is closed.
     async with (
         fresh_postgres(postgres_server, bridge) as database,
         trio.open_nursery() as commits,
@@ -437,7 +439,7 @@ async def test_a_start_waits_for_a_commit_of_the_life_before(
     ):
         await database.write(stream_log.take_over, "receipts", "w1", "killed")
         commits.start_soon(database.write, commit_slowly)
-        await until_somebody_sleeps(database)
+        await until_a_commit_sleeps(database)
 
         writer = table_writer(database, alone(Feed()))
         await nursery.start(writer.run)
@@ -448,7 +450,7 @@ async def test_a_start_waits_for_a_commit_of_the_life_before(
 
 @attrs.define(kw_only=True)
 class ImpatientDatabase(ForgetfulDatabase):
-    """A database whose next commit is still under way when its answer is lost."""
+    """A database whose next commit, if `is_on`, is still running when its reply is lost."""
 
     nursery: trio.Nursery
     is_on: bool = False
@@ -463,12 +465,12 @@ class ImpatientDatabase(ForgetfulDatabase):
             await tx.execute("SELECT pg_sleep(1)")
 
         self.nursery.start_soon(self.real.write, take_long)
-        await until_somebody_sleeps(self.real)
+        await until_a_commit_sleeps(self.real)
         raise CommitUnknown("lost")
 
 
 @pytest.mark.postgres
-async def test_a_commit_that_lost_its_answer_and_is_still_under_way_is_waited_for(
+async def test_running_commit_with_a_lost_reply_is_waited_for(
     postgres_server: PostgresServer, bridge: Bridge
 ) -> None:
     async with (
@@ -477,8 +479,8 @@ async def test_a_commit_that_lost_its_answer_and_is_still_under_way_is_waited_fo
         trio.open_nursery() as nursery,
     ):
         feed = Feed()
-        got: list[Batch[Note]] = []
-        feed.subscribe(NOTES, got.append)
+        batches: list[Batch[Note]] = []
+        feed.subscribe(NOTES, batches.append)
         impatient = ImpatientDatabase(database, nursery=commits)
         writer = table_writer(impatient, alone(feed))
         await nursery.start(writer.run)
@@ -487,5 +489,5 @@ async def test_a_commit_that_lost_its_answer_and_is_still_under_way_is_waited_fo
         with trio.fail_after(60):
             await writer.write(add_note, "late")
 
-        assert [row.text for batch in got for _, row in batch.rows] == ["late"]
+        assert [row.text for batch in batches for _, row in batch.rows] == ["late"]
         nursery.cancel_scope.cancel()

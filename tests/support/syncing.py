@@ -35,7 +35,7 @@ from hs.services.rooms.read.visibility import Expiry
 from hs.services.rooms.store.memberships import CACHE_NAME
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.sources import AccountDataEntry
+from hs.services.sync.sources import AccountDataEntry, Extension
 from hs.services.sync.sync_context import SyncRequest
 from hs.services.sync.sync_service import SyncService
 from hs.storage.database import Database
@@ -213,8 +213,16 @@ async def open_syncing(
         yield make_syncing(world, expiry, **more)
 
 
-def make_syncing(world: World, expiry: Expiry | None = None, **more: Any) -> Syncing:
-    """Build sync over a world, before its first event or after a restart."""
+def make_syncing(
+    world: World,
+    expiry: Expiry | None = None,
+    extensions: Sequence[Extension] = (),
+    **more: Any,
+) -> Syncing:
+    """Build sync over a world, before its first event or after a restart.
+
+    Further keywords go to `make_sync`.
+    """
     reading = readers_of(world, expiry)
     tables = Tables(world.feed)
     readers = RoomReaders(
@@ -227,7 +235,9 @@ def make_syncing(world: World, expiry: Expiry | None = None, **more: Any) -> Syn
         reading.rendering,
         reading.visibility,
     )
-    sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+    sources = Sources(
+        tables, tables, tables, tables, tables, PresenceTable(tables), tables, extensions
+    )
     notifier = Notifier(world.feed)
     service = make_sync(readers, sources, notifier, **more)
     return Syncing(world, reading, tables, notifier, service)

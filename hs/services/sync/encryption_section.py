@@ -1,4 +1,4 @@
-"""The sections of end-to-end encryption: messages to the device, device lists, key counts."""
+"""The sections of end-to-end encryption: to-device messages, device lists, key counts."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -10,17 +10,18 @@ from hs.core.errors import InvalidParam
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
+from hs.core.tokens import SyncToken
 from hs.services.devices.device_lists import DeviceListChanges, DeviceLists, Moment
 from hs.services.devices.inboxes import BATCH, Inboxes
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.sync.sources import Extra, Positioned
+from hs.services.sync.sources import Extra
 
 COUNTS: Final = "device_one_time_keys_count"
 FALLBACKS: Final = "device_unused_fallback_key_types"
 
 
 class Messages(NamedTuple):
-    """A page of messages to a device, as JSON, and the position it ends at."""
+    """To-device messages, as JSON, and the position up to which they go."""
 
     events: list[bytes]
     reached: int
@@ -28,7 +29,7 @@ class Messages(NamedTuple):
 
 @attrs.frozen(eq=False)
 class Encryption:
-    """Tells devices what they need for encryption; without news it reads nothing from disk."""
+    """The sections of devices; if nothing changed, it does not read from the database."""
 
     _inboxes: Inboxes
     _device_lists: DeviceLists
@@ -37,11 +38,11 @@ class Encryption:
     async def render(
         self,
         requester: Requester,
-        since: Positioned | None,
-        now: Positioned,
-        began: Positioned,
+        since: SyncToken | None,
+        now: SyncToken,
+        began: SyncToken,
     ) -> Extra:
-        """Give the sections of /sync. What came with `since` has been received."""
+        """Return the sections of /sync. The device has received what came before `since`."""
         members: dict[str, bytes] = {}
         user_id, device_id = requester.user_id, requester.device_id
         news, reached = False, None
@@ -64,13 +65,13 @@ class Encryption:
         user_id: UserID,
         device_id: str,
         after: int,
-        now: Positioned,
-        began: Positioned,
+        now: SyncToken,
+        began: SyncToken,
         limit: int = BATCH,
     ) -> Messages:
-        """Give a device's messages behind a position, up to which it has received all.
+        """Return a device's messages after a position, up to which it has received all.
 
-        `began` is when the request came.
+        `began` is the position at which the request arrived.
         """
         upto, doubtful = now.to_device.most(), began.to_device.most()
         if after and await self._inboxes.acknowledge(user_id, device_id, after):
@@ -79,22 +80,22 @@ class Encryption:
         return Messages(*page)
 
     async def counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
-        """Give the members that tell how many keys of a device are left."""
+        """Return the members with the numbers of a device's remaining keys."""
         counts = await self._one_time_keys.counts(user_id, device_id)
         return {COUNTS: counts.counts_json, FALLBACKS: counts.fallbacks_json}
 
     async def changes(self, user_id: UserID, since: Moment, now: Moment) -> DeviceListChanges:
-        """Tell of device lists."""
+        """Return the changes of device lists in `(since, now]`."""
         return await self._device_lists.changes(user_id, since, now)
 
 
 def device_lists_json(changes: DeviceListChanges) -> bytes:
-    """Write the section of device lists."""
+    """Return the section of device lists as JSON."""
     return orjson.dumps({"changed": changes.changed, "left": changes.left})
 
 
 def read_position(text: str | None) -> int:
-    """Read the token of sliding sync's messages to devices. Raises: InvalidParam."""
+    """Parse the token of to-device messages in sliding sync. Raises: InvalidParam."""
     if text is None:
         return 0
     if not text.isascii() or not text.isdecimal() or len(text) > 18:

@@ -1,67 +1,60 @@
-"""Who is woken by what: the users who sync in this process, and the rooms they are in.
+"""Wakes long polls when rows arrive that concern their users.
 
-One per process, kept by the feed. Whoever waits costs an entry and nothing else until something
-of theirs happens; users who stopped syncing are forgotten after a while.
+One notifier per process. It has a *watch* for each user who syncs here, and finds watches by user
+and by room. Which watches a row wakes is declared with its stream (hs.core.stream_def).
+
+Rules:
+
+- No wake-up is lost. A poll reads `Watch.changes` before it computes a response and passes that
+  number to `wait`, which returns at once if anything has happened since.
+- A woken poll finds the new data. The feed calls subscribers in the order in which they
+  subscribed, so the notifier is built after the services whose caches it announces.
+- The rooms of a watch are those that its user is joined to at the feed's current position. They
+  are given when the watch is made (with no await between reading and giving them) and follow
+  the rows of the stream `events` from then on.
+- A watch that is not used is kept for a while, because its rooms are costly to load. A user who
+  waits costs nothing but the watch until a row arrives.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.stream_def import StreamDef, WakeRule
+from hs.core.streams import SYNCED_STREAMS, EventRow, PresenceRow, ToDeviceRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import (
-    AccountDataRow,
-    DeviceListRow,
-    EventRow,
-    PresenceRow,
-    PushRulesRow,
-    ReceiptRow,
-    ThreadSubscriptionRow,
-    ToDeviceRow,
-    TypingRow,
-)
-from hs.repl.streams import (
-    ACCOUNT_DATA,
-    DEVICE_LISTS,
-    EVENTS,
-    PRESENCE,
-    PUSH_RULES,
-    RECEIPTS,
-    THREAD_SUBSCRIPTIONS,
-    TO_DEVICE,
-    TYPING,
-)
+
+R = TypeVar("R")
 
 MAX_WATCHES: Final = 20_000
 IDLE_S: Final = 300.0
 TICK_S: Final = 0.2
 COARSE_S: Final = 2.0
-"""Waiting for longer than this ends at a tick."""
+"""A wait that is longer than this ends at a tick."""
 
 _SWEPT_AT_ONCE: Final = 2
-PRIVATE_RECEIPT: Final = "m.read.private"
 
 
 @attrs.define(eq=False)
 class Watch:
-    """One user who syncs here; `changes` counts what happened that may concern them."""
+    """A user who syncs here; `changes` is the number of wake-ups so far."""
 
     user_id: UserID
-    rooms: set[RoomID]
+    rooms: set[str]
     changes: int = 0
     uses: int = 0
     used_at: float = 0.0
     waiting: list[trio.Event] = attrs.Factory(list)
 
     def wake(self) -> None:
-        """Note that something happened, and wake who waits for it."""
+        """Count a wake-up and end all waits of this watch."""
         self.changes += 1
         if self.waiting:
             for event in self.waiting:
@@ -71,7 +64,7 @@ class Watch:
 
 @attrs.frozen(eq=False)
 class _Use:
-    """One use of a watch; not a generator, for there is one of these in every poll."""
+    """The use of a watch by one poll. A generator would be slower, and every poll needs this."""
 
     _notifier: "Notifier"
     _watch: Watch
@@ -87,43 +80,41 @@ class _Use:
         trace: TracebackType | None,
     ) -> None:
         self._watch.uses -= 1
-        self._notifier.put_down(self._watch)
+        self._notifier.release(self._watch)
 
 
 class Notifier:
-    """Wakes long-polls; build it after the services whose news it announces."""
+    """The watches of a process; build it after the services whose changes it announces."""
 
     def __init__(self, feed: Feed) -> None:
-        self._watches: OrderedDict[UserID, Watch] = OrderedDict()
-        self._by_room: dict[RoomID, set[Watch]] = {}
+        # By user ID and by room ID, as the rows have them: plain strings.
+        self._watches: OrderedDict[str, Watch] = OrderedDict()
+        self._by_room: dict[str, set[Watch]] = {}
         self._peeks: set[Watch] = set()
         self.is_leaving = False
-        # Waiting of which the time is over at a tick, when there are ticks.
+        # While `tick` runs: the events of waits by the number of the tick that ends them.
         self._is_ticking = False
         self._due: dict[int, set[trio.Event]] = {}
-        self._anything_due = trio.Event()
-        # Rooms whose members are woken at the next tick.
-        self._later: set[RoomID] = set()
-        feed.subscribe(EVENTS, self._on_events)
-        feed.subscribe(RECEIPTS, self._on_receipts)
-        feed.subscribe(TYPING, self._on_typing)
-        feed.subscribe(PRESENCE, self._on_presence)
-        feed.subscribe(ACCOUNT_DATA, self._on_account_data)
-        feed.subscribe(PUSH_RULES, self._on_push_rules)
-        feed.subscribe(TO_DEVICE, self._on_to_device)
-        feed.subscribe(DEVICE_LISTS, self._on_device_lists)
-        feed.subscribe(THREAD_SUBSCRIPTIONS, self._on_thread_subscriptions)
+        self._tick_needed = trio.Event()
+        # The rooms whose members are woken at the next tick.
+        self._later: set[str] = set()
+        for stream in SYNCED_STREAMS:
+            feed.subscribe(stream, self._callback_of(stream))
 
     def __len__(self) -> int:
         return len(self._watches)
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for something to happen."""
+        """Number of waiting requests."""
         return sum(len(watch.waiting) for watch in (*self._watches.values(), *self._peeks))
 
     def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> AbstractContextManager[Watch]:
-        """Give the watch of a user, who is joined to `rooms` at this moment of the feed."""
+        """Use the watch of a user within a `with` block.
+
+        `rooms` are all that the user is joined to at the feed's current position. They are
+        iterated only if the user has no watch yet.
+        """
         watch = self._watches.get(user_id)
         if watch is None:
             watch = self._watches[user_id] = Watch(user_id, set(rooms))
@@ -131,15 +122,15 @@ class Notifier:
                 self._by_room.setdefault(room_id, set()).add(watch)
         return _Use(self, watch)
 
-    def put_down(self, watch: Watch) -> None:
-        """Note the end of a use of a watch, and forget some that were not used for long."""
+    def release(self, watch: Watch) -> None:
+        """Note the end of a use of a watch, and delete watches that are idle for too long."""
         watch.used_at = trio.current_time()
         self._watches.move_to_end(watch.user_id)
         self._sweep(watch.used_at)
 
     @contextmanager
     def peeking(self, user_id: UserID, room_id: RoomID) -> Iterator[Watch]:
-        """Give a watch of one room, for a user who need not be in it."""
+        """Use a watch of one room within a `with` block; the user need not be a member."""
         watch = Watch(user_id, {room_id}, uses=1)
         self._peeks.add(watch)
         self._by_room.setdefault(room_id, set()).add(watch)
@@ -147,14 +138,14 @@ class Notifier:
             yield watch
         finally:
             self._peeks.discard(watch)
-            self._part(watch, room_id)
+            self._remove_room(watch, room_id)
 
     def watches(self, user_id: UserID) -> bool:
-        """Tell whether a user syncs here."""
+        """Return whether a user syncs here."""
         return user_id in self._watches
 
     async def wait(self, watch: Watch, seen: int, deadline: float) -> None:
-        """Wait until more happened than `seen` changes, a time, or the end of this process."""
+        """Wait until `watch.changes` is no longer `seen`, the deadline, or the process leaves."""
         if watch.changes != seen or self.is_leaving:
             return
         event = trio.Event()
@@ -174,7 +165,7 @@ class Notifier:
         due = self._due.get(tick)
         if due is None:
             due = self._due[tick] = set()
-            self._anything_due.set()
+            self._tick_needed.set()
         due.add(event)
         try:
             await event.wait()
@@ -182,21 +173,21 @@ class Notifier:
             due.discard(event)
 
     async def tick(self) -> None:
-        """End waiting whose time is over, together; a duty of the process.
+        """End long waits at ticks, many together; a duty of every process.
 
-        A long-poll may last a moment longer than asked for. A scope with a deadline for each of
-        them would cost more than all the rest of their waiting.
+        A long poll may last up to a tick longer than its timeout. A cancel scope with a deadline
+        for each poll would cost more than the rest of its waiting.
         """
         self._is_ticking = True
         try:
             while True:
                 if not (self._due or self._later):
-                    self._anything_due = trio.Event()
-                    await self._anything_due.wait()
+                    self._tick_needed = trio.Event()
+                    await self._tick_needed.wait()
                 await trio.sleep(TICK_S)
                 self._wake_late()
                 now = trio.current_time() / TICK_S
-                for tick in [one for one in self._due if one <= now]:
+                for tick in [tick for tick in self._due if tick <= now]:
                     for event in self._due.pop(tick):
                         event.set()
         finally:
@@ -212,29 +203,29 @@ class Notifier:
             rooms, self._later = self._later, set()
             self.wake_rooms(rooms)
 
-    def wake_users(self, user_ids: Iterable[UserID]) -> None:
-        """Wake users by hand."""
+    def wake_users(self, user_ids: Iterable[str]) -> None:
+        """Wake users, if they sync here."""
         for user_id in user_ids:
             watch = self._watches.get(user_id)
             if watch is not None:
                 watch.wake()
 
-    def wake_rooms(self, room_ids: Iterable[RoomID]) -> None:
-        """Wake the members of rooms by hand; each once."""
+    def wake_rooms(self, room_ids: Iterable[str]) -> None:
+        """Wake the members of rooms who sync here, each once."""
         woken: set[Watch] = set()
         for room_id in room_ids:
-            woken |= self._by_room.get(room_id, _NOBODY)
+            woken |= self._by_room.get(room_id, _NO_WATCHES)
         for watch in woken:
             watch.wake()
 
     def leave(self) -> None:
-        """Have everybody answered now, and nobody wait any more: the process is about to end."""
+        """End all waits, now and from now on, because the process is about to end."""
         self.is_leaving = True
         for watch in (*self._watches.values(), *self._peeks):
             watch.wake()
 
     async def leave_on(self, started: trio.Event) -> None:
-        """Leave when the process starts to drain; a duty of the process."""
+        """Call `leave` when the process starts to drain; a duty of every process."""
         await started.wait()
         self.leave()
 
@@ -248,11 +239,11 @@ class Notifier:
             elif len(self._watches) > MAX_WATCHES or now - watch.used_at > IDLE_S:
                 del self._watches[watch.user_id]
                 for room_id in list(watch.rooms):
-                    self._part(watch, room_id)
+                    self._remove_room(watch, room_id)
             else:
                 return
 
-    def _part(self, watch: Watch, room_id: RoomID) -> None:
+    def _remove_room(self, watch: Watch, room_id: str) -> None:
         watch.rooms.discard(room_id)
         watches = self._by_room.get(room_id)
         if watches is not None:
@@ -260,7 +251,31 @@ class Notifier:
             if not watches:
                 del self._by_room[room_id]
 
-    # The feed
+    # Rows of the feed
+
+    def _callback_of(self, stream: StreamDef[Any]) -> Callable[[Batch[Any]], None]:
+        match stream.wake_rule:
+            case WakeRule.ROOM_MEMBERS:
+                return self._on_events
+            case WakeRule.SHARED_ROOMS:
+                return self._on_presence
+            case WakeRule.DEVICE_OWNERS:
+                return self._on_to_device
+            case None:
+                return self._waker(stream.wakes_users, stream.wakes_rooms)
+
+    def _waker(
+        self,
+        users_of: Callable[[R], Iterable[str]] | None,
+        rooms_of: Callable[[R], Iterable[str]] | None,
+    ) -> Callable[[Batch[R]], None]:
+        def on_rows(batch: Batch[R]) -> None:
+            if users_of is not None:
+                self.wake_users({user_id for _, row in batch.rows for user_id in users_of(row)})
+            if rooms_of is not None:
+                self.wake_rooms({room_id for _, row in batch.rows for room_id in rooms_of(row)})
+
+        return on_rows
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         woken: set[Watch] = set()
@@ -268,15 +283,15 @@ class Notifier:
             if row.type == event_types.MEMBER or row.state_changes is not None:
                 woken |= self._on_memberships(row)
             if not (row.rejected or row.soft_failed or row.outlier):
-                woken |= self._by_room.get(RoomID(row.room_id), _NOBODY)
+                woken |= self._by_room.get(row.room_id, _NO_WATCHES)
         for watch in woken:
             watch.wake()
 
     def _on_memberships(self, row: EventRow) -> set[Watch]:
         concerned: set[Watch] = set()
-        room_id = RoomID(row.room_id)
+        room_id = row.room_id
         for event_type, state_key, _, membership in row.changes():
-            watch = self._watches.get(UserID(state_key))
+            watch = self._watches.get(state_key)
             if event_type != event_types.MEMBER or watch is None:
                 continue
             concerned.add(watch)
@@ -284,56 +299,32 @@ class Notifier:
                 watch.rooms.add(room_id)
                 self._by_room.setdefault(room_id, set()).add(watch)
             else:
-                self._part(watch, room_id)
+                self._remove_room(watch, room_id)
         return concerned
 
-    def _on_receipts(self, batch: Batch[ReceiptRow]) -> None:
-        for _, row in batch.rows:
-            if row.receipt_type == PRIVATE_RECEIPT:
-                self.wake_users((UserID(row.user_id),))
-        self.wake_rooms(
-            {RoomID(row.room_id) for _, row in batch.rows if row.receipt_type != PRIVATE_RECEIPT}
-        )
-
-    def _on_typing(self, batch: Batch[TypingRow]) -> None:
-        self.wake_rooms({RoomID(row.room_id) for _, row in batch.rows})
-
     def _on_presence(self, batch: Batch[PresenceRow]) -> None:
-        rooms: set[RoomID] = set()
+        rooms: set[str] = set()
         for _, row in batch.rows:
-            # Of users who do not sync here the rooms are not known: `Strangers` looks them up.
-            watch = self._watches.get(UserID(row.user_id))
+            # The rooms of users who do not sync here are not known; `Strangers` loads them.
+            watch = self._watches.get(row.user_id)
             if watch is not None:
                 rooms |= watch.rooms
         if self._is_ticking:
-            # Who comes online is told together with others: each of them concerns everybody.
+            # Each user who comes online wakes almost everybody, so many are announced at once.
             self._later |= rooms
-            self._anything_due.set()
+            self._tick_needed.set()
         else:
             self.wake_rooms(rooms)
-
-    def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
-        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
-
-    def _on_push_rules(self, batch: Batch[PushRulesRow]) -> None:
-        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             for user_id in self._watches.keys() & {user_id for user_id, _ in row.devices}:
                 watch = self._watches[user_id]
                 if row.keys:
-                    # Counts of keys are told with whatever comes next: nobody is woken for them.
+                    # New key counts are part of the next response, but end no wait.
                     watch.changes += 1
                 else:
                     watch.wake()
 
-    def _on_thread_subscriptions(self, batch: Batch[ThreadSubscriptionRow]) -> None:
-        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
 
-    def _on_device_lists(self, batch: Batch[DeviceListRow]) -> None:
-        self.wake_users({UserID(row.user_id) for _, row in batch.rows})
-        self.wake_rooms({RoomID(one) for _, row in batch.rows for one in row.room_ids})
-
-
-_NOBODY: Final[set[Watch]] = set()
+_NO_WATCHES: Final[set[Watch]] = set()

@@ -1,59 +1,24 @@
-"""Where this process stands in all streams that clients are told of, and tokens back and forth."""
+"""This process's position in all streams that /sync follows, as a token, and tokens parsed."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
 
 from hs.core.positions import VectorPosition
-from hs.core.tokens import EpochPosition, SyncToken
+from hs.core.streams import SYNCED_STREAMS, SyncToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
-from hs.repl.streams import (
-    ACCOUNT_DATA,
-    DEVICE_LISTS,
-    EVENTS,
-    PRESENCE,
-    PUSH_RULES,
-    RECEIPTS,
-    THREAD_SUBSCRIPTIONS,
-    TO_DEVICE,
-    TYPING,
-    StreamDef,
-)
 
 MAX_TOKENS: Final = 5_000
-
-# In the order of the text. Positions in memory streams grow over restarts, so that they need no
-# epoch of their own: one below the writer's present life is known by its number.
-STREAMS: Final[tuple[StreamDef[Any], ...]] = (
-    EVENTS,
-    RECEIPTS,
-    TYPING,
-    PRESENCE,
-    ACCOUNT_DATA,
-    TO_DEVICE,
-    DEVICE_LISTS,
-    PUSH_RULES,
-    THREAD_SUBSCRIPTIONS,
-)
-_VECTORS: Final[tuple[Callable[[SyncToken], VectorPosition], ...]] = (
-    lambda token: token.events,
-    lambda token: token.receipts,
-    lambda token: token.typing.vector,
-    lambda token: token.presence.vector,
-    lambda token: token.account_data,
-    lambda token: token.to_device,
-    lambda token: token.device_lists,
-    lambda token: token.push_rules,
-    lambda token: token.thread_subscriptions,
-)
 
 
 @attrs.frozen(eq=False)
 class Moment:
-    """One state of this process's feed: the token, its text, and all vectors."""
+    """A position of this process's feed: the token, its text, and the vectors in it.
+
+    The vectors are in the order of SYNCED_STREAMS.
+    """
 
     token: SyncToken
     text: str
@@ -61,71 +26,56 @@ class Moment:
 
 
 class Positions:
-    """Gives the present moment, and reads tokens; both remembered, as many ask for the same."""
+    """The feed's current position, computed once per move, and a cache of parsed tokens."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._moves = -1
         self._moment = Moment(SyncToken(), SyncToken().encode(), ())
-        self._read: LruCache[str, SyncToken] = LruCache("sync_tokens", max_entries=MAX_TOKENS)
+        self._parsed: LruCache[str, SyncToken] = LruCache("sync_tokens", max_entries=MAX_TOKENS)
 
     def now(self) -> Moment:
-        """Give the present moment: all of it was delivered to all subscribers."""
+        """Return the current position; all rows up to it were delivered to all subscribers."""
         if self._moves != self._feed.moves:
             self._moves = self._feed.moves
-            vectors = tuple([self._feed.position(stream) for stream in STREAMS])
+            vectors = tuple([self._feed.position(stream) for stream in SYNCED_STREAMS])
             if vectors != self._moment.vectors:
-                token = _token(vectors)
+                token = SyncToken.at(vectors)
                 self._moment = Moment(token, token.encode(), vectors)
-                # Who comes back with it has this very token: what did not move since is the same
-                # object in both, and needs no comparing.
-                self._read.put(self._moment.text, token)
+                # A client that comes back with this text gets this very token. The vectors of
+                # streams that have not moved since are then the same objects as those of the
+                # token now, which saves comparing them.
+                self._parsed.put(self._moment.text, token)
         return self._moment
 
     def parse(self, text: str) -> SyncToken:
-        """Read a token.
+        """Parse a token.
 
         Raises: InvalidParam.
         """
-        token = self._read.get(text)
+        token = self._parsed.get(text)
         if token is None:
             token = SyncToken.parse(text)
-            self._read.put(text, token)
+            self._parsed.put(text, token)
         return token
 
     def covers(self, token: SyncToken) -> bool:
-        """Tell whether this process has seen all that the holder of a token has seen."""
+        """Return whether this process has seen all rows up to the positions in a token."""
         moment = self.now()
         if moment.token is token:
             return True
-        for vector, seen in zip(_VECTORS, moment.vectors, strict=True):
-            wanted = vector(token)
-            if (wanted.ahead or wanted.floor > seen.floor) and not seen.covers_all(wanted):
+        for position, seen in zip(token.vectors(), moment.vectors, strict=True):
+            if (position.ahead or position.floor > seen.floor) and not seen.covers_all(position):
                 return False
         return True
 
     async def wait_for(self, token: SyncToken, timeout_s: float) -> bool:
-        """Wait until this process has seen all that the holder of a token has seen."""
+        """Wait until this process has seen all that the token covers; False after the timeout."""
         deadline = trio.current_time() + timeout_s
-        for stream, vector in zip(STREAMS, _VECTORS, strict=True):
-            if self._feed.position(stream).covers_all(vector(token)):
+        for stream, position in zip(SYNCED_STREAMS, token.vectors(), strict=True):
+            if self._feed.position(stream).covers_all(position):
                 continue
             left_s = max(0.0, deadline - trio.current_time())
-            if not await self._feed.wait_for_position(stream, vector(token), left_s):
+            if not await self._feed.wait_for_position(stream, position, left_s):
                 return False
         return True
-
-
-def _token(vectors: tuple[VectorPosition, ...]) -> SyncToken:
-    events, receipts, typing, presence, account_data, to_device, lists, rules, threads = vectors
-    return SyncToken(
-        events=events,
-        receipts=receipts,
-        typing=EpochPosition("", typing),
-        presence=EpochPosition("", presence),
-        account_data=account_data,
-        to_device=to_device,
-        device_lists=lists,
-        push_rules=rules,
-        thread_subscriptions=threads,
-    )

@@ -1,12 +1,18 @@
-"""Which keys a stream touched lately: users with new account data, rooms where somebody types."""
+"""The keys that recent rows of a stream touched: users with new account data, rooms with typing.
+
+Rules: `_floor` is the position from which on every touched key is remembered. It is set before the
+first batch is noted and raised when keys are dropped: because a writer forgot rows (a reset of the
+batch) or because there are too many keys. A reader whose position does not cover the floor may
+have missed keys and must assume that any key was touched.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
 from hs.core.positions import VectorPosition
+from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch, Feed
-from hs.repl.streams import StreamDef
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -15,7 +21,7 @@ MAX_KEYS: Final = 50_000
 
 
 class Recent(Generic[K, R]):
-    """Remembers for each key the last position that touched it, back to a known point."""
+    """The last position at which each key of a stream was touched, back to a known position."""
 
     def __init__(
         self,
@@ -28,21 +34,20 @@ class Recent(Generic[K, R]):
         self._stream = stream
         self._keys_of = keys_of
         self._max_keys = max_keys
-        # For each writer, its keys in the order of the last rows that touched them.
+        # For each writer its keys, in the order of the last rows that touched them.
         self._last: dict[str, OrderedDict[K, int]] = {}
-        # Whoever is behind this may have missed keys; set by the first batch.
         self._floor: VectorPosition | None = None
         feed.subscribe(stream, self._on_rows)
 
     def since(self, position: VectorPosition) -> set[K] | None:
-        """Give the keys touched behind a position; None: that is too long ago to say."""
+        """Return the keys touched after a position; None if the position is too old to say."""
         floor = self._feed.position(self._stream) if self._floor is None else self._floor
         if not position.covers_all(floor):
             return None
         return self.known_since(position)
 
     def known_since(self, position: VectorPosition) -> set[K]:
-        """Give those keys touched behind a position that are remembered; there may be more."""
+        """Return the remembered keys touched after a position; there may have been others."""
         keys: set[K] = set()
         for writer, last in self._last.items():
             seen = position.get(writer)
@@ -53,7 +58,7 @@ class Recent(Generic[K, R]):
         return keys
 
     def touched(self, key: K, position: VectorPosition) -> bool:
-        """Tell whether a key was touched behind a position, or may have been."""
+        """Return whether a key was touched after a position, or may have been."""
         floor = self._feed.position(self._stream) if self._floor is None else self._floor
         if not position.covers_all(floor):
             return True
@@ -63,7 +68,7 @@ class Recent(Generic[K, R]):
 
     def _on_rows(self, batch: Batch[R]) -> None:
         if self._floor is None:
-            # While a batch is delivered, the feed tells the position before it.
+            # During the delivery of a batch, the feed's position is the one before it.
             self._floor = self._feed.position(self._stream)
         if batch.reset:
             self._floor = self._floor.advance(batch.writer, batch.prev or batch.position)

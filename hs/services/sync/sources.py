@@ -1,7 +1,7 @@
-"""What sync reads of other services, as narrow as it needs it.
+"""The Protocols by which sync reads from other services.
 
-Numbers called `after` and `upto` are positions in the stream of the service: entries in
-`(after, upto]` are wanted. To give an entry newer than `upto` is harmless: it comes again.
+`after` and `upto` are positions in the stream of the service: a method returns the entries in
+`(after, upto]`. Entries that are newer than `upto` do no harm: the client gets them twice.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,97 +13,99 @@ from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
+from hs.core.tokens import SyncToken
 from hs.services.accounts.account_data.account_data import AccountDataEntry as AccountDataEntry
 
 
 class AccountData(Protocol):
-    """Reads users' account data, tags included, push rules excluded."""
+    """Account data of users, including tags and excluding push rules."""
 
     async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
-        """Give all account data of a user, without what was deleted."""
+        """Return all account data of a user but deleted entries."""
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
-        """Give what changed in `(after, upto]` of the stream account_data.
+        """Return the entries that changed in `(after, upto]` of the stream account_data.
 
-        What was deleted is `{}`, which only those who synced before may be told.
+        A deleted entry is `{}`; only clients that synced before may get it.
         """
 
 
 class PushRuleDocuments(Protocol):
-    """Reads users' push rules as clients see them."""
+    """Push rules of users as clients see them."""
 
     async def content(self, user_id: UserID) -> bytes:
-        """Give the content of the m.push_rules event as JSON, `{"global": …}`."""
+        """Return the content of the m.push_rules event as JSON, `{"global": …}`."""
 
 
 class Filters(Protocol):
-    """Reads the filters that clients stored."""
+    """The filters that clients stored."""
 
     async def stored_filter(self, user_id: UserID, filter_id: str) -> SyncFilter:
-        """Give a filter. Raises: NotFound."""
+        """Return a stored filter. Raises: NotFound."""
 
 
 class Receipts(Protocol):
-    """Reads receipts."""
+    """Receipts in rooms."""
 
     async def in_rooms(
         self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int
     ) -> Mapping[RoomID, bytes]:
-        """Give contents of m.receipt events with what moved in `(after, upto]`; 0 is everything.
+        """Return the contents of m.receipt events with the receipts that moved in `(after, upto]`.
 
-        Private receipts are the user's own only. Rooms without any are left out.
+        Only the user's own private receipts are included. Rooms without receipts are omitted.
         """
 
 
 class Typing(Protocol):
-    """Knows who types now."""
+    """The users who are typing now."""
 
     def typing_users(self, room_id: RoomID) -> Sequence[UserID]:
-        """Give who types in a room."""
+        """Return the users who are typing in a room."""
 
 
 class Presence(Protocol):
-    """Tells presence to whom it concerns."""
+    """Presence of users."""
 
     def syncing(
         self, user_id: UserID, device_id: str | None, state: str
     ) -> AbstractContextManager[None]:
-        """Note that a device syncs while the context is open; `state` is `set_presence`.
+        """Note that a device syncs within a `with` block; `state` is `set_presence`.
 
-        Cheap and synchronous; nothing is written but at edges.
+        Cheap: something is written only when the user's presence changes.
         """
 
     async def changes(
         self, user_id: UserID, after: VectorPosition | None
     ) -> Mapping[UserID, bytes]:
-        """Give whole m.presence events, as JSON, of those a user sees whose presence changed.
+        """Return m.presence events, as JSON, of users that a user sees and that changed.
 
-        With None: of all of them, for a first sync.
+        With None, return those of all users that the user sees, for a first sync.
         """
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
-        """Give whole m.presence events of some users, also of those who are offline."""
+        """Return m.presence events of some users, including those who are offline."""
 
 
 NO_COUNTS = RoomCounts()
 
 
 class UnreadCounts(Protocol):
-    """Counts unread events."""
+    """Unread counts."""
 
     async def counts(
         self, user_id: UserID, room_ids: Collection[RoomID], upto: VectorPosition
     ) -> Mapping[RoomID, RoomCounts]:
-        """Give a user's counts; no entry means none. `upto` is a position of the events stream.
+        """Return a user's counts up to a position of the stream events; no entry means none.
 
-        It is up to the implementation how long to wait for its own reader to get there.
+        The implementation decides how long to wait for the evaluation of push rules up to there.
         """
 
 
 class Extra(NamedTuple):
-    """More members of an answer, by their names, as JSON; `news`: they are worth answering.
+    """More members of a response as JSON, by name; with `news` they end a long poll.
 
-    `to_device` is where the next answer goes on in that stream; None: behind this one's end.
+    `to_device` is the position from which the next response continues in that stream; None means
+    the end of this response.
     """
 
     members: Mapping[str, bytes] = {}
@@ -112,29 +114,16 @@ class Extra(NamedTuple):
 
 
 class Extension(Protocol):
-    """A section beside rooms, presence and account data, such as to_device."""
+    """A section of responses besides rooms, presence and account data, such as to_device."""
 
     async def render(
         self,
         requester: Requester,
-        since: "Positioned | None",
-        now: "Positioned",
-        began: "Positioned",
+        since: SyncToken | None,
+        now: SyncToken,
+        began: SyncToken,
     ) -> Extra:
-        """Give what happened in `(since, now]`; since None: everything.
+        """Return what happened in `(since, now]`, or everything if `since` is None.
 
-        `began` is when the request came.
+        `began` is the position at which the request arrived.
         """
-
-
-class Positioned(Protocol):
-    """The part of a token that extensions read."""
-
-    @property
-    def events(self) -> VectorPosition: ...
-
-    @property
-    def to_device(self) -> VectorPosition: ...
-
-    @property
-    def device_lists(self) -> VectorPosition: ...

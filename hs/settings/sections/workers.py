@@ -1,4 +1,4 @@
-"""Which processes there are, and which of them does what: the keys, and what follows from them."""
+"""Which processes there are and what each of them does: the settings as written and resolved."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from hs.core.stream_def import Writers
+from hs.core.streams import CATALOGUE
 from hs.settings.fields import block, nearest, secret, setting
 from hs.settings.kinds import (
     BOOLEAN,
@@ -44,28 +46,17 @@ WORKER_APPS = (
     MEDIA_APP,
     USER_DIRECTORY_APP,
 )
-STREAMS = (
-    "events",
-    "typing",
-    "to_device",
-    "account_data",
-    "receipts",
-    "presence",
-    "push_rules",
-    "pushers",
-    "device_lists",
-    "thread_subscriptions",
-    "quarantined_media_changes",
-)
-SHARDED_STREAMS = ("events",)
-# Later dialects allow several writers here; the first of them writes, which every process can tell
-# from the shared file.
-FIRST_WRITER_STREAMS = ("receipts", "device_lists", "quarantined_media_changes")
+_WRITERS = {
+    **{stream.writer_setting: stream.writers for stream in CATALOGUE if stream.writer_setting},
+    "quarantined_media_changes": Writers.FIRST,  # accepted, without effect: no such stream here
+}
+STREAMS = tuple(_WRITERS)
+"""The names that `stream_writers` accepts."""
 
 
 @attrs.frozen(kw_only=True)
 class InstanceAddress:
-    """Where the replication listener of a process is reached: host and port, or a Unix socket."""
+    """The address of a process's replication listener: host and port, or a Unix socket."""
 
     host: str = setting(STRING, "", "Host name or address.")
     port: int = setting(PORT, 0, "TCP port.")
@@ -79,7 +70,7 @@ _ADDRESS = block(InstanceAddress)
 def _read_address(value: Any, at: At) -> InstanceAddress:
     address = _ADDRESS.read(value, at)
     if address.path is None and not (address.host and address.port):
-        at.refuse("an instance needs host and port, or path", "add what is missing")
+        at.refuse("an instance needs host and port, or path", "add the missing keys")
     return address
 
 
@@ -87,22 +78,23 @@ def _read_writers(value: Any, at: At) -> Mapping[str, tuple[str, ...]]:
     writers = _NAMES_BY_STREAM.read(value, at)
     for stream, names in writers.items():
         here = at.child(stream)
-        if stream not in STREAMS:
+        if stream not in _WRITERS:
             here.refuse(
                 f"there is no stream {stream!r}" + nearest(stream, STREAMS),
                 f"use {', '.join(STREAMS)}",
             )
         if len(set(names)) != len(names):
             here.refuse("a writer is named twice", "name each writer once")
-        if len(names) > 1 and stream not in SHARDED_STREAMS + FIRST_WRITER_STREAMS:
+        if len(names) > 1 and _WRITERS[stream] is Writers.ONE:
             here.refuse("this stream has exactly one writer", "name a single worker")
-        if len(names) > 1 and stream in FIRST_WRITER_STREAMS:
+        if len(names) > 1 and _WRITERS[stream] is Writers.FIRST:
             here.note(f"only the first writer, {names[0]}, is used")
     return MappingProxyType(
         {
-            stream: (main_or(names[0]),)
-            if stream not in SHARDED_STREAMS
-            else tuple(main_or(name) for name in names)
+            stream: tuple(
+                main_or(name)
+                for name in (names if _WRITERS[stream] is Writers.SHARDED else names[:1])
+            )
             for stream, names in writers.items()
             if names
         }
@@ -115,13 +107,13 @@ NAMES = one_or_more(STRING)
 
 
 def main_or(name: str) -> str:
-    """The main process under either of its names, or a worker's name."""
+    """Return `main` for either name of the main process, and a worker's name unchanged."""
     return MAIN if name in ("main", "master") else name
 
 
 @attrs.frozen(kw_only=True)
 class WorkerKeys:
-    """The keys as written, shared file and worker's file together."""
+    """The settings as written, in the shared file and the worker's file together."""
 
     worker_app: str | None = setting(
         optional(STRING), None, "Kind of worker; absent in the main process."
@@ -190,10 +182,10 @@ class WorkerKeys:
 
 @attrs.frozen(kw_only=True)
 class WorkerSettings:
-    """This process among the others, every dialect and default resolved.
+    """This process and the others, with both dialects and all defaults resolved.
 
-    Names are `main` or a worker's name. `writers` has an entry for every stream. The holders of a
-    duty are empty when only an old switch says that some other process has it.
+    Names are `main` or a worker's name. `writers` has an entry for each name in STREAMS. A duty has
+    no holders if only an old switch says that another process has it, without naming the process.
     """
 
     name: str = MAIN
@@ -211,11 +203,12 @@ class WorkerSettings:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the main process."""
         return self.name == MAIN
 
     @property
     def others(self) -> frozenset[str]:
-        """Every other process that the configuration names."""
+        """Names of the other processes that the configuration mentions."""
         holders = (
             *self.background_tasks,
             *self.user_directory,
@@ -228,5 +221,5 @@ class WorkerSettings:
         return frozenset({*holders, *writers, *self.instances}) - {self.name}
 
     def writes(self, stream: str) -> bool:
-        """Tell whether this process writes a stream, or a share of it."""
+        """Return whether this process writes a stream, or a shard of it."""
         return self.name in self.writers[stream]

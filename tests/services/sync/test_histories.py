@@ -1,4 +1,4 @@
-"""Whatever happens in a room, and whenever they sync, clients end up with the room's truth."""
+"""Random histories: whenever clients sync, they end up with the current state of the room."""
 
 from collections.abc import Sequence
 from random import Random
@@ -38,7 +38,7 @@ Step = tuple[str, UserID, int]
 
 
 def history(seed: int) -> list[Step]:
-    """Make up a history; the same for the same seed."""
+    """Return a random history, the same for the same seed."""
     chance = Random(seed)
     steps = []
     for kind in chance.choices(list(KINDS), list(KINDS.values()), k=LENGTH):
@@ -49,7 +49,7 @@ def history(seed: int) -> list[Step]:
 
 @attrs.define
 class Client:
-    """A client that believes what it is told."""
+    """A client that merges every response into its state."""
 
     user_id: UserID
     limit: int
@@ -57,7 +57,7 @@ class Client:
     lazy: bool
     token: str | None = None
     state: dict[tuple[str, str], str] = attrs.Factory(dict)
-    heard: list[str] = attrs.Factory(list)
+    received: list[str] = attrs.Factory(list)
     section: str | None = None
     complete: bool = True
 
@@ -91,13 +91,13 @@ class Client:
         changes = room["state_after" if self.after else "state"]["events"]
         if not self.after:
             changes = [*changes, *timeline]
-        for one in changes:
-            if "state_key" in one:
-                self.state[one["type"], one["state_key"]] = one["event_id"]
-        news = [one["event_id"] for one in timeline]
-        assert not set(news) & set(self.heard), "told twice"
+        for event in changes:
+            if "state_key" in event:
+                self.state[event["type"], event["state_key"]] = event["event_id"]
+        event_ids = [event["event_id"] for event in timeline]
+        assert not set(event_ids) & set(self.received), "received twice"
         self.complete = self.complete and not room["timeline"]["limited"]
-        self.heard += news
+        self.received += event_ids
 
 
 async def act(s: Syncing, room_id: RoomID, step: Step, number: int) -> None:
@@ -118,45 +118,44 @@ async def act(s: Syncing, room_id: RoomID, step: Step, number: int) -> None:
         else:
             await s.world.append(room_id, drafts[kind])
     except MatrixError:
-        return  # not allowed at this point of the story
+        return  # not allowed at this point of the history
 
 
 async def check(s: Syncing, client: Client, room_id: RoomID) -> None:
     client.take(await client.sync(s), room_id)
-    assert "rooms" not in await client.sync(s), "there was more"
-    truth = dict(await s.world.states.current(room_id))
-    own = truth.get(("m.room.member", client.user_id))
+    assert "rooms" not in await client.sync(s), "the response was incomplete"
+    current = dict(await s.world.states.current(room_id))
+    own = current.get(("m.room.member", client.user_id))
     stored = None if own is None else await s.world.events.get_one(own)
     joined = stored is not None and stored.event.content["membership"] == "join"
     assert joined == (client.section == "join")
     if not joined:
         return
     if client.lazy:
-        told = client.state
-        assert all(truth[key] == one for key, one in told.items())
-        assert all(key in told for key in truth if key[0] != "m.room.member")
+        assert all(current[key] == event_id for key, event_id in client.state.items())
+        assert all(key in client.state for key in current if key[0] != "m.room.member")
     else:
-        assert client.state == truth
+        assert client.state == current
 
 
 async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
     async with open_inline() as database:
         await migrate(database, bundled_migrations(), ["pre", "post"])
         room_id: RoomID | None = None
-        chapters: list[list[Step]] = [[]]
+        lives: list[list[Step]] = [[]]
         for step in steps:
             if step[0] == "restart":
-                chapters.append([])
+                lives.append([])
             else:
-                chapters[-1].append(step)
+                lives[-1].append(step)
         number = 0
-        for chapter in chapters:
+        for life in lives:
             async with open_world(database) as world:
                 s = make_syncing(world)
                 if room_id is None:
                     levels = {"events": {"m.room.topic": 0, "m.room.name": 0}, "state_default": 0}
                     room_id = await world.create_room(ALICE, power_levels=levels)
-                for step in chapter:
+                for step in life:
                     number += 1
                     if step[0] in ("sync", "lose"):
                         for client in clients:
@@ -166,7 +165,7 @@ async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
                                     client.take(answer, room_id)
                     else:
                         await act(s, room_id, step, number)
-                if chapter is chapters[-1]:
+                if life is lives[-1]:
                     for client in clients:
                         await check(s, client, room_id)
 
@@ -178,7 +177,7 @@ async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
     limits=st.tuples(*[st.integers(0, 8)] * 3),
     lazy=st.booleans(),
 )
-def test_clients_merge_what_they_are_told_into_the_truth(
+def test_clients_that_merge_responses_have_the_current_state(
     after: bool, seed: int, limits: tuple[int, int, int], lazy: bool
 ) -> None:
     clients = [
@@ -190,7 +189,7 @@ def test_clients_merge_what_they_are_told_into_the_truth(
 
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
-def test_a_member_with_a_long_timeline_hears_everything(seed: int) -> None:
+def test_member_with_a_long_timeline_receives_every_event(seed: int) -> None:
     client = Client(ALICE, 1000, False, False)
 
     trio.run(play, history(seed), [client])

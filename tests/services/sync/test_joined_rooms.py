@@ -1,4 +1,4 @@
-"""Rooms the user is in: timelines, state, and what came in between."""
+"""Joined rooms in /sync: timelines, state and gaps."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def limit(count: int, **more: Any) -> dict[str, Any]:
     return {"room": {"timeline": {"limit": count}, **more}}
 
 
-async def test_a_first_sync_shows_the_end_of_the_timeline_and_the_state_before_it(
+async def test_first_sync_has_the_end_of_the_timeline_and_the_state_before_it(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -40,7 +40,9 @@ async def test_a_first_sync_shows_the_end_of_the_timeline_and_the_state_before_i
         assert "room_id" not in room["timeline"]["events"][0]
 
 
-async def test_what_the_timeline_sets_is_not_in_the_state_before_it(database: Database) -> None:
+async def test_state_events_in_the_timeline_are_not_in_the_state_before_it(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
 
@@ -51,7 +53,7 @@ async def test_what_the_timeline_sets_is_not_in_the_state_before_it(database: Da
         assert room["state"]["events"] == []
 
 
-async def test_nothing_happened(database: Database) -> None:
+async def test_sync_without_changes_is_empty(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         first = await s.sync(ALICE)
@@ -65,7 +67,7 @@ async def test_nothing_happened(database: Database) -> None:
         assert third["rooms"]["join"][room_id]["timeline"]["limited"] is False
 
 
-async def test_only_rooms_with_news_are_told_of(database: Database) -> None:
+async def test_only_rooms_with_changes_are_in_the_response(database: Database) -> None:
     async with open_syncing(database) as s:
         quiet = await s.world.create_room(ALICE)
         loud = await s.world.create_room(ALICE)
@@ -81,7 +83,7 @@ async def test_only_rooms_with_news_are_told_of(database: Database) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_gap_brings_the_state_that_changed_in_it(
+async def test_limited_timeline_comes_with_the_state_that_changed_in_the_gap(
     database: Database, restarted: bool
 ) -> None:
     async with open_syncing(database) as s:
@@ -103,12 +105,14 @@ def check_gap(answer: dict[str, Any], room_id: str) -> None:
     room = answer["rooms"]["join"][room_id]
     assert room["timeline"]["limited"] is True
     assert bodies(room) == ["m1", "m2"]
-    state = {one["type"]: one["content"] for one in room["state"]["events"]}
+    state = {event["type"]: event["content"] for event in room["state"]["events"]}
     assert state == {"m.room.topic": {"topic": "old"}, "m.room.name": {"name": "gap"}}
 
 
 @pytest.mark.parametrize("name", ["state_after", "org.matrix.msc4222.state_after"])
-async def test_the_state_after_the_timeline(database: Database, name: str) -> None:
+async def test_state_after_is_the_state_at_the_end_of_the_timeline(
+    database: Database, name: str
+) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         first = await s.sync(ALICE, state_after=name)
@@ -127,7 +131,7 @@ async def test_the_state_after_the_timeline(database: Database, name: str) -> No
         assert keys(third["rooms"]["join"][room_id][name]["events"]) == {("m.room.topic", "")}
 
 
-async def test_full_state_gives_all_rooms_whole_with_the_timeline_since(
+async def test_full_state_has_all_rooms_with_the_timeline_since(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -141,38 +145,38 @@ async def test_full_state_gives_all_rooms_whole_with_the_timeline_since(
         rooms = answer["rooms"]["join"]
         assert bodies(rooms[loud]) == ["news"]
         assert rooms[quiet]["timeline"]["events"] == []
-        assert all(len(rooms[one]["state"]["events"]) == 4 for one in (quiet, loud))
+        assert all(len(rooms[room_id]["state"]["events"]) == 4 for room_id in (quiet, loud))
 
 
-async def test_filters_choose_events_and_state_goes_round_them(database: Database) -> None:
+async def test_state_of_filtered_events_is_in_the_state_section(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = (await s.sync(ALICE))["next_batch"]
         await s.world.send(room_id, ALICE, "hers")
         await s.world.send(room_id, BOB, "his")
         await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "t"})
-        wanted = {"room": {"timeline": {"types": ["m.room.message"], "not_senders": [ALICE]}}}
+        narrow = {"room": {"timeline": {"types": ["m.room.message"], "not_senders": [ALICE]}}}
 
-        room = (await s.sync(ALICE, since, filter=wanted))["rooms"]["join"][room_id]
+        room = (await s.sync(ALICE, since, filter=narrow))["rooms"]["join"][room_id]
 
         assert bodies(room) == ["his"]
         assert room["timeline"]["limited"] is False
-        # The client is not shown the event, so the section for state has to bring it.
+        # The event is not in the timeline, so it must be in the state.
         assert keys(room["state"]["events"]) == {("m.room.topic", "")}
         nothing = await s.sync(ALICE, since, filter={"room": {"rooms": []}})
         assert "rooms" not in nothing
 
 
-async def test_a_first_sync_finds_wanted_events_far_back(database: Database) -> None:
+async def test_first_sync_finds_matching_events_far_back(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, message(ALICE, "far"))
         for n in range(3):
             noise = [Draft("x.noise", ALICE, {"n": i + n * 100}) for i in range(100)]
             await s.world.append(room_id, *noise)
-        wanted = {"room": {"timeline": {"types": ["m.room.message"]}}}
+        messages = {"room": {"timeline": {"types": ["m.room.message"]}}}
 
-        room = (await s.sync(ALICE, filter=wanted))["rooms"]["join"][room_id]
+        room = (await s.sync(ALICE, filter=messages))["rooms"]["join"][room_id]
 
         assert bodies(room) == ["far"]
 
@@ -188,7 +192,7 @@ async def test_members_are_loaded_lazily_and_once(database: Database) -> None:
         first = await s.sync(ALICE, filter=LAZY)
 
         room = first["rooms"]["join"][room_id]
-        members = {one[1] for one in keys(room["state"]["events"]) if one[0] == "m.room.member"}
+        members = {key for kind, key in keys(room["state"]["events"]) if kind == "m.room.member"}
         assert members == {ALICE, BOB}
         await s.world.send(room_id, BOB)
         await s.world.send(room_id, CAROL)
@@ -196,7 +200,7 @@ async def test_members_are_loaded_lazily_and_once(database: Database) -> None:
         assert keys(second["rooms"]["join"][room_id]["state"]["events"]) == {
             ("m.room.member", CAROL)
         }
-        # The answer was lost: it must come again whole.
+        # The response was lost, so the next one must have all of it again.
         again = await s.sync(ALICE, first["next_batch"], filter=LAZY)
         assert again["rooms"] == second["rooms"]
         await s.world.send(room_id, CAROL)
@@ -215,7 +219,9 @@ async def test_members_are_loaded_lazily_and_once(database: Database) -> None:
         }
 
 
-async def test_members_that_changed_in_a_gap_come_though_loaded_lazily(database: Database) -> None:
+async def test_members_that_changed_in_a_gap_are_sent_despite_lazy_loading(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = (await s.sync(ALICE, filter=LAZY))["next_batch"]
@@ -229,7 +235,7 @@ async def test_members_that_changed_in_a_gap_come_though_loaded_lazily(database:
         assert ("m.room.member", CAROL) in keys(room["state"]["events"])
 
 
-async def test_a_nameless_room_is_summed_up_by_its_heroes(database: Database) -> None:
+async def test_summary_of_a_room_without_a_name_has_heroes(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB], invite=[CAROL])
         for _ in range(10):
@@ -252,7 +258,7 @@ async def test_a_nameless_room_is_summed_up_by_its_heroes(database: Database) ->
         assert third["rooms"]["join"][room_id]["summary"]["m.joined_member_count"] == 3
 
 
-async def test_the_rest_of_a_limited_timeline_is_behind_prev_batch(database: Database) -> None:
+async def test_prev_batch_points_to_the_rest_of_a_limited_timeline(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         sent = [await s.world.send(room_id, ALICE, f"m{n}") for n in range(4)]
@@ -265,7 +271,7 @@ async def test_the_rest_of_a_limited_timeline_is_behind_prev_batch(database: Dat
         assert (int(depth), int(number)) == (first.event.depth, first.stream_id - 1)
 
 
-async def test_ignored_users_are_not_heard(database: Database) -> None:
+async def test_messages_of_ignored_users_are_not_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = (await s.sync(ALICE))["next_batch"]
@@ -275,11 +281,11 @@ async def test_ignored_users_are_not_heard(database: Database) -> None:
 
         room = (await s.sync(ALICE, since))["rooms"]["join"][room_id]
 
-        assert [one["type"] for one in room["timeline"]["events"]] == ["m.room.member"]
+        assert [event["type"] for event in room["timeline"]["events"]] == ["m.room.member"]
         assert bodies((await s.sync(ALICE))["rooms"]["join"][room_id]) == []
 
 
-async def test_a_transaction_id_is_shown_to_its_own_device_only(database: Database) -> None:
+async def test_transaction_id_is_shown_to_its_own_device_only(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = (await s.sync(ALICE))["next_batch"]
@@ -303,7 +309,7 @@ async def send_with_txn(s: Syncing, room_id: Any) -> str:
     return sent.event_id
 
 
-async def test_from_a_timeline_that_is_the_whole_room_clients_page_from_its_end(
+async def test_prev_batch_of_a_complete_timeline_is_its_end(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -317,7 +323,7 @@ async def test_from_a_timeline_that_is_the_whole_room_clients_page_from_its_end(
         assert part["prev_batch"].startswith("t")
 
 
-async def test_who_comes_back_to_a_room_is_told_what_was_deleted(database: Database) -> None:
+async def test_deleted_account_data_is_sent_after_the_return_to_a_room(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(BOB, join=[ALICE])
         s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
@@ -329,8 +335,8 @@ async def test_who_comes_back_to_a_room_is_told_what_was_deleted(database: Datab
         await s.world.join(room_id, ALICE)
 
         fourth = await s.sync(ALICE, third["next_batch"])
-        anew = await s.sync(ALICE)
+        first = await s.sync(ALICE)
 
-        told = fourth["rooms"]["join"][room_id]["account_data"]["events"]
-        assert told == [{"type": "org.x", "content": {}}]
-        assert anew["rooms"]["join"][room_id]["account_data"]["events"] == []
+        account_data = fourth["rooms"]["join"][room_id]["account_data"]["events"]
+        assert account_data == [{"type": "org.x", "content": {}}]
+        assert first["rooms"]["join"][room_id]["account_data"]["events"] == []

@@ -1,4 +1,4 @@
-"""Invites, joins, leaves, kicks and bans as /sync tells them."""
+"""Invites, joins, knocks, leaves, kicks and bans in /sync."""
 
 import orjson
 
@@ -15,7 +15,7 @@ async def since_of(s: Syncing) -> str:
     return token
 
 
-async def test_an_invite_shows_stripped_state_with_the_create_event(database: Database) -> None:
+async def test_invite_has_stripped_state_with_the_create_event(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
         name = Draft("m.room.name", ALICE, {"name": "n"}, "")
@@ -30,14 +30,14 @@ async def test_an_invite_shows_stripped_state_with_the_create_event(database: Da
                 ("m.room.member", ALICE),
                 ("m.room.member", BOB),
             }
-            assert all(set(one) == {"type", "state_key", "sender", "content"} for one in invite)
+            assert all(set(event) == {"type", "state_key", "sender", "content"} for event in invite)
             assert list(answer["rooms"]) == ["invite"]
         later = (await s.sync(BOB, since))["next_batch"]
         await s.world.send(room_id, ALICE)
         assert "rooms" not in await s.sync(BOB, later)
 
 
-async def test_invites_of_ignored_users_are_not_shown(database: Database) -> None:
+async def test_invites_of_ignored_users_are_not_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
         s.reading.wishes.ignored[BOB] = {ALICE}
@@ -47,7 +47,7 @@ async def test_invites_of_ignored_users_are_not_shown(database: Database) -> Non
         assert "rooms" not in await s.sync(BOB)
 
 
-async def test_a_knock_shows_stripped_state(database: Database) -> None:
+async def test_knock_has_stripped_state(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
         room_id = await s.world.create_room(ALICE, join_rule="knock")
@@ -60,7 +60,7 @@ async def test_a_knock_shows_stripped_state(database: Database) -> None:
         assert ("m.room.member", BOB) in keys(events)
 
 
-async def test_of_knocks_one_after_the_other_only_the_last_is_shown(database: Database) -> None:
+async def test_only_the_last_of_several_knocks_is_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join_rule="knock")
         since = await since_of(s)
@@ -71,11 +71,11 @@ async def test_of_knocks_one_after_the_other_only_the_last_is_shown(database: Da
         answer = await s.sync(BOB, since)
 
         events = answer["rooms"]["knock"][room_id]["knock_state"]["events"]
-        own = [one["content"] for one in events if one["type"] == "m.room.member"]
-        assert [one["reason"] for one in own] == ["please!"]
+        own = [event["content"] for event in events if event["type"] == "m.room.member"]
+        assert [event["reason"] for event in own] == ["please!"]
 
 
-async def test_a_room_newly_joined_comes_whole(database: Database) -> None:
+async def test_newly_joined_room_has_its_whole_state(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
         room_id = await s.world.create_room(ALICE, join=[CAROL])
@@ -98,7 +98,9 @@ async def test_a_room_newly_joined_comes_whole(database: Database) -> None:
         assert room["summary"]["m.joined_member_count"] == 3
 
 
-async def test_closed_history_stays_closed_to_who_joins(database: Database) -> None:
+async def test_history_before_the_join_is_hidden_if_it_is_for_members_only(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
         closed = Draft(HISTORY, ALICE, {"history_visibility": "joined"}, "")
@@ -112,7 +114,7 @@ async def test_closed_history_stays_closed_to_who_joins(database: Database) -> N
         assert bodies(room) == ["after"]
 
 
-async def test_leaving_shows_the_room_up_to_the_leave(database: Database) -> None:
+async def test_left_room_is_sent_up_to_the_leave(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = await since_of(s)
@@ -125,14 +127,14 @@ async def test_leaving_shows_the_room_up_to_the_leave(database: Database) -> Non
 
         room = answer["rooms"]["leave"][room_id]
         assert list(answer["rooms"]) == ["leave"]
-        types = [one["type"] for one in room["timeline"]["events"]]
+        types = [event["type"] for event in room["timeline"]["events"]]
         assert types == ["m.room.message", "m.room.topic", "m.room.member"]
         assert room["state"]["events"] == []
         assert "rooms" not in await s.sync(BOB, answer["next_batch"])
         assert "rooms" not in await s.sync(BOB)
 
 
-async def test_rooms_left_long_ago_are_shown_to_who_wants_them(database: Database) -> None:
+async def test_rooms_left_long_ago_are_sent_with_include_leave(database: Database) -> None:
     async with open_syncing(database) as s:
         left = await s.world.create_room(ALICE, join=[BOB])
         await s.world.leave(left, BOB)
@@ -149,30 +151,30 @@ async def test_rooms_left_long_ago_are_shown_to_who_wants_them(database: Databas
 
         rooms = answer["rooms"]["leave"]
         assert set(rooms) == {left, banned}
-        assert [one["content"]["membership"] for one in rooms[left]["timeline"]["events"]] == [
+        assert [event["content"]["membership"] for event in rooms[left]["timeline"]["events"]] == [
             "leave"
         ]
         assert ("m.room.topic", "") not in keys(rooms[left]["state"]["events"])
         assert ("m.room.create", "") in keys(rooms[left]["state"]["events"])
 
 
-async def test_a_room_just_forgotten_is_not_in_a_first_sync_asked_for_again(
+async def test_forgotten_room_is_not_in_a_repeated_first_sync(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         await s.world.leave(room_id, BOB)
-        wanted = {"room": {"include_leave": True}}
-        before = await s.sync(BOB, filter=wanted)
+        with_left = {"room": {"include_leave": True}}
+        before = await s.sync(BOB, filter=with_left)
 
         await forget(s.world, room_id, BOB)
-        after = await s.sync(BOB, filter=wanted)
+        after = await s.sync(BOB, filter=with_left)
 
         assert list(before["rooms"]["leave"]) == [room_id]
         assert "rooms" not in after
 
 
-async def test_who_left_and_forgot_at_once_is_told_on_other_devices(database: Database) -> None:
+async def test_room_left_and_forgotten_at_once_is_sent_to_other_devices(database: Database) -> None:
     async with open_syncing(database) as s:
         left = await s.world.create_room(ALICE, join=[BOB])
         declined = await s.world.create_room(ALICE, invite=[BOB])
@@ -187,7 +189,7 @@ async def test_who_left_and_forgot_at_once_is_told_on_other_devices(database: Da
         assert "rooms" not in await s.sync(BOB, answer["next_batch"])
 
 
-async def test_kicks_and_bans_are_leaves(database: Database) -> None:
+async def test_kicks_and_bans_are_in_the_leave_section(database: Database) -> None:
     async with open_syncing(database) as s:
         kicked = await s.world.create_room(ALICE, join=[BOB])
         banned = await s.world.create_room(ALICE, join=[BOB])
@@ -203,7 +205,7 @@ async def test_kicks_and_bans_are_leaves(database: Database) -> None:
             assert event["unsigned"]["membership"] == membership
 
 
-async def test_a_rejected_invite_shows_nothing_but_its_end(database: Database) -> None:
+async def test_rejected_invite_shows_only_the_leave_event(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, invite=[BOB])
         since = await since_of(s)
@@ -212,11 +214,11 @@ async def test_a_rejected_invite_shows_nothing_but_its_end(database: Database) -
 
         room = (await s.sync(BOB, since))["rooms"]["leave"][room_id]
 
-        assert [one["type"] for one in room["timeline"]["events"]] == ["m.room.member"]
+        assert [event["type"] for event in room["timeline"]["events"]] == ["m.room.member"]
         assert room["state"]["events"] == []
 
 
-async def test_a_stay_that_began_and_ended_since_is_shown(database: Database) -> None:
+async def test_join_and_leave_since_the_last_sync_show_the_time_between(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         since = await since_of(s)
@@ -230,7 +232,7 @@ async def test_a_stay_that_began_and_ended_since_is_shown(database: Database) ->
         assert bodies(room) == ["hello"]
 
 
-async def test_a_return_brings_the_state_again_but_not_the_old_timeline(
+async def test_return_to_a_room_has_the_state_again_but_not_the_old_timeline(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -249,7 +251,7 @@ async def test_a_return_brings_the_state_again_but_not_the_old_timeline(
             assert ("m.room.create", "") in keys(room["state"]["events"])
 
 
-async def test_a_new_name_of_ones_own_is_no_new_join(database: Database) -> None:
+async def test_own_profile_change_is_not_a_new_join(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         since = await since_of(s)
@@ -261,7 +263,7 @@ async def test_a_new_name_of_ones_own_is_no_new_join(database: Database) -> None
         assert room["state"]["events"] == []
 
 
-async def test_rooms_kept_out_of_sync_never_show(database: Database) -> None:
+async def test_rooms_excluded_from_sync_are_never_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         hidden = await s.world.create_room(ALICE)
     async with open_syncing(database, excluded=frozenset((hidden,))) as s:
@@ -272,7 +274,7 @@ async def test_rooms_kept_out_of_sync_never_show(database: Database) -> None:
         assert "rooms" not in await s.sync(ALICE, first["next_batch"])
 
 
-async def test_what_came_of_another_server_with_an_invite_is_stripped(
+async def test_state_from_another_server_with_an_invite_is_stripped(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -303,7 +305,7 @@ async def test_what_came_of_another_server_with_an_invite_is_stripped(
         assert invite["content"] == {"membership": "invite"}
 
 
-async def test_what_was_set_between_leaving_and_a_ban_is_not_shown(database: Database) -> None:
+async def test_state_set_between_a_leave_and_a_ban_is_hidden(database: Database) -> None:
     async with open_syncing(database) as s:
         topic = Draft("m.room.topic", ALICE, {"topic": "while bob was here"}, "")
         room_id = await s.world.create_room(ALICE, join=[BOB], state=[topic])
@@ -314,11 +316,11 @@ async def test_what_was_set_between_leaving_and_a_ban_is_not_shown(database: Dat
         await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
         await s.world.set_membership(room_id, ALICE, BOB, "ban")
 
-        wanted = {"room": {"include_leave": True}}
+        with_left = {"room": {"include_leave": True}}
         answers = [
             await s.sync(BOB, here),
             await s.sync(BOB, gone),
-            await s.sync(BOB, filter=wanted),
+            await s.sync(BOB, filter=with_left),
             await s.sync(BOB, here, full_state=True),
         ]
 

@@ -1,4 +1,4 @@
-"""What /sync tells those who come into rooms, or come back."""
+"""The responses of /sync to users who join rooms or come back."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ async def timeline(s: Syncing, since: str, room_id: RoomID, **more: Any) -> Any:
     return (await s.sync(BOB, since, **more))["rooms"]["join"][room_id]["timeline"]
 
 
-async def test_the_timeline_of_a_room_newly_joined_has_a_gap_before_it(database: Database) -> None:
+async def test_timeline_of_a_newly_joined_room_is_limited(database: Database) -> None:
     messages = {"room": {"timeline": {"types": ["m.room.message"]}}}
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
@@ -39,7 +39,7 @@ async def test_the_timeline_of_a_room_newly_joined_has_a_gap_before_it(database:
 
 
 @pytest.mark.parametrize("messages", [0, 50])
-async def test_state_set_while_away_is_in_the_timeline_of_who_comes_back(
+async def test_state_set_during_an_absence_is_in_the_timeline_after_the_return(
     database: Database, messages: int
 ) -> None:
     async with open_syncing(database) as s:
@@ -56,13 +56,14 @@ async def test_state_set_while_away_is_in_the_timeline_of_who_comes_back(
 
         room = answer["rooms"]["join"][room_id]
         members = [
-            (one["state_key"], one["content"]["membership"]) for one in room["timeline"]["events"]
+            (event["state_key"], event["content"]["membership"])
+            for event in room["timeline"]["events"]
         ]
         assert members == [(BOB, "leave"), (CAROL, "join"), (BOB, "join")]
         assert bodies(room) == []
 
 
-async def test_a_change_of_profile_that_is_filtered_out_is_no_news(database: Database) -> None:
+async def test_filtered_profile_change_is_not_sent(database: Database) -> None:
     none: dict[str, list[str]] = {"types": []}
     narrow = {"room": {"timeline": none, "state": none, "ephemeral": none}, "presence": none}
     async with open_syncing(database) as s:
@@ -81,7 +82,7 @@ async def test_a_change_of_profile_that_is_filtered_out_is_no_news(database: Dat
         assert summary["m.joined_member_count"] == 3
 
 
-async def test_events_in_the_format_of_servers_name_themselves_and_their_room(
+async def test_events_in_federation_format_have_their_event_and_room_id(
     database: Database,
 ) -> None:
     federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}

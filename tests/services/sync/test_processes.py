@@ -1,4 +1,4 @@
-"""Tokens of one process are good at another, and after a restart."""
+"""Tokens of one process are valid at another, and after a restart."""
 
 import attrs
 import trio
@@ -16,59 +16,65 @@ from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.syncing import bodies, keys, make_syncing, open_syncing
 
 
-async def test_a_client_goes_from_process_to_process(database: Database) -> None:
+async def test_client_alternates_between_processes(database: Database) -> None:
     hub = InProcHub()
     async with (
         open_world(database, hub=hub, topology=Topology("one", "one")) as first,
         open_world(database, hub=hub, topology=Topology("two", "two")) as second,
     ):
-        one, two = make_syncing(first), make_syncing(second)
+        at_first, at_second = make_syncing(first), make_syncing(second)
         mine = await first.create_room(ALICE, join=[BOB])
         other = await second.create_room(BOB, join=[ALICE])
-        token = (await one.sync(ALICE))["next_batch"]
-        heard: list[str] = []
+        token = (await at_first.sync(ALICE))["next_batch"]
+        received: list[str] = []
 
         for n in range(6):
             await first.send(mine, BOB, f"one {n}")
             await second.send(other, BOB, f"two {n}")
-            server = one if n % 2 else two
+            server = at_first if n % 2 else at_second
             answer = await server.sync(ALICE, token, timeout_ms=5_000)
             token = answer["next_batch"]
             for room in answer["rooms"]["join"].values():
                 assert not room["timeline"]["limited"]
-                heard += bodies(room)
+                received += bodies(room)
 
-        for server in (one, two):
+        for server in (at_first, at_second):
             assert "rooms" not in await server.sync(ALICE, token)
-        assert sorted(heard) == sorted(f"{name} {n}" for name in ("one", "two") for n in range(6))
+        assert sorted(received) == sorted(
+            f"{name} {n}" for name in ("one", "two") for n in range(6)
+        )
 
 
-async def test_who_began_anew_elsewhere_is_given_members_again(database: Database) -> None:
+async def test_first_sync_at_another_process_resets_lazily_loaded_members(
+    database: Database,
+) -> None:
     hub, named = InProcHub(), [Draft("m.room.name", ALICE, {"name": "n"}, "")]
     lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
     async with (
         open_world(database, hub=hub, topology=Topology("one", "one")) as first,
         open_world(database, hub=hub, topology=Topology("two", "one")) as second,
     ):
-        one, two = make_syncing(first), make_syncing(second)
+        at_first, at_second = make_syncing(first), make_syncing(second)
         room_id = await first.create_room(ALICE, join=[BOB, CAROL], state=named)
         await first.send(room_id, BOB)
-        token = (await one.sync(ALICE, filter=lazy))["next_batch"]
-        await one.sync(ALICE, token, filter=lazy)
+        token = (await at_first.sync(ALICE, filter=lazy))["next_batch"]
+        await at_first.sync(ALICE, token, filter=lazy)
         await first.send(room_id, CAROL)
         await second.feed.wait_for_position(EVENTS, first.feed.position(EVENTS), 60)
-        anew = await two.sync(ALICE, filter=lazy)
-        members = {who for _, who in keys(anew["rooms"]["join"][room_id]["state"]["events"])}
+        restarted = await at_second.sync(ALICE, filter=lazy)
+        members = {
+            user_id for _, user_id in keys(restarted["rooms"]["join"][room_id]["state"]["events"])
+        }
         assert BOB not in members
 
         await first.send(room_id, BOB)
-        answer = await one.sync(ALICE, anew["next_batch"], filter=lazy)
+        answer = await at_first.sync(ALICE, restarted["next_batch"], filter=lazy)
 
         state = answer["rooms"]["join"][room_id]["state"]["events"]
         assert keys(state) == {("m.room.member", BOB)}
 
 
-async def test_a_client_goes_on_after_a_restart(database: Database) -> None:
+async def test_client_continues_after_a_restart(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         quiet = await s.world.create_room(ALICE)
@@ -88,22 +94,22 @@ async def test_a_client_goes_on_after_a_restart(database: Database) -> None:
         assert "rooms" not in await s.sync(ALICE, answer["next_batch"])
 
 
-async def test_nothing_is_lost_or_told_twice_while_others_talk(database: Database) -> None:
+async def test_concurrent_messages_are_delivered_exactly_once(database: Database) -> None:
     async with open_syncing(database) as s:
         rooms = [await s.world.create_room(ALICE, join=[BOB]) for _ in range(3)]
         token = (await s.sync(ALICE))["next_batch"]
-        wanted = {f"{n}.{i}" for n in range(3) for i in range(25)}
-        heard: list[str] = []
+        expected = {f"{n}.{i}" for n in range(3) for i in range(25)}
+        received: list[str] = []
 
-        async def talk(number: int, room_id: RoomID) -> None:
+        async def send_all(number: int, room_id: RoomID) -> None:
             for i in range(25):
                 await s.world.send(room_id, BOB, f"{number}.{i}")
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for number, room_id in enumerate(rooms):
-                    nursery.start_soon(talk, number, room_id)
-                while len(heard) < len(wanted):
+                    nursery.start_soon(send_all, number, room_id)
+                while len(received) < len(expected):
                     answer = await s.sync(
                         ALICE,
                         token,
@@ -112,14 +118,14 @@ async def test_nothing_is_lost_or_told_twice_while_others_talk(database: Databas
                     )
                     token = answer["next_batch"]
                     for room in answer["rooms"]["join"].values():
-                        heard += bodies(room)
+                        received += bodies(room)
 
-        assert len(heard) == len(wanted)
-        assert set(heard) == wanted
+        assert len(received) == len(expected)
+        assert set(received) == expected
         assert "rooms" not in await s.sync(ALICE, token)
 
 
-async def test_the_state_at_a_token_is_that_of_each_writer(database: Database) -> None:
+async def test_state_at_a_token_takes_the_position_of_each_writer(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "seen"})

@@ -1,4 +1,4 @@
-"""Patterns of required state: what a union matches, and what having it means."""
+"""Patterns of required state: unions and coverage."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,24 +20,28 @@ def patterns(draw: st.DrawFn) -> RequiredState:
 
 
 @given(patterns(), patterns())
-def test_a_union_matches_what_either_matches(one: RequiredState, two: RequiredState) -> None:
-    both = one.union(two)
+def test_union_matches_whatever_either_pattern_matches(
+    first: RequiredState, second: RequiredState
+) -> None:
+    both = first.union(second)
 
     for key in KEYS:
-        if one.matches(key) or two.matches(key):
+        if first.matches(key) or second.matches(key):
             assert both.matches(key)
 
 
 @given(patterns(), patterns())
-def test_a_union_covers_both(one: RequiredState, two: RequiredState) -> None:
-    both = one.union(two)
+def test_union_covers_both_patterns(first: RequiredState, second: RequiredState) -> None:
+    both = first.union(second)
 
-    assert both.covers(one)
-    assert both.covers(two)
+    assert both.covers(first)
+    assert both.covers(second)
 
 
 @given(patterns(), patterns())
-def test_what_is_covered_is_matched(one: RequiredState, two: RequiredState) -> None:
-    if one.covers(two):
+def test_covering_pattern_matches_whatever_the_covered_one_matches(
+    first: RequiredState, second: RequiredState
+) -> None:
+    if first.covers(second):
         for key in KEYS:
-            assert one.matches(key) or not two.matches(key)
+            assert first.matches(key) or not second.matches(key)

@@ -1,4 +1,4 @@
-"""Subscriptions to threads: by hand, automatic, undone, and told to clients once."""
+"""Thread subscriptions: explicit, automatic, undone, and sent to clients once."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -74,7 +74,7 @@ async def threads(database: Database) -> AsyncIterator[Threads]:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_subscription_by_hand_wins_over_an_automatic_one(threads: Threads) -> None:
+async def test_explicit_subscription_replaces_an_automatic_one(threads: Threads) -> None:
     cause = await threads.reply()
     place = (ME, threads.room_id, threads.root_id)
 
@@ -87,7 +87,9 @@ async def test_a_subscription_by_hand_wins_over_an_automatic_one(threads: Thread
     assert await threads.service.is_automatic(*place) is False
 
 
-async def test_nobody_is_subscribed_again_by_what_they_unsubscribed_from(threads: Threads) -> None:
+async def test_events_before_an_unsubscription_cannot_cause_a_subscription(
+    threads: Threads,
+) -> None:
     cause = await threads.reply()
     place = (ME, threads.room_id, threads.root_id)
     await threads.service.subscribe(*place, cause)
@@ -105,7 +107,7 @@ async def test_nobody_is_subscribed_again_by_what_they_unsubscribed_from(threads
     assert await threads.service.is_automatic(*place) is True
 
 
-async def test_what_is_not_in_the_thread_is_no_cause(threads: Threads) -> None:
+async def test_event_outside_the_thread_cannot_cause_a_subscription(threads: Threads) -> None:
     other = await threads.reply(await threads.root())
 
     with pytest.raises(MatrixError) as refused:
@@ -117,7 +119,7 @@ async def test_what_is_not_in_the_thread_is_no_cause(threads: Threads) -> None:
     )
 
 
-async def test_threads_that_one_cannot_see_do_not_exist(threads: Threads) -> None:
+async def test_invisible_threads_are_not_found(threads: Threads) -> None:
     carol = Requester(CAROL, "DEVICE")
     calls: list[Callable[[], Any]] = [
         lambda: threads.service.subscribe(carol, threads.room_id, threads.root_id, None),
@@ -130,7 +132,7 @@ async def test_threads_that_one_cannot_see_do_not_exist(threads: Threads) -> Non
             await call()
 
 
-async def test_clients_are_told_of_changes_once(threads: Threads) -> None:
+async def test_changes_are_sent_once(threads: Threads) -> None:
     nothing, pos = await threads.sync()
     await threads.service.subscribe(ME, threads.room_id, threads.root_id, None)
 
@@ -138,21 +140,21 @@ async def test_clients_are_told_of_changes_once(threads: Threads) -> None:
     again, pos = await threads.sync(pos)
     await threads.service.unsubscribe(ME, threads.room_id, threads.root_id)
     unsubscribed, pos = await threads.sync(pos)
-    anew, _ = await threads.sync()
+    first, _ = await threads.sync()
 
-    assert (nothing, again, anew) == (None, None, None)
-    told = subscribed["subscribed"][threads.room_id][threads.root_id]
-    assert told["automatic"] is False
-    gone = unsubscribed["unsubscribed"][threads.room_id][threads.root_id]
-    assert gone["bump_stamp"] > told["bump_stamp"]
+    assert (nothing, again, first) == (None, None, None)
+    subscription = subscribed["subscribed"][threads.room_id][threads.root_id]
+    assert subscription["automatic"] is False
+    unsubscription = unsubscribed["unsubscribed"][threads.room_id][threads.root_id]
+    assert unsubscription["bump_stamp"] > subscription["bump_stamp"]
 
 
-async def test_a_change_wakes_who_waits(threads: Threads) -> None:
+async def test_change_wakes_a_long_poll(threads: Threads) -> None:
     _, pos = await threads.sync()
-    told: list[Any] = []
+    responses: list[Any] = []
 
     async def wait() -> None:
-        told.append((await threads.sync(pos, timeout_ms=60_000))[0])
+        responses.append((await threads.sync(pos, timeout_ms=60_000))[0])
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -160,22 +162,23 @@ async def test_a_change_wakes_who_waits(threads: Threads) -> None:
             await trio.testing.wait_all_tasks_blocked()
             await threads.service.subscribe(ME, threads.room_id, threads.root_id, None)
 
-    assert list(told[0]["subscribed"]) == [threads.room_id]
+    assert list(responses[0]["subscribed"]) == [threads.room_id]
 
 
-async def test_what_is_too_much_for_an_answer_is_paged_back(threads: Threads) -> None:
+async def test_changes_beyond_the_limit_are_paginated_backwards(threads: Threads) -> None:
     roots = [await threads.root() for _ in range(7)]
     _, pos = await threads.sync()
     for root_id in roots:
         await threads.service.subscribe(ME, threads.room_id, root_id, None)
 
-    told, _ = await threads.sync(pos)
-    found = set(told["subscribed"][threads.room_id])
-    token = told["prev_batch"]
+    response, _ = await threads.sync(pos)
+    received = set(response["subscribed"][threads.room_id])
+    token = response["prev_batch"]
     while token is not None:
         page = await threads.service.page(ME, token, pos, 3)
-        assert not found & {one.root_id for one in page.changes}
-        found |= {one.root_id for one in page.changes}
+        root_ids = {change.root_id for change in page.changes}
+        assert not received & root_ids
+        received |= root_ids
         token = page.end
 
-    assert found == set(roots)
+    assert received == set(roots)

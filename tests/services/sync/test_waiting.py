@@ -1,4 +1,4 @@
-"""Long-polls: what wakes them, what does not, and how they end."""
+"""Long polls: which changes wake them, which do not, and how they end."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,7 +22,7 @@ LONG_MS = 60_000
 
 
 class Poll:
-    """A long-poll under way."""
+    """A running long poll."""
 
     def __init__(self) -> None:
         self.answer: dict[str, Any] | None = None
@@ -43,16 +43,16 @@ async def polling(s: Syncing, nursery: trio.Nursery, since: str, **more: Any) ->
     poll = Poll()
     nursery.start_soon(poll.run, lambda: s.sync(ALICE, since, timeout_ms=LONG_MS, **more))
     with trio.fail_after(60):
-        while not poll.done.is_set() and not _somebody_waits(s):  # noqa: ASYNC110 - nobody tells
+        while not poll.done.is_set() and not _is_waiting(s):  # noqa: ASYNC110 - no event
             await trio.sleep(0.001)
     return poll
 
 
-def _somebody_waits(s: Syncing) -> bool:
+def _is_waiting(s: Syncing) -> bool:
     return any(watch.waiting for watch in s.notifier._watches.values())
 
 
-async def test_a_message_wakes_the_members_and_nobody_else(database: Database) -> None:
+async def test_message_wakes_members_only(database: Database) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         room_id = await s.world.create_room(ALICE)
         elsewhere = await s.world.create_room(BOB)
@@ -67,7 +67,7 @@ async def test_a_message_wakes_the_members_and_nobody_else(database: Database) -
         assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["wake up"]
 
 
-async def test_an_invite_wakes_who_has_no_rooms(database: Database) -> None:
+async def test_invite_and_join_wake_a_user_without_rooms(database: Database) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         poll = await polling(s, nursery, (await s.sync(ALICE))["next_batch"])
 
@@ -83,7 +83,9 @@ async def test_an_invite_wakes_who_has_no_rooms(database: Database) -> None:
         assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["in"]
 
 
-async def test_receipts_typing_account_data_and_presence_wake(database: Database) -> None:
+async def test_receipts_typing_account_data_push_rules_and_presence_wake(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         sent = await s.world.send(room_id, BOB)
@@ -124,16 +126,16 @@ async def test_receipts_typing_account_data_and_presence_wake(database: Database
         poll = await polling(s, nursery, answer["next_batch"])
         s.tables.change_rules(ALICE)
         answer = await poll.result()
-        assert [one["type"] for one in answer["account_data"]["events"]] == ["m.push_rules"]
+        assert [event["type"] for event in answer["account_data"]["events"]] == ["m.push_rules"]
 
         poll = await polling(s, nursery, answer["next_batch"])
         s.tables.set_presence(BOB, "online")
         answer = await poll.result()
-        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB]
         assert set(answer) == {"next_batch", "presence"}
 
 
-async def test_presence_of_who_does_not_sync_here_wakes_those_who_share_a_room(
+async def test_presence_of_a_user_who_syncs_elsewhere_wakes_users_who_share_a_room(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
@@ -145,10 +147,10 @@ async def test_presence_of_who_does_not_sync_here_wakes_those_who_share_a_room(
         await strangers.wake()
 
         answer = await poll.result()
-        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB]
 
 
-async def test_who_stopped_typing_since_a_restart_is_told(database: Database) -> None:
+async def test_end_of_typing_after_a_restart_is_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         s.tables.set_typing(room_id, BOB)
@@ -164,7 +166,7 @@ async def test_who_stopped_typing_since_a_restart_is_told(database: Database) ->
         assert typing == {"type": "m.typing", "content": {"user_ids": []}}
 
 
-async def test_a_process_that_starts_knows_who_stopped_typing_meanwhile(
+async def test_process_that_starts_sends_the_end_of_typing_in_the_meantime(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
@@ -176,7 +178,7 @@ async def test_a_process_that_starts_knows_who_stopped_typing_meanwhile(
         since = (await s.sync(ALICE))["next_batch"]
 
     async with open_syncing(database) as s:
-        # What the writer remembers: each room's last change since it began.
+        # The writer remembers the last change of each room in this epoch.
         rows = [(1002, TypingRow(other, ())), (1004, TypingRow(room_id, ()))]
         s.world.feed.deliver(Batch(TYPING, "main", 1000, 1004, rows, reset=True))
         answer = await s.sync(ALICE, since)
@@ -186,7 +188,7 @@ async def test_a_process_that_starts_knows_who_stopped_typing_meanwhile(
         assert typing == {"type": "m.typing", "content": {"user_ids": []}}
 
 
-async def test_what_is_private_to_others_wakes_nobody(database: Database) -> None:
+async def test_private_data_of_other_users_does_not_wake(database: Database) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         sent = await s.world.send(room_id, BOB)
@@ -205,10 +207,10 @@ async def test_what_is_private_to_others_wakes_nobody(database: Database) -> Non
         assert event["content"] == {sent.event_id: {"m.read.private": {ALICE: {"ts": 1}}}}
 
 
-async def test_what_the_filter_keeps_out_does_not_end_a_wait(database: Database) -> None:
+async def test_changes_that_the_filter_excludes_do_not_end_a_long_poll(database: Database) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         room_id = await s.world.create_room(ALICE, join=[BOB])
-        wanted = {
+        narrow = {
             "presence": {"types": []},
             "account_data": {"not_types": ["x"]},
             "room": {
@@ -218,7 +220,7 @@ async def test_what_the_filter_keeps_out_does_not_end_a_wait(database: Database)
             },
         }
         since = (await s.sync(ALICE))["next_batch"]
-        poll = await polling(s, nursery, since, filter=wanted)
+        poll = await polling(s, nursery, since, filter=narrow)
 
         sent = await s.world.send(room_id, BOB)
         s.tables.read_up_to(room_id, BOB, sent.event_id)
@@ -233,7 +235,7 @@ async def test_what_the_filter_keeps_out_does_not_end_a_wait(database: Database)
         assert bodies((await poll.result())["rooms"]["join"][room_id]) == ["mine"]
 
 
-async def test_a_wait_ends_at_its_time_with_a_later_token(database: Database) -> None:
+async def test_long_poll_ends_at_its_timeout_with_a_later_token(database: Database) -> None:
     async with open_syncing(database) as s:
         await s.world.create_room(ALICE)
         since = (await s.sync(ALICE))["next_batch"]
@@ -245,7 +247,9 @@ async def test_a_wait_ends_at_its_time_with_a_later_token(database: Database) ->
         assert answer["next_batch"] != since
 
 
-async def test_leaving_answers_everybody_with_their_own_token(database: Database) -> None:
+async def test_long_polls_end_with_their_own_token_when_the_process_leaves(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         await s.world.create_room(ALICE)
         since = (await s.sync(ALICE))["next_batch"]
@@ -259,7 +263,7 @@ async def test_leaving_answers_everybody_with_their_own_token(database: Database
         assert await s.sync(ALICE, since, timeout_ms=LONG_MS) == {"next_batch": since}
 
 
-async def test_a_poll_given_up_leaves_nothing_behind(database: Database) -> None:
+async def test_cancelled_long_poll_releases_its_watch(database: Database) -> None:
     async with open_syncing(database) as s:
         await s.world.create_room(ALICE)
         since = (await s.sync(ALICE))["next_batch"]
@@ -271,7 +275,9 @@ async def test_a_poll_given_up_leaves_nothing_behind(database: Database) -> None
         assert (watch.uses, watch.waiting) == (0, [])
 
 
-async def test_a_first_sync_has_all_that_is_beside_rooms(database: Database) -> None:
+async def test_first_sync_has_account_data_presence_and_ephemeral_events(
+    database: Database,
+) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         sent = await s.world.send(room_id, BOB)
@@ -285,17 +291,20 @@ async def test_a_first_sync_has_all_that_is_beside_rooms(database: Database) -> 
 
         answer = await s.sync(ALICE, set_presence="unavailable")
 
-        assert [one["type"] for one in answer["account_data"]["events"]] == ["x", "m.push_rules"]
-        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        assert [event["type"] for event in answer["account_data"]["events"]] == [
+            "x",
+            "m.push_rules",
+        ]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB]
         room = answer["rooms"]["join"][room_id]
-        assert [one["type"] for one in room["ephemeral"]["events"]] == ["m.receipt", "m.typing"]
-        assert [one["type"] for one in room["account_data"]["events"]] == ["m.tag"]
+        assert [event["type"] for event in room["ephemeral"]["events"]] == ["m.receipt", "m.typing"]
+        assert [event["type"] for event in room["account_data"]["events"]] == ["m.tag"]
         assert room["unread_notifications"] == {"notification_count": 3, "highlight_count": 1}
         assert s.tables.syncs[-1] == (ALICE, "unavailable")
         assert "rooms" not in await s.sync(ALICE, answer["next_batch"])
 
 
-async def test_a_newly_joined_room_comes_with_its_extras_and_presence(database: Database) -> None:
+async def test_newly_joined_room_has_receipts_account_data_and_presence(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(BOB)
         sent = await s.world.send(room_id, BOB)
@@ -308,36 +317,38 @@ async def test_a_newly_joined_room_comes_with_its_extras_and_presence(database: 
         answer = await s.sync(ALICE, since)
 
         room = answer["rooms"]["join"][room_id]
-        assert [one["type"] for one in room["ephemeral"]["events"]] == ["m.receipt"]
-        assert [one["type"] for one in room["account_data"]["events"]] == ["m.tag"]
-        assert [one["sender"] for one in answer["presence"]["events"]] == [BOB]
+        assert [event["type"] for event in room["ephemeral"]["events"]] == ["m.receipt"]
+        assert [event["type"] for event in room["account_data"]["events"]] == ["m.tag"]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB]
         s.tables.set_presence(CAROL, "online")
         later = (await s.sync(ALICE, answer["next_batch"]))["next_batch"]
         await s.world.join(room_id, CAROL)
         answer = await s.sync(ALICE, later)
-        assert [one["sender"] for one in answer["presence"]["events"]] == [CAROL]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [CAROL]
 
 
 @pytest.mark.parametrize(
     "flag", ["unread_thread_notifications", "org.matrix.msc3773.unread_thread_notifications"]
 )
-async def test_threads_are_counted_apart_for_who_wants_it(database: Database, flag: str) -> None:
+async def test_threads_are_counted_separately_if_the_filter_says_so(
+    database: Database, flag: str
+) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         s.tables.count(ALICE, room_id, thread_counts(**{"$root": (2, 1)}))
 
-        together = (await s.sync(ALICE))["rooms"]["join"][room_id]
-        apart = await s.sync(ALICE, filter={"room": {"timeline": {flag: True}}})
+        total = (await s.sync(ALICE))["rooms"]["join"][room_id]
+        separate = await s.sync(ALICE, filter={"room": {"timeline": {flag: True}}})
 
-        assert together["unread_notifications"] == {"notification_count": 2, "highlight_count": 1}
-        room = apart["rooms"]["join"][room_id]
+        assert total["unread_notifications"] == {"notification_count": 2, "highlight_count": 1}
+        room = separate["rooms"]["join"][room_id]
         assert room["unread_notifications"] == {"notification_count": 0, "highlight_count": 0}
         assert room["unread_thread_notifications"] == {
             "$root": {"notification_count": 2, "highlight_count": 1}
         }
 
 
-async def test_filters_by_their_id_and_what_is_no_filter(database: Database) -> None:
+async def test_stored_filters_are_found_and_malformed_ones_refused(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         s.tables.filters["7"] = parse_sync_filter({"room": {"timeline": {"limit": 1}}})
@@ -354,31 +365,31 @@ async def test_filters_by_their_id_and_what_is_no_filter(database: Database) -> 
             await s.sync(ALICE, "nonsense")
 
 
-async def test_shapes_of_events(database: Database) -> None:
+async def test_event_fields_and_federation_format(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.send(room_id, ALICE, "x")
         fields = {"event_fields": ["content.body"], "room": {"timeline": {"limit": 1}}}
         federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
 
-        some = (await s.sync(ALICE, filter=fields))["rooms"]["join"][room_id]
+        selected = (await s.sync(ALICE, filter=fields))["rooms"]["join"][room_id]
         pdu = (await s.sync(ALICE, filter=federation))["rooms"]["join"][room_id]
 
-        assert some["timeline"]["events"] == [{"content": {"body": "x"}}]
+        assert selected["timeline"]["events"] == [{"content": {"body": "x"}}]
         assert "auth_events" in pdu["timeline"]["events"][0]
 
 
-async def test_equal_first_syncs_are_answered_together_but_never_stale(database: Database) -> None:
+async def test_equal_first_syncs_are_computed_together_but_never_stale(database: Database) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE)
         answers: list[dict[str, Any]] = []
 
-        async def ask() -> None:
+        async def sync() -> None:
             answers.append(await s.sync(ALICE))
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(ask)
+                nursery.start_soon(sync)
         await s.world.send(room_id, ALICE, "new")
         fresh = await s.sync(ALICE)
 
@@ -386,7 +397,7 @@ async def test_equal_first_syncs_are_answered_together_but_never_stale(database:
         assert bodies(fresh["rooms"]["join"][room_id]) == ["new"]
 
 
-async def test_a_token_ahead_of_this_process_gives_nothing_yet(
+async def test_token_ahead_of_this_process_is_returned_unchanged(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.sync.sync_service.CATCH_UP_S", 0.01)

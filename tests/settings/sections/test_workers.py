@@ -1,4 +1,7 @@
-"""Workers: both dialects, who does what, and contradictions."""
+"""Settings of workers: both dialects, assigned streams and duties, and contradictions."""
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +59,7 @@ def worker(app: str, name: str = "w", more: str = "") -> str:
     return f"worker_app: {app}\nworker_name: {name}\n{OLD_ENDPOINT}{more}"
 
 
-def test_the_sample_of_a_generic_worker_loads(load: Load) -> None:
+def test_sample_of_a_generic_worker_loads(load: Load) -> None:
     settings = load(SHARED, GENERIC)
 
     assert settings.workers.name == "generic_worker1"
@@ -69,12 +72,12 @@ def test_the_sample_of_a_generic_worker_loads(load: Load) -> None:
     assert listener.names == {"client", "federation"}
 
 
-def test_the_sample_of_an_event_persister_loads_in_every_process(load: Load) -> None:
+def test_sample_of_an_event_persister_loads_in_every_process(load: Load) -> None:
     main = load(SHARED, PERSISTERS)
     generic = load(SHARED, PERSISTERS, GENERIC)
     persister = load(SHARED, PERSISTERS, PERSISTER)
 
-    assert [one.workers.writes("events") for one in (main, generic, persister)] == [
+    assert [settings.workers.writes("events") for settings in (main, generic, persister)] == [
         False,
         False,
         True,
@@ -83,7 +86,7 @@ def test_the_sample_of_an_event_persister_loads_in_every_process(load: Load) -> 
     assert persister.listeners[0].is_private()
 
 
-def test_the_sample_of_a_background_worker_loads(load: Load) -> None:
+def test_sample_of_a_background_worker_loads(load: Load) -> None:
     settings = load(
         SHARED,
         "run_background_tasks_on: background_worker",
@@ -94,7 +97,7 @@ def test_the_sample_of_a_background_worker_loads(load: Load) -> None:
     assert settings.listeners == ()
 
 
-def test_the_sample_of_a_media_worker_loads(load: Load) -> None:
+def test_sample_of_a_media_worker_loads(load: Load) -> None:
     listeners = "worker_listeners: [{type: http, port: 8085, resources: [{names: [media]}]}]"
     media = worker("synapse.app.media_repository", "media_worker", listeners)
 
@@ -105,14 +108,14 @@ def test_the_sample_of_a_media_worker_loads(load: Load) -> None:
     assert not load(SHARED, "enable_media_repo: false").workers.serves_media
 
 
-def test_an_empty_secret_is_none_and_noticed(load: Load) -> None:
+def test_empty_secret_is_ignored_with_a_notice(load: Load) -> None:
     settings = load(SHARED)
 
     assert settings.workers.secret is None
     assert [notice.key for notice in settings.notices] == ["worker_replication_secret"]
 
 
-def test_the_map_of_today_does_without_old_keys(load: Load) -> None:
+def test_instance_map_works_without_old_keys(load: Load) -> None:
     settings = load(
         SHARED,
         "instance_map: {main: {host: m, port: 1}}",
@@ -122,18 +125,18 @@ def test_the_map_of_today_does_without_old_keys(load: Load) -> None:
     assert settings.workers.instances["main"].host == "m"
 
 
-def test_old_and_new_may_agree_but_not_contradict(load: Load, refused: Refused) -> None:
-    same = "instance_map: {main: {host: 127.0.0.1, port: 9093}}"
-    other = "instance_map: {main: {host: 127.0.0.1, port: 9999}}"
+def test_old_and_new_addresses_of_main_must_agree(load: Load, refused: Refused) -> None:
+    equal = "instance_map: {main: {host: 127.0.0.1, port: 9093}}"
+    contrary = "instance_map: {main: {host: 127.0.0.1, port: 9999}}"
 
-    assert load(SHARED, same, GENERIC).workers.instances["main"].port == 9093
-    assert "contradicts instance_map.main" in refused(SHARED, other, GENERIC)
+    assert load(SHARED, equal, GENERIC).workers.instances["main"].port == 9093
+    assert "contradicts instance_map.main" in refused(SHARED, contrary, GENERIC)
 
 
-def test_a_worker_must_know_main(refused: Refused) -> None:
-    told = refused(SHARED, "worker_app: synapse.app.generic_worker\nworker_name: w")
+def test_worker_without_the_address_of_main_is_refused(refused: Refused) -> None:
+    problems = refused(SHARED, "worker_app: synapse.app.generic_worker\nworker_name: w")
 
-    assert "not told where the main process is" in told
+    assert "not told where the main process is" in problems
 
 
 @pytest.mark.parametrize("app", WORKER_APPS)
@@ -151,58 +154,56 @@ def test_every_type_of_worker_loads(load: Load, app: str) -> None:
     assert load(SHARED, off, worker(app)).workers.app == app
 
 
-def test_an_unknown_type_of_worker_is_refused_with_the_list(refused: Refused) -> None:
-    told = refused(SHARED, worker("synapse.app.generic_workers"))
+def test_unknown_type_of_worker_is_refused_with_the_list(refused: Refused) -> None:
+    problems = refused(SHARED, worker("synapse.app.generic_workers"))
 
-    assert "did you mean synapse.app.generic_worker?" in told
-    assert "synapse.app.synchrotron" in told
+    assert "did you mean synapse.app.generic_worker?" in problems
+    assert "synapse.app.synchrotron" in problems
 
 
-def test_the_name_of_the_main_app_makes_the_main_process(load: Load) -> None:
+def test_app_of_the_main_process_makes_the_main_process(load: Load) -> None:
     assert load("worker_app: synapse.app.homeserver").workers.is_main
 
 
-def test_a_nameless_worker_is_named_after_its_app(load: Load) -> None:
+def test_worker_without_a_name_is_named_after_its_app(load: Load) -> None:
     settings = load(SHARED, f"worker_app: synapse.app.generic_worker\n{OLD_ENDPOINT}")
 
     assert settings.workers.name == "synapse.app.generic_worker"
 
 
 @pytest.mark.parametrize("name", ["main", "master"])
-def test_a_worker_cannot_be_named_main(refused: Refused, name: str) -> None:
+def test_worker_named_main_is_refused(refused: Refused, name: str) -> None:
     assert "main process's name" in refused(SHARED, worker("synapse.app.generic_worker", name))
 
 
-def test_workers_cannot_share_sqlite(refused: Refused) -> None:
-    told = refused("server_name: a.org\nredis: {enabled: true}", GENERIC)
+def test_workers_with_sqlite_are_refused(refused: Refused) -> None:
+    problems = refused("server_name: a.org\nredis: {enabled: true}", GENERIC)
 
-    assert "database.name" in told
-    assert "PostgreSQL" in told
-
-
-def test_workers_need_redis(refused: Refused) -> None:
-    told = refused(SHARED, "redis: {enabled: false}", GENERIC)
-
-    assert "redis.enabled" in told
+    assert "database.name" in problems
+    assert "PostgreSQL" in problems
 
 
-def test_the_old_replication_port_is_refused_with_the_remedy(refused: Refused) -> None:
+def test_workers_without_redis_are_refused(refused: Refused) -> None:
+    problems = refused(SHARED, "redis: {enabled: false}", GENERIC)
+
+    assert "redis.enabled" in problems
+
+
+def test_old_replication_port_is_refused_with_the_remedy(refused: Refused) -> None:
     assert "redis.enabled" in refused(SHARED, "worker_replication_port: 9092")
 
 
-def test_a_writer_needs_an_address(refused: Refused) -> None:
+def test_writer_without_an_address_is_refused(refused: Refused) -> None:
     assert "has no address" in refused(SHARED, "stream_writers: {typing: w}")
 
 
-def test_a_writer_needs_a_replication_listener(refused: Refused) -> None:
-    told = refused(SHARED, PERSISTERS, worker("synapse.app.generic_worker", "event_persister1"))
+def test_writer_without_a_replication_listener_is_refused(refused: Refused) -> None:
+    problems = refused(SHARED, PERSISTERS, worker("synapse.app.generic_worker", "event_persister1"))
 
-    assert "worker_listeners" in told
+    assert "worker_listeners" in problems
 
 
-def test_a_workers_file_without_its_kind_starts_no_second_main_process(
-    load: Load, refused: Refused
-) -> None:
+def test_workers_file_without_its_app_is_refused(load: Load, refused: Refused) -> None:
     listeners = "worker_listeners: [{type: http, port: 8085, resources: [{names: [client]}]}]"
 
     assert "worker_name" in refused(SHARED, f"worker_name: sync1\n{listeners}")
@@ -211,11 +212,11 @@ def test_a_workers_file_without_its_kind_starts_no_second_main_process(
 
 
 @pytest.mark.parametrize("stream", ["typing", "to_device", "account_data", "presence"])
-def test_most_streams_have_one_writer(refused: Refused, stream: str) -> None:
+def test_several_writers_of_most_streams_are_refused(refused: Refused, stream: str) -> None:
     assert "exactly one writer" in refused(SHARED, f"stream_writers: {{{stream}: [a, b]}}")
 
 
-def test_events_may_have_many_writers(load: Load) -> None:
+def test_events_may_have_several_writers(load: Load) -> None:
     settings = load(
         SHARED,
         "instance_map: {a: {host: h, port: 1}, b: {path: /run/b.sock}}",
@@ -227,11 +228,43 @@ def test_events_may_have_many_writers(load: Load) -> None:
     assert set(settings.workers.writers) == set(STREAMS)
 
 
-def test_an_unknown_stream_is_refused(refused: Refused) -> None:
+def test_stream_writers_accepts_the_documented_names() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "workers.md").read_text()
+    (paragraph,) = (part for part in text.split("\n\n") if "`quarantined_media_changes`" in part)
+
+    assert set(STREAMS) <= set(re.findall(r"`(\w+)`", paragraph))
+    assert set(STREAMS) >= {
+        "events",
+        "typing",
+        "to_device",
+        "account_data",
+        "receipts",
+        "presence",
+        "push_rules",
+        "pushers",
+        "device_lists",
+        "thread_subscriptions",
+        "quarantined_media_changes",
+    }
+
+
+@pytest.mark.parametrize("stream", ["receipts", "device_lists", "quarantined_media_changes"])
+def test_first_of_several_writers_is_used_with_a_notice(load: Load, stream: str) -> None:
+    settings = load(
+        SHARED,
+        "instance_map: {a: {host: h, port: 1}, b: {host: h, port: 2}}",
+        f"stream_writers: {{{stream}: [b, a]}}",
+    )
+
+    assert settings.workers.writers[stream] == ("b",)
+    assert "only the first writer, b, is used" in [notice.message for notice in settings.notices]
+
+
+def test_unknown_stream_is_refused(refused: Refused) -> None:
     assert "did you mean typing?" in refused(SHARED, "stream_writers: {typin: main}")
 
 
-def test_main_holds_every_duty_alone(load: Load) -> None:
+def test_only_process_has_every_duty(load: Load) -> None:
     workers = load("").workers
 
     assert workers.others == frozenset()
@@ -272,7 +305,7 @@ DUTIES = [
 
 
 @pytest.mark.parametrize(("duty", "old_key", "app", "new_key", "holders"), DUTIES)
-def test_the_new_key_gives_a_duty_in_every_process(
+def test_new_key_assigns_a_duty_in_every_process(
     load: Load, duty: str, old_key: str, app: str, new_key: str, holders: tuple[str, ...]
 ) -> None:
     for text in ("pid_file: x", GENERIC, worker("synapse.app.generic_worker", "w"), worker(app)):
@@ -280,7 +313,7 @@ def test_the_new_key_gives_a_duty_in_every_process(
 
 
 @pytest.mark.parametrize(("duty", "old_key", "app", "new_key", "holders"), DUTIES)
-def test_the_old_switch_gives_a_duty_to_the_old_app(
+def test_old_switch_assigns_a_duty_to_the_old_app(
     load: Load, duty: str, old_key: str, app: str, new_key: str, holders: tuple[str, ...]
 ) -> None:
     off = f"{old_key}: false"
@@ -298,7 +331,7 @@ def test_contradictions_about_a_duty_are_refused(
     assert "is not named here" in refused(SHARED, new_key, worker(app, "stranger"))
 
 
-def test_a_worker_never_takes_the_pid_file_of_the_main_process(load: Load) -> None:
+def test_worker_does_not_use_the_pid_file_of_the_main_process(load: Load) -> None:
     shared = f"{SHARED}\npid_file: /run/main.pid"
 
     assert str(load(shared).server.pid_file) == "/run/main.pid"

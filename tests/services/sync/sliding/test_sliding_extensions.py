@@ -1,4 +1,4 @@
-"""Sliding sync: account data, receipts and typing; and waiting for news."""
+"""Sliding sync: account data, receipts, typing, and long polls."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ RECEIPTS = {"receipts": {"enabled": True}}
 TYPING = {"typing": {"enabled": True}}
 
 
-async def test_account_data_comes_whole_and_then_as_it_changes(database: Database) -> None:
+async def test_account_data_is_complete_at_first_and_then_only_changes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         other = await s.world.create_room(BOB)
@@ -30,47 +30,47 @@ async def test_account_data_comes_whole_and_then_as_it_changes(database: Databas
         fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
 
         data = first["extensions"]["account_data"]
-        assert {one["type"] for one in data["global"]} == {"org.x", "m.push_rules"}
+        assert {event["type"] for event in data["global"]} == {"org.x", "m.push_rules"}
         assert data["rooms"] == {room_id: [{"type": "m.tag", "content": {"tags": {}}}]}
         assert second["extensions"] == {}
         assert third["extensions"]["account_data"] == {
             "global": [{"type": "org.y", "content": {"b": 1}}],
             "rooms": {room_id: [{"type": "org.z", "content": {"c": 1}}]},
         }
-        assert [one["type"] for one in fourth["extensions"]["account_data"]["global"]] == [
+        assert [event["type"] for event in fourth["extensions"]["account_data"]["global"]] == [
             "m.push_rules"
         ]
 
 
-async def test_what_is_deleted_is_told_to_who_may_have_it(database: Database) -> None:
+async def test_deleted_account_data_is_sent_to_clients_that_had_it(database: Database) -> None:
     async with open_sliding(database) as s:
         shown, away = await busy_rooms(s.world, ALICE, 2)
         for room_id in (None, shown, away):
             s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
-        asked: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
+        request: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
         first = await s.sync(ALICE, extensions=DATA)
-        # One room leaves the window, and comes back later.
+        # `away` leaves the window here and returns in the fourth response.
         await s.world.send(shown, ALICE)
-        second = await s.sync(ALICE, first["pos"], **asked)
+        second = await s.sync(ALICE, first["pos"], **request)
         for room_id in (None, shown, away):
             s.tables.set_account_data(ALICE, "org.x", {}, room_id)
-        third = await s.sync(ALICE, second["pos"], **asked)
+        third = await s.sync(ALICE, second["pos"], **request)
         fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
         fifth = await s.sync(ALICE, fourth["pos"], extensions=DATA)
-        anew = await s.sync(ALICE, extensions=DATA)
+        restarted = await s.sync(ALICE, extensions=DATA)
 
         deleted = {"type": "org.x", "content": {}}
-        told = third["extensions"]["account_data"]
-        assert told == {"global": [deleted], "rooms": {shown: [deleted]}}
+        account_data = third["extensions"]["account_data"]
+        assert account_data == {"global": [deleted], "rooms": {shown: [deleted]}}
         assert fourth["extensions"]["account_data"] == {"rooms": {away: [deleted]}}
         assert fifth["extensions"] == {}
-        assert [one["type"] for one in anew["extensions"]["account_data"]["global"]] == [
+        assert [event["type"] for event in restarted["extensions"]["account_data"]["global"]] == [
             "m.push_rules"
         ]
-        assert "rooms" not in anew["extensions"]["account_data"]
+        assert "rooms" not in restarted["extensions"]["account_data"]
 
 
-async def test_extensions_not_asked_for_are_left_out(database: Database) -> None:
+async def test_disabled_extensions_are_omitted(database: Database) -> None:
     async with open_sliding(database) as s:
         s.tables.set_account_data(ALICE, "org.x", {})
 
@@ -80,7 +80,7 @@ async def test_extensions_not_asked_for_are_left_out(database: Database) -> None
         assert answer["extensions"] == {}
 
 
-async def test_receipts_at_the_events_shown_and_ones_own(database: Database) -> None:
+async def test_receipts_at_sent_events_and_own_receipts(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         old = (await s.world.send(room_id, ALICE, "old")).event_id
@@ -106,7 +106,7 @@ async def test_receipts_at_the_events_shown_and_ones_own(database: Database) -> 
         assert third["extensions"] == {}
 
 
-async def test_typing_comes_and_goes(database: Database) -> None:
+async def test_start_and_end_of_typing_are_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         s.tables.set_typing(room_id, BOB)
@@ -123,7 +123,7 @@ async def test_typing_comes_and_goes(database: Database) -> None:
         assert typing(third) == []
 
 
-async def test_extensions_of_some_lists_and_rooms_only(database: Database) -> None:
+async def test_extension_limited_to_lists_and_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         listed, subscribed = await busy_rooms(s.world, ALICE, 2)
         lists = window([1, 1])
@@ -131,9 +131,12 @@ async def test_extensions_of_some_lists_and_rooms_only(database: Database) -> No
             s.tables.set_typing(room_id, BOB)
 
         async def rooms(**scope: list[str]) -> set[str]:
-            asked = {"typing": {"enabled": True, **scope}}
-            wanted: dict[str, Any] = {subscribed: {}}
-            answer = await s.sync(ALICE, lists=lists, room_subscriptions=wanted, extensions=asked)
+            answer = await s.sync(
+                ALICE,
+                lists=lists,
+                room_subscriptions={subscribed: {}},
+                extensions={"typing": {"enabled": True, **scope}},
+            )
             return set(answer["extensions"].get("typing", {}).get("rooms", ()))
 
         assert await rooms() == {listed, subscribed}
@@ -143,19 +146,19 @@ async def test_extensions_of_some_lists_and_rooms_only(database: Database) -> No
         assert await rooms(lists=[], rooms=[subscribed]) == {subscribed}
 
 
-async def test_receipts_missed_while_a_room_was_out_of_the_windows_come_later(
+async def test_receipts_of_a_room_outside_of_the_windows_are_sent_when_it_returns(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
-        asked: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
-        first = await s.sync(ALICE, **asked)
+        request: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
+        first = await s.sync(ALICE, **request)
         sent = await s.world.send(rooms[0], ALICE, "up")
-        second = await s.sync(ALICE, first["pos"], **asked)
+        second = await s.sync(ALICE, first["pos"], **request)
         s.tables.read_up_to(rooms[1], BOB, sent.event_id)
-        third = await s.sync(ALICE, second["pos"], **asked)
+        third = await s.sync(ALICE, second["pos"], **request)
         await s.world.send(rooms[1], ALICE, "back")
-        fourth = await s.sync(ALICE, third["pos"], **asked)
+        fourth = await s.sync(ALICE, third["pos"], **request)
 
         assert third["extensions"] == {}
         assert set(fourth["extensions"]["receipts"]["rooms"]) == {rooms[1]}
@@ -178,7 +181,7 @@ async def _woken(s: Sliding, pos: str, change: Any, **more: Any) -> dict[str, An
     return answers[0]
 
 
-async def test_a_message_wakes_who_waits(database: Database) -> None:
+async def test_message_wakes_a_long_poll(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         pos = (await s.sync(ALICE))["pos"]
@@ -188,7 +191,9 @@ async def test_a_message_wakes_who_waits(database: Database) -> None:
         assert bodies(answer["rooms"][room_id]) == ["wake up"]
 
 
-async def test_what_is_of_no_concern_wakes_nobody(database: Database) -> None:
+async def test_changes_of_rooms_that_are_not_requested_do_not_end_a_long_poll(
+    database: Database,
+) -> None:
     async with open_sliding(database) as s:
         shown, hidden = await busy_rooms(s.world, ALICE, 2)
         lists: dict[str, Any] = {"lists": {}, "room_subscriptions": {shown: {"timeline_limit": 1}}}
@@ -204,7 +209,7 @@ async def test_what_is_of_no_concern_wakes_nobody(database: Database) -> None:
         assert set(answer["rooms"]) == {shown}
 
 
-async def test_nothing_happened_until_the_timeout(database: Database) -> None:
+async def test_long_poll_without_changes_ends_at_the_timeout(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 2)
         first = await s.sync(ALICE)
@@ -216,7 +221,7 @@ async def test_nothing_happened_until_the_timeout(database: Database) -> None:
         assert answer["pos"] == first["pos"]
 
 
-async def test_who_waits_is_answered_when_the_process_leaves(database: Database) -> None:
+async def test_long_polls_end_when_the_process_leaves(database: Database) -> None:
     async with open_sliding(database) as s:
         pos = (await s.sync(ALICE))["pos"]
 
@@ -225,7 +230,7 @@ async def test_who_waits_is_answered_when_the_process_leaves(database: Database)
         assert answer["rooms"] == {}
 
 
-async def test_a_change_of_what_is_asked_is_answered_at_once(database: Database) -> None:
+async def test_changed_request_is_answered_at_once(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
         first = await s.sync(ALICE, lists=window([0, 0]))

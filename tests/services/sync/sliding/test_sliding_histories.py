@@ -1,4 +1,4 @@
-"""Sliding sync: whatever happens and however the windows move, a client ends up with the truth."""
+"""Sliding sync, random histories: however the windows move, clients have the current state."""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MANY = [["m.room.topic", ""], ["m.room.member", "*"], ["m.room.create", ""]]
 
 @attrs.define
 class Client:
-    """What a client makes of the answers it gets."""
+    """A client that merges every response into its rooms."""
 
     form: str = "deployed"
     pos: str | None = None
@@ -47,31 +47,31 @@ class Client:
             self.timelines[room_id] = events
         else:
             known = self.timelines[room_id]
-            assert not set(known) & set(events), "told twice"
+            assert not set(known) & set(events), "received twice"
             known += events
 
 
-async def _happen(chance: random.Random, one: Sliding, rooms: list[RoomID]) -> None:
-    world = one.world
+async def _act(chance: random.Random, server: Sliding, rooms: list[RoomID]) -> None:
+    world = server.world
     room_id = chance.choice(rooms)
-    what = chance.randrange(9)
-    if what < 4:
+    action = chance.randrange(9)
+    if action < 4:
         await world.send(room_id, CAROL)
-    elif what == 4:
+    elif action == 4:
         topic = {"topic": str(chance.random())}
         await world.set_state(room_id, CAROL, "m.room.topic", topic)
-    elif what == 5:
+    elif action == 5:
         rooms.append(await world.create_room(CAROL, join=[ALICE]))
     else:
-        who = BOB if what < 8 else ALICE
-        own = (await one.reading.memberships.rooms_of(who)).get(room_id)
+        user_id = BOB if action < 8 else ALICE
+        own = (await server.reading.memberships.rooms_of(user_id)).get(room_id)
         if own is not None and own.membership == "join":
-            await world.leave(room_id, who)
+            await world.leave(room_id, user_id)
         else:
-            await world.join(room_id, who)
+            await world.join(room_id, user_id)
 
 
-def _asked(chance: random.Random) -> Any:
+def _random_lists(chance: random.Random) -> Any:
     end = chance.choice([0, 1, 2, 99])
     more = {}
     if chance.random() < 0.3:
@@ -82,47 +82,49 @@ def _asked(chance: random.Random) -> Any:
 
 @pytest.mark.parametrize("form", ["deployed", "accepted"])
 @pytest.mark.parametrize("seed", range(8))
-async def test_a_client_ends_up_with_the_truth(database: Database, seed: int, form: str) -> None:
+async def test_client_that_merges_responses_has_the_current_state(
+    database: Database, seed: int, form: str
+) -> None:
     chance = random.Random(seed)
     async with open_two(database) as servers:
-        one = servers[0]
-        rooms = [await one.world.create_room(CAROL, join=[ALICE]) for _ in range(3)]
+        server = servers[0]
+        rooms = [await server.world.create_room(CAROL, join=[ALICE]) for _ in range(3)]
         client = Client(form)
         for _ in range(40):
-            await _happen(chance, one, rooms)
+            await _act(chance, server, rooms)
             if chance.random() < 0.4:
-                asked = _asked(chance)
+                lists = _random_lists(chance)
                 if chance.random() < 0.3:
-                    # This answer gets lost on its way.
-                    await chance.choice(servers).sync(ALICE, client.pos, lists=asked, form=form)
-                await client.sync(chance.choice(servers), asked)
+                    # This response is lost.
+                    await chance.choice(servers).sync(ALICE, client.pos, lists=lists, form=form)
+                await client.sync(chance.choice(servers), lists)
 
         await client.sync(chance.choice(servers), window(state=MANY, limit=4))
 
-        await _compare(one, client, rooms)
+        await _compare(server, client, rooms)
         last = window(state=MANY, limit=4)
-        assert (await one.sync(ALICE, client.pos, lists=last, form=form))["rooms"] == {}
+        assert (await server.sync(ALICE, client.pos, lists=last, form=form))["rooms"] == {}
 
 
-async def _compare(one: Sliding, client: Client, rooms: Sequence[RoomID]) -> None:
-    joined = set(await one.reading.memberships.joined_rooms(ALICE))
+async def _compare(server: Sliding, client: Client, rooms: Sequence[RoomID]) -> None:
+    joined = set(await server.reading.memberships.joined_rooms(ALICE))
     for room_id in joined:
-        current = await one.world.states.current(room_id)
-        wanted = {
+        current = await server.world.states.current(room_id)
+        expected = {
             key: event_id
             for key, event_id in current.items()
             if key[0] in ("m.room.member", "m.room.topic", "m.room.create")
         }
-        assert client.state[room_id] == wanted
-        happened = [row.event_id for _, row in one.world.seen if row.room_id == room_id]
+        assert client.state[room_id] == expected
+        event_ids = [row.event_id for _, row in server.world.seen if row.room_id == room_id]
         timeline = client.timelines[room_id]
-        assert len(timeline) >= min(4, len(happened))
-        assert timeline == happened[-len(timeline) :]
+        assert len(timeline) >= min(4, len(event_ids))
+        assert timeline == event_ids[-len(timeline) :]
     for room_id in set(rooms) - joined:
-        told = client.timelines.get(room_id)
-        if told:
-            # Perhaps not the last time they left, if they never saw the room in between.
-            last = await one.world.events.get_one(EventID(told[-1]))
+        timeline = client.timelines.get(room_id, [])
+        if timeline:
+            # It need not be the last leave, if the client never had the room in between.
+            last = await server.world.events.get_one(EventID(timeline[-1]))
             assert last is not None
             assert last.event.state_key == ALICE
             assert last.event.content["membership"] == "leave"

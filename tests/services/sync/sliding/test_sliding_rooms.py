@@ -1,4 +1,4 @@
-"""Sliding sync: what is told of each room, at first and as it changes."""
+"""Sliding sync: the contents of each room, at first and after changes."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from tests.support.sliding import bodies, keys, open_sliding, window
 LAZY = [["m.room.member", "$LAZY"]]
 
 
-async def test_a_room_is_told_with_the_state_asked_for(database: Database) -> None:
+async def test_room_has_the_required_state(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB], invite=[CAROL])
         await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "Den"})
         await s.world.set_state(room_id, ALICE, "m.room.avatar", {"url": "mxc://a/b"})
         await s.world.set_state(room_id, ALICE, "org.x", {}, "1")
         await s.world.set_state(room_id, ALICE, "org.x", {}, "2")
-        wanted = [["m.room.create", ""], ["org.x", "*"], ["m.room.member", "$ME"], ["*", "2"]]
+        state = [["m.room.create", ""], ["org.x", "*"], ["m.room.member", "$ME"], ["*", "2"]]
 
-        room = (await s.sync(ALICE, lists=window(state=wanted)))["rooms"][room_id]
+        room = (await s.sync(ALICE, lists=window(state=state)))["rooms"][room_id]
 
         assert keys(room) == {
             ("m.room.create", ""),
@@ -38,7 +38,7 @@ async def test_a_room_is_told_with_the_state_asked_for(database: Database) -> No
         assert "room_id" not in room["timeline"][0]
 
 
-async def test_a_room_without_a_name_has_heroes(database: Database) -> None:
+async def test_room_without_a_name_has_heroes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, member(BOB, "join", displayname="Bob", avatar_url="mxc://b"))
@@ -60,36 +60,36 @@ async def test_a_room_without_a_name_has_heroes(database: Database) -> None:
         assert len(fourth["rooms"][room_id]["heroes"]) == 2
 
 
-async def test_state_is_told_again_only_as_it_changes(database: Database) -> None:
+async def test_state_is_sent_again_only_when_it_changes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
-        asked = window(state=[["m.room.topic", ""], ["m.room.create", ""]])
-        first = await s.sync(ALICE, lists=asked)
+        lists = window(state=[["m.room.topic", ""], ["m.room.create", ""]])
+        first = await s.sync(ALICE, lists=lists)
         await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
         await s.world.set_state(room_id, ALICE, "org.x", {})
 
-        second = await s.sync(ALICE, first["pos"], lists=asked)
+        second = await s.sync(ALICE, first["pos"], lists=lists)
 
         room = second["rooms"][room_id]
         assert keys(room) == {("m.room.topic", "")}
-        assert [one["type"] for one in room["timeline"]] == ["m.room.topic", "org.x"]
+        assert [event["type"] for event in room["timeline"]] == ["m.room.topic", "org.x"]
         assert (room["num_live"], "initial" in room, "name" in room) == (2, False, False)
 
 
-async def test_members_are_brought_as_the_timeline_needs_them_and_once(
+async def test_lazy_members_are_sent_with_their_first_event(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB, CAROL])
         await s.world.send(room_id, BOB, "one")
-        asked = window(state=LAZY, limit=1)
-        first = await s.sync(ALICE, lists=asked)
+        lists = window(state=LAZY, limit=1)
+        first = await s.sync(ALICE, lists=lists)
         await s.world.send(room_id, BOB, "two")
-        second = await s.sync(ALICE, first["pos"], lists=asked)
+        second = await s.sync(ALICE, first["pos"], lists=lists)
         await s.world.send(room_id, CAROL, "three")
-        third = await s.sync(ALICE, second["pos"], lists=asked)
+        third = await s.sync(ALICE, second["pos"], lists=lists)
         await s.world.append(room_id, member(BOB, "join", displayname="Bobby"))
-        fourth = await s.sync(ALICE, third["pos"], lists=asked)
+        fourth = await s.sync(ALICE, third["pos"], lists=lists)
 
         assert keys(first["rooms"][room_id]) == {("m.room.member", BOB)}
         assert keys(second["rooms"][room_id]) == set()
@@ -97,19 +97,19 @@ async def test_members_are_brought_as_the_timeline_needs_them_and_once(
         assert fourth["rooms"][room_id]["required_state"][0]["content"]["displayname"] == "Bobby"
 
 
-async def test_a_member_that_changed_in_a_gap_is_brought_when_needed_again(
+async def test_lazy_member_that_changed_in_a_gap_is_sent_with_the_next_event(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
-        asked = window(state=LAZY, limit=1)
+        lists = window(state=LAZY, limit=1)
         await s.world.send(room_id, BOB, "one")
-        first = await s.sync(ALICE, lists=asked)
+        first = await s.sync(ALICE, lists=lists)
         await s.world.append(room_id, member(BOB, "join", displayname="Bobby"))
         await s.world.append(room_id, message(ALICE), message(ALICE, "last"))
-        second = await s.sync(ALICE, first["pos"], lists=asked)
+        second = await s.sync(ALICE, first["pos"], lists=lists)
         await s.world.send(room_id, BOB, "two")
-        third = await s.sync(ALICE, second["pos"], lists=asked)
+        third = await s.sync(ALICE, second["pos"], lists=lists)
 
         assert second["rooms"][room_id]["limited"] is True
         assert keys(second["rooms"][room_id]) == {("m.room.member", ALICE)}
@@ -117,20 +117,20 @@ async def test_a_member_that_changed_in_a_gap_is_brought_when_needed_again(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_gap_is_limited_and_still_tells_the_state(
+async def test_limited_timeline_comes_with_the_changed_state(
     database: Database, restart: bool
 ) -> None:
-    asked = window(state=[["m.room.topic", ""], ["m.room.member", "*"]], limit=2)
+    lists = window(state=[["m.room.topic", ""], ["m.room.member", "*"]], limit=2)
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
-        first = await s.sync(ALICE, lists=asked)
+        first = await s.sync(ALICE, lists=lists)
         await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "new"})
         await s.world.join(room_id, BOB)
         await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(4)))
-        second = await s.sync(ALICE, first["pos"], lists=asked)
+        second = await s.sync(ALICE, first["pos"], lists=lists)
     if restart:
         async with open_sliding(database) as s:
-            second = await s.sync(ALICE, first["pos"], lists=asked)
+            second = await s.sync(ALICE, first["pos"], lists=lists)
 
     room = second["rooms"][room_id]
     assert bodies(room) == ["m2", "m3"]
@@ -139,7 +139,7 @@ async def test_a_gap_is_limited_and_still_tells_the_state(
     assert room["joined_count"] == 2
 
 
-async def test_more_state_is_told_once_it_is_asked_for(database: Database) -> None:
+async def test_additional_required_state_is_sent_when_requested(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         few = window(state=[["m.room.create", ""]])
@@ -159,7 +159,7 @@ async def test_more_state_is_told_once_it_is_asked_for(database: Database) -> No
         assert keys(sixth["rooms"][room_id]) == {("m.room.join_rules", "")}
 
 
-async def test_a_longer_timeline_is_expanded(database: Database) -> None:
+async def test_higher_limit_expands_the_timeline(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(5)))
@@ -183,17 +183,17 @@ async def test_a_longer_timeline_is_expanded(database: Database) -> None:
         assert bodies(sixth["rooms"][room_id]) == ["m4", "x", "y"]
 
 
-async def test_what_lists_and_subscriptions_ask_adds_up(database: Database) -> None:
+async def test_requests_of_lists_and_subscriptions_are_combined(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
-        wanted: dict[str, Any] = {
+        subscriptions: dict[str, Any] = {
             room_id: {"timeline_limit": 2, "required_state": [["m.room.create", ""]]}
         }
 
         answer = await s.sync(
             ALICE,
             lists=window(state=[["m.room.join_rules", ""]], limit=1),
-            room_subscriptions=wanted,
+            room_subscriptions=subscriptions,
         )
 
         room = answer["rooms"][room_id]
@@ -201,7 +201,7 @@ async def test_what_lists_and_subscriptions_ask_adds_up(database: Database) -> N
         assert len(room["timeline"]) == 2
 
 
-async def test_everything_but_lazy_members(database: Database) -> None:
+async def test_all_state_with_lazy_members(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         await s.world.send(room_id, ALICE)
@@ -216,7 +216,7 @@ async def test_everything_but_lazy_members(database: Database) -> None:
         }
 
 
-async def test_history_that_the_user_may_not_see_is_left_out(database: Database) -> None:
+async def test_history_that_the_user_may_not_see_is_not_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         closed = Draft("m.room.history_visibility", BOB, {"history_visibility": "joined"}, "")
         room_id = await s.world.create_room(BOB, state=[closed])
@@ -230,7 +230,7 @@ async def test_history_that_the_user_may_not_see_is_left_out(database: Database)
         assert room["timeline"][-2]["content"]["membership"] == "join"
 
 
-async def test_messages_of_ignored_users_do_not_show(database: Database) -> None:
+async def test_messages_of_ignored_users_are_not_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         s.reading.wishes.ignored[ALICE] = {BOB}
         room_id = await s.world.create_room(ALICE, join=[BOB])
@@ -240,7 +240,7 @@ async def test_messages_of_ignored_users_do_not_show(database: Database) -> None
         assert (await s.sync(ALICE, first["pos"]))["rooms"] == {}
 
 
-async def test_counts_are_told_and_come_again_when_the_user_has_read(database: Database) -> None:
+async def test_counts_are_sent_and_sent_again_after_a_receipt(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         first = await s.sync(ALICE)
@@ -251,13 +251,13 @@ async def test_counts_are_told_and_come_again_when_the_user_has_read(database: D
         s.tables.read_up_to(room_id, ALICE, sent.event_id, "m.read.private")
         third = await s.sync(ALICE, second["pos"])
 
-        told = second["rooms"][room_id]
-        assert (told["notification_count"], told["highlight_count"]) == (2, 1)
+        room = second["rooms"][room_id]
+        assert (room["notification_count"], room["highlight_count"]) == (2, 1)
         assert third["rooms"][room_id]["notification_count"] == 0
         assert "timeline" not in third["rooms"][room_id]
 
 
-async def test_prev_batch_goes_on_where_the_timeline_begins(database: Database) -> None:
+async def test_prev_batch_points_before_the_timeline(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(3)))
@@ -268,16 +268,16 @@ async def test_prev_batch_goes_on_where_the_timeline_begins(database: Database) 
         assert room["prev_batch"].startswith("t")
 
 
-async def test_what_was_set_between_leaving_and_a_ban_is_not_told(database: Database) -> None:
+async def test_state_set_between_a_leave_and_a_ban_is_hidden(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
-        asked = window(state=[["*", "*"]], timeline=20)
-        first = await s.sync(BOB, lists=asked)
+        lists = window(state=[["*", "*"]], timeline=20)
+        first = await s.sync(BOB, lists=lists)
         await s.world.leave(room_id, BOB)
         await s.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "secret"})
         await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
         await s.world.set_membership(room_id, ALICE, BOB, "ban")
 
-        for answer in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=asked)):
+        for answer in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=lists)):
             assert "secret" not in str(answer)
             assert room_id in answer["rooms"]

@@ -1,4 +1,4 @@
-"""Sliding sync: which rooms a window shows, and how it moves."""
+"""Sliding sync: the rooms in a window, and changes of the window."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.support.sliding import (
 from tests.support.syncing import forget
 
 
-async def test_a_window_shows_the_rooms_active_last(database: Database) -> None:
+async def test_window_has_the_most_recently_active_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 4)
 
@@ -35,7 +35,7 @@ async def test_a_window_shows_the_rooms_active_last(database: Database) -> None:
         assert answer["rooms"][rooms[3]]["bump_stamp"] > answer["rooms"][rooms[2]]["bump_stamp"]
 
 
-async def test_a_growing_window_brings_only_the_rooms_that_are_new(database: Database) -> None:
+async def test_growing_window_sends_only_the_new_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 5)
         first = await s.sync(ALICE, lists=window([0, 1]))
@@ -47,7 +47,7 @@ async def test_a_growing_window_brings_only_the_rooms_that_are_new(database: Dat
         assert set(third["rooms"]) == {rooms[0]}
 
 
-async def test_the_same_pos_gives_the_same_again(database: Database) -> None:
+async def test_repeated_pos_repeats_the_response(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE, lists=window([0, 0]))
@@ -62,7 +62,7 @@ async def test_the_same_pos_gives_the_same_again(database: Database) -> None:
         assert "initial" not in again["rooms"][rooms[2]]
 
 
-async def test_a_position_two_steps_back_is_unknown_after_a_restart(database: Database) -> None:
+async def test_pos_two_responses_back_is_unknown_after_a_restart(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE, lists=window([0, 0]))
@@ -80,14 +80,14 @@ async def test_a_position_two_steps_back_is_unknown_after_a_restart(database: Da
 
 
 @pytest.mark.parametrize("pos", ["", "7", "s1_2", "s1_0_.0_.0_0_0_0_0_c0", "s1_c99", "s\u0661_c1"])
-async def test_a_pos_that_never_was_is_unknown(database: Database, pos: str) -> None:
+async def test_invented_pos_is_unknown(database: Database, pos: str) -> None:
     async with open_sliding(database) as s:
         with pytest.raises(MatrixError) as failed:
             await s.sync(ALICE, pos or "-")
         assert failed.value.errcode == "M_UNKNOWN_POS"
 
 
-async def test_the_pos_of_another_connection_is_unknown(database: Database) -> None:
+async def test_pos_of_another_connection_is_unknown(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 1)
         pos = (await s.sync(ALICE, conn_id="one"))["pos"]
@@ -98,23 +98,25 @@ async def test_the_pos_of_another_connection_is_unknown(database: Database) -> N
                 await s.sync(ALICE, pos, conn_id=conn_id, device_id=device_id)
 
 
-async def test_any_process_answers_a_pos(database: Database) -> None:
-    async with open_two(database) as (one, two):
-        rooms = await busy_rooms(one.world, ALICE, 3)
-        first = await one.sync(ALICE, lists=window([0, 1], limit=1))
-        await one.world.send(rooms[2], ALICE, "news")
+async def test_pos_is_valid_at_every_process(database: Database) -> None:
+    async with open_two(database) as (writer, reader):
+        rooms = await busy_rooms(writer.world, ALICE, 3)
+        first = await writer.sync(ALICE, lists=window([0, 1], limit=1))
+        await writer.world.send(rooms[2], ALICE, "news")
 
-        second = await two.sync(ALICE, first["pos"], lists=window([0, 1], limit=1))
-        await one.world.send(rooms[0], ALICE, "more")
-        third = await one.sync(ALICE, second["pos"], lists=window([0, 1], limit=1))
-        fourth = await two.sync(ALICE, third["pos"], lists=window([0, 1], limit=1))
+        second = await reader.sync(ALICE, first["pos"], lists=window([0, 1], limit=1))
+        await writer.world.send(rooms[0], ALICE, "more")
+        third = await writer.sync(ALICE, second["pos"], lists=window([0, 1], limit=1))
+        fourth = await reader.sync(ALICE, third["pos"], lists=window([0, 1], limit=1))
 
-        assert {room: bodies(one) for room, one in second["rooms"].items()} == {rooms[2]: ["news"]}
+        assert {room_id: bodies(room) for room_id, room in second["rooms"].items()} == {
+            rooms[2]: ["news"]
+        }
         assert set(third["rooms"]) == {rooms[0]}
         assert fourth["rooms"] == {}
 
 
-async def test_a_restart_loses_and_repeats_nothing(database: Database) -> None:
+async def test_restart_neither_loses_nor_repeats_events(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE)
@@ -125,36 +127,36 @@ async def test_a_restart_loses_and_repeats_nothing(database: Database) -> None:
         second = await s.sync(ALICE, first["pos"])
         third = await s.sync(ALICE, second["pos"])
 
-        assert {room: bodies(one) for room, one in second["rooms"].items()} == {
+        assert {room_id: bodies(room) for room_id, room in second["rooms"].items()} == {
             rooms[1]: ["before", "after"]
         }
         assert second["rooms"][rooms[1]]["num_live"] == 2
         assert third["rooms"] == {}
 
 
-async def test_a_room_that_left_the_window_comes_back_with_what_was_missed(
+async def test_room_that_returns_to_the_window_has_the_missed_events(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
-        asked = window([0, 0])
-        first = await s.sync(ALICE, lists=asked)
+        one_room = window([0, 0])
+        first = await s.sync(ALICE, lists=one_room)
         await s.world.send(rooms[0], ALICE, "up")
-        second = await s.sync(ALICE, first["pos"], lists=asked)
+        second = await s.sync(ALICE, first["pos"], lists=one_room)
         await s.world.set_state(rooms[1], ALICE, "m.room.topic", {"topic": "quiet"})
-        third = await s.sync(ALICE, second["pos"], lists=asked)
+        third = await s.sync(ALICE, second["pos"], lists=one_room)
         await s.world.send(rooms[1], ALICE, "back")
 
-        fourth = await s.sync(ALICE, third["pos"], lists=asked)
+        fourth = await s.sync(ALICE, third["pos"], lists=one_room)
 
         assert set(second["rooms"]) == {rooms[0]}
         assert third["rooms"] == {}
         room = fourth["rooms"][rooms[1]]
-        assert [one["type"] for one in room["timeline"]] == ["m.room.topic", "m.room.message"]
+        assert [event["type"] for event in room["timeline"]] == ["m.room.topic", "m.room.message"]
         assert (room["num_live"], "initial" in room, room["limited"]) == (1, False, False)
 
 
-async def test_a_new_room_appears(database: Database) -> None:
+async def test_newly_joined_room_appears(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 1)
         first = await s.sync(ALICE)
@@ -168,7 +170,7 @@ async def test_a_new_room_appears(database: Database) -> None:
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
 
 
-async def test_leaving_is_told_though_the_room_was_forgotten_at_once(database: Database) -> None:
+async def test_leave_is_sent_although_the_room_was_forgotten_at_once(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(BOB, join=[ALICE])
         first = await s.sync(ALICE)
@@ -177,13 +179,13 @@ async def test_leaving_is_told_though_the_room_was_forgotten_at_once(database: D
 
         second = await s.sync(ALICE, first["pos"])
 
-        [told] = second["rooms"][room_id]["timeline"]
-        assert told["content"]["membership"] == "leave"
+        [event] = second["rooms"][room_id]["timeline"]
+        assert event["content"]["membership"] == "leave"
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
         assert (await s.sync(ALICE))["rooms"] == {}
 
 
-async def test_leaving_is_told_once_and_only_of_rooms_that_were_shown(database: Database) -> None:
+async def test_leave_is_sent_once_and_only_of_rooms_that_were_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         shown, left = await busy_rooms(s.world, BOB, 2)
         await s.world.join(shown, ALICE)
@@ -198,13 +200,13 @@ async def test_leaving_is_told_once_and_only_of_rooms_that_were_shown(database: 
 
         assert set(first["rooms"]) == {shown}
         room = second["rooms"][shown]
-        assert [one["content"]["membership"] for one in room["timeline"]] == ["leave"]
+        assert [event["content"]["membership"] for event in room["timeline"]] == ["leave"]
         assert room["required_state"][0]["content"]["membership"] == "leave"
         assert third["rooms"] == {}
         assert third["lists"]["all"]["count"] == 0
 
 
-async def test_whoever_was_removed_from_a_room_is_told_of_it(database: Database) -> None:
+async def test_ban_from_a_joined_room_is_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = (await busy_rooms(s.world, BOB, 1))[0]
         never = await s.world.create_room(BOB)
@@ -219,10 +221,10 @@ async def test_whoever_was_removed_from_a_room_is_told_of_it(database: Database)
         room = answer["rooms"][room_id]
         assert room["timeline"][-1]["content"]["membership"] == "ban"
         assert "name" not in room
-        assert all(one["type"] != "m.room.name" for one in room["required_state"])
+        assert all(event["type"] != "m.room.name" for event in room["required_state"])
 
 
-async def test_an_invite_shows_stripped_state_until_it_is_accepted(database: Database) -> None:
+async def test_invite_has_stripped_state_until_it_is_accepted(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(BOB, join_rule="invite")
         await s.world.set_state(room_id, BOB, "m.room.name", {"name": "Den"})
@@ -236,7 +238,7 @@ async def test_an_invite_shows_stripped_state_until_it_is_accepted(database: Dat
         fourth = await s.sync(ALICE, third["pos"])
 
         invite = second["rooms"][room_id]
-        assert {one["type"] for one in invite["invite_state"]} >= {
+        assert {event["type"] for event in invite["invite_state"]} >= {
             "m.room.create",
             "m.room.name",
             "m.room.join_rules",
@@ -249,7 +251,7 @@ async def test_an_invite_shows_stripped_state_until_it_is_accepted(database: Dat
         assert "invite_state" not in fourth["rooms"][room_id]
 
 
-async def test_a_rejected_invite_is_told(database: Database) -> None:
+async def test_rejected_invite_is_sent_as_a_leave(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(BOB, invite=[ALICE])
         first = await s.sync(ALICE)
@@ -258,13 +260,13 @@ async def test_a_rejected_invite_is_told(database: Database) -> None:
 
         second = await s.sync(ALICE, first["pos"])
 
-        assert [one["content"] for one in second["rooms"][room_id]["timeline"]] == [
+        assert [event["content"] for event in second["rooms"][room_id]["timeline"]] == [
             {"membership": "leave"}
         ]
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
 
 
-async def test_filters(database: Database) -> None:
+async def test_list_filters(database: Database) -> None:
     async with open_sliding(database) as s:
         encryption = Draft("m.room.encryption", ALICE, {"algorithm": "x"}, "")
         plain, secret = await s.world.create_room(), await s.world.create_room(state=[encryption])
@@ -299,7 +301,7 @@ def _space() -> list[Draft]:
     ]
 
 
-async def test_a_room_enters_a_list_when_it_passes_its_filter(database: Database) -> None:
+async def test_room_enters_a_list_when_it_matches_the_filter(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room()
         encrypted = window(filters={"is_encrypted": True})
@@ -315,22 +317,25 @@ async def test_a_room_enters_a_list_when_it_passes_its_filter(database: Database
         assert third["rooms"][room_id]["is_dm"] is True
 
 
-async def test_subscriptions_show_rooms_outside_of_all_windows(database: Database) -> None:
+async def test_subscribed_rooms_outside_of_all_windows_are_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
         foreign = await s.world.create_room(BOB)
-        wanted = {one: {"timeline_limit": 1, "required_state": []} for one in (rooms[0], foreign)}
+        subscription = {"timeline_limit": 1, "required_state": []}
+        subscriptions = {rooms[0]: subscription, foreign: subscription}
 
-        answer = await s.sync(ALICE, lists={}, room_subscriptions=wanted)
+        answer = await s.sync(ALICE, lists={}, room_subscriptions=subscriptions)
         await s.world.send(rooms[1], ALICE, "elsewhere")
         await s.world.send(rooms[0], ALICE, "here")
-        second = await s.sync(ALICE, answer["pos"], lists={}, room_subscriptions=wanted)
+        second = await s.sync(ALICE, answer["pos"], lists={}, room_subscriptions=subscriptions)
 
         assert set(answer["rooms"]) == {rooms[0]}
-        assert {one: bodies(room) for one, room in second["rooms"].items()} == {rooms[0]: ["here"]}
+        assert {room_id: bodies(room) for room_id, room in second["rooms"].items()} == {
+            rooms[0]: ["here"]
+        }
 
 
-async def test_what_makes_no_sense_is_refused(database: Database) -> None:
+async def test_invalid_ranges_and_too_many_lists_are_refused(database: Database) -> None:
     async with open_sliding(database) as s:
         for lists in (window([3, 1]), window([-1, 4]), window(limit=-1)):
             with pytest.raises(InvalidParam):
@@ -339,7 +344,7 @@ async def test_what_makes_no_sense_is_refused(database: Database) -> None:
             await s.sync(CAROL, lists={str(n): {} for n in range(101)})
 
 
-async def test_a_device_has_a_bounded_number_of_connections(database: Database) -> None:
+async def test_device_has_a_limited_number_of_connections(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 1)
         positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
@@ -350,15 +355,17 @@ async def test_a_device_has_a_bounded_number_of_connections(database: Database) 
             await s.sync(ALICE, positions[0], conn_id="c0")
 
 
-async def test_a_connection_that_had_to_make_room_takes_it_back_whole(database: Database) -> None:
+async def test_evicted_connection_is_stored_again_when_used(
+    database: Database,
+) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 40)
         positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
-        [fresh] = await busy_rooms(s.world, ALICE, 1)
+        [new_room] = await busy_rooms(s.world, ALICE, 1)
 
         later = await s.sync(ALICE, positions[0], conn_id="c0")
 
-        assert list(later["rooms"]) == [fresh]
+        assert list(later["rooms"]) == [new_room]
 
     async with open_sliding(database) as s:
         await s.world.send(rooms[1], ALICE, "more")
@@ -381,7 +388,7 @@ async def test_connections_expire(database: Database) -> None:
             await s.sync(ALICE, pos)
 
 
-async def test_reading_a_room_outside_of_the_window_is_told_when_it_comes_back(
+async def test_counts_of_a_room_read_outside_of_the_window_are_sent_when_it_returns(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
@@ -402,24 +409,24 @@ async def test_reading_a_room_outside_of_the_window_is_told_when_it_comes_back(
         assert (await s.sync(ALICE, fourth["pos"], lists=window([0, 1])))["rooms"] == {}
 
 
-async def test_reading_is_told_by_a_process_that_did_not_hear_of_it(database: Database) -> None:
+async def test_counts_are_sent_by_a_process_that_missed_the_receipt(database: Database) -> None:
     async with open_sliding(database) as s:
-        one, two = await busy_rooms(s.world, ALICE, 2)
-        read = await s.world.send(one, ALICE)
-        s.tables.count(ALICE, one, RoomCounts(Count(1, 0)))
+        read_room, other = await busy_rooms(s.world, ALICE, 2)
+        read = await s.world.send(read_room, ALICE)
+        s.tables.count(ALICE, read_room, RoomCounts(Count(1, 0)))
         first = await s.sync(ALICE)
-        s.tables.read_up_to(one, ALICE, read.event_id)
-        s.tables.read_up_to(two, BOB, read.event_id)
+        s.tables.read_up_to(read_room, ALICE, read.event_id)
+        s.tables.read_up_to(other, BOB, read.event_id)
         restarted = make_sliding(s.world)
         restarted.tables.receipts = s.tables.receipts
 
         second = await restarted.sync(ALICE, first["pos"])
 
-        assert set(second["rooms"]) == {one}
-        assert second["rooms"][one]["notification_count"] == 0
+        assert set(second["rooms"]) == {read_room}
+        assert second["rooms"][read_room]["notification_count"] == 0
 
 
-async def test_who_stopped_typing_since_a_restart_is_told(database: Database) -> None:
+async def test_end_of_typing_after_a_restart_is_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id, other = await busy_rooms(s.world, ALICE, 2)
         typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
@@ -433,5 +440,5 @@ async def test_who_stopped_typing_since_a_restart_is_told(database: Database) ->
         restarted.tables.set_typing(room_id)
         second = await restarted.sync(ALICE, first["pos"], **typing)
 
-        [(told, event)] = second["extensions"]["typing"]["rooms"].items()
-        assert (told, event["content"]) == (room_id, {"user_ids": []})
+        [(typing_room, event)] = second["extensions"]["typing"]["rooms"].items()
+        assert (typing_room, event["content"]) == (room_id, {"user_ids": []})

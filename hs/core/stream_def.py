@@ -1,0 +1,78 @@
+"""The vocabulary in which streams are declared; the streams themselves are in hs.core.streams."""
+
+import enum
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+R = TypeVar("R")
+
+
+class Kind(enum.Enum):
+    """Where the rows of a stream are stored."""
+
+    TABLE = "table"  # in the database, so no row is ever lost
+    MEMORY = "memory"  # in the writer's memory; a restart of the writer begins a new epoch
+
+
+class Writers(enum.Enum):
+    """Which processes write a stream."""
+
+    MAIN = "main"  # the main process
+    ONE = "one"  # the process that `stream_writers` of the settings names, or main
+    FIRST = "first"  # as ONE; the first one if `stream_writers` names several
+    SHARDED = "sharded"  # all that `stream_writers` names, or main; each key has one owner
+    EVERY = "every"  # every process, each about itself
+
+
+class WakeRule(enum.Enum):
+    """How rows wake long polls, where that is more than a list of users and rooms.
+
+    The notifier has one method for each rule.
+    """
+
+    ROOM_MEMBERS = "the members of the room, and users whose membership changed"
+    SHARED_ROOMS = "the users who share a room with the user, together with later rows"
+    DEVICE_OWNERS = "the owners of the devices, unless only their key counts changed"
+
+
+def unchanged(row: Any) -> Any:
+    """Return the row, all of which belongs in the log of commits."""
+    return row
+
+
+@attrs.frozen(eq=False)
+class StreamDef(Generic[R]):
+    """The declaration of one stream.
+
+    `row` is the class of its rows. `written_with` is the name of another stream that has the same
+    writers; `stream_writers` of the settings names only that one.
+
+    A row wakes the long polls of the users that `wakes_users` returns and of the members of the
+    rooms that `wakes_rooms` returns, or those that `wake_rule` describes.
+
+    Table streams: `slim` removes from a row what readers can load from the tables, before the row
+    is added to the log of commits from which other processes fill gaps. Memory streams: `recent`
+    is the number of rows that the writer remembers for the same purpose; with a `key`, it
+    remembers only the latest row of each key.
+    """
+
+    name: str
+    row: type[R]
+    kind: Kind
+    writers: Writers = Writers.MAIN
+    written_with: str | None = None
+    wakes_users: Callable[[R], Iterable[str]] | None = None
+    wakes_rooms: Callable[[R], Iterable[str]] | None = None
+    wake_rule: WakeRule | None = None
+    slim: Callable[[R], R] = unchanged
+    recent: int = 1000
+    key: Callable[[R], Hashable] | None = None
+
+    @property
+    def writer_setting(self) -> str | None:
+        """The key in `stream_writers` that names the writers; None if they cannot be chosen."""
+        if self.writers in (Writers.MAIN, Writers.EVERY):
+            return None
+        return self.written_with or self.name

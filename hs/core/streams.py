@@ -1,0 +1,457 @@
+"""The streams of the server: for each one the class of its rows, then its declaration.
+
+This is the only list of streams. Whatever treats all of them alike is derived from it: the slots
+of the sync token and the positions in it (hs.services.sync.positions), the subscriptions of the
+notifier (hs.services.sync.notifier), the names in `stream_writers`
+(hs.settings.sections.workers), the streams that a process writes (hs.nursery.plan) and follows
+(hs.repl.ownership). It is in core because the settings need it as much as replication does, and a
+declaration that is split between the two layers would be two lists again.
+
+A new stream is a row class, a StreamDef and, if /sync follows it, a field of SyncToken.
+
+A row says what changed, in enough detail that readers in other processes need not query the
+database. Rows are sent and logged as MessagePack maps with the names of the fields, between
+processes of two releases as well: new fields come last and have a default.
+"""
+
+import operator
+from collections.abc import Iterable
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from hs.core.errors import InvalidParam
+from hs.core.positions import EpochPosition, VectorPosition
+from hs.core.stream_def import Kind, StreamDef, WakeRule, Writers
+
+MAX_TOKEN_LENGTH: Final = 8192
+PRIVATE_RECEIPT: Final = "m.read.private"
+
+# Events
+
+# (type, state key, event ID or None if the entry was removed, membership if it is m.room.member)
+StateChange = tuple[str, str, str | None, str | None]
+
+
+@attrs.frozen
+class EventRow:
+    """An event was stored in a room.
+
+    `pdu` is its canonical JSON; None if the row comes from the log of commits, and then the reader
+    loads the event. `snapshot_id` is the state before the event. `membership` and
+    `prev_membership` are set for m.room.member events only. `state_changes` lists the changes to
+    the room's current state, if they are not just the event itself; None means that they are.
+    """
+
+    room_id: str
+    event_id: str
+    type: str
+    sender: str
+    state_key: str | None
+    depth: int
+    origin_server_ts: int
+    membership: str | None = None
+    prev_membership: str | None = None
+    outlier: bool = False
+    soft_failed: bool = False
+    rejected: bool = False
+    redacts: str | None = None
+    relates_to: tuple[str, str] | None = None  # (rel_type, parent event ID)
+    txn: tuple[str, str] | None = None  # (device ID, the client's transaction ID)
+    room_version: str = ""
+    pdu: bytes | None = None
+    snapshot_id: int | None = None
+    contains_url: bool = False
+    redaction_applies: bool = False  # the event redacted `redacts`
+    redacted_by: str | None = None  # a redaction of this event was stored before it
+    state_changes: tuple[StateChange, ...] | None = None
+    lost_relation: tuple[str, str] | None = None  # `relates_to` of the event that was redacted
+
+    def changes(self) -> tuple[StateChange, ...]:
+        """Return the changes to the current state of the room."""
+        if self.state_changes is not None:
+            return self.state_changes
+        if self.state_key is None or self.outlier or self.soft_failed or self.rejected:
+            return ()
+        return ((self.type, self.state_key, self.event_id, self.membership),)
+
+
+def without_pdu(row: EventRow) -> EventRow:
+    """Remove the bytes of the event, which are in the table of events."""
+    return attrs.evolve(row, pdu=None)
+
+
+EVENTS = StreamDef(
+    "events",
+    EventRow,
+    Kind.TABLE,
+    Writers.SHARDED,  # by room ID
+    wake_rule=WakeRule.ROOM_MEMBERS,
+    slim=without_pdu,
+)
+# Events from before this server's part of a room's history. The owner of the room stores them.
+BACKFILL = StreamDef(
+    "backfill", EventRow, Kind.TABLE, Writers.SHARDED, written_with="events", slim=without_pdu
+)
+
+# Receipts, typing notifications, presence
+
+
+@attrs.frozen
+class ReceiptRow:
+    """A user's receipt moved; `event_stream_id` is None if the event is not stored here."""
+
+    room_id: str
+    receipt_type: str
+    user_id: str
+    event_id: str
+    thread_id: str | None
+    ts: int
+    content: bytes | None = None
+    event_stream_id: int | None = None
+
+
+RECEIPTS = StreamDef(
+    "receipts",
+    ReceiptRow,
+    Kind.TABLE,
+    Writers.FIRST,
+    wakes_users=lambda row: (row.user_id,) if row.receipt_type == PRIVATE_RECEIPT else (),
+    wakes_rooms=lambda row: () if row.receipt_type == PRIVATE_RECEIPT else (row.room_id,),
+)
+
+
+@attrs.frozen
+class TypingRow:
+    """The users who are typing in a room changed; `user_ids` are all who type now."""
+
+    room_id: str
+    user_ids: tuple[str, ...]
+
+
+TYPING = StreamDef(
+    "typing",
+    TypingRow,
+    Kind.MEMORY,
+    Writers.ONE,
+    wakes_rooms=lambda row: (row.room_id,),
+    recent=10_000,
+    key=lambda row: row.room_id,
+)
+
+
+@attrs.frozen
+class PresenceRow:
+    """A user's presence changed to this."""
+
+    user_id: str
+    state: str
+    last_active_ts: int
+    status_msg: str | None = None
+    currently_active: bool = False
+
+
+PRESENCE = StreamDef(
+    "presence",
+    PresenceRow,
+    Kind.MEMORY,
+    Writers.ONE,
+    wake_rule=WakeRule.SHARED_ROOMS,
+    recent=10_000,
+)
+
+# Account data and push
+
+
+@attrs.frozen
+class AccountDataRow:
+    """Account data changed: global (`room_id` is None) or of a room. Tags have the type m.tag."""
+
+    user_id: str
+    room_id: str | None
+    type: str
+    content: bytes | None = None
+
+
+ACCOUNT_DATA = StreamDef(
+    "account_data", AccountDataRow, Kind.TABLE, Writers.ONE, wakes_users=lambda row: (row.user_id,)
+)
+
+
+@attrs.frozen
+class PushRulesRow:
+    """A user's push rules changed; `rules` are all that the user has set, as stored."""
+
+    user_id: str
+    rules: bytes | None = None
+
+
+PUSH_RULES = StreamDef(
+    "push_rules", PushRulesRow, Kind.TABLE, Writers.ONE, wakes_users=lambda row: (row.user_id,)
+)
+
+
+@attrs.frozen
+class Unread:
+    """The effect of one event on unread counts.
+
+    `notify` and `highlight` hold for local members with the default push rules. `exceptions` are
+    the other members: (user ID, difference to their notify count, difference to their highlight
+    count).
+    """
+
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    sender: str
+    notify: bool
+    highlight: bool
+    exceptions: tuple[tuple[str, int, int], ...] = ()
+
+
+@attrs.frozen
+class UnreadRow:
+    """Push rules were evaluated for the events of one writer, up to the position `upto`.
+
+    `marks` are (user ID, room ID, thread ID, stream ID): the user has read up to there, by joining
+    or sending. `removed` are (room ID, stream ID) of redacted events. `stored` is the position in
+    this stream up to which the database has all rows.
+    """
+
+    writer: str
+    upto: int
+    unread: tuple[Unread, ...] = ()
+    marks: tuple[tuple[str, str, str, int], ...] = ()
+    removed: tuple[tuple[str, int], ...] = ()
+    stored: int = 0
+
+
+UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
+
+
+@attrs.frozen
+class PusherRow:
+    """A pusher was set or, with `removed`, deleted; only an `enabled` pusher sends anything."""
+
+    user_id: str
+    app_id: str
+    pushkey: str
+    removed: bool = False
+    enabled: bool = True
+
+
+PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE, Writers.ONE)
+
+
+@attrs.frozen
+class QueuedPush:
+    """An entry of the push queue, for users who have pushers and the same actions."""
+
+    seq: int
+    stream_id: int
+    room_id: str
+    event_id: str
+    thread_id: str
+    actions: str
+    added_ms: int
+    user_ids: tuple[str, ...]
+
+
+@attrs.frozen
+class PushesRow:
+    """Entries were added to the push queue in the database."""
+
+    pushes: tuple[QueuedPush, ...]
+
+
+PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
+
+# Devices
+
+
+class ToDeviceRow(msgspec.Struct, frozen=True):
+    """To-device messages were added to inboxes, or the key counts of devices changed (`keys`).
+
+    `devices` are (user ID, device ID), hundreds in one row for one request. Their `messages`, one
+    for each device, are JSON without the beginning that all have in common, `head`; None means
+    that they are only in the table. With `gone` the inboxes of the devices were deleted.
+    """
+
+    devices: tuple[tuple[str, str], ...]
+    messages: tuple[bytes, ...] | None = None
+    keys: bool = False
+    gone: bool = False
+    head: bytes = b""
+
+
+def without_messages(row: ToDeviceRow) -> ToDeviceRow:
+    """Remove the messages, which are in the table of inboxes."""
+    return row if row.messages is None else msgspec.structs.replace(row, messages=None, head=b"")
+
+
+TO_DEVICE = StreamDef(
+    "to_device",
+    ToDeviceRow,
+    Kind.TABLE,
+    Writers.ONE,
+    wake_rule=WakeRule.DEVICE_OWNERS,
+    slim=without_messages,
+)
+
+
+@attrs.frozen
+class DeviceListRow:
+    """The devices, device keys or cross-signing keys of a user changed.
+
+    `device_id` is None if it was more than one device. `room_ids` are the rooms that the user is
+    joined to, whose members track the device list. With `signatures` only the user's own devices
+    are concerned: the user signed keys of `targets`, or changed the user-signing key.
+    """
+
+    user_id: str
+    device_id: str | None = None
+    signatures: bool = False
+    targets: tuple[str, ...] = ()
+    room_ids: tuple[str, ...] = ()
+
+
+DEVICE_LISTS = StreamDef(
+    "device_lists",
+    DeviceListRow,
+    Kind.TABLE,
+    Writers.FIRST,
+    wakes_users=lambda row: (row.user_id,),
+    wakes_rooms=lambda row: row.room_ids,
+)
+
+# Threads
+
+
+@attrs.frozen
+class ThreadSubscriptionRow:
+    """A user subscribed to a thread, explicitly or automatically, or unsubscribed from it."""
+
+    user_id: str
+    room_id: str
+    root_id: str
+    subscribed: bool
+
+
+THREAD_SUBSCRIPTIONS = StreamDef(
+    "thread_subscriptions",
+    ThreadSubscriptionRow,
+    Kind.TABLE,
+    Writers.ONE,
+    wakes_users=lambda row: (row.user_id,),
+)
+
+# Between processes
+
+
+@attrs.frozen
+class FederationRow:
+    """There is something to send to these servers."""
+
+    destinations: tuple[str, ...]
+    kind: str
+    payload: bytes | None = None
+
+
+FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
+
+
+@attrs.frozen
+class RatesRow:
+    """Rate limits that a process charged: (limit, key, seconds until that much is refilled)."""
+
+    granted: tuple[tuple[str, str, float], ...]
+
+
+RATES = StreamDef("rates", RatesRow, Kind.MEMORY, Writers.EVERY, recent=1)
+
+
+@attrs.frozen
+class CacheRow:
+    """Entries of a cache are no longer valid; without `keys`, none of them is."""
+
+    cache: str
+    keys: tuple[str, ...] = ()
+
+
+CACHES = StreamDef("caches", CacheRow, Kind.MEMORY, Writers.EVERY, recent=10_000)
+
+# All of the above, in the order in which they are declared.
+CATALOGUE: Final[tuple[StreamDef[Any], ...]] = tuple(
+    [stream for stream in list(globals().values()) if isinstance(stream, StreamDef)]
+)
+
+
+@attrs.frozen
+class SyncToken:
+    """How far a client has seen each stream that /sync follows.
+
+    The fields are named after the streams, and declare which streams those are. A memory stream
+    has an EpochPosition. The order of the fields is that of the segments of the text form, so a
+    new field comes last. Text with fewer segments was written by an earlier release: the missing
+    positions are 0. More segments were written by a later one and are ignored.
+    """
+
+    events: VectorPosition = VectorPosition()
+    receipts: VectorPosition = VectorPosition()
+    typing: EpochPosition = EpochPosition()
+    presence: EpochPosition = EpochPosition()
+    account_data: VectorPosition = VectorPosition()
+    to_device: VectorPosition = VectorPosition()
+    device_lists: VectorPosition = VectorPosition()
+    push_rules: VectorPosition = VectorPosition()
+    thread_subscriptions: VectorPosition = VectorPosition()
+
+    @classmethod
+    def at(cls, vectors: Iterable[VectorPosition]) -> "SyncToken":
+        """Return the token for these positions in SYNCED_STREAMS."""
+        # Positions in memory streams grow over restarts of their writers, so a position of an
+        # earlier epoch is known by its number and the epoch in the token stays empty.
+        slots: list[Any] = [
+            EpochPosition("", vector) if slot is EpochPosition else vector
+            for slot, vector in zip(_SLOT_TYPES, vectors, strict=True)
+        ]
+        return cls(*slots)
+
+    def vectors(self) -> tuple[VectorPosition, ...]:
+        """Return the positions in SYNCED_STREAMS."""
+        return _vectors(self)
+
+    def encode(self) -> str:
+        """Return the text form, `s<events>_<receipts>_…`."""
+        return "s" + "_".join([slot.encode() for slot in _slots(self)])
+
+    @classmethod
+    def parse(cls, text: str) -> "SyncToken":
+        """Parse the text form.
+
+        Raises: InvalidParam.
+        """
+        if not text.startswith("s") or len(text) > MAX_TOKEN_LENGTH:
+            raise InvalidParam("Not a sync token")
+        segments = text[1:].split("_")
+        slots: list[Any] = [
+            slot.parse(segment) for slot, segment in zip(_SLOT_TYPES, segments, strict=False)
+        ]
+        return cls(*slots)
+
+
+_BY_NAME: Final = {stream.name: stream for stream in CATALOGUE}
+_SLOT_NAMES: Final = tuple(field.name for field in attrs.fields(SyncToken))
+_SLOT_TYPES: Final = tuple(type(getattr(SyncToken(), name)) for name in _SLOT_NAMES)
+_slots = operator.attrgetter(*_SLOT_NAMES)
+_vectors = operator.attrgetter(
+    *[
+        f"{name}.vector" if slot is EpochPosition else name
+        for name, slot in zip(_SLOT_NAMES, _SLOT_TYPES, strict=True)
+    ]
+)
+
+# The streams that /sync follows, in the order of their slots in the token.
+SYNCED_STREAMS: Final[tuple[StreamDef[Any], ...]] = tuple(_BY_NAME[name] for name in _SLOT_NAMES)

@@ -1,0 +1,99 @@
+"""The declarations of streams agree with each other."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs.core.positions import EpochPosition, VectorPosition
+from hs.core.stream_def import Kind, StreamDef, Writers
+from hs.core.streams import (
+    BACKFILL,
+    CACHES,
+    CATALOGUE,
+    DEVICE_LISTS,
+    EVENTS,
+    FEDERATION,
+    PUSHERS,
+    RECEIPTS,
+    SYNCED_STREAMS,
+    THREAD_SUBSCRIPTIONS,
+    TYPING,
+    UNREAD,
+    DeviceListRow,
+    ReceiptRow,
+    SyncToken,
+    ThreadSubscriptionRow,
+    TypingRow,
+)
+
+by_stream = pytest.mark.parametrize("stream", CATALOGUE, ids=lambda stream: stream.name)
+
+
+def test_catalogue_has_all_streams_in_the_order_of_declaration() -> None:
+    names = [stream.name for stream in CATALOGUE]
+
+    assert len(set(names)) == len(names)
+    assert CATALOGUE[:2] == (EVENTS, BACKFILL)
+    assert CATALOGUE[-1] is CACHES
+    assert {THREAD_SUBSCRIPTIONS, PUSHERS, FEDERATION} < set(CATALOGUE)
+
+
+@by_stream
+def test_exactly_the_streams_that_sync_follows_wake_long_polls(stream: StreamDef[Any]) -> None:
+    wakes = bool(stream.wake_rule or stream.wakes_users or stream.wakes_rooms)
+
+    assert wakes == (stream in SYNCED_STREAMS)
+
+
+@by_stream
+def test_wake_rule_excludes_lists_of_users_and_rooms(stream: StreamDef[Any]) -> None:
+    assert stream.wake_rule is None or not (stream.wakes_users or stream.wakes_rooms)
+
+
+@pytest.mark.parametrize("stream", SYNCED_STREAMS, ids=lambda stream: stream.name)
+def test_memory_streams_have_an_epoch_in_the_sync_token(stream: StreamDef[Any]) -> None:
+    slot_type = EpochPosition if stream.kind is Kind.MEMORY else VectorPosition
+
+    assert type(getattr(SyncToken(), stream.name)) is slot_type
+
+
+@by_stream
+def test_writers_are_those_of_a_stream_with_the_same_rule(stream: StreamDef[Any]) -> None:
+    (leader,) = (other for other in CATALOGUE if other.name == (stream.written_with or stream.name))
+
+    assert leader.writers is stream.writers
+    assert leader.written_with is None
+
+
+def test_stream_writers_names_streams_by_their_own_name_or_that_of_another() -> None:
+    assert BACKFILL.writer_setting == EVENTS.writer_setting == "events"
+    assert RECEIPTS.writer_setting == "receipts"
+    assert UNREAD.writers is Writers.MAIN
+    assert UNREAD.writer_setting is None
+    assert CACHES.writer_setting is None
+
+
+@given(st.text(), st.text())
+def test_rows_name_the_users_and_rooms_that_they_wake(user_id: str, room_id: str) -> None:
+    public = ReceiptRow(room_id, "m.read", user_id, "$e", None, 1)
+    private = ReceiptRow(room_id, "m.read.private", user_id, "$e", None, 1)
+
+    assert woken(RECEIPTS, public) == ([], [room_id])
+    assert woken(RECEIPTS, private) == ([user_id], [])
+    assert woken(TYPING, TypingRow(room_id, (user_id,))) == ([], [room_id])
+    assert woken(DEVICE_LISTS, DeviceListRow(user_id, room_ids=(room_id,))) == (
+        [user_id],
+        [room_id],
+    )
+    subscribed = ThreadSubscriptionRow(user_id, room_id, "$root", True)
+    assert woken(THREAD_SUBSCRIPTIONS, subscribed) == ([user_id], [])
+
+
+def woken(stream: StreamDef[Any], row: object) -> tuple[list[str], list[str]]:
+    users_of, rooms_of = stream.wakes_users, stream.wakes_rooms
+    return (
+        [] if users_of is None else list(users_of(row)),
+        [] if rooms_of is None else list(rooms_of(row)),
+    )
