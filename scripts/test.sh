@@ -20,5 +20,6 @@ command -v redis-server >/dev/null || missing="$missing redis-server"
 
 install_hs "[test]"
 cd "$ROOT"
-# On two processors at a time, each with a PostgreSQL and a Redis of its own; `-n 0` for one only.
-exec "$VENV/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile "$@"
+# In three processes, since tests often wait for servers that they have started; each process has its
+# own PostgreSQL and Redis. `-n 0` runs the tests in this process.
+exec "$VENV/bin/python" -m pytest -q -p no:cacheprovider -n 3 --dist loadfile "$@"

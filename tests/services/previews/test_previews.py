@@ -242,12 +242,15 @@ async def test_pages_too_large_and_failures_are_not_fetched(world: World) -> Non
             await world.of(path)
 
 
-async def test_a_page_made_to_take_long_has_an_empty_preview(world: World) -> None:
-    world.site.html("/a", "<div>" * 200_000)
-    world.site.html("/b", "<title>T</title>")
+async def test_a_page_made_to_take_long_has_an_empty_preview(
+    database: Database, bridge: Bridge, tmp_path: Path
+) -> None:
+    async with open_world(database, bridge, tmp_path, parse_s=2.0) as world:
+        world.site.html("/a", "<div>" * 200_000)
+        world.site.html("/b", "<title>T</title>")
 
-    assert await world.of("/a") == {}
-    assert await world.of("/b") == {}, "its host has to wait"
+        assert await world.of("/a") == {}
+        assert await world.of("/b") == {}, "its host has to wait"
 
 
 # oEmbed
