@@ -55,7 +55,7 @@ def test_copies_go_where_the_settings_say() -> None:
     assert isinstance(s3.store, S3Bucket)
     assert (s3.takes(is_local=True), s3.takes(is_local=False)) == (True, False)
     assert isinstance(folder.store, FolderStore)
-    assert folder.is_waited_for
+    assert folder.is_synchronous
 
 
 def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

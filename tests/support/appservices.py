@@ -21,7 +21,7 @@ from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
 from hs.services.appservices.event_interest import Interest
 from hs.services.appservices.invite_state import InviteStates
-from hs.services.appservices.previous_memberships import PastMembers
+from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.transactions import TransactionMaker
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.settings.sections.appservices import AppserviceRegistration, Namespace, Namespaces
@@ -125,7 +125,7 @@ async def nothing() -> None:
 class BusyPast:
     """A PastMembers that runs `meanwhile` before its first look-up."""
 
-    past: PastMembers
+    past: PreviousMembershipReader
     meanwhile: Callable[[], Awaitable[None]]
 
     async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
@@ -189,7 +189,7 @@ class Sending:
             world.feed,
             Interest(registry, world.database),
             reading.memberships,
-            BusyPast(PastMembers(world.events, world.states), self.meanwhile),
+            BusyPast(PreviousMembershipReader(world.events, world.states), self.meanwhile),
             maker,
             ServiceCalls(self.services, False),
         )

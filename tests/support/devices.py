@@ -27,19 +27,19 @@ from hs.repl.inproc import InProcHub
 from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.repl.writers import TableWriter
-from hs.services.accounts.sessions.interactive_auth import PASSWORD, Attempt, InteractiveAuth
+from hs.services.accounts.sessions.interactive_auth import PASSWORD, InteractiveAuth, StageAttempt
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
-from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceLists
+from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceListWriter
 from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.device_updates import DeviceUpdates, DeviceUpkeep
-from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
+from hs.services.devices.device_updates import DeviceCleanup, DeviceUpdates
+from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter, LocalInboxWriter
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import NoRemoteDevices
-from hs.services.devices.to_device import DehydratedEvents, ToDevice
+from hs.services.devices.to_device import DehydratedDeviceMessages, ToDevice
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.store.shared_rooms import RoomNeighbours
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync
@@ -65,7 +65,7 @@ PASSWORD_OF_ALL = "open sesame"
 class Sesame:
     """A password stage with one password for all users."""
 
-    async def check(self, attempt: Attempt) -> None:
+    async def check(self, attempt: StageAttempt) -> None:
         if attempt.auth.get("password") != PASSWORD_OF_ALL:
             raise Forbidden("Wrong password")
 
@@ -86,11 +86,11 @@ class Process:
     one_time_keys: OneTimeKeys
     device_lists: DeviceLists
     user_keys: UserKeysReader
-    upkeep: DeviceUpkeep
+    upkeep: DeviceCleanup
     service: SyncService
     sliding: SlidingSync
     client: WebClient
-    filer: BundleFiler = attrs.field(init=False)  # of the owner only
+    filer: BundleUnpacker = attrs.field(init=False)  # of the owner only
 
     async def device(self, user_id: UserID, device_id: str, name: str | None = None) -> str:
         """Create a device and return its access token."""
@@ -168,9 +168,11 @@ async def open_devices(database: Database, hub: InProcHub | None = None) -> Asyn
         inboxes: TableWriter[ToDeviceRow] = TableWriter(
             TO_DEVICE, "main", database, transport, now_ms
         )
-        filer = BundleFiler(inboxes, world.feed)
+        filer = BundleUnpacker(inboxes, world.feed)
         process = make_process(
-            world, LocalDeviceLists(lists, world.clock), LocalInboxes(inboxes, world.clock, filer)
+            world,
+            LocalDeviceListWriter(lists, world.clock),
+            LocalInboxWriter(inboxes, world.clock, filer),
         )
         process.filer = filer
         async with trio.open_nursery() as nursery:
@@ -220,7 +222,7 @@ def make_process(
         one_time_keys=one_time_keys,
         device_lists=device_lists,
         user_keys=user_keys,
-        upkeep=DeviceUpkeep(database, world.clock, updates, inboxes),
+        upkeep=DeviceCleanup(database, world.clock, updates, inboxes),
         service=make_sync(readers, sources, notifier),
         sliding=make_sliding_sync(readers, sources, notifier, world.clock, encryption=encryption),
         client=_client(
@@ -254,7 +256,9 @@ def _client(
         ToDeviceApi(to_device),
         KeyBackupApi(KeyBackups(database)),
         DehydratedDeviceApi(
-            DehydratedDevices(database, lists, inboxes, one_time_keys, DehydratedEvents(database))
+            DehydratedDevices(
+                database, lists, inboxes, one_time_keys, DehydratedDeviceMessages(database)
+            )
         ),
         tokens=tokens,
     )

@@ -12,7 +12,7 @@ from hs.lib.http_client import NO_HEADERS, HttpAnswer
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.terms.captcha import Captcha
 from hs.services.accounts.threepids.identity_servers import IdentityServers
-from hs.services.accounts.threepids.msisdn_delegate import PhoneDelegate
+from hs.services.accounts.threepids.msisdn_delegate import MsisdnDelegate
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -89,6 +89,6 @@ def address_servers(
     signer = Signer(ServerName("test"), KEY)
     return ThreepidServers(
         identity_servers=IdentityServers(database, world, signer),
-        phones=PhoneDelegate(settings.delegates.msisdn, world),
+        phones=MsisdnDelegate(settings.delegates.msisdn, world),
         captcha=captcha,
     )

@@ -33,7 +33,7 @@ from hs.repl.leases import Leases
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
-from hs.services.accounts.limits.rate_limits import ConfiguredRates, bucket_of
+from hs.services.accounts.limits.rate_limits import RequestRateLimits, bucket_of
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.directory.aliases import Aliases, NoNamespaces
 from hs.services.directory.public_rooms import PublicRooms
@@ -243,7 +243,7 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
             database=world.database,
             clock=world.clock,
             sending=sending,
-            rates=ConfiguredRates(limits),
+            rates=RequestRateLimits(limits),
             announcements=drops,
             longest_ms=LONGEST_DELAY_MS,
         ),

@@ -16,7 +16,7 @@ from hs.services.rooms.read.pagination import Places
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
 from hs.services.search.message_search import MessageSearch
-from hs.services.search.result_serializer import ResultShowing
+from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
 from hs.services.search.search_request import SearchAsk
 from hs.storage.database import Database
@@ -90,7 +90,7 @@ def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
         reading.memberships,
         reading.visibility,
         SearchProgress.following(database, world.feed),
-        ResultShowing(events, states, timelines, room_state, showing),
+        SearchResultRenderer(events, states, timelines, room_state, showing),
         is_enabled,
     )
     return Searching(world, reading, SearchIndexer(database, world.feed), messages)

@@ -1,1 +1,1 @@
-"""What concerns those who run the server."""
+"""Services for administrators: content reports, server notices, consent notices."""

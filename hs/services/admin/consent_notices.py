@@ -1,4 +1,4 @@
-"""Asks users by server notice to agree to the terms of use, once for each version."""
+"""Server notices that ask users to agree to the terms, once per version."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from hs.settings.sections.consent import ConsentSettings
 from hs.storage.admin import server_notices as storage
 from hs.storage.database import Database
 
-EVERY_S: Final = 60.0
+POLL_S: Final = 60.0
 SEEN_WITHIN_MS: Final = 3_600_000
 BATCH: Final = 100
 _SCOPE: Final = "notice of the terms"
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class ConsentNotices:
-    """Asks those who use the server; one process does. `uri_for` is where each can agree."""
+    """The duty that sends consent notices; `uri_for` returns a user's consent URL."""
 
     _database: Database
     _clock: Clock
@@ -33,34 +33,36 @@ class ConsentNotices:
     _uri_for: Callable[[str], str]
     _notices: ServerNotices
 
-    async def ask(self) -> int:
-        """Ask everybody who was seen lately and has not been asked; give how many."""
-        version, speaker = self._settings.version, self._notices.notices_user
-        if version is None or speaker is None:
+    async def send_due(self) -> int:
+        """Notify recently seen users who have not been notified yet; return their number."""
+        version, notices_user = self._settings.version, self._notices.notices_user
+        if version is None or notices_user is None:
             return 0
-        since_ms, asked = self._clock.now_ms() - SEEN_WITHIN_MS, 0
-        guests_too = self._settings.send_server_notice_to_guests
+        since_ms, sent = self._clock.now_ms() - SEEN_WITHIN_MS, 0
+        include_guests = self._settings.send_server_notice_to_guests
         while users := await self._database.read(
-            storage.to_be_asked, version, since_ms, guests_too, speaker, BATCH
+            storage.to_be_asked, version, since_ms, include_guests, notices_user, BATCH
         ):
             for user_id in users:
-                content = filled(dict(self._settings.server_notice_content), self._uri_for(user_id))
-                # Sent again after a crash before the note, it is the same event.
-                txn = TxnKey(speaker, "", _SCOPE, f"{user_id} {version}")
+                content = with_consent_uri(
+                    dict(self._settings.server_notice_content), self._uri_for(user_id)
+                )
+                # The transaction ID makes a repetition after a crash return the same event.
+                txn = TxnKey(notices_user, "", _SCOPE, f"{user_id} {version}")
                 await self._notices.send(UserID(user_id), content, txn=txn)
                 await self._database.write(storage.note_asked, user_id, version)
-            asked += len(users)
-        if asked:
-            log.info("%d users were asked to agree to the terms, version %s", asked, version)
-        return asked
+            sent += len(users)
+        if sent:
+            log.info("sent consent notices for version %s of the terms to %d users", version, sent)
+        return sent
 
 
-def filled(value: Any, uri: str) -> Any:
-    """Put the address into all texts of a content."""
+def with_consent_uri(value: Any, uri: str) -> Any:
+    """Replace the placeholder of the consent URL in all strings of a content."""
     if isinstance(value, str):
         return value.replace(_URI, uri)
     if isinstance(value, dict):
-        return {key: filled(one, uri) for key, one in value.items()}
+        return {key: with_consent_uri(member, uri) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [filled(one, uri) for one in value]
+        return [with_consent_uri(member, uri) for member in value]
     return value

@@ -1,4 +1,4 @@
-"""What users report to those who run the server; kept for them to look at.
+"""Content reports of users, which are stored for administrators.
 
 Spec: client-server API, Reporting Content.
 """
@@ -18,30 +18,30 @@ from hs.storage.database import Database
 MAX_REASON_CHARS: Final = 1000
 
 
-class Joined(Protocol):
-    """Tells who is joined to a room."""
+class RoomMembershipCheck(Protocol):
+    """A query for room memberships."""
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Tell whether a user is joined to a room."""
+        """Return whether a user is joined to a room."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Reports:
-    """Takes reports."""
+    """The store of content reports."""
 
     database: Database
-    members: Joined
+    members: RoomMembershipCheck
     clock: Clock
 
     async def report_room(self, requester: Requester, room_id: RoomID, reason: str) -> None:
-        """Report a room, from within or from outside.
+        """Report a room, also as a non-member.
 
         Raises: NotFound.
         """
         if not await self.database.read(storage.room_exists, room_id):
             raise NotFound("The room was not found.")
-        await self._keep(requester, reason, room_id=room_id)
+        await self._store(requester, reason, room_id=room_id)
 
     async def report_event(
         self,
@@ -55,11 +55,13 @@ class Reports:
 
         Raises: BadJson, NotFound.
         """
-        joined = await self.members.is_joined(room_id, requester.user_id)
-        sender = await self.database.read(storage.sender_of, event_id, room_id) if joined else None
+        is_joined = await self.members.is_joined(room_id, requester.user_id)
+        sender = (
+            await self.database.read(storage.sender_of, event_id, room_id) if is_joined else None
+        )
         if sender is None:
             raise NotFound("The event was not found or you are not joined to the room.")
-        await self._keep(
+        await self._store(
             requester, reason, room_id=room_id, event_id=event_id, user_id=sender, score=score
         )
 
@@ -70,9 +72,9 @@ class Reports:
         """
         if not await self.database.read(storage.user_exists, user_id):
             raise NotFound("The user was not found.")
-        await self._keep(requester, reason, user_id=user_id)
+        await self._store(requester, reason, user_id=user_id)
 
-    async def _keep(
+    async def _store(
         self,
         requester: Requester,
         reason: str | None,

@@ -1,4 +1,4 @@
-"""What the server itself tells users: one room for each of them, which they cannot turn down.
+"""Server notices: messages from the server in one room per user, which the user cannot reject.
 
 Spec: client-server API, Server Notices.
 """
@@ -30,24 +30,24 @@ from hs.storage.admin import server_notices
 from hs.storage.database import Database
 
 TAG = "m.server_notice"
-_HERE = (event_types.JOIN, event_types.INVITE)
+_INVITED_OR_JOINED = (event_types.JOIN, event_types.INVITE)
 
 log = logging.getLogger(__name__)
 
 
-class Tags(Protocol):
-    """Tags users' rooms."""
+class RoomTags(Protocol):
+    """A writer of room tags."""
 
     async def put_tag(
         self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
     ) -> None:
-        """Tag a room."""
+        """Set a tag of a room."""
         ...
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class ServerNotices:
-    """Sends notices; `notices_user` None: there are none on this server."""
+    """The sender of server notices; they are disabled if `notices_user` is None."""
 
     settings: NoticeSettings
     notices_user: UserID | None
@@ -56,17 +56,17 @@ class ServerNotices:
     appender: RoomAppender
     memberships: Memberships
     profiles: LocalProfiles
-    tags: Tags
+    tags: RoomTags
     clock: Clock
     locks: KeyedLock[UserID] = attrs.field(factory=KeyedLock)
 
     @property
     def is_enabled(self) -> bool:
-        """Tell whether the server speaks to its users."""
+        """Whether server notices are configured."""
         return self.notices_user is not None
 
     async def reserve(self) -> None:
-        """Keep others from registering under the name that notices come from."""
+        """Create the account of the notices user, so that nobody can register it."""
         if self.notices_user is not None:
             await self.database.write(
                 server_notices.reserve, self.notices_user, self.clock.now_ms()
@@ -81,53 +81,53 @@ class ServerNotices:
         state_key: str | None = None,
         txn: TxnKey | None = None,
     ) -> EventID:
-        """Tell a user something, in a room that is made or joined again where needed.
+        """Send a notice to a user; create the room or invite the user again if needed.
 
-        Raises: NotFound, when notices are not configured or the user is not of this server.
+        Raises: NotFound if notices are not configured or the user is not local.
         """
-        speaker = self.notices_user
-        if speaker is None:
+        notices_user = self.notices_user
+        if notices_user is None:
             raise NotFound("Server notices are not enabled on this server")
         if not self.memberships.is_local(user_id):
-            raise NotFound("Server notices are for users of this server")
+            raise NotFound("Server notices can be sent to local users only")
         async with self.locks.hold(user_id):
-            room_id = await self._room(speaker, user_id)
-            await self._bring(speaker, user_id, room_id)
-        draft = Draft(event_type, speaker, dict(content), state_key, txn=txn)
+            room_id = await self._find_or_create_room(notices_user, user_id)
+            await self._ensure_invited(notices_user, user_id, room_id)
+        draft = Draft(event_type, notices_user, dict(content), state_key, txn=txn)
         return (await self.appender.append(room_id, [draft]))[0].event_id
 
-    async def _room(self, speaker: UserID, user_id: UserID) -> RoomID:
-        known = await self.database.read(server_notices.room_of, user_id)
-        if known is not None:
-            if await self.memberships.is_joined(RoomID(known), speaker):
-                return RoomID(known)
-            await self.database.write(server_notices.forget, user_id, known)
-        drafts = self._first_events(speaker, room_version(self.default_version))
-        made = (await self.appender.create(self.default_version, drafts))[0].room_id
-        # Another process may have been quicker; then nobody will ever enter this one.
-        room_id = RoomID(await self.database.write(server_notices.claim, user_id, made))
-        if room_id == made:
-            log.info("%s has a room for notices: %s", user_id, room_id)
+    async def _find_or_create_room(self, notices_user: UserID, user_id: UserID) -> RoomID:
+        stored_id = await self.database.read(server_notices.room_of, user_id)
+        if stored_id is not None:
+            if await self.memberships.is_joined(RoomID(stored_id), notices_user):
+                return RoomID(stored_id)
+            await self.database.write(server_notices.forget, user_id, stored_id)
+        drafts = self._initial_events(notices_user, room_version(self.default_version))
+        created_id = (await self.appender.create(self.default_version, drafts))[0].room_id
+        # Another process may have created a room concurrently; then this one stays unused.
+        room_id = RoomID(await self.database.write(server_notices.claim, user_id, created_id))
+        if room_id == created_id:
+            log.info("created server notices room %s for %s", room_id, user_id)
         return room_id
 
-    async def _bring(self, speaker: UserID, user_id: UserID, room_id: RoomID) -> None:
-        """Have the user invited, or joined, with the room tagged beforehand."""
-        wanted = (event_types.JOIN,) if self.settings.auto_join else _HERE
-        own = await self.memberships.local_membership(room_id, user_id)
-        if own is not None and own.membership in wanted:
+    async def _ensure_invited(self, notices_user: UserID, user_id: UserID, room_id: RoomID) -> None:
+        """Make sure that the user is invited or joined; the room is tagged before that."""
+        accepted = (event_types.JOIN,) if self.settings.auto_join else _INVITED_OR_JOINED
+        membership = await self.memberships.local_membership(room_id, user_id)
+        if membership is not None and membership.membership in accepted:
             return
         await self.tags.put_tag(user_id, room_id, TAG, {})
         profile = shown(await self.profiles.of_local(user_id))
         drafts = []
-        if own is None or own.membership not in _HERE:
-            drafts.append(_member(speaker, user_id, event_types.INVITE, profile))
+        if membership is None or membership.membership not in _INVITED_OR_JOINED:
+            drafts.append(_member(notices_user, user_id, event_types.INVITE, profile))
         if self.settings.auto_join:
             drafts.append(_member(user_id, user_id, event_types.JOIN, profile))
         await self.appender.append(room_id, drafts)
 
-    def _first_events(self, speaker: UserID, rules: RoomVersion) -> list[Draft]:
+    def _initial_events(self, notices_user: UserID, rules: RoomVersion) -> list[Draft]:
         settings = self.settings
-        levels = {**default_power_levels(rules, speaker, PRIVATE_CHAT), "users_default": -10}
+        levels = {**default_power_levels(rules, notices_user, PRIVATE_CHAT), "users_default": -10}
         profile = shown(
             {
                 "displayname": settings.system_mxid_display_name,
@@ -147,9 +147,9 @@ class ServerNotices:
         if settings.room_avatar_url:
             state.append((event_types.AVATAR, {"url": settings.room_avatar_url}))
         return [
-            Draft(event_types.CREATE, speaker, {"m.federate": False}, ""),
-            _member(speaker, speaker, event_types.JOIN, profile),
-            *(Draft(event_type, speaker, content, "") for event_type, content in state),
+            Draft(event_types.CREATE, notices_user, {"m.federate": False}, ""),
+            _member(notices_user, notices_user, event_types.JOIN, profile),
+            *(Draft(event_type, notices_user, content, "") for event_type, content in state),
         ]
 
 

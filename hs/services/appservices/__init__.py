@@ -1,1 +1,1 @@
-"""Application services: who they are, what they are told, and what they are asked."""
+"""Application services: registry, identities, transactions, queries, third-party networks."""

@@ -1,4 +1,4 @@
-"""Requests to application services: addresses, tokens, and the routes of old.
+"""The HTTP client of application services: URLs, tokens and legacy routes.
 
 Spec: application service API, Homeserver -> Application Service API.
 """
@@ -17,24 +17,24 @@ V1: Final = "/_matrix/app/v1"
 ANSWER_BYTES: Final = 1 << 20
 _UNKNOWN_ROUTE: Final = (404, 405, 501)
 
-Query = Sequence[tuple[str, str]]
+QueryParameters = Sequence[tuple[str, str]]
 
 
-class NoAddress(HttpFault):
-    """The service has no URL, so nothing is sent to it."""
+class NoServiceUrl(HttpFault):
+    """The service has no URL, so nothing can be sent to it."""
 
 
 @attrs.frozen
-class Route:
-    """A route under `/_matrix/app/v1`, and the whole path that it had before that."""
+class AppserviceRoute:
+    """A route under `/_matrix/app/v1`, and the full path of its legacy version."""
 
     path: str
-    old_path: str | None = None
+    legacy_path: str | None = None
 
 
 @attrs.frozen(eq=False)
 class ServiceCalls:
-    """Asks application services."""
+    """The client of application services."""
 
     _http: HttpClient
     _legacy_authorization: bool
@@ -43,26 +43,33 @@ class ServiceCalls:
         self,
         service: Service,
         method: str,
-        route: Route,
+        route: AppserviceRoute,
         *,
         body: bytes | None = None,
-        query: Query = (),
+        query: QueryParameters = (),
         timeout_s: float,
     ) -> HttpAnswer:
-        """Ask a service; one that does not know the route is asked by its old path.
+        """Send a request; repeat it with the legacy path if the service does not know the route.
 
         Raises: HttpFault.
         """
         answer = await self._send(service, method, V1 + route.path, body, query, timeout_s)
-        if route.old_path is not None and _is_unrecognised(answer):
-            old = await self._send(service, method, route.old_path, body, query, timeout_s)
-            return answer if _is_unrecognised(old) else old
+        if route.legacy_path is not None and _is_unrecognised(answer):
+            legacy_answer = await self._send(
+                service, method, route.legacy_path, body, query, timeout_s
+            )
+            return answer if _is_unrecognised(legacy_answer) else legacy_answer
         return answer
 
     async def get_json(
-        self, service: Service, route: Route, query: Query = (), *, timeout_s: float
+        self,
+        service: Service,
+        route: AppserviceRoute,
+        query: QueryParameters = (),
+        *,
+        timeout_s: float,
     ) -> Any:
-        """Give the JSON that a service answers with; None if it has none for us.
+        """Return the JSON of a response with status 200; None for other responses.
 
         Raises: HttpFault.
         """
@@ -80,21 +87,21 @@ class ServiceCalls:
         method: str,
         path: str,
         body: bytes | None,
-        query: Query,
+        query: QueryParameters,
         timeout_s: float,
     ) -> HttpAnswer:
         registration = service.registration
         if registration.url is None:
-            raise NoAddress("the application service has no url")
-        asked = list(query)
+            raise NoServiceUrl("the registration of the application service has no url")
+        parameters = list(query)
         if self._legacy_authorization:
-            asked.append(("access_token", registration.hs_token))
+            parameters.append(("access_token", registration.hs_token))
         headers = {"authorization": f"Bearer {registration.hs_token}"}
         if body is not None:
             headers["content-type"] = "application/json"
         return await self._http.send(
             method,
-            registration.url + path + (f"?{urlencode(asked)}" if asked else ""),
+            registration.url + path + (f"?{urlencode(parameters)}" if parameters else ""),
             headers=headers,
             body=body,
             timeout_s=timeout_s,
@@ -102,18 +109,18 @@ class ServiceCalls:
         )
 
 
-def in_path(text: str) -> str:
-    """Write an ID as one segment of a path."""
+def path_segment(text: str) -> str:
+    """Encode an ID as a path segment."""
     return quote(text, safe="")
 
 
 def _is_unrecognised(answer: HttpAnswer) -> bool:
-    """Tell whether the service does not know the route, rather than what was asked for."""
+    """Return whether the service does not know the route, as opposed to the requested object."""
     if answer.status not in _UNKNOWN_ROUTE:
         return False
     try:
-        found = orjson.loads(answer.body)
+        content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
         return True
-    errcode = found.get("errcode") if isinstance(found, dict) else None
+    errcode = content.get("errcode") if isinstance(content, dict) else None
     return errcode is None or errcode == "M_UNRECOGNIZED"

@@ -1,4 +1,8 @@
-"""Application services as requesters: their tokens, and the users they speak for.
+"""Identity assertion of application services: their tokens, and the users they act as.
+
+User records and devices are cached. An entry is cached only if no change was announced while it was
+being read, and removed when one is. While `hears_others()` is false, announcements of other
+processes do not arrive, and the database is read for every request.
 
 Spec: application service API, Identity assertion.
 """
@@ -26,12 +30,8 @@ from hs.storage.devices import devices
 MAX_USERS: Final = 50_000
 
 
-class ServiceIdentities:
-    """Turns services' tokens into requesters, and those into the users they speak for.
-
-    While `hears_others` says no, that somebody was locked elsewhere does not arrive, and nothing
-    is trusted but the database.
-    """
+class AppserviceIdentities:
+    """The requesters of application services' tokens, and of the users that they act as."""
 
     def __init__(
         self,
@@ -43,21 +43,23 @@ class ServiceIdentities:
         self._registry = registry
         self._database = database
         self._hears_others = hears_others
-        # By the hash, so that the time of a look-up tells nothing of a token.
-        self._by_token = {hash_of(one.registration.as_token): one for one in registry.services}
+        # By hash, so that the time of a lookup reveals nothing about a token.
+        self._by_token = {
+            hash_of(service.registration.as_token): service for service in registry.services
+        }
         self._users: LruCache[str, UserRecord] = LruCache(
             "appservice_actors", max_entries=MAX_USERS
         )
         self._devices: LruCache[tuple[str, str], bool] = LruCache(
             "appservice_devices", max_entries=MAX_USERS
         )
-        self._changes = 0
+        self._change_count = 0
         if registry.services:
             feed.subscribe(CACHES, self._on_caches)
             feed.subscribe(DEVICE_LISTS, self._on_device_lists)
 
     def requester_of(self, token: str) -> Requester | None:
-        """Give the requester that a service's token stands for: its own user."""
+        """Return the requester for a service's token: the service's own user."""
         if not self._by_token:
             return None
         service = self._by_token.get(hash_of(token))
@@ -68,37 +70,37 @@ class ServiceIdentities:
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:
-        """Give the user a service speaks for, through a device if it names one.
+        """Return the requester that a service acts as, optionally with a device.
 
         Raises: Forbidden, UnknownDevice.
         """
         service = self._registry.of_requester(requester)
         if user_id is not None and user_id != service.sender:
-            requester = await self._user(service, user_id)
+            requester = await self._requester_as(service, user_id)
         if device_id is None:
             return requester
         if not await self._has_device(requester.user_id, device_id):
-            raise UnknownDevice("The user has no such device")
+            raise UnknownDevice("The user has no device with this ID")
         return attrs.evolve(requester, device_id=device_id)
 
     def reserves(self, user_id: UserID, but_for: str | None) -> bool:
-        """Tell whether a service other than `but_for` has the user ID for itself."""
+        """Return whether a service other than `but_for` reserves the user ID exclusively."""
         return self._registry.reserves(user_id, but_for)
 
     def owns(self, appservice_id: str, user_id: UserID) -> bool:
-        """Tell whether a user ID is in the namespaces of a service."""
+        """Return whether a user ID is in the namespaces of a service."""
         return self._registry.owns(appservice_id, user_id)
 
-    async def _user(self, service: Service, text: str) -> Requester:
+    async def _requester_as(self, service: Service, text: str) -> Requester:
         try:
             user_id = parse_user_id(text)
         except InvalidParam as error:
-            raise Forbidden("Application service cannot masquerade as this user") from error
+            raise Forbidden("The application service cannot act as this user") from error
         if service not in self._registry.owners(user_id):
-            raise Forbidden("Application service cannot masquerade as this user")
-        user = await self._record(user_id)
+            raise Forbidden("The application service cannot act as this user")
+        user = await self._find_user(user_id)
         if user is None:
-            raise Forbidden("Application service has not registered this user")
+            raise Forbidden("The application service has not registered this user")
         if user.is_deactivated:
             raise UserDeactivated("This account has been deactivated")
         return Requester(
@@ -112,36 +114,36 @@ class ServiceIdentities:
             unlimited=not service.registration.rate_limited,
         )
 
-    async def _record(self, user_id: UserID) -> UserRecord | None:
-        known = self._users.get(user_id)
-        if known is not None and self._hears_others():
-            return known
-        changes = self._changes
-        found = await self._database.read(users.find_user, user_id)
-        if found is not None and changes == self._changes:
-            self._users.put(user_id, found)
-        return found
+    async def _find_user(self, user_id: UserID) -> UserRecord | None:
+        cached = self._users.get(user_id)
+        if cached is not None and self._hears_others():
+            return cached
+        change_count = self._change_count
+        user = await self._database.read(users.find_user, user_id)
+        if user is not None and change_count == self._change_count:
+            self._users.put(user_id, user)
+        return user
 
     async def _has_device(self, user_id: UserID, device_id: str) -> bool:
         key = (user_id, device_id)
         if self._devices.get(key) is not None and self._hears_others():
             return True
-        changes = self._changes
+        change_count = self._change_count
         if "\0" in device_id or await self._database.read(devices.find, *key) is None:
             return False
-        if changes == self._changes:
+        if change_count == self._change_count:
             self._devices.put(key, True)
         return True
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset:
-            self._forget_all()
+            self._clear()
         for _, row in batch.rows:
             if row.cache != USERS:
                 continue
-            self._changes += 1
+            self._change_count += 1
             if not row.keys:
-                self._forget_all()
+                self._clear()
             for user_id in row.keys:
                 self._users.pop(user_id)
 
@@ -149,13 +151,13 @@ class ServiceIdentities:
         for _, row in batch.rows:
             if not self._registry.owners(row.user_id):
                 continue
-            self._changes += 1
+            self._change_count += 1
             if row.device_id is None:
                 self._devices.clear()
             else:
                 self._devices.pop((row.user_id, row.device_id))
 
-    def _forget_all(self) -> None:
-        self._changes += 1
+    def _clear(self) -> None:
+        self._change_count += 1
         self._users.clear()
         self._devices.clear()

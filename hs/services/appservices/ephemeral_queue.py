@@ -1,7 +1,8 @@
-"""What one service is to get besides events: kept in memory, the newest of each kind.
+"""The in-memory queue of data other than events for one application service.
 
-Of receipts and device lists the position up to which they are in here, or were sent, is stored
-with each transaction; of messages to devices the table is the store. The rest passes.
+For receipts and device lists, the position up to which they have been sent is stored with each
+transaction. To-device messages stay in their table until they are sent. Typing and presence are
+only held here. Each kind has one entry per key, the newest.
 """
 
 from collections.abc import Hashable
@@ -14,18 +15,18 @@ from hs.repl.rows import PresenceRow
 from hs.services.appservices.appservice_registry import Service
 
 MAX_ENTRIES: Final = 10_000
-"""Of each kind; a service that is away for long loses the oldest of what passes."""
+"""Limit per kind; a service that is unreachable for long loses the oldest entries."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-DeviceKey = tuple[str, str]
+DeviceKey = tuple[str, str]  # user_id, device_id
 ReceiptKey = tuple[str, str, str, str]  # room, type, user, thread
 
 
 @attrs.frozen
 class ReceiptNote:
-    """A receipt where it stands."""
+    """The current value of a receipt."""
 
     event_id: str
     ts: int
@@ -33,9 +34,9 @@ class ReceiptNote:
 
 @attrs.define(eq=False)
 class Outgoing:
-    """One service's; `wake` is set when anything is added.
+    """The queue of one service; `wake` is set when anything is added.
 
-    `reached` tells up to which position of a stream everything is in here.
+    `reached` contains the positions up to which streams have been added.
     """
 
     service: Service
@@ -52,51 +53,55 @@ class Outgoing:
     reachable: trio.Event = attrs.Factory(trio.Event)
 
     def add_events(self) -> None:
-        """Note that events wait in the table."""
+        """Record that events are waiting in the table."""
         self.has_events = True
         self.wake.set()
 
-    def add(self, kept: dict[K, V], key: K, value: V) -> None:
-        """Add to one of the kinds, in place of what it had under the key."""
-        kept.pop(key, None)
-        kept[key] = value
-        if len(kept) > MAX_ENTRIES:
-            del kept[next(iter(kept))]
+    def add(self, entries: dict[K, V], key: K, value: V) -> None:
+        """Add an entry to one of the kinds, replacing the entry with the same key."""
+        entries.pop(key, None)
+        entries[key] = value
+        if len(entries) > MAX_ENTRIES:
+            del entries[next(iter(entries))]
         self.wake.set()
 
     def add_device_list(self, user_id: str, *, is_shared: bool) -> None:
-        """Note that a user's devices changed, or that nobody of ours shares a room with them."""
+        """Add a changed device list, or one that the service need not track any more."""
         (self.left if is_shared else self.changed).pop(user_id, None)
         self.add(self.changed if is_shared else self.left, user_id, None)
 
 
-def take(kept: dict[K, V], limit: int) -> list[tuple[K, V]]:
-    """Take the oldest entries out."""
-    taken = [(key, kept[key]) for key in list(kept)[:limit]]
-    for key, _ in taken:
-        del kept[key]
-    return taken
+def take_oldest(entries: dict[K, V], limit: int) -> list[tuple[K, V]]:
+    """Remove and return the oldest entries."""
+    oldest = [(key, entries[key]) for key in list(entries)[:limit]]
+    for key, _ in oldest:
+        del entries[key]
+    return oldest
 
 
-def rendered_receipts(receipts: list[tuple[ReceiptKey, ReceiptNote]]) -> list[dict[str, Any]]:
-    """Make m.receipt events of receipts, one for each room unless threads need more.
+def render_receipts(receipts: list[tuple[ReceiptKey, ReceiptNote]]) -> list[dict[str, Any]]:
+    """Render receipts as m.receipt events, one per room unless threads require more.
 
     Spec: client-server API, Receipts.
     """
     events: list[dict[str, Any]] = []
-    of_room: dict[str, dict[str, Any]] = {}
-    for (room_id, receipt_type, user_id, thread_id), note in receipts:
-        value: dict[str, Any] = {"ts": note.ts}
+    by_room: dict[str, dict[str, Any]] = {}
+    for (room_id, receipt_type, user_id, thread_id), receipt in receipts:
+        value: dict[str, Any] = {"ts": receipt.ts}
         if thread_id:
             value["thread_id"] = thread_id
-        content = of_room.get(room_id)
-        if content is None or user_id in _users(content, note.event_id, receipt_type):
-            content = of_room[room_id] = {}
+        content = by_room.get(room_id)
+        if content is None or user_id in _users_with_receipt(
+            content, receipt.event_id, receipt_type
+        ):
+            content = by_room[room_id] = {}
             events.append({"type": "m.receipt", "room_id": room_id, "content": content})
-        content.setdefault(note.event_id, {}).setdefault(receipt_type, {})[user_id] = value
+        content.setdefault(receipt.event_id, {}).setdefault(receipt_type, {})[user_id] = value
     return events
 
 
-def _users(content: dict[str, Any], event_id: str, receipt_type: str) -> dict[str, Any]:
+def _users_with_receipt(
+    content: dict[str, Any], event_id: str, receipt_type: str
+) -> dict[str, Any]:
     users: dict[str, Any] = content.get(event_id, {}).get(receipt_type, {})
     return users

@@ -1,4 +1,4 @@
-"""What services are told of the rooms that their users are invited to."""
+"""The stripped state in invites that are sent to application services."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from hs.services.rooms.store.memberships import Memberships
 
 @attrs.frozen(eq=False)
 class InviteStates:
-    """Shows what the invited user sees."""
+    """The stripped state that invited users see."""
 
     _memberships: Memberships
     _stripped: StrippedState
 
     async def invite_state(self, room_id: RoomID, user_id: UserID) -> Sequence[Any]:
-        """Give stripped state; none for who is not invited any more and never was in the room."""
-        own = await self._memberships.local_membership(room_id, user_id)
-        if own is None:
+        """Return the stripped state; empty if the user has no membership in the room any more."""
+        membership = await self._memberships.local_membership(room_id, user_id)
+        if membership is None:
             return ()
-        return (await self._stripped.of(user_id, {room_id: own}))[room_id]
+        return (await self._stripped.of(user_id, {room_id: membership}))[room_id]

@@ -1,4 +1,4 @@
-"""Lists of rooms that application services keep for their networks.
+"""The room lists of application services' networks.
 
 Spec: application service API, Adding, updating, and deleting a published room.
 """
@@ -13,16 +13,16 @@ from hs.services.appservices.appservice_registry import ServiceRegistry
 
 
 class NetworkDirectory(Protocol):
-    """Stores the lists; a network is known by its service and its own name."""
+    """The store of the lists; `network` consists of the service's ID and the network's ID."""
 
     async def set_network_listed(self, network: str, room_id: RoomID, listed: bool) -> None:
-        """List a room, or do not. Raises: NotFound."""
+        """Add a room to a list or remove it. Raises: NotFound."""
         ...
 
 
 @attrs.frozen(eq=False)
-class NetworkLists:
-    """Lets services list rooms."""
+class NetworkRoomLists:
+    """The room lists that services manage."""
 
     _registry: ServiceRegistry
     _directory: NetworkDirectory
@@ -30,7 +30,7 @@ class NetworkLists:
     async def set_listed(
         self, requester: Requester, network_id: str, room_id: RoomID, listed: bool
     ) -> None:
-        """List a room in a network of the service that asks, or do not.
+        """Add a room to a network of the requesting service, or remove it.
 
         Raises: Forbidden, NotFound.
         """

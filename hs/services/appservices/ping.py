@@ -1,4 +1,4 @@
-"""Letting an application service find out whether this server reaches it.
+"""Pings: application services check whether this server can reach them.
 
 Spec: application service API, Pinging.
 """
@@ -14,42 +14,46 @@ from hs.core.requester import Requester
 from hs.lib.http_client import HttpFault, TimedOut
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
-from hs.services.appservices.appservice_client import Route, ServiceCalls
+from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
 from hs.services.appservices.appservice_registry import ServiceRegistry
 
 REACHABLE: Final = "appservice_reachable"
-"""Row of the stream `caches`: these services were reached, so what waits may be sent again."""
+"""Row of the stream `caches`: these services were reached, so failed sends can be retried now."""
 
 ANSWER_S: Final = 30.0
-MAX_SHOWN_CHARS: Final = 1000
+MAX_BODY_CHARS: Final = 1000
 
 
 @attrs.frozen(eq=False)
-class ServicePing:
-    """Asks a service on its own request."""
+class AppservicePing:
+    """The ping of a service on its own request."""
 
     _registry: ServiceRegistry
     _calls: ServiceCalls
     _caches: MemoryWriter[CacheRow]
 
     async def ping(self, requester: Requester, service_id: str, txn_id: str | None) -> int:
-        """Ask the service that asks; give how long it took, in ms.
+        """Ping the requesting service; return the duration in ms.
 
         Raises: Forbidden, MatrixError (M_URL_NOT_SET, M_BAD_STATUS, M_CONNECTION_FAILED,
         M_CONNECTION_TIMEOUT).
         """
         service = self._registry.of_requester(requester)
         if service.id != service_id:
-            raise Forbidden("Provided access token is not the appservice's as_token")
+            raise Forbidden("The access token is not that of this application service")
         if service.registration.url is None:
             raise MatrixError(
-                "M_URL_NOT_SET", 400, "Application service doesn't have a URL configured"
+                "M_URL_NOT_SET", 400, "The registration of the application service has no URL"
             )
         content = {} if txn_id is None else {"transaction_id": txn_id}
         began = trio.current_time()
         try:
             answer = await self._calls.send(
-                service, "POST", Route("/ping"), body=orjson.dumps(content), timeout_s=ANSWER_S
+                service,
+                "POST",
+                AppserviceRoute("/ping"),
+                body=orjson.dumps(content),
+                timeout_s=ANSWER_S,
             )
         except TimedOut as error:
             raise MatrixError("M_CONNECTION_TIMEOUT", 504, error.message) from error
@@ -57,9 +61,9 @@ class ServicePing:
             raise MatrixError("M_CONNECTION_FAILED", 502, error.message) from error
         duration_ms = int((trio.current_time() - began) * 1000)
         if not 200 <= answer.status < 300:
-            fault = MatrixError("M_BAD_STATUS", 502, f"Ping returned status {answer.status}")
-            fault.extra["status"] = answer.status
-            fault.extra["body"] = answer.body.decode("utf-8", "replace")[:MAX_SHOWN_CHARS]
-            raise fault
+            bad_status = MatrixError("M_BAD_STATUS", 502, f"Ping returned status {answer.status}")
+            bad_status.extra["status"] = answer.status
+            bad_status.extra["body"] = answer.body.decode("utf-8", "replace")[:MAX_BODY_CHARS]
+            raise bad_status
         self._caches.append_nowait([CacheRow(REACHABLE, (service.id,))])
         return duration_ms

@@ -1,4 +1,4 @@
-"""What member events changed, looked up for those that were not followed as they happened."""
+"""The membership before and after a member event, read from the database."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ from hs.services.rooms.store.state_store import StateStore
 
 
 @attrs.frozen(eq=False)
-class PastMembers:
-    """Reads events and the state before them."""
+class PreviousMembershipReader:
+    """The reader of memberships before events."""
 
     _events: EventStore
     _states: StateStore
 
     async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
-        """Give the membership before a member event, and the one that it sets."""
+        """Return the membership before a member event, and the one that it sets."""
         stored = await self._events.get_one(event_id)
         if stored is None or stored.event.state_key is None:
             return None, None
         before = None
         if stored.snapshot_id is not None:
             key = (event_types.MEMBER, stored.event.state_key)
-            held = await self._states.of_snapshot(stored.snapshot_id, (key,))
-            if key in held:
-                previous = await self._events.get_one(held[key])
+            event_ids = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            if key in event_ids:
+                previous = await self._events.get_one(event_ids[key])
                 before = None if previous is None else _membership(previous.event.content)
         return before, _membership(stored.event.content)
 

@@ -1,4 +1,4 @@
-"""Asking application services for users and aliases that are not there, so that they make them.
+"""Queries of application services for unknown users and aliases, which they can then create.
 
 Spec: application service API, Querying.
 """
@@ -12,67 +12,69 @@ import trio
 
 from hs.core.ids import RoomAlias, UserID
 from hs.lib.http_client import HttpFault
-from hs.services.appservices.appservice_client import Route, ServiceCalls, in_path
+from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls, path_segment
 from hs.services.appservices.appservice_registry import Service, ServiceRegistry
 from hs.storage.accounts import users
 from hs.storage.database import Database
 
 ANSWER_S: Final = 30.0
-"""How long a service may take to make what it was asked for."""
+"""Timeout of a query, including the time in which the service creates the user or room."""
 
-JOINED_S: Final = 5.0
-"""How long others wait who want the same: one of them may be the service itself."""
+SHARED_WAIT_S: Final = 5.0
+"""How long other requests for the same ID wait; one of them may come from the service itself."""
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class ServiceQueries:
-    """Asks the services in whose namespaces something is."""
+class AppserviceQueries:
+    """The queries of services by namespace; concurrent queries for an ID are shared."""
 
     _registry: ServiceRegistry
     _calls: ServiceCalls
     _database: Database
-    _asking: dict[str, trio.Event] = attrs.Factory(dict)
+    _running: dict[str, trio.Event] = attrs.Factory(dict)
 
-    async def make_user(self, user_id: UserID) -> bool:
-        """Have a user made, unless they exist; tell whether a service says that it did."""
-        owners = [one for one in self._registry.owners(user_id) if one.sender != user_id]
+    async def query_user(self, user_id: UserID) -> bool:
+        """Query for a user that does not exist; return whether a service has created it."""
+        owners = [
+            service for service in self._registry.owners(user_id) if service.sender != user_id
+        ]
         if not owners or await self._database.read(users.find_user, user_id) is not None:
             return False
-        return await self._ask(owners, user_id, "users")
+        return await self._query(owners, user_id, "users")
 
-    async def make_alias(self, alias: RoomAlias) -> bool:
-        """Have an alias made that does not exist; tell whether a service says that it did."""
-        return await self._ask(self._registry.alias_owners(alias), alias, "rooms")
+    async def query_alias(self, alias: RoomAlias) -> bool:
+        """Query for an alias that does not exist; return whether a service has created it."""
+        return await self._query(self._registry.alias_owners(alias), alias, "rooms")
 
-    async def _ask(self, owners: Sequence[Service], wanted: str, kind: str) -> bool:
+    async def _query(self, owners: Sequence[Service], name: str, kind: str) -> bool:
         if not owners:
             return False
-        under_way = self._asking.get(wanted)
-        if under_way is not None:
-            with trio.move_on_after(JOINED_S):
-                await under_way.wait()
-            return under_way.is_set()
-        done = self._asking[wanted] = trio.Event()
+        running = self._running.get(name)
+        if running is not None:
+            with trio.move_on_after(SHARED_WAIT_S):
+                await running.wait()
+            return running.is_set()
+        done = self._running[name] = trio.Event()
         try:
             for service in owners:
-                if await self._has(service, wanted, kind):
+                if await self._query_service(service, name, kind):
                     return True
             return False
         finally:
-            del self._asking[wanted]
+            del self._running[name]
             done.set()
 
-    async def _has(self, service: Service, wanted: str, kind: str) -> bool:
+    async def _query_service(self, service: Service, name: str, kind: str) -> bool:
         if service.registration.url is None:
             return False
-        path = f"/{kind}/{in_path(wanted)}"
+        path = f"/{kind}/{path_segment(name)}"
         try:
             answer = await self._calls.send(
-                service, "GET", Route(path, old_path=path), timeout_s=ANSWER_S
+                service, "GET", AppserviceRoute(path, legacy_path=path), timeout_s=ANSWER_S
             )
         except HttpFault as error:
-            log.warning("appservice %s was not asked for %s: %s", service.id, wanted, error)
+            log.warning("querying appservice %s for %s failed: %s", service.id, name, error)
             return False
         return answer.status == 200

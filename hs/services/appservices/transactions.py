@@ -1,7 +1,19 @@
-"""Transactions for application services: what goes into one, and sending it until it arrived.
+"""Transactions to application services: their composition, and delivery until confirmed.
 
-A transaction is stored word for word before it is sent, and forgotten in the commit that forgets
-what was in it: whatever happens to the process, the service gets the same one again.
+Rules:
+
+- A service receives one transaction at a time. The transaction is stored verbatim before it is
+  sent; after a restart the same bytes are sent again under the same ID.
+- Confirming a transaction deletes it, the waiting events and the to-device messages in it, in one
+  database transaction.
+- Events and to-device messages are read from tables. Everything else comes from memory and is
+  removed from there when the transaction is composed. Receipts and device lists can be found again:
+  the position up to which a stream has been sent is stored with the transaction, but only if
+  nothing of that stream is left in memory. Typing and presence may be lost in a crash.
+- `has_events` is cleared before the events are read, and `wake` is replaced before a transaction is
+  composed, so that additions in the meantime are not missed.
+- A failed delivery is retried with a backoff, or as soon as a ping reaches the service.
+- A database error ends the duty, and its next run starts from what is stored.
 
 Spec: application service API, Pushing events.
 """
@@ -21,8 +33,8 @@ from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
 from hs.repl.rows import PresenceRow
-from hs.services.appservices.appservice_client import Route, ServiceCalls
-from hs.services.appservices.ephemeral_queue import Outgoing, rendered_receipts, take
+from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
+from hs.services.appservices.ephemeral_queue import Outgoing, render_receipts, take_oldest
 from hs.services.rooms.read.rendering import Rendering
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -35,15 +47,15 @@ MAX_EVENTS: Final = 100
 MAX_EPHEMERAL: Final = 100
 MAX_MESSAGES: Final = 100
 MAX_BYTES: Final = 2 * 1024 * 1024
-"""Of events in one transaction, unless one alone is larger."""
+"""Limit on the events of a transaction; a single event may be larger."""
 
 ANSWER_S: Final = 60.0
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 60.0
+MIN_PAUSE_S: Final = 1.0
+MAX_PAUSE_S: Final = 60.0
 ANY_POSITION: Final = 2**62
 
-OLD_EPHEMERAL: Final = "de.sorunome.msc2409.ephemeral"
-OLD_TO_DEVICE: Final = "de.sorunome.msc2409.to_device"
+UNSTABLE_EPHEMERAL: Final = "de.sorunome.msc2409.ephemeral"
+UNSTABLE_TO_DEVICE: Final = "de.sorunome.msc2409.to_device"
 DEVICE_LISTS: Final = "org.matrix.msc3202.device_lists"
 KEY_COUNTS: Final = (
     "org.matrix.msc3202.device_one_time_keys_count",
@@ -54,17 +66,17 @@ FALLBACK_KEYS: Final = "org.matrix.msc3202.device_unused_fallback_key_types"
 log = logging.getLogger(__name__)
 
 
-class Invites(Protocol):
-    """Shows what an invited user is told of the room."""
+class InviteStateReader(Protocol):
+    """The stripped state of invites."""
 
     async def invite_state(self, room_id: RoomID, user_id: UserID) -> Sequence[Any]:
-        """Give stripped state."""
+        """Return the stripped state that an invited user sees."""
         ...
 
 
 @attrs.define(eq=False)
 class _Parts:
-    """A transaction in the making."""
+    """A transaction that is being composed."""
 
     body: dict[str, Any] = attrs.Factory(lambda: {"events": []})
     last_number: int = 0
@@ -76,16 +88,16 @@ class _Parts:
 
 @attrs.frozen(eq=False, kw_only=True)
 class TransactionMaker:
-    """Puts transactions together and stores them."""
+    """The composition of transactions."""
 
     database: Database
     clock: Clock
     events: EventStore
     rendering: Rendering
-    invites: Invites
+    invites: InviteStateReader
 
     async def make(self, outgoing: Outgoing) -> Transaction | None:
-        """Store a transaction of what waits; None when nothing does."""
+        """Compose and store a transaction; return None if there is nothing to send."""
         parts = _Parts()
         if outgoing.has_events:
             await self._add_events(outgoing, parts)
@@ -98,7 +110,7 @@ class TransactionMaker:
             parts.last_number,
             orjson.dumps(parts.body),
             parts.messages,
-            [(stream, str(at)) for stream, at in _reached(outgoing).items()],
+            [(stream, str(position)) for stream, position in _sent_positions(outgoing).items()],
         )
         return await self.database.write(storage.begin, outgoing.service.id, new)
 
@@ -106,20 +118,20 @@ class TransactionMaker:
         outgoing.has_events = False
         service = outgoing.service
         waiting = await self.database.read(storage.first_waiting, service.id, MAX_EVENTS)
-        found = await self.events.get([EventID(one.event_id) for one in waiting])
+        events = await self.events.get([EventID(entry.event_id) for entry in waiting])
         viewer = self.rendering.viewer(Requester(service.sender, appservice_id=service.id))
-        await self.rendering.prepare(list(found.values()), viewer)
+        await self.rendering.prepare(list(events.values()), viewer)
         size = 0
-        for one in waiting:
-            stored = found.get(EventID(one.event_id))
+        for entry in waiting:
+            stored = events.get(EventID(entry.event_id))
             if stored is not None:
-                event = self.rendering.timeline_event(stored, viewer, None, room_id=True)
-                event = await self._with_invite_state(outgoing, stored, event)
-                size += len(event)
+                rendered = self.rendering.timeline_event(stored, viewer, None, room_id=True)
+                rendered = await self._with_invite_state(outgoing, stored, rendered)
+                size += len(rendered)
                 if size > MAX_BYTES and parts.body["events"]:
                     break
-                parts.body["events"].append(orjson.Fragment(event))
-            parts.last_number = one.number
+                parts.body["events"].append(orjson.Fragment(rendered))
+            parts.last_number = entry.number
         if waiting and (parts.last_number < waiting[-1].number or len(waiting) == MAX_EVENTS):
             outgoing.has_events = True
 
@@ -133,68 +145,76 @@ class TransactionMaker:
         if user_id is None or not outgoing.service.owns_user(user_id):
             return rendered
         state = await self.invites.invite_state(RoomID(event.room_id), UserID(user_id))
-        whole = orjson.loads(rendered)
-        whole.setdefault("unsigned", {})["invite_room_state"] = list(state)
-        return orjson.dumps(whole)
+        content = orjson.loads(rendered)
+        content.setdefault("unsigned", {})["invite_room_state"] = list(state)
+        return orjson.dumps(content)
 
     def _add_ephemeral(self, outgoing: Outgoing, parts: _Parts) -> None:
-        typing = take(outgoing.typing, MAX_EPHEMERAL)
-        found: list[dict[str, Any]] = [
+        typing = take_oldest(outgoing.typing, MAX_EPHEMERAL)
+        events: list[dict[str, Any]] = [
             {"type": "m.typing", "room_id": room_id, "content": {"user_ids": user_ids}}
             for room_id, user_ids in typing
         ]
-        found += rendered_receipts(take(outgoing.receipts, MAX_EPHEMERAL))
+        events += render_receipts(take_oldest(outgoing.receipts, MAX_EPHEMERAL))
         now_ms = self.clock.now_ms()
-        found += [_presence(row, now_ms) for _, row in take(outgoing.presence, MAX_EPHEMERAL)]
-        if found:
-            parts.body["ephemeral"] = parts.body[OLD_EPHEMERAL] = found
+        events += [
+            _presence(row, now_ms) for _, row in take_oldest(outgoing.presence, MAX_EPHEMERAL)
+        ]
+        if events:
+            parts.body["ephemeral"] = parts.body[UNSTABLE_EPHEMERAL] = events
 
     async def _add_messages(self, outgoing: Outgoing, parts: _Parts) -> None:
         messages: list[dict[str, Any]] = []
-        for key, _ in take(outgoing.inboxes, MAX_MESSAGES):
-            room = MAX_MESSAGES - len(messages)
-            if room <= 0:
+        for key, _ in take_oldest(outgoing.inboxes, MAX_MESSAGES):
+            limit = MAX_MESSAGES - len(messages)
+            if limit <= 0:
                 outgoing.add(outgoing.inboxes, key, None)
                 continue
             user_id, device_id = key
-            found = await self.database.read(to_device.pending, *key, 0, ANY_POSITION, room)
+            pending = await self.database.read(to_device.pending, *key, 0, ANY_POSITION, limit)
             messages += [
                 {**orjson.loads(message), "to_user_id": user_id, "to_device_id": device_id}
-                for _, message in found
+                for _, message in pending
             ]
-            if found:
-                parts.messages.append((user_id, device_id, found[-1][0]))
+            if pending:
+                parts.messages.append((user_id, device_id, pending[-1][0]))
                 outgoing.counts[key] = None
-            if len(found) == room:
+            if len(pending) == limit:
                 outgoing.add(outgoing.inboxes, key, None)
         if messages:
-            parts.body[OLD_TO_DEVICE] = messages
+            parts.body[UNSTABLE_TO_DEVICE] = messages
 
     async def _add_devices(self, outgoing: Outgoing, parts: _Parts) -> None:
-        changed = [user_id for user_id, _ in take(outgoing.changed, MAX_EPHEMERAL)]
-        left = [user_id for user_id, _ in take(outgoing.left, MAX_EPHEMERAL)]
+        changed = [user_id for user_id, _ in take_oldest(outgoing.changed, MAX_EPHEMERAL)]
+        left = [user_id for user_id, _ in take_oldest(outgoing.left, MAX_EPHEMERAL)]
         if changed or left:
             parts.body[DEVICE_LISTS] = {"changed": changed, "left": left}
         counts: dict[str, dict[str, Mapping[str, int]]] = {}
         unused: dict[str, dict[str, Sequence[str]]] = {}
-        for (user_id, device_id), _ in take(outgoing.counts, MAX_EPHEMERAL):
-            counted = await self.database.read(one_time_keys.counts, user_id, device_id)
-            kept = await self.database.read(one_time_keys.unused_fallbacks, user_id, device_id)
-            counts.setdefault(user_id, {})[device_id] = {"signed_curve25519": 0, **counted}
-            unused.setdefault(user_id, {})[device_id] = kept
+        for (user_id, device_id), _ in take_oldest(outgoing.counts, MAX_EPHEMERAL):
+            stored_counts = await self.database.read(one_time_keys.counts, user_id, device_id)
+            unused_types = await self.database.read(
+                one_time_keys.unused_fallbacks, user_id, device_id
+            )
+            counts.setdefault(user_id, {})[device_id] = {"signed_curve25519": 0, **stored_counts}
+            unused.setdefault(user_id, {})[device_id] = unused_types
         if counts:
             for name in KEY_COUNTS:
                 parts.body[name] = counts
             parts.body[FALLBACK_KEYS] = unused
 
 
-def _reached(outgoing: Outgoing) -> dict[str, int]:
-    """Tell how far streams are sent: only as far as nothing of them is left in memory."""
-    left = {
+def _sent_positions(outgoing: Outgoing) -> dict[str, int]:
+    """Return the positions up to which streams are sent: those with nothing left in memory."""
+    has_entries = {
         storage.RECEIPTS: bool(outgoing.receipts),
         storage.DEVICE_LISTS: bool(outgoing.changed),
     }
-    return {stream: at for stream, at in outgoing.reached.items() if not left.get(stream)}
+    return {
+        stream: position
+        for stream, position in outgoing.reached.items()
+        if not has_entries.get(stream)
+    }
 
 
 def _presence(row: PresenceRow, now_ms: int) -> dict[str, Any]:
@@ -210,7 +230,7 @@ def _presence(row: PresenceRow, now_ms: int) -> dict[str, Any]:
 
 @attrs.frozen(eq=False)
 class Delivery:
-    """Sends one service its transactions, one after the other."""
+    """The delivery of transactions to one service, one after the other."""
 
     _outgoing: Outgoing
     _maker: TransactionMaker
@@ -218,12 +238,12 @@ class Delivery:
     _database: Database
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Deliver transactions until cancelled."""
         service_id = self._outgoing.service.id
-        waiting = await self._database.read(storage.transaction, service_id)
+        unconfirmed = await self._database.read(storage.transaction, service_id)
         while True:
-            transaction = waiting or await self._next()
-            waiting = None
+            transaction = unconfirmed or await self._next()
+            unconfirmed = None
             await self._deliver(transaction)
             await self._database.write(storage.confirm, service_id, transaction)
 
@@ -236,36 +256,38 @@ class Delivery:
             await self._outgoing.wake.wait()
 
     async def _deliver(self, transaction: Transaction) -> None:
-        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        backoff = Backoff(MIN_PAUSE_S, MAX_PAUSE_S)
         while True:
             self._outgoing.reachable = trio.Event()
-            fault = await self._send(transaction)
-            if fault is None:
+            error = await self._send(transaction)
+            if error is None:
                 if backoff.failures:
-                    log.info("appservice %s takes transactions again", self._outgoing.service.id)
+                    log.info("appservice %s accepts transactions again", self._outgoing.service.id)
                 return
             pause_s = backoff.next_s()
             log.warning(
-                "appservice %s did not take transaction %d, again in %.1f s: %s",
+                "transaction to appservice %s failed (ID %d), retrying in %.1f s: %s",
                 self._outgoing.service.id,
                 transaction.txn_id,
                 pause_s,
-                fault,
+                error,
             )
             with trio.move_on_after(pause_s):
                 await self._outgoing.reachable.wait()
 
     async def _send(self, transaction: Transaction) -> str | None:
-        """Send once; tell what went wrong."""
+        """Send a transaction once; return an error message, or None if it was accepted."""
         path = f"/transactions/{transaction.txn_id}"
         try:
             answer = await self._calls.send(
                 self._outgoing.service,
                 "PUT",
-                Route(path, old_path=path),
+                AppserviceRoute(path, legacy_path=path),
                 body=transaction.body,
                 timeout_s=ANSWER_S,
             )
         except HttpFault as error:
             return error.message
-        return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
+        return (
+            None if 200 <= answer.status < 300 else f"the service returned status {answer.status}"
+        )

@@ -1,1 +1,1 @@
-"""End-to-end encryption's server side: keys, device lists, messages to devices, key backups."""
+"""End-to-end encryption: keys, device lists, to-device messages, key backups, cross-signing."""

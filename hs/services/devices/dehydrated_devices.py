@@ -1,4 +1,4 @@
-"""Dehydrated devices: take messages for a user who is logged in nowhere.
+"""Dehydrated devices, which receive messages while the user is logged out.
 
 Spec: MSC3814.
 """
@@ -11,16 +11,16 @@ from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
 from hs.core.ids import UserID
 from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.inbox_writer import InboxWriter
-from hs.services.devices.key_objects import read_device_keys
-from hs.services.devices.one_time_keys import OneTimeKeys, read_upload
-from hs.services.devices.to_device import DehydratedEvents
+from hs.services.devices.key_objects import parse_device_keys
+from hs.services.devices.one_time_keys import OneTimeKeys, parse_key_upload
+from hs.services.devices.to_device import DehydratedDeviceMessages
 from hs.storage.database import Database
 from hs.storage.devices import dehydrated_devices
 
 
 @attrs.frozen(kw_only=True)
 class Dehydration:
-    """A device to be stored."""
+    """A dehydrated device to be stored."""
 
     device_id: str
     device_data: JsonObject
@@ -32,62 +32,64 @@ class Dehydration:
 
 @attrs.frozen(eq=False)
 class DehydratedDevices:
-    """At most one of each user."""
+    """The dehydrated devices, at most one per user."""
 
     _database: Database
     _lists: DeviceListWriter
     _inboxes: InboxWriter
     _one_time_keys: OneTimeKeys
-    _events: DehydratedEvents
+    _events: DehydratedDeviceMessages
 
-    async def put(self, user_id: UserID, wish: Dehydration) -> str:
-        """Store a device in the place of the one before; give its ID.
+    async def put(self, user_id: UserID, device: Dehydration) -> str:
+        """Store a device, replacing the previous one; return its ID.
 
         Raises: InvalidParam, BadJson.
         """
-        if not isinstance(wish.device_data.get("algorithm"), str):
-            raise BadJson("'device_data' must name its algorithm")
-        if not wish.device_id:
-            raise InvalidParam("The device needs an ID")
-        keys = read_device_keys(wish.device_keys, user_id, wish.device_id)
-        # Checked before anything is stored.
-        upload = read_upload(user_id, wish.device_id, wish.one_time_keys, wish.fallback_keys)
-        data = orjson.dumps(wish.device_data)
-        replaced = await self._lists.dehydrate(
-            user_id, wish.device_id, wish.display_name, data, keys
+        if not isinstance(device.device_data.get("algorithm"), str):
+            raise BadJson("'device_data' must have a string 'algorithm'")
+        if not device.device_id:
+            raise InvalidParam("device_id must not be empty")
+        keys = parse_device_keys(device.device_keys, user_id, device.device_id)
+        # Parsed before anything is stored, because it may raise.
+        upload = parse_key_upload(
+            user_id, device.device_id, device.one_time_keys, device.fallback_keys
         )
-        if replaced is not None:
-            await self._inboxes.forget(user_id, [replaced])
+        data = orjson.dumps(device.device_data)
+        replaced_id = await self._lists.dehydrate(
+            user_id, device.device_id, device.display_name, data, keys
+        )
+        if replaced_id is not None:
+            await self._inboxes.forget(user_id, [replaced_id])
         await self._one_time_keys.upload(upload)
-        return wish.device_id
+        return device.device_id
 
     async def get(self, user_id: UserID) -> tuple[str, bytes]:
-        """Give the ID and the data (JSON) of a user's device. Raises: NotFound."""
-        found = await self._database.read(dehydrated_devices.get, user_id)
-        if found is None:
-            raise NotFound("You have no dehydrated device")
-        return found
+        """Return the ID and the data (JSON) of a user's device. Raises: NotFound."""
+        device = await self._database.read(dehydrated_devices.get, user_id)
+        if device is None:
+            raise NotFound("No dehydrated device")
+        return device
 
     async def delete(self, user_id: UserID) -> str:
-        """Delete a user's device; give its ID. Raises: NotFound."""
+        """Delete a user's device; return its ID. Raises: NotFound."""
         device_id = await self._lists.drop_dehydrated(user_id)
         if device_id is None:
-            raise NotFound("You have no dehydrated device")
+            raise NotFound("No dehydrated device")
         await self._inboxes.forget(user_id, [device_id])
         return device_id
 
     async def events(
         self, user_id: UserID, device_id: str, next_batch: str | None
     ) -> tuple[list[bytes], str]:
-        """Give a page of the device's messages (JSON) and the token of the next.
+        """Return a page of the device's messages (JSON) and the token of the next page.
 
         Raises: Forbidden, InvalidParam, NotFound.
         """
-        held_id, _ = await self.get(user_id)
-        if held_id != device_id:
-            raise Forbidden("This is not your dehydrated device")
-        events, reached = await self._events.page(user_id, device_id, _position(next_batch))
-        return events, f"d{reached}"
+        stored_id, _ = await self.get(user_id)
+        if stored_id != device_id:
+            raise Forbidden("device_id is not that of your dehydrated device")
+        events, position = await self._events.page(user_id, device_id, _position(next_batch))
+        return events, f"d{position}"
 
 
 def _position(token: str | None) -> int:
@@ -95,5 +97,5 @@ def _position(token: str | None) -> int:
         return 0
     number = token.removeprefix("d")
     if number == token or not number.isascii() or not number.isdecimal() or len(number) > 18:
-        raise InvalidParam("That is not a token of this endpoint")
+        raise InvalidParam("next_batch is not a token of this endpoint")
     return int(number)

@@ -1,6 +1,20 @@
-"""The owner of device lists: writes keys and devices that others track, and announces them.
+"""The writer of device lists: stores identity and cross-signing keys, and announces changes.
 
-Each change is written together with its row of the stream, so that nobody can miss one.
+Rules:
+
+- Every change of keys is committed together with its row of the stream `device_lists`, so that a
+  process that reads up to a position sees all changes up to it.
+- Devices are created, renamed and deleted by sessions in their own transactions; those announce
+  them afterwards (`announce`, `forget`). The hourly cleanup repeats announcements of deletions that
+  were lost.
+- Device IDs and cross-signing public keys of a user share a namespace. Uploads of either kind check
+  the other kind in the transaction, so that concurrent uploads cannot both succeed: they are all
+  transactions of this writer, or (new devices) check as well and conflict.
+- Replacing cross-signing keys requires `proved`; whether keys exist is checked in the transaction,
+  because another upload may have stored some since the request was checked.
+- Equal keys and signatures are not written again, and not announced.
+- A change that only the user's own devices can see (user-signing key, signatures on keys of other
+  users) is announced as private.
 """
 
 from collections.abc import Sequence
@@ -15,7 +29,7 @@ from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
-from hs.services.devices.one_time_key_storage import KeyUpload, no_such_device, store_keys
+from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found, store_keys
 from hs.storage.database import ForeignViolation, Tx
 from hs.storage.devices import dehydrated_devices, device_keys, device_lists, devices, key_uploads
 from hs.storage.devices.device_keys import CrossSigningRecord, SignatureRecord
@@ -25,7 +39,7 @@ Rows = list[tuple[int, DeviceListRow]]
 
 @attrs.frozen
 class SigningKeyUpload:
-    """One cross-signing key to be stored; `content` is canonical JSON."""
+    """A cross-signing key to be stored; `content` is canonical JSON."""
 
     usage: str
     public_key: str
@@ -34,7 +48,7 @@ class SigningKeyUpload:
 
 @attrs.frozen
 class NewSignature:
-    """A signature to be stored on a device's keys or a cross-signing key."""
+    """A signature on a device's keys or a cross-signing key, to be stored."""
 
     target_user_id: UserID
     target_id: str
@@ -43,14 +57,14 @@ class NewSignature:
 
 
 class DeviceListWriter(Protocol):
-    """The process that writes device lists."""
+    """The writer of device lists: local, or the proxy of another process."""
 
     @rpc
-    async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
-        """Set a device's keys, and add those that others claim: all of it or nothing.
+    async def put_device_keys(self, content: bytes, other_keys: KeyUpload) -> dict[str, int] | None:
+        """Store a device's identity keys and its one-time and fallback keys, atomically.
 
-        Gives how many one-time keys wait for each algorithm. None: the device's keys are the same
-        already, and nothing was done. Raises: NotFound, Forbidden, InvalidParam.
+        Return the count of one-time keys per algorithm; None if the identity keys are unchanged,
+        in which case nothing is stored. Raises: NotFound, Forbidden, InvalidParam.
         """
         ...
 
@@ -58,7 +72,7 @@ class DeviceListWriter(Protocol):
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
     ) -> None:
-        """Set cross-signing keys; other ones only if the user `proved` who they are.
+        """Store cross-signing keys; replacing or adding keys requires `proved` authentication.
 
         Raises: Forbidden.
         """
@@ -66,24 +80,24 @@ class DeviceListWriter(Protocol):
 
     @rpc
     async def put_signatures(self, user_id: UserID, signatures: list[NewSignature]) -> None:
-        """Add signatures that a user made, checked by the caller; the same again are no change."""
+        """Store a user's signatures, checked by the caller; known ones are not a change."""
         ...
 
     @rpc
     async def announce(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Tell that devices are new or have changed; none: that the user's keys have."""
+        """Announce new or changed devices, or, without devices, a change of the user's keys."""
         ...
 
     @rpc
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop the keys of devices that are gone, and tell."""
+        """Delete the keys of deleted devices, and announce the deletion."""
         ...
 
     @rpc
     async def dehydrate(
         self, user_id: UserID, device_id: str, name: str | None, device_data: bytes, keys: bytes
     ) -> str | None:
-        """Set a user's dehydrated device; give the ID of the one it replaces.
+        """Store a user's dehydrated device; return the ID of the device it replaces.
 
         Raises: InvalidParam.
         """
@@ -91,50 +105,50 @@ class DeviceListWriter(Protocol):
 
     @rpc
     async def drop_dehydrated(self, user_id: UserID) -> str | None:
-        """Delete a user's dehydrated device; give its ID."""
+        """Delete a user's dehydrated device; return its ID."""
         ...
 
 
 @attrs.frozen(eq=False)
-class LocalDeviceLists:
-    """The writer itself."""
+class LocalDeviceListWriter:
+    """The writer in the process that owns the stream."""
 
     _stream: TableWriter[DeviceListRow]
     _clock: Clock
 
-    async def put_device_keys(self, content: bytes, others: KeyUpload) -> dict[str, int] | None:
-        """Set a device's keys, with those that others claim."""
+    async def put_device_keys(self, content: bytes, other_keys: KeyUpload) -> dict[str, int] | None:
+        """Store a device's identity keys and its one-time and fallback keys."""
         now_ms = self._clock.now_ms()
         try:
-            return await self._stream.write(_put_device_keys, content, others, now_ms)
+            return await self._stream.write(_put_device_keys, content, other_keys, now_ms)
         except ForeignViolation as error:
-            raise no_such_device() from error
+            raise device_not_found() from error
 
     async def put_cross_signing(
         self, user_id: UserID, keys: list[SigningKeyUpload], proved: bool
     ) -> None:
-        """Set cross-signing keys; the same keys again are no change."""
+        """Store cross-signing keys; equal keys are not a change."""
         now_ms = self._clock.now_ms()
         await self._stream.write(_put_cross_signing, user_id, keys, proved, now_ms)
 
     async def put_signatures(self, user_id: UserID, signatures: list[NewSignature]) -> None:
-        """Add signatures."""
+        """Store signatures."""
         await self._stream.write(_put_signatures, user_id, signatures, self._clock.now_ms())
 
     async def announce(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Tell of changes."""
+        """Announce changes."""
         await self._stream.write(_announce, user_id, device_ids, self._clock.now_ms())
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop the keys of devices, and tell."""
+        """Delete the keys of devices, and announce the deletion."""
         await self._stream.write(_forget, user_id, device_ids, self._clock.now_ms())
 
     async def dehydrate(
         self, user_id: UserID, device_id: str, name: str | None, device_data: bytes, keys: bytes
     ) -> str | None:
-        """Set a user's dehydrated device."""
-        wish = _Dehydration(user_id, device_id, name, device_data, keys)
-        return await self._stream.write(_dehydrate, wish, self._clock.now_ms())
+        """Store a user's dehydrated device."""
+        device = _NewDehydratedDevice(user_id, device_id, name, device_data, keys)
+        return await self._stream.write(_dehydrate, device, self._clock.now_ms())
 
     async def drop_dehydrated(self, user_id: UserID) -> str | None:
         """Delete a user's dehydrated device."""
@@ -142,7 +156,7 @@ class LocalDeviceLists:
 
 
 @attrs.frozen
-class _Dehydration:
+class _NewDehydratedDevice:
     user_id: UserID
     device_id: str
     name: str | None
@@ -151,20 +165,22 @@ class _Dehydration:
 
 
 async def _put_device_keys(
-    tx: Tx, ids: StreamIds, content: bytes, others: KeyUpload, now_ms: int
+    tx: Tx, ids: StreamIds, content: bytes, other_keys: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
-    user_id, device_id = others.user_id, others.device_id
-    known = await key_uploads.known_with_rooms(tx, user_id, device_id)
-    if known is None:
-        raise no_such_device()
-    if known.content == content:
+    user_id, device_id = other_keys.user_id, other_keys.device_id
+    device = await key_uploads.known_with_rooms(tx, user_id, device_id)
+    if device is None:
+        raise device_not_found()
+    if device.content == content:
         return None, []
     # Devices and cross-signing keys share a namespace.
-    if known.is_name_of_cross_signing_key:
-        raise Forbidden("The device ID is the name of one of your cross-signing keys")
+    if device.is_name_of_cross_signing_key:
+        raise Forbidden("device_id must not equal a cross-signing key ID")
     await device_keys.put_device(tx, user_id, device_id, content)
-    counts = await store_keys(tx, others, known) or known.counts
-    return counts, await _told(tx, ids, user_id, [device_id], known.room_ids, now_ms)
+    counts = await store_keys(tx, other_keys, device) or device.counts
+    return counts, await _change_rows_for_rooms(
+        tx, ids, user_id, [device_id], device.room_ids, now_ms
+    )
 
 
 async def _put_cross_signing(
@@ -175,117 +191,126 @@ async def _put_cross_signing(
     proved: bool,
     now_ms: int,
 ) -> tuple[None, Rows]:
-    held = {one.usage: one for one in await device_keys.cross_signing_of(tx, [user_id])}
-    fresh = [
-        key for key in keys if key.usage not in held or held[key.usage].public_key != key.public_key
+    stored = {key.usage: key for key in await device_keys.cross_signing_of(tx, [user_id])}
+    new_keys = [
+        key
+        for key in keys
+        if key.usage not in stored or stored[key.usage].public_key != key.public_key
     ]
-    if not fresh:
+    if not new_keys:
         return None, []
-    if held and not proved:
-        raise Forbidden("Other keys were uploaded meanwhile")
-    for key in fresh:
+    if stored and not proved:
+        raise Forbidden("Other cross-signing keys were uploaded concurrently")
+    for key in new_keys:
         if await devices.find(tx, user_id, key.public_key) is not None:
-            raise Forbidden("The public key is the ID of one of your devices")
+            raise Forbidden("The public key must not equal the ID of one of your devices")
         record = CrossSigningRecord(user_id, key.usage, key.public_key, key.content)
         await device_keys.put_cross_signing(tx, record)
-    replaced = [held[key.usage].public_key for key in fresh if key.usage in held]
+    replaced = [stored[key.usage].public_key for key in new_keys if key.usage in stored]
     if replaced:
         await device_keys.forget_public_keys(tx, user_id, replaced)
-    if all(key.usage == USER_SIGNING for key in fresh):
-        # Nobody else may see it, so nobody else is to ask for it.
-        return None, await _told_oneself(tx, ids, user_id, [UserID(user_id)], now_ms)
-    return None, await _announced(tx, ids, user_id, [None], now_ms)
+    if all(key.usage == USER_SIGNING for key in new_keys):
+        # Only the user can see this key, so other users must not query for it.
+        return None, await _private_rows(tx, ids, user_id, [UserID(user_id)], now_ms)
+    return None, await _change_rows(tx, ids, user_id, [None], now_ms)
 
 
 async def _put_signatures(
     tx: Tx, ids: StreamIds, user_id: str, signatures: list[NewSignature], now_ms: int
 ) -> tuple[None, Rows]:
     records = [
-        SignatureRecord(one.target_user_id, one.target_id, user_id, one.key_id, one.signature)
-        for one in signatures
+        SignatureRecord(
+            signature.target_user_id,
+            signature.target_id,
+            user_id,
+            signature.key_id,
+            signature.signature,
+        )
+        for signature in signatures
     ]
-    held = set(await device_keys.signatures_on(tx, sorted({one.target_user_id for one in records})))
-    fresh = [one for one in dict.fromkeys(records) if one not in held]
-    if not fresh:
+    target_ids = sorted({record.target_user_id for record in records})
+    stored = set(await device_keys.signatures_on(tx, target_ids))
+    new_records = [record for record in dict.fromkeys(records) if record not in stored]
+    if not new_records:
         return None, []
-    await device_keys.put_signatures(tx, fresh)
+    await device_keys.put_signatures(tx, new_records)
     rows: Rows = []
-    targets = {UserID(one.target_user_id) for one in fresh}
+    targets = {UserID(record.target_user_id) for record in new_records}
     if user_id in targets:
-        rows += await _announced(tx, ids, user_id, [None], now_ms)
-    others = sorted(targets - {UserID(user_id)})
-    if others:
-        rows += await _told_oneself(tx, ids, user_id, others, now_ms)
+        rows += await _change_rows(tx, ids, user_id, [None], now_ms)
+    other_users = sorted(targets - {UserID(user_id)})
+    if other_users:
+        rows += await _private_rows(tx, ids, user_id, other_users, now_ms)
     return None, rows
 
 
 async def _announce(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
-    return None, await _announced(tx, ids, user_id, device_ids or [None], now_ms)
+    return None, await _change_rows(tx, ids, user_id, device_ids or [None], now_ms)
 
 
 async def _forget(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
-    # One that is there was made anew meanwhile.
-    gone = await devices.gone_among(tx, user_id, device_ids)
-    await device_keys.delete_devices(tx, user_id, gone)
-    for device_id in gone:
+    # A device that exists has been created again since its deletion.
+    deleted = await devices.gone_among(tx, user_id, device_ids)
+    await device_keys.delete_devices(tx, user_id, deleted)
+    for device_id in deleted:
         await dehydrated_devices.delete_device(tx, user_id, device_id)
-    return None, await _announced(tx, ids, user_id, device_ids, now_ms)
+    return None, await _change_rows(tx, ids, user_id, device_ids, now_ms)
 
 
 async def _dehydrate(
-    tx: Tx, ids: StreamIds, wish: _Dehydration, now_ms: int
+    tx: Tx, ids: StreamIds, device: _NewDehydratedDevice, now_ms: int
 ) -> tuple[str | None, Rows]:
-    user_id, device_id = wish.user_id, wish.device_id
-    held = await dehydrated_devices.get(tx, user_id)
-    old_id = None if held is None else held[0]
+    user_id, device_id = device.user_id, device.device_id
+    old_device = await dehydrated_devices.get(tx, user_id)
+    old_id = None if old_device is None else old_device[0]
     if old_id != device_id and await devices.find(tx, user_id, device_id) is not None:
-        raise InvalidParam("You have another device with this ID")
+        raise InvalidParam("device_id must not be that of another device of yours")
     changed: list[str | None] = [device_id]
     if old_id is not None:
         await devices.delete(tx, user_id, [old_id])
         await device_keys.delete_devices(tx, user_id, [old_id])
         if old_id != device_id:
             changed.append(old_id)
-    await devices.ensure(tx, user_id, device_id, wish.name, now_ms)
-    await device_keys.put_device(tx, user_id, device_id, wish.keys)
-    await dehydrated_devices.put(tx, user_id, device_id, wish.device_data)
-    return old_id, await _announced(tx, ids, user_id, changed, now_ms)
+    await devices.ensure(tx, user_id, device_id, device.name, now_ms)
+    await device_keys.put_device(tx, user_id, device_id, device.keys)
+    await dehydrated_devices.put(tx, user_id, device_id, device.device_data)
+    return old_id, await _change_rows(tx, ids, user_id, changed, now_ms)
 
 
 async def _drop_dehydrated(
     tx: Tx, ids: StreamIds, user_id: str, now_ms: int
 ) -> tuple[str | None, Rows]:
-    held = await dehydrated_devices.get(tx, user_id)
-    if held is None:
+    device = await dehydrated_devices.get(tx, user_id)
+    if device is None:
         return None, []
-    device_id = held[0]
+    device_id = device[0]
     await dehydrated_devices.delete(tx, user_id)
     await devices.delete(tx, user_id, [device_id])
     await device_keys.delete_devices(tx, user_id, [device_id])
-    return device_id, await _announced(tx, ids, user_id, [device_id], now_ms)
+    return device_id, await _change_rows(tx, ids, user_id, [device_id], now_ms)
 
 
-async def _told_oneself(
+async def _private_rows(
     tx: Tx, ids: StreamIds, user_id: str, targets: Sequence[UserID], now_ms: int
 ) -> Rows:
-    """Tell a user alone that the keys of `targets` look different to them."""
+    """Write rows that tell only the user's devices that the keys of `targets` have changed."""
     numbered = list(zip(await ids.many(len(targets)), targets, strict=True))
     await device_lists.add_signed(tx, user_id, numbered, now_ms)
-    return [(one, DeviceListRow(user_id, None, True, (target,))) for one, target in numbered]
+    return [(number, DeviceListRow(user_id, None, True, (target,))) for number, target in numbered]
 
 
-async def _announced(
+async def _change_rows(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
     room_ids = tuple(await device_lists.rooms_of(tx, user_id))
-    return await _told(tx, ids, user_id, device_ids, room_ids, now_ms)
+    return await _change_rows_for_rooms(tx, ids, user_id, device_ids, room_ids, now_ms)
 
 
-async def _told(
+async def _change_rows_for_rooms(
     tx: Tx,
     ids: StreamIds,
     user_id: str,

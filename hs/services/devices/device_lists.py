@@ -1,8 +1,19 @@
-"""Whose devices and keys changed, and who came into sight or went out of it, between two moments.
+"""Device list changes for /sync and /keys/changes: `changed` and `left` between two positions.
 
-A user hears of those they share a room with: of each change while they do, of those they have
-met since, and of those they have parted from. Whoever signs another's keys hears of those at
-once, as only they see the signature.
+A user sees the changes of users in shared rooms. Users with whom the first room has been shared
+since then count as changed, users with whom no room is shared any more as left. A user who signs
+the keys of another user sees those as changed, because only the signer sees the signature.
+
+Rules:
+
+- Each process keeps the latest change of MAX_USERS users, and the latest signature on MAX_USERS
+  (signer, target) pairs, from the feed. `_floor` is the position up to which these records are
+  incomplete: initially that of the first batch, later that of the last record dropped. Requests
+  from before it read the database.
+- Only the latest change of a user is known. If it is after `now`, the user is reported although the
+  change belongs to the next response, which reports it again. Nothing is missed.
+- Memberships are those of the moment of the request, not of `now`: a user may be reported early,
+  and again in the next response.
 
 Spec: client-server API, End-to-End Encryption, Tracking the device list for a user.
 """
@@ -17,7 +28,7 @@ from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow
 from hs.repl.streams import DEVICE_LISTS, EVENTS
-from hs.services.devices.remote_devices import MetAndParted, Neighbours
+from hs.services.devices.remote_devices import MetAndParted, SharedRoomUsers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists
 
@@ -27,7 +38,7 @@ CATCH_UP_S: Final = 5.0
 
 
 class Moment(Protocol):
-    """The part of a sync token that is needed."""
+    """The positions of a sync token that device list changes depend on."""
 
     @property
     def events(self) -> VectorPosition: ...
@@ -37,60 +48,62 @@ class Moment(Protocol):
 
 
 class DeviceListChanges(NamedTuple):
-    """Users whose keys are to be asked for again, and users to be forgotten."""
+    """Users whose keys clients must query again, and users whose device lists they can drop."""
 
     changed: list[UserID]
     left: list[UserID]
 
 
-NOTHING: Final = DeviceListChanges([], [])
-_NOBODY: Final = MetAndParted()
+NO_CHANGES: Final = DeviceListChanges([], [])
+_NO_SHARING_CHANGES: Final = MetAndParted()
 
 
 class DeviceLists:
-    """Tells of changes."""
+    """The device list changes that a user can see."""
 
-    def __init__(self, database: Database, feed: Feed, neighbours: Neighbours) -> None:
+    def __init__(self, database: Database, feed: Feed, neighbours: SharedRoomUsers) -> None:
         self._database = database
         self._feed = feed
         self._neighbours = neighbours
-        # The last change of each user, in the order of the changes, and the last signature of
-        # each user on another's keys; what came at or before the floor is in the database only.
-        self._public: OrderedDict[UserID, int] = OrderedDict()
-        self._signed: OrderedDict[tuple[UserID, UserID], int] = OrderedDict()
+        # The latest change of each user and the latest signature of each (signer, target), in
+        # stream order. Earlier ones, up to the floor, are in the database only.
+        self._latest_change: OrderedDict[UserID, int] = OrderedDict()
+        self._latest_signature: OrderedDict[tuple[UserID, UserID], int] = OrderedDict()
         self._floor: int | None = None
         feed.subscribe(DEVICE_LISTS, self._on_rows)
 
     async def between(self, user_id: UserID, since: str, to: str) -> DeviceListChanges:
-        """Tell of changes between two tokens of /sync. Raises: InvalidParam."""
+        """Return the changes between two tokens of /sync. Raises: InvalidParam."""
         earlier, later = SyncToken.parse(since), SyncToken.parse(to)
         await self._feed.wait_for_position(DEVICE_LISTS, later.device_lists, CATCH_UP_S)
         await self._feed.wait_for_position(EVENTS, later.events, CATCH_UP_S)
         return await self.changes(user_id, earlier, later)
 
     async def changes(self, user_id: UserID, since: Moment, now: Moment) -> DeviceListChanges:
-        """Tell of changes since a moment.
+        """Return the changes since a position.
 
-        Of memberships, what changed after `now` may be in it as well: it comes again.
+        The result may include changes of memberships after `now`, which are then repeated later.
         """
-        touched, signed = await self._changed(user_id, since, now)
+        changed_users, signed = await self._changed_and_signed(user_id, since, now)
         if since.events is now.events:
-            met, parted = _NOBODY
+            met, parted = _NO_SHARING_CHANGES
         else:
             met, parted = await self._neighbours.met_and_parted(user_id, since.events)
-        others = touched - {user_id}
-        changed = set(await self._neighbours.sharing(user_id, others)) if others else set()
+        other_users = changed_users - {user_id}
+        changed = (
+            set(await self._neighbours.sharing(user_id, other_users)) if other_users else set()
+        )
         changed |= signed - parted
-        if user_id in touched:
+        if user_id in changed_users:
             changed.add(user_id)
         if not changed and not met and not parted:
-            return NOTHING
+            return NO_CHANGES
         return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
 
-    async def _changed(
+    async def _changed_and_signed(
         self, user_id: UserID, since: Moment, now: Moment
     ) -> tuple[set[UserID], set[UserID]]:
-        """Give who changed, and whose keys this user signed."""
+        """Return the users with changes, and the users whose keys this user signed."""
         if since.device_lists is now.device_lists:
             return set(), set()
         after, upto = since.device_lists.floor, now.device_lists.most()
@@ -98,8 +111,10 @@ class DeviceLists:
         if floor is None:
             floor = self._feed.position(DEVICE_LISTS).most()
         if after >= floor:
-            signers = _later(self._signed, after)
-            return set(_later(self._public, after)), {of for by, of in signers if by == user_id}
+            signatures = _after(self._latest_signature, after)
+            return set(_after(self._latest_change, after)), {
+                target for signer, target in signatures if signer == user_id
+            }
         return await self._database.read(_read, after, upto, user_id)
 
     def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
@@ -109,20 +124,20 @@ class DeviceLists:
             user_id = UserID(row.user_id)
             if row.signatures:
                 for target in row.targets:
-                    self._keep(self._signed, (user_id, UserID(target)), number)
+                    self._record(self._latest_signature, (user_id, UserID(target)), number)
             else:
-                self._keep(self._public, user_id, number)
+                self._record(self._latest_change, user_id, number)
 
-    def _keep(self, last: OrderedDict[K, int], key: K, number: int) -> None:
-        last[key] = number
-        last.move_to_end(key)
-        if len(last) > MAX_USERS:
-            _, dropped = last.popitem(last=False)
+    def _record(self, latest: OrderedDict[K, int], key: K, number: int) -> None:
+        latest[key] = number
+        latest.move_to_end(key)
+        if len(latest) > MAX_USERS:
+            _, dropped = latest.popitem(last=False)
             self._floor = max(self._floor or 0, dropped)
 
 
-def _later(last: OrderedDict[K, int], after: int) -> Iterator[K]:
-    for key, number in reversed(last.items()):
+def _after(latest: OrderedDict[K, int], after: int) -> Iterator[K]:
+    for key, number in reversed(latest.items()):
         if number <= after:
             return
         yield key
@@ -131,4 +146,4 @@ def _later(last: OrderedDict[K, int], after: int) -> Iterator[K]:
 async def _read(tx: Tx, after: int, upto: int, user_id: UserID) -> tuple[set[UserID], set[UserID]]:
     changed = await device_lists.changed(tx, after, upto)
     signed = await device_lists.signed(tx, after, upto, user_id)
-    return {UserID(one) for one in changed}, {UserID(one) for one in signed}
+    return set(map(UserID, changed)), set(map(UserID, signed))

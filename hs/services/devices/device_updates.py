@@ -1,4 +1,4 @@
-"""What follows when devices come, change and go; and what is tidied up now and then."""
+"""Reactions to device changes, and the hourly cleanup of device data."""
 
 from typing import Final
 
@@ -11,50 +11,50 @@ from hs.services.devices.inbox_writer import InboxWriter
 from hs.storage.database import Database
 from hs.storage.devices import device_keys, device_lists, to_device
 
-UPKEEP_PERIOD_S: Final = 3600.0
-REQUESTS_KEPT_MS: Final = 24 * 3600 * 1000
-CHANGES_KEPT_MS: Final = 7 * 24 * 3600 * 1000
-ORPHANS_AT_ONCE: Final = 500
+CLEANUP_PERIOD_S: Final = 3600.0
+REQUEST_RETENTION_MS: Final = 24 * 3600 * 1000
+CHANGE_RETENTION_MS: Final = 7 * 24 * 3600 * 1000
+ORPHAN_BATCH: Final = 500
 
 
 @attrs.frozen(eq=False)
 class DeviceUpdates:
-    """The watcher of sessions: announces devices, and drops what belonged to those gone."""
+    """The device watcher that announces changes and deletes the data of removed devices."""
 
     _lists: DeviceListWriter
     _inboxes: InboxWriter
 
     async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Tell others that devices are new or have a new name."""
+        """Announce new and renamed devices to users in shared rooms."""
         if device_ids:
             await self._lists.announce(user_id, device_ids)
 
     async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop keys and messages of devices, and tell others that they are gone."""
+        """Delete the keys and messages of removed devices, and announce the removal."""
         if device_ids:
             await self._inboxes.forget(user_id, device_ids)
             await self._lists.forget(user_id, device_ids)
 
 
 @attrs.frozen(eq=False)
-class DeviceUpkeep:
-    """Forgets what nobody can ask for any more; hourly, in one process."""
+class DeviceCleanup:
+    """The cleanup of device data, which one process runs hourly."""
 
     _database: Database
     _clock: Clock
     _updates: DeviceUpdates
     _inboxes: InboxWriter
 
-    async def tidy(self) -> None:
-        """Forget old requests and superseded changes, and finish removals that were cut short."""
+    async def clean_up(self) -> None:
+        """Delete old requests and superseded changes, and complete interrupted removals."""
         now_ms = self._clock.now_ms()
-        await self._database.write(to_device.prune_requests, now_ms - REQUESTS_KEPT_MS)
-        await self._database.write(device_lists.prune, now_ms - CHANGES_KEPT_MS)
-        while found := await self._database.read_long(to_device.leftovers, ORPHANS_AT_ONCE):
-            await self._database.write(to_device.delete_leftovers, found)
-        while closed := await self._database.read(to_device.closed, ORPHANS_AT_ONCE):
+        await self._database.write(to_device.prune_requests, now_ms - REQUEST_RETENTION_MS)
+        await self._database.write(device_lists.prune, now_ms - CHANGE_RETENTION_MS)
+        while leftovers := await self._database.read_long(to_device.leftovers, ORPHAN_BATCH):
+            await self._database.write(to_device.delete_leftovers, leftovers)
+        while closed := await self._database.read(to_device.closed, ORPHAN_BATCH):
             for user_id in closed:
                 await self._inboxes.forget(UserID(user_id), [])
-        orphans = await self._database.read_long(device_keys.orphans, ORPHANS_AT_ONCE)
+        orphans = await self._database.read_long(device_keys.orphans, ORPHAN_BATCH)
         for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])

@@ -1,13 +1,20 @@
-"""Where messages to devices went before, so that their inboxes need not be found by names again.
+"""A cache of device inboxes, so that the writer of to-device messages need not look them up.
 
-And the same of those that gave one-time keys: those of a device that is gone are gone with it.
+An inbox is a number that belongs to one device for ever. A deleted device may be created again
+under the same ID, with another inbox. A message must not be stored for a deleted device.
 
-An inbox belongs to one device for ever, and a device that is gone may come back under its name
-with another inbox. The inboxes of devices that are gone lie in the table of the closed ones, from
-the same commit on until the writer is told of it, which then empties it of all of that user. So
-what was remembered here is right if no inbox is closed, and if nothing was taken out of that table
-since. Otherwise the table of devices tells which numbers are still there, and others are looked up
-by their names.
+- The transaction that deletes a device adds its inbox to `closed_inboxes`. When the writer is
+  notified (`InboxWriter.forget`), it deletes the messages in the user's closed inboxes and the
+  user's rows of that table. Only the writer removes rows from it.
+- Cached inboxes are therefore valid in a transaction if `closed_inboxes` is empty there, and no row
+  has been removed from it since the lookup. `invalidating` marks removals: it increments the
+  generation, and while it is active lookups return no generation at all.
+- If validity is not certain, the transaction checks that all inboxes belong to existing devices,
+  and otherwise looks the devices up by ID.
+- Devices read from the database are cached only if they were read in the current generation.
+
+A second cache holds the inboxes of devices that have recently given a one-time key. It needs no
+validation: the keys of a deleted device are deleted with it, so claiming them finds nothing.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,96 +24,96 @@ from typing import Final, NamedTuple
 from hs.lib.caching.lru_cache import LruCache
 
 MAX_DEVICES: Final = 50_000
-MAX_OF_USER: Final = 500
-"""Of a user with more devices none are remembered: they would take the place of all others."""
+MAX_DEVICES_PER_USER: Final = 500
+"""Users with more devices are not cached, because they would evict too many others."""
 
-Device = tuple[str, str]  # (user, device)
+DeviceAddress = tuple[str, str]  # (user_id, device_id)
 EVERY_DEVICE: Final = "*"
 
 
-class Known(NamedTuple):
-    """The inboxes of some devices, None where they are not remembered.
+class InboxLookup(NamedTuple):
+    """The result of a lookup: the inbox of each device, None where it is not cached.
 
-    `moment` is that of the question; None: users are just being forgotten.
+    `generation` is that of the lookup; None if an invalidation was in progress.
     """
 
     inboxes: list[int | None]
-    moment: int | None
+    generation: int | None
 
 
-class DeviceAddresses:
-    """Remembers the inboxes of devices."""
+class InboxAddressCache:
+    """The caches of device inboxes and of devices with one-time keys."""
 
     def __init__(self) -> None:
-        self._moment = 0
-        self._forgetting = 0
+        self._generation = 0
+        self._active_invalidations = 0
         self._inboxes: LruCache[str, Mapping[str, int]] = LruCache(
             "device_inboxes", max_weight=MAX_DEVICES, weigh=_weigh
         )
-        self._givers: LruCache[tuple[str, str, str], int] = LruCache(
+        self._claimable: LruCache[tuple[str, str, str], int] = LruCache(
             "key_givers", max_entries=MAX_DEVICES
         )
 
-    def known(self, devices: Collection[Device]) -> Known:
-        """Give the inboxes of devices, as far as they are remembered."""
+    def lookup(self, devices: Collection[DeviceAddress]) -> InboxLookup:
+        """Return the cached inboxes of devices."""
         users: Iterable[Mapping[str, int]] | None
         users = self._inboxes.get_all([user_id for user_id, _ in devices])
         if users is None:
-            kept = self._inboxes.get_kept({user_id for user_id, _ in devices})
-            users = [kept.get(user_id, {}) for user_id, _ in devices]
+            cached = self._inboxes.get_kept({user_id for user_id, _ in devices})
+            users = [cached.get(user_id, {}) for user_id, _ in devices]
         inboxes = [
             inboxes.get(device_id) for inboxes, (_, device_id) in zip(users, devices, strict=True)
         ]
-        return Known(inboxes, self._moment if self._forgetting == 0 else None)
+        return InboxLookup(inboxes, self._generation if self._active_invalidations == 0 else None)
 
-    def is_certain(self, known: Known) -> bool:
-        """Tell whether nothing was taken from the closed inboxes since; from any thread."""
-        return known.moment is not None and known.moment == self._moment
+    def is_current(self, lookup: InboxLookup) -> bool:
+        """Return whether no invalidation began since a lookup; can be called from any thread."""
+        return lookup.generation is not None and lookup.generation == self._generation
 
-    def learn(self, found: Mapping[str, Mapping[str, int]], asked: Known) -> None:
-        """Remember all devices of users, and their inboxes, which were read after `asked`."""
-        if self.is_certain(asked):
-            for user_id, inboxes in found.items():
-                if EVERY_DEVICE not in inboxes and len(inboxes) <= MAX_OF_USER:
+    def store(self, devices: Mapping[str, Mapping[str, int]], lookup: InboxLookup) -> None:
+        """Cache all devices of users, with their inboxes, which were read after `lookup`."""
+        if self.is_current(lookup):
+            for user_id, inboxes in devices.items():
+                if EVERY_DEVICE not in inboxes and len(inboxes) <= MAX_DEVICES_PER_USER:
                     self._inboxes.put(user_id, inboxes)
 
     @contextmanager
-    def forgetting(self, user_id: str) -> Iterator[None]:
-        """Forget a user's devices, while inboxes of theirs are taken from the closed ones."""
-        self._forgetting += 1
-        self._moment += 1
+    def invalidating(self, user_id: str) -> Iterator[None]:
+        """Invalidate a user's devices while their closed inboxes are being removed."""
+        self._active_invalidations += 1
+        self._generation += 1
         try:
             yield
         finally:
             self._inboxes.pop(user_id)
-            self._forgetting -= 1
+            self._active_invalidations -= 1
 
-    def givers(
-        self, wishes: Mapping[str, Mapping[str, str]]
+    def claimable(
+        self, request: Mapping[str, Mapping[str, str]]
     ) -> tuple[str, dict[int, tuple[str, str]]]:
-        """Give those devices that gave a key of what is wished most, by inbox, and what it is.
+        """Return the algorithm with most cached devices in a request, and those by inbox.
 
-        `wishes` are algorithms by user and device.
+        `request` contains algorithms by user and device.
         """
-        known = self._givers.get_kept(
+        cached = self._claimable.get_kept(
             (user_id, device_id, algorithm)
-            for user_id, devices in wishes.items()
+            for user_id, devices in request.items()
             for device_id, algorithm in devices.items()
         )
         by_algorithm: dict[str, dict[int, tuple[str, str]]] = {}
-        for (user_id, device_id, algorithm), inbox in known.items():
+        for (user_id, device_id, algorithm), inbox in cached.items():
             by_algorithm.setdefault(algorithm, {})[inbox] = (user_id, device_id)
-        return max(by_algorithm.items(), key=lambda one: len(one[1]), default=("", {}))
+        return max(by_algorithm.items(), key=lambda entry: len(entry[1]), default=("", {}))
 
-    def learn_givers(self, givers: Mapping[tuple[str, str, str], int]) -> None:
-        """Remember the inboxes of devices that gave a key (user, device, algorithm)."""
-        for wish, inbox in givers.items():
-            self._givers.put(wish, inbox)
+    def store_claimable(self, inboxes: Mapping[tuple[str, str, str], int]) -> None:
+        """Cache the inboxes of devices that gave a key, by (user, device, algorithm)."""
+        for key, inbox in inboxes.items():
+            self._claimable.put(key, inbox)
 
-    def forget_givers(self, wishes: Iterable[tuple[str, str, str]]) -> None:
-        """Forget those that gave none."""
-        for wish in wishes:
-            self._givers.pop(wish)
+    def drop_claimable(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        """Drop devices that had no key left, by (user, device, algorithm)."""
+        for key in keys:
+            self._claimable.pop(key)
 
 
 def _weigh(user_id: str, inboxes: Mapping[str, int]) -> int:

@@ -1,6 +1,23 @@
-"""The owner of what waits for devices: their messages, and the keys others claim.
+"""The writer of device inboxes: to-device messages, and the keys that others claim.
 
-All of it is announced on the stream `to_device`, in the same commit.
+Rules:
+
+- Every change is committed together with its row of the stream `to_device`.
+- A request is recorded in the same transaction as its messages, so that a repeated request, also
+  through another process or after a restart, stores nothing.
+- All messages of a request that go to different devices have the same stream number. A request
+  with several messages to one device (for example to "*" and to its ID) uses several numbers.
+- A row carries the messages themselves up to MAX_CARRIED_BYTES; processes whose devices wait for
+  messages then need not read them.
+- Messages to at least MIN_BUNDLED devices are stored in one row, a bundle, if they are carried:
+  most devices receive and acknowledge them before anything must be read. `BundleUnpacker` moves
+  the remaining ones into the inboxes later. The number of messages in bundles is limited, because
+  a device that reads its inbox must scan them.
+- Inboxes of recently used devices are cached; see `inbox_addresses` for why this is safe.
+- Claimed keys are deleted. A claim is therefore shielded from cancellation, and if its second
+  transaction fails it returns the keys of the first.
+- `forget` deletes the contents of all closed inboxes of a user. It runs shielded, with cached
+  inboxes of the user invalid, and always writes a row, so that a replaced writer cannot commit it.
 """
 
 import logging
@@ -19,32 +36,37 @@ from hs.repl.rpc import rpc
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices import one_time_key_claims
-from hs.services.devices.inbox_addresses import EVERY_DEVICE, Device, DeviceAddresses, Known
-from hs.services.devices.one_time_key_storage import KeyUpload, no_such_device
+from hs.services.devices.inbox_addresses import (
+    EVERY_DEVICE,
+    DeviceAddress,
+    InboxAddressCache,
+    InboxLookup,
+)
+from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found
 from hs.storage.database import ForeignViolation, Tx
 from hs.storage.devices import one_time_keys, to_device
 
 MAX_CARRIED_BYTES: Final = 128 * 1024
-"""Most of the messages of one request that are told together with the news of them."""
+"""Limit on the messages of a request that its stream row carries."""
 
 MIN_BUNDLED: Final = 10
-"""Fewest messages of one request that lie together at first."""
+"""Least number of messages of a request that are stored as a bundle."""
 
-FILE_AFTER_S: Final = 15.0
+UNPACK_AFTER_S: Final = 15.0
 MANY_MESSAGES: Final = 10_000
-"""So many new ones in bundles, and those of before are filed at once."""
+"""This many new messages in bundles cause older bundles to be unpacked immediately."""
 
-MAX_UNFILED: Final = 2 * MANY_MESSAGES
+MAX_BUNDLED: Final = 2 * MANY_MESSAGES
 
 log = logging.getLogger(__name__)
 
 Rows = list[tuple[int, ToDeviceRow]]
-_Addressed = tuple[Device, int, bytes]  # (device, its inbox, message)
+_Addressed = tuple[DeviceAddress, int, bytes]  # (device, inbox, message)
 
 
 @attrs.frozen
-class Request:
-    """What makes a request to send known again: who asked, and how they called it."""
+class ToDeviceRequest:
+    """The identity of a request to send, by which a repetition is recognised."""
 
     sender: str
     device_id: str
@@ -53,169 +75,182 @@ class Request:
 
 
 class InboxWriter(Protocol):
-    """The process that writes what waits for devices."""
+    """The writer of device inboxes: local, or the proxy of another process."""
 
     @rpc
     async def send(
-        self, request: Request, head: bytes, devices: list[Device], messages: list[bytes]
+        self,
+        request: ToDeviceRequest,
+        head: bytes,
+        devices: list[DeviceAddress],
+        messages: list[bytes],
     ) -> bool:
-        """Leave messages, each for one of the devices of ours; False: this was done before.
+        """Store one message for each of `devices`; return False for a repeated request.
 
-        An event is JSON in one line: `head`, the message, "}"; without a head the message alone.
-        A device ID of "*" is every device of the user; devices that are not there are left out.
+        An event is JSON in one line: `head`, the message, "}"; or the message alone if `head` is
+        empty. The device ID "*" means every device of the user. Unknown devices are ignored.
         """
         ...
 
     @rpc
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
-        """Add keys; give how many wait for each algorithm. Raises: InvalidParam, NotFound."""
+        """Store keys; return the count per algorithm. Raises: InvalidParam, NotFound."""
         ...
 
     @rpc
-    async def claim(self, wishes: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
-        """Give out one key of each device, where there is one, for the algorithm that is wished.
+    async def claim(self, request: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
+        """Claim a key of each device for the requested algorithm.
 
-        By user and device; a key is an object in JSON of the key by its name.
+        The result is by user and device; a key is a JSON object `{name: key}`. Devices without a
+        key are missing from it.
         """
         ...
 
     @rpc
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop all that waits for devices that are gone, after they are."""
+        """Delete the messages of deleted devices; call it after their deletion."""
         ...
 
 
-class _Letters(NamedTuple):
-    """What one request sends; `may_bundle`: its messages may lie together at first."""
+class _Messages(NamedTuple):
+    """The messages of a request; with `may_bundle`, they can be stored as a bundle."""
 
     head: bytes
-    devices: list[Device]
+    devices: list[DeviceAddress]
     messages: list[bytes]
-    known: Known
+    lookup: InboxLookup
     may_bundle: bool
 
 
-class BundleFiler:
-    """Puts messages to many devices under each of them, once they have waited; with the writer.
+class BundleUnpacker:
+    """Moves messages from bundles to the inboxes of their devices, in the writer's process.
 
-    Until then they lie together. A device that syncs has mostly got and acknowledged its message
-    before, and those of others are put there in order of the devices, many at once.
+    This happens after UNPACK_AFTER_S. Devices that sync have mostly acknowledged their messages by
+    then; the others are written in large batches, sorted by inbox.
     """
 
     def __init__(self, stream: TableWriter[ToDeviceRow], feed: Feed) -> None:
         self._stream = stream
         self._feed = feed
-        self._old = 0  # to be filed next
-        self._fresh = 0
+        self._old = 0  # messages in bundles that the next run unpacks
+        self._recent = 0  # messages in newer bundles
         self._many = trio.Event()
         feed.subscribe(TO_DEVICE, self._on_rows)
 
     def waiting(self) -> int:
-        """Give about how many messages lie together."""
-        return self._old + self._fresh
+        """Return the approximate number of messages in bundles."""
+        return self._old + self._recent
 
     @property
     def has_room(self) -> bool:
-        """Whether there may be more of them: devices that read look through all of those."""
-        return self.waiting() < MAX_UNFILED
+        """Whether another bundle can be added; every read of an inbox scans all bundles."""
+        return self.waiting() < MAX_BUNDLED
 
     async def run(self) -> None:
-        """File every few seconds what was there the time before, until cancelled."""
-        is_any = True  # what was left behind at the last stop
+        """Unpack, every few seconds, the bundles that existed at the previous run."""
+        has_leftovers = True  # bundles may remain from before the process started
         while True:
             upto = self._feed.position(TO_DEVICE).most()
-            self._old, self._fresh, self._many = self._fresh, 0, trio.Event()
-            with trio.move_on_after(FILE_AFTER_S):
+            self._old, self._recent, self._many = self._recent, 0, trio.Event()
+            with trio.move_on_after(UNPACK_AFTER_S):
                 await self._many.wait()
-            if is_any or self._old:
-                await self.file(upto)
-            is_any = False
+            if has_leftovers or self._old:
+                await self.unpack(upto)
+            has_leftovers = False
 
-    async def file(self, upto: int) -> None:
-        """File all messages with numbers up to `upto`. Raises: WriterStopped, DatabaseError."""
-        while filed := await self._stream.write(_file, upto):
-            self._old = max(0, self._old - filed)
+    async def unpack(self, upto: int) -> None:
+        """Unpack all bundles with numbers up to `upto`. Raises: WriterStopped, DatabaseError."""
+        while unpacked := await self._stream.write(_unpack, upto):
+            self._old = max(0, self._old - unpacked)
         self._old = 0
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
             if not row.keys and not row.gone and _is_bundle(row.devices, row.messages):
-                self._fresh += len(row.devices)
-        if self._fresh >= MANY_MESSAGES:
+                self._recent += len(row.devices)
+        if self._recent >= MANY_MESSAGES:
             self._many.set()
 
 
 @attrs.frozen(eq=False)
-class LocalInboxes:
-    """The writer itself."""
+class LocalInboxWriter:
+    """The writer in the process that owns the stream."""
 
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
-    _filer: BundleFiler
-    _addresses: DeviceAddresses = attrs.field(factory=DeviceAddresses)
+    _filer: BundleUnpacker
+    _addresses: InboxAddressCache = attrs.field(factory=InboxAddressCache)
 
     async def send(
-        self, request: Request, head: bytes, devices: list[Device], messages: list[bytes]
+        self,
+        request: ToDeviceRequest,
+        head: bytes,
+        devices: list[DeviceAddress],
+        messages: list[bytes],
     ) -> bool:
-        """Leave messages for devices of ours, once."""
+        """Store messages for local devices, once per request."""
         addresses = self._addresses
-        known = addresses.known(devices)
-        letters = _Letters(head, devices, messages, known, self._filer.has_room)
-        is_new, found = await self._stream.write(
-            _send, request, letters, self._clock.now_ms(), addresses
+        lookup = addresses.lookup(devices)
+        outgoing = _Messages(head, devices, messages, lookup, self._filer.has_room)
+        is_new, user_devices = await self._stream.write(
+            _send, request, outgoing, self._clock.now_ms(), addresses
         )
-        addresses.learn(found, known)
+        addresses.store(user_devices, lookup)
         return is_new
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
-        """Add keys."""
+        """Store keys."""
         try:
             return await self._stream.write(one_time_key_claims.upload, upload)
         except ForeignViolation as error:
-            raise no_such_device() from error
+            raise device_not_found() from error
 
-    async def claim(self, wishes: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
-        """Give out keys: first those of devices that gave one before, by one statement."""
-        # Keys that are taken are gone if nobody gets them.
+    async def claim(self, request: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
+        """Claim keys, first those of devices with cached inboxes in one statement."""
+        # Shielded, because claimed keys that do not reach the client are lost.
         with trio.CancelScope(shield=True):
-            given = await self._claim_known(wishes)
-            left = one_time_key_claims.left_of(wishes, given)
+            claimed = await self._claim_cached(request)
+            remaining = one_time_key_claims.unclaimed(request, claimed)
             try:
-                more, givers = (
-                    await self._stream.write(one_time_key_claims.claim, left) if left else ({}, {})
+                others, claimable = (
+                    await self._stream.write(one_time_key_claims.claim, remaining)
+                    if remaining
+                    else ({}, {})
                 )
             except Unavailable:
-                if not given:
+                if not claimed:
                     raise
-                log.warning("some keys could not be claimed", exc_info=True)
-                return given
-        self._addresses.learn_givers(givers)
-        for user_id, keys in more.items():
-            given.setdefault(user_id, {}).update(keys)
-        return given
+                log.warning("claim of one-time keys incomplete", exc_info=True)
+                return claimed
+        self._addresses.store_claimable(claimable)
+        for user_id, keys in others.items():
+            claimed.setdefault(user_id, {}).update(keys)
+        return claimed
 
-    async def _claim_known(self, wishes: one_time_key_claims.Wishes) -> one_time_key_claims.Keys:
-        algorithm, devices = self._addresses.givers(wishes)
+    async def _claim_cached(
+        self, request: one_time_key_claims.ClaimRequest
+    ) -> one_time_key_claims.ClaimedKeys:
+        algorithm, devices = self._addresses.claimable(request)
         if not devices:
             return {}
         late = await self._stream.write(one_time_key_claims.claim_known, algorithm, devices)
         keys = one_time_keys.claimed(late.rows)
         if len(keys) < len(devices):
-            spent = devices.keys() - {inbox for inbox, _ in keys}
-            self._addresses.forget_givers([(*devices[one], algorithm) for one in spent])
+            exhausted = devices.keys() - {inbox for inbox, _ in keys}
+            self._addresses.drop_claimable([(*devices[inbox], algorithm) for inbox in exhausted])
         return one_time_key_claims.by_device(devices, keys)
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Drop all that waits for devices."""
-        # Until it is done, or certainly not: whoever is not waited for may still be written.
-        with self._addresses.forgetting(user_id), trio.CancelScope(shield=True):
+        """Delete the messages of deleted devices."""
+        # Shielded: cached inboxes must stay invalid until the transaction has ended either way.
+        with self._addresses.invalidating(user_id), trio.CancelScope(shield=True):
             await self._stream.write(_forget, user_id, device_ids)
 
 
 def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
-    """Tell whether messages lie together, where there is room.
+    """Return whether messages are stored as a bundle, if there is room.
 
-    Only those that are told to all processes: hardly anybody has to read them from there.
+    Only carried messages are: processes rarely have to read those from the database.
     """
     return carried is not None and len(devices) >= MIN_BUNDLED
 
@@ -223,39 +258,47 @@ def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
 async def _send(
     tx: Tx,
     ids: StreamIds,
-    request: Request,
-    letters: _Letters,
+    request: ToDeviceRequest,
+    outgoing: _Messages,
     now_ms: int,
-    addresses: DeviceAddresses,
+    addresses: InboxAddressCache,
 ) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
     if not await to_device.note_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return (False, {}), []
-    known = letters.known.inboxes
-    inboxes = [one for one in known if one is not None]
-    if inboxes and not await _are_right(tx, inboxes, letters.known, addresses):
-        inboxes, known = [], [None] * len(known)
-    if inboxes and len(set(inboxes)) == len(known):
-        row = await _add(tx, ids, letters, tuple(letters.devices), inboxes, letters.messages)
+    cached = outgoing.lookup.inboxes
+    inboxes = [inbox for inbox in cached if inbox is not None]
+    if inboxes and not await _are_valid(tx, inboxes, outgoing.lookup, addresses):
+        inboxes, cached = [], [None] * len(cached)
+    if inboxes and len(set(inboxes)) == len(cached):
+        # The usual case: all inboxes are cached, one message for each.
+        row = await _add(tx, ids, outgoing, tuple(outgoing.devices), inboxes, outgoing.messages)
         return (True, {}), [row]
-    unknown = {one[0] for one, inbox in zip(letters.devices, known, strict=True) if inbox is None}
-    found = await to_device.devices(tx, unknown) if unknown else {}
+    users_to_read = {
+        user_id
+        for (user_id, _), inbox in zip(outgoing.devices, cached, strict=True)
+        if inbox is None
+    }
+    user_devices = await to_device.devices(tx, users_to_read) if users_to_read else {}
     rows: Rows = []
-    addressed = _addressed(letters, known, found)
-    while addressed:
-        now, addressed = _one_each(addressed)
-        devices = tuple([device for device, _, _ in now])
-        inboxes = [inbox for _, inbox, _ in now]
-        messages = [message for _, _, message in now]
-        rows.append(await _add(tx, ids, letters, devices, inboxes, messages))
-    return (True, found), rows
+    remaining = _addressed(outgoing, cached, user_devices)
+    while remaining:
+        batch, remaining = _split_off_one_each(remaining)
+        devices = tuple([device for device, _, _ in batch])
+        inboxes = [inbox for _, inbox, _ in batch]
+        messages = [message for _, _, message in batch]
+        rows.append(await _add(tx, ids, outgoing, devices, inboxes, messages))
+    return (True, user_devices), rows
 
 
-async def _are_right(tx: Tx, inboxes: list[int], known: Known, addresses: DeviceAddresses) -> bool:
-    """Tell whether what was remembered is still so: see `DeviceAddresses`."""
-    # What is taken from the closed ones after this look at them is taken after this unit.
-    if addresses.is_certain(known) and not await to_device.are_any_closed(tx):
+async def _are_valid(
+    tx: Tx, inboxes: list[int], lookup: InboxLookup, addresses: InboxAddressCache
+) -> bool:
+    """Return whether cached inboxes are still valid: see `inbox_addresses`."""
+    # The generation is checked first: inboxes that are removed from the closed ones after this
+    # transaction's read of that table are removed by a later transaction of this writer.
+    if addresses.is_current(lookup) and not await to_device.are_any_closed(tx):
         return True
     return await to_device.are_there(tx, inboxes)
 
@@ -263,16 +306,16 @@ async def _are_right(tx: Tx, inboxes: list[int], known: Known, addresses: Device
 async def _add(
     tx: Tx,
     ids: StreamIds,
-    letters: _Letters,
-    devices: tuple[Device, ...],
+    outgoing: _Messages,
+    devices: tuple[DeviceAddress, ...],
     inboxes: list[int],
     messages: list[bytes],
 ) -> tuple[int, ToDeviceRow]:
-    """Add one message for each device, all under one number."""
-    number, head = await ids.one(), letters.head
+    """Store one message for each device, all with the same stream number."""
+    number, head = await ids.one(), outgoing.head
     size_bytes = sum(map(len, messages)) + len(head) * len(messages)
     carried = tuple(messages) if size_bytes <= MAX_CARRIED_BYTES else None
-    if letters.may_bundle and _is_bundle(devices, carried):
+    if outgoing.may_bundle and _is_bundle(devices, carried):
         await to_device.add_bundle(tx, number, inboxes, head, messages)
     else:
         events = [to_device.whole(head, message) for message in messages]
@@ -281,15 +324,20 @@ async def _add(
 
 
 def _addressed(
-    letters: _Letters, known: list[int | None], found: Mapping[str, Mapping[str, int]]
+    outgoing: _Messages,
+    cached: list[int | None],
+    user_devices: Mapping[str, Mapping[str, int]],
 ) -> list[_Addressed]:
+    """Return each message with the inbox of its device; "*" is expanded to all devices."""
     addressed: list[_Addressed] = []
-    for device, message, inbox in zip(letters.devices, letters.messages, known, strict=True):
+    for device, message, inbox in zip(outgoing.devices, outgoing.messages, cached, strict=True):
         if inbox is None:
             user_id, device_id = device
-            inboxes = found.get(user_id, {})
+            inboxes = user_devices.get(user_id, {})
             if device_id == EVERY_DEVICE:
-                addressed += [((user_id, one), each, message) for one, each in inboxes.items()]
+                addressed += [
+                    ((user_id, name), number, message) for name, number in inboxes.items()
+                ]
                 continue
             inbox = inboxes.get(device_id)
         if inbox is not None:
@@ -297,25 +345,29 @@ def _addressed(
     return addressed
 
 
-def _one_each(addressed: list[_Addressed]) -> tuple[list[_Addressed], list[_Addressed]]:
-    """Give the first message of each device, and what is left in its order."""
+def _split_off_one_each(
+    addressed: list[_Addressed],
+) -> tuple[list[_Addressed], list[_Addressed]]:
+    """Return the first message of each device, and the remaining messages in order."""
     if len({inbox for _, inbox, _ in addressed}) == len(addressed):
         return addressed, []
     seen: set[int] = set()
     first: list[_Addressed] = []
-    left: list[_Addressed] = []
-    for one in addressed:
-        (left if one[1] in seen else first).append(one)
-        seen.add(one[1])
-    return first, left
+    remaining: list[_Addressed] = []
+    for entry in addressed:
+        _, inbox, _ = entry
+        (remaining if inbox in seen else first).append(entry)
+        seen.add(inbox)
+    return first, remaining
 
 
-async def _file(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
+async def _unpack(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
     return await to_device.file_bundles(tx, upto), []
 
 
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
     await to_device.delete_closed(tx, user_id)
-    told = tuple((user_id, device_id) for device_id in device_ids)
-    # Told even if it is of no device, so that nobody does it who is not the writer any more.
-    return None, [(await ids.one(), ToDeviceRow(told, keys=True, gone=True))]
+    devices = tuple((user_id, device_id) for device_id in device_ids)
+    # A row is written even without devices, because only commits with rows check that this process
+    # is still the writer.
+    return None, [(await ids.one(), ToDeviceRow(devices, keys=True, gone=True))]

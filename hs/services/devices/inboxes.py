@@ -1,13 +1,22 @@
-"""What waits for the devices that sync here: given in order, and forgotten when acknowledged.
+"""Device inboxes: pending to-device messages, returned in order and deleted once acknowledged.
 
-Each process knows by the feed which devices have messages waiting, so that a device without any
-costs no reading; and it keeps the latest of them in memory, so that one that waits for its next
-costs none either. What a device has acknowledged is not given again, and deleted.
+Rules:
 
-A device may acknowledge to one process and then go back, by an old token, to another whose memory
-still has the messages. So only the table tells whether what lies there already when a request
-comes is still to be given. It is asked when there is something to give, and not even then if the
-request itself acknowledges something: that tells, too, whether others were told of more.
+- For each device that syncs here, the process tracks by the feed the range of numbers of its
+  pending messages, so that a device without messages needs no database read. It also caches the
+  latest messages, as long as it has all of them after a position, so that a device that is waiting
+  for its next message needs none either.
+- A row that arrives while a device's range is being loaded invalidates the load.
+- Acknowledged messages are never returned again. With several processes, an acknowledgement is
+  committed (`inbox_reads`) before the response; the messages themselves are deleted later, in
+  batches. A single process keeps acknowledgements in memory until the deletion; if it crashes
+  before, the messages are delivered again to a client that repeats an older token.
+- A device may acknowledge to one process, and then use an older token at another one whose cache
+  still has the messages. Cached messages from before the request are therefore returned only if
+  the database confirms that they are pending, or if the request itself acknowledged something:
+  committing that returns the highest acknowledgement of any process. Messages that arrived after
+  the request cannot have been acknowledged.
+- An acknowledgement never exceeds the position of the stream, whatever the client sends.
 
 Spec: client-server API, Send-to-Device messaging.
 """
@@ -28,14 +37,14 @@ from hs.storage.devices import inbox_reads, to_device
 
 MAX_DEVICES: Final = 100_000
 BATCH: Final = 100
-"""Most messages given at once."""
+"""Limit on the messages in one response."""
 
 MAX_LATEST: Final = 100
-"""Most messages of one device that are kept in memory."""
+"""Limit on the cached messages of one device."""
 
 MAX_LATEST_BYTES: Final = 16 * 1024 * 1024
 DELETE_AFTER_S: Final = 1.0
-"""How long messages that were acknowledged wait for others, to be deleted together."""
+"""How long acknowledged messages wait to be deleted in one batch with others."""
 
 LAST_DELETION_S: Final = 5.0
 
@@ -44,15 +53,15 @@ _Key = tuple[UserID, str]
 log = logging.getLogger(__name__)
 
 
-class Waiting(NamedTuple):
-    """Messages with numbers in `[first, last]` may be stored; `last` 0: none."""
+class PendingRange(NamedTuple):
+    """The range `[first, last]` of numbers of pending messages; empty if `last` is 0."""
 
     first: int
     last: int
 
 
-class Latest(NamedTuple):
-    """All messages with numbers behind `after`."""
+class LatestMessages(NamedTuple):
+    """All messages with numbers above `after`."""
 
     after: int
     size_bytes: int
@@ -60,10 +69,10 @@ class Latest(NamedTuple):
 
 
 class Inboxes:
-    """Gives devices their messages.
+    """The reader of device inboxes.
 
-    What was acknowledged is deleted a moment later, together with what other devices have got.
-    `is_alone`: no other process serves devices, so that none need know of it before.
+    With `is_alone` no other process serves devices, so acknowledgements need not be committed
+    before the messages are deleted.
     """
 
     def __init__(
@@ -78,9 +87,9 @@ class Inboxes:
         self._feed = feed
         self._is_alone = is_alone
         self._delete_after_s = delete_after_s
-        self._entries: LruCache[_Key, Waiting] = LruCache("to_device", max_entries=MAX_DEVICES)
-        self._waiting = LoadingCache(self._entries, self._read)
-        self._latest: LruCache[_Key, Latest] = LruCache(
+        self._ranges: LruCache[_Key, PendingRange] = LruCache("to_device", max_entries=MAX_DEVICES)
+        self._loading_ranges = LoadingCache(self._ranges, self._read)
+        self._latest: LruCache[_Key, LatestMessages] = LruCache(
             "to_device_latest", max_weight=MAX_LATEST_BYTES, weigh=_weigh
         )
         self._acknowledged: dict[_Key, int] = {}
@@ -96,47 +105,48 @@ class Inboxes:
         began: int,
         limit: int = BATCH,
     ) -> tuple[list[bytes], int]:
-        """Give a device's messages in `(after, upto]` as JSON, and the position of the last.
+        """Return a device's messages in `(after, upto]` as JSON, and the position reached.
 
-        That position is below `upto` if there are more of them than `limit`. What came behind
-        `began`, where the stream was when the request came, is certain not to be acknowledged;
-        0: all is certain, as of this moment.
+        The position is below `upto` if more than `limit` messages are pending. `began` is the
+        position of the stream when the request arrived: messages after it cannot have been
+        acknowledged. 0 means that no pending message can have been.
         """
         key = (user_id, device_id)
-        waiting = await self._waiting.get(key)
+        pending_range = await self._loading_ranges.get(key)
         after = max(after, self._acknowledged.get(key, 0))
-        if waiting.last <= after:
+        if pending_range.last <= after:
             return [], max(after, upto)
-        found = self._kept(key, max(after, waiting.first - 1), upto, limit)
-        if found is None or (not self._is_alone and found and found[0][0] <= began):
-            found = await self._database.read(to_device.pending, *key, after, upto, limit)
-            self._learn(key, after, found[0][0] - 1 if found else upto)
-        reached = found[-1][0] if len(found) == limit else max(after, upto)
-        return [message for _, message in found], reached
+        messages = self._cached(key, max(after, pending_range.first - 1), upto, limit)
+        if messages is None or (not self._is_alone and messages and messages[0][0] <= began):
+            messages = await self._database.read(to_device.pending, *key, after, upto, limit)
+            self._skip_acknowledged(key, after, messages[0][0] - 1 if messages else upto)
+        reached = messages[-1][0] if len(messages) == limit else max(after, upto)
+        return [message for _, message in messages], reached
 
     async def acknowledge(self, user_id: UserID, device_id: str, upto: int) -> bool:
-        """Forget the messages that a device has got; False: there are none that it may have got.
+        """Acknowledge messages up to a position; return False if none of them are pending.
 
-        True: what is left is certain not to be acknowledged, as of this moment.
+        True means that no message that is still pending has been acknowledged elsewhere.
         """
         key = (user_id, device_id)
-        waiting = await self._waiting.get(key)
-        # Nobody has got what is not written yet, whatever they say.
+        pending_range = await self._loading_ranges.get(key)
+        # A device cannot have received messages that are not written yet.
         upto = min(upto, self._feed.position(TO_DEVICE).most())
-        if waiting.last == 0 or waiting.first > upto:
+        if pending_range.last == 0 or pending_range.first > upto:
             return False
         self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
         self._any_acknowledged.set()
         if not self._is_alone:
             with trio.CancelScope(shield=True):
                 upto = await self._database.write(inbox_reads.advance, *key, upto)
-            # Others may have been told of more, of what has not even arrived here.
+            # The device may have acknowledged more to another process, even messages that have not
+            # arrived here.
             self._acknowledged[key] = max(upto, self._acknowledged.get(key, 0))
-        self._pass_over(key, upto)
+        self._drop_upto(key, upto)
         return True
 
     async def delete(self) -> None:
-        """Delete what was acknowledged. Raises: DatabaseError."""
+        """Delete acknowledged messages. Raises: DatabaseError."""
         acknowledged = dict(self._acknowledged)
         if acknowledged:
             rows = [(*key, number) for key, number in acknowledged.items()]
@@ -146,7 +156,7 @@ class Inboxes:
                 del self._acknowledged[key]
 
     async def run(self) -> None:
-        """Delete what was acknowledged, now and then; a last time when cancelled."""
+        """Delete acknowledged messages periodically, and a last time when cancelled."""
         try:
             while True:
                 if not self._acknowledged:
@@ -159,40 +169,45 @@ class Inboxes:
                 try:
                     await self.delete()
                 except DatabaseError:
-                    log.warning("acknowledged messages are left to be deleted", exc_info=True)
+                    log.warning("could not delete acknowledged to-device messages", exc_info=True)
 
-    async def _read(self, key: _Key) -> Waiting:
+    async def _read(self, key: _Key) -> PendingRange:
         ends = await self._database.read(to_device.ends, *key)
-        return Waiting(0, 0) if ends is None else Waiting(*ends)
+        return PendingRange(0, 0) if ends is None else PendingRange(*ends)
 
-    def _kept(self, key: _Key, after: int, upto: int, limit: int) -> list[tuple[int, bytes]] | None:
-        """Give messages from memory; None: some may be in the database only."""
+    def _cached(
+        self, key: _Key, after: int, upto: int, limit: int
+    ) -> list[tuple[int, bytes]] | None:
+        """Return messages from the cache; None if it may not have all of them."""
         latest = self._latest.get(key)
         if latest is None or latest.after > after:
             return None
-        return [one for one in latest.messages if after < one[0] <= upto][:limit]
+        return [message for message in latest.messages if after < message[0] <= upto][:limit]
 
-    def _learn(self, key: _Key, after: int, read: int) -> None:
-        """Take over that all messages in `(after, read]` are acknowledged."""
-        known = self._entries.get(key)
-        # What lies before was not asked for.
-        if known is not None and known.first > after:
-            self._pass_over(key, read)
+    def _skip_acknowledged(self, key: _Key, after: int, upto: int) -> None:
+        """Record that all messages in `(after, upto]` are acknowledged."""
+        pending_range = self._ranges.get(key)
+        # Nothing is known about messages up to `after`.
+        if pending_range is not None and pending_range.first > after:
+            self._drop_upto(key, upto)
 
-    def _pass_over(self, key: _Key, upto: int) -> None:
-        known = self._entries.get(key)
-        if known is not None and known.last:
-            left = Waiting(max(known.first, upto + 1), known.last)
-            self._entries.put(key, left if left.first <= left.last else Waiting(0, 0))
-        self._drop_latest(key, upto)
+    def _drop_upto(self, key: _Key, upto: int) -> None:
+        pending_range = self._ranges.get(key)
+        if pending_range is not None and pending_range.last:
+            remaining = PendingRange(max(pending_range.first, upto + 1), pending_range.last)
+            self._ranges.put(
+                key, remaining if remaining.first <= remaining.last else PendingRange(0, 0)
+            )
+        self._drop_latest_upto(key, upto)
 
-    def _drop_latest(self, key: _Key, upto: int) -> None:
+    def _drop_latest_upto(self, key: _Key, upto: int) -> None:
         latest = self._latest.get(key)
         if latest is None or upto <= latest.after:
             return
-        left = tuple(one for one in latest.messages if one[0] > upto)
-        if left:
-            self._latest.put(key, Latest(upto, sum(len(one) for _, one in left), left))
+        remaining = tuple(entry for entry in latest.messages if entry[0] > upto)
+        if remaining:
+            size_bytes = sum(len(message) for _, message in remaining)
+            self._latest.put(key, LatestMessages(upto, size_bytes, remaining))
         else:
             self._latest.pop(key)
 
@@ -200,46 +215,50 @@ class Inboxes:
         for number, row in batch.rows:
             if row.gone:
                 for user_id, device_id in row.devices:
-                    self._forget((UserID(user_id), device_id))
+                    self._invalidate((UserID(user_id), device_id))
             elif not row.keys:
                 self._on_messages(number, row)
 
     def _on_messages(self, number: int, row: ToDeviceRow) -> None:
         devices = cast(tuple[_Key, ...], row.devices)
-        # It may be any of them that is being loaded.
-        known = set(devices) if self._waiting.is_loading else self._entries.kept_among(devices)
-        # Most devices sync elsewhere, or not now.
-        for key in self._latest.kept_among(devices) - known:
+        # While ranges are being loaded, any of the devices may be among them.
+        tracked = (
+            set(devices) if self._loading_ranges.is_loading else self._ranges.kept_among(devices)
+        )
+        # Most devices sync with other processes, or not now.
+        for key in self._latest.kept_among(devices) - tracked:
             self._latest.pop(key)
-        if not known:
+        if not tracked:
             return
-        for place, key in enumerate(devices):
-            if key in known:
-                carried = row.messages and to_device.whole(row.head, row.messages[place])
-                self._note(key, number, carried or None)
+        for index, key in enumerate(devices):
+            if key in tracked:
+                carried = row.messages and to_device.whole(row.head, row.messages[index])
+                self._add(key, number, carried or None)
 
-    def _note(self, key: _Key, number: int, message: bytes | None) -> None:
-        known = self._entries.get(key)
-        if known is None:
-            # It may be being loaded.
-            self._forget(key)
+    def _add(self, key: _Key, number: int, message: bytes | None) -> None:
+        pending_range = self._ranges.get(key)
+        if pending_range is None:
+            # The range may be being loaded.
+            self._invalidate(key)
         else:
-            self._entries.put(key, Waiting(known.first if known.last else number, number))
-            self._keep(key, number, message)
+            self._ranges.put(
+                key, PendingRange(pending_range.first if pending_range.last else number, number)
+            )
+            self._add_latest(key, number, message)
 
-    def _forget(self, key: _Key) -> None:
-        self._waiting.invalidate(key)
+    def _invalidate(self, key: _Key) -> None:
+        self._loading_ranges.invalidate(key)
         self._latest.pop(key)
 
-    def _keep(self, key: _Key, number: int, message: bytes | None) -> None:
-        latest = self._latest.get(key) or Latest(number - 1, 0, ())
+    def _add_latest(self, key: _Key, number: int, message: bytes | None) -> None:
+        latest = self._latest.get(key) or LatestMessages(number - 1, 0, ())
         if message is None or len(latest.messages) == MAX_LATEST:
             self._latest.pop(key)
             return
         size_bytes = latest.size_bytes + len(message)
         messages = (*latest.messages, (number, message))
-        self._latest.put(key, Latest(latest.after, size_bytes, messages))
+        self._latest.put(key, LatestMessages(latest.after, size_bytes, messages))
 
 
-def _weigh(key: _Key, latest: Latest) -> int:
+def _weigh(key: _Key, latest: LatestMessages) -> int:
     return latest.size_bytes + 200 * len(latest.messages)

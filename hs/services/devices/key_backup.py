@@ -1,4 +1,4 @@
-"""Key backups: versions of them, and the keys of sessions in each.
+"""Server-side key backups: versions, and the session keys in each version.
 
 Spec: client-server API, End-to-End Encryption, Server-side key backups.
 """
@@ -16,13 +16,13 @@ from hs.storage.database import Database, Tx
 from hs.storage.devices import key_backup
 from hs.storage.devices.key_backup import BackupRecord, SessionRecord
 
-# What clients make of it is theirs. An object for the specified algorithm; others put text.
+# Opaque to the server: an object for the specified algorithm; some clients store a string.
 Opaque = JsonObject | str
 
 
 @attrs.frozen
 class SessionKey:
-    """The key of one session, as clients back it up."""
+    """A backed-up session key."""
 
     first_message_index: int
     forwarded_count: int
@@ -30,15 +30,15 @@ class SessionKey:
     session_data: Opaque
 
     def check(self) -> None:
-        """Refuse numbers that JSON cannot carry exactly. Raises: BadJson."""
+        """Reject integers that canonical JSON cannot represent. Raises: BadJson."""
         for number in (self.first_message_index, self.forwarded_count):
             if not -MAX_INTEGER <= number <= MAX_INTEGER:
-                raise BadJson("A number of a session's key is out of range")
+                raise BadJson("first_message_index or forwarded_count is out of range")
 
 
 @attrs.frozen
 class BackupVersion:
-    """A version with the number of its keys; `auth_data` is JSON."""
+    """A backup version with the number of its keys; `auth_data` is JSON."""
 
     version: str
     algorithm: str
@@ -49,7 +49,7 @@ class BackupVersion:
 
 @attrs.frozen
 class BackupState:
-    """How a version's keys stand after a change."""
+    """The state of a version after a change."""
 
     etag: str
     count: int
@@ -57,7 +57,7 @@ class BackupState:
 
 @attrs.frozen
 class Scope:
-    """Which keys of a version: all, those of a room, or of one session."""
+    """The keys of a version that a request refers to: all, of one room, or of one session."""
 
     room_id: str | None = None
     session_id: str | None = None
@@ -65,19 +65,19 @@ class Scope:
 
 @attrs.frozen(eq=False)
 class KeyBackups:
-    """The backups of all users."""
+    """The key backups of all users."""
 
     _database: Database
 
     async def create(self, user_id: UserID, algorithm: str, auth_data: Opaque) -> str:
-        """Begin a new version, which takes the keys from now on; give its name."""
+        """Create a version, which becomes the current one; return its ID."""
         data = orjson.dumps(auth_data)
         return str(await self._database.write(key_backup.create, user_id, algorithm, data))
 
     async def version(self, user_id: UserID, version: str | None) -> BackupVersion:
-        """Describe a version, or with None the latest. Raises: NotFound."""
+        """Return a version, or with None the current one. Raises: NotFound."""
         record, count = await self._database.read(
-            _describe, user_id, None if version is None else _number(version)
+            _describe, user_id, None if version is None else _parse_version(version)
         )
         return BackupVersion(
             str(record.version), record.algorithm, record.auth_data, str(record.etag), count
@@ -91,23 +91,26 @@ class KeyBackups:
         auth_data: Opaque,
         version_in_body: str | None,
     ) -> None:
-        """Set a version's `auth_data`. Raises: NotFound; InvalidParam for anything else."""
+        """Set a version's `auth_data`.
+
+        Raises: NotFound; InvalidParam if another field differs.
+        """
         if version_in_body is not None and version_in_body != version:
-            raise InvalidParam("The version in the body does not match the one in the path")
+            raise InvalidParam("'version' in the body must equal the version in the path")
         await self._database.write(
-            _update, user_id, _number(version), algorithm, orjson.dumps(auth_data)
+            _update, user_id, _parse_version(version), algorithm, orjson.dumps(auth_data)
         )
 
     async def delete(self, user_id: UserID, version: str) -> None:
-        """Delete a version with its keys; twice is fine. Raises: NotFound."""
-        await self._database.write(_delete, user_id, _number(version))
+        """Delete a version with its keys. Idempotent. Raises: NotFound."""
+        await self._database.write(_delete, user_id, _parse_version(version))
 
     async def put(
         self, user_id: UserID, version: str, rooms: Mapping[str, Mapping[str, SessionKey]]
     ) -> BackupState:
-        """Store keys, each unless a better one is here.
+        """Store keys, each unless the stored one is better.
 
-        Raises: BadJson; NotFound; WrongRoomKeysVersion, when the version is not the latest.
+        Raises: BadJson; NotFound; WrongRoomKeysVersion if the version is not the current one.
         """
         for sessions in rooms.values():
             for key in sessions.values():
@@ -124,32 +127,35 @@ class KeyBackups:
             for room_id, sessions in rooms.items()
             for session_id, key in sessions.items()
         ]
-        return await self._database.write(_put, user_id, _number(version), keys)
+        return await self._database.write(_put, user_id, _parse_version(version), keys)
 
     async def get(
         self, user_id: UserID, version: str, scope: Scope
     ) -> dict[str, dict[str, dict[str, Any]]]:
-        """Give keys, by room and session. Raises: NotFound, also for one session without key."""
-        records = await self._database.read(_get, user_id, _number(version), scope)
+        """Return keys by room and session.
+
+        Raises: NotFound, also if the scope is one session without a key.
+        """
+        records = await self._database.read(_get, user_id, _parse_version(version), scope)
         if scope.session_id is not None and not records:
-            raise NotFound("The backup has no key of this session")
+            raise NotFound("The backup contains no key of this session")
         rooms: dict[str, dict[str, dict[str, Any]]] = {}
         for record in records:
-            rooms.setdefault(record.room_id, {})[record.session_id] = _shown(record)
+            rooms.setdefault(record.room_id, {})[record.session_id] = _rendered(record)
         return rooms
 
     async def delete_keys(self, user_id: UserID, version: str, scope: Scope) -> BackupState:
-        """Delete keys; those that are not there do not matter. Raises: NotFound."""
-        return await self._database.write(_delete_keys, user_id, _number(version), scope)
+        """Delete keys; unknown sessions are ignored. Raises: NotFound."""
+        return await self._database.write(_delete_keys, user_id, _parse_version(version), scope)
 
 
-def _number(version: str) -> int:
+def _parse_version(version: str) -> int:
     if not version.isascii() or not version.isdecimal() or len(version) > 18:
-        raise NotFound("There is no such backup")
+        raise NotFound("Backup version not found")
     return int(version)
 
 
-def _shown(record: SessionRecord) -> dict[str, Any]:
+def _rendered(record: SessionRecord) -> dict[str, Any]:
     return {
         "first_message_index": record.first_message_index,
         "forwarded_count": record.forwarded_count,
@@ -164,7 +170,7 @@ async def _find(tx: Tx, user_id: str, version: int | None) -> BackupRecord:
     else:
         record = await key_backup.find(tx, user_id, version)
     if record is None or record.is_deleted:
-        raise NotFound("There is no such backup")
+        raise NotFound("Backup version not found")
     return record
 
 
@@ -176,14 +182,14 @@ async def _describe(tx: Tx, user_id: str, version: int | None) -> tuple[BackupRe
 async def _update(tx: Tx, user_id: str, version: int, algorithm: str, auth_data: bytes) -> None:
     record = await _find(tx, user_id, version)
     if record.algorithm != algorithm:
-        raise InvalidParam("The algorithm does not match")
+        raise InvalidParam("'algorithm' of a backup version cannot be changed")
     await key_backup.set_auth_data(tx, user_id, version, auth_data)
 
 
 async def _delete(tx: Tx, user_id: str, version: int) -> None:
     record = await key_backup.lock(tx, user_id, version)
     if record is None:
-        raise NotFound("There is no such backup")
+        raise NotFound("Backup version not found")
     if not record.is_deleted:
         await key_backup.delete(tx, user_id, version)
 
@@ -191,7 +197,7 @@ async def _delete(tx: Tx, user_id: str, version: int) -> None:
 async def _lock(tx: Tx, user_id: str, version: int) -> BackupRecord:
     record = await key_backup.lock(tx, user_id, version)
     if record is None or record.is_deleted:
-        raise NotFound("There is no such backup")
+        raise NotFound("Backup version not found")
     return record
 
 
@@ -200,18 +206,21 @@ async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]
     latest = await key_backup.latest(tx, user_id)
     if latest is not None and latest.version != version:
         raise WrongRoomKeysVersion(
-            "Keys go into the latest backup", current_version=str(latest.version)
+            "Keys can be added to the current backup version only",
+            current_version=str(latest.version),
         )
-    wanted = [(key.room_id, key.session_id) for key in keys]
-    known = await key_backup.known_sessions(tx, user_id, version, wanted) if wanted else {}
-    better = [key for key in keys if is_better(key, known.get((key.room_id, key.session_id)))]
-    await key_backup.put_sessions(tx, user_id, version, better)
-    return await _state(tx, user_id, backup, changed=bool(better))
+    session_ids = [(key.room_id, key.session_id) for key in keys]
+    stored = (
+        await key_backup.known_sessions(tx, user_id, version, session_ids) if session_ids else {}
+    )
+    better_keys = [key for key in keys if is_better(key, stored.get((key.room_id, key.session_id)))]
+    await key_backup.put_sessions(tx, user_id, version, better_keys)
+    return await _updated_state(tx, user_id, backup, changed=bool(better_keys))
 
 
-def is_better(key: SessionRecord, known: SessionRecord | None) -> bool:
-    """Tell whether a key takes the place of the one that is here."""
-    return known is None or _rank(key) < _rank(known)
+def is_better(key: SessionRecord, stored: SessionRecord | None) -> bool:
+    """Return whether a key replaces the stored one."""
+    return stored is None or _rank(key) < _rank(stored)
 
 
 def _rank(key: SessionRecord) -> tuple[bool, int, int]:
@@ -225,11 +234,15 @@ async def _get(tx: Tx, user_id: str, version: int, scope: Scope) -> list[Session
 
 async def _delete_keys(tx: Tx, user_id: str, version: int, scope: Scope) -> BackupState:
     backup = await _lock(tx, user_id, version)
-    gone = await key_backup.delete_sessions(tx, user_id, version, scope.room_id, scope.session_id)
-    return await _state(tx, user_id, backup, changed=gone > 0)
+    deleted = await key_backup.delete_sessions(
+        tx, user_id, version, scope.room_id, scope.session_id
+    )
+    return await _updated_state(tx, user_id, backup, changed=deleted > 0)
 
 
-async def _state(tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool) -> BackupState:
+async def _updated_state(
+    tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool
+) -> BackupState:
     etag = backup.etag
     if changed:
         etag += 1

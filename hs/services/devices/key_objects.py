@@ -1,4 +1,4 @@
-"""The objects that clients upload as keys: read, checked, and put into canonical JSON.
+"""Parsing, validation and canonical JSON of uploaded keys.
 
 Spec: client-server API, End-to-End Encryption, Key algorithms; Cross-signing.
 """
@@ -25,7 +25,7 @@ _DEVICE_FIELDS: Final = ("algorithms", "keys", "signatures")
 
 
 class OneTimeKey(NamedTuple):
-    """One key of an upload; `shown` is an object of it by its name, canonical JSON."""
+    """An uploaded key; `shown` is the canonical JSON object `{name: key}`."""
 
     algorithm: str
     key_id: str
@@ -33,18 +33,18 @@ class OneTimeKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Give its algorithm and ID, as it is called in requests."""
+        """Name of the key in requests, `algorithm:key_id`."""
         return f"{self.algorithm}:{self.key_id}"
 
     @property
     def content(self) -> bytes:
-        """Give the key alone, canonical JSON."""
+        """Canonical JSON of the key without its name."""
         return self.shown[len(encode_checked(self.name)) + 2 : -1]
 
 
 @attrs.frozen
 class CrossSigningKey:
-    """One cross-signing key of an upload."""
+    """An uploaded cross-signing key."""
 
     usage: str
     public_key: str
@@ -52,77 +52,77 @@ class CrossSigningKey:
 
     @property
     def key_id(self) -> str:
-        """Give the key's name, with its algorithm."""
+        """ID of the key, with its algorithm."""
         return _ED25519 + self.public_key
 
     @property
     def canonical(self) -> bytes:
-        """Give the content as it is stored."""
+        """Canonical JSON of the key object."""
         return canonical_json(self.content)
 
 
-def read_device_keys(value: JsonObject, user_id: UserID, device_id: str) -> bytes:
-    """Check what a device says of itself; give it as canonical JSON without `unsigned`.
+def parse_device_keys(value: JsonObject, user_id: UserID, device_id: str) -> bytes:
+    """Check a device's identity keys; return them as canonical JSON without `unsigned`.
 
     Raises: InvalidParam, BadJson.
     """
     if value.get("user_id") != user_id or value.get("device_id") != device_id:
-        raise InvalidParam("The keys are not of the device that uploads them")
+        raise InvalidParam("user_id and device_id in device_keys must be those of the requester")
     missing = [name for name in _DEVICE_FIELDS if name not in value]
     if missing:
-        raise BadJson(f"The keys of a device lack {', '.join(missing)}")
-    _check_kinds(value)
+        raise BadJson(f"device_keys lacks {', '.join(missing)}")
+    _check_types(value)
     algorithms = value["algorithms"]
-    if not isinstance(algorithms, list) or not all(isinstance(one, str) for one in algorithms):
+    if not isinstance(algorithms, list) or not all(isinstance(name, str) for name in algorithms):
         raise BadJson("'algorithms' must be a list of strings")
     return canonical_json({name: value[name] for name in value if name != "unsigned"})
 
 
-def read_one_time_keys(keys: JsonObject) -> list[OneTimeKey]:
-    """Read keys by their names, `algorithm:key_id`.
+def parse_one_time_keys(keys: JsonObject) -> list[OneTimeKey]:
+    """Parse one-time keys, given by their names `algorithm:key_id`.
 
     Raises: InvalidParam, BadJson.
     """
     if len(keys) > MAX_KEYS:
-        raise InvalidParam(f"At most {MAX_KEYS} keys can be uploaded at once")
+        raise InvalidParam(f"At most {MAX_KEYS} keys can be uploaded in one request")
     check_canonical(keys)
     return [_one_time_key(name, content) for name, content in keys.items()]
 
 
-def read_fallback_keys(keys: JsonObject) -> list[OneTimeKey]:
-    """Read fallback keys: one of each algorithm at most.
+def parse_fallback_keys(keys: JsonObject) -> list[OneTimeKey]:
+    """Parse fallback keys, at most one of each algorithm.
 
     Raises: InvalidParam, BadJson.
     """
-    read = read_one_time_keys(keys)
-    if len({key.algorithm for key in read}) != len(read):
-        raise InvalidParam("There can be only one fallback key of each algorithm")
-    return read
+    fallback_keys = parse_one_time_keys(keys)
+    if len({key.algorithm for key in fallback_keys}) != len(fallback_keys):
+        raise InvalidParam("At most one fallback key of each algorithm can be uploaded")
+    return fallback_keys
 
 
-def read_cross_signing_key(value: JsonObject, usage: str, user_id: UserID) -> CrossSigningKey:
-    """Check one cross-signing key; other users' signatures are left out.
+def parse_cross_signing_key(value: JsonObject, usage: str, user_id: UserID) -> CrossSigningKey:
+    """Parse a cross-signing key; signatures of other users are removed.
 
     Raises: InvalidParam, BadJson.
     """
     if value.get("user_id") != user_id:
-        raise InvalidParam(f"The {usage} key must have your user ID")
+        raise InvalidParam(f"user_id of the {usage} key must be your user ID")
     usages = value.get("usage")
     if not isinstance(usages, list) or usage not in usages:
-        raise InvalidParam(f"The key must have the usage {usage}")
+        raise InvalidParam(f"'usage' of the key must contain {usage}")
     public_key = public_key_of(value)
     if public_key is None:
-        raise InvalidParam(f"The {usage} key must have exactly one Ed25519 key, named after itself")
-    _check_kinds(value)
+        raise InvalidParam(f"'keys' of the {usage} key must contain exactly one Ed25519 key")
+    _check_types(value)
     content = {name: value[name] for name in value if name not in ("unsigned", "signatures")}
-    own = value.get("signatures", {}).get(user_id)
-    if own is not None:
-        content["signatures"] = {user_id: own}
+    own_signatures = value.get("signatures", {}).get(user_id)
+    if own_signatures is not None:
+        content["signatures"] = {user_id: own_signatures}
     return CrossSigningKey(usage, public_key, content)
 
 
 def public_key_of(content: Mapping[str, Any]) -> str | None:
-    """Give the public key of a cross-signing key; None: it is none."""
+    """Return the public key in a cross-signing key object; None if it is invalid."""
     keys = content.get("keys")
     if not isinstance(keys, Mapping) or len(keys) != 1:
         return None
@@ -137,9 +137,10 @@ def public_key_of(content: Mapping[str, Any]) -> str | None:
 
 
 def check_signed(content: Mapping[str, Any], signer: UserID, keys: Mapping[str, str]) -> None:
-    """Check that a user signed an object by at least one of these keys, and by all it names.
+    """Check that a user signed an object with at least one of `keys`.
 
-    `keys` are public keys by key ID. Raises: InvalidSignature.
+    All signatures by these keys must be valid. `keys` are public keys by key ID.
+    Raises: InvalidSignature.
     """
     parsed: dict[str, VerifyKey] = {}
     for key_id, text in keys.items():
@@ -150,37 +151,37 @@ def check_signed(content: Mapping[str, Any], signer: UserID, keys: Mapping[str, 
     try:
         verify_json(content, signer, parsed)
     except BadJson as error:
-        raise InvalidSignature("What was signed is no canonical JSON") from error
+        raise InvalidSignature("The signed object cannot be encoded as canonical JSON") from error
 
 
-def same_but_signatures(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two objects sign the same."""
-    return _bare(one) == _bare(other)
+def equal_except_signatures(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Return whether two objects are equal apart from `signatures` and `unsigned`."""
+    return _signed_part(left) == _signed_part(right)
 
 
-def _bare(content: Mapping[str, Any]) -> JsonObject:
+def _signed_part(content: Mapping[str, Any]) -> JsonObject:
     return {name: content[name] for name in content if name not in ("signatures", "unsigned")}
 
 
 def _one_time_key(name: str, content: object) -> OneTimeKey:
     algorithm, colon, key_id = name.partition(":")
     if not colon or not algorithm or not key_id or len(name) > MAX_KEY_NAME_CHARS:
-        raise InvalidParam("A key is named by its algorithm and its ID, with a colon between")
+        raise InvalidParam("Key names must have the form algorithm:key_id")
     if "\0" in name:
-        raise InvalidParam("A key's name cannot hold NUL")
+        raise InvalidParam("Key names must not contain NUL characters")
     if type(content) is not dict and type(content) is not str:
-        raise BadJson("A key is a string or an object")
+        raise BadJson("A key must be a string or an object")
     return OneTimeKey(algorithm, key_id, encode_checked({name: content}))
 
 
-def _check_kinds(value: JsonObject) -> None:
-    # Whoever shows them later, with other signatures added, relies on it.
-    if not _are_texts(value.get("keys", {})):
+def _check_types(value: JsonObject) -> None:
+    # Rendering with additional signatures relies on these types.
+    if not _is_object_of_strings(value.get("keys", {})):
         raise BadJson("'keys' must be an object of strings")
     signatures = value.get("signatures", {})
-    if not isinstance(signatures, dict) or not all(map(_are_texts, signatures.values())):
+    if not isinstance(signatures, dict) or not all(map(_is_object_of_strings, signatures.values())):
         raise BadJson("'signatures' must be an object of objects of strings")
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+def _is_object_of_strings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(member, str) for member in value.values())

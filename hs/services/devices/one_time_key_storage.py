@@ -1,6 +1,7 @@
-"""Storing one-time and fallback keys, as part of a transaction of either owner.
+"""Storage of one-time and fallback keys, within a transaction of the caller.
 
-They come alone, or together with the keys of a new device: then all of it is one commit.
+Keys that are uploaded together with a device's identity keys are stored in the same transaction by
+the owner of `device_lists`, other keys by the owner of `to_device`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,18 @@ from hs.storage.database import Tx
 from hs.storage.devices import one_time_keys
 from hs.storage.devices.key_uploads import KnownOfDevice
 
-MAX_HELD_BYTES: Final = 128 * 1024
-"""Most of a device's one-time keys that wait: every upload writes those of its kind anew."""
+MAX_STORED_BYTES: Final = 128 * 1024
+"""Limit on a device's one-time keys: an upload rewrites all keys of its algorithms."""
 
 
-def no_such_device() -> NotFound:
-    """Make the fault of who uploads keys and has no such device, or no longer."""
-    return NotFound("You have no such device")
+def device_not_found() -> NotFound:
+    """Return the error for an upload by a device that does not exist (any more)."""
+    return NotFound("Device not found")
 
 
 @attrs.frozen
 class KeyUpload:
-    """One-time and fallback keys of one device."""
+    """The one-time and fallback keys that a device uploads."""
 
     user_id: UserID
     device_id: str
@@ -34,51 +35,51 @@ class KeyUpload:
     fallback_keys: list[OneTimeKey]
 
 
-async def store_keys(tx: Tx, upload: KeyUpload, known: KnownOfDevice) -> dict[str, int] | None:
-    """Add the keys that are not known yet; give how many there are then of each algorithm.
+async def store_keys(tx: Tx, upload: KeyUpload, device: KnownOfDevice) -> dict[str, int] | None:
+    """Store the keys that are not stored yet; return the new counts per algorithm.
 
-    None: there was nothing to add. Raises: InvalidParam.
+    Return None if all keys were stored already. Raises: InvalidParam.
     """
-    fresh = _fresh(upload, known)
-    fallbacks = [key for key in upload.fallback_keys if not _is_held(key, known)]
-    if not fresh and not fallbacks:
+    new_keys = _new_keys(upload, device)
+    fallbacks = [key for key in upload.fallback_keys if not _is_stored(key, device)]
+    if not new_keys and not fallbacks:
         return None
-    waiting = {algorithm: [*keys] for algorithm, keys in known.one_time_keys.items()}
-    for key in fresh:
-        waiting.setdefault(key.algorithm, []).append(key.shown)
-    if fresh:
-        _check_room(waiting)
-        added = {key.algorithm for key in fresh}
-        if known.spent - added:
-            await one_time_keys.delete_spent(tx, known.inbox)
-        await one_time_keys.put(tx, known.inbox, {name: waiting[name] for name in added})
+    stored = {algorithm: [*keys] for algorithm, keys in device.one_time_keys.items()}
+    for key in new_keys:
+        stored.setdefault(key.algorithm, []).append(key.shown)
+    if new_keys:
+        _check_size(stored)
+        added = {key.algorithm for key in new_keys}
+        if device.spent - added:
+            await one_time_keys.delete_spent(tx, device.inbox)
+        await one_time_keys.put(tx, device.inbox, {name: stored[name] for name in added})
     await one_time_keys.put_fallbacks(
-        tx, known.inbox, [(key.algorithm, key.key_id, key.content) for key in fallbacks]
+        tx, device.inbox, [(key.algorithm, key.key_id, key.content) for key in fallbacks]
     )
-    return {algorithm: len(keys) for algorithm, keys in waiting.items()}
+    return {algorithm: len(keys) for algorithm, keys in stored.items()}
 
 
-def _fresh(upload: KeyUpload, known: KnownOfDevice) -> list[OneTimeKey]:
-    """Give the keys that are not here yet. Raises: InvalidParam."""
-    if not known.one_time_keys:
+def _new_keys(upload: KeyUpload, device: KnownOfDevice) -> list[OneTimeKey]:
+    """Return the keys that are not stored yet. Raises: InvalidParam."""
+    if not device.one_time_keys:
         return upload.one_time_keys
-    held = known.named_keys()
-    fresh = []
+    stored = device.named_keys()
+    new_keys = []
     for key in upload.one_time_keys:
-        shown = held.get(key.name)
-        if shown is None:
-            fresh.append(key)
-        elif shown != key.shown:
-            raise InvalidParam(f"There is another one-time key {key.name} already")
-    return fresh
+        stored_key = stored.get(key.name)
+        if stored_key is None:
+            new_keys.append(key)
+        elif stored_key != key.shown:
+            raise InvalidParam(f"A different one-time key {key.name} is stored already")
+    return new_keys
 
 
-def _check_room(waiting: Mapping[str, Sequence[bytes]]) -> None:
-    if sum(map(one_time_keys.size_of, waiting.values())) > MAX_HELD_BYTES:
-        raise InvalidParam(f"A device can leave at most {MAX_HELD_BYTES} bytes of one-time keys")
+def _check_size(keys: Mapping[str, Sequence[bytes]]) -> None:
+    if sum(map(one_time_keys.size_of, keys.values())) > MAX_STORED_BYTES:
+        raise InvalidParam(f"A device can store at most {MAX_STORED_BYTES} bytes of one-time keys")
 
 
-def _is_held(key: OneTimeKey, known: KnownOfDevice) -> bool:
-    # The same key again stays used.
-    held = known.fallbacks.get(key.algorithm)
-    return held is not None and (held.key_id, held.content) == (key.key_id, key.content)
+def _is_stored(key: OneTimeKey, device: KnownOfDevice) -> bool:
+    # A fallback key that was used and is uploaded again stays used.
+    stored = device.fallbacks.get(key.algorithm)
+    return stored is not None and (stored.key_id, stored.content) == (key.key_id, key.content)

@@ -1,6 +1,13 @@
-"""One-time and fallback keys: uploaded, counted, and given out once.
+"""One-time and fallback keys: uploads, counts, and claims, which return each key once.
 
-Counts are kept in memory and dropped by the feed, so that /sync reads nothing to tell them.
+Rules:
+
+- Uploads and claims go to the owner of the stream `to_device`, which announces the devices whose
+  keys changed. Keys that are uploaded together with a device's identity keys are stored and
+  announced by the owner of `device_lists`.
+- Counts are cached in every process, so that /sync needs no database reads. Both streams invalidate
+  them; a count that was being read when the row arrived is not cached.
+- A claim that fails after the owner's commit loses the keys: they are deleted, not returned later.
 
 Spec: client-server API, End-to-End Encryption, `/keys/upload` and `/keys/claim`.
 """
@@ -21,36 +28,36 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.rows import DeviceListRow, ToDeviceRow
 from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.inbox_writer import InboxWriter
-from hs.services.devices.key_objects import read_fallback_keys, read_one_time_keys
+from hs.services.devices.key_objects import parse_fallback_keys, parse_one_time_keys
 from hs.services.devices.one_time_key_storage import KeyUpload
 from hs.services.devices.remote_devices import RemoteDevices
 from hs.storage.database import Database, Tx
 from hs.storage.devices import one_time_keys
 
 MAX_DEVICES: Final = 100_000
-# Clients take a missing count for no news; this one they must see run out.
-ALWAYS_COUNTED: Final = "signed_curve25519"
+# Clients ignore missing counts, but they must notice when this algorithm has no keys left.
+REQUIRED_COUNT: Final = "signed_curve25519"
 
 _Key = tuple[UserID, str]
 
 
-def read_upload(
+def parse_key_upload(
     user_id: UserID, device_id: str, keys: JsonObject, fallback_keys: JsonObject
 ) -> KeyUpload:
-    """Read what a device uploads. Raises: InvalidParam, BadJson."""
+    """Parse an upload of one-time and fallback keys. Raises: InvalidParam, BadJson."""
     return KeyUpload(
-        user_id, device_id, read_one_time_keys(keys), read_fallback_keys(fallback_keys)
+        user_id, device_id, parse_one_time_keys(keys), parse_fallback_keys(fallback_keys)
     )
 
 
-def with_zero(counts: Mapping[str, int]) -> dict[str, int]:
-    """Give counts as clients are told them."""
-    return {ALWAYS_COUNTED: 0, **counts}
+def with_required_count(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts with an explicit zero for the algorithm that clients must see."""
+    return {REQUIRED_COUNT: 0, **counts}
 
 
 @attrs.frozen(eq=False)
 class KeyCounts:
-    """How many one-time keys a device has here, and its fallback keys not given out yet."""
+    """The numbers of a device's one-time keys, its unused fallback keys, and the JSON of both."""
 
     one_time_keys: Mapping[str, int]
     unused_fallbacks: tuple[str, ...]
@@ -59,7 +66,7 @@ class KeyCounts:
 
 
 class OneTimeKeys:
-    """The keys of all devices, and the way to those of other servers."""
+    """The one-time and fallback keys of local and remote devices."""
 
     def __init__(
         self,
@@ -77,76 +84,78 @@ class OneTimeKeys:
             LruCache[_Key, KeyCounts]("key_counts", max_entries=MAX_DEVICES), self._read
         )
         feed.subscribe(TO_DEVICE, self._on_rows)
-        # Keys that come together with those of their device are told of as a change of it.
+        # Keys that were uploaded together with identity keys are announced as a device change.
         feed.subscribe(DEVICE_LISTS, self._on_changes)
 
     async def counts(self, user_id: UserID, device_id: str) -> KeyCounts:
-        """Count a device's keys."""
+        """Return the counts of a device's keys."""
         return await self._counts.get((user_id, device_id))
 
     async def upload(self, upload: KeyUpload) -> Mapping[str, int]:
-        """Add keys; give how many wait for each algorithm.
+        """Store keys; return the number of one-time keys per algorithm.
 
         Raises: InvalidParam, NotFound.
         """
         if not upload.one_time_keys and not upload.fallback_keys:
             return (await self.counts(upload.user_id, upload.device_id)).one_time_keys
-        return with_zero(await self._writer.upload(upload))
+        return with_required_count(await self._writer.upload(upload))
 
-    async def claim(self, wanted: Mapping[str, dict[str, str]], timeout_ms: int) -> dict[str, Any]:
-        """Give out one key for each device asked for: `one_time_keys` and `failures`.
+    async def claim(
+        self, requested: Mapping[str, dict[str, str]], timeout_ms: int
+    ) -> dict[str, Any]:
+        """Claim a key of each requested device; return `one_time_keys` and `failures`.
 
         Raises: InvalidParam.
         """
-        ours: dict[str, dict[str, str]] = {}
+        local: dict[str, dict[str, str]] = {}
         by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
-        for text, devices in wanted.items():
-            # Names of this server that nobody has need no look: they have no keys.
+        for text, devices in requested.items():
+            # Local user IDs need no validation: invalid ones have no keys.
             if text[:1] == "@" and text.partition(":")[2] == self._server_name:
-                ours[text] = devices
+                local[text] = devices
             else:
                 user_id = parse_user_id(text)
                 by_server.setdefault(server_of(user_id), {})[user_id] = devices
-        answer = await self.claim_local(ours)
+        answer = await self.claim_local(local)
         failures: dict[str, Any] = {}
         if not by_server:
             return {"one_time_keys": answer, "failures": failures}
         async with trio.open_nursery() as nursery:
-            for server, wishes in by_server.items():
+            for server, users in by_server.items():
                 nursery.start_soon(
-                    self._claim_remote, server, wishes, timeout_ms / 1000, answer, failures
+                    self._claim_remote, server, users, timeout_ms / 1000, answer, failures
                 )
         return {"one_time_keys": answer, "failures": failures}
 
-    async def claim_local(self, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """Give out keys of devices of ours."""
-        given = await self._writer.claim(wanted) if any(wanted.values()) else {}
+    async def claim_local(self, requested: dict[str, dict[str, str]]) -> dict[str, Any]:
+        """Claim keys of local devices."""
+        claimed = await self._writer.claim(requested) if any(requested.values()) else {}
         return {
             user_id: {device_id: orjson.Fragment(key) for device_id, key in keys.items()}
-            for user_id, keys in given.items()
+            for user_id, keys in claimed.items()
         }
 
     async def _claim_remote(
         self,
         server: ServerName,
-        wanted: Mapping[UserID, Mapping[str, str]],
+        requested: Mapping[UserID, Mapping[str, str]],
         timeout_s: float,
         answer: dict[str, Any],
         failures: dict[str, Any],
     ) -> None:
         try:
-            found = await self._remote.claim(server, wanted, timeout_s)
+            claimed = await self._remote.claim(server, requested, timeout_s)
         except RemoteFault as fault:
             failures[server] = {"status": 503, "message": fault.message}
             return
-        answer.update({user_id: found[user_id] for user_id in wanted if user_id in found})
+        answer.update({user_id: claimed[user_id] for user_id in requested if user_id in claimed})
 
     async def _read(self, key: _Key) -> KeyCounts:
         counts, unused = await self._database.read(_load_counts, *key)
-        told = with_zero(counts)
-        counts_json = for_keeping(orjson.dumps(told))
+        shown_counts = with_required_count(counts)
+        counts_json = for_keeping(orjson.dumps(shown_counts))
         unused_json = for_keeping(orjson.dumps(unused))
-        return KeyCounts(told, tuple(unused), counts_json, unused_json)
+        return KeyCounts(shown_counts, tuple(unused), counts_json, unused_json)
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:

@@ -1,4 +1,4 @@
-"""What devices need to know of other servers and of rooms, as narrow as they need it."""
+"""The interfaces of devices to other servers and to room memberships."""
 
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,21 +11,21 @@ from hs.core.positions import VectorPosition
 
 
 class MetAndParted(NamedTuple):
-    """Who shares a room with a user only since a moment, and who does not any more."""
+    """Users who share a room with a user since a position, and users who no longer do."""
 
     met: AbstractSet[UserID] = frozenset()
     parted: AbstractSet[UserID] = frozenset()
 
 
-class Neighbours(Protocol):
-    """Knows who shares rooms with whom: both are joined to it."""
+class SharedRoomUsers(Protocol):
+    """Queries for users in shared rooms, in which both users are joined."""
 
     async def sharing(self, user_id: UserID, among: Collection[UserID]) -> AbstractSet[UserID]:
-        """Give those who share a room with one of our users now."""
+        """Return the users in `among` who share a room with a local user now."""
         ...
 
     async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> MetAndParted:
-        """Compare now with a position of the stream of events."""
+        """Compare the current memberships with those at a position of the stream `events`."""
         ...
 
 
@@ -38,46 +38,46 @@ class OutgoingMessage(NamedTuple):
 
 
 class RemoteDevices(Protocol):
-    """The devices of other servers' users."""
+    """A client for the devices of users of other servers."""
 
     async def query(
-        self, server: ServerName, wanted: Mapping[UserID, Sequence[str]], timeout_s: float
+        self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
     ) -> JsonObject:
-        """Give an answer of `/keys/query`, trusted to speak only of those users.
+        """Return a response to `/keys/query`; the caller uses only the requested users in it.
 
         Raises: RemoteFault.
         """
         ...
 
     async def claim(
-        self, server: ServerName, wanted: Mapping[UserID, Mapping[str, str]], timeout_s: float
+        self, server: ServerName, requested: Mapping[UserID, Mapping[str, str]], timeout_s: float
     ) -> JsonObject:
-        """Give the `one_time_keys` of an answer of `/keys/claim`. Raises: RemoteFault."""
+        """Return `one_time_keys` of a response to `/keys/claim`. Raises: RemoteFault."""
         ...
 
     async def send(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
     ) -> None:
-        """Take messages, to be delivered when their servers can be reached."""
+        """Queue messages for delivery to their servers."""
         ...
 
     async def cross_signing_keys(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give a user's cross-signing keys by usage, as far as they are known."""
+        """Return the known cross-signing keys of a user, by usage."""
         ...
 
 
 class NoRemoteDevices:
-    """The answers of a server that talks to no other."""
+    """The implementation for a server without federation."""
 
     async def query(
-        self, server: ServerName, wanted: Mapping[UserID, Sequence[str]], timeout_s: float
+        self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
     ) -> JsonObject:
-        raise RemoteFault(server, "this server does not talk to others")
+        raise RemoteFault(server, "federation is disabled")
 
     async def claim(
-        self, server: ServerName, wanted: Mapping[UserID, Mapping[str, str]], timeout_s: float
+        self, server: ServerName, requested: Mapping[UserID, Mapping[str, str]], timeout_s: float
     ) -> JsonObject:
-        raise RemoteFault(server, "this server does not talk to others")
+        raise RemoteFault(server, "federation is disabled")
 
     async def send(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]

@@ -1,4 +1,8 @@
-"""Messages to devices: each sent once, however often it is asked for.
+"""Sending of to-device messages.
+
+A message is stored once however often its request is repeated: the writer records the transaction
+ID of the client (or the message ID of the EDU) in the transaction that stores the messages. Remote
+messages are queued only if the request was new. The endpoint has no response body to repeat.
 
 Spec: client-server API, Send-to-Device messaging.
 """
@@ -12,8 +16,8 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
-from hs.services.devices.inbox_addresses import Device
-from hs.services.devices.inbox_writer import InboxWriter, Request
+from hs.services.devices.inbox_addresses import DeviceAddress
+from hs.services.devices.inbox_writer import InboxWriter, ToDeviceRequest
 from hs.services.devices.inboxes import BATCH
 from hs.services.devices.remote_devices import OutgoingMessage, RemoteDevices
 from hs.storage.database import Database
@@ -22,7 +26,7 @@ from hs.storage.devices import to_device
 
 @attrs.frozen(eq=False)
 class ToDevice:
-    """Sends messages."""
+    """The sender of to-device messages."""
 
     _writer: InboxWriter
     _remote: RemoteDevices
@@ -35,25 +39,25 @@ class ToDevice:
         txn_id: str,
         messages: JsonObject,
     ) -> None:
-        """Send one message to each of some devices; the same request again does nothing.
+        """Send a message to each device; a repeated request does nothing.
 
-        `messages` are objects by device, these by user. Raises: BadJson.
+        `messages` has the form `{user_id: {device_id: content}}`. Raises: BadJson.
         """
-        devices: list[Device] = []
+        devices: list[DeviceAddress] = []
         local: list[bytes] = []
         remote: list[OutgoingMessage] = []
-        our_end = f":{self._server_name}"
+        suffix = f":{self._server_name}"
         for user_id, contents in messages.items():
-            # Of ours only those who have devices are sent anything, so their names need no look.
-            is_ours = user_id[:1] == "@" and user_id.endswith(our_end)
-            if not is_ours and not is_user_id(user_id):
-                raise BadJson("Messages are sorted by user IDs")
+            # Local user IDs need no validation: messages go to existing devices only.
+            is_local = user_id[:1] == "@" and user_id.endswith(suffix)
+            if not is_local and not is_user_id(user_id):
+                raise BadJson("The keys of 'messages' must be user IDs")
             if type(contents) is not dict:
-                raise BadJson("The messages to a user are sorted by device IDs")
+                raise BadJson("The messages to a user must be an object by device ID")
             for device_id, content in contents.items():
                 if type(content) is not dict:
-                    raise BadJson("A message to a device is an object")
-                if is_ours:
+                    raise BadJson("The content of a message must be an object")
+                if is_local:
                     devices.append((user_id, device_id))
                     local.append(orjson.dumps(content))
                 else:
@@ -61,7 +65,7 @@ class ToDevice:
         if requester.shadow:
             return
         head = _head(requester.user_id, event_type)
-        request = Request(requester.user_id, requester.device_id or "", event_type, txn_id)
+        request = ToDeviceRequest(requester.user_id, requester.device_id or "", event_type, txn_id)
         if await self._writer.send(request, head, devices, local) and remote:
             await self._remote.send(requester.user_id, event_type, remote)
 
@@ -73,31 +77,33 @@ class ToDevice:
         event_type: str,
         messages: Mapping[UserID, Mapping[str, JsonObject]],
     ) -> None:
-        """Take the messages of an EDU, once by its message ID."""
-        devices: list[Device] = [
+        """Store the messages of an EDU; a repeated message ID does nothing."""
+        devices: list[DeviceAddress] = [
             (user_id, device_id) for user_id, contents in messages.items() for device_id in contents
         ]
-        local = [orjson.dumps(one) for contents in messages.values() for one in contents.values()]
-        request = Request(origin, "", event_type, message_id)
+        local = [
+            orjson.dumps(content) for contents in messages.values() for content in contents.values()
+        ]
+        request = ToDeviceRequest(origin, "", event_type, message_id)
         await self._writer.send(request, _head(sender, event_type), devices, local)
 
 
 def _head(sender: UserID, event_type: str) -> bytes:
-    """Write what is the same in all messages of a request; their content and a brace follow."""
+    """Return the common beginning of the messages' JSON; the content and `}` follow it."""
     return b'{"type":%b,"sender":%b,"content":' % (orjson.dumps(event_type), orjson.dumps(sender))
 
 
 @attrs.frozen(eq=False)
-class DehydratedEvents:
-    """Messages for a device that nobody acknowledges for."""
+class DehydratedDeviceMessages:
+    """The messages of dehydrated devices, which are not acknowledged."""
 
     _database: Database
 
     async def page(
         self, user_id: UserID, device_id: str, after: int, limit: int = BATCH
     ) -> tuple[list[bytes], int]:
-        """Give a device's messages behind a position, and the position of the last."""
-        found = await self._database.read(
+        """Return a device's messages after a position, and the position of the last."""
+        pending = await self._database.read(
             to_device.pending, user_id, device_id, after, 2**62, limit
         )
-        return [message for _, message in found], found[-1][0] if found else after
+        return [message for _, message in pending], pending[-1][0] if pending else after

@@ -1,8 +1,8 @@
-"""The keys of our users, as each viewer may see them.
+"""The keys of local users, rendered for each viewer with the signatures that the viewer may see.
 
-The owner of device lists keeps them in memory, as it hears of changes before anybody else. Other
-processes read them each time: a client that was told of a change must not be given what was
-before, and nothing in its question says what it was told.
+Only the owner of the stream `device_lists` caches keys, because it sees every change first. Other
+processes read the database for each request: a client that learned of a change must not get the
+keys from before it, and its request does not tell which changes it knows.
 
 Spec: client-server API, End-to-End Encryption, Key and signature security.
 """
@@ -34,7 +34,7 @@ _USER_BYTES: Final = 4000
 
 @attrs.frozen
 class DeviceIdentity:
-    """What a device said of itself (canonical JSON), and the name its user gave it."""
+    """The uploaded keys of a device (canonical JSON) and its display name."""
 
     content: bytes
     display_name: str | None
@@ -42,9 +42,9 @@ class DeviceIdentity:
 
 @attrs.frozen(eq=False)
 class UserKeys:
-    """All keys of one user; `signatures` are those on them, by the name of what they sign.
+    """All keys of a user, and the `signatures` on them, by device ID or public key.
 
-    What all viewers see who signed none of them is rendered once.
+    The JSON for viewers who signed none of the keys is rendered once.
     """
 
     user_id: UserID
@@ -52,82 +52,92 @@ class UserKeys:
     cross_signing: Mapping[str, CrossSigningRecord]
     signatures: Mapping[str, tuple[SignatureRecord, ...]]
 
-    def devices_shown(self, viewer: UserID | None, *, named: bool) -> orjson.Fragment:
-        """Give the keys of all devices as a viewer sees them; None is another server."""
-        if named and viewer not in self._others_who_signed:
-            return self._devices_seen_by_most
-        return self._devices_shown(viewer, named=named)
+    def render_devices(self, viewer: UserID | None, *, with_names: bool) -> orjson.Fragment:
+        """Render the keys of all devices for a viewer; None is another server."""
+        if with_names and viewer not in self._other_signers:
+            return self._devices_for_most_viewers
+        return self._render_devices(viewer, with_names=with_names)
 
-    def device_shown(
-        self, device_id: str, viewer: UserID | None, *, named: bool
+    def render_device(
+        self, device_id: str, viewer: UserID | None, *, with_names: bool
     ) -> orjson.Fragment:
-        """Give a device's keys as a viewer sees them; None is another server."""
-        return orjson.Fragment(self._device_shown(device_id, viewer, named=named))
+        """Render a device's keys for a viewer; None is another server."""
+        return orjson.Fragment(self._render_device(device_id, viewer, with_names=with_names))
 
-    def cross_signing_shown(self, usage: str, viewer: UserID | None) -> orjson.Fragment | None:
-        """Give a cross-signing key as a viewer sees it."""
+    def render_cross_signing(self, usage: str, viewer: UserID | None) -> orjson.Fragment | None:
+        """Render a cross-signing key for a viewer; None if there is none, or it is private."""
         if usage == USER_SIGNING and viewer != self.user_id:
             return None
         key = self.cross_signing.get(usage)
         if key is None:
             return None
-        if viewer in self._others_who_signed:
-            return orjson.Fragment(self._signed(key.content, key.public_key, viewer))
-        return self._cross_signing_seen_by_most[usage]
+        if viewer in self._other_signers:
+            return orjson.Fragment(self._with_signatures(key.content, key.public_key, viewer))
+        return self._cross_signing_for_most_viewers[usage]
 
     def cross_signing_content(self, usage: str) -> JsonObject | None:
-        """Give a cross-signing key as it was uploaded."""
+        """Return a cross-signing key as it was uploaded."""
         key = self.cross_signing.get(usage)
         return None if key is None else orjson.loads(key.content)
 
     @cached_property
-    def _others_who_signed(self) -> frozenset[str]:
-        signers = {one.signer_user_id for on_one in self.signatures.values() for one in on_one}
+    def _other_signers(self) -> frozenset[str]:
+        signers = {
+            signature.signer_user_id
+            for signatures in self.signatures.values()
+            for signature in signatures
+        }
         return frozenset(signers - {self.user_id})
 
     @cached_property
-    def _devices_seen_by_most(self) -> orjson.Fragment:
-        return self._devices_shown(None, named=True)
+    def _devices_for_most_viewers(self) -> orjson.Fragment:
+        return self._render_devices(None, with_names=True)
 
     @cached_property
-    def _cross_signing_seen_by_most(self) -> dict[str, orjson.Fragment]:
+    def _cross_signing_for_most_viewers(self) -> dict[str, orjson.Fragment]:
         return {
-            usage: orjson.Fragment(for_keeping(self._signed(key.content, key.public_key, None)))
+            usage: orjson.Fragment(
+                for_keeping(self._with_signatures(key.content, key.public_key, None))
+            )
             for usage, key in self.cross_signing.items()
         }
 
-    def _devices_shown(self, viewer: UserID | None, *, named: bool) -> orjson.Fragment:
-        shown = [
-            orjson.dumps(device_id) + b":" + self._device_shown(device_id, viewer, named=named)
+    def _render_devices(self, viewer: UserID | None, *, with_names: bool) -> orjson.Fragment:
+        entries = [
+            orjson.dumps(device_id)
+            + b":"
+            + self._render_device(device_id, viewer, with_names=with_names)
             for device_id in self.devices
         ]
-        return orjson.Fragment(b"{" + b",".join(shown) + b"}")
+        return orjson.Fragment(b"{" + b",".join(entries) + b"}")
 
-    def _device_shown(self, device_id: str, viewer: UserID | None, *, named: bool) -> bytes:
+    def _render_device(self, device_id: str, viewer: UserID | None, *, with_names: bool) -> bytes:
         device = self.devices[device_id]
-        is_named = named and device.display_name is not None
-        unsigned = {"device_display_name": device.display_name} if is_named else {}
-        # What is kept has members, and none of this name.
-        signed = self._signed(device.content, device_id, viewer)
-        return signed[:-1] + b',"unsigned":' + orjson.dumps(unsigned) + b"}"
+        has_name = with_names and device.display_name is not None
+        unsigned = {"device_display_name": device.display_name} if has_name else {}
+        # The stored object is not empty and has no member `unsigned`.
+        content = self._with_signatures(device.content, device_id, viewer)
+        return content[:-1] + b',"unsigned":' + orjson.dumps(unsigned) + b"}"
 
-    def _signed(self, content: bytes, name: str, viewer: UserID | None) -> bytes:
-        added = [
-            one
-            for one in self.signatures.get(name, ())
-            if one.signer_user_id in (self.user_id, viewer)
+    def _with_signatures(self, content: bytes, name: str, viewer: UserID | None) -> bytes:
+        visible = [
+            signature
+            for signature in self.signatures.get(name, ())
+            if signature.signer_user_id in (self.user_id, viewer)
         ]
-        if not added:
+        if not visible:
             return content
-        shown = orjson.loads(content)
-        signatures = shown.setdefault("signatures", {})
-        for one in added:
-            signatures.setdefault(one.signer_user_id, {})[one.key_id] = one.signature
-        return orjson.dumps(shown)
+        signed = orjson.loads(content)
+        by_signer = signed.setdefault("signatures", {})
+        for signature in visible:
+            by_signer.setdefault(signature.signer_user_id, {})[signature.key_id] = (
+                signature.signature
+            )
+        return orjson.dumps(signed)
 
 
 class UserKeysReader:
-    """Reads the keys of our users."""
+    """The reader of local users' keys, with a cache in the owner of device lists."""
 
     def __init__(self, database: Database, feed: Feed, *, is_owner: bool) -> None:
         self._database = database
@@ -135,32 +145,32 @@ class UserKeysReader:
         self.cache: Final[LruCache[UserID, UserKeys]] = LruCache(
             "user_keys", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
-        self._kept = LoadingManyCache(self.cache, self._read)
+        self._cached = LoadingManyCache(self.cache, self._read)
         feed.subscribe(DEVICE_LISTS, self._on_rows)
 
-    async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, UserKeys]:
-        """Give the keys of users; those unknown have none."""
-        return await (self._kept.get(user_ids) if self._is_owner else self._read(list(user_ids)))
+    async def get(self, user_ids: Collection[UserID]) -> Mapping[UserID, UserKeys]:
+        """Return the keys of each user; unknown users have none."""
+        return await (self._cached.get(user_ids) if self._is_owner else self._read(list(user_ids)))
 
-    async def of_one(self, user_id: UserID) -> UserKeys:
-        """Give the keys of one user."""
-        return (await self.of((user_id,)))[user_id]
+    async def get_one(self, user_id: UserID) -> UserKeys:
+        """Return the keys of a user."""
+        return (await self.get((user_id,)))[user_id]
 
-    def of_one_nowait(self, user_id: UserID) -> UserKeys | None:
-        """Give the keys of one user, if they are in memory."""
-        return self._kept.get_nowait(user_id)
+    def get_one_nowait(self, user_id: UserID) -> UserKeys | None:
+        """Return the keys of a user if they are cached."""
+        return self._cached.get_nowait(user_id)
 
     async def _read(self, user_ids: list[UserID]) -> dict[UserID, UserKeys]:
         devices, keys, signatures = await self._database.read(_load, list[str](user_ids))
-        return _sorted_out(user_ids, devices, keys, signatures)
+        return _group_by_user(user_ids, devices, keys, signatures)
 
     def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:
             for user_id in (row.user_id, *row.targets):
-                self._kept.invalidate(UserID(user_id))
+                self._cached.invalidate(UserID(user_id))
 
 
-def _sorted_out(
+def _group_by_user(
     user_ids: Iterable[UserID],
     devices: Iterable[DeviceKeysRecord],
     keys: Iterable[CrossSigningRecord],
@@ -175,22 +185,27 @@ def _sorted_out(
         by_user[key.user_id][1].append(key)
     for signature in signatures:
         by_user[signature.target_user_id][2].append(signature)
-    return {UserID(user_id): _gathered(UserID(user_id), *rows) for user_id, rows in by_user.items()}
+    return {
+        UserID(user_id): _user_keys(UserID(user_id), *rows) for user_id, rows in by_user.items()
+    }
 
 
-def _gathered(
+def _user_keys(
     user_id: UserID,
     devices: Iterable[DeviceKeysRecord],
     keys: Iterable[CrossSigningRecord],
     signatures: Iterable[SignatureRecord],
 ) -> UserKeys:
     by_target: dict[str, tuple[SignatureRecord, ...]] = {}
-    for one in signatures:
-        by_target[one.target_id] = (*by_target.get(one.target_id, ()), one)
+    for signature in signatures:
+        by_target[signature.target_id] = (*by_target.get(signature.target_id, ()), signature)
     return UserKeys(
         user_id,
-        {one.device_id: DeviceIdentity(one.content, one.display_name) for one in devices},
-        {one.usage: one for one in keys},
+        {
+            record.device_id: DeviceIdentity(record.content, record.display_name)
+            for record in devices
+        },
+        {key.usage: key for key in keys},
         by_target,
     )
 
@@ -206,10 +221,10 @@ async def _load(
 
 
 def _weigh(user_id: UserID, keys: UserKeys) -> int:
-    signatures = sum(len(on_one) for on_one in keys.signatures.values())
-    # They are kept twice, the second time as they are shown.
-    contents = sum(len(one.content) for one in keys.devices.values())
-    contents += sum(len(one.content) for one in keys.cross_signing.values())
+    signatures = sum(len(on_target) for on_target in keys.signatures.values())
+    # Contents are held twice: as uploaded and as rendered.
+    contents = sum(len(device.content) for device in keys.devices.values())
+    contents += sum(len(key.content) for key in keys.cross_signing.values())
     return (
         _USER_BYTES
         + len(keys.devices) * _DEVICE_BYTES

@@ -1,1 +1,1 @@
-"""Names of rooms, and lists of rooms and users."""
+"""Room aliases, the published room directory and the user directory."""

@@ -1,6 +1,9 @@
-"""Aliases of this server: what they stand for, who may make them, and holding one for a new room.
+"""Local room aliases: lookup, creation rules, and reservations for rooms that are being created.
 
-Whether a user may name a room is decided with the room's state, by services/rooms/naming.
+A reservation is a row without a room, which other creations cannot take. Binding and releasing
+apply only to the reservation of the same time, so that a request that took too long cannot affect a
+later reservation; reservations expire after RESERVED_FOR_MS. Whether a user may change the aliases
+of a room is decided from the room's state, in services/rooms/naming.
 """
 
 from typing import Final, Protocol
@@ -18,32 +21,32 @@ from hs.storage.directory import room_directory
 
 
 class AliasNamespaces(Protocol):
-    """Knows which aliases belong to application services, and hears of those that change."""
+    """The interface to application services, which reserve aliases and are notified of changes."""
 
     def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
-        """Refuse aliases that somebody else has for themselves. Raises: Exclusive."""
+        """Reject aliases in exclusive namespaces of other services. Raises: Exclusive."""
         ...
 
-    async def make_alias(self, alias: RoomAlias) -> bool:
-        """Have an alias made that is not there; tell whether it may be there now."""
+    async def query_alias(self, alias: RoomAlias) -> bool:
+        """Query the services for an unknown alias; return whether it may exist now."""
         ...
 
     def aliases_changed(self, *room_ids: RoomID) -> None:
-        """Learn that rooms have other aliases than before."""
+        """Handle changed aliases of rooms."""
         ...
 
 
 class NoNamespaces:
-    """The answers of a server without application services."""
+    """The implementation for a server without application services."""
 
     def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
-        """Refuse nothing."""
+        """Accept all aliases."""
 
-    async def make_alias(self, alias: RoomAlias) -> bool:
+    async def query_alias(self, alias: RoomAlias) -> bool:
         return False
 
     def aliases_changed(self, *room_ids: RoomID) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 RESERVED_FOR_MS: Final = 120_000
@@ -51,8 +54,8 @@ _NO_ROOM: Final = RoomID("")
 
 
 @attrs.frozen
-class Alias:
-    """An alias of this server: its room, and who made it."""
+class LocalAlias:
+    """A local alias: its room and its creator."""
 
     room_id: RoomID
     creator: UserID
@@ -60,7 +63,7 @@ class Alias:
 
 @attrs.frozen
 class Reservation:
-    """An alias held for a room that is being made."""
+    """An alias reserved for a room that is being created."""
 
     alias: RoomAlias
     creator: UserID
@@ -69,7 +72,7 @@ class Reservation:
 
 @attrs.frozen(eq=False)
 class Aliases:
-    """The aliases of this server."""
+    """The local room aliases."""
 
     _database: Database
     _server_name: ServerName
@@ -78,92 +81,101 @@ class Aliases:
     _namespaces: AliasNamespaces
 
     def is_local(self, alias: RoomAlias) -> bool:
-        """Tell whether this server answers for an alias."""
+        """Return whether an alias is one of this server."""
         return server_of(alias) == self._server_name
 
     def named(self, localpart: str) -> RoomAlias:
-        """Make an alias of this server.
+        """Return the local alias with a localpart.
 
         Raises: InvalidParam.
         """
         if ":" in localpart or not localpart.strip():
-            raise InvalidParam("The local part of an alias is not empty and has no colon")
+            raise InvalidParam("The localpart of an alias must not be empty or contain a colon")
         return parse_room_alias(f"#{localpart}:{self._server_name}")
 
-    async def find(self, alias: RoomAlias) -> Alias | None:
-        """Give what an alias stands for."""
-        found = await self._database.read(room_directory.find_alias, alias)
-        return None if found is None else Alias(RoomID(found.room_id), UserID(found.creator))
+    async def find(self, alias: RoomAlias) -> LocalAlias | None:
+        """Return a local alias, or None."""
+        record = await self._database.read(room_directory.find_alias, alias)
+        return (
+            None if record is None else LocalAlias(RoomID(record.room_id), UserID(record.creator))
+        )
 
-    async def find_or_make(self, alias: RoomAlias) -> Alias | None:
-        """Give what an alias stands for; an application service may make it for that."""
-        found = await self.find(alias)
-        if found is None and await self._namespaces.make_alias(alias):
-            found = await self.find(alias)
-        return found
+    async def find_or_make(self, alias: RoomAlias) -> LocalAlias | None:
+        """Return a local alias, after querying application services if it is unknown."""
+        record = await self.find(alias)
+        if record is None and await self._namespaces.query_alias(alias):
+            record = await self.find(alias)
+        return record
 
     async def of_room(self, room_id: RoomID) -> list[RoomAlias]:
-        """List the aliases of a room."""
-        found = await self._database.read(room_directory.aliases_of, room_id)
-        return [RoomAlias(alias) for alias in found]
+        """Return the local aliases of a room."""
+        aliases = await self._database.read(room_directory.aliases_of, room_id)
+        return [RoomAlias(alias) for alias in aliases]
 
     async def reserve(self, creator: UserID, alias: RoomAlias) -> Reservation:
-        """Hold an alias for a room that is about to be made.
+        """Reserve an alias for a room that is being created.
 
-        Raises: Forbidden, by the rules of the settings; RoomInUse.
+        Raises: Forbidden by the configured rules; RoomInUse.
         """
         self.check_may_create(creator, alias, "")
         now_ms = self._clock.now_ms()
         if not await self._add(alias, _NO_ROOM, creator, now_ms):
-            raise RoomInUse("The room alias is taken")
+            raise RoomInUse("The room alias is already in use")
         return Reservation(alias, creator, now_ms)
 
-    async def bind(self, held: Reservation, room_id: RoomID) -> None:
-        """Give a reserved alias its room."""
+    async def bind(self, reservation: Reservation, room_id: RoomID) -> None:
+        """Make a reserved alias refer to the created room."""
         await self._database.write(
-            room_directory.bind_alias, held.alias, room_id, held.creator, held.reserved_ms
+            room_directory.bind_alias,
+            reservation.alias,
+            room_id,
+            reservation.creator,
+            reservation.reserved_ms,
         )
         self._namespaces.aliases_changed(room_id)
 
-    async def release(self, held: Reservation) -> None:
-        """Give a reservation up, as its room was not made."""
+    async def release(self, reservation: Reservation) -> None:
+        """Release a reservation whose room was not created."""
         await self._database.write(
-            room_directory.release_alias, held.alias, held.creator, held.reserved_ms
+            room_directory.release_alias,
+            reservation.alias,
+            reservation.creator,
+            reservation.reserved_ms,
         )
 
     async def add(self, creator: UserID, alias: RoomAlias, room_id: RoomID) -> None:
-        """Have an alias stand for a room.
+        """Create an alias of a room.
 
-        Raises: InvalidParam for another server's alias; Forbidden, by the rules of the settings;
-        MatrixError 409 when it is taken.
+        Raises: InvalidParam for an alias of another server; Forbidden by the configured rules;
+        MatrixError 409 if the alias exists.
         """
         if not self.is_local(alias):
-            raise InvalidParam("The alias is not of this server")
+            raise InvalidParam("The alias must be one of this server")
         self.check_may_create(creator, alias, room_id)
         if not await self._add(alias, room_id, creator, self._clock.now_ms()):
             raise MatrixError("M_UNKNOWN", 409, f"Room alias {alias} already exists.")
         self._namespaces.aliases_changed(room_id)
 
     async def remove(self, alias: RoomAlias, room_id: RoomID) -> bool:
-        """Remove an alias that stands for a room; tell whether it did."""
+        """Delete an alias of a room; return whether it existed."""
         removed = await self._database.write(room_directory.remove_alias, alias, room_id)
         if removed:
             self._namespaces.aliases_changed(room_id)
         return removed
 
     async def move(self, from_room: RoomID, to_room: RoomID) -> None:
-        """Have another room take over a room's aliases, and its place in the list of rooms."""
+        """Move a room's aliases and its entry in the room directory to another room."""
         await self._database.write(room_directory.move_aliases, from_room, to_room)
         self._namespaces.aliases_changed(from_room, to_room)
 
     def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
-        """Refuse aliases that belong to an application service. Raises: Exclusive."""
+        """Reject aliases that are reserved by an application service. Raises: Exclusive."""
         self._namespaces.check_may_manage(requester, alias)
 
     def check_may_create(self, user_id: UserID, alias: str, room_id: str) -> None:
-        """Refuse what the settings' `alias_creation_rules` do not allow. Raises: Forbidden."""
+        """Apply the setting `alias_creation_rules`. Raises: Forbidden."""
         if not is_allowed(self._settings.alias_creation_rules, user_id, room_id, (alias,)):
-            raise Forbidden("You may not create this alias")
+            raise Forbidden("The server's rules do not allow you to create this alias")
 
     async def _add(self, alias: RoomAlias, room_id: str, creator: UserID, now_ms: int) -> bool:
         stale_ms = now_ms - RESERVED_FOR_MS
@@ -175,9 +187,9 @@ class Aliases:
 def is_allowed(
     rules: tuple[RoomRule, ...] | None, user_id: str, room_id: str, aliases: tuple[str, ...]
 ) -> bool:
-    """Tell whether rules allow something; the first that matches decides, none denies.
+    """Return whether rules allow an action; the first matching rule decides, without one: False.
 
-    A rule about aliases matches if one of them does; a room without any is "".
+    A rule matches if any of the aliases matches; a room without aliases is matched as "".
     """
     if rules is None:
         return True

@@ -1,4 +1,4 @@
-"""The directory of rooms: which are listed, and searching and paging through them.
+"""The published room directory: listing, search and pagination.
 
 Spec: client-server API, Published Room Directory.
 """
@@ -26,10 +26,10 @@ _START: Final = Place(2**53, "")
 
 @attrs.frozen
 class Search:
-    """What a client asks of the list; `room_types` None means all, a None in it the untyped.
+    """A request for public rooms; None in `room_types` means rooms without a type.
 
-    `network` asks for the list of an application service's network, `all_networks` for the rooms
-    of all of them as well as the server's own.
+    `network` selects the list of an application service's network, `all_networks` the rooms of all
+    networks in addition to the server's own.
     """
 
     limit: int | None = None
@@ -41,8 +41,8 @@ class Search:
 
 
 @attrs.frozen
-class Page:
-    """A part of the list; the tokens are None at its ends."""
+class PublicRoomsPage:
+    """A page of the directory; the tokens are None at its ends."""
 
     rooms: Sequence[ListedRoom]
     next_batch: str | None
@@ -52,7 +52,7 @@ class Page:
 
 @attrs.frozen
 class _Since:
-    """Where a page begins or, backwards, ends."""
+    """A pagination token: the page begins after `place` or, backwards, ends before it."""
 
     place: Place
     backwards: bool
@@ -67,52 +67,52 @@ class _Since:
             direction, members, room_id = orjson.loads(
                 decode_base64(text.replace("-", "+").replace("_", "/"))
             )
-        except (ValueError, TypeError) as fault:
-            raise InvalidParam("since is not a token of this list") from fault
+        except (ValueError, TypeError) as error:
+            raise InvalidParam("since is not a token of this endpoint") from error
         if direction not in ("b", "f") or type(members) is not int or type(room_id) is not str:
-            raise InvalidParam("since is not a token of this list")
+            raise InvalidParam("since is not a token of this endpoint")
         if not 0 <= members <= _START.joined_members or "\0" in room_id:
-            raise InvalidParam("since is not a token of this list")
+            raise InvalidParam("since is not a token of this endpoint")
         return cls(Place(members, room_id), direction == "b")
 
 
 @attrs.frozen(eq=False)
 class PublicRooms:
-    """The directory of this server's rooms."""
+    """The published room directory of this server."""
 
     _database: Database
     _settings: RoomSettings
 
-    async def search(self, asked: Search) -> Page:
-        """Give a page of the list, the rooms with most members first.
+    async def search(self, request: Search) -> PublicRoomsPage:
+        """Return a page of the directory, rooms with most members first.
 
-        Raises: InvalidParam for a token that is none.
+        Raises: InvalidParam for a negative limit or an invalid token.
         """
-        if asked.limit is not None and asked.limit < 0:
+        if request.limit is not None and request.limit < 0:
             raise InvalidParam("limit must not be negative")
         if not self._settings.enable_room_list_search:
-            return Page((), None, None, 0)
-        limit = min(asked.limit or MAX_LIMIT, MAX_LIMIT)
+            return PublicRoomsPage((), None, None, 0)
+        limit = min(request.limit or MAX_LIMIT, MAX_LIMIT)
         since = _Since(_START, backwards=False)
-        if asked.since:
-            since = _Since.parse(asked.since)
-        wanted = _wanted(asked)
-        read = room_directory.list_before if since.backwards else room_directory.list_after
-        rooms = await self._database.read(read, wanted, since.place, limit + 1)
-        total = await self._database.read(room_directory.count_listed, wanted)
+        if request.since:
+            since = _Since.parse(request.since)
+        query = _query_of(request)
+        list_page = room_directory.list_before if since.backwards else room_directory.list_after
+        rooms = await self._database.read(list_page, query, since.place, limit + 1)
+        total = await self._database.read(room_directory.count_listed, query)
         if since.backwards:
-            return _page_back(rooms, limit, total)
-        return _page_on(rooms, limit, total, is_first=not asked.since)
+            return _backward_page(rooms, limit, total)
+        return _forward_page(rooms, limit, total, is_first=not request.since)
 
     async def is_listed(self, room_id: RoomID) -> bool:
-        """Tell whether a room is listed. Raises: NotFound for an unknown room."""
+        """Return whether a room is published. Raises: NotFound for an unknown room."""
         listed = await self._database.read(room_directory.is_listed, room_id)
         if listed is None:
             raise NotFound("Room not found")
         return listed
 
     async def set_listed(self, room_id: RoomID, listed: bool) -> None:
-        """List a room, or do not; whether one may is decided before.
+        """Publish a room or remove it from the directory; the caller has checked permissions.
 
         Raises: NotFound for an unknown room.
         """
@@ -120,7 +120,7 @@ class PublicRooms:
             raise NotFound("Room not found")
 
     async def set_network_listed(self, network: str, room_id: RoomID, listed: bool) -> None:
-        """List a room in an application service's network, or do not.
+        """Publish a room in an application service's network, or remove it.
 
         Raises: NotFound for an unknown room.
         """
@@ -132,16 +132,16 @@ class PublicRooms:
     def check_may_publish(
         self, user_id: UserID, room_id: str, aliases: Sequence[RoomAlias]
     ) -> None:
-        """Refuse what the settings' `room_list_publication_rules` forbid. Raises: Forbidden."""
+        """Apply the setting `room_list_publication_rules`. Raises: Forbidden."""
         rules = self._settings.room_list_publication_rules
         if not is_allowed(rules, user_id, room_id, tuple(aliases)):
-            raise Forbidden("You may not publish this room in the directory")
+            raise Forbidden("The server's rules do not allow you to publish this room")
 
 
 def public_room(listed: ListedRoom) -> dict[str, Any]:
-    """Give a room as lists show it. Spec: PublishedRoomsChunk."""
+    """Render a room of the directory. Spec: PublishedRoomsChunk."""
     summary = listed.summary
-    shown: dict[str, Any] = {
+    content: dict[str, Any] = {
         "room_id": listed.room_id,
         "num_joined_members": summary.joined_members,
         "world_readable": summary.history_visibility == "world_readable",
@@ -151,44 +151,48 @@ def public_room(listed: ListedRoom) -> dict[str, Any]:
     for name in ("name", "topic", "canonical_alias", "avatar_url", "room_type"):
         value = getattr(summary, name)
         if value:
-            shown[name] = value
-    return shown
+            content[name] = value
+    return content
 
 
-def _wanted(asked: Search) -> Wanted:
-    term = (asked.term or "").strip()[:MAX_TERM].lower()
+def _query_of(request: Search) -> Wanted:
+    term = (request.term or "").strip()[:MAX_TERM].lower()
     for special in ("\\", "%", "_"):
         term = term.replace(special, f"\\{special}")
     pattern = f"%{term}%" if term else ""
-    lists = (asked.network, asked.all_networks)
-    if asked.room_types is None:
+    lists = (request.network, request.all_networks)
+    if request.room_types is None:
         return Wanted(pattern, True, True, (), *lists)
-    types = [one for one in asked.room_types if one is not None]
-    return Wanted(pattern, False, None in asked.room_types, types, *lists)
+    types = [room_type for room_type in request.room_types if room_type is not None]
+    return Wanted(pattern, False, None in request.room_types, types, *lists)
 
 
-def _page_on(rooms: list[ListedRoom], limit: int, total: int, *, is_first: bool) -> Page:
-    shown = rooms[:limit]
+def _forward_page(
+    rooms: list[ListedRoom], limit: int, total: int, *, is_first: bool
+) -> PublicRoomsPage:
+    page = rooms[:limit]
     has_more = len(rooms) > limit
-    return Page(
-        shown,
-        _after(shown) if has_more else None,
-        None if is_first else _before(shown),
+    return PublicRoomsPage(
+        page,
+        _token_after(page) if has_more else None,
+        None if is_first else _token_before(page),
         total,
     )
 
 
-def _page_back(rooms: list[ListedRoom], limit: int, total: int) -> Page:
-    shown = rooms[-limit:]
+def _backward_page(rooms: list[ListedRoom], limit: int, total: int) -> PublicRoomsPage:
+    page = rooms[-limit:]
     has_more = len(rooms) > limit
-    return Page(shown, _after(shown), _before(shown) if has_more else None, total)
+    return PublicRoomsPage(
+        page, _token_after(page), _token_before(page) if has_more else None, total
+    )
 
 
-def _after(rooms: Sequence[ListedRoom]) -> str | None:
+def _token_after(rooms: Sequence[ListedRoom]) -> str | None:
     return None if not rooms else _Since(_place(rooms[-1]), backwards=False).encode()
 
 
-def _before(rooms: Sequence[ListedRoom]) -> str | None:
+def _token_before(rooms: Sequence[ListedRoom]) -> str | None:
     return None if not rooms else _Since(_place(rooms[0]), backwards=True).encode()
 
 

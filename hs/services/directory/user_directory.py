@@ -1,4 +1,4 @@
-"""The user directory: kept by one process from profiles and members, searched by all.
+"""The user directory: updated by one process from profiles and member events, searched by all.
 
 Spec: client-server API, User Directory.
 """
@@ -30,12 +30,12 @@ GATHER_S: Final = 0.1
 BATCH: Final = 500
 MAX_NAME_CHARS: Final = 256
 MAX_AVATAR_CHARS: Final = 1000
-ROUND_S: Final = 60.0
-"""How often users without profile or room are looked for."""
+POLL_S: Final = 60.0
+"""How often users who have neither a changed profile nor a room are added."""
 
 
-class DirectoryDuty:
-    """Keeps the directory; one process does."""
+class UserDirectoryUpdater:
+    """The duty that updates the directory, in one process."""
 
     def __init__(self, database: Database, feed: Feed, server_name: ServerName) -> None:
         self._database = database
@@ -47,12 +47,12 @@ class DirectoryDuty:
         feed.subscribe(CACHES, self._on_caches)
 
     async def run(self) -> None:
-        """Keep the directory, for ever."""
+        """Update the directory until cancelled."""
         while True:
             await self.catch_up()
-            with trio.move_on_after(ROUND_S):
+            with trio.move_on_after(POLL_S):
                 await self._wake.wait()
-                # A room that is joined by many, or one user's name in many rooms, comes as one.
+                # Gather changes: many joins of a room, or one user's new name in many rooms.
                 await trio.sleep(GATHER_S)
 
     async def catch_up(self) -> None:
@@ -70,20 +70,20 @@ class DirectoryDuty:
     async def _read_members(self) -> None:
         position = await self._database.read(storage.progress)
         while True:
-            found = await self._database.read(storage.newer_members, position, BATCH)
-            if not found:
+            members = await self._database.read(storage.newer_members, position, BATCH)
+            if not members:
                 return
-            members = {user_id: _member_profile(pdu) for _, user_id, pdu in found}
+            profiles = {user_id: _member_profile(pdu) for _, user_id, pdu in members}
             remote = {
                 user_id: profile
-                for user_id, profile in members.items()
+                for user_id, profile in profiles.items()
                 if profile is not None and not user_id.endswith(self._suffix)
             }
-            local = {user_id for user_id in members if user_id.endswith(self._suffix)}
-            position = found[-1][0]
+            local = {user_id for user_id in profiles if user_id.endswith(self._suffix)}
+            position = members[-1][0]
             await self._put(remote, local, position)
-            if len(found) < BATCH:
-                # What came meanwhile has set its flag; it may gather first.
+            if len(members) < BATCH:
+                # Newer events have set the flag again; they are read after gathering.
                 return
 
     async def _put(
@@ -111,24 +111,24 @@ class DirectoryDuty:
 
 @attrs.frozen(eq=False)
 class UserDirectory:
-    """Searches the directory."""
+    """The search of the directory."""
 
     database: Database
     settings: UserDirectorySettings
     server_name: ServerName
 
     async def search(self, requester: Requester, term: str, limit: int) -> dict[str, Any]:
-        """Find users by words in their IDs and names."""
-        words = folded(term[:MAX_TERM_CHARS]).split()
-        wanted = max(0, min(limit, MAX_RESULTS))
-        if not self.settings.enabled or not words or not wanted:
+        """Return users that match all words of the term by their IDs and display names."""
+        words = fold_text(term[:MAX_TERM_CHARS]).split()
+        page_size = max(0, min(limit, MAX_RESULTS))
+        if not self.settings.enabled or not words or not page_size:
             return {"limited": False, "results": []}
-        found = await self.database.read_long(
+        users = await self.database.read_long(
             storage.search,
             Search(
                 requester=requester.user_id,
                 words=words,
-                limit=wanted + 1,
+                limit=page_size + 1,
                 all_users=self.settings.search_all_users,
                 remote_users=not self.settings.exclude_remote_users,
                 locked_users=self.settings.show_locked_users,
@@ -137,29 +137,29 @@ class UserDirectory:
             ),
         )
         results = [
-            {name: value for name, value in one._asdict().items() if value is not None}
-            for one in found[:wanted]
+            {name: value for name, value in user._asdict().items() if value is not None}
+            for user in users[:page_size]
         ]
-        return {"limited": len(found) > wanted, "results": results}
+        return {"limited": len(users) > page_size, "results": results}
 
 
-def folded(text: str) -> str:
-    """Make text comparable regardless of case and of ways to write the same characters."""
+def fold_text(text: str) -> str:
+    """Normalize a text for comparison: NFKC, case-folded."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
 
 
 def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> ListedUser:
     name = _text(profile.get("displayname"), MAX_NAME_CHARS)
     avatar_url = _text(profile.get("avatar_url"), MAX_AVATAR_CHARS)
-    # The name comes first, so that names that begin with the words are the best matches.
-    search_text = folded(f"{name or ''} {user_id}").strip()
+    # The name comes first, so that names beginning with the words are the best matches.
+    search_text = fold_text(f"{name or ''} {user_id}").strip()
     return ListedUser(user_id, name, avatar_url, search_text, is_local)
 
 
-def _text(value: Any, longest: int) -> str | None:
+def _text(value: Any, max_chars: int) -> str | None:
     if not isinstance(value, str) or not value or "\0" in value:
         return None
-    return value[:longest]
+    return value[:max_chars]
 
 
 def _member_profile(pdu: bytes) -> Mapping[str, Any] | None:

@@ -1,1 +1,1 @@
-"""What passes: who types, who has read what, who is online."""
+"""Ephemeral data: typing notifications, receipts and read markers, presence."""

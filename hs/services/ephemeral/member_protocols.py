@@ -1,21 +1,21 @@
-"""What ephemeral facts ask about rooms' members, and whom they tell of what users do."""
+"""The interfaces of ephemeral services to room memberships and user activity."""
 
 from typing import Protocol
 
 from hs.core.ids import RoomID, UserID
 
 
-class Joined(Protocol):
-    """Tells who is joined to a room."""
+class JoinedMembers(Protocol):
+    """A query for room memberships."""
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Tell whether a user is joined to a room."""
+        """Return whether a user is joined to a room."""
         ...
 
 
-class Activity(Protocol):
-    """Wants to know who does something, for their presence."""
+class ActivityListener(Protocol):
+    """A listener for user activity, which affects presence."""
 
     def note_active(self, user_id: UserID) -> None:
-        """Note that a user did something just now."""
+        """Record that a user is active now."""
         ...

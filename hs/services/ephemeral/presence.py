@@ -1,4 +1,4 @@
-"""Presence as users see it: the last known states in each process, shown to whom they concern.
+"""Presence as clients set and see it: visible to users in shared rooms.
 
 Spec: client-server API, Presence.
 """
@@ -25,125 +25,125 @@ from hs.settings.sections.features import PresenceSettings
 MAX_STATUS_CHARS: Final = 1000
 
 
-class Neighbours(Protocol):
-    """Tells who shares rooms with whom; the rooms layer answers."""
+class PresenceMemberships(Protocol):
+    """Queries for room memberships; implemented by the rooms services."""
 
     async def joined_rooms(self, user_id: UserID) -> Sequence[RoomID]:
-        """List the rooms that one of our users is joined to."""
+        """Return the rooms that a local user is joined to."""
         ...
 
     async def joined(self, room_id: RoomID) -> AbstractSet[UserID]:
-        """Give the joined members of a room."""
+        """Return the joined members of a room."""
         ...
 
     async def share_room(self, user_id: UserID, other_id: UserID) -> bool:
-        """Tell whether two users are joined to one room."""
+        """Return whether both users are joined to the same room."""
         ...
 
 
 @attrs.frozen(eq=False)
 class PresenceService:
-    """What clients may say and see of presence."""
+    """The presence service for clients."""
 
     settings: PresenceSettings
     states: PresenceStates
-    neighbours: Neighbours
+    neighbours: PresenceMemberships
     writer: PresenceWriter
     devices: SyncingDevices
     clock: Clock
-    apart: frozenset[RoomID] = frozenset()  # rooms that show nobody's presence
+    excluded_rooms: frozenset[RoomID] = frozenset()  # not considered for visibility
 
     @property
     def is_enabled(self) -> bool:
-        """Tell whether presence is shown at all."""
+        """Whether presence is enabled."""
         return self.settings.enabled is True
 
     def syncing(
         self, user_id: UserID, device_id: str | None, state: str
     ) -> AbstractContextManager[None]:
-        """Note that a device syncs while the context is open; `state` is `set_presence`."""
+        """Count a device as syncing while the context is open; `state` is `set_presence`."""
         return self.devices.syncing(user_id, device_id, state)
 
     async def set_presence(
         self, requester: Requester, user_id: UserID, state: Any, status_msg: Any
     ) -> None:
-        """Take what a user says of themselves.
+        """Set the requester's presence.
 
         Raises: Forbidden, InvalidParam.
         """
         if user_id != requester.user_id:
-            raise Forbidden("Can only set your own presence state")
+            raise Forbidden("You can set only your own presence")
         if state not in STATES:
             raise InvalidParam(f"presence must be one of {', '.join(STATES)}")
         if status_msg is not None and not isinstance(status_msg, str):
             raise InvalidParam("status_msg must be a string")
         if status_msg is not None and len(status_msg) > MAX_STATUS_CHARS:
-            raise InvalidParam("status_msg is too long")
+            raise InvalidParam(f"status_msg must not exceed {MAX_STATUS_CHARS} characters")
         if not self.is_enabled or requester.shadow:
             return
         await self.writer.set_presence(user_id, requester.device_id or "", state, status_msg)
 
     async def presence_of(self, requester: Requester, user_id: UserID) -> dict[str, Any]:
-        """Give a user's presence, as `GET /presence/{user_id}/status` shows it.
+        """Return a user's presence, as `GET /presence/{user_id}/status` does.
 
         Raises: Forbidden.
         """
-        own = user_id == requester.user_id
-        if not own and not await self._share_room(requester.user_id, user_id):
-            raise Forbidden("You are not allowed to see their presence.")
-        found = await self.states.get([user_id]) if self.is_enabled else {}
-        row = found.get(user_id)
+        is_own = user_id == requester.user_id
+        if not is_own and not await self._share_room(requester.user_id, user_id):
+            raise Forbidden("You are not allowed to see this user's presence")
+        states = await self.states.get([user_id]) if self.is_enabled else {}
+        row = states.get(user_id)
         return {"presence": OFFLINE} if row is None else _content(row, self.clock.now_ms())
 
     async def changes(
         self, user_id: UserID, after: VectorPosition | None
     ) -> Mapping[UserID, bytes]:
-        """Give m.presence events of those a user sees whose presence changed after a position.
+        """Return m.presence events of visible users whose presence changed after a position.
 
-        With None: of all of them, for a first sync.
+        With None, return those of all visible users, for an initial sync.
         """
         if not self.is_enabled:
             return {}
-        rows = await self._first() if after is None else self.states.changed(after)
+        rows = await self._initial_rows() if after is None else self.states.changed(after)
         by_id = {UserID(row.user_id): row for row in rows}
         if not by_id:
             return {}
-        seen = await self._seen_by(user_id, by_id.keys())
-        return self._events(by_id[one] for one in by_id if one in seen)
+        visible = await self._visible_to(user_id, by_id.keys())
+        return self._events(row for other_id, row in by_id.items() if other_id in visible)
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
-        """Give m.presence events of users; those nothing is known of are offline."""
+        """Return m.presence events of users; unknown users are offline."""
         if not self.is_enabled or not user_ids:
             return {}
-        found = await self.states.get(user_ids)
-        return self._events(found.get(one) or _unknown(one) for one in user_ids)
+        states = await self.states.get(user_ids)
+        return self._events(states.get(user_id) or _unknown(user_id) for user_id in user_ids)
 
     async def _share_room(self, user_id: UserID, other_id: UserID) -> bool:
-        if not self.apart:
+        if not self.excluded_rooms:
             return await self.neighbours.share_room(user_id, other_id)
-        return other_id in await self._seen_by(user_id, {other_id})
+        return other_id in await self._visible_to(user_id, {other_id})
 
-    async def _first(self) -> list[PresenceRow]:
+    async def _initial_rows(self) -> list[PresenceRow]:
         await self.states.load()
         rows = list(self.states.here())
         if self.settings.include_offline_users_on_sync:
             rows.extend(self.states.offline())
         return rows
 
-    async def _seen_by(self, user_id: UserID, candidates: AbstractSet[UserID]) -> set[UserID]:
-        seen = set(candidates & {user_id})
-        left = set(candidates - seen)
-        if not left:
-            return seen
+    async def _visible_to(self, user_id: UserID, candidates: AbstractSet[UserID]) -> set[UserID]:
+        visible = set(candidates & {user_id})
+        remaining = set(candidates - visible)
+        if not remaining:
+            return visible
         for room_id in await self.neighbours.joined_rooms(user_id):
-            if room_id in self.apart:
+            if room_id in self.excluded_rooms:
                 continue
-            here = left & (await self.neighbours.joined(room_id))
-            seen |= here
-            left -= here
-            if not left:
+            members = remaining & (await self.neighbours.joined(room_id))
+            visible |= members
+            remaining -= members
+            if not remaining:
                 break
-        return seen
+        return visible
 
     def _events(self, rows: Iterable[PresenceRow]) -> dict[UserID, bytes]:
         now_ms = self.clock.now_ms()

@@ -1,7 +1,17 @@
-"""Which devices sync at this process, told to the presence writer by edges.
+"""The syncing devices of one process, whose changes are reported to the presence writer.
 
-A device goes on counting as syncing for a while after its last request, so that the next one is
-no edge. While nothing changes, a sync costs a few dictionary lookups and tells nothing.
+Rules:
+
+- A device counts as syncing while a request is open and for `sync_online_timeout` after it, so that
+  consecutive requests are not reported. Such a request costs a few dictionary lookups.
+- Only the latest unreported change of each device is kept. If a report fails, its changes are put
+  back unless newer ones exist, and `run` retries after RETRY_S.
+- A device that syncs while its user is known as offline is reported again, because the user may
+  have set the presence to offline explicitly.
+- Activity is reported at most every half `last_active_granularity`, and only for users who are not
+  offline; reporting activity of offline users would cost the writer a database read.
+- Keepalives are sent while there are devices. If the writer does not know the process, all devices
+  are reported again.
 """
 
 import logging
@@ -20,12 +30,12 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.services.ephemeral.presence_states import PresenceStates
-from hs.services.ephemeral.presence_writer import OFFLINE, Edge, PresenceWriter
+from hs.services.ephemeral.presence_writer import OFFLINE, DeviceEdge, PresenceWriter
 from hs.settings.sections.features import PresenceSettings
 
 log = logging.getLogger(__name__)
 
-KEEP_EVERY_MS: Final = 15_000
+KEEPALIVE_EVERY_MS: Final = 15_000
 MAX_EDGES: Final = 1000
 RETRY_S: Final = 1.0
 _Key = tuple[UserID, str]
@@ -34,7 +44,7 @@ _Key = tuple[UserID, str]
 def watch_senders(
     feed: Feed, devices: "SyncingDevices", is_local: Callable[[UserID], bool]
 ) -> None:
-    """Have whoever sends something count as active; for the process that works presence out."""
+    """Count local senders of events as active; called in the presence writer's process only."""
 
     def on_events(batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
@@ -54,7 +64,7 @@ class _Device:
 
 @attrs.frozen(eq=False)
 class _Syncing:
-    """One request of a device; not a generator, for there is one of these in every poll."""
+    """An open request of a device. A class, because a generator would cost more in every poll."""
 
     _devices: "SyncingDevices"
     _device: _Device
@@ -69,12 +79,12 @@ class _Syncing:
         trace: TracebackType | None,
     ) -> None:
         self._device.open -= 1
-        self._devices.linger(self._device)
+        self._devices.extend(self._device)
 
 
 @attrs.define(eq=False)
 class SyncingDevices:
-    """The devices of one process; `epoch` tells its lives apart."""
+    """The syncing devices of one process; `epoch` identifies the present life of the process."""
 
     _instance: str
     _epoch: int
@@ -87,34 +97,34 @@ class SyncingDevices:
     _active: dict[UserID, int] = attrs.Factory(dict)
     _newly_active: set[UserID] = attrs.Factory(set)
     _wake: trio.Event = attrs.Factory(trio.Event)
-    _kept_ms: int = 0
+    _keepalive_ms: int = 0
 
     def syncing(
         self, user_id: UserID, device_id: str | None, state: str
     ) -> AbstractContextManager[None]:
-        """Note that a device syncs while the context is open; `state` is `set_presence`."""
+        """Count a device as syncing while the context is open; `state` is `set_presence`."""
         if state == OFFLINE or self._settings.enabled is not True:
             return nullcontext()
         key = (user_id, device_id or "")
         device = self._devices.get(key)
         if device is None:
             device = self._devices[key] = _Device(state)
-            self._tell(key, state)
+            self._report(key, state)
         elif device.state != state or self._was_set_offline(user_id):
             device.state = state
-            self._tell(key, state)
+            self._report(key, state)
         return _Syncing(self, device)
 
-    def linger(self, device: _Device) -> None:
-        """Have a device count as syncing for a while after its request."""
+    def extend(self, device: _Device) -> None:
+        """Count a device as syncing for `sync_online_timeout` from now."""
         device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
 
     def note_active(self, user_id: UserID) -> None:
-        """Note that a user did something; told no more often than others can see it.
+        """Record that a user is active, if the user is not offline.
 
-        Of who is offline it is not noted: that would cost a reading for each bot that sends.
+        Repetitions within half of the visible granularity are ignored.
         """
-        if self._settings.enabled is not True or not self._is_here(user_id):
+        if self._settings.enabled is not True or not self._is_present(user_id):
             return
         now_ms = self._clock.now_ms()
         if now_ms - self._active.get(user_id, 0) >= self._settings.last_active_granularity // 2:
@@ -123,25 +133,27 @@ class SyncingDevices:
             self._wake.set()
 
     async def run(self) -> None:
-        """Tell edges as they come, and that this process lives, for ever."""
-        self._kept_ms = self._clock.now_ms()
+        """Report changes as they occur, and send keepalives, until cancelled."""
+        self._keepalive_ms = self._clock.now_ms()
         while True:
-            with trio.move_on_after(min(KEEP_EVERY_MS, self._settings.sync_online_timeout) / 1000):
+            with trio.move_on_after(
+                min(KEEPALIVE_EVERY_MS, self._settings.sync_online_timeout) / 1000
+            ):
                 await self._wake.wait()
             self._wake = trio.Event()
             try:
-                await self.tell()
+                await self.flush()
             except MatrixError as error:
-                log.warning("the presence writer is not there: %s", error)
+                log.warning("reporting presence to its writer failed, retrying: %s", error)
                 self._wake.set()
                 await trio.sleep(RETRY_S)
 
-    async def tell(self) -> None:
-        """Tell what happened since the last time."""
-        self._end()
+    async def flush(self) -> None:
+        """Report the changes since the last time."""
+        self._end_expired()
         while self._edges:
             keys = list(self._edges)[:MAX_EDGES]
-            edges = [Edge(*key, self._edges.pop(key)) for key in keys]
+            edges = [DeviceEdge(*key, self._edges.pop(key)) for key in keys]
             try:
                 await self._writer.note_edges(self._instance, self._epoch, edges)
             except BaseException:
@@ -151,9 +163,9 @@ class SyncingDevices:
         active, self._newly_active = self._newly_active, set()
         if active:
             await self._writer.note_active(sorted(active))
-        await self._keep()
+        await self._send_keepalive()
 
-    def _is_here(self, user_id: UserID) -> bool:
+    def _is_present(self, user_id: UserID) -> bool:
         row = self._states.get_nowait(user_id)
         return row is not None and row.state != OFFLINE
 
@@ -161,11 +173,11 @@ class SyncingDevices:
         row = self._states.get_nowait(user_id)
         return row is not None and row.state == OFFLINE
 
-    def _tell(self, key: _Key, state: str | None) -> None:
+    def _report(self, key: _Key, state: str | None) -> None:
         self._edges[key] = state
         self._wake.set()
 
-    def _end(self) -> None:
+    def _end_expired(self) -> None:
         now_ms = self._clock.now_ms()
         for key, device in list(self._devices.items()):
             if not device.open and device.until_ms <= now_ms:
@@ -174,11 +186,11 @@ class SyncingDevices:
         if len(self._active) > len(self._devices) + MAX_EDGES:
             self._active.clear()
 
-    async def _keep(self) -> None:
+    async def _send_keepalive(self) -> None:
         now_ms = self._clock.now_ms()
-        if not self._devices or now_ms - self._kept_ms < KEEP_EVERY_MS:
+        if not self._devices or now_ms - self._keepalive_ms < KEEPALIVE_EVERY_MS:
             return
-        self._kept_ms = now_ms
+        self._keepalive_ms = now_ms
         if not await self._writer.keep(self._instance, self._epoch):
             for key, device in self._devices.items():
                 self._edges.setdefault(key, device.state)

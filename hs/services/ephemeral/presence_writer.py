@@ -1,6 +1,21 @@
-"""Presence worked out from what devices do, by one process; only its edges are told.
+"""The presence writer: computes users' presence from their devices, in one process.
 
-A device is here while a process says that it syncs, and for a while after it set its presence.
+Rules:
+
+- A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
+  has set its presence. A user has the best presence of their devices, but is unavailable instead
+  of online after `idle_timeout` without activity.
+- A row is published only if the state, the status message or `currently_active` has changed.
+- Processes report when a device begins or stops to sync, and send keepalives. A process that has
+  been silent for INSTANCE_TIMEOUT_MS, or reports a new epoch, has restarted or died: its devices
+  no longer count. A process that the writer does not know (`keep` returns False) reports all its
+  devices again.
+- After a restart of the writer, stored users who were not offline keep their presence for
+  `sync_online_timeout`, in a placeholder device, until the processes have reported again. The first
+  report of a real device removes the placeholder.
+- Timers are a heap of (time, user). A user has one valid entry, at `due_ms`; others are ignored.
+- Changes are stored every SAVE_EVERY_S. If that fails they are kept; newer ones take precedence.
+
 Spec: client-server API, Presence.
 """
 
@@ -26,19 +41,19 @@ UNAVAILABLE: Final = "unavailable"
 OFFLINE: Final = "offline"
 STATES: Final = (ONLINE, UNAVAILABLE, OFFLINE)
 
-INSTANCE_LIVES_MS: Final = 60_000
-"""A process that was not heard of for so long has no syncing devices any more."""
+INSTANCE_TIMEOUT_MS: Final = 60_000
+"""The devices of a process that has been silent for this time no longer count."""
 
-SAVE_PAUSE_S: Final = 2.0
-_EARLIER: Final = ""
-"""Stands for whatever device a user had before a restart, and for clients without one."""
+SAVE_EVERY_S: Final = 2.0
+_PLACEHOLDER: Final = ""
+"""The device ID of clients without a device, and of users loaded after a restart."""
 
 _RANK: Final = {OFFLINE: 0, UNAVAILABLE: 1, ONLINE: 2}
 
 
 @attrs.frozen
-class Edge:
-    """A device began to sync with a presence, changed it, or (None) stopped."""
+class DeviceEdge:
+    """A device began to sync with a presence state, changed it, or (None) stopped syncing."""
 
     user_id: UserID
     device_id: str
@@ -46,28 +61,28 @@ class Edge:
 
 
 class PresenceWriter(Protocol):
-    """The process that works presence out."""
+    """The presence writer: local, or the proxy of another process."""
 
     @rpc
     async def set_presence(
         self, user_id: UserID, device_id: str, state: str, status_msg: str | None
     ) -> None:
-        """Take what a user says of themselves."""
+        """Set a user's state and status message, on behalf of a device."""
         ...
 
     @rpc(catch_up=False)
-    async def note_edges(self, instance: str, epoch: int, edges: list[Edge]) -> None:
-        """Take which devices began or stopped syncing at a process."""
+    async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
+        """Handle devices that began or stopped syncing with a process."""
         ...
 
     @rpc(catch_up=False)
     async def note_active(self, user_ids: list[UserID]) -> None:
-        """Take who did something just now."""
+        """Record that users are active now."""
         ...
 
     @rpc(catch_up=False)
     async def keep(self, instance: str, epoch: int) -> bool:
-        """Hear that a process still lives; False: say again which of its devices sync."""
+        """Handle a keepalive; return False if the process must report its devices again."""
         ...
 
 
@@ -80,7 +95,7 @@ class _Device:
 
 @attrs.define(eq=False)
 class _User:
-    told: PresenceRow | None = None
+    published: PresenceRow | None = None
     status_msg: str | None = None
     last_active_ms: int = 0
     devices: dict[str, _Device] = attrs.Factory(dict)
@@ -94,8 +109,8 @@ class _Instance:
 
 
 @attrs.define(eq=False)
-class PresenceMemory:
-    """The writer."""
+class LocalPresenceWriter:
+    """The writer in the process that owns the stream."""
 
     _writer: MemoryWriter[PresenceRow]
     _database: Database
@@ -105,48 +120,50 @@ class PresenceMemory:
     _instances: dict[str, _Instance] = attrs.Factory(dict)
     _due: list[tuple[int, UserID]] = attrs.Factory(list)
     _unsaved: dict[UserID, PresenceRow] = attrs.Factory(dict)
-    _sooner: trio.Event = attrs.Factory(trio.Event)
+    _timer_changed: trio.Event = attrs.Factory(trio.Event)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Let time pass for users, for ever: they become idle, and go offline."""
+        """Expire idle users, devices and processes, and store changes, until cancelled."""
         await self.load()
         task_status.started()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._save_for_ever)
+            nursery.start_soon(self._save_periodically)
             while True:
-                self._sooner = trio.Event()
+                self._timer_changed = trio.Event()
                 wait_ms = self.expire()
-                with trio.move_on_after((INSTANCE_LIVES_MS if wait_ms is None else wait_ms) / 1000):
-                    await self._sooner.wait()
+                with trio.move_on_after(
+                    (INSTANCE_TIMEOUT_MS if wait_ms is None else wait_ms) / 1000
+                ):
+                    await self._timer_changed.wait()
 
     async def load(self) -> None:
-        """Go on with those who were here before a restart; they get the time to sync again."""
+        """Load users who were not offline before a restart, and give their devices time to sync."""
         grace_ms = self._clock.now_ms() + self._settings.sync_online_timeout
         for record in await self._database.read(storage.not_offline):
-            user = self._users.setdefault(UserID(record.user_id), _of_record(record))
-            user.devices.setdefault(_EARLIER, _Device(record.state, until_ms=grace_ms))
+            user = self._users.setdefault(UserID(record.user_id), _user_from_record(record))
+            user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
             self._schedule(UserID(record.user_id), user)
 
     async def set_presence(
         self, user_id: UserID, device_id: str, state: str, status_msg: str | None
     ) -> None:
-        """Take what a user says of themselves."""
+        """Set a user's state and status message, on behalf of a device."""
         user = await self._user(user_id)
         now_ms = self._clock.now_ms()
         user.status_msg = None if state == OFFLINE else status_msg
         user.last_active_ms = now_ms
         if state == OFFLINE:
             user.devices.pop(device_id, None)
-            user.devices.pop(_EARLIER, None)
+            user.devices.pop(_PLACEHOLDER, None)
         else:
             device = user.devices.setdefault(device_id, _Device(state))
             device.state = state
             device.until_ms = now_ms + self._settings.sync_online_timeout
-        self._look(user_id, user)
+        self._update(user_id, user)
 
-    async def note_edges(self, instance: str, epoch: int, edges: list[Edge]) -> None:
-        """Take which devices began or stopped syncing at a process."""
-        self._hear(instance, epoch)
+    async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
+        """Handle devices that began or stopped syncing with a process."""
+        self._record_contact(instance, epoch)
         for edge in edges:
             user = await self._user(edge.user_id)
             if edge.state is None:
@@ -154,48 +171,48 @@ class PresenceMemory:
                 if device is not None:
                     device.instances.discard(instance)
             else:
-                self._begin(user, instance, edge.device_id, edge.state)
-            self._look(edge.user_id, user)
+                self._start_syncing(user, instance, edge.device_id, edge.state)
+            self._update(edge.user_id, user)
 
     async def note_active(self, user_ids: list[UserID]) -> None:
-        """Take who did something just now."""
+        """Record that users are active now."""
         for user_id in user_ids:
             user = await self._user(user_id)
             user.last_active_ms = self._clock.now_ms()
             for device in user.devices.values():
                 if device.state == UNAVAILABLE:
                     device.state = ONLINE
-            self._look(user_id, user)
+            self._update(user_id, user)
 
     async def keep(self, instance: str, epoch: int) -> bool:
-        """Hear that a process still lives; False: say again which of its devices sync."""
-        known = self._instances.get(instance)
-        is_known = known is not None and known.epoch == epoch
-        self._hear(instance, epoch)
+        """Handle a keepalive; return False if the process must report its devices again."""
+        instance_record = self._instances.get(instance)
+        is_known = instance_record is not None and instance_record.epoch == epoch
+        self._record_contact(instance, epoch)
         return is_known
 
     def set_remote(self, rows: Iterable[PresenceRow]) -> None:
-        """Take what other servers tell of their users."""
+        """Publish the presence of remote users."""
         for row in rows:
             user = self._users.setdefault(UserID(row.user_id), _User())
-            self._tell(UserID(row.user_id), user, row)
+            self._publish(UserID(row.user_id), user, row)
 
     def expire(self) -> int | None:
-        """Look at those whose time has come; give the ms until the next one's does."""
+        """Update users whose timers have expired; return the ms until the next timer."""
         now_ms = self._clock.now_ms()
         for name, instance in list(self._instances.items()):
-            if now_ms - instance.heard_ms > INSTANCE_LIVES_MS:
+            if now_ms - instance.heard_ms > INSTANCE_TIMEOUT_MS:
                 self._drop(name)
         while self._due and self._due[0][0] <= now_ms:
             due_ms, user_id = heapq.heappop(self._due)
             user = self._users.get(user_id)
             if user is not None and user.due_ms == due_ms:
                 user.due_ms = None
-                self._look(user_id, user)
+                self._update(user_id, user)
         return self._due[0][0] - now_ms if self._due else None
 
     async def save(self) -> None:
-        """Write what was told since the last time."""
+        """Store the changes published since the last time."""
         unsaved, self._unsaved = self._unsaved, {}
         if not unsaved:
             return
@@ -211,10 +228,10 @@ class PresenceMemory:
             self._unsaved = {**unsaved, **self._unsaved}
             raise
 
-    async def _save_for_ever(self) -> None:
+    async def _save_periodically(self) -> None:
         try:
             while True:
-                await trio.sleep(SAVE_PAUSE_S)
+                await trio.sleep(SAVE_EVERY_S)
                 await self.save()
         finally:
             with trio.move_on_after(5, shield=True):
@@ -225,36 +242,38 @@ class PresenceMemory:
         if user is not None:
             return user
         records = await self._database.read(storage.of_users, [user_id])
-        return self._users.setdefault(user_id, _of_record(records[0]) if records else _User())
+        return self._users.setdefault(
+            user_id, _user_from_record(records[0]) if records else _User()
+        )
 
-    def _begin(self, user: _User, instance: str, device_id: str, state: str) -> None:
+    def _start_syncing(self, user: _User, instance: str, device_id: str, state: str) -> None:
         was_online = any(device.state == ONLINE for device in user.devices.values())
         device = user.devices.setdefault(device_id, _Device(state))
         device.state = state
         device.instances.add(instance)
-        # That of before a restart; the device itself has spoken now.
-        if device_id != _EARLIER:
-            user.devices.pop(_EARLIER, None)
+        # A real device replaces the placeholder from before a restart.
+        if device_id != _PLACEHOLDER:
+            user.devices.pop(_PLACEHOLDER, None)
         if state == ONLINE and not was_online:
             user.last_active_ms = self._clock.now_ms()
 
-    def _hear(self, instance: str, epoch: int) -> None:
-        known = self._instances.get(instance)
-        if known is not None and known.epoch != epoch:
+    def _record_contact(self, instance: str, epoch: int) -> None:
+        instance_record = self._instances.get(instance)
+        if instance_record is not None and instance_record.epoch != epoch:
             self._drop(instance)
         self._instances[instance] = _Instance(epoch, self._clock.now_ms())
 
     def _drop(self, instance: str) -> None:
         self._instances.pop(instance, None)
         for user_id, user in list(self._users.items()):
-            held = [one for one in user.devices.values() if instance in one.instances]
-            for device in held:
+            devices = [device for device in user.devices.values() if instance in device.instances]
+            for device in devices:
                 device.instances.discard(instance)
-            if held:
-                self._look(user_id, user)
+            if devices:
+                self._update(user_id, user)
 
-    def _look(self, user_id: UserID, user: _User) -> None:
-        """Work out a user's presence now, and tell it if it changed."""
+    def _update(self, user_id: UserID, user: _User) -> None:
+        """Compute a user's presence, and publish it if it has changed."""
         now_ms = self._clock.now_ms()
         for device_id, device in list(user.devices.items()):
             if not device.instances and device.until_ms <= now_ms:
@@ -268,53 +287,53 @@ class PresenceMemory:
             status_msg=user.status_msg,
             currently_active=state == ONLINE and active_ms < self._settings.last_active_granularity,
         )
-        if user.told is None or _edge(row) != _edge(user.told):
-            self._tell(user_id, user, row)
+        if user.published is None or _published_fields(row) != _published_fields(user.published):
+            self._publish(user_id, user, row)
         if user.devices:
             self._schedule(user_id, user)
         else:
-            # What is worth remembering of somebody offline is in the database.
+            # The state of offline users is in the database.
             self._forget(user_id)
 
     def _forget(self, user_id: UserID) -> None:
         if user_id not in self._unsaved:
             self._users.pop(user_id, None)
 
-    def _tell(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
-        user.told = self._unsaved[user_id] = row
+    def _publish(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
+        user.published = self._unsaved[user_id] = row
         self._writer.append_nowait([row])
 
     def _state(self, user: _User, now_ms: int) -> str:
         states = [device.state for device in user.devices.values()]
         best = max(states, key=_RANK.__getitem__, default=OFFLINE)
-        idle = now_ms - user.last_active_ms >= self._settings.idle_timeout
-        return UNAVAILABLE if best == ONLINE and idle else best
+        is_idle = now_ms - user.last_active_ms >= self._settings.idle_timeout
+        return UNAVAILABLE if best == ONLINE and is_idle else best
 
     def _schedule(self, user_id: UserID, user: _User) -> None:
         now_ms = self._clock.now_ms()
-        moments = [one.until_ms for one in user.devices.values() if not one.instances]
-        if user.told is not None and user.told.state == ONLINE:
-            moments.append(user.last_active_ms + self._settings.idle_timeout)
-            moments.append(user.last_active_ms + self._settings.last_active_granularity)
-        due_ms = min((moment for moment in moments if moment > now_ms), default=None)
+        times = [device.until_ms for device in user.devices.values() if not device.instances]
+        if user.published is not None and user.published.state == ONLINE:
+            times.append(user.last_active_ms + self._settings.idle_timeout)
+            times.append(user.last_active_ms + self._settings.last_active_granularity)
+        due_ms = min((time for time in times if time > now_ms), default=None)
         if due_ms is None or (user.due_ms is not None and user.due_ms <= due_ms):
             return
         user.due_ms = due_ms
         heapq.heappush(self._due, (due_ms, user_id))
         if self._due[0][0] == due_ms:
-            self._sooner.set()
+            self._timer_changed.set()
 
 
-def _edge(row: PresenceRow) -> tuple[str, str | None, bool]:
+def _published_fields(row: PresenceRow) -> tuple[str, str | None, bool]:
     return row.state, row.status_msg, row.currently_active
 
 
-def _of_record(record: PresenceRecord) -> _User:
-    told = PresenceRow(
+def _user_from_record(record: PresenceRecord) -> _User:
+    published = PresenceRow(
         record.user_id,
         record.state,
         record.last_active_ms,
         record.status_msg,
         record.currently_active,
     )
-    return _User(told, record.status_msg, record.last_active_ms)
+    return _User(published, record.status_msg, record.last_active_ms)

@@ -1,4 +1,4 @@
-"""The receipts of one room in memory: as events for clients, and as how far a user has read.
+"""The receipts of one room in memory: as event contents, and as read positions of users.
 
 Spec: client-server API, Receipts; Receiving notifications.
 """
@@ -24,9 +24,9 @@ _Key = tuple[str, UserID, str]
 
 @attrs.frozen(slots=True)
 class Receipt:
-    """One receipt as it stands; `position` is its place in the stream of receipts.
+    """The current receipt of a key; `position` is its position in the stream `receipts`.
 
-    `event_stream_id` is None while the event is not here. `thread_id` is "" when unthreaded.
+    `event_stream_id` is None if the event is not known. `thread_id` is "" if unthreaded.
     """
 
     receipt_type: str
@@ -39,69 +39,71 @@ class Receipt:
 
     @property
     def key(self) -> _Key:
-        """Give what there is one receipt for."""
+        """The key of which only one receipt exists."""
         return (self.receipt_type, self.user_id, self.thread_id)
 
 
 @attrs.frozen
-class ReadUpTo:
-    """How far a user has read by receipts: stream numbers of events, in all and by thread."""
+class ReadPositions:
+    """The read positions of a user: stream IDs of events, unthreaded and by thread."""
 
     everywhere: int = _NOWHERE
     threads: Mapping[str, int] = attrs.field(factory=dict)
 
 
-NOTHING_READ: Final = ReadUpTo()
+NOTHING_READ: Final = ReadPositions()
 
 
 @attrs.define(eq=False)
 class RoomReceipts:
-    """The receipts of one room, those that moved last at the end."""
+    """The receipts of a room, in order of their last change."""
 
-    _held: dict[_Key, Receipt] = attrs.Factory(dict)
+    _receipts: dict[_Key, Receipt] = attrs.Factory(dict)
     _threads: dict[UserID, set[str]] = attrs.Factory(dict)
-    _private: dict[UserID, int] = attrs.Factory(dict)  # position of a user's last private one
+    _private: dict[UserID, int] = attrs.Factory(dict)  # position of the last private receipt
     _rendered: dict[int, bytes | None] = attrs.Factory(dict)
     weighed: int = 0
     changes: int = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._receipts)
 
     @property
     def position(self) -> int:
-        """Give the position of the last move; 0 if there is none."""
-        last = next(reversed(self._held.values()), None)
+        """Position of the last change; 0 if there are no receipts."""
+        last = next(reversed(self._receipts.values()), None)
         return 0 if last is None else last.position
 
     def put(self, receipt: Receipt) -> None:
-        """Note a receipt; of two with one key the later one counts."""
+        """Store a receipt, unless a later one with the same key is stored."""
         key = receipt.key
-        old = self._held.get(key)
-        if old is not None and old.position >= receipt.position:
+        existing = self._receipts.get(key)
+        if existing is not None and existing.position >= receipt.position:
             return
         self.changes += 1
-        self._held.pop(key, None)
-        behind = receipt.position < self.position
-        self._held[key] = receipt
-        if behind:
-            self._held = dict(sorted(self._held.items(), key=lambda one: one[1].position))
+        self._receipts.pop(key, None)
+        is_out_of_order = receipt.position < self.position
+        self._receipts[key] = receipt
+        if is_out_of_order:
+            self._receipts = dict(
+                sorted(self._receipts.items(), key=lambda entry: entry[1].position)
+            )
         if receipt.thread_id != UNTHREADED:
             self._threads.setdefault(receipt.user_id, set()).add(receipt.thread_id)
         if receipt.receipt_type == READ_PRIVATE:
-            at = self._private.get(receipt.user_id, 0)
-            self._private[receipt.user_id] = max(at, receipt.position)
+            position = self._private.get(receipt.user_id, 0)
+            self._private[receipt.user_id] = max(position, receipt.position)
         self._rendered.clear()
 
     def find(self, receipt_type: str, user_id: UserID, thread_id: str) -> Receipt | None:
-        """Give one receipt as it stands."""
-        return self._held.get((receipt_type, user_id, thread_id))
+        """Return the receipt of a key, or None."""
+        return self._receipts.get((receipt_type, user_id, thread_id))
 
     def content(self, user_id: UserID, after: int = 0) -> bytes | None:
-        """Give the content of an m.receipt event with what moved after a position.
+        """Return the content of an m.receipt event with the receipts that changed after a position.
 
-        Private receipts are the user's own only. When receipts of one user in several threads
-        are on one event, the event has place for the one that moved last.
+        Private receipts are included for their own user only. If several receipts of a user in
+        different threads refer to one event, only the last changed one fits into the content.
         """
         if after >= self.position:
             return None
@@ -114,31 +116,31 @@ class RoomReceipts:
             self._rendered[after] = rendered and for_keeping(rendered)
         return self._rendered[after]
 
-    def read_up_to(self, user_id: UserID) -> ReadUpTo:
-        """Tell how far a user has read, by public and private receipts."""
+    def read_up_to(self, user_id: UserID) -> ReadPositions:
+        """Return a user's read positions, from public and private receipts."""
         threads = self._threads.get(user_id)
         everywhere = self._furthest(user_id, UNTHREADED)
         if not threads:
-            return NOTHING_READ if everywhere == _NOWHERE else ReadUpTo(everywhere)
-        return ReadUpTo(everywhere, {root: self._furthest(user_id, root) for root in threads})
+            return NOTHING_READ if everywhere == _NOWHERE else ReadPositions(everywhere)
+        return ReadPositions(everywhere, {root: self._furthest(user_id, root) for root in threads})
 
     def _furthest(self, user_id: UserID, thread_id: str) -> int:
-        public = self._held.get((READ, user_id, thread_id))
-        private = self._held.get((READ_PRIVATE, user_id, thread_id))
-        return max(_place(public), _place(private))
+        public = self._receipts.get((READ, user_id, thread_id))
+        private = self._receipts.get((READ_PRIVATE, user_id, thread_id))
+        return max(_stream_id_of(public), _stream_id_of(private))
 
     def _visible(self, user_id: UserID | None, after: int) -> list[Receipt]:
-        moved: list[Receipt] = []
-        for receipt in reversed(self._held.values()):
+        changed: list[Receipt] = []
+        for receipt in reversed(self._receipts.values()):
             if receipt.position <= after:
                 break
             if receipt.receipt_type != READ_PRIVATE or receipt.user_id == user_id:
-                moved.append(receipt)
-        moved.reverse()
-        return moved
+                changed.append(receipt)
+        changed.reverse()
+        return changed
 
 
-def _place(receipt: Receipt | None) -> int:
+def _stream_id_of(receipt: Receipt | None) -> int:
     if receipt is None or receipt.event_stream_id is None:
         return _NOWHERE
     return receipt.event_stream_id
@@ -147,9 +149,9 @@ def _place(receipt: Receipt | None) -> int:
 def _render(receipts: Iterable[Receipt]) -> bytes | None:
     content: dict[str, dict[str, dict[str, Any]]] = {}
     for receipt in receipts:
-        told: dict[str, Any] = {"ts": receipt.ts}
+        entry: dict[str, Any] = {"ts": receipt.ts}
         if receipt.thread_id != UNTHREADED:
-            told["thread_id"] = receipt.thread_id
-        of_event = content.setdefault(receipt.event_id, {})
-        of_event.setdefault(receipt.receipt_type, {})[receipt.user_id] = told
+            entry["thread_id"] = receipt.thread_id
+        by_type = content.setdefault(receipt.event_id, {})
+        by_type.setdefault(receipt.receipt_type, {})[receipt.user_id] = entry
     return orjson.dumps(content) if content else None

@@ -1,4 +1,15 @@
-"""Who types in which room: kept in memory by one process, followed by all.
+"""Typing notifications: in the memory of one process, followed by all.
+
+Rules:
+
+- The writer publishes the full list of typing users of a room whenever it changes. Renewing a
+  notification only extends its timeout.
+- Users stop typing when they say so, when the timeout expires, or when they leave the room.
+- Typing users are not stored, but rooms are: those with typing users, and those whose users stopped
+  typing within ENDED_KEPT_S. After a restart the writer publishes empty lists for them, because
+  clients may still show typing users there.
+- Readers keep the rooms in order of their last change. If the writer has restarted (a reset), rooms
+  that it does not mention are emptied.
 
 Spec: client-server API, Typing Notifications.
 """
@@ -20,40 +31,36 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import EventRow, TypingRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import EVENTS, TYPING
-from hs.services.ephemeral.member_protocols import Activity, Joined
+from hs.services.ephemeral.member_protocols import ActivityListener, JoinedMembers
 from hs.storage.database import Database
 from hs.storage.ephemeral import typing_rooms
 
-LONGEST_MS: Final = 120_000
-"""Nobody types longer than this without saying so again."""
+MAX_TIMEOUT_MS: Final = 120_000
+"""Longest timeout of a typing notification."""
 
 MAX_ROOMS: Final = 100_000
-"""Rooms whose last change a process remembers; the oldest are forgotten."""
+"""Limit on the rooms whose last change a process keeps; the oldest are dropped."""
 
-NOTE_S: Final = 1.0
-"""How long changes gather before they are written down."""
+SAVE_EVERY_S: Final = 1.0
+"""How long changes are gathered before they are stored."""
 
-KEPT_S: Final = 600.0
-"""How long it is known over restarts that users stopped typing in a room."""
+ENDED_KEPT_S: Final = 600.0
+"""How long a room without typing users stays stored."""
 
-_NOBODY: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
+_NO_TYPING_USERS: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
 
 
 class TypingWriter(Protocol):
-    """The process that knows who types."""
+    """The writer of typing notifications: local, or the proxy of another process."""
 
     @rpc
     async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
-        """Have a user type for so long; 0 has them stop."""
+        """Set a user as typing for `timeout_ms`; 0 means that the user has stopped."""
         ...
 
 
-class TypingMemory:
-    """The writer: it lets those who do not go on typing stop.
-
-    Where somebody types, or did lately, is noted in the database a moment later, so that a restart
-    ends it, also for those who did not hear yet that it has ended.
-    """
+class LocalTypingWriter:
+    """The writer in the process that owns the stream."""
 
     def __init__(
         self,
@@ -65,66 +72,68 @@ class TypingMemory:
         self._writer = writer
         self._database = database
         self._now_s = now_s
-        self._noted: set[str] = set()
+        self._stored_rooms: set[str] = set()
         self._changed = trio.Event()
         self._rooms: dict[RoomID, dict[UserID, float]] = {}
-        # Where nobody types any more, and since when.
-        self._over: dict[str, float] = {}
-        self._sooner = trio.Event()
+        # Rooms where nobody types any more, and since when.
+        self._ended_s: dict[str, float] = {}
+        self._timer_changed = trio.Event()
         self._next_s = float("inf")
         feed.subscribe(EVENTS, self._on_events)
 
     async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
-        """Have a user type for so long; 0 has them stop."""
+        """Set a user as typing for `timeout_ms`; 0 means that the user has stopped."""
         if timeout_ms > 0:
-            self._start(room_id, user_id, min(timeout_ms, LONGEST_MS) / 1000)
+            self._start(room_id, user_id, min(timeout_ms, MAX_TIMEOUT_MS) / 1000)
         else:
             self._stop(room_id, user_id)
 
     async def run(self) -> None:
-        """Stop those whose time is over, for ever."""
-        await self.end_of_before()
+        """Expire typing users, and store rooms, until cancelled."""
+        await self.end_previous()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._note_for_ever)
+            nursery.start_soon(self._save_periodically)
             while True:
-                self._sooner = trio.Event()
+                self._timer_changed = trio.Event()
                 wait_s = self.expire()
                 with trio.move_on_after(wait_s):
-                    await self._sooner.wait()
+                    await self._timer_changed.wait()
 
-    async def end_of_before(self) -> None:
-        """Tell that nobody types any more where somebody did before a restart."""
-        self._noted = set(await self._database.read(typing_rooms.every))
-        ended = self._noted - self._rooms.keys()
-        self._over = dict.fromkeys(ended, self._now_s()) | self._over
-        if ended:
-            self._writer.append_nowait([TypingRow(room_id, ()) for room_id in sorted(ended)])
+    async def end_previous(self) -> None:
+        """Publish empty lists for rooms where users were typing before a restart."""
+        self._stored_rooms = set(await self._database.read(typing_rooms.every))
+        ended_rooms = self._stored_rooms - self._rooms.keys()
+        self._ended_s = dict.fromkeys(ended_rooms, self._now_s()) | self._ended_s
+        if ended_rooms:
+            self._writer.append_nowait([TypingRow(room_id, ()) for room_id in sorted(ended_rooms)])
         self._changed.set()
 
-    async def note(self) -> None:
-        """Write down where somebody types now, or did lately."""
+    async def save(self) -> None:
+        """Store the rooms where users are typing or have stopped recently."""
         self._changed = trio.Event()
-        oldest_s = self._now_s() - KEPT_S
-        self._over = {room_id: at_s for room_id, at_s in self._over.items() if at_s > oldest_s}
-        now: set[str] = {*self._rooms, *self._over}
-        added, removed = now - self._noted, self._noted - now
+        oldest_s = self._now_s() - ENDED_KEPT_S
+        self._ended_s = {
+            room_id: at_s for room_id, at_s in self._ended_s.items() if at_s > oldest_s
+        }
+        current: set[str] = {*self._rooms, *self._ended_s}
+        added, removed = current - self._stored_rooms, self._stored_rooms - current
         if added or removed:
             await self._database.write(typing_rooms.change, added, removed)
-            self._noted = now
+            self._stored_rooms = current
 
-    async def _note_for_ever(self) -> None:
+    async def _save_periodically(self) -> None:
         while True:
             await self._changed.wait()
-            await trio.sleep(NOTE_S)
-            await self.note()
+            await trio.sleep(SAVE_EVERY_S)
+            await self.save()
 
     def expire(self) -> float:
-        """Stop those whose time is over; give the seconds until the next one's is."""
+        """Stop users whose timeout has expired; return the seconds until the next timeout."""
         now_s = self._now_s()
         for room_id, users in list(self._rooms.items()):
-            over = [user_id for user_id, until_s in users.items() if until_s <= now_s]
-            if over:
-                for user_id in over:
+            expired = [user_id for user_id, until_s in users.items() if until_s <= now_s]
+            if expired:
+                for user_id in expired:
                     del users[user_id]
                 self._publish(room_id, users)
         self._next_s = min(
@@ -133,14 +142,14 @@ class TypingMemory:
         )
         return self._next_s - now_s
 
-    def _start(self, room_id: RoomID, user_id: UserID, for_s: float) -> None:
+    def _start(self, room_id: RoomID, user_id: UserID, timeout_s: float) -> None:
         users = self._rooms.setdefault(room_id, {})
         is_new = user_id not in users
-        users[user_id] = until_s = self._now_s() + for_s
+        users[user_id] = until_s = self._now_s() + timeout_s
         if is_new:
             self._publish(room_id, users)
         if until_s < self._next_s:
-            self._sooner.set()
+            self._timer_changed.set()
 
     def _stop(self, room_id: RoomID, user_id: UserID) -> None:
         users = self._rooms.get(room_id, {})
@@ -149,10 +158,10 @@ class TypingMemory:
 
     def _publish(self, room_id: RoomID, users: dict[UserID, float]) -> None:
         if users:
-            self._over.pop(room_id, None)
+            self._ended_s.pop(room_id, None)
         else:
             self._rooms.pop(room_id, None)
-            self._over[room_id] = self._now_s()
+            self._ended_s[room_id] = self._now_s()
         self._writer.append_nowait([TypingRow(room_id, tuple(users))])
         self._changed.set()
 
@@ -174,55 +183,55 @@ class _RoomTyping:
 
 
 class TypingUsers:
-    """Who types, in each process: the state that the writer has told last."""
+    """The typing users in each process, as last published by the writer."""
 
     def __init__(self, feed: Feed) -> None:
-        # In the order of their last change; rooms where nobody types any more included.
+        # In order of their last change, including rooms where nobody types any more.
         self._rooms: dict[RoomID, _RoomTyping] = {}
         feed.subscribe(TYPING, self._on_rows)
 
     def typing_users(self, room_id: RoomID) -> tuple[UserID, ...]:
-        """Give who types in a room, those who began first in front."""
-        held = self._rooms.get(room_id)
-        return () if held is None else held.user_ids
+        """Return the typing users of a room, in the order in which they began."""
+        room = self._rooms.get(room_id)
+        return () if room is None else room.user_ids
 
     def typing_event(self, room_id: RoomID) -> bytes:
-        """Give the m.typing event of a room as it is now."""
-        held = self._rooms.get(room_id)
-        return _NOBODY if held is None else held.rendered
+        """Return the current m.typing event of a room."""
+        room = self._rooms.get(room_id)
+        return _NO_TYPING_USERS if room is None else room.rendered
 
     def last_change(self, room_id: RoomID) -> int:
-        """Give the position of the room's last change; 0 if none is known."""
-        held = self._rooms.get(room_id)
-        return 0 if held is None else held.position
+        """Return the position of the room's last change; 0 if none is known."""
+        room = self._rooms.get(room_id)
+        return 0 if room is None else room.position
 
     def changed_rooms(self, after: int) -> list[RoomID]:
-        """List the rooms where the typing users changed after a position.
+        """Return the rooms whose typing users changed after a position.
 
-        Changes that happened before this process or the writer started are not known.
+        Changes from before the start of this process or of the writer are not known.
         """
         changed: list[RoomID] = []
-        for room_id, held in reversed(self._rooms.items()):
-            if held.position <= after:
+        for room_id, room in reversed(self._rooms.items()):
+            if room.position <= after:
                 break
             changed.append(room_id)
         return changed
 
     def _on_rows(self, batch: Batch[TypingRow]) -> None:
         if batch.reset:
-            # The writer began anew: where it does not say that somebody types, nobody does.
-            for room_id, held in list(self._rooms.items()):
-                if held.user_ids:
-                    self._keep(room_id, batch.position, ())
+            # The writer has restarted: nobody types in rooms that it does not mention.
+            for room_id, room in list(self._rooms.items()):
+                if room.user_ids:
+                    self._set(room_id, batch.position, ())
         for position, row in batch.rows:
             users = tuple(UserID(user_id) for user_id in row.user_ids)
-            self._keep(RoomID(row.room_id), position, users)
+            self._set(RoomID(row.room_id), position, users)
         if batch.reset:
-            self._rooms = dict(sorted(self._rooms.items(), key=lambda one: one[1].position))
+            self._rooms = dict(sorted(self._rooms.items(), key=lambda entry: entry[1].position))
 
-    def _keep(self, room_id: RoomID, position: int, users: tuple[UserID, ...]) -> None:
+    def _set(self, room_id: RoomID, position: int, users: tuple[UserID, ...]) -> None:
         self._rooms.pop(room_id, None)
-        rendered = _render(users) if users else _NOBODY
+        rendered = _render(users) if users else _NO_TYPING_USERS
         self._rooms[room_id] = _RoomTyping(position, users, rendered)
         if len(self._rooms) > MAX_ROOMS:
             del self._rooms[next(iter(self._rooms))]
@@ -230,21 +239,21 @@ class TypingUsers:
 
 @attrs.frozen(eq=False)
 class TypingService:
-    """What clients may say about typing."""
+    """The typing service for clients."""
 
-    members: Joined
+    members: JoinedMembers
     writer: TypingWriter
-    activity: Activity
+    activity: ActivityListener
 
     async def set_typing(
         self, requester: Requester, room_id: RoomID, user_id: UserID, timeout_ms: int
     ) -> None:
-        """Have the requester type for so long; 0 has them stop.
+        """Set the requester as typing for `timeout_ms`; 0 means that they have stopped.
 
         Raises: Forbidden.
         """
         if user_id != requester.user_id:
-            raise Forbidden("Cannot set another user's typing state")
+            raise Forbidden("You cannot set the typing state of another user")
         if not await self.members.is_joined(room_id, user_id):
             raise Forbidden("You are not joined to this room")
         self.activity.note_active(user_id)

@@ -1,1 +1,1 @@
-"""The media repository: files that users upload, and pictures of them in smaller sizes."""
+"""The media repository: uploads, downloads, thumbnails, storage providers, cleanup."""

@@ -1,4 +1,15 @@
-"""Where the content of media is kept: the folder first, then further places that have copies."""
+"""Storage of media content: the media folder, and storage providers that receive copies.
+
+Rules:
+
+- The media folder is written first. Synchronous providers must have a copy before the upload
+  succeeds; other copies are made in the background.
+- The column `is_copied` of a file is set once all its providers have copies. The queue in memory is
+  bounded and lost in a crash; `copy_uncopied` finds the rest in the database.
+- A file that is missing in the folder is fetched from a provider on demand; concurrent requests
+  share the fetch. It appears under its final name only when it is complete.
+- The content of a location never changes, so copies never become stale.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -16,34 +27,34 @@ from hs.storage.database import Database
 from hs.storage.media import media_files
 
 MAX_WAITING = 1000
-LEFTOVERS_AT_ONCE = 100
+UNCOPIED_BATCH = 100
 
 log = logging.getLogger(__name__)
 
 
-class PlaceFault(Unavailable):
-    """A further place does not do what it should; another time it may."""
+class StorageProviderFault(Unavailable):
+    """A storage provider failed; the request can be repeated."""
 
 
 class ContentStore(Protocol):
-    """Keeps files under names; what a name stands for never changes."""
+    """A store of files by location; the content of a location never changes."""
 
     async def put(self, location: str, source: Path) -> None:
         """Store a copy of a file. Raises: OSError."""
         ...
 
     async def fetch(self, location: str, target: Path) -> bool:
-        """Write the content to a file; False when there is none. Raises: OSError."""
+        """Write the content to a file; return False if there is none. Raises: OSError."""
         ...
 
     async def remove(self, location: str) -> None:
-        """Delete the content, if it is there. Raises: OSError."""
+        """Delete the content, if it exists. Raises: OSError."""
         ...
 
 
 @attrs.frozen(eq=False)
 class FolderStore:
-    """Another folder."""
+    """A store in another folder."""
 
     root: Path
 
@@ -62,78 +73,85 @@ class FolderStore:
 
 
 @attrs.frozen(eq=False)
-class Place:
-    """A further place, and what it gets."""
+class ProviderStore:
+    """A storage provider, and the media that it receives."""
 
     store: ContentStore
     takes_local: bool
     takes_remote: bool
-    is_waited_for: bool
+    is_synchronous: bool
 
     def takes(self, is_local: bool) -> bool:
-        """Tell whether it gets media of this server, or of others."""
+        """Return whether the provider receives local or remote media."""
         return self.takes_local if is_local else self.takes_remote
 
 
 @attrs.define(eq=False)
-class Contents:
-    """Everything that holds content; `run` copies to further places in the background."""
+class MediaStorage:
+    """The media folder and the storage providers; `run` makes copies in the background."""
 
     folder: MediaFolder
-    places: Sequence[Place]
+    providers: Sequence[ProviderStore]
     _database: Database
     _fetching: SingleFlight[str] = attrs.field(factory=SingleFlight, init=False)
     _waiting: list[tuple[str, bool]] = attrs.field(factory=list, init=False)
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def wants(self, is_local: bool) -> bool:
-        """Tell whether some place is to get a copy."""
-        return any(place.takes(is_local) for place in self.places)
+    def has_provider(self, is_local: bool) -> bool:
+        """Return whether any provider receives local or remote media."""
+        return any(provider.takes(is_local) for provider in self.providers)
 
-    async def copy_first(self, location: str, is_local: bool) -> bool:
-        """Copy to the places that an upload waits for; tell whether that were all.
+    async def copy_synchronously(self, location: str, is_local: bool) -> bool:
+        """Copy to the synchronous providers; return whether these are all that receive it.
 
-        Raises: PlaceFault; the file is gone then.
+        Raises: StorageProviderFault, after deleting the file from the folder.
         """
-        taking = [place for place in self.places if place.takes(is_local)]
+        receivers = [provider for provider in self.providers if provider.takes(is_local)]
         try:
-            for place in taking:
-                if place.is_waited_for:
-                    await place.store.put(location, self.folder.path_of(location))
+            for provider in receivers:
+                if provider.is_synchronous:
+                    await provider.store.put(location, self.folder.path_of(location))
         except OSError as error:
             await self.folder.remove(location)
-            raise PlaceFault(f"nothing can be copied to where it must be: {error}") from error
-        return all(place.is_waited_for for place in taking)
+            raise StorageProviderFault(
+                f"copying to a synchronous storage provider failed: {error}"
+            ) from error
+        return all(provider.is_synchronous for provider in receivers)
 
-    def copy_later(self, location: str, is_local: bool) -> None:
-        """Have a file copied in the background; what is forgotten here, `copy_leftovers` finds."""
+    def schedule_copy(self, location: str, is_local: bool) -> None:
+        """Schedule a copy in the background; `copy_uncopied` copies what does not fit the queue."""
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append((location, is_local))
             self._wake.set()
 
     async def ensure(self, location: str) -> int:
-        """See that a file is in the folder, and give its size. Raises: NotFound, PlaceFault."""
+        """Make sure that a file is in the folder; return its size.
+
+        Raises: NotFound, StorageProviderFault.
+        """
         size = await self.folder.size_of(location)
-        if size is None and self.places:
+        if size is None and self.providers:
             await self._fetching.run(location, self._fetch, location)
             size = await self.folder.size_of(location)
         if size is None:
-            log.error("the file %s is lost", location)
-            raise NotFound("The media is not there any more")
+            log.error(
+                "media file %s is missing from the media folder and all storage providers", location
+            )
+            raise NotFound("The content of the media is missing")
         return size
 
     async def remove(self, location: str) -> None:
-        """Delete a file everywhere. Raises: OSError."""
-        for place in self.places:
-            await place.store.remove(location)
+        """Delete a file from the folder and all providers. Raises: OSError."""
+        for provider in self.providers:
+            await provider.store.remove(location)
         await self.folder.remove(location)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Copy what is to be copied, until cancelled; ready once the folder was tried."""
+        """Make scheduled copies until cancelled; started once the folder has been checked."""
         try:
             await self.folder.check()
         except MediaFolderFault as fault:
-            log.error("nothing can be uploaded, see media_store_path: %s", fault)
+            log.error("uploads will fail, check media_store_path: %s", fault)
         task_status.started()
         while True:
             await self._wake.wait()
@@ -141,38 +159,42 @@ class Contents:
             while self._waiting:
                 await self._copy(*self._waiting.pop(0))
 
-    async def copy_leftovers(self, own_name: str) -> None:
-        """Copy what a lost process or a broken place has left uncopied."""
-        if not self.places:
+    async def copy_uncopied(self, own_name: str) -> None:
+        """Copy files that were not copied because of a crash or a failed provider."""
+        if not self.providers:
             return
-        found = await self._database.read(media_files.uncopied, own_name, LEFTOVERS_AT_ONCE)
-        for location, is_local in found:
+        uncopied = await self._database.read(media_files.uncopied, own_name, UNCOPIED_BATCH)
+        for location, is_local in uncopied:
             await self._copy(location, is_local)
 
     async def _fetch(self, location: str) -> None:
         fault: OSError | None = None
-        for place in self.places:
+        for provider in self.providers:
             try:
-                async with self.folder.making(location) as path:
-                    if await place.store.fetch(location, path):
+                async with self.folder.creating(location) as path:
+                    if await provider.store.fetch(location, path):
                         return
                     raise FileNotFoundError(location)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("a place that has copies of media fails: %s", error)
+                log.warning("fetching media from a storage provider failed: %s", error)
                 fault = error
         if fault is not None:
-            raise PlaceFault(f"a place that may have the file fails: {fault}") from fault
+            raise StorageProviderFault(
+                f"a storage provider that may have the file failed: {fault}"
+            ) from fault
 
     async def _copy(self, location: str, is_local: bool) -> None:
         try:
-            for place in self.places:
-                if place.takes(is_local):
-                    await place.store.put(location, self.folder.path_of(location))
+            for provider in self.providers:
+                if provider.takes(is_local):
+                    await provider.store.put(location, self.folder.path_of(location))
         except FileNotFoundError:
-            log.warning("%s is not there to be copied", location)
+            log.warning("media file %s does not exist and cannot be copied", location)
         except OSError as error:
-            log.warning("%s is not copied yet: %s", location, error)
+            log.warning(
+                "copying media file %s failed, retrying at the next cleanup: %s", location, error
+            )
             return
         await self._database.write(media_files.set_copied, location)

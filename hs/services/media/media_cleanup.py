@@ -1,4 +1,9 @@
-"""What one process does about media now and then: retention, expiry, removal, lost files."""
+"""The cleanup of media, in one process: retention, expiry, orphaned and lost files.
+
+A file is deleted in three steps, each of which can be repeated after a crash: a transaction marks
+the file as being removed, if no address refers to it and none has claimed it within GRACE_MS; the
+file and its thumbnails are deleted; the row is deleted. Marked files are not used for new uploads.
+"""
 
 import logging
 from typing import Final
@@ -7,16 +12,16 @@ import attrs
 
 from hs.core.ids import ServerName
 from hs.lib.clock import Clock
-from hs.services.media.content_stores import Contents
+from hs.services.media.content_stores import MediaStorage
 from hs.services.media.media_folder import CONTENT, TEMPORARY, THUMBNAILS
 from hs.services.media.repository import MediaRepository
 from hs.settings.sections.media import Retention
 from hs.storage.database import Database
 from hs.storage.media import media, media_files
 
-UPKEEP_PERIOD_S: Final = 3600.0
-AT_ONCE: Final = 500
-# What is being stored right now belongs to nobody yet.
+CLEANUP_PERIOD_S: Final = 3600.0
+BATCH: Final = 500
+# A file that is being stored has no address yet.
 GRACE_MS: Final = 3600 * 1000
 LOST_AFTER_S: Final = 24 * 3600.0
 
@@ -24,67 +29,68 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class MediaUpkeep:
-    """Tidies up; each step may be cut short and is done again the next time."""
+class MediaCleanup:
+    """The cleanup; an interrupted step is repeated by the next run."""
 
     _database: Database
     _clock: Clock
-    _contents: Contents
+    _contents: MediaStorage
     _repository: MediaRepository
     _server_name: ServerName
     _retention: Retention
 
-    async def tidy(self) -> None:
-        """Do all of it."""
+    async def clean_up(self) -> None:
+        """Run all steps."""
         expired = await self._database.write(media.expire, self._clock.now_ms())
         if expired:
-            log.info("%d announced addresses expired", expired)
-        await self.forget_unused()
+            log.info("deleted %d expired media IDs without content", expired)
+        await self.apply_retention()
         await self.remove_orphans()
-        await self._contents.copy_leftovers(self._server_name)
+        await self._contents.copy_uncopied(self._server_name)
         await self.remove_lost_files()
 
-    async def forget_unused(self) -> None:
-        """Delete the addresses that retention is over for."""
-        now_ms, kept = self._clock.now_ms(), self._retention
-        own = self._server_name
+    async def apply_retention(self) -> None:
+        """Delete the addresses that have not been accessed within the retention time."""
+        now_ms, retention = self._clock.now_ms(), self._retention
         for lifetime_ms, unused in (
-            (kept.local_media_lifetime, media.unused_local),
-            (kept.remote_media_lifetime, media.unused_remote),
+            (retention.local_media_lifetime, media.unused_local),
+            (retention.remote_media_lifetime, media.unused_remote),
         ):
             if lifetime_ms is None:
                 continue
             before_ms = now_ms - lifetime_ms
-            while found := await self._database.read(unused, own, before_ms, AT_ONCE):
-                for origin, media_id in found:
+            while addresses := await self._database.read(
+                unused, self._server_name, before_ms, BATCH
+            ):
+                for origin, media_id in addresses:
                     await self._repository.delete(ServerName(origin), media_id)
-                log.info("retention deleted %d media", len(found))
+                log.info("retention deleted %d media", len(addresses))
 
     async def remove_orphans(self) -> None:
-        """Remove the files that no address stands for any more, and their thumbnails."""
+        """Delete the files that no address refers to, and their thumbnails."""
         before_ms = self._clock.now_ms() - GRACE_MS
-        broken: set[str] = set()
+        failed: set[str] = set()
         while True:
-            found = await self._database.read(media_files.orphans, before_ms, AT_ONCE)
-            waiting = [location for location in found if location not in broken]
-            if not waiting:
+            orphans = await self._database.read(media_files.orphans, before_ms, BATCH)
+            remaining = [location for location in orphans if location not in failed]
+            if not remaining:
                 return
-            for location in waiting:
+            for location in remaining:
                 if not await self._remove(location, before_ms):
-                    broken.add(location)
+                    failed.add(location)
 
     async def remove_lost_files(self) -> None:
-        """Remove what a crash left on the disk without a row that tells of it."""
+        """Delete files that a crash has left on disk without a row in the database."""
         folder = self._contents.folder
-        for location in await folder.stale(TEMPORARY, LOST_AFTER_S):
+        for location in await folder.older_than(TEMPORARY, LOST_AFTER_S):
             await folder.remove(location)
-        for location in await folder.stale(CONTENT, LOST_AFTER_S):
+        for location in await folder.older_than(CONTENT, LOST_AFTER_S):
             if not await self._database.read(media_files.exists, location):
-                log.info("removing %s, which nothing tells of", location)
+                log.info("deleting orphaned media file %s", location)
                 await folder.remove(location)
-        for location in await folder.stale(THUMBNAILS, LOST_AFTER_S):
-            of_file = location.removeprefix(f"{THUMBNAILS}/").rpartition("/")[0]
-            if not await self._database.read(media_files.exists, of_file):
+        for location in await folder.older_than(THUMBNAILS, LOST_AFTER_S):
+            original = location.removeprefix(f"{THUMBNAILS}/").rpartition("/")[0]
+            if not await self._database.read(media_files.exists, original):
                 await folder.remove(location)
 
     async def _remove(self, location: str, before_ms: int) -> bool:
@@ -95,7 +101,9 @@ class MediaUpkeep:
         try:
             await self._contents.remove(location)
         except OSError as error:
-            log.warning("%s is not removed yet: %s", location, error)
+            log.warning(
+                "could not delete media file %s, retrying at the next cleanup: %s", location, error
+            )
             return False
         await self._database.write(media_files.delete_file, location)
         return True

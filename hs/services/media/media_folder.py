@@ -1,9 +1,17 @@
-"""The folder of the media: takes streams in, gives files out in parts, never blocks the others.
+"""The media folder: files that are written atomically and read in chunks, in threads.
 
-content/aa/bb/…     files, named after the SHA-256 of what they hold
-thumbnails/…        thumbnails, each under the name of its file
-temporary/          what is being received; left behind only by a crash
-local_content/…     files of a Synapse that had this folder before; read where they lie
+content/aa/bb/…     files, named after the SHA-256 of their content
+thumbnails/…        thumbnails, in a folder named after the original file
+temporary/          files being written; only a crash leaves any behind
+local_content/…     files of a Synapse that used this folder before; read in place
+
+Rules:
+
+- All disk access happens in threads, limited by THREADS, so that slow disks delay only media.
+- Content is written to a temporary file in the same folder and renamed when it is complete. A file
+  under `content` or `thumbnails` is therefore always complete.
+- At most CHUNK_BYTES per upload or download are held in memory (plus one part as received).
+- Temporary files are removed even if the request is cancelled.
 """
 
 import hashlib
@@ -26,19 +34,19 @@ T = TypeVar("T")
 CONTENT: Final = "content"
 THUMBNAILS: Final = "thumbnails"
 TEMPORARY: Final = "temporary"
-# What passes through memory of one upload or download.
+# Memory used by one upload or download.
 CHUNK_BYTES: Final = 256 * 1024
-# Slow disks hold up media, not everything else that needs a thread.
+# A separate limit, so that slow disks do not occupy the threads of other services.
 THREADS: Final = 16
 
 
 class MediaFolderFault(Unavailable):
-    """The folder cannot be written to: the disk is full, or not ours."""
+    """The folder cannot be written to, for example because the disk is full."""
 
 
 @attrs.frozen
-class Received:
-    """A stream that arrived whole, in a temporary file."""
+class SpooledFile:
+    """A completely received stream, in a temporary file."""
 
     path: Path
     size_bytes: int
@@ -47,7 +55,7 @@ class Received:
 
 @attrs.define(eq=False)
 class MediaFolder:
-    """The media on this machine's disk, or on one that all media processes share."""
+    """The media folder, on a local disk or on one shared by all media processes."""
 
     root: Path
     _limiter: trio.CapacityLimiter = attrs.field(init=False)
@@ -56,95 +64,97 @@ class MediaFolder:
         self._limiter = trio.CapacityLimiter(THREADS)
 
     def path_of(self, location: str) -> Path:
-        """Tell where a file of this name lies."""
+        """Return the path of a file."""
         return self.root / location
 
     async def check(self) -> None:
-        """See whether the folder can be written to. Raises: MediaFolderFault."""
-        await self._writing(self._check)
+        """Check that the folder can be written to. Raises: MediaFolderFault."""
+        await self._run_write(self._check)
 
     @asynccontextmanager
-    async def receive(self, parts: AsyncIterable[bytes], max_bytes: int) -> AsyncIterator[Received]:
-        """Write a stream to a temporary file, which is gone afterwards unless it was kept.
+    async def receive(
+        self, parts: AsyncIterable[bytes], max_bytes: int
+    ) -> AsyncIterator[SpooledFile]:
+        """Write a stream to a temporary file, which is removed afterwards unless it was installed.
 
-        Raises: TooLarge, as soon as there is more than `max_bytes`; MediaFolderFault.
+        Raises: TooLarge as soon as `max_bytes` are exceeded; MediaFolderFault.
         """
-        spool = await self._writing(_Spool.open, self.root / TEMPORARY)
+        spool = await self._run_write(_Spool.open, self.root / TEMPORARY)
         try:
-            waiting: list[bytes] = []
+            chunk: list[bytes] = []
             size = 0
             async for part in parts:
                 size += len(part)
                 if spool.size + size > max_bytes:
-                    raise TooLarge(f"Uploads may not be larger than {max_bytes} bytes")
-                waiting.append(part)
+                    raise TooLarge(f"The upload must not be larger than {max_bytes} bytes")
+                chunk.append(part)
                 if size >= CHUNK_BYTES:
-                    await self._writing(spool.write, waiting)
-                    waiting, size = [], 0
-            yield await self._writing(spool.finish, waiting)
+                    await self._run_write(spool.write, chunk)
+                    chunk, size = [], 0
+            yield await self._run_write(spool.finish, chunk)
         finally:
             with trio.CancelScope(shield=True):
-                await self._work(spool.discard)
+                await self._run_in_thread(spool.discard)
 
-    async def keep(self, received: Received, location: str) -> None:
-        """Give a received file its name: from then on it is there whole, whatever happens."""
-        await self._writing(files.install, received.path, self.path_of(location))
+    async def install(self, received: SpooledFile, location: str) -> None:
+        """Rename a received file to its final location, durably."""
+        await self._run_write(files.install, received.path, self.path_of(location))
 
     async def write(self, content: bytes, location: str) -> None:
-        """Store bytes under a name, whole or not at all."""
-        await self._writing(self._write_whole, content, location)
+        """Write a file atomically."""
+        await self._run_write(self._write_whole, content, location)
 
     async def size_of(self, location: str) -> int | None:
-        """Give the size of a file, None if there is none."""
-        return await self._work(_size_of, self.path_of(location))
+        """Return the size of a file; None if it does not exist."""
+        return await self._run_in_thread(_size_of, self.path_of(location))
 
     async def head_of(self, location: str, length: int) -> bytes:
         """Read the beginning of a file."""
-        return await self._work(_head_of, self.path_of(location), length)
+        return await self._run_in_thread(_head_of, self.path_of(location), length)
 
     async def written_ms(self, location: str) -> int:
-        """Tell when a file was last written to."""
+        """Return the modification time of a file."""
         path = self.path_of(location)
-        return await self._work(lambda: int(path.stat().st_mtime * 1000))
+        return await self._run_in_thread(lambda: int(path.stat().st_mtime * 1000))
 
     async def read(self, location: str, start: int, length: int) -> AsyncIterator[bytes]:
-        """Give a part of a file, piece by piece; the file is open only meanwhile."""
-        file = await self._work(_open_at, self.path_of(location), start)
+        """Yield a range of a file in chunks; the file is open until the iterator is closed."""
+        file = await self._run_in_thread(_open_at, self.path_of(location), start)
         try:
             while length:
-                part = await self._work(file.read, min(length, CHUNK_BYTES))
+                part = await self._run_in_thread(file.read, min(length, CHUNK_BYTES))
                 if not part:
-                    raise OSError(f"{location} is shorter than it was")
+                    raise OSError(f"{location} has been truncated")
                 length -= len(part)
                 yield part
         finally:
             file.close()
 
     async def remove(self, location: str) -> None:
-        """Delete a file, if it is there."""
-        await self._work(files.remove, self.path_of(location), self.root)
+        """Delete a file, if it exists."""
+        await self._run_in_thread(files.remove, self.path_of(location), self.root)
 
     @asynccontextmanager
-    async def making(self, location: str) -> AsyncIterator[Path]:
-        """Give a path to write to; what is there at the end gets the name, unless one raises."""
-        path = await self._work(_temporary_path, self.root / TEMPORARY)
+    async def creating(self, location: str) -> AsyncIterator[Path]:
+        """Yield a temporary path whose file is renamed to `location`, unless an error is raised."""
+        path = await self._run_in_thread(_temporary_path, self.root / TEMPORARY)
         try:
             yield path
-            await self._work(files.install, path, self.path_of(location))
+            await self._run_in_thread(files.install, path, self.path_of(location))
         finally:
             with trio.CancelScope(shield=True):
-                await self._work(_unlink, path)
+                await self._run_in_thread(_unlink, path)
 
-    async def stale(self, area: str, age_s: float) -> list[str]:
-        """List files of an area that were not written to for so long."""
-        return await self._work(lambda: list(_stale(self.root, area, age_s)))
+    async def older_than(self, area: str, age_s: float) -> list[str]:
+        """Return the files of an area (`content`, …) that have not been written to for a time."""
+        return await self._run_in_thread(lambda: list(_older_than(self.root, area, age_s)))
 
-    async def _work(self, function: Callable[..., T], *args: object) -> T:
+    async def _run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
 
-    async def _writing(self, function: Callable[..., T], *args: object) -> T:
+    async def _run_write(self, function: Callable[..., T], *args: object) -> T:
         try:
-            return await self._work(function, *args)
+            return await self._run_in_thread(function, *args)
         except OSError as error:
             raise MediaFolderFault(f"{self.root} cannot be written to: {error}") from error
 
@@ -161,7 +171,7 @@ class MediaFolder:
 
 @attrs.define(eq=False)
 class _Spool:
-    """A temporary file that grows; used from threads, by one at a time."""
+    """A temporary file that is being written; not thread-safe."""
 
     path: Path
     file: IO[bytes]
@@ -180,10 +190,10 @@ class _Spool:
             self.digest.update(part)
             self.size += len(part)
 
-    def finish(self, parts: list[bytes]) -> Received:
+    def finish(self, parts: list[bytes]) -> SpooledFile:
         self.write(parts)
         self.file.close()
-        return Received(self.path, self.size, self.digest.hexdigest())
+        return SpooledFile(self.path, self.size, self.digest.hexdigest())
 
     def discard(self) -> None:
         self.file.close()
@@ -219,7 +229,7 @@ def _open_at(path: Path, start: int) -> IO[bytes]:
     return file
 
 
-def _stale(root: Path, area: str, age_s: float) -> Iterator[str]:
+def _older_than(root: Path, area: str, age_s: float) -> Iterator[str]:
     before = time.time() - age_s
     for folder, _, names in os.walk(root / area):
         for name in names:

@@ -1,4 +1,4 @@
-"""Names of media: their mxc:// addresses, and the names of their files.
+"""Names of media: media IDs, mxc:// addresses, file locations, sanitised file names and types.
 
 Spec: client-server API, Content repository, Security considerations.
 """
@@ -22,32 +22,32 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def new_media_id() -> str:
-    """Make a media ID that nobody can guess."""
+    """Return a media ID that cannot be guessed."""
     return "".join(secrets.choice(string.ascii_letters) for _ in range(MEDIA_ID_CHARS))
 
 
 def new_location(sha256: str) -> str:
-    """Name a new file after its content; the end makes the name one that was never used."""
+    """Return the location of a new file: its hash and a suffix that makes it unique."""
     return f"{CONTENT}/{sha256[:2]}/{sha256[2:4]}/{sha256[4:]}.{secrets.token_hex(4)}"
 
 
 def parse_address(server_name: str, media_id: str) -> tuple[ServerName, str]:
-    """Check both parts of an address. Raises: NotFound."""
+    """Validate both parts of an address. Raises: NotFound."""
     try:
         origin = parse_server_name(server_name)
     except InvalidParam:
-        raise NotFound("There are no such media") from None
+        raise NotFound("Media not found") from None
     if len(media_id) > MAX_MEDIA_ID_CHARS or not _MEDIA_ID.fullmatch(media_id):
-        raise NotFound("There are no such media")
+        raise NotFound("Media not found")
     return origin, media_id
 
 
 def clean_type(content_type: str | None) -> str:
-    """Give a content type that may go into a header as it is."""
+    """Return a content type that is valid in a header; the default type if it is not."""
     text = (content_type or "").strip()
     return text if len(text) <= MAX_TYPE_CHARS and _TYPE.fullmatch(text) else DEFAULT_TYPE
 
 
 def clean_name(name: str | None) -> str | None:
-    """Give a file name without control characters, None when nothing is left of it."""
+    """Return a file name without control characters; None if it is empty."""
     return _CONTROL.sub("", name or "")[:MAX_NAME_CHARS] or None

@@ -1,4 +1,4 @@
-"""How media of other servers are got; federation implements it."""
+"""The interface for downloads from other servers."""
 
 from collections.abc import AsyncIterable
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +12,7 @@ from hs.core.ids import ServerName
 
 @attrs.frozen
 class RemoteContent:
-    """What another server answers: `parts` arrive while they are read."""
+    """A response of another server; `parts` are received while they are iterated."""
 
     content_type: str
     upload_name: str | None
@@ -20,12 +20,12 @@ class RemoteContent:
 
 
 class RemoteMedia(Protocol):
-    """Asks other servers for their media."""
+    """A client for media of other servers."""
 
     def download(
         self, origin: ServerName, media_id: str, timeout_ms: int
     ) -> AbstractAsyncContextManager[RemoteContent]:
-        """Open the content of an address.
+        """Open a download of the content of an address.
 
         Raises: NotFound, NotYetUploaded, TooLarge, RemoteFault.
         """
@@ -33,9 +33,9 @@ class RemoteMedia(Protocol):
 
 
 class NoRemoteMedia:
-    """The answer of a server without federation."""
+    """The implementation for a server without federation."""
 
     def download(
         self, origin: ServerName, media_id: str, timeout_ms: int
     ) -> AbstractAsyncContextManager[RemoteContent]:
-        raise NotFound("Media of other servers cannot be reached")
+        raise NotFound("Media of other servers is not available")

@@ -1,8 +1,8 @@
-"""Takes over, one by one as they are asked for, the local media of a Synapse's media folder.
+"""Adoption of local media from a Synapse media folder, one by one when they are requested.
 
-Its files lie under names made of the media ID alone, so they are found without its database.
-What only that knows (content type, file name, who uploaded it) is lost, except that a picture is
-told by how it begins.
+Synapse derives file names from the media ID alone, so files are found without its database. The
+content type, file name and uploader are lost, except that pictures are recognised by their first
+bytes.
 """
 
 from hs.core.ids import ServerName
@@ -12,7 +12,7 @@ from hs.storage.database import Database, Tx
 from hs.storage.media import media
 from hs.storage.media.media import Media, StoredFile
 
-LEAST_ID_CHARS = 5
+MIN_ID_CHARS = 5
 HEAD_BYTES = 16
 _PICTURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -22,24 +22,24 @@ _PICTURES = (
 )
 
 
-def old_location(media_id: str) -> str:
-    """Tell where a Synapse has the file of its own media ID."""
+def synapse_location(media_id: str) -> str:
+    """Return the location of a local media ID's file in a Synapse media folder."""
     return f"local_content/{media_id[:2]}/{media_id[2:4]}/{media_id[4:]}"
 
 
-async def adopted(
+async def adopt_file(
     database: Database, folder: MediaFolder, server_name: ServerName, media_id: str
 ) -> Media | None:
-    """Give an address of this server its old file, if there is one."""
-    if len(media_id) < LEAST_ID_CHARS:
+    """Create a local address for a file of Synapse; return None if there is no such file."""
+    if len(media_id) < MIN_ID_CHARS:
         return None
-    location = old_location(media_id)
+    location = synapse_location(media_id)
     size = await folder.size_of(location)
     if size is None:
         return None
     head = await folder.head_of(location, HEAD_BYTES)
     created_ms = await folder.written_ms(location)
-    found = Media(
+    adopted_media = Media(
         origin=server_name,
         media_id=media_id,
         user_id=None,
@@ -53,15 +53,15 @@ async def adopted(
         is_protected=False,
         quarantined_by=None,
     )
-    return await database.write(_add, found)
+    return await database.write(_add, adopted_media)
 
 
-async def _add(tx: Tx, found: Media) -> Media | None:
-    assert found.location is not None
-    file = StoredFile(found.location, None, found.size_bytes, is_copied=True)
-    await media.claim_file(tx, file, found.created_ms)
-    await media.add(tx, found)
-    return await media.get(tx, found.origin, found.media_id)
+async def _add(tx: Tx, adopted_media: Media) -> Media | None:
+    assert adopted_media.location is not None
+    file = StoredFile(adopted_media.location, None, adopted_media.size_bytes, is_copied=True)
+    await media.claim_file(tx, file, adopted_media.created_ms)
+    await media.add(tx, adopted_media)
+    return await media.get(tx, adopted_media.origin, adopted_media.media_id)
 
 
 def _type_of(head: bytes) -> str:

@@ -1,7 +1,7 @@
-"""Which thumbnail answers a request: one of the listed sizes, a larger one, or the picture itself.
+"""The choice of thumbnail for a request: a configured size, a larger one, or the picture itself.
 
-Spec: client-server API, Thumbnails: never smaller than asked for unless the picture is, never
-larger than the picture.
+Spec: client-server API, Thumbnails: thumbnails are not smaller than requested, unless the picture
+is, and never larger than the picture.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from hs.lib.sandbox.picture_jobs import Box, Method, thumbnail_size
 from hs.settings.sections.media import ThumbnailSize
 from hs.storage.media.media_files import Picture
 
-# What every browser shows, and the specification lets be a thumbnail.
-SHOWN_AS_IT_IS = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
-# For whom no listed size is large enough; few, as each may be stored for each picture.
+# Types that every browser displays, and that the specification permits for thumbnails.
+SERVED_UNCHANGED = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
+# Used if no configured size is large enough. They are few, because each may be stored per picture.
 LARGER_SIDES = (128, 256, 512, 1024, 1600, 2400, 3200, 4800)
 
 
 @attrs.frozen
 class Wanted:
-    """What a client asks for."""
+    """A client's request for a thumbnail."""
 
     width: int
     height: int
@@ -28,47 +28,47 @@ class Wanted:
     is_animated: bool = False
 
 
-def chosen(
-    picture: Picture, wanted: Wanted, listed: Sequence[ThumbnailSize], is_exact: bool
+def choose_thumbnail(
+    picture: Picture, request: Wanted, listed: Sequence[ThumbnailSize], is_exact: bool
 ) -> Box | None:
-    """Choose the thumbnail to give; None stands for the picture as it is.
+    """Return the thumbnail to serve; None means the picture itself.
 
-    `is_exact` lets thumbnails be made in whatever size is asked for.
+    With `is_exact`, thumbnails are generated in the requested size.
     """
-    is_animated = wanted.is_animated and picture.is_animated
-    fits = picture.width <= wanted.width and picture.height <= wanted.height
-    moves_as_wanted = is_animated == picture.is_animated
-    if fits and moves_as_wanted and picture.content_type in SHOWN_AS_IT_IS:
+    is_animated = request.is_animated and picture.is_animated
+    fits = picture.width <= request.width and picture.height <= request.height
+    has_right_animation = is_animated == picture.is_animated
+    if fits and has_right_animation and picture.content_type in SERVED_UNCHANGED:
         return None
-    width, height = wanted.width, wanted.height
-    if wanted.method == "scale" or fits:
+    width, height = request.width, request.height
+    if request.method == "scale" or fits:
         width, height = min(width, picture.width), min(height, picture.height)
     if is_exact:
-        return Box(width, height, wanted.method, is_animated)
-    alike = [size for size in listed if size.method == wanted.method] or listed
-    enough = [
+        return Box(width, height, request.method, is_animated)
+    with_method = [size for size in listed if size.method == request.method] or listed
+    large_enough = [
         size
-        for size in alike
+        for size in with_method
         if size.width >= width
         and size.height >= height
-        and _comes_out(picture, Box(size.width, size.height, _method(size)), (width, height))
+        and _covers(picture, Box(size.width, size.height, _method(size)), (width, height))
     ]
-    if enough:
-        best = min(enough, key=lambda size: _misfit(size, wanted))
+    if large_enough:
+        best = min(large_enough, key=lambda size: _misfit(size, request))
         return Box(best.width, best.height, _method(best), is_animated)
     longest = max(width, height)
-    side = next((one for one in LARGER_SIDES if one >= longest), LARGER_SIDES[-1])
-    if wanted.method == "scale":
+    side = next((length for length in LARGER_SIDES if length >= longest), LARGER_SIDES[-1])
+    if request.method == "scale":
         return Box(side, side, "scale", is_animated)
     factor = side / longest
     larger = Box(max(1, round(width * factor)), max(1, round(height * factor)), "crop", is_animated)
-    if _comes_out(picture, larger, (width, height)):
+    if _covers(picture, larger, (width, height)):
         return larger
     return Box(width, height, "crop", is_animated)
 
 
-def made_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[Box, ...]:
-    """Give what is drawn when a picture is uploaded: all listed sizes that are smaller."""
+def thumbnails_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[Box, ...]:
+    """Return the thumbnails to generate after an upload: all configured sizes that are smaller."""
     return tuple(
         Box(size.width, size.height, _method(size))
         for size in listed
@@ -76,22 +76,22 @@ def made_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[
     )
 
 
-def _comes_out(picture: Picture, box: Box, wanted: tuple[int, int]) -> bool:
-    """Tell whether a crop, whose shape may be another, is as large as the wanted one would be."""
+def _covers(picture: Picture, box: Box, size: tuple[int, int]) -> bool:
+    """Return whether a crop, whose aspect ratio may differ, is at least as large as requested."""
     if box.method != "crop":
         return True
-    width, height = wanted
-    part = min(1.0, picture.width / width, picture.height / height)
-    across, down = thumbnail_size((picture.width, picture.height), box)
-    return across >= int(width * part) and down >= int(height * part)
+    width, height = size
+    scale = min(1.0, picture.width / width, picture.height / height)
+    thumbnail_width, thumbnail_height = thumbnail_size((picture.width, picture.height), box)
+    return thumbnail_width >= int(width * scale) and thumbnail_height >= int(height * scale)
 
 
-def _misfit(size: ThumbnailSize, wanted: Wanted) -> tuple[float, int]:
-    """Order sizes: first by how little their shape differs, then by how small they are."""
-    shape = 0.0
-    if wanted.method == "crop":
-        shape = abs(size.width / size.height - wanted.width / wanted.height)
-    return shape, size.width * size.height
+def _misfit(size: ThumbnailSize, request: Wanted) -> tuple[float, int]:
+    """Return a sort key: difference in aspect ratio (for crops), then area."""
+    ratio_difference = 0.0
+    if request.method == "crop":
+        ratio_difference = abs(size.width / size.height - request.width / request.height)
+    return ratio_difference, size.width * size.height
 
 
 def _method(size: ThumbnailSize) -> Method:

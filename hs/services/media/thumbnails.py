@@ -1,4 +1,16 @@
-"""Thumbnails: found in the store, or drawn in the sandbox, once for everybody who asks at a time.
+"""Thumbnails: read from the media folder, or generated in the sandbox.
+
+Rules:
+
+- Pictures are untrusted input. Only sandbox processes decode them, with limits on time and memory.
+- What a file shows (type, size) is determined once and stored. A file that cannot be decoded is
+  stored as not being a picture, and never tried again. Timeouts and crashes of the sandbox are
+  remembered in memory for FAULT_S, because another attempt may succeed.
+- Concurrent requests for one thumbnail share its generation. A request that finds no thumbnail
+  stored checks again once it is its turn, because a previous one may just have finished.
+- At most MAX_STORED thumbnails per file are stored; further ones are generated for each request.
+  This bounds disk usage if a client requests arbitrary sizes.
+- A stored row whose file is missing counts as not stored.
 
 Spec: client-server API, Thumbnails.
 """
@@ -23,21 +35,21 @@ from hs.lib.sandbox.picture_jobs import (
     read_report,
 )
 from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
-from hs.services.media.content_stores import Contents
+from hs.services.media.content_stores import MediaStorage
 from hs.services.media.media_folder import THUMBNAILS
-from hs.services.media.thumbnail_sizes import Wanted, chosen, made_in_advance
+from hs.services.media.thumbnail_sizes import Wanted, choose_thumbnail, thumbnails_in_advance
 from hs.settings.sections.media import MediaSettings
 from hs.storage.database import Database
 from hs.storage.media import media_files
 from hs.storage.media.media import Media
 from hs.storage.media.media_files import Picture, Size, Thumbnail
 
-LOOK_S: Final = 20.0
-DRAW_S: Final = 60.0
-MAX_DRAWN_BYTES: Final = 64 << 20
+INSPECT_S: Final = 20.0
+GENERATE_S: Final = 60.0
+MAX_OUTPUT_BYTES: Final = 64 << 20
 MAX_WAITING: Final = 200
-# Of one file; more are drawn, but not kept.
-MAX_KEPT: Final = 40
+# Thumbnails of one file; further ones are generated but not stored.
+MAX_STORED: Final = 40
 FAULTS_REMEMBERED: Final = 1000
 FAULT_S: Final = 600.0
 BUSY_MS: Final = 2000
@@ -49,7 +61,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Shown:
-    """A file of the folder that answers a request; `content` where it is kept nowhere."""
+    """A file to serve; `content` is set if it is not stored in the folder."""
 
     content_type: str
     size_bytes: int
@@ -59,9 +71,9 @@ class Shown:
 
 @attrs.define(eq=False)
 class Thumbnails:
-    """Gives thumbnails; `run` draws those of new pictures in advance."""
+    """The thumbnails of media; `run` generates those of new pictures in advance."""
 
-    _contents: Contents
+    _contents: MediaStorage
     _database: Database
     _sandbox: Sandbox
     _settings: MediaSettings
@@ -73,38 +85,41 @@ class Thumbnails:
     def __attrs_post_init__(self) -> None:
         self._faults = LruCache("thumbnail_faults", max_entries=FAULTS_REMEMBERED)
 
-    async def find(self, found: Media, wanted: Wanted) -> Shown:
-        """Give a thumbnail of media, or the picture itself where that is to be given.
+    async def find(self, media: Media, request: Wanted) -> Shown:
+        """Return the thumbnail for a request, or the picture itself.
 
-        Raises: Unknown (no picture), TooLarge, NotFound, LimitExceeded.
+        Raises: Unknown if the media is not a picture, TooLarge, NotFound, LimitExceeded.
         """
-        location = found.location
+        location = media.location
         assert location is not None
         picture = await self.picture_of(location)
-        box = chosen(
-            picture, wanted, self._settings.thumbnail_sizes, self._settings.dynamic_thumbnails
+        box = choose_thumbnail(
+            picture, request, self._settings.thumbnail_sizes, self._settings.dynamic_thumbnails
         )
         if box is None:
             size = await self._contents.ensure(location)
             return Shown(picture.content_type, size, location)
-        kept = await self._kept(location, box)
-        if kept is not None:
-            return kept
-        return await self._flights.run((location, box), self._make, location, box)
+        stored = await self._find_stored(location, box)
+        if stored is not None:
+            return stored
+        return await self._flights.run((location, box), self._generate, location, box)
 
     async def picture_of(self, location: str) -> Picture:
-        """Tell what a file shows. Raises: Unknown (it is no picture), TooLarge, NotFound."""
+        """Return the type and size of a picture.
+
+        Raises: Unknown if the file is not a picture, TooLarge, NotFound.
+        """
         picture = await self._database.read(media_files.picture, location)
         if picture is None:
-            picture = await self._flights.run((location, None), self._look, location)
+            picture = await self._flights.run((location, None), self._inspect, location)
         if not picture.content_type:
             raise Unknown(_NO_PICTURE)
         if picture.width * picture.height > self._settings.max_image_pixels:
-            raise TooLarge("The picture is too large for a thumbnail")
+            raise TooLarge("The picture is too large to generate a thumbnail")
         return picture
 
     def draw_soon(self, stored: Media) -> None:
-        """Have the listed sizes drawn in the background; when there is much to do, later."""
+        """Schedule the generation of the configured sizes; skipped if the queue is full."""
         is_picture = stored.content_type.startswith("image/")
         if not is_picture or self._settings.dynamic_thumbnails or stored.location is None:
             return
@@ -113,94 +128,97 @@ class Thumbnails:
             self._wake.set()
 
     async def run(self) -> None:
-        """Draw what is to be drawn in advance, until cancelled."""
+        """Generate scheduled thumbnails until cancelled."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
             while self._waiting:
-                await self.draw_listed(self._waiting.pop(0))
+                await self.generate_in_advance(self._waiting.pop(0))
 
-    async def draw_listed(self, location: str) -> None:
-        """Draw a picture in every listed size that is smaller than it is."""
+    async def generate_in_advance(self, location: str) -> None:
+        """Generate the thumbnails of a picture in all configured sizes that are smaller."""
         if await self._database.read(media_files.picture, location) is not None:
             return
         try:
             picture = await self.picture_of(location)
-            boxes = made_in_advance(picture, self._settings.thumbnail_sizes)
+            boxes = thumbnails_in_advance(picture, self._settings.thumbnail_sizes)
             if boxes:
-                await self._work(location, boxes)
-        except (MatrixError, Unavailable) as refusal:
-            log.info("no thumbnails of %s: %s", location, refusal)
+                await self._run_job(location, boxes)
+        except (MatrixError, Unavailable) as error:
+            log.info("cannot generate thumbnails of %s: %s", location, error)
 
-    async def _kept(self, location: str, box: Box) -> Shown | None:
-        known = await self._database.read(media_files.thumbnail, location, _size(box))
-        if known is None or await self._contents.folder.size_of(known.location) is None:
+    async def _find_stored(self, location: str, box: Box) -> Shown | None:
+        stored = await self._database.read(media_files.thumbnail, location, _size(box))
+        if stored is None or await self._contents.folder.size_of(stored.location) is None:
             return None
-        return Shown(known.content_type, known.size_bytes, known.location)
+        return Shown(stored.content_type, stored.size_bytes, stored.location)
 
-    async def _look(self, location: str) -> Picture:
-        report = await self._work(location, ())
-        return _picture(report)
+    async def _inspect(self, location: str) -> Picture:
+        report = await self._run_job(location, ())
+        return _picture_from(report)
 
-    async def _make(self, location: str, box: Box) -> Shown:
-        kept = await self._kept(location, box)
-        if kept is not None:
-            return kept
-        report = await self._work(location, (box,))
+    async def _generate(self, location: str, box: Box) -> Shown:
+        stored = await self._find_stored(location, box)
+        if stored is not None:
+            return stored
+        report = await self._run_job(location, (box,))
         if report.is_too_large or not report.drawn:
-            raise TooLarge("The picture is too large for a thumbnail")
+            raise TooLarge("The picture is too large to generate a thumbnail")
         drawn = report.drawn[0]
-        kept = await self._kept(location, box)
-        if kept is not None:
-            return kept
+        stored = await self._find_stored(location, box)
+        if stored is not None:
+            return stored
         return Shown(
             drawn.content_type, len(drawn.content), _location(location, drawn), drawn.content
         )
 
-    async def _work(self, location: str, boxes: tuple[Box, ...]) -> PictureReport:
-        """Look at a file, draw it, and keep both. Raises: Unknown, LimitExceeded, NotFound."""
+    async def _run_job(self, location: str, boxes: tuple[Box, ...]) -> PictureReport:
+        """Inspect a file and generate thumbnails in the sandbox; store the results.
+
+        Raises: Unknown, LimitExceeded, NotFound.
+        """
         fault_s = self._faults.get(location)
         if fault_s is not None and trio.current_time() - fault_s < FAULT_S:
             raise Unknown(_NO_PICTURE)
         await self._contents.ensure(location)
         path = str(self._contents.folder.path_of(location))
         job = encode(PictureJob(path, self._settings.max_image_pixels, boxes))
-        limit_s = DRAW_S if boxes else LOOK_S
+        limit_s = GENERATE_S if boxes else INSPECT_S
         try:
             answer = await self._sandbox.run(
-                DRAW, job, timeout_s=limit_s, max_bytes=MAX_DRAWN_BYTES
+                DRAW, job, timeout_s=limit_s, max_bytes=MAX_OUTPUT_BYTES
             )
             report = read_report(answer)
         except SandboxFault as fault:
-            await self._note_fault(location, fault)
+            await self._record_fault(location, fault)
             raise Unknown(_NO_PICTURE) from None
         except msgspec.DecodeError:
             self._faults.put(location, trio.current_time())
             raise Unknown(_NO_PICTURE) from None
-        await self._database.write(media_files.set_picture, location, _picture(report))
+        await self._database.write(media_files.set_picture, location, _picture_from(report))
         count = await self._database.read(media_files.thumbnail_count, location)
-        for drawn in report.drawn[: max(0, MAX_KEPT - count)]:
-            await self._keep(location, drawn)
+        for drawn in report.drawn[: max(0, MAX_STORED - count)]:
+            await self._store(location, drawn)
         return report
 
-    async def _note_fault(self, location: str, fault: SandboxFault) -> None:
+    async def _record_fault(self, location: str, fault: SandboxFault) -> None:
         if fault.kind is FaultKind.BUSY:
             raise LimitExceeded("The server is busy", retry_after_ms=BUSY_MS)
-        log.info("no thumbnails of %s: %s", location, fault)
+        log.info("cannot generate thumbnails of %s: %s", location, fault)
         if fault.kind is FaultKind.FAILED:
-            nothing = Picture("", 0, 0, is_animated=False)
-            await self._database.write(media_files.set_picture, location, nothing)
+            not_a_picture = Picture("", 0, 0, is_animated=False)
+            await self._database.write(media_files.set_picture, location, not_a_picture)
         else:
-            # Another time it may work, but not again and again.
+            # Another attempt may succeed, but must not be made for every request.
             self._faults.put(location, trio.current_time())
 
-    async def _keep(self, location: str, drawn: Drawn) -> None:
-        made = Thumbnail(drawn.content_type, len(drawn.content), _location(location, drawn))
-        await self._contents.folder.write(drawn.content, made.location)
-        await self._database.write(media_files.add_thumbnail, location, _size(drawn.box), made)
+    async def _store(self, location: str, drawn: Drawn) -> None:
+        thumbnail = Thumbnail(drawn.content_type, len(drawn.content), _location(location, drawn))
+        await self._contents.folder.write(drawn.content, thumbnail.location)
+        await self._database.write(media_files.add_thumbnail, location, _size(drawn.box), thumbnail)
 
 
-def _picture(report: PictureReport) -> Picture:
+def _picture_from(report: PictureReport) -> Picture:
     return Picture(report.content_type, report.width, report.height, report.is_animated)
 
 
@@ -209,8 +227,8 @@ def _size(box: Box) -> Size:
 
 
 def _location(location: str, drawn: Drawn) -> str:
-    """Name a thumbnail after its file and what was asked for."""
+    """Return the location of a thumbnail, named after its file and the requested size."""
     box = drawn.box
-    moving = "-animated" if box.is_animated else ""
+    suffix = "-animated" if box.is_animated else ""
     ending = _ENDINGS.get(drawn.content_type, "bin")
-    return f"{THUMBNAILS}/{location}/{box.width}x{box.height}-{box.method}{moving}.{ending}"
+    return f"{THUMBNAILS}/{location}/{box.width}x{box.height}-{box.method}{suffix}.{ending}"

@@ -1,4 +1,9 @@
-"""Waiting for the content of an address that was announced, whichever process it is uploaded to."""
+"""Waiting for uploads to created addresses, in any process.
+
+Uploads are announced on the stream `caches`. A waiter registers before it reads the database; an
+upload that commits after the read is announced after the registration, and wakes it. Resets of the
+stream, and rows without keys, wake all waiters, which then read again.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +20,8 @@ CACHE_NAME = "media"
 
 
 @attrs.define(eq=False)
-class Arrivals:
-    """Tells of uploads through the stream of caches, and wakes those who wait for them."""
+class UploadWaiters:
+    """The announcements of uploads, and the requests of this process that wait for them."""
 
     _feed: Feed
     _caches: MemoryWriter[CacheRow]
@@ -25,13 +30,13 @@ class Arrivals:
     def __attrs_post_init__(self) -> None:
         self._feed.subscribe(CACHES, self._on_caches)
 
-    def tell(self, uri: str) -> None:
-        """Tell every process that an address has its content."""
+    def announce(self, uri: str) -> None:
+        """Announce to all processes that an address has its content; call it after the commit."""
         self._caches.append_nowait([CacheRow(CACHE_NAME, (uri,))])
 
     @contextmanager
-    def waiting(self, uri: str) -> Iterator[trio.Event]:
-        """Give an event that is set when the address may have got its content."""
+    def wait_for(self, uri: str) -> Iterator[trio.Event]:
+        """Yield an event that is set when the address may have its content."""
         event = trio.Event()
         self._waiting.setdefault(uri, set()).add(event)
         try:

@@ -1,1 +1,1 @@
-"""Previews of links."""
+"""URL previews: fetching, parsing in the sandbox, images, caching."""

@@ -1,4 +1,4 @@
-"""oEmbed: sites that describe their pages by an endpoint. Spec: https://oembed.com/."""
+"""oEmbed: descriptions of pages by endpoints of their sites. Spec: https://oembed.com/."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,17 @@ import orjson
 
 from hs.lib.plain_text import one_line
 from hs.lib.sandbox.page_facts import PageFacts
-from hs.services.previews.opengraph import MAX_VALUE_CHARS, Draft, Properties, draft_of, shortened
+from hs.services.previews.opengraph import (
+    MAX_VALUE_CHARS,
+    PreviewDraft,
+    Properties,
+    draft_of,
+    shortened,
+)
 
-MAX_ANSWER_BYTES = 512 * 1024
+MAX_RESPONSE_BYTES = 512 * 1024
 
-# Large sites whose pages say little, or nothing to programs.
+# Large sites whose pages contain little metadata, or none for programs.
 PROVIDERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "https://publish.twitter.com/oembed",
@@ -45,91 +51,93 @@ PROVIDERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 @attrs.frozen
-class Provider:
-    """An endpoint and the URLs it describes."""
+class OEmbedProvider:
+    """An oEmbed endpoint and the URLs that it describes."""
 
     endpoint: str
     pages: tuple[re.Pattern[str], ...]
 
     def url_for(self, url: str) -> str | None:
-        """Give what to ask about a URL, or None."""
+        """Return the request URL for a page, or None if the endpoint does not describe it."""
         if not any(page.fullmatch(url) for page in self.pages):
             return None
         query = urlencode({"url": url, "format": "json"})
         return f"{self.endpoint}{'&' if '?' in self.endpoint else '?'}{query}"
 
 
-def shipped_providers() -> list[Provider]:
-    """Give the providers that are known without being configured."""
-    return [Provider(endpoint, tuple(map(_pattern, pages))) for endpoint, pages in PROVIDERS]
+def built_in_providers() -> list[OEmbedProvider]:
+    """Return the built-in providers."""
+    return [OEmbedProvider(endpoint, tuple(map(_pattern, pages))) for endpoint, pages in PROVIDERS]
 
 
-def read_providers(text: bytes) -> list[Provider]:
-    """Read a list in the form of https://oembed.com/providers.json. Raises: ValueError."""
-    listed = orjson.loads(text)
-    if not isinstance(listed, list):
-        raise ValueError("it holds no list")
-    found = []
-    for provider in listed:
+def parse_providers(text: bytes) -> list[OEmbedProvider]:
+    """Parse a list in the format of https://oembed.com/providers.json. Raises: ValueError."""
+    entries = orjson.loads(text)
+    if not isinstance(entries, list):
+        raise ValueError("must be a list")
+    providers = []
+    for entry in entries:
         try:
-            for endpoint in provider["endpoints"]:
+            for endpoint in entry["endpoints"]:
                 url = str(endpoint["url"]).replace("{format}", "json")
                 if urlsplit(url).scheme not in ("http", "https"):
                     raise ValueError(f"{url!r:.80} is not a URL")
                 pages = tuple(_pattern(str(scheme)) for scheme in endpoint.get("schemes", ()))
-                found.append(Provider(url, pages))
+                providers.append(OEmbedProvider(url, pages))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a provider lacks {error}") from None
-    return found
+    return providers
 
 
-def endpoint_for(providers: Iterable[Provider], url: str) -> str | None:
-    """Give what to ask about a URL, if a provider describes it."""
-    return next((found for one in providers if (found := one.url_for(url))), None)
+def endpoint_for(providers: Iterable[OEmbedProvider], url: str) -> str | None:
+    """Return the request URL of the first provider that describes a page."""
+    return next((found for provider in providers if (found := provider.url_for(url))), None)
 
 
-def read_answer(body: bytes) -> dict[str, Any]:
-    """Read an oEmbed answer. Raises: ValueError."""
+def parse_response(body: bytes) -> dict[str, Any]:
+    """Parse an oEmbed response. Raises: ValueError."""
     answer = orjson.loads(body)
-    # "1.0" is the only version; some send it as a number.
+    # "1.0" is the only version; some providers send a number.
     if not isinstance(answer, dict) or str(answer.get("version")) not in ("1.0", "1"):
-        raise ValueError("not an oEmbed answer")
+        raise ValueError("not an oEmbed response")
     return answer
 
 
 def html_in(answer: Mapping[str, Any]) -> str | None:
-    """Give the HTML whose text describes the page, if there is any."""
+    """Return the HTML of a `rich` response, whose text describes the page."""
     html = answer.get("html")
     return html if answer.get("type") == "rich" and isinstance(html, str) else None
 
 
-def draft_of_oembed(answer: Mapping[str, Any], html: PageFacts | None, page_url: str) -> Draft:
-    """Choose what to show of a page that an oEmbed answer describes."""
-    found: Properties = {}
+def draft_of_oembed(
+    answer: Mapping[str, Any], html: PageFacts | None, page_url: str
+) -> PreviewDraft:
+    """Return the preview of a page from an oEmbed response."""
+    properties: Properties = {}
     title = _text(answer, "title") or _text(answer, "author_name")
     if title:
-        found["og:title"] = title
+        properties["og:title"] = title
     if site := _text(answer, "provider_name"):
-        found["og:site_name"] = site
-    found["og:url"] = _text(answer, "url") or page_url
+        properties["og:site_name"] = site
+    properties["og:url"] = _text(answer, "url") or page_url
     images: list[str] = []
     if answer.get("type") == "photo" and (photo := _text(answer, "url")):
         images.append(photo)
-        found["og:url"] = page_url
+        properties["og:url"] = page_url
     if thumbnail := _text(answer, "thumbnail_url"):
         images.append(thumbnail)
     if answer.get("type") == "video":
-        found["og:type"] = "video.other"
+        properties["og:type"] = "video.other"
     if html is not None:
-        inside = draft_of(html, page_url)
+        html_draft = draft_of(html, page_url)
         if text := " ".join(html.paragraphs):
-            found["og:description"] = shortened(text)
-        images += inside.images
-    return Draft(found, tuple(image for image in images if _is_web(image)))
+            properties["og:description"] = shortened(text)
+        images += html_draft.images
+    return PreviewDraft(properties, tuple(image for image in images if _is_web(image)))
 
 
 def cache_age_s(answer: Mapping[str, Any]) -> int | None:
-    """Give how long the provider lets its answer be kept."""
+    """Return the cache lifetime of a response, if it specifies one."""
     age = answer.get("cache_age")
     if isinstance(age, str) and age.isdecimal() and len(age) < 12:
         return int(age)
@@ -146,10 +154,10 @@ def _is_web(url: str) -> bool:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    """Turn a scheme of a provider into a pattern; what stands for the host stays within it."""
-    scheme, _, rest = glob.partition("://")
-    host, slash, path = rest.partition("/")
+    """Convert a provider's URL scheme to a pattern; wildcards in the host match only host names."""
+    scheme, _, location = glob.partition("://")
+    host, slash, path = location.partition("/")
     hosts = "[^/?#@:]+".join(map(re.escape, host.split("*")))
     paths = ".*".join(map(re.escape, path.split("*")))
-    either = "https?" if scheme in ("http", "https") else re.escape(scheme)
-    return re.compile(f"{either}://{hosts}{slash}{paths}", re.IGNORECASE | re.DOTALL)
+    scheme_pattern = "https?" if scheme in ("http", "https") else re.escape(scheme)
+    return re.compile(f"{scheme_pattern}://{hosts}{slash}{paths}", re.IGNORECASE | re.DOTALL)

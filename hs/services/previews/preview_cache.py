@@ -1,4 +1,9 @@
-"""Previews of links, each made once and kept for a while: in memory, and in a table for all."""
+"""The cache of URL previews: in memory, and in the database for all processes.
+
+Concurrent requests for a URL share one fetch. At most MAX_CONCURRENT URLs are fetched at the same
+time, and MAX_WAITING requests wait; others are rejected. Failures are cached for FAULT_LIFE_S, in
+memory only.
+"""
 
 import hashlib
 import logging
@@ -11,82 +16,82 @@ from hs.core.errors import LimitExceeded
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
-from hs.services.previews.preview_builder import Links
-from hs.services.previews.preview_fetcher import Fetcher, NotFetched
+from hs.services.previews.preview_builder import PreviewBuilder
+from hs.services.previews.preview_fetcher import NotFetched, PreviewFetcher
 from hs.storage.database import Database
 from hs.storage.media import url_previews
 
 MEMORY_BYTES = 8 << 20
-# How long a link that could not be fetched is not tried again.
+# How long a failed URL is not fetched again.
 FAULT_LIFE_S = 60
-AT_ONCE = 8
-MOST_WAITING = 100
+MAX_CONCURRENT = 8
+MAX_WAITING = 100
 BUSY_MS = 5000
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class _Kept:
+class _Cached:
     answer: bytes | NotFetched
     expires_ms: int
 
 
 @attrs.define(eq=False)
 class Previews:
-    """Gives the previews that clients ask for."""
+    """The URL previews that clients request."""
 
     _database: Database
     _clock: Clock
-    _fetcher: Fetcher
-    _links: Links
-    _memory: LruCache[str, _Kept] = attrs.field(init=False)
+    _fetcher: PreviewFetcher
+    _builder: PreviewBuilder
+    _cache: LruCache[str, _Cached] = attrs.field(init=False)
     _flights: SingleFlight[str] = attrs.field(factory=SingleFlight, init=False)
-    _slots: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(AT_ONCE), init=False)
+    _slots: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(MAX_CONCURRENT), init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._memory = LruCache("url_previews", max_weight=MEMORY_BYTES, weigh=_weight)
+        self._cache = LruCache("url_previews", max_weight=MEMORY_BYTES, weigh=_weight)
 
     async def preview(self, url: str) -> bytes:
-        """Give the preview of a link, as JSON; it may be empty.
+        """Return the preview of a URL as JSON; it may be empty.
 
-        Raises: InvalidParam (no link), Forbidden (not to be fetched), NotFetched, LimitExceeded.
+        Raises: InvalidParam, Forbidden if the URL is blocked, NotFetched, LimitExceeded.
         """
-        url = self._fetcher.usual_form(url)
-        kept = self._memory.get(url)
-        if kept is None or kept.expires_ms <= self._clock.now_ms():
-            kept = await self._flights.run(url, self._find, url)
-        if isinstance(kept.answer, bytes):
-            return kept.answer
-        raise NotFetched(kept.answer.cause)
+        url = self._fetcher.normalized(url)
+        cached = self._cache.get(url)
+        if cached is None or cached.expires_ms <= self._clock.now_ms():
+            cached = await self._flights.run(url, self._find, url)
+        if isinstance(cached.answer, bytes):
+            return cached.answer
+        raise NotFetched(cached.answer.cause)
 
-    async def forget_expired(self) -> None:
-        """Delete what nobody is shown any more."""
+    async def delete_expired(self) -> None:
+        """Delete expired previews."""
         await self._database.write(url_previews.forget_expired, self._clock.now_ms())
 
-    async def _find(self, url: str) -> _Kept:
+    async def _find(self, url: str) -> _Cached:
         url_hash, now_ms = hashlib.sha256(url.encode()).hexdigest(), self._clock.now_ms()
         stored = await self._database.read(url_previews.get, url_hash, now_ms)
-        kept = _Kept(*stored) if stored is not None else await self._make(url, url_hash)
-        self._memory.put(url, kept)
-        return kept
+        cached = _Cached(*stored) if stored is not None else await self._build(url, url_hash)
+        self._cache.put(url, cached)
+        return cached
 
-    async def _make(self, url: str, url_hash: str) -> _Kept:
-        if self._slots.statistics().tasks_waiting >= MOST_WAITING:
-            raise LimitExceeded("Too many previews", retry_after_ms=BUSY_MS)
+    async def _build(self, url: str, url_hash: str) -> _Cached:
+        if self._slots.statistics().tasks_waiting >= MAX_WAITING:
+            raise LimitExceeded("Too many URL previews are being generated", retry_after_ms=BUSY_MS)
         try:
             async with self._slots:
-                preview = await self._links.read(url)
+                preview = await self._builder.build(url)
         except NotFetched as fault:
-            # Which links users post is theirs to know: not for the log of every day.
-            log.debug("no preview of a link: %s", fault.cause)
-            return _Kept(fault, self._clock.now_ms() + FAULT_LIFE_S * 1000)
+            # URLs that users post are private, so they are not logged above the debug level.
+            log.debug("generating a URL preview failed: %s", fault.cause)
+            return _Cached(fault, self._clock.now_ms() + FAULT_LIFE_S * 1000)
         answer = orjson.dumps(preview.properties)
         now_ms = self._clock.now_ms()
         expires_ms = now_ms + preview.life_s * 1000
         await self._database.write(url_previews.put, url_hash, url, answer, now_ms, expires_ms)
-        return _Kept(answer, expires_ms)
+        return _Cached(answer, expires_ms)
 
 
-def _weight(url: str, kept: _Kept) -> int:
-    return 500 + len(url) + (len(kept.answer) if isinstance(kept.answer, bytes) else 0)
+def _weight(url: str, cached: _Cached) -> int:
+    return 500 + len(url) + (len(cached.answer) if isinstance(cached.answer, bytes) else 0)

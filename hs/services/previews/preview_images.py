@@ -1,4 +1,4 @@
-"""Images of previews: fetched, and stored in the media repository like any other media."""
+"""Images of previews, which are stored in the media repository and shared by equal content."""
 
 import hashlib
 import logging
@@ -11,21 +11,21 @@ from hs.lib.clock import Clock
 from hs.services.media.repository import MediaRepository
 from hs.services.media.thumbnails import Thumbnails
 from hs.services.previews.opengraph import Properties
-from hs.services.previews.preview_fetcher import Fetcher, content_type_of
+from hs.services.previews.preview_fetcher import PreviewFetcher, content_type_of
 from hs.storage.database import Database
 from hs.storage.media import url_previews
 from hs.storage.media.media import Media
 
 IMAGE_S = 10.0
-# Clients show a preview longer than we keep it.
-KEPT_MS = 7 * 86_400_000
+# Clients show previews for longer than the server caches them.
+UNUSED_LIFE_MS = 7 * 86_400_000
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class StoredImage:
-    """An image that the media repository has."""
+class PreviewImage:
+    """An image in the media repository."""
 
     uri: str
     content_type: str
@@ -35,6 +35,7 @@ class StoredImage:
 
     @property
     def properties(self) -> Properties:
+        """The properties of the preview that describe the image."""
         return {
             "og:image": self.uri,
             "og:image:type": self.content_type,
@@ -46,58 +47,58 @@ class StoredImage:
 
 @attrs.frozen(eq=False)
 class PreviewImages:
-    """Fetches and stores images; what cannot be decoded is none."""
+    """The fetcher and store of preview images; images that cannot be decoded are discarded."""
 
-    _fetcher: Fetcher
+    _fetcher: PreviewFetcher
     _repository: MediaRepository
     _thumbnails: Thumbnails
     _database: Database
     _clock: Clock
     _max_bytes: int
 
-    async def fetch(self, url: str) -> StoredImage | None:
-        """Fetch an image and store it; None if that brings none."""
+    async def fetch(self, url: str) -> PreviewImage | None:
+        """Fetch and store an image; return None if that fails."""
         try:
             answer = await self._fetcher.fetch(
                 url, "image/*", timeout_s=IMAGE_S, max_bytes=self._max_bytes
             )
         except MatrixError as error:
-            log.debug("the image of a preview cannot be fetched: %s", error)
+            log.debug("fetching a preview image failed: %s", error)
             return None
-        kind, _ = content_type_of(answer)
-        if not kind.startswith("image/"):
+        content_type, _ = content_type_of(answer)
+        if not content_type.startswith("image/"):
             return None
-        return await self.store(answer.body, kind, None)
+        return await self.store(answer.body, content_type, None)
 
     async def store(
         self, content: bytes, content_type: str, name: str | None
-    ) -> StoredImage | None:
-        """Store an image; None if it is none, or too large to be shown."""
+    ) -> PreviewImage | None:
+        """Store an image; return None if it is not an image, too large, or quarantined."""
         sha256, now_ms = hashlib.sha256(content).hexdigest(), self._clock.now_ms()
-        known = await self._database.write(url_previews.use_image, sha256, now_ms)
-        if known is not None and known.location is not None:
-            return None if known.quarantined_by is not None else await self._shown(known)
+        existing = await self._database.write(url_previews.use_image, sha256, now_ms)
+        if existing is not None and existing.location is not None:
+            return None if existing.quarantined_by is not None else await self._described(existing)
         stored = await self._repository.store(content, content_type, name or None, None)
-        shown = await self._shown(stored)
-        if shown is None:
+        image = await self._described(stored)
+        if image is None:
             await self._repository.delete(ServerName(stored.origin), stored.media_id)
         else:
             await self._database.write(url_previews.put_image, sha256, stored, now_ms)
-        return shown
+        return image
 
-    async def forget_unused(self) -> None:
-        """Delete images that no preview has shown for long."""
-        before_ms = self._clock.now_ms() - KEPT_MS
+    async def delete_unused(self) -> None:
+        """Delete images that no preview has used for UNUSED_LIFE_MS."""
+        before_ms = self._clock.now_ms() - UNUSED_LIFE_MS
         for origin, media_id in await self._database.write(url_previews.forget_images, before_ms):
             await self._repository.delete(ServerName(origin), media_id)
 
-    async def _shown(self, stored: Media) -> StoredImage | None:
+    async def _described(self, stored: Media) -> PreviewImage | None:
         assert stored.location is not None
         try:
             picture = await self._thumbnails.picture_of(stored.location)
         except MatrixError as error:
-            log.debug("the image of a preview is none: %s", error)
+            log.debug("a preview image cannot be decoded: %s", error)
             return None
-        return StoredImage(
+        return PreviewImage(
             stored.uri, picture.content_type, picture.width, picture.height, stored.size_bytes
         )

@@ -1,4 +1,4 @@
-"""Which links are not fetched, whatever they lead to."""
+"""The configured rules that block URLs from being previewed."""
 
 from collections.abc import Iterator, Sequence
 from urllib.parse import ParseResult, urlparse
@@ -8,22 +8,22 @@ from hs.settings.sections.previews import UrlRule
 _PORTS = {"http": 80, "https": 443}
 
 
-def is_refused(rules: Sequence[UrlRule], url: str) -> bool:
-    """Tell whether all patterns of a rule match the URL; a part it does not have never matches.
+def is_blocked(rules: Sequence[UrlRule], url: str) -> bool:
+    """Return whether all patterns of any rule match a URL; a missing part never matches.
 
-    Raises: ValueError, if it is no URL.
+    Raises: ValueError if the URL is invalid.
     """
     return any(_matches(rule, parts) for parts in _spellings(url) for rule in rules)
 
 
 def _spellings(url: str) -> Iterator[ParseResult]:
-    """Give the parts of a URL as they are written, and with the host as rules would name it."""
+    """Yield the parts of a URL as written, and with the host and port normalized."""
     parts = urlparse(url)
     yield parts
     host = (parts.hostname or "").rstrip(".")
     host = f"[{host}]" if ":" in host else host
-    usual_port = parts.port in (None, _PORTS.get(parts.scheme))
-    yield parts._replace(netloc=host if usual_port else f"{host}:{parts.port}")
+    is_default_port = parts.port in (None, _PORTS.get(parts.scheme))
+    yield parts._replace(netloc=host if is_default_port else f"{host}:{parts.port}")
 
 
 def _matches(rule: UrlRule, parts: ParseResult) -> bool:

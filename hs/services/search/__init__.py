@@ -1,1 +1,1 @@
-"""Finding messages by their words."""
+"""Full-text search of messages, room names and topics."""

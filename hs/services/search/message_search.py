@@ -1,4 +1,8 @@
-"""Searches messages, names and topics for words, in what the requester may see.
+"""Search for messages, room names and topics that the requester may see.
+
+Hits come from the index in batches and are then filtered by visibility, so a page may need several
+batches; MAX_PASSES bounds them. The count of results must not reveal events that the requester may
+not see: see `_count`.
 
 Spec: client-server API, Server Side Search.
 """
@@ -20,9 +24,9 @@ from hs.services.rooms.read.visibility import Seen, Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.search.result_serializer import ResultShowing
+from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import KEYS, SearchProgress, text_of
-from hs.services.search.search_request import Cursor, SearchAsk, parse_cursor
+from hs.services.search.search_request import SearchAsk, SearchCursor, parse_cursor
 from hs.storage.database import Database
 from hs.storage.directory import search as storage
 from hs.storage.directory.search import Hit, Wanted
@@ -36,22 +40,22 @@ MAX_BATCH: Final = 500
 MAX_PREDECESSORS: Final = 20
 MAX_HIGHLIGHTS: Final = 100
 CURRENT_S: Final = 3.0
-# Ranks are fractions, and often near to each other; groups are ordered by integers.
-_FINELY: Final = 1_000_000_000
+# Scales ranks, which are fractions that may differ little, to the integer order of groups.
+_ORDER_SCALE: Final = 1_000_000_000
 _READABLE: Final = frozenset((event_types.JOIN, event_types.LEAVE, event_types.BAN))
 
 
 @attrs.frozen(eq=False)
 class _Page:
-    """What was found, in order, and where the next page begins."""
+    """The results of a page, in order, and the start of the next page."""
 
-    found: Sequence[tuple[Hit, Seen]]
-    rest: Cursor | None
+    results: Sequence[tuple[Hit, Seen]]
+    next_cursor: SearchCursor | None
 
 
 @attrs.frozen(eq=False)
 class MessageSearch:
-    """Finds messages."""
+    """The search of messages."""
 
     _database: Database
     _events: EventStore
@@ -59,158 +63,167 @@ class MessageSearch:
     _memberships: Memberships
     _visibility: Visibility
     _progress: SearchProgress
-    _showing: ResultShowing
+    _showing: SearchResultRenderer
     _is_enabled: bool = True
 
-    async def search(self, requester: Requester, ask: SearchAsk) -> dict[str, Any]:
-        """Give a page of results, the section `room_events` of the answer.
+    async def search(self, requester: Requester, request: SearchAsk) -> dict[str, Any]:
+        """Return a page of results, the section `room_events` of the response.
 
-        Raises: InvalidParam; MatrixError, when searching is turned off.
+        Raises: InvalidParam; MatrixError if search is disabled.
         """
         if not self._is_enabled:
             raise MatrixError("M_UNKNOWN", 400, "Search is disabled on this homeserver")
-        first = Cursor(ask.order)
-        cursor = first if ask.next_batch is None else parse_cursor(ask.next_batch, ask.order)
-        query = parse_query(ask.term)
-        wanted = await self._wanted(requester.user_id, ask, query, cursor)
-        if wanted is None:
+        first = SearchCursor(request.order)
+        cursor = (
+            first if request.next_batch is None else parse_cursor(request.next_batch, request.order)
+        )
+        query = parse_query(request.term)
+        index_query = await self._storage_query(requester.user_id, request, query, cursor)
+        if index_query is None:
             return _answer(0, (), [])
         await self._progress.wait_current(CURRENT_S)
-        page = await self._page(requester.user_id, ask, wanted, cursor)
-        count = await self._count(requester.user_id, ask, wanted, page)
-        shown = await self._showing.results(requester, page.found, ask.context)
-        # In a thread: a page of long texts takes its time.
+        page = await self._page(requester.user_id, request, index_query, cursor)
+        count = await self._count(requester.user_id, request, index_query, page)
+        rendered = await self._showing.results(requester, page.results, request.context)
+        # In a thread, because it is CPU-bound for long texts.
         highlights = await trio.to_thread.run_sync(_highlights, page, query)
-        answer = _answer(count, highlights, shown)
-        if page.rest is not None:
-            answer["next_batch"] = page.rest.encode()
-        if ask.groups:
-            answer["groups"] = {key: _grouped(key, page, ask) for key in ask.groups}
-        if ask.include_state:
-            rooms = dict.fromkeys(hit.room_id for hit, _ in page.found)
-            answer["state"] = await self._showing.state(requester, [RoomID(one) for one in rooms])
-        return answer
+        response = _answer(count, highlights, rendered)
+        if page.next_cursor is not None:
+            response["next_batch"] = page.next_cursor.encode()
+        if request.groups:
+            response["groups"] = {key: _grouped(key, page, request) for key in request.groups}
+        if request.include_state:
+            room_ids = dict.fromkeys(RoomID(hit.room_id) for hit, _ in page.results)
+            response["state"] = await self._showing.state(requester, list(room_ids))
+        return response
 
-    async def _wanted(
-        self, user_id: UserID, ask: SearchAsk, query: SearchQuery, cursor: Cursor
+    async def _storage_query(
+        self, user_id: UserID, request: SearchAsk, query: SearchQuery, cursor: SearchCursor
     ) -> Wanted | None:
-        """Say what to look for; None if nothing can be found."""
-        keys = KEYS if ask.keys is None else [key for key in ask.keys if key in KEYS]
-        types = [KEYS[key][0] for key in keys if ask.wanted.allows_type(KEYS[key][0])]
-        rooms = await self._rooms(user_id, ask)
-        senders = ask.wanted.senders
+        """Return the query of the index; None if there can be no results."""
+        keys = KEYS if request.keys is None else [key for key in request.keys if key in KEYS]
+        types = [KEYS[key][0] for key in keys if request.wanted.allows_type(KEYS[key][0])]
+        room_ids = await self._searched_rooms(user_id, request)
+        senders = request.wanted.senders
         if cursor.group is not None:
             key, value = cursor.group
             if key == "room_id":
-                rooms = [room_id for room_id in rooms if room_id == value]
-            elif ask.wanted.allows_sender(value):
+                room_ids = [room_id for room_id in room_ids if room_id == value]
+            elif request.wanted.allows_sender(value):
                 senders = frozenset((value,))
             else:
                 senders = frozenset()
-        nothing = not query.phrases or not types or not rooms or senders == frozenset()
-        if nothing or ask.wanted.limit == 0:
+        is_empty = not query.phrases or not types or not room_ids or senders == frozenset()
+        if is_empty or request.wanted.limit == 0:
             return None
-        return Wanted(query, rooms, types, None if senders is None else sorted(senders))
+        return Wanted(query, room_ids, types, None if senders is None else sorted(senders))
 
-    async def _rooms(self, user_id: UserID, ask: SearchAsk) -> list[RoomID]:
-        """List the rooms that the requester is in or was in, as far as they are wanted."""
+    async def _searched_rooms(self, user_id: UserID, request: SearchAsk) -> list[RoomID]:
+        """Return the current and former rooms of the requester that match the filter."""
         rooms = await self._memberships.rooms_of(user_id)
-        may = [
+        readable = [
             room_id
-            for room_id, own in rooms.items()
-            if own.membership in _READABLE and not own.forgotten
+            for room_id, membership in rooms.items()
+            if membership.membership in _READABLE and not membership.forgotten
         ]
-        wanted = ask.wanted
-        if wanted.rooms is not None:
-            named = set(wanted.rooms)
-            for room_id in wanted.rooms & set(may):
-                named.update(await self._predecessors(RoomID(room_id)))
-            may = [room_id for room_id in may if room_id in named]
-        return [room_id for room_id in may if room_id not in wanted.not_rooms]
+        event_filter = request.wanted
+        if event_filter.rooms is not None:
+            requested = set(event_filter.rooms)
+            for room_id in event_filter.rooms & set(readable):
+                requested.update(await self._predecessors(RoomID(room_id)))
+            readable = [room_id for room_id in readable if room_id in requested]
+        return [room_id for room_id in readable if room_id not in event_filter.not_rooms]
 
     async def _predecessors(self, room_id: RoomID) -> list[RoomID]:
-        """List the rooms that a room was upgraded from."""
-        found: list[RoomID] = []
-        while len(found) < MAX_PREDECESSORS:
+        """Return the predecessors of a room, the latest first."""
+        predecessors: list[RoomID] = []
+        while len(predecessors) < MAX_PREDECESSORS:
             create = await self._states.current_event(room_id, event_types.CREATE)
-            before = None if create is None else predecessor_of(create.event)
-            if before is None or before in found:
+            predecessor = None if create is None else predecessor_of(create.event)
+            if predecessor is None or predecessor in predecessors:
                 break
-            found.append(before)
-            room_id = before
-        return found
+            predecessors.append(predecessor)
+            room_id = predecessor
+        return predecessors
 
-    async def _page(self, user_id: UserID, ask: SearchAsk, wanted: Wanted, cursor: Cursor) -> _Page:
-        """Go through the hits until enough are found that may be seen."""
-        limit = max(1, ask.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT))
-        found: list[tuple[Hit, Seen]] = []
+    async def _page(
+        self, user_id: UserID, request: SearchAsk, query: Wanted, cursor: SearchCursor
+    ) -> _Page:
+        """Read hits until enough of them are visible."""
+        limit = max(1, request.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT))
+        results: list[tuple[Hit, Seen]] = []
         size = max(MIN_BATCH, 2 * limit)
         for _ in range(MAX_PASSES):
-            hits = await self._hits(wanted, cursor, size)
-            seen = await self._seen(user_id, ask, hits)
+            hits = await self._hits(query, cursor, size)
+            visible = await self._visible(user_id, request, hits)
             for hit in hits:
-                cursor = cursor.behind(hit)
-                if hit.stream_id not in seen:
+                cursor = cursor.after(hit)
+                if hit.stream_id not in visible:
                     continue
-                found.append((hit, seen[hit.stream_id]))
-                if len(found) == limit:
+                results.append((hit, visible[hit.stream_id]))
+                if len(results) == limit:
                     is_last = hit is hits[-1] and len(hits) < size
-                    return _Page(found, None if is_last else cursor)
+                    return _Page(results, None if is_last else cursor)
             if len(hits) < size:
-                return _Page(found, None)
+                return _Page(results, None)
             size = min(MAX_BATCH, 2 * size)
-        return _Page(found, cursor)
+        return _Page(results, cursor)
 
-    async def _count(self, user_id: UserID, ask: SearchAsk, wanted: Wanted, page: _Page) -> int:
-        """Give about how many results there are.
+    async def _count(self, user_id: UserID, request: SearchAsk, query: Wanted, page: _Page) -> int:
+        """Return the approximate number of results.
 
-        What is counted unseen is only what members may read: to count the rest, such as what
-        was said after the requester was banned, would be to tell which words are in it.
+        Only rooms whose members may read everything are counted without checking each event. A
+        count that included, for example, events after the requester's ban would reveal which words
+        they contain.
         """
-        if ask.next_batch is None and page.rest is None:
-            return len(page.found)
+        if request.next_batch is None and page.next_cursor is None:
+            return len(page.results)
         rooms = await self._memberships.rooms_of(user_id)
         readable = []
-        for room_id in map(RoomID, wanted.room_ids):
-            own = rooms.get(room_id)
-            is_joined = own is not None and own.membership == event_types.JOIN
+        for room_id in map(RoomID, query.room_ids):
+            membership = rooms.get(room_id)
+            is_joined = membership is not None and membership.membership == event_types.JOIN
             if is_joined and await self._visibility.is_open_to_members(room_id):
                 readable.append(room_id)
         if not readable:
-            return len(page.found)
-        counted = await self._database.read_long(storage.count, wanted._replace(room_ids=readable))
-        return max(counted, len(page.found))
+            return len(page.results)
+        counted = await self._database.read_long(storage.count, query._replace(room_ids=readable))
+        return max(counted, len(page.results))
 
-    async def _hits(self, wanted: Wanted, cursor: Cursor, size: int) -> list[Hit]:
+    async def _hits(self, query: Wanted, cursor: SearchCursor, size: int) -> list[Hit]:
         if cursor.order == "rank":
-            return await self._database.read_long(storage.best, wanted, cursor.place, size)
-        return await self._database.read_long(storage.latest, wanted, cursor.time_place, size)
+            return await self._database.read_long(storage.best, query, cursor.rank_bound, size)
+        return await self._database.read_long(storage.latest, query, cursor.time_bound, size)
 
-    async def _seen(
-        self, user_id: UserID, ask: SearchAsk, hits: Sequence[Hit]
+    async def _visible(
+        self, user_id: UserID, request: SearchAsk, hits: Sequence[Hit]
     ) -> Mapping[int, Seen]:
         stored = await self._events.get_numbered([hit.stream_id for hit in hits])
-        wanted = [
-            one
-            for one in stored.values()
-            if one.redacted_by is None
-            and ask.wanted.allows(one.event.type, one.event.sender, one.event.content)
+        candidates = [
+            event
+            for event in stored.values()
+            if event.redacted_by is None
+            and request.wanted.allows(event.event.type, event.event.sender, event.event.content)
         ]
-        if ask.wanted.needs_children:
+        if request.wanted.needs_children:
             children: dict[str, list[tuple[str, str]]] = {}
-            ids = [one.event_id for one in wanted]
-            for parent, rel_type, sender in await self._database.read(relations.children, ids):
+            event_ids = [event.event_id for event in candidates]
+            for parent, rel_type, sender in await self._database.read(
+                relations.children, event_ids
+            ):
                 children.setdefault(parent, []).append((rel_type, sender))
-            wanted = [
-                one for one in wanted if ask.wanted.allows_children(children.get(one.event_id, ()))
+            candidates = [
+                event
+                for event in candidates
+                if request.wanted.allows_children(children.get(event.event_id, ()))
             ]
-        visible = await self._visibility.filter_visible(user_id, wanted)
-        # Ignored users are left out of what they named, too.
+        visible = await self._visibility.filter_visible(user_id, candidates)
+        # Names and topics set by ignored users are left out as well.
         ignored = await self._visibility.ignored_by(user_id)
         return {
-            one.stored.stream_id: one
-            for one in visible
-            if not one.pruned and one.stored.event.sender not in ignored - {user_id}
+            event.stored.stream_id: event
+            for event in visible
+            if not event.pruned and event.stored.event.sender not in ignored - {user_id}
         }
 
 
@@ -220,22 +233,22 @@ def _answer(count: int, highlights: Sequence[str], results: list[Any]) -> dict[s
 
 def _highlights(page: _Page, query: SearchQuery) -> list[str]:
     words: set[str] = set()
-    for _, seen in page.found:
-        event = seen.stored.event
-        words |= highlights_of(text_of(event.type, dict(content_of(seen.stored))), query)
+    for _, visible in page.results:
+        event = visible.stored.event
+        words |= highlights_of(text_of(event.type, dict(content_of(visible.stored))), query)
     return sorted(words)[:MAX_HIGHLIGHTS]
 
 
-def _grouped(key: Any, page: _Page, ask: SearchAsk) -> dict[str, dict[str, Any]]:
-    """Group the page's results; the best, or latest, of a group says where it belongs."""
+def _grouped(key: Any, page: _Page, request: SearchAsk) -> dict[str, dict[str, Any]]:
+    """Group the results of a page; a group's order is that of its first result."""
     groups: dict[str, dict[str, Any]] = {}
-    for hit, seen in page.found:
-        event = seen.stored.event
+    for hit, visible in page.results:
+        event = visible.stored.event
         value = hit.room_id if key == "room_id" else event.sender
-        order = round(hit.score * _FINELY) if ask.order == "rank" else hit.origin_server_ts
+        order = round(hit.score * _ORDER_SCALE) if request.order == "rank" else hit.origin_server_ts
         group = groups.setdefault(value, {"order": order, "results": []})
         group["results"].append(event.event_id)
-    if page.rest is not None:
+    if page.next_cursor is not None:
         for value, group in groups.items():
-            group["next_batch"] = attrs.evolve(page.rest, group=(key, value)).encode()
+            group["next_batch"] = attrs.evolve(page.next_cursor, group=(key, value)).encode()
     return groups

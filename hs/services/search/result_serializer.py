@@ -1,4 +1,4 @@
-"""Renders results of a search, with what happened around them."""
+"""The rendering of search results with their context and room state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ from hs.services.rooms.store.state_store import StateStore
 from hs.services.search.search_request import ContextAsk
 from hs.storage.directory.search import Hit
 
-MAX_AROUND = 50
+MAX_CONTEXT_EVENTS = 50
 _PROFILE = ("displayname", "avatar_url")
 
 
 @attrs.frozen(eq=False)
-class ResultShowing:
-    """Makes the parts of the answer that hold events."""
+class SearchResultRenderer:
+    """The renderer of the parts of a response that contain events."""
 
     _events: EventStore
     _states: StateStore
@@ -34,51 +34,53 @@ class ResultShowing:
     _showing: Showing
 
     async def results(
-        self, requester: Requester, found: Sequence[tuple[Hit, Seen]], ask: ContextAsk | None
+        self, requester: Requester, results: Sequence[tuple[Hit, Seen]], request: ContextAsk | None
     ) -> list[dict[str, Any]]:
-        """Render results in their order, with context if it is asked for."""
-        rendered = await self._showing.timeline(requester, [seen for _, seen in found])
-        results: list[dict[str, Any]] = []
-        for (hit, seen), event in zip(found, rendered, strict=True):
+        """Render results in order, with context if requested."""
+        rendered = await self._showing.timeline(requester, [visible for _, visible in results])
+        rendered_results: list[dict[str, Any]] = []
+        for (hit, visible), event in zip(results, rendered, strict=True):
             result: dict[str, Any] = {"rank": hit.score, "result": orjson.Fragment(event)}
-            if ask is not None:
-                result["context"] = await self._context(requester, seen, ask)
-            results.append(result)
-        return results
+            if request is not None:
+                result["context"] = await self._context(requester, visible, request)
+            rendered_results.append(result)
+        return rendered_results
 
-    async def state(self, requester: Requester, rooms: Sequence[RoomID]) -> dict[str, Any]:
-        """Give the state of rooms; as it was when the requester left, if they did."""
+    async def state(self, requester: Requester, room_ids: Sequence[RoomID]) -> dict[str, Any]:
+        """Return the state of rooms, as of the requester's departure if they have left."""
         return {
             room_id: orjson.Fragment(await self._room_state.all(requester, room_id))
-            for room_id in rooms
+            for room_id in room_ids
         }
 
-    async def _context(self, requester: Requester, seen: Seen, ask: ContextAsk) -> dict[str, Any]:
+    async def _context(
+        self, requester: Requester, visible: Seen, request: ContextAsk
+    ) -> dict[str, Any]:
         around = await self._timelines.around(
             requester,
-            seen,
-            max(0, min(ask.before_limit, MAX_AROUND)),
-            max(0, min(ask.after_limit, MAX_AROUND)),
+            visible,
+            max(0, min(request.before_limit, MAX_CONTEXT_EVENTS)),
+            max(0, min(request.after_limit, MAX_CONTEXT_EVENTS)),
         )
-        show = self._showing.timeline
+        render = self._showing.timeline
         context: dict[str, Any] = {
             "start": around.start,
             "end": around.end,
-            "events_before": json_array(await show(requester, around.older)),
-            "events_after": json_array(await show(requester, around.newer)),
+            "events_before": json_array(await render(requester, around.older)),
+            "events_after": json_array(await render(requester, around.newer)),
         }
-        if ask.include_profile:
-            context["profile_info"] = await self._profiles([seen, *around.older, *around.newer])
+        if request.include_profile:
+            context["profile_info"] = await self._profiles([visible, *around.older, *around.newer])
         return context
 
-    async def _profiles(self, seen: Sequence[Seen]) -> dict[str, dict[str, Any]]:
-        """Give the senders' profiles as they were at the first of the events, the result."""
-        senders = dict.fromkeys(one.stored.event.sender for one in seen)
+    async def _profiles(self, events: Sequence[Seen]) -> dict[str, dict[str, Any]]:
+        """Return the senders' profiles at the first of the events, which is the result."""
+        senders = dict.fromkeys(event.stored.event.sender for event in events)
         keys = [(event_types.MEMBER, sender) for sender in senders]
-        held = await self._states.of_snapshot(seen[0].stored.snapshot_id or 0, keys)
-        members = await self._events.get(held.values())
+        member_ids = await self._states.of_snapshot(events[0].stored.snapshot_id or 0, keys)
+        members = await self._events.get(member_ids.values())
         profiles: dict[str, dict[str, Any]] = {}
-        for key, event_id in held.items():
+        for key, event_id in member_ids.items():
             content = content_of(members[event_id]) if event_id in members else {}
             profiles[key[1]] = {name: content[name] for name in _PROFILE if content.get(name)}
         return profiles

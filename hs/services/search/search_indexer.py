@@ -1,6 +1,20 @@
-"""Keeps the index of words, off the sending path: one process reads the log of events behind it.
+"""The search index: one process reads the log of stored events and indexes their words.
 
-Whoever searches waits a moment until the index has what their process had seen by then.
+Rules:
+
+- Indexing is not part of sending an event. The indexer is woken by the feed, and reads events from
+  the database in order of stream ID.
+- The progress is stored in the transaction that stores the entries, so that a crash neither loses
+  nor repeats any.
+- The progress is a vector position. While the indexer is catching up, its floor never exceeds the
+  positions that the feed has delivered: other writers may still commit lower stream IDs. Once all
+  stored events are indexed, the progress covers everything that the feed had delivered before the
+  read began.
+- Backfilled events have descending negative stream IDs, and a progress of their own.
+- Events of encrypted rooms are not indexed. When a room becomes encrypted, its entries are deleted;
+  when an event is redacted, its entry is.
+- A search waits, for a limited time, until the index covers what its process had seen when the
+  search began (`SearchProgress`).
 """
 
 import logging
@@ -24,9 +38,9 @@ from hs.storage.directory.search import Entry, Gone, TextEvent
 GATHER_S: Final = 0.5
 BATCH: Final = 500
 PAUSE_S: Final = 0.05
-"""Rest between batches while there is much to catch up, so that others get their turn."""
+"""Pause between batches while catching up, to leave capacity to other work."""
 
-TOLD_EVERY: Final = 20_000
+LOG_EVERY: Final = 20_000
 FORWARDS: Final = "events"
 BACKWARDS: Final = "backfill"
 KEYS: Final = {
@@ -34,7 +48,7 @@ KEYS: Final = {
     "content.name": (event_types.NAME, "name"),
     "content.topic": (event_types.TOPIC, "topic"),
 }
-MEMBER_OF: Final = dict(KEYS.values())
+FIELD_OF_TYPE: Final = dict(KEYS.values())
 _PLAIN: Final = "text/plain"
 _ACCEPTED: Final = 0
 
@@ -42,79 +56,81 @@ log = logging.getLogger(__name__)
 
 
 class SearchIndexer:
-    """Indexes what the log has; one process does, the others wait for it."""
+    """The indexer, which runs in one process."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._feed = feed
         self._wake = trio.Event()
-        self._position: VectorPosition | None = None  # as it is noted, once it was read
+        self._position: VectorPosition | None = None  # as stored; None until it was read
         self._is_backfilled = False
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(BACKFILL, self._on_backfill)
 
     async def run(self) -> None:
-        """Keep the index, for ever."""
+        """Index new events until cancelled."""
         self._position = None
         while True:
             self._wake = trio.Event()
             await self.catch_up()
             await self._wake.wait()
-            # What many say in a moment is one transaction.
+            # Gather events for a moment, so that they are indexed in one transaction.
             await trio.sleep(GATHER_S)
 
     async def catch_up(self) -> None:
-        """Index everything that is stored."""
-        seen = self._feed.position(EVENTS)
-        position = self._position or await self._noted()
-        start = told = after = position.floor
+        """Index all stored events."""
+        delivered = self._feed.position(EVENTS)
+        position = self._position or await self._read_progress()
+        start = logged = after = position.floor
         while True:
-            found = await self._database.read_long(storage.newer, after, BATCH)
-            is_last = len(found) < BATCH
+            events = await self._database.read_long(storage.newer, after, BATCH)
+            is_last = len(events) < BATCH
             if is_last:
-                position = position.merge(seen)
+                position = position.merge(delivered)
             else:
-                after = found[-1].stream_id
-                # Of what was not yet delivered here, other writers may still add lower numbers.
-                position = position.raise_floor(min(after, seen.floor))
-            await self._put(found, FORWARDS, position.encode())
+                after = events[-1].stream_id
+                # Other writers may still commit lower stream IDs than those not delivered here yet.
+                position = position.raise_floor(min(after, delivered.floor))
+            await self._put(events, FORWARDS, position.encode())
             self._position = position
             if is_last:
                 break
-            if after - told >= TOLD_EVERY:
-                told = after
+            if after - logged >= LOG_EVERY:
+                logged = after
                 total = await self._database.read(storage.highest)
-                log.info("search index: events up to %d of %d", after, total)
+                log.info("search index: indexed events up to %d of %d", after, total)
             await trio.sleep(PAUSE_S)
-        if told > start:
-            log.info("search index: all events are in it")
+        if logged > start:
+            log.info("search index: all events are indexed")
         if not self._is_backfilled:
             self._is_backfilled = True
             await self._index_backfilled()
 
     async def _index_backfilled(self) -> None:
-        """Index events of before our time, which are numbered downwards."""
-        noted = await self._database.read(storage.progress, BACKWARDS)
-        below = int(noted) if noted is not None else 0
-        while found := await self._database.read_long(storage.older, below, BATCH):
-            below = found[-1].stream_id
-            await self._put(found, BACKWARDS, str(below))
+        """Index backfilled events, which have descending stream IDs."""
+        progress = await self._database.read(storage.progress, BACKWARDS)
+        below = int(progress) if progress is not None else 0
+        while events := await self._database.read_long(storage.older, below, BATCH):
+            below = events[-1].stream_id
+            await self._put(events, BACKWARDS, str(below))
             await trio.sleep(PAUSE_S)
 
-    async def _noted(self) -> VectorPosition:
-        noted = await self._database.read(storage.progress, FORWARDS)
-        return VectorPosition() if noted is None else VectorPosition.parse(noted)
+    async def _read_progress(self) -> VectorPosition:
+        progress = await self._database.read(storage.progress, FORWARDS)
+        return VectorPosition() if progress is None else VectorPosition.parse(progress)
 
-    async def _put(self, found: Sequence[TextEvent], name: str, position: str) -> None:
-        rooms = sorted({one.room_id for one in found})
-        encrypted = await self._database.read(storage.encrypted_rooms, rooms)
-        searched = [one for one in found if one.room_id not in encrypted]
-        entries = await trio.to_thread.run_sync(_entries, searched)
-        redactions = [one.event_id for one in found if one.type == event_types.REDACTION]
-        # Of rooms that became encrypted; what they said before goes as well.
-        became = {one.room_id for one in found if one.type == event_types.ENCRYPTION} & encrypted
-        gone = Gone(redactions, sorted(became))
-        await self._database.write(storage.put, entries, gone, name, position)
+    async def _put(self, events: Sequence[TextEvent], name: str, position: str) -> None:
+        room_ids = sorted({event.room_id for event in events})
+        encrypted = await self._database.read(storage.encrypted_rooms, room_ids)
+        indexed = [event for event in events if event.room_id not in encrypted]
+        entries = await trio.to_thread.run_sync(_entries, indexed)
+        redactions = [event.event_id for event in events if event.type == event_types.REDACTION]
+        # The earlier entries of rooms that have become encrypted are deleted as well.
+        newly_encrypted = encrypted & {
+            event.room_id for event in events if event.type == event_types.ENCRYPTION
+        }
+        deletions = Gone(redactions, sorted(newly_encrypted))
+        await self._database.write(storage.put, entries, deletions, name, position)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if any(concerns_search(row) for _, row in batch.rows):
@@ -127,84 +143,95 @@ class SearchIndexer:
 
 @attrs.define(eq=False)
 class SearchProgress:
-    """Knows in each process what the index must have so that it is up to date."""
+    """The positions that the index must reach to cover what this process has seen."""
 
     _database: Database
-    _wanted: dict[str, int] = attrs.Factory(dict)
+    _required: dict[str, int] = attrs.Factory(dict)
 
     @classmethod
     def following(cls, database: Database, feed: Feed) -> "SearchProgress":
-        """Follow the feed."""
+        """Create a SearchProgress that follows the feed."""
         progress = cls(database)
         feed.subscribe(EVENTS, progress._on_events)
         return progress
 
     async def wait_current(self, timeout_s: float, poll_s: float = 0.05) -> bool:
-        """Wait until all that this process has seen is in the index; False: it takes too long."""
-        wanted = dict(self._wanted)
+        """Wait until the index covers what this process has seen; return False on timeout."""
+        required = dict(self._required)
         with trio.move_on_after(timeout_s):
-            while wanted:
-                noted = await self._database.read(storage.progress, FORWARDS)
-                position = VectorPosition() if noted is None else VectorPosition.parse(noted)
-                wanted = {
+            while required:
+                progress = await self._database.read(storage.progress, FORWARDS)
+                position = VectorPosition() if progress is None else VectorPosition.parse(progress)
+                required = {
                     writer: number
-                    for writer, number in wanted.items()
+                    for writer, number in required.items()
                     if not position.covers(writer, number)
                 }
-                self._forget(position)
-                if wanted:
+                self._drop_covered(position)
+                if required:
                     await trio.sleep(poll_s)
-        return not wanted
+        return not required
 
-    def _forget(self, position: VectorPosition) -> None:
-        for writer, number in list(self._wanted.items()):
+    def _drop_covered(self, position: VectorPosition) -> None:
+        for writer, number in list(self._required.items()):
             if position.covers(writer, number):
-                del self._wanted[writer]
+                del self._required[writer]
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for stream_id, row in batch.rows:
             if concerns_search(row):
-                self._wanted[batch.writer] = stream_id
+                self._required[batch.writer] = stream_id
 
 
 def concerns_search(row: EventRow) -> bool:
-    """Tell whether an event is to be indexed, or takes others out of the index."""
-    return row.type in MEMBER_OF or row.type == event_types.ENCRYPTION or row.redaction_applies
+    """Return whether an event is indexed, or removes entries from the index."""
+    return row.type in FIELD_OF_TYPE or row.type == event_types.ENCRYPTION or row.redaction_applies
 
 
 def text_of(event_type: str, content: Any) -> str:
-    """Give the text by which an event is found; empty if there is none."""
+    """Return the indexed text of an event; empty if it has none."""
     if not isinstance(content, dict):
         return ""
-    text = content.get(MEMBER_OF.get(event_type, ""))
+    text = content.get(FIELD_OF_TYPE.get(event_type, ""))
     text = text if isinstance(text, str) else ""
     if event_type == event_types.TOPIC:
-        block = _plain_topic(content)
-        # As a rule the two are the same.
-        text = text if block == text else f"{text}\n{block}".strip()
+        plain_text = _plain_topic(content)
+        # Usually the two are equal.
+        text = text if plain_text == text else f"{text}\n{plain_text}".strip()
     return text
 
 
 def _plain_topic(content: Mapping[str, Any]) -> str:
-    """Give the plain text among the representations of a topic."""
+    """Return the plain text representation of a topic (`m.topic`)."""
     block = content.get("m.topic")
     texts = block.get("m.text") if isinstance(block, dict) else None
-    for one in texts if isinstance(texts, list) else ():
-        if isinstance(one, dict) and one.get("mimetype", _PLAIN) == _PLAIN:
-            body = one.get("body")
+    for representation in texts if isinstance(texts, list) else ():
+        if isinstance(representation, dict) and representation.get("mimetype", _PLAIN) == _PLAIN:
+            body = representation.get("body")
             return body if isinstance(body, str) else ""
     return ""
 
 
-def _entries(found: Sequence[TextEvent]) -> list[Entry]:
-    """Make entries of what has words; in a thread, for long texts take their time."""
+def _entries(events: Sequence[TextEvent]) -> list[Entry]:
+    """Return the index entries of events with words. CPU-bound for long texts: run in a thread."""
     entries = []
-    for one in found:
-        if one.status != _ACCEPTED or one.redacted_by is not None or one.type not in MEMBER_OF:
+    for event in events:
+        if (
+            event.status != _ACCEPTED
+            or event.redacted_by is not None
+            or event.type not in FIELD_OF_TYPE
+        ):
             continue
-        words = words_of(text_of(one.type, orjson.loads(bytes(one.pdu)).get("content")))
+        words = words_of(text_of(event.type, orjson.loads(bytes(event.pdu)).get("content")))
         if words:
             entries.append(
-                Entry(one.stream_id, one.room_id, one.type, one.sender, one.origin_server_ts, words)
+                Entry(
+                    event.stream_id,
+                    event.room_id,
+                    event.type,
+                    event.sender,
+                    event.origin_server_ts,
+                    words,
+                )
             )
     return entries

@@ -1,4 +1,4 @@
-"""What a search asks for, and the tokens that lead from one page of results to the next.
+"""Search requests, and the pagination tokens of results.
 
 Spec: client-server API, Server Side Search.
 """
@@ -25,7 +25,7 @@ MAX_TOKEN_CHARS: Final = 2048
 
 @attrs.frozen
 class ContextAsk:
-    """How much is wanted of what happened around each result."""
+    """The requested context of each result."""
 
     before_limit: int = 5
     after_limit: int = 5
@@ -34,7 +34,7 @@ class ContextAsk:
 
 @attrs.frozen
 class SearchAsk:
-    """One search; `keys` are as in the request, `next_batch` a token of an earlier answer."""
+    """A search request; `next_batch` is a token from an earlier response."""
 
     term: str
     keys: Sequence[str] | None = None
@@ -47,10 +47,10 @@ class SearchAsk:
 
 
 @attrs.frozen
-class Cursor:
-    """Where a page begins: behind the hit with this score, or time, and number.
+class SearchCursor:
+    """The start of a page: after the hit with this score (or time) and stream ID.
 
-    With `group` only results of that room or sender are wanted.
+    With `group`, the page contains only results of that room or sender.
     """
 
     order: Order
@@ -58,47 +58,53 @@ class Cursor:
     stream_id: int = _GREATEST
     group: tuple[GroupKey, str] | None = None
 
-    def behind(self, hit: Hit) -> "Cursor":
-        """Go on behind a hit."""
+    def after(self, hit: Hit) -> "SearchCursor":
+        """Return a cursor that continues after a hit."""
         value = hit.score if self.order == "rank" else float(hit.origin_server_ts)
         return attrs.evolve(self, value=value, stream_id=hit.stream_id)
 
     @property
-    def place(self) -> tuple[float, int]:
-        """Give what the hits of the page must be below."""
+    def rank_bound(self) -> tuple[float, int]:
+        """Upper bound (exclusive) of the hits of the page, ordered by rank."""
         return (self.value, self.stream_id)
 
     @property
-    def time_place(self) -> tuple[int, int]:
-        """Give the same where hits are ordered by time."""
+    def time_bound(self) -> tuple[int, int]:
+        """Upper bound (exclusive) of the hits of the page, ordered by time."""
         return (int(max(-_LATEST, min(_LATEST, self.value))), self.stream_id)
 
     def encode(self) -> str:
-        """Give the token."""
+        """Return the token."""
         fields = [self.order, self.value, self.stream_id, *(self.group or ())]
         return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
 
 
-def parse_cursor(text: str, order: Order) -> Cursor:
-    """Read a token for a search that has the same order.
+def parse_cursor(text: str, order: Order) -> SearchCursor:
+    """Parse a token of a search with the same order.
 
     Raises: InvalidParam.
     """
-    refused = InvalidParam("next_batch is not a token of this search")
+    error = InvalidParam("next_batch is not a token of this search")
     if len(text) > MAX_TOKEN_CHARS or not text.isascii():
-        raise refused
+        raise error
     try:
         fields = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except ValueError:
-        raise refused from None
+        raise error from None
     match fields:
         case [name, float(value), int(stream_id)] if name == order:
-            return Cursor(order, value, _bounded(stream_id))
-        case [name, float(value), int(stream_id), ("room_id" | "sender") as key, str(of)] if (
-            name == order
-        ):
-            return Cursor(order, value, _bounded(stream_id), (key, of.replace("\0", "")))
-    raise refused
+            return SearchCursor(order, value, _bounded(stream_id))
+        case [
+            name,
+            float(value),
+            int(stream_id),
+            ("room_id" | "sender") as key,
+            str(group_value),
+        ] if name == order:
+            return SearchCursor(
+                order, value, _bounded(stream_id), (key, group_value.replace("\0", ""))
+            )
+    raise error
 
 
 def _bounded(number: int) -> int:

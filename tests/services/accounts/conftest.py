@@ -1,4 +1,4 @@
-"""Fixtures for accounts."""
+"""Fixtures of the account tests."""
 
 from collections.abc import AsyncIterator
 
@@ -10,6 +10,6 @@ from tests.support.accounts import Accounts, open_accounts
 
 @pytest.fixture
 async def accounts(database: Database) -> AsyncIterator[Accounts]:
-    """The accounts of a server where anybody may register."""
+    """The account services of a server with open registration."""
     async with open_accounts(database) as opened:
         yield opened

@@ -1,1 +1,1 @@
-"""Tests."""
+"""Tests of services for administrators."""

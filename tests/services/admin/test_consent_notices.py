@@ -1,15 +1,15 @@
-"""Users are asked to agree to the terms once for each version."""
+"""Consent notices: sent to users once per version of the terms."""
 
 from typing import Any
 
 import attrs
 
 from hs.core.ids import UserID
-from hs.services.admin.consent_notices import ConsentNotices, filled
+from hs.services.admin.consent_notices import ConsentNotices, with_consent_uri
 from hs.settings.sections.consent import ConsentSettings
 from hs.storage.accounts import consents
 from hs.storage.database import Database, Tx
-from tests.services.admin.test_server_notices import SPEAKER, Tagged, notices_of
+from tests.services.admin.test_server_notices import NOTICES_USER, RecordedTags, notices_of
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
 
@@ -26,45 +26,50 @@ async def add(tx: Tx, user_id: str, seen_ms: int | None, is_guest: int = 0) -> N
         await tx.execute(DEVICE, user_id, seen_ms)
 
 
-async def told(actions: Actions, user_id: UserID) -> list[dict[str, Any]]:
+async def notices_to(actions: Actions, user_id: UserID) -> list[dict[str, Any]]:
     rooms = await actions.memberships.rooms_of(user_id)
-    events = [one for room_id in rooms for one in await actions.events_of(room_id)]
-    return [dict(one.content) for one in events if one.type == "m.room.message"]
+    events = [event for room_id in rooms for event in await actions.events_of(room_id)]
+    return [dict(event.content) for event in events if event.type == "m.room.message"]
 
 
-async def test_active_users_are_asked_once_for_each_version(database: Database) -> None:
+async def test_active_users_are_notified_once_per_version(database: Database) -> None:
     async with open_actions(database) as actions:
         now_ms = actions.world.clock.now_ms()
         settings = ConsentSettings(version="1", server_notice_content=TEXT)
-        asking = ConsentNotices(
+        consent_notices = ConsentNotices(
             database,
             actions.world.clock,
             settings,
             lambda user_id: f"https://x/{user_id}",
-            notices_of(actions, Tagged()),
+            notices_of(actions, RecordedTags()),
         )
-        for user_id, seen_ms in ((ALICE, now_ms), (BOB, now_ms), (CAROL, None), (SPEAKER, now_ms)):
+        for user_id, seen_ms in (
+            (ALICE, now_ms),
+            (BOB, now_ms),
+            (CAROL, None),
+            (NOTICES_USER, now_ms),
+        ):
             await database.write(add, user_id, seen_ms)
         await database.write(consents.put, BOB, "1", 0)
 
-        assert await asking.ask() == 1
-        assert await asking.ask() == 0
+        assert await consent_notices.send_due() == 1
+        assert await consent_notices.send_due() == 0
 
-        assert await told(actions, ALICE) == [filled(TEXT, f"https://x/{ALICE}")]
-        assert await told(actions, BOB) == []
-        newer = attrs.evolve(asking, settings=attrs.evolve(settings, version="2"))
-        assert await newer.ask() == 2
-        assert len(await told(actions, ALICE)) == 2
+        assert await notices_to(actions, ALICE) == [with_consent_uri(TEXT, f"https://x/{ALICE}")]
+        assert await notices_to(actions, BOB) == []
+        next_version = attrs.evolve(consent_notices, settings=attrs.evolve(settings, version="2"))
+        assert await next_version.send_due() == 2
+        assert len(await notices_to(actions, ALICE)) == 2
 
 
-async def test_guests_are_asked_if_so_configured(database: Database) -> None:
+async def test_guests_are_notified_if_configured(database: Database) -> None:
     async with open_actions(database) as actions:
         clock = actions.world.clock
         await database.write(add, ALICE, clock.now_ms(), 1)
         settings = ConsentSettings(version="1", server_notice_content=TEXT)
-        notices = notices_of(actions, Tagged())
-        asking = ConsentNotices(database, clock, settings, str, notices)
+        notices = notices_of(actions, RecordedTags())
+        consent_notices = ConsentNotices(database, clock, settings, str, notices)
 
-        assert await asking.ask() == 0
+        assert await consent_notices.send_due() == 0
         with_guests = attrs.evolve(settings, send_server_notice_to_guests=True)
-        assert await attrs.evolve(asking, settings=with_guests).ask() == 1
+        assert await attrs.evolve(consent_notices, settings=with_guests).send_due() == 1

@@ -1,4 +1,4 @@
-"""Reports: what may be reported, and that they are kept."""
+"""Content reports: what can be reported, and what is stored."""
 
 import pytest
 
@@ -13,11 +13,11 @@ from tests.support.rooms import ALICE, BOB, CAROL, SERVER, open_world
 ALL = "SELECT reporter, room_id, event_id, user_id, reason, score FROM reports ORDER BY id"
 
 
-async def kept(tx: Tx) -> list[tuple[object, ...]]:
+async def stored_reports(tx: Tx) -> list[tuple[object, ...]]:
     return [tuple(row) for row in await tx.fetch(ALL)]
 
 
-async def test_rooms_events_and_users_are_reported(database: Database) -> None:
+async def test_reports_of_rooms_events_and_users_are_stored(database: Database) -> None:
     async with open_world(database) as world:
         reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -27,14 +27,14 @@ async def test_rooms_events_and_users_are_reported(database: Database) -> None:
         await reports.report_event(Requester(BOB), room_id, event_id, "rude", -100)
         await reports.report_user(Requester(BOB), ALICE, "still rude")
 
-        assert await database.read(kept) == [
+        assert await database.read(stored_reports) == [
             (CAROL, room_id, None, None, "", None),
             (BOB, room_id, event_id, ALICE, "rude", -100),
             (BOB, None, None, ALICE, "still rude", None),
         ]
 
 
-async def test_what_is_not_there_cannot_be_reported(database: Database) -> None:
+async def test_unknown_rooms_events_and_users_cannot_be_reported(database: Database) -> None:
     async with open_world(database) as world:
         reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
         room_id = await world.create_room(ALICE)

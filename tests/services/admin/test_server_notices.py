@@ -1,4 +1,4 @@
-"""Server notices: one tagged room for each user, which they cannot turn down."""
+"""Server notices: one tagged room per user, which the user cannot reject."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, SERVER, ZOE
 
-SPEAKER = UserID(f"@server:{SERVER}")
+NOTICES_USER = UserID(f"@server:{SERVER}")
 TEXT = {"msgtype": "m.server_notice", "body": "the server will be down"}
 
 
 @attrs.define
-class Tagged:
-    """Tags over a list."""
+class RecordedTags:
+    """A writer of room tags that records them in a list."""
 
     tags: list[tuple[UserID, RoomID, str]] = attrs.Factory(list)
 
@@ -31,11 +31,13 @@ class Tagged:
         self.tags.append((user_id, room_id, tag))
 
 
-def notices_of(actions: Actions, tags: Tagged, **settings: Any) -> ServerNotices:
-    actions.membership = attrs.evolve(actions.membership, policy=MemberPolicy(notices_user=SPEAKER))
+def notices_of(actions: Actions, tags: RecordedTags, **settings: Any) -> ServerNotices:
+    actions.membership = attrs.evolve(
+        actions.membership, policy=MemberPolicy(notices_user=NOTICES_USER)
+    )
     return ServerNotices(
         settings=NoticeSettings(system_mxid_localpart="server", **settings),
-        notices_user=SPEAKER,
+        notices_user=NOTICES_USER,
         default_version="11",
         database=actions.world.database,
         appender=actions.world.appender,
@@ -52,11 +54,11 @@ async def room_of(actions: Actions, user_id: UserID) -> RoomID:
     return room_id
 
 
-async def test_a_notice_comes_in_a_tagged_room_that_cannot_be_turned_down(
+async def test_notice_is_sent_to_a_tagged_room_that_cannot_be_rejected(
     database: Database,
 ) -> None:
     async with open_actions(database) as actions:
-        tags = Tagged()
+        tags = RecordedTags()
         notices = notices_of(actions, tags, room_topic="About this server")
 
         event_id = await notices.send(ALICE, TEXT)
@@ -65,8 +67,8 @@ async def test_a_notice_comes_in_a_tagged_room_that_cannot_be_turned_down(
         assert tags.tags == [(ALICE, room_id, "m.server_notice")]
         assert await actions.state(room_id, "m.room.name") == {"name": "Server Notices"}
         assert (await actions.state(room_id, "m.room.topic"))["topic"] == "About this server"
-        own = await actions.state(room_id, "m.room.member", SPEAKER)
-        assert own == {"membership": "join", "displayname": "Notices"}
+        membership = await actions.state(room_id, "m.room.member", NOTICES_USER)
+        assert membership == {"membership": "join", "displayname": "Notices"}
         sent = await actions.world.events.get_one(event_id)
         assert sent is not None
         assert sent.event.content == TEXT
@@ -78,11 +80,11 @@ async def test_a_notice_comes_in_a_tagged_room_that_cannot_be_turned_down(
             )
 
 
-async def test_there_is_one_room_for_each_user_and_who_left_is_invited_again(
+async def test_user_who_left_the_notices_room_is_invited_again(
     database: Database,
 ) -> None:
     async with open_actions(database) as actions:
-        notices = notices_of(actions, Tagged())
+        notices = notices_of(actions, RecordedTags())
         await notices.send(ALICE, TEXT)
         room_id = await room_of(actions, ALICE)
         await actions.membership.join(Requester(ALICE), room_id, JoinRequest())
@@ -96,9 +98,9 @@ async def test_there_is_one_room_for_each_user_and_who_left_is_invited_again(
         assert await actions.memberships.membership(room_id, ALICE) == "invite"
 
 
-async def test_users_are_joined_if_so_configured(database: Database) -> None:
+async def test_users_are_joined_if_configured(database: Database) -> None:
     async with open_actions(database) as actions:
-        notices = notices_of(actions, Tagged(), auto_join=True)
+        notices = notices_of(actions, RecordedTags(), auto_join=True)
 
         await notices.send(ALICE, TEXT)
 
@@ -106,9 +108,9 @@ async def test_users_are_joined_if_so_configured(database: Database) -> None:
         assert await actions.memberships.membership(room_id, ALICE) == "join"
 
 
-async def test_only_users_of_this_server_get_notices(database: Database) -> None:
+async def test_notices_are_sent_to_local_users_only(database: Database) -> None:
     async with open_actions(database) as actions:
-        notices = notices_of(actions, Tagged())
+        notices = notices_of(actions, RecordedTags())
 
         with pytest.raises(NotFound):
             await notices.send(ZOE, TEXT)
@@ -116,16 +118,16 @@ async def test_only_users_of_this_server_get_notices(database: Database) -> None
             await attrs.evolve(notices, notices_user=None).send(ALICE, TEXT)
 
 
-async def test_nobody_can_register_under_the_name_of_notices(database: Database) -> None:
+async def test_notices_user_is_reserved(database: Database) -> None:
     async with open_actions(database) as actions:
-        notices = notices_of(actions, Tagged())
+        notices = notices_of(actions, RecordedTags())
 
         await notices.reserve()
         await notices.reserve()
         await attrs.evolve(notices, notices_user=None).reserve()
 
-        assert await database.read(users) == [SPEAKER]
+        assert await database.read(user_ids) == [NOTICES_USER]
 
 
-async def users(tx: Any) -> list[str]:
+async def user_ids(tx: Any) -> list[str]:
     return [row[0] for row in await tx.fetch("SELECT user_id FROM users")]

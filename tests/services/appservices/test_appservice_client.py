@@ -1,18 +1,18 @@
-"""Requests to application services: routes of old, tokens, queries, and what comes back."""
+"""Requests to application services: legacy routes, tokens, third-party lookups, namespaces."""
 
 import pytest
 
 from hs.core.errors import Exclusive, Forbidden
 from hs.core.ids import RoomAlias, UserID
 from hs.core.requester import Requester
-from hs.services.appservices.appservice_client import Route, ServiceCalls
+from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from tests.support.appservices import Sent, Services, registration
 from tests.support.rooms import ALICE, SERVER
 
 
-def _refused(registry: ServiceRegistry, requester: Requester, alias: str) -> bool:
+def _is_rejected(registry: ServiceRegistry, requester: Requester, alias: str) -> bool:
     try:
         registry.check_may_manage(requester, RoomAlias(alias))
     except Exclusive:
@@ -20,58 +20,60 @@ def _refused(registry: ServiceRegistry, requester: Requester, alias: str) -> boo
     return False
 
 
-async def test_a_service_that_knows_only_old_routes_is_asked_by_those() -> None:
+async def test_legacy_route_is_used_if_the_current_one_is_unknown() -> None:
     services = Services(answer=lambda sent: 200 if "/_matrix/" not in sent.url else 404)
     registry = ServiceRegistry([registration()], SERVER)
     calls = ServiceCalls(services, False)
 
     answer = await calls.send(
-        registry.services[0], "GET", Route("/users/x", "/users/x"), timeout_s=10
+        registry.services[0], "GET", AppserviceRoute("/users/x", "/users/x"), timeout_s=10
     )
 
     assert answer.status == 200
-    assert [one.url for one in services.sent] == [
+    assert [request.url for request in services.sent] == [
         "http://irc.test/_matrix/app/v1/users/x",
         "http://irc.test/users/x",
     ]
 
 
-async def test_old_services_get_the_token_in_the_query_if_that_is_wanted() -> None:
+async def test_token_is_sent_in_the_query_if_configured() -> None:
     services = Services()
     registry = ServiceRegistry([registration()], SERVER)
     calls = ServiceCalls(services, True)
 
-    await calls.send(registry.services[0], "GET", Route("/x"), query=[("a", "b c")], timeout_s=10)
+    await calls.send(
+        registry.services[0], "GET", AppserviceRoute("/x"), query=[("a", "b c")], timeout_s=10
+    )
 
     assert services.sent[0].url == "http://irc.test/_matrix/app/v1/x?a=b+c&access_token=hs-irc"
 
 
-async def test_a_service_that_is_away_does_not_hide_the_others() -> None:
+async def test_results_of_reachable_services_are_returned() -> None:
     def answer(sent: Sent) -> int:
         return 0 if "irc.test" in sent.url else 200
 
-    both = [registration(protocols=("chat",)), registration("sms", protocols=("chat",))]
+    registrations = [registration(protocols=("chat",)), registration("sms", protocols=("chat",))]
     networks = ThirdPartyNetworks(
-        ServiceRegistry(both, SERVER), ServiceCalls(Services(answer=answer), False)
+        ServiceRegistry(registrations, SERVER), ServiceCalls(Services(answer=answer), False)
     )
 
     assert await networks.protocol("chat") == {"instances": []}
     assert await networks.users("chat", []) == []
 
 
-def test_aliases_of_a_namespace_are_for_its_service_alone() -> None:
+def test_exclusive_aliases_are_reserved_for_their_service() -> None:
     registry = ServiceRegistry([registration(), registration("sms")], SERVER)
     human = Requester(ALICE)
     irc = Requester(UserID("@ircbot:x"), appservice_id="irc")
 
-    assert _refused(registry, human, f"#_irc_x:{SERVER}")
-    assert not _refused(registry, human, f"#free:{SERVER}")
-    assert not _refused(registry, irc, f"#_irc_x:{SERVER}")
-    assert _refused(registry, irc, f"#_sms_x:{SERVER}")
-    assert _refused(registry, irc, f"#free:{SERVER}")
+    assert _is_rejected(registry, human, f"#_irc_x:{SERVER}")
+    assert not _is_rejected(registry, human, f"#free:{SERVER}")
+    assert not _is_rejected(registry, irc, f"#_irc_x:{SERVER}")
+    assert _is_rejected(registry, irc, f"#_sms_x:{SERVER}")
+    assert _is_rejected(registry, irc, f"#free:{SERVER}")
 
 
-def test_users_of_other_servers_are_in_no_namespace() -> None:
+def test_remote_users_are_in_no_namespace() -> None:
     registry = ServiceRegistry([registration()], SERVER)
 
     assert registry.owns("irc", UserID(f"@_irc_x:{SERVER}"))
@@ -80,7 +82,7 @@ def test_users_of_other_servers_are_in_no_namespace() -> None:
     assert registry.reserves(UserID(f"@ircbot:{SERVER}"), None)
 
 
-def test_people_are_no_services() -> None:
+def test_user_without_service_is_rejected() -> None:
     registry = ServiceRegistry([registration()], SERVER)
 
     with pytest.raises(Forbidden):

@@ -1,4 +1,4 @@
-"""Application services get each event of interest once, in order, whatever happens."""
+"""Application services receive each event of interest once and in order."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from hs.core.ids import RoomID, UserID
 from hs.repl.feed import Batch
 from hs.repl.streams import CACHES
 from hs.services.appservices.appservice_sender import ReadElsewhere
-from hs.services.appservices.transactions import OLD_TO_DEVICE
+from hs.services.appservices.transactions import UNSTABLE_TO_DEVICE
 from hs.settings.sections.appservices import Namespace, Namespaces
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
@@ -25,23 +25,23 @@ from tests.support.rooms import ALICE, BOB, SERVER, World
 OPERATIONS = 60
 
 
-async def test_events_come_while_a_user_of_the_service_is_there(database: Database) -> None:
+async def test_events_are_sent_while_a_user_of_the_service_is_joined(database: Database) -> None:
     async with open_sending(database) as sending:
         world = sending.world
         room_id = await world.create_room(ALICE)
         await world.send(room_id, ALICE, "before")
-        joined = await world.join(room_id, GHOST)
-        heard = await world.send(room_id, ALICE, "while")
-        left = await world.leave(room_id, GHOST)
+        join_event = await world.join(room_id, GHOST)
+        event = await world.send(room_id, ALICE, "while")
+        leave_event = await world.leave(room_id, GHOST)
         await world.send(room_id, ALICE, "after")
-        again = await world.join(room_id, GHOST)
-        await sending.services.until(lambda: again.event_id in sending.services.events())
+        second_join = await world.join(room_id, GHOST)
+        await sending.services.until(lambda: second_join.event_id in sending.services.events())
 
-        wanted = [joined, heard, left, again]
-        assert sending.services.events() == [one.event_id for one in wanted]
+        expected = [join_event, event, leave_event, second_join]
+        assert sending.services.events() == [event.event_id for event in expected]
 
 
-async def test_an_alias_that_was_not_told_of_is_known_after_the_gap(database: Database) -> None:
+async def test_unannounced_alias_is_known_after_a_gap(database: Database) -> None:
     async with open_sending(database) as sending:
         world = sending.world
         room_id = await world.create_room(ALICE)
@@ -56,7 +56,7 @@ async def test_an_alias_that_was_not_told_of_is_known_after_the_gap(database: Da
         assert sending.services.events() == [event.event_id]
 
 
-async def test_who_finds_that_another_process_reads_has_nothing_wait(database: Database) -> None:
+async def test_replaced_process_adds_no_waiting_events(database: Database) -> None:
     with pytest.RaisesGroup(ReadElsewhere, flatten_subgroups=True):
         async with open_sending(database) as sending:
             world = sending.world
@@ -72,7 +72,7 @@ async def test_who_finds_that_another_process_reads_has_nothing_wait(database: D
     assert (await database.read(storage.positions, storage.ALL))[storage.EVENTS] == "900"
 
 
-async def test_what_happens_while_the_past_is_read_is_read_as_it_happens(
+async def test_changes_while_catching_up_are_handled_in_order(
     database: Database,
 ) -> None:
     async with open_sending(database) as sending:
@@ -80,24 +80,24 @@ async def test_what_happens_while_the_past_is_read_is_read_as_it_happens(
         room_id = await world.create_room(ALICE, join=[GHOST])
         await services.until(lambda: len(services.events()) == 1)
         await sending.end()
-        missed = await world.join(room_id, OTHER_GHOST)
-        gone = [await world.leave(room_id, OTHER_GHOST)]
+        missed_join = await world.join(room_id, OTHER_GHOST)
+        leave_events = [await world.leave(room_id, OTHER_GHOST)]
 
         async def leave_and_talk() -> None:
-            gone.append(await world.leave(room_id, GHOST))
+            leave_events.append(await world.leave(room_id, GHOST))
             await world.send(room_id, ALICE, "nobody of the service is here")
 
         sending.meanwhile = leave_and_talk
         sending.begin()
         await services.until(lambda: len(services.events()) >= 4)
-        back = await world.join(room_id, GHOST)
-        await services.until(lambda: back.event_id in services.events())
+        second_join = await world.join(room_id, GHOST)
+        await services.until(lambda: second_join.event_id in services.events())
 
-        wanted = [missed, *gone, back]
-        assert services.events()[1:] == [one.event_id for one in wanted]
+        expected = [missed_join, *leave_events, second_join]
+        assert services.events()[1:] == [event.event_id for event in expected]
 
 
-async def test_services_get_what_is_theirs(database: Database) -> None:
+async def test_services_receive_only_their_events(database: Database) -> None:
     async with open_sending(database, registration(), registration("sms")) as sending:
         world = sending.world
         room_id = await world.create_room(ALICE, join=[GHOST])
@@ -112,7 +112,7 @@ async def test_services_get_what_is_theirs(database: Database) -> None:
         assert second.event_id not in services.events()
 
 
-async def test_a_transaction_whose_answer_is_lost_comes_again_word_for_word(
+async def test_transaction_is_repeated_verbatim_if_its_response_is_lost(
     database: Database,
 ) -> None:
     async with open_sending(database) as sending:
@@ -129,12 +129,14 @@ async def test_a_transaction_whose_answer_is_lost_comes_again_word_for_word(
         sending.begin()
         await services.until(lambda: len(services.events()) == 3)
 
-        holding = [(url, body) for url, body in services.taken if event.event_id.encode() in body]
-        assert len(holding) == 2
-        assert holding[0] == holding[1]
+        transactions = [
+            (url, body) for url, body in services.taken if event.event_id.encode() in body
+        ]
+        assert len(transactions) == 2
+        assert transactions[0] == transactions[1]
 
 
-async def test_what_waits_comes_in_large_transactions(database: Database) -> None:
+async def test_waiting_events_are_sent_in_large_transactions(database: Database) -> None:
     async with open_sending(database) as sending:
         world, services = sending.world, sending.services
         room_id = await world.create_room(ALICE, join=[GHOST])
@@ -150,7 +152,7 @@ async def test_what_waits_comes_in_large_transactions(database: Database) -> Non
         assert len(sizes) <= 6
 
 
-async def test_a_service_that_is_no_more_is_forgotten(database: Database) -> None:
+async def test_data_of_a_removed_service_is_deleted(database: Database) -> None:
     async with open_sending(database) as sending:
         world, services = sending.world, sending.services
         services.answer = lambda sent: 0
@@ -182,79 +184,83 @@ async def test_requests_carry_the_token_in_a_header(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_each_event_comes_once_in_order(database: Database, seed: int) -> None:
-    """Compare with who was where: over ends and starts at any time, and failing answers."""
+async def test_each_event_is_sent_once_and_in_order(database: Database, seed: int) -> None:
+    """Compare with a model, with restarts at any time and failing responses."""
     rng = random.Random(seed)
-    wanted: list[str] = []
+    expected: list[str] = []
     async with open_sending(database) as sending:
         world, services = sending.world, sending.services
         rooms = [await world.create_room(ALICE) for _ in range(3)]
-        there: dict[RoomID, set[UserID]] = {room_id: set() for room_id in rooms}
+        joined_users: dict[RoomID, set[UserID]] = {room_id: set() for room_id in rooms}
         running = True
         for n in range(OPERATIONS):
             room_id = rng.choice(rooms)
-            chance = rng.random()
-            if chance < 0.15:
+            action = rng.random()
+            if action < 0.15:
                 running = not running
                 if running:
                     sending.begin()
                 else:
                     await sending.end()
-            elif chance < 0.25:
-                services.answer = _then_well(rng.choices([200, 500, 0, None], k=3))
-            elif chance < 0.5:
-                wanted.append(await _move(world, room_id, rng, there[room_id]))
+            elif action < 0.25:
+                services.answer = _then_succeed(rng.choices([200, 500, 0, None], k=3))
+            elif action < 0.5:
+                expected.append(
+                    await _toggle_membership(world, room_id, rng, joined_users[room_id])
+                )
             else:
                 event = await world.send(room_id, ALICE, f"event {n}")
-                if there[room_id]:
-                    wanted.append(event.event_id)
+                if joined_users[room_id]:
+                    expected.append(event.event_id)
         services.answer = lambda sent: 200
         if running:
             await sending.end()
         sending.begin()
-        await services.until(lambda: len(services.events()) >= len(wanted))
+        await services.until(lambda: len(services.events()) >= len(expected))
 
-        assert services.events() == wanted
+        assert services.events() == expected
         assert len({*services.taken}) == len(services.transactions())
 
 
-def _then_well(statuses: list[int | None]) -> Callable[[Sent], int | None]:
+def _then_succeed(statuses: list[int | None]) -> Callable[[Sent], int | None]:
     return lambda sent: statuses.pop() if statuses else 200
 
 
-async def _move(world: World, room_id: RoomID, rng: random.Random, there: set[UserID]) -> str:
-    """Have a user of the service join or leave; both are of interest, whoever else is there."""
+async def _toggle_membership(
+    world: World, room_id: RoomID, rng: random.Random, joined_users: set[UserID]
+) -> str:
+    """Make a user of the service join or leave; both events are of interest."""
     user_id = rng.choice([GHOST, OTHER_GHOST])
-    if user_id in there:
-        there.remove(user_id)
+    if user_id in joined_users:
+        joined_users.remove(user_id)
         return (await world.leave(room_id, user_id)).event_id
-    there.add(user_id)
+    joined_users.add(user_id)
     return (await world.join(room_id, user_id)).event_id
 
 
-async def test_who_is_only_shared_with_a_service_keeps_their_messages(database: Database) -> None:
-    everybody = Namespaces(users=(Namespace(re.compile(".*"), False),))
-    service = registration(namespaces=everybody, receives_encryption=True)
-    for number, (user_id, made_by) in enumerate([(ALICE, None), (GHOST, "irc")], 1):
-        record = UserRecord(user_id, None, 0, appservice_id=made_by)
+async def test_messages_of_shared_users_are_not_sent_to_the_service(database: Database) -> None:
+    all_users = Namespaces(users=(Namespace(re.compile(".*"), False),))
+    service = registration(namespaces=all_users, receives_encryption=True)
+    for number, (user_id, appservice_id) in enumerate([(ALICE, None), (GHOST, "irc")], 1):
+        record = UserRecord(user_id, None, 0, appservice_id=appservice_id)
         await database.write(users.insert_user, record)
-        await database.write(leave_message, user_id, number)
+        await database.write(store_message, user_id, number)
     async with open_sending(database, service) as sending:
         await sending.services.until(sending.services.transactions)
         await sending.world.create_room(ALICE)
         await sending.services.until(lambda: len(sending.services.transactions()) > 1)
 
-        sent = [
-            one["to_user_id"]
+        recipients = [
+            message["to_user_id"]
             for body in sending.services.transactions().values()
-            for one in body.get(OLD_TO_DEVICE, ())
+            for message in body.get(UNSTABLE_TO_DEVICE, ())
         ]
-        assert sent == [GHOST]
+        assert recipients == [GHOST]
         assert len(await database.read(to_device.pending, ALICE, "PHONE", 0, 100, 10)) == 1
         assert await database.read(to_device.pending, GHOST, "PHONE", 0, 100, 10) == []
 
 
-async def leave_message(tx: Tx, user_id: UserID, number: int) -> None:
+async def store_message(tx: Tx, user_id: UserID, number: int) -> None:
     await devices.ensure(tx, user_id, "PHONE", None, 0)
     inbox = (await to_device.devices(tx, [user_id]))[user_id]["PHONE"]
     message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})

@@ -1,4 +1,4 @@
-"""What a service is told that asks to be pinged and is not reached."""
+"""The errors of pings to services that cannot be reached."""
 
 from collections.abc import Callable
 
@@ -14,25 +14,25 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.streams import CACHES
 from hs.services.appservices.appservice_client import ServiceCalls
 from hs.services.appservices.appservice_registry import ServiceRegistry
-from hs.services.appservices.ping import ServicePing
+from hs.services.appservices.ping import AppservicePing
 from tests.support.appservices import Sent, Services, registration
 from tests.support.rooms import SERVER
 
 IRC = Requester(UserID(f"@ircbot:{SERVER}"), appservice_id="irc")
 
 
-def slow(sent: Sent) -> int:
+def time_out(sent: Sent) -> int:
     raise TimedOut("no answer in 30 s")
 
 
-async def refused(answer: Callable[[Sent], int], url: str | None) -> MatrixError:
-    """Give the error of a ping."""
+async def ping_error(answer: Callable[[Sent], int], url: str | None) -> MatrixError:
+    """Return the error of a ping."""
     caches = MemoryWriter(CACHES, "main", alone(Feed()), 0)
     registry = ServiceRegistry([registration(url=url)], SERVER)
-    ping = ServicePing(registry, ServiceCalls(Services(answer=answer), False), caches)
-    with pytest.raises(MatrixError) as refusal:
+    ping = AppservicePing(registry, ServiceCalls(Services(answer=answer), False), caches)
+    with pytest.raises(MatrixError) as error:
         await ping.ping(IRC, "irc", "t1")
-    return refusal.value
+    return error.value
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,19 @@ async def refused(answer: Callable[[Sent], int], url: str | None) -> MatrixError
     [
         (lambda sent: 200, None, "M_URL_NOT_SET", 400),
         (lambda sent: 0, "http://irc.test", "M_CONNECTION_FAILED", 502),
-        (slow, "http://irc.test", "M_CONNECTION_TIMEOUT", 504),
+        (time_out, "http://irc.test", "M_CONNECTION_TIMEOUT", 504),
         (lambda sent: 503, "http://irc.test", "M_BAD_STATUS", 502),
     ],
 )
-async def test_a_service_that_is_not_reached_is_told_why(
+async def test_failed_ping_returns_the_reason(
     answer: Callable[[Sent], int], url: str | None, errcode: str, status: int
 ) -> None:
-    error = await refused(answer, url)
+    error = await ping_error(answer, url)
 
     assert (error.errcode, error.status) == (errcode, status)
 
 
-async def test_a_bad_status_is_told_with_the_body() -> None:
-    error = await refused(lambda sent: 503, "http://irc.test")
+async def test_bad_status_is_returned_with_the_body() -> None:
+    error = await ping_error(lambda sent: 503, "http://irc.test")
 
     assert (error.body()["status"], error.body()["body"]) == (503, "{}")

@@ -1,4 +1,4 @@
-"""Fixtures for devices."""
+"""Fixtures of the device tests."""
 
 from collections.abc import AsyncIterator
 
@@ -10,6 +10,6 @@ from tests.support.devices import Process, open_devices
 
 @pytest.fixture
 async def server(database: Database) -> AsyncIterator[Process]:
-    """Devices, rooms and sync on a fresh database, on each engine."""
+    """A process with devices, rooms and sync on a new database, for each engine."""
     async with open_devices(database) as opened:
         yield opened

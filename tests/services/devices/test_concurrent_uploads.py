@@ -1,4 +1,4 @@
-"""Uploads of one device through both owners at once, which PostgreSQL must tell apart."""
+"""Concurrent uploads of one device through both owners, which PostgreSQL must serialise."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import trio
 
 from hs.core.errors import InvalidParam
 from hs.core.ids import UserID
-from hs.services.devices.key_objects import read_one_time_keys
+from hs.services.devices.key_objects import parse_one_time_keys
 from hs.services.devices.one_time_key_storage import KeyUpload, store_keys
 from hs.storage.database import Database, Tx
 from hs.storage.devices import devices, key_uploads, one_time_keys
@@ -21,7 +21,7 @@ PHONE = (ALICE, "PHONE")
 
 def upload_of(**keys: str) -> KeyUpload:
     named = {name.replace("__", ":"): value for name, value in keys.items()}
-    return KeyUpload(UserID(ALICE), "PHONE", read_one_time_keys(named), [])
+    return KeyUpload(UserID(ALICE), "PHONE", parse_one_time_keys(named), [])
 
 
 async def log_in(tx: Tx) -> None:
@@ -29,72 +29,78 @@ async def log_in(tx: Tx) -> None:
 
 
 async def upload_once(tx: Tx, upload: KeyUpload) -> None:
-    known = await key_uploads.known(tx, *PHONE)
-    assert known is not None
-    await store_keys(tx, upload, known)
+    device = await key_uploads.known(tx, *PHONE)
+    assert device is not None
+    await store_keys(tx, upload, device)
 
 
 async def upload_while(
     tx: Tx, upload: KeyUpload, has_read: asyncio.Event, go: asyncio.Event
 ) -> None:
-    """Upload, with a pause behind the reading."""
-    known = await key_uploads.known(tx, *PHONE)
-    assert known is not None
+    """Upload keys, with a pause after reading the stored ones."""
+    device = await key_uploads.known(tx, *PHONE)
+    assert device is not None
     has_read.set()
     await go.wait()
-    await store_keys(tx, upload, known)
+    await store_keys(tx, upload, device)
 
 
 async def claim(tx: Tx, algorithm: str) -> list[tuple[int, bytes]]:
-    known = await key_uploads.known(tx, *PHONE)
-    assert known is not None
-    return await one_time_keys.claim_any(tx, {known.inbox: algorithm})
+    device = await key_uploads.known(tx, *PHONE)
+    assert device is not None
+    return await one_time_keys.claim_any(tx, {device.inbox: algorithm})
 
 
-async def given(database: Database, algorithm: str) -> list[bytes]:
-    """Claim all keys."""
-    found: list[bytes] = []
-    while keys := await database.write(claim, algorithm):
-        found += [key for _, key in keys]
-    return found
+async def claim_all(database: Database, algorithm: str) -> list[bytes]:
+    """Claim all keys of an algorithm, and return them."""
+    keys: list[bytes] = []
+    while claimed := await database.write(claim, algorithm):
+        keys += [key for _, key in claimed]
+    return keys
 
 
-async def at_once(database: Database, *uploads: KeyUpload) -> list[InvalidParam]:
-    """Have both look first, and write then; give what was refused."""
-    refused: list[InvalidParam] = []
+async def upload_concurrently(database: Database, *uploads: KeyUpload) -> list[InvalidParam]:
+    """Run two uploads that both read before either writes; return the rejections."""
+    rejections: list[InvalidParam] = []
     ready = [asyncio.Event() for _ in uploads]
 
-    async def run(upload: KeyUpload, mine: asyncio.Event, others: asyncio.Event) -> None:
+    async def run(
+        upload: KeyUpload, has_read: asyncio.Event, other_has_read: asyncio.Event
+    ) -> None:
         try:
-            await database.write(upload_while, upload, mine, others)
+            await database.write(upload_while, upload, has_read, other_has_read)
         except InvalidParam as error:
-            refused.append(error)
+            rejections.append(error)
 
     async with trio.open_nursery() as nursery:
-        for place, upload in enumerate(uploads):
-            nursery.start_soon(run, upload, ready[place], ready[1 - place])
-    return refused
+        for index, upload in enumerate(uploads):
+            nursery.start_soon(run, upload, ready[index], ready[1 - index])
+    return rejections
 
 
-async def test_the_same_key_is_here_once_whatever_comes_with_it(database: Database) -> None:
+async def test_key_in_two_concurrent_uploads_is_stored_once(database: Database) -> None:
     await database.write(log_in)
 
-    refused = await at_once(database, upload_of(b__x="1", s__A="k"), upload_of(s__A="k"))
+    rejections = await upload_concurrently(
+        database, upload_of(b__x="1", s__A="k"), upload_of(s__A="k")
+    )
 
-    assert refused == []
-    assert await given(database, "s") == [b'{"s:A":"k"}']
+    assert rejections == []
+    assert await claim_all(database, "s") == [b'{"s:A":"k"}']
 
 
-async def test_of_two_keys_of_one_name_one_is_refused(database: Database) -> None:
+async def test_one_of_two_different_keys_with_the_same_name_is_rejected(database: Database) -> None:
     await database.write(log_in)
 
-    refused = await at_once(database, upload_of(b__x="1", s__A="k"), upload_of(s__A="other"))
+    rejections = await upload_concurrently(
+        database, upload_of(b__x="1", s__A="k"), upload_of(s__A="other")
+    )
 
-    assert [error.errcode for error in refused] == ["M_INVALID_PARAM"]
-    assert len(await given(database, "s")) == 1
+    assert [error.errcode for error in rejections] == ["M_INVALID_PARAM"]
+    assert len(await claim_all(database, "s")) == 1
 
 
-async def test_who_has_looked_before_all_others_looks_again(database: Database) -> None:
+async def test_upload_that_read_before_other_changes_is_repeated(database: Database) -> None:
     await database.write(log_in)
     has_read, go = asyncio.Event(), asyncio.Event()
 
@@ -114,5 +120,5 @@ async def test_who_has_looked_before_all_others_looks_again(database: Database) 
         await database.write(upload_once, upload_of(s__C="3"))
         await database.read(let_go)
 
-    # A was given out before, and is uploaded anew as nobody keeps a list of what was.
-    assert await given(database, "s") == [b'{"s:C":"3"}', b'{"s:A":"1"}', b'{"s:B":"2"}']
+    # Key A was claimed and is stored again: claimed keys are not recorded.
+    assert await claim_all(database, "s") == [b'{"s:C":"3"}', b'{"s:A":"1"}', b'{"s:B":"2"}']

@@ -1,4 +1,4 @@
-"""What keys cost the database."""
+"""The number of database round trips of key uploads."""
 
 from typing import Any
 
@@ -7,15 +7,19 @@ from tests.support.counting import Count, CountingDatabase
 from tests.support.devices import one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE
 
-# Rows to be written wait, and go with the last one: the stream's position.
-ROUNDS_OF_AN_UPLOAD = 3
+# Written rows are buffered and sent with the last statement, which stores the stream's position.
+MAX_UPLOAD_ROUND_TRIPS = 3
 
 
-def rounds(count: Count) -> list[str]:
-    return [one for one in count.statements if not one.startswith(("insert_rows", "update_rows"))]
+def round_trips(count: Count) -> list[str]:
+    return [
+        statement
+        for statement in count.statements
+        if not statement.startswith(("insert_rows", "update_rows"))
+    ]
 
 
-async def test_an_upload_of_keys_asks_once_and_writes_once(database: Database) -> None:
+async def test_key_upload_reads_once_and_writes_once(database: Database) -> None:
     count = Count()
     counting: Any = CountingDatabase(database, count)
     fallback = {"signed_curve25519:fb": {"key": "public"}}
@@ -29,10 +33,10 @@ async def test_an_upload_of_keys_asks_once_and_writes_once(database: Database) -
             one_time_keys=one_time_keys(*range(50)),
             fallback_keys=fallback,
         )
-        first = rounds(count)
+        first_statements = round_trips(count)
         count.statements.clear()
         await server.upload(phone, one_time_keys=one_time_keys(*range(50, 100)))
 
         assert uploaded.status == 200
-        assert len(first) <= ROUNDS_OF_AN_UPLOAD, first
-        assert len(rounds(count)) <= ROUNDS_OF_AN_UPLOAD, count.statements
+        assert len(first_statements) <= MAX_UPLOAD_ROUND_TRIPS, first_statements
+        assert len(round_trips(count)) <= MAX_UPLOAD_ROUND_TRIPS, count.statements

@@ -1,4 +1,4 @@
-"""Dehydrated devices: one of each user, which takes messages until it is replaced."""
+"""Dehydrated devices: one per user, which receives messages until it is replaced."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.support.web import Answer
 PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
 
-def wish(device_id: str, **more: Any) -> dict[str, Any]:
+def dehydrated(device_id: str, **more: Any) -> dict[str, Any]:
     return {
         "device_id": device_id,
         "device_data": {"algorithm": "org.matrix.msc3814.v2", "pickle": device_id},
@@ -25,7 +25,7 @@ def wish(device_id: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def alice(server: Process) -> str:
-    """Alice's phone."""
+    """The access token of Alice's phone."""
     return await server.device(ALICE, "PHONE")
 
 
@@ -33,32 +33,37 @@ async def put(server: Process, token: str, body: Any) -> Answer:
     return await server.client.put(PATH, body, token=token)
 
 
-async def test_it_is_stored_shown_and_its_keys_can_be_claimed(server: Process, alice: str) -> None:
+async def test_dehydrated_device_is_stored_and_its_keys_can_be_claimed(
+    server: Process, alice: str
+) -> None:
     bob = await server.device(BOB, "BOBS")
 
-    stored = await put(server, alice, wish("SLEEP"))
-    found = await server.client.get(PATH, token=alice)
+    stored = await put(server, alice, dehydrated("SLEEP"))
+    response = await server.client.get(PATH, token=alice)
     keys = (await server.query(bob, ALICE))["device_keys"][ALICE]
 
     assert stored.json == {"device_id": "SLEEP"}
-    assert found.json == {"device_id": "SLEEP", "device_data": wish("SLEEP")["device_data"]}
+    assert response.json == {
+        "device_id": "SLEEP",
+        "device_data": dehydrated("SLEEP")["device_data"],
+    }
     assert keys["SLEEP"]["dehydrated"] is True
     assert keys["SLEEP"]["unsigned"] == {"device_display_name": "Sleeper"}
     assert await server.claim(bob, ALICE, "SLEEP") == ["signed_curve25519:0001"]
 
 
-async def test_another_takes_its_place(server: Process, alice: str) -> None:
-    await put(server, alice, wish("OLD"))
+async def test_new_dehydrated_device_replaces_the_old_one(server: Process, alice: str) -> None:
+    await put(server, alice, dehydrated("OLD"))
 
-    await put(server, alice, wish("NEW"))
+    await put(server, alice, dehydrated("NEW"))
 
     assert (await server.query(alice, ALICE))["device_keys"][ALICE].keys() == {"NEW"}
     assert await server.claim(alice, ALICE, "OLD") == []
     assert (await server.client.get(PATH, token=alice)).json["device_id"] == "NEW"
 
 
-async def test_its_messages_are_read_page_by_page(server: Process, alice: str) -> None:
-    await put(server, alice, wish("SLEEP"))
+async def test_messages_of_the_dehydrated_device_are_paginated(server: Process, alice: str) -> None:
+    await put(server, alice, dehydrated("SLEEP"))
     bob = await server.device(BOB, "BOBS")
     for n in range(120):
         await server.send(bob, f"t{n}", {ALICE: {"SLEEP": {"n": n}}})
@@ -69,34 +74,32 @@ async def test_its_messages_are_read_page_by_page(server: Process, alice: str) -
     token = second.json["next_batch"]
     last = await server.client.post(f"{PATH}/SLEEP/events", {"next_batch": token}, token=alice)
 
-    told = [one["content"]["n"] for page in (first, second) for one in page.json["events"]]
-    assert told == list(range(120))
+    numbers = [event["content"]["n"] for page in (first, second) for event in page.json["events"]]
+    assert numbers == list(range(120))
     assert last.json == {"events": [], "next_batch": token}
 
 
-async def test_reading_its_messages_ends_where_no_token_is_given(
-    server: Process, alice: str
-) -> None:
-    await put(server, alice, wish("SLEEP"))
+async def test_unstable_pagination_ends_without_a_next_batch(server: Process, alice: str) -> None:
+    await put(server, alice, dehydrated("SLEEP"))
     bob = await server.device(BOB, "BOBS")
     for n in range(120):
         await server.send(bob, f"t{n}", {ALICE: {"SLEEP": {"n": n}}})
 
-    told: list[int] = []
+    numbers: list[int] = []
     query: dict[str, str] = {}
     while True:
         page = await server.client.get(f"{PATH}/SLEEP/events", token=alice, query=query)
-        told += [one["content"]["n"] for one in page.json["events"]]
+        numbers += [event["content"]["n"] for event in page.json["events"]]
         if "next_batch" not in page.json:
             break
         query = {"from": page.json["next_batch"]}
 
-    assert told == list(range(120))
+    assert numbers == list(range(120))
     assert page.json == {"events": []}
 
 
-async def test_it_is_deleted_with_all_that_it_had(server: Process, alice: str) -> None:
-    await put(server, alice, wish("SLEEP"))
+async def test_dehydrated_device_is_deleted_with_its_keys(server: Process, alice: str) -> None:
+    await put(server, alice, dehydrated("SLEEP"))
 
     deleted = await server.client.delete(PATH, token=alice)
     again = await server.client.delete(PATH, token=alice)
@@ -107,18 +110,18 @@ async def test_it_is_deleted_with_all_that_it_had(server: Process, alice: str) -
     assert (await server.query(alice, ALICE))["device_keys"] == {ALICE: {}}
 
 
-async def test_messages_of_other_devices_are_not_given(server: Process, alice: str) -> None:
-    without = await server.client.get(f"{PATH}/PHONE/events", token=alice)
-    await put(server, alice, wish("SLEEP"))
+async def test_messages_of_other_devices_cannot_be_read(server: Process, alice: str) -> None:
+    without_dehydrated = await server.client.get(f"{PATH}/PHONE/events", token=alice)
+    await put(server, alice, dehydrated("SLEEP"))
 
-    other = await server.client.get(f"{PATH}/PHONE/events", token=alice)
+    with_dehydrated = await server.client.get(f"{PATH}/PHONE/events", token=alice)
 
-    assert (without.status, without.errcode) == (404, "M_NOT_FOUND")
-    assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+    assert (without_dehydrated.status, without_dehydrated.errcode) == (404, "M_NOT_FOUND")
+    assert (with_dehydrated.status, with_dehydrated.errcode) == (403, "M_FORBIDDEN")
 
 
 @pytest.mark.parametrize(
-    ("wrong", "errcode"),
+    ("changes", "errcode"),
     [
         ({"device_id": "PHONE", "device_keys": plain_keys(ALICE, "PHONE")}, "M_INVALID_PARAM"),
         ({"device_keys": plain_keys(ALICE, "ELSE")}, "M_INVALID_PARAM"),
@@ -126,17 +129,17 @@ async def test_messages_of_other_devices_are_not_given(server: Process, alice: s
         ({"one_time_keys": {"nameless": "x"}}, "M_INVALID_PARAM"),
     ],
 )
-async def test_what_cannot_be_a_dehydrated_device_is_refused(
-    server: Process, alice: str, wrong: dict[str, Any], errcode: str
+async def test_invalid_dehydrated_device_is_rejected(
+    server: Process, alice: str, changes: dict[str, Any], errcode: str
 ) -> None:
-    answer = await put(server, alice, {**wish("SLEEP"), **wrong})
+    response = await put(server, alice, {**dehydrated("SLEEP"), **changes})
 
-    assert (answer.status, answer.errcode) == (400, errcode)
+    assert (response.status, response.errcode) == (400, errcode)
     assert (await server.client.get(PATH, token=alice)).status == 404
 
 
-async def test_it_can_be_found_by_its_user_through_v3(server: Process, alice: str) -> None:
-    await put(server, alice, wish("SLEEP"))
+async def test_dehydrated_device_is_found_by_keys_query(server: Process, alice: str) -> None:
+    await put(server, alice, dehydrated("SLEEP"))
 
     answer = await server.client.post(
         f"{V3}/keys/query", {"device_keys": {ALICE: ["SLEEP"]}}, token=alice

@@ -1,4 +1,4 @@
-"""Whose devices changed, who came into sight, who went out of it."""
+"""Device list changes: `changed` and `left` in /sync and /keys/changes."""
 
 import random
 from typing import Any
@@ -19,12 +19,12 @@ from hs.storage.database import Database
 from tests.support.devices import V3, Process, make_process, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB, CAROL, make_world
 
-Told = tuple[list[str], list[str]]
+Lists = tuple[list[str], list[str]]  # changed, left
 
 
 @pytest.fixture
 async def token(server: Process) -> str:
-    """Alice's phone."""
+    """The access token of Alice's phone."""
     return await server.device(ALICE, "PHONE")
 
 
@@ -34,46 +34,46 @@ async def position(server: Process) -> str:
     return since
 
 
-async def changes(server: Process, token: str, since: str) -> Told:
-    """Ask both ways; they must agree."""
+async def changes(server: Process, token: str, since: str) -> Lists:
+    """Return the changes that both /sync and /keys/changes report; they must agree."""
     synced = await server.sync(ALICE, "PHONE", since)
-    now = synced["next_batch"]
+    next_batch = synced["next_batch"]
     answer = await server.client.get(
-        f"{V3}/keys/changes", query={"from": since, "to": now}, token=token
+        f"{V3}/keys/changes", query={"from": since, "to": next_batch}, token=token
     )
     lists = synced.get("device_lists", {"changed": [], "left": []})
     assert answer.json == lists
     return lists["changed"], lists["left"]
 
 
-async def test_a_first_sync_tells_no_device_lists(server: Process, token: str) -> None:
+async def test_initial_sync_contains_no_device_lists(server: Process, token: str) -> None:
     assert "device_lists" not in await server.sync(ALICE, "PHONE")
 
 
-async def test_new_devices_keys_names_and_log_outs_are_told_to_those_who_share_a_room(
+async def test_changes_of_devices_are_reported_to_users_in_shared_rooms(
     server: Process, token: str
 ) -> None:
     await server.world.create_room(ALICE, join=[BOB])
-    told = []
+    reported = []
 
     since = await position(server)
     tablet = await server.device(BOB, "TABLET")
     await server.device(CAROL, "STRANGER")
-    told.append(await changes(server, token, since))
+    reported.append(await changes(server, token, since))
     since = await position(server)
     await server.upload(tablet, device_keys=plain_keys(BOB, "TABLET"))
-    told.append(await changes(server, token, since))
+    reported.append(await changes(server, token, since))
     since = await position(server)
     await server.upload(tablet, device_keys=plain_keys(BOB, "TABLET"))
-    told.append(await changes(server, token, since))
+    reported.append(await changes(server, token, since))
     since = await position(server)
     await server.log_out(BOB, "TABLET")
-    told.append(await changes(server, token, since))
+    reported.append(await changes(server, token, since))
 
-    assert told == [([BOB], []), ([BOB], []), ([], []), ([BOB], [])]
+    assert reported == [([BOB], []), ([BOB], []), ([], []), ([BOB], [])]
 
 
-async def test_ones_own_devices_are_told(server: Process, token: str) -> None:
+async def test_changes_of_own_devices_are_reported(server: Process, token: str) -> None:
     since = await position(server)
 
     await server.device(ALICE, "TABLET")
@@ -81,48 +81,50 @@ async def test_ones_own_devices_are_told(server: Process, token: str) -> None:
     assert await changes(server, token, since) == ([ALICE], [])
 
 
-async def test_who_joins_is_new_and_who_leaves_is_left(server: Process, token: str) -> None:
+async def test_joining_user_is_changed_and_leaving_user_is_left(
+    server: Process, token: str
+) -> None:
     room_id = await server.world.create_room(ALICE)
 
     since = await position(server)
     await server.world.join(room_id, BOB)
-    joined = await changes(server, token, since)
+    after_join = await changes(server, token, since)
     since = await position(server)
     await server.world.leave(room_id, BOB)
-    left = await changes(server, token, since)
+    after_leave = await changes(server, token, since)
 
-    assert (joined, left) == (([BOB], []), ([], [BOB]))
+    assert (after_join, after_leave) == (([BOB], []), ([], [BOB]))
 
 
-async def test_joining_a_room_brings_its_members_and_leaving_it_loses_them(
+async def test_members_are_changed_after_a_join_and_left_after_a_leave(
     server: Process, token: str
 ) -> None:
     room_id = await server.world.create_room(BOB, join=[CAROL])
 
     since = await position(server)
     await server.world.join(room_id, ALICE)
-    joined = await changes(server, token, since)
+    after_join = await changes(server, token, since)
     since = await position(server)
     await server.world.leave(room_id, ALICE)
-    left = await changes(server, token, since)
+    after_leave = await changes(server, token, since)
 
-    assert (joined, left) == (([BOB, CAROL], []), ([], [BOB, CAROL]))
+    assert (after_join, after_leave) == (([BOB, CAROL], []), ([], [BOB, CAROL]))
 
 
-async def test_a_second_room_with_the_same_people_is_no_news(server: Process, token: str) -> None:
+async def test_second_shared_room_changes_nothing(server: Process, token: str) -> None:
     await server.world.create_room(ALICE, join=[BOB])
     since = await position(server)
 
-    other = await server.world.create_room(ALICE, join=[BOB])
-    both = await changes(server, token, since)
+    second_room = await server.world.create_room(ALICE, join=[BOB])
+    after_creation = await changes(server, token, since)
     since = await position(server)
-    await server.world.leave(other, BOB)
+    await server.world.leave(second_room, BOB)
 
-    assert both == ([], [])
+    assert after_creation == ([], [])
     assert await changes(server, token, since) == ([], [])
 
 
-async def test_who_returns_in_the_gap_is_told_if_their_devices_changed(
+async def test_user_who_rejoined_is_reported_if_their_devices_changed(
     server: Process, token: str
 ) -> None:
     room_id = await server.world.create_room(ALICE, join=[BOB, CAROL])
@@ -137,7 +139,7 @@ async def test_who_returns_in_the_gap_is_told_if_their_devices_changed(
     assert await changes(server, token, since) == ([BOB], [])
 
 
-async def test_a_new_name_in_a_room_is_no_news(server: Process, token: str) -> None:
+async def test_new_display_name_changes_nothing(server: Process, token: str) -> None:
     room_id = await server.world.create_room(ALICE, join=[BOB])
     since = await position(server)
 
@@ -148,7 +150,9 @@ async def test_a_new_name_in_a_room_is_no_news(server: Process, token: str) -> N
     assert await changes(server, token, since) == ([], [])
 
 
-async def test_changes_of_devices_wake_those_who_share_a_room(server: Process, token: str) -> None:
+async def test_device_change_wakes_long_polls_of_users_in_shared_rooms(
+    server: Process, token: str
+) -> None:
     await server.world.create_room(ALICE, join=[BOB])
     since = await position(server)
     answers: list[Any] = []
@@ -165,21 +169,21 @@ async def test_changes_of_devices_wake_those_who_share_a_room(server: Process, t
     assert answers[0]["device_lists"] == {"changed": [BOB], "left": []}
 
 
-async def test_sliding_sync_tells_device_lists(server: Process, token: str) -> None:
+async def test_sliding_sync_contains_device_lists(server: Process, token: str) -> None:
     room_id = await server.world.create_room(ALICE, join=[BOB, CAROL])
-    asked = ExtensionsAsked(e2ee=ExtensionAsked(enabled=True))
-    first = await server.slide(ALICE, "PHONE", asked)
+    extensions = ExtensionsAsked(e2ee=ExtensionAsked(enabled=True))
+    first = await server.slide(ALICE, "PHONE", extensions)
 
     await server.device(BOB, "TABLET")
     await server.world.leave(room_id, CAROL)
-    second = await server.slide(ALICE, "PHONE", asked, first["pos"])
+    second = await server.slide(ALICE, "PHONE", extensions, first["pos"])
 
     assert "device_lists" not in first["extensions"]["e2ee"]
     assert second["extensions"]["e2ee"]["device_lists"] == {"changed": [BOB], "left": [CAROL]}
 
 
 @pytest.mark.parametrize("since", ["x", "s1_y", ""])
-async def test_tokens_that_are_none_are_refused(server: Process, token: str, since: str) -> None:
+async def test_invalid_tokens_are_rejected(server: Process, token: str, since: str) -> None:
     answer = await server.client.get(
         f"{V3}/keys/changes", query={"from": since, "to": since}, token=token
     )
@@ -191,7 +195,7 @@ USERS = [UserID(f"@u{n}:test.example") for n in range(5)]
 
 
 class History:
-    """Random joins, leaves and changes of devices, with what there was at each token."""
+    """Random joins, leaves and device changes, with the expected state at each token."""
 
     def __init__(self, server: Process, seed: int) -> None:
         self.server = server
@@ -199,27 +203,27 @@ class History:
         self.joined: dict[RoomID, set[UserID]] = {}
         self.changed: list[UserID] = []
         self.signed: list[UserID] = []
-        self.taken: list[tuple[str, set[UserID], int, int]] = []
+        self.snapshots: list[tuple[str, set[UserID], int, int]] = []
 
     def sharing(self) -> set[UserID]:
         with_alice = [users for users in self.joined.values() if ALICE in users]
         return set().union(*with_alice) - {ALICE}
 
-    async def take(self) -> None:
+    async def take_snapshot(self) -> None:
         since = (await self.server.sync(ALICE, "PHONE"))["next_batch"]
-        self.taken.append((since, self.sharing(), len(self.changed), len(self.signed)))
+        self.snapshots.append((since, self.sharing(), len(self.changed), len(self.signed)))
 
     async def step(self) -> None:
         user_id = self.random.choice([*USERS, ALICE, ALICE])
         room_id = self.random.choice(list(self.joined))
         world = self.server.world
         world.clock.advance(1)
-        chance = self.random.random()
-        if chance < 0.3:
+        action = self.random.random()
+        if action < 0.3:
             await self.server.lists.announce(user_id, ["D"])
             self.changed.append(user_id)
-        elif chance < 0.4:
-            # What another signs is not Alice's business.
+        elif action < 0.4:
+            # Signatures by other users are not reported to Alice.
             for signer, target in ((ALICE, self.random.choice(USERS)), (CAROL, user_id)):
                 signature = NewSignature(target, "key", "ed25519:by", f"{len(self.signed)}")
                 await self.server.lists.put_signatures(signer, [signature])
@@ -232,15 +236,19 @@ class History:
             await world.join(room_id, user_id)
             self.joined[room_id].add(user_id)
 
-    def expected(self, before: set[UserID], number: int, signed: int) -> Told:
-        now = self.sharing()
-        changed = (now - before) | ({*self.changed[number:]} & (now | {ALICE}))
-        changed |= {*self.signed[signed:]} - (before - now)
-        return sorted(changed), sorted(before - now)
+    def expected(
+        self, sharing_before: set[UserID], changes_before: int, signatures_before: int
+    ) -> Lists:
+        sharing = self.sharing()
+        changed = (sharing - sharing_before) | (
+            {*self.changed[changes_before:]} & (sharing | {ALICE})
+        )
+        changed |= {*self.signed[signatures_before:]} - (sharing_before - sharing)
+        return sorted(changed), sorted(sharing_before - sharing)
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_changes_are_exact_from_every_token_in_memory_and_from_disk(
+async def test_changes_since_every_token_are_exact_from_memory_and_database(
     database: Database, seed: int
 ) -> None:
     async with open_devices(database) as server:
@@ -249,24 +257,24 @@ async def test_changes_are_exact_from_every_token_in_memory_and_from_disk(
         for _ in range(3):
             history.joined[await server.world.create_room(owner)] = {owner}
         for _ in range(12):
-            await history.take()
+            await history.take_snapshot()
             for _ in range(history.random.randint(1, 4)):
                 await history.step()
-        now = (await server.sync(ALICE, "PHONE"))["next_batch"]
-        # One that knows nothing of what happened, as after a restart.
+        next_batch = (await server.sync(ALICE, "PHONE"))["next_batch"]
+        # A process without any records in memory, as after a restart.
         hub = InProcHub()
-        fresh_world = make_world(
+        restarted_world = make_world(
             database, server.world.clock, hub, Topology("r", "main"), 2**20, random_opaque
         )
-        restarted = make_process(fresh_world, server.lists, server.inboxes)
-        token = SyncToken.parse(now)
-        fresh_world.feed.start_at(EVENTS, "main", token.events.most())
-        fresh_world.feed.start_at(DEVICE_LISTS, "main", token.device_lists.most())
+        restarted = make_process(restarted_world, server.lists, server.inboxes)
+        token = SyncToken.parse(next_batch)
+        restarted_world.feed.start_at(EVENTS, "main", token.events.most())
+        restarted_world.feed.start_at(DEVICE_LISTS, "main", token.device_lists.most())
 
-        for since, before, number, signed in history.taken:
-            expected = history.expected(before, number, signed)
+        for since, sharing, changes_before, signatures_before in history.snapshots:
+            expected = history.expected(sharing, changes_before, signatures_before)
             for process in (server, restarted):
-                told = await process.device_lists.changes(
-                    ALICE, SyncToken.parse(since), SyncToken.parse(now)
+                changes = await process.device_lists.changes(
+                    ALICE, SyncToken.parse(since), SyncToken.parse(next_batch)
                 )
-                assert (told.changed, told.left) == expected, f"seed {seed}"
+                assert (changes.changed, changes.left) == expected, f"seed {seed}"

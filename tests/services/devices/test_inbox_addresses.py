@@ -1,4 +1,4 @@
-"""Where messages to devices went before."""
+"""The cache of device inboxes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import WriterReplaced
-from hs.services.devices.inbox_addresses import MAX_OF_USER, DeviceAddresses
+from hs.services.devices.inbox_addresses import MAX_DEVICES_PER_USER, InboxAddressCache
 from hs.storage import stream_log
 from hs.storage.database import Database
 from hs.storage.devices import devices, to_device
@@ -17,80 +17,86 @@ from tests.support.rooms import ALICE, BOB
 PHONE, TABLET = (ALICE, "PHONE"), (ALICE, "TABLET")
 
 
-def learned(found: dict[str, dict[str, int]]) -> DeviceAddresses:
-    addresses = DeviceAddresses()
-    addresses.learn(found, addresses.known([]))
+def cache_with(user_devices: dict[str, dict[str, int]]) -> InboxAddressCache:
+    addresses = InboxAddressCache()
+    addresses.store(user_devices, addresses.lookup([]))
     return addresses
 
 
-def test_devices_are_known_once_they_were_found() -> None:
-    addresses = learned({ALICE: {"PHONE": 1, "TABLET": 2}})
+def test_stored_devices_are_found() -> None:
+    addresses = cache_with({ALICE: {"PHONE": 1, "TABLET": 2}})
 
-    known = addresses.known([TABLET, PHONE])
-    strangers = [TABLET, ("@stranger:hs.test", "PHONE"), (ALICE, "OTHER"), (ALICE, "*")]
+    lookup = addresses.lookup([TABLET, PHONE])
+    unknown_devices = [TABLET, ("@stranger:hs.test", "PHONE"), (ALICE, "OTHER"), (ALICE, "*")]
 
-    assert (known.inboxes, addresses.is_certain(known)) == ([2, 1], True)
-    assert addresses.known(strangers).inboxes == [2, None, None, None]
+    assert (lookup.inboxes, addresses.is_current(lookup)) == ([2, 1], True)
+    assert addresses.lookup(unknown_devices).inboxes == [2, None, None, None]
 
 
-def test_nothing_is_certain_while_and_after_somebody_is_forgotten() -> None:
-    addresses = learned({ALICE: {"PHONE": 1}, BOB: {"PHONE": 2}})
-    before = addresses.known([PHONE])
+def test_lookups_are_not_current_during_and_after_an_invalidation() -> None:
+    addresses = cache_with({ALICE: {"PHONE": 1}, BOB: {"PHONE": 2}})
+    before = addresses.lookup([PHONE])
 
-    with addresses.forgetting(ALICE):
-        meanwhile = addresses.known([PHONE])
-        certain = [addresses.is_certain(one) for one in (before, meanwhile)]
-    after = addresses.known([PHONE, (BOB, "PHONE")])
+    with addresses.invalidating(ALICE):
+        during = addresses.lookup([PHONE])
+        current = [addresses.is_current(lookup) for lookup in (before, during)]
+    after = addresses.lookup([PHONE, (BOB, "PHONE")])
 
-    assert certain == [False, False]
-    assert [addresses.is_certain(one) for one in (before, meanwhile, after)] == [False, False, True]
+    assert current == [False, False]
+    assert [addresses.is_current(lookup) for lookup in (before, during, after)] == [
+        False,
+        False,
+        True,
+    ]
     assert after.inboxes == [None, 2]
 
 
-def test_what_was_asked_before_or_while_somebody_is_forgotten_is_not_learned() -> None:
-    addresses = DeviceAddresses()
-    before = addresses.known([PHONE])
-    with addresses.forgetting(BOB):
-        meanwhile = addresses.known([PHONE])
-        addresses.learn({ALICE: {"PHONE": 1}}, meanwhile)
+def test_devices_read_before_or_during_an_invalidation_are_not_stored() -> None:
+    addresses = InboxAddressCache()
+    before = addresses.lookup([PHONE])
+    with addresses.invalidating(BOB):
+        during = addresses.lookup([PHONE])
+        addresses.store({ALICE: {"PHONE": 1}}, during)
 
-    for asked in (before, meanwhile):
-        addresses.learn({ALICE: {"PHONE": 1}}, asked)
+    for lookup in (before, during):
+        addresses.store({ALICE: {"PHONE": 1}}, lookup)
 
-    assert addresses.known([PHONE]).inboxes == [None]
-
-
-def test_a_device_called_as_all_of_them_does_not_get_their_messages_alone() -> None:
-    addresses = learned({ALICE: {"*": 1, "PHONE": 2}})
-
-    assert addresses.known([(ALICE, "*")]).inboxes == [None]
+    assert addresses.lookup([PHONE]).inboxes == [None]
 
 
-def test_of_a_user_with_very_many_devices_none_are_remembered() -> None:
-    many = {f"D{n}": n for n in range(MAX_OF_USER + 1)}
+def test_device_with_the_id_star_is_not_cached() -> None:
+    addresses = cache_with({ALICE: {"*": 1, "PHONE": 2}})
 
-    addresses = learned({ALICE: many, BOB: {"PHONE": 2}})
-
-    assert addresses.known([(ALICE, "D0"), (BOB, "PHONE")]).inboxes == [None, 2]
+    assert addresses.lookup([(ALICE, "*")]).inboxes == [None]
 
 
-async def test_the_next_message_to_many_looks_for_none_of_their_devices(database: Database) -> None:
+def test_users_with_very_many_devices_are_not_cached() -> None:
+    devices = {f"D{n}": n for n in range(MAX_DEVICES_PER_USER + 1)}
+
+    addresses = cache_with({ALICE: devices, BOB: {"PHONE": 2}})
+
+    assert addresses.lookup([(ALICE, "D0"), (BOB, "PHONE")]).inboxes == [None, 2]
+
+
+async def test_second_message_to_several_devices_does_not_read_devices(database: Database) -> None:
     count = Count()
     counting: Any = CountingDatabase(database, count)
     async with open_devices(counting) as server:
         phone = await server.device(ALICE, "PHONE")
         await server.device(ALICE, "TABLET")
-        asked = []
+        device_statements = []
         for txn_id in ("1", "2"):
             count.statements.clear()
             await server.send(phone, txn_id, {ALICE: {"PHONE": {}, "TABLET": {}}})
-            asked.append([one for one in count.statements if "devices" in one])
+            device_statements.append(
+                [statement for statement in count.statements if "devices" in statement]
+            )
 
-    assert len(asked[0]) == 1
-    assert asked[1] == []
+    assert len(device_statements[0]) == 1
+    assert device_statements[1] == []
 
 
-async def replaced(database: Database) -> None:
+async def delete_device_with_replaced_writer(database: Database) -> None:
     async with open_devices(database) as server:
         await server.device(ALICE, "PHONE")
         await database.write(devices.delete, ALICE, ["PHONE"])
@@ -98,19 +104,19 @@ async def replaced(database: Database) -> None:
         await server.inboxes.forget(ALICE, [])
 
 
-async def test_what_a_replaced_writer_forgets_is_not_forgotten(database: Database) -> None:
-    with pytest.raises(ExceptionGroup) as ended:
-        await replaced(database)
+async def test_forget_of_a_replaced_writer_is_not_committed(database: Database) -> None:
+    with pytest.raises(ExceptionGroup) as error:
+        await delete_device_with_replaced_writer(database)
 
-    assert ended.group_contains(WriterReplaced)
+    assert error.group_contains(WriterReplaced)
     assert await database.read(to_device.closed, 1) == [ALICE]
 
 
-async def test_a_device_that_comes_back_gets_its_messages_at_every_moment(server: Process) -> None:
+async def test_recreated_device_receives_messages_at_every_stage(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(ALICE, "TABLET")
     since = ""
-    got = []
+    received = []
 
     async def send(content: int) -> None:
         nonlocal since
@@ -118,7 +124,9 @@ async def test_a_device_that_comes_back_gets_its_messages_at_every_moment(server
         await server.send(phone, f"t{content}", message)
         answer = await server.sync(ALICE, "PHONE", since or None)
         since = answer["next_batch"]
-        got.extend([one["content"]["n"] for one in answer.get("to_device", {}).get("events", [])])
+        received.extend(
+            [event["content"]["n"] for event in answer.get("to_device", {}).get("events", [])]
+        )
 
     await send(1)
     await send(2)
@@ -126,7 +134,7 @@ async def test_a_device_that_comes_back_gets_its_messages_at_every_moment(server
     since = ""
     await server.device(ALICE, "PHONE")
     await send(3)
-    # Whoever deleted it tells the writer only now.
+    # The deletion is announced to the writer only now.
     await server.inboxes.forget(ALICE, [])
     await send(4)
     await send(5)
@@ -135,4 +143,4 @@ async def test_a_device_that_comes_back_gets_its_messages_at_every_moment(server
     await server.device(ALICE, "PHONE")
     await send(6)
 
-    assert got == [1, 2, 3, 4, 5, 6]
+    assert received == [1, 2, 3, 4, 5, 6]

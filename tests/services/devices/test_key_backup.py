@@ -1,4 +1,4 @@
-"""Key backups: versions, which keys win, and what is counted."""
+"""Key backups: versions, replacement of keys, counts and etags."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def key(index: int = 0, forwarded: int = 0, verified: bool = False, data: str = 
 
 
 class Backup:
-    """Alice's backup, as her phone uses it."""
+    """A client of the backup API with one device's access token."""
 
     def __init__(self, server: Process, token: str) -> None:
         self.client = server.client
@@ -56,17 +56,17 @@ class Backup:
 
 @pytest.fixture
 async def backup(server: Process) -> Backup:
-    """Nothing is backed up yet."""
+    """The backup API as Alice's phone uses it, without any version."""
     return Backup(server, await server.device(ALICE, "PHONE"))
 
 
-async def test_the_latest_version_is_the_one_asked_for_without_a_name(backup: Backup) -> None:
-    none = await backup.info()
+async def test_current_version_is_the_latest(backup: Backup) -> None:
+    missing = await backup.info()
     first, second = await backup.create(), await backup.create()
 
     latest, older = await backup.info(), await backup.info(first)
 
-    assert (none.status, none.errcode) == (404, "M_NOT_FOUND")
+    assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
     assert latest.json == {
         "version": second,
         "algorithm": ALGORITHM,
@@ -77,24 +77,26 @@ async def test_the_latest_version_is_the_one_asked_for_without_a_name(backup: Ba
     assert older.json["version"] == first
 
 
-async def test_keys_are_put_and_got_at_three_depths(backup: Backup) -> None:
+async def test_keys_are_stored_and_read_by_session_room_and_version(backup: Backup) -> None:
     version = await backup.create()
 
-    one = await backup.put("/!a:x/s1", version, key(data="1"))
+    session = await backup.put("/!a:x/s1", version, key(data="1"))
     room = await backup.put("/!a:x", version, {"sessions": {"s2": key(data="2")}})
-    every = await backup.put("", version, {"rooms": {"!b:x": {"sessions": {"s3": key(data="3")}}}})
+    whole_version = await backup.put(
+        "", version, {"rooms": {"!b:x": {"sessions": {"s3": key(data="3")}}}}
+    )
 
-    assert [one.json, room.json, every.json] == [
+    assert [session.json, room.json, whole_version.json] == [
         {"etag": "1", "count": 1},
         {"etag": "2", "count": 2},
         {"etag": "3", "count": 3},
     ]
     assert (await backup.get("/!a:x/s1", version)).json == key(data="1")
-    in_a = {"sessions": {"s1": key(data="1"), "s2": key(data="2")}}
-    assert (await backup.get("/!a:x", version)).json == in_a
+    room_a = {"sessions": {"s1": key(data="1"), "s2": key(data="2")}}
+    assert (await backup.get("/!a:x", version)).json == room_a
     assert (await backup.get("/!none:x", version)).json == {"sessions": {}}
-    in_all = {"rooms": {"!a:x": in_a, "!b:x": {"sessions": {"s3": key(data="3")}}}}
-    assert (await backup.get("", version)).json == in_all
+    all_rooms = {"rooms": {"!a:x": room_a, "!b:x": {"sessions": {"s3": key(data="3")}}}}
+    assert (await backup.get("", version)).json == all_rooms
     missing = await backup.get("/!a:x/s9", version)
     assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
 
@@ -107,9 +109,7 @@ async def test_keys_are_put_and_got_at_three_depths(backup: Backup) -> None:
         (key(1, 1), key(1, 2)),
     ],
 )
-async def test_the_better_key_stays_whichever_comes_first(
-    backup: Backup, better: Any, worse: Any
-) -> None:
+async def test_better_key_is_kept_in_either_order(backup: Backup, better: Any, worse: Any) -> None:
     version = await backup.create()
     await backup.put("/!a:x/up", version, worse)
     await backup.put("/!a:x/down", version, better)
@@ -122,23 +122,23 @@ async def test_the_better_key_stays_whichever_comes_first(
     assert (up.json["etag"], down.json["etag"]) == ("3", "3")
 
 
-async def test_keys_go_into_the_latest_version_only(backup: Backup) -> None:
-    nowhere = await backup.put("/!a:x/s1", "1", key())
+async def test_keys_are_added_to_the_current_version_only(backup: Backup) -> None:
+    without_version = await backup.put("/!a:x/s1", "1", key())
     first = await backup.create()
     second = await backup.create()
 
-    old = await backup.put("/!a:x/s1", first, key())
+    old_version = await backup.put("/!a:x/s1", first, key())
     unknown = await backup.put("/!a:x/s1", "999999", key())
-    nameless = await backup.put("/!a:x/s1", None, key())
+    missing_parameter = await backup.put("/!a:x/s1", None, key())
 
-    assert (nowhere.status, nowhere.errcode) == (404, "M_NOT_FOUND")
-    assert (old.status, old.errcode) == (403, "M_WRONG_ROOM_KEYS_VERSION")
-    assert old.json["current_version"] == second
+    assert (without_version.status, without_version.errcode) == (404, "M_NOT_FOUND")
+    assert (old_version.status, old_version.errcode) == (403, "M_WRONG_ROOM_KEYS_VERSION")
+    assert old_version.json["current_version"] == second
     assert (unknown.status, unknown.errcode) == (404, "M_NOT_FOUND")
-    assert (nameless.status, nameless.errcode) == (400, "M_MISSING_PARAM")
+    assert (missing_parameter.status, missing_parameter.errcode) == (400, "M_MISSING_PARAM")
 
 
-async def test_keys_are_deleted_at_three_depths(backup: Backup) -> None:
+async def test_keys_are_deleted_by_session_room_and_version(backup: Backup) -> None:
     version = await backup.create()
     rooms = {name: {"sessions": {"s1": key(), "s2": key()}} for name in ("!a:x", "!b:x", "!c:x")}
     await backup.put("", version, {"rooms": rooms})
@@ -153,11 +153,11 @@ async def test_keys_are_deleted_at_three_depths(backup: Backup) -> None:
         {"etag": "3", "count": 3},
         {"etag": "4", "count": 0},
     ]
-    gone = await backup.delete("", "999999")
-    assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
+    unknown_version = await backup.delete("", "999999")
+    assert (unknown_version.status, unknown_version.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_a_version_is_deleted_once_and_for_all(backup: Backup) -> None:
+async def test_deleted_version_stays_deleted(backup: Backup) -> None:
     first, second = await backup.create(), await backup.create()
     client, token = backup.client, backup.token
 
@@ -172,22 +172,24 @@ async def test_a_version_is_deleted_once_and_for_all(backup: Backup) -> None:
     assert (await backup.get("", second)).status == 404
 
 
-async def test_only_the_data_of_a_version_can_be_changed(backup: Backup) -> None:
+async def test_only_auth_data_of_a_version_can_be_changed(backup: Backup) -> None:
     version = await backup.create()
 
-    async def update(**more: Any) -> Answer:
-        body = {"algorithm": ALGORITHM, "auth_data": {"public_key": "new"}, **more}
+    async def update(**extra: Any) -> Answer:
+        body = {"algorithm": ALGORITHM, "auth_data": {"public_key": "new"}, **extra}
         return await backup.client.put(f"{VERSION}/{version}", body, token=backup.token)
 
-    refused = [await update(algorithm="other"), await update(version="other")]
+    rejected = [await update(algorithm="other"), await update(version="other")]
     accepted = [await update(version=version), await update()]
 
-    assert {(one.status, one.errcode) for one in refused} == {(400, "M_INVALID_PARAM")}
-    assert [one.status for one in accepted] == [200, 200]
+    assert {(response.status, response.errcode) for response in rejected} == {
+        (400, "M_INVALID_PARAM")
+    }
+    assert [response.status for response in accepted] == [200, 200]
     assert (await backup.info()).json["auth_data"] == {"public_key": "new"}
 
 
-async def test_backups_are_their_owners(server: Process, backup: Backup) -> None:
+async def test_backups_belong_to_their_user(server: Process, backup: Backup) -> None:
     version = await backup.create()
     bobs = Backup(server, await server.device(BOB, "PHONE"))
 
@@ -195,7 +197,7 @@ async def test_backups_are_their_owners(server: Process, backup: Backup) -> None
     assert (await bobs.get("", version)).status == 404
 
 
-async def test_data_of_other_algorithms_may_be_text(backup: Backup) -> None:
+async def test_data_of_other_algorithms_can_be_strings(backup: Backup) -> None:
     body = {"algorithm": "m.megolm_backup.v1", "auth_data": "opaque"}
     version = (await backup.client.post(VERSION, body, token=backup.token)).json["version"]
 
@@ -206,7 +208,7 @@ async def test_data_of_other_algorithms_may_be_text(backup: Backup) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changes",
     [
         {"first_message_index": "1"},
         {"is_verified": 1},
@@ -214,16 +216,16 @@ async def test_data_of_other_algorithms_may_be_text(backup: Backup) -> None:
         {"forwarded_count": 2**60},
     ],
 )
-async def test_malformed_keys_are_refused(backup: Backup, wrong: dict[str, Any]) -> None:
+async def test_malformed_keys_are_rejected(backup: Backup, changes: dict[str, Any]) -> None:
     version = await backup.create()
-    bad = {**key(), **wrong}
+    malformed = {**key(), **changes}
 
     answers = [
-        await backup.put("/!a:x/s1", version, bad),
-        await backup.put("/!a:x", version, {"sessions": {"s1": bad}}),
+        await backup.put("/!a:x/s1", version, malformed),
+        await backup.put("/!a:x", version, {"sessions": {"s1": malformed}}),
     ]
 
-    assert {(one.status, one.errcode) for one in answers} == {(400, "M_BAD_JSON")}
+    assert {(answer.status, answer.errcode) for answer in answers} == {(400, "M_BAD_JSON")}
 
 
 records = st.builds(
@@ -238,8 +240,8 @@ records = st.builds(
 
 
 @given(records, records)
-def test_of_two_keys_at_most_one_replaces_the_other(
-    one: SessionRecord, other: SessionRecord
+def test_exactly_one_of_two_different_keys_is_better(
+    first: SessionRecord, second: SessionRecord
 ) -> None:
-    assert not (is_better(one, other) and is_better(other, one))
-    assert is_better(one, other) or is_better(other, one) or one == other
+    assert not (is_better(first, second) and is_better(second, first))
+    assert is_better(first, second) or is_better(second, first) or first == second

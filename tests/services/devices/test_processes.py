@@ -1,4 +1,4 @@
-"""Devices served by a process that owns nothing: it asks the owners, and follows their streams."""
+"""Devices in a process that owns no stream: it calls the owners and follows their streams."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -30,8 +30,8 @@ MESSAGES = ExtensionsAsked(to_device=ToDeviceAsked(True))
 Pair = tuple[Process, Process]
 
 
-class Crossing:
-    """Calls the owner with what is left of arguments and results after they were encoded."""
+class EncodingProxy:
+    """A proxy that calls the owner with encoded and decoded arguments and results."""
 
     def __init__(self, protocol: type[Any], owner: Any) -> None:
         self._methods = rpc_methods(protocol)
@@ -50,20 +50,20 @@ class Crossing:
 
 @pytest.fixture
 async def pair(database: Database) -> AsyncIterator[Pair]:
-    """The owner of all streams, and a process that only reads them."""
+    """The owner of all streams, and a process that only follows them."""
     hub = InProcHub()
     async with open_devices(database, hub) as owner:
         world = make_world(
             database, owner.world.clock, hub, Topology("reader", "main"), 2**20, random_opaque
         )
-        lists: Any = Crossing(DeviceListWriter, owner.lists)
-        inboxes: Any = Crossing(InboxWriter, owner.inboxes)
+        lists: Any = EncodingProxy(DeviceListWriter, owner.lists)
+        inboxes: Any = EncodingProxy(InboxWriter, owner.inboxes)
         reader = make_process(world, lists, inboxes, is_owner=False)
         reader.tokens.requesters = owner.tokens.requesters
         yield owner, reader
 
 
-async def test_each_process_serves_what_came_in_through_the_other(pair: Pair) -> None:
+async def test_each_process_sees_uploads_and_messages_of_the_other(pair: Pair) -> None:
     owner, reader = pair
     await owner.world.create_room(ALICE, join=[BOB])
     phone, tablet = await owner.device(ALICE, "PHONE"), await reader.device(BOB, "TABLET")
@@ -73,20 +73,20 @@ async def test_each_process_serves_what_came_in_through_the_other(pair: Pair) ->
         tablet, device_keys=plain_keys(BOB, "TABLET"), one_time_keys=one_time_keys(1, 2)
     )
     await reader.send(tablet, "t", {ALICE: {"*": {"body": "hello"}}})
-    answer = await owner.sync(ALICE, "PHONE", since)
+    owner_sync = await owner.sync(ALICE, "PHONE", since)
     claimed = await owner.claim(phone, BOB, "TABLET") + await reader.claim(phone, BOB, "TABLET")
-    at_reader = await reader.sync(ALICE, "PHONE", since)
-    bobs = await reader.sync(BOB, "TABLET")
+    reader_sync = await reader.sync(ALICE, "PHONE", since)
+    bob_sync = await reader.sync(BOB, "TABLET")
 
-    assert answer["device_lists"] == {"changed": [BOB], "left": []}
-    assert [one["content"] for one in answer["to_device"]["events"]] == [{"body": "hello"}]
-    assert at_reader["to_device"] == answer["to_device"]
+    assert owner_sync["device_lists"] == {"changed": [BOB], "left": []}
+    assert [event["content"] for event in owner_sync["to_device"]["events"]] == [{"body": "hello"}]
+    assert reader_sync["to_device"] == owner_sync["to_device"]
     assert (await owner.query(phone, BOB))["device_keys"][BOB].keys() == {"TABLET"}
     assert claimed == ["signed_curve25519:0001", "signed_curve25519:0002"]
-    assert bobs["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert bob_sync["device_one_time_keys_count"] == {"signed_curve25519": 0}
 
 
-async def test_what_was_acknowledged_to_one_process_does_not_come_from_the_other(
+async def test_messages_acknowledged_to_one_process_are_not_returned_by_another(
     pair: Pair,
 ) -> None:
     owner, reader = pair
@@ -95,48 +95,48 @@ async def test_what_was_acknowledged_to_one_process_does_not_come_from_the_other
 
     first = await reader.sync(ALICE, "PHONE")
     second = await owner.sync(ALICE, "PHONE", first["next_batch"])
-    anew = await reader.sync(ALICE, "PHONE", None)
+    initial = await reader.sync(ALICE, "PHONE", None)
 
     assert "to_device" in first
     assert "to_device" not in second
-    assert "to_device" not in anew
+    assert "to_device" not in initial
 
 
-async def test_an_old_token_brings_nothing_again_that_was_acknowledged_to_another_process(
+async def test_old_token_does_not_return_messages_acknowledged_to_another_process(
     pair: Pair,
 ) -> None:
     owner, reader = pair
     phone = await owner.device(ALICE, "PHONE")
     await owner.send(phone, "t1", {ALICE: {"PHONE": {"body": "before"}}})
-    old = (await reader.sync(ALICE, "PHONE"))["next_batch"]
-    slid = await reader.slide(ALICE, "PHONE", MESSAGES)
-    messages = attrs.evolve(MESSAGES, to_device=ToDeviceAsked(True, since=next_of(slid)))
-    await owner.sync(ALICE, "PHONE", old)
+    old_token = (await reader.sync(ALICE, "PHONE"))["next_batch"]
+    sliding = await reader.slide(ALICE, "PHONE", MESSAGES)
+    messages = attrs.evolve(MESSAGES, to_device=ToDeviceAsked(True, since=next_batch_of(sliding)))
+    await owner.sync(ALICE, "PHONE", old_token)
     await owner.send(phone, "t2", {ALICE: {"PHONE": {"body": "once"}}})
 
-    first = await owner.sync(ALICE, "PHONE", old)
+    first = await owner.sync(ALICE, "PHONE", old_token)
     await owner.sync(ALICE, "PHONE", first["next_batch"])
-    again = await reader.sync(ALICE, "PHONE", old)
-    slid = await reader.slide(ALICE, "PHONE", messages, slid["pos"])
+    again = await reader.sync(ALICE, "PHONE", old_token)
+    sliding = await reader.slide(ALICE, "PHONE", messages, sliding["pos"])
     await owner.send(phone, "t3", {ALICE: {"PHONE": {"body": "new"}}})
-    later = await reader.sync(ALICE, "PHONE", old)
+    later = await reader.sync(ALICE, "PHONE", old_token)
 
     assert bodies(first["to_device"]) == ["once"]
     assert "to_device" not in again
-    assert bodies(slid["extensions"]["to_device"]) == []
+    assert bodies(sliding["extensions"]["to_device"]) == []
     assert bodies(later["to_device"]) == ["new"]
 
 
 def bodies(section: Any) -> list[str]:
-    return [one["content"]["body"] for one in section["events"]]
+    return [event["content"]["body"] for event in section["events"]]
 
 
-def next_of(slid: Any) -> str:
-    token: str = slid["extensions"]["to_device"]["next_batch"]
+def next_batch_of(response: Any) -> str:
+    token: str = response["extensions"]["to_device"]["next_batch"]
     return token
 
 
-async def test_keys_signatures_and_removals_through_a_reader(pair: Pair) -> None:
+async def test_keys_signatures_and_removals_through_a_following_process(pair: Pair) -> None:
     owner, reader = pair
     phone = await reader.device(ALICE, "PHONE")
     device = KeyPair.of_device(ALICE, "PHONE", 1)
@@ -151,9 +151,9 @@ async def test_keys_signatures_and_removals_through_a_reader(pair: Pair) -> None
     await reader.client.post(f"{V3}/keys/device_signing/upload", keys, token=phone)
     signed = {ALICE: {"PHONE": signing.signing(device.device_keys())}}
     await reader.client.post(f"{V3}/keys/signatures/upload", signed, token=phone)
-    seen = (await owner.query(phone, ALICE))["device_keys"][ALICE]["PHONE"]
+    device_keys = (await owner.query(phone, ALICE))["device_keys"][ALICE]["PHONE"]
     await reader.log_out(ALICE, "PHONE")
-    gone = (await owner.query(phone, ALICE))["device_keys"][ALICE]
+    after_logout = (await owner.query(phone, ALICE))["device_keys"][ALICE]
 
-    assert len(seen["signatures"][ALICE]) == 2
-    assert gone == {}
+    assert len(device_keys["signatures"][ALICE]) == 2
+    assert after_logout == {}

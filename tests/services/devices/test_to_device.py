@@ -1,4 +1,4 @@
-"""Messages to devices: once each, in order, until they are acknowledged."""
+"""To-device messages: delivered once, in order, until they are acknowledged."""
 
 from typing import Any
 
@@ -13,34 +13,34 @@ from tests.support.rooms import ALICE, BOB, ZOE
 
 
 def bodies(answer: Any) -> list[str]:
-    return [one["content"]["body"] for one in answer.get("to_device", {}).get("events", [])]
+    return [event["content"]["body"] for event in answer.get("to_device", {}).get("events", [])]
 
 
 def text(body: str) -> dict[str, str]:
     return {"body": body}
 
 
-async def test_messages_come_in_order_and_go_when_acknowledged(server: Process) -> None:
+async def test_messages_are_returned_in_order_until_acknowledged(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
     for n in range(3):
         await server.send(phone, f"t{n}", {BOB: {"TABLET": text(f"m{n}")}})
 
     first = await server.sync(BOB, "TABLET")
-    again = await server.sync(BOB, "TABLET", timeout_ms=0)
-    nothing = await server.sync(BOB, "TABLET", first["next_batch"])
-    from_scratch = await server.sync(BOB, "TABLET")
+    repeated = await server.sync(BOB, "TABLET", timeout_ms=0)
+    after_acknowledgement = await server.sync(BOB, "TABLET", first["next_batch"])
+    initial = await server.sync(BOB, "TABLET")
 
     assert first["to_device"]["events"][0] == {
         "type": "m.test",
         "sender": ALICE,
         "content": {"body": "m0"},
     }
-    assert bodies(first) == bodies(again) == ["m0", "m1", "m2"]
-    assert bodies(nothing) == bodies(from_scratch) == []
+    assert bodies(first) == bodies(repeated) == ["m0", "m1", "m2"]
+    assert bodies(after_acknowledgement) == bodies(initial) == []
 
 
-async def test_the_same_request_again_sends_nothing(server: Process) -> None:
+async def test_repeated_request_sends_nothing(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
 
@@ -52,7 +52,7 @@ async def test_the_same_request_again_sends_nothing(server: Process) -> None:
     assert bodies(synced) == ["once", "other type"]
 
 
-async def test_a_star_means_every_device_and_unknown_devices_get_nothing(server: Process) -> None:
+async def test_star_means_every_device_and_unknown_devices_are_ignored(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     for name in ("A", "B"):
         await server.device(BOB, name)
@@ -65,7 +65,7 @@ async def test_a_star_means_every_device_and_unknown_devices_get_nothing(server:
     assert synced == [["all"], ["all"], []]
 
 
-async def test_messages_go_to_the_devices_there_are_then(server: Process) -> None:
+async def test_messages_go_to_the_devices_that_exist_when_sent(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     for txn_id, change in (
         ("first", server.device(BOB, "OLD")),
@@ -76,16 +76,16 @@ async def test_messages_go_to_the_devices_there_are_then(server: Process) -> Non
         await change
         await server.send(phone, txn_id, {BOB: {"*": text(txn_id)}})
 
-    got = [bodies(await server.sync(BOB, name)) for name in ("OLD", "NEW")]
-    assert got == [["fourth"], ["second", "third", "fourth"]]
+    received = [bodies(await server.sync(BOB, device_id)) for device_id in ("OLD", "NEW")]
+    assert received == [["fourth"], ["second", "third", "fourth"]]
 
 
-async def test_a_device_gets_messages_though_nobody_was_told_that_it_is_new(
+async def test_unannounced_new_device_receives_messages(
     server: Process,
 ) -> None:
     phone = await server.device(BOB, "PHONE")
     await server.send(phone, "1", {ALICE: {"*": text("early"), "NEW": text("early")}})
-    # What should follow failed, and the client tries again.
+    # The login failed after this commit, and the client repeats it.
     await server.world.database.write(devices.ensure, ALICE, "NEW", None, 1)
     await server.device(ALICE, "NEW")
 
@@ -95,7 +95,7 @@ async def test_a_device_gets_messages_though_nobody_was_told_that_it_is_new(
     assert bodies(await server.sync(ALICE, "NEW")) == ["to it", "to all"]
 
 
-async def test_a_device_made_anew_gets_what_is_sent_though_nobody_was_told(
+async def test_unannounced_recreated_device_receives_only_new_messages(
     server: Process,
 ) -> None:
     phone = await server.device(BOB, "PHONE")
@@ -111,7 +111,7 @@ async def test_a_device_made_anew_gets_what_is_sent_though_nobody_was_told(
     assert synced == [["new"], ["old", "new"]]
 
 
-async def test_many_messages_come_in_pages_without_loss(server: Process) -> None:
+async def test_many_messages_are_paginated_without_loss(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
     for n in range(250):
@@ -128,7 +128,7 @@ async def test_many_messages_come_in_pages_without_loss(server: Process) -> None
     assert [body for page in pages for body in page] == [f"m{n}" for n in range(250)]
 
 
-async def test_a_message_wakes_the_long_poll_of_its_device(server: Process) -> None:
+async def test_message_wakes_the_long_poll_of_its_device(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
     since = (await server.sync(BOB, "TABLET"))["next_batch"]
@@ -146,7 +146,7 @@ async def test_a_message_wakes_the_long_poll_of_its_device(server: Process) -> N
     assert bodies(answers[0]) == ["wake up"]
 
 
-async def test_a_poll_without_news_still_tells_how_many_keys_are_left(server: Process) -> None:
+async def test_empty_sync_contains_the_key_counts(server: Process) -> None:
     await server.device(BOB, "TABLET")
     since = (await server.sync(BOB, "TABLET"))["next_batch"]
 
@@ -159,7 +159,7 @@ async def test_a_poll_without_news_still_tells_how_many_keys_are_left(server: Pr
     }
 
 
-async def test_messages_of_a_device_are_gone_with_it(server: Process) -> None:
+async def test_messages_are_deleted_with_their_device(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
     await server.send(phone, "t", {BOB: {"TABLET": text("too late")}})
@@ -171,7 +171,7 @@ async def test_messages_of_a_device_are_gone_with_it(server: Process) -> None:
 
 
 @pytest.mark.parametrize("messages", [{BOB: {"TABLET": "text"}}, {"bob": {"TABLET": {}}}, {BOB: 1}])
-async def test_messages_must_be_objects_by_user_and_device(
+async def test_messages_must_be_objects_by_user_and_device_id(
     server: Process, messages: dict[str, Any]
 ) -> None:
     phone = await server.device(ALICE, "PHONE")
@@ -181,28 +181,30 @@ async def test_messages_must_be_objects_by_user_and_device(
     assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
 
 
-async def test_sliding_sync_gives_messages_by_its_own_token(server: Process) -> None:
+async def test_sliding_sync_paginates_messages_by_its_own_token(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     await server.device(BOB, "TABLET")
     for n in range(3):
         await server.send(phone, f"t{n}", {BOB: {"TABLET": text(f"m{n}")}})
 
     async def ask(since: str | None, pos: str | None) -> Any:
-        asked = ExtensionsAsked(
+        extensions = ExtensionsAsked(
             to_device=ToDeviceAsked(enabled=True, since=since, limit=2),
             e2ee=ExtensionAsked(enabled=True),
         )
-        return await server.slide(BOB, "TABLET", asked, pos)
+        return await server.slide(BOB, "TABLET", extensions, pos)
 
     first = await ask(None, None)
     page = first["extensions"]["to_device"]
     repeated = (await ask(None, first["pos"]))["extensions"]["to_device"]
     second = await ask(page["next_batch"], first["pos"])
-    rest = second["extensions"]["to_device"]
-    last = (await ask(rest["next_batch"], second["pos"]))["extensions"]["to_device"]
+    remaining = second["extensions"]["to_device"]
+    last = (await ask(remaining["next_batch"], second["pos"]))["extensions"]["to_device"]
 
-    told = [[one["content"]["body"] for one in one_page["events"]] for one_page in (page, rest)]
-    assert told == [["m0", "m1"], ["m2"]]
+    received = [
+        [event["content"]["body"] for event in part["events"]] for part in (page, remaining)
+    ]
+    assert received == [["m0", "m1"], ["m2"]]
     assert repeated == page
     assert last["events"] == []
     assert first["extensions"]["e2ee"] == {

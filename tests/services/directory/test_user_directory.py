@@ -1,4 +1,4 @@
-"""The user directory: who finds whom."""
+"""The user directory: which users a search returns."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from hs.core.requester import Requester
 from hs.repl.feed import Batch
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
-from hs.services.directory.user_directory import DirectoryDuty, UserDirectory
+from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
@@ -34,19 +34,19 @@ async def deactivate(tx: Tx, user_id: str) -> None:
 
 @attrs.define(eq=False)
 class Scene:
-    """A directory over a world with Alice, Bob and Carol."""
+    """A user directory with Alice, Bob and Carol."""
 
     world: World
-    duty: DirectoryDuty
+    updater: UserDirectoryUpdater
     settings: UserDirectorySettings = UserDirectorySettings()
 
-    async def find(self, requester: UserID, term: str, limit: int = 10) -> dict[str, Any]:
-        await self.duty.catch_up()
+    async def search(self, requester: UserID, term: str, limit: int = 10) -> dict[str, Any]:
+        await self.updater.catch_up()
         directory = UserDirectory(self.world.database, self.settings, SERVER)
         return await directory.search(Requester(requester), term, limit)
 
-    async def finds(self, requester: UserID, term: str) -> list[str]:
-        return [one["user_id"] for one in (await self.find(requester, term))["results"]]
+    async def found_ids(self, requester: UserID, term: str) -> list[str]:
+        return [user["user_id"] for user in (await self.search(requester, term))["results"]]
 
 
 @asynccontextmanager
@@ -55,65 +55,65 @@ async def open_scene(database: Database) -> AsyncIterator[Scene]:
     for user_id, name in names:
         await database.write(add_user, user_id, name)
     async with open_world(database) as world:
-        yield Scene(world, DirectoryDuty(database, world.feed, SERVER))
+        yield Scene(world, UserDirectoryUpdater(database, world.feed, SERVER))
 
 
-async def test_members_of_public_rooms_are_found_by_all(database: Database) -> None:
+async def test_members_of_public_rooms_are_found_by_everyone(database: Database) -> None:
     async with open_scene(database) as scene:
         room_id = await scene.world.create_room(ALICE, join=[BOB], join_rule="public")
 
-        assert await scene.finds(CAROL, "builder") == [BOB]
-        assert await scene.finds(CAROL, "@bob:test.example") == [BOB]
-        assert await scene.finds(CAROL, "lidd ALI") == [ALICE]
-        assert await scene.finds(CAROL, "nobody") == []
+        assert await scene.found_ids(CAROL, "builder") == [BOB]
+        assert await scene.found_ids(CAROL, "@bob:test.example") == [BOB]
+        assert await scene.found_ids(CAROL, "lidd ALI") == [ALICE]
+        assert await scene.found_ids(CAROL, "nobody") == []
         await scene.world.set_state(room_id, ALICE, "m.room.join_rules", {"join_rule": "invite"})
-        assert await scene.finds(CAROL, "builder") == []
+        assert await scene.found_ids(CAROL, "builder") == []
         await scene.world.set_state(
             room_id,
             ALICE,
             "m.room.history_visibility",
             {"history_visibility": "world_readable"},
         )
-        assert await scene.finds(CAROL, "builder") == [BOB]
+        assert await scene.found_ids(CAROL, "builder") == [BOB]
         await scene.world.leave(room_id, BOB)
-        assert await scene.finds(CAROL, "builder") == []
+        assert await scene.found_ids(CAROL, "builder") == []
 
 
 async def test_members_of_a_private_room_find_each_other(database: Database) -> None:
     async with open_scene(database) as scene:
         room_id = await scene.world.create_room(ALICE, invite=[BOB], join_rule="invite")
 
-        assert await scene.finds(ALICE, "builder") == []
+        assert await scene.found_ids(ALICE, "builder") == []
         await scene.world.join(room_id, BOB)
-        assert await scene.finds(ALICE, "builder") == [BOB]
-        # To share a room with oneself is not enough.
-        assert await scene.finds(BOB, "builder") == []
-        assert await scene.finds(CAROL, "builder") == []
+        assert await scene.found_ids(ALICE, "builder") == [BOB]
+        # Users are not found because they share the room with themselves.
+        assert await scene.found_ids(BOB, "builder") == []
+        assert await scene.found_ids(CAROL, "builder") == []
         await scene.world.leave(room_id, BOB)
-        assert await scene.finds(ALICE, "builder") == []
+        assert await scene.found_ids(ALICE, "builder") == []
 
 
-async def test_results_are_limited_and_say_so(database: Database) -> None:
+async def test_limited_results_are_marked(database: Database) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[BOB, CAROL])
 
-        found = await scene.find(ALICE, "test.example", limit=2)
+        response = await scene.search(ALICE, "test.example", limit=2)
 
-        assert found["limited"]
-        assert [one["user_id"] for one in found["results"]] == [ALICE, BOB]
-        assert found["results"][0]["display_name"] == "Alice Liddell"
-        assert await scene.find(ALICE, "  ") == {"limited": False, "results": []}
+        assert response["limited"]
+        assert [user["user_id"] for user in response["results"]] == [ALICE, BOB]
+        assert response["results"][0]["display_name"] == "Alice Liddell"
+        assert await scene.search(ALICE, "  ") == {"limited": False, "results": []}
 
 
-async def test_a_new_name_is_found(database: Database) -> None:
+async def test_new_display_name_is_found(database: Database) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[CAROL])
-        await scene.duty.catch_up()
+        await scene.updater.catch_up()
 
         await database.write(profiles.put, CAROL, "displayname", "Lewis")
         scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
 
-        assert await scene.finds(ALICE, "lewis") == [CAROL]
+        assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
 
 async def test_deactivated_users_are_not_found(database: Database) -> None:
@@ -121,22 +121,22 @@ async def test_deactivated_users_are_not_found(database: Database) -> None:
         await scene.world.create_room(ALICE, join=[BOB])
         await database.write(deactivate, BOB)
 
-        assert await scene.finds(ALICE, "builder") == []
+        assert await scene.found_ids(ALICE, "builder") == []
 
 
-@pytest.mark.parametrize(("everybody", "expected"), [(True, [BOB]), (False, [])])
-async def test_everybody_is_found_when_so_configured(
-    database: Database, everybody: bool, expected: list[str]
+@pytest.mark.parametrize(("search_all", "expected"), [(True, [BOB]), (False, [])])
+async def test_all_users_are_found_if_configured(
+    database: Database, search_all: bool, expected: list[str]
 ) -> None:
     async with open_scene(database) as scene:
-        scene.settings = UserDirectorySettings(search_all_users=everybody)
+        scene.settings = UserDirectorySettings(search_all_users=search_all)
 
-        assert await scene.finds(ALICE, "builder") == expected
+        assert await scene.found_ids(ALICE, "builder") == expected
 
 
-async def test_patterns_are_taken_literally(database: Database) -> None:
+async def test_pattern_characters_are_matched_literally(database: Database) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[BOB])
 
-        assert await scene.finds(ALICE, "%") == []
-        assert await scene.finds(ALICE, "bo_") == []
+        assert await scene.found_ids(ALICE, "%") == []
+        assert await scene.found_ids(ALICE, "bo_") == []

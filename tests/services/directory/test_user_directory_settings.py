@@ -1,4 +1,4 @@
-"""Each setting of the user directory, and what it does to one search."""
+"""The effects of the user directory's settings on a search."""
 
 import pytest
 
@@ -16,50 +16,48 @@ async def lock(tx: Tx, user_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("settings", "expected"),
     [
         (UserDirectorySettings(), [ALICE, BOB, ZOE]),
         (UserDirectorySettings(enabled=False), []),
         (UserDirectorySettings(search_all_users=True), [ALICE, BOB, CAROL, ZOE]),
         (UserDirectorySettings(exclude_remote_users=True), [ALICE, BOB]),
     ],
-    ids=["as it is", "enabled", "search_all_users", "exclude_remote_users"],
+    ids=["default", "enabled", "search_all_users", "exclude_remote_users"],
 )
-async def test_who_is_found(
-    database: Database, settings: UserDirectorySettings, found: list[UserID]
+async def test_settings_select_the_users_that_are_found(
+    database: Database, settings: UserDirectorySettings, expected: list[UserID]
 ) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[BOB, ZOE])
         scene.settings = settings
 
-        assert sorted(await scene.finds(BOB, "example")) == found
+        assert sorted(await scene.found_ids(BOB, "example")) == expected
 
 
 @pytest.mark.parametrize("prefer", [False, True])
-async def test_users_of_this_server_come_first_if_so_configured(
-    database: Database, prefer: bool
-) -> None:
+async def test_local_users_come_first_if_configured(database: Database, prefer: bool) -> None:
     async with open_scene(database) as scene:
-        # Zoe's name begins with the word, which makes her the better match.
-        await _with_zoe(scene)
+        # Zoe's name begins with the word, so she is the better match.
+        await _join_zoe(scene)
         scene.settings = UserDirectorySettings(prefer_local_users=prefer)
 
-        found = await scene.finds(ALICE, "builder")
+        user_ids = await scene.found_ids(ALICE, "builder")
 
-        assert found == ([BOB, ZOE] if prefer else [ZOE, BOB])
+        assert user_ids == ([BOB, ZOE] if prefer else [ZOE, BOB])
 
 
 @pytest.mark.parametrize("shown", [False, True])
-async def test_locked_users_are_found_if_so_configured(database: Database, shown: bool) -> None:
+async def test_locked_users_are_found_if_configured(database: Database, shown: bool) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[BOB])
         await database.write(lock, BOB)
         scene.settings = UserDirectorySettings(show_locked_users=shown)
 
-        assert await scene.finds(ALICE, "builder") == ([BOB] if shown else [])
+        assert await scene.found_ids(ALICE, "builder") == ([BOB] if shown else [])
 
 
-async def _with_zoe(scene: Scene) -> None:
+async def _join_zoe(scene: Scene) -> None:
     room_id = await scene.world.create_room(ALICE, join=[BOB])
     content = {"membership": "join", "displayname": "Builder Zoe"}
     await scene.world.set_state(room_id, ZOE, "m.room.member", content, ZOE)

@@ -1,1 +1,1 @@
-"""Tests."""
+"""Tests of typing notifications, receipts and presence."""

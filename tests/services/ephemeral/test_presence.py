@@ -1,4 +1,4 @@
-"""Presence: what devices do, what time does, and who sees it."""
+"""Presence: syncing devices, activity, timeouts and visibility."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -20,7 +20,7 @@ from hs.repl.streams import EVENTS, PRESENCE
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
-from hs.services.ephemeral.presence_writer import PresenceMemory
+from hs.services.ephemeral.presence_writer import LocalPresenceWriter
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 
@@ -32,7 +32,7 @@ SETTINGS = PresenceSettings()
 
 
 class AliceAndBob:
-    """Two who share a room; Carol is alone."""
+    """Memberships: Alice and Bob share a room, Carol is in none."""
 
     async def joined_rooms(self, user_id: UserID) -> Sequence[RoomID]:
         return [ROOM] if user_id in (ALICE, BOB) else []
@@ -46,125 +46,125 @@ class AliceAndBob:
 
 @attrs.define(eq=False)
 class Scene:
-    """One process that tracks presence."""
+    """A process that tracks and writes presence."""
 
     feed: Feed
     clock: FixedClock
-    memory: PresenceMemory
+    writer: LocalPresenceWriter
     devices: SyncingDevices
     states: PresenceStates
     service: PresenceService
     rows: list[PresenceRow] = attrs.Factory(list)
 
-    def told(self) -> list[tuple[str, str]]:
+    def published(self) -> list[tuple[str, str]]:
         return [(row.user_id, row.state) for row in self.rows]
 
-    async def pass_ms(self, ms: int) -> None:
+    async def advance_ms(self, ms: int) -> None:
         self.clock.advance(ms)
-        await self.devices.tell()
-        self.memory.expire()
+        await self.devices.flush()
+        self.writer.expire()
 
 
 def make_scene(database: Database, settings: PresenceSettings = SETTINGS) -> Scene:
     feed, clock = Feed(), FixedClock()
-    writer = MemoryWriter(PRESENCE, "main", alone(feed), epoch_at(clock.now_ms()))
-    writer.attach()
+    stream = MemoryWriter(PRESENCE, "main", alone(feed), epoch_at(clock.now_ms()))
+    stream.attach()
     states = PresenceStates(database, feed)
-    memory = PresenceMemory(writer, database, settings, clock)
-    devices = SyncingDevices("main", 1, memory, states, settings, clock)
-    service = PresenceService(settings, states, AliceAndBob(), memory, devices, clock)
-    scene = Scene(feed, clock, memory, devices, states, service)
+    writer = LocalPresenceWriter(stream, database, settings, clock)
+    devices = SyncingDevices("main", 1, writer, states, settings, clock)
+    service = PresenceService(settings, states, AliceAndBob(), writer, devices, clock)
+    scene = Scene(feed, clock, writer, devices, states, service)
     feed.subscribe(PRESENCE, lambda batch: scene.rows.extend(row for _, row in batch.rows))
     return scene
 
 
-async def test_sending_makes_one_active_again(database: Database) -> None:
+async def test_sending_an_event_makes_the_user_active_again(database: Database) -> None:
     scene = make_scene(database)
     watch_senders(scene.feed, scene.devices, lambda user_id: user_id == ALICE)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
-        await scene.pass_ms(SETTINGS.idle_timeout)
-        sent = [
-            (n, EventRow(ROOM, f"${n}", "m.x", who, None, n, n))
-            for n, who in ((1, ALICE), (2, BOB))
+        await scene.advance_ms(1)
+        await scene.advance_ms(SETTINGS.idle_timeout)
+        rows = [
+            (n, EventRow(ROOM, f"${n}", "m.x", sender, None, n, n))
+            for n, sender in ((1, ALICE), (2, BOB))
         ]
 
-        scene.feed.deliver(Batch(EVENTS, "main", 0, 2, sent))
-        await scene.pass_ms(1)
+        scene.feed.deliver(Batch(EVENTS, "main", 0, 2, rows))
+        await scene.advance_ms(1)
 
-    assert scene.told()[-2:] == [(ALICE, "unavailable"), (ALICE, "online")]
+    assert scene.published()[-2:] == [(ALICE, "unavailable"), (ALICE, "online")]
 
 
-async def test_syncing_tells_that_one_is_online_once(database: Database) -> None:
+async def test_syncing_device_is_published_as_online_once(database: Database) -> None:
     scene = make_scene(database)
 
     for _ in range(5):
         with scene.service.syncing(ALICE, "A", "online"):
-            await scene.pass_ms(10_000)
+            await scene.advance_ms(10_000)
 
-    assert scene.told() == [(ALICE, "online")]
+    assert scene.published() == [(ALICE, "online")]
     assert scene.rows[0].currently_active
 
 
-async def test_who_stops_syncing_goes_offline_after_a_while(database: Database) -> None:
+async def test_user_who_stops_syncing_goes_offline_after_the_timeout(database: Database) -> None:
     scene = make_scene(database)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
 
-    await scene.pass_ms(29_000)
-    before = scene.told()
-    await scene.pass_ms(2_000)
+    await scene.advance_ms(29_000)
+    before_timeout = scene.published()
+    await scene.advance_ms(2_000)
 
-    assert before == [(ALICE, "online")]
-    assert scene.told() == [(ALICE, "online"), (ALICE, "offline")]
+    assert before_timeout == [(ALICE, "online")]
+    assert scene.published() == [(ALICE, "online"), (ALICE, "offline")]
 
 
-async def test_who_does_nothing_becomes_unavailable_and_back(database: Database) -> None:
+async def test_idle_user_becomes_unavailable_and_active_again(database: Database) -> None:
     scene = make_scene(database)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
-        await scene.pass_ms(60_000)
-        await scene.pass_ms(240_000)
+        await scene.advance_ms(1)
+        await scene.advance_ms(60_000)
+        await scene.advance_ms(240_000)
         scene.devices.note_active(ALICE)
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
 
     states = [(row.state, row.currently_active) for row in scene.rows]
     assert states == [("online", True), ("online", False), ("unavailable", False), ("online", True)]
 
 
-async def test_the_most_present_device_counts(database: Database) -> None:
+async def test_presence_is_that_of_the_most_present_device(database: Database) -> None:
     scene = make_scene(database)
     with scene.service.syncing(ALICE, "A", "unavailable"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
         with scene.service.syncing(ALICE, "B", "online"):
-            await scene.pass_ms(1)
-        await scene.pass_ms(31_000)
+            await scene.advance_ms(1)
+        await scene.advance_ms(31_000)
 
     assert [row.state for row in scene.rows] == ["unavailable", "online", "unavailable"]
 
 
-async def test_syncing_offline_tells_nothing(database: Database) -> None:
+async def test_syncing_as_offline_publishes_nothing(database: Database) -> None:
     scene = make_scene(database)
 
     with scene.service.syncing(ALICE, "A", "offline"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
 
     assert scene.rows == []
 
 
-async def test_a_status_is_shown_to_those_who_share_a_room(database: Database) -> None:
+async def test_status_is_visible_to_users_in_shared_rooms(database: Database) -> None:
     scene = make_scene(database)
     await scene.service.set_presence(Requester(ALICE, "A"), ALICE, "unavailable", "at lunch")
     scene.clock.advance(500)
 
-    seen = await scene.service.presence_of(Requester(BOB), ALICE)
+    presence = await scene.service.presence_of(Requester(BOB), ALICE)
     changes = await scene.service.changes(BOB, None)
 
-    assert seen == {"presence": "unavailable", "last_active_ago": 500, "status_msg": "at lunch"}
+    assert presence == {"presence": "unavailable", "last_active_ago": 500, "status_msg": "at lunch"}
     assert orjson.loads(changes[ALICE]) == {
         "type": "m.presence",
         "sender": ALICE,
-        "content": seen,
+        "content": presence,
     }
     assert await scene.service.changes(CAROL, None) == {}
     assert await scene.service.changes(BOB, scene.feed.position(PRESENCE)) == {}
@@ -176,7 +176,7 @@ async def test_a_status_is_shown_to_those_who_share_a_room(database: Database) -
 @pytest.mark.parametrize(
     ("state", "status_msg"), [("away", None), (5, None), (["online"], None), ("online", 7)]
 )
-async def test_malformed_presence_is_refused(
+async def test_malformed_presence_is_rejected(
     database: Database, state: Any, status_msg: Any
 ) -> None:
     scene = make_scene(database)
@@ -185,59 +185,59 @@ async def test_malformed_presence_is_refused(
         await scene.service.set_presence(Requester(ALICE), ALICE, state, status_msg)
 
 
-async def test_nobody_sets_the_presence_of_another(database: Database) -> None:
+async def test_presence_of_another_user_cannot_be_set(database: Database) -> None:
     scene = make_scene(database)
 
     with pytest.raises(Forbidden):
         await scene.service.set_presence(Requester(ALICE), BOB, "online", None)
 
 
-async def test_presence_that_is_off_shows_nothing(database: Database) -> None:
+async def test_disabled_presence_publishes_nothing(database: Database) -> None:
     scene = make_scene(database, PresenceSettings(enabled=False))
     await scene.service.set_presence(Requester(ALICE), ALICE, "online", None)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
 
     assert scene.rows == []
     assert await scene.service.changes(ALICE, None) == {}
     assert await scene.service.presence_of(Requester(ALICE), ALICE) == {"presence": "offline"}
 
 
-async def test_states_survive_a_restart_until_nobody_syncs(database: Database) -> None:
+async def test_presence_survives_a_restart_until_the_timeout(database: Database) -> None:
     scene = make_scene(database)
     await scene.service.set_presence(Requester(ALICE, "A"), ALICE, "online", "hi")
-    await scene.memory.save()
+    await scene.writer.save()
 
     scene = make_scene(database)
-    await scene.memory.load()
-    first = await scene.service.changes(BOB, None)
-    kept = await scene.service.presence_of(Requester(ALICE), ALICE)
-    await scene.pass_ms(31_000)
+    await scene.writer.load()
+    initial_changes = await scene.service.changes(BOB, None)
+    presence = await scene.service.presence_of(Requester(ALICE), ALICE)
+    await scene.advance_ms(31_000)
 
-    assert (kept["presence"], kept["status_msg"]) == ("online", "hi")
-    assert first.keys() == {ALICE}
-    assert scene.told() == [(ALICE, "offline")]
+    assert (presence["presence"], presence["status_msg"]) == ("online", "hi")
+    assert initial_changes.keys() == {ALICE}
+    assert scene.published() == [(ALICE, "offline")]
 
 
-async def test_the_devices_of_a_dead_process_go_offline(database: Database) -> None:
+async def test_devices_of_a_silent_process_go_offline(database: Database) -> None:
     scene = make_scene(database)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.devices.tell()
+        await scene.devices.flush()
         scene.clock.advance(61_000)
-        scene.memory.expire()
+        scene.writer.expire()
 
         assert [row.state for row in scene.rows][-1] == "offline"
-        # It was not dead after all: it is asked to say again what it knows.
-        assert not await scene.memory.keep("main", 1)
+        # The process was alive: it must report its devices again.
+        assert not await scene.writer.keep("main", 1)
 
 
-async def test_who_said_to_be_offline_is_back_with_the_next_sync(database: Database) -> None:
+async def test_user_who_was_set_offline_is_online_at_the_next_sync(database: Database) -> None:
     scene = make_scene(database)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
     await scene.service.set_presence(Requester(ALICE, "A"), ALICE, "offline", None)
-    await scene.pass_ms(1)
+    await scene.advance_ms(1)
     with scene.service.syncing(ALICE, "A", "online"):
-        await scene.pass_ms(1)
+        await scene.advance_ms(1)
 
     assert [row.state for row in scene.rows] == ["online", "offline", "online"]

@@ -1,4 +1,4 @@
-"""Receipts and read markers: what moves, who sees it, and what is refused."""
+"""Receipts and fully-read markers: changes, visibility and validation."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,23 +31,23 @@ FOR_BOB = Requester(BOB, "B")
 
 @attrs.define
 class Markers:
-    """Read markers in memory, and nobody who cares for activity."""
+    """Fully-read markers in memory; activity is ignored."""
 
-    held: dict[tuple[UserID, RoomID], EventID] = attrs.Factory(dict)
+    events_by_room: dict[tuple[UserID, RoomID], EventID] = attrs.Factory(dict)
 
     async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        return self.held.get((user_id, room_id))
+        return self.events_by_room.get((user_id, room_id))
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        self.held[user_id, room_id] = event_id
+        self.events_by_room[user_id, room_id] = event_id
 
     def note_active(self, user_id: UserID) -> None:
-        """Do not care."""
+        """Do nothing."""
 
 
 @attrs.define(eq=False)
 class Scene:
-    """A room with Alice and Bob, and what they need to read."""
+    """A room with Alice and Bob, and the services for receipts and markers."""
 
     world: World
     reading: ReadingService
@@ -56,16 +56,16 @@ class Scene:
     room_id: RoomID
     rows: list[ReceiptRow] = attrs.Factory(list)
 
-    async def say(self, body: str = "hello", **relates_to: Any) -> EventID:
+    async def send_message(self, body: str = "hello", **relates_to: Any) -> EventID:
         content = {"msgtype": "m.text", "body": body}
         if relates_to:
             content["m.relates_to"] = relates_to  # type: ignore[assignment]  # plain JSON
         draft = Draft(event_types.MESSAGE, ALICE, content)
         return (await self.world.append(self.room_id, draft))[0].event_id
 
-    async def seen_by(self, user_id: UserID, after: int = 0) -> Any:
-        found = await self.receipts.in_rooms(user_id, [self.room_id], after, 0)
-        content = found.get(self.room_id)
+    async def receipts_for(self, user_id: UserID, after: int = 0) -> Any:
+        contents = await self.receipts.in_rooms(user_id, [self.room_id], after, 0)
+        content = contents.get(self.room_id)
         return None if content is None else orjson.loads(content)
 
 
@@ -88,98 +88,100 @@ async def open_scene(database: Database) -> AsyncIterator[Scene]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_receipt_is_seen_by_everybody_and_a_private_one_by_its_user(
+async def test_receipt_is_visible_to_all_and_private_receipt_to_its_user(
     database: Database,
 ) -> None:
     async with open_scene(database) as scene:
-        event_id = await scene.say()
+        event_id = await scene.send_message()
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id)
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ_PRIVATE, event_id)
 
         ts = scene.world.clock.now_ms()
-        told = {BOB: {"ts": ts}}
-        assert await scene.seen_by(ALICE) == {event_id: {READ: told}}
-        assert await scene.seen_by(BOB) == {event_id: {READ: told, READ_PRIVATE: told}}
+        receipts = {BOB: {"ts": ts}}
+        assert await scene.receipts_for(ALICE) == {event_id: {READ: receipts}}
+        assert await scene.receipts_for(BOB) == {event_id: {READ: receipts, READ_PRIVATE: receipts}}
 
 
 async def test_receipts_only_move_forward(database: Database) -> None:
     async with open_scene(database) as scene:
-        first = await scene.say()
-        second = await scene.say()
+        first = await scene.send_message()
+        second = await scene.send_message()
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, second)
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, first)
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, second)
 
         assert [row.event_id for row in scene.rows] == [second]
-        held = await scene.receipts.of_room(scene.room_id)
-        # The cache knows it now, so that nobody is asked.
+        room_receipts = await scene.receipts.of_room(scene.room_id)
+        # The receipt is cached now, so that the writer is not called.
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, first)
         assert len(scene.rows) == 1
-        assert held.read_up_to(BOB).everywhere == scene.rows[0].event_stream_id
+        assert room_receipts.read_up_to(BOB).everywhere == scene.rows[0].event_stream_id
 
 
-async def test_only_what_moved_after_a_position_is_told(database: Database) -> None:
+async def test_only_receipts_changed_after_a_position_are_returned(database: Database) -> None:
     async with open_scene(database) as scene:
-        event_id = await scene.say()
+        event_id = await scene.send_message()
         await scene.reading.set_receipt(FOR_ALICE, scene.room_id, READ, event_id)
         position = scene.world.feed.position(RECEIPTS).most()
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id)
 
-        assert list((await scene.seen_by(ALICE, position))[event_id][READ]) == [BOB]
+        assert list((await scene.receipts_for(ALICE, position))[event_id][READ]) == [BOB]
         assert scene.receipts.changed_rooms(position) == [scene.room_id]
-        last = scene.world.feed.position(RECEIPTS).most()
-        assert await scene.seen_by(ALICE, last) is None
-        assert scene.receipts.changed_rooms(last) == []
+        last_position = scene.world.feed.position(RECEIPTS).most()
+        assert await scene.receipts_for(ALICE, last_position) is None
+        assert scene.receipts.changed_rooms(last_position) == []
         assert scene.receipts.changed_rooms(0) is not None
 
 
-async def test_receipts_are_there_after_a_restart(database: Database) -> None:
+async def test_receipts_survive_a_restart(database: Database) -> None:
     async with open_scene(database) as scene:
-        event_id = await scene.say()
+        event_id = await scene.send_message()
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id, "main")
-        before = await scene.seen_by(ALICE)
+        receipts_before = await scene.receipts_for(ALICE)
         position = scene.world.feed.position(RECEIPTS).most()
         room_id = scene.room_id
 
     async with open_world(database) as world:
         receipts = Receipts(database, world.feed)
-        found = await receipts.in_rooms(ALICE, [room_id], 0, 0)
-        assert orjson.loads(found[room_id]) == before
+        contents = await receipts.in_rooms(ALICE, [room_id], 0, 0)
+        assert orjson.loads(contents[room_id]) == receipts_before
         assert (await receipts.of_room(room_id)).read_up_to(BOB).threads.keys() == {"main"}
         assert position > 0
         assert receipts.changed_rooms(position - 1) in (None, [])
 
 
-async def test_threads_have_receipts_of_their_own(database: Database) -> None:
+async def test_threads_have_separate_receipts(database: Database) -> None:
     async with open_scene(database) as scene:
-        root = await scene.say("root")
-        reply = await scene.say("reply", rel_type="m.thread", event_id=root)
-        reaction = await scene.say("edit", rel_type="m.replace", event_id=reply)
-        other = await scene.say("apart")
+        root = await scene.send_message("root")
+        reply = await scene.send_message("reply", rel_type="m.thread", event_id=root)
+        reaction = await scene.send_message("edit", rel_type="m.replace", event_id=reply)
+        unthreaded = await scene.send_message("unthreaded")
         set_receipt = scene.reading.set_receipt
 
         for event_id, thread_id in ((root, "main"), (root, root), (reply, root), (reaction, root)):
             await set_receipt(FOR_BOB, scene.room_id, READ, event_id, thread_id)
-        read = (await scene.receipts.of_room(scene.room_id)).read_up_to(BOB)
-        assert read.threads.keys() == {"main", root}
+        read_positions = (await scene.receipts.of_room(scene.room_id)).read_up_to(BOB)
+        assert read_positions.threads.keys() == {"main", root}
 
-        for event_id, thread_id in ((reply, "main"), (other, root), (root, "$nothing")):
+        for event_id, thread_id in ((reply, "main"), (unthreaded, root), (root, "$nothing")):
             with pytest.raises(InvalidParam):
                 await set_receipt(FOR_BOB, scene.room_id, READ, event_id, thread_id)
 
 
 @pytest.mark.parametrize("thread_id", ["", 5, ["main"], "not an event"])
-async def test_malformed_threads_are_refused(database: Database, thread_id: Any) -> None:
+async def test_malformed_thread_ids_are_rejected(database: Database, thread_id: Any) -> None:
     async with open_scene(database) as scene:
-        event_id = await scene.say()
+        event_id = await scene.send_message()
 
         with pytest.raises(InvalidParam):
             await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id, thread_id)
 
 
-async def test_receipts_of_strangers_and_of_unknown_types_are_refused(database: Database) -> None:
+async def test_receipts_of_non_members_and_of_unknown_types_are_rejected(
+    database: Database,
+) -> None:
     async with open_scene(database) as scene:
-        event_id = await scene.say()
+        event_id = await scene.send_message()
 
         with pytest.raises(Forbidden):
             await scene.reading.set_receipt(Requester(CAROL), scene.room_id, READ, event_id)
@@ -189,10 +191,10 @@ async def test_receipts_of_strangers_and_of_unknown_types_are_refused(database: 
             await scene.reading.set_receipt(FOR_BOB, scene.room_id, FULLY_READ, event_id, "main")
 
 
-async def test_a_receipt_for_an_event_of_another_room_does_nothing(database: Database) -> None:
+async def test_receipt_for_an_event_of_another_room_is_ignored(database: Database) -> None:
     async with open_scene(database) as scene:
-        elsewhere = await scene.world.create_room(ALICE)
-        event_id = (await scene.world.send(elsewhere, ALICE)).event_id
+        other_room = await scene.world.create_room(ALICE)
+        event_id = (await scene.world.send(other_room, ALICE)).event_id
 
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id)
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, EventID("$unknown"))
@@ -202,13 +204,13 @@ async def test_a_receipt_for_an_event_of_another_room_does_nothing(database: Dat
 
 async def test_read_markers_move_forward_with_receipts(database: Database) -> None:
     async with open_scene(database) as scene:
-        first = await scene.say()
-        second = await scene.say()
+        first = await scene.send_message()
+        second = await scene.send_message()
         markers = {FULLY_READ: second, READ: second, READ_PRIVATE: first}
         await scene.reading.set_markers(FOR_BOB, scene.room_id, markers)
         await scene.reading.set_markers(FOR_BOB, scene.room_id, {FULLY_READ: first})
 
-        assert scene.markers.held == {(BOB, scene.room_id): second}
+        assert scene.markers.events_by_room == {(BOB, scene.room_id): second}
         assert {(row.receipt_type, row.event_id) for row in scene.rows} == {
             (READ, second),
             (READ_PRIVATE, first),

@@ -1,4 +1,4 @@
-"""Who types: set, refreshed, timed out, and told to every process."""
+"""Typing notifications: start, renewal, timeout, and publication to every process."""
 
 from collections.abc import AsyncIterator
 
@@ -14,8 +14,8 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import EventRow, TypingRow
 from hs.repl.streams import EVENTS, TYPING
 from hs.services.ephemeral.typing_notifications import (
-    KEPT_S,
-    TypingMemory,
+    ENDED_KEPT_S,
+    LocalTypingWriter,
     TypingService,
     TypingUsers,
 )
@@ -26,12 +26,12 @@ from hs.storage.migrate import bundled_migrations, migrate
 ALICE = UserID("@alice:test")
 BOB = UserID("@bob:test")
 ROOM = RoomID("!room:test")
-OTHER = RoomID("!other:test")
+OTHER_ROOM = RoomID("!other:test")
 EPOCH = 1000
 
 
-class Everybody:
-    """A room that Alice is in."""
+class Members:
+    """Memberships with Alice in one room, and a record of activity."""
 
     def __init__(self) -> None:
         self.active: list[UserID] = []
@@ -44,60 +44,62 @@ class Everybody:
 
 
 class Typing:
-    """Writer and reader in one process, with a clock moved by hand."""
+    """Writer and reader in one process, with a manual clock."""
 
     def __init__(self, database: Database) -> None:
         self.now_s = 0.0
         self.feed = Feed()
-        writer = MemoryWriter(TYPING, "main", alone(self.feed), EPOCH)
-        writer.attach()
+        stream = MemoryWriter(TYPING, "main", alone(self.feed), EPOCH)
+        stream.attach()
         self.users = TypingUsers(self.feed)
-        self.memory = TypingMemory(writer, self.feed, database, lambda: self.now_s)
+        self.writer = LocalTypingWriter(stream, self.feed, database, lambda: self.now_s)
         self.rows: list[TypingRow] = []
         self.feed.subscribe(TYPING, lambda batch: self.rows.extend(row for _, row in batch.rows))
-        self.everybody = Everybody()
-        self.service = TypingService(self.everybody, self.memory, self.everybody)
+        self.members = Members()
+        self.service = TypingService(self.members, self.writer, self.members)
 
 
 @pytest.fixture
-async def quiet() -> AsyncIterator[Database]:
-    """A database in memory, called inline: it goes together with a clock of the test's."""
+async def inline_database() -> AsyncIterator[Database]:
+    """An in-memory database that runs inline, so that it works with a virtual clock."""
     async with open_inline() as database:
         await migrate(database, bundled_migrations(), ["pre"])
         yield database
 
 
-async def test_typing_users_are_listed_in_the_order_they_began(quiet: Database) -> None:
-    typing = Typing(quiet)
+async def test_typing_users_are_listed_in_the_order_they_began_typing(
+    inline_database: Database,
+) -> None:
+    typing = Typing(inline_database)
 
-    await typing.memory.set_typing(ROOM, BOB, 1000)
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
+    await typing.writer.set_typing(ROOM, BOB, 1000)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
 
     assert typing.users.typing_users(ROOM) == (BOB, ALICE)
     assert typing.users.changed_rooms(EPOCH) == [ROOM]
     assert typing.users.changed_rooms(typing.users.last_change(ROOM)) == []
 
 
-async def test_typing_on_tells_nothing_new_and_lasts_longer(quiet: Database) -> None:
-    typing = Typing(quiet)
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
+async def test_renewal_extends_the_timeout_and_publishes_nothing(inline_database: Database) -> None:
+    typing = Typing(inline_database)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
 
     typing.now_s = 0.9
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
     typing.now_s = 1.5
-    wait_s = typing.memory.expire()
+    wait_s = typing.writer.expire()
 
     assert typing.rows == [TypingRow(ROOM, (ALICE,))]
     assert wait_s == pytest.approx(0.4)
 
 
-async def test_who_stops_saying_so_stops_typing(quiet: Database) -> None:
-    typing = Typing(quiet)
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
-    await typing.memory.set_typing(ROOM, BOB, 3000)
+async def test_user_stops_typing_after_the_timeout(inline_database: Database) -> None:
+    typing = Typing(inline_database)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
+    await typing.writer.set_typing(ROOM, BOB, 3000)
 
     typing.now_s = 1.0
-    typing.memory.expire()
+    typing.writer.expire()
 
     assert typing.users.typing_users(ROOM) == (BOB,)
     assert typing.users.typing_event(ROOM) == (
@@ -105,21 +107,21 @@ async def test_who_stops_saying_so_stops_typing(quiet: Database) -> None:
     )
 
 
-async def test_the_duty_stops_typing_in_time(
-    quiet: Database, autojump_clock: trio.testing.MockClock
+async def test_duty_ends_typing_after_the_timeout(
+    inline_database: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     feed = Feed()
-    writer = MemoryWriter(TYPING, "main", alone(feed), EPOCH)
+    stream = MemoryWriter(TYPING, "main", alone(feed), EPOCH)
     users = TypingUsers(feed)
-    memory = TypingMemory(writer, feed, quiet)
+    writer = LocalTypingWriter(stream, feed, inline_database)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(memory.run)
+        nursery.start_soon(writer.run)
         await trio.testing.wait_all_tasks_blocked()
 
-        await memory.set_typing(ROOM, ALICE, 5000)
-        await memory.set_typing(OTHER, ALICE, 1000)
+        await writer.set_typing(ROOM, ALICE, 5000)
+        await writer.set_typing(OTHER_ROOM, ALICE, 1000)
         await trio.sleep(1.1)
-        after_a_second = users.typing_users(ROOM), users.typing_users(OTHER)
+        after_a_second = users.typing_users(ROOM), users.typing_users(OTHER_ROOM)
         await trio.sleep(4)
 
         nursery.cancel_scope.cancel()
@@ -128,9 +130,9 @@ async def test_the_duty_stops_typing_in_time(
     assert users.typing_users(ROOM) == ()
 
 
-async def test_who_leaves_stops_typing(quiet: Database) -> None:
-    typing = Typing(quiet)
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
+async def test_leaving_user_stops_typing(inline_database: Database) -> None:
+    typing = Typing(inline_database)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
     left = EventRow(ROOM, "$1", "m.room.member", ALICE, ALICE, 5, 5, "leave", "join")
 
     typing.feed.deliver(Batch(EVENTS, "main", 0, 1, [(1, left)]))
@@ -138,65 +140,67 @@ async def test_who_leaves_stops_typing(quiet: Database) -> None:
     assert typing.users.typing_users(ROOM) == ()
 
 
-async def test_a_restarted_writer_ends_what_it_does_not_know(quiet: Database) -> None:
-    typing = Typing(quiet)
-    await typing.memory.set_typing(ROOM, ALICE, 1000)
-    await typing.memory.set_typing(OTHER, BOB, 1000)
-    seen = typing.users.last_change(OTHER)
+async def test_reset_of_the_writer_ends_typing_in_unmentioned_rooms(
+    inline_database: Database,
+) -> None:
+    typing = Typing(inline_database)
+    await typing.writer.set_typing(ROOM, ALICE, 1000)
+    await typing.writer.set_typing(OTHER_ROOM, BOB, 1000)
+    position = typing.users.last_change(OTHER_ROOM)
 
-    rows = [(9001, TypingRow(OTHER, (BOB,)))]
+    rows = [(9001, TypingRow(OTHER_ROOM, (BOB,)))]
     typing.feed.deliver(Batch(TYPING, "main", 9000, 9001, rows, reset=True))
 
     assert typing.users.typing_users(ROOM) == ()
-    assert typing.users.typing_users(OTHER) == (BOB,)
-    assert set(typing.users.changed_rooms(seen)) == {ROOM, OTHER}
+    assert typing.users.typing_users(OTHER_ROOM) == (BOB,)
+    assert set(typing.users.changed_rooms(position)) == {ROOM, OTHER_ROOM}
 
 
-async def test_after_a_restart_nobody_types_any_more(database: Database) -> None:
+async def test_restart_ends_typing_in_all_rooms(database: Database) -> None:
     before = Typing(database)
-    await before.memory.set_typing(ROOM, ALICE, 1000)
-    await before.memory.set_typing(OTHER, BOB, 1000)
-    await before.memory.note()
-    await before.memory.set_typing(OTHER, BOB, 0)
-    await before.memory.note()
+    await before.writer.set_typing(ROOM, ALICE, 1000)
+    await before.writer.set_typing(OTHER_ROOM, BOB, 1000)
+    await before.writer.save()
+    await before.writer.set_typing(OTHER_ROOM, BOB, 0)
+    await before.writer.save()
 
     after = Typing(database)
-    await after.memory.end_of_before()
-    await after.memory.note()
+    await after.writer.end_previous()
+    await after.writer.save()
 
-    # Who was not there when they stopped in the other room may not know it yet.
-    assert {row.room_id: row.user_ids for row in after.rows} == {ROOM: (), OTHER: ()}
-
-
-async def test_where_nobody_types_for_long_is_not_told_at_a_restart(quiet: Database) -> None:
-    before = Typing(quiet)
-    await before.memory.set_typing(ROOM, ALICE, 1000)
-    await before.memory.note()
-    await before.memory.set_typing(ROOM, ALICE, 0)
-    before.now_s = KEPT_S
-    await before.memory.set_typing(OTHER, BOB, 1000)
-    await before.memory.note()
-
-    after = Typing(quiet)
-    await after.memory.end_of_before()
-    after.now_s = KEPT_S
-    await after.memory.note()
-
-    assert after.rows == [TypingRow(OTHER, ())]
-    again = Typing(quiet)
-    await again.memory.end_of_before()
-    assert again.rows == []
+    # Clients may not have seen yet that typing ended in the other room.
+    assert {row.room_id: row.user_ids for row in after.rows} == {ROOM: (), OTHER_ROOM: ()}
 
 
-async def test_only_members_say_of_themselves_that_they_type(quiet: Database) -> None:
-    typing = Typing(quiet)
+async def test_restart_ignores_rooms_where_typing_ended_long_ago(inline_database: Database) -> None:
+    before = Typing(inline_database)
+    await before.writer.set_typing(ROOM, ALICE, 1000)
+    await before.writer.save()
+    await before.writer.set_typing(ROOM, ALICE, 0)
+    before.now_s = ENDED_KEPT_S
+    await before.writer.set_typing(OTHER_ROOM, BOB, 1000)
+    await before.writer.save()
+
+    after = Typing(inline_database)
+    await after.writer.end_previous()
+    after.now_s = ENDED_KEPT_S
+    await after.writer.save()
+
+    assert after.rows == [TypingRow(OTHER_ROOM, ())]
+    second_restart = Typing(inline_database)
+    await second_restart.writer.end_previous()
+    assert second_restart.rows == []
+
+
+async def test_only_members_can_set_their_own_typing_state(inline_database: Database) -> None:
+    typing = Typing(inline_database)
     requester = Requester(ALICE, "DEVICE")
 
     with pytest.raises(Forbidden):
         await typing.service.set_typing(requester, ROOM, BOB, 1000)
     with pytest.raises(Forbidden):
-        await typing.service.set_typing(requester, OTHER, ALICE, 1000)
+        await typing.service.set_typing(requester, OTHER_ROOM, ALICE, 1000)
     await typing.service.set_typing(requester, ROOM, ALICE, 1000)
 
     assert typing.rows == [TypingRow(ROOM, (ALICE,))]
-    assert typing.everybody.active == [ALICE]
+    assert typing.members.active == [ALICE]

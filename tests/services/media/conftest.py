@@ -1,4 +1,4 @@
-"""Fixtures for the media repository."""
+"""Fixtures of the media repository tests."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +11,6 @@ from tests.support.media import MediaWorld, open_media
 
 @pytest.fixture
 async def world(database: Database, tmp_path: Path) -> AsyncIterator[MediaWorld]:
-    """A media repository on each engine."""
+    """A media repository, for each database engine."""
     async with open_media(database, tmp_path) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Further places for content: another folder, and a real store that speaks S3."""
+"""Storage providers: another folder, and a real server with the S3 API."""
 
 import os
 import time
@@ -11,7 +11,7 @@ import trio
 
 from hs.core.errors import NotFound
 from hs.lib.s3 import S3Bucket
-from hs.services.media.content_stores import ContentStore, FolderStore, Place
+from hs.services.media.content_stores import ContentStore, FolderStore, ProviderStore
 from hs.settings.sections.media import S3Settings
 from hs.storage.database import Database
 from hs.storage.media import media_files
@@ -19,7 +19,7 @@ from tests.support.media import SERVER, MediaWorld, open_media
 from tests.support.s3 import running_s3
 
 HOUR_MS = 3600 * 1000
-# More than one part of a transfer.
+# More than one part of a multipart upload.
 LARGE = os.urandom(1 << 20) * 20
 
 
@@ -33,12 +33,12 @@ def s3_url() -> Iterator[str]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ContentStore:
     if request.param == "folder":
         return FolderStore(tmp_path / "elsewhere")
-    return bucket(request.getfixturevalue("s3_url"), f"test-{time.time_ns()}", is_made=True)
+    return bucket(request.getfixturevalue("s3_url"), f"test-{time.time_ns()}", exists=True)
 
 
-def bucket(url: str, name: str, *, is_made: bool) -> S3Bucket:
-    """Make a client of a bucket, and the bucket."""
-    if is_made:
+def bucket(url: str, name: str, *, exists: bool) -> S3Bucket:
+    """Return a client of a bucket, and create the bucket if `exists`."""
+    if exists:
         client = boto3.client(
             "s3",
             endpoint_url=url,
@@ -61,60 +61,60 @@ def bucket(url: str, name: str, *, is_made: bool) -> S3Bucket:
     )
 
 
-def waited_for(store: ContentStore) -> Place:
-    return Place(store, takes_local=True, takes_remote=True, is_waited_for=True)
+def synchronous(store: ContentStore) -> ProviderStore:
+    return ProviderStore(store, takes_local=True, takes_remote=True, is_synchronous=True)
 
 
-def lose(world: MediaWorld, location: str | None) -> None:
-    """Delete a file from the folder of the media."""
+def delete_from_folder(world: MediaWorld, location: str | None) -> None:
+    """Delete a file from the media folder."""
     assert location is not None
     world.contents.folder.path_of(location).unlink()
 
 
 @pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
-async def test_what_is_lost_here_comes_back_from_there(
+async def test_missing_file_is_restored_from_the_provider(
     database: Database, tmp_path: Path, store: ContentStore, content: bytes
 ) -> None:
-    async with open_media(database, tmp_path, places=[waited_for(store)]) as world:
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         stored = await world.store(content)
-        lose(world, stored.location)
+        delete_from_folder(world, stored.location)
 
         assert await world.content_of(stored) == content
         assert len(world.files("content")) == 1
         assert world.files("temporary") == []
 
 
-async def test_what_is_lost_everywhere_is_not_found(
+async def test_file_missing_everywhere_is_not_found(
     database: Database, tmp_path: Path, store: ContentStore
 ) -> None:
-    async with open_media(database, tmp_path, places=[waited_for(store)]) as world:
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         stored = await world.store(b"content")
         assert stored.location is not None
-        lose(world, stored.location)
+        delete_from_folder(world, stored.location)
         await store.remove(stored.location)
 
         with pytest.raises(NotFound):
             await world.contents.ensure(stored.location)
 
 
-async def test_content_is_removed_there_as_well(
+async def test_content_is_deleted_from_the_provider(
     database: Database, tmp_path: Path, store: ContentStore
 ) -> None:
-    async with open_media(database, tmp_path, places=[waited_for(store)]) as world:
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         stored = await world.store(b"content")
         assert stored.location is not None
         world.clock.advance(2 * HOUR_MS)
         await world.repository.delete(SERVER, stored.media_id)
-        await world.upkeep.tidy()
+        await world.upkeep.clean_up()
 
         assert not await store.fetch(stored.location, tmp_path / "again")
 
 
-async def test_copies_are_made_in_the_background_and_finished_later(
+async def test_copies_are_made_in_the_background(
     database: Database, tmp_path: Path, store: ContentStore
 ) -> None:
-    place = Place(store, takes_local=True, takes_remote=False, is_waited_for=False)
-    async with open_media(database, tmp_path, places=[place]) as world:
+    provider = ProviderStore(store, takes_local=True, takes_remote=False, is_synchronous=False)
+    async with open_media(database, tmp_path, places=[provider]) as world:
         stored = await world.store(b"content")
         assert stored.location is not None
         with trio.fail_after(60):
@@ -126,12 +126,12 @@ async def test_copies_are_made_in_the_background_and_finished_later(
         assert await store.fetch(stored.location, tmp_path / "again")
 
 
-class _Broken:
-    """A place that cannot be reached, for a while."""
+class _UnavailableStore:
+    """A store that is temporarily unavailable."""
 
     def __init__(self, store: ContentStore) -> None:
         self.store = store
-        self.is_broken = True
+        self.is_unavailable = True
 
     async def put(self, location: str, source: Path) -> None:
         self._check()
@@ -146,89 +146,89 @@ class _Broken:
         await self.store.remove(location)
 
     def _check(self) -> None:
-        if self.is_broken:
+        if self.is_unavailable:
             raise OSError("out of order")
 
 
-async def test_what_a_broken_place_missed_it_gets_later(database: Database, tmp_path: Path) -> None:
-    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
-    place = Place(broken, takes_local=True, takes_remote=True, is_waited_for=False)
-    async with open_media(database, tmp_path, places=[place]) as world:
+async def test_missing_copies_are_made_by_the_cleanup(database: Database, tmp_path: Path) -> None:
+    store = _UnavailableStore(FolderStore(tmp_path / "elsewhere"))
+    provider = ProviderStore(store, takes_local=True, takes_remote=True, is_synchronous=False)
+    async with open_media(database, tmp_path, places=[provider]) as world:
         stored = await world.store(b"content")
         assert stored.location is not None
         await trio.testing.wait_all_tasks_blocked()
-        missing = await database.read(media_files.uncopied, SERVER, 5)
-        broken.is_broken = False
-        await world.upkeep.tidy()
+        uncopied = await database.read(media_files.uncopied, SERVER, 5)
+        store.is_unavailable = False
+        await world.upkeep.clean_up()
 
-        assert missing == [(stored.location, True)]
-        assert await broken.fetch(stored.location, tmp_path / "again")
+        assert uncopied == [(stored.location, True)]
+        assert await store.fetch(stored.location, tmp_path / "again")
         assert await database.read(media_files.uncopied, SERVER, 5) == []
 
 
-async def test_an_upload_that_a_broken_place_holds_up_is_to_be_tried_again(
+async def test_upload_fails_while_a_synchronous_provider_is_unavailable(
     database: Database, tmp_path: Path
 ) -> None:
-    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
-    async with open_media(database, tmp_path, places=[waited_for(broken)]) as world:
+    store = _UnavailableStore(FolderStore(tmp_path / "elsewhere"))
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         refused = await world.client.post("/_matrix/media/v3/upload", token="alice", body=b"a")
-        left = world.files("content")
-        broken.is_broken = False
-        stored = await world.client.post("/_matrix/media/v3/upload", token="alice", body=b"a")
+        remaining = world.files("content")
+        store.is_unavailable = False
+        accepted = await world.client.post("/_matrix/media/v3/upload", token="alice", body=b"a")
 
-    assert (refused.status, left) == (503, [])
-    assert stored.status == 200
+    assert (refused.status, remaining) == (503, [])
+    assert accepted.status == 200
 
 
-async def test_what_a_broken_place_has_is_to_be_asked_for_again(
+async def test_download_fails_while_the_provider_is_unavailable(
     database: Database, tmp_path: Path
 ) -> None:
-    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
-    broken.is_broken = False
-    async with open_media(database, tmp_path, places=[waited_for(broken)]) as world:
+    store = _UnavailableStore(FolderStore(tmp_path / "elsewhere"))
+    store.is_unavailable = False
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         stored = await world.store(b"content")
-        lose(world, stored.location)
+        delete_from_folder(world, stored.location)
         path = f"/_matrix/client/v1/media/download/test/{stored.media_id}"
-        broken.is_broken = True
+        store.is_unavailable = True
         refused = await world.client.get(path, token="alice")
-        broken.is_broken = False
-        got = await world.client.get(path, token="alice")
+        store.is_unavailable = False
+        response = await world.client.get(path, token="alice")
 
     assert refused.status == 503
-    assert (got.status, got.body) == (200, b"content")
+    assert (response.status, response.body) == (200, b"content")
 
 
-async def test_a_removal_that_a_broken_place_held_up_is_done_later(
+async def test_failed_deletion_is_repeated_by_the_next_cleanup(
     database: Database, tmp_path: Path
 ) -> None:
-    broken = _Broken(FolderStore(tmp_path / "elsewhere"))
-    broken.is_broken = False
-    async with open_media(database, tmp_path, places=[waited_for(broken)]) as world:
+    store = _UnavailableStore(FolderStore(tmp_path / "elsewhere"))
+    store.is_unavailable = False
+    async with open_media(database, tmp_path, places=[synchronous(store)]) as world:
         stored = await world.store(b"content")
         await world.repository.delete(SERVER, stored.media_id)
         world.clock.advance(2 * HOUR_MS)
-        broken.is_broken = True
-        await world.upkeep.tidy()
-        held_up = world.files("content")
-        broken.is_broken = False
-        await world.upkeep.tidy()
+        store.is_unavailable = True
+        await world.upkeep.clean_up()
+        remaining = world.files("content")
+        store.is_unavailable = False
+        await world.upkeep.clean_up()
 
-        assert len(held_up) == 1
+        assert len(remaining) == 1
         assert world.files("content") == []
 
 
-async def test_a_store_that_is_not_there_is_a_fault_of_the_place(tmp_path: Path) -> None:
+async def test_unreachable_bucket_raises_os_error(tmp_path: Path) -> None:
     source = tmp_path / "file"
     source.write_bytes(b"content")
-    nowhere = bucket("http://127.0.0.1:1", "nowhere", is_made=False)
+    unreachable = bucket("http://127.0.0.1:1", "nowhere", exists=False)
 
     with pytest.raises(OSError, match="bucket nowhere"):
-        await nowhere.put("content/file", source)
+        await unreachable.put("content/file", source)
 
 
-async def test_a_bucket_that_is_not_there_is_no_absent_file(s3_url: str, tmp_path: Path) -> None:
+async def test_missing_bucket_raises_os_error(s3_url: str, tmp_path: Path) -> None:
     source = tmp_path / "file"
     source.write_bytes(b"content")
 
     with pytest.raises(OSError, match="NoSuchBucket"):
-        await bucket(s3_url, "never-made", is_made=False).put("content/file", source)
+        await bucket(s3_url, "never-made", exists=False).put("content/file", source)

@@ -1,4 +1,4 @@
-"""Damaged and malicious pictures: nothing crashes the server, nothing outgrows its bounds."""
+"""Damaged and malicious pictures: nothing crashes the server or exceeds the limits."""
 
 import random
 import struct
@@ -16,9 +16,9 @@ from tests.support.damage import damaged, good_archives, good_pictures
 SEED = 20_261_124
 FEW, MANY = 200, 10_000
 MEMORY_BYTES = 512 << 20
-# What a child may take for pictures of no great size, however damaged.
-USUAL_BYTES = 200 << 20
-LOOK_EVERY = 50
+# Memory that a sandbox process may use for small pictures, however damaged.
+MAX_USUAL_BYTES = 200 << 20
+CHECK_MEMORY_EVERY = 50
 MAX_PIXELS = 4 << 20
 LIMIT_S = 60.0
 BOXES = (Box(32, 32, "crop"), Box(320, 240, "scale"), Box(64, 64, "scale", is_animated=True))
@@ -31,8 +31,10 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await pool.aclose()
 
 
-async def try_many(sandbox: Sandbox, folder: Path, count: int) -> dict[FaultKind | None, int]:
-    """Draw what is damaged, archives among it; count what came of it."""
+async def process_damaged(
+    sandbox: Sandbox, folder: Path, count: int
+) -> dict[FaultKind | None, int]:
+    """Generate thumbnails of damaged pictures and archives; return the number of each outcome."""
     rng = random.Random(SEED)
     contents = [*good_pictures(rng), *good_archives(rng)]
     path = folder / "picture"
@@ -41,14 +43,14 @@ async def try_many(sandbox: Sandbox, folder: Path, count: int) -> dict[FaultKind
         path.write_bytes(damaged(rng, contents))
         outcome = await outcome_of(sandbox, path)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        if number % LOOK_EVERY == 0:
-            # Children are replaced now and then, and their peaks with them.
-            assert await peak_bytes(sandbox) < USUAL_BYTES
+        if number % CHECK_MEMORY_EVERY == 0:
+            # Checked repeatedly: processes are replaced, and their peaks are lost.
+            assert await peak_bytes(sandbox) < MAX_USUAL_BYTES
     return outcomes
 
 
 async def outcome_of(sandbox: Sandbox, path: Path) -> FaultKind | None:
-    """Draw a picture; give what went wrong, None when it was drawn or refused as too large."""
+    """Generate thumbnails; return the kind of fault, or None if there was none."""
     job = encode(PictureJob(str(path), MAX_PIXELS, BOXES))
     try:
         answer = await sandbox.run(DRAW, job, timeout_s=LIMIT_S, max_bytes=16 << 20)
@@ -59,7 +61,7 @@ async def outcome_of(sandbox: Sandbox, path: Path) -> FaultKind | None:
 
 
 async def peak_bytes(sandbox: Sandbox) -> int:
-    """Give the most memory that a process of the sandbox ever held."""
+    """Return the peak memory usage of a sandbox process."""
     answer = await sandbox.run(
         "tests.support.sandboxed:peak_memory", b"", timeout_s=LIMIT_S, max_bytes=100
     )
@@ -67,8 +69,10 @@ async def peak_bytes(sandbox: Sandbox) -> int:
 
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
-async def test_damaged_pictures_crash_nothing(sandbox: Sandbox, tmp_path: Path, count: int) -> None:
-    outcomes = await try_many(sandbox, tmp_path, count)
+async def test_damaged_pictures_do_not_crash_the_sandbox(
+    sandbox: Sandbox, tmp_path: Path, count: int
+) -> None:
+    outcomes = await process_damaged(sandbox, tmp_path, count)
 
     assert sum(outcomes.values()) == count
     assert outcomes.keys() <= {None, FaultKind.FAILED, FaultKind.MEMORY}
@@ -76,7 +80,7 @@ async def test_damaged_pictures_crash_nothing(sandbox: Sandbox, tmp_path: Path, 
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """Write a part of a PNG file."""
+    """Return a chunk of a PNG file."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
@@ -89,13 +93,13 @@ def png(width: int, height: int, *parts: bytes, rows: bytes = b"") -> bytes:
 
 
 def gif_bomb() -> bytes:
-    """Write a small file with very many large frames."""
+    """Return a small GIF with very many large frames."""
     head = b"GIF89a" + struct.pack("<HHBBB", 2000, 2000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 2000, 2000, 0) + b"\x02\x02\x4c\x01\0"
     return head + frame * 20_000 + b"\x3b"
 
 
-def much_text() -> bytes:
+def large_text() -> bytes:
     text = b"a\0\0" + zlib.compress(b"x" * (100 << 20), 1)
     return png(10, 10, chunk(b"zTXt", text), rows=b"\0" * 310)
 
@@ -106,17 +110,19 @@ def large_profile() -> bytes:
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
-    "huge in its head": lambda: png(60_000, 60_000),
+    "huge size in the header": lambda: png(60_000, 60_000),
     "huge side": lambda: png(2**31 - 1, 1),
-    "much in few bytes": lambda: png(2000, 2000, rows=b"\0" * (2000 * 6001)),
-    "much text": much_text,
+    "high compression ratio": lambda: png(2000, 2000, rows=b"\0" * (2000 * 6001)),
+    "large text": large_text,
     "large profile": large_profile,
     "many frames": gif_bomb,
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
-async def test_bombs_do_not_go_off(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+async def test_decompression_bombs_stay_within_the_limits(
+    sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(BOMBS[name]())
     good = tmp_path / "good.png"

@@ -1,4 +1,4 @@
-"""Content: shared by equal uploads, whole after a crash, gone when nobody has its address."""
+"""Media files: shared by equal uploads, complete after a crash, deleted with their last address."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from hs.core.errors import NotFound
 from hs.core.ids import UserID
 from hs.lib import files
 from hs.services.media.media_folder import MediaFolder
-from hs.services.media.synapse_media_folder import old_location
+from hs.services.media.synapse_media_folder import synapse_location
 from hs.settings.sections.media import Retention
 from hs.storage.database import Database
 from tests.support.media import SERVER, MediaWorld, open_media, parts_of, picture
@@ -44,7 +44,7 @@ async def test_equal_uploads_share_one_file(world: MediaWorld) -> None:
     assert len(world.files("content")) == 2
 
 
-async def test_equal_uploads_at_once_share_one_file(world: MediaWorld) -> None:
+async def test_concurrent_equal_uploads_share_one_file(world: MediaWorld) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(world.store, b"the same")
@@ -52,46 +52,46 @@ async def test_equal_uploads_at_once_share_one_file(world: MediaWorld) -> None:
     assert len(world.files("content")) == 1
 
 
-async def test_a_shared_file_stays_until_its_last_address_goes(world: MediaWorld) -> None:
+async def test_shared_file_is_kept_until_its_last_address_is_deleted(world: MediaWorld) -> None:
     first, second = [await world.store(b"the same") for _ in range(2)]
     world.clock.advance(2 * HOUR_MS)
 
     await world.repository.delete(SERVER, first.media_id)
-    await world.upkeep.tidy()
-    kept = await world.content_of(second)
+    await world.upkeep.clean_up()
+    remaining_content = await world.content_of(second)
     await world.repository.delete(SERVER, second.media_id)
-    await world.upkeep.tidy()
+    await world.upkeep.clean_up()
 
-    assert kept == b"the same"
+    assert remaining_content == b"the same"
     assert world.files("") == []
 
 
-async def test_thumbnails_go_with_their_file(world: MediaWorld) -> None:
+async def test_thumbnails_are_deleted_with_their_file(world: MediaWorld) -> None:
     stored = await world.store(picture(), "application/octet-stream")
     assert stored.location is not None
-    await world.thumbnails.draw_listed(stored.location)
-    drawn = world.files("thumbnails")
+    await world.thumbnails.generate_in_advance(stored.location)
+    thumbnails = world.files("thumbnails")
     world.clock.advance(2 * HOUR_MS)
 
     await world.repository.delete(SERVER, stored.media_id)
-    await world.upkeep.tidy()
+    await world.upkeep.clean_up()
 
-    assert drawn
+    assert thumbnails
     assert world.files("") == []
 
 
-async def test_a_file_uploaded_again_while_it_is_removed_stays(world: MediaWorld) -> None:
+async def test_file_uploaded_again_before_the_cleanup_is_kept(world: MediaWorld) -> None:
     stored = await world.store(b"content")
     world.clock.advance(2 * HOUR_MS)
     await world.repository.delete(SERVER, stored.media_id)
 
-    again = await world.store(b"content")
-    await world.upkeep.tidy()
+    uploaded_again = await world.store(b"content")
+    await world.upkeep.clean_up()
 
-    assert await world.content_of(again) == b"content"
+    assert await world.content_of(uploaded_again) == b"content"
 
 
-async def test_retention_takes_what_nobody_asked_for(database: Database, tmp_path: Path) -> None:
+async def test_retention_deletes_unused_media(database: Database, tmp_path: Path) -> None:
     retention = Retention(local_media_lifetime=10 * HOUR_MS)
     async with open_media(database, tmp_path, media_retention=retention) as world:
         unused, used = await world.store(b"unused"), await world.store(b"used")
@@ -100,57 +100,57 @@ async def test_retention_takes_what_nobody_asked_for(database: Database, tmp_pat
         await world.uses.write()
         world.clock.advance(6 * HOUR_MS)
 
-        await world.upkeep.tidy()
+        await world.upkeep.clean_up()
 
-        found = await world.repository.find(SERVER, used.media_id, 0, has_token=True)
-        assert await world.content_of(found) == b"used"
+        media = await world.repository.find(SERVER, used.media_id, 0, has_token=True)
+        assert await world.content_of(media) == b"used"
         with pytest.raises(NotFound):
             await world.repository.find(SERVER, unused.media_id, 0, has_token=True)
         assert len(world.files("content")) == 1
 
 
-async def test_expired_addresses_are_forgotten(world: MediaWorld) -> None:
+async def test_expired_addresses_are_deleted(world: MediaWorld) -> None:
     for _ in range(5):
         await world.repository.announce(world.alice)
     world.clock.advance(25 * HOUR_MS)
 
-    await world.upkeep.tidy()
+    await world.upkeep.clean_up()
 
     assert await world.repository.announce(world.alice)
 
 
-async def test_files_of_a_crash_are_removed_after_a_day(world: MediaWorld) -> None:
-    kept = await world.store(b"kept")
+async def test_files_left_by_a_crash_are_deleted_after_a_day(world: MediaWorld) -> None:
+    stored = await world.store(b"stored")
     await world.contents.folder.write(b"lost", "content/aa/bb/lost")
     await world.contents.folder.write(b"new", "content/aa/bb/new")
     await world.contents.folder.write(b"half", "temporary/half")
     await world.contents.folder.write(b"small", "thumbnails/content/aa/bb/lost/1x1-crop.png")
-    assert kept.location is not None
+    assert stored.location is not None
     day_before = time.time() - 25 * 3600
     for path in world.files(""):
         if path.name != "new":
             os.utime(path, (day_before, day_before))
 
-    await world.upkeep.tidy()
+    await world.upkeep.clean_up()
 
-    left = {str(path.relative_to(world.root)) for path in world.files("")}
-    assert left == {kept.location, "content/aa/bb/new"}
+    remaining = {str(path.relative_to(world.root)) for path in world.files("")}
+    assert remaining == {stored.location, "content/aa/bb/new"}
 
 
-async def test_a_file_of_another_server_s_folder_is_read_in_place(world: MediaWorld) -> None:
+async def test_file_of_a_synapse_folder_is_read_in_place(world: MediaWorld) -> None:
     media_id = "GerZNDnDZVjsOtardLuwfIBg"
-    path = world.root / old_location(media_id)
+    path = world.root / synapse_location(media_id)
     path.parent.mkdir(parents=True)
     path.write_bytes(picture(10, 10))
 
-    found = await world.repository.find(SERVER, media_id, 0, has_token=False)
+    media = await world.repository.find(SERVER, media_id, 0, has_token=False)
 
     assert str(path).endswith("local_content/Ge/rZ/NDnDZVjsOtardLuwfIBg")
-    assert (found.content_type, found.location) == ("image/png", old_location(media_id))
-    assert await world.content_of(found) == picture(10, 10)
+    assert (media.content_type, media.location) == ("image/png", synapse_location(media_id))
+    assert await world.content_of(media) == picture(10, 10)
 
 
-async def test_content_that_is_lost_is_not_found(world: MediaWorld) -> None:
+async def test_missing_file_is_not_found(world: MediaWorld) -> None:
     stored = await world.store(b"content")
     assert stored.location is not None
     world.contents.folder.path_of(stored.location).unlink()
@@ -159,7 +159,7 @@ async def test_content_that_is_lost_is_not_found(world: MediaWorld) -> None:
         await world.contents.ensure(stored.location)
 
 
-async def test_a_folder_that_cannot_be_written_to_is_told_of(
+async def test_folder_that_is_not_writable_is_logged(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "media").write_text("a file where the folder should be")
@@ -175,14 +175,16 @@ async def test_a_folder_that_cannot_be_written_to_is_told_of(
     assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
 
 
-async def test_our_own_content_is_stored_without_limits(database: Database, tmp_path: Path) -> None:
+async def test_content_of_the_server_is_stored_without_limits(
+    database: Database, tmp_path: Path
+) -> None:
     async with open_media(database, tmp_path, max_upload_size=1) as world:
         stored = await world.repository.store(b"a picture", "image/png", None, None)
 
         assert await world.content_of(stored) == b"a picture"
 
 
-async def test_quarantined_media_are_not_found(world: MediaWorld) -> None:
+async def test_quarantined_media_is_not_found(world: MediaWorld) -> None:
     stored = await world.store(b"bad")
     await world.repository.quarantine(SERVER, stored.media_id, UserID("@admin:test"))
 
@@ -190,19 +192,19 @@ async def test_quarantined_media_are_not_found(world: MediaWorld) -> None:
         await world.repository.find(SERVER, stored.media_id, 0, has_token=True)
 
 
-def test_a_crash_before_the_rename_leaves_no_file_under_the_name(tmp_path: Path) -> None:
+def test_crash_before_the_rename_leaves_no_target_file(tmp_path: Path) -> None:
     source, target = tmp_path / "temporary", tmp_path / "content" / "aa" / "file"
     source.write_bytes(b"content")
 
-    ended = subprocess.run([sys.executable, "-c", CRASH, source, target], check=False)
+    crashed = subprocess.run([sys.executable, "-c", CRASH, source, target], check=False)
 
-    assert ended.returncode == -signal.SIGKILL
+    assert crashed.returncode == -signal.SIGKILL
     assert not target.exists()
     files.install(source, target)
     assert target.read_bytes() == b"content"
 
 
-def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_copy_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.copy(tmp_path / "nothing", tmp_path / "there" / "file")
 
@@ -212,25 +214,25 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(
     content=st.binary(max_size=3000),
-    times=st.integers(min_value=1, max_value=400),
-    cut=st.integers(min_value=1, max_value=70_000),
+    repetitions=st.integers(min_value=1, max_value=400),
+    part_bytes=st.integers(min_value=1, max_value=70_000),
     data=st.data(),
 )
-async def test_any_part_of_any_content_comes_back(
+async def test_any_range_of_any_content_can_be_read(
     tmp_path_factory: pytest.TempPathFactory,
     content: bytes,
-    times: int,
-    cut: int,
+    repetitions: int,
+    part_bytes: int,
     data: st.DataObject,
 ) -> None:
-    whole = content * times
-    start = data.draw(st.integers(min_value=0, max_value=len(whole)))
-    length = data.draw(st.integers(min_value=0, max_value=len(whole) - start))
+    full_content = content * repetitions
+    start = data.draw(st.integers(min_value=0, max_value=len(full_content)))
+    length = data.draw(st.integers(min_value=0, max_value=len(full_content) - start))
     folder = MediaFolder(tmp_path_factory.mktemp("folder"))
 
-    async with folder.receive(parts_of(whole, cut), len(whole)) as received:
-        await folder.keep(received, "content/file")
+    async with folder.receive(parts_of(full_content, part_bytes), len(full_content)) as received:
+        await folder.install(received, "content/file")
     parts = [part async for part in folder.read("content/file", start, length)]
 
-    assert b"".join(parts) == whole[start : start + length]
-    assert received.size_bytes == len(whole)
+    assert b"".join(parts) == full_content[start : start + length]
+    assert received.size_bytes == len(full_content)

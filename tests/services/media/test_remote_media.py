@@ -1,4 +1,4 @@
-"""Media of other servers: fetched once, kept, and shown to those who may see them."""
+"""Media of other servers: downloaded once, stored, and subject to authentication."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -15,97 +15,99 @@ from hs.settings.sections.media import Retention
 from hs.storage.database import Database
 from tests.support.media import open_media, parts_of
 
-ELSEWHERE = ServerName("elsewhere.example")
+REMOTE = ServerName("elsewhere.example")
 HOUR_MS = 3600 * 1000
 
 
 @attrs.define
-class Elsewhere:
-    """Another server, with one file under every media ID."""
+class RemoteServer:
+    """Another server, with the same file for every media ID."""
 
     content: bytes = b"from elsewhere"
-    asked: int = 0
+    downloads: int = 0
 
     @asynccontextmanager
     async def download(
         self, origin: ServerName, media_id: str, timeout_ms: int
     ) -> AsyncIterator[RemoteContent]:
-        self.asked += 1
+        self.downloads += 1
         await trio.lowlevel.checkpoint()
         async with aclosing(parts_of(self.content)) as parts:
             yield RemoteContent("image/png", "snow☃\n.png", parts)
 
 
-async def test_remote_media_are_fetched_once_for_all(database: Database, tmp_path: Path) -> None:
-    remote, names = Elsewhere(), []
+async def test_remote_media_is_downloaded_once(database: Database, tmp_path: Path) -> None:
+    remote, results = RemoteServer(), []
     async with open_media(database, tmp_path, remote=remote) as world:
 
-        async def ask() -> None:
-            found = await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
-            names.append((found.content_type, found.upload_name, await world.content_of(found)))
+        async def download() -> None:
+            media = await world.repository.find(REMOTE, "abc", 0, has_token=True)
+            results.append((media.content_type, media.upload_name, await world.content_of(media)))
 
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(ask)
-        await ask()
+                nursery.start_soon(download)
+        await download()
 
-    assert set(names) == {("image/png", "snow☃.png", b"from elsewhere")}
-    assert remote.asked == 1
+    assert set(results) == {("image/png", "snow☃.png", b"from elsewhere")}
+    assert remote.downloads == 1
 
 
-async def test_remote_media_are_not_shown_without_a_token(
-    database: Database, tmp_path: Path
-) -> None:
-    async with open_media(database, tmp_path, remote=Elsewhere()) as world:
-        await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
-        answer = await world.client.get(f"/_matrix/media/v3/download/{ELSEWHERE}/abc")
+async def test_remote_media_requires_a_token(database: Database, tmp_path: Path) -> None:
+    async with open_media(database, tmp_path, remote=RemoteServer()) as world:
+        await world.repository.find(REMOTE, "abc", 0, has_token=True)
+        answer = await world.client.get(f"/_matrix/media/v3/download/{REMOTE}/abc")
 
     assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
 
 
-async def test_who_wants_no_remote_media_gets_none(database: Database, tmp_path: Path) -> None:
-    remote = Elsewhere()
+async def test_remote_media_is_not_downloaded_with_allow_remote_false(
+    database: Database, tmp_path: Path
+) -> None:
+    remote = RemoteServer()
     async with open_media(database, tmp_path, remote=remote) as world:
         answer = await world.client.get(
-            f"/_matrix/client/v1/media/download/{ELSEWHERE}/abc?allow_remote=false", token="alice"
+            f"/_matrix/client/v1/media/download/{REMOTE}/abc?allow_remote=false", token="alice"
         )
 
     assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
-    assert remote.asked == 0
+    assert remote.downloads == 0
 
 
-async def test_some_servers_are_never_asked(database: Database, tmp_path: Path) -> None:
-    remote = Elsewhere()
+async def test_media_of_configured_servers_is_never_downloaded(
+    database: Database, tmp_path: Path
+) -> None:
+    remote = RemoteServer()
     async with open_media(
-        database, tmp_path, remote=remote, prevent_media_downloads_from=(ELSEWHERE,)
+        database, tmp_path, remote=remote, prevent_media_downloads_from=(REMOTE,)
     ) as world:
         with pytest.raises(NotFound):
-            await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
+            await world.repository.find(REMOTE, "abc", 0, has_token=True)
 
-    assert remote.asked == 0
+    assert remote.downloads == 0
 
 
-async def test_remote_media_that_are_too_large_are_not_kept(
+async def test_remote_media_above_the_limit_is_not_stored(
     database: Database, tmp_path: Path
 ) -> None:
     async with open_media(
-        database, tmp_path, remote=Elsewhere(b"x" * 1001), max_upload_size=1000
+        database, tmp_path, remote=RemoteServer(b"x" * 1001), max_upload_size=1000
     ) as world:
         with pytest.raises(MatrixError, match=r"M_TOO_LARGE \(502\)"):
-            await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
+            await world.repository.find(REMOTE, "abc", 0, has_token=True)
 
         assert world.files("") == []
 
 
-async def test_retention_of_remote_media_is_their_own(database: Database, tmp_path: Path) -> None:
-    remote, retention = Elsewhere(), Retention(remote_media_lifetime=HOUR_MS)
+async def test_remote_media_has_its_own_retention(database: Database, tmp_path: Path) -> None:
+    remote, retention = RemoteServer(), Retention(remote_media_lifetime=HOUR_MS)
     async with open_media(database, tmp_path, remote=remote, media_retention=retention) as world:
         own = await world.store(b"our own")
-        await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
+        await world.repository.find(REMOTE, "abc", 0, has_token=True)
         world.clock.advance(3 * HOUR_MS)
-        await world.upkeep.tidy()
+        await world.upkeep.clean_up()
 
         assert await world.content_of(own) == b"our own"
         assert len(world.files("content")) == 1
-        await world.repository.find(ELSEWHERE, "abc", 0, has_token=True)
-        assert remote.asked == 2
+        await world.repository.find(REMOTE, "abc", 0, has_token=True)
+        assert remote.downloads == 2

@@ -1,4 +1,4 @@
-"""Which thumbnail is chosen: never larger than the picture, nor smaller than it could be.
+"""The choice of thumbnails: never larger than the picture, and not smaller than necessary.
 
 Spec: client-server API, Thumbnails.
 """
@@ -7,43 +7,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.lib.sandbox.picture_jobs import Method, thumbnail_size
-from hs.services.media.thumbnail_sizes import Wanted, chosen
+from hs.services.media.thumbnail_sizes import Wanted, choose_thumbnail
 from hs.settings.sections.media import MediaSettings
 from hs.storage.media.media_files import Picture
 
-LISTED = MediaSettings().thumbnail_sizes
+CONFIGURED = MediaSettings().thumbnail_sizes
 sides = st.integers(20, 3000)
 
 
-def given_for(picture: Picture, wanted: Wanted, *, is_exact: bool) -> tuple[int, int]:
+def thumbnail_size_for(picture: Picture, request: Wanted, *, is_exact: bool) -> tuple[int, int]:
     size = (picture.width, picture.height)
-    box = chosen(picture, wanted, LISTED, is_exact)
+    box = choose_thumbnail(picture, request, CONFIGURED, is_exact)
     return size if box is None else thumbnail_size(size, box)
 
 
 @given(sides, sides, sides, sides, st.sampled_from(("crop", "scale")), st.booleans())
-def test_what_is_given_is_as_large_as_was_asked_for_or_as_can_be(
-    width: int, height: int, across: int, down: int, method: Method, is_exact: bool
+def test_thumbnail_is_at_least_as_large_as_requested_or_possible(
+    width: int,
+    height: int,
+    requested_width: int,
+    requested_height: int,
+    method: Method,
+    is_exact: bool,
 ) -> None:
     picture = Picture("image/png", width, height, is_animated=False)
 
-    given_across, given_down = given_for(picture, Wanted(across, down, method), is_exact=is_exact)
+    actual_width, actual_height = thumbnail_size_for(
+        picture, Wanted(requested_width, requested_height, method), is_exact=is_exact
+    )
 
-    assert given_across <= width
-    assert given_down <= height
+    assert actual_width <= width
+    assert actual_height <= height
     if method == "scale":
-        assert given_across >= min(across, width) or given_down >= min(down, height)
+        assert actual_width >= min(requested_width, width) or actual_height >= min(
+            requested_height, height
+        )
     else:
-        # The largest of the shape that was asked for, if the picture is smaller.
-        part = min(1.0, width / across, height / down)
-        assert given_across >= int(across * part)
-        assert given_down >= int(down * part)
+        # If the picture is smaller: the largest crop with the requested aspect ratio.
+        scale = min(1.0, width / requested_width, height / requested_height)
+        assert actual_width >= int(requested_width * scale)
+        assert actual_height >= int(requested_height * scale)
 
 
-def test_a_listed_crop_of_another_shape_is_not_taken_if_it_comes_out_too_small() -> None:
+def test_configured_crop_that_would_be_too_small_is_not_chosen() -> None:
     banner = Picture("image/png", 500, 90, is_animated=False)
 
-    across, down = given_for(banner, Wanted(96, 60, "crop"), is_exact=False)
+    width, height = thumbnail_size_for(banner, Wanted(96, 60, "crop"), is_exact=False)
 
-    assert (across, down) >= (96, 60)
-    assert down >= 60
+    assert (width, height) >= (96, 60)
+    assert height >= 60

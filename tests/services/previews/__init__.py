@@ -1,1 +1,1 @@
-"""Tests of previews of links."""
+"""Tests of URL previews."""

@@ -1,4 +1,4 @@
-"""What is shown of a page: what it says itself, or the next best."""
+"""The OpenGraph properties of a page, and their fallbacks."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hs.lib.sandbox.page_facts import PageFacts, PageImage
 from hs.services.previews.opengraph import (
     MAX_DESCRIPTION_CHARS,
-    Draft,
+    PreviewDraft,
     draft_of,
     oembed_link,
     shortened,
@@ -16,7 +16,7 @@ from hs.services.previews.opengraph import (
 URL = "https://example.org/a/b?c"
 
 
-def shown(**facts: object) -> dict[str, str | int]:
+def properties_of(**facts: object) -> dict[str, str | int]:
     return draft_of(PageFacts(**facts), URL).properties  # type: ignore[arg-type]  # fields by name
 
 
@@ -24,16 +24,19 @@ def images(**facts: object) -> tuple[str, ...]:
     return draft_of(PageFacts(**facts), URL).images  # type: ignore[arg-type]  # fields by name
 
 
-def test_what_a_page_says_for_this_purpose_wins() -> None:
+def test_opengraph_metadata_takes_precedence() -> None:
     properties = {"og:title": "og", "twitter:title": "t", "og:type": "website", "other": "x"}
 
-    assert shown(title="T", properties=properties) == {"og:title": "og", "og:type": "website"}
+    assert properties_of(title="T", properties=properties) == {
+        "og:title": "og",
+        "og:type": "website",
+    }
 
 
-def test_twitter_cards_come_next() -> None:
+def test_twitter_cards_are_the_first_fallback() -> None:
     properties = {"twitter:title": "t", "twitter:description": "d", "twitter:site": "@s"}
 
-    assert shown(title="T", properties=properties) == {
+    assert properties_of(title="T", properties=properties) == {
         "og:title": "t",
         "og:description": "d",
         "og:site_name": "@s",
@@ -44,16 +47,18 @@ def test_twitter_cards_come_next() -> None:
     ("facts", "title"),
     [({"title": "T", "headings": ("H",)}, "T"), ({"headings": ("H", "I")}, "H"), ({}, None)],
 )
-def test_a_title_is_looked_for(facts: dict[str, object], title: str | None) -> None:
-    assert shown(**facts).get("og:title") == title
+def test_title_falls_back_to_headings(facts: dict[str, object], title: str | None) -> None:
+    assert properties_of(**facts).get("og:title") == title
 
 
-def test_a_description_is_looked_for() -> None:
-    assert shown(properties={"description": "d"}, paragraphs=("p",))["og:description"] == "d"
-    assert shown(paragraphs=("One.", "Two."))["og:description"] == "One. Two."
+def test_description_falls_back_to_paragraphs() -> None:
+    assert (
+        properties_of(properties={"description": "d"}, paragraphs=("p",))["og:description"] == "d"
+    )
+    assert properties_of(paragraphs=("One.", "Two."))["og:description"] == "One. Two."
 
 
-def test_images_are_absolute_and_the_best_is_first() -> None:
+def test_image_urls_are_absolute_and_the_best_is_first() -> None:
     properties = {"og:image": "/i.png", "twitter:image": "//cdn.example.org/t.png"}
 
     assert images(properties=properties) == (
@@ -65,13 +70,13 @@ def test_images_are_absolute_and_the_best_is_first() -> None:
     )
 
 
-def test_images_of_the_page_stand_in() -> None:
-    found = images(
+def test_images_fall_back_to_images_of_the_page() -> None:
+    urls = images(
         images=(PageImage("dot.gif", 1, 1), PageImage("s.png", 20, 20), PageImage("l.png", 99, 99)),
         links=(("shortcut icon", "", "/favicon.ico"),),
     )
 
-    assert found == (
+    assert urls == (
         "https://example.org/a/l.png",
         "https://example.org/a/s.png",
         "https://example.org/favicon.ico",
@@ -79,11 +84,13 @@ def test_images_of_the_page_stand_in() -> None:
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,x", "javascript:1", "http://[::1", ""])
-def test_images_that_are_not_on_the_web_are_none(url: str) -> None:
-    assert not [one for one in images(properties={"og:image": url}) if url and one.startswith(url)]
+def test_image_urls_with_other_schemes_are_ignored(url: str) -> None:
+    found = images(properties={"og:image": url})
+
+    assert not [image for image in found if url and image.startswith(url)]
 
 
-def test_the_oembed_link_is_found() -> None:
+def test_oembed_link_is_found() -> None:
     links = (
         ("alternate", "application/rss+xml", "/rss"),
         ("alternate", "application/json+oembed", "/o"),
@@ -93,32 +100,34 @@ def test_the_oembed_link_is_found() -> None:
     assert oembed_link(PageFacts(), URL) is None
 
 
-def test_what_one_lacks_the_other_gives() -> None:
-    draft = Draft({"og:title": "a"}).over(Draft({"og:title": "b", "og:type": "c"}, ("i",)))
+def test_fallback_adds_missing_properties() -> None:
+    draft = PreviewDraft({"og:title": "a"}).with_fallback(
+        PreviewDraft({"og:title": "b", "og:type": "c"}, ("i",))
+    )
 
-    assert draft == Draft({"og:title": "a", "og:type": "c"}, ("i",))
+    assert draft == PreviewDraft({"og:title": "a", "og:type": "c"}, ("i",))
 
 
 @given(st.text(max_size=1000))
-def test_descriptions_are_short(text: str) -> None:
+def test_descriptions_are_truncated(text: str) -> None:
     assert len(shortened(text)) <= MAX_DESCRIPTION_CHARS + 1
 
 
-def test_descriptions_end_after_a_word() -> None:
+def test_descriptions_are_truncated_after_a_word() -> None:
     assert shortened("word " * 100) == ("word " * 60).rstrip() + "…"
 
 
-def test_values_are_bounded() -> None:
+def test_number_and_length_of_properties_are_limited() -> None:
     properties = {f"og:{number}": "x" * 2000 for number in range(200)}
 
-    found = shown(properties=properties)
+    limited = properties_of(properties=properties)
 
-    assert len(found) <= 50
-    assert {len(str(value)) for value in found.values()} == {1000}
+    assert len(limited) <= 50
+    assert {len(str(value)) for value in limited.values()} == {1000}
 
 
 @pytest.mark.parametrize("base_url", ["http://[", "//a]b/", "http://℀.example/"])
-def test_a_base_that_is_no_url_is_passed_over(base_url: str) -> None:
+def test_invalid_base_url_is_ignored(base_url: str) -> None:
     link = ("alternate", "application/json+oembed", "/oembed")
     facts = PageFacts(base_url=base_url, links=(link,), properties={"og:image": "i.png"})
 

@@ -1,4 +1,4 @@
-"""Both engines find what going through all texts finds."""
+"""Comparison of the index on both database engines with a linear scan of all texts."""
 
 import random
 
@@ -18,31 +18,33 @@ TEXTS = 120
 QUERIES = 60
 
 
-def holds(words: list[str], phrase: Phrase) -> bool:
+def contains_phrase(words: list[str], phrase: Phrase) -> bool:
     size = len(phrase)
-    return any(tuple(words[at : at + size]) == phrase for at in range(len(words) - size + 1))
+    return any(
+        tuple(words[start : start + size]) == phrase for start in range(len(words) - size + 1)
+    )
 
 
 def matches(text: str, query: SearchQuery) -> bool:
     words = words_of(text)
     return (
         bool(query.phrases)
-        and all(holds(words, phrase) for phrase in query.phrases)
-        and not any(holds(words, phrase) for phrase in query.unwanted)
+        and all(contains_phrase(words, phrase) for phrase in query.phrases)
+        and not any(contains_phrase(words, phrase) for phrase in query.unwanted)
     )
 
 
 def random_query(rng: random.Random) -> str:
     parts = []
     for _ in range(rng.randint(1, 3)):
-        chosen = " ".join(rng.choices(WORDS, k=rng.choice((1, 1, 2))))
+        words = " ".join(rng.choices(WORDS, k=rng.choice((1, 1, 2))))
         minus = rng.choice(("", "", "", "-"))
-        parts.append(f'{minus}"{chosen}"' if rng.random() < 0.4 else f"{minus}{chosen}")
+        parts.append(f'{minus}"{words}"' if rng.random() < 0.4 else f"{minus}{words}")
     return " ".join(parts)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_found_is_what_matches(database: Database, seed: int) -> None:
+async def test_index_finds_exactly_the_matching_texts(database: Database, seed: int) -> None:
     rng = random.Random(seed)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 8))) for _ in range(TEXTS)]
     async with open_searching(database) as searching:
@@ -50,28 +52,30 @@ async def test_found_is_what_matches(database: Database, seed: int) -> None:
         sent: dict[EventID, str] = {}
         for text in texts:
             searching.world.clock.advance(1)
-            (one,) = await searching.world.append(room_id, message(ALICE, text))
-            sent[one.event_id] = text
+            (event,) = await searching.world.append(room_id, message(ALICE, text))
+            sent[event.event_id] = text
         for _ in range(QUERIES):
             term = random_query(rng)
             query = parse_query(term)
             expected = {event_id for event_id, text in sent.items() if matches(text, query)}
 
-            found = await searching.finds(ALICE, term, filter={"limit": 100})
+            result_ids = await searching.finds(ALICE, term, filter={"limit": 100})
 
-            assert set(found) == expected or len(expected) > 100, f"seed {seed}: {term!r}"
-            assert len(found) == len(set(found)) == min(100, len(expected))
+            assert set(result_ids) == expected or len(expected) > 100, f"seed {seed}: {term!r}"
+            assert len(result_ids) == len(set(result_ids)) == min(100, len(expected))
 
 
-async def test_phrases_are_found_behind_any_number_of_repetitions(database: Database) -> None:
+async def test_phrases_are_found_after_many_repetitions(database: Database) -> None:
     async with open_searching(database) as searching:
         room_id = await searching.world.create_room(ALICE)
-        # PostgreSQL keeps 255 places of a word.
-        long = " ".join(("tick tock " * 2000, "tick boom boom tack", "boom " * 600, "tack boom"))
-        (late,) = await searching.world.append(room_id, message(ALICE, long))
+        # PostgreSQL stores at most 255 positions of a word.
+        long_text = " ".join(
+            ("tick tock " * 2000, "tick boom boom tack", "boom " * 600, "tack boom")
+        )
+        (late,) = await searching.world.append(room_id, message(ALICE, long_text))
         (early,) = await searching.world.append(room_id, message(ALICE, "tick, boom and tack"))
 
-        found = {
+        results = {
             term: set(await searching.finds(ALICE, term))
             for term in (
                 '"tick boom"',
@@ -84,7 +88,7 @@ async def test_phrases_are_found_behind_any_number_of_repetitions(database: Data
             )
         }
 
-        assert found == {
+        assert results == {
             '"tick boom"': {early.event_id, late.event_id},
             '"tock tick boom boom tack"': {late.event_id},
             '"boom boom boom boom tack"': {late.event_id},

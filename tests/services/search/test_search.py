@@ -1,4 +1,4 @@
-"""Searching for messages: what is found, by whom, in which order, page by page."""
+"""Message search: matching, visibility, order, pagination, groups and context."""
 
 import base64
 from contextlib import suppress
@@ -16,12 +16,14 @@ from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
 
 
-async def say(searching: Searching, room_id: Any, sender: Any, *bodies: str) -> list[EventID]:
-    sent = []
+async def send_messages(
+    searching: Searching, room_id: Any, sender: Any, *bodies: str
+) -> list[EventID]:
+    event_ids = []
     for body in bodies:
         searching.world.clock.advance(1)
-        sent.append((await searching.world.send(room_id, sender, body)).event_id)
-    return sent
+        event_ids.append((await searching.world.send(room_id, sender, body)).event_id)
+    return event_ids
 
 
 @pytest.mark.parametrize(
@@ -45,100 +47,106 @@ async def say(searching: Searching, room_id: Any, sender: Any, *bodies: str) -> 
         ("nothing of it", "   ", False),
     ],
 )
-async def test_words_are_found(database: Database, text: str, term: str, is_found: bool) -> None:
+async def test_words_match(database: Database, text: str, term: str, is_found: bool) -> None:
     async with open_searching(database) as searching:
         room_id = await searching.world.create_room(ALICE)
-        (event_id,) = await say(searching, room_id, ALICE, text)
+        (event_id,) = await send_messages(searching, room_id, ALICE, text)
 
-        found = await searching.finds(ALICE, term)
+        result_ids = await searching.finds(ALICE, term)
 
-        assert found == ([event_id] if is_found else [])
+        assert result_ids == ([event_id] if is_found else [])
 
 
-async def test_names_and_topics_are_found_by_their_keys(database: Database) -> None:
+async def test_names_and_topics_are_searched_by_key(database: Database) -> None:
     async with open_searching(database) as searching:
         room_id = await searching.world.create_room(ALICE)
         set_state = searching.world.set_state
         name = await set_state(room_id, ALICE, "m.room.name", {"name": "Garden"})
         topic = await set_state(room_id, ALICE, "m.room.topic", {"topic": "our garden"})
-        (message,) = await say(searching, room_id, ALICE, "garden")
+        (message,) = await send_messages(searching, room_id, ALICE, "garden")
 
-        async def by(*keys: str) -> set[str]:
+        async def search_by(*keys: str) -> set[str]:
             return set(await searching.finds(ALICE, "garden", keys=keys))
 
-        assert await by("content.name") == {name.event_id}
-        assert await by("content.topic") == {topic.event_id}
-        assert await by("content.body") == {message}
-        assert await by("content.other") == set()
+        assert await search_by("content.name") == {name.event_id}
+        assert await search_by("content.topic") == {topic.event_id}
+        assert await search_by("content.body") == {message}
+        assert await search_by("content.other") == set()
         assert set(await searching.finds(ALICE, "garden")) == {
             name.event_id, topic.event_id, message,
         }  # fmt: skip
 
 
-async def test_a_topic_is_found_by_its_plain_text_in_either_form(database: Database) -> None:
+async def test_topic_is_found_by_its_plain_text_in_either_form(database: Database) -> None:
     async with open_searching(database) as searching:
         html = {"mimetype": "text/html", "body": "<b>roses</b> <i>marked</i>"}
         content = {"topic": "our garden", "m.topic": {"m.text": [html, {"body": "our roses"}]}}
         room_id = await searching.world.create_room(ALICE)
         topic = await searching.world.set_state(room_id, ALICE, "m.room.topic", content)
-        odds: list[Any] = [[], {"m.text": "roses"}, {"m.text": [{}, 3, {"body": ["roses"]}]}]
-        for odd in odds:
-            broken = {"topic": "none", "m.topic": odd}
-            await searching.world.set_state(room_id, ALICE, "m.room.topic", broken)
+        invalid_topics: list[Any] = [
+            [],
+            {"m.text": "roses"},
+            {"m.text": [{}, 3, {"body": ["roses"]}]},
+        ]
+        for invalid_topic in invalid_topics:
+            content_with_invalid_topic = {"topic": "none", "m.topic": invalid_topic}
+            await searching.world.set_state(
+                room_id, ALICE, "m.room.topic", content_with_invalid_topic
+            )
 
         assert await searching.finds(ALICE, "garden", keys=["content.topic"]) == [topic.event_id]
         assert await searching.finds(ALICE, "roses", keys=["content.topic"]) == [topic.event_id]
         assert await searching.finds(ALICE, "marked") == []
 
 
-async def test_rooms_that_are_encrypted_are_not_searched(database: Database) -> None:
+async def test_encrypted_rooms_are_not_searched(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
         algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
         encryption = Draft(event_types.ENCRYPTION, ALICE, algorithm, state_key="")
-        secret = await world.create_room(ALICE, state=[encryption])
-        await say(searching, secret, ALICE, "plan by mistake")
-        later = await world.create_room(ALICE)
-        await say(searching, later, ALICE, "plan before")
+        encrypted_room = await world.create_room(ALICE, state=[encryption])
+        await send_messages(searching, encrypted_room, ALICE, "plan by mistake")
+        later_encrypted_room = await world.create_room(ALICE)
+        await send_messages(searching, later_encrypted_room, ALICE, "plan before")
         plain_room = await world.create_room(ALICE)
-        (found,) = await say(searching, plain_room, ALICE, "plan for all")
+        (event_id,) = await send_messages(searching, plain_room, ALICE, "plan for all")
         await world.append(plain_room, Draft(event_types.ENCRYPTION, ALICE, algorithm, "other"))
         assert len(await searching.finds(ALICE, "plan")) == 2
 
-        await world.append(later, encryption)
-        await world.set_state(later, ALICE, "m.room.name", {"name": "plan"})
+        await world.append(later_encrypted_room, encryption)
+        await world.set_state(later_encrypted_room, ALICE, "m.room.name", {"name": "plan"})
 
-        assert await searching.finds(ALICE, "plan") == [found]
-        kept = await database.read(_indexed_rooms)
-        assert set(kept) == {plain_room}
+        assert await searching.finds(ALICE, "plan") == [event_id]
+        indexed_rooms = await database.read(_indexed_rooms)
+        assert set(indexed_rooms) == {plain_room}
 
 
 async def _indexed_rooms(tx: Tx) -> list[str]:
     return [row[0] for row in await tx.fetch("SELECT room_id FROM search_entries")]
 
 
-async def test_only_rooms_one_is_or_was_in_are_searched(database: Database) -> None:
+async def test_only_current_and_former_rooms_are_searched(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
         room_id = await world.create_room(ALICE, join=[BOB])
-        (before,) = await say(searching, room_id, ALICE, "secret plan")
+        (before_leave,) = await send_messages(searching, room_id, ALICE, "secret plan")
         await world.leave(room_id, BOB)
-        (after,) = await say(searching, room_id, ALICE, "secret change of the plan")
+        (after_leave,) = await send_messages(searching, room_id, ALICE, "secret change of the plan")
 
-        assert set(await searching.finds(ALICE, "plan")) == {before, after}
-        assert await searching.finds(BOB, "plan") == [before]
+        assert set(await searching.finds(ALICE, "plan")) == {before_leave, after_leave}
+        assert await searching.finds(BOB, "plan") == [before_leave]
         assert await searching.finds(CAROL, "plan") == []
 
 
-async def test_who_joined_later_does_not_find_what_they_may_not_see(database: Database) -> None:
+async def test_events_before_the_join_are_not_found_if_not_visible(database: Database) -> None:
     async with open_searching(database) as searching:
         closed = Draft(
             "m.room.history_visibility", ALICE, {"history_visibility": "joined"}, state_key=""
         )
         room_id = await searching.world.create_room(ALICE, state=[closed])
-        await say(searching, room_id, ALICE, "plan one")
+        await send_messages(searching, room_id, ALICE, "plan one")
         await searching.world.join(room_id, BOB)
-        (later,) = await say(searching, room_id, ALICE, "plan two")
+        (later,) = await send_messages(searching, room_id, ALICE, "plan two")
 
         assert await searching.finds(BOB, "plan") == [later]
 
@@ -149,54 +157,58 @@ async def test_redacted_and_encrypted_events_and_ignored_users_are_not_found(
     async with open_searching(database) as searching:
         world = searching.world
         room_id = await world.create_room(ALICE, join=[BOB])
-        gone, kept = await say(searching, room_id, ALICE, "plan one", "plan two")
-        (from_bob,) = await say(searching, room_id, BOB, "plan three")
-        secret = {"algorithm": "m.megolm.v1.aes-sha2", "body": "plan", "ciphertext": "plan"}
-        await world.append(room_id, Draft("m.room.encrypted", ALICE, secret))
-        assert set(await searching.finds(ALICE, "plan")) == {gone, kept, from_bob}
+        redacted, visible = await send_messages(searching, room_id, ALICE, "plan one", "plan two")
+        (from_bob,) = await send_messages(searching, room_id, BOB, "plan three")
+        encrypted_content = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "body": "plan",
+            "ciphertext": "plan",
+        }
+        await world.append(room_id, Draft("m.room.encrypted", ALICE, encrypted_content))
+        assert set(await searching.finds(ALICE, "plan")) == {redacted, visible, from_bob}
 
-        await world.redact(room_id, ALICE, gone)
+        await world.redact(room_id, ALICE, redacted)
 
-        assert set(await searching.finds(ALICE, "plan")) == {kept, from_bob}
+        assert set(await searching.finds(ALICE, "plan")) == {visible, from_bob}
         searching.reading.wishes.ignored[ALICE] = {BOB}
-        assert await searching.finds(ALICE, "plan") == [kept]
+        assert await searching.finds(ALICE, "plan") == [visible]
 
 
-async def test_the_filter_narrows_the_search(database: Database) -> None:
+async def test_filter_is_applied(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
-        one = await world.create_room(ALICE, join=[BOB])
-        other = await world.create_room(ALICE, join=[BOB])
-        (from_alice,) = await say(searching, one, ALICE, "plan")
-        (from_bob,) = await say(searching, one, BOB, "plan")
-        (elsewhere,) = await say(searching, other, ALICE, "plan")
+        first_room = await world.create_room(ALICE, join=[BOB])
+        second_room = await world.create_room(ALICE, join=[BOB])
+        (from_alice,) = await send_messages(searching, first_room, ALICE, "plan")
+        (from_bob,) = await send_messages(searching, first_room, BOB, "plan")
+        (from_second_room,) = await send_messages(searching, second_room, ALICE, "plan")
         link = {"msgtype": "m.image", "body": "plan", "url": "mxc://x/y"}
-        (image,) = await world.append(one, Draft("m.room.message", BOB, link))
+        (image,) = await world.append(first_room, Draft("m.room.message", BOB, link))
 
-        async def by(**filter: Any) -> set[str]:
+        async def filter_by(**filter: Any) -> set[str]:
             return set(await searching.finds(ALICE, "plan", filter=filter))
 
-        assert await by(rooms=[one]) == {from_alice, from_bob, image.event_id}
-        assert await by(not_rooms=[one]) == {elsewhere}
-        assert await by(senders=[BOB]) == {from_bob, image.event_id}
-        assert await by(not_senders=[BOB]) == {from_alice, elsewhere}
-        assert await by(types=["m.room.topic"]) == set()
-        assert await by(contains_url=True) == {image.event_id}
-        assert await by(contains_url=False, rooms=[one]) == {from_alice, from_bob}
-        assert await by(rooms=["!else:test.example"]) == set()
-        assert len(await by(limit=1)) == 1
+        assert await filter_by(rooms=[first_room]) == {from_alice, from_bob, image.event_id}
+        assert await filter_by(not_rooms=[first_room]) == {from_second_room}
+        assert await filter_by(senders=[BOB]) == {from_bob, image.event_id}
+        assert await filter_by(not_senders=[BOB]) == {from_alice, from_second_room}
+        assert await filter_by(types=["m.room.topic"]) == set()
+        assert await filter_by(contains_url=True) == {image.event_id}
+        assert await filter_by(contains_url=False, rooms=[first_room]) == {from_alice, from_bob}
+        assert await filter_by(rooms=["!else:test.example"]) == set()
+        assert len(await filter_by(limit=1)) == 1
 
 
 @pytest.mark.parametrize("order", ["rank", "recent"])
-async def test_pages_lead_through_all_results_once(database: Database, order: Any) -> None:
+async def test_pagination_returns_all_results_once(database: Database, order: Any) -> None:
     async with open_searching(database) as searching:
-        one = await searching.world.create_room(ALICE, join=[BOB])
-        other = await searching.world.create_room(ALICE)
+        first_room = await searching.world.create_room(ALICE, join=[BOB])
+        second_room = await searching.world.create_room(ALICE)
         sent = []
         for number in range(12):
             body = "plan " * (number % 3 + 1) + "word " * (number % 5)
-            room_id, sender = (one, BOB) if number % 4 == 1 else (other, ALICE)
-            sent += await say(searching, room_id, sender, body)
+            room_id, sender = (first_room, BOB) if number % 4 == 1 else (second_room, ALICE)
+            sent += await send_messages(searching, room_id, sender, body)
         pages: list[list[str]] = []
         scores: list[float] = []
         counts: set[int] = set()
@@ -210,51 +222,55 @@ async def test_pages_lead_through_all_results_once(database: Database, order: An
             counts.add(answer["count"])
             token = answer.get("next_batch")
 
-        found = [event_id for page in pages for event_id in page]
+        result_ids = [event_id for page in pages for event_id in page]
 
-        assert sorted(found) == sorted(sent)
+        assert sorted(result_ids) == sorted(sent)
         assert counts == {12}
         if order == "recent":
-            assert found == sent[::-1]
+            assert result_ids == sent[::-1]
         else:
             assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.parametrize("order", ["rank", "recent"])
 @pytest.mark.parametrize("key", ["room_id", "sender"])
-async def test_each_group_has_pages_of_its_own(database: Database, order: Any, key: Any) -> None:
+async def test_each_group_has_its_own_pagination(database: Database, order: Any, key: Any) -> None:
     async with open_searching(database) as searching:
-        one = await searching.world.create_room(ALICE, join=[BOB])
-        other = await searching.world.create_room(ALICE)
+        first_room = await searching.world.create_room(ALICE, join=[BOB])
+        second_room = await searching.world.create_room(ALICE)
         groups: dict[str, list[str]] = {}
         for number in range(10):
-            room_id, sender = (one, BOB) if number % 2 else (other, ALICE)
-            (event_id,) = await say(searching, room_id, sender, f"plan {'x ' * (number % 4)}")
+            room_id, sender = (first_room, BOB) if number % 2 else (second_room, ALICE)
+            (event_id,) = await send_messages(
+                searching, room_id, sender, f"plan {'x ' * (number % 4)}"
+            )
             groups.setdefault(room_id if key == "room_id" else sender, []).append(event_id)
         first = await searching.search(ALICE, "plan", {"limit": 4}, order=order, groups=[key])
 
         for value, group in first["groups"][key].items():
-            found, token = list(group["results"]), group["next_batch"]
+            result_ids, token = list(group["results"]), group["next_batch"]
             while token is not None:
                 page = await searching.search(
                     ALICE, "plan", {"limit": 2}, order=order, groups=[key], next_batch=token
                 )
-                found += [event["event_id"] for event in events_of(page)]
+                result_ids += [event["event_id"] for event in events_of(page)]
                 assert set(page["groups"][key]) <= {value}
                 token = page.get("next_batch")
-            assert sorted(found) == sorted(groups[value])
+            assert sorted(result_ids) == sorted(groups[value])
             # Spec: an integer, by which groups can be ordered.
             assert type(group["order"]) is int
         assert set(first["groups"][key]) <= set(groups)
 
 
-async def test_results_come_with_context_profiles_and_state(database: Database) -> None:
+async def test_results_contain_context_profiles_and_state(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
         room_id = await world.create_room(ALICE)
         content = {"membership": "join", "displayname": "Bob the Builder"}
         await world.append(room_id, Draft(event_types.MEMBER, BOB, content, BOB))
-        sent = await say(searching, room_id, BOB, "one", "two", "the plan", "three", "four")
+        sent = await send_messages(
+            searching, room_id, BOB, "one", "two", "the plan", "three", "four"
+        )
 
         answer = await searching.search(
             ALICE, "plan", context=ContextAsk(1, 1, True), include_state=True
@@ -262,51 +278,54 @@ async def test_results_come_with_context_profiles_and_state(database: Database) 
 
         (result,) = answer["results"]
         context = plain(result["context"])
-        assert [one["event_id"] for one in context["events_before"]] == [sent[1]]
-        assert [one["event_id"] for one in context["events_after"]] == [sent[3]]
+        assert [event["event_id"] for event in context["events_before"]] == [sent[1]]
+        assert [event["event_id"] for event in context["events_after"]] == [sent[3]]
         assert context["start"]
         assert context["end"]
         assert context["profile_info"] == {BOB: {"displayname": "Bob the Builder"}}
         state = plain(answer["state"][room_id])
-        assert {"m.room.create", "m.room.member"} <= {one["type"] for one in state}
+        assert {"m.room.create", "m.room.member"} <= {event["type"] for event in state}
         assert answer["highlights"] == ["plan"]
 
 
-async def test_a_room_is_searched_with_those_it_was_upgraded_from(database: Database) -> None:
+async def test_predecessors_of_a_room_are_searched(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
-        old = await world.create_room(ALICE)
-        (said,) = await say(searching, old, ALICE, "plan")
-        predecessor = {"predecessor": {"room_id": old, "event_id": said}}
+        old_room = await world.create_room(ALICE)
+        (from_old_room,) = await send_messages(searching, old_room, ALICE, "plan")
+        predecessor = {"predecessor": {"room_id": old_room, "event_id": from_old_room}}
         drafts = [
             Draft(event_types.CREATE, ALICE, predecessor, ""),
             Draft(event_types.MEMBER, ALICE, {"membership": "join"}, ALICE),
         ]
-        new = (await world.appender.create("11", drafts))[0].room_id
-        (later,) = await say(searching, new, ALICE, "plan")
+        new_room = (await world.appender.create("11", drafts))[0].room_id
+        (from_new_room,) = await send_messages(searching, new_room, ALICE, "plan")
 
-        assert set(await searching.finds(ALICE, "plan", filter={"rooms": [new]})) == {said, later}
-        assert await searching.finds(ALICE, "plan", filter={"rooms": [old]}) == [said]
+        assert set(await searching.finds(ALICE, "plan", filter={"rooms": [new_room]})) == {
+            from_old_room,
+            from_new_room,
+        }
+        assert await searching.finds(ALICE, "plan", filter={"rooms": [old_room]}) == [from_old_room]
 
 
-async def test_what_was_there_before_the_index_is_found_after_a_restart(
+async def test_events_stored_before_indexing_are_found_after_a_restart(
     database: Database,
 ) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
         sent = await world.send(room_id, ALICE, "plan")
-        gone = await world.send(room_id, ALICE, "other plan")
-        await world.redact(room_id, ALICE, gone.event_id)
+        redacted = await world.send(room_id, ALICE, "other plan")
+        await world.redact(room_id, ALICE, redacted.event_id)
     async with open_world(database) as world:
         searching = searching_of(world)
 
         assert await searching.finds(ALICE, "plan") == [sent.event_id]
 
 
-async def test_tokens_that_are_none_are_refused(database: Database) -> None:
+async def test_invalid_tokens_are_rejected(database: Database) -> None:
     async with open_searching(database) as searching:
         room_id = await searching.world.create_room(ALICE)
-        await say(searching, room_id, ALICE, "plan")
+        await send_messages(searching, room_id, ALICE, "plan")
         for token in ("", "x", "!!", "W10", "WyJyZWNlbnQiLDEuMCwxXQ", "ÿ"):
             with pytest.raises(InvalidParam):
                 await searching.search(ALICE, "plan", next_batch=token)
@@ -315,12 +334,12 @@ async def test_tokens_that_are_none_are_refused(database: Database) -> None:
 @pytest.mark.parametrize("value", [1e308, -1e308, 1e-300, 0.0])
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 0])
 @pytest.mark.parametrize("order", ["rank", "recent"])
-async def test_tokens_of_others_do_no_harm(
+async def test_forged_tokens_are_harmless(
     database: Database, order: Any, value: float, number: int
 ) -> None:
     async with open_searching(database) as searching:
         room_id = await searching.world.create_room(ALICE)
-        await say(searching, room_id, ALICE, "plan")
+        await send_messages(searching, room_id, ALICE, "plan")
         fields = f'["{order}",{value},{number}]'
         token = base64.urlsafe_b64encode(fields.encode()).decode()
 
@@ -329,33 +348,33 @@ async def test_tokens_of_others_do_no_harm(
             assert len(answer["results"]) in (0, 1)
 
 
-async def test_search_can_be_turned_off(database: Database) -> None:
+async def test_search_can_be_disabled(database: Database) -> None:
     async with open_searching(database, is_enabled=False) as searching:
-        with pytest.raises(MatrixError) as refused:
+        with pytest.raises(MatrixError) as error:
             await searching.search(ALICE, "plan")
 
-        assert (refused.value.status, refused.value.errcode) == (400, "M_UNKNOWN")
+        assert (error.value.status, error.value.errcode) == (400, "M_UNKNOWN")
 
 
-async def test_nobody_is_told_how_much_there_is_that_they_may_not_see(database: Database) -> None:
+async def test_count_does_not_reveal_invisible_events(database: Database) -> None:
     async with open_searching(database) as searching:
         world = searching.world
         room_id = await world.create_room(ALICE, join=[BOB])
-        await say(searching, room_id, BOB, "plan one", "plan two")
+        await send_messages(searching, room_id, BOB, "plan one", "plan two")
         await world.set_membership(room_id, ALICE, BOB, "ban")
-        await say(searching, room_id, ALICE, "plan three", "plan four", "merger")
+        await send_messages(searching, room_id, ALICE, "plan three", "plan four", "merger")
         closed = Draft(
             "m.room.history_visibility", ALICE, {"history_visibility": "joined"}, state_key=""
         )
-        other = await world.create_room(ALICE, state=[closed])
-        await say(searching, other, ALICE, "merger plan")
-        await world.join(other, BOB)
+        other_room = await world.create_room(ALICE, state=[closed])
+        await send_messages(searching, other_room, ALICE, "merger plan")
+        await world.join(other_room, BOB)
 
         merger = await searching.search(BOB, "merger")
-        whole = await searching.search(BOB, "plan")
+        unlimited = await searching.search(BOB, "plan")
         page = await searching.search(BOB, "plan", {"limit": 1})
-        rest = await searching.search(BOB, "plan", {"limit": 1}, next_batch=page["next_batch"])
+        next_page = await searching.search(BOB, "plan", {"limit": 1}, next_batch=page["next_batch"])
 
-        assert (merger["count"], whole["count"]) == (0, 2)
-        assert (page["count"], rest["count"]) == (1, 1)
+        assert (merger["count"], unlimited["count"]) == (0, 2)
+        assert (page["count"], next_page["count"]) == (1, 1)
         assert (await searching.search(ALICE, "plan", {"limit": 1}))["count"] == 4

@@ -1,1 +1,1 @@
-"""Account data and filters of users."""
+"""Account data and stored filters."""

@@ -1,7 +1,19 @@
-"""Account data: read from memory, written by the one owner of the stream `account_data`.
+"""Account data: written by the owner of the stream `account_data`, cached in every process.
 
-What a user's entries are is kept per user and moved on by the feed, so that /sync reads nothing.
-Tags are the type m.tag of a room; the marker of what was read is its type m.fully_read.
+Tags are room account data of the type m.tag, fully-read markers of the type m.fully_read.
+
+Rules:
+
+- The cache holds an immutable map per user. The feed advances cached maps row by row, so that
+  /sync needs no database reads. A row for a user whose map is not cached, or is being loaded,
+  invalidates the entry, so that a load which began before the row's commit is not kept. The same
+  applies to rows without content, from a replay of the stream.
+- Deleted entries stay in the table and in the map with the content DELETED, so that an incremental
+  sync reports the deletion, as `{}`.
+- Requests of clients (`get`, `tags`) read the database: a client may have written through another
+  process whose rows have not arrived here.
+- The owner reads and writes an entry in one transaction, and all writes go through the owner, so
+  concurrent changes of different tags do not overwrite each other.
 
 Spec: client-server API, Client Config; Room Tagging; Ignoring Users.
 """
@@ -37,204 +49,216 @@ CACHED_USERS = 10_000
 MAX_TYPE_BYTES = 255
 MAX_TAG_BYTES = 255
 MAX_ENTRIES = 100_000  # of one user
-_SERVERS_OWN = frozenset((FULLY_READ, PUSH_RULES))
+_SERVER_MANAGED = frozenset((FULLY_READ, PUSH_RULES))
 
 Written = tuple[None, list[tuple[int, AccountDataRow]]]
 
 
 class AccountDataEntry(NamedTuple):
-    """One type of account data: of the account (room_id None) or of a room; `content` is JSON."""
+    """An entry: global if `room_id` is None, else of a room; `content` is encoded JSON."""
 
     room_id: RoomID | None
     type: str
     content: bytes
 
 
-class _Kept(NamedTuple):
+class _Versioned(NamedTuple):
     stream_id: int
     entry: AccountDataEntry
 
 
 _Key = tuple[str, str]
-_Map = immutables.Map[_Key, _Kept]
+_Map = immutables.Map[_Key, _Versioned]
 
 
 class AccountDataWriter(Protocol):
-    """The owner of account data, perhaps in another process."""
+    """The writer of account data: local, or the proxy of another process."""
 
     @rpc
     async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set one piece, or delete it; `room_id` is "" for the account's own."""
+        """Set an entry, or delete it if `content` is DELETED; `room_id` is "" if global."""
         ...
 
     @rpc
     async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
-        """Delete one piece, if it is there."""
+        """Delete an entry, if it exists."""
         ...
 
     @rpc
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
-        """Set one tag of a room."""
+        """Set a tag of a room."""
         ...
 
     @rpc
     async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
-        """Take one tag of a room away, if it is there."""
+        """Remove a tag of a room, if it is set."""
         ...
 
 
 @attrs.define(eq=False)
 class LocalAccountDataWriter:
-    """The owner itself."""
+    """The writer in the process that owns the stream."""
 
     _stream: TableWriter[AccountDataRow]
 
     async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set one piece, or delete it; setting what is there already is no change."""
+        """Set an entry, or delete it; an equal content is not a change."""
         await self._stream.write(_put, user_id, room_id, type_, content)
 
     async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
-        """Delete one piece, if it is there."""
+        """Delete an entry, if it exists."""
         await self._stream.write(_delete, user_id, room_id, type_)
 
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
-        """Set one tag of a room."""
+        """Set a tag of a room."""
         await self._stream.write(_put_tag, user_id, room_id, tag, content)
 
     async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
-        """Take one tag of a room away, if it is there."""
+        """Remove a tag of a room, if it is set."""
         await self._stream.write(_remove_tag, user_id, room_id, tag)
 
 
 @attrs.define(eq=False)
 class AccountData:
-    """Reads and writes users' account data."""
+    """The account data of local users."""
 
     _database: Database
     _feed: Feed
     _writer: AccountDataWriter
     _entries: LruCache[UserID, _Map] = attrs.field(init=False)
-    _known: LoadingCache[UserID, _Map] = attrs.field(init=False)
+    _cache: LoadingCache[UserID, _Map] = attrs.field(init=False)
     _ignored: LruCache[UserID, tuple[bytes, frozenset[UserID]]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._entries = LruCache("account_data", max_entries=CACHED_USERS)
-        self._known = LoadingCache(self._entries, self._load)
+        self._cache = LoadingCache(self._entries, self._load)
         self._ignored = LruCache("ignored_users", max_entries=CACHED_USERS)
         self._feed.subscribe(ACCOUNT_DATA, self._on_account_data)
 
     async def all(self, user_id: UserID) -> list[AccountDataEntry]:
-        """Give all account data of a user, push rules excluded."""
-        known = await self._known.get(user_id)
-        return [kept.entry for kept in known.values() if kept.entry.content != DELETED]
+        """Return all account data of a user except push rules."""
+        entries = await self._cache.get(user_id)
+        return [
+            versioned.entry for versioned in entries.values() if versioned.entry.content != DELETED
+        ]
 
     async def changes(self, user_id: UserID, after: int, upto: int) -> list[AccountDataEntry]:
-        """Give what changed in `(after, upto]` of the stream, the oldest first.
+        """Return the entries that changed in `(after, upto]` of the stream, the oldest first.
 
-        What was deleted has the content `{}`; first syncs must not show that.
+        Deleted entries have the content `{}`. Initial syncs must use `all` instead.
         """
-        known = await self._known.get(user_id)
-        changed = [kept for kept in known.values() if after < kept.stream_id <= upto]
-        changed.sort(key=lambda kept: kept.stream_id)
+        entries = await self._cache.get(user_id)
+        changed = [
+            versioned for versioned in entries.values() if after < versioned.stream_id <= upto
+        ]
+        changed.sort(key=lambda versioned: versioned.stream_id)
         return [
-            kept.entry._replace(content=b"{}") if kept.entry.content == DELETED else kept.entry
-            for kept in changed
+            versioned.entry._replace(content=b"{}")
+            if versioned.entry.content == DELETED
+            else versioned.entry
+            for versioned in changed
         ]
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
-        """Give one piece as JSON."""
-        kept = (await self._known.get(user_id)).get((room_id or GLOBAL, type_))
-        return None if kept is None or kept.entry.content == DELETED else kept.entry.content
+        """Return the content of an entry as JSON, or None."""
+        versioned = (await self._cache.get(user_id)).get((room_id or GLOBAL, type_))
+        return (
+            None
+            if versioned is None or versioned.entry.content == DELETED
+            else versioned.entry.content
+        )
 
     async def get(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes:
-        """Give one piece as JSON, whichever process has just set it.
+        """Return the content of an entry as JSON, from the database.
 
         Raises: NotFound.
         """
         content = await self._stored(user_id, room_id or GLOBAL, type_)
         if content is None:
-            raise NotFound("There is no account data of this type")
+            raise NotFound("No account data of this type")
         return content
 
     async def put(
         self, user_id: UserID, room_id: RoomID | None, type_: str, content: JsonObject
     ) -> None:
-        """Set one piece as a client asks; an empty object deletes it (MSC3391).
+        """Set an entry for a client; an empty object deletes it (MSC3391).
 
-        Raises: MatrixError 405 M_BAD_JSON for types that the server keeps; InvalidParam; BadJson.
+        Raises: MatrixError 405 M_BAD_JSON for types managed by the server; InvalidParam; BadJson.
         """
-        _check_clients_own(type_)
+        _check_client_may_set(type_)
         if not type_ or len(type_.encode()) > MAX_TYPE_BYTES:
-            raise InvalidParam(f"A type has 1 to {MAX_TYPE_BYTES} bytes")
+            raise InvalidParam(f"'type' must have 1 to {MAX_TYPE_BYTES} bytes")
         if type_ == TAG and room_id is not None:
             _check_tags(content)
-        if len(await self._known.get(user_id)) >= MAX_ENTRIES:
-            raise InvalidParam("There is too much account data already")
-        # Told even if nothing was there: clients wait until a sync brings what they set.
-        written = orjson.dumps(content) if content else DELETED
-        await self._writer.put(user_id, room_id or GLOBAL, type_, written)
+        if len(await self._cache.get(user_id)) >= MAX_ENTRIES:
+            raise InvalidParam("The account data has too many entries")
+        # A deletion is written even if there is no entry: clients wait for their change in /sync.
+        encoded = orjson.dumps(content) if content else DELETED
+        await self._writer.put(user_id, room_id or GLOBAL, type_, encoded)
 
     async def delete(self, user_id: UserID, room_id: RoomID | None, type_: str) -> None:
-        """Delete one piece as a client asks, if it is there.
+        """Delete an entry for a client, if it exists.
 
-        Raises: MatrixError 405 M_BAD_JSON for types that the server keeps.
+        Raises: MatrixError 405 M_BAD_JSON for types managed by the server.
         """
-        _check_clients_own(type_)
+        _check_client_may_set(type_)
         await self._writer.delete(user_id, room_id or GLOBAL, type_)
 
     async def tags(self, user_id: UserID, room_id: RoomID) -> dict[str, Any]:
-        """Give a room's tags, each with its content, whichever process has just set them."""
+        """Return a room's tags with their contents, from the database."""
         return _tags_in(await self._stored(user_id, room_id, TAG))
 
     async def put_tag(
         self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
     ) -> None:
-        """Tag a room.
+        """Set a tag of a room.
 
         Raises: InvalidParam, BadJson.
         """
         if not tag or len(tag.encode()) > MAX_TAG_BYTES:
-            raise InvalidParam(f"A tag has 1 to {MAX_TAG_BYTES} bytes")
+            raise InvalidParam(f"'tag' must have 1 to {MAX_TAG_BYTES} bytes")
         _check_tag(content)
         await self._writer.put_tag(user_id, room_id, tag, orjson.dumps(content))
 
     async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
-        """Take a tag of a room away, if it is there."""
+        """Remove a tag of a room, if it is set."""
         await self._writer.remove_tag(user_id, room_id, tag)
 
     async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        """Give the event that the user's marker in a room is at."""
+        """Return the event of the user's fully-read marker in a room."""
         content = await self.content(user_id, room_id, FULLY_READ)
         event_id = None if content is None else orjson.loads(content).get("event_id")
         return EventID(event_id) if isinstance(event_id, str) else None
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        """Put the user's marker in a room at an event."""
+        """Move the user's fully-read marker in a room to an event."""
         content = orjson.dumps({"event_id": event_id})
         await self._writer.put(user_id, room_id, FULLY_READ, content)
 
     async def ignored_by(self, user_id: UserID) -> frozenset[UserID]:
-        """Give whom a user ignores."""
+        """Return the users that a user ignores."""
         content = await self.content(user_id, None, IGNORED_USER_LIST)
         if content is None:
             return frozenset()
-        read = self._ignored.get(user_id)
-        if read is None or read[0] is not content:
-            # Nobody is without their own messages, whatever a client puts there.
-            read = (content, _ignored_in(content) - {user_id})
-            self._ignored.put(user_id, read)
-        return read[1]
+        parsed = self._ignored.get(user_id)
+        if parsed is None or parsed[0] is not content:
+            # A user cannot ignore themselves, even if a client stores this.
+            parsed = (content, _ignored_in(content) - {user_id})
+            self._ignored.put(user_id, parsed)
+        return parsed[1]
 
     async def _stored(self, user_id: UserID, room_id: str, type_: str) -> bytes | None:
-        # Not from memory: a client that asks has been told of no position to wait for, and what
-        # it wrote through another process may not have come here yet.
+        # Not from the cache: the client's own write through another process may not have arrived
+        # here, and the request names no position to wait for.
         return await self._database.read(account_data.get, user_id, room_id, type_)
 
     async def _load(self, user_id: UserID) -> _Map:
         rows = await self._database.read(account_data.all_of, user_id)
         return immutables.Map(
             {
-                (row.room_id, row.type): _Kept(row.stream_id, _entry(row.room_id, row[1], row[2]))
+                (row.room_id, row.type): _Versioned(
+                    row.stream_id, _entry(row.room_id, row[1], row[2])
+                )
                 for row in rows
             }
         )
@@ -242,18 +266,18 @@ class AccountData:
     def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
         for stream_id, row in batch.rows:
             user_id = UserID(row.user_id)
-            known = self._entries.get(user_id)
-            if known is None or row.content is None:
-                # Not kept, or being loaded: what is read from now on has the change.
-                self._known.invalidate(user_id)
+            entries = self._entries.get(user_id)
+            if entries is None or row.content is None:
+                # Not cached, or being loaded: a load that begins from now on sees the change.
+                self._cache.invalidate(user_id)
                 continue
             room_id = row.room_id or GLOBAL
-            kept = _Kept(stream_id, _entry(room_id, row.type, row.content))
-            self._entries.put(user_id, known.set((room_id, row.type), kept))
+            versioned = _Versioned(stream_id, _entry(room_id, row.type, row.content))
+            self._entries.put(user_id, entries.set((room_id, row.type), versioned))
 
 
-def _check_clients_own(type_: str) -> None:
-    if type_ in _SERVERS_OWN:
+def _check_client_may_set(type_: str) -> None:
+    if type_ in _SERVER_MANAGED:
         raise MatrixError("M_BAD_JSON", 405, f"{type_} cannot be set through this endpoint")
 
 
@@ -293,9 +317,9 @@ async def _put(
     if await account_data.get(tx, user_id, room_id, type_) == content:
         return None, []
     stream_id = await ids.one()
-    kept = for_keeping(content)
-    await account_data.put(tx, user_id, room_id, type_, kept, stream_id)
-    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, kept))]
+    stored_content = for_keeping(content)
+    await account_data.put(tx, user_id, room_id, type_, stored_content, stream_id)
+    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, stored_content))]
 
 
 async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str) -> Written:

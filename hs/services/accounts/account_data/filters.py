@@ -1,4 +1,4 @@
-"""Filters that clients store once and name afterwards.
+"""Stored filters, which clients upload once and refer to by ID.
 
 Spec: client-server API, Filtering.
 """
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 @attrs.define(eq=False)
 class Filters:
-    """Stores filters and reads them, as a rule from memory."""
+    """The store of filters, with a cache of parsed ones."""
 
     _database: Database
     _parsed: LruCache[tuple[UserID, str], SyncFilter] = attrs.field(init=False)
@@ -32,7 +32,7 @@ class Filters:
         self._parsed = LruCache("filters", max_entries=CACHED)
 
     async def add(self, user_id: UserID, definition: JsonObject) -> str:
-        """Store a filter; an equal one gets the same ID.
+        """Store a filter and return its ID; equal filters have the same ID.
 
         Raises: BadJson.
         """
@@ -44,7 +44,7 @@ class Filters:
         return filter_id
 
     async def definition(self, user_id: UserID, filter_id: str) -> bytes:
-        """Give a filter as it was stored, as JSON.
+        """Return a filter as JSON, as it was stored.
 
         Raises: NotFound.
         """
@@ -52,11 +52,11 @@ class Filters:
         if _NUMBER.fullmatch(filter_id):
             content = await self._database.read(filters.get, user_id, int(filter_id))
         if content is None:
-            raise NotFound("There is no such filter")
+            raise NotFound("Filter not found")
         return content
 
     async def stored_filter(self, user_id: UserID, filter_id: str) -> SyncFilter:
-        """Give a filter, read.
+        """Return a parsed filter.
 
         Raises: NotFound.
         """

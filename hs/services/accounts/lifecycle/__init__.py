@@ -1,1 +1,1 @@
-"""What happens to an account after registration: password changes, locking, deactivation."""
+"""Accounts after registration: password changes, locking, suspension, deactivation."""

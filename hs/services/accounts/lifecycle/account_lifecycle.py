@@ -1,4 +1,4 @@
-"""What happens to an account after it was made: a new password, and its end."""
+"""Password changes, deactivation and reactivation of accounts."""
 
 from typing import Protocol
 
@@ -19,24 +19,24 @@ from hs.storage.devices import dehydrated_devices, key_backup
 
 
 class RoomDeparture(Protocol):
-    """Takes users who go for good out of their rooms."""
+    """The removal of deactivated users from their rooms."""
 
     async def depart(self, user_id: UserID) -> None:
-        """Have a user leave, and refuse invites to, all rooms; returns soon, works on after."""
+        """Schedule that a user leaves all rooms and rejects all invites."""
         ...
 
 
-class PublishedAddresses(Protocol):
-    """Withdraws what users published of their addresses elsewhere."""
+class ThreepidBindings(Protocol):
+    """The third-party identifiers that users have bound at identity servers."""
 
     async def unbind_all(self, user_id: UserID) -> bool:
-        """Withdraw everything; tell whether all of it is withdrawn."""
+        """Unbind all third-party identifiers of a user; return whether all succeeded."""
         ...
 
 
 @attrs.define(eq=False)
 class Lifecycle:
-    """Changes passwords and closes accounts."""
+    """Changes to existing accounts."""
 
     _database: Database
     _passwords: Passwords
@@ -45,38 +45,38 @@ class Lifecycle:
     _profiles: Profiles
     _revocations: Revocations
     _departure: RoomDeparture
-    _published: PublishedAddresses
+    _published: ThreepidBindings
 
     @property
     def policy(self) -> PasswordPolicy:
-        """Give what new passwords must contain."""
+        """Requirements for new passwords."""
         return self._passwords.policy
 
     @property
     def may_change_password(self) -> bool:
-        """Tell whether users can change their passwords here."""
+        """Whether users can change their passwords on this server."""
         return bool(self._password_settings.enabled) and self._password_settings.localdb_enabled
 
     def flows(self) -> Flows:
-        """Give what users must prove before they do what cannot be undone."""
+        """Return the UIA flows of irreversible operations."""
         return [[PASSWORD]]
 
     async def find(self, user_id: UserID) -> UserRecord | None:
-        """Give an account."""
+        """Return an account, or None."""
         return await self._database.read(users.find_user, user_id)
 
     async def existing(self, user_ids: list[UserID]) -> set[str]:
-        """Tell which of these users of our server exist."""
-        return await self._database.read(users.existing, [str(one) for one in user_ids])
+        """Return those local users that exist."""
+        return await self._database.read(users.existing, [str(user_id) for user_id in user_ids])
 
     def check_new_password(self, password: str) -> None:
-        """Refuse what cannot be a password. Raises: InvalidParam, WeakPassword."""
+        """Check a new password against the policy. Raises: InvalidParam, WeakPassword."""
         self._passwords.check_new(password)
 
     async def change_password(
         self, requester: Requester, password: str, *, logout_devices: bool
     ) -> None:
-        """Set the requester's password, and perhaps log all their other devices out.
+        """Set the requester's password and optionally log out their other devices.
 
         Raises: InvalidParam, WeakPassword.
         """
@@ -85,7 +85,7 @@ class Lifecycle:
             await self._sessions.close_others(requester)
 
     async def set_password(self, user_id: UserID, password: str) -> None:
-        """Set somebody's password.
+        """Set a user's password.
 
         Raises: InvalidParam, WeakPassword.
         """
@@ -94,7 +94,7 @@ class Lifecycle:
         await self._database.write(users.set_password, user_id, password_hash)
 
     async def reset_password(self, user_id: UserID, password: str, *, logout_devices: bool) -> None:
-        """Set the password of somebody who forgot theirs, and perhaps log them out everywhere.
+        """Set a forgotten password and optionally log out all devices of the user.
 
         Raises: InvalidParam, MatrixError.
         """
@@ -103,31 +103,32 @@ class Lifecycle:
             await self._sessions.close_all(user_id)
 
     async def reactivate(self, user_id: UserID, password: str | None) -> bool:
-        """Open a closed account again, for an administrator; tell whether it was closed.
+        """Reactivate a deactivated account; return whether it was deactivated.
 
-        Its rooms, name and addresses do not come back. Raises: InvalidParam, MatrixError.
+        Its rooms, profile and third-party identifiers are not restored.
+        Raises: InvalidParam, MatrixError.
         """
         password_hash = None
         if password is not None:
             self._passwords.check_new(password)
             password_hash = await self._passwords.hash(password)
-        reopened = await self._database.write(users.reactivate, user_id, password_hash)
-        self._revocations.users(user_id)
+        was_deactivated = await self._database.write(users.reactivate, user_id, password_hash)
+        self._revocations.announce_users(user_id)
         self._profiles.announce(user_id)
-        return reopened
+        return was_deactivated
 
     async def deactivate(self, user_id: UserID, *, erase: bool) -> bool:
-        """Close an account for good: nobody logs in again, no name is left, all rooms are left.
+        """Deactivate an account: delete its sessions, profile and identifiers, leave its rooms.
 
-        Doing it twice is fine. Tells whether identity servers have forgotten its addresses.
+        Idempotent. Return whether all identifiers were unbound from identity servers.
         """
-        is_withdrawn = await self._published.unbind_all(user_id)
+        all_unbound = await self._published.unbind_all(user_id)
         await self._database.write(_deactivate, user_id, erase)
-        self._revocations.users(user_id)
+        self._revocations.announce_users(user_id)
         await self._sessions.close_all(user_id)
         self._profiles.announce(user_id)
         await self._departure.depart(user_id)
-        return is_withdrawn
+        return all_unbound
 
 
 async def _deactivate(tx: Tx, user_id: str, erase: bool) -> None:

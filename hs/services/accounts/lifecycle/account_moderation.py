@@ -1,4 +1,4 @@
-"""Locking and suspending accounts, as administrators do from their clients.
+"""Locking and suspension of accounts by server administrators.
 
 Spec: client-server API, Server Administration; Account locking; Account suspension.
 """
@@ -16,42 +16,42 @@ from hs.storage.database import Database
 
 @attrs.frozen(eq=False)
 class Moderation:
-    """Every process knows of a change at once."""
+    """Locks and suspends accounts; all processes learn of changes immediately."""
 
     _database: Database
     _revocations: Revocations
     _server_name: ServerName
 
     async def find(self, requester: Requester, user_id: UserID) -> UserRecord:
-        """Give an account that the requester, an administrator, may moderate.
+        """Return an account that the requester, an administrator, may moderate.
 
         Raises: Forbidden, InvalidParam, NotFound.
         """
-        # Who may not ask is not to learn who is there.
+        # Checked first: other requesters must not learn whether the user exists.
         if not requester.is_admin:
-            raise Forbidden("You are not a server admin")
+            raise Forbidden("You are not a server administrator")
         if server_of(user_id) != self._server_name:
-            raise InvalidParam("Not a user of this server")
+            raise InvalidParam("The user is not a user of this server")
         user = await self._database.read(users.find_user, user_id)
         if user is None or user.is_deactivated:
-            raise NotFound("There is no such user")
+            raise NotFound("User not found")
         if user.is_admin:
-            raise Forbidden("This user is an administrator")
+            raise Forbidden("Server administrators cannot be locked or suspended")
         return user
 
     async def lock(self, requester: Requester, user_id: UserID, locked: bool) -> None:
-        """Lock an account, or unlock it. Raises: as `find`; Forbidden for one's own."""
-        await self._target(requester, user_id)
+        """Lock or unlock an account. Raises: as `find`; Forbidden for the requester's own."""
+        await self._check_target(requester, user_id)
         await self._database.write(users.set_locked, user_id, locked)
-        self._revocations.users(user_id)
+        self._revocations.announce_users(user_id)
 
     async def suspend(self, requester: Requester, user_id: UserID, suspended: bool) -> None:
-        """Suspend an account, or end that. Raises: as `find`; Forbidden for one's own."""
-        await self._target(requester, user_id)
+        """Suspend or unsuspend an account. Raises: as `find`; Forbidden for the requester's own."""
+        await self._check_target(requester, user_id)
         await self._database.write(users.set_suspended, user_id, suspended)
-        self._revocations.users(user_id)
+        self._revocations.announce_users(user_id)
 
-    async def _target(self, requester: Requester, user_id: UserID) -> None:
+    async def _check_target(self, requester: Requester, user_id: UserID) -> None:
         if user_id == requester.user_id:
-            raise Forbidden("You cannot do this to yourself")
+            raise Forbidden("You cannot lock or suspend your own account")
         await self.find(requester, user_id)

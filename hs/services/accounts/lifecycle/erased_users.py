@@ -1,4 +1,4 @@
-"""Who asked, as they left, that their messages be shown to nobody new."""
+"""Erased users: deactivated users whose messages are hidden from new members."""
 
 from collections.abc import Set as AbstractSet
 
@@ -15,30 +15,30 @@ from hs.storage.accounts import users
 from hs.storage.database import Database
 
 _ALL = "all"
-NOBODY: frozenset[UserID] = frozenset()
+NO_USERS: frozenset[UserID] = frozenset()
 
 
 @attrs.define(eq=False)
-class ErasedUsers:
-    """Knows all erased users of this server; they are few."""
+class ErasedUsersCache:
+    """A cache of all erased users of this server, which are few."""
 
     _database: Database
     _feed: Feed
-    _known: LoadingCache[str, frozenset[UserID]] = attrs.field(init=False)
+    _cache: LoadingCache[str, frozenset[UserID]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         entries: LruCache[str, frozenset[UserID]] = LruCache("erased_users", max_entries=1)
-        self._known = LoadingCache(entries, self._load)
+        self._cache = LoadingCache(entries, self._load)
         self._feed.subscribe(CACHES, self._on_caches)
 
     async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]:
-        """Give those of the users who are erased."""
-        erased = await self._known.get(_ALL)
-        return erased & user_ids if erased else NOBODY
+        """Return the subset of users who are erased."""
+        erased = await self._cache.get(_ALL)
+        return erased & user_ids if erased else NO_USERS
 
     async def _load(self, _: str) -> frozenset[UserID]:
         return frozenset(map(UserID, await self._database.read(users.erased)))
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset or any(row.cache == USERS for _, row in batch.rows):
-            self._known.invalidate_all()
+            self._cache.invalidate_all()

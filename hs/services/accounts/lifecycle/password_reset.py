@@ -1,45 +1,45 @@
-"""A new password for somebody who forgot theirs, and holds an address of their account."""
+"""Password reset for users who validate a third-party identifier of their account."""
 
 import attrs
 
 from hs.core.errors import ThreepidNotFound
 from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
-from hs.services.accounts.sessions.interactive_auth import Flows, Proof
+from hs.services.accounts.sessions.interactive_auth import Flows, UiaProof
 from hs.services.accounts.threepids.threepid_validation import AddressProofs
 from hs.services.accounts.threepids.threepids import Threepids
 from hs.services.accounts.threepids.validation_stages import (
     EMAIL_IDENTITY,
     MSISDN,
-    addresses_in,
     sessions_in,
+    threepids_in,
 )
 
 
 @attrs.frozen(eq=False)
 class PasswordReset:
-    """Sets passwords of those who prove an address."""
+    """Password reset by a validated third-party identifier."""
 
     _lifecycle: Lifecycle
     _threepids: Threepids
     _proofs: AddressProofs
 
     def flows(self) -> Flows:
-        """Give what must be proved; empty, where no address can be."""
-        possible = (
+        """Return the UIA flows; empty if no identifier can be validated on this server."""
+        stages = (
             (EMAIL_IDENTITY, self._proofs.sends_mail),
             (MSISDN, self._proofs.sends_texts),
         )
-        return [[stage] for stage, is_possible in possible if is_possible]
+        return [[stage] for stage, is_possible in stages if is_possible]
 
-    async def reset(self, proof: Proof, password: str, *, logout_devices: bool) -> None:
-        """Set the password of the account that has the proved address; a proof serves once.
+    async def reset(self, proof: UiaProof, password: str, *, logout_devices: bool) -> None:
+        """Set the password of the account with the validated identifier; a proof is valid once.
 
         Raises: ThreepidNotFound, InvalidParam, MatrixError.
         """
-        (proved, *_) = addresses_in(proof)
-        user_id = await self._threepids.owner(proved.medium, proved.address)
+        (threepid, *_) = threepids_in(proof)
+        user_id = await self._threepids.owner(threepid.medium, threepid.address)
         if user_id is None:
-            raise ThreepidNotFound("No account has this address")
+            raise ThreepidNotFound("No account has this third-party identifier")
         await self._lifecycle.reset_password(user_id, password, logout_devices=logout_devices)
         for sid in sessions_in(proof):
-            await self._proofs.spend(sid)
+            await self._proofs.end_session(sid)

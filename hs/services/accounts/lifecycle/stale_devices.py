@@ -1,7 +1,8 @@
-"""Deletes devices that were not used for long, with their sessions; one process does."""
+"""The duty that deletes devices unused for the configured time, with their sessions."""
 
 import logging
 from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import attrs
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class StaleDevices:
-    """Finds and deletes them; devices of application services stay."""
+class StaleDeviceCleanup:
+    """The cleanup of unused devices; devices of application services are kept."""
 
     _database: Database
     _clock: Clock
@@ -28,12 +29,13 @@ class StaleDevices:
     _period_ms: int
 
     async def delete(self) -> int:
-        """Delete devices unused for the period; give how many."""
-        before_ms, gone = self._clock.now_ms() - self._period_ms, 0
-        while found := await self._database.read(devices.unused, before_ms, BATCH):
-            for user_id, owned in groupby(found, key=lambda one: one[0]):
-                await self._sessions.remove_devices(UserID(user_id), [one[1] for one in owned])
-            gone += len(found)
-        if gone:
-            log.info("%d devices that were not used for long are gone", gone)
-        return gone
+        """Delete devices unused for the configured time; return their number."""
+        before_ms, deleted = self._clock.now_ms() - self._period_ms, 0
+        while rows := await self._database.read(devices.unused, before_ms, BATCH):
+            for user_id, user_rows in groupby(rows, key=itemgetter(0)):
+                device_ids = [device_id for _, device_id in user_rows]
+                await self._sessions.remove_devices(UserID(user_id), device_ids)
+            deleted += len(rows)
+        if deleted:
+            log.info("deleted %d devices unused for the configured time", deleted)
+        return deleted

@@ -1,1 +1,1 @@
-"""What bounds and restricts an account: rate limits, locks, consent, reserved user IDs."""
+"""Limits on accounts: rate limits, account restrictions, consent, reserved user IDs."""

@@ -1,6 +1,7 @@
-"""Who may act: users who are suspended, or have not agreed to the terms, only read.
+"""Account restrictions: what suspended, locked and unconsenting users may not do.
 
-Who is locked does nothing, and gets no new tokens either.
+Suspended users, and users who have not agreed to the terms, can only read. Locked users have no
+access and get no new tokens.
 
 Spec: client-server API, Account suspension; Account locking; Soft logout.
 """
@@ -10,24 +11,26 @@ from hs.core.requester import Requester
 
 
 def may_act(requester: Requester) -> bool:
-    """Tell whether a requester may do what others see."""
+    """Return whether a requester may perform actions that other users can see."""
     return not requester.suspended and requester.consent_due is None
 
 
 def check_may_act(requester: Requester) -> None:
-    """Refuse what others see: joining, inviting, sending, changing one's profile.
+    """Reject actions that other users can see: joining, inviting, sending, profile changes.
 
     Raises: UserSuspended, ConsentNotGiven.
     """
     if requester.suspended:
         raise UserSuspended("You cannot perform this action while suspended.")
-    due = requester.consent_due
-    if due is not None:
-        raise ConsentNotGiven(due.message, consent_uri=due.uri)
+    consent = requester.consent_due
+    if consent is not None:
+        raise ConsentNotGiven(consent.message, consent_uri=consent.uri)
 
 
 def check_may_forget_contacts(requester: Requester) -> None:
-    """Refuse to take addresses off an account by which its suspended user can be reached.
+    """Reject the removal of third-party identifiers from the account of a suspended user.
+
+    The administrator may need them to contact the user.
 
     Raises: UserSuspended.
     """
@@ -36,6 +39,6 @@ def check_may_forget_contacts(requester: Requester) -> None:
 
 
 def check_may_get_tokens(*, is_locked: bool) -> None:
-    """Refuse to log in, or refresh a token of, whose account is locked. Raises: UserLocked."""
+    """Reject logins and token refreshes of a locked account. Raises: UserLocked."""
     if is_locked:
         raise UserLocked("This account is locked", soft_logout=True)

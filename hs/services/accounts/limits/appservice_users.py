@@ -1,4 +1,4 @@
-"""What accounts need to know of application services, and a server that has none."""
+"""The interface of accounts to application services, and its implementation without any."""
 
 from typing import Protocol
 
@@ -11,34 +11,37 @@ class Appservices(Protocol):
     """The application services of this server."""
 
     def requester_of(self, token: str) -> Requester | None:
-        """Give the requester that a service's token stands for."""
+        """Return the requester for an application service's token, or None for other tokens."""
         ...
 
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:
-        """Give the user a service speaks for. Raises: Forbidden, Exclusive."""
+        """Return the requester that an application service acts as (identity assertion).
+
+        Raises: Forbidden, Exclusive.
+        """
         ...
 
     def reserves(self, user_id: UserID, but_for: str | None) -> bool:
-        """Tell whether a service other than `but_for` has the user ID for itself."""
+        """Return whether a service other than `but_for` reserves the user ID exclusively."""
         ...
 
     def owns(self, appservice_id: str, user_id: UserID) -> bool:
-        """Tell whether a user ID is in the namespaces of a service."""
+        """Return whether a user ID is in the namespaces of an application service."""
         ...
 
 
-class AbsentUsers(Protocol):
-    """Has application services make users who are asked for and are not there."""
+class UserQueries(Protocol):
+    """Queries application services for unknown users, which they may then create."""
 
-    async def make_user(self, user_id: UserID) -> bool:
-        """Tell whether a user who was not there may be there now."""
+    async def query_user(self, user_id: UserID) -> bool:
+        """Query the services for an unknown user; return whether the user may exist now."""
         ...
 
 
 class NoAppservices:
-    """The answers of a server without application services."""
+    """The implementation for a server without application services."""
 
     def requester_of(self, token: str) -> Requester | None:
         return None
@@ -46,7 +49,7 @@ class NoAppservices:
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:
-        raise Forbidden("Only application services speak for other users")
+        raise Forbidden("Only application services may act as other users")
 
     def reserves(self, user_id: UserID, but_for: str | None) -> bool:
         return False
@@ -54,5 +57,5 @@ class NoAppservices:
     def owns(self, appservice_id: str, user_id: UserID) -> bool:
         return False
 
-    async def make_user(self, user_id: UserID) -> bool:
+    async def query_user(self, user_id: UserID) -> bool:
         return False

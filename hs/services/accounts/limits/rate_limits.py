@@ -1,4 +1,4 @@
-"""The rate limits of the configuration."""
+"""The configured rate limits: per request class, and on logins to one account."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,59 +14,59 @@ from hs.lib.limiter import RateLimiter
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
 LONGEST_WAIT_S = 86_400.0
-# Clients ask with every letter that somebody types; no setting is known for it.
-NAME_CHECKS = Rate(1, 10)
-# Clients ask for each link that comes into view.
-LINK_PREVIEWS = Rate(5, 50)
+# Clients check with every typed letter. There is no setting for this limit.
+USERNAME_CHECK_RATE = Rate(1, 10)
+# Clients request a preview for each link that scrolls into view.
+URL_PREVIEW_RATE = Rate(5, 50)
 
 
 class MakeLimiter(Protocol):
-    """Makes the limiter of a name, which may count together with those of other processes."""
+    """A factory of named limiters, which may share their counts with other processes."""
 
     def __call__(
         self, name: str, rate: Bucket, now_s: Callable[[], float] = ...
     ) -> RateLimiter[str]:
-        """Make it; `now_s` is the clock by which it is asked."""
+        """Create a limiter; `now_s` is the clock that its callers pass to it."""
         ...
 
 
 def own_limiter(
     name: str, rate: Bucket, now_s: Callable[[], float] = trio.current_time
 ) -> RateLimiter[str]:
-    """Make a limiter that counts on its own: where there is one process."""
+    """Create a limiter that counts in this process only."""
     return RateLimiter(rate)
 
 
 def bucket_of(rate: Rate) -> Bucket:
-    """Turn a setting into a token bucket; zeros become as good as zero."""
+    """Convert a setting to a token bucket; zeros become tiny values, which permit nothing."""
     return Bucket(max(rate.per_second, 1e-9), max(float(rate.burst_count), 1e-9))
 
 
 def refuse_over(
     limiter: RateLimiter[Any], key: Any, *, cost: float = 1, rate: Bucket | None = None
 ) -> None:
-    """Take a token. Raises: LimitExceeded."""
-    _refuse(limiter.take(key, trio.current_time(), cost=cost, rate=rate))
+    """Take `cost` tokens from the key's bucket. Raises: LimitExceeded."""
+    _check_wait(limiter.take(key, trio.current_time(), cost=cost, rate=rate))
 
 
-def refuse_spent(limiter: RateLimiter[Any], key: Any) -> None:
-    """Look whether there is a token, and leave it. Raises: LimitExceeded."""
-    _refuse(limiter.peek(key, trio.current_time()))
+def check_limit(limiter: RateLimiter[Any], key: Any) -> None:
+    """Check that a token is left, without taking it. Raises: LimitExceeded."""
+    _check_wait(limiter.peek(key, trio.current_time()))
 
 
-def _refuse(wait_s: float) -> None:
+def _check_wait(wait_s: float) -> None:
     if wait_s > 0:
         wait_ms = math.ceil(min(wait_s, LONGEST_WAIT_S) * 1000)
         raise LimitExceeded("Too many requests", retry_after_ms=wait_ms)
 
 
 def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
-    """Name the rate classes that endpoints ask for."""
+    """Return the setting of each rate class that endpoints name."""
     return {
         "message": settings.rc_message,
         "registration": settings.rc_registration,
-        "username_availability": NAME_CHECKS,
-        "url_preview": LINK_PREVIEWS,
+        "username_availability": USERNAME_CHECK_RATE,
+        "url_preview": URL_PREVIEW_RATE,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,
@@ -89,10 +89,10 @@ _PER_ADDRESS = frozenset(
 )
 
 
-class ConfiguredRates:
-    """Counts requests per user, or per address where nobody is known yet.
+class RequestRateLimits:
+    """The limits on requests: per user, or per IP address for requests without a user.
 
-    A class that no setting names is not limited. Requesters that are `unlimited` are not.
+    Rate classes without a setting and requesters with `unlimited` set are not limited.
     """
 
     def __init__(self, settings: RateLimitSettings, make: MakeLimiter = own_limiter) -> None:
@@ -101,21 +101,21 @@ class ConfiguredRates:
         }
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Count one request of the class. Raises: LimitExceeded with retry_after_ms."""
+        """Count one request of the rate class `rate`. Raises: LimitExceeded."""
         limiter = self._limiters.get(rate)
         if limiter is None or (requester is not None and requester.unlimited):
             return
         per_address = requester is None or rate in _PER_ADDRESS
-        refuse_over(limiter, client_ip if per_address else _name(requester))
+        refuse_over(limiter, client_ip if per_address else _user_id_of(requester))
 
 
-def _name(requester: Requester | None) -> str:
+def _user_id_of(requester: Requester | None) -> str:
     return "" if requester is None else requester.user_id
 
 
 @attrs.define(eq=False)
 class LoginLimits:
-    """Limits on logging in to one account, besides that on the client's address."""
+    """Limits on logins to one account, in addition to the limit per IP address."""
 
     _settings: RateLimitSettings
     _make: MakeLimiter = own_limiter
@@ -127,14 +127,14 @@ class LoginLimits:
         self._account = self._make("login_account", bucket_of(rates.account))
         self._failures = self._make("login_failures", bucket_of(rates.failed_attempts))
 
-    def before_password(self, user_id: str) -> None:
-        """Refuse to try a password after too many wrong ones. Raises: LimitExceeded."""
-        refuse_spent(self._failures, user_id)
+    def check_failures(self, user_id: str) -> None:
+        """Check that the account has not had too many failed attempts. Raises: LimitExceeded."""
+        check_limit(self._failures, user_id)
 
-    def wrong_password(self, user_id: str) -> None:
-        """Count a wrong password."""
+    def count_failure(self, user_id: str) -> None:
+        """Count a failed attempt."""
         self._failures.take(user_id, trio.current_time())
 
     def log_in(self, user_id: str) -> None:
-        """Count a log-in. Raises: LimitExceeded."""
+        """Count a login. Raises: LimitExceeded."""
         refuse_over(self._account, user_id)

@@ -1,8 +1,15 @@
-"""Rate limits that hold for all processes together, without asking anybody for each request.
+"""Rate limits shared by all processes, without a round trip per request.
 
-Each process counts what it grants, and tells the others a moment later; they charge it to their
-own buckets. Who goes to several processes at once may get a little more for that moment, and
-waits the longer for it afterwards.
+Each process grants tokens from its own buckets, announces what it granted on the stream `rates`
+after GATHER_S, and charges the announcements of the other processes to its buckets. Rules:
+
+- A client that uses several processes at once may exceed the burst until the announcements arrive.
+  Charges may overdraw a bucket, so the excess is paid for by a longer wait.
+- Grants are summed per bucket and announced once they reach UNANNOUNCED_SHARE of the burst. Most
+  clients never reach it, so that most requests cost no message.
+- At most MAX_UNANNOUNCED sums are held. When there are more, all of them are dropped, because the
+  error per bucket is small; this bounds memory under requests from very many clients.
+- A process ignores its own rows: its buckets have been charged by the grant itself.
 """
 
 from collections.abc import Callable
@@ -19,30 +26,30 @@ from hs.repl.rows import RatesRow
 from hs.repl.streams import RATES
 
 GATHER_S: Final = 0.1
-UNTOLD: Final = 0.03
-"""The part of a burst that a process may grant without telling."""
+UNANNOUNCED_SHARE: Final = 0.03
+"""The share of a burst that a process may grant without announcing it."""
 
-MAX_UNTOLD: Final = 50_000
-MAX_TOLD: Final = 1000
+MAX_UNANNOUNCED: Final = 50_000  # buckets
+MAX_ROW_ENTRIES: Final = 1000  # buckets in one row
 
 _Key = tuple[str, str]
 
 
 @attrs.frozen
-class _Shared:
+class _SharedLimiter:
     limiter: RateLimiter[str]
     now_s: Callable[[], float]
 
 
 @attrs.define(eq=False)
 class SharedRates:
-    """The limiters of one process, each known to the other processes by its name."""
+    """The shared limiters of one process; limiters of one name form a group across processes."""
 
     _feed: Feed
     _writer: MemoryWriter[RatesRow]
-    _shared: dict[str, _Shared] = attrs.Factory(dict)
-    _untold: dict[_Key, float] = attrs.Factory(dict)
-    _to_tell: set[_Key] = attrs.Factory(set)
+    _limiters: dict[str, _SharedLimiter] = attrs.Factory(dict)
+    _unannounced: dict[_Key, float] = attrs.Factory(dict)
+    _to_announce: set[_Key] = attrs.Factory(set)
     _wake: trio.Event = attrs.Factory(trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -51,42 +58,42 @@ class SharedRates:
     def make(
         self, name: str, rate: Rate, now_s: Callable[[], float] = trio.current_time
     ) -> RateLimiter[str]:
-        """Make a limiter; every process makes one of this name."""
-        limiter: RateLimiter[str] = RateLimiter(rate, granted=partial(self._granted, name))
-        self._shared[name] = _Shared(limiter, now_s)
+        """Create a limiter; every process creates one of each name."""
+        limiter: RateLimiter[str] = RateLimiter(rate, granted=partial(self._on_granted, name))
+        self._limiters[name] = _SharedLimiter(limiter, now_s)
         return limiter
 
     async def run(self) -> None:
-        """Tell the others what was granted, for ever."""
+        """Announce grants until cancelled."""
         while True:
             await self._wake.wait()
             await trio.sleep(GATHER_S)
-            self.tell()
+            self.announce()
 
-    def tell(self) -> None:
-        """Tell the others what was granted since the last time."""
+    def announce(self) -> None:
+        """Announce the grants since the last announcement, from buckets that need it."""
         self._wake = trio.Event()
-        keys, self._to_tell = list(self._to_tell), set()
-        rows = [(*key, self._untold.pop(key)) for key in keys if key in self._untold]
-        for first in range(0, len(rows), MAX_TOLD):
-            self._writer.append_nowait([RatesRow(tuple(rows[first : first + MAX_TOLD]))])
+        keys, self._to_announce = list(self._to_announce), set()
+        rows = [(*key, self._unannounced.pop(key)) for key in keys if key in self._unannounced]
+        for first in range(0, len(rows), MAX_ROW_ENTRIES):
+            self._writer.append_nowait([RatesRow(tuple(rows[first : first + MAX_ROW_ENTRIES]))])
 
-    def _granted(self, name: str, key: str, cost_s: float, burst_s: float) -> None:
-        place = (name, key)
-        untold = self._untold.get(place, 0.0) + cost_s
-        self._untold[place] = untold
-        if untold >= UNTOLD * burst_s:
-            self._to_tell.add(place)
+    def _on_granted(self, name: str, key: str, cost_s: float, burst_s: float) -> None:
+        bucket = (name, key)
+        unannounced = self._unannounced.get(bucket, 0.0) + cost_s
+        self._unannounced[bucket] = unannounced
+        if unannounced >= UNANNOUNCED_SHARE * burst_s:
+            self._to_announce.add(bucket)
             self._wake.set()
-        elif len(self._untold) > MAX_UNTOLD:
-            # Little of many: of each less than could be told from being exact.
-            self._untold.clear()
+        elif len(self._unannounced) > MAX_UNANNOUNCED:
+            # Small sums of many buckets: the error in each is below the share that is tolerated.
+            self._unannounced.clear()
 
     def _on_rows(self, batch: Batch[RatesRow]) -> None:
         if batch.writer == self._writer.writer:
             return
         for _, row in batch.rows:
             for name, key, cost_s in row.granted:
-                shared = self._shared.get(name)
+                shared = self._limiters.get(name)
                 if shared is not None:
                     shared.limiter.charge(key, shared.now_s(), cost_s)

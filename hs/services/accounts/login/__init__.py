@@ -1,1 +1,1 @@
-"""Logging in: passwords, tokens, JSON web tokens."""
+"""Login: passwords, login tokens, JSON web tokens, application services."""

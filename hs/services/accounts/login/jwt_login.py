@@ -1,4 +1,4 @@
-"""Logging in with a JSON web token of another service, which makes the account at first."""
+"""Login with a JSON web token of an external issuer; the first login creates the account."""
 
 import logging
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False, kw_only=True)
 class JwtLogin:
-    """Turns a token into a user."""
+    """The login type `org.matrix.login.jwt`."""
 
     _reader: TokenReader
     _registration: Registration
@@ -24,8 +24,8 @@ class JwtLogin:
     _subject_claim: str
     _display_name_claim: str | None
 
-    async def user_in(self, body: JsonObject) -> UserID:
-        """Give the user whom the token in a request names; a new one gets an account.
+    async def user_for(self, body: JsonObject) -> UserID:
+        """Return the user that the token in a request names; create the account if needed.
 
         Raises: Forbidden, MissingParam, BadJson.
         """
@@ -37,14 +37,14 @@ class JwtLogin:
         try:
             claims = self._reader.claims(token)
         except InvalidToken as error:
-            raise Forbidden(f"The token is not valid: {error}") from error
+            raise Forbidden(f"The token is invalid: {error}") from error
         subject = claims.get(self._subject_claim)
         if not isinstance(subject, str):
-            raise Forbidden("The token names no user")
+            raise Forbidden("The token lacks the claim with the user's localpart")
         try:
             user_id = check_localpart(subject.lower(), self._server_name)
         except InvalidUsername as error:
-            raise Forbidden("The token names somebody who cannot be a user here") from error
+            raise Forbidden("The localpart in the token is not a valid username") from error
         if not await self._registration.is_taken(user_id):
             name = claims.get(self._display_name_claim) if self._display_name_claim else None
             account = NewAccount(
@@ -53,5 +53,5 @@ class JwtLogin:
             try:
                 await self._registration.register(account)
             except UserInUse:
-                log.info("%s was made by another log-in meanwhile", user_id)
+                log.info("account %s was created by a concurrent login", user_id)
         return user_id

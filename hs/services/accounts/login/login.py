@@ -1,4 +1,4 @@
-"""Logging in.
+"""Login with a password, a login token, a JSON web token or as an application service.
 
 Spec: client-server API, Login.
 """
@@ -25,10 +25,10 @@ from hs.services.accounts.limits.account_restrictions import check_may_get_token
 from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.limits.rate_limits import LoginLimits
 from hs.services.accounts.login.jwt_login import JwtLogin
-from hs.services.accounts.login.password_check import Credentials
+from hs.services.accounts.login.password_check import PasswordCheck
 from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
 from hs.services.accounts.sessions.token_format import hash_of, new_login_token
-from hs.services.accounts.threepids.login_identifiers import Identifiers
+from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
 from hs.settings.sections.accounts import PasswordSettings
 from hs.settings.sections.login import ExistingSessionSettings
 from hs.storage.accounts import tokens, users
@@ -43,14 +43,14 @@ JWT = "org.matrix.login.jwt"
 
 @attrs.define(eq=False)
 class Login:
-    """Turns a password, a login token, a web token or a service's token into a session."""
+    """The login types and their checks; a successful login opens a session."""
 
     _database: Database
     _clock: Clock
     _settings: PasswordSettings
     _existing: ExistingSessionSettings
-    _identifiers: Identifiers
-    _credentials: Credentials
+    _identifiers: LoginIdentifiers
+    _credentials: PasswordCheck
     _limits: LoginLimits
     _sessions: Sessions
     _appservices: Appservices
@@ -58,21 +58,21 @@ class Login:
 
     @property
     def issues_tokens(self) -> bool:
-        """Tell whether somebody can log another device in from this one."""
+        """Whether users can get login tokens for other devices."""
         return self._existing.enabled
 
     @property
     def asks_before_tokens(self) -> bool:
-        """Tell whether one must prove who one is before one gets a token."""
+        """Whether UIA is required to get a login token."""
         return self._existing.require_ui_auth
 
     @property
     def token_lifetime_ms(self) -> int:
-        """Tell how long a token to log in with works."""
+        """Lifetime of login tokens."""
         return self._existing.token_timeout
 
     def flows(self) -> list[dict[str, Any]]:
-        """List the ways to log in."""
+        """Return the enabled login types."""
         flows: list[dict[str, Any]] = [{"type": APPSERVICE}]
         if self.issues_tokens:
             flows.insert(0, {"type": TOKEN, "get_login_token": True})
@@ -83,40 +83,40 @@ class Login:
         return flows
 
     def service_asking(self, kind: str, token: str | None) -> Requester | None:
-        """Give the application service that logs a user in, if the request is one's."""
+        """Return the application service that makes a login request; None for other requests."""
         if kind != APPSERVICE or token is None:
             return None
         return self._appservices.requester_of(token)
 
-    async def log_in(self, body: JsonObject, token: str | None, wish: DeviceWish) -> Session:
-        """Log in as the body of the request asks; `token` is the access token that came with it.
+    async def log_in(self, body: JsonObject, token: str | None, device: DeviceWish) -> Session:
+        """Log in as requested by `body`; `token` is the access token of the request.
 
         Raises: Forbidden, UserDeactivated, UserLocked, LimitExceeded, Unknown, MissingParam,
         BadJson, InvalidParam.
         """
         kind = body.get("type")
         if kind is None:
-            raise MissingParam("Missing type")
+            raise MissingParam("Missing 'type'")
         if kind == PASSWORD:
             if self._settings.enabled is not True:
-                raise Unknown("Logging in with a password is disabled")
+                raise Unknown("Password login is disabled")
             user = await self._credentials.user_with_password(body)
         elif kind == TOKEN:
             user = await self._user_with_token(body)
         elif kind == APPSERVICE:
             user = await self._user_of_service(body, token)
         elif kind == JWT and self._jwt is not None:
-            user = await self._live_user(await self._jwt.user_in(body))
+            user = await self._active_user(await self._jwt.user_for(body))
         else:
-            raise Unknown("This way of logging in is not known")
+            raise Unknown("Unknown login type")
         check_may_get_tokens(is_locked=user.is_locked)
         if kind != APPSERVICE:
             self._limits.log_in(user.user_id)
-        return await self._sessions.open(UserID(user.user_id), wish)
+        return await self._sessions.open(UserID(user.user_id), device)
 
     async def make_token(self, user_id: UserID, lifetime_ms: int | None = None) -> str:
-        """Make a token with which somebody may log in once, soon."""
-        lives_ms = self.token_lifetime_ms if lifetime_ms is None else lifetime_ms
+        """Create a login token, which is valid for one login until it expires."""
+        validity_ms = self.token_lifetime_ms if lifetime_ms is None else lifetime_ms
         token = new_login_token(user_id)
         now_ms = self._clock.now_ms()
         await self._database.write(
@@ -124,7 +124,7 @@ class Login:
             hash_of(token),
             user_id,
             now_ms,
-            now_ms + lives_ms,
+            now_ms + validity_ms,
         )
         return token
 
@@ -138,26 +138,28 @@ class Login:
             tokens.use_login_token, hash_of(token), self._clock.now_ms()
         )
         if user_id is None:
-            raise Forbidden("The login token is not valid")
-        return await self._live_user(UserID(user_id))
+            raise Forbidden("The login token is invalid or has expired")
+        return await self._active_user(UserID(user_id))
 
     async def _user_of_service(self, body: JsonObject, token: str | None) -> UserRecord:
         if token is None:
             raise MissingToken("Missing access token")
         requester = self._appservices.requester_of(token)
         if requester is None or requester.appservice_id is None:
-            raise UnknownToken("Not the token of an application service", soft_logout=False)
-        user_id = (await self._identifiers.named_in(body)).user_id
+            raise UnknownToken(
+                "The access token is not one of an application service", soft_logout=False
+            )
+        user_id = (await self._identifiers.resolve(body)).user_id
         if user_id is None:
-            raise Forbidden("Nobody has this third-party identifier")
+            raise Forbidden("No account has this third-party identifier")
         if not self._appservices.owns(requester.appservice_id, user_id):
-            raise Exclusive("The user is not in the application service's namespaces")
-        return await self._live_user(user_id)
+            raise Exclusive("The user is not in the namespaces of the application service")
+        return await self._active_user(user_id)
 
-    async def _live_user(self, user_id: UserID) -> UserRecord:
+    async def _active_user(self, user_id: UserID) -> UserRecord:
         user = await self._database.read(users.find_user, user_id)
         if user is None:
-            raise Forbidden("There is no such user")
+            raise Forbidden("User not found")
         if user.is_deactivated:
             raise UserDeactivated("This account has been deactivated")
         return user

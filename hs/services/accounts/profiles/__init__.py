@@ -1,1 +1,1 @@
-"""Profiles of users and who may see and change them."""
+"""User profiles: storage, changes, visibility."""

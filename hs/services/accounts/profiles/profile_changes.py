@@ -1,4 +1,4 @@
-"""Changing a profile: who may, and what may be in it."""
+"""Profile changes by clients: account restrictions and avatar rules apply."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from hs.services.accounts.profiles.profiles import Profiles
 
 @attrs.frozen(eq=False)
 class ProfileChanges:
-    """What users do to profiles."""
+    """The profile changes that clients request."""
 
     _profiles: Profiles
     _avatars: AvatarRules | None = None
@@ -21,7 +21,7 @@ class ProfileChanges:
     async def set_field(
         self, requester: Requester, user_id: UserID, field: str, value: Any
     ) -> None:
-        """Set a field.
+        """Set a profile field.
 
         Raises: Forbidden, UserSuspended, ConsentNotGiven, InvalidParam, BadJson, KeyTooLarge,
         ProfileTooLarge.
@@ -32,7 +32,7 @@ class ProfileChanges:
         await self._profiles.set_field(requester, user_id, field, value)
 
     async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
-        """Take a field away, if it is there.
+        """Delete a profile field, if it is set.
 
         Raises: Forbidden, InvalidParam, KeyTooLarge.
         """

@@ -1,4 +1,4 @@
-"""Who may see profiles, by the settings; the rooms show them to their members in any case."""
+"""The configured visibility of profiles. Room members always see each other's member events."""
 
 from typing import Protocol
 
@@ -10,28 +10,31 @@ from hs.core.requester import Requester
 
 
 class RoomSharing(Protocol):
-    """Knows who is in rooms together."""
+    """A query for shared rooms."""
 
     async def share_room(self, user_id: UserID, other_id: UserID) -> bool:
-        """Tell whether two users are joined to one room."""
+        """Return whether both users are joined to the same room."""
         ...
 
 
 @attrs.frozen
 class ProfileAudience:
-    """Decides; with `only_neighbours` one sees those whom one shares a room with."""
+    """The check of profile requests.
+
+    With `requires_shared_room`, a user sees only the profiles of users in shared rooms.
+    """
 
     rooms: RoomSharing
     needs_token: bool = False
-    only_neighbours: bool = False
+    requires_shared_room: bool = False
 
     async def check(self, requester: Requester | None, user_id: UserID) -> None:
-        """Refuse who may not see a user's profile. Raises: MissingToken, Forbidden."""
+        """Check that a requester may see a user's profile. Raises: MissingToken, Forbidden."""
         if requester is None:
-            if self.needs_token or self.only_neighbours:
+            if self.needs_token or self.requires_shared_room:
                 raise MissingToken("Missing access token")
             return
-        if not self.only_neighbours or requester.user_id == user_id or requester.is_admin:
+        if not self.requires_shared_room or requester.user_id == user_id or requester.is_admin:
             return
         if not await self.rooms.share_room(requester.user_id, user_id):
             raise Forbidden("You share no room with this user")

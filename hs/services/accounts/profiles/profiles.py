@@ -1,7 +1,8 @@
 """Profiles of this server's users.
 
-`CacheRow("profiles", user_ids)` on the stream `caches` tells every process of a change. A new name
-or avatar is noted in the commit that changes it; rooms show it after that (RoomProfiles).
+A change is announced to all processes by `CacheRow("profiles", user_ids)` on the stream `caches`.
+A changed display name or avatar is recorded in the same transaction, so that RoomProfiles updates
+the user's member events even after a crash.
 
 Spec: client-server API, Profiles.
 """
@@ -30,7 +31,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow
 from hs.repl.streams import CACHES
-from hs.services.accounts.limits.appservice_users import AbsentUsers
+from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
@@ -48,26 +49,27 @@ _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+
 
 
 class RemoteProfiles(Protocol):
-    """Asks other servers for the profiles of their users."""
+    """A client for the profiles of users of other servers."""
 
     async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give a profile. Raises: NotFound, RemoteFault."""
+        """Return a profile. Raises: NotFound, RemoteFault."""
         ...
 
 
 class NoRemoteProfiles:
-    """The answer of a server without federation."""
+    """The implementation for a server without federation."""
 
     async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
-        raise NotFound("Not a user of this server")
+        raise NotFound("The user is not a user of this server")
 
 
 @attrs.define(eq=False)
 class Profiles:
-    """Reads and writes profiles.
+    """The profiles of local users.
 
-    With `is_shared` others write them too, and what they did may not have come here when its user
-    asks for the next thing; without, what is in memory is always right.
+    With `is_shared`, other processes change profiles as well, and a change that a user made through
+    another process may not have reached this cache by the user's next request. Reads that must see
+    such changes then bypass the cache.
     """
 
     _database: Database
@@ -76,34 +78,34 @@ class Profiles:
     _server_name: ServerName
     _settings: RegistrationSettings
     _remote: RemoteProfiles
-    _absent: AbsentUsers
+    _absent: UserQueries
     _is_shared: bool = attrs.field(default=False, kw_only=True)
-    _known: LoadingCache[UserID, Mapping[str, Any] | None] = attrs.field(init=False)
+    _cache: LoadingCache[UserID, Mapping[str, Any] | None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         entries: LruCache[UserID, Mapping[str, Any] | None] = LruCache(PROFILES, max_entries=CACHED)
-        self._known = LoadingCache(entries, self._load)
+        self._cache = LoadingCache(entries, self._load)
         self._feed.subscribe(CACHES, self._on_caches)
 
     async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give the profile of a user of this server; empty when there is none."""
-        find = self._find_stored if self._is_shared else self._find
-        return await find(user_id) or {}
+        """Return the profile of a local user; empty if there is no such user."""
+        load = self._load_stored if self._is_shared else self._load_cached
+        return await load(user_id) or {}
 
     async def get(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give a user's profile, whichever process has just changed it.
+        """Return a user's profile from the database or from its server.
 
         Raises: NotFound, RemoteFault.
         """
         if server_of(user_id) != self._server_name:
             return await self._remote.profile_of(user_id)
-        profile = await self._find_stored(user_id)
+        profile = await self._load_stored(user_id)
         if profile is None:
-            raise NotFound("There is no such user")
+            raise NotFound("User not found")
         return profile
 
     async def get_field(self, user_id: UserID, field: str) -> dict[str, Any]:
-        """Give a profile with one field only.
+        """Return the profile reduced to one field.
 
         Raises: NotFound, InvalidParam, KeyTooLarge.
         """
@@ -112,22 +114,22 @@ class Profiles:
         if field in profile:
             return {field: profile[field]}
         if field in (DISPLAYNAME, AVATAR_URL):
-            # These two were optional before there were other fields, and clients still ask for
-            # them without expecting an error.
+            # Before arbitrary fields existed, an unset display name or avatar was not an error,
+            # and clients still rely on that.
             return {}
         raise NotFound("The profile has no such field")
 
     async def set_field(
         self, requester: Requester, user_id: UserID, field: str, value: Any
     ) -> None:
-        """Set a field.
+        """Set a profile field.
 
         Raises: Forbidden, NotFound, InvalidParam, BadJson, KeyTooLarge, ProfileTooLarge.
         """
         check_key(field)
         self._check_may_change(requester, user_id, field)
         if requester.user_id != user_id and await self._load(user_id) is None:
-            raise NotFound("There is no such user")
+            raise NotFound("User not found")
         if field in (DISPLAYNAME, AVATAR_URL) and (value is None or value == ""):
             await self._database.write(_delete, user_id, field)
         else:
@@ -136,7 +138,7 @@ class Profiles:
         self.announce(user_id)
 
     async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
-        """Take a field away, if it is there.
+        """Delete a profile field, if it is set.
 
         Raises: Forbidden, InvalidParam, KeyTooLarge.
         """
@@ -146,14 +148,14 @@ class Profiles:
         self.announce(user_id)
 
     def announce(self, user_id: UserID) -> None:
-        """Tell every process that a profile has changed; after the commit."""
+        """Announce a changed profile to all processes; call it after the commit."""
         self._caches.append_nowait([CacheRow(PROFILES, (user_id,))])
 
     def _check_may_change(self, requester: Requester, user_id: UserID, field: str) -> None:
         if requester.user_id != user_id and not requester.is_admin:
             raise Forbidden("You can only change your own profile")
         if server_of(user_id) != self._server_name:
-            raise Forbidden("Not a user of this server")
+            raise Forbidden("The user is not a user of this server")
         if requester.is_guest and field != DISPLAYNAME:
             raise GuestForbidden("Guests may change their display name only")
         if requester.is_admin:
@@ -163,16 +165,16 @@ class Profiles:
         if field == AVATAR_URL and not self._settings.enable_set_avatar_url:
             raise Forbidden("Changing the avatar is disabled on this server")
 
-    async def _find(self, user_id: UserID) -> Mapping[str, Any] | None:
-        profile = await self._known.get(user_id)
-        if profile is None and await self._absent.make_user(user_id):
-            self._known.invalidate(user_id)
-            profile = await self._known.get(user_id)
+    async def _load_cached(self, user_id: UserID) -> Mapping[str, Any] | None:
+        profile = await self._cache.get(user_id)
+        if profile is None and await self._absent.query_user(user_id):
+            self._cache.invalidate(user_id)
+            profile = await self._cache.get(user_id)
         return profile
 
-    async def _find_stored(self, user_id: UserID) -> Mapping[str, Any] | None:
+    async def _load_stored(self, user_id: UserID) -> Mapping[str, Any] | None:
         profile = await self._load(user_id)
-        if profile is None and await self._absent.make_user(user_id):
+        if profile is None and await self._absent.query_user(user_id):
             profile = await self._load(user_id)
         return profile
 
@@ -181,24 +183,24 @@ class Profiles:
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset:
-            self._known.invalidate_all()
+            self._cache.invalidate_all()
         for _, row in batch.rows:
             if row.cache == PROFILES:
                 if not row.keys:
-                    self._known.invalidate_all()
+                    self._cache.invalidate_all()
                 for user_id in row.keys:
-                    self._known.invalidate(UserID(user_id))
+                    self._cache.invalidate(UserID(user_id))
 
 
 def check_key(field: str) -> None:
-    """Refuse what is no name of a field.
+    """Reject invalid names of profile fields.
 
     Raises: KeyTooLarge, InvalidParam.
     """
     if len(field.encode()) > MAX_KEY_BYTES:
-        raise KeyTooLarge(f"The name of a field has at most {MAX_KEY_BYTES} bytes")
+        raise KeyTooLarge(f"The name of a profile field must not exceed {MAX_KEY_BYTES} bytes")
     if _KEY.fullmatch(field) is None:
-        raise InvalidParam("Not the name of a profile field")
+        raise InvalidParam("Invalid name of a profile field")
 
 
 def _check_value(field: str, value: Any) -> None:
@@ -207,26 +209,26 @@ def _check_value(field: str, value: Any) -> None:
             raise BadJson(f"'{field}' must be a string")
         limit = MAX_AVATAR_URL_CHARS if field == AVATAR_URL else MAX_DISPLAYNAME_CHARS
         if len(value) > limit:
-            raise InvalidParam(f"'{field}' has at most {limit} characters")
+            raise InvalidParam(f"'{field}' must not exceed {limit} characters")
         if "\0" in value:
-            raise InvalidParam(f"'{field}' holds a NUL character")
+            raise InvalidParam(f"'{field}' must not contain NUL characters")
 
 
 async def _put(tx: Tx, user_id: str, field: str, value: Any) -> None:
     profile = await profiles.of_user(tx, user_id) or {}
     profile[field] = value
     if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
-        raise ProfileTooLarge(f"A profile has at most {MAX_PROFILE_BYTES} bytes")
+        raise ProfileTooLarge(f"The profile must not exceed {MAX_PROFILE_BYTES} bytes")
     await profiles.put(tx, user_id, field, value)
-    await _note(tx, user_id, field)
+    await _record_change(tx, user_id, field)
 
 
 async def _delete(tx: Tx, user_id: str, field: str) -> None:
     await profiles.delete(tx, user_id, field)
-    await _note(tx, user_id, field)
+    await _record_change(tx, user_id, field)
 
 
-async def _note(tx: Tx, user_id: str, field: str) -> None:
-    # The rooms' part reads it: what is noted in this commit is shown, whoever ends meanwhile.
+async def _record_change(tx: Tx, user_id: str, field: str) -> None:
+    # Read by RoomProfiles, which updates member events even if this process ends after the commit.
     if field in (DISPLAYNAME, AVATAR_URL):
         await profiles.note_change(tx, user_id)

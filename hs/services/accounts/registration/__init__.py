@@ -1,1 +1,1 @@
-"""Creating accounts."""
+"""Registration of accounts."""

@@ -1,7 +1,8 @@
-"""Registering as people do it: in two requests or more, the last of which may come twice.
+"""Interactive registration: several requests of one UIA session, the last possibly repeated.
 
-The first request is remembered (its password as a hash), so that the others need only prove. Once
-the account is made, a repeated request logs its owner in again.
+The session stores the parameters of the first request (the password as a hash), so that later
+requests need only complete stages. If the last request is repeated after the account was created,
+because its response was lost, it logs the user in again.
 
 Spec: client-server API, Account registration, User-Interactive Authentication API.
 """
@@ -23,7 +24,10 @@ OPERATION: Final = "register"
 
 @attrs.frozen(kw_only=True)
 class Wish:
-    """What somebody wants who registers; None: this request doesn't say."""
+    """The parameters of a registration request; None means absent.
+
+    The field names are the keys of the JSON that the UIA session stores.
+    """
 
     username: str | None = None
     password: str | None = None
@@ -36,7 +40,7 @@ class Wish:
 
     @property
     def device(self) -> DeviceWish | None:
-        """Give the device to log in; None: nobody is to be logged in."""
+        """The device to log in; None if the client asked for no session."""
         if self.inhibit_login:
             return None
         return DeviceWish(
@@ -45,8 +49,8 @@ class Wish:
             wants_refresh=bool(self.wants_refresh),
         )
 
-    def or_else(self, earlier: JsonObject) -> "Wish":
-        """Add what an earlier request said."""
+    def merged_with(self, earlier: JsonObject) -> "Wish":
+        """Return these parameters, with absent ones taken from the session's first request."""
         missing: dict[str, Any] = {
             key: value for key, value in earlier.items() if getattr(self, key) is None
         }
@@ -58,74 +62,74 @@ class Wish:
 async def register(
     registration: Registration,
     interactive: InteractiveAuth,
-    wish: Wish,
+    request: Wish,
     auth: JsonObject | None,
     count: Callable[[], None],
     client_ip: str = "",
 ) -> tuple[UserID, Session | None]:
-    """Make an account once enough is proved; `count` counts the attempt and may refuse it.
+    """Create an account once a flow is complete; `count` enforces the rate limit.
 
     Raises: AuthenticationNeeded, Forbidden, InvalidUsername, UserInUse, MissingParam, ….
     """
     registration.requirements.check_is_open()
-    made = await interactive.outcome(OPERATION, auth)
-    if made is None:
+    existing = await interactive.outcome(OPERATION, auth)
+    if existing is None:
         try:
-            return await _make(registration, interactive, wish, auth, count, client_ip)
+            return await _create(registration, interactive, request, auth, count, client_ip)
         except (UserInUse, Unknown):
-            # Perhaps another request of the same session was quicker.
-            made = await interactive.outcome(OPERATION, auth)
-            if made is None:
+            # Another request of the same session may have created the account meanwhile.
+            existing = await interactive.outcome(OPERATION, auth)
+            if existing is None:
                 raise
-    user_id = UserID(made)
-    return user_id, await registration.log_in_again(user_id, wish.password, wish.device)
+    user_id = UserID(existing)
+    return user_id, await registration.log_in_again(user_id, request.password, request.device)
 
 
-async def _make(
+async def _create(
     registration: Registration,
     interactive: InteractiveAuth,
-    wish: Wish,
+    request: Wish,
     auth: JsonObject | None,
     count: Callable[[], None],
     client_ip: str,
 ) -> tuple[UserID, Session | None]:
     requirements = registration.requirements
-    await _name(registration, wish)
+    await _user_id(registration, request)
 
-    async def remembering() -> JsonObject:
-        return await _remembered(registration, wish)
+    async def session_data() -> JsonObject:
+        return await _storable(registration, request)
 
     proof = await interactive.prove(
         OPERATION,
         auth,
         requirements.flows(),
         params=requirements.params(),
-        remembering=remembering,
+        remembering=session_data,
         client_ip=client_ip,
     )
-    wish = wish.or_else(proof.remembered)
-    if wish.password is None and wish.password_hash is None:
+    request = request.merged_with(proof.remembered)
+    if request.password is None and request.password_hash is None:
         raise MissingParam("Missing password")
     count()
     account = NewAccount(
-        user_id=await _name(registration, wish) or registration.generated_name(),
-        password=wish.password,
-        password_hash=wish.password_hash,
-        was_guest=wish.guest is not None,
-        device=wish.device,
+        user_id=await _user_id(registration, request) or registration.random_user_id(),
+        password=request.password,
+        password_hash=request.password_hash,
+        was_guest=request.guest is not None,
+        device=request.device,
         proof=proof,
     )
     return account.user_id, await registration.register(account)
 
 
-async def _name(registration: Registration, wish: Wish) -> UserID | None:
-    if wish.guest is not None:
-        return wish.guest
-    return None if wish.username is None else await registration.check_name(wish.username)
+async def _user_id(registration: Registration, request: Wish) -> UserID | None:
+    if request.guest is not None:
+        return request.guest
+    return None if request.username is None else await registration.check_name(request.username)
 
 
-async def _remembered(registration: Registration, wish: Wish) -> JsonObject:
-    if wish.password is not None:
-        hashed = await registration.hashed(wish.password)
-        wish = attrs.evolve(wish, password=None, password_hash=hashed)
-    return {key: value for key, value in attrs.asdict(wish).items() if value is not None}
+async def _storable(registration: Registration, request: Wish) -> JsonObject:
+    if request.password is not None:
+        password_hash = await registration.hash_new_password(request.password)
+        request = attrs.evolve(request, password=None, password_hash=password_hash)
+    return {key: value for key, value in attrs.asdict(request).items() if value is not None}

@@ -1,4 +1,4 @@
-"""Registration by whoever knows the secret of the configuration."""
+"""Registration by administrators who know the configured shared secret."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ NONCE_LIFETIME_MS = 60_000
 
 @attrs.frozen(kw_only=True)
 class SignedWish:
-    """An account somebody wants, and the proof that they know the secret."""
+    """A request for an account, with the HMAC that proves knowledge of the secret."""
 
     nonce: str
     username: str
@@ -28,36 +28,41 @@ class SignedWish:
 
 @attrs.define(eq=False)
 class SharedSecret:
-    """Gives out nonces and checks proofs; each nonce serves once."""
+    """Registration with the shared secret; each nonce is valid once."""
 
     _database: Database
     _clock: Clock
     _secret: str | None
 
     async def new_nonce(self) -> str:
-        """Make a nonce. Raises: Unknown, when there is no secret."""
-        self._known_secret()
+        """Return a new nonce. Raises: Unknown if no secret is configured."""
+        self._require_secret()
         nonce = random_letters(64)
         now_ms = self._clock.now_ms()
         await self._database.write(users.insert_nonce, nonce, now_ms, now_ms + NONCE_LIFETIME_MS)
         return nonce
 
-    async def check(self, wish: SignedWish) -> None:
-        """Check a proof, which uses the nonce up.
+    async def check(self, request: SignedWish) -> None:
+        """Check the HMAC of a request and use up its nonce.
 
-        Raises: Unknown, for a nonce that is not known any more; Forbidden.
+        Raises: Unknown if the nonce is not valid; Forbidden if the HMAC is wrong.
         """
-        secret = self._known_secret()
-        if not await self._database.write(users.use_nonce, wish.nonce, self._clock.now_ms()):
-            raise Unknown("The nonce is not known")
-        parts = [wish.nonce, wish.username, wish.password, "admin" if wish.is_admin else "notadmin"]
-        if wish.user_type:
-            parts.append(wish.user_type)
-        right = hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
-        if not hmac.compare_digest(right.encode(), wish.mac.encode()):
-            raise Forbidden("The HMAC is not right")
+        secret = self._require_secret()
+        if not await self._database.write(users.use_nonce, request.nonce, self._clock.now_ms()):
+            raise Unknown("The nonce is unknown or has expired")
+        parts = [
+            request.nonce,
+            request.username,
+            request.password,
+            "admin" if request.is_admin else "notadmin",
+        ]
+        if request.user_type:
+            parts.append(request.user_type)
+        expected = hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
+        if not hmac.compare_digest(expected.encode(), request.mac.encode()):
+            raise Forbidden("The HMAC is incorrect")
 
-    def _known_secret(self) -> str:
+    def _require_secret(self) -> str:
         if not self._secret:
             raise Unknown("Registration with a shared secret is not enabled")
         return self._secret

@@ -1,1 +1,1 @@
-"""Devices and their access tokens; user-interactive authentication."""
+"""Devices, access and refresh tokens, and user-interactive authentication."""

@@ -1,4 +1,4 @@
-"""Devices as their users see them.
+"""Device management: listing, renaming and deleting the devices of a user.
 
 Spec: client-server API, Device Management.
 """
@@ -36,7 +36,7 @@ class Device:
 
 @attrs.define(eq=False)
 class Devices:
-    """Lists, names and removes devices."""
+    """The device management endpoints' service."""
 
     _database: Database
     _clock: Clock
@@ -45,25 +45,28 @@ class Devices:
     _watcher: DeviceWatcher
 
     async def all_of(self, user_id: UserID) -> list[Device]:
-        """List a user's devices."""
-        known = await self._database.read(devices.all_of, user_id)
-        return [self._shown(user_id, one) for one in known]
+        """Return a user's devices."""
+        records = await self._database.read(devices.all_of, user_id)
+        return [self._device_from(user_id, record) for record in records]
 
     async def sightings_of(self, user_id: UserID) -> dict[str, Any]:
-        """Tell from where each of a user's devices was last used, as whois shows it."""
-        known = await self._database.read(devices.all_of, user_id)
-        freshest = [self._last_seen.freshest(user_id, one) for one in known]
-        return {one.device_id: {"sessions": [{"connections": _sightings(one)}]} for one in freshest}
+        """Return the connections of each of a user's devices, in the format of `whois`."""
+        stored = await self._database.read(devices.all_of, user_id)
+        records = [self._last_seen.with_latest_sighting(user_id, record) for record in stored]
+        return {
+            record.device_id: {"sessions": [{"connections": _connections_of(record)}]}
+            for record in records
+        }
 
     async def find(self, user_id: UserID, device_id: str) -> Device:
-        """Give a device. Raises: NotFound."""
-        known = await self._database.read(devices.find, user_id, device_id)
-        if known is None:
-            raise NotFound("You have no such device")
-        return self._shown(user_id, known)
+        """Return a device. Raises: NotFound."""
+        record = await self._database.read(devices.find, user_id, device_id)
+        if record is None:
+            raise NotFound("Device not found")
+        return self._device_from(user_id, record)
 
     async def rename(self, user_id: UserID, device_id: str, name: str | None) -> None:
-        """Set a device's name; None leaves it.
+        """Set a device's display name; None keeps it.
 
         Raises: NotFound, InvalidParam.
         """
@@ -72,11 +75,13 @@ class Devices:
             await self.find(user_id, device_id)
             return
         if not await self._database.write(devices.rename, user_id, device_id, name):
-            raise NotFound("You have no such device")
+            raise NotFound("Device not found")
         await self._watcher.devices_changed(user_id, [device_id])
 
     async def put_for_service(self, requester: Requester, device_id: str, name: str | None) -> bool:
-        """Name a device of an application service's user, making it if need be; True: it is new.
+        """Set the name of an appservice user's device, creating the device if needed.
+
+        Return whether the device is new.
 
         Raises: InvalidParam, Forbidden.
         """
@@ -92,17 +97,17 @@ class Devices:
         return is_new
 
     async def remove(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Delete devices with their tokens; those that are not there do not matter."""
+        """Delete devices with their tokens; unknown device IDs are ignored."""
         await self._sessions.remove_devices(user_id, device_ids)
 
-    def _shown(self, user_id: UserID, record: DeviceRecord) -> Device:
-        record = self._last_seen.freshest(user_id, record)
+    def _device_from(self, user_id: UserID, record: DeviceRecord) -> Device:
+        record = self._last_seen.with_latest_sighting(user_id, record)
         return Device(
             record.device_id, record.display_name, record.last_seen_ip, record.last_seen_ms
         )
 
 
-def _sightings(record: DeviceRecord) -> list[dict[str, Any]]:
+def _connections_of(record: DeviceRecord) -> list[dict[str, Any]]:
     if record.last_seen_ms is None:
         return []
     return [

@@ -1,8 +1,19 @@
-"""User-interactive authentication: the client proves who it is, stage by stage, then acts.
+"""User-interactive authentication (UIA): a client completes the stages of a flow, then acts.
 
-Sessions are in the database, so that each stage may come to another process. A session serves
-one operation of one user only. Stages that a client completes come in the order of a flow; what is
-done elsewhere, on our pages, is done when it is done.
+Rules:
+
+- Sessions are stored in the database, so that any process can handle any stage. They expire after
+  SESSION_LIFETIME_MS.
+- A session is valid for one operation of one user. The operation string includes the parameters
+  that must not change between requests.
+- A client must complete the stages in the order of a flow. Stages that a user completes on a page
+  of this server (`complete_on_page`) count whenever they are completed.
+- Completed stages are kept: a repeated stage succeeds without another check, because its response
+  may have been lost and some proofs, such as captchas, are valid only once.
+- Two requests may complete different stages of a session at once. Each adds its stage to the row
+  in a transaction that reads the row again, so that neither result is lost.
+- A session with an outcome (a created account) proves nothing more; `outcome` returns it to a
+  repeated request.
 
 Spec: client-server API, User-Interactive Authentication API.
 """
@@ -29,14 +40,14 @@ DUMMY = "m.login.dummy"
 PASSWORD = "m.login.password"
 REGISTRATION_TOKEN = "m.login.registration_token"
 
-# Clients that always show a captcha send its answer whether it is asked for or not.
-UNASKED = frozenset({"m.login.recaptcha"})
+# Clients that always show a captcha send its response even if no flow contains the stage.
+TOLERATED_STAGES = frozenset({"m.login.recaptcha"})
 
 Flows = Sequence[Sequence[str]]
 
 
 class AuthenticationNeeded(MatrixError):
-    """The answer 401 that tells what the client can do to prove who it is."""
+    """The 401 response that lists the flows and completed stages to the client."""
 
     def __init__(
         self,
@@ -59,13 +70,13 @@ class AuthenticationNeeded(MatrixError):
         self.has_failure = failure is not None
 
     def body(self) -> dict[str, Any]:
-        """Give the body, which names an error only when a stage failed."""
+        """Return the body, which contains an error only if a stage failed."""
         return super().body() if self.has_failure else dict(self.extra)
 
 
 @attrs.frozen
-class Attempt:
-    """One request that tries to complete a stage."""
+class StageAttempt:
+    """A request to complete a stage."""
 
     session_id: str
     user_id: UserID | None
@@ -74,47 +85,47 @@ class Attempt:
     client_ip: str = ""
 
 
-class Stage(Protocol):
-    """One way of proving something."""
+class UiaStage(Protocol):
+    """The check of one stage type."""
 
-    async def check(self, attempt: Attempt) -> JsonObject | None:
-        """Accept the proof, and give what it tells. Raises: MatrixError, when it proves nothing."""
+    async def check(self, attempt: StageAttempt) -> JsonObject | None:
+        """Accept the attempt and return the stage's result. Raises: MatrixError if it fails."""
         ...
 
 
-class AnotherUser(Forbidden):
-    """Somebody proved who they are, but they are not the requester."""
+class AuthenticatedAsOtherUser(Forbidden):
+    """The user who authenticated is not the requester."""
 
 
-class Dummy:
-    """Proves nothing, so that every operation has at least one stage."""
+class DummyStage:
+    """The stage `m.login.dummy`, which always succeeds."""
 
-    async def check(self, attempt: Attempt) -> None:
+    async def check(self, attempt: StageAttempt) -> None:
         return
 
 
 @attrs.frozen
-class Proof:
-    """What was proved, with what stages tell.
+class UiaProof:
+    """A completed flow, with the results of its stages.
 
-    `remembered` is what the request asked for that began the session.
+    `remembered` holds the stored parameters of the request that began the session.
     """
 
     session_id: str | None
     completed: tuple[str, ...]
     registration_token: str | None = None
     remembered: JsonObject = attrs.Factory(dict)
-    told: Mapping[str, JsonObject] = attrs.Factory(dict)
+    results: Mapping[str, JsonObject] = attrs.Factory(dict)
 
 
 @attrs.define(eq=False)
 class InteractiveAuth:
-    """Leads clients through the stages."""
+    """The state machine of UIA sessions."""
 
     _database: Database
     _clock: Clock
     _settings: ReauthSettings
-    _stages: Mapping[str, Stage]
+    _stages: Mapping[str, UiaStage]
 
     async def prove(
         self,
@@ -127,31 +138,35 @@ class InteractiveAuth:
         always: bool = False,
         remembering: Callable[[], Awaitable[JsonObject]] | None = None,
         client_ip: str = "",
-    ) -> Proof:
-        """Give the proof once all stages of a flow are done.
+    ) -> UiaProof:
+        """Return the proof if all stages of a flow are completed.
 
-        `operation` says what the proof is for, parameters included that must not change between
-        the requests. `always` asks even if the requester has just proved who they are.
-        `remembering` gives what a session is to remember of the request that begins it.
-        Raises: AuthenticationNeeded; Forbidden for a session of something else; Unknown for a
-        session that is not known; BadJson.
+        `operation` identifies the operation, including parameters that must not change between
+        the requests. `always` requires authentication even if the requester has recently
+        authenticated. `remembering` returns the data to store in a new session.
+        Raises: AuthenticationNeeded; Forbidden for a session of another operation or user; Unknown
+        for an unknown session; BadJson.
         """
         user_id = None if requester is None else requester.user_id
         if not auth:
-            if requester is not None and not always and await self._proved_lately(requester):
-                return Proof(None, ())
-            remembered = {} if remembering is None else await remembering()
-            record = await self._begin(operation, user_id, remembered)
+            if (
+                requester is not None
+                and not always
+                and await self._has_authenticated_recently(requester)
+            ):
+                return UiaProof(None, ())
+            session_data = {} if remembering is None else await remembering()
+            record = await self._begin_session(operation, user_id, session_data)
             raise AuthenticationNeeded(flows, params or {}, record.session_id, ())
-        record = await self._session(auth, operation, user_id)
-        attempt = Attempt(record.session_id, user_id, auth, operation, client_ip)
+        record = await self._find_or_begin_session(auth, operation, user_id)
+        attempt = StageAttempt(record.session_id, user_id, auth, operation, client_ip)
         record = await self._try_stage(record, attempt, flows, params or {})
-        done = set(record.completed)
-        if not any(done.issuperset(flow) for flow in flows):
+        completed = set(record.completed)
+        if not any(completed.issuperset(flow) for flow in flows):
             raise AuthenticationNeeded(flows, params or {}, record.session_id, record.completed)
         if requester is not None and requester.token_id is not None:
-            await self._database.write(_set_proved, requester.token_id, self._clock.now_ms())
-        return Proof(
+            await self._database.write(_set_authenticated, requester.token_id, self._clock.now_ms())
+        return UiaProof(
             record.session_id,
             record.completed,
             record.registration_token,
@@ -160,47 +175,47 @@ class InteractiveAuth:
         )
 
     async def complete_on_page(self, kind: str, auth: JsonObject, client_ip: str) -> None:
-        """Complete a stage for a client that shows our page instead of asking itself.
+        """Complete a stage on behalf of a client that shows this server's fallback page.
 
-        Raises: Unknown for a session that is not known; MatrixError, when nothing is proved.
+        Raises: Unknown for an unknown session; MatrixError if the stage fails.
         """
         session_id, stage = auth.get("session"), self._stages.get(kind)
         record = None
         if isinstance(session_id, str) and "\0" not in session_id:
             record = await self._database.read(uia_sessions.find, session_id, self._oldest_ms())
         if record is None or record.outcome is not None or stage is None:
-            raise Unknown("This authentication session is not known")
+            raise Unknown("Unknown UIA session")
         if kind in record.completed:
             return
         user_id = UserID(record.user_id) if record.user_id else None
-        attempt = Attempt(record.session_id, user_id, auth, record.operation, client_ip)
-        told = await stage.check(attempt)
-        await self._database.write(_complete, record, kind, told, self._oldest_ms())
+        attempt = StageAttempt(record.session_id, user_id, auth, record.operation, client_ip)
+        result = await stage.check(attempt)
+        await self._database.write(_add_completed_stage, record, kind, result, self._oldest_ms())
 
     async def outcome(self, operation: str, auth: JsonObject | None) -> str | None:
-        """Give what came of a session, if the operation that it was for is done."""
+        """Return the outcome of a session, or None if its operation is not finished."""
         session_id = (auth or {}).get("session")
         if not isinstance(session_id, str) or "\0" in session_id:
             return None
         record = await self._database.read(uia_sessions.find, session_id, self._oldest_ms())
         return None if record is None or record.operation != operation else record.outcome
 
-    async def finish(self, proof: Proof) -> None:
-        """End the session of a proof that has served its purpose."""
+    async def finish(self, proof: UiaProof) -> None:
+        """Delete the session of a proof that has been used."""
         if proof.session_id is not None:
             await self._database.write(uia_sessions.delete, proof.session_id)
 
-    async def forget_old(self) -> None:
-        """Delete sessions that have run out; for a task."""
+    async def delete_expired_sessions(self) -> None:
+        """Delete expired sessions."""
         await self._database.write(uia_sessions.prune, self._oldest_ms())
 
-    async def _proved_lately(self, requester: Requester) -> bool:
+    async def _has_authenticated_recently(self, requester: Requester) -> bool:
         if self._settings.session_timeout <= 0 or requester.token_id is None:
             return False
         proved_ms = await self._database.read(tokens.proved_ms, requester.token_id)
         return self._clock.now_ms() - proved_ms < self._settings.session_timeout
 
-    async def _begin(
+    async def _begin_session(
         self, operation: str, user_id: UserID | None, remembered: JsonObject
     ) -> UiaRecord:
         session_id = random_letters(24)
@@ -210,25 +225,27 @@ class InteractiveAuth:
         )
         return UiaRecord(session_id, operation, user_id or "", now_ms, (), None, remembered)
 
-    async def _session(self, auth: JsonObject, operation: str, user_id: UserID | None) -> UiaRecord:
+    async def _find_or_begin_session(
+        self, auth: JsonObject, operation: str, user_id: UserID | None
+    ) -> UiaRecord:
         session_id = auth.get("session")
         if session_id is None:
-            return await self._begin(operation, user_id, {})
+            return await self._begin_session(operation, user_id, {})
         if not isinstance(session_id, str):
             raise BadJson("'session' must be a string")
         record = None
         if "\0" not in session_id:
             record = await self._database.read(uia_sessions.find, session_id, self._oldest_ms())
         if record is None or record.outcome is not None:
-            raise Unknown("This authentication session is not known")
+            raise Unknown("Unknown UIA session")
         if record.operation != operation or record.user_id != (user_id or ""):
-            raise Forbidden("The request has changed since its authentication began")
+            raise Forbidden("The UIA session was started for a different request")
         return record
 
     async def _try_stage(
         self,
         record: UiaRecord,
-        attempt: Attempt,
+        attempt: StageAttempt,
         flows: Flows,
         params: Mapping[str, Any],
     ) -> UiaRecord:
@@ -238,56 +255,60 @@ class InteractiveAuth:
         if not isinstance(kind, str):
             raise BadJson("'type' must be a string")
         if kind in record.completed:
-            # Its answer may have been lost, and some proofs, such as captchas, serve only once.
+            # The response may have been lost, and some proofs, such as captchas, are valid once.
             return record
         stage = self._stages.get(kind)
         try:
-            _check_turn(kind, record.completed, flows)
+            _check_order(kind, record.completed, flows)
             if stage is None:
-                raise _not_asked()
-            told = await stage.check(attempt)
+                raise _not_in_any_flow()
+            result = await stage.check(attempt)
         except MatrixError as error:
-            if error.status == 429 or isinstance(error, AnotherUser):
+            if error.status == 429 or isinstance(error, AuthenticatedAsOtherUser):
                 raise
             raise AuthenticationNeeded(
                 flows, params, record.session_id, record.completed, error
             ) from error
-        return await self._database.write(_complete, record, kind, told, self._oldest_ms())
+        return await self._database.write(
+            _add_completed_stage, record, kind, result, self._oldest_ms()
+        )
 
     def _oldest_ms(self) -> int:
         return self._clock.now_ms() - SESSION_LIFETIME_MS
 
 
-def _check_turn(kind: str, completed: Sequence[str], flows: Flows) -> None:
-    """Refuse a stage unless there is a flow of which all stages before it are done.
+def _check_order(kind: str, completed: Sequence[str], flows: Flows) -> None:
+    """Reject a stage unless all stages before it in some flow are completed.
 
     Spec: client-server API, User-Interactive Authentication API: a flow's stages must be completed
     in order. Raises: MatrixError.
     """
-    within = [flow for flow in flows if kind in flow]
-    if not within:
-        if kind not in UNASKED:
-            raise _not_asked()
+    candidate_flows = [flow for flow in flows if kind in flow]
+    if not candidate_flows:
+        if kind not in TOLERATED_STAGES:
+            raise _not_in_any_flow()
         return
-    if not any(set(flow[: flow.index(kind)]).issubset(completed) for flow in within):
-        raise MatrixError("M_FORBIDDEN", 401, "Other stages of this flow come before this one")
+    if not any(set(flow[: flow.index(kind)]).issubset(completed) for flow in candidate_flows):
+        raise MatrixError(
+            "M_FORBIDDEN", 401, "Other stages of the flow must be completed before this one"
+        )
 
 
-def _not_asked() -> MatrixError:
+def _not_in_any_flow() -> MatrixError:
     return MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
 
 
-async def _complete(
-    tx: Tx, record: UiaRecord, kind: str, told: JsonObject | None, since_ms: int
+async def _add_completed_stage(
+    tx: Tx, record: UiaRecord, kind: str, result: JsonObject | None, since_ms: int
 ) -> UiaRecord:
-    # Another request may have completed another stage meanwhile.
-    fresh = await uia_sessions.find(tx, record.session_id, since_ms) or record
-    if kind not in fresh.completed:
-        proved = fresh.proved if told is None else {**fresh.proved, kind: told}
-        fresh = fresh._replace(completed=(*fresh.completed, kind), proved=proved)
-        await uia_sessions.complete(tx, fresh.session_id, fresh.completed, fresh.proved)
-    return fresh
+    # Another request may have completed another stage since the session was read.
+    current = await uia_sessions.find(tx, record.session_id, since_ms) or record
+    if kind not in current.completed:
+        results = current.proved if result is None else {**current.proved, kind: result}
+        current = current._replace(completed=(*current.completed, kind), proved=results)
+        await uia_sessions.complete(tx, current.session_id, current.completed, current.proved)
+    return current
 
 
-async def _set_proved(tx: Tx, token_id: int, now_ms: int) -> None:
+async def _set_authenticated(tx: Tx, token_id: int, now_ms: int) -> None:
     await tokens.set_proved(tx, token_id, now_ms)

@@ -1,4 +1,4 @@
-"""When and from where each device was last used, noted in memory and written in batches."""
+"""When and from where each device was last seen, buffered in memory and stored in batches."""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from hs.storage.devices.devices import DeviceRecord, Sighting
 
 WRITE_EVERY_S = 60.0
 LAST_WRITE_S = 5.0
-MAX_WAITING = 100_000  # devices; more are not noted until the next write
+MAX_WAITING = 100_000  # devices; further devices are not recorded until the next write
 MAX_AGENT_CHARS = 500
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class LastSeen:
-    """Collects sightings; `run` writes them."""
+    """The buffer of sightings, which `run` stores."""
 
     _database: Database
     _clock: Clock
@@ -29,46 +29,46 @@ class LastSeen:
     _waiting: dict[tuple[str, str], Sighting] = attrs.Factory(dict)
 
     def note(self, user_id: str, device_id: str, client_ip: str, user_agent: str) -> None:
-        """Note the use of a device; costs next to nothing."""
+        """Record the use of a device, in memory."""
         key = (user_id, device_id)
         if key in self._waiting or len(self._waiting) < MAX_WAITING:
             self._waiting[key] = Sighting(
                 user_id, device_id, self._clock.now_ms(), client_ip, user_agent
             )
 
-    def freshest(self, user_id: str, record: DeviceRecord) -> DeviceRecord:
-        """Give a device with what was seen of it since the last write."""
-        seen = self._waiting.get((user_id, record.device_id))
-        if seen is None:
+    def with_latest_sighting(self, user_id: str, record: DeviceRecord) -> DeviceRecord:
+        """Return the device record updated with the sighting that is not stored yet."""
+        sighting = self._waiting.get((user_id, record.device_id))
+        if sighting is None:
             return record
         return record._replace(
-            last_seen_ms=seen.last_seen_ms,
-            last_seen_ip=seen.last_seen_ip,
-            last_seen_user_agent=_agent(seen.last_seen_user_agent),
+            last_seen_ms=sighting.last_seen_ms,
+            last_seen_ip=sighting.last_seen_ip,
+            last_seen_user_agent=_clean_user_agent(sighting.last_seen_user_agent),
         )
 
     async def write(self) -> None:
-        """Write what was noted."""
+        """Store the buffered sightings."""
         if not self._waiting:
             return
         batch = [
-            one._replace(last_seen_user_agent=_agent(one.last_seen_user_agent))
-            for one in self._waiting.values()
+            sighting._replace(last_seen_user_agent=_clean_user_agent(sighting.last_seen_user_agent))
+            for sighting in self._waiting.values()
         ]
         self._waiting = {}
         try:
             await self._database.write(_write, batch)
         except DatabaseError:
-            log.warning("could not note when %d devices were last used", len(batch), exc_info=True)
+            log.warning("could not store when %d devices were last seen", len(batch), exc_info=True)
 
-    async def forget_old(self) -> None:
-        """Forget addresses and clients of devices that were not used for long; for a task."""
+    async def clear_old_addresses(self) -> None:
+        """Delete the IP addresses and user agents of devices not seen for the configured time."""
         if self._max_age_ms is not None:
             before_ms = self._clock.now_ms() - self._max_age_ms
             await self._database.write(devices.forget_addresses, before_ms)
 
     async def run(self) -> None:
-        """Write once a minute; a last time when cancelled."""
+        """Store sightings every minute, and a last time when cancelled."""
         try:
             while True:
                 await trio.sleep(WRITE_EVERY_S)
@@ -82,5 +82,5 @@ async def _write(tx: Tx, batch: Sequence[Sighting]) -> None:
     await devices.note_seen(tx, batch)
 
 
-def _agent(text: str) -> str:
+def _clean_user_agent(text: str) -> str:
     return text[:MAX_AGENT_CHARS].replace("\0", "")

@@ -1,4 +1,4 @@
-"""OpenID tokens: with one, a user shows another service who they are.
+"""OpenID tokens, with which users prove their identity to other services.
 
 Spec: client-server API, OpenID; server-server API, OpenID.
 """
@@ -17,7 +17,7 @@ LIFETIME_MS = 3_600_000
 
 @attrs.frozen
 class OpenIdToken:
-    """What the user passes on."""
+    """The response to a request for an OpenID token; `expires_in` in seconds."""
 
     access_token: str
     matrix_server_name: ServerName
@@ -27,26 +27,26 @@ class OpenIdToken:
 
 @attrs.define(eq=False)
 class OpenId:
-    """Makes and reads OpenID tokens."""
+    """The store of OpenID tokens."""
 
     _database: Database
     _clock: Clock
     _server_name: ServerName
 
     async def make_token(self, user_id: UserID) -> OpenIdToken:
-        """Make a token for a user."""
-        text = random_letters(32)
+        """Create a token for a user."""
+        token = random_letters(32)
         now_ms = self._clock.now_ms()
         await self._database.write(
-            tokens.insert_openid, hash_of(text), user_id, now_ms, now_ms + LIFETIME_MS
+            tokens.insert_openid, hash_of(token), user_id, now_ms, now_ms + LIFETIME_MS
         )
-        return OpenIdToken(text, self._server_name, LIFETIME_MS // 1000)
+        return OpenIdToken(token, self._server_name, LIFETIME_MS // 1000)
 
     async def user_of(self, token: str) -> UserID:
-        """Give the user of a token. Raises: UnknownToken."""
+        """Return the user of a token. Raises: UnknownToken."""
         user_id = await self._database.read(
             tokens.find_openid, hash_of(token), self._clock.now_ms()
         )
         if user_id is None:
-            raise UnknownToken("The OpenID token is not known or has expired")
+            raise UnknownToken("The OpenID token is unknown or has expired")
         return UserID(user_id)

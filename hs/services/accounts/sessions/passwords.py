@@ -1,7 +1,7 @@
-"""Hashing and checking passwords, away from the event loop; and what a new one must contain.
+"""Password hashing and verification in threads, and the password policy.
 
-Hashes are bcrypt's over the NFKC form of the password and the pepper, cut at 72 bytes, which is
-what accounts that come from Synapse have; or, if so configured, argon2id's over the whole of it.
+Passwords are hashed in NFKC form with the pepper appended. The default is bcrypt, over the first
+72 bytes, as in Synapse, so that imported accounts keep their passwords; argon2id can be configured.
 """
 
 import string
@@ -18,17 +18,18 @@ from hs.settings.sections.accounts import PasswordPolicy
 
 BCRYPT_BYTES = 72
 MAX_PASSWORD_CHARS = 512
-MAX_WAITING = 200
+MAX_WAITING = 200  # hashes
 ARGON2 = "$argon2"
-# What OWASP recommends: 2 passes over 19 MiB by one thread.
+# As OWASP recommends: 2 passes over 19 MiB by one thread.
 _ARGON2 = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-# Salt and hash that no password has: checked, at the usual cost, when there is no such user.
-_NOBODY = "wZb1eY8C4i9eYk1mG8mU1eJ0Yb0Yk7cQm3eQ8lqf5u0m1q9mX3p2K"
+# Salt and hash that match no password. They are checked if the user does not exist, so that the
+# response time does not reveal this.
+_NO_USER = "wZb1eY8C4i9eYk1mG8mU1eJ0Yb0Yk7cQm3eQ8lqf5u0m1q9mX3p2K"
 
 
 @attrs.define(eq=False)
 class Passwords:
-    """Hashes and checks, a few at once, and refuses when too many wait."""
+    """Password hashing with limited concurrency and a bounded queue."""
 
     _pepper: str
     _rounds: int
@@ -39,23 +40,23 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """Hash a new password.
 
-        Raises: LimitExceeded, when too many wait.
+        Raises: LimitExceeded if the queue is full.
         """
         self._check_queue()
         work = partial(_hash, self._prepared(password), self._scheme, self._rounds)
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
-    def is_dated(self, password_hash: str) -> bool:
-        """Tell whether a password is not hashed as new ones are, or at less cost."""
+    def needs_rehash(self, password_hash: str) -> bool:
+        """Return whether a hash uses another scheme than new hashes, or a lower cost."""
         is_argon2 = password_hash.startswith(ARGON2)
         if self._scheme == "argon2id":
             return not is_argon2 or _ARGON2.check_needs_rehash(password_hash)
         return is_argon2 or _rounds_of(password_hash) < self._rounds
 
     async def matches(self, password: str, password_hash: str | None) -> bool:
-        """Tell whether a password is the one; takes as long when there is none to compare with.
+        """Return whether a password matches a hash; takes as long if there is no hash.
 
-        Raises: LimitExceeded, when too many wait.
+        Raises: LimitExceeded if the queue is full.
         """
         if len(password) > MAX_PASSWORD_CHARS:
             return False
@@ -64,19 +65,19 @@ class Passwords:
         if password_hash is not None:
             work = partial(_check, prepared, password_hash)
         elif self._scheme == "argon2id":
-            work = partial(_check_nobody, prepared)
+            work = partial(_check_no_user, prepared)
         else:
-            work = partial(_check, prepared, f"$2b${self._rounds:02}${_NOBODY}")
-        same = await trio.to_thread.run_sync(work, limiter=self._limiter)
-        return same and password_hash is not None
+            work = partial(_check, prepared, f"$2b${self._rounds:02}${_NO_USER}")
+        is_match = await trio.to_thread.run_sync(work, limiter=self._limiter)
+        return is_match and password_hash is not None
 
     def check_new(self, password: str) -> None:
-        """Refuse a password that the policy does not allow.
+        """Reject a new password that the policy does not permit.
 
-        Raises: InvalidParam; MatrixError, with an errcode that tells what is missing.
+        Raises: InvalidParam; MatrixError with the errcode of the unmet requirement.
         """
         if not password or len(password) > MAX_PASSWORD_CHARS:
-            raise InvalidParam(f"A password has 1 to {MAX_PASSWORD_CHARS} characters")
+            raise InvalidParam(f"The password must have 1 to {MAX_PASSWORD_CHARS} characters")
         policy = self.policy
         if not policy.enabled:
             return
@@ -84,17 +85,27 @@ class Passwords:
             raise MatrixError(
                 "M_PASSWORD_TOO_SHORT",
                 400,
-                f"The password needs {policy.minimum_length} characters at least",
+                f"The password must have at least {policy.minimum_length} characters",
             )
-        wanted = (
+        requirements = (
             (policy.require_digit, str.isdigit, "M_PASSWORD_NO_DIGIT", "a digit"),
             (policy.require_symbol, _is_symbol, "M_PASSWORD_NO_SYMBOL", "a symbol"),
-            (policy.require_uppercase, str.isupper, "M_PASSWORD_NO_UPPERCASE", "a capital letter"),
-            (policy.require_lowercase, str.islower, "M_PASSWORD_NO_LOWERCASE", "a small letter"),
+            (
+                policy.require_uppercase,
+                str.isupper,
+                "M_PASSWORD_NO_UPPERCASE",
+                "an uppercase letter",
+            ),
+            (
+                policy.require_lowercase,
+                str.islower,
+                "M_PASSWORD_NO_LOWERCASE",
+                "a lowercase letter",
+            ),
         )
-        for required, test, errcode, name in wanted:
-            if required and not any(map(test, password)):
-                raise MatrixError(errcode, 400, f"The password needs {name}")
+        for is_required, matches, errcode, requirement in requirements:
+            if is_required and not any(map(matches, password)):
+                raise MatrixError(errcode, 400, f"The password must contain {requirement}")
 
     def _prepared(self, password: str) -> bytes:
         text = unicodedata.normalize("NFKC", password) + self._pepper
@@ -102,7 +113,7 @@ class Passwords:
 
     def _check_queue(self) -> None:
         if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
-            raise LimitExceeded("Too many log in at once", retry_after_ms=5000)
+            raise LimitExceeded("Too many concurrent logins", retry_after_ms=5000)
 
 
 def _is_symbol(character: str) -> bool:
@@ -120,7 +131,7 @@ def _rounds_of(password_hash: str) -> int:
     return int(parts[2]) if len(parts) == 4 and parts[2].isdecimal() else 0
 
 
-def _check_nobody(prepared: bytes) -> bool:
+def _check_no_user(prepared: bytes) -> bool:
     _ARGON2.hash(prepared)
     return False
 
@@ -134,4 +145,4 @@ def _check(prepared: bytes, password_hash: str) -> bool:
     try:
         return bcrypt.checkpw(prepared[:BCRYPT_BYTES], password_hash.encode())
     except ValueError:
-        return False  # not a bcrypt hash: put there by hand, perhaps to lock the account
+        return False  # not a bcrypt hash: perhaps set manually to disable the password

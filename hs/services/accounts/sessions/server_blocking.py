@@ -1,4 +1,4 @@
-"""Blocking the whole server: nobody but administrators is let in."""
+"""Blocking of the whole server for everyone but administrators (`hs_disabled`)."""
 
 import attrs
 
@@ -9,43 +9,43 @@ from hs.settings.sections.retention import BlockingSettings
 
 
 @attrs.frozen(eq=False)
-class BlockedServer:
-    """An authenticator that refuses all but administrators."""
+class BlockingAuthenticator:
+    """An authenticator that rejects all users but administrators."""
 
     _inner: TokenAuthenticator
     _settings: BlockingSettings
 
     def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
-        """Give the requester if they are known. Raises: ResourceLimitExceeded."""
-        known = self._inner.authenticate_nowait(token, client_ip, user_agent)
-        return None if known is None else self._checked(known)
+        """Return the requester if the token is cached. Raises: ResourceLimitExceeded."""
+        requester = self._inner.authenticate_nowait(token, client_ip, user_agent)
+        return None if requester is None else self._checked(requester)
 
     async def requester_for(self, token: str, client_ip: str, user_agent: str) -> Requester:
-        """Give the requester. Raises: ResourceLimitExceeded, UnknownToken."""
+        """Return the requester of a token. Raises: ResourceLimitExceeded, UnknownToken."""
         return self._checked(await self._inner.requester_for(token, client_ip, user_agent))
 
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
     ) -> Requester:
-        """Give the user an application service speaks for."""
+        """Return the requester that an application service acts as."""
         return await self._inner.acting_as(requester, user_id, device_id)
 
     def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
-        """Note that an application service uses a device, if that is wanted."""
+        """Record the use of a device by an application service, if configured."""
         self._inner.note_use(requester, client_ip, user_agent)
 
     def _checked(self, requester: Requester) -> Requester:
         if requester.is_admin:
             return requester
         contact = self._settings.admin_contact
-        more = {} if contact is None else {"admin_contact": contact}
+        extra = {} if contact is None else {"admin_contact": contact}
         raise ResourceLimitExceeded(
-            self._settings.hs_disabled_message, limit_type="hs_disabled", **more
+            self._settings.hs_disabled_message, limit_type="hs_disabled", **extra
         )
 
 
 def unless_blocked(
     authenticator: TokenAuthenticator, settings: BlockingSettings
-) -> TokenAuthenticator | BlockedServer:
-    """Give what lets users in as the settings say."""
-    return BlockedServer(authenticator, settings) if settings.hs_disabled else authenticator
+) -> TokenAuthenticator | BlockingAuthenticator:
+    """Return the authenticator, wrapped if the server is blocked."""
+    return BlockingAuthenticator(authenticator, settings) if settings.hs_disabled else authenticator

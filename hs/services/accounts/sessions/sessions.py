@@ -1,4 +1,17 @@
-"""Sessions: a device with its access token, from log-in over refreshing to log-out."""
+"""Sessions: a device and its access and refresh tokens, from login to logout.
+
+Rules:
+
+- All changes of tokens are transactions; the hashes of deleted access tokens are announced after
+  the commit, so that no process keeps them in its cache (see `authenticator`).
+- A login to an existing device replaces its tokens.
+- A refresh issues new tokens and keeps the old ones until a new one is used, because the response
+  may be lost. The refresh token row is locked, so that concurrent refreshes are serialised. A
+  second refresh with the same token deletes the unused tokens of the first.
+- The use of a refresh token ends the tokens that it was exchanged from.
+- Deleting a device deletes its tokens. Watchers learn of new, renamed and deleted devices after
+  the commit.
+"""
 
 from typing import Protocol
 
@@ -27,20 +40,20 @@ MAX_DEVICE_NAME_CHARS = 100
 
 
 class DeviceWatcher(Protocol):
-    """Who must know that devices came, changed or went: keys, messages, pushers, other servers."""
+    """A listener for device changes, which affect keys, to-device messages and pushers."""
 
     async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Learn of devices that are new or have a new name."""
+        """Handle new and renamed devices."""
         ...
 
     async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Learn of devices that are gone, with their tokens."""
+        """Handle deleted devices, whose tokens are deleted as well."""
         ...
 
 
 @attrs.frozen
 class Session:
-    """What somebody gets who logged in."""
+    """The response to a login or refresh."""
 
     user_id: UserID
     device_id: str
@@ -51,28 +64,28 @@ class Session:
 
 @attrs.frozen(kw_only=True)
 class DeviceWish:
-    """What a client says of its device as it logs in."""
+    """The device that a client asks for when it logs in."""
 
     device_id: str | None = None
     display_name: str | None = None
     wants_refresh: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be stored. Raises: InvalidParam."""
+        """Check the lengths of the ID and name. Raises: InvalidParam."""
         if self.device_id is not None and len(self.device_id) > MAX_DEVICE_ID_CHARS:
-            raise InvalidParam(f"A device ID has at most {MAX_DEVICE_ID_CHARS} characters")
+            raise InvalidParam(f"device_id must not exceed {MAX_DEVICE_ID_CHARS} characters")
         check_device_name(self.display_name)
 
 
 def check_device_name(name: str | None) -> None:
-    """Refuse a name that is too long. Raises: InvalidParam."""
+    """Reject a device name that is too long. Raises: InvalidParam."""
     if name is not None and len(name) > MAX_DEVICE_NAME_CHARS:
-        raise InvalidParam(f"A device's name has at most {MAX_DEVICE_NAME_CHARS} characters")
+        raise InvalidParam(f"The device name must not exceed {MAX_DEVICE_NAME_CHARS} characters")
 
 
 @attrs.frozen
-class Opening:
-    """What is written as a session begins."""
+class NewSession:
+    """A new session that is not stored yet."""
 
     session: Session
     display_name: str | None
@@ -84,7 +97,7 @@ class Opening:
 
 @attrs.define(eq=False)
 class Sessions:
-    """Opens, refreshes and closes sessions."""
+    """Login, token refresh and logout."""
 
     _database: Database
     _clock: Clock
@@ -92,103 +105,108 @@ class Sessions:
     _revocations: Revocations
     _watcher: DeviceWatcher
 
-    def prepare(self, user_id: UserID, wish: DeviceWish) -> Opening:
-        """Make the tokens of a new session, to be written by `write_opening`."""
-        wish.check()
+    def prepare(self, user_id: UserID, device: DeviceWish) -> NewSession:
+        """Create the tokens of a new session, for `write_session` to store."""
+        device.check()
         now_ms = self._clock.now_ms()
-        session_ends = _sooner(None, now_ms, self._settings.session_lifetime)
+        session_ends = _earliest(None, now_ms, self._settings.session_lifetime)
         lifetime = (
             self._settings.refreshable_access_token_lifetime
-            if wish.wants_refresh
+            if device.wants_refresh
             else self._settings.nonrefreshable_access_token_lifetime
         )
-        valid_until = _sooner(session_ends, now_ms, lifetime)
+        valid_until = _earliest(session_ends, now_ms, lifetime)
         session = Session(
             user_id=user_id,
-            device_id=wish.device_id or new_device_id(),
+            device_id=device.device_id or new_device_id(),
             access_token=new_access_token(user_id),
-            refresh_token=new_refresh_token(user_id) if wish.wants_refresh else None,
+            refresh_token=new_refresh_token(user_id) if device.wants_refresh else None,
             expires_in_ms=None if valid_until is None else valid_until - now_ms,
         )
-        refresh_expires = _sooner(session_ends, now_ms, self._settings.refresh_token_lifetime)
-        return Opening(
-            session, wish.display_name, now_ms, valid_until, refresh_expires, session_ends
+        refresh_expires = _earliest(session_ends, now_ms, self._settings.refresh_token_lifetime)
+        return NewSession(
+            session, device.display_name, now_ms, valid_until, refresh_expires, session_ends
         )
 
-    async def open(self, user_id: UserID, wish: DeviceWish) -> Session:
-        """Begin a session; the tokens that the device had are void.
+    async def open(self, user_id: UserID, device: DeviceWish) -> Session:
+        """Log in a device; tokens that it had are deleted.
 
         Raises: InvalidParam, Forbidden.
         """
-        opening = self.prepare(user_id, wish)
-        is_new, ended = await self._database.write(write_opening, opening)
-        await self.opened(opening.session, is_new, ended)
-        return opening.session
+        new_session = self.prepare(user_id, device)
+        is_new, ended_hashes = await self._database.write(write_session, new_session)
+        await self.announce_opened(new_session.session, is_new, ended_hashes)
+        return new_session.session
 
-    async def opened(self, session: Session, is_new: bool, ended: list[str]) -> None:
-        """Tell everybody concerned of a session that was written."""
-        self._revocations.tokens(ended)
+    async def announce_opened(
+        self, session: Session, is_new: bool, ended_hashes: list[str]
+    ) -> None:
+        """Announce a stored session to other processes and device watchers."""
+        self._revocations.announce_tokens(ended_hashes)
         if is_new:
             await self._watcher.devices_changed(session.user_id, [session.device_id])
 
-    def rights_changed(self, user_id: UserID) -> None:
-        """Tell everybody concerned that a user may more or less than before."""
-        self._revocations.users(user_id)
+    def announce_rights_changed(self, user_id: UserID) -> None:
+        """Announce to all processes that a user's rights have changed."""
+        self._revocations.announce_users(user_id)
 
     async def refresh(self, refresh_token: str) -> Session:
-        """Exchange a refresh token; the old tokens live until the new ones are used.
+        """Exchange a refresh token; the old tokens stay valid until a new one is used.
 
-        Raises: UnknownToken, with `soft_logout` when it ran out and the device lives on;
-        UserLocked.
+        Raises: UnknownToken, with `soft_logout` if the token or session has expired; UserLocked.
         Spec: client-server API, Refreshing access tokens.
         """
         now_ms = self._clock.now_ms()
-        session, ended = await self._database.write(
+        session, ended_hashes = await self._database.write(
             _exchange, refresh_token, now_ms, self._settings
         )
-        self._revocations.tokens(ended)
+        self._revocations.announce_tokens(ended_hashes)
         if session is None:
-            raise UnknownToken("The refresh token is not known", soft_logout=False)
+            raise UnknownToken("Unrecognised refresh token", soft_logout=False)
         return session
 
     async def close(self, requester: Requester) -> None:
-        """Log out: the device is gone."""
+        """Log out: delete the device and its tokens."""
         if requester.device_id is None:
             if requester.token_id is not None:
-                self._revocations.tokens(
+                self._revocations.announce_tokens(
                     await self._database.write(tokens.delete, requester.token_id)
                 )
             return
         await self.remove_devices(requester.user_id, [requester.device_id])
 
     async def remove_devices(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Delete devices with their tokens; those that are not there do not matter."""
-        removed, ended = await self._database.write(devices.delete, user_id, device_ids)
-        self._revocations.tokens(ended)
-        if removed:
-            await self._watcher.devices_removed(user_id, removed)
+        """Delete devices with their tokens; unknown device IDs are ignored."""
+        removed_ids, ended_hashes = await self._database.write(devices.delete, user_id, device_ids)
+        self._revocations.announce_tokens(ended_hashes)
+        if removed_ids:
+            await self._watcher.devices_removed(user_id, removed_ids)
 
     async def close_all(self, user_id: UserID) -> None:
-        """Log out everywhere."""
-        removed, ended = await self._database.write(devices.delete_all, user_id)
-        self._revocations.tokens(ended)
-        if removed:
-            await self._watcher.devices_removed(user_id, removed)
+        """Log out all devices of a user."""
+        removed_ids, ended_hashes = await self._database.write(devices.delete_all, user_id)
+        self._revocations.announce_tokens(ended_hashes)
+        if removed_ids:
+            await self._watcher.devices_removed(user_id, removed_ids)
 
     async def close_others(self, requester: Requester) -> None:
-        """Log out everywhere but here."""
-        known = await self._database.read(devices.all_of, requester.user_id)
-        others = [one.device_id for one in known if one.device_id != requester.device_id]
-        if others:
-            await self.remove_devices(requester.user_id, others)
+        """Log out all devices of the requester except the current one."""
+        records = await self._database.read(devices.all_of, requester.user_id)
+        other_ids = [
+            record.device_id for record in records if record.device_id != requester.device_id
+        ]
+        if other_ids:
+            await self.remove_devices(requester.user_id, other_ids)
 
 
-async def write_opening(tx: Tx, opening: Opening) -> tuple[bool, list[str]]:
-    """Write a session; tell whether the device is new and which tokens it had (their hashes)."""
-    session = opening.session
+async def write_session(tx: Tx, new_session: NewSession) -> tuple[bool, list[str]]:
+    """Store a session; return whether the device is new, and the hashes of its deleted tokens."""
+    session = new_session.session
     user_id, device_id = session.user_id, session.device_id
-    is_new = await ensure_device(tx, user_id, device_id, opening.display_name, opening.now_ms)
-    ended = [] if is_new else await tokens.delete_of_device(tx, user_id, device_id)
+    is_new = await ensure_device(
+        tx, user_id, device_id, new_session.display_name, new_session.now_ms
+    )
+    ended_hashes = [] if is_new else await tokens.delete_of_device(tx, user_id, device_id)
     refresh_id = None
     if session.refresh_token is not None:
         refresh_id = await tokens.insert_refresh(
@@ -196,55 +214,59 @@ async def write_opening(tx: Tx, opening: Opening) -> tuple[bool, list[str]]:
             hash_of(session.refresh_token),
             user_id,
             device_id,
-            opening.refresh_expires_ms,
-            opening.session_ends_ms,
+            new_session.refresh_expires_ms,
+            new_session.session_ends_ms,
         )
     token = AccessToken(
         hash_of(session.access_token),
         user_id,
         device_id,
-        opening.now_ms,
-        opening.valid_until_ms,
+        new_session.now_ms,
+        new_session.valid_until_ms,
         refresh_id,
-        opening.now_ms,
+        new_session.now_ms,
     )
     await tokens.insert(tx, token)
-    return is_new, ended
+    return is_new, ended_hashes
 
 
 async def ensure_device(
     tx: Tx, user_id: str, device_id: str, name: str | None, now_ms: int
 ) -> bool:
-    """Add a device unless it is there; tell whether it is new.
+    """Add a device unless it exists; return whether it is new.
 
-    Raises: Forbidden, if signatures of the device would be taken for those of its user.
+    Raises: Forbidden if the device ID is also a cross-signing key of the user, because signatures
+    of the device could then pass for signatures of the key.
     """
     is_new = await devices.ensure(tx, user_id, device_id, name, now_ms)
     if is_new and await device_keys.is_cross_signing(tx, user_id, device_id):
-        raise Forbidden("No device may be called like a cross-signing key")
+        raise Forbidden("device_id must not equal a cross-signing key ID")
     return is_new
 
 
 async def _exchange(
     tx: Tx, refresh_token: str, now_ms: int, settings: SessionSettings
 ) -> tuple[Session | None, list[str]]:
-    old = await tokens.lock_refresh(tx, hash_of(refresh_token))
-    if old is None:
+    old_token = await tokens.lock_refresh(tx, hash_of(refresh_token))
+    if old_token is None:
         return None, []
-    check_may_get_tokens(is_locked=bool(old.is_locked))
-    if old.session_ends_ms is not None and old.session_ends_ms <= now_ms:
-        raise UnknownToken("The session has ended; log in again", soft_logout=True)
-    if old.expires_ms is not None and old.expires_ms <= now_ms:
+    check_may_get_tokens(is_locked=bool(old_token.is_locked))
+    if old_token.session_ends_ms is not None and old_token.session_ends_ms <= now_ms:
+        raise UnknownToken("The session has expired; log in again", soft_logout=True)
+    if old_token.expires_ms is not None and old_token.expires_ms <= now_ms:
         raise UnknownToken("The refresh token has expired; log in again", soft_logout=True)
-    # Its use ends what came before it; what it was exchanged for earlier was never used.
-    ended = await tokens.end_before(tx, old.refresh_id)
-    if old.next_id is not None:
-        ended += await tokens.end_refresh(tx, old.next_id)
-    user_id = UserID(old.user_id)
-    valid_until = _sooner(old.session_ends_ms, now_ms, settings.refreshable_access_token_lifetime)
+    # This use ends the preceding tokens. Tokens from an earlier exchange were never used, or this
+    # token would have been deleted.
+    ended_hashes = await tokens.end_before(tx, old_token.refresh_id)
+    if old_token.next_id is not None:
+        ended_hashes += await tokens.end_refresh(tx, old_token.next_id)
+    user_id = UserID(old_token.user_id)
+    valid_until = _earliest(
+        old_token.session_ends_ms, now_ms, settings.refreshable_access_token_lifetime
+    )
     session = Session(
         user_id=user_id,
-        device_id=old.device_id,
+        device_id=old_token.device_id,
         access_token=new_access_token(user_id),
         refresh_token=new_refresh_token(user_id),
         expires_in_ms=None if valid_until is None else valid_until - now_ms,
@@ -254,18 +276,18 @@ async def _exchange(
         tx,
         hash_of(session.refresh_token),
         user_id,
-        old.device_id,
-        _sooner(old.session_ends_ms, now_ms, settings.refresh_token_lifetime),
-        old.session_ends_ms,
+        old_token.device_id,
+        _earliest(old_token.session_ends_ms, now_ms, settings.refresh_token_lifetime),
+        old_token.session_ends_ms,
     )
-    await tokens.set_next(tx, old.refresh_id, refresh_id)
-    token = AccessToken(
-        hash_of(session.access_token), user_id, old.device_id, now_ms, valid_until, refresh_id
+    await tokens.set_next(tx, old_token.refresh_id, refresh_id)
+    access_token = AccessToken(
+        hash_of(session.access_token), user_id, old_token.device_id, now_ms, valid_until, refresh_id
     )
-    await tokens.insert(tx, token)
-    return session, ended
+    await tokens.insert(tx, access_token)
+    return session, ended_hashes
 
 
-def _sooner(ends_ms: int | None, now_ms: int, lifetime_ms: int | None) -> int | None:
+def _earliest(ends_ms: int | None, now_ms: int, lifetime_ms: int | None) -> int | None:
     bounds = [ends_ms, None if lifetime_ms is None else now_ms + lifetime_ms]
     return min((bound for bound in bounds if bound is not None), default=None)

@@ -1,7 +1,7 @@
-"""The texts of tokens: how they are made, and what of them is stored.
+"""The format of tokens, and the hashes that are stored of them.
 
-Access tokens read `syt_<localpart in base64>_<random>_<checksum>`, so that tools which look for
-leaked secrets can recognise them.
+Access tokens have the form `syt_<localpart in base64>_<random>_<checksum>`, so that scanners for
+leaked secrets recognise them.
 """
 
 import hashlib
@@ -18,40 +18,40 @@ _DEVICE_LETTERS = string.ascii_uppercase
 
 
 def random_letters(count: int) -> str:
-    """Make a text that nobody guesses, if it is long enough."""
+    """Return random letters from a secure source."""
     return "".join(secrets.choice(_LETTERS) for _ in range(count))
 
 
 def new_access_token(user_id: UserID) -> str:
-    """Make an access token."""
-    return _checked(f"syt_{_name(user_id)}_{random_letters(20)}")
+    """Return a new access token."""
+    return _with_checksum(f"syt_{_encoded_localpart(user_id)}_{random_letters(20)}")
 
 
 def new_refresh_token(user_id: UserID) -> str:
-    """Make a refresh token."""
-    return _checked(f"syr_{_name(user_id)}_{random_letters(20)}")
+    """Return a new refresh token."""
+    return _with_checksum(f"syr_{_encoded_localpart(user_id)}_{random_letters(20)}")
 
 
 def new_login_token(user_id: UserID) -> str:
-    """Make a token to log in with."""
-    return _checked(f"syl_{_name(user_id)}_{random_letters(20)}")
+    """Return a new login token."""
+    return _with_checksum(f"syl_{_encoded_localpart(user_id)}_{random_letters(20)}")
 
 
 def new_device_id() -> str:
-    """Make the ID of a device."""
+    """Return a new device ID."""
     return "".join(secrets.choice(_DEVICE_LETTERS) for _ in range(10))
 
 
 def hash_of(token: str) -> str:
-    """Give what is stored of a token. It is random, so it needs no slow hash."""
+    """Return the hash under which a token is stored. Tokens are random: a fast hash is enough."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _name(user_id: UserID) -> str:
+def _encoded_localpart(user_id: UserID) -> str:
     return encode_base64(localpart_of(user_id).encode())
 
 
-def _checked(text: str) -> str:
+def _with_checksum(text: str) -> str:
     return f"{text}_{_base62(zlib.crc32(text.encode()))}"
 
 

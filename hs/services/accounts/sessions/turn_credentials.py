@@ -16,7 +16,7 @@ from hs.settings.sections.features import TurnSettings
 
 @attrs.frozen
 class TurnCredentials:
-    """What a client needs to use the TURN servers; `ttl` in seconds."""
+    """Credentials for the TURN servers; `ttl` in seconds."""
 
     username: str
     password: str
@@ -26,13 +26,13 @@ class TurnCredentials:
 
 @attrs.define(eq=False)
 class TurnServers:
-    """Gives credentials."""
+    """The configured TURN servers."""
 
     _settings: TurnSettings
     _clock: Clock
 
     def credentials_for(self, requester: Requester) -> TurnCredentials | None:
-        """Make credentials that serve for a while; None when there are no servers for them."""
+        """Return temporary credentials; None if no servers are configured for the requester."""
         settings = self._settings
         if not settings.turn_uris or (requester.is_guest and not settings.turn_allow_guests):
             return None

@@ -1,1 +1,1 @@
-"""Consent to the terms of use, and captchas."""
+"""Policy consent and captchas."""

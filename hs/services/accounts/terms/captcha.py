@@ -1,4 +1,4 @@
-"""Checking reCAPTCHA answers with the service that made the puzzle."""
+"""Verification of reCAPTCHA responses."""
 
 from typing import Protocol
 from urllib.parse import urlencode
@@ -14,23 +14,23 @@ ANSWER_BYTES = 64 * 1024
 
 
 class Captcha(Protocol):
-    """Tells people from programs."""
+    """A captcha service."""
 
     async def verify(self, response: str, client_ip: str) -> bool:
-        """Tell whether the answer to a puzzle is right. Raises: RemoteFault."""
+        """Return whether a captcha response is correct. Raises: RemoteFault."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Recaptcha:
-    """Google's reCAPTCHA, or another service that checks in its form."""
+    """Google's reCAPTCHA, or another service with the same API."""
 
     _http: HttpClient
     _verify_url: str
     _private_key: str
 
     async def verify(self, response: str, client_ip: str) -> bool:
-        """Ask the service. Raises: RemoteFault."""
+        """Verify a response with the service. Raises: RemoteFault."""
         form = {"secret": self._private_key, "response": response, "remoteip": client_ip}
         try:
             answer = await self._http.send(
@@ -43,6 +43,6 @@ class Recaptcha:
             )
             content = orjson.loads(answer.body)
         except (HttpFault, orjson.JSONDecodeError) as error:
-            # Where it is checked is not for clients to know.
-            raise RemoteFault("for captchas", f"The captcha cannot be checked: {error}") from error
+            # Clients must not learn the address of the service.
+            raise RemoteFault("for captchas", f"The captcha cannot be verified: {error}") from error
         return answer.status == 200 and isinstance(content, dict) and content.get("success") is True

@@ -1,10 +1,10 @@
-"""Consent to the terms of use: who has given it, and to which version."""
+"""Policy consent: which version of the terms each user has agreed to."""
 
 import attrs
 
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
-from hs.services.accounts.limits.consent_requirement import ConsentRule
+from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.sessions.authenticator import Revocations
 from hs.storage.accounts import consents
 from hs.storage.database import Database
@@ -12,23 +12,25 @@ from hs.storage.database import Database
 
 @attrs.frozen(eq=False)
 class Consent:
-    """Keeps who has agreed to what."""
+    """The record of the users' consent."""
 
     _database: Database
     _clock: Clock
     _revocations: Revocations
-    rule: ConsentRule
+    rule: ConsentRequirement
 
     async def agreed_to(self, user_id: UserID) -> str | None:
-        """Give the version that a user has agreed to last."""
+        """Return the version of the terms that a user has last agreed to, or None."""
         return await self._database.read(consents.version_of, user_id)
 
     async def agree(self, user_id: UserID, version: str) -> bool:
-        """Note that a user has agreed; False: there is no such user.
+        """Record a user's consent and lift the restriction in all processes.
 
-        Every process lets them act from now on.
+        Return False if the user does not exist.
         """
-        agreed = await self._database.write(consents.put, user_id, version, self._clock.now_ms())
-        if agreed:
-            self._revocations.users(user_id)
-        return agreed
+        user_exists = await self._database.write(
+            consents.put, user_id, version, self._clock.now_ms()
+        )
+        if user_exists:
+            self._revocations.announce_users(user_id)
+        return user_exists

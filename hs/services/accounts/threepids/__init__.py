@@ -1,1 +1,1 @@
-"""E-mail addresses and phone numbers: validation, and publishing them at identity servers."""
+"""Third-party identifiers: validation of e-mail addresses and phone numbers, identity servers."""

@@ -1,4 +1,4 @@
-"""Asking an identity server: JSON both ways, its errors put into ours."""
+"""The client of identity servers: JSON requests and the translation of their errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,8 @@ ANSWER_S = 20.0
 ANSWER_BYTES = 256 * 1024
 
 
-class NoMatrixError(Exception):
-    """The server answered with an error that it says nothing about; gives the status."""
+class NonMatrixError(Exception):
+    """An error response without a Matrix errcode; carries the status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
@@ -24,24 +24,24 @@ class NoMatrixError(Exception):
 
 
 @attrs.frozen
-class IdentityHttp:
-    """Requests to identity servers; `base` is such as `https://id.example.org`."""
+class IdentityServerClient:
+    """Requests to identity servers; `base` is a URL such as `https://id.example.org`."""
 
     _http: HttpClient
 
     async def get(
         self, base: str, path: str, query: Mapping[str, str], token: str | None = None
     ) -> JsonObject:
-        """Ask with GET. Raises: MatrixError, NoMatrixError, RemoteFault."""
-        return await self._ask("GET", base, f"{path}?{urlencode(query)}", None, bearer(token))
+        """Send a GET request. Raises: MatrixError, NonMatrixError, RemoteFault."""
+        return await self._send("GET", base, f"{path}?{urlencode(query)}", None, bearer(token))
 
     async def post(
         self, base: str, path: str, content: Mapping[str, Any], authorization: str | None
     ) -> JsonObject:
-        """Ask with POST. Raises: MatrixError, NoMatrixError, RemoteFault."""
-        return await self._ask("POST", base, path, orjson.dumps(dict(content)), authorization)
+        """Send a POST request. Raises: MatrixError, NonMatrixError, RemoteFault."""
+        return await self._send("POST", base, path, orjson.dumps(dict(content)), authorization)
 
-    async def _ask(
+    async def _send(
         self, method: str, base: str, path: str, body: bytes | None, authorization: str | None
     ) -> JsonObject:
         headers = {"accept": "application/json"}
@@ -59,16 +59,18 @@ class IdentityHttp:
                 max_bytes=ANSWER_BYTES,
             )
         except HttpFault as fault:
-            raise RemoteFault(base, f"The identity server cannot be asked: {fault}") from fault
-        return _read(base, answer)
+            raise RemoteFault(
+                base, f"The request to the identity server failed: {fault}"
+            ) from fault
+        return _parse_answer(base, answer)
 
 
 def bearer(token: str | None) -> str | None:
-    """Give the Authorization header of a token."""
+    """Return the Authorization header for an access token."""
     return None if token is None else f"Bearer {token}"
 
 
-def _read(base: str, answer: HttpAnswer) -> JsonObject:
+def _parse_answer(base: str, answer: HttpAnswer) -> JsonObject:
     try:
         content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
@@ -76,14 +78,14 @@ def _read(base: str, answer: HttpAnswer) -> JsonObject:
     if answer.status == 200:
         if isinstance(content, dict):
             return content
-        raise RemoteFault(base, "The identity server's answer is no JSON object", retry=False)
+        raise RemoteFault(base, "The identity server's response is not a JSON object", retry=False)
     if answer.status >= 500 and answer.status != 501:
-        raise RemoteFault(base, f"The identity server fails with status {answer.status}")
+        raise RemoteFault(base, f"The identity server failed with status {answer.status}")
     errcode = content.get("errcode") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(errcode, str):
-        raise NoMatrixError(answer.status)
+        raise NonMatrixError(answer.status)
     message = str(content.get("error", ""))
     if answer.status == 401:
-        # Passed on as it is, clients would take it for the end of their session with us.
-        raise Forbidden(f"The identity server refuses the access token: {message}")
+        # With status 401, clients would assume that their own session has ended.
+        raise Forbidden(f"The identity server rejected the access token: {message}")
     raise MatrixError(errcode, max(answer.status, 400), message)

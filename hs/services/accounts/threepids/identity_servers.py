@@ -1,4 +1,4 @@
-"""Identity servers, which tell the world whose addresses are whose, when users want that."""
+"""Identity servers: binding, unbinding and lookup of third-party identifiers, stored invites."""
 
 import hashlib
 import re
@@ -16,8 +16,8 @@ from hs.core.signing.requests import authorization_of
 from hs.core.unpadded_base64 import encode_urlsafe_base64
 from hs.lib.http_client import HttpClient
 from hs.services.accounts.threepids.identity_server_client import (
-    IdentityHttp,
-    NoMatrixError,
+    IdentityServerClient,
+    NonMatrixError,
     bearer,
 )
 from hs.storage.accounts import threepid_bindings
@@ -30,7 +30,7 @@ _TOKEN = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
 
 @attrs.frozen
 class StoredInvite:
-    """What an identity server made of an invite; `public_keys` are (key, validity URL)."""
+    """An identity server's response to a stored invite; `public_keys` are (key, validity URL)."""
 
     token: str
     display_name: str
@@ -39,7 +39,7 @@ class StoredInvite:
 
 @attrs.frozen(eq=False)
 class IdentityServers:
-    """Asks the identity server a client names, on behalf of a user."""
+    """Requests to identity servers that clients name, on behalf of users."""
 
     _database: Database
     _http: HttpClient
@@ -48,81 +48,86 @@ class IdentityServers:
     async def bind(
         self, user_id: UserID, id_server: str, id_access_token: str, sid: str, client_secret: str
     ) -> None:
-        """Publish the address of a validated session. The server's errors are passed on.
+        """Bind the identifier of a validated session; the server's Matrix errors are passed on.
 
         Raises: MatrixError, ServerNotTrusted, RemoteFault.
         """
-        server = trusted(id_server)
+        server = parse_identity_server(id_server)
         content = {"sid": sid, "client_secret": client_secret, "mxid": user_id}
         bound = await self._post(server, "/3pid/bind", content, id_access_token)
         medium, address = bound.get("medium"), bound.get("address")
         if not isinstance(medium, str) or not isinstance(address, str):
-            raise RemoteFault(server, "The identity server does not tell what it bound")
+            raise RemoteFault(server, "The identity server's response lacks the bound identifier")
         await self._database.write(threepid_bindings.add, user_id, medium, address, server)
 
     async def unbind(
         self, user_id: UserID, medium: str, address: str, id_server: str | None = None
     ) -> bool:
-        """Withdraw an address from the server named, or from those it was published at.
+        """Unbind an identifier from the named server, or else from all that it was bound at.
 
-        Gives whether it is withdrawn: False where no server is known or one cannot do it.
+        Return False if no server is known or one does not support unbinding.
         Raises: MatrixError, ServerNotTrusted, RemoteFault.
         """
         if id_server is not None:
-            servers = [str(trusted(id_server))]
+            servers = [str(parse_identity_server(id_server))]
         else:
             servers = await self._database.read(
                 threepid_bindings.servers_of, user_id, medium, address
             )
-        done = [await self._unbind(user_id, medium, address, server) for server in servers]
-        return bool(done) and all(done)
+        results = [await self._unbind(user_id, medium, address, server) for server in servers]
+        return bool(results) and all(results)
 
     async def unbind_all(self, user_id: UserID) -> bool:
-        """Withdraw everything a user published; faults of servers count as not done."""
-        is_done = True
+        """Unbind all identifiers of a user; return False if any request failed."""
+        all_unbound = True
         for medium, address, server in await self._database.read(
             threepid_bindings.of_user, user_id
         ):
             try:
-                is_done &= await self._unbind(user_id, medium, address, server)
+                all_unbound &= await self._unbind(user_id, medium, address, server)
             except (MatrixError, RemoteFault):
-                is_done = False
-        return is_done
+                all_unbound = False
+        return all_unbound
 
     async def lookup(
         self, id_server: str, id_access_token: str, medium: str, address: str
     ) -> UserID | None:
-        """Ask whose an address is. Raises: MatrixError, ServerNotTrusted, RemoteFault."""
-        server = trusted(id_server)
-        http, base = IdentityHttp(self._http), f"https://{server}"
+        """Return the user bound to an identifier, or None.
+
+        Raises: MatrixError, ServerNotTrusted, RemoteFault.
+        """
+        server = parse_identity_server(id_server)
+        http, base = IdentityServerClient(self._http), f"https://{server}"
         try:
             details = await http.get(base, V2 + "/hash_details", {}, id_access_token)
-        except NoMatrixError as error:
-            raise RemoteFault(server, f"The identity server fails with {error}") from error
+        except NonMatrixError as error:
+            raise RemoteFault(server, f"The identity server failed with {error}") from error
         pepper, algorithms = details.get("lookup_pepper"), details.get("algorithms")
         if not isinstance(pepper, str) or not isinstance(algorithms, list):
-            raise RemoteFault(server, "The identity server's answer lacks hash details")
-        asked, algorithm = _hashed(medium, address, pepper, algorithms, server)
-        content = {"addresses": [asked], "algorithm": algorithm, "pepper": pepper}
+            raise RemoteFault(
+                server, "The identity server's response lacks lookup_pepper or algorithms"
+            )
+        lookup_key, algorithm = _lookup_key(medium, address, pepper, algorithms, server)
+        content = {"addresses": [lookup_key], "algorithm": algorithm, "pepper": pepper}
         answer = await self._post(server, "/lookup", content, id_access_token)
         mappings = answer.get("mappings")
-        found = mappings.get(asked) if isinstance(mappings, dict) else None
-        if found is None:
+        user_id = mappings.get(lookup_key) if isinstance(mappings, dict) else None
+        if user_id is None:
             return None
         try:
-            return parse_user_id(found)
+            return parse_user_id(user_id)
         except InvalidParam:
-            raise RemoteFault(server, "The identity server names no user") from None
+            raise RemoteFault(server, "The identity server returned an invalid user ID") from None
 
     async def store_invite(
         self, id_server: str, id_access_token: str, invite: Mapping[str, Any]
     ) -> StoredInvite:
-        """Leave an invite for an address nobody has. Raises: as `lookup`."""
-        server = trusted(id_server)
+        """Store an invite for an identifier without an account. Raises: as `lookup`."""
+        server = parse_identity_server(id_server)
         answer = await self._post(server, "/store-invite", invite, id_access_token)
         token, name = answer.get("token"), answer.get("display_name")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise RemoteFault(server, "The identity server gives no token")
+            raise RemoteFault(server, "The identity server's response lacks a valid token")
         keys = answer.get("public_keys")
         public_keys = tuple(
             (str(key["public_key"]), str(key.get("key_validity_url", "")))
@@ -130,17 +135,19 @@ class IdentityServers:
             if isinstance(key, dict) and isinstance(key.get("public_key"), str)
         )
         if not public_keys:
-            raise RemoteFault(server, "The identity server gives no key")
+            raise RemoteFault(server, "The identity server's response lacks public keys")
         return StoredInvite(token, str(name or ""), public_keys)
 
     async def is_any_valid(self, keys: Sequence[tuple[str, str]]) -> bool:
-        """Ask where keys of invites say that they can be asked for; one valid key is enough."""
+        """Return whether any of the (key, validity URL) pairs is valid according to its URL."""
         for key, url in keys:
             try:
                 parts = urlsplit(url)
                 base = f"{parts.scheme}://{parts.netloc}"
-                answer = await IdentityHttp(self._http).get(base, parts.path, {"public_key": key})
-            except (MatrixError, RemoteFault, NoMatrixError, ValueError):
+                answer = await IdentityServerClient(self._http).get(
+                    base, parts.path, {"public_key": key}
+                )
+            except (MatrixError, RemoteFault, NonMatrixError, ValueError):
                 continue
             if answer.get("valid") is True:
                 return True
@@ -151,8 +158,10 @@ class IdentityServers:
         content = {"mxid": user_id, "threepid": {"medium": medium, "address": address}}
         authorization = authorization_of(self._signer, server, "POST", path, content)
         try:
-            await IdentityHttp(self._http).post(f"https://{server}", path, content, authorization)
-        except NoMatrixError:
+            await IdentityServerClient(self._http).post(
+                f"https://{server}", path, content, authorization
+            )
+        except NonMatrixError:
             return False
         except MatrixError as error:
             if error.errcode == "M_UNRECOGNIZED":
@@ -164,28 +173,31 @@ class IdentityServers:
     async def _post(
         self, server: str, path: str, content: Mapping[str, Any], token: str
     ) -> JsonObject:
-        http = IdentityHttp(self._http)
+        http = IdentityServerClient(self._http)
         try:
             return await http.post(f"https://{server}", V2 + path, content, bearer(token))
-        except NoMatrixError as error:
-            raise RemoteFault(server, f"The identity server fails with {error}") from error
+        except NonMatrixError as error:
+            raise RemoteFault(server, f"The identity server failed with {error}") from error
 
 
-def trusted(id_server: str) -> ServerName:
-    """Read the name of an identity server. Raises: ServerNotTrusted, if it is none."""
+def parse_identity_server(id_server: str) -> ServerName:
+    """Parse the name of an identity server. Raises: ServerNotTrusted if it is invalid."""
     try:
         return parse_server_name(id_server)
     except InvalidParam:
-        raise ServerNotTrusted(f"{id_server!r:.100} is not the name of a server") from None
+        raise ServerNotTrusted(f"{id_server!r:.100} is not a valid server name") from None
 
 
-def _hashed(
+def _lookup_key(
     medium: str, address: str, pepper: str, algorithms: list[Any], server: str
 ) -> tuple[str, str]:
-    """Spec: identity service API, Algorithms for association lookup."""
+    """Return the lookup key and its algorithm.
+
+    Spec: identity service API, Algorithms for association lookup.
+    """
     if "sha256" in algorithms:
         digest = hashlib.sha256(f"{address} {medium} {pepper}".encode()).digest()
         return encode_urlsafe_base64(digest), "sha256"
     if "none" in algorithms:
         return f"{address} {medium}", "none"
-    raise RemoteFault(server, "The identity server knows no common way to look addresses up")
+    raise RemoteFault(server, "The identity server supports no known lookup algorithm")

@@ -1,4 +1,4 @@
-"""How clients name an account as they log in: by its user ID, an e-mail address or a number.
+"""Login identifiers: user ID, e-mail address or phone number.
 
 Spec: client-server API, Identifier types.
 """
@@ -16,10 +16,11 @@ from hs.services.accounts.threepids.threepids import Threepids
 
 
 @attrs.frozen
-class Named:
-    """Whom a request means; `user_id` None: nobody has that address.
+class IdentifiedUser:
+    """The user that a login identifier refers to; None if no account has the identifier.
 
-    `spelling` is the same for all ways to write one name, so that guesses count together.
+    `spelling` is the same for all spellings of an identifier, so that failed attempts are counted
+    together.
     """
 
     user_id: UserID | None
@@ -27,17 +28,17 @@ class Named:
 
 
 @attrs.frozen(eq=False)
-class Identifiers:
-    """Finds the account that a request names."""
+class LoginIdentifiers:
+    """The resolution of login identifiers to users."""
 
     _server_name: ServerName
     _threepids: Threepids
 
-    async def named_in(self, body: JsonObject) -> Named:
-        """Read the user from `identifier`, or from the older `user`, or `medium` and `address`.
+    async def resolve(self, body: JsonObject) -> IdentifiedUser:
+        """Resolve `identifier`, or the deprecated `user`, or `medium` and `address`.
 
-        Raises: MissingParam, BadJson, Unknown for other kinds of identifier, Forbidden for users
-        of another server.
+        Raises: MissingParam, BadJson, Unknown for other identifier types, Forbidden for users of
+        other servers.
         """
         identifier = body.get("identifier")
         if identifier is None:
@@ -56,26 +57,28 @@ class Identifiers:
         if kind == "m.id.phone":
             phone = identifier.get("phone", identifier.get("number"))
             return await self._by_phone(identifier.get("country"), phone)
-        raise Unknown("This type of identifier is not known")
+        raise Unknown("Unknown identifier type")
 
-    def _by_id(self, name: Any) -> Named:
+    def _by_id(self, name: Any) -> IdentifiedUser:
         user_id = full_user_id(name, self._server_name)
-        # The name may be given in any case.
-        return Named(user_id, user_id.lower())
+        # Usernames are matched ignoring case.
+        return IdentifiedUser(user_id, user_id.lower())
 
-    async def _by_address(self, medium: Any, text: Any) -> Named:
-        medium, text = _text(medium, "medium"), _text(text, "address")
-        return await self._owner(medium, _canonical(medium, text))
+    async def _by_address(self, medium: Any, address: Any) -> IdentifiedUser:
+        medium, address = _required_string(medium, "medium"), _required_string(address, "address")
+        return await self._resolve_threepid(medium, _canonical(medium, address))
 
-    async def _by_phone(self, country: Any, phone: Any) -> Named:
-        country, phone = _text(country, "country"), _text(phone, "phone")
-        return await self._owner(MSISDN, international(country, phone) or _canonical(MSISDN, phone))
+    async def _by_phone(self, country: Any, phone: Any) -> IdentifiedUser:
+        country, phone = _required_string(country, "country"), _required_string(phone, "phone")
+        return await self._resolve_threepid(
+            MSISDN, international(country, phone) or _canonical(MSISDN, phone)
+        )
 
-    async def _owner(self, medium: str, address: str) -> Named:
-        return Named(await self._threepids.owner(medium, address), f"{medium} {address}")
+    async def _resolve_threepid(self, medium: str, address: str) -> IdentifiedUser:
+        return IdentifiedUser(await self._threepids.owner(medium, address), f"{medium} {address}")
 
 
-def _text(value: Any, name: str) -> str:
+def _required_string(value: Any, name: str) -> str:
     if value is None:
         raise MissingParam(f"Missing {name}")
     if not isinstance(value, str) or "\0" in value:
@@ -83,15 +86,15 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def _canonical(medium: str, text: str) -> str:
+def _canonical(medium: str, address: str) -> str:
     try:
-        return canonical_msisdn(text) if medium == MSISDN else canonical_address(medium, text)
+        return canonical_msisdn(address) if medium == MSISDN else canonical_address(medium, address)
     except InvalidParam as error:
-        raise Forbidden("Nobody has this third-party identifier") from error
+        raise Forbidden("No account has this third-party identifier") from error
 
 
 def full_user_id(name: Any, server_name: ServerName) -> UserID:
-    """Read a user ID of this server, or a localpart.
+    """Parse a user ID of this server, or a localpart.
 
     Raises: MissingParam, BadJson, Forbidden.
     """
@@ -102,7 +105,7 @@ def full_user_id(name: Any, server_name: ServerName) -> UserID:
     try:
         user_id = parse_user_id(name if name.startswith("@") else f"@{name}:{server_name}")
     except InvalidParam as error:
-        raise Forbidden("Not a user of this server") from error
+        raise Forbidden("The user is not a user of this server") from error
     if server_of(user_id) != server_name:
-        raise Forbidden("Not a user of this server")
+        raise Forbidden("The user is not a user of this server")
     return user_id

@@ -1,6 +1,6 @@
-"""Validating telephone numbers through the server that `account_threepid_delegates` names.
+"""Validation of phone numbers by the server configured in `account_threepid_delegates`.
 
-It speaks the identity service's form of before access tokens, which is what such delegates have.
+The client uses version 1 of the identity service API, which such delegates implement.
 """
 
 from typing import Any
@@ -9,17 +9,20 @@ import attrs
 
 from hs.core.errors import MatrixError, RemoteFault, ThreepidDenied
 from hs.lib.http_client import HttpClient
-from hs.services.accounts.threepids.identity_server_client import IdentityHttp, NoMatrixError
+from hs.services.accounts.threepids.identity_server_client import (
+    IdentityServerClient,
+    NonMatrixError,
+)
 
 V1 = "/_matrix/identity/api/v1"
 
-# What a client is told that failed: where the delegate is does not concern it.
+# The server name in errors: clients must not learn the address of the delegate.
 _NAME = "for text messages"
 
 
 @attrs.frozen
 class PhoneSession:
-    """A validation under way; `submit_url` is the delegate's own, if it gives one."""
+    """A pending validation session; `submit_url` is that of the delegate, if it returns one."""
 
     sid: str
     msisdn: str | None
@@ -28,21 +31,22 @@ class PhoneSession:
 
 @attrs.frozen
 class ValidatedPhone:
-    """A number that was proved, in its international form."""
+    """A validated phone number in international format."""
 
     address: str
     validated_at: int
 
 
 @attrs.frozen(eq=False)
-class PhoneDelegate:
-    """Sends text messages and checks what came back; without a `base` none are sent."""
+class MsisdnDelegate:
+    """The client of the delegate; without a `base`, no text messages are sent."""
 
     _base: str | None
     _http: HttpClient
 
     @property
-    def is_there(self) -> bool:
+    def is_configured(self) -> bool:
+        """Whether text messages can be sent."""
         return self._base is not None
 
     async def request_token(
@@ -54,7 +58,7 @@ class PhoneDelegate:
         send_attempt: int,
         next_link: str | None,
     ) -> PhoneSession:
-        """Have a text message sent. Raises: MatrixError, ThreepidDenied, RemoteFault."""
+        """Request a text message. Raises: MatrixError, ThreepidDenied, RemoteFault."""
         content: dict[str, Any] = {
             "client_secret": client_secret,
             "country": country,
@@ -66,46 +70,56 @@ class PhoneDelegate:
         answer = await self._post("/validate/msisdn/requestToken", content)
         sid = answer.get("sid")
         if not isinstance(sid, str):
-            raise RemoteFault(_NAME, "The delegate for text messages gives no session")
-        return PhoneSession(sid, _text(answer, "msisdn"), _text(answer, "submit_url"))
+            raise RemoteFault(_NAME, "The response of the delegate for text messages lacks 'sid'")
+        return PhoneSession(
+            sid, _optional_string(answer, "msisdn"), _optional_string(answer, "submit_url")
+        )
 
     async def submit(self, sid: str, client_secret: str, token: str) -> bool:
-        """Hand in what the message said; tell whether it is right. Raises: as `request_token`."""
+        """Submit the token of a message; return whether it is correct.
+
+        Raises: as `request_token`.
+        """
         content = {"sid": sid, "client_secret": client_secret, "token": token}
         answer = await self._post("/validate/msisdn/submitToken", content)
         return answer.get("success") is True
 
     async def validated(self, sid: str, client_secret: str) -> ValidatedPhone | None:
-        """Give the number a session proved, or None. Raises: RemoteFault, ThreepidDenied."""
-        base = self._server()
+        """Return the number that a session validated, or None.
+
+        Raises: RemoteFault, ThreepidDenied.
+        """
+        base = self._require_base()
         query = {"sid": sid, "client_secret": client_secret}
         try:
-            answer = await IdentityHttp(self._http).get(base, V1 + "/3pid/getValidated3pid", query)
-        except (NoMatrixError, MatrixError):
-            # Not validated, run out, or never there: each is a Matrix error of its own.
+            answer = await IdentityServerClient(self._http).get(
+                base, V1 + "/3pid/getValidated3pid", query
+            )
+        except (NonMatrixError, MatrixError):
+            # Not validated, expired or unknown: the delegate returns a Matrix error for each.
             return None
         except RemoteFault as fault:
             raise RemoteFault(_NAME, fault.message) from fault
-        address, at = answer.get("address"), answer.get("validated_at")
+        address, validated_at = answer.get("address"), answer.get("validated_at")
         if answer.get("medium") != "msisdn" or not isinstance(address, str):
             return None
-        return ValidatedPhone(address, at if isinstance(at, int) else 0)
+        return ValidatedPhone(address, validated_at if isinstance(validated_at, int) else 0)
 
     async def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        base = self._server()
+        base = self._require_base()
         try:
-            return await IdentityHttp(self._http).post(base, V1 + path, content, None)
-        except NoMatrixError as error:
-            raise RemoteFault(_NAME, f"The delegate for text messages fails: {error}") from error
+            return await IdentityServerClient(self._http).post(base, V1 + path, content, None)
+        except NonMatrixError as error:
+            raise RemoteFault(_NAME, f"The delegate for text messages failed: {error}") from error
         except RemoteFault as fault:
             raise RemoteFault(_NAME, fault.message) from fault
 
-    def _server(self) -> str:
+    def _require_base(self) -> str:
         if self._base is None:
-            raise ThreepidDenied("This server sends no text messages")
+            raise ThreepidDenied("This server does not send text messages")
         return self._base
 
 
-def _text(answer: dict[str, Any], name: str) -> str | None:
+def _optional_string(answer: dict[str, Any], name: str) -> str | None:
     value = answer.get(name)
     return value if isinstance(value, str) else None

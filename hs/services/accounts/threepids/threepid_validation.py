@@ -1,6 +1,21 @@
-"""Proving that one holds an address: sessions that begin with a message and end with its token.
+"""Validation of third-party identifiers: sessions that send a token and check it.
 
-Sessions are in the database, so that each step may come to another process.
+Rules:
+
+- Sessions are stored in the database, so that any process can handle each step. They expire after
+  SESSION_LIFETIME_MS.
+- A session is identified by medium, address, client secret and purpose. Concurrent requests with
+  the same values share it: the later INSERT finds the row of the earlier one.
+- A repeated request with the same `send_attempt` sends nothing. The attempt is stored only after
+  the e-mail was accepted, so that a failed one can be repeated. Until then, two concurrent requests
+  may both send an e-mail, each with a valid token.
+- Every e-mail has its own token. All tokens of a session remain valid until they expire.
+- A session proves nothing for another purpose or with another client secret; errors do not reveal
+  which of the two is wrong, or whether the session exists.
+- Phone numbers are validated by the delegate. The session stores the delegate's session ID, and the
+  validated number must equal the number that the session began with.
+- The session IDs of `fake_sid` are indistinguishable from others. They hide from clients whether
+  an account has an identifier.
 """
 
 from typing import Protocol
@@ -12,8 +27,12 @@ from hs.core.threepids import EMAIL, MSISDN, canonical_msisdn
 from hs.lib.clock import Clock
 from hs.services.accounts.sessions.token_format import hash_of, random_letters
 from hs.services.accounts.threepids.msisdn_delegate import PhoneSession, ValidatedPhone
-from hs.services.accounts.threepids.threepids import Validated
-from hs.services.accounts.threepids.validation_emails import PHONE_SUBMIT_PATH, ProofMails, Purpose
+from hs.services.accounts.threepids.threepids import ValidatedThreepid
+from hs.services.accounts.threepids.validation_emails import (
+    PHONE_SUBMIT_PATH,
+    Purpose,
+    ValidationEmails,
+)
 from hs.storage.accounts import threepids
 from hs.storage.accounts.threepids import SessionRecord
 from hs.storage.database import Database, Tx
@@ -22,12 +41,12 @@ SESSION_LIFETIME_MS = 24 * 3_600_000
 TOKEN_CHARS = 32
 
 
-class Phones(Protocol):
-    """Sends text messages and checks what came back."""
+class PhoneValidator(Protocol):
+    """The delegate that validates phone numbers."""
 
     @property
-    def is_there(self) -> bool:
-        """Tell whether there is anybody to send them."""
+    def is_configured(self) -> bool:
+        """Whether text messages can be sent."""
         ...
 
     async def request_token(
@@ -39,21 +58,24 @@ class Phones(Protocol):
         send_attempt: int,
         next_link: str | None,
     ) -> PhoneSession:
-        """Have a message sent. Raises: MatrixError, RemoteFault."""
+        """Request a text message. Raises: MatrixError, RemoteFault."""
         ...
 
     async def submit(self, sid: str, client_secret: str, token: str) -> bool:
-        """Hand in what the message said; tell whether it is right. Raises: as before."""
+        """Submit the token of a message; return whether it is correct.
+
+        Raises: MatrixError, RemoteFault.
+        """
         ...
 
     async def validated(self, sid: str, client_secret: str) -> ValidatedPhone | None:
-        """Give the number a session proved. Raises: RemoteFault."""
+        """Return the number that a session validated, or None. Raises: RemoteFault."""
         ...
 
 
 @attrs.frozen(kw_only=True)
 class Asked:
-    """What somebody asks for who wants to prove an address."""
+    """The parameters of a request for a validation token, except the identifier."""
 
     purpose: Purpose
     client_secret: str
@@ -62,8 +84,8 @@ class Asked:
 
 
 @attrs.frozen
-class PhoneProof:
-    """A proof by telephone under way; `submit_url`: where the client hands the token in."""
+class PendingPhoneValidation:
+    """A pending phone validation; the client submits the token at `submit_url`."""
 
     sid: str
     msisdn: str
@@ -72,135 +94,146 @@ class PhoneProof:
 
 @attrs.frozen(eq=False)
 class AddressProofs:
-    """Sends the messages and takes what comes back."""
+    """The validation of e-mail addresses and phone numbers."""
 
     _database: Database
     _clock: Clock
-    mails: ProofMails
-    _phones: Phones
+    mails: ValidationEmails
+    _phones: PhoneValidator
     _token_lifetime_ms: int
 
     @property
     def sends_mail(self) -> bool:
-        """Tell whether e-mail addresses can be proved here."""
-        return self.mails.is_open
+        """Whether e-mail addresses can be validated."""
+        return self.mails.is_enabled
 
     @property
     def sends_texts(self) -> bool:
-        """Tell whether telephone numbers can be proved here."""
-        return self._phones.is_there
+        """Whether phone numbers can be validated."""
+        return self._phones.is_configured
 
-    async def begin_by_mail(self, asked: Asked, address: str) -> str:
-        """Send a link to an address, unless this attempt is done already; give the session.
+    async def begin_email(self, request: Asked, address: str) -> str:
+        """Send a link to an address unless this attempt was made before; return the session ID.
 
         Raises: InvalidParam, Unavailable.
         """
         token = random_letters(TOKEN_CHARS)
         now_ms = self._clock.now_ms()
         session = await self._database.write(
-            _begin, self._session(asked, EMAIL, address), hash_of(token), now_ms,
+            _begin, self._new_record(request, EMAIL, address), hash_of(token), now_ms,
             now_ms + self._token_lifetime_ms,
         )  # fmt: skip
-        if session.attempt >= asked.attempt:
+        if session.attempt >= request.attempt:
             return session.sid
-        await self.mails.send_link(asked.purpose, address, session.sid, asked.client_secret, token)
-        # Only now, so that an attempt that failed may be made again.
-        await self._database.write(threepids.set_sent, session.sid, asked.attempt, asked.next_link)
+        await self.mails.send_link(
+            request.purpose, address, session.sid, request.client_secret, token
+        )
+        # Stored only now, so that a failed attempt can be repeated.
+        await self._database.write(
+            threepids.set_sent, session.sid, request.attempt, request.next_link
+        )
         return session.sid
 
-    async def begin_by_phone(self, asked: Asked, country: str, number: str) -> PhoneProof:
-        """Have a text message sent; give the session.
+    async def begin_phone(
+        self, request: Asked, country: str, number: str
+    ) -> PendingPhoneValidation:
+        """Request a text message; return the session.
 
         Raises: MatrixError, RemoteFault, InvalidParam.
         """
         remote = await self._phones.request_token(
-            client_secret=asked.client_secret,
+            client_secret=request.client_secret,
             country=country,
             phone_number=number,
-            send_attempt=asked.attempt,
+            send_attempt=request.attempt,
             next_link=None,
         )
         address = canonical_msisdn(remote.msisdn or number)
         session = await self._database.write(
-            _begin_remote, self._session(asked, MSISDN, address), asked, remote.sid,
+            _begin_remote, self._new_record(request, MSISDN, address), request, remote.sid,
             self._clock.now_ms() - SESSION_LIFETIME_MS,
         )  # fmt: skip
-        return self._phone_proof(session.sid, address)
+        return self._phone_validation(session.sid, address)
 
     async def submit_mail(
         self, purpose: Purpose, sid: str, client_secret: str, token: str
     ) -> str | None:
-        """Take the token of an e-mail; give where the browser is to go next, if anywhere.
+        """Check the token of an e-mail; return the URL to redirect the browser to, or None.
 
         Raises: ThreepidAuthFailed.
         """
-        session = await self._session_of(sid, client_secret)
+        session = await self._find_session(sid, client_secret)
         if session is None or session.purpose != purpose.value:
-            raise ThreepidAuthFailed("This link is not known, or was used up")
+            raise ThreepidAuthFailed("This link is invalid or has been used")
         now_ms = self._clock.now_ms()
         if not await self._database.write(_confirm, sid, hash_of(token), now_ms):
-            raise ThreepidAuthFailed("This link has expired, or a newer one was sent")
+            raise ThreepidAuthFailed("This link has expired or is invalid")
         return session.next_link
 
     async def submit_phone(self, sid: str, client_secret: str, token: str) -> bool:
-        """Take the token of a text message; tell whether it is right.
+        """Return whether the token of a text message is correct; False for an unknown session.
 
-        No token is right for a session that there is not. Raises: MatrixError, RemoteFault.
+        Raises: MatrixError, RemoteFault.
         """
-        session = await self._session_of(sid, client_secret)
+        session = await self._find_session(sid, client_secret)
         if session is None or session.remote_sid is None:
             return False
         return await self._phones.submit(session.remote_sid, client_secret, token)
 
-    async def validated(self, purpose: Purpose, sid: str, client_secret: str) -> Validated | None:
-        """Give the address that a session has proved for a purpose. Raises: RemoteFault."""
-        session = await self._session_of(sid, client_secret)
+    async def validated(
+        self, purpose: Purpose, sid: str, client_secret: str
+    ) -> ValidatedThreepid | None:
+        """Return the identifier validated by a session for a purpose, or None.
+
+        Raises: RemoteFault.
+        """
+        session = await self._find_session(sid, client_secret)
         if session is None or session.purpose != purpose.value:
             return None
         if session.remote_sid is not None:
             phone = await self._phones.validated(session.remote_sid, client_secret)
             if phone is None or canonical_msisdn(phone.address) != session.address:
                 return None
-            return Validated(MSISDN, session.address, phone.validated_at)
+            return ValidatedThreepid(MSISDN, session.address, phone.validated_at)
         if session.validated_ms is None:
             return None
-        return Validated(session.medium, session.address, session.validated_ms)
+        return ValidatedThreepid(session.medium, session.address, session.validated_ms)
 
-    async def spend(self, sid: str) -> None:
-        """Forget a session, so that it proves nothing any more."""
+    async def end_session(self, sid: str) -> None:
+        """Delete a session, so that it cannot be used again."""
         await self._database.write(threepids.end_session, sid)
 
-    async def forget_old(self) -> None:
-        """Forget what has run out."""
+    async def delete_expired(self) -> None:
+        """Delete expired tokens and sessions."""
         now_ms = self._clock.now_ms()
         await self._database.write(threepids.prune, now_ms, now_ms - SESSION_LIFETIME_MS)
 
-    def made_up_sid(self) -> str:
-        """Give the name of a session that there is not, to those who are not to know."""
+    def fake_sid(self) -> str:
+        """Return the ID of a session that does not exist."""
         return random_letters(TOKEN_CHARS)
 
-    def made_up_proof(self, address: str) -> PhoneProof:
-        """Give a proof by telephone that is not under way, to those who are not to know."""
-        return self._phone_proof(self.made_up_sid(), address)
+    def fake_phone_validation(self, address: str) -> PendingPhoneValidation:
+        """Return a phone validation that does not exist."""
+        return self._phone_validation(self.fake_sid(), address)
 
-    def _phone_proof(self, sid: str, address: str) -> PhoneProof:
-        return PhoneProof(sid, address, self.mails.url_of(PHONE_SUBMIT_PATH))
+    def _phone_validation(self, sid: str, address: str) -> PendingPhoneValidation:
+        return PendingPhoneValidation(sid, address, self.mails.url_of(PHONE_SUBMIT_PATH))
 
-    def _session(self, asked: Asked, medium: str, address: str) -> SessionRecord:
+    def _new_record(self, request: Asked, medium: str, address: str) -> SessionRecord:
         return SessionRecord(
             sid=random_letters(TOKEN_CHARS),
-            purpose=asked.purpose.value,
-            client_secret=asked.client_secret,
+            purpose=request.purpose.value,
+            client_secret=request.client_secret,
             medium=medium,
             address=address,
             attempt=0,
             remote_sid=None,
-            next_link=asked.next_link,
+            next_link=request.next_link,
             created_ms=self._clock.now_ms(),
             validated_ms=None,
         )
 
-    async def _session_of(self, sid: str, client_secret: str) -> SessionRecord | None:
+    async def _find_session(self, sid: str, client_secret: str) -> SessionRecord | None:
         since_ms = self._clock.now_ms() - SESSION_LIFETIME_MS
         session = await self._database.read(threepids.find_session, sid, since_ms)
         if session is None or session.client_secret != client_secret:
@@ -209,18 +242,18 @@ class AddressProofs:
 
 
 async def _begin(
-    tx: Tx, wanted: SessionRecord, token_hash: str, now_ms: int, expires_ms: int
+    tx: Tx, new_session: SessionRecord, token_hash: str, now_ms: int, expires_ms: int
 ) -> SessionRecord:
-    session = await threepids.begin(tx, wanted, now_ms - SESSION_LIFETIME_MS)
+    session = await threepids.begin(tx, new_session, now_ms - SESSION_LIFETIME_MS)
     await threepids.add_token(tx, token_hash, session.sid, expires_ms)
     return session
 
 
 async def _begin_remote(
-    tx: Tx, wanted: SessionRecord, asked: Asked, remote_sid: str, since_ms: int
+    tx: Tx, new_session: SessionRecord, request: Asked, remote_sid: str, since_ms: int
 ) -> SessionRecord:
-    session = await threepids.begin(tx, wanted, since_ms)
-    await threepids.set_sent(tx, session.sid, asked.attempt, asked.next_link, remote_sid)
+    session = await threepids.begin(tx, new_session, since_ms)
+    await threepids.set_sent(tx, session.sid, request.attempt, request.next_link, remote_sid)
     return session
 
 

@@ -1,4 +1,4 @@
-"""The addresses of users: whose they are, and which may be used here."""
+"""Third-party identifiers of accounts: ownership, and which identifiers are allowed."""
 
 import re
 
@@ -15,8 +15,11 @@ from hs.storage.database import Database
 
 
 @attrs.frozen
-class Validated:
-    """An address that somebody has proved to hold."""
+class ValidatedThreepid:
+    """A validated third-party identifier.
+
+    UIA sessions store it as JSON under its field names.
+    """
 
     medium: str
     address: str
@@ -25,7 +28,7 @@ class Validated:
 
 @attrs.frozen(eq=False)
 class Threepids:
-    """Keeps users' addresses."""
+    """The third-party identifiers of local users."""
 
     _database: Database
     _clock: Clock
@@ -33,43 +36,43 @@ class Threepids:
 
     @property
     def may_change(self) -> bool:
-        """Tell whether users may change their addresses."""
+        """Whether users may add and remove identifiers."""
         return self._settings.enable_3pid_changes
 
     async def of_user(self, user_id: UserID) -> list[ThreepidRecord]:
-        """List a user's addresses, oldest first."""
+        """Return a user's identifiers, oldest first."""
         return await self._database.read(threepids.of_user, user_id)
 
     async def owner(self, medium: str, address: str) -> UserID | None:
-        """Give the user who has an address, in its canonical form."""
-        found = await self._database.read(threepids.find, medium, address)
-        return None if found is None else UserID(found.user_id)
+        """Return the user with an identifier, which must be in canonical form."""
+        record = await self._database.read(threepids.find, medium, address)
+        return None if record is None else UserID(record.user_id)
 
-    async def add(self, user_id: UserID, proved: Validated) -> None:
-        """Give a user an address that they have proved to hold; twice is fine.
+    async def add(self, user_id: UserID, threepid: ValidatedThreepid) -> None:
+        """Add a validated identifier to an account. Idempotent.
 
         Raises: ThreepidInUse, ThreepidDenied.
         """
-        self.check_allowed(proved.medium, proved.address)
-        record = record_of(user_id, proved, self._clock.now_ms())
+        self.check_allowed(threepid.medium, threepid.address)
+        record = threepid_record(user_id, threepid, self._clock.now_ms())
         if not await self._database.write(threepids.insert, record):
-            raise ThreepidInUse("Another account has this address")
+            raise ThreepidInUse("Another account has this third-party identifier")
 
     async def remove(self, user_id: UserID, medium: str, address: str) -> bool:
-        """Take an address from a user; tell whether they had it."""
+        """Remove an identifier from an account; return whether the account had it."""
         return await self._database.write(threepids.delete, user_id, medium, address)
 
     def check_allowed(self, medium: str, address: str, *, registering: bool = False) -> None:
-        """Refuse an address that this server does not want. Raises: ThreepidDenied."""
+        """Reject an identifier that the settings do not allow. Raises: ThreepidDenied."""
         if registering and medium == MSISDN and self._settings.disable_msisdn_registration:
-            raise ThreepidDenied("Nobody registers with a telephone number here")
+            raise ThreepidDenied("Registration with a phone number is disabled")
         patterns = self._settings.allowed_local_3pids
         if patterns is not None and not any(
-            one.medium == medium and re.match(one.pattern, address) for one in patterns
+            allowed.medium == medium and re.match(allowed.pattern, address) for allowed in patterns
         ):
-            raise ThreepidDenied("This address may not be used on this server")
+            raise ThreepidDenied("This third-party identifier is not allowed on this server")
 
 
-def record_of(user_id: UserID, proved: Validated, now_ms: int) -> ThreepidRecord:
-    """Give what is stored of a proved address."""
-    return ThreepidRecord(proved.medium, proved.address, user_id, proved.validated_ms, now_ms)
+def threepid_record(user_id: UserID, threepid: ValidatedThreepid, now_ms: int) -> ThreepidRecord:
+    """Return the database record of a validated identifier."""
+    return ThreepidRecord(threepid.medium, threepid.address, user_id, threepid.validated_ms, now_ms)

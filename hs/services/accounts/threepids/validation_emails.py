@@ -1,4 +1,4 @@
-"""The e-mails by which somebody proves to hold an address, and the links in them."""
+"""Validation e-mails and the links in them."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -15,7 +15,7 @@ from hs.settings.sections.mail import PLACES, MailSettings
 
 
 class Purpose(Enum):
-    """What an address is proved for; a proof serves no other purpose."""
+    """The purpose of a validation; its session is valid for no other purpose."""
 
     REGISTER = "register"
     RESET = "password"
@@ -30,7 +30,7 @@ SUBMIT_PATHS: Final[Mapping[Purpose, str]] = MappingProxyType(
     }
 )
 PHONE_SUBMIT_PATH: Final = "/_matrix/client/unstable/add_threepid/msisdn/submit_token"
-# The names that templates of administrators go by.
+# Names of the template files, which administrators can override.
 TEMPLATES: Final[Mapping[Purpose, str]] = MappingProxyType(
     {
         Purpose.REGISTER: "registration",
@@ -41,39 +41,39 @@ TEMPLATES: Final[Mapping[Purpose, str]] = MappingProxyType(
 
 
 @attrs.frozen(eq=False)
-class ProofMails:
-    """Writes and sends them."""
+class ValidationEmails:
+    """The sender of validation e-mails."""
 
     _mailer: Mailer
     _templates: Templates
     _settings: MailSettings
     _server_name: str
     _base_url: str
-    is_open: bool
+    is_enabled: bool
 
     async def send_link(
         self, purpose: Purpose, address: str, sid: str, client_secret: str, token: str
     ) -> None:
-        """Send the link that proves the address. Raises: InvalidParam, Unavailable."""
+        """Send the link that validates the address. Raises: InvalidParam, Unavailable."""
         query = urlencode({"token": token, "client_secret": client_secret, "sid": sid})
         link = f"{self.url_of(SUBMIT_PATHS[purpose])}?{query}"
         subjects = self._settings.subjects
         subject = subjects.password_reset if purpose is Purpose.RESET else subjects.email_validation
         await self._send(address, TEMPLATES[purpose], subject, link)
 
-    async def tell_in_use(self, address: str) -> None:
-        """Tell whoever holds the address that it has an account already.
+    async def send_already_in_use(self, address: str) -> None:
+        """Notify the owner of an address that an account with it exists already.
 
         Raises: InvalidParam, Unavailable.
         """
         await self._send(address, "already_in_use", self._settings.subjects.email_validation, "")
 
     def url_of(self, path: str) -> str:
-        """Give the address at which clients find a path of ours."""
+        """Return the public URL of a path of this server."""
         return self._base_url.rstrip("/") + path
 
     async def _send(self, address: str, name: str, subject: str, link: str) -> None:
-        places = {**PLACES, "app": self._settings.app_name, "server_name": self._server_name}
+        substitutions = {**PLACES, "app": self._settings.app_name, "server_name": self._server_name}
         values = {
             "app_name": self._settings.app_name,
             "server_name": self._server_name,
@@ -82,7 +82,7 @@ class ProofMails:
         }
         mail = Mail(
             to=address,
-            subject=subject % places,
+            subject=subject % substitutions,
             text=self._templates.render(f"{name}.txt", **values),
             html=self._templates.render(f"{name}.html", **values),
         )
@@ -90,5 +90,5 @@ class ProofMails:
             await self._mailer.send(mail)
         except MailFault as error:
             if error.temporary:
-                raise Unavailable(f"An e-mail could not be sent: {error}") from error
-            raise InvalidParam("No e-mail can be sent to this address") from error
+                raise Unavailable(f"The e-mail could not be sent: {error}") from error
+            raise InvalidParam("E-mail cannot be delivered to this address") from error

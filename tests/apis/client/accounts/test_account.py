@@ -218,7 +218,7 @@ async def test_uia_session_expires(accounts: Accounts) -> None:
     response = await accounts.client.post(
         CHANGE, {"new_password": "n", "auth": auth}, token=alice.access_token
     )
-    await accounts.interactive.forget_old()
+    await accounts.interactive.delete_expired_sessions()
 
     assert (response.status, response.errcode) == (400, "M_UNKNOWN")
 
@@ -295,7 +295,7 @@ async def test_lock_takes_effect_immediately(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     assert await status_of(accounts, alice.access_token) == 200
     await accounts.database.write(lock_user, "@alice:test")
-    accounts.revocations.users("@alice:test")
+    accounts.revocations.announce_users("@alice:test")
 
     response = await accounts.client.get(WHOAMI, token=alice.access_token)
 

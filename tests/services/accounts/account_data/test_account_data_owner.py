@@ -1,4 +1,4 @@
-"""Account data written through its owner in another process."""
+"""Account data that is written by a process which does not own the stream."""
 
 import pytest
 import trio
@@ -23,7 +23,7 @@ ALICE = UserID("@alice:test")
 ROOM = RoomID("!room:test")
 
 
-async def test_a_process_reads_what_it_wrote_through_the_owner(database: Database) -> None:
+async def test_process_reads_its_own_writes_through_the_owner(database: Database) -> None:
     hub, sender = InProcHub(), InProcSender()
     async with (
         open_accounts(database, hub=hub, instance="main") as owner,
@@ -48,19 +48,19 @@ async def test_a_process_reads_what_it_wrote_through_the_owner(database: Databas
             nursery.cancel_scope.cancel()
 
 
-async def test_what_another_process_has_set_is_given_before_it_is_told_of(
+async def test_get_and_tags_see_writes_that_have_not_been_replicated(
     database: Database,
 ) -> None:
     async with (
         open_accounts(database, hub=InProcHub(), instance="main") as owner,
-        open_accounts(database, hub=InProcHub(), instance="worker") as deaf,
+        open_accounts(database, hub=InProcHub(), instance="worker") as disconnected,
     ):
-        assert await deaf.account_data.all(ALICE) == []
+        assert await disconnected.account_data.all(ALICE) == []
         await owner.account_data.put(ALICE, None, "a", {"n": 1})
         await owner.account_data.put_tag(ALICE, ROOM, "m.favourite", {})
 
-        assert await deaf.account_data.get(ALICE, None, "a") == b'{"n":1}'
-        assert await deaf.account_data.tags(ALICE, ROOM) == {"m.favourite": {}}
+        assert await disconnected.account_data.get(ALICE, None, "a") == b'{"n":1}'
+        assert await disconnected.account_data.tags(ALICE, ROOM) == {"m.favourite": {}}
         await owner.account_data.delete(ALICE, None, "a")
         with pytest.raises(NotFound):
-            await deaf.account_data.get(ALICE, None, "a")
+            await disconnected.account_data.get(ALICE, None, "a")

@@ -1,4 +1,4 @@
-"""The configured rate limits; time is virtual."""
+"""The configured rate limits, with virtual time."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import trio
 from hs.core.errors import LimitExceeded
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.limits.rate_limits import ConfiguredRates
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
 SETTINGS = RateLimitSettings(
@@ -18,38 +18,38 @@ ALICE = Requester(UserID("@alice:test"))
 BOB = Requester(UserID("@bob:test"))
 
 
-async def test_each_user_has_a_bucket_that_fills_again(autojump_clock: Any) -> None:
-    rates = ConfiguredRates(SETTINGS)
+async def test_each_user_has_a_bucket_that_refills(autojump_clock: Any) -> None:
+    limits = RequestRateLimits(SETTINGS)
     for _ in range(2):
-        rates.check("message", ALICE, "")
-    rates.check("message", BOB, "")
+        limits.check("message", ALICE, "")
+    limits.check("message", BOB, "")
 
-    with pytest.raises(LimitExceeded) as refused:
-        rates.check("message", ALICE, "")
+    with pytest.raises(LimitExceeded) as error:
+        limits.check("message", ALICE, "")
 
-    assert 0 < refused.value.extra["retry_after_ms"] <= 1000
+    assert 0 < error.value.extra["retry_after_ms"] <= 1000
     await trio.sleep(1)
-    rates.check("message", ALICE, "")
+    limits.check("message", ALICE, "")
 
 
-async def test_who_is_not_known_counts_by_address(autojump_clock: Any) -> None:
-    rates = ConfiguredRates(SETTINGS)
-    rates.check("registration", None, "192.0.2.1")
-    rates.check("registration", None, "192.0.2.2")
+async def test_unauthenticated_requests_are_limited_per_ip_address(autojump_clock: Any) -> None:
+    limits = RequestRateLimits(SETTINGS)
+    limits.check("registration", None, "192.0.2.1")
+    limits.check("registration", None, "192.0.2.2")
 
     with pytest.raises(LimitExceeded):
-        rates.check("registration", ALICE, "192.0.2.1")
+        limits.check("registration", ALICE, "192.0.2.1")
 
 
-async def test_a_rate_of_nothing_lets_nothing_through(autojump_clock: Any) -> None:
+async def test_rate_of_zero_rejects_every_request(autojump_clock: Any) -> None:
     with pytest.raises(LimitExceeded):
-        ConfiguredRates(SETTINGS).check("reports", ALICE, "")
+        RequestRateLimits(SETTINGS).check("reports", ALICE, "")
 
 
-async def test_services_and_classes_without_a_setting_are_not_limited() -> None:
-    rates = ConfiguredRates(SETTINGS)
+async def test_appservices_and_unconfigured_rate_classes_are_not_limited() -> None:
+    limits = RequestRateLimits(SETTINGS)
     service = Requester(UserID("@bot:test"), appservice_id="bridge", unlimited=True)
 
     for _ in range(50):
-        rates.check("message", service, "")
-        rates.check("typing", ALICE, "")
+        limits.check("message", service, "")
+        limits.check("typing", ALICE, "")

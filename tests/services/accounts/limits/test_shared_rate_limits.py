@@ -1,4 +1,4 @@
-"""Limits hold for all processes together; time is virtual."""
+"""Rate limits shared by several processes, with virtual time."""
 
 import random
 
@@ -15,8 +15,8 @@ from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.streams import RATES
-from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
-from hs.services.accounts.limits.shared_rate_limits import UNTOLD, SharedRates
+from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
+from hs.services.accounts.limits.shared_rate_limits import UNANNOUNCED_SHARE, SharedRates
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
 
@@ -30,29 +30,29 @@ BURST = 20
 
 @attrs.define(eq=False)
 class Processes:
-    """Three processes that hear each other."""
+    """The shared limits of three connected processes."""
 
     shared: list[SharedRates]
 
-    def rates(self, settings: RateLimitSettings) -> list[ConfiguredRates]:
-        return [ConfiguredRates(settings, one.make) for one in self.shared]
+    def rates(self, settings: RateLimitSettings) -> list[RequestRateLimits]:
+        return [RequestRateLimits(settings, shared.make) for shared in self.shared]
 
-    def tell(self) -> None:
-        for one in self.shared:
-            one.tell()
+    def announce(self) -> None:
+        for shared in self.shared:
+            shared.announce()
 
 
 def make_processes() -> Processes:
-    hub, made = InProcHub(), []
+    hub, shared_rates = InProcHub(), []
     for name in NAMES:
         feed = Feed()
         writer = MemoryWriter(RATES, name, hub.join(feed), 1000)
         writer.attach()
-        made.append(SharedRates(feed, writer))
-    return Processes(made)
+        shared_rates.append(SharedRates(feed, writer))
+    return Processes(shared_rates)
 
 
-def is_granted(rates: ConfiguredRates) -> bool:
+def is_granted(rates: RequestRateLimits) -> bool:
     try:
         rates.check("message", ALICE, "")
     except LimitExceeded:
@@ -61,17 +61,17 @@ def is_granted(rates: ConfiguredRates) -> bool:
 
 
 @pytest.mark.parametrize("every_s", [0.002, 0.02, 0.05])
-async def test_a_limit_holds_over_all_processes(
+async def test_limit_holds_for_all_processes_together(
     every_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     processes = make_processes()
     limits = processes.rates(RateLimitSettings(rc_message=Rate(PER_S, BURST)))
-    chance, granted, seconds = random.Random(7), 0, 60.0
+    generator, granted, seconds = random.Random(7), 0, 60.0
     async with trio.open_nursery() as nursery:
-        for one in processes.shared:
-            nursery.start_soon(one.run)
+        for shared in processes.shared:
+            nursery.start_soon(shared.run)
         while trio.current_time() < seconds:
-            granted += is_granted(chance.choice(limits))
+            granted += is_granted(generator.choice(limits))
             await trio.sleep(every_s)
         nursery.cancel_scope.cancel()
 
@@ -79,50 +79,54 @@ async def test_a_limit_holds_over_all_processes(
     assert 0.9 * allowed <= granted <= 1.1 * allowed
 
 
-async def test_little_of_much_is_not_told(autojump_clock: trio.testing.MockClock) -> None:
+async def test_grants_below_the_unannounced_share_are_not_announced(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     processes = make_processes()
     first, *_ = processes.rates(RateLimitSettings(rc_message=Rate(1000, 1000)))
-    before = processes.shared[0]._writer.position
+    position = processes.shared[0]._writer.position
 
-    for _ in range(int(1000 * UNTOLD) - 1):
+    for _ in range(int(1000 * UNANNOUNCED_SHARE) - 1):
         first.check("message", ALICE, "")
-    processes.tell()
-    assert processes.shared[0]._writer.position == before
+    processes.announce()
+    assert processes.shared[0]._writer.position == position
     first.check("message", ALICE, "")
     first.check("message", ALICE, "")
-    processes.tell()
-    assert processes.shared[0]._writer.position == before + 1
+    processes.announce()
+    assert processes.shared[0]._writer.position == position + 1
 
 
-async def test_wrong_passwords_count_everywhere(autojump_clock: trio.testing.MockClock) -> None:
+async def test_failed_logins_count_in_all_processes(autojump_clock: trio.testing.MockClock) -> None:
     processes = make_processes()
     settings = RateLimitSettings(rc_login=LoginRates(failed_attempts=Rate(0.1, 2)))
-    one, two, three = (LoginLimits(settings, shared.make) for shared in processes.shared)
+    first, second, third = (LoginLimits(settings, shared.make) for shared in processes.shared)
 
-    one.wrong_password(BOB)
-    two.wrong_password(BOB)
-    processes.tell()
+    first.count_failure(BOB)
+    second.count_failure(BOB)
+    processes.announce()
 
-    for limits in (one, two, three):
+    for limits in (first, second, third):
         with pytest.raises(LimitExceeded):
-            limits.before_password(BOB)
+            limits.check_failures(BOB)
 
 
-async def test_joins_count_everywhere_by_their_own_clock() -> None:
+async def test_invites_count_in_all_processes_by_their_own_clock() -> None:
     processes = make_processes()
     clock = FixedClock()
     settings = RateLimitSettings()
-    one, two, _ = (MembershipLimits(settings, clock, shared.make) for shared in processes.shared)
-    _use_up(one)
-    processes.tell()
+    first, second, _ = (
+        MembershipLimits(settings, clock, shared.make) for shared in processes.shared
+    )
+    _exhaust(first)
+    processes.announce()
 
     with pytest.raises(LimitExceeded):
-        two.check_invite(ALICE, ROOM, BOB)
+        second.check_invite(ALICE, ROOM, BOB)
     clock.advance(3_600_000)
-    two.check_invite(ALICE, ROOM, BOB)
+    second.check_invite(ALICE, ROOM, BOB)
 
 
-def _use_up(limits: MembershipLimits) -> None:
+def _exhaust(limits: MembershipLimits) -> None:
     while True:
         try:
             limits.check_invite(ALICE, ROOM, BOB)
@@ -130,7 +134,7 @@ def _use_up(limits: MembershipLimits) -> None:
             return
 
 
-def test_a_bucket_may_be_charged_more_than_is_in_it() -> None:
+def test_bucket_can_be_overdrawn_by_charges() -> None:
     limiter = make_processes().shared[0].make("x", Bucket(1, 1))
 
     limiter.charge("key", 0.0, 3.0)

@@ -1,4 +1,4 @@
-"""What pictures users may take as avatars."""
+"""The configured limits on avatars."""
 
 import pytest
 
@@ -36,7 +36,7 @@ async def is_allowed(rules: AvatarRules, url: str) -> bool:
         (1000, ("image/png",), {"small"}),
     ],
 )
-async def test_avatars_are_bounded_as_configured(
+async def test_avatars_over_the_configured_limits_are_rejected(
     database: Database, max_bytes: int | None, types: tuple[str, ...] | None, allowed: set[str]
 ) -> None:
     rules = AvatarRules(database, HERE, max_bytes, types)
@@ -51,7 +51,7 @@ async def test_avatars_are_bounded_as_configured(
         "nonsense": "https://test/small",
     }
 
-    found = {name for name, url in urls.items() if await is_allowed(rules, url)}
+    accepted = {name for name, url in urls.items() if await is_allowed(rules, url)}
 
-    assert found == allowed
+    assert accepted == allowed
     await rules.check_content({"displayname": "no avatar at all"})

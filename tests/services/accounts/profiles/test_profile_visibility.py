@@ -1,4 +1,4 @@
-"""Who may see profiles, by the settings."""
+"""The configured visibility of profiles."""
 
 import pytest
 
@@ -9,31 +9,31 @@ from hs.services.accounts.profiles.profile_visibility import ProfileAudience
 from tests.support.sharing import SharedRooms
 
 ALICE, BOB, CAROL = UserID("@alice:test"), UserID("@bob:test"), UserID("@carol:test")
-TOGETHER = SharedRooms({(ALICE, BOB)})
+SHARED_ROOMS = SharedRooms({(ALICE, BOB)})
 
 
-async def test_everybody_sees_profiles_as_it_is() -> None:
-    audience = ProfileAudience(TOGETHER)
+async def test_profiles_are_public_by_default() -> None:
+    visibility = ProfileAudience(SHARED_ROOMS)
 
-    await audience.check(None, BOB)
-    await audience.check(Requester(ALICE), CAROL)
-
-
-async def test_a_token_is_needed_if_so_configured() -> None:
-    audience = ProfileAudience(TOGETHER, needs_token=True)
-
-    with pytest.raises(MissingToken):
-        await audience.check(None, BOB)
-    await audience.check(Requester(ALICE), CAROL)
+    await visibility.check(None, BOB)
+    await visibility.check(Requester(ALICE), CAROL)
 
 
-async def test_only_those_are_seen_whom_one_shares_a_room_with_if_so_configured() -> None:
-    audience = ProfileAudience(TOGETHER, only_neighbours=True)
+async def test_token_is_required_if_configured() -> None:
+    visibility = ProfileAudience(SHARED_ROOMS, needs_token=True)
 
     with pytest.raises(MissingToken):
-        await audience.check(None, BOB)
+        await visibility.check(None, BOB)
+    await visibility.check(Requester(ALICE), CAROL)
+
+
+async def test_shared_room_is_required_if_configured() -> None:
+    visibility = ProfileAudience(SHARED_ROOMS, requires_shared_room=True)
+
+    with pytest.raises(MissingToken):
+        await visibility.check(None, BOB)
     with pytest.raises(Forbidden):
-        await audience.check(Requester(ALICE), CAROL)
-    await audience.check(Requester(ALICE), BOB)
-    await audience.check(Requester(CAROL), CAROL)
-    await audience.check(Requester(CAROL, is_admin=True), BOB)
+        await visibility.check(Requester(ALICE), CAROL)
+    await visibility.check(Requester(ALICE), BOB)
+    await visibility.check(Requester(CAROL), CAROL)
+    await visibility.check(Requester(CAROL, is_admin=True), BOB)

@@ -1,4 +1,4 @@
-"""From where devices were used is not known for ever."""
+"""The retention of the devices' IP addresses and user agents."""
 
 from hs.services.accounts.sessions.last_seen import LastSeen
 from hs.storage.database import Database
@@ -6,23 +6,23 @@ from hs.storage.devices import devices
 from tests.support.accounts import open_accounts
 
 
-async def test_addresses_are_forgotten_after_a_while(database: Database) -> None:
+async def test_addresses_are_cleared_after_the_configured_time(database: Database) -> None:
     async with open_accounts(database) as accounts:
         alice = await accounts.user("alice")
-        seen = LastSeen(database, accounts.clock, 1000)
-        seen.note(alice.user_id, alice.device_id, "192.0.2.1", "a client")
-        await seen.write()
-        before_ms = accounts.clock.now_ms()
+        last_seen = LastSeen(database, accounts.clock, 1000)
+        last_seen.note(alice.user_id, alice.device_id, "192.0.2.1", "a client")
+        await last_seen.write()
+        seen_ms = accounts.clock.now_ms()
 
-        await seen.forget_old()
-        (fresh,) = await database.read(devices.all_of, alice.user_id)
+        await last_seen.clear_old_addresses()
+        (recent,) = await database.read(devices.all_of, alice.user_id)
         accounts.clock.advance(1001)
-        await seen.forget_old()
-        (old,) = await database.read(devices.all_of, alice.user_id)
+        await last_seen.clear_old_addresses()
+        (cleared,) = await database.read(devices.all_of, alice.user_id)
 
-        assert (fresh.last_seen_ip, fresh.last_seen_user_agent) == ("192.0.2.1", "a client")
-        assert (old.last_seen_ms, old.last_seen_ip, old.last_seen_user_agent) == (
-            before_ms,
+        assert (recent.last_seen_ip, recent.last_seen_user_agent) == ("192.0.2.1", "a client")
+        assert (cleared.last_seen_ms, cleared.last_seen_ip, cleared.last_seen_user_agent) == (
+            seen_ms,
             None,
             None,
         )

@@ -1,4 +1,4 @@
-"""Hashing passwords."""
+"""Password hashing."""
 
 import bcrypt
 import pytest
@@ -15,32 +15,32 @@ def passwords(pepper: str = "") -> Passwords:
     return Passwords(pepper, 4, NO_POLICY, "bcrypt")
 
 
-async def test_a_password_matches_its_hash_and_no_other() -> None:
-    made = await passwords().hash("secret")
+async def test_password_matches_only_its_own_hash() -> None:
+    password_hash = await passwords().hash("secret")
 
-    assert await passwords().matches("secret", made)
-    assert not await passwords().matches("Secret", made)
-    assert not await passwords("pepper").matches("secret", made)
+    assert await passwords().matches("secret", password_hash)
+    assert not await passwords().matches("Secret", password_hash)
+    assert not await passwords("pepper").matches("secret", password_hash)
     assert not await passwords().matches("secret", None)
 
 
-async def test_hashes_of_the_command_line_are_the_same_kind() -> None:
+async def test_hashes_of_the_cli_are_compatible() -> None:
     assert await passwords("p").matches("ﬁne", hashed("fine", "p", 4))
 
 
-async def test_passwords_are_cut_where_bcrypt_cuts_them() -> None:
-    made = await passwords().hash("x" * 100)
+async def test_passwords_are_truncated_at_72_bytes_for_bcrypt() -> None:
+    password_hash = await passwords().hash("x" * 100)
 
-    assert await passwords().matches("x" * 72, made)
-    assert bcrypt.checkpw(b"x" * 72, made.encode())
-
-
-async def test_what_is_no_hash_matches_nothing() -> None:
-    for text in ("", "!", "$2b$12$short", "plain"):
-        assert not await passwords().matches("plain", text)
+    assert await passwords().matches("x" * 72, password_hash)
+    assert bcrypt.checkpw(b"x" * 72, password_hash.encode())
 
 
-async def test_endless_passwords_are_refused_without_hashing() -> None:
+async def test_invalid_hash_matches_no_password() -> None:
+    for invalid_hash in ("", "!", "$2b$12$short", "plain"):
+        assert not await passwords().matches("plain", invalid_hash)
+
+
+async def test_overlong_password_is_rejected_without_hashing() -> None:
     assert not await passwords().matches("x" * 1_000_000, None)
     with pytest.raises(InvalidParam):
         passwords().check_new("x" * 1_000_000)

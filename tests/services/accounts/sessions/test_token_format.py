@@ -1,4 +1,4 @@
-"""The texts of tokens."""
+"""The format of tokens and their hashes."""
 
 import re
 
@@ -10,18 +10,18 @@ from hs.services.accounts.sessions.token_format import hash_of, new_access_token
 
 
 @given(st.text(st.characters(exclude_characters=":\0", exclude_categories=["Cs"]), max_size=50))
-def test_any_localpart_gives_a_token_that_fits_into_a_header(localpart: str) -> None:
+def test_tokens_of_any_localpart_are_valid_in_a_header(localpart: str) -> None:
     token = new_access_token(UserID(f"@{localpart}:test"))
 
     assert re.fullmatch(r"syt_[A-Za-z0-9+/]*_[A-Za-z]{20}_[0-9A-Za-z]{6}", token)
 
 
 @given(st.text())
-def test_any_text_has_a_hash(text: str) -> None:
+def test_any_text_can_be_hashed(text: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", hash_of(text))
 
 
-def test_no_two_tokens_are_equal() -> None:
+def test_tokens_and_device_ids_are_unique() -> None:
     user_id = UserID("@alice:test")
 
     assert len({new_access_token(user_id) for _ in range(100)}) == 100

@@ -1,4 +1,4 @@
-"""The delegate for text messages, and the service that checks captchas, on real sockets."""
+"""The delegate for text messages and the captcha service, over real sockets."""
 
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs
@@ -11,7 +11,7 @@ from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import NO_RULES
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.services.accounts.terms.captcha import Recaptcha
-from hs.services.accounts.threepids.msisdn_delegate import V1, PhoneDelegate, ValidatedPhone
+from hs.services.accounts.threepids.msisdn_delegate import V1, MsisdnDelegate, ValidatedPhone
 from tests.support.sites import Page, Site, open_site
 
 
@@ -32,22 +32,22 @@ def json_page(content: object, status: int = 200) -> Page:
     return Page(orjson.dumps(content), status)
 
 
-async def ask_for_token(phones: PhoneDelegate) -> str:
+async def request_token(phones: MsisdnDelegate) -> str:
     session = await phones.request_token(
         client_secret="s", country="DE", phone_number="0151", send_attempt=2, next_link="https://x"
     )
     return session.sid
 
 
-async def test_a_number_is_validated(site: Site, http: BridgedHttpClient) -> None:
-    phones = PhoneDelegate(site.url("/"), http)
+async def test_phone_number_is_validated(site: Site, http: BridgedHttpClient) -> None:
+    phones = MsisdnDelegate(site.url("/"), http)
     site.pages[f"{V1}/validate/msisdn/requestToken"] = json_page({"sid": "1", "msisdn": "49151"})
     site.pages[f"{V1}/validate/msisdn/submitToken"] = json_page({"success": True})
     site.pages[f"{V1}/3pid/getValidated3pid"] = json_page(
         {"medium": "msisdn", "address": "49151", "validated_at": 5}
     )
 
-    sid = await ask_for_token(phones)
+    sid = await request_token(phones)
     is_right = await phones.submit(sid, "s", "1234")
     validated = await phones.validated(sid, "s")
 
@@ -62,12 +62,14 @@ async def test_a_number_is_validated(site: Site, http: BridgedHttpClient) -> Non
     assert site.asked[2].path == f"{V1}/3pid/getValidated3pid?sid=1&client_secret=s"
 
 
-async def test_what_the_delegate_refuses_is_passed_on(site: Site, http: BridgedHttpClient) -> None:
-    refusal = json_page({"errcode": "M_INVALID_PARAM", "error": "no number"}, 400)
-    site.pages[f"{V1}/validate/msisdn/requestToken"] = refusal
+async def test_matrix_errors_of_the_delegate_are_passed_on(
+    site: Site, http: BridgedHttpClient
+) -> None:
+    error_page = json_page({"errcode": "M_INVALID_PARAM", "error": "invalid number"}, 400)
+    site.pages[f"{V1}/validate/msisdn/requestToken"] = error_page
 
     with pytest.raises(MatrixError) as error:
-        await ask_for_token(PhoneDelegate(site.url("/"), http))
+        await request_token(MsisdnDelegate(site.url("/"), http))
 
     assert error.value.errcode == "M_INVALID_PARAM"
 
@@ -81,36 +83,36 @@ async def test_what_the_delegate_refuses_is_passed_on(site: Site, http: BridgedH
         Page(b"", 404),
     ],
 )
-async def test_a_session_that_proves_nothing_gives_no_number(
+async def test_session_without_validated_number_returns_none(
     site: Site, http: BridgedHttpClient, page: Page
 ) -> None:
     site.pages[f"{V1}/3pid/getValidated3pid"] = page
 
-    assert await PhoneDelegate(site.url("/"), http).validated("1", "s") is None
+    assert await MsisdnDelegate(site.url("/"), http).validated("1", "s") is None
 
 
-async def test_a_delegate_that_fails_is_a_fault_that_tells_not_where_it_is(
+async def test_faults_of_the_delegate_do_not_reveal_its_address(
     site: Site, http: BridgedHttpClient
 ) -> None:
-    answerless = PhoneDelegate("http://127.0.0.1:1", http)
+    unreachable = MsisdnDelegate("http://127.0.0.1:1", http)
     for page in (json_page({}), json_page({}, 500), json_page({}, 404)):
         site.pages[f"{V1}/validate/msisdn/requestToken"] = page
-        with pytest.raises(RemoteFault) as failed:
-            await ask_for_token(PhoneDelegate(site.url("/"), http))
-        assert failed.value.server == "for text messages"
+        with pytest.raises(RemoteFault) as error:
+            await request_token(MsisdnDelegate(site.url("/"), http))
+        assert error.value.server == "for text messages"
 
-    for asked in (ask_for_token(answerless), answerless.validated("1", "s")):
-        with pytest.raises(RemoteFault) as failed:
-            await asked
-        assert failed.value.server == "for text messages"
+    for pending_request in (request_token(unreachable), unreachable.validated("1", "s")):
+        with pytest.raises(RemoteFault) as error:
+            await pending_request
+        assert error.value.server == "for text messages"
 
 
-async def test_without_a_delegate_there_are_no_messages(http: BridgedHttpClient) -> None:
-    phones = PhoneDelegate(None, http)
+async def test_text_messages_are_denied_without_a_delegate(http: BridgedHttpClient) -> None:
+    phones = MsisdnDelegate(None, http)
 
-    assert not phones.is_there
+    assert not phones.is_configured
     with pytest.raises(ThreepidDenied):
-        await ask_for_token(phones)
+        await request_token(phones)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ async def test_without_a_delegate_there_are_no_messages(http: BridgedHttpClient)
         (json_page({"success": True}, 500), False),
     ],
 )
-async def test_captchas_are_checked(
+async def test_captcha_response_is_verified(
     site: Site, http: BridgedHttpClient, page: Page, is_right: bool
 ) -> None:
     site.pages["/verify"] = page
@@ -134,6 +136,6 @@ async def test_captchas_are_checked(
     assert form == {"secret": ["key"], "response": ["answer"], "remoteip": ["1.2.3.4"]}
 
 
-async def test_a_captcha_that_cannot_be_checked_is_a_fault(http: BridgedHttpClient) -> None:
+async def test_unreachable_captcha_service_is_a_remote_fault(http: BridgedHttpClient) -> None:
     with pytest.raises(RemoteFault, match="captcha"):
         await Recaptcha(http, "http://127.0.0.1:1/", "key").verify("answer", "1.2.3.4")

@@ -1,33 +1,33 @@
-"""Addresses that several want at once, and validations that begin twice at once."""
+"""Concurrent claims of an identifier, and concurrent starts of a validation."""
 
 import trio
 
 from hs.core.errors import ThreepidInUse
 from hs.core.ids import UserID
-from hs.services.accounts.threepids.threepids import Threepids, Validated
+from hs.services.accounts.threepids.threepids import Threepids, ValidatedThreepid
 from hs.settings.sections.threepids import ThreepidSettings
 from hs.storage.database import Database
 from tests.support.accounts import open_accounts
 from tests.support.addresses import open_scene
 
-PROVED = Validated("email", "alice@example.org", 1)
+THREEPID = ValidatedThreepid("email", "alice@example.org", 1)
 
 
-async def test_an_address_has_one_owner_whoever_is_quick(database: Database) -> None:
+async def test_concurrently_added_identifier_has_one_owner(database: Database) -> None:
     async with open_accounts(database) as accounts:
         threepids = Threepids(database, accounts.clock, ThreepidSettings())
         winners: list[UserID] = []
 
         async def claim(user_id: UserID) -> None:
             try:
-                await threepids.add(user_id, PROVED)
+                await threepids.add(user_id, THREEPID)
             except ThreepidInUse:
                 return
             winners.append(user_id)
 
         async with trio.open_nursery() as nursery:
             for number in range(20):
-                # Each of them asks twice, as a client does that did not hear the answer.
+                # Each user tries twice, as a client does after a lost response.
                 nursery.start_soon(claim, UserID(f"@user{number // 2}:test"))
 
         assert len(set(winners)) == 1
@@ -35,15 +35,15 @@ async def test_an_address_has_one_owner_whoever_is_quick(database: Database) -> 
         assert await threepids.owner("email", "alice@example.org") == winners[0]
 
 
-async def test_one_validation_that_begins_many_times_is_one(database: Database) -> None:
+async def test_concurrent_requests_share_one_validation_session(database: Database) -> None:
     async with open_scene(database) as scene:
         sids: set[str] = set()
 
-        async def ask() -> None:
+        async def request_token() -> None:
             sids.add((await scene.ask("register")).json["sid"])
 
         async with trio.open_nursery() as nursery:
             for _ in range(8):
-                nursery.start_soon(ask)
+                nursery.start_soon(request_token)
 
         assert len(sids) == 1
