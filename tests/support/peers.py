@@ -22,7 +22,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer, SigningKey, VerifyKey
 from hs.core.stateres.resolve import resolve
 from hs.core.versions import ROOM_VERSIONS
-from hs.services.rooms.append.hot_room import reference_hash_text
+from hs.services.rooms.append.hot_room import encoded_reference_hash
 from hs.services.rooms.receive.pdu_checks import KeyNeed
 
 ADMIN = UserID("@admin:one.example")
@@ -131,7 +131,7 @@ class History:
         if not rules.event_id_is_hash:
             event_id = EventID(f"${number}x:{server_of(sender)}")
             hashes = {
-                cited_id: reference_hash_text(self.events[cited_id])
+                cited_id: encoded_reference_hash(self.events[cited_id])
                 for cited_id in (*prevs, *cited)
             }
         place = GraphPlace(

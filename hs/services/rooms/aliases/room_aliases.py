@@ -1,6 +1,6 @@
-"""Naming and listing rooms: who may, by the rooms' own rules.
+"""Room aliases and the room directory: who may change them, by the rooms' own rules.
 
-The aliases themselves are services/directory's. Spec: client-server API, Room aliases.
+The aliases themselves are stored by services/directory. Spec: client-server API, Room aliases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,17 @@ from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.store.auth_state import HISTORY_VISIBILITY_KEY, Deciding, DecidingReader
+from hs.services.rooms.store.auth_state import HISTORY_VISIBILITY_KEY, AuthState, DecidingReader
 from hs.services.rooms.store.memberships import Memberships
 
 MAX_SERVERS = 50
-ATTEMPTS = 10  # to change what nobody else has changed meanwhile
+ATTEMPTS = 10  # if others change the canonical alias at the same time
 _CANONICAL_KEY = (event_types.CANONICAL_ALIAS, "")
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class RoomNaming:
-    """Finds rooms by name, names them and lists them."""
+    """Resolves, adds and removes aliases, and lists rooms in the directory."""
 
     aliases: Aliases
     public_rooms: PublicRooms
@@ -45,73 +45,80 @@ class RoomNaming:
     memberships: Memberships
     appender: RoomAppender
     server_name: ServerName
-    members_only: bool = True  # make aliases, by `require_membership_for_aliases`
+    members_only: bool = True  # only members may add aliases (`require_membership_for_aliases`)
 
     async def find_room(
         self, room: str, via: Sequence[ServerName]
     ) -> tuple[RoomID, Sequence[ServerName]]:
-        """Give the room that an ID or alias means, and the servers to reach it by.
+        """Return the room that an ID or alias refers to, and servers to reach it through.
 
         Raises: InvalidParam, NotFound, RemoteFault.
         """
         if not room.startswith("#"):
             return parse_room_id(room), via
         room_id, servers = await self.resolver.resolve(parse_room_alias(room))
-        return room_id, [*via, *(ServerName(one) for one in servers)]
+        return room_id, [*via, *(ServerName(server) for server in servers)]
 
     async def look_up(self, alias: RoomAlias) -> tuple[RoomID, list[ServerName]]:
-        """Give an alias's room, and servers that are in it. Raises: NotFound, RemoteFault."""
+        """Return an alias's room, and servers that are in it. Raises: NotFound, RemoteFault."""
         room_id, servers = await self.resolver.resolve(alias)
         if servers:
-            return room_id, [ServerName(one) for one in servers]
+            return room_id, [ServerName(server) for server in servers]
         return room_id, await self.servers_in(room_id)
 
     async def servers_in(self, room_id: RoomID) -> list[ServerName]:
-        """List servers that are in a room, this one first."""
+        """Return servers that are in a room, this server first."""
         joined = (await self.memberships.present(room_id)).joined
-        servers = dict.fromkeys((self.server_name, *(server_of(one) for one in joined)))
+        servers = dict.fromkeys((self.server_name, *(server_of(user_id) for user_id in joined)))
         return list(servers)[:MAX_SERVERS]
 
     async def add_alias(self, requester: Requester, alias: RoomAlias, room_id: RoomID) -> None:
-        """Have an alias stand for a room.
+        """Add an alias of a room.
 
-        Raises: Forbidden to who is not in the room; NotFound; InvalidParam; Exclusive;
-        MatrixError 409.
+        Raises: Forbidden, if the requester is not in the room; NotFound; InvalidParam; Exclusive;
+            MatrixError 409.
         """
         check_may_act(requester)
         if not self.aliases.is_local(alias):
-            raise InvalidParam("The alias is not of this server")
+            raise InvalidParam("The alias does not belong to this server")
         self.aliases.check_may_manage(requester, alias)
-        await self._read_as(requester, room_id)
+        await self._check_may_name(requester, room_id)
         await self.aliases.add(requester.user_id, alias, room_id)
 
     async def remove_alias(self, requester: Requester, alias: RoomAlias) -> None:
-        """Remove an alias, and its mention in the room's canonical alias if one may.
+        """Remove an alias, also from the canonical alias event if the requester may change that.
 
-        Allowed to who made it, to who may change the canonical alias, and to administrators.
+        Allowed for the user who added the alias, users who may change the canonical alias,
+        application services with the alias in their namespace, and administrators.
         Raises: NotFound, Forbidden, Exclusive.
         """
         check_may_act(requester)
         if not requester.is_admin:
             self.aliases.check_may_manage(requester, alias)
-        found = await self.aliases.find(alias) if self.aliases.is_local(alias) else None
-        if found is None:
+        stored_alias = await self.aliases.find(alias) if self.aliases.is_local(alias) else None
+        if stored_alias is None:
             raise NotFound(f"Room alias {alias} not found.")
         user_id = requester.user_id
-        room = await self.deciding.read(found.room_id, members=(user_id,), more=(_CANONICAL_KEY,))
+        room = await self.deciding.read(
+            stored_alias.room_id, members=(user_id,), more=(_CANONICAL_KEY,)
+        )
         may_rename = room is not None and room.may_send_state(user_id, event_types.CANONICAL_ALIAS)
-        # A service manages all of its namespace, whoever made the aliases there.
+        # An application service manages all aliases of its namespace, whoever added them.
         may_delete = requester.is_admin or requester.appservice_id is not None
-        if not may_rename and found.creator != user_id and not may_delete:
+        if not may_rename and stored_alias.creator != user_id and not may_delete:
             raise Forbidden("You may not delete this alias")
-        await self.aliases.remove(alias, found.room_id)
+        await self.aliases.remove(alias, stored_alias.room_id)
         for _ in range(ATTEMPTS):
-            if room is None or not may_rename or await self._without_alias(user_id, room, alias):
+            if (
+                room is None
+                or not may_rename
+                or await self._remove_canonical_alias(user_id, room, alias)
+            ):
                 return
-            room = await self.deciding.read(found.room_id, more=(_CANONICAL_KEY,))
+            room = await self.deciding.read(stored_alias.room_id, more=(_CANONICAL_KEY,))
 
     async def aliases_of(self, requester: Requester, room_id: RoomID) -> list[RoomAlias]:
-        """List the aliases this server knows of a room. Raises: Forbidden."""
+        """Return the aliases of a room on this server. Raises: Forbidden."""
         room = await self.deciding.read(
             room_id, members=(requester.user_id,), more=(HISTORY_VISIBILITY_KEY,)
         )
@@ -125,9 +132,9 @@ class RoomNaming:
         return await self.aliases.of_room(room_id)
 
     async def set_listed(self, requester: Requester, room_id: RoomID, listed: bool) -> None:
-        """Put a room into the directory or take it out.
+        """Add a room to the directory, or remove it.
 
-        Allowed to who may change the canonical alias, and to administrators.
+        Allowed for users who may change the canonical alias, and for administrators.
         Raises: NotFound, Forbidden.
         """
         check_may_act(requester)
@@ -136,13 +143,13 @@ class RoomNaming:
         if room is None:
             raise NotFound("Room not found")
         if not requester.is_admin and not room.may_send_state(user_id, event_types.CANONICAL_ALIAS):
-            raise Forbidden("You may not change this room's place in the directory")
+            raise Forbidden("You may not change whether this room is listed in the directory")
         if listed:
             names = await self.aliases.of_room(room_id)
             self.public_rooms.check_may_publish(user_id, room_id, names)
         await self.public_rooms.set_listed(room_id, listed)
 
-    async def _read_as(self, requester: Requester, room_id: RoomID) -> Deciding:
+    async def _check_may_name(self, requester: Requester, room_id: RoomID) -> AuthState:
         room = await self.deciding.read(room_id, members=(requester.user_id,))
         if room is None:
             raise NotFound("Room not found")
@@ -152,8 +159,10 @@ class RoomNaming:
             raise Forbidden("You are not in this room")
         return room
 
-    async def _without_alias(self, user_id: UserID, room: Deciding, alias: RoomAlias) -> bool:
-        """Take an alias out of a room's canonical alias; tell whether that was still as read."""
+    async def _remove_canonical_alias(
+        self, user_id: UserID, room: AuthState, alias: RoomAlias
+    ) -> bool:
+        """Remove an alias from the canonical alias event; return False if that has changed."""
         current = room.events.get(_CANONICAL_KEY)
         if current is None:
             return True
@@ -169,13 +178,13 @@ class RoomNaming:
 
 
 def content_without(content: Mapping[str, object], alias: RoomAlias) -> JsonObject:
-    """Give a canonical alias's content that does not mention an alias any more."""
-    kept: JsonObject = dict(content)
-    if kept.get("alias") == alias:
-        del kept["alias"]
-    others = kept.get("alt_aliases")
-    if isinstance(others, list) and alias in others:
-        kept["alt_aliases"] = [one for one in others if one != alias]
-        if not kept["alt_aliases"]:
-            del kept["alt_aliases"]
-    return kept
+    """Return the content of a canonical alias event without an alias."""
+    changed: JsonObject = dict(content)
+    if changed.get("alias") == alias:
+        del changed["alias"]
+    alternatives = changed.get("alt_aliases")
+    if isinstance(alternatives, list) and alias in alternatives:
+        changed["alt_aliases"] = [each for each in alternatives if each != alias]
+        if not changed["alt_aliases"]:
+            del changed["alt_aliases"]
+    return changed

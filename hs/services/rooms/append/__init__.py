@@ -1,1 +1,1 @@
-"""Appending this server's own events: from a draft to a committed event."""
+"""Append this server's own events: from a draft to a committed event."""

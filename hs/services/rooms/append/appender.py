@@ -1,4 +1,4 @@
-"""The door by which events enter rooms: an interface, served by the owner of each room."""
+"""The interface for appending events to rooms, served by the process that owns the room."""
 
 from typing import Protocol
 
@@ -8,22 +8,26 @@ from hs.services.rooms.append.drafts import Appended, Draft
 
 
 class RoomAppender(Protocol):
-    """Appends to rooms; what is appended is on disk, and seen by this process's feed."""
+    """Appends events to rooms.
+
+    When a call returns, the events are committed and this process's feed has delivered them.
+    """
 
     @rpc
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
         """Append events to a room, all of them or none.
 
         Idempotent by each draft's `txn`.
-        Raises: NotFound for a room without state here; Forbidden and TooLarge by the rules;
-        BadState, when what a draft `replaces` is not in place any more;
-        MatrixError 503 when the commit failed, which may be tried again.
+        Raises: NotFound, if this server has no state of the room; Forbidden and TooLarge, by the
+            authorization rules and the size limits; BadState, if the event that a draft `replaces`
+            is not in the current state any more; MatrixError 503, if the commit failed; the call
+            may be repeated.
         """
 
     @rpc
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        """Make a room of events, the first of which is its m.room.create, in one commit.
+        """Create a room from its first events, beginning with m.room.create, in one commit.
 
-        Idempotent by the first draft's `txn`: a repetition gives the first event alone.
+        Idempotent by the first draft's `txn`: a repeated call returns the create event only.
         Raises: UnsupportedRoomVersion, and as `append`.
         """

@@ -1,6 +1,15 @@
-"""The unit of work that writes a group of batches of many rooms in one transaction.
+"""The unit of work that commits a group of batches of many rooms in one transaction.
 
-It reads what it is given and changes none of it, as it runs in another thread and perhaps twice.
+Rules:
+
+- It runs in another thread, and a second time if the database reports a conflict. So it only
+  reads its CommitWork: the numbers it assigns are collected in `_Numbers` and returned, and the
+  committer writes them into the snapshots and events once the commit has succeeded.
+- Stream IDs are taken first. Whatever refers to events by number (snapshots, relations, the index
+  of auth chains) is written with them.
+- Batches are in the order of submission. Where several of them write the same row (a room's head,
+  an entry of its current state, a membership), only the last value is written.
+- What must read comes before the statements that only write, which may then be pipelined.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,14 +24,14 @@ from hs.core.ids import EventID
 from hs.repl.rows import EventRow
 from hs.repl.writers import StreamIds
 from hs.services.rooms.append.pending_events import (
-    Batch,
+    EventBatch,
     HeadChange,
-    Placed,
+    PendingEvent,
     membership_of,
-    stored_relation,
+    relation_to_store,
 )
 from hs.services.rooms.store.state_snapshots import Snapshot
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
 from hs.storage.rooms import events, relation_writes, rooms, state, transaction_ids
 from hs.storage.rooms.events import EventRecord
@@ -30,16 +39,16 @@ from hs.storage.rooms.relation_writes import RelationRecord
 from hs.storage.rooms.state import Key, SnapshotRecord
 
 ChainIndexer = Callable[[Tx, Sequence[tuple[int, Event]]], Awaitable[None]]
-"""Keeps the index of auth chains for new state events, given with their numbers."""
+"""Adds new state events to the index of auth chains; takes pairs of stream ID and event."""
 
 
 @attrs.frozen(eq=False)
 class CommitWork:
     """A group of batches, in the order in which they were built."""
 
-    batches: Sequence[Batch]
-    snapshots: Sequence[tuple[str, Snapshot]]  # to be stored, with their rooms, parents first
-    key_ids: Mapping[Key, int]  # interned keys that are known; all others are looked up
+    batches: Sequence[EventBatch]
+    snapshots: Sequence[tuple[str, Snapshot]]  # to be stored, with their room IDs, parents first
+    key_ids: Mapping[Key, int]  # known IDs of interned keys; the others are looked up
     writer: str
     server_name: str
     now_ms: int
@@ -48,22 +57,22 @@ class CommitWork:
 
 @attrs.frozen(eq=False)
 class CommitResult:
-    """The numbers that a commit gave."""
+    """The numbers that a commit assigned, in the order of the events and snapshots."""
 
     stream_ids: Sequence[int]
     snapshot_ids: Sequence[int]
-    key_ids: Mapping[Key, int]  # those interned or looked up
+    key_ids: Mapping[Key, int]  # of the keys that were interned or looked up
 
 
 @attrs.define(eq=False)
 class _Numbers:
-    """Numbers within one run of the unit, and the senders of the events that were looked up."""
+    """Stream IDs and snapshot IDs in this run, and the senders of events that were looked up."""
 
     events: dict[str, int]
     snapshots: dict[int, int]
     senders: dict[str, str] = attrs.Factory(dict)
 
-    def of_snapshot(self, snapshot: Snapshot | None) -> int | None:
+    def snapshot_id(self, snapshot: Snapshot | None) -> int | None:
         if snapshot is None:
             return None
         return self.snapshots[id(snapshot)] if snapshot.id is None else snapshot.id
@@ -72,51 +81,61 @@ class _Numbers:
 async def commit_group(
     tx: Tx, ids: StreamIds, work: CommitWork
 ) -> tuple[CommitResult, list[tuple[int, EventRow]]]:
-    """Write a group; give its numbers and the rows of the events stream."""
-    placed = [one for batch in work.batches for one in batch.placed]
-    stream_ids = await ids.many(len(placed))
+    """Write a group of batches; return its numbers and the rows of the events stream."""
+    pending_events = [pending for batch in work.batches for pending in batch.events]
+    stream_ids = await ids.many(len(pending_events))
     numbers = _Numbers(
-        {one.event.event_id: _number(one, n) for one, n in zip(placed, stream_ids, strict=True)},
-        {},
-        {one.event.event_id: one.event.sender for one in placed},
+        events={
+            pending.event.event_id: _number(pending, stream_id)
+            for pending, stream_id in zip(pending_events, stream_ids, strict=True)
+        },
+        snapshots={},
+        senders={pending.event.event_id: pending.event.sender for pending in pending_events},
     )
     snapshot_ids: Sequence[int] = ()
-    interned: Mapping[Key, int] = {}
-    await _look_up_old_events(tx, work, placed, numbers)
+    key_ids: Mapping[Key, int] = {}
+    await _look_up_stored_events(tx, work, pending_events, numbers)
     if work.snapshots:
         snapshot_ids = await state.new_snapshot_ids(tx, len(work.snapshots))
-        interned = await _store_snapshots(tx, work, snapshot_ids, numbers)
-    new = [one for one in placed if one.outlier_id is None]
-    stateful = [
-        (numbers.events[one.event.event_id], one.event)
-        for one in new
-        if one.event.state_key is not None
+        key_ids = await _store_snapshots(tx, work, snapshot_ids, numbers)
+    new = [pending for pending in pending_events if pending.outlier_id is None]
+    state_events = [
+        (numbers.events[pending.event.event_id], pending.event)
+        for pending in new
+        if pending.event.state_key is not None
     ]
-    # It reads, so it comes first: what follows only writes, and may go in one statement.
-    if stateful:
-        await work.index_chains(tx, stateful)
-    await events.insert(tx, [_record(one, work, numbers) for one in new])
-    if len(new) < len(placed):
-        await events.set_place(tx, [_place(one, numbers) for one in placed if one.outlier_id])
+    # The index reads, so it comes first: what follows only writes and may be pipelined.
+    if state_events:
+        await work.index_chains(tx, state_events)
+    await events.insert(tx, [_record(pending, work, numbers) for pending in new])
+    outliers = [pending for pending in pending_events if pending.outlier_id]
+    if outliers:
+        await events.set_place(tx, [_outlier_update(pending, numbers) for pending in outliers])
     await _set_heads(tx, work, numbers)
-    await _set_state(tx, work, placed, numbers)
-    await _note_links(tx, work, placed, numbers)
-    result = CommitResult(stream_ids, snapshot_ids, interned)
-    return result, [(n, _row(one, numbers)) for n, one in zip(stream_ids, placed, strict=True)]
+    await _set_state(tx, work, pending_events, numbers)
+    await _set_links(tx, work, pending_events, numbers)
+    result = CommitResult(stream_ids, snapshot_ids, key_ids)
+    rows = [
+        (stream_id, _row(pending, numbers))
+        for stream_id, pending in zip(stream_ids, pending_events, strict=True)
+    ]
+    return result, rows
 
 
-async def _look_up_old_events(
-    tx: Tx, work: CommitWork, placed: Sequence[Placed], numbers: _Numbers
+async def _look_up_stored_events(
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
 ) -> None:
-    wanted: set[EventID] = set()
+    event_ids: set[EventID] = set()
     for _, snapshot in work.snapshots:
-        held = snapshot.map if snapshot.changes is None else snapshot.changes
-        wanted.update(event_id for event_id in held.values() if event_id is not None)
-    for one in placed:
-        wanted.update(change.event_id for change in one.changes if change.event_id is not None)
-    old = [event_id for event_id in wanted if event_id not in numbers.events]
-    if old:
-        for event_id, stream_id, sender in await events.numbers_of(tx, old):
+        entries = snapshot.map if snapshot.changes is None else snapshot.changes
+        event_ids.update(event_id for event_id in entries.values() if event_id is not None)
+    for pending in pending_events:
+        event_ids.update(
+            change.event_id for change in pending.changes if change.event_id is not None
+        )
+    stored = [event_id for event_id in event_ids if event_id not in numbers.events]
+    if stored:
+        for event_id, stream_id, sender in await events.numbers_of(tx, stored):
             numbers.events[event_id] = stream_id
             numbers.senders[event_id] = sender
 
@@ -124,28 +143,28 @@ async def _look_up_old_events(
 async def _store_snapshots(
     tx: Tx, work: CommitWork, snapshot_ids: Sequence[int], numbers: _Numbers
 ) -> Mapping[Key, int]:
-    for (_, snapshot), number in zip(work.snapshots, snapshot_ids, strict=True):
-        numbers.snapshots[id(snapshot)] = number
+    for (_, snapshot), snapshot_id in zip(work.snapshots, snapshot_ids, strict=True):
+        numbers.snapshots[id(snapshot)] = snapshot_id
     keys = {
         key
         for _, snapshot in work.snapshots
         for key in (snapshot.map if snapshot.changes is None else snapshot.changes)
     }
-    interned = await state.intern_keys(tx, [key for key in keys if key not in work.key_ids])
+    key_ids = await state.intern_keys(tx, [key for key in keys if key not in work.key_ids])
     records = []
-    for (room_id, snapshot), number in zip(work.snapshots, snapshot_ids, strict=True):
-        held = snapshot.map if snapshot.changes is None else snapshot.changes
+    for (room_id, snapshot), snapshot_id in zip(work.snapshots, snapshot_ids, strict=True):
+        entries = snapshot.map if snapshot.changes is None else snapshot.changes
         delta = state.pack(
             (
-                interned[key] if key in interned else work.key_ids[key],
+                key_ids[key] if key in key_ids else work.key_ids[key],
                 state.REMOVED if event_id is None else numbers.events[event_id],
             )
-            for key, event_id in held.items()
+            for key, event_id in entries.items()
         )
-        parent = numbers.of_snapshot(snapshot.parent)
-        records.append(SnapshotRecord(number, room_id, parent, snapshot.hops, delta))
+        parent = numbers.snapshot_id(snapshot.parent)
+        records.append(SnapshotRecord(snapshot_id, room_id, parent, snapshot.hops, delta))
     await state.insert_snapshots(tx, records)
-    return interned
+    return key_ids
 
 
 async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
@@ -155,7 +174,7 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
         head = batch.head
         if head is None:
             continue
-        last = max((numbers.events[one.event.event_id] for one in batch.placed), default=0)
+        last = max((numbers.events[pending.event.event_id] for pending in batch.events), default=0)
         heads[batch.room_id] = (
             head,
             max(last, heads[batch.room_id][1] if batch.room_id in heads else 0),
@@ -168,7 +187,7 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
             (
                 room_id,
                 orjson.dumps(head.extremities).decode(),
-                numbers.of_snapshot(head.snapshot) or 0,
+                numbers.snapshot_id(head.snapshot) or 0,
                 head.depth,
                 last,
             )
@@ -177,159 +196,175 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
     )
     if summaries:
         await rooms.set_summaries(tx, [row for _, row in sorted(summaries.items())])
-    new = [batch for batch in work.batches if batch.new_room is not None]
-    if new:
+    new_rooms = [batch for batch in work.batches if batch.new_room is not None]
+    if new_rooms:
         await rooms.insert(
             tx,
             [
                 (batch.room_id, batch.new_room.version, batch.new_room.creator, work.now_ms)
-                for batch in new
+                for batch in new_rooms
                 if batch.new_room is not None
             ],
         )
 
 
-async def _set_state(tx: Tx, work: CommitWork, placed: Sequence[Placed], numbers: _Numbers) -> None:
+async def _set_state(
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+) -> None:
     current: dict[tuple[str, str, str], tuple[str, int, str | None] | None] = {}
-    ours: dict[tuple[str, str], tuple[str, str, int, str]] = {}
+    local: dict[tuple[str, str], tuple[str, str, int, str]] = {}
     suffix = f":{work.server_name}"
-    for one in placed:
-        room_id = one.event.room_id
-        for change in one.changes:
+    for pending in pending_events:
+        room_id = pending.event.room_id
+        for change in pending.changes:
             key = (room_id, change.type, change.state_key)
-            # An entry that resolution took away leaves the member out of the room.
-            cause = change.event_id or one.event.event_id
-            number = numbers.events[cause]
-            current[key] = None if change.event_id is None else (cause, number, change.membership)
+            # Where state resolution removed a membership, the user counts as having left.
+            event_id = change.event_id or pending.event.event_id
+            stream_id = numbers.events[event_id]
+            current[key] = (
+                None if change.event_id is None else (event_id, stream_id, change.membership)
+            )
             if change.type == event_types.MEMBER and change.state_key.endswith(suffix):
-                sender = numbers.senders.get(cause, one.event.sender)
+                sender = numbers.senders.get(event_id, pending.event.sender)
                 membership = change.membership or event_types.LEAVE
-                ours[(change.state_key, room_id)] = (membership, cause, number, sender)
-    put = [(*key, *entry) for key, entry in sorted(current.items()) if entry is not None]
-    gone = [key for key, entry in current.items() if entry is None]
-    if put:
-        await state.set_current(tx, put)
-    if gone:
-        await state.unset_current(tx, gone)
-    if ours:
+                local[(change.state_key, room_id)] = (membership, event_id, stream_id, sender)
+    changed = [(*key, *entry) for key, entry in sorted(current.items()) if entry is not None]
+    removed = [key for key, entry in current.items() if entry is None]
+    if changed:
+        await state.set_current(tx, changed)
+    if removed:
+        await state.unset_current(tx, removed)
+    if local:
         await rooms.set_local_memberships(
-            tx, [(*key, *entry) for key, entry in sorted(ours.items())]
+            tx, [(*key, *entry) for key, entry in sorted(local.items())]
         )
 
 
-async def _note_links(
-    tx: Tx, work: CommitWork, placed: Sequence[Placed], numbers: _Numbers
+async def _set_links(
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
 ) -> None:
-    relations = [row for one in placed if (row := _relation_row(one, numbers)) is not None]
+    relations = [row for e in pending_events if (row := _relation_row(e, numbers)) is not None]
     if relations:
         await relation_writes.insert(tx, relations)
     redactions = [
-        (one.event.event_id, one.event.room_id, target, one.event.sender)
-        for one in placed
-        if (target := one.event.redacts) is not None and one.status != Status.REJECTED
+        (pending.event.event_id, pending.event.room_id, target, pending.event.sender)
+        for pending in pending_events
+        if (target := pending.event.redacts) is not None and pending.status != EventStatus.REJECTED
     ]
     if redactions:
         await events.insert_redactions(tx, redactions)
-    taken = {one.redacts: one.event.event_id for one in placed if one.redacts is not None}
-    if taken:
-        await events.set_redacted(tx, sorted(taken.items()))
-        await relation_writes.remove(tx, sorted(taken))
-    requests = [
-        (txn.user_id, txn.device_id, txn.scope, txn.txn_id, one.event.event_id, work.now_ms)
-        for one in placed
-        if (txn := one.txn) is not None
+    redacted = {
+        pending.redacts: pending.event.event_id
+        for pending in pending_events
+        if pending.redacts is not None
+    }
+    if redacted:
+        await events.set_redacted(tx, sorted(redacted.items()))
+        await relation_writes.remove(tx, sorted(redacted))
+    transactions = [
+        (txn.user_id, txn.device_id, txn.scope, txn.txn_id, pending.event.event_id, work.now_ms)
+        for pending in pending_events
+        if (txn := pending.txn) is not None
     ]
-    if requests:
-        await transaction_ids.insert(tx, requests)
-    missing = sorted({(one.event.room_id, cited) for one in placed for cited in one.missing})
+    if transactions:
+        await transaction_ids.insert(tx, transactions)
+    missing = sorted(
+        {
+            (pending.event.room_id, event_id)
+            for pending in pending_events
+            for event_id in pending.missing_prev_events
+        }
+    )
     if missing:
         await events.add_backward(tx, missing)
-    filled = [one.event.event_id for one in placed if one.fills_gap]
-    if filled:
-        await events.remove_backward(tx, filled)
+    gaps = [pending.event.event_id for pending in pending_events if pending.fills_gap]
+    if gaps:
+        await events.remove_backward(tx, gaps)
 
 
-def _number(one: Placed, stream_id: int) -> int:
-    # Snapshots name events by number, so an outlier keeps the one it was stored under. What
-    # followers of the stream hear of it has a new one.
-    return stream_id if one.outlier_id is None else one.outlier_id
+def _number(pending: PendingEvent, stream_id: int) -> int:
+    # Snapshots refer to events by number, so an outlier keeps the number under which it was
+    # stored. Only its row in the events stream has a new one.
+    return stream_id if pending.outlier_id is None else pending.outlier_id
 
 
-def _place(one: Placed, numbers: _Numbers) -> tuple[str, int, int]:
-    snapshot_id = numbers.of_snapshot(one.before)
+def _outlier_update(pending: PendingEvent, numbers: _Numbers) -> tuple[str, int, int]:
+    snapshot_id = numbers.snapshot_id(pending.state_before)
     assert snapshot_id is not None
-    return one.event.event_id, snapshot_id, int(one.status)
+    return pending.event.event_id, snapshot_id, int(pending.status)
 
 
-def _record(one: Placed, work: CommitWork, numbers: _Numbers) -> EventRecord:
-    event = one.event
+def _record(pending: PendingEvent, work: CommitWork, numbers: _Numbers) -> EventRecord:
+    event = pending.event
     return EventRecord(
-        numbers.events[event.event_id],
-        work.writer,
-        event.event_id,
-        event.room_id,
-        event.type,
-        event.state_key,
-        event.sender,
-        event.depth,
-        event.origin_server_ts,
-        numbers.of_snapshot(one.before),
-        int(one.status),
-        int(has_url(event.content)),
-        one.redacted_by,
-        event.canonical,
+        stream_id=numbers.events[event.event_id],
+        writer=work.writer,
+        event_id=event.event_id,
+        room_id=event.room_id,
+        type=event.type,
+        state_key=event.state_key,
+        sender=event.sender,
+        depth=event.depth,
+        origin_server_ts=event.origin_server_ts,
+        snapshot_id=numbers.snapshot_id(pending.state_before),
+        status=int(pending.status),
+        contains_url=int(has_url(event.content)),
+        redacted_by=pending.redacted_by,
+        pdu=event.canonical,
     )
 
 
-def _relation_row(one: Placed, numbers: _Numbers) -> RelationRecord | None:
-    event = one.event
-    relation = stored_relation(event)
-    if relation is None or one.status not in _SHOWN or one.redacted_by is not None:
+def _relation_row(pending: PendingEvent, numbers: _Numbers) -> RelationRecord | None:
+    event = pending.event
+    relation = relation_to_store(event)
+    if relation is None or pending.status not in _RELATING or pending.redacted_by is not None:
         return None
     return RelationRecord(
-        event.event_id,
-        event.room_id,
-        relation.parent_id,
-        relation.rel_type,
-        relation.key,
-        event.type,
-        event.sender,
-        event.depth,
-        numbers.events[event.event_id],
+        event_id=event.event_id,
+        room_id=event.room_id,
+        parent_id=relation.parent_id,
+        rel_type=relation.rel_type,
+        aggregation_key=relation.key,
+        type=event.type,
+        sender=event.sender,
+        depth=event.depth,
+        stream_id=numbers.events[event.event_id],
     )
 
 
-_SHOWN = frozenset((Status.ACCEPTED,))
+_RELATING = frozenset((EventStatus.ACCEPTED,))
 
 
-def _row(one: Placed, numbers: _Numbers) -> EventRow:
-    event = one.event
-    relation, lost = stored_relation(event), one.lost_relation
-    own = one.changes[0] if one.plain and one.changes else None
+def _row(pending: PendingEvent, numbers: _Numbers) -> EventRow:
+    event = pending.event
+    relation, lost_relation = relation_to_store(event), pending.lost_relation
+    own_change = pending.changes[0] if pending.only_own_entry and pending.changes else None
     return EventRow(
-        event.room_id,
-        event.event_id,
-        event.type,
-        event.sender,
-        event.state_key,
-        event.depth,
-        event.origin_server_ts,
+        room_id=event.room_id,
+        event_id=event.event_id,
+        type=event.type,
+        sender=event.sender,
+        state_key=event.state_key,
+        depth=event.depth,
+        origin_server_ts=event.origin_server_ts,
         membership=membership_of(event),
-        prev_membership=None if own is None else own.prev_membership,
-        outlier=one.status == Status.OUTLIER,
-        soft_failed=one.status == Status.SOFT_FAILED,
-        rejected=one.status == Status.REJECTED,
+        prev_membership=None if own_change is None else own_change.prev_membership,
+        outlier=pending.status == EventStatus.OUTLIER,
+        soft_failed=pending.status == EventStatus.SOFT_FAILED,
+        rejected=pending.status == EventStatus.REJECTED,
         redacts=event.redacts,
         relates_to=None if relation is None else (relation.rel_type, relation.parent_id),
-        txn=None if one.txn is None else (one.txn.device_id, one.txn.txn_id),
+        txn=None if pending.txn is None else (pending.txn.device_id, pending.txn.txn_id),
         room_version=event.rules.identifier,
         pdu=event.canonical,
-        snapshot_id=numbers.of_snapshot(one.before),
+        snapshot_id=numbers.snapshot_id(pending.state_before),
         contains_url=has_url(event.content),
-        redaction_applies=one.redacts is not None,
-        redacted_by=one.redacted_by,
+        redaction_applies=pending.redacts is not None,
+        redacted_by=pending.redacted_by,
         state_changes=None
-        if one.plain
-        else tuple((c.type, c.state_key, c.event_id, c.membership) for c in one.changes),
-        lost_relation=None if lost is None else (lost.rel_type, lost.parent_id),
+        if pending.only_own_entry
+        else tuple((c.type, c.state_key, c.event_id, c.membership) for c in pending.changes),
+        lost_relation=None
+        if lost_relation is None
+        else (lost_relation.rel_type, lost_relation.parent_id),
     )

@@ -1,7 +1,19 @@
-"""The committer: everything that waits, of all rooms, goes into one transaction; then the answers.
+"""The committer: writes the batches of all rooms, grouped into large transactions.
 
-While one commit runs, the next group gathers. A commit runs in the committer's own task, so a
-waiter that is cancelled never stops one. When it stops, it first writes what waits.
+Rules:
+
+- Batches are committed in the order of submission, one transaction at a time. A batch that is
+  built on another batch of its room is therefore committed after it, or together with it. While
+  a transaction runs, the next group gathers.
+- Commits run in the committer's own task, shielded. A waiter that is cancelled does not stop them.
+- If the database is not available, the whole group fails. If the transaction breaks for another
+  reason, such as a duplicate event ID, each room of the group is tried again alone, so that one
+  room cannot fail the others.
+- Together with a batch fail all queued batches of its room, as they are built on events that were
+  not stored. `hot_rooms` drops the room in the same step, so nothing more can be built on them.
+- On shutdown, what is queued is still written, for at most FLUSH_S; what is left fails, and
+  `check_open` rejects new batches.
+- No wake-up is lost: `_wake` is replaced without an await after the queue was found empty.
 """
 
 import logging
@@ -21,7 +33,7 @@ from hs.services.rooms.append.commit_transaction import (
     CommitWork,
     commit_group,
 )
-from hs.services.rooms.append.pending_events import Batch
+from hs.services.rooms.append.pending_events import EventBatch
 from hs.services.rooms.store.state_snapshots import Snapshot, unstored
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import DatabaseUnavailable
@@ -36,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class NotCommitted(MatrixError):
-    """What was appended could not be written down; trying again may help."""
+    """The events could not be stored; the request may be repeated."""
 
     def __init__(self, message: str) -> None:
         super().__init__("M_UNKNOWN", 503, message)
@@ -47,14 +59,14 @@ class NotCommitted(MatrixError):
 
 @attrs.define(eq=False)
 class Committer:
-    """Writes batches in the order in which they were handed over."""
+    """Writes batches in the order of submission."""
 
     _writer: TableWriter[EventRow]
     _states: StateStore
     _clock: Clock
     _server_name: str
     _index_chains: ChainIndexer
-    _queue: list[Batch] = attrs.Factory(list)
+    _queue: list[EventBatch] = attrs.Factory(list)
     _waiting_events: int = 0
     _wake: trio.Event = attrs.Factory(trio.Event)
     _stopped: bool = False
@@ -62,29 +74,26 @@ class Committer:
 
     @property
     def waiting_events(self) -> int:
-        """How many events wait for the next transaction."""
+        """Number of events that wait for the next transaction."""
         return self._waiting_events
 
     def check_open(self) -> None:
-        """Refuse work that would not be written.
-
-        Raises: NotCommitted.
-        """
+        """Raise NotCommitted if the server is stopping or too many events are waiting."""
         if self._stopped:
-            raise NotCommitted("The server is stopping")
+            raise NotCommitted("The server is shutting down")
         if self._waiting_events > MAX_WAITING_EVENTS:
-            raise NotCommitted("Too many events wait to be written")
+            raise NotCommitted("Too many events are waiting to be stored; try again later")
 
-    def submit(self, batch: Batch) -> None:
-        """Hand a batch over; `check_open` came before, without an await between."""
+    def submit(self, batch: EventBatch) -> None:
+        """Queue a batch; the caller has called `check_open`, with no await in between."""
         self._queue.append(batch)
-        self._waiting_events += len(batch.placed)
+        self._waiting_events += len(batch.events)
         self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit until cancelled; then commit what still waits, and stop.
+        """Commit batches until cancelled; then commit those still queued, and stop.
 
-        The TableWriter of the events stream must outlive this.
+        The TableWriter of the events stream must be stopped after this.
         """
         task_status.started()
         try:
@@ -103,55 +112,55 @@ class Committer:
             await self._commit(self._take_group())
         self._wake = trio.Event()
 
-    def _take_group(self) -> list[Batch]:
+    def _take_group(self) -> list[EventBatch]:
         events = 0
         taken = 0
         for batch in self._queue:
-            if taken and events + len(batch.placed) > MAX_GROUP_EVENTS:
+            if taken and events + len(batch.events) > MAX_GROUP_EVENTS:
                 break
             taken += 1
-            events += len(batch.placed)
+            events += len(batch.events)
         group = self._queue[:taken]
         del self._queue[:taken]
         self._waiting_events -= events
         return group
 
-    async def _commit(self, group: Sequence[Batch]) -> None:
-        work = self._work(group)
+    async def _commit(self, group: Sequence[EventBatch]) -> None:
+        work = self._commit_work(group)
         try:
             result = await self._writer.write_now(commit_group, work)
         except (DatabaseUnavailable, WriterStopped, WriterReplaced) as error:
             self._fail(group, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, nothing was written
+        except Exception as error:  # noqa: BLE001 - whatever the reason, nothing was written
             await self._isolate(group, error)
         else:
-            self._settle(work, result)
+            self._finish(work, result)
 
-    async def _isolate(self, group: Sequence[Batch], error: Exception) -> None:
-        # One room's events broke the transaction of all: those of others are tried again.
-        rooms: dict[str, list[Batch]] = {}
+    async def _isolate(self, group: Sequence[EventBatch], error: Exception) -> None:
+        # The events of one room broke the transaction for all rooms: try each room alone.
+        rooms: dict[str, list[EventBatch]] = {}
         for batch in group:
             rooms.setdefault(batch.room_id, []).append(batch)
         if len(rooms) == 1:
-            log.error("a commit of events failed", exc_info=error)
+            log.error("could not commit events of room %s", group[0].room_id, exc_info=error)
             self._fail(group, error)
             return
         for batches in rooms.values():
             await self._commit(batches)
 
-    def _work(self, group: Sequence[Batch]) -> CommitWork:
-        wanted: dict[int, tuple[str, Snapshot]] = {}
+    def _commit_work(self, group: Sequence[EventBatch]) -> CommitWork:
+        snapshots: dict[int, tuple[str, Snapshot]] = {}
         for batch in group:
-            used = [one.before for one in batch.placed if one.before is not None]
+            referenced = [e.state_before for e in batch.events if e.state_before is not None]
             if batch.head is not None:
-                used.append(batch.head.snapshot)
-            for snapshot in used:
+                referenced.append(batch.head.snapshot)
+            for snapshot in referenced:
                 if snapshot.id is None:
-                    for below in unstored(snapshot):
-                        wanted.setdefault(id(below), (batch.room_id, below))
+                    for ancestor in unstored(snapshot):
+                        snapshots.setdefault(id(ancestor), (batch.room_id, ancestor))
         return CommitWork(
             batches=group,
-            snapshots=list(wanted.values()),
+            snapshots=list(snapshots.values()),
             key_ids=self._key_ids,
             writer=self._writer.writer,
             server_name=self._server_name,
@@ -159,32 +168,32 @@ class Committer:
             index_chains=self._index_chains,
         )
 
-    def _settle(self, work: CommitWork, result: CommitResult) -> None:
-        for (_, snapshot), number in zip(work.snapshots, result.snapshot_ids, strict=True):
-            snapshot.settle(number)
+    def _finish(self, work: CommitWork, result: CommitResult) -> None:
+        for (_, snapshot), snapshot_id in zip(work.snapshots, result.snapshot_ids, strict=True):
+            snapshot.mark_stored(snapshot_id)
             self._states.remember_snapshot(snapshot)
         self._remember_keys(result.key_ids)
         numbers = iter(result.stream_ids)
         for batch in work.batches:
-            for one in batch.placed:
-                one.stream_id = next(numbers)
+            for pending in batch.events:
+                pending.stream_id = next(numbers)
         for batch in work.batches:
             batch.finish()
 
-    def _remember_keys(self, interned: Mapping[Key, int]) -> None:
+    def _remember_keys(self, key_ids: Mapping[Key, int]) -> None:
         if len(self._key_ids) > MAX_KEY_IDS:
             self._key_ids.clear()
-        self._key_ids.update(interned)
+        self._key_ids.update(key_ids)
 
-    def _fail(self, group: Sequence[Batch], cause: Exception) -> None:
-        lost = {batch.room_id for batch in group}
-        # What was built on top of events that never came to be falls with them.
-        dependents = [batch for batch in self._queue if batch.room_id in lost]
-        self._queue = [batch for batch in self._queue if batch.room_id not in lost]
-        self._waiting_events = sum(len(batch.placed) for batch in self._queue)
+    def _fail(self, group: Sequence[EventBatch], cause: Exception) -> None:
+        failed_rooms = {batch.room_id for batch in group}
+        # Queued batches of these rooms are built on events that were not stored: they fail as well.
+        dependents = [batch for batch in self._queue if batch.room_id in failed_rooms]
+        self._queue = [batch for batch in self._queue if batch.room_id not in failed_rooms]
+        self._waiting_events = sum(len(batch.events) for batch in self._queue)
         for batch in (*group, *dependents):
             if batch.done.is_set():
                 continue
-            error = NotCommitted("The events could not be written; try again")
+            error = NotCommitted("The events could not be stored; try again")
             error.__cause__ = cause
             batch.finish(error)

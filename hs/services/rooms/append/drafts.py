@@ -1,4 +1,4 @@
-"""What callers ask the owner of a room to append, and what they get back; both cross processes."""
+"""The arguments and results of appending; both are sent between processes."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from hs.core.ids import EventID, RoomID, UserID
 
 @attrs.frozen
 class TxnKey:
-    """What makes a request idempotent: a repetition with the same key gives the same event.
+    """The key that makes a request idempotent: the same key yields the same event.
 
-    `device_id` is "" for tokens without a device; `scope` is the request's path without the
-    transaction ID, so that the same ID in another room is another request.
+    `device_id` is "" for access tokens without a device. `scope` is the path of the request without
+    the transaction ID, so that the same ID used in another room is a different request.
     """
 
     user_id: UserID
@@ -23,12 +23,13 @@ class TxnKey:
 
 @attrs.frozen
 class Draft:
-    """An event yet to be built: its place in the graph, depth and hashes come from the owner.
+    """An event as a service asks for it; the owner of the room adds prev_events, depth and hashes.
 
-    `redacts` is put where the room's version keeps it. With `keep_if_same`, a state event equal
-    in content and sender to the current one is answered by that one's ID, and nothing is new.
-    `replaces` is the event that must still hold the entry of the state when this is appended.
-    `new_room_id` is the ID for the room that an m.room.create begins, where we may choose one.
+    - `redacts` is written where the room version expects it: at the top level or in `content`.
+    - `keep_if_same`: if the current state event has the same content and sender, return that
+      event and append nothing.
+    - `replaces`: the event that must still be the current one for this type and state key.
+    - `new_room_id`: the room ID for an m.room.create, in room versions where the server chooses it.
     """
 
     type: str
@@ -45,7 +46,10 @@ class Draft:
 
 @attrs.frozen
 class Appended:
-    """What became of a draft; `existed` when a transaction ID or `keep_if_same` found it done."""
+    """The event appended for a draft.
+
+    `existed` means that a transaction ID or `keep_if_same` matched an earlier event.
+    """
 
     event_id: EventID
     stream_id: int

@@ -1,4 +1,4 @@
-"""Making the next event of a room from a draft: its place in the graph, signed, and allowed."""
+"""Build the next event of a room from a draft: fill in, authorize and sign it."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -23,24 +23,24 @@ from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.hot_room import (
     HotRoom,
     RoomHead,
-    follow,
-    own_change,
-    reference_hash_text,
+    encoded_reference_hash,
+    head_after,
+    own_state_change,
 )
-from hs.services.rooms.append.pending_events import Placed
+from hs.services.rooms.append.pending_events import PendingEvent
 from hs.services.rooms.store.room_summaries import SUMMARISED_TYPES, summary_after
 
 MAX_DEPTH: Final = 2**53 - 1
 
 
 def random_opaque() -> str:
-    """Give the unguessable part of a new ID."""
+    """Return the unguessable part of a new event ID or room ID."""
     return secrets.token_urlsafe(18)
 
 
 @attrs.frozen(eq=False)
 class EventBuilder:
-    """Builds and checks this server's events; it changes no room."""
+    """Builds, signs and authorizes this server's events; changes no room."""
 
     signer: Signer
     clock: Clock
@@ -48,32 +48,32 @@ class EventBuilder:
 
     @property
     def server_name(self) -> ServerName:
-        """Give the name of this server."""
+        """Name of this server."""
         return self.signer.server_name
 
-    def place(
+    def build_event(
         self, room: HotRoom, head: RoomHead, draft: Draft, target: Event | None = None
-    ) -> tuple[Placed, RoomHead]:
-        """Make an event that follows a head; give it, and the head after it.
+    ) -> tuple[PendingEvent, RoomHead]:
+        """Build the event that follows `head`; return it and the head after it.
 
-        `target` is the event that a redaction redacts, unless it is unknown or redacted already.
-        Raises: Forbidden by the auth rules; TooLarge; BadJson.
+        `target` is the event that a redaction redacts; None if it is unknown or already redacted.
+        Raises: Forbidden, by the auth rules; TooLarge; BadJson.
         """
         event = self._build(room, head, draft)
         check_auth(event, head.events, head.power)
-        placed = Placed(event, head.snapshot, own_change(head, event), txn=draft.txn)
-        after = follow(head, event, room.create)
+        pending = PendingEvent(event, head.snapshot, own_state_change(head, event), txn=draft.txn)
+        after = head_after(head, event, room.create)
         if target is not None and draft.redacts is not None:
             _check_may_redact(event, target, head)
             if redaction_applies(event, target, head.power):
-                placed.take_away(target)
-                after = without_redacted(after, target)
-        return placed, after
+                pending.mark_redacted(target)
+                after = head_without_redacted(after, target)
+        return pending, after
 
-    def create(self, draft: Draft, rules: RoomVersion, origin_server_ts: int) -> Event:
-        """Make the create event of a new room.
+    def build_create_event(self, draft: Draft, rules: RoomVersion, origin_server_ts: int) -> Event:
+        """Build the create event of a new room.
 
-        Raises: Forbidden by the auth rules; TooLarge; BadJson.
+        Raises: Forbidden, by the auth rules; TooLarge; BadJson.
         """
         content = {**draft.content, "room_version": rules.identifier}
         if not rules.implicit_creator:
@@ -81,7 +81,7 @@ class EventBuilder:
         room_id = None
         if not rules.room_id_is_create_hash:
             room_id = draft.new_room_id or RoomID(f"!{self.opaque_id()}:{self.server_name}")
-        place = GraphPlace(
+        position = GraphPlace(
             room_id=room_id,
             prev_events=(),
             auth_events=(),
@@ -89,15 +89,14 @@ class EventBuilder:
             origin_server_ts=origin_server_ts,
             event_id=self._event_id(rules),
         )
-        event = build_event(
-            EventDraft(draft.type, draft.sender, content, ""), place, rules, self.signer
-        )
+        event_draft = EventDraft(draft.type, draft.sender, content, "")
+        event = build_event(event_draft, position, rules, self.signer)
         check_auth(event, {})
         return event
 
     def _build(self, room: HotRoom, head: RoomHead, draft: Draft) -> Event:
         rules = room.rules
-        cited = head.prev_events()
+        prev_events = head.prev_events()
         auth_events = [
             head.events[key]
             for key in auth_types_for_event(
@@ -107,21 +106,25 @@ class EventBuilder:
         ]
         hashes: Mapping[EventID, str] = {}
         if not rules.event_id_is_hash:
-            hashes = {one.event_id: one.reference_hash for one in cited} | {
-                one.event_id: reference_hash_text(one) for one in auth_events
+            hashes = {end.event_id: end.reference_hash for end in prev_events} | {
+                event.event_id: encoded_reference_hash(event) for event in auth_events
             }
-        now_ms = draft.origin_server_ts
-        place = GraphPlace(
+        origin_server_ts = draft.origin_server_ts
+        if origin_server_ts is None:
+            origin_server_ts = self.clock.now_ms()
+        position = GraphPlace(
             room_id=room.room_id,
-            prev_events=[one.event_id for one in cited],
-            auth_events=[one.event_id for one in auth_events],
+            prev_events=[end.event_id for end in prev_events],
+            auth_events=[event.event_id for event in auth_events],
             depth=min(head.depth + 1, MAX_DEPTH),
-            origin_server_ts=self.clock.now_ms() if now_ms is None else now_ms,
+            origin_server_ts=origin_server_ts,
             event_id=self._event_id(rules),
             reference_hashes=hashes,
         )
-        wanted = EventDraft(draft.type, draft.sender, draft.content, draft.state_key, draft.redacts)
-        return build_event(wanted, place, rules, self.signer)
+        event_draft = EventDraft(
+            draft.type, draft.sender, draft.content, draft.state_key, draft.redacts
+        )
+        return build_event(event_draft, position, rules, self.signer)
 
     def _event_id(self, rules: RoomVersion) -> EventID | None:
         if rules.event_id_is_hash:
@@ -130,26 +133,27 @@ class EventBuilder:
 
 
 def _check_may_redact(redaction: Event, target: Event, head: RoomHead) -> None:
-    # The rooms' rules let all users of a server redact each other; what clients are promised
-    # is narrower. Spec: client-server API, Redactions.
+    # The auth rules let users of one server redact each other's events; the client-server API
+    # is stricter: without the power level, a user may redact their own events only.
+    # Spec: client-server API, Redactions.
     if target.room_id != redaction.room_id or target.sender == redaction.sender:
         return
     needed = head.power.redact
     if head.power.of_user(redaction.sender) < needed:
-        raise Forbidden(f"To redact others' events needs power {needed}")
+        raise Forbidden(f"Redacting events of other users requires power level {needed}")
 
 
-def without_redacted(head: RoomHead, target: Event) -> RoomHead:
-    """Give the head in which no more of a redacted state event counts than is left of it."""
+def head_without_redacted(head: RoomHead, target: Event) -> RoomHead:
+    """Return the head after a redaction of `target`: its state uses the redacted event."""
     key = (target.type, target.state_key or "")
     if target.state_key is None or head.snapshot.map.get(key) != target.event_id:
         return head
-    left = redact(target)
+    redacted = redact(target)
     if target.type in SUMMARISED_TYPES:
-        head = attrs.evolve(head, summary=summary_after(head.summary, key, left))
+        head = attrs.evolve(head, summary=summary_after(head.summary, key, redacted))
     if key in head.events:
-        head = attrs.evolve(head, events=head.events.set(key, left))
+        head = attrs.evolve(head, events=head.events.set(key, redacted))
     if key == event_types.POWER_LEVELS_KEY:
         create = head.events[event_types.CREATE_KEY]
-        head = attrs.evolve(head, power=PowerLevels.of(left, create, left.rules))
+        head = attrs.evolve(head, power=PowerLevels.of(redacted, create, redacted.rules))
     return head

@@ -1,7 +1,14 @@
-"""A room in the memory of its owner: its state, where it ends, and who may do what.
+"""A room in the memory of its owner: forward extremities, current state, power levels.
 
-The end of a room is one immutable value, `RoomHead`. Appending makes new heads step by step and
-puts the last one in place at once, so that a step that fails leaves nothing behind.
+Rules:
+
+- `RoomHead` is immutable to everybody but the method that builds it. Appending derives new heads
+  step by step and assigns the last one to `HotRoom.head` in one step, so a draft that fails
+  leaves no trace.
+- The head includes the events in `pending`, which are not committed yet. It may therefore be
+  ahead of the database, never behind it.
+- If a commit fails, the head describes events that do not exist. The room is marked `dropped`,
+  and whoever still refers to it must not use it (see `hot_rooms`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +27,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.unpadded_base64 import encode_base64
 from hs.core.versions import RoomVersion
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.append.pending_events import Change, Placed, membership_of
+from hs.services.rooms.append.pending_events import PendingEvent, StateEntryChange, membership_of
 from hs.services.rooms.append.recent_annotations import RecentAnnotations
 from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.room_summaries import SUMMARISED_TYPES, count_membership, summary_after
@@ -37,7 +44,7 @@ AUTH_TYPES: Final = frozenset(
     )
 )
 MAX_PREV_EVENTS: Final = 10
-MAX_KEPT_EVENTS: Final = 4096
+MAX_STATE_EVENTS: Final = 4096
 
 _ROOM_BYTES: Final = 4000
 _MEMBER_BYTES: Final = 120
@@ -45,7 +52,10 @@ _EVENT_BYTES: Final = 3000
 
 
 class Extremity(NamedTuple):
-    """An event that no known event points back to; the hash is of room versions 1 and 2 only."""
+    """A forward extremity: an event that no known event lists in its prev_events.
+
+    `reference_hash` is set in room versions 1 and 2 only.
+    """
 
     event_id: EventID
     depth: int
@@ -54,10 +64,10 @@ class Extremity(NamedTuple):
 
 @attrs.define(eq=False)
 class RoomHead:
-    """The end of a room: the state after all its extremities, and what is read from that state.
+    """The end of a room: its forward extremities, and the state after all of them.
 
-    Never changed: the methods give the head that follows. `events` holds those events of the
-    state that the auth rules were asked about; all others are known by ID only.
+    Immutable: the methods return a new head. `events` caches those events of the state that the
+    auth rules have needed so far; of all others only the ID is known.
     """
 
     snapshot: Snapshot
@@ -69,20 +79,20 @@ class RoomHead:
     power: PowerLevels
 
     def with_events(self, events: Iterable[Event]) -> "RoomHead":
-        """Give the head that knows more events of its own state."""
-        kept = self.events.update({(one.type, one.state_key or ""): one for one in events})
-        return attrs.evolve(self, events=kept)
+        """Return a head with more events of its own state loaded."""
+        loaded = {(event.type, event.state_key or ""): event for event in events}
+        return attrs.evolve(self, events=self.events.update(loaded))
 
     def with_state(self, changes: Mapping[StateKey, Event | None], create: Event) -> "RoomHead":
-        """Give the head after entries of the state were set, or removed where None."""
+        """Return the head after state entries were set, or removed where None."""
         head = attrs.evolve(
             self,
             snapshot=self.snapshot.after(
-                {key: None if new is None else new.event_id for key, new in changes.items()}
+                {key: None if event is None else event.event_id for key, event in changes.items()}
             ),
         )
-        for key, new in changes.items():
-            head._read(key, new)
+        for key, event in changes.items():
+            head._apply_entry(key, event)
         if event_types.POWER_LEVELS_KEY in changes or event_types.CREATE_KEY in changes:
             levels = changes.get(
                 event_types.POWER_LEVELS_KEY, self.events.get(event_types.POWER_LEVELS_KEY)
@@ -91,30 +101,30 @@ class RoomHead:
         return head
 
     def with_extremities(self, extremities: tuple[Extremity, ...]) -> "RoomHead":
-        """Give the head that ends in other events."""
-        depth = max((one.depth for one in extremities), default=self.depth)
+        """Return the head with these forward extremities."""
+        depth = max((end.depth for end in extremities), default=self.depth)
         return attrs.evolve(self, extremities=extremities, depth=depth)
 
     def prev_events(self) -> tuple[Extremity, ...]:
-        """Choose what a new event follows: the deepest ends, if there are too many to cite."""
+        """Return the extremities that a new event cites: the deepest, if there are too many."""
         if len(self.extremities) <= MAX_PREV_EVENTS:
             return self.extremities
-        ordered = sorted(self.extremities, key=lambda one: one.depth, reverse=True)
+        ordered = sorted(self.extremities, key=lambda end: end.depth, reverse=True)
         return tuple(ordered[:MAX_PREV_EVENTS])
 
-    def _read(self, key: StateKey, new: Event | None) -> None:
-        # Only on a head that nobody else has seen yet.
+    def _apply_entry(self, key: StateKey, event: Event | None) -> None:
+        # Mutates: only called on a head that is still being built.
         if key[0] in AUTH_TYPES:
-            if new is not None:
-                self.events = self.events.set(key, new)
+            if event is not None:
+                self.events = self.events.set(key, event)
             elif key in self.events:
                 self.events = self.events.delete(key)
         if key[0] == event_types.MEMBER:
-            self._read_member(key[1], None if new is None else membership_of(new))
+            self._apply_member(key[1], None if event is None else membership_of(event))
         elif key[0] in SUMMARISED_TYPES:
-            self.summary = summary_after(self.summary, key, new)
+            self.summary = summary_after(self.summary, key, event)
 
-    def _read_member(self, user_id: str, membership: str | None) -> None:
+    def _apply_member(self, user_id: str, membership: str | None) -> None:
         before = self.members.get(user_id)
         self.summary = count_membership(self.summary, before, membership)
         if membership is not None:
@@ -125,27 +135,28 @@ class RoomHead:
 
 @attrs.define(eq=False)
 class HotRoom:
-    """One room; belongs to whoever holds the room's lock, between awaits.
+    """One room in memory, changed only by the task that holds the room's lock.
 
-    `pending` are its events that are not committed yet, whole batches that the head counts in.
-    When a commit fails the room is `dropped`: what is in memory never came to be.
+    `pending` are the events that are in `head` but not committed yet, always whole batches.
+    `pins` counts the holders and the uncommitted batches. `dropped` means that a commit failed and
+    this object no longer describes the room.
     """
 
     room_id: RoomID
     create: Event
     head: RoomHead
-    pending: dict[EventID, Placed] = attrs.Factory(dict)
+    pending: dict[EventID, PendingEvent] = attrs.Factory(dict)
     annotations: RecentAnnotations = attrs.Factory(RecentAnnotations)
     pins: int = 0
     dropped: bool = False
 
     @property
     def rules(self) -> RoomVersion:
-        """Give the rules of the room's version."""
+        """Rules of the room's version."""
         return self.create.rules
 
     def weight(self) -> int:
-        """Estimate the memory taken, in bytes."""
+        """Return the estimated memory use, in bytes."""
         head = self.head
         return (
             _ROOM_BYTES
@@ -154,8 +165,8 @@ class HotRoom:
             + len(head.events) * _EVENT_BYTES
         )
 
-    def unknown_auth_events(self, drafts: Iterable[Draft]) -> list[EventID]:
-        """List the events of the state that the auth rules need and that are not in memory."""
+    def missing_auth_event_ids(self, drafts: Iterable[Draft]) -> list[EventID]:
+        """Return the IDs of auth events that the drafts need and `head` has not loaded."""
         head = self.head
         missing: list[EventID] = []
         for draft in drafts:
@@ -168,58 +179,74 @@ class HotRoom:
                         missing.append(event_id)
         return missing
 
-    def keep(self, events: Iterable[Event]) -> None:
-        """Remember events of the current state that had to be fetched."""
+    def remember_state_events(self, events: Iterable[Event]) -> None:
+        """Add loaded events of the current state to the head."""
         self.head = self.head.with_events(events)
 
     def trim(self) -> None:
-        """Forget member events when there are many; what is not committed stays."""
+        """Drop cached member events if there are many; pending ones stay."""
         head = self.head
-        if len(head.events) <= MAX_KEPT_EVENTS:
+        if len(head.events) <= MAX_STATE_EVENTS:
             return
-        kept = {
+        remaining = {
             key: event
             for key, event in head.events.items()
             if key[0] != event_types.MEMBER or event.event_id in self.pending
         }
-        self.head = attrs.evolve(head, events=Map(kept))
+        self.head = attrs.evolve(head, events=Map(remaining))
 
 
 def extremity(event: Event) -> Extremity:
-    """Make an extremity of an event."""
+    """Return the extremity for an event."""
     if event.rules.event_id_is_hash:
         return Extremity(event.event_id, event.depth)
-    return Extremity(event.event_id, event.depth, reference_hash_text(event))
+    return Extremity(event.event_id, event.depth, encoded_reference_hash(event))
 
 
-def reference_hash_text(event: Event) -> str:
-    """Give the hash by which events of room versions 1 and 2 refer to another."""
+def encoded_reference_hash(event: Event) -> str:
+    """Return the reference hash of an event, as room versions 1 and 2 cite it."""
     return encode_base64(reference_hash(event.pdu, event.rules))
 
 
-def first_head(create: Event) -> RoomHead:
-    """Give the head of a room that is about to get its create event."""
-    power = PowerLevels.of(None, create, create.rules)
-    return RoomHead(state_snapshots.empty(), (), 0, Map(), Map(), SummaryRecord(), power)
-
-
-def follow(head: RoomHead, event: Event, create: Event) -> RoomHead:
-    """Give the head after an event that cites the head's `prev_events`, and was allowed."""
-    cited = head.prev_events()
-    if len(cited) == len(head.extremities):
-        rest: tuple[Extremity, ...] = ()
-    else:
-        rest = tuple(one for one in head.extremities if one not in cited)
-    if event.state_key is not None:
-        head = head.with_state({(event.type, event.state_key): event}, create)
-    return attrs.evolve(
-        head, extremities=(*rest, extremity(event)), depth=max(head.depth, event.depth)
+def head_before_create(create: Event) -> RoomHead:
+    """Return the empty head of a room that is about to receive its create event."""
+    return RoomHead(
+        snapshot=state_snapshots.empty(),
+        extremities=(),
+        depth=0,
+        events=Map(),
+        members=Map(),
+        summary=SummaryRecord(),
+        power=PowerLevels.of(None, create, create.rules),
     )
 
 
-def own_change(head: RoomHead, event: Event) -> tuple[Change, ...]:
-    """Give what an event changes in the state of the head before it."""
+def head_after(head: RoomHead, event: Event, create: Event) -> RoomHead:
+    """Return the head after an authorized event that cites `head.prev_events()`."""
+    prev_events = head.prev_events()
+    if len(prev_events) == len(head.extremities):
+        uncited: tuple[Extremity, ...] = ()
+    else:
+        uncited = tuple(end for end in head.extremities if end not in prev_events)
+    if event.state_key is not None:
+        head = head.with_state({(event.type, event.state_key): event}, create)
+    return attrs.evolve(
+        head, extremities=(*uncited, extremity(event)), depth=max(head.depth, event.depth)
+    )
+
+
+def own_state_change(head: RoomHead, event: Event) -> tuple[StateEntryChange, ...]:
+    """Return the change that an event makes to the state of the head before it."""
     if event.state_key is None:
         return ()
-    before = head.members.get(event.state_key) if event.type == event_types.MEMBER else None
-    return (Change(event.type, event.state_key, event.event_id, membership_of(event), before),)
+    prev_membership = (
+        head.members.get(event.state_key) if event.type == event_types.MEMBER else None
+    )
+    change = StateEntryChange(
+        type=event.type,
+        state_key=event.state_key,
+        event_id=event.event_id,
+        membership=membership_of(event),
+        prev_membership=prev_membership,
+    )
+    return (change,)

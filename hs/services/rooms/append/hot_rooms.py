@@ -1,7 +1,19 @@
-"""The rooms in the memory of their owner: loaded when needed, locked while changed, bounded.
+"""Hot rooms: loaded on demand, locked while they change, evicted within a memory limit.
 
-A room that is in use, or has events on their way to the disk, stays. One whose commit failed is
-dropped, and read again by whoever comes next.
+Rules:
+
+- Each room has a lock. A room is loaded and changed only by the task that holds it, so there is
+  never more than one copy of a room in this process.
+- A room is pinned while a task holds it and while a batch of it is not committed. Pinned rooms
+  are never evicted: memory is ahead of the database then, and a copy loaded from the database
+  would miss the pending events. Conversely, a room that is loaded has nothing pending, so what
+  was read is current.
+- Commits finish in the committer's task, which does not take the lock. A failed commit marks the
+  room as dropped and removes it from memory, possibly while another task holds it and awaits
+  something. So a holder calls `check_not_dropped` after every await and does not await between
+  that check and `submit`; otherwise it would build on events that were never stored.
+- Batches that were submitted before the failure, on top of the failed one, are failed by the
+  committer. The next holder loads the room from the database again.
 """
 
 from collections import OrderedDict
@@ -17,8 +29,8 @@ from hs.core.ids import RoomID
 from hs.lib.keyed_lock import KeyedLock
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead
-from hs.services.rooms.append.pending_events import Batch, HeadChange, NewRoom, Placed
-from hs.services.rooms.append.room_loading import make_room, read_room
+from hs.services.rooms.append.pending_events import EventBatch, HeadChange, NewRoomRow, PendingEvent
+from hs.services.rooms.append.room_loading import build_hot_room, load_room
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
@@ -27,16 +39,16 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class RoomDropped(Exception):
-    """The room's commit failed while the caller waited for something: hold it again."""
+    """The room's commit failed while the caller awaited something: hold the room again."""
 
 
-def _nothing(batch: Batch) -> None:
-    """Do nothing when a batch is finished."""
+def _ignore_batch(batch: EventBatch) -> None:
+    pass
 
 
 @attrs.define(eq=False)
 class HotRooms:
-    """The rooms that this process owns and that were used of late."""
+    """The hot rooms of this process."""
 
     _database: Database
     _events: EventStore
@@ -53,12 +65,12 @@ class HotRooms:
 
     @property
     def weight(self) -> int:
-        """About how many bytes they take."""
+        """Estimated memory use of all rooms, in bytes."""
         return self._total_bytes
 
     @property
     def limit(self) -> int:
-        """The bound of `weight`, exceeded only by rooms in use."""
+        """Limit of `weight`; exceeded only by pinned rooms and by a single large room."""
         return self._max_bytes
 
     def __contains__(self, room_id: RoomID) -> bool:
@@ -68,10 +80,11 @@ class HotRooms:
     async def hold(
         self, room_id: RoomID, make: Callable[[], HotRoom] | None = None
     ) -> AsyncIterator[HotRoom]:
-        """Have a room to oneself; `make` gives one that is not here, to be submitted as new.
+        """Lock a room for exclusive use, loading it if necessary.
 
-        After an await inside, `check` must come before the room is relied on again.
-        Raises: NotFound, for a room without state here, unless it can be made.
+        After an await inside, call `check_not_dropped` before using the room again. `make` builds a
+        room that is not stored here; it must be submitted with a `new_room`.
+        Raises: NotFound, if this server has no state of the room and `make` is None.
         """
         async with self._locks.hold(room_id):
             room = self._rooms.get(room_id)
@@ -87,77 +100,75 @@ class HotRooms:
                 self._release(room)
 
     @asynccontextmanager
-    async def alone(self, room_id: RoomID) -> AsyncIterator[bool]:
-        """Keep others from loading a room; tells whether nothing of it is under way."""
+    async def exclusive(self, room_id: RoomID) -> AsyncIterator[bool]:
+        """Lock a room without loading it; yield whether it is idle (not pinned)."""
         async with self._locks.hold(room_id):
             room = self._rooms.get(room_id)
             yield room is None or not room.pins
 
-    def drop(self, room_id: RoomID) -> None:
-        """Forget a room that is no more; inside `alone`."""
+    def discard(self, room_id: RoomID) -> None:
+        """Remove a deleted room from memory; only inside `exclusive`."""
         room = self._rooms.get(room_id)
         if room is not None:
             room.dropped = True
-            self._forget(room_id)
+            self._remove(room_id)
 
-    def check(self, room: HotRoom) -> None:
-        """Make sure that a held room is still what will be on disk.
-
-        Raises: RoomDropped.
-        """
+    def check_not_dropped(self, room: HotRoom) -> None:
+        """Raise RoomDropped if a commit of the held room has failed."""
         if room.dropped:
             raise RoomDropped(room.room_id)
 
     def submit(
         self,
         room: HotRoom,
-        placed: Sequence[Placed],
+        events: Sequence[PendingEvent],
         head: RoomHead,
-        new_room: NewRoom | None = None,
-        finished: Callable[[Batch], None] = _nothing,
-    ) -> Batch:
-        """Put events into a held room, which ends in `head` from now on, and have them written.
+        new_room: NewRoomRow | None = None,
+        on_finished: Callable[[EventBatch], None] = _ignore_batch,
+    ) -> EventBatch:
+        """Append events to a held room, whose head becomes `head`, and queue their commit.
 
-        The room may be built upon at once. `finished` hears of success or failure.
-        Raises: NotCommitted, and then nothing has changed.
+        The next events may be built on top at once. `on_finished` is called when the commit has
+        succeeded or failed.
+        Raises: NotCommitted; then nothing has changed.
         """
         self._committer.check_open()
         changed = new_room is not None or head.summary != room.head.summary
         room.head = head
         room.pins += 1
-        for one in placed:
-            room.pending[one.event.event_id] = one
-            self._events.expect(one.event)
-        batch = Batch(
+        for pending in events:
+            room.pending[pending.event.event_id] = pending
+            self._events.expect(pending.event)
+        batch = EventBatch(
             room.room_id,
-            list(placed),
+            list(events),
             HeadChange(
-                tuple(one.event_id for one in head.extremities),
+                tuple(end.event_id for end in head.extremities),
                 head.snapshot,
                 head.depth,
                 head.summary if changed else None,
             ),
             new_room,
-            partial(self._finished, room, finished),
+            partial(self._on_finished, room, on_finished),
         )
         if new_room is not None:
-            self._keep(room)
+            self._add(room)
         self._committer.submit(batch)
         return batch
 
     async def _load(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
-        record = await self._database.read_snapshot(read_room, room_id)
-        room = None if record is None else make_room(room_id, record, self._events)
+        record = await self._database.read_snapshot(load_room, room_id)
+        room = None if record is None else build_hot_room(room_id, record, self._events)
         if room is None and make is not None:
             return make()
         if room is None:
-            raise NotFound("This server is not in that room, or there is none")
-        # Nothing of the room is under way, as nobody has held it: what was read is current.
+            raise NotFound("This server is not in that room, or the room does not exist")
+        # Rooms with uncommitted batches stay in memory, so what was read is current.
         self._states.remember_current(room_id, room.head.snapshot.map)
-        self._keep(room)
+        self._add(room)
         return room
 
-    def _keep(self, room: HotRoom) -> None:
+    def _add(self, room: HotRoom) -> None:
         self._rooms[room.room_id] = room
         self._weigh(room)
 
@@ -166,20 +177,22 @@ class HotRooms:
         self._total_bytes += weight - self._weights.get(room.room_id, 0)
         self._weights[room.room_id] = weight
 
-    def _forget(self, room_id: RoomID) -> None:
+    def _remove(self, room_id: RoomID) -> None:
         del self._rooms[room_id]
         self._total_bytes -= self._weights.pop(room_id)
 
-    def _finished(self, room: HotRoom, then: Callable[[Batch], None], batch: Batch) -> None:
-        for one in batch.placed:
-            room.pending.pop(one.event.event_id, None)
+    def _on_finished(
+        self, room: HotRoom, then: Callable[[EventBatch], None], batch: EventBatch
+    ) -> None:
+        for pending in batch.events:
+            room.pending.pop(pending.event.event_id, None)
         room.pins -= 1
         if batch.error is not None:
             room.dropped = True
-            for one in batch.placed:
-                self._events.expect_no_more(one.event.event_id)
+            for pending in batch.events:
+                self._events.stop_expecting(pending.event.event_id)
             if self._rooms.get(room.room_id) is room:
-                self._forget(room.room_id)
+                self._remove(room.room_id)
         then(batch)
         self._release(room)
 
@@ -193,7 +206,7 @@ class HotRooms:
 
     def _evict(self) -> None:
         while self._total_bytes > self._max_bytes and len(self._rooms) > 1:
-            idle = next((room for room in self._rooms.values() if not room.pins), None)
-            if idle is None:
+            unpinned = next((room for room in self._rooms.values() if not room.pins), None)
+            if unpinned is None:
                 return
-            self._forget(idle.room_id)
+            self._remove(unpinned.room_id)

@@ -1,4 +1,12 @@
-"""Events that have their place in a room but are not on disk yet, and the batches they wait in."""
+"""Events that have their position in a hot room but are not committed yet, and their batches.
+
+Rules:
+
+- A batch is committed whole or not at all, and finishes exactly once.
+- `on_finished` runs before the waiters wake up, so a waiter finds the room, the transaction IDs
+  and the stream IDs already updated.
+- Waiters only wait: if one is cancelled, the commit continues.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,55 +20,59 @@ from hs.core.ids import EventID, RoomID
 from hs.core.relations import Relation, relation_of
 from hs.services.rooms.append.drafts import Appended, TxnKey
 from hs.services.rooms.store.state_snapshots import Snapshot
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.rooms.rooms import SummaryRecord
 
 
-class Change(NamedTuple):
-    """One entry of a room's current state that became another; `event_id` None: it is gone."""
+class StateEntryChange(NamedTuple):
+    """One changed entry of a room's current state; `event_id` None: the entry was removed."""
 
     type: str
     state_key: str
     event_id: EventID | None
-    membership: str | None  # of an m.room.member
+    membership: str | None  # of m.room.member events
     prev_membership: str | None = None
 
 
 @attrs.define(eq=False)
-class Placed:
-    """One event to be committed; `before` is the state it was built on, None for outliers.
+class PendingEvent:
+    """One event to be committed.
 
-    `changes` are those of the room's current state; `plain`, that they are just the event
-    itself taking its key. `redacts` names an event that is here and gone once this is
-    committed, and `lost_relation` what that was to its parent; `redacted_by` names a redaction
-    of this event that came first. `missing` are events it cites in prev_events that we lack, and
-    `fills_gap` says that it was itself such an event.
-    `outlier_id` is the number of an event that is here already, and gets its place now.
+    - `state_before`: the state it was built on; None for outliers.
+    - `changes`: what it changes in the room's current state. `only_own_entry` means that this is
+      just the event itself taking its (type, state key), or nothing.
+    - `redacts`: the stored event that is redacted once this redaction is committed, and
+      `lost_relation`, the relation which that event thereby loses.
+    - `redacted_by`: a redaction of this event that arrived earlier.
+    - `missing_prev_events`: prev_events that this server lacks. They become backward extremities.
+    - `fills_gap`: this event was such a backward extremity.
+    - `outlier_id`: the stream ID of a stored outlier that now gets the state before it.
+    - `stream_id`: set by the commit.
     """
 
     event: Event
-    before: Snapshot | None
-    changes: tuple[Change, ...] = ()
-    plain: bool = True
-    status: Status = Status.ACCEPTED
+    state_before: Snapshot | None
+    changes: tuple[StateEntryChange, ...] = ()
+    only_own_entry: bool = True
+    status: EventStatus = EventStatus.ACCEPTED
     redacts: EventID | None = None
     lost_relation: Relation | None = None
     redacted_by: EventID | None = None
     txn: TxnKey | None = None
-    missing: tuple[EventID, ...] = ()
+    missing_prev_events: tuple[EventID, ...] = ()
     fills_gap: bool = False
     outlier_id: int | None = None
-    stream_id: int = 0  # set by the commit
-    batch: "Batch | None" = None
+    stream_id: int = 0
+    batch: "EventBatch | None" = None
 
-    def take_away(self, target: Event) -> None:
-        """Note the event that is gone once this is committed."""
+    def mark_redacted(self, target: Event) -> None:
+        """Record `target` as redacted by this event once it is committed."""
         self.redacts = target.event_id
-        self.lost_relation = stored_relation(target)
+        self.lost_relation = relation_to_store(target)
 
 
 class HeadChange(NamedTuple):
-    """Where a room ends after a batch; `summary` only when it is another than before."""
+    """The end of a room after a batch; `summary` is None if it did not change."""
 
     extremities: tuple[EventID, ...]
     snapshot: Snapshot
@@ -68,78 +80,79 @@ class HeadChange(NamedTuple):
     summary: SummaryRecord | None
 
 
-class NewRoom(NamedTuple):
-    """The row of a room that the batch makes known."""
+class NewRoomRow(NamedTuple):
+    """The row of a room that the batch creates."""
 
     version: str
     creator: str
 
 
-def _ignore(batch: "Batch") -> None:
-    """Do nothing: nobody asked to be told."""
+def _ignore(batch: "EventBatch") -> None:
+    pass
 
 
 @attrs.define(eq=False)
-class Batch:
-    """What one call appends: committed whole or not at all. `head` None: the end stays.
+class EventBatch:
+    """The events of one call, committed together or not at all.
 
-    `finished` is called once, before the waiters wake, with `error` set if it failed.
+    `head` is None if the end of the room stays the same. `on_finished` is called once, before the
+    waiters wake up; `error` is set if the commit failed.
     """
 
     room_id: RoomID
-    placed: list[Placed]
+    events: list[PendingEvent]
     head: HeadChange | None
-    new_room: NewRoom | None = None
-    finished: "Callable[[Batch], None]" = _ignore
+    new_room: NewRoomRow | None = None
+    on_finished: "Callable[[EventBatch], None]" = _ignore
     error: Exception | None = None
     done: trio.Event = attrs.Factory(trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        for one in self.placed:
-            one.batch = self
+        for pending in self.events:
+            pending.batch = self
 
     def finish(self, error: Exception | None = None) -> None:
-        """Say what became of it, once."""
+        """Record the outcome and wake the waiters; called once."""
         self.error = error
-        self.finished(self)
+        self.on_finished(self)
         self.done.set()
-        # An event knows its batch: without this the pair would wait for the garbage collector.
-        self.placed = []
-        self.finished = _ignore
+        # Events refer to their batch: break the cycle, so that memory is freed at once.
+        self.events = []
+        self.on_finished = _ignore
 
     async def wait(self) -> None:
-        """Wait until it is on disk and delivered; giving up waiting does not stop the commit.
+        """Wait until the batch is committed and delivered by the feed.
 
-        Raises: why it is not.
+        Raises: the reason of a failed commit.
         """
         await self.done.wait()
         if self.error is not None:
             raise self.error.with_traceback(None)
 
 
-async def appended(placed: Placed, existed: bool) -> Appended:
-    """Give what became of an event, once that is known.
+async def wait_until_appended(pending: PendingEvent, existed: bool) -> Appended:
+    """Wait for the commit of an event and return the result.
 
-    Raises: why it was not committed.
+    Raises: the reason of a failed commit.
     """
-    assert placed.batch is not None
-    await placed.batch.wait()
-    return Appended(placed.event.event_id, placed.stream_id, placed.event.room_id, existed)
+    assert pending.batch is not None
+    await pending.batch.wait()
+    return Appended(pending.event.event_id, pending.stream_id, pending.event.room_id, existed)
 
 
-def stored_relation(event: Event) -> Relation | None:
-    """Read the relation that is kept of an event: state events relate to nothing."""
+def relation_to_store(event: Event) -> Relation | None:
+    """Return the relation of an event as it is stored; state events have none."""
     if "m.relates_to" not in event.content or event.state_key is not None:
         return None
     relation = relation_of(event.content)
-    # Texts of other servers may hold NUL, which databases do not store.
+    # Strings of other servers may contain NUL, which PostgreSQL cannot store.
     if relation is None or "\0" in relation.rel_type or "\0" in (relation.key or ""):
         return None
     return relation
 
 
 def membership_of(event: Event) -> str | None:
-    """Read the membership that an event sets; None if it is not an m.room.member."""
+    """Return the membership in an m.room.member event; None for other events."""
     if event.type != event_types.MEMBER or event.state_key is None:
         return None
     membership = event.content.get("membership")

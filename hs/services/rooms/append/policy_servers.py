@@ -1,4 +1,4 @@
-"""Asking a room's policy server for its recommendation of events before they are sent.
+"""Ask a room's policy server to sign new events before they are sent.
 
 Spec: server-server API, Policy Servers.
 """
@@ -15,68 +15,70 @@ from hs.core.events.policy import RoomPolicy, is_exempt, policy_in, with_recomme
 from hs.core.ids import RoomID, ServerName, server_of
 from hs.services.rooms.store.memberships import Memberships
 
-ASK_S: Final = 10.0
-"""How long one event may wait: its room waits with it."""
+SIGN_TIMEOUT_S: Final = 10.0
+"""Timeout for one event; the whole room waits for it."""
 
 
 class PolicyServers(Protocol):
-    """Speaks to policy servers."""
+    """Sends requests to policy servers."""
 
     async def sign(self, server: ServerName, pdu: bytes) -> Mapping[str, Any]:
-        """Offer an event; give the signatures answered.
+        """Submit an event; return the signatures in the response.
 
-        Raises: MatrixError, as the server answered; RemoteFault, when it did not.
+        Raises: MatrixError, with the server's error response; RemoteFault, if there was no
+        response.
         """
         ...
 
 
 class NoPolicyServers:
-    """Reaches none: what this server is until it speaks to others."""
+    """The PolicyServers of a server that cannot send federation requests."""
 
     async def sign(self, server: ServerName, pdu: bytes) -> NoReturn:
-        """Reach nobody."""
-        raise RemoteFault(server, "this server does not speak to policy servers")
+        """Raise RemoteFault."""
+        raise RemoteFault(server, "requests to policy servers are not available")
 
 
-class EventPolicies(Protocol):
-    """Decides whether new events may go into a room that has chosen a policy server."""
+class EventPolicyCheck(Protocol):
+    """Checks new events of rooms that have a policy server."""
 
-    async def recommended(
-        self, room_id: RoomID, chosen: Event, events: Sequence[Event]
+    async def sign_recommended(
+        self, room_id: RoomID, policy_event: Event, events: Sequence[Event]
     ) -> list[Event]:
-        """Give the events with the recommendations they need; `chosen` is the m.room.policy.
+        """Return the events with the policy server's signatures.
 
-        Raises: MatrixError, when one is not recommended.
+        `policy_event` is the room's m.room.policy.
+        Raises: MatrixError, if the policy server does not recommend an event.
         """
         ...
 
 
 @attrs.frozen(eq=False)
 class RoomPolicies:
-    """Asks for each event in turn."""
+    """The EventPolicyCheck that asks the policy server about one event after the other."""
 
     _memberships: Memberships
     _servers: PolicyServers
 
-    async def recommended(
-        self, room_id: RoomID, chosen: Event, events: Sequence[Event]
+    async def sign_recommended(
+        self, room_id: RoomID, policy_event: Event, events: Sequence[Event]
     ) -> list[Event]:
-        """Give the events with the recommendations they need; see EventPolicies."""
-        policy = policy_in(chosen.content)
-        if policy is None or not await self._is_there(room_id, policy.server):
+        """Return the events with signatures; see EventPolicyCheck."""
+        policy = policy_in(policy_event.content)
+        if policy is None or not await self._has_joined_users(room_id, policy.server):
             return list(events)
-        return [one if is_exempt(one) else await self._ask(policy, one) for one in events]
+        return [e if is_exempt(e) else await self._sign(policy, e) for e in events]
 
-    async def _is_there(self, room_id: RoomID, server: ServerName) -> bool:
-        """Tell whether the server has somebody in the room, without whom it has no say."""
+    async def _has_joined_users(self, room_id: RoomID, server: ServerName) -> bool:
+        # A policy server without a joined user has no authority over the room.
         present = await self._memberships.present(room_id)
         return any(server_of(user_id) == server for user_id in present.joined)
 
-    async def _ask(self, policy: RoomPolicy, event: Event) -> Event:
+    async def _sign(self, policy: RoomPolicy, event: Event) -> Event:
         try:
-            with trio.fail_after(ASK_S):
-                answer = await self._servers.sign(policy.server, event.canonical)
-            return with_recommendation(event, policy, answer)
+            with trio.fail_after(SIGN_TIMEOUT_S):
+                signatures = await self._servers.sign(policy.server, event.canonical)
+            return with_recommendation(event, policy, signatures)
         except RemoteFault as fault:
             if fault.error is not None:
                 raise fault.error from fault
@@ -89,5 +91,5 @@ class RoomPolicies:
 
 def _unreachable(policy: RoomPolicy) -> MatrixError:
     return MatrixError(
-        "M_UNKNOWN", 502, f"The room's policy server {policy.server} cannot be reached"
+        "M_UNKNOWN", 502, f"The room's policy server {policy.server} did not respond"
     )

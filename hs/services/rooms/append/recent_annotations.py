@@ -1,6 +1,9 @@
-"""The annotations that a room got lately, so that of equal ones sent at once only one is taken.
+"""The latest annotations of a hot room, to reject duplicates that are sent at the same time.
 
-Those of before a request began are looked up in the tables, by `relating`; here are the others.
+`RelationChecks` looks for a duplicate in the database before the room is locked. An equal
+annotation may be appended between that lookup and the lock; it is found here, under the lock. Only
+the annotations that can arrive during one request need to be remembered. The object belongs to the
+hot room: if a commit fails, both are dropped, and with them annotations that were never stored.
 
 Spec: client-server API, Avoiding duplicate annotations.
 """
@@ -15,45 +18,45 @@ from hs.core.errors import DuplicateAnnotation
 from hs.core.events.event import Event
 from hs.core.ids import EventID
 from hs.core.relations import ANNOTATION
-from hs.services.rooms.append.pending_events import Placed, stored_relation
+from hs.services.rooms.append.pending_events import PendingEvent, relation_to_store
 
-MAX_REMEMBERED: Final = 200  # what arrives in a room while a request is under way
+MAX_REMEMBERED: Final = 200  # more than arrive in one room during one request
 
-_Said = tuple[EventID, str, str, str]  # of which event, by what type, by whom, what
+_Key = tuple[EventID, str, str, str]  # parent event ID, event type, sender, aggregation key
 
 
 @attrs.define(eq=False)
 class RecentAnnotations:
-    """Belongs to the room in memory, and is dropped with it."""
+    """The recent annotations of one room and the events that made them."""
 
-    _said: OrderedDict[_Said, EventID] = attrs.Factory(OrderedDict)
+    _event_ids: OrderedDict[_Key, EventID] = attrs.Factory(OrderedDict)
 
     def check(self, event: Event) -> None:
-        """Refuse an annotation that is there. Raises: DuplicateAnnotation."""
-        said = _said_by(event)
-        if said is not None and said in self._said:
-            raise DuplicateAnnotation("You have reacted so already")
+        """Raise DuplicateAnnotation if the same annotation was appended recently."""
+        key = _annotation_key(event)
+        if key is not None and key in self._event_ids:
+            raise DuplicateAnnotation("You have already sent this annotation")
 
-    def note(self, placed: Iterable[Placed]) -> None:
-        """Remember what is placed now, and forget what that redacts."""
-        for one in placed:
-            if one.redacts is not None:
-                self._forget(one.redacts)
-            said = _said_by(one.event)
-            if said is not None:
-                self._said[said] = one.event.event_id
-        while len(self._said) > MAX_REMEMBERED:
-            self._said.popitem(last=False)
+    def note(self, events: Iterable[PendingEvent]) -> None:
+        """Remember the annotations among new events; forget those that they redact."""
+        for pending in events:
+            if pending.redacts is not None:
+                self._forget(pending.redacts)
+            key = _annotation_key(pending.event)
+            if key is not None:
+                self._event_ids[key] = pending.event.event_id
+        while len(self._event_ids) > MAX_REMEMBERED:
+            self._event_ids.popitem(last=False)
 
     def _forget(self, event_id: EventID) -> None:
-        for said, by in self._said.items():
-            if by == event_id:
-                del self._said[said]
+        for key, annotation_id in self._event_ids.items():
+            if annotation_id == event_id:
+                del self._event_ids[key]
                 return
 
 
-def _said_by(event: Event) -> _Said | None:
-    relation = stored_relation(event)
+def _annotation_key(event: Event) -> _Key | None:
+    relation = relation_to_store(event)
     if relation is None or relation.rel_type != ANNOTATION or relation.key is None:
         return None
     return relation.parent_id, event.type, event.sender, relation.key

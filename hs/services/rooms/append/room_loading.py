@@ -1,4 +1,4 @@
-"""Reading a room from the database into the memory of its owner."""
+"""Load a room from the database into the memory of its owner."""
 
 from typing import NamedTuple
 
@@ -18,15 +18,15 @@ from hs.storage.rooms import events, rooms, state
 from hs.storage.rooms.events import FoundEvent
 from hs.storage.rooms.rooms import SummaryRecord
 
-_KEPT_KEYS: tuple[StateKey, ...] = (
+_LOADED_KEYS: tuple[StateKey, ...] = (
     event_types.CREATE_KEY,
     event_types.POWER_LEVELS_KEY,
     event_types.JOIN_RULES_KEY,
 )
 
 
-class RoomRecord(NamedTuple):
-    """All that is read of a room, as of one moment."""
+class LoadedRoom(NamedTuple):
+    """The rows of one room, read in one transaction."""
 
     snapshot_id: int
     hops: int
@@ -35,50 +35,53 @@ class RoomRecord(NamedTuple):
     summary: SummaryRecord
     map: StateMap
     members: Map[str, str]
-    found: list[FoundEvent]
+    auth_events_and_extremities: list[FoundEvent]
 
 
-async def read_room(tx: Tx, room_id: str) -> RoomRecord | None:
-    """Read a room whole; None if this server has no state of it."""
+async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
+    """Load a room; return None if this server has no state of it."""
     head = await rooms.head(tx, room_id)
     if head is None:
         return None
     entries = await state.current(tx, room_id)
     extremities: list[str] = orjson.loads(head.extremities)
-    held: dict[StateKey, str] = {(one.type, one.state_key): one.event_id for one in entries}
-    wanted = {*extremities, *(held[key] for key in _KEPT_KEYS if key in held)}
-    return RoomRecord(
-        head.snapshot_id,
-        await state.hops_of(tx, head.snapshot_id),
-        head.depth,
-        extremities,
-        await rooms.summary(tx, room_id) or SummaryRecord(),
-        Map((key, EventID(event_id)) for key, event_id in held.items()),
-        Map((one.state_key, one.membership) for one in entries if one.membership is not None),
-        await events.find(tx, sorted(wanted)),
+    current: dict[StateKey, str] = {(row.type, row.state_key): row.event_id for row in entries}
+    event_ids = {*extremities, *(current[key] for key in _LOADED_KEYS if key in current)}
+    return LoadedRoom(
+        snapshot_id=head.snapshot_id,
+        hops=await state.hops_of(tx, head.snapshot_id),
+        depth=head.depth,
+        extremities=extremities,
+        summary=await rooms.summary(tx, room_id) or SummaryRecord(),
+        map=Map((key, EventID(event_id)) for key, event_id in current.items()),
+        members=Map(
+            (row.state_key, row.membership) for row in entries if row.membership is not None
+        ),
+        auth_events_and_extremities=await events.find(tx, sorted(event_ids)),
     )
 
 
-def make_room(room_id: RoomID, record: RoomRecord, store: EventStore) -> HotRoom | None:
-    """Make the room of what was read; None if its create event is not part of its state."""
-    found: dict[str, Event] = {
-        stored.event_id: stored.counting for stored in store.keep_found(record.found)
+def build_hot_room(room_id: RoomID, record: LoadedRoom, store: EventStore) -> HotRoom | None:
+    """Build the hot room from its rows; return None if its state has no create event."""
+    events: dict[str, Event] = {
+        stored.event_id: stored.effective_event
+        for stored in store.add_records(record.auth_events_and_extremities)
     }
-    kept = {
-        key: found[record.map[key]]
-        for key in _KEPT_KEYS
-        if key in record.map and record.map[key] in found
+    loaded = {
+        key: events[record.map[key]]
+        for key in _LOADED_KEYS
+        if key in record.map and record.map[key] in events
     }
-    create = kept.get(event_types.CREATE_KEY)
+    create = loaded.get(event_types.CREATE_KEY)
     if create is None:
         return None
     head = RoomHead(
         snapshot=Snapshot(record.map, record.snapshot_id, record.hops),
-        extremities=tuple(extremity(found[one]) for one in record.extremities if one in found),
+        extremities=tuple(extremity(events[each]) for each in record.extremities if each in events),
         depth=record.depth,
-        events=Map(kept),
+        events=Map(loaded),
         members=record.members,
         summary=record.summary,
-        power=PowerLevels.of(kept.get(event_types.POWER_LEVELS_KEY), create, create.rules),
+        power=PowerLevels.of(loaded.get(event_types.POWER_LEVELS_KEY), create, create.rules),
     )
     return HotRoom(room_id, create, head)

@@ -1,4 +1,20 @@
-"""The owner's side of appending: drafts become events under the room's lock, then are committed."""
+"""Append drafts to the rooms that this process owns: build events under the lock, then commit.
+
+Rules:
+
+- All drafts of a call become events of one batch, or none does.
+- From `_fetch` to `submit` nothing is awaited except the policy server, and after that the room is
+  checked. So the head that the events were built on is the head that they are added to.
+- A transaction ID yields one event: the device's transactions are loaded before the lock, and
+  looked at again under the lock, as an equal request may have begun in between. If an earlier
+  commit of the request failed in between, only the database knows the result, and the call starts
+  again.
+- `replaces` is a compare-and-set of one state entry. Its failure is reported only after the event
+  that won is committed, so that a caller who reads the state again finds that event.
+- If the room is dropped while the call waits (see `hot_rooms`), the call starts again from what is
+  in the database, at most ATTEMPTS times.
+- A new room needs no lock: until its first commit, nobody else can know its ID.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -12,100 +28,118 @@ from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
 from hs.services.rooms.append.drafts import Appended, Draft
 from hs.services.rooms.append.event_builder import EventBuilder
-from hs.services.rooms.append.hot_room import HotRoom, RoomHead, first_head, follow, own_change
+from hs.services.rooms.append.hot_room import (
+    HotRoom,
+    RoomHead,
+    head_after,
+    head_before_create,
+    own_state_change,
+)
 from hs.services.rooms.append.hot_rooms import HotRooms, RoomDropped
-from hs.services.rooms.append.pending_events import Batch, NewRoom, Placed, appended
-from hs.services.rooms.append.policy_servers import EventPolicies
-from hs.services.rooms.append.transaction_ids import DeviceKeys, TxnMemory
+from hs.services.rooms.append.pending_events import (
+    EventBatch,
+    NewRoomRow,
+    PendingEvent,
+    wait_until_appended,
+)
+from hs.services.rooms.append.policy_servers import EventPolicyCheck
+from hs.services.rooms.append.transaction_ids import DeviceTransactions, TxnMemory
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
 
-ATTEMPTS: Final = 3  # to find a room that stays while its events are fetched
+ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
 MAX_SHIFT_MS: Final = 1000
 _POLICY_KEY: Final = (event_types.POLICY, "")
 
-_Slot = Placed | Appended
+_Result = PendingEvent | Appended
 
 
-class _Overtaken(Exception):
-    """What a draft was to replace is not there any more; `batch` if that is not on disk yet."""
+class _ReplacedMeanwhile(Exception):
+    """The event that a draft `replaces` is not current any more.
 
-    def __init__(self, batch: Batch | None) -> None:
+    `batch` is the batch of the event that replaced it, if that is not committed yet.
+    """
+
+    def __init__(self, batch: EventBatch | None) -> None:
         super().__init__()
         self.batch = batch
 
 
 @attrs.define(eq=False)
-class _Call:
-    """One call of append: what it found out before it could begin."""
+class _AppendCall:
+    """One call of `append`: its drafts and what was loaded for them."""
 
     drafts: Sequence[Draft]
-    devices: Sequence[DeviceKeys | None]
-    found: Mapping[EventID, StoredEvent] = attrs.Factory(dict)
+    devices: Sequence[DeviceTransactions | None]
+    stored: Mapping[EventID, StoredEvent] = attrs.Factory(dict)
 
 
 @attrs.frozen(eq=False)
 class RoomWriter:
-    """Appends to the rooms that this process owns; a RoomAppender.
+    """The RoomAppender of the process that owns the rooms.
 
-    `owns` tells whether a new room's ID is one of this process's.
+    `owns` returns whether a new room's ID belongs to this process.
     """
 
     _rooms: HotRooms
     _events: EventStore
-    _txns: TxnMemory
+    _transactions: TxnMemory
     _builder: EventBuilder
     _owns: Callable[[RoomID], bool]
-    _policies: EventPolicies
+    _policies: EventPolicyCheck
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
         """Append events to a room; see RoomAppender."""
         for _ in range(ATTEMPTS):
             devices = [
-                None if draft.txn is None else await self._txns.of(draft.txn) for draft in drafts
+                None if draft.txn is None else await self._transactions.load(draft.txn)
+                for draft in drafts
             ]
             try:
                 async with self._rooms.hold(room_id) as room:
-                    slots, batch = await self._append(room, _Call(drafts, devices))
+                    results, batch = await self._append(room, _AppendCall(drafts, devices))
             except RoomDropped:
                 continue
-            except _Overtaken as overtaken:
-                # Whoever looks again is to find what came first.
-                if overtaken.batch is not None:
-                    await overtaken.batch.wait()
-                raise BadState("The state of the room has changed meanwhile") from None
-            return [await _answer(slot, batch) for slot in slots]
-        raise MatrixError("M_UNKNOWN", 503, "The room's events could not be written; try again")
+            except _ReplacedMeanwhile as replaced:
+                # A caller that reads the state again must find the event that came first.
+                if replaced.batch is not None:
+                    await replaced.batch.wait()
+                raise BadState("The state event was replaced by another request") from None
+            return [await _wait_for_result(result, batch) for result in results]
+        raise MatrixError("M_UNKNOWN", 503, "The room's events could not be stored; try again")
 
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        """Make a room; see RoomAppender."""
+        """Create a room; see RoomAppender."""
         rules = room_version(version)
         first = drafts[0]
         assert first.type == event_types.CREATE
         device = None
         if first.txn is not None:
-            device = await self._txns.of(first.txn)
-            known = device.find(first.txn)
-            if known is not None:
-                return [await _answer(known, None)]
-        create = self._fresh_create(first, lambda ts: self._builder.create(first, rules, ts))
-        room = HotRoom(create.room_id, create, first_head(create))
-        head = follow(room.head, create, create)
-        changes = own_change(room.head, create)
-        placed = [Placed(create, room.head.snapshot, changes, txn=first.txn)]
+            device = await self._transactions.load(first.txn)
+            result = device.find(first.txn)
+            if result is not None:
+                return [await _wait_for_result(result, None)]
+        create = self._new_create_event(
+            first, lambda ts: self._builder.build_create_event(first, rules, ts)
+        )
+        room = HotRoom(create.room_id, create, head_before_create(create))
+        head = head_after(room.head, create, create)
+        changes = own_state_change(room.head, create)
+        events = [PendingEvent(create, room.head.snapshot, changes, txn=first.txn)]
         for draft in drafts[1:]:
-            one, head = self._builder.place(room, head, draft)
-            placed.append(one)
-        new_room = NewRoom(version, first.sender)
-        batch = self._rooms.submit(room, placed, head, new_room, finished=_Finish([device]))
+            pending, head = self._builder.build_event(room, head, draft)
+            events.append(pending)
+        new_room = NewRoomRow(version, first.sender)
+        batch = self._rooms.submit(room, events, head, new_room, on_finished=_Finish([device]))
         if device is not None and first.txn is not None:
-            device.begin(first.txn, placed[0])
+            device.begin(first.txn, events[0])
         await batch.wait()
-        return [await appended(one, existed=False) for one in placed]
+        return [await wait_until_appended(pending, existed=False) for pending in events]
 
-    def _fresh_create(self, draft: Draft, build: Callable[[int], Event]) -> Event:
-        # The room's ID decides who owns it, and where it is the hash of the create event, two
-        # equal ones of the same millisecond would be the same room: so the time may shift.
+    def _new_create_event(self, draft: Draft, build: Callable[[int], Event]) -> Event:
+        # The room's ID decides which process owns the room. Where the ID is the hash of the
+        # create event, two equal create events of the same millisecond would be one room. So
+        # the timestamp may be moved until the ID is free and belongs to this process.
         start = draft.origin_server_ts
         if start is None:
             start = self._builder.clock.now_ms()
@@ -113,132 +147,140 @@ class RoomWriter:
             create = build(start - shift)
             if self._owns(create.room_id) and create.room_id not in self._rooms:
                 return create
-        raise MatrixError("M_UNKNOWN", 503, "No ID for the room was found; try again")
+        raise MatrixError("M_UNKNOWN", 503, "Could not find an ID for the room; try again")
 
-    async def _append(self, room: HotRoom, call: _Call) -> tuple[list[_Slot], Batch | None]:
+    async def _append(
+        self, room: HotRoom, call: _AppendCall
+    ) -> tuple[list[_Result], EventBatch | None]:
         await self._fetch(room, call)
-        # From here to the submission nothing is awaited, but for a policy server.
+        # From here to `submit` nothing is awaited except the policy server.
         head = room.head
-        slots: list[_Slot] = []
-        placed: list[Placed] = []
+        results: list[_Result] = []
+        events: list[PendingEvent] = []
         for draft, device in zip(call.drafts, call.devices, strict=True):
-            known = self._known(room, draft, device, call)
-            if known is None:
+            result = self._existing_result(room, draft, device, call)
+            if result is None:
                 _check_replaced(room, head, draft)
-                target = _target(room, draft, placed, call)
-                one, head = self._builder.place(room, head, draft, target)
-                room.annotations.check(one.event)
-                placed.append(one)
-                known = one
-            slots.append(known)
-        if not placed:
-            return slots, None
+                target = _redaction_target(room, draft, events, call)
+                pending, head = self._builder.build_event(room, head, draft, target)
+                room.annotations.check(pending.event)
+                events.append(pending)
+                result = pending
+            results.append(result)
+        if not events:
+            return results, None
         if _POLICY_KEY in room.head.snapshot.map:
-            await self._recommend(room, placed)
-        batch = self._rooms.submit(room, placed, head, finished=_Finish(call.devices))
-        room.annotations.note(placed)
-        for one, device in _with_devices(slots, call.devices):
-            if one.batch is batch and one.txn is not None:
-                device.begin(one.txn, one)
-        return slots, batch
+            await self._sign_by_policy_server(room, events)
+        batch = self._rooms.submit(room, events, head, on_finished=_Finish(call.devices))
+        room.annotations.note(events)
+        for pending, device in _with_devices(results, call.devices):
+            if pending.batch is batch and pending.txn is not None:
+                device.begin(pending.txn, pending)
+        return results, batch
 
-    async def _recommend(self, room: HotRoom, placed: Sequence[Placed]) -> None:
+    async def _sign_by_policy_server(
+        self, room: HotRoom, pending_events: Sequence[PendingEvent]
+    ) -> None:
         """Have the room's policy server sign the events.
 
-        It signs events that have their place already, so nobody else may take that meanwhile:
-        the room, if it wants this, waits for its policy server.
+        The signed events contain their prev_events, so no other event may be appended meanwhile:
+        the room stays locked while its policy server is asked.
         """
         policy_id = room.head.snapshot.map[_POLICY_KEY]
-        pending = room.pending.get(policy_id)
-        if pending is not None:
-            chosen = pending.event
+        pending_policy = room.pending.get(policy_id)
+        if pending_policy is not None:
+            policy_event = pending_policy.event
         else:
             stored = await self._events.get_one(policy_id)
             if stored is None or stored.redacted_by is not None:
                 return
-            chosen = stored.event
-        events = [one.event for one in placed]
-        signed = await self._policies.recommended(room.room_id, chosen, events)
-        for one, event in zip(placed, signed, strict=True):
-            one.event = event
-        self._rooms.check(room)
+            policy_event = stored.event
+        events = [pending.event for pending in pending_events]
+        signed = await self._policies.sign_recommended(room.room_id, policy_event, events)
+        for pending, event in zip(pending_events, signed, strict=True):
+            pending.event = event
+        self._rooms.check_not_dropped(room)
 
-    def _known(
-        self, room: HotRoom, draft: Draft, device: DeviceKeys | None, call: _Call
-    ) -> _Slot | None:
+    def _existing_result(
+        self, room: HotRoom, draft: Draft, device: DeviceTransactions | None, call: _AppendCall
+    ) -> _Result | None:
         if device is not None and draft.txn is not None:
-            if device.is_uncertain(draft.txn):
+            if device.needs_lookup(draft.txn):
                 raise RoomDropped(room.room_id)
             known = device.find(draft.txn)
             if known is not None:
                 return known
-        return _same(room, draft, call) if draft.keep_if_same else None
+        return _same_state(room, draft, call) if draft.keep_if_same else None
 
-    async def _fetch(self, room: HotRoom, call: _Call) -> None:
-        """Bring into memory what the drafts need and the room does not hold."""
-        auth_ids = room.unknown_auth_events(call.drafts)
-        wanted = [*auth_ids, *_asked_for(room, call.drafts)]
-        if not wanted:
+    async def _fetch(self, room: HotRoom, call: _AppendCall) -> None:
+        """Load the events that the drafts need and the room does not hold."""
+        auth_ids = room.missing_auth_event_ids(call.drafts)
+        event_ids = [*auth_ids, *_referenced_events(room, call.drafts)]
+        if not event_ids:
             return
-        call.found = await self._events.get(wanted)
-        self._rooms.check(room)
-        room.keep(call.found[one].counting for one in auth_ids if one in call.found)
+        call.stored = await self._events.get(event_ids)
+        self._rooms.check_not_dropped(room)
+        room.remember_state_events(
+            call.stored[each].effective_event for each in auth_ids if each in call.stored
+        )
 
 
 @attrs.frozen(eq=False)
 class _Finish:
-    """Tells the devices' memories what became of a batch."""
+    """Records the outcome of a batch in the transactions of the devices."""
 
-    devices: Sequence[DeviceKeys | None]
+    devices: Sequence[DeviceTransactions | None]
 
-    def __call__(self, batch: Batch) -> None:
-        for one in batch.placed:
-            if one.txn is None:
+    def __call__(self, batch: EventBatch) -> None:
+        for pending in batch.events:
+            if pending.txn is None:
                 continue
             for device in self.devices:
-                if device is not None and device.find(one.txn) is one:
-                    _settle(device, one, batch)
+                if device is not None and device.find(pending.txn) is pending:
+                    _record_outcome(device, pending, batch)
 
 
-def _settle(device: DeviceKeys, one: Placed, batch: Batch) -> None:
-    assert one.txn is not None
+def _record_outcome(device: DeviceTransactions, pending: PendingEvent, batch: EventBatch) -> None:
+    assert pending.txn is not None
     if batch.error is not None:
-        device.lose(one.txn)
+        device.fail(pending.txn)
         return
-    done = Appended(one.event.event_id, one.stream_id, one.event.room_id, existed=True)
-    device.finish(one.txn, done)
+    appended = Appended(
+        pending.event.event_id, pending.stream_id, pending.event.room_id, existed=True
+    )
+    device.finish(pending.txn, appended)
 
 
 def _with_devices(
-    slots: Sequence[_Slot], devices: Sequence[DeviceKeys | None]
-) -> list[tuple[Placed, DeviceKeys]]:
+    results: Sequence[_Result], devices: Sequence[DeviceTransactions | None]
+) -> list[tuple[PendingEvent, DeviceTransactions]]:
     return [
-        (slot, device)
-        for slot, device in zip(slots, devices, strict=True)
-        if isinstance(slot, Placed) and device is not None
+        (result, device)
+        for result, device in zip(results, devices, strict=True)
+        if isinstance(result, PendingEvent) and device is not None
     ]
 
 
-def _asked_for(room: HotRoom, drafts: Sequence[Draft]) -> list[EventID]:
-    wanted = []
+def _referenced_events(room: HotRoom, drafts: Sequence[Draft]) -> list[EventID]:
+    event_ids = []
     for draft in drafts:
         if draft.redacts is not None and draft.redacts not in room.pending:
-            wanted.append(draft.redacts)
+            event_ids.append(draft.redacts)
         if draft.keep_if_same and draft.state_key is not None:
             current = room.head.snapshot.map.get((draft.type, draft.state_key))
             if current is not None and current not in room.pending:
-                wanted.append(current)
-    return wanted
+                event_ids.append(current)
+    return event_ids
 
 
-def _same(room: HotRoom, draft: Draft, call: _Call) -> _Slot | None:
+def _same_state(room: HotRoom, draft: Draft, call: _AppendCall) -> _Result | None:
     if draft.state_key is None:
         return None
     current = room.head.snapshot.map.get((draft.type, draft.state_key))
     if current is None:
         return None
     pending = room.pending.get(current)
-    stored = call.found.get(current)
+    stored = call.stored.get(current)
     event = pending.event if pending is not None else stored.event if stored is not None else None
     if event is None or event.sender != draft.sender or event.content != draft.content:
         return None
@@ -256,26 +298,28 @@ def _check_replaced(room: HotRoom, head: RoomHead, draft: Draft) -> None:
     current = head.snapshot.map.get((draft.type, draft.state_key or ""))
     if current != draft.replaces:
         pending = None if current is None else room.pending.get(current)
-        raise _Overtaken(None if pending is None else pending.batch)
+        raise _ReplacedMeanwhile(None if pending is None else pending.batch)
 
 
-def _target(room: HotRoom, draft: Draft, placed: Sequence[Placed], call: _Call) -> Event | None:
-    """Find the event that a draft redacts, unless it is unknown or redacted already."""
+def _redaction_target(
+    room: HotRoom, draft: Draft, events: Sequence[PendingEvent], call: _AppendCall
+) -> Event | None:
+    """Return the event that a draft redacts; None if it is unknown or redacted already."""
     if draft.redacts is None:
         return None
-    ours = (*room.pending.values(), *placed)
-    if any(one.redacts == draft.redacts for one in ours):
+    uncommitted = (*room.pending.values(), *events)
+    if any(earlier.redacts == draft.redacts for earlier in uncommitted):
         return None
-    for one in ours:
-        if one.event.event_id == draft.redacts:
-            return one.event
-    stored = call.found.get(draft.redacts)
+    for pending in uncommitted:
+        if pending.event.event_id == draft.redacts:
+            return pending.event
+    stored = call.stored.get(draft.redacts)
     if stored is None or stored.redacted_by is not None:
         return None
     return stored.event
 
 
-async def _answer(slot: _Slot, batch: Batch | None) -> Appended:
-    if isinstance(slot, Appended):
-        return slot
-    return await appended(slot, existed=slot.batch is not batch)
+async def _wait_for_result(result: _Result, batch: EventBatch | None) -> Appended:
+    if isinstance(result, Appended):
+        return result
+    return await wait_until_appended(result, existed=result.batch is not batch)

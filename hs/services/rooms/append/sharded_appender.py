@@ -1,4 +1,4 @@
-"""Appending to any room from any process: the call goes to the process that owns the room."""
+"""Append to any room from any process: calls go to the process that owns the room."""
 
 import secrets
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ CREATE_SCOPE: Final = "/createRoom"
 class ShardedAppender:
     """The RoomAppender that all services use.
 
-    `appenders` holds one for every instance that writes the events stream: this process's own
-    RoomWriter, and proxies of the others.
+    `appenders` maps each instance that writes the events stream to its appender: this process's
+    RoomWriter, and RPC proxies of the others.
     """
 
     _ownership: Ownership
@@ -32,24 +32,24 @@ class ShardedAppender:
         return await self._appenders[owner].append(room_id, drafts)
 
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        """Make a room, which belongs to the process that makes it; see RoomAppender."""
+        """Create a room in the process that will own it; see RoomAppender."""
         writers = self._ownership.writers(EVENTS)
-        wanted = drafts[0].new_room_id
-        if wanted is not None:
-            maker = self._ownership.owner(EVENTS, wanted)
+        room_id = drafts[0].new_room_id
+        if room_id is not None:
+            owner = self._ownership.owner(EVENTS, room_id)
         elif self._ownership.writes(EVENTS):
-            maker = self._ownership.topology.instance
+            owner = self._ownership.topology.instance
         else:
-            maker = writers[shard_of(drafts[0].sender, len(writers))]
-        if maker != self._ownership.topology.instance:
-            drafts = [_named(drafts[0]), *drafts[1:]]
-        return await self._appenders[maker].create(version, drafts)
+            owner = writers[shard_of(drafts[0].sender, len(writers))]
+        if owner != self._ownership.topology.instance:
+            drafts = [_with_transaction_id(drafts[0]), *drafts[1:]]
+        return await self._appenders[owner].create(version, drafts)
 
 
-def _named(create: Draft) -> Draft:
-    """Give a room to be a name by which its maker knows it again, should it be asked twice.
+def _with_transaction_id(create: Draft) -> Draft:
+    """Return the draft with a transaction ID, so that a repeated call creates one room only.
 
-    A call is repeated when its maker was restarted before it could answer.
+    The RPC client repeats a call if the owner was restarted before it answered.
     """
     if create.txn is not None:
         return create

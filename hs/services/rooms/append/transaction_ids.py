@@ -1,7 +1,20 @@
-"""Transaction IDs in memory: a device's recent requests, read once and then kept up to date.
+"""Transaction IDs of each device's recent requests, in the memory of the room's owner.
 
-Read and changed only under the lock of the room that a key's scope names, but for loading.
-Of a device's older requests only a hash is kept: enough to know when to ask the database.
+Rules:
+
+- For a loaded device, a request that is in neither `_results`, `_older` nor `_uncertain` is new.
+  The latest MAX_RECENT requests are held with their results. Of older ones only a hash is held;
+  a match means that the database must be asked, so a hash collision costs one query and nothing
+  else.
+- A request is recorded when its event is submitted, in the same step and under the room's lock.
+  A repetition that arrives before the commit finds the pending event and waits for the same one.
+- A failed commit makes the request uncertain: only the database knows whether it was written.
+  It is asked before the room is locked again.
+- `find`, `begin` and `needs_lookup` run under the lock of the room that the scope names. Loading
+  does not: if two requests of a device load at once, the first result stays, as it may already
+  have been changed.
+- There is one DeviceTransactions object per device as long as anybody uses it. The weak dictionary
+  finds it again if it fell out of the LRU order while a batch of the device is pending.
 """
 
 from collections import OrderedDict
@@ -12,13 +25,13 @@ import attrs
 
 from hs.core.ids import EventID, RoomID
 from hs.services.rooms.append.drafts import Appended, TxnKey
-from hs.services.rooms.append.pending_events import Placed
+from hs.services.rooms.append.pending_events import PendingEvent
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import transaction_ids
 from hs.storage.rooms.transaction_ids import RequestRow
 
-MAX_KEYS: Final = 1000  # per device
-MAX_OLDER: Final = 100_000  # per device and day; what is beyond is taken for new
+MAX_RECENT: Final = 1000  # per device
+MAX_OLDER: Final = 100_000  # per device and day; older requests are treated as new
 MAX_DEVICES: Final = 10_000
 
 _Device = tuple[str, str]
@@ -26,104 +39,107 @@ _Request = tuple[str, str]
 
 
 @attrs.define(eq=False)
-class DeviceKeys:
-    """What one device's recent requests produced, or are about to, the oldest first."""
+class DeviceTransactions:
+    """The results of one device's recent requests, the oldest first.
 
-    _done: dict[_Request, Appended | Placed]
+    A request whose event is not committed yet maps to its pending event.
+    """
+
+    _results: dict[_Request, Appended | PendingEvent]
     _older: set[int] = attrs.Factory(set)
-    # Requests whose commit failed: the database may know better.
+    # Requests whose commit failed: only the database knows whether they were written.
     _uncertain: set[_Request] = attrs.Factory(set)
 
-    def is_uncertain(self, key: TxnKey) -> bool:
-        """Tell whether only the database knows what became of a request."""
+    def needs_lookup(self, key: TxnKey) -> bool:
+        """Return whether only the database knows the result of a request."""
         request = (key.scope, key.txn_id)
         if self._uncertain and request in self._uncertain:
             return True
-        return bool(self._older) and request not in self._done and hash(request) in self._older
+        return bool(self._older) and request not in self._results and hash(request) in self._older
 
-    def find(self, key: TxnKey) -> Appended | Placed | None:
-        """Give what a request produced, or the event being committed for it."""
-        return self._done.get((key.scope, key.txn_id))
+    def find(self, key: TxnKey) -> Appended | PendingEvent | None:
+        """Return the result of a request, or its pending event; None for a new request."""
+        return self._results.get((key.scope, key.txn_id))
 
-    def begin(self, key: TxnKey, placed: Placed) -> None:
-        """Note that an event is being committed for a request."""
-        self._done[(key.scope, key.txn_id)] = placed
-        if len(self._done) > MAX_KEYS:
-            oldest = next(iter(self._done))
-            if not isinstance(self._done[oldest], Placed):
-                del self._done[oldest]
+    def begin(self, key: TxnKey, pending: PendingEvent) -> None:
+        """Record the pending event of a request."""
+        self._results[(key.scope, key.txn_id)] = pending
+        if len(self._results) > MAX_RECENT:
+            oldest = next(iter(self._results))
+            if not isinstance(self._results[oldest], PendingEvent):
+                del self._results[oldest]
                 if len(self._older) < MAX_OLDER:
                     self._older.add(hash(oldest))
 
     def finish(self, key: TxnKey, appended: Appended) -> None:
-        """Note that the event is on disk."""
-        self._done[(key.scope, key.txn_id)] = appended
+        """Record that the event is committed."""
+        self._results[(key.scope, key.txn_id)] = appended
 
-    def lose(self, key: TxnKey) -> None:
-        """Note that the event's commit failed."""
-        self._done.pop((key.scope, key.txn_id), None)
+    def fail(self, key: TxnKey) -> None:
+        """Record that the event's commit failed."""
+        self._results.pop((key.scope, key.txn_id), None)
         self._uncertain.add((key.scope, key.txn_id))
 
-    def learn(self, key: TxnKey, done: Appended | None) -> None:
-        """Take over what the database knows of a request that was uncertain."""
+    def record_lookup(self, key: TxnKey, result: Appended | None) -> None:
+        """Record what the database knows of a request; None: it is new."""
         request = (key.scope, key.txn_id)
         self._uncertain.discard(request)
         self._older.discard(hash(request))
-        if done is not None:
-            self._done.setdefault(request, done)
+        if result is not None:
+            self._results.setdefault(request, result)
 
 
 @attrs.define(eq=False)
 class TxnMemory:
-    """The devices that sent of late."""
+    """The transaction IDs of the devices that sent events recently."""
 
     _database: Database
-    _recent: OrderedDict[_Device, DeviceKeys] = attrs.Factory(OrderedDict)
-    # A device that falls out of `_recent` while a batch of it is under way must be found again.
-    _alive: WeakValueDictionary[_Device, DeviceKeys] = attrs.Factory(WeakValueDictionary)
+    _recent: OrderedDict[_Device, DeviceTransactions] = attrs.Factory(OrderedDict)
+    # Finds devices that fell out of `_recent` while a batch of theirs is pending.
+    _in_use: WeakValueDictionary[_Device, DeviceTransactions] = attrs.Factory(WeakValueDictionary)
 
-    def of_nowait(self, key: TxnKey) -> DeviceKeys | None:
-        """Give a device's keys if they are in memory."""
+    def get_nowait(self, key: TxnKey) -> DeviceTransactions | None:
+        """Return a device's transactions if they are in memory."""
         device = (key.user_id, key.device_id)
-        keys = self._alive.get(device)
-        if keys is not None:
-            self._recent[device] = keys
+        transactions = self._in_use.get(device)
+        if transactions is not None:
+            self._recent[device] = transactions
             self._recent.move_to_end(device)
-        return keys
+        return transactions
 
-    async def of(self, key: TxnKey) -> DeviceKeys:
-        """Give a device's keys, reading them if need be."""
-        keys = self.of_nowait(key)
-        if keys is None:
-            keys = await self._load(key)
-        if keys.is_uncertain(key):
-            found = await self._database.read(transaction_ids.find, *attrs.astuple(key))
-            keys.learn(key, None if found is None else _as_appended(found))
-        return keys
+    async def load(self, key: TxnKey) -> DeviceTransactions:
+        """Return a device's transactions, such that the result of `key`'s request is known."""
+        transactions = self.get_nowait(key)
+        if transactions is None:
+            transactions = await self._load(key)
+        if transactions.needs_lookup(key):
+            row = await self._database.read(transaction_ids.find, *attrs.astuple(key))
+            transactions.record_lookup(key, None if row is None else _as_appended(row))
+        return transactions
 
-    async def _load(self, key: TxnKey) -> DeviceKeys:
+    async def _load(self, key: TxnKey) -> DeviceTransactions:
         rows, older = await self._database.read(_read, key.user_id, key.device_id)
-        # Another request of the device may have read them meanwhile.
-        keys = self.of_nowait(key)
-        if keys is None:
-            done: dict[_Request, Appended | Placed] = {
+        # Another request of the device may have loaded them in the meantime.
+        transactions = self.get_nowait(key)
+        if transactions is None:
+            results: dict[_Request, Appended | PendingEvent] = {
                 (row.scope, row.txn_id): _as_appended(row) for row in reversed(rows)
             }
-            keys = DeviceKeys(done, {hash(request) for request in older})
+            transactions = DeviceTransactions(results, {hash(request) for request in older})
             device = (key.user_id, key.device_id)
-            self._alive[device] = self._recent[device] = keys
+            self._in_use[device] = self._recent[device] = transactions
             if len(self._recent) > MAX_DEVICES:
                 self._recent.popitem(last=False)
-        return keys
+        return transactions
 
 
 async def _read(
     tx: Tx, user_id: str, device_id: str
 ) -> tuple[list[RequestRow], list[tuple[str, str]]]:
-    rows = await transaction_ids.recent(tx, user_id, device_id, MAX_KEYS)
-    if len(rows) < MAX_KEYS:
+    rows = await transaction_ids.recent(tx, user_id, device_id, MAX_RECENT)
+    if len(rows) < MAX_RECENT:
         return rows, []
-    return rows, await transaction_ids.older(tx, user_id, device_id, MAX_KEYS, MAX_OLDER)
+    return rows, await transaction_ids.older(tx, user_id, device_id, MAX_RECENT, MAX_OLDER)
 
 
 def _as_appended(row: RequestRow) -> Appended:

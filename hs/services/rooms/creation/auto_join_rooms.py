@@ -1,4 +1,4 @@
-"""Rooms that new users join by themselves, made by the first of them if they are not there."""
+"""Rooms that new users join automatically, created by the first user if they do not exist."""
 
 import logging
 from typing import cast, get_args
@@ -19,14 +19,14 @@ from hs.settings.sections.rooms import RoomSettings
 from hs.storage.accounts import users
 from hs.storage.database import Database
 
-LONGEST_S = 30.0
+JOIN_TIMEOUT_S = 30.0
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class AutoJoin:
-    """Brings new users into the rooms of the configuration."""
+    """Joins new users to the rooms of the configuration."""
 
     settings: RoomSettings
     server_name: ServerName
@@ -37,25 +37,25 @@ class AutoJoin:
     memberships: Memberships
 
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
-        """Have a new user join; what goes wrong is logged, since the account is made."""
+        """Join a new user to the rooms; errors are logged, as the account exists already."""
         if is_guest and not self.settings.auto_join_rooms_for_guests:
             return
-        with trio.move_on_after(LONGEST_S) as scope:
+        with trio.move_on_after(JOIN_TIMEOUT_S) as scope:
             for name in self.settings.auto_join_rooms:
                 try:
-                    await self._bring(user_id, name)
+                    await self._join(user_id, name)
                 except (MatrixError, RemoteFault, Unavailable) as error:
-                    log.warning("%s does not join %s: %s", user_id, name, error)
+                    log.warning("new user %s could not join room %s: %s", user_id, name, error)
         if scope.cancelled_caught:
-            log.warning("%s has not joined all of the first rooms in time", user_id)
+            log.warning("timed out joining new user %s to all auto-join rooms", user_id)
 
-    async def _bring(self, user_id: UserID, name: str) -> None:
+    async def _join(self, user_id: UserID, name: str) -> None:
         try:
             room_id, via = await self.naming.find_room(name, ())
         except NotFound:
-            if not await self._may_make(name):
+            if not await self._may_create(name):
                 raise
-            room_id, via = await self._make(user_id, RoomAlias(name)), ()
+            room_id, via = await self._create(user_id, RoomAlias(name)), ()
         await self._invite(user_id, room_id)
         await self.membership.join(Requester(user_id), room_id, JoinRequest(via=via))
 
@@ -64,8 +64,8 @@ class AutoJoin:
         localpart = self.settings.auto_join_mxid_localpart
         return None if localpart is None else UserID(f"@{localpart}:{self.server_name}")
 
-    async def _may_make(self, name: str) -> bool:
-        """Tell whether a room is to be made: by its host, or by the first user there is."""
+    async def _may_create(self, name: str) -> bool:
+        """Return whether to create a room: its host exists, or this is the first user."""
         is_ours = name.startswith("#") and server_of(RoomAlias(name)) == self.server_name
         if not self.settings.autocreate_auto_join_rooms or not is_ours:
             return False
@@ -74,27 +74,29 @@ class AutoJoin:
             return host in await self.database.read(users.existing, [host])
         return not await self.database.read(users.has_several_users)
 
-    async def _make(self, user_id: UserID, alias: RoomAlias) -> RoomID:
+    async def _create(self, user_id: UserID, alias: RoomAlias) -> RoomID:
         federated = self.settings.autocreate_auto_join_rooms_federated
         preset = self.settings.autocreate_auto_join_room_preset
         assert preset in get_args(Preset)
-        asked = NewRoomRequest(
-            preset=cast(Preset, preset),  # the settings know the same words
+        request = NewRoomRequest(
+            preset=cast(Preset, preset),  # the setting has the same values
             alias_localpart=localpart_of(alias),
             creation_content={} if federated else {"m.federate": False},
         )
-        room_id = await self.creation.create(Requester(self._host or user_id), asked)
-        log.info("made the room %s for new users", alias)
+        room_id = await self.creation.create(Requester(self._host or user_id), request)
+        log.info("created room %s for new users", alias)
         return room_id
 
     async def _invite(self, user_id: UserID, room_id: RoomID) -> None:
-        """Have the host invite, where the room lets in only who is invited."""
+        """Invite the user as the host, if they are not joined or invited already."""
         host = self._host
         if host is None or host == user_id:
             return
-        known = await self.memberships.local_membership(room_id, host)
+        host_membership = await self.memberships.local_membership(room_id, host)
         own = await self.memberships.local_membership(room_id, user_id)
-        is_here = known is not None and known.membership == event_types.JOIN
-        is_welcome = own is not None and own.membership in (event_types.JOIN, event_types.INVITE)
-        if is_here and not is_welcome:
+        host_is_joined = (
+            host_membership is not None and host_membership.membership == event_types.JOIN
+        )
+        is_invited = own is not None and own.membership in (event_types.JOIN, event_types.INVITE)
+        if host_is_joined and not is_invited:
             await self.membership.invite(Requester(host, is_admin=True), room_id, user_id)

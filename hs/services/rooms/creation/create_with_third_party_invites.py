@@ -1,4 +1,4 @@
-"""Making rooms to which people are invited by address as well."""
+"""Create rooms with invites to e-mail addresses and phone numbers."""
 
 from collections.abc import Sequence
 
@@ -13,28 +13,35 @@ from hs.services.rooms.membership.third_party_invites import InvitedAddress, Thi
 
 @attrs.frozen(eq=False)
 class InvitingCreation:
-    """Makes a room; whose addresses are known are invited with it, the others after it."""
+    """Creates rooms with third-party invites.
+
+    Users whose addresses are known are invited when the room is created; the other addresses get
+    third-party invites afterwards.
+    """
 
     _creation: RoomCreation
     _offers: ThirdPartyInvites
 
     async def create(
-        self, requester: Requester, asked: NewRoomRequest, addresses: Sequence[InvitedAddress] = ()
+        self,
+        requester: Requester,
+        request: NewRoomRequest,
+        addresses: Sequence[InvitedAddress] = (),
     ) -> RoomID:
-        """Make a room. What an identity server refuses is found before there is one, if it can be.
+        """Create a room. All addresses are looked up first, so most errors occur before it exists.
 
         Raises: as RoomCreation and ThirdPartyInvites do.
         """
-        check_invite_count(requester, len(addresses) + len(asked.invite))
-        unknown, invited = [], list(asked.invite)
+        check_invite_count(requester, len(addresses) + len(request.invite))
+        unknown, invited = [], list(request.invite)
         for address in addresses:
-            found = await self._offers.user_of(requester, address)
-            if found is None:
+            user_id = await self._offers.user_of(requester, address)
+            if user_id is None:
                 unknown.append(address)
-            elif found != requester.user_id:
-                invited.append(found)
-        asked = attrs.evolve(asked, invite=invited)
-        room_id = await self._creation.create(requester, asked)
+            elif user_id != requester.user_id:
+                invited.append(user_id)
+        request = attrs.evolve(request, invite=invited)
+        room_id = await self._creation.create(requester, request)
         for address in unknown:
             await self._offers.offer(requester, room_id, address)
         return room_id

@@ -1,6 +1,6 @@
-"""The first events of a new room, from what its creator asks for.
+"""The first events of a new room, built from the request to create it.
 
-Spec: client-server API, POST /createRoom, which gives their order.
+Spec: client-server API, POST /createRoom, which defines their order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class InitialState:
 
 @attrs.frozen(kw_only=True)
 class NewRoomRequest:
-    """What a client asks of a new room."""
+    """A client's request to create a room."""
 
     preset: Preset | None = None
     is_listed: bool = False
@@ -68,7 +68,7 @@ class NewRoomRequest:
 
     @property
     def chosen_preset(self) -> Preset:
-        """Give the preset, which follows from the visibility if none is named."""
+        """The preset; by default it follows from the visibility."""
         if self.preset is not None:
             return self.preset
         return PUBLIC_CHAT if self.is_listed else PRIVATE_CHAT
@@ -76,7 +76,7 @@ class NewRoomRequest:
 
 @attrs.frozen(kw_only=True)
 class FirstMembers:
-    """The creator and whom they invite, each with what member events show of them."""
+    """The creator and the invited users, with the profile fields for their member events."""
 
     creator: UserID
     profile: Mapping[str, str]
@@ -84,51 +84,51 @@ class FirstMembers:
 
 
 def first_events(
-    asked: NewRoomRequest,
+    request: NewRoomRequest,
     members: FirstMembers,
     rules: RoomVersion,
     alias: RoomAlias | None,
     settings: RoomSettings,
 ) -> list[Draft]:
-    """List the events of a new room in their order.
+    """Return the events of a new room in their order.
 
     Raises: BadJson, InvalidParam, InvalidRoomState.
     """
-    if any(one.type == event_types.MEMBER for one in asked.initial_state):
-        raise InvalidRoomState("Members come into a new room by `invite`")
-    if any(one.type == event_types.REDACTION for one in asked.initial_state):
-        raise InvalidRoomState("Redactions are no state")
+    if any(entry.type == event_types.MEMBER for entry in request.initial_state):
+        raise InvalidRoomState("initial_state must not contain m.room.member events; use invite")
+    if any(entry.type == event_types.REDACTION for entry in request.initial_state):
+        raise InvalidRoomState("initial_state must not contain m.room.redaction events")
     creator = members.creator
-    create = _create_content(asked, members, rules)
+    create = _create_content(request, members, rules)
     joined = {**members.profile, "membership": event_types.JOIN}
-    levels = _power_levels(asked, members, rules, settings)
+    levels = _power_levels(request, members, rules, settings)
     return [
         Draft(event_types.CREATE, creator, create, ""),
         Draft(event_types.MEMBER, creator, joined, creator),
         Draft(event_types.POWER_LEVELS, creator, levels, ""),
         *(
             Draft(event_type, creator, dict(content), state_key)
-            for event_type, content, state_key in _state(asked, alias, settings)
+            for event_type, content, state_key in _state(request, alias, settings)
         ),
-        *_invites(asked, members),
+        *_invites(request, members),
     ]
 
 
 def check_creation_content(content: JsonObject, rules: RoomVersion) -> None:
-    """Refuse what no create event may hold. Raises: BadJson, InvalidParam."""
+    """Reject invalid fields of a create event. Raises: BadJson, InvalidParam."""
     if not isinstance(content.get("m.federate", True), bool):
         raise BadJson("m.federate must be a boolean")
     if not isinstance(content.get("type", ""), str):
-        raise BadJson("The type of a room must be a string")
+        raise BadJson("type must be a string")
     if rules.privileged_creators and "additional_creators" in content:
         additional = content["additional_creators"]
-        if not isinstance(additional, list) or not all(is_user_id(one) for one in additional):
+        if not isinstance(additional, list) or not all(is_user_id(each) for each in additional):
             raise InvalidParam("additional_creators must be a list of user IDs")
 
 
 def default_power_levels(rules: RoomVersion, creator: UserID, preset: Preset) -> JsonObject:
-    """Give the power levels of a new room."""
-    tombstone = rules.default_tombstone_level or _CREATOR_LEVEL
+    """Return the power levels of a new room."""
+    tombstone_level = rules.default_tombstone_level or _CREATOR_LEVEL
     return {
         "users": {} if rules.privileged_creators else {creator: _CREATOR_LEVEL},
         "users_default": 0,
@@ -140,7 +140,7 @@ def default_power_levels(rules: RoomVersion, creator: UserID, preset: Preset) ->
             event_types.HISTORY_VISIBILITY: 100,
             event_types.SERVER_ACL: 100,
             event_types.ENCRYPTION: 100,
-            event_types.TOMBSTONE: tombstone,
+            event_types.TOMBSTONE: tombstone_level,
         },
         "events_default": 0,
         "state_default": 50,
@@ -151,15 +151,17 @@ def default_power_levels(rules: RoomVersion, creator: UserID, preset: Preset) ->
     }
 
 
-def _create_content(asked: NewRoomRequest, members: FirstMembers, rules: RoomVersion) -> JsonObject:
-    check_creation_content(asked.creation_content, rules)
-    # These two are the builder's to set.
+def _create_content(
+    request: NewRoomRequest, members: FirstMembers, rules: RoomVersion
+) -> JsonObject:
+    check_creation_content(request.creation_content, rules)
+    # The event builder sets these two.
     content = {
         key: value
-        for key, value in asked.creation_content.items()
+        for key, value in request.creation_content.items()
         if key not in ("creator", "room_version")
     }
-    if rules.privileged_creators and asked.chosen_preset == TRUSTED_PRIVATE_CHAT:
+    if rules.privileged_creators and request.chosen_preset == TRUSTED_PRIVATE_CHAT:
         creators = [*content.get("additional_creators", ()), *members.invited]
         if creators:
             content["additional_creators"] = list(dict.fromkeys(creators))
@@ -167,85 +169,88 @@ def _create_content(asked: NewRoomRequest, members: FirstMembers, rules: RoomVer
 
 
 def _power_levels(
-    asked: NewRoomRequest, members: FirstMembers, rules: RoomVersion, settings: RoomSettings
+    request: NewRoomRequest, members: FirstMembers, rules: RoomVersion, settings: RoomSettings
 ) -> JsonObject:
-    given = _given(asked, event_types.POWER_LEVELS)
-    if given is not None:
-        return given
-    preset = asked.chosen_preset
+    requested = _requested_state(request, event_types.POWER_LEVELS)
+    if requested is not None:
+        return requested
+    preset = request.chosen_preset
     levels = default_power_levels(rules, members.creator, preset)
     if preset == TRUSTED_PRIVATE_CHAT and not rules.privileged_creators:
         levels["users"].update(dict.fromkeys(members.invited, _CREATOR_LEVEL))
     by_settings = settings.default_power_level_content_override.get(preset) or {}
-    return _with_tombstone({**levels, **by_settings, **asked.power_levels}, rules)
+    return _with_tombstone({**levels, **by_settings, **request.power_levels}, rules)
 
 
 def _with_tombstone(levels: JsonObject, rules: RoomVersion) -> JsonObject:
-    """Give levels that name one for m.room.tombstone, where the room version demands that.
+    """Return levels that include m.room.tombstone, where the room version requires it.
 
-    What overrides the defaults may have replaced all of `events`.
+    The settings or the client may have replaced all of `events`.
     """
-    least = rules.default_tombstone_level
+    level = rules.default_tombstone_level
     events, state_default = levels.get("events"), levels.get("state_default")
-    if least is None or not isinstance(events, dict) or event_types.TOMBSTONE in events:
+    if level is None or not isinstance(events, dict) or event_types.TOMBSTONE in events:
         return levels
     if type(state_default) is int:
-        least = max(least, state_default + 1)
-    return {**levels, "events": {**events, event_types.TOMBSTONE: least}}
+        level = max(level, state_default + 1)
+    return {**levels, "events": {**events, event_types.TOMBSTONE: level}}
 
 
-def _given(asked: NewRoomRequest, event_type: str) -> JsonObject | None:
-    for one in asked.initial_state:
-        if (one.type, one.state_key) == (event_type, ""):
-            return one.content
+def _requested_state(request: NewRoomRequest, event_type: str) -> JsonObject | None:
+    for entry in request.initial_state:
+        if (entry.type, entry.state_key) == (event_type, ""):
+            return entry.content
     return None
 
 
 def _state(
-    asked: NewRoomRequest, alias: RoomAlias | None, settings: RoomSettings
+    request: NewRoomRequest, alias: RoomAlias | None, settings: RoomSettings
 ) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     if alias is not None:
         yield event_types.CANONICAL_ALIAS, {"alias": alias}, ""
-    for event_type, content in _STATE_OF_PRESETS[asked.chosen_preset].items():
-        if _given(asked, event_type) is None:
+    for event_type, content in _STATE_OF_PRESETS[request.chosen_preset].items():
+        if _requested_state(request, event_type) is None:
             yield event_type, content, ""
-    if _is_encrypted(asked, settings) and _given(asked, event_types.ENCRYPTION) is None:
+    if (
+        _is_encrypted(request, settings)
+        and _requested_state(request, event_types.ENCRYPTION) is None
+    ):
         yield event_types.ENCRYPTION, ENCRYPTION_CONTENT, ""
-    yield from _initial_state(asked)
-    if asked.name is not None:
-        yield event_types.NAME, {"name": asked.name}, ""
-    if asked.topic is not None:
-        yield event_types.TOPIC, topic_content(asked.topic), ""
+    yield from _initial_state(request)
+    if request.name is not None:
+        yield event_types.NAME, {"name": request.name}, ""
+    if request.topic is not None:
+        yield event_types.TOPIC, topic_content(request.topic), ""
 
 
 def topic_content(topic: str) -> JsonObject:
-    """Give a topic in both of its forms. Spec: m.room.topic."""
+    """Return the content of m.room.topic with the topic in both forms. Spec: m.room.topic."""
     return {"topic": topic, "m.topic": {"m.text": [{"body": topic}]}}
 
 
-def _initial_state(asked: NewRoomRequest) -> Iterable[tuple[str, JsonObject, str]]:
+def _initial_state(request: NewRoomRequest) -> Iterable[tuple[str, JsonObject, str]]:
     replaced = {
         (event_type, "")
         for event_type, value in (
-            (event_types.NAME, asked.name),
-            (event_types.TOPIC, asked.topic),
+            (event_types.NAME, request.name),
+            (event_types.TOPIC, request.topic),
             (event_types.POWER_LEVELS, ""),
         )
         if value is not None
     }
-    for one in asked.initial_state:
-        if (one.type, one.state_key) not in replaced:
-            yield one.type, one.content, one.state_key
+    for entry in request.initial_state:
+        if (entry.type, entry.state_key) not in replaced:
+            yield entry.type, entry.content, entry.state_key
 
 
-def _is_encrypted(asked: NewRoomRequest, settings: RoomSettings) -> bool:
-    which = settings.encryption_enabled_by_default_for_room_type
-    return which == "all" or (which == "invite" and asked.chosen_preset != PUBLIC_CHAT)
+def _is_encrypted(request: NewRoomRequest, settings: RoomSettings) -> bool:
+    room_types = settings.encryption_enabled_by_default_for_room_type
+    return room_types == "all" or (room_types == "invite" and request.chosen_preset != PUBLIC_CHAT)
 
 
-def _invites(asked: NewRoomRequest, members: FirstMembers) -> Iterator[Draft]:
+def _invites(request: NewRoomRequest, members: FirstMembers) -> Iterator[Draft]:
     for user_id, profile in members.invited.items():
         content: JsonObject = {**profile, "membership": event_types.INVITE}
-        if asked.is_direct:
+        if request.is_direct:
             content["is_direct"] = True
         yield Draft(event_types.MEMBER, members.creator, content, user_id)

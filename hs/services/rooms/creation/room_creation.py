@@ -1,4 +1,4 @@
-"""Making rooms: all first events in one commit, with the alias held before and bound after."""
+"""Create rooms: all first events in one commit, with the alias reserved before it."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -24,12 +24,12 @@ from hs.services.rooms.profiles.member_profiles import LocalProfiles, shown
 from hs.settings.sections.rooms import RoomSettings
 
 MAX_INVITES: Final = 100
-MAX_INVITES_OF_UNLIMITED: Final = 5000  # of application services: they bring whole groups
+MAX_INVITES_IF_EXEMPT: Final = 5000  # of application services, which bridge whole groups
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class RoomCreation:
-    """Makes rooms for clients."""
+    """Creates rooms for clients."""
 
     appender: RoomAppender
     aliases: Aliases
@@ -41,32 +41,33 @@ class RoomCreation:
     settings: RoomSettings
     server_name: ServerName
 
-    async def create(self, requester: Requester, asked: NewRoomRequest) -> RoomID:
-        """Make a room.
+    async def create(self, requester: Requester, request: NewRoomRequest) -> RoomID:
+        """Create a room.
 
         Raises: UnsupportedRoomVersion, RoomInUse, InvalidRoomState, InvalidParam, BadJson,
-        Forbidden, InviteBlocked, TooLarge, LimitExceeded.
+            Forbidden, InviteBlocked, TooLarge, LimitExceeded.
         """
         check_may_act(requester)
         creator = requester.user_id
-        wanted = asked.room_version
-        rules = room_version(self.settings.default_room_version if wanted is None else wanted)
-        asked = attrs.evolve(asked, invite=tuple(dict.fromkeys(asked.invite)))
-        await self._check_invites(requester, asked.invite)
-        alias = self._alias(requester, asked)
-        if asked.is_listed:
+        version = request.room_version
+        rules = room_version(self.settings.default_room_version if version is None else version)
+        request = attrs.evolve(request, invite=tuple(dict.fromkeys(request.invite)))
+        await self._check_invites(requester, request.invite)
+        alias = self._alias(requester, request)
+        if request.is_listed:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
         members = FirstMembers(
             creator=creator,
             profile=shown(await self.profiles.of_local(creator)),
             invited={
-                one: self._policy.invited(await self.profiles.of_local(one)) for one in asked.invite
+                user_id: self._policy.invited(await self.profiles.of_local(user_id))
+                for user_id in request.invite
             },
         )
-        drafts = first_events(asked, members, rules, alias, self.settings)
-        held = None if alias is None else await self.aliases.reserve(creator, alias)
-        room_id = await self._make(rules.identifier, drafts, held)
-        if asked.is_listed:
+        drafts = first_events(request, members, rules, alias, self.settings)
+        reservation = None if alias is None else await self.aliases.reserve(creator, alias)
+        room_id = await self._append(rules.identifier, drafts, reservation)
+        if request.is_listed:
             await self.public_rooms.set_listed(room_id, True)
         for draft in drafts:
             if self._is_remote_invite(draft):
@@ -77,17 +78,17 @@ class RoomCreation:
     def _policy(self) -> MemberPolicy:
         return MemberPolicy(self.settings)
 
-    def _alias(self, requester: Requester, asked: NewRoomRequest) -> RoomAlias | None:
-        if asked.alias_localpart is None:
+    def _alias(self, requester: Requester, request: NewRoomRequest) -> RoomAlias | None:
+        if request.alias_localpart is None:
             return None
-        alias = self.aliases.named(asked.alias_localpart)
+        alias = self.aliases.named(request.alias_localpart)
         self.aliases.check_may_create(requester.user_id, alias, "")
         self.aliases.check_may_manage(requester, alias)
         return alias
 
     async def _check_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
         if requester.user_id in invited:
-            raise InvalidParam("The creator of a room cannot be invited to it")
+            raise InvalidParam("invite must not contain the creator of the room")
         check_invite_count(requester, len(invited))
         for user_id in invited:
             if server_of(user_id) != self.server_name:
@@ -98,18 +99,20 @@ class RoomCreation:
             self._policy.check_may_invite(requester)
         self.limits.check_first_invites(requester, invited)
 
-    async def _make(self, version: str, drafts: list[Draft], held: Reservation | None) -> RoomID:
+    async def _append(
+        self, version: str, drafts: list[Draft], reservation: Reservation | None
+    ) -> RoomID:
         local = [draft for draft in drafts if not self._is_remote_invite(draft)]
         try:
             room_id = (await self.appender.create(version, local))[0].room_id
         except Exception as error:
-            if held is not None:
-                await self.aliases.release(held)
+            if reservation is not None:
+                await self.aliases.release(reservation)
             if isinstance(error, Forbidden):
                 raise InvalidRoomState(error.message) from error
             raise
-        if held is not None:
-            await self.aliases.bind(held, room_id)
+        if reservation is not None:
+            await self.aliases.bind(reservation, room_id)
         return room_id
 
     def _is_remote_invite(self, draft: Draft) -> bool:
@@ -122,8 +125,8 @@ class RoomCreation:
 
 
 def check_invite_count(requester: Requester, count: int) -> None:
-    """Refuse more invites to a new room than there may be. Raises: InvalidParam."""
-    most = MAX_INVITES_OF_UNLIMITED if requester.unlimited else MAX_INVITES
-    if count > most:
-        # Waiting would not help, so that this is no matter of rate limits.
-        raise InvalidParam(f"At most {most} users can be invited to a new room")
+    """Reject too many invites to a new room. Raises: InvalidParam."""
+    limit = MAX_INVITES_IF_EXEMPT if requester.unlimited else MAX_INVITES
+    if count > limit:
+        # Not LimitExceeded, as waiting would not help.
+        raise InvalidParam(f"At most {limit} users can be invited to a new room")

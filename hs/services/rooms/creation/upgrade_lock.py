@@ -1,7 +1,14 @@
-"""Upgrades of one room happen one after the other, by whichever process.
+"""The lock that lets one task of one process at a time upgrade a room.
 
-A lease holds other processes back. It ends with its process, so a room whose upgrade was broken
-off can be upgraded by the next who asks.
+Rules:
+
+- A lease in the database excludes other processes; a lock in memory excludes other tasks of this
+  process, which the lease cannot tell apart. The lock is taken first, so a process competes for the
+  lease at most once.
+- A lease expires after its process has died. WAIT_S is longer than that, so a request that waits
+  for a dead process gets its turn, and can finish the upgrade that was interrupted.
+- The lease can be lost while the upgrade runs, if the database is not reachable for long. The
+  upgrade is cancelled then.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +22,7 @@ from hs.lib.keyed_lock import KeyedLock
 from hs.repl.leases import Leases, LeaseTaken
 
 WAIT_S: Final = 60.0
-"""Longer than a process that was killed keeps its leases."""
+"""Longer than the leases of a killed process last."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -23,31 +30,31 @@ Ts = TypeVarTuple("Ts")
 
 @attrs.frozen(eq=False)
 class UpgradeTurns:
-    """Lets one at a time upgrade a room."""
+    """Serializes the upgrades of each room, across processes."""
 
     _leases: Leases
-    # To a lease all tasks of a process are the same.
-    _here: KeyedLock[RoomID] = attrs.field(factory=KeyedLock, init=False)
+    # Tasks of this process, which share its leases.
+    _locks: KeyedLock[RoomID] = attrs.field(factory=KeyedLock, init=False)
 
     async def run(self, room_id: RoomID, afn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Call `afn(*args)` when it is its turn.
+        """Call `afn(*args)` while holding the lock of the room.
 
-        Raises: MatrixError 503, if others take too long; and those of `afn`.
+        Raises: MatrixError 503, if the lock is not free in time; and those of `afn`.
         """
-        async with self._here.hold(room_id):
+        async with self._locks.hold(room_id):
             try:
                 async with self._leases.hold(f"upgrade:{room_id}", WAIT_S):
-                    done = await _refusal_or_result(afn, *args)
+                    result = await _result_or_error(afn, *args)
             except LeaseTaken:
-                told = "The room is being upgraded; try again"
-                raise MatrixError("M_UNKNOWN", 503, told) from None
-        if isinstance(done, MatrixError):
-            raise done
-        return done
+                message = "The room is being upgraded by another request; try again"
+                raise MatrixError("M_UNKNOWN", 503, message) from None
+        if isinstance(result, MatrixError):
+            raise result
+        return result
 
 
-async def _refusal_or_result(afn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | MatrixError:
-    # What is raised while a lease is held comes out in a group.
+async def _result_or_error(afn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | MatrixError:
+    # An exception raised while a lease is held would arrive in an exception group.
     try:
         return await afn(*args)
     except MatrixError as error:

@@ -1,7 +1,7 @@
-"""Taking users who close their accounts out of their rooms; accounts' RoomDeparture.
+"""Remove deactivated users from their rooms; the RoomDeparture of the account services.
 
-Done after the client has its answer. What a process leaves undone when it ends, a chore finds in
-the tables later.
+This happens after the client has its response. What a process leaves undone when it ends, a
+periodic job finds in the tables later.
 """
 
 import logging
@@ -23,13 +23,16 @@ from hs.storage.database import Database
 log = logging.getLogger(__name__)
 
 PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
-MAX_WAITING: Final = 10_000  # users; beyond, the chore finds them
+MAX_WAITING: Final = 10_000  # users; the others are found by `finish_others`
 CHORE_PERIOD_S: Final = 900.0
 
 
 @attrs.frozen(eq=False)
 class RoomDepartures:
-    """Leaves and refuses, room by room; `run` is the duty that does the work."""
+    """Leaves rooms and rejects invites on behalf of deactivated users.
+
+    `run` is the duty that does the work.
+    """
 
     _database: Database
     _appender: RoomAppender
@@ -38,25 +41,25 @@ class RoomDepartures:
     _arrived: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
 
     async def depart(self, user_id: UserID) -> None:
-        """Have a user leave, and refuse invites to, all rooms; returns soon, works on after."""
+        """Queue a user to leave all rooms and reject all invites; return at once."""
         if len(self._waiting) < MAX_WAITING and user_id not in self._waiting:
             self._waiting[user_id] = None
             self._arrived.release()
 
     async def run(self) -> None:
-        """Work for ever."""
+        """Process queued users until cancelled."""
         while True:
             await self._arrived.acquire()
             user_id, _ = self._waiting.popitem(last=False)
             await self.leave_all(user_id)
 
     async def finish_others(self) -> None:
-        """Take those out whom a process that ended has left behind."""
+        """Process the users that a process left unfinished when it ended."""
         for user_id in await self._database.read(deactivated_users.left_behind):
             await self.leave_all(user_id)
 
     async def leave_all(self, user_id: UserID) -> None:
-        """Take a user out of all rooms."""
+        """Remove a user from all rooms."""
         for room_id, own in dict(await self._memberships.rooms_of(user_id)).items():
             if own.membership in PRESENT:
                 await self._leave(room_id, user_id, own)
@@ -72,4 +75,4 @@ class RoomDepartures:
         try:
             await self._appender.append(room_id, [draft])
         except MatrixError as error:
-            log.warning("%s, who is gone, could not leave %s: %s", user_id, room_id, error)
+            log.warning("deactivated user %s could not leave room %s: %s", user_id, room_id, error)

@@ -1,4 +1,4 @@
-"""Refusing invites that the invited user of ours does not want.
+"""Reject invites that the invited local user has blocked.
 
 Spec: client-server API, Invite permission; MSC4155.
 """
@@ -14,25 +14,27 @@ from hs.core.invite_permission import TYPES, InvitePermission, Verdict, read_per
 
 
 class OwnData(Protocol):
-    """Users' account data."""
+    """Account data of users."""
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
-        """Give one piece as JSON."""
+        """Return one piece of account data as JSON."""
         ...
 
 
 @attrs.frozen(eq=False)
 class InvitePermissions:
-    """Knows what users of ours want."""
+    """The invite permissions of local users."""
 
     _data: OwnData
 
     async def of(self, user_id: UserID) -> InvitePermission:
-        """Give what a user wants."""
-        found = {one: await self._data.content(user_id, None, one) for one in TYPES}
-        return read_permission({one: orjson.loads(c) for one, c in found.items() if c is not None})
+        """Return a user's invite permission."""
+        contents = {type_: await self._data.content(user_id, None, type_) for type_ in TYPES}
+        return read_permission(
+            {type_: orjson.loads(text) for type_, text in contents.items() if text is not None}
+        )
 
     async def check(self, inviter: UserID, target: UserID) -> None:
-        """Refuse an invite that its target blocks. Raises: InviteBlocked."""
+        """Reject an invite that its target blocks. Raises: InviteBlocked."""
         if (await self.of(target)).verdict(inviter) is Verdict.BLOCK:
-            raise InviteBlocked("This user does not want to be invited")
+            raise InviteBlocked("This user does not accept your invites")

@@ -1,7 +1,8 @@
-"""Joining, leaving, inviting, kicking, banning and knocking, as clients ask for it.
+"""Join, leave, invite, kick, ban and knock for clients.
 
-The rooms' rules are applied where events are appended; here is what comes before: limits, guests,
-who lets one into a restricted room, and what member events say.
+The auth rules are applied where events are appended. This module checks what comes before: rate
+limits, guest access, account restrictions, who authorizes restricted joins, and the content of
+member events.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,23 +26,25 @@ from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
 from hs.services.rooms.membership.room_succession import Succession
-from hs.services.rooms.profiles.member_profiles import SHOWN_FIELDS, LocalProfiles, shown
-from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, Deciding, DecidingReader
+from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, LocalProfiles, shown
+from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthState, DecidingReader
 from hs.services.rooms.store.memberships import CACHE_NAME, Memberships
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
 
 AUTHORISER: Final = "join_authorised_via_users_server"
 
-_NOT_OWN: Final = frozenset({"membership", AUTHORISER, "third_party_invite", "third_party_signed"})
-_PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
+_RESERVED_FIELDS: Final = frozenset(
+    {"membership", AUTHORISER, "third_party_invite", "third_party_signed"}
+)
+_PRESENT_MEMBERSHIPS: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
 @attrs.frozen
 class JoinRequest:
-    """How a client wants to join or knock; `content` is more for the member event.
+    """A client's request to join or knock; `content` is merged into the member event.
 
-    `origin_server_ts` is for application services; others' is left to the clock.
+    `origin_server_ts` is set for application services only.
     """
 
     reason: str | None = None
@@ -51,8 +54,8 @@ class JoinRequest:
     origin_server_ts: int | None = None
 
     @property
-    def says_nothing(self) -> bool:
-        """Tell whether a join would be no news to a room that one is in."""
+    def changes_nothing(self) -> bool:
+        """Whether a join would change nothing for a user who is joined already."""
         return self.reason is None and self.third_party_signed is None and not self.content
 
 
@@ -73,35 +76,38 @@ class RoomMembership:
     cache_drops: MemoryWriter[CacheRow]
     policy: MemberPolicy = MemberPolicy()
 
-    async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
-        """Join the requester to a room; nothing happens to who is in it already.
+    async def join(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
+        """Join the requester to a room; do nothing if they are joined already.
 
         Raises: Forbidden, GuestForbidden, LimitExceeded, UnableToGrantJoin, UnableToAuthoriseJoin.
         """
-        if asked.says_nothing:
-            # What is not in memory is read by what follows.
+        if request.changes_nothing:
+            # If the rooms are not in memory, `_join` reads them.
             rooms = self.memberships.rooms_of_nowait(requester.user_id)
             own = None if rooms is None else rooms.get(room_id)
             if own is not None and own.membership == event_types.JOIN:
                 return room_id
-        await self._join(requester, room_id, asked)
+        await self._join(requester, room_id, request)
         return room_id
 
-    async def knock(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
-        """Ask to be let into a room. Raises: Forbidden."""
+    async def knock(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
+        """Knock on a room. Raises: Forbidden."""
         check_may_act(requester)
-        await self.policy.check_own(asked.content)
-        content = await self._with_profile(requester.user_id, self._asked(event_types.KNOCK, asked))
-        if await self._here(room_id) is None:
-            await self.remote.knock(requester.user_id, room_id, asked.via, content)
+        await self.policy.check_own(request.content)
+        content = await self._with_profile(
+            requester.user_id, self._requested_content(event_types.KNOCK, request)
+        )
+        if await self._read_local_room(room_id) is None:
+            await self.remote.knock(requester.user_id, room_id, request.via, content)
         else:
             await self._append(room_id, _own(requester.user_id, content))
         return room_id
 
     async def leave(self, requester: Requester, room_id: RoomID, reason: str | None = None) -> None:
-        """Leave a room, reject an invite or take back a knock; who has left already may again.
+        """Leave a room, reject an invite or retract a knock.
 
-        Raises: NotFound for an unknown room, Forbidden.
+        Do nothing if the user has left already.
+        Raises: NotFound, for an unknown room; Forbidden.
         """
         user_id = requester.user_id
         own = await self.memberships.local_membership(room_id, user_id)
@@ -109,11 +115,11 @@ class RoomMembership:
             return
         self.policy.check_may_reject(own)
         content = _content(event_types.LEAVE, reason)
-        here = await self._here(room_id)
-        if here is not None:
+        local_room = await self._read_local_room(room_id)
+        if local_room is not None:
             await self._append(room_id, _own(user_id, content))
         elif own is None:
-            raise NotFound("This room is not known")
+            raise NotFound("Unknown room")
         else:
             await self.remote.leave(user_id, room_id, content)
 
@@ -131,10 +137,12 @@ class RoomMembership:
         reason: str | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make a user leave, who must be present in some way. Raises: Forbidden."""
-        if await self.memberships.membership(room_id, target) not in _PRESENT:
+        """Kick a user who is joined, invited or knocking. Raises: Forbidden."""
+        if await self.memberships.membership(room_id, target) not in _PRESENT_MEMBERSHIPS:
             raise Forbidden("The target user is not in the room")
-        await self._set(requester, room_id, target, _content(event_types.LEAVE, reason, more))
+        await self._set_membership(
+            requester, room_id, target, _content(event_types.LEAVE, reason, more)
+        )
 
     async def ban(
         self,
@@ -145,20 +153,22 @@ class RoomMembership:
         more: Mapping[str, Any] | None = None,
     ) -> None:
         """Ban a user. Raises: Forbidden."""
-        await self._set(requester, room_id, target, _content(event_types.BAN, reason, more))
+        await self._set_membership(
+            requester, room_id, target, _content(event_types.BAN, reason, more)
+        )
 
     async def unban(
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
     ) -> None:
-        """Lift a ban. Raises: Forbidden."""
+        """Unban a user. Raises: Forbidden."""
         if await self.memberships.membership(room_id, target) != event_types.BAN:
             raise Forbidden("The target user is not banned")
-        await self._set(requester, room_id, target, _content(event_types.LEAVE, reason))
+        await self._set_membership(requester, room_id, target, _content(event_types.LEAVE, reason))
 
     async def forget(self, requester: Requester, room_id: RoomID) -> None:
-        """Have a room that the requester has left shown to them no more.
+        """Forget a room that the requester has left.
 
-        Raises: Unknown, while they are in it; NotFound, if they never were.
+        Raises: Unknown, if they have not left it; NotFound, if they never were in it.
         """
         user_id = requester.user_id
         if await self.database.write(rooms.forget, user_id, room_id):
@@ -177,90 +187,97 @@ class RoomMembership:
         at_ms: int | None = None,
         txn: TxnKey | None = None,
     ) -> EventID:
-        """Put a member event of a client's making, under the same conditions.
+        """Send a member event whose content a client has set, under the same conditions.
 
-        Kicks, bans and leaves are idempotent by `txn`, others by being the same again.
+        Kicks, bans and leaves are idempotent by `txn`; the other changes do nothing when they are
+        repeated.
         Raises: BadJson, InvalidParam, Forbidden, GuestForbidden, LimitExceeded.
         """
         user_id = parse_user_id(target)
         membership = content.get("membership")
         if not isinstance(membership, str):
-            raise BadJson("A member event needs a membership")
+            raise BadJson("membership must be a string")
         if membership == event_types.JOIN and user_id == requester.user_id:
-            asked = JoinRequest(content=own_content(content), origin_server_ts=at_ms)
-            return await self._join(requester, room_id, asked)
+            request = JoinRequest(content=own_content(content), origin_server_ts=at_ms)
+            return await self._join(requester, room_id, request)
         if membership == event_types.INVITE:
             return await self._invite(requester, room_id, user_id, content, at_ms)
         if membership == event_types.KNOCK:
             content = await self._with_profile(user_id, self.policy.own_content(content))
-        return await self._set(requester, room_id, user_id, content, at_ms, txn)
+        return await self._set_membership(requester, room_id, user_id, content, at_ms, txn)
 
-    async def _join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> EventID:
+    async def _join(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> EventID:
         user_id = requester.user_id
-        here = await self._here(room_id, user_id)
-        await self.policy.check_own(asked.content)
-        content = await self._with_profile(user_id, self._asked(event_types.JOIN, asked))
-        is_joined = here is not None and here.membership(user_id) == event_types.JOIN
-        if not (is_joined and asked.says_nothing):
-            # Who is in the room already changes the name that the others see there.
+        local_room = await self._read_local_room(room_id, user_id)
+        await self.policy.check_own(request.content)
+        content = await self._with_profile(
+            user_id, self._requested_content(event_types.JOIN, request)
+        )
+        is_joined = local_room is not None and local_room.membership(user_id) == event_types.JOIN
+        if not (is_joined and request.changes_nothing):
+            # A joined user changes their profile in the room, which needs the same permission.
             await self._check_may_join(requester, room_id)
-        if here is None:
+        if local_room is None:
             self.limits.check_remote_join(requester, room_id)
-            await self.remote.join(user_id, room_id, asked.via, content)
-            found = await self.deciding.read(room_id)
-            if found is not None:
-                await self.succession.follow(user_id, found.create)
+            await self.remote.join(user_id, room_id, request.via, content)
+            auth_state = await self.deciding.read(room_id)
+            if auth_state is not None:
+                await self.succession.follow(user_id, auth_state.create)
             joined = await self.memberships.local_membership(room_id, user_id)
             return EventID("") if joined is None else joined.event_id
-        if is_joined and asked.says_nothing:
-            return here.events[event_types.MEMBER, user_id].event_id
-        _check_guest(requester, here)
+        if is_joined and request.changes_nothing:
+            return local_room.events[event_types.MEMBER, user_id].event_id
+        _check_guest(requester, local_room)
         if not is_joined:
             self.limits.check_join(requester, room_id)
         drafts = []
-        if asked.third_party_signed is not None:
-            drafts.append(await self.accepted(room_id, user_id, asked.third_party_signed))
+        if request.third_party_signed is not None:
+            drafts.append(
+                await self.accept_third_party_invite(room_id, user_id, request.third_party_signed)
+            )
         else:
-            authoriser = await self.restricted.authoriser_for(user_id, here)
+            authoriser = await self.restricted.authoriser_for(user_id, local_room)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser
         event_id = await self._append(
-            room_id, *drafts, _own(user_id, content, asked.origin_server_ts)
+            room_id, *drafts, _own(user_id, content, request.origin_server_ts)
         )
         if not is_joined:
-            await self.succession.follow(user_id, here.create)
+            await self.succession.follow(user_id, local_room.create)
         return event_id
 
     async def _check_may_join(self, requester: Requester, room_id: RoomID) -> None:
-        """Refuse who may not act, except where the server itself has something to tell them."""
+        """Reject requesters with restrictions, unless the server itself has invited them."""
         if may_act(requester):
             return
         own = await self.memberships.local_membership(room_id, requester.user_id)
         if not self.policy.is_from_server(own):
             check_may_act(requester)
 
-    async def accepted(self, room_id: RoomID, user_id: UserID, signed: JsonObject) -> Draft:
-        """Make the invite that a third-party invite turns into; the room's rules prove it.
+    async def accept_third_party_invite(
+        self, room_id: RoomID, user_id: UserID, signed: JsonObject
+    ) -> Draft:
+        """Return the invite that replaces a third-party invite; the auth rules verify it.
 
         Raises: BadJson, Forbidden.
         """
         token = signed.get("token")
         if not isinstance(token, str) or "\0" in token:
-            raise BadJson("third_party_signed needs a token")
+            raise BadJson("third_party_signed.token must be a string")
         key = (event_types.THIRD_PARTY_INVITE, token)
-        found = await self.deciding.read(room_id, more=(key,))
-        offer = None if found is None else found.events.get(key)
-        if offer is None:
+        auth_state = await self.deciding.read(room_id, more=(key,))
+        third_party_invite = None if auth_state is None else auth_state.events.get(key)
+        if third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
-        if not self.memberships.is_local(offer.sender):
-            raise Forbidden("The third-party invite is another server's")
-        name = offer.content.get("display_name")
+        if not self.memberships.is_local(third_party_invite.sender):
+            raise Forbidden("The third-party invite was sent by another server")
+        name = third_party_invite.content.get("display_name")
         content = await self._with_profile(user_id, _content(event_types.INVITE, None))
         content["third_party_invite"] = {
             "display_name": name if isinstance(name, str) else "",
             "signed": signed,
         }
-        return Draft(event_types.MEMBER, offer.sender, content, user_id)
+        return Draft(event_types.MEMBER, third_party_invite.sender, content, user_id)
 
     async def _invite(
         self,
@@ -275,18 +292,23 @@ class RoomMembership:
         self.limits.check_invite(requester, room_id, target)
         if self.memberships.is_local(target):
             await self.invites.check(requester.user_id, target)
-        bare = {key: content[key] for key in content if key not in SHOWN_FIELDS}
-        full = {**self.policy.invited(await self.profiles.of_local(target)), **bare}
-        draft = _member(requester.user_id, full, target, at_ms)
+        without_profile = {key: content[key] for key in content if key not in PROFILE_FIELDS}
+        invite_content = {
+            **self.policy.invited(await self.profiles.of_local(target)),
+            **without_profile,
+        }
+        draft = _member(requester.user_id, invite_content, target, at_ms)
         if self.memberships.is_local(target):
             return await self._append(room_id, draft)
         self.remote.check_can_invite(target)
         await self.remote.invite(room_id, draft)
-        found = await self.deciding.read(room_id, members=(target,))
-        invited = None if found is None else found.events.get((event_types.MEMBER, target))
+        auth_state = await self.deciding.read(room_id, members=(target,))
+        invited = (
+            None if auth_state is None else auth_state.events.get((event_types.MEMBER, target))
+        )
         return EventID("") if invited is None else invited.event_id
 
-    async def _set(
+    async def _set_membership(
         self,
         requester: Requester,
         room_id: RoomID,
@@ -310,28 +332,30 @@ class RoomMembership:
             raise Forbidden("You are not in this room") from error
         return appended[-1].event_id
 
-    async def _here(self, room_id: RoomID, user_id: UserID | None = None) -> Deciding | None:
-        """Read a room that can be joined without another server; None for all others."""
+    async def _read_local_room(
+        self, room_id: RoomID, user_id: UserID | None = None
+    ) -> AuthState | None:
+        """Read a room that can be joined without another server; None for other rooms."""
         members = () if user_id is None else (user_id,)
-        found = await self.deciding.read(room_id, members=members, more=(GUEST_ACCESS_KEY,))
-        if found is None:
+        auth_state = await self.deciding.read(room_id, members=members, more=(GUEST_ACCESS_KEY,))
+        if auth_state is None:
             return None
         present = await self.memberships.present(room_id)
-        return None if present.joined and not present.local else found
+        return None if present.joined and not present.local else auth_state
 
-    def _asked(self, membership: str, asked: JoinRequest) -> JsonObject:
-        return _content(membership, asked.reason, self.policy.own_content(asked.content))
+    def _requested_content(self, membership: str, request: JoinRequest) -> JsonObject:
+        return _content(membership, request.reason, self.policy.own_content(request.content))
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
         return {**shown(await self.profiles.of_local(user_id)), **content}
 
 
-def own_content(asked: JsonObject) -> JsonObject:
-    """Give what users may put into member events of their own, out of a body or a content.
+def own_content(requested: JsonObject) -> JsonObject:
+    """Return what users may set in their own member events, from a request body or a content.
 
-    Raises: BadJson, for what no event may hold.
+    Raises: BadJson, if the content is not canonical JSON.
     """
-    content = {key: asked[key] for key in asked if key not in _NOT_OWN}
+    content = {key: requested[key] for key in requested if key not in _RESERVED_FIELDS}
     check_canonical(content)
     return content
 
@@ -355,8 +379,8 @@ def _member(sender: UserID, content: JsonObject, user_id: UserID, at_ms: int | N
     )
 
 
-def _check_guest(requester: Requester, here: Deciding) -> None:
+def _check_guest(requester: Requester, room: AuthState) -> None:
     if not requester.is_guest:
         return
-    if here.text(event_types.GUEST_ACCESS, "guest_access") != "can_join":
-        raise GuestForbidden("Guest access not allowed")
+    if room.text(event_types.GUEST_ACCESS, "guest_access") != "can_join":
+        raise GuestForbidden("Guests may not join this room")

@@ -1,4 +1,4 @@
-"""How often users may join and invite: the limits that depend on the room and on who is meant."""
+"""Rate limits on joins and invites that depend on the room and the target user."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,14 +13,14 @@ from hs.lib.limiter import RateLimiter
 from hs.services.accounts.limits.rate_limits import MakeLimiter, bucket_of, own_limiter
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
-_NEVER_S: Final = 24 * 3600
+_MAX_RETRY_AFTER_S: Final = 24 * 3600
 
-_Take = tuple[RateLimiter[str], str, float]
+_Cost = tuple[RateLimiter[str], str, float]
 
 
 @attrs.define(eq=False)
 class MembershipLimits:
-    """Counts joins and invites; some requesters are not counted."""
+    """Rate limits on joins and invites; requesters may be exempt."""
 
     _settings: RateLimitSettings
     _clock: Clock
@@ -48,7 +48,7 @@ class MembershipLimits:
         return self._clock.now_ms() / 1000
 
     def check_join(self, requester: Requester, room_id: RoomID) -> None:
-        """Count a join of a room that this server is in. Raises: LimitExceeded."""
+        """Count a join to a room that this server is in. Raises: LimitExceeded."""
         self._take(
             requester,
             (self._joins, requester.user_id, 1),
@@ -56,7 +56,7 @@ class MembershipLimits:
         )
 
     def check_remote_join(self, requester: Requester, room_id: RoomID) -> None:
-        """Count a join of a room that this server is not in. Raises: LimitExceeded."""
+        """Count a join to a room that this server is not in. Raises: LimitExceeded."""
         self._take(
             requester,
             (self._remote_joins, requester.user_id, 1),
@@ -73,9 +73,9 @@ class MembershipLimits:
         )
 
     def check_first_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
-        """Count the invites that come with a new room.
+        """Count the invites to a new room.
 
-        Raises: LimitExceeded; InvalidParam, where waiting would not help.
+        Raises: LimitExceeded; InvalidParam, for more invites than the limit can ever allow.
         """
         most = self._settings.rc_invites.per_issuer.burst_count
         if len(invited) > most and not requester.unlimited:
@@ -87,14 +87,14 @@ class MembershipLimits:
                 *((self._invites_of_users, user_id, 1.0) for user_id in invited),
             )
 
-    def _take(self, requester: Requester, *takes: _Take) -> None:
+    def _take(self, requester: Requester, *costs: _Cost) -> None:
         if requester.unlimited:
             return
         now_s = self._now_s()
-        wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in takes)
+        wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in costs)
         if wait_s > 0:
             raise LimitExceeded(
-                "Too many requests", retry_after_ms=int(min(wait_s, _NEVER_S) * 1000) + 1
+                "Too many requests", retry_after_ms=int(min(wait_s, _MAX_RETRY_AFTER_S) * 1000) + 1
             )
-        for limiter, key, cost in takes:
+        for limiter, key, cost in costs:
             limiter.take(key, now_s, cost=cost)

@@ -1,4 +1,4 @@
-"""What other servers do for our users in rooms: an interface, and the answer without federation."""
+"""The interface for joining, leaving and inviting through other servers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from hs.services.rooms.append.drafts import Draft
 
 
 class RemoteRooms(Protocol):
-    """Asks other servers to let our users in and out, and to take invites."""
+    """Joins, leaves and invites through other servers."""
 
     async def join(
         self,
@@ -32,24 +32,24 @@ class RemoteRooms(Protocol):
         ...
 
     async def leave(self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]) -> None:
-        """Reject an invite or take back a knock. Raises: MatrixError, RemoteFault."""
+        """Reject an invite or retract a knock. Raises: MatrixError, RemoteFault."""
         ...
 
     async def invite(self, room_id: RoomID, draft: Draft) -> None:
-        """Invite another server's user to a room of ours. Raises: MatrixError, RemoteFault."""
+        """Invite a user of another server to a local room. Raises: MatrixError, RemoteFault."""
         ...
 
     def check_can_invite(self, user_id: UserID) -> None:
-        """Refuse users whom no invite can reach. Raises: MatrixError."""
+        """Raise MatrixError if invites cannot reach the user."""
         ...
 
     async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, Sequence[ServerName]]:
-        """Ask what another server's alias stands for. Raises: NotFound, RemoteFault."""
+        """Resolve an alias of another server. Raises: NotFound, RemoteFault."""
         ...
 
 
 class NoRemoteRooms:
-    """The RemoteRooms of a server that speaks to no other."""
+    """The RemoteRooms of a server without federation."""
 
     async def join(
         self,
@@ -58,8 +58,8 @@ class NoRemoteRooms:
         via: Sequence[ServerName],
         content: Mapping[str, Any],
     ) -> None:
-        """Refuse."""
-        raise _unreachable("No server that is in this room can be reached")
+        """Raise MatrixError."""
+        raise _unreachable("No server in this room can be reached")
 
     async def knock(
         self,
@@ -68,23 +68,23 @@ class NoRemoteRooms:
         via: Sequence[ServerName],
         content: Mapping[str, Any],
     ) -> None:
-        """Refuse."""
-        raise _unreachable("No server that is in this room can be reached")
+        """Raise MatrixError."""
+        raise _unreachable("No server in this room can be reached")
 
     async def leave(self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]) -> None:
-        """Refuse."""
-        raise _unreachable("No server that is in this room can be reached")
+        """Raise MatrixError."""
+        raise _unreachable("No server in this room can be reached")
 
     async def invite(self, room_id: RoomID, draft: Draft) -> None:
-        """Refuse."""
+        """Raise MatrixError."""
         raise _unreachable("Users of other servers cannot be invited")
 
     def check_can_invite(self, user_id: UserID) -> None:
-        """Refuse."""
+        """Raise MatrixError."""
         raise _unreachable("Users of other servers cannot be invited")
 
     async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, Sequence[ServerName]]:
-        """Refuse."""
+        """Raise NotFound."""
         raise NotFound(f"Room alias {alias} not found.")
 
 

@@ -1,8 +1,7 @@
-"""Kicks and bans that take with them what the user has sent.
+"""Kicks and bans that redact the user's events.
 
-The proposal has each server and client redact on its own. Clients that do not know it would go on
-showing what others do not see any more, so redactions are sent as well, as far as the moderator
-may send them.
+With MSC4293, servers and clients that know the flag redact the events on their own. For all others,
+redactions are sent as well, as far as the moderator may send them.
 
 Spec: MSC4293.
 """
@@ -25,13 +24,13 @@ from hs.storage.rooms import sent_events
 
 REDACT_EVENTS: Final = ("redact_events", "org.matrix.msc4293.redact_events")
 MAX_REDACTED: Final = 1000
-AT_ONCE: Final = 50
+BATCH: Final = 50
 _MAX_MEMBER_EVENTS: Final = 100
 
 
 @attrs.frozen(eq=False)
 class Removal:
-    """Removes users and what they sent since they came."""
+    """Kicks and bans users, and redacts what they sent since they last joined."""
 
     _database: Database
     _events: EventStore
@@ -41,7 +40,7 @@ class Removal:
     async def kick(
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None
     ) -> None:
-        """Make a user leave. Raises: Forbidden."""
+        """Kick a user. Raises: Forbidden."""
         more = dict.fromkeys(REDACT_EVENTS, True)
         await self._membership.kick(requester, room_id, target, reason, more)
         await self._redact(requester, room_id, target, reason)
@@ -57,38 +56,38 @@ class Removal:
     async def _redact(
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None
     ) -> None:
-        after, before = await self._stay(room_id, target)
-        found = await self._database.read(
+        after, before = await self._last_stay(room_id, target)
+        event_ids = await self._database.read(
             sent_events.sent, room_id, target, after, before, MAX_REDACTED
         )
         content: dict[str, Any] = {} if reason is None else {"reason": reason}
-        rest = iter(found)
-        while batch := list(islice(rest, AT_ONCE)):
+        remaining = iter(event_ids)
+        while batch := list(islice(remaining, BATCH)):
             drafts = [
-                Draft(event_types.REDACTION, requester.user_id, content, redacts=EventID(one))
-                for one in batch
+                Draft(event_types.REDACTION, requester.user_id, content, redacts=EventID(event_id))
+                for event_id in batch
             ]
             try:
                 await self._appender.append(room_id, drafts)
             except Forbidden:
-                # Who may ban may not always redact: then the flag has no effect.
+                # A moderator who may ban need not be allowed to redact.
                 return
 
-    async def _stay(self, room_id: RoomID, target: UserID) -> tuple[int, int]:
-        """Give the numbers of the events between which the user was last in the room."""
-        found = await self._database.read(
+    async def _last_stay(self, room_id: RoomID, target: UserID) -> tuple[int, int]:
+        """Return the stream IDs of the member events that began and ended the user's last stay."""
+        member_events = await self._database.read(
             sent_events.member_events, room_id, target, 2**62, _MAX_MEMBER_EVENTS
         )
-        if not found:
+        if not member_events:
             return 0, 0
-        (end, _), *earlier = found
-        stored = await self._events.get(EventID(one) for _, one in earlier)
-        began = end
-        for number, event_id in earlier:
-            began = number
+        (end, _), *earlier = member_events
+        stored = await self._events.get(EventID(event_id) for _, event_id in earlier)
+        start = end
+        for stream_id, event_id in earlier:
+            start = stream_id
             if not _is_join(stored[EventID(event_id)].event.content):
                 break
-        return began, end
+        return start, end
 
 
 def _is_join(content: Any) -> bool:

@@ -1,7 +1,7 @@
-"""What users take along from a room to the one that replaces it.
+"""Settings that users carry over from a room to the room that replaces it.
 
-Tags, the place among direct chats and push rules of the old room hold for the new one too, as soon
-as the user is in it: they belong to the conversation, which goes on.
+When a user joins the new room, their tags, direct chat entries and push rules of the old room are
+copied.
 """
 
 import logging
@@ -25,41 +25,41 @@ _TAG: Final = "m.tag"
 
 
 class OwnData(Protocol):
-    """Users' account data."""
+    """Account data of users."""
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
-        """Give one piece as JSON."""
+        """Return one piece of account data as JSON."""
         ...
 
     async def put(
         self, user_id: UserID, room_id: RoomID | None, type_: str, content: JsonObject
     ) -> None:
-        """Set one piece."""
+        """Set one piece of account data."""
         ...
 
 
 class RoomRules(Protocol):
-    """Users' push rules."""
+    """Push rules of users."""
 
     async def copy_room_rules(
         self, user_ids: list[UserID], old_room_id: RoomID, new_room_id: RoomID
     ) -> None:
-        """Give the replacement of an upgraded room the rules that users set for the old one."""
+        """Copy users' push rules for an upgraded room to its replacement."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Succession:
-    """Takes things along."""
+    """Copies users' settings from a room to its replacement."""
 
     _memberships: Memberships
-    _own_data: OwnData
+    _account_data: OwnData
     _rules: RoomRules
 
     async def follow(self, user_id: UserID, create: Event) -> None:
-        """Have a user, just joined, find in a new room what they had in the one it replaces.
+        """Copy a user's settings to a room that they have just joined from its predecessor.
 
-        The join is done: what fails here is logged.
+        Errors are logged, as the user has joined already.
         """
         old_room_id = predecessor_of(create)
         if old_room_id is None:
@@ -72,34 +72,36 @@ class Succession:
             await self._copy_direct(user_id, old_room_id, create.room_id)
             await self._rules.copy_room_rules([user_id], old_room_id, create.room_id)
         except MatrixError as error:
-            log.warning("%s keeps their settings of %s: %s", user_id, old_room_id, error)
+            log.warning(
+                "could not copy settings of user %s from room %s: %s", user_id, old_room_id, error
+            )
 
     async def _copy_tags(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        tags = await self._own_data.content(user_id, old_room_id, _TAG)
-        if tags is None or await self._own_data.content(user_id, room_id, _TAG) is not None:
+        tags = await self._account_data.content(user_id, old_room_id, _TAG)
+        if tags is None or await self._account_data.content(user_id, room_id, _TAG) is not None:
             return
-        await self._own_data.put(user_id, room_id, _TAG, orjson.loads(tags))
+        await self._account_data.put(user_id, room_id, _TAG, orjson.loads(tags))
 
     async def _copy_direct(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        content = await self._own_data.content(user_id, None, _DIRECT)
+        content = await self._account_data.content(user_id, None, _DIRECT)
         direct = {} if content is None else orjson.loads(content)
         changed = {
-            other: [*rooms, room_id]
-            for other, rooms in direct.items()
+            user: [*rooms, room_id]
+            for user, rooms in direct.items()
             if isinstance(rooms, list) and old_room_id in rooms and room_id not in rooms
         }
         if changed:
-            await self._own_data.put(user_id, None, _DIRECT, {**direct, **changed})
+            await self._account_data.put(user_id, None, _DIRECT, {**direct, **changed})
 
 
 def predecessor_of(create: Event) -> RoomID | None:
-    """Give the room that a room replaces, by its create event."""
+    """Return the room that a room replaces, from its create event."""
     predecessor: Any = create.content.get("predecessor")
     return _room_id(predecessor.get("room_id") if isinstance(predecessor, dict) else None)
 
 
 def successor_in(tombstone: Mapping[str, Any]) -> RoomID | None:
-    """Give the room that replaces a room, by the content of its tombstone."""
+    """Return the room that replaces a room, from the content of its tombstone."""
     return _room_id(tombstone.get("replacement_room"))
 
 

@@ -1,4 +1,7 @@
-"""Inviting people by their address: those whom an identity server knows, and those yet to come.
+"""Invites to e-mail addresses and phone numbers.
+
+If an identity server knows the address, its user is invited directly. Otherwise a third-party
+invite is stored, and replaced by a normal invite when somebody binds the address.
 
 Spec: client-server API, Third-party invites.
 """
@@ -23,27 +26,27 @@ from hs.services.accounts.threepids.identity_servers import IdentityServers, Sto
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.membership import RoomMembership
-from hs.services.rooms.store.auth_state import Deciding, DecidingReader
+from hs.services.rooms.store.auth_state import AuthState, DecidingReader
 
 MAX_BOUND_INVITES: Final = 50
 
-# What an identity server may tell about the room in its e-mail: its name for it, the event, the
-# property.
-_TOLD: Final = (
+# What an identity server may mention about the room in its e-mail: the field of the request, the
+# event type and the property of its content.
+_ROOM_FIELDS: Final = (
     ("room_alias", event_types.CANONICAL_ALIAS, "alias"),
     ("room_avatar_url", event_types.AVATAR, "url"),
     ("room_join_rules", event_types.JOIN_RULES, "join_rule"),
     ("room_name", event_types.NAME, "name"),
     ("room_type", event_types.CREATE, "type"),
 )
-_SETTLED: Final = frozenset((event_types.JOIN, event_types.INVITE, event_types.BAN))
+_ACCEPTED_MEMBERSHIPS: Final = frozenset((event_types.JOIN, event_types.INVITE, event_types.BAN))
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class InvitedAddress:
-    """Whom to invite, and which identity server to ask, with the user's token there."""
+    """The address to invite, and the identity server with the user's access token."""
 
     id_server: str
     id_access_token: str
@@ -53,7 +56,7 @@ class InvitedAddress:
 
 @attrs.frozen(eq=False, kw_only=True)
 class ThirdPartyInvites:
-    """Invites by address, and turns such invites into real ones."""
+    """Sends third-party invites, and turns them into invites of users."""
 
     servers: IdentityServers
     appender: RoomAppender
@@ -66,37 +69,42 @@ class ThirdPartyInvites:
         self,
         requester: Requester,
         room_id: RoomID,
-        asked: InvitedAddress,
+        address: InvitedAddress,
         reason: str | None = None,
     ) -> None:
-        """Invite whoever has an address. Raises: MatrixError, Forbidden, RemoteFault."""
-        found = await self.user_of(requester, asked)
-        if found is not None:
-            await self.membership.invite(requester, room_id, found, reason)
-        else:
-            await self.offer(requester, room_id, asked)
+        """Invite the user with an address, or send a third-party invite.
 
-    async def user_of(self, requester: Requester, asked: InvitedAddress) -> UserID | None:
-        """Ask whose an address is, for an invite; count it. Raises: as `invite`."""
+        Raises: MatrixError, Forbidden, RemoteFault.
+        """
+        user_id = await self.user_of(requester, address)
+        if user_id is not None:
+            await self.membership.invite(requester, room_id, user_id, reason)
+        else:
+            await self.offer(requester, room_id, address)
+
+    async def user_of(self, requester: Requester, address: InvitedAddress) -> UserID | None:
+        """Look up the user with an address; counts as an invite. Raises: as `invite`."""
         check_may_act(requester)
         self.membership.policy.check_may_invite(requester)
         if not self.looks_up:
-            raise Forbidden("Looking up addresses is not allowed on this server")
+            raise Forbidden("Inviting by e-mail address or phone number is disabled on this server")
         if not requester.unlimited:
             refuse_over(self.limiter, requester.user_id)
-        asked = _usual(asked)
+        address = _canonical_address(address)
         return await self.servers.lookup(
-            asked.id_server, asked.id_access_token, asked.medium, asked.address
+            address.id_server, address.id_access_token, address.medium, address.address
         )
 
-    async def offer(self, requester: Requester, room_id: RoomID, asked: InvitedAddress) -> None:
-        """Leave an invite for whoever proves that an address is theirs. Raises: as `invite`."""
+    async def offer(self, requester: Requester, room_id: RoomID, address: InvitedAddress) -> None:
+        """Send a third-party invite for an address that belongs to no user. Raises: as `invite`."""
         user_id = requester.user_id
-        here = await self._room_for(user_id, room_id)
+        room = await self._read_room(user_id, room_id)
         stored = await self.servers.store_invite(
-            asked.id_server, asked.id_access_token, self._told(here, user_id, _usual(asked))
+            address.id_server,
+            address.id_access_token,
+            self._invite_details(room, user_id, _canonical_address(address)),
         )
-        content = _offer(stored)
+        content = _third_party_invite_content(stored)
         draft = Draft(event_types.THIRD_PARTY_INVITE, user_id, content, stored.token)
         try:
             await self.appender.append(room_id, [draft])
@@ -104,9 +112,9 @@ class ThirdPartyInvites:
             raise Forbidden("You are not in this room") from error
 
     async def bound(self, user_id: UserID, invites: Sequence[Mapping[str, Any]]) -> None:
-        """Make the invites real that were left for an address this user has proved to have.
+        """Invite a user according to third-party invites for an address that they have just bound.
 
-        All are tried; then the last fault is raised, if there was any.
+        All invites are tried; then the last error is raised, if there was any.
         Raises: InvalidParam, Forbidden, RemoteFault.
         """
         fault: MatrixError | RemoteFault | None = None
@@ -117,63 +125,63 @@ class ThirdPartyInvites:
             try:
                 room_id = parse_room_id(invite.get("room_id"))
                 if not isinstance(signed, dict) or signed.get("mxid") != user_id:
-                    raise InvalidParam("signed is for another user")
-                await self._exchange(user_id, room_id, signed)
+                    raise InvalidParam("signed.mxid must be the bound user")
+                await self._accept(user_id, room_id, signed)
             except (MatrixError, RemoteFault) as error:
-                log.info("a third-party invite of %s comes to nothing: %s", user_id, error)
+                log.info("could not accept a third-party invite of user %s: %s", user_id, error)
                 fault = error
         if fault is not None:
             raise fault
 
-    async def _exchange(self, user_id: UserID, room_id: RoomID, signed: JsonObject) -> None:
+    async def _accept(self, user_id: UserID, room_id: RoomID, signed: JsonObject) -> None:
         token = signed.get("token")
         if not isinstance(token, str) or "\0" in token:
-            raise InvalidParam("signed lacks a token")
+            raise InvalidParam("signed.token must be a string")
         key = (event_types.THIRD_PARTY_INVITE, token)
-        here = await self.deciding.read(room_id, members=(user_id,), more=(key,))
-        offer = None if here is None else here.events.get(key)
-        if here is None or offer is None:
+        room = await self.deciding.read(room_id, members=(user_id,), more=(key,))
+        third_party_invite = None if room is None else room.events.get(key)
+        if room is None or third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
-        if here.membership(user_id) in _SETTLED:
+        if room.membership(user_id) in _ACCEPTED_MEMBERSHIPS:
             return
-        urls = keys_that_signed(offer.content, signed)
+        urls = keys_that_signed(third_party_invite.content, signed)
         if not urls or not await self.servers.is_any_valid(urls):
             raise Forbidden("The third-party invite is not signed by a valid key")
-        draft = await self.membership.accepted(room_id, user_id, signed)
+        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
         await self.appender.append(room_id, [draft])
 
-    async def _room_for(self, user_id: UserID, room_id: RoomID) -> Deciding:
-        """Read a room, for an invite whose e-mail cannot be taken back. Raises: Forbidden."""
-        more = [(event_type, "") for _, event_type, _ in _TOLD]
-        here = await self.deciding.read(room_id, members=(user_id,), more=more)
-        if here is None or here.membership(user_id) != event_types.JOIN:
+    async def _read_room(self, user_id: UserID, room_id: RoomID) -> AuthState:
+        """Check that the user may invite, before an e-mail is sent. Raises: Forbidden."""
+        more = [(event_type, "") for _, event_type, _ in _ROOM_FIELDS]
+        room = await self.deciding.read(room_id, members=(user_id,), more=more)
+        if room is None or room.membership(user_id) != event_types.JOIN:
             raise Forbidden("You are not in this room")
-        if here.power.of_user(user_id) < here.power.invite:
-            raise Forbidden(f"Inviting needs power {here.power.invite}")
-        return here
+        if room.power.of_user(user_id) < room.power.invite:
+            raise Forbidden(f"Inviting requires power level {room.power.invite}")
+        return room
 
     @staticmethod
-    def _told(here: Deciding, user_id: UserID, asked: InvitedAddress) -> JsonObject:
-        told = {name: here.text(kind, field) for name, kind, field in _TOLD}
-        member = here.events[(event_types.MEMBER, user_id)].content
-        told["sender_display_name"] = member.get("displayname")
-        told["sender_avatar_url"] = member.get("avatar_url")
+    def _invite_details(room: AuthState, user_id: UserID, address: InvitedAddress) -> JsonObject:
+        details = {name: room.text(kind, field) for name, kind, field in _ROOM_FIELDS}
+        member = room.events[(event_types.MEMBER, user_id)].content
+        details["sender_display_name"] = member.get("displayname")
+        details["sender_avatar_url"] = member.get("avatar_url")
         return {
-            **{name: value for name, value in told.items() if isinstance(value, str)},
-            "medium": asked.medium,
-            "address": asked.address,
-            "room_id": here.room_id,
+            **{name: value for name, value in details.items() if isinstance(value, str)},
+            "medium": address.medium,
+            "address": address.address,
+            "room_id": room.room_id,
             "sender": user_id,
         }
 
 
-def _usual(asked: InvitedAddress) -> InvitedAddress:
-    if asked.medium == "email":
-        return attrs.evolve(asked, address=canonical_email(asked.address))
-    return asked
+def _canonical_address(address: InvitedAddress) -> InvitedAddress:
+    if address.medium == "email":
+        return attrs.evolve(address, address=canonical_email(address.address))
+    return address
 
 
-def _offer(stored: StoredInvite) -> JsonObject:
+def _third_party_invite_content(stored: StoredInvite) -> JsonObject:
     keys = [{"public_key": key, "key_validity_url": url} for key, url in stored.public_keys]
-    # Spec: m.room.third_party_invite; the first key stands outside as well, for old servers.
+    # Spec: m.room.third_party_invite; the first key is repeated at the top level for old servers.
     return {"display_name": stored.display_name, **keys[0], "public_keys": keys}

@@ -1,22 +1,22 @@
-"""What member events show of a user, of what the accounts know."""
+"""The profile fields in member events."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from hs.core.ids import UserID
 
-SHOWN_FIELDS: Final = ("displayname", "avatar_url")
+PROFILE_FIELDS: Final = ("displayname", "avatar_url")
 
 
 class LocalProfiles(Protocol):
-    """Knows the profiles of this server's users."""
+    """Looks up profiles of local users."""
 
     async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
-        """Give a user's profile; empty for other servers' users."""
+        """Return a user's profile; empty for users of other servers."""
         ...
 
 
 def shown(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Give the part of a profile that member events repeat."""
-    fields = {name: profile.get(name) for name in SHOWN_FIELDS}
+    """Return the part of a profile that member events contain."""
+    fields = {name: profile.get(name) for name in PROFILE_FIELDS}
     return {name: value for name, value in fields.items() if isinstance(value, str) and value}

@@ -1,1 +1,1 @@
-"""Reading rooms for clients: history, state, relations, visibility, the JSON of events."""
+"""Read rooms for clients: history, state, relations, previews."""

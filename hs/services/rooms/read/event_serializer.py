@@ -1,4 +1,4 @@
-"""From events to what one requester gets of them: seen, prepared and rendered in one go."""
+"""Serialize events for one requester: filter, prepare and render them."""
 
 from collections.abc import Sequence
 
@@ -12,29 +12,31 @@ from hs.services.rooms.store.stored_event import StoredEvent
 
 @attrs.frozen(eq=False)
 class Showing:
-    """Renders events for requesters, with `room_id` as all endpoints but /sync do."""
+    """Serializes events for requesters, with `room_id`, as all endpoints but /sync do."""
 
     _visibility: Visibility
     _rendering: Rendering
 
-    async def timeline(self, requester: Requester, seen: Sequence[Seen]) -> list[bytes]:
-        """Render events of a history that the requester may see."""
+    async def timeline(self, requester: Requester, events: Sequence[Seen]) -> list[bytes]:
+        """Return the JSON of timeline events that the requester may see."""
         viewer = await self._viewer(requester)
-        await self.prepare(seen, viewer)
-        return self._rendering.timeline_events(seen, viewer, room_id=True)
+        await self.prepare(events, viewer)
+        return self._rendering.timeline_events(events, viewer, room_id=True)
 
-    async def prepare(self, seen: Sequence[Seen], viewer: Viewer) -> None:
-        """Read what rendering needs, and hide from bundles what the viewer may not see."""
-        events = [one.stored for one in seen]
+    async def prepare(self, visible_events: Sequence[Seen], viewer: Viewer) -> None:
+        """Load what rendering needs; hide bundled events that the viewer may not see."""
+        events = [visible.stored for visible in visible_events]
         await self._rendering.prepare(events, viewer)
         children = self._rendering.bundled_children(events, viewer)
         if children:
             visible = await self._visibility.filter_visible(viewer.user_id, children)
-            shown = {one.stored.event_id for one in visible}
-            viewer.hidden.update(one.event_id for one in children if one.event_id not in shown)
+            visible_ids = {child.stored.event_id for child in visible}
+            viewer.hidden.update(
+                child.event_id for child in children if child.event_id not in visible_ids
+            )
 
     async def state(self, requester: Requester, events: Sequence[StoredEvent]) -> list[bytes]:
-        """Render events as parts of a state."""
+        """Return the JSON of state events."""
         viewer = self._rendering.viewer(requester)
         await self._rendering.prepare_state(events)
         return self._rendering.state_events(events, viewer, room_id=True)

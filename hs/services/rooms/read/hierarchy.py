@@ -1,7 +1,7 @@
-"""The tree of rooms below a space, depth first, page by page.
+"""The hierarchy of rooms below a space, depth first, page by page.
 
-A token says how many rooms were given before it; the walk is repeated up to there, so any
-process can go on with it.
+A pagination token contains the number of rooms returned before it. The walk is repeated up to that
+number, so every process can continue it.
 
 Spec: client-server API, Spaces, `/hierarchy`.
 """
@@ -34,7 +34,7 @@ _ORDER: Final = re.compile(r"[\x20-\x7e]{1,50}")
 
 @attrs.frozen
 class HierarchyAsk:
-    """What part of a tree is asked for."""
+    """A request for a page of a hierarchy."""
 
     room_id: RoomID
     suggested_only: bool = False
@@ -45,7 +45,7 @@ class HierarchyAsk:
 
 @attrs.frozen
 class HierarchyPage:
-    """A part of a tree."""
+    """A page of a hierarchy."""
 
     rooms: list[JsonObject]
     next_batch: str | None = None
@@ -53,43 +53,43 @@ class HierarchyPage:
 
 @attrs.frozen(eq=False)
 class Hierarchy:
-    """Walks trees of rooms for clients."""
+    """Walks hierarchies of rooms for clients."""
 
     _events: EventStore
     _states: StateStore
     _previews: RoomPreviews
 
-    async def page(self, user_id: UserID, ask: HierarchyAsk) -> HierarchyPage:
-        """Give a page of the tree below a room; rooms that the user must not see are left out.
+    async def page(self, user_id: UserID, request: HierarchyAsk) -> HierarchyPage:
+        """Return a page of the hierarchy; rooms that the user may not see are left out.
 
-        Raises: Forbidden for the room itself, InvalidParam.
+        Raises: Forbidden, if the user may not see the root room; InvalidParam.
         """
-        limit, depth, skipped = _bounds(ask)
-        visited = {ask.room_id}
-        # The next rooms to visit, the very next one last.
-        stack = [(ask.room_id, 0)]
-        known = await self._previews.previews(user_id, visited)
-        if ask.room_id not in known:
+        limit, max_depth, skipped = _bounds(request)
+        visited = {request.room_id}
+        # The rooms to visit next, the very next at the end.
+        stack = [(request.room_id, 0)]
+        previews = await self._previews.previews(user_id, visited)
+        if request.room_id not in previews:
             raise Forbidden("You are not allowed to view this room")
         rooms: list[JsonObject] = []
         count = 0
         while stack and count < MAX_ROOMS:
-            room_id, at = stack.pop()
-            preview = known.pop(room_id, None)
+            room_id, depth_of_room = stack.pop()
+            preview = previews.pop(room_id, None)
             if preview is None:
                 continue
             if len(rooms) == limit:
-                return HierarchyPage(rooms, _token(count, ask, depth))
-            children = await self._children(preview, ask.suggested_only)
+                return HierarchyPage(rooms, _token(count, request, max_depth))
+            children = await self._children(preview, request.suggested_only)
             if count >= skipped:
                 rooms.append(_entry(preview, children))
             count += 1
-            if at < depth:
-                below = [RoomID(one.event.state_key or "") for one in children]
-                new = [one for one in below if one not in visited]
+            if depth_of_room < max_depth:
+                child_ids = [RoomID(child.event.state_key or "") for child in children]
+                new = [child_id for child_id in child_ids if child_id not in visited]
                 visited.update(new)
-                known.update(await self._previews.previews(user_id, new))
-                stack.extend((one, at + 1) for one in reversed(new))
+                previews.update(await self._previews.previews(user_id, new))
+                stack.extend((child_id, depth_of_room + 1) for child_id in reversed(new))
         return HierarchyPage(rooms)
 
     async def _children(self, preview: RoomPreview, suggested_only: bool) -> list[StoredEvent]:
@@ -97,42 +97,43 @@ class Hierarchy:
             return []
         entries = await self._states.current_of_types(preview.room_id, (event_types.SPACE_CHILD,))
         events = await self._events.get(entries.values())
-        children = [one for one in events.values() if _is_child(content_of(one))]
+        children = [child for child in events.values() if _is_child(content_of(child))]
         if suggested_only:
-            children = [one for one in children if content_of(one).get("suggested") is True]
-        return sorted(children, key=lambda one: _sort_key(one.event))
+            children = [child for child in children if content_of(child).get("suggested") is True]
+        return sorted(children, key=lambda child: _sort_key(child.event))
 
 
-def _bounds(ask: HierarchyAsk) -> tuple[int, int, int]:
-    limit = DEFAULT_LIMIT if ask.limit is None else ask.limit
-    depth = MAX_DEPTH if ask.max_depth is None else ask.max_depth
+def _bounds(request: HierarchyAsk) -> tuple[int, int, int]:
+    limit = DEFAULT_LIMIT if request.limit is None else request.limit
+    depth = MAX_DEPTH if request.max_depth is None else request.max_depth
     if limit <= 0 or depth < 0:
-        raise InvalidParam("limit must be greater than zero, max_depth not negative")
+        raise InvalidParam("limit must be greater than zero, and max_depth must not be negative")
     depth = min(depth, MAX_DEPTH)
     skipped = 0
-    if ask.start is not None:
-        token = PaginationToken.parse(ask.start, int, int, int)
-        skipped, *same = (int(key) for key in token.keys)
-        if same != [int(ask.suggested_only), depth] or skipped < 0:
-            raise InvalidParam("suggested_only and max_depth cannot change between pages")
+    if request.start is not None:
+        token = PaginationToken.parse(request.start, int, int, int)
+        skipped, *parameters = (int(key) for key in token.keys)
+        if parameters != [int(request.suggested_only), depth] or skipped < 0:
+            raise InvalidParam("suggested_only and max_depth must be the same for all pages")
     return min(limit, MAX_LIMIT), depth, skipped
 
 
-def _token(count: int, ask: HierarchyAsk, depth: int) -> str:
-    return PaginationToken((count, int(ask.suggested_only), depth)).encode()
+def _token(count: int, request: HierarchyAsk, depth: int) -> str:
+    return PaginationToken((count, int(request.suggested_only), depth)).encode()
 
 
 def _entry(preview: RoomPreview, children: list[StoredEvent]) -> JsonObject:
     fields = attrs.asdict(preview, filter=lambda field, value: value is not None)
     fields.pop("membership", None)
     fields["children_state"] = [
-        {**stripped_event(one), "origin_server_ts": one.event.origin_server_ts} for one in children
+        {**stripped_event(child), "origin_server_ts": child.event.origin_server_ts}
+        for child in children
     ]
     return fields
 
 
 def _is_child(content: Any) -> bool:
-    # Children without servers to join through are as good as removed.
+    # Spec: a child without a valid `via` is not a child.
     via = content.get("via")
     return isinstance(via, list) and len(via) > 0
 

@@ -1,4 +1,4 @@
-"""The rooms that a user shares with another.
+"""The rooms that two users share.
 
 Spec: client-server API, Mutual Rooms.
 """
@@ -19,7 +19,7 @@ PAGE: Final = 100
 
 @attrs.frozen
 class MutualPage:
-    """One page of rooms, and how many there are altogether."""
+    """One page of rooms, and the number of all shared rooms."""
 
     joined: list[RoomID]
     count: int
@@ -28,22 +28,22 @@ class MutualPage:
 
 @attrs.frozen(eq=False)
 class MutualRooms:
-    """Lists them."""
+    """Lists the rooms that a requester shares with another user."""
 
     _database: Database
 
     async def page(self, requester: Requester, user_id: str, start: str | None) -> MutualPage:
-        """Give a page. Raises: InvalidParam, also for oneself."""
+        """Return a page of rooms. Raises: InvalidParam, also for the requester's own user ID."""
         if not is_user_id(user_id):
-            raise InvalidParam("user_id is not a user ID")
+            raise InvalidParam("user_id must be a valid user ID")
         if user_id == requester.user_id:
-            raise InvalidParam("You share all rooms with yourself")
+            raise InvalidParam("user_id must not be your own user ID")
         after = "" if start is None else str(PaginationToken.parse(start, str).keys[0])
-        found, count = await self._database.read(
+        rooms, count = await self._database.read(
             storage.shared, requester.user_id, UserID(user_id), after, PAGE + 1
         )
         next_batch = None
-        if len(found) > PAGE:
-            found = found[:PAGE]
-            next_batch = PaginationToken((found[-1],)).encode()
-        return MutualPage([RoomID(one) for one in found], count, next_batch)
+        if len(rooms) > PAGE:
+            rooms = rooms[:PAGE]
+            next_batch = PaginationToken((rooms[-1],)).encode()
+        return MutualPage([RoomID(room_id) for room_id in rooms], count, next_batch)

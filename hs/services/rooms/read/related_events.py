@@ -1,4 +1,4 @@
-"""Children of events, and the threads of rooms, page by page.
+"""Child events of an event, and the threads of a room, page by page.
 
 Spec: client-server API, `/relations`, `/threads`.
 """
@@ -14,7 +14,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import PaginationToken, TopologicalToken
 from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import FURTHEST, NOWHERE, Places
+from hs.services.rooms.read.pagination import HISTORY_END, HISTORY_START, Places
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.timelines import Direction, Timelines
 from hs.services.rooms.read.visibility import Visibility
@@ -30,7 +30,7 @@ RECURSION_DEPTH: Final = 3
 
 @attrs.frozen
 class RelationsAsk:
-    """Which children are asked for; empty texts let all pass."""
+    """A request for children of an event; empty strings match everything."""
 
     room_id: RoomID
     event_id: EventID
@@ -55,7 +55,7 @@ class RelationsPage:
 
 @attrs.frozen
 class ThreadsPage:
-    """One page of threads, as their roots."""
+    """One page of threads: their root events."""
 
     chunk: orjson.Fragment
     next_batch: str | None = None
@@ -72,24 +72,24 @@ class RelatedEvents:
     _places: Places
     _timelines: Timelines
 
-    async def children(self, requester: Requester, ask: RelationsAsk) -> RelationsPage:
-        """Give a page of the children of an event.
+    async def children(self, requester: Requester, request: RelationsAsk) -> RelationsPage:
+        """Return a page of the children of an event.
 
-        Raises: Forbidden, InvalidParam, NotFound for a parent that the user may not see.
+        Raises: Forbidden; InvalidParam; NotFound, if the user may not see the parent.
         """
-        await self._visibility.check_may_read(requester.user_id, ask.room_id)
-        await self._timelines.find_visible(requester, ask.event_id, ask.room_id)
-        limit = _limit(ask.limit)
-        children = await self._read(ask, limit + 1)
-        more = len(children) > limit
+        await self._visibility.check_may_read(requester.user_id, request.room_id)
+        await self._timelines.find_visible(requester, request.event_id, request.room_id)
+        limit = _limit(request.limit)
+        children = await self._read(request, limit + 1)
+        has_more = len(children) > limit
         children = children[:limit]
-        events = await self._events.get(EventID(one.event_id) for one in children)
-        seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
+        events = await self._events.get(EventID(child.event_id) for child in children)
+        visible = await self._visibility.filter_visible(requester.user_id, list(events.values()))
         return RelationsPage(
-            json_array(await self._showing.timeline(requester, seen)),
-            _rest(children, ask.direction) if more else None,
-            ask.start,
-            RECURSION_DEPTH if ask.recurse else None,
+            json_array(await self._showing.timeline(requester, visible)),
+            _next_batch(children, request.direction) if has_more else None,
+            request.start,
+            RECURSION_DEPTH if request.recurse else None,
         )
 
     async def threads(
@@ -101,56 +101,62 @@ class RelatedEvents:
         start: str | None,
         limit: int | None,
     ) -> ThreadsPage:
-        """Give a page of a room's threads, those with the latest replies first.
+        """Return a page of a room's threads, those with the latest replies first.
 
-        Replies of users that the requester ignores do not count: without others there is no
-        thread.
-
+        Replies of users that the requester ignores do not count; a thread without other replies is
+        left out.
         Raises: Forbidden, InvalidParam.
         """
         await self._visibility.check_may_read(requester.user_id, room_id)
-        most = _limit(limit)
+        page_size = _limit(limit)
         ignored = await self._visibility.ignored_by(requester.user_id)
-        wanted = ThreadsWanted(
+        query = ThreadsWanted(
             room_id,
-            FURTHEST[1] if start is None else _number(start),
-            most + 1,
+            HISTORY_END[1] if start is None else _number(start),
+            page_size + 1,
             list(ignored),
             requester.user_id if participated else "",
         )
-        rows = await self._database.read(relations.threads, wanted)
-        more = len(rows) > most
-        rows = rows[:most]
+        rows = await self._database.read(relations.threads, query)
+        has_more = len(rows) > page_size
+        rows = rows[:page_size]
         events = await self._events.get(EventID(root) for root, _ in rows)
-        seen = await self._visibility.filter_visible(
+        visible = await self._visibility.filter_visible(
             requester.user_id, list(events.values()), ignore=False
         )
-        shown = [
-            one._replace(pruned=True) if one.stored.event.sender in ignored else one for one in seen
+        roots = [
+            root._replace(pruned=True) if root.stored.event.sender in ignored else root
+            for root in visible
         ]
         return ThreadsPage(
-            json_array(await self._showing.timeline(requester, shown)),
-            PaginationToken((rows[-1][1],)).encode() if more else None,
+            json_array(await self._showing.timeline(requester, roots)),
+            PaginationToken((rows[-1][1],)).encode() if has_more else None,
         )
 
-    async def _read(self, ask: RelationsAsk, limit: int) -> Sequence[Child]:
-        start = None if ask.start is None else await self._places.parse(ask.room_id, ask.start)
-        to = None if ask.to is None else await self._places.parse(ask.room_id, ask.to)
-        lower, upper = (to, start) if ask.direction == "b" else (start, to)
-        wanted = Wanted(
-            ask.room_id,
-            ask.event_id,
-            ask.rel_type,
-            ask.event_type,
-            NOWHERE if lower is None else lower,
-            FURTHEST if upper is None else upper,
-            limit,
+    async def _read(self, request: RelationsAsk, limit: int) -> Sequence[Child]:
+        start = (
+            None
+            if request.start is None
+            else await self._places.parse(request.room_id, request.start)
         )
-        if ask.recurse:
-            read = relations.newest_family if ask.direction == "b" else relations.oldest_family
+        to = None if request.to is None else await self._places.parse(request.room_id, request.to)
+        lower, upper = (to, start) if request.direction == "b" else (start, to)
+        query = Wanted(
+            room_id=request.room_id,
+            parent_id=request.event_id,
+            rel_type=request.rel_type,
+            event_type=request.event_type,
+            after=HISTORY_START if lower is None else lower,
+            upto=HISTORY_END if upper is None else upper,
+            limit=limit,
+        )
+        if request.recurse:
+            read = relations.newest_family if request.direction == "b" else relations.oldest_family
         else:
-            read = relations.newest_children if ask.direction == "b" else relations.oldest_children
-        return await self._database.read(read, wanted)
+            read = (
+                relations.newest_children if request.direction == "b" else relations.oldest_children
+            )
+        return await self._database.read(read, query)
 
 
 def _limit(limit: int | None) -> int:
@@ -161,13 +167,13 @@ def _limit(limit: int | None) -> int:
     return min(limit, MAX_LIMIT)
 
 
-def _rest(children: Sequence[Child], direction: Direction) -> str:
+def _next_batch(children: Sequence[Child], direction: Direction) -> str:
     last = children[-1]
     stream_id = last.stream_id - 1 if direction == "b" else last.stream_id
     return TopologicalToken(last.depth, stream_id).encode()
 
 
 def _number(token: str) -> int:
-    (number,) = PaginationToken.parse(token, int).keys
-    assert isinstance(number, int)
-    return number
+    (stream_id,) = PaginationToken.parse(token, int).keys
+    assert isinstance(stream_id, int)
+    return stream_id

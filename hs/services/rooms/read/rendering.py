@@ -1,7 +1,17 @@
-"""From stored events to the bytes that clients get.
+"""Render stored events as the JSON that clients receive.
 
-What is the same for everybody is rendered once for each event and kept; what differs (age,
-membership, transaction ID, participation in a thread) is spliced behind it.
+Rules:
+
+- What is the same for all clients, the prefix, is rendered once per event and cached. What differs
+  (age, membership, transaction ID, bundled aggregations) is appended to it for each viewer.
+- A prefix depends on the event, on the redaction that applies to it and, through `prev_content`, on
+  the state event that it replaced. When the feed delivers a redaction, the prefixes of its target
+  and of the target's successor are dropped. A prefix that lacks `redacted_because`, because the
+  redaction is not in memory, is not cached.
+- Rendering itself never awaits: `prepare` or `prepare_state` has to load the redactions, replaced
+  state, aggregations and transaction IDs first. What is evicted in between is left out.
+- Bundled events get the same checks as the events around them: those in `Viewer.hidden` and those
+  of ignored users are left out.
 
 Spec: client-server API, Room event format; rooms/v11, client considerations of redactions.
 """
@@ -26,7 +36,7 @@ from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
 from hs.repl.streams import BACKFILL, EVENTS
-from hs.services.rooms.store.aggregations import NOTHING, Aggregate, Aggregates
+from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregates, Aggregations
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.replaced_state import PreviousStates
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
@@ -34,10 +44,10 @@ from hs.storage.database import Database
 from hs.storage.rooms import transaction_ids
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-MAX_TXNS: Final = 10_000
+MAX_TRANSACTION_IDS: Final = 10_000
 
 _OVERHEAD_BYTES: Final = 400
-_NO_TXN: Final = ("", "")
+_NO_TRANSACTION_ID: Final = ("", "")
 _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
     name: b',"membership":"' + name.encode() + b'"'
     for name in ("join", "invite", "leave", "ban", "knock")
@@ -46,27 +56,28 @@ _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
 
 @attrs.frozen
 class Viewer:
-    """For whom events are rendered, and when.
+    """The client that events are rendered for, and the time.
 
-    `aggregates` are those of the events prepared for them that have any. `latest_replies` are
-    those of threads in which somebody writes whom they ignore; `hidden`
-    are children of events that they may not see.
+    `aggregates` are the aggregations of the prepared events that have any. `latest_replies` are
+    those of threads with replies of users that the viewer ignores. `hidden` are children that the
+    viewer may not see.
     """
 
     user_id: UserID
     device_id: str | None
     now_ms: int
     ignored: AbstractSet[UserID] = frozenset()
-    aggregates: dict[EventID, Aggregate] = attrs.field(factory=dict)
+    aggregates: dict[EventID, Aggregations] = attrs.field(factory=dict)
     latest_replies: dict[EventID, EventID] = attrs.field(factory=dict)
     hidden: set[EventID] = attrs.field(factory=set)
 
 
 @attrs.define(eq=False)
 class _Prefix:
-    """What is the same for everybody: the event up to its `room_id`, and parts of `unsigned`.
+    """The parts of a rendered event that are the same for all clients.
 
-    `previous` is None until somebody wanted it.
+    `body` is the JSON without the closing brace, `room` the `room_id` field; `because` and
+    `previous` belong into `unsigned`. `previous` is None until it is needed.
     """
 
     body: bytes
@@ -80,7 +91,7 @@ def _weigh(event_id: EventID, prefix: _Prefix) -> int:
 
 
 class Rendering:
-    """The client form of events, in each process."""
+    """Renders events in the client format; every process has one."""
 
     def __init__(
         self,
@@ -95,62 +106,62 @@ class Rendering:
         self._database = database
         self._events = events
         self._aggregates = aggregates
-        self._previous = previous
+        self._replaced = previous
         self._clock = clock
         self._prefixes: LruCache[EventID, _Prefix] = LruCache(
             "rendered_events", max_weight=max_bytes, weigh=_weigh
         )
-        self._txns: LruCache[EventID, tuple[str, str]] = LruCache(
-            "transaction_ids_of_events", max_entries=MAX_TXNS
+        self._transaction_ids: LruCache[EventID, tuple[str, str]] = LruCache(
+            "transaction_ids_of_events", max_entries=MAX_TRANSACTION_IDS
         )
-        # Which event shows another's content as the previous one.
+        # Maps a state event to the one that contains its content as `prev_content`.
         self._successors: LruCache[EventID, EventID] = LruCache(
-            "rendered_previous", max_entries=2 * MAX_TXNS
+            "rendered_previous", max_entries=2 * MAX_TRANSACTION_IDS
         )
         feed.subscribe(EVENTS, self._on_rows)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property
     def cache(self) -> LruCache[EventID, _Prefix]:
-        """Give what metrics and settings look at."""
+        """The cache, for metrics and its size setting."""
         return self._prefixes
 
     def viewer(self, requester: Requester, ignored: AbstractSet[UserID] = frozenset()) -> Viewer:
-        """Say for whom events are rendered, now."""
+        """Return the viewer for a requester, as of now."""
         return Viewer(requester.user_id, requester.device_id, self._clock.now_ms(), ignored)
 
     async def prepare(self, events: Sequence[StoredEvent], viewer: Viewer) -> None:
-        """Read what `timeline_event` needs for these events; nothing when all is in memory."""
+        """Load what `timeline_event` needs for these events."""
         await self._prepare_previous(events)
-        await self._prepare_txns(events, viewer)
-        own = await self._aggregates.load([one.event.event_id for one in events])
-        summed_up = {key: one for key, one in own.items() if one is not NOTHING}
-        viewer.aggregates.update(summed_up)
+        await self._prepare_transaction_ids(events, viewer)
+        own = await self._aggregates.load([stored.event.event_id for stored in events])
+        aggregates = {key: each for key, each in own.items() if each is not NO_AGGREGATIONS}
+        viewer.aggregates.update(aggregates)
         if viewer.ignored:
-            await self._pass_over_ignored(summed_up, viewer)
-        related = _related(summed_up.values())
+            await self._load_replies_of_others(aggregates, viewer)
+        related = _related(aggregates.values())
         related.update(viewer.latest_replies.values())
         if related:
             nested = await self._aggregates.load(related)
-            related.update(one.edit for one in nested.values() if one.edit is not None)
+            related.update(each.edit for each in nested.values() if each.edit is not None)
             children = await self._events.get(related)
             await self.prepare_state(list(children.values()))
         await self.prepare_state(events)
 
     def bundled_children(self, events: Iterable[StoredEvent], viewer: Viewer) -> list[StoredEvent]:
-        """Give the events that will be shown inside of others, after `prepare`."""
+        """Return the events that will be bundled with others; `prepare` comes first."""
         known = viewer.aggregates
-        related = _related(known[one.event_id] for one in events if one.event_id in known)
+        related = _related(known[each.event_id] for each in events if each.event_id in known)
         related.update(viewer.latest_replies.values())
         children = [self._events.get_nowait(event_id) for event_id in related]
-        return [one for one in children if one is not None]
+        return [child for child in children if child is not None]
 
     async def prepare_state(self, events: Iterable[StoredEvent]) -> None:
-        """Read what `state_event` needs for these events: redactions."""
+        """Load what `state_event` needs for these events: redactions."""
         redactions = [
-            one.redacted_by
-            for one in events
-            if one.redacted_by is not None and one.event.event_id not in self._prefixes
+            stored.redacted_by
+            for stored in events
+            if stored.redacted_by is not None and stored.event.event_id not in self._prefixes
         ]
         if redactions:
             await self._events.get(redactions)
@@ -158,32 +169,34 @@ class Rendering:
     def timeline_event(
         self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
     ) -> bytes:
-        """Give an event with all that `unsigned` has for the viewer; `prepare` comes first.
+        """Render an event with all of `unsigned`; `prepare` comes first.
 
-        `membership` is the viewer's at the event. Without `room_id` as in /sync.
+        `membership` is that of the viewer at the event. /sync omits `room_id`.
         """
         return self.timeline_events(((stored, membership, False),), viewer, room_id=room_id)[0]
 
     def timeline_events(
         self,
-        seen: Collection[tuple[StoredEvent, str | None, bool]],
+        visible_events: Collection[tuple[StoredEvent, str | None, bool]],
         viewer: Viewer,
         *,
         room_id: bool,
     ) -> list[bytes]:
-        """Give events as `timeline_event`, or as `pruned_event` where the last value is true."""
-        # Calls of functions for each event are most of the cost of a timeline.
-        kept = self._prefixes.get_kept([one[0].event.event_id for one in seen])
+        """Render events like `timeline_event`, or `pruned_event` where the last value is true."""
+        # Inlined, as function calls per event are most of the cost of a timeline.
+        prefixes = self._prefixes.get_kept(
+            [stored.event.event_id for stored, _, _ in visible_events]
+        )
         user_id, now_ms = viewer.user_id, viewer.now_ms
         aggregates, memberships = viewer.aggregates, _MEMBERSHIPS
         rendered: list[bytes] = []
-        for stored, membership, pruned in seen:
+        for stored, membership, pruned in visible_events:
             if pruned:
                 rendered.append(self.pruned_event(stored, viewer, membership, room_id=room_id))
                 continue
             event = stored.event
             event_id = event.event_id
-            prefix = kept.get(event_id) or self._render(stored)
+            prefix = prefixes.get(event_id) or self._render(stored)
             extra = prefix.because
             if prefix.previous:
                 extra += prefix.previous
@@ -211,7 +224,7 @@ class Rendering:
         *,
         room_id: bool,
     ) -> bytes:
-        """Give an event as part of a state, without its past; `prepare_state` comes first."""
+        """Render a state event, without `prev_content`; `prepare_state` comes first."""
         prefix = self._prefixes.get(stored.event.event_id) or self._render(stored)
         return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
             prefix.body,
@@ -224,13 +237,13 @@ class Rendering:
     def state_events(
         self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
     ) -> list[bytes]:
-        """Give events as `state_event`."""
-        kept = self._prefixes.get_kept([stored.event.event_id for stored in events])
+        """Render events like `state_event`."""
+        prefixes = self._prefixes.get_kept([stored.event.event_id for stored in events])
         now_ms = viewer.now_ms
         rendered: list[bytes] = []
         for stored in events:
             event = stored.event
-            prefix = kept.get(event.event_id) or self._render(stored)
+            prefix = prefixes.get(event.event_id) or self._render(stored)
             rendered.append(
                 b'%b%b,"unsigned":{"age":%d%b}}'
                 % (
@@ -245,7 +258,7 @@ class Rendering:
     def pruned_event(
         self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
     ) -> bytes:
-        """Give an event with only its essential fields, as of a user who asked to be erased."""
+        """Render the redacted form of an event, as of users who requested erasure."""
         prefix = _prefix_of(redact(stored.event), b"")
         aggregate = viewer.aggregates.get(stored.event_id)
         return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
@@ -257,7 +270,7 @@ class Rendering:
         )
 
     async def _prepare_previous(self, events: Iterable[StoredEvent]) -> None:
-        wanted: list[tuple[StoredEvent, _Prefix]] = []
+        unprepared: list[tuple[StoredEvent, _Prefix]] = []
         for stored in events:
             if stored.event.state_key is None:
                 continue
@@ -265,18 +278,18 @@ class Rendering:
             if prefix is not None and prefix.previous is not None:
                 continue
             await self.prepare_state((stored,))
-            wanted.append((stored, self._render(stored) if prefix is None else prefix))
-        if not wanted:
+            unprepared.append((stored, self._render(stored) if prefix is None else prefix))
+        if not unprepared:
             return
-        before = await self._previous.of([stored for stored, _ in wanted])
-        for stored, prefix in wanted:
-            previous = before.get(stored.event_id)
-            prefix.previous = b"" if previous is None else _previous(previous)
+        replaced_events = await self._replaced.of([stored for stored, _ in unprepared])
+        for stored, prefix in unprepared:
+            previous = replaced_events.get(stored.event_id)
+            prefix.previous = b"" if previous is None else _previous_content(previous)
             if previous is not None:
                 self._successors.put(previous.event_id, stored.event_id)
 
-    async def _pass_over_ignored(
-        self, aggregates: Mapping[EventID, Aggregate], viewer: Viewer
+    async def _load_replies_of_others(
+        self, aggregates: Mapping[EventID, Aggregations], viewer: Viewer
     ) -> None:
         roots = [
             event_id
@@ -287,26 +300,27 @@ class Rendering:
             latest = await self._aggregates.latest_replies_but(roots, viewer.ignored)
             viewer.latest_replies.update(latest)
 
-    async def _prepare_txns(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
+    async def _prepare_transaction_ids(self, events: Iterable[StoredEvent], viewer: Viewer) -> None:
         if viewer.device_id is None:
             return
         unknown = [
-            one.event_id
-            for one in events
-            if one.event.sender == viewer.user_id and one.event.event_id not in self._txns
+            stored.event_id
+            for stored in events
+            if stored.event.sender == viewer.user_id
+            and stored.event_id not in self._transaction_ids
         ]
         if not unknown:
             return
-        found = await self._database.read(transaction_ids.of_events, viewer.user_id, unknown)
+        transactions = await self._database.read(transaction_ids.of_events, viewer.user_id, unknown)
         for event_id in unknown:
-            self._txns.put(event_id, found.get(event_id, _NO_TXN))
+            self._transaction_ids.put(event_id, transactions.get(event_id, _NO_TRANSACTION_ID))
 
     def _render(self, stored: StoredEvent) -> _Prefix:
         if stored.redacted_by is None:
             prefix = _prefix_of(stored.event, b"")
         else:
             redaction = self._events.get_nowait(stored.redacted_by)
-            because = b"" if redaction is None else _because(redaction)
+            because = b"" if redaction is None else _redacted_because(redaction)
             prefix = _prefix_of(redact(stored.event), because)
             if redaction is None:
                 return prefix
@@ -314,7 +328,7 @@ class Rendering:
         return prefix
 
     def _transaction(self, event_id: EventID, viewer: Viewer) -> bytes:
-        device_id, txn_id = self._txns.get(event_id) or _NO_TXN
+        device_id, txn_id = self._transaction_ids.get(event_id) or _NO_TRANSACTION_ID
         if device_id == DELAYED_EVENT_DEVICE:
             delay_id = orjson.dumps(txn_id)
             return b',"delay_id":%b,"org.matrix.msc4140.delay_id":%b' % (delay_id, delay_id)
@@ -322,7 +336,7 @@ class Rendering:
             return b""
         return b',"transaction_id":' + orjson.dumps(txn_id)
 
-    def _relations(self, stored: StoredEvent, aggregate: Aggregate, viewer: Viewer) -> bytes:
+    def _relations(self, stored: StoredEvent, aggregate: Aggregations, viewer: Viewer) -> bytes:
         bundle: list[bytes] = []
         if stored.event.state_key is not None:
             # Spec: state events do not currently receive bundled aggregations.
@@ -336,11 +350,11 @@ class Rendering:
             if thread:
                 bundle.append(b'"m.thread":' + thread)
         if aggregate.references:
-            chunk = [{"event_id": one} for one in aggregate.references]
+            chunk = [{"event_id": event_id} for event_id in aggregate.references]
             bundle.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
         return b',"m.relations":{%b}' % b",".join(bundle) if bundle else b""
 
-    def _thread(self, stored: StoredEvent, aggregate: Aggregate, viewer: Viewer) -> bytes:
+    def _thread(self, stored: StoredEvent, aggregate: Aggregations, viewer: Viewer) -> bytes:
         thread = aggregate.thread
         assert thread is not None
         count = thread.count
@@ -353,22 +367,26 @@ class Rendering:
             return b""
         if latest_id in viewer.hidden:
             return b""
-        took_part = viewer.user_id in thread.senders or stored.event.sender == viewer.user_id
-        own = self._aggregates.get_nowait(latest_id) or NOTHING
-        edited = attrs.evolve(own, thread=None)
-        extra = b"" if edited == NOTHING else self._relations(latest, edited, viewer)
+        participated = viewer.user_id in thread.senders or stored.event.sender == viewer.user_id
+        aggregate_of_reply = self._aggregates.get_nowait(latest_id) or NO_AGGREGATIONS
+        without_thread = attrs.evolve(aggregate_of_reply, thread=None)
+        extra = (
+            b""
+            if without_thread == NO_AGGREGATIONS
+            else self._relations(latest, without_thread, viewer)
+        )
         event = self.state_event(latest, viewer, room_id=True)
         return b'{"latest_event":%b%b}},"count":%d,"current_user_participated":%b}' % (
             event[:-2],
             extra,
             count,
-            b"true" if took_part else b"false",
+            b"true" if participated else b"false",
         )
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
             if row.txn is not None:
-                self._txns.put(EventID(row.event_id), row.txn)
+                self._transaction_ids.put(EventID(row.event_id), row.txn)
             if row.redaction_applies and row.redacts is not None:
                 target = EventID(row.redacts)
                 self._prefixes.pop(target)
@@ -378,7 +396,7 @@ class Rendering:
 
 
 def stripped_event(stored: StoredEvent) -> JsonObject:
-    """Give an event as in stripped state, for those who are not in the room.
+    """Return an event in the stripped state format.
 
     Spec: client-server API, Stripped state.
     """
@@ -392,20 +410,20 @@ def stripped_event(stored: StoredEvent) -> JsonObject:
 
 
 def content_of(stored: StoredEvent) -> Mapping[str, Any]:
-    """Give an event's content as it is shown, without what a redaction took."""
+    """Return an event's content; of a redacted event, what the redaction left."""
     return redact(stored.event).content if stored.redacted_by is not None else stored.event.content
 
 
 def with_fields(rendered: bytes, fields: Iterable[PropertyPath]) -> bytes:
-    """Give a rendered event with the fields of a filter only; slow."""
+    """Return a rendered event with only the fields of a filter; slow."""
     return orjson.dumps(project(orjson.loads(rendered), fields))
 
 
 def federation_form(stored: StoredEvent, rendered: bytes) -> bytes:
-    """Give an event in the format of PDUs, with `unsigned` as in the client form; slow.
+    """Return an event in the federation format, with `unsigned` of the client format; slow.
 
-    The IDs of the event and its room, which newer PDUs lack, are added: clients cannot work
-    them out.
+    The event ID and room ID are added, as PDUs of newer room versions lack them and clients cannot
+    compute them.
     """
     event = redact(stored.event) if stored.redacted_by is not None else stored.event
     return orjson.dumps(
@@ -419,17 +437,17 @@ def federation_form(stored: StoredEvent, rendered: bytes) -> bytes:
 
 
 def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:
-    """Make a JSON array of rendered events, to be put into an answer."""
+    """Return rendered events as a JSON array."""
     return orjson.Fragment(b"[%b]" % b",".join(rendered))
 
 
-def _related(aggregates: Iterable[Aggregate]) -> set[EventID]:
+def _related(aggregates: Iterable[Aggregations]) -> set[EventID]:
     related: set[EventID] = set()
-    for one in aggregates:
-        if one.edit is not None:
-            related.add(one.edit)
-        if one.thread is not None:
-            related.add(one.thread.latest)
+    for aggregations in aggregates:
+        if aggregations.edit is not None:
+            related.add(aggregations.edit)
+        if aggregations.thread is not None:
+            related.add(aggregations.thread.latest)
     return related
 
 
@@ -455,20 +473,20 @@ def _prefix_of(event: Event, because: bytes) -> _Prefix:
 
 
 def _content(event: Event) -> Mapping[str, Any]:
-    # Newer clients look for `redacts` in the content, older ones at the top level.
+    # Spec, room version 11: clients get `redacts` in the content of older events as well.
     if event.type != event_types.REDACTION or event.rules.redacts_in_content:
         return event.content
     redacts = event.redacts
     return event.content if redacts is None else {**event.content, "redacts": redacts}
 
 
-def _because(redaction: StoredEvent) -> bytes:
+def _redacted_because(redaction: StoredEvent) -> bytes:
     event = redact(redaction.event) if redaction.redacted_by is not None else redaction.event
     prefix = _prefix_of(event, b"")
     return b',"redacted_because":%b%b,"unsigned":{}}' % (prefix.body, prefix.room)
 
 
-def _previous(previous: StoredEvent) -> bytes:
+def _previous_content(previous: StoredEvent) -> bytes:
     return b',"prev_content":%b,"replaces_state":%b' % (
         orjson.dumps(content_of(previous)),
         orjson.dumps(previous.event_id),

@@ -1,4 +1,4 @@
-"""What somebody who is not in a room may learn of it, and whether they may.
+"""Room previews: what a user who is not in a room may see of it.
 
 Spec: client-server API, `/room_summary`; `/hierarchy`, which rooms are returned.
 """
@@ -18,15 +18,17 @@ from hs.storage.database import Database
 from hs.storage.rooms import hierarchy
 from hs.storage.rooms.hierarchy import RoomRecord
 
-_OPEN_TO_ALL: Final = frozenset(
+_OPEN_RULES: Final = frozenset(
     (event_types.RULE_PUBLIC, event_types.RULE_KNOCK, event_types.RULE_KNOCK_RESTRICTED)
 )
-_RESTRICTED: Final = frozenset((event_types.RULE_RESTRICTED, event_types.RULE_KNOCK_RESTRICTED))
+_RESTRICTED_RULES: Final = frozenset(
+    (event_types.RULE_RESTRICTED, event_types.RULE_KNOCK_RESTRICTED)
+)
 
 
 @attrs.frozen
 class RoomPreview:
-    """A room's summary as clients get it."""
+    """A room's summary in the client format."""
 
     room_id: RoomID
     num_joined_members: int
@@ -46,16 +48,16 @@ class RoomPreview:
 
 @attrs.frozen(eq=False)
 class RoomPreviews:
-    """Reads summaries of rooms for those who may have them."""
+    """Reads the previews of rooms for users who may see them."""
 
     _database: Database
     _states: StateStore
     _memberships: Memberships
 
     async def find(self, user_id: UserID | None, room: RoomID | RoomAlias) -> RoomPreview:
-        """Give a room's summary to a user, or to somebody unknown.
+        """Return the preview of a room, for a user or without authentication.
 
-        Raises: NotFound, also for rooms that the user must not know of.
+        Raises: NotFound, also for rooms that the user may not see.
         """
         room_id = await self._resolve(room)
         preview = (await self.previews(user_id, (room_id,))).get(room_id)
@@ -66,44 +68,45 @@ class RoomPreviews:
     async def previews(
         self, user_id: UserID | None, room_ids: Collection[RoomID]
     ) -> dict[RoomID, RoomPreview]:
-        """Give the summaries of those rooms that a user may know of."""
+        """Return the previews of those rooms that a user may see."""
         if not room_ids:
             return {}
         records = await self._database.read(hierarchy.summaries, list(room_ids))
         rooms = {} if user_id is None else await self._memberships.rooms_of(user_id)
-        found: dict[RoomID, RoomPreview] = {}
+        previews: dict[RoomID, RoomPreview] = {}
         for room_id in room_ids:
             record = records.get(room_id)
             if record is None:
                 continue
             own = rooms.get(room_id)
             membership = None if own is None else own.membership
-            allowed = await self._allowed_by(record)
-            through = any(
-                (via := rooms.get(one)) is not None and via.membership == event_types.JOIN
-                for one in allowed
+            allowed = await self._allowed_rooms(record)
+            may_join = any(
+                (own_in_allowed := rooms.get(each)) is not None
+                and own_in_allowed.membership == event_types.JOIN
+                for each in allowed
             )
-            if _may_know(record, membership) or (through and membership != event_types.BAN):
-                found[room_id] = _preview(record, allowed, membership)
-        return found
+            if _may_preview(record, membership) or (may_join and membership != event_types.BAN):
+                previews[room_id] = _preview(record, allowed, membership)
+        return previews
 
     async def _resolve(self, room: RoomID | RoomAlias) -> RoomID:
         if not room.startswith("#"):
             return RoomID(room)
-        found = await self._database.read(hierarchy.room_of_alias, room)
-        if found is None:
+        room_id = await self._database.read(hierarchy.room_of_alias, room)
+        if room_id is None:
             raise NotFound("Room not found")
-        return RoomID(found)
+        return RoomID(room_id)
 
-    async def _allowed_by(self, record: RoomRecord) -> list[RoomID]:
-        if record.join_rule not in _RESTRICTED:
+    async def _allowed_rooms(self, record: RoomRecord) -> list[RoomID]:
+        if record.join_rule not in _RESTRICTED_RULES:
             return []
         rules = await self._states.current_event(RoomID(record.room_id), event_types.JOIN_RULES)
         return [] if rules is None else allowed_rooms(content_of(rules))
 
 
 def allowed_rooms(join_rules: Mapping[str, Any]) -> list[RoomID]:
-    """List the rooms whose members may join, of the content of m.room.join_rules.
+    """Return the rooms whose members may join, from the content of m.room.join_rules.
 
     Spec: Restricted rooms.
     """
@@ -111,21 +114,21 @@ def allowed_rooms(join_rules: Mapping[str, Any]) -> list[RoomID]:
     if not isinstance(allow, list):
         return []
     return [
-        RoomID(one["room_id"])
-        for one in allow
-        if isinstance(one, dict)
-        and one.get("type") == "m.room_membership"
-        and isinstance(one.get("room_id"), str)
+        RoomID(entry["room_id"])
+        for entry in allow
+        if isinstance(entry, dict)
+        and entry.get("type") == "m.room_membership"
+        and isinstance(entry.get("room_id"), str)
     ]
 
 
-def _may_know(record: RoomRecord, membership: str | None) -> bool:
+def _may_preview(record: RoomRecord, membership: str | None) -> bool:
     if record.history_visibility == "world_readable":
         return True
     if membership in (event_types.JOIN, event_types.INVITE):
         return True
     rule = record.join_rule or event_types.RULE_INVITE
-    return rule in _OPEN_TO_ALL and membership != event_types.BAN
+    return rule in _OPEN_RULES and membership != event_types.BAN
 
 
 def _preview(record: RoomRecord, allowed: list[RoomID], membership: str | None) -> RoomPreview:

@@ -1,4 +1,4 @@
-"""One room at a glance: its state and its last messages, for those who look in from outside.
+"""The snapshot of a room that `/rooms/{roomId}/initialSync` returns: state and last messages.
 
 Spec: client-server API, `/rooms/{roomId}/initialSync`.
 """
@@ -11,7 +11,7 @@ import orjson
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import before, behind
+from hs.services.rooms.read.pagination import before, token_after
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
@@ -34,7 +34,7 @@ class LastMessages:
 
 @attrs.frozen
 class RoomSnapshot:
-    """What a client needs to show a room."""
+    """The response of initialSync for a room."""
 
     room_id: RoomID
     messages: LastMessages
@@ -46,40 +46,46 @@ class RoomSnapshot:
 
 @attrs.frozen(eq=False)
 class RoomSnapshots:
-    """Makes snapshots of rooms."""
+    """Builds snapshots of rooms."""
 
     _database: Database
     _visibility: Visibility
     _timelines: Timelines
-    _showing: Showing
+    _serializer: Showing
     _state: RoomState
 
     async def of(self, requester: Requester, room_id: RoomID, limit: int) -> RoomSnapshot:
-        """Give a room at a glance.
+        """Return the snapshot of a room.
 
         Raises: Forbidden.
         """
-        standing = await self._visibility.check_may_read(requester.user_id, room_id)
-        last = await self._timelines.last_events(requester, room_id, standing, limit)
-        chunk = await self._showing.timeline(requester, last.seen[::-1])
-        end = behind(last.seen[0].stored).encode() if last.seen else "t0-0"
-        start = last.rest or (before(last.seen[-1].stored) if last.seen else None)
-        state = await self._state.all_for(requester, room_id, standing)
-        listed, own = await self._database.read(_about, requester.user_id, room_id)
+        access = await self._visibility.check_may_read(requester.user_id, room_id)
+        last_events = await self._timelines.last_events(requester, room_id, access, limit)
+        chunk = await self._serializer.timeline(requester, last_events.events[::-1])
+        end = token_after(last_events.events[0].stored).encode() if last_events.events else "t0-0"
+        start = last_events.next_token or (
+            before(last_events.events[-1].stored) if last_events.events else None
+        )
+        state = await self._state.all_for(requester, room_id, access)
+        is_public, room_account_data = await self._database.read(
+            _read_visibility_and_account_data, requester.user_id, room_id
+        )
         return RoomSnapshot(
-            room_id,
-            LastMessages(json_array(chunk), end, end if start is None else start.encode()),
-            orjson.Fragment(state),
-            "public" if listed else "private",
-            own,
-            None if standing.own is None else standing.membership,
+            room_id=room_id,
+            messages=LastMessages(json_array(chunk), end, end if start is None else start.encode()),
+            state=orjson.Fragment(state),
+            visibility="public" if is_public else "private",
+            account_data=room_account_data,
+            membership=None if access.own is None else access.membership,
         )
 
 
-async def _about(tx: Tx, user_id: UserID, room_id: RoomID) -> tuple[bool, list[dict[str, Any]]]:
-    own = [
-        {"type": one.type, "content": orjson.loads(one.content)}
-        for one in await account_data.all_of(tx, user_id)
-        if one.room_id == room_id and one.content  # what was deleted is empty
+async def _read_visibility_and_account_data(
+    tx: Tx, user_id: UserID, room_id: RoomID
+) -> tuple[bool, list[dict[str, Any]]]:
+    room_account_data = [
+        {"type": row.type, "content": orjson.loads(row.content)}
+        for row in await account_data.all_of(tx, user_id)
+        if row.room_id == room_id and row.content  # empty if deleted
     ]
-    return await hierarchy.is_public(tx, room_id), own
+    return await hierarchy.is_public(tx, room_id), room_account_data

@@ -1,7 +1,7 @@
-"""What users see of rooms that they are invited to or knock at: the little state that is told.
+"""The stripped state of rooms that a user is invited to or knocks on.
 
-Rooms we are in are shown as they were at the invite, also when it has been declined; of others we
-have what came with it.
+Of rooms that this server is in, it is taken from the state at the invite or knock, also after that
+was declined; of other rooms it is what came with the invite.
 
 Spec: client-server API, Stripped state.
 """
@@ -38,25 +38,25 @@ DEFAULT_TYPES: Final = (
 MAX_STEPS_BACK: Final = 50
 
 _FIELDS: Final = ("type", "state_key", "sender", "content")
-_OUTSIDE: Final = (event_types.INVITE, event_types.KNOCK)
+_INVITED_OR_KNOCKING: Final = (event_types.INVITE, event_types.KNOCK)
 
 
 @attrs.frozen
-class ShownState:
-    """Which entries are told: `keys`, and of the types in `whole` all."""
+class IncludedState:
+    """The entries of stripped state: those of `keys`, and all of the types in `whole`."""
 
     keys: tuple[StateKey, ...] = tuple((event_type, "") for event_type in DEFAULT_TYPES)
-    whole: frozenset[str] = frozenset()
+    whole_types: frozenset[str] = frozenset()
 
 
-DEFAULT_STATE: Final = ShownState()
+DEFAULT_STATE: Final = IncludedState()
 
 
-def shown_state(settings: PrejoinSettings) -> ShownState:
-    """Say by the settings which entries are told."""
+def shown_state(settings: PrejoinSettings) -> IncludedState:
+    """Return which entries are included, by the settings."""
     keys = () if settings.disable_default_event_types else DEFAULT_STATE.keys
     more = settings.additional_event_types
-    return ShownState(
+    return IncludedState(
         (*keys, *((name, key) for name, key in more if key is not None)),
         frozenset(name for name, key in more if key is None),
     )
@@ -64,64 +64,67 @@ def shown_state(settings: PrejoinSettings) -> ShownState:
 
 @attrs.frozen(eq=False)
 class StrippedState:
-    """Collects stripped state."""
+    """Builds stripped state."""
 
     _database: Database
     _events: EventStore
     _states: StateStore
-    _shown: ShownState = DEFAULT_STATE
+    _included: IncludedState = DEFAULT_STATE
 
     async def of(
         self, user_id: UserID, rooms: Mapping[RoomID, LocalMembership]
     ) -> dict[RoomID, Sequence[JsonObject]]:
-        """Give the stripped state of rooms, the user's own member event at its end."""
+        """Return the stripped state of rooms, with the user's member event at the end."""
         if not rooms:
             return {}
-        came = await self._database.read(sliding_sync.stripped, list(rooms), user_id)
-        found: dict[RoomID, Sequence[JsonObject]] = {}
+        received = await self._database.read(sliding_sync.stripped, list(rooms), user_id)
+        stripped: dict[RoomID, Sequence[JsonObject]] = {}
         for room_id, own in rooms.items():
             member = await self._render((own.event_id,))
-            if room_id in came:
-                found[room_id] = [*_again(orjson.loads(came[room_id]), user_id), *member]
+            if room_id in received:
+                stripped[room_id] = [
+                    *_strip_received(orjson.loads(received[room_id]), user_id),
+                    *member,
+                ]
             else:
-                found[room_id] = [*await self._of_room(own.event_id), *member]
-        return found
+                stripped[room_id] = [*await self._of_room(own.event_id), *member]
+        return stripped
 
     async def _of_room(self, event_id: EventID) -> list[JsonObject]:
-        stored = await self._visit(event_id)
+        stored = await self._find_invite_or_knock(event_id)
         if stored is None or stored.snapshot_id is None:
             return []
         sender = (event_types.MEMBER, str(stored.event.sender))
-        wanted = dict.fromkeys((*self._shown.keys, sender))
-        if self._shown.whole:
-            everything = await self._states.at_snapshot(stored.snapshot_id)
-            wanted.update(
-                dict.fromkeys(sorted(key for key in everything if key[0] in self._shown.whole))
+        keys = dict.fromkeys((*self._included.keys, sender))
+        if self._included.whole_types:
+            state = await self._states.at_snapshot(stored.snapshot_id)
+            keys.update(
+                dict.fromkeys(sorted(key for key in state if key[0] in self._included.whole_types))
             )
-        # What the user was before is not what they are now.
-        wanted.pop((event_types.MEMBER, stored.event.state_key or ""), None)
-        held = await self._states.of_snapshot(stored.snapshot_id, tuple(wanted))
-        return await self._render(held[key] for key in wanted if key in held)
+        # The user's member event in that state is older than the one added at the end.
+        keys.pop((event_types.MEMBER, stored.event.state_key or ""), None)
+        entries = await self._states.of_snapshot(stored.snapshot_id, tuple(keys))
+        return await self._render(entries[key] for key in keys if key in entries)
 
-    async def _visit(self, event_id: EventID) -> StoredEvent | None:
-        """Give the invite or knock that a member event is, or that came before it."""
+    async def _find_invite_or_knock(self, event_id: EventID) -> StoredEvent | None:
+        """Return the invite or knock that a member event is or that preceded it."""
         stored = await self._events.get_one(event_id)
         for _ in range(MAX_STEPS_BACK):
-            if stored is None or membership_in(stored) in _OUTSIDE:
+            if stored is None or membership_in(stored) in _INVITED_OR_KNOCKING:
                 return stored
             if stored.snapshot_id is None:
                 return None
             key = (event_types.MEMBER, stored.event.state_key or "")
-            before = await self._states.of_snapshot(stored.snapshot_id, (key,))
-            stored = await self._events.get_one(before[key]) if key in before else None
+            entries = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            stored = await self._events.get_one(entries[key]) if key in entries else None
         return None
 
     async def _render(self, event_ids: Iterable[EventID]) -> list[JsonObject]:
-        return [stripped_event(one) for one in (await self._events.get(event_ids)).values()]
+        return [stripped_event(each) for each in (await self._events.get(event_ids)).values()]
 
 
-def _again(received: list[JsonObject], user_id: UserID) -> Iterable[JsonObject]:
-    # Other servers may send whole events, and the invite among them.
+def _strip_received(received: list[JsonObject], user_id: UserID) -> Iterable[JsonObject]:
+    # Other servers may send whole events, and include the invite itself.
     for event in received:
         if event.get("type") != event_types.MEMBER or event.get("state_key") != user_id:
             yield {name: event[name] for name in _FIELDS if name in event}

@@ -1,4 +1,16 @@
-"""Rooms' history as clients page through it.
+"""The history of rooms, as clients page through it.
+
+Rules:
+
+- History is ordered by (depth, stream ID). A position lies between events, so a page ends exactly
+  where the next one begins: `low` is excluded, `high` is included, and a token names the position
+  just before or after an event.
+- A user who has left sees nothing after the member event with which they are out of the room,
+  unless the history is world-readable; within these bounds every event is still checked for
+  visibility.
+- Events that are hidden or filtered out may make a page empty. A request reads at most MAX_PASSES
+  batches of growing size, then returns a token to continue from. Only a page without `end` is the
+  last one.
 
 Spec: client-server API, `/messages`, `/context`, `/event`, `/timestamp_to_event`.
 """
@@ -17,9 +29,16 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import TopologicalToken
 from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import FURTHEST, NOWHERE, Places, before, behind, place_of
+from hs.services.rooms.read.pagination import (
+    HISTORY_END,
+    HISTORY_START,
+    Places,
+    before,
+    position_of,
+    token_after,
+)
 from hs.services.rooms.read.rendering import json_array
-from hs.services.rooms.read.visibility import Seen, Standing, Visibility
+from hs.services.rooms.read.visibility import RoomAccess, Seen, Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -37,7 +56,7 @@ Direction = Literal["b", "f"]
 
 @attrs.frozen
 class MessagesAsk:
-    """What part of a room's history is asked for; tokens as the client gave them."""
+    """A request for a part of a room's history; tokens as the client sent them."""
 
     room_id: RoomID
     direction: Direction
@@ -49,7 +68,7 @@ class MessagesAsk:
 
 @attrs.frozen
 class MessagesPage:
-    """One page of history. Without `end` there is no more of it; the last with events has one."""
+    """One page of history; without `end` it is known to be the last."""
 
     start: str
     chunk: orjson.Fragment
@@ -59,7 +78,7 @@ class MessagesPage:
 
 @attrs.frozen
 class ContextPage:
-    """An event and what happened around it; `state` is that at the last event."""
+    """An event and the events around it; `state` is that at the last of them."""
 
     event: orjson.Fragment
     events_before: orjson.Fragment
@@ -71,23 +90,23 @@ class ContextPage:
 
 @attrs.frozen
 class FoundByTime:
-    """The event closest to a time."""
+    """The event closest to a timestamp."""
 
     event_id: EventID
     origin_server_ts: int
 
 
 @attrs.frozen
-class Stretch:
-    """Events found in one direction; `rest` is where to go on, None at the end of history."""
+class TimelineSlice:
+    """Events in one direction; `next_token` is where to continue, None at the end of history."""
 
-    seen: list[Seen]
-    rest: TopologicalToken | None
+    events: list[Seen]
+    next_token: TopologicalToken | None
 
 
 @attrs.frozen
-class Around:
-    """What a user sees around an event, the nearest first, and tokens for what is beyond."""
+class SurroundingEvents:
+    """The visible events around an event, the nearest first, and tokens to continue from."""
 
     older: list[Seen]
     newer: list[Seen]
@@ -97,7 +116,7 @@ class Around:
 
 @attrs.define(eq=False)
 class _Walk:
-    """How far a search through history has come; `low` is excluded, `high` included."""
+    """The range of history still to be searched; `low` is excluded, `high` included."""
 
     room_id: RoomID
     backwards: bool
@@ -107,7 +126,7 @@ class _Walk:
 
 @attrs.frozen(eq=False)
 class Timelines:
-    """Reads rooms' history."""
+    """Reads the history of rooms."""
 
     _database: Database
     _events: EventStore
@@ -116,64 +135,68 @@ class Timelines:
     _showing: Showing
     _places: Places
 
-    async def messages(self, requester: Requester, ask: MessagesAsk) -> MessagesPage:
-        """Give a page of a room's history.
+    async def messages(self, requester: Requester, request: MessagesAsk) -> MessagesPage:
+        """Return a page of a room's history.
 
         Raises: Forbidden, InvalidParam.
         """
-        standing = await self._visibility.check_may_read(requester.user_id, ask.room_id)
-        limit = _limit(ask)
-        walk = await self._walk_of(ask, standing)
-        start = ask.start or _encode(walk.high if walk.backwards else walk.low)
-        if limit == 0 or ask.wanted.allows_nothing or not ask.wanted.allows_room(ask.room_id):
+        access = await self._visibility.check_may_read(requester.user_id, request.room_id)
+        limit = _limit(request)
+        walk = await self._walk_of(request, access)
+        start = request.start or _encode(walk.high if walk.backwards else walk.low)
+        if (
+            limit == 0
+            or request.wanted.allows_nothing
+            or not request.wanted.allows_room(request.room_id)
+        ):
             return MessagesPage(start, json_array(()))
-        stretch = await self._search(requester, walk, limit, ask.wanted)
-        if ask.start is None and walk.backwards and stretch.seen:
-            start = behind(stretch.seen[0].stored).encode()
-        end = stretch.rest
-        if end is None and ask.to is not None and stretch.seen:
+        timeline = await self._search(requester, walk, limit, request.wanted)
+        if request.start is None and walk.backwards and timeline.events:
+            start = token_after(timeline.events[0].stored).encode()
+        end = timeline.next_token
+        if end is None and request.to is not None and timeline.events:
             end = TopologicalToken(*(walk.low if walk.backwards else walk.high))
-        if end is None and stretch.seen:
-            # Whether this was all, the client learns from the next page, which is empty. Forwards
-            # more may happen until then.
-            last = stretch.seen[-1].stored
-            end = before(last) if walk.backwards else behind(last)
+        if end is None and timeline.events:
+            # The client learns from the next page, which is empty, that this was the last one.
+            # Forwards, more events may arrive until then.
+            last = timeline.events[-1].stored
+            end = before(last) if walk.backwards else token_after(last)
         return MessagesPage(
             start,
-            json_array(await self._showing.timeline(requester, stretch.seen)),
+            json_array(await self._showing.timeline(requester, timeline.events)),
             None if end is None else end.encode(),
-            await self._members_of(requester, stretch.seen, ask.wanted),
+            await self._members_of_senders(requester, timeline.events, request.wanted),
         )
 
     async def last_events(
-        self, requester: Requester, room_id: RoomID, standing: Standing, limit: int
-    ) -> Stretch:
-        """Find the last events that a user may see of a room, the newest first."""
-        walk = await self._walk_of(MessagesAsk(room_id, "b"), standing)
+        self, requester: Requester, room_id: RoomID, access: RoomAccess, limit: int
+    ) -> TimelineSlice:
+        """Return the last events of a room that a user may see, the newest first."""
+        walk = await self._walk_of(MessagesAsk(room_id, "b"), access)
         return await self._search(requester, walk, limit, ANY_EVENT)
 
     async def event(
         self, requester: Requester, event_id: EventID, room_id: RoomID | None = None
     ) -> bytes:
-        """Give one event.
+        """Return one event as JSON.
 
         Raises: NotFound, also for events that the user may not see.
         """
-        seen = await self.find_visible(requester, event_id, room_id)
-        return (await self._showing.timeline(requester, (seen,)))[0]
+        visible = await self.find_visible(requester, event_id, room_id)
+        return (await self._showing.timeline(requester, (visible,)))[0]
 
     async def find_visible(
         self, requester: Requester, event_id: EventID, room_id: RoomID | None
     ) -> Seen:
-        """Find one event that a user may see.
+        """Return one event that a user may see.
 
         Raises: NotFound.
         """
         stored = await self._events.get_one(event_id)
         if stored is not None and (room_id is None or stored.event.room_id == room_id):
-            seen = await self._visibility.may_see_one(requester.user_id, stored)
-            if seen is not None:
-                return seen
+            visible = await self._visibility.filter_one(requester.user_id, stored)
+            if visible is not None:
+                return visible
         raise NotFound("Event not found")
 
     async def context(
@@ -182,219 +205,235 @@ class Timelines:
         room_id: RoomID,
         event_id: EventID,
         limit: int,
-        wanted: EventFilter,
+        event_filter: EventFilter,
     ) -> ContextPage:
-        """Give what happened around an event.
+        """Return an event with the events around it.
 
         Raises: Forbidden, NotFound.
         """
         await self._visibility.check_may_read(requester.user_id, room_id)
-        seen = await self.find_visible(requester, event_id, room_id)
+        visible = await self.find_visible(requester, event_id, room_id)
         limit = min(limit, MAX_LIMIT)
-        around = await self.around(requester, seen, limit // 2, limit - limit // 2, wanted)
+        around = await self.around(requester, visible, limit // 2, limit - limit // 2, event_filter)
         older, newer = around.older, around.newer
-        last = newer[-1] if newer else seen
-        show = self._showing.timeline
-        (event,) = await show(requester, (seen,))
+        last = newer[-1] if newer else visible
+        serialize = self._showing.timeline
+        (event,) = await serialize(requester, (visible,))
         return ContextPage(
-            orjson.Fragment(event),
-            json_array(await show(requester, older)),
-            json_array(await show(requester, newer)),
-            around.start,
-            around.end,
-            await self._state_at(requester, last.stored, [seen, *older, *newer], wanted),
+            event=orjson.Fragment(event),
+            events_before=json_array(await serialize(requester, older)),
+            events_after=json_array(await serialize(requester, newer)),
+            start=around.start,
+            end=around.end,
+            state=await self._state_at(
+                requester, last.stored, [visible, *older, *newer], event_filter
+            ),
         )
 
     async def around(
         self,
         requester: Requester,
-        seen: Seen,
+        visible: Seen,
         before_limit: int,
         after_limit: int,
-        wanted: EventFilter = ANY_EVENT,
-    ) -> Around:
-        """Find what a user may see just before and just after an event that they see."""
-        room_id = seen.stored.event.room_id
-        standing = await self._visibility.standing(requester.user_id, room_id)
-        low, high = await self._bounds(room_id, standing)
-        here = place_of(seen.stored)
-        just_before = (here[0], here[1] - 1)
+        event_filter: EventFilter = ANY_EVENT,
+    ) -> SurroundingEvents:
+        """Return the events just before and after a visible event that a user may see."""
+        room_id = visible.stored.event.room_id
+        access = await self._visibility.standing(requester.user_id, room_id)
+        low, high = await self._bounds(room_id, access)
+        position = position_of(visible.stored)
+        just_before = (position[0], position[1] - 1)
         older = await self._search(
-            requester, _Walk(room_id, True, low, just_before), before_limit, wanted
+            requester, _Walk(room_id, True, low, just_before), before_limit, event_filter
         )
         newer = await self._search(
-            requester, _Walk(room_id, False, here, high), after_limit, wanted
+            requester, _Walk(room_id, False, position, high), after_limit, event_filter
         )
-        first = older.seen[-1] if older.seen else seen
-        last = newer.seen[-1] if newer.seen else seen
-        return Around(
-            older.seen,
-            newer.seen,
-            (older.rest or before(first.stored)).encode(),
-            (newer.rest or behind(last.stored)).encode(),
+        first = older.events[-1] if older.events else visible
+        last = newer.events[-1] if newer.events else visible
+        return SurroundingEvents(
+            older.events,
+            newer.events,
+            (older.next_token or before(first.stored)).encode(),
+            (newer.next_token or token_after(last.stored)).encode(),
         )
 
     async def at_time(
         self, requester: Requester, room_id: RoomID, ts: int, direction: Direction
     ) -> FoundByTime:
-        """Find the visible event closest to a time, from there on or up to there.
+        """Return the visible event closest to a timestamp, at or after it ("f"), or before it.
 
         Raises: Forbidden, NotFound.
         """
-        standing = await self._visibility.check_may_read(requester.user_id, room_id)
-        found = await self._database.read(timelines.around_time, room_id, ts, TIME_WINDOW)
+        access = await self._visibility.check_may_read(requester.user_id, room_id)
+        around = await self._database.read(timelines.around_time, room_id, ts, TIME_WINDOW)
         if direction == "f":
-            near = [one for one in found if one.origin_server_ts >= ts]
-            near.sort(key=lambda one: (one.origin_server_ts, one.depth, one.stream_id))
+            candidates = [each for each in around if each.origin_server_ts >= ts]
+            candidates.sort(key=lambda each: (each.origin_server_ts, each.depth, each.stream_id))
         else:
-            near = [one for one in found if one.origin_server_ts <= ts]
-            near.sort(key=lambda one: (-one.origin_server_ts, -one.depth, -one.stream_id))
-        events = await self._events.get(EventID(one.event_id) for one in near)
+            candidates = [each for each in around if each.origin_server_ts <= ts]
+            candidates.sort(key=lambda each: (-each.origin_server_ts, -each.depth, -each.stream_id))
+        events = await self._events.get(EventID(each.event_id) for each in candidates)
         seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
-        if near and not seen:
-            low, high = await self._bounds(room_id, standing)
-            depth, number = near[-1].depth, near[-1].stream_id
+        if candidates and not seen:
+            low, high = await self._bounds(room_id, access)
+            depth, stream_id = candidates[-1].depth, candidates[-1].stream_id
             if direction == "f":
-                walk = _Walk(room_id, False, max(low, (depth, number)), high)
+                walk = _Walk(room_id, False, max(low, (depth, stream_id)), high)
             else:
-                walk = _Walk(room_id, True, low, min(high, (depth, number - 1)))
+                walk = _Walk(room_id, True, low, min(high, (depth, stream_id - 1)))
             seen = await self._first_visible(requester, walk)
         if not seen:
             raise NotFound(f"Unable to find event from {ts} in direction {direction}")
         event = seen[0].stored.event
         return FoundByTime(event.event_id, event.origin_server_ts)
 
-    async def _walk_of(self, ask: MessagesAsk, standing: Standing) -> _Walk:
-        low, high = await self._bounds(ask.room_id, standing)
-        start = None if ask.start is None else await self._places.parse(ask.room_id, ask.start)
-        to = None if ask.to is None else await self._places.parse(ask.room_id, ask.to)
-        backwards = ask.direction == "b"
+    async def _walk_of(self, request: MessagesAsk, access: RoomAccess) -> _Walk:
+        low, high = await self._bounds(request.room_id, access)
+        start = (
+            None
+            if request.start is None
+            else await self._places.parse(request.room_id, request.start)
+        )
+        to = None if request.to is None else await self._places.parse(request.room_id, request.to)
+        backwards = request.direction == "b"
         upper, lower = (start, to) if backwards else (to, start)
         return _Walk(
-            ask.room_id,
+            request.room_id,
             backwards,
             low if lower is None else max(low, lower),
             high if upper is None else min(high, upper),
         )
 
-    async def _bounds(self, room_id: RoomID, standing: Standing) -> tuple[Place, Place]:
-        own = standing.own
-        if own is None or not standing.is_over:
-            return NOWHERE, FURTHEST
+    async def _bounds(self, room_id: RoomID, access: RoomAccess) -> tuple[Place, Place]:
+        own = access.own
+        if own is None or not access.has_left:
+            return HISTORY_START, HISTORY_END
         if await self._visibility.is_world_readable(room_id):
-            return NOWHERE, FURTHEST
-        left = await self._events.get_one(own.event_id)
-        return NOWHERE, FURTHEST if left is None else place_of(left)
+            return HISTORY_START, HISTORY_END
+        latest = await self._events.get_one(own.event_id)
+        return HISTORY_START, HISTORY_END if latest is None else position_of(latest)
 
     async def _search(
-        self, requester: Requester, walk: _Walk, limit: int, wanted: EventFilter
-    ) -> Stretch:
-        """Go through history until enough visible events are found, or for so many passes."""
-        found: list[Seen] = []
+        self, requester: Requester, walk: _Walk, limit: int, event_filter: EventFilter
+    ) -> TimelineSlice:
+        """Read history until enough visible events are found, or MAX_PASSES batches were read."""
+        visible: list[Seen] = []
         if limit == 0:
-            return Stretch(found, None)
+            return TimelineSlice(visible, None)
         read = timelines.newest if walk.backwards else timelines.oldest
         size = limit + 1
         for _ in range(MAX_PASSES):
-            placed = await self._database.read(read, walk.room_id, walk.low, walk.high, size)
-            exhausted = len(placed) < size
-            chosen = await self._choose(placed, wanted)
-            events = await self._events.get(EventID(one.event_id) for one in chosen)
-            seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
-            found.extend(seen[: limit - len(found)])
-            if len(found) == limit:
-                last = found[-1].stored
-                if exhausted and placed[-1].event_id == last.event_id:
-                    return Stretch(found, None)
-                return Stretch(found, before(last) if walk.backwards else behind(last))
+            batch = await self._database.read(read, walk.room_id, walk.low, walk.high, size)
+            exhausted = len(batch) < size
+            chosen = await self._filter(batch, event_filter)
+            events = await self._events.get(EventID(each.event_id) for each in chosen)
+            batch_visible = await self._visibility.filter_visible(
+                requester.user_id, list(events.values())
+            )
+            visible.extend(batch_visible[: limit - len(visible)])
+            if len(visible) == limit:
+                last = visible[-1].stored
+                if exhausted and batch[-1].event_id == last.event_id:
+                    return TimelineSlice(visible, None)
+                return TimelineSlice(visible, before(last) if walk.backwards else token_after(last))
             if exhausted:
-                return Stretch(found, None)
-            end = placed[-1]
+                return TimelineSlice(visible, None)
+            end = batch[-1]
             if walk.backwards:
                 walk.high = (end.depth, end.stream_id - 1)
             else:
                 walk.low = (end.depth, end.stream_id)
             size = min(MAX_LIMIT, 4 * size)
-        return Stretch(found, TopologicalToken(*(walk.high if walk.backwards else walk.low)))
+        return TimelineSlice(
+            visible, TopologicalToken(*(walk.high if walk.backwards else walk.low))
+        )
 
     async def _first_visible(self, requester: Requester, walk: _Walk) -> list[Seen]:
-        """Go past events that are hidden, as far as several searches reach."""
+        """Return the first visible event, skipping hidden ones in up to MAX_PASSES searches."""
         for _ in range(MAX_PASSES):
-            stretch = await self._search(requester, walk, 1, ANY_EVENT)
-            if stretch.seen or stretch.rest is None:
-                return stretch.seen
+            found = await self._search(requester, walk, 1, ANY_EVENT)
+            if found.events or found.next_token is None:
+                return found.events
         return []
 
-    async def _choose(self, placed: Sequence[Placed], wanted: EventFilter) -> Sequence[Placed]:
-        if wanted.allows_everything:
-            return placed
+    async def _filter(self, batch: Sequence[Placed], event_filter: EventFilter) -> Sequence[Placed]:
+        if event_filter.allows_everything:
+            return batch
         chosen = [
-            one
-            for one in placed
-            if wanted.allows_type(one.type)
-            and wanted.allows_sender(one.sender)
-            and (wanted.contains_url is None or wanted.contains_url is bool(one.contains_url))
+            event
+            for event in batch
+            if event_filter.allows_type(event.type)
+            and event_filter.allows_sender(event.sender)
+            and event_filter.contains_url in (None, bool(event.contains_url))
         ]
-        if not wanted.needs_children or not chosen:
+        if not event_filter.needs_children or not chosen:
             return chosen
         children: dict[str, list[tuple[str, str]]] = {}
-        ids = [one.event_id for one in chosen]
+        ids = [event.event_id for event in chosen]
         for parent, rel_type, sender in await self._database.read(relations.children, ids):
             children.setdefault(parent, []).append((rel_type, sender))
-        return [one for one in chosen if wanted.allows_children(children.get(one.event_id, ()))]
+        return [
+            event
+            for event in chosen
+            if event_filter.allows_children(children.get(event.event_id, ()))
+        ]
 
-    async def _members_of(
-        self, requester: Requester, seen: Sequence[Seen], wanted: EventFilter
+    async def _members_of_senders(
+        self, requester: Requester, visible: Sequence[Seen], event_filter: EventFilter
     ) -> orjson.Fragment | None:
-        if not wanted.lazy_load_members or not seen:
+        if not event_filter.lazy_load_members or not visible:
             return None
-        keys = _member_keys(seen)
-        newest = max((one.stored for one in seen), key=place_of)
+        keys = _member_keys(visible)
+        newest = max((each.stored for each in visible), key=position_of)
         entries = await self._states.of_snapshot(newest.snapshot_id or 0, keys)
         missing = [key for key in keys if key not in entries]
-        later = await self._states.current_of_keys(newest.event.room_id, missing) if missing else {}
-        events = await self._events.get([*entries.values(), *later.values()])
+        current = (
+            await self._states.current_of_keys(newest.event.room_id, missing) if missing else {}
+        )
+        events = await self._events.get([*entries.values(), *current.values()])
         return json_array(await self._showing.state(requester, list(events.values())))
 
     async def _state_at(
         self,
         requester: Requester,
         last: StoredEvent,
-        seen: Sequence[Seen],
-        wanted: EventFilter,
+        visible: Sequence[Seen],
+        event_filter: EventFilter,
     ) -> orjson.Fragment:
         state: dict[StateKey, EventID] = dict(await self._states.at_snapshot(last.snapshot_id or 0))
         if last.event.state_key is not None:
             state[(last.event.type, last.event.state_key)] = last.event_id
-        if wanted.lazy_load_members:
-            members = set(_member_keys(seen))
+        if event_filter.lazy_load_members:
+            members = set(_member_keys(visible))
             state = {
                 key: event_id
                 for key, event_id in state.items()
                 if key[0] != event_types.MEMBER or key in members
             }
         events = await self._events.get(state.values())
-        kept = [
-            one
-            for one in events.values()
-            if wanted.allows(one.event.type, one.event.sender, one.event.content)
+        filtered = [
+            stored
+            for stored in events.values()
+            if event_filter.allows(stored.event.type, stored.event.sender, stored.event.content)
         ]
-        return json_array(await self._showing.state(requester, kept))
+        return json_array(await self._showing.state(requester, filtered))
 
 
-def _limit(ask: MessagesAsk) -> int:
-    limit = ask.limit
+def _limit(request: MessagesAsk) -> int:
+    limit = request.limit
     if limit is None:
-        limit = ask.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT)
+        limit = request.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT)
     if limit < 0:
         raise InvalidParam("limit must not be negative")
     return min(limit, MAX_LIMIT)
 
 
-def _encode(place: Place) -> str:
-    return TopologicalToken(max(place[0], 0), place[1]).encode()
+def _encode(position: Place) -> str:
+    return TopologicalToken(max(position[0], 0), position[1]).encode()
 
 
-def _member_keys(seen: Sequence[Seen]) -> list[StateKey]:
-    senders = dict.fromkeys(one.stored.event.sender for one in seen)
+def _member_keys(visible: Sequence[Seen]) -> list[StateKey]:
+    senders = dict.fromkeys(each.stored.event.sender for each in visible)
     return [(event_types.MEMBER, sender) for sender in senders]

@@ -1,8 +1,19 @@
-"""What a user may see of rooms: who may read them at all, and which of their events.
+"""Which rooms a user may read, and which of their events.
 
-Events are judged by the state before each of them, as the specification says, but for one short
-cut: a member of a room whose history is not closed sees all that came after their own membership
-event, in which case their membership at those events is `join`.
+Rules:
+
+- Whether a user sees an event depends on the state before the event: the history visibility and the
+  user's membership in it. What a snapshot says about a user never changes, so it is cached.
+- Shortcut: a joined member of a room whose history is shared or world-readable sees every event
+  with a greater stream ID than their own member event, and their membership at it is `join`.
+  Leaving and joining again gives a later member event, so the shortcut never covers a time outside
+  the room.
+- `shared` history is visible to users who joined at any later time, even if they have left since.
+  The membership history says when they last left; their latest member event may be newer.
+- Before access is refused, the user's membership is read from the database, as another process may
+  have let them in and the feed of this process not have delivered it yet.
+- Messages that retention has expired, and messages of ignored users, are hidden; state events never
+  are. Messages of erased users are redacted for users who were not joined when they were sent.
 
 Spec: client-server API, Room History Visibility; `unsigned.membership`.
 """
@@ -34,43 +45,43 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import Stays
 from hs.services.rooms.store.memberships import LocalMembership, Memberships
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.rooms.store.stored_event import Status, StoredEvent, membership_in
+from hs.services.rooms.store.stored_event import EventStatus, StoredEvent, membership_in
 from hs.storage.database import Database
 from hs.storage.rooms import timelines
 from hs.storage.rooms.state import EMPTY_SNAPSHOT
 
 ALWAYS: Final = sys.maxsize
-MAX_POINTS: Final = 200_000
+MAX_USER_STATES: Final = 200_000
 MAX_ROOMS: Final = 50_000
 
 _VISIBILITY_KEY: Final = (event_types.HISTORY_VISIBILITY, "")
-_OPEN: Final = frozenset((HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE))
+_OPEN_TO_MEMBERS: Final = frozenset((HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE))
 
 
 class IgnoredUsers(Protocol):
-    """Knows whom a user ignores."""
+    """Looks up the users that a user ignores."""
 
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]: ...
 
 
 class ErasedUsers(Protocol):
-    """Knows which users asked to be erased when they left this server."""
+    """Looks up users who requested erasure when they deactivated their account."""
 
     async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]: ...
 
 
 class Expiry(Protocol):
-    """Knows which messages are too old to be shown."""
+    """The retention policies of rooms."""
 
     async def hidden_before(self, room_id: RoomID) -> int:
-        """Give the time (ms) of the oldest messages that are shown."""
+        """Return the time in ms before which messages of a room are hidden."""
         ...
 
 
 class Seen(NamedTuple):
     """An event that a user may see, and their membership at it.
 
-    `pruned`: only its essential fields are to be shown.
+    `pruned`: only the redacted form is to be shown.
     """
 
     stored: StoredEvent
@@ -79,11 +90,11 @@ class Seen(NamedTuple):
 
 
 @attrs.frozen
-class Standing:
-    """What a user has to do with a room.
+class RoomAccess:
+    """A user's relation to a room.
 
-    They were joined until the event numbered `joined_until`: ALWAYS if they still are, 0 if
-    they never were.
+    The user was joined until the event with the stream ID `joined_until`: ALWAYS if they still are,
+    0 if they never were. `own` is their membership, None if they have none.
     """
 
     membership: str
@@ -92,27 +103,27 @@ class Standing:
 
     @property
     def is_joined(self) -> bool:
-        """Tell whether the user is in the room."""
+        """Whether the user is joined."""
         return self.membership == event_types.JOIN
 
     @property
-    def is_over(self) -> bool:
-        """Tell whether the user once was in the room and no longer is."""
+    def has_left(self) -> bool:
+        """Whether the user was joined once and no longer is."""
         return self.joined_until > 0 and not self.is_joined
 
 
-class _Point(NamedTuple):
-    """What the state at one snapshot says about one user."""
+class _UserState(NamedTuple):
+    """The entries of one snapshot that decide visibility for one user."""
 
     visibility: EventID | None
     member: EventID | None
 
 
-_START: Final = _Point(None, None)
+_BEFORE_CREATE: Final = _UserState(None, None)
 
 
 class Visibility:
-    """Decides what users see."""
+    """Decides which rooms and events users see."""
 
     def __init__(
         self,
@@ -133,8 +144,8 @@ class Visibility:
         self._erased = erased
         self._expiry = expiry
         self.stays = Stays(events, states)
-        self._points: LruCache[tuple[int, UserID], _Point] = LruCache(
-            "visibility_points", max_entries=MAX_POINTS
+        self._user_states: LruCache[tuple[int, UserID], _UserState] = LruCache(
+            "visibility_points", max_entries=MAX_USER_STATES
         )
         self._current = LoadingCache(
             LruCache[RoomID, HistoryVisibility]("history_visibility", max_entries=MAX_ROOMS),
@@ -143,44 +154,42 @@ class Visibility:
         feed.subscribe(EVENTS, self._on_events)
 
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
-        """Give whom a user ignores."""
+        """Return the users that a user ignores."""
         return await self._ignored.ignored_by(user_id)
 
-    async def standing(self, user_id: UserID, room_id: RoomID) -> Standing:
-        """Say what one of our users has to do with a room."""
-        return await self._standing(await self._memberships.local_membership(room_id, user_id))
+    async def standing(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
+        """Return a local user's relation to a room."""
+        return await self._access_of(await self._memberships.local_membership(room_id, user_id))
 
-    async def _standing(self, own: LocalMembership | None) -> Standing:
+    async def _access_of(self, own: LocalMembership | None) -> RoomAccess:
         if own is None:
-            return Standing(event_types.LEAVE, None, 0)
+            return RoomAccess(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
-            return Standing(event_types.JOIN, own, ALWAYS)
-        end = await self.stays.end(own.event_id)
-        return Standing(own.membership, own, 0 if end is None else end.stream_id)
+            return RoomAccess(event_types.JOIN, own, ALWAYS)
+        ending = await self.stays.end(own.event_id)
+        return RoomAccess(own.membership, own, 0 if ending is None else ending.stream_id)
 
-    async def check_may_read(self, user_id: UserID, room_id: RoomID) -> Standing:
-        """Refuse whoever is not in a room, was never in it and may not look into it either.
+    async def check_may_read(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
+        """Return the user's access; raise Forbidden if they may not read the room at all.
 
-        Raises: Forbidden.
+        Users may read a room that they are or were joined to, unless they forgot it, and
+        world-readable rooms.
         """
-        standing = await self.standing(user_id, room_id)
-        if standing.is_joined:
-            return standing
-        standing = await self._standing(await self._memberships.look_again(room_id, user_id))
-        own = standing.own
-        if standing.is_joined:
-            return standing
-        if own is not None and not own.forgotten and standing.joined_until:
-            return standing
+        access = await self.standing(user_id, room_id)
+        if access.is_joined:
+            return access
+        access = await self._access_of(await self._memberships.look_again(room_id, user_id))
+        own = access.own
+        if access.is_joined:
+            return access
+        if own is not None and not own.forgotten and access.joined_until:
+            return access
         if await self.is_world_readable(room_id):
-            return standing
+            return access
         raise Forbidden("You are not a member of this room")
 
     async def check_joined(self, user_id: UserID, room_id: RoomID) -> None:
-        """Refuse whoever is not in a room now.
-
-        Raises: Forbidden.
-        """
+        """Raise Forbidden if the user is not joined."""
         own = await self._memberships.local_membership(room_id, user_id)
         if own is None or own.membership != event_types.JOIN:
             own = await self._memberships.look_again(room_id, user_id)
@@ -188,24 +197,24 @@ class Visibility:
             raise Forbidden("You are not in this room")
 
     async def is_world_readable(self, room_id: RoomID) -> bool:
-        """Tell whether anyone may look into a room."""
+        """Return whether everybody may read the room."""
         return await self.current(room_id) is HistoryVisibility.WORLD_READABLE
 
     async def is_open_to_members(self, room_id: RoomID) -> bool:
-        """Tell whether members may read what was said before they came."""
-        return await self.current(room_id) in _OPEN
+        """Return whether members may read events from before they joined."""
+        return await self.current(room_id) in _OPEN_TO_MEMBERS
 
     @property
     def expires(self) -> bool:
-        """Tell whether messages on this server may be too old to be shown."""
+        """Whether retention policies are enabled."""
         return self._expiry is not None
 
     async def hidden_before(self, room_id: RoomID) -> int:
-        """Give the time (ms) of the oldest messages of a room that are shown."""
+        """Return the time in ms before which messages of a room are hidden."""
         return -ALWAYS if self._expiry is None else await self._expiry.hidden_before(room_id)
 
     async def current(self, room_id: RoomID) -> HistoryVisibility:
-        """Give a room's setting as it is now."""
+        """Return a room's current history visibility."""
         return await self._current.get(room_id)
 
     async def filter_visible(
@@ -216,10 +225,10 @@ class Visibility:
         ignore: bool = True,
         known: AbstractSet[EventID] = frozenset(),
     ) -> list[Seen]:
-        """Give those of the events that a user may see, in the same order.
+        """Return the events that a user may see, in the same order.
 
-        With `ignore`, messages of users they ignore are left out. `known` are events that they
-        may see in any case, as part of the state of a room they are in.
+        With `ignore`, messages of ignored users are left out. Events in `known` are visible in any
+        case, as they belong to the state of a room that the user is joined to.
         """
         ignored = await self._ignored.ignored_by(user_id) if ignore else frozenset()
         rooms: dict[RoomID, _RoomView] = {}
@@ -227,7 +236,7 @@ class Visibility:
         unsure: list[StoredEvent] = []
         for stored in events:
             event = stored.event
-            if stored.status != Status.ACCEPTED:
+            if stored.status != EventStatus.ACCEPTED:
                 continue
             if event.sender in ignored and event.state_key is None and event.sender != user_id:
                 continue
@@ -242,94 +251,104 @@ class Visibility:
                 unsure.append(stored)
         if not unsure:
             return certain
-        views = {one.stored.event_id: one for one in certain}
-        for seen in await self._judge(user_id, unsure, rooms, known):
-            views[seen.stored.event_id] = seen
-        return [views[one.event_id] for one in events if one.event_id in views]
+        visible_by_id = {visible.stored.event_id: visible for visible in certain}
+        for visible in await self._check_states(user_id, unsure, rooms, known):
+            visible_by_id[visible.stored.event_id] = visible
+        return [visible_by_id[each.event_id] for each in events if each.event_id in visible_by_id]
 
-    async def may_see_one(self, user_id: UserID, stored: StoredEvent) -> Seen | None:
-        """Give one event as a user sees it; None if they may not."""
-        seen = await self.filter_visible(user_id, (stored,))
-        return seen[0] if seen else None
+    async def filter_one(self, user_id: UserID, stored: StoredEvent) -> Seen | None:
+        """Return an event as a user sees it; None if they may not see it."""
+        visible = await self.filter_visible(user_id, (stored,))
+        return visible[0] if visible else None
 
     async def _room_view(self, user_id: UserID, room_id: RoomID) -> "_RoomView":
-        standing = await self.standing(user_id, room_id)
+        access = await self.standing(user_id, room_id)
         certain_after = ALWAYS
-        own = standing.own if standing.is_joined else None
+        own = access.own if access.is_joined else None
         if own is not None and await self.is_open_to_members(room_id):
             certain_after = own.stream_id
         hidden_before = await self.hidden_before(room_id) if self.expires else -ALWAYS
-        return _RoomView(standing.joined_until, certain_after, hidden_before)
+        return _RoomView(access.joined_until, certain_after, hidden_before)
 
-    async def _judge(
+    async def _check_states(
         self,
         user_id: UserID,
         events: Sequence[StoredEvent],
         rooms: "dict[RoomID, _RoomView]",
         known: AbstractSet[EventID],
     ) -> list[Seen]:
-        points = await self._points_of(user_id, [one.snapshot_id for one in events])
-        used = {one for point in points.values() for one in point if one is not None}
-        found = await self._events.get(used)
-        seen: list[Seen] = []
+        user_states = await self._load_user_states(
+            user_id, [stored.snapshot_id for stored in events]
+        )
+        event_ids = {
+            each for user_state in user_states.values() for each in user_state if each is not None
+        }
+        state_events = await self._events.get(event_ids)
+        visible: list[Seen] = []
         for stored in events:
-            point = points.get(stored.snapshot_id or EMPTY_SNAPSHOT, _START)
-            before = membership_in(found.get(point.member) if point.member else None)
-            view = Viewpoint(
-                _read(found.get(point.visibility) if point.visibility else None),
-                before,
+            user_state = user_states.get(stored.snapshot_id or EMPTY_SNAPSHOT, _BEFORE_CREATE)
+            membership = membership_in(
+                state_events.get(user_state.member) if user_state.member else None
+            )
+            context = Viewpoint(
+                _history_visibility(
+                    state_events.get(user_state.visibility) if user_state.visibility else None
+                ),
+                membership,
                 stored.stream_id < rooms[stored.event.room_id].joined_until,
             )
-            if stored.event_id in known or may_see(stored.event, user_id, view):
-                seen.append(Seen(stored, membership_at(stored.event, user_id, before)))
-        return await self._prune_erased(user_id, seen)
+            if stored.event_id in known or may_see(stored.event, user_id, context):
+                visible.append(Seen(stored, membership_at(stored.event, user_id, membership)))
+        return await self._prune_erased(user_id, visible)
 
-    async def _points_of(
+    async def _load_user_states(
         self, user_id: UserID, snapshot_ids: Iterable[int | None]
-    ) -> dict[int, _Point]:
+    ) -> dict[int, _UserState]:
         member_key = (event_types.MEMBER, str(user_id))
-        points: dict[int, _Point] = {EMPTY_SNAPSHOT: _START}
-        unread: list[int] = []
+        user_states: dict[int, _UserState] = {EMPTY_SNAPSHOT: _BEFORE_CREATE}
+        unknown: list[int] = []
         for snapshot_id in snapshot_ids:
-            if snapshot_id is None or snapshot_id in points:
+            if snapshot_id is None or snapshot_id in user_states:
                 continue
-            point = self._points.get((snapshot_id, user_id))
-            if point is None:
+            user_state = self._user_states.get((snapshot_id, user_id))
+            if user_state is None:
                 state_map = self._states.snapshot_nowait(snapshot_id)
                 if state_map is None:
-                    unread.append(snapshot_id)
+                    unknown.append(snapshot_id)
                     continue
-                point = _Point(state_map.get(_VISIBILITY_KEY), state_map.get(member_key))
-                self._points.put((snapshot_id, user_id), point)
-            points[snapshot_id] = point
-        if unread:
+                user_state = _UserState(state_map.get(_VISIBILITY_KEY), state_map.get(member_key))
+                self._user_states.put((snapshot_id, user_id), user_state)
+            user_states[snapshot_id] = user_state
+        if unknown:
             entries = await self._database.read(
-                timelines.entries_at, set(unread), [_VISIBILITY_KEY, member_key]
+                timelines.entries_at, set(unknown), [_VISIBILITY_KEY, member_key]
             )
-            for snapshot_id, found in entries.items():
-                point = _Point(_id(found.get(_VISIBILITY_KEY)), _id(found.get(member_key)))
-                points[snapshot_id] = point
-                self._points.put((snapshot_id, user_id), point)
-        return points
+            for snapshot_id, state_entries in entries.items():
+                user_state = _UserState(
+                    _id(state_entries.get(_VISIBILITY_KEY)), _id(state_entries.get(member_key))
+                )
+                user_states[snapshot_id] = user_state
+                self._user_states.put((snapshot_id, user_id), user_state)
+        return user_states
 
-    async def _prune_erased(self, user_id: UserID, seen: list[Seen]) -> list[Seen]:
+    async def _prune_erased(self, user_id: UserID, visible: list[Seen]) -> list[Seen]:
         senders = {
-            one.stored.event.sender for one in seen if one.membership != event_types.JOIN
+            event.stored.event.sender for event in visible if event.membership != event_types.JOIN
         } - {user_id}
         if not senders:
-            return seen
+            return visible
         erased = await self._erased.erased_among(senders)
         if not erased:
-            return seen
+            return visible
         return [
-            one._replace(pruned=True)
-            if one.membership != event_types.JOIN and one.stored.event.sender in erased
-            else one
-            for one in seen
+            event._replace(pruned=True)
+            if event.membership != event_types.JOIN and event.stored.event.sender in erased
+            else event
+            for event in visible
         ]
 
     async def _read_current(self, room_id: RoomID) -> HistoryVisibility:
-        return _read(await self._states.current_event(room_id, *_VISIBILITY_KEY))
+        return _history_visibility(await self._states.current_event(room_id, *_VISIBILITY_KEY))
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
@@ -347,7 +366,7 @@ class _RoomView(NamedTuple):
     hidden_before: int
 
 
-def _read(stored: StoredEvent | None) -> HistoryVisibility:
+def _history_visibility(stored: StoredEvent | None) -> HistoryVisibility:
     return visibility_in(None if stored is None else content_of(stored))
 
 

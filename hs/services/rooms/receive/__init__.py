@@ -1,1 +1,1 @@
-"""Receiving events of other servers: checked, placed in the event graph, appended."""
+"""Receive events of other servers: check them, authorize them, append them to rooms."""

@@ -1,4 +1,16 @@
-"""Events of other servers on their way into rooms: judged one by one under the room's lock.
+"""Receive PDUs of other servers in the process that owns the room.
+
+Rules:
+
+- The checks that depend on nothing but the PDU run before the room is locked, as they wait for
+  keys of other servers.
+- Each PDU is processed on its own: that another of the call is rejected or waiting changes
+  nothing but what the state of the room is by then. PDUs that cite each other are sorted first.
+- If the room is dropped because a commit failed (see `hot_rooms`), all is done again from what is
+  in the database. That is safe: events that were stored meanwhile are reported as KNOWN.
+- The lock is released before the commit is awaited, and the call returns when it is done.
+- States computed earlier belong to one HotRoom object, so a dropped room takes those with it that
+  contain events which were never stored.
 
 Spec: server-server API, Checks performed on receipt of a PDU; Rejection; Soft failure.
 """
@@ -15,25 +27,30 @@ from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
 from hs.services.rooms.append.hot_room import HotRoom
 from hs.services.rooms.append.hot_rooms import RoomDropped
-from hs.services.rooms.receive.event_receiver import Missing, Outcome, Received, Verdict
+from hs.services.rooms.receive.event_receiver import (
+    MissingEvents,
+    PduOutcome,
+    PduVerdict,
+    ReceiveResult,
+)
 from hs.services.rooms.receive.graph_order import arrival_order, auth_order
-from hs.services.rooms.receive.pdu_checks import Checked, PduChecker, Refusal
-from hs.services.rooms.receive.pdu_processing import Intake
-from hs.services.rooms.receive.received_room import GrowingRoom, RoomStores, StateMemory
-from hs.services.rooms.receive.room_import import Seed, plant, seed_of
+from hs.services.rooms.receive.pdu_checks import CheckedPdu, PduChecker, RefusedPdu
+from hs.services.rooms.receive.pdu_processing import PduProcessor
+from hs.services.rooms.receive.received_room import ReceivedRoom, RecentStates, RoomStores
+from hs.services.rooms.receive.room_import import RoomImport, check_room_import, import_room
 
-ATTEMPTS: Final = 3  # to find a room that stays while its events are fetched
+ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
 
 T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
 class RoomInbound:
-    """Receives for the rooms that this process owns; a RoomReceiver."""
+    """The RoomReceiver of the process that owns the rooms."""
 
     _checker: PduChecker
     _stores: RoomStores
-    _memories: WeakKeyDictionary[HotRoom, StateMemory] = attrs.Factory(WeakKeyDictionary)
+    _recent_states: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
     async def receive(
         self,
@@ -41,17 +58,17 @@ class RoomInbound:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
-    ) -> Received:
+    ) -> ReceiveResult:
         """Receive PDUs of a room; see RoomReceiver."""
         async with self._stores.rooms.hold(room_id) as room:
             rules = room.rules
         checked = await self._checker.check(room_id, rules, pdus)
-        beside = await self._checker.check(room_id, rules, outliers)
+        checked_outliers = await self._checker.check(room_id, rules, outliers)
 
-        async def enter(growing: GrowingRoom) -> Received:
-            return await _receive(growing, checked, beside, states)
+        async def process(received_room: ReceivedRoom) -> ReceiveResult:
+            return await _receive(received_room, checked, checked_outliers, states)
 
-        return await self._in_room(room_id, None, enter)
+        return await self._in_room(room_id, None, process)
 
     async def seed_room(
         self,
@@ -60,68 +77,74 @@ class RoomInbound:
         state: list[bytes],
         auth_chain: list[bytes],
         event: bytes,
-    ) -> Received:
-        """Begin a room; see RoomReceiver."""
+    ) -> ReceiveResult:
+        """Create a room from state received from another server; see RoomReceiver."""
         rules = room_version(version)
         checked = await self._checker.check(room_id, rules, [event, *state, *auth_chain])
-        first = checked[0]
-        if isinstance(first, Refusal):
-            return Received((_refused(first),), Missing())
-        seed = seed_of(first, _events(checked[1 : len(state) + 1]), _events(checked[1:]))
+        event_or_refusal = checked[0]
+        if isinstance(event_or_refusal, RefusedPdu):
+            return ReceiveResult((_refused_verdict(event_or_refusal),), MissingEvents())
+        room_import = check_room_import(
+            event_or_refusal, _events(checked[1 : len(state) + 1]), _events(checked[1:])
+        )
 
-        async def enter(growing: GrowingRoom) -> Received:
-            return Received((await plant(growing, seed),), Missing())
+        async def process(received_room: ReceivedRoom) -> ReceiveResult:
+            return ReceiveResult((await import_room(received_room, room_import),), MissingEvents())
 
-        return await self._in_room(room_id, seed, enter)
+        return await self._in_room(room_id, room_import, process)
 
     async def _in_room(
-        self, room_id: RoomID, seed: Seed | None, enter: Callable[[GrowingRoom], Awaitable[T]]
+        self,
+        room_id: RoomID,
+        room_import: RoomImport | None,
+        process: Callable[[ReceivedRoom], Awaitable[T]],
     ) -> T:
-        make = None if seed is None else seed.empty_room
+        make = None if room_import is None else room_import.empty_room
         for _ in range(ATTEMPTS):
             try:
                 async with self._stores.rooms.hold(room_id, make) as room:
-                    memory = self._memories.setdefault(room, StateMemory())
-                    growing = GrowingRoom(room, self._stores, memory, room.head)
-                    result = await enter(growing)
-                    growing.hand_over()
+                    states = self._recent_states.setdefault(room, RecentStates())
+                    received_room = ReceivedRoom(room, self._stores, states, room.head)
+                    result = await process(received_room)
+                    received_room.submit_new()
             except RoomDropped:
                 continue
-            for batch in growing.batches:
+            for batch in received_room.batches:
                 await batch.wait()
             return result
-        raise MatrixError("M_UNKNOWN", 503, "The room's events could not be written; try again")
+        raise MatrixError("M_UNKNOWN", 503, "The room's events could not be stored; try again")
 
 
 async def _receive(
-    growing: GrowingRoom,
-    checked: Sequence[Checked],
-    beside: Sequence[Checked],
+    received_room: ReceivedRoom,
+    checked: Sequence[CheckedPdu],
+    checked_outliers: Sequence[CheckedPdu],
     states: Mapping[EventID, Sequence[EventID]],
-) -> Received:
-    intake = Intake(growing, states)
-    for event in auth_order(_events(beside)):
-        await intake.keep_beside(event)
+) -> ReceiveResult:
+    processor = PduProcessor(received_room, states)
+    for event in auth_order(_events(checked_outliers)):
+        await processor.store_outlier(event)
     events = _events(checked)
-    await intake.prepare(events)
-    verdicts: dict[EventID, Verdict] = {}
+    await processor.prepare(events)
+    verdicts: dict[EventID, PduVerdict] = {}
     for event in arrival_order(events):
-        verdicts[event.event_id] = await intake.judge(event)
-    found = tuple(
-        _refused(one) if isinstance(one, Refusal) else verdicts[one.event_id] for one in checked
+        verdicts[event.event_id] = await processor.process(event)
+    verdicts_in_order = tuple(
+        _refused_verdict(pdu) if isinstance(pdu, RefusedPdu) else verdicts[pdu.event_id]
+        for pdu in checked
     )
-    ours = {event.event_id for event in events}
-    missing = Missing(
-        tuple(sorted(intake.missing_prev_events - ours)),
-        tuple(sorted(intake.missing_auth_events - ours)),
+    received_ids = {event.event_id for event in events}
+    missing = MissingEvents(
+        tuple(sorted(processor.missing_prev_events - received_ids)),
+        tuple(sorted(processor.missing_auth_events - received_ids)),
     )
-    return Received(found, missing)
+    return ReceiveResult(verdicts_in_order, missing)
 
 
-def _events(checked: Sequence[Checked]) -> list[Event]:
-    by_id = {one.event_id: one for one in checked if isinstance(one, Event)}
+def _events(checked: Sequence[CheckedPdu]) -> list[Event]:
+    by_id = {event.event_id: event for event in checked if isinstance(event, Event)}
     return list(by_id.values())
 
 
-def _refused(refusal: Refusal) -> Verdict:
-    return Verdict(refusal.event_id, Outcome.REFUSED, refusal.reason)
+def _refused_verdict(refusal: RefusedPdu) -> PduVerdict:
+    return PduVerdict(refusal.event_id, PduOutcome.REFUSED, refusal.reason)

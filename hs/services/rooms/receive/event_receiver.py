@@ -1,4 +1,4 @@
-"""The door for events of other servers: an interface, served by the owner of each room."""
+"""The interface for receiving events of other servers, served by the owner of each room."""
 
 import enum
 from collections.abc import Mapping
@@ -12,32 +12,32 @@ from hs.repl.rpc import rpc
 from hs.repl.streams import EVENTS
 
 
-class Outcome(enum.Enum):
-    """What became of a PDU."""
+class PduOutcome(enum.Enum):
+    """The result of processing a PDU."""
 
     ACCEPTED = "accepted"
-    SOFT_FAILED = "soft_failed"  # kept, but not shown and not built upon
-    REJECTED = "rejected"  # kept, so that it is not asked for again
-    REFUSED = "refused"  # dropped: no event, of another room, or not signed
-    KNOWN = "known"  # was here before
-    WAITING = "waiting"  # dropped: it cites events that are missing
+    SOFT_FAILED = "soft_failed"  # stored, but not sent to clients and not cited by our events
+    REJECTED = "rejected"  # stored, so that it is not fetched again
+    REFUSED = "refused"  # dropped: malformed, of another room, or not signed correctly
+    KNOWN = "known"  # already stored
+    WAITING = "waiting"  # dropped: events that it cites are missing
 
 
 @attrs.frozen
-class Verdict:
-    """What became of one PDU; `event_id` is None if it is no event."""
+class PduVerdict:
+    """The outcome of one PDU; `event_id` is None if the PDU has no event ID."""
 
     event_id: EventID | None
-    outcome: Outcome
+    outcome: PduOutcome
     reason: str = ""
 
 
 @attrs.frozen
-class Missing:
-    """Events that are cited and not here.
+class MissingEvents:
+    """Events that are cited but not stored.
 
-    Of `prev_events` the state is needed, either by receiving them first or by a given state
-    before the event that cites them; `auth_events` may be received as outliers.
+    The state after each of `prev_events` is needed: either receive them first, or pass the state
+    before the event that cites them. `auth_events` may be received as outliers.
     """
 
     prev_events: tuple[EventID, ...] = ()
@@ -45,15 +45,18 @@ class Missing:
 
 
 @attrs.frozen
-class Received:
-    """What became of PDUs, in the order in which they were given."""
+class ReceiveResult:
+    """The outcomes of PDUs, in the order of the call."""
 
-    verdicts: tuple[Verdict, ...]
-    missing: Missing
+    verdicts: tuple[PduVerdict, ...]
+    missing: MissingEvents
 
 
 class RoomReceiver(Protocol):
-    """Puts events of other servers into rooms; on return they are on disk and in the feed."""
+    """Adds events of other servers to rooms.
+
+    When a call returns, the events are committed and this process's feed has delivered them.
+    """
 
     @rpc
     async def receive(
@@ -62,14 +65,13 @@ class RoomReceiver(Protocol):
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
-    ) -> Received:
-        """Receive PDUs of a room, in any order; each stands for itself.
+    ) -> ReceiveResult:
+        """Receive PDUs of a room, in any order; each has its own outcome.
 
-        `outliers` are put in first, as events without a place in the graph, such as auth events
-        and the state at a gap. `states` gives the state before some of the PDUs, by the IDs of
-        events that are here or among the outliers; what those PDUs cite may be missing.
-        Idempotent.
-        Raises: NotFound for a room without state here; MatrixError 503, which may be retried.
+        `outliers` are stored first, without the state before them: auth events, and the state at a
+        gap. `states` maps some of the PDUs to the IDs of the state events before them, which are
+        stored or among the outliers; the prev_events of those PDUs may be missing. Idempotent.
+        Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
     @rpc
@@ -80,21 +82,21 @@ class RoomReceiver(Protocol):
         state: list[bytes],
         auth_chain: list[bytes],
         event: bytes,
-    ) -> Received:
-        """Begin a room, or begin it anew, with an event and the state before it.
+    ) -> ReceiveResult:
+        """Import a room, or import it again, from an event and the state before it.
 
-        Of the PDUs of the state and its auth chain, those that fail their checks are left out.
-        The answer has one verdict, on the event; it is in the room if that is ACCEPTED or KNOWN.
-        Raises: UnsupportedRoomVersion; Forbidden, if that state does not allow the event or is no
-        state of this room; MatrixError 503, which may be retried.
+        PDUs of the state and its auth chain that fail their checks are left out. The result has one
+        verdict, for the event, which is in the room if the outcome is ACCEPTED or KNOWN.
+        Raises: UnsupportedRoomVersion; Forbidden, if the state does not allow the event or does not
+        belong to this room; MatrixError 503, may be retried.
         """
 
 
 @attrs.frozen(eq=False)
 class ShardedReceiver:
-    """The RoomReceiver of any process: the call goes to the process that owns the room.
+    """The RoomReceiver of any process: calls go to the process that owns the room.
 
-    `receivers` holds one for every instance that writes the events stream.
+    `receivers` has an entry for every instance that writes the events stream.
     """
 
     _ownership: Ownership
@@ -106,9 +108,9 @@ class ShardedReceiver:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
-    ) -> Received:
+    ) -> ReceiveResult:
         """Receive PDUs of a room; see RoomReceiver."""
-        return await self._of(room_id).receive(room_id, pdus, outliers, states)
+        return await self._owner(room_id).receive(room_id, pdus, outliers, states)
 
     async def seed_room(
         self,
@@ -117,9 +119,9 @@ class ShardedReceiver:
         state: list[bytes],
         auth_chain: list[bytes],
         event: bytes,
-    ) -> Received:
-        """Begin a room; see RoomReceiver."""
-        return await self._of(room_id).seed_room(room_id, version, state, auth_chain, event)
+    ) -> ReceiveResult:
+        """Import a room; see RoomReceiver."""
+        return await self._owner(room_id).seed_room(room_id, version, state, auth_chain, event)
 
-    def _of(self, room_id: RoomID) -> RoomReceiver:
+    def _owner(self, room_id: RoomID) -> RoomReceiver:
         return self._receivers[self._ownership.owner(EVENTS, room_id)]

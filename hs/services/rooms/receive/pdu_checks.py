@@ -1,4 +1,4 @@
-"""The checks of a received PDU that look at nothing but itself: format, signatures, hashes.
+"""Checks of a received PDU that need nothing but the PDU: format, signatures, hashes.
 
 Spec: server-server API, Checks performed on receipt of a PDU, steps 1 to 3.
 """
@@ -20,12 +20,12 @@ from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import key_ids_of
 from hs.core.versions import RoomVersion
 
-MIN_FOR_THREAD: Final = 8  # verifying takes 0.1 ms each
+MIN_PDUS_FOR_THREAD: Final = 8  # verifying a PDU takes 0.1 ms
 
 
 @attrs.frozen
 class KeyNeed:
-    """Keys that are wanted of a server; `valid_at_ms` None: they need not be valid any more."""
+    """Keys required of a server; `valid_at_ms` None: expired keys are accepted as well."""
 
     server: ServerName
     key_ids: frozenset[str]
@@ -33,52 +33,54 @@ class KeyNeed:
 
 
 class KeyRing(Protocol):
-    """Gives the keys of all servers, this one too."""
+    """Looks up the verify keys of servers, this one included."""
 
     async def keys_for(
         self, needs: Collection[KeyNeed]
     ) -> Mapping[KeyNeed, Mapping[str, VerifyKey]]:
-        """Give what can be had of the wanted keys, by key ID."""
+        """Return the required keys that could be obtained, by key ID."""
         ...
 
 
 @attrs.frozen
-class Refusal:
-    """Why a PDU is dropped; its ID, if it has one."""
+class RefusedPdu:
+    """A PDU that is dropped, and why; `event_id` is None if it has none."""
 
     event_id: EventID | None
     reason: str
 
 
-Checked = Event | Refusal
+CheckedPdu = Event | RefusedPdu
 Keys = Mapping[KeyNeed, Mapping[str, VerifyKey]]
 
 
 @attrs.frozen(eq=False)
 class PduChecker:
-    """Makes events of PDUs."""
+    """Turns PDUs into events."""
 
     _keys: KeyRing
 
     async def check(
         self, room_id: RoomID, rules: RoomVersion, pdus: Sequence[bytes]
-    ) -> list[Checked]:
-        """Give for each PDU its event, or why it is dropped.
+    ) -> list[CheckedPdu]:
+        """Return the event of each PDU, or the reason why it is dropped.
 
-        An event whose content hash is wrong is given in its redacted form.
+        If the content hash is wrong, the event is returned in its redacted form.
         """
         if not pdus:
             return []
         parsed = [_parse(room_id, rules, pdu) for pdu in pdus]
-        needs = {need for one in parsed if isinstance(one, Event) for need in key_needs(one)}
+        needs = {
+            need for event in parsed if isinstance(event, Event) for need in required_keys(event)
+        }
         keys = await self._keys.keys_for(needs) if needs else {}
-        if len(parsed) < MIN_FOR_THREAD:
+        if len(parsed) < MIN_PDUS_FOR_THREAD:
             return _verify(parsed, keys)
         return await trio.to_thread.run_sync(_verify, parsed, keys)
 
 
-def key_needs(event: Event) -> list[KeyNeed]:
-    """List the keys that an event must be verified with."""
+def required_keys(event: Event) -> list[KeyNeed]:
+    """Return the keys that an event must be verified with."""
     valid_at_ms = event.origin_server_ts if event.rules.enforce_key_validity else None
     return [
         KeyNeed(server, frozenset(key_ids_of(event.pdu, server)), valid_at_ms)
@@ -86,29 +88,29 @@ def key_needs(event: Event) -> list[KeyNeed]:
     ]
 
 
-def _parse(room_id: RoomID, rules: RoomVersion, pdu: bytes) -> Checked:
+def _parse(room_id: RoomID, rules: RoomVersion, pdu: bytes) -> CheckedPdu:
     # Step 1
     try:
         event = parse_pdu(orjson.loads(pdu), rules)
     except orjson.JSONDecodeError:
-        return Refusal(None, "The PDU is not JSON")
+        return RefusedPdu(None, "The PDU is not valid JSON")
     except InvalidEvent as fault:
-        return Refusal(None, str(fault))
+        return RefusedPdu(None, str(fault))
     if event.room_id != room_id:
-        return Refusal(event.event_id, "The event is of another room")
+        return RefusedPdu(event.event_id, "The event belongs to another room")
     return event
 
 
-def _verify(parsed: Sequence[Checked], keys: Keys) -> list[Checked]:
-    return [one if isinstance(one, Refusal) else _verified(one, keys) for one in parsed]
+def _verify(parsed: Sequence[CheckedPdu], keys: Keys) -> list[CheckedPdu]:
+    return [pdu if isinstance(pdu, RefusedPdu) else _verified(pdu, keys) for pdu in parsed]
 
 
-def _verified(event: Event, keys: Keys) -> Checked:
+def _verified(event: Event, keys: Keys) -> CheckedPdu:
     # Step 2
     try:
-        for need in key_needs(event):
+        for need in required_keys(event):
             check_event_signature(event, need.server, keys.get(need, {}))
     except InvalidSignature as fault:
-        return Refusal(event.event_id, fault.message)
+        return RefusedPdu(event.event_id, fault.message)
     # Step 3
     return trusted_part(event)

@@ -1,4 +1,20 @@
-"""Giving events of other servers their place in a room, or refusing it.
+"""Authorize events of other servers and give them their position in a room.
+
+Rules:
+
+- An event is processed only if all its auth events are stored, and either the state before all
+  its prev_events is known or the caller passed the state before the event. Otherwise it is
+  dropped, and what is missing is reported.
+- The event is checked against its auth events (step 4), the state before it (step 5) and the
+  current state (step 6), in this order; the first two reject it, the last makes it soft-failed.
+- Step 6 applies to new events only. An event that fills a gap is history, as a stored event
+  already follows it. An event behind a gap may be authorized by state changes that we have not
+  received, so it is checked against the current state resolved with the state before it.
+- Only accepted events change the head. They replace the forward extremities that they cite,
+  directly or by way of soft-failed and rejected events, which never are extremities.
+- Only accepted events add backward extremities: nothing vouches for what the others cite.
+- A redaction and its target may arrive in either order. A redaction applies if the state before
+  it allows it, and only the first one that applies counts.
 
 Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 6.
 """
@@ -18,242 +34,251 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.format import create_event_id_of
 from hs.core.ids import EventID
-from hs.services.rooms.append.event_builder import without_redacted
+from hs.services.rooms.append.event_builder import head_without_redacted
 from hs.services.rooms.append.hot_room import RoomHead, extremity
-from hs.services.rooms.append.pending_events import Change, Placed, membership_of
-from hs.services.rooms.receive.event_receiver import Outcome, Verdict
-from hs.services.rooms.receive.received_room import GrowingRoom, Standing
+from hs.services.rooms.append.pending_events import PendingEvent, StateEntryChange, membership_of
+from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict
+from hs.services.rooms.receive.received_room import KnownEvent, ReceivedRoom
 from hs.services.rooms.store.state_snapshots import Snapshot
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.store.stored_event import EventStatus
 
-MAX_WALKED: Final = 1000
+MAX_EVENTS_WALKED: Final = 1000
 
-_OUTCOMES: Mapping[Status, Outcome] = {
-    Status.ACCEPTED: Outcome.ACCEPTED,
-    Status.SOFT_FAILED: Outcome.SOFT_FAILED,
-    Status.REJECTED: Outcome.REJECTED,
+_OUTCOMES: Mapping[EventStatus, PduOutcome] = {
+    EventStatus.ACCEPTED: PduOutcome.ACCEPTED,
+    EventStatus.SOFT_FAILED: PduOutcome.SOFT_FAILED,
+    EventStatus.REJECTED: PduOutcome.REJECTED,
 }
 
 
 @attrs.define(eq=False)
-class Intake:
-    """One call's events going into a room; `states` are given, of the time before events."""
+class PduProcessor:
+    """Processes the events of one call; `states` maps event IDs to the state before them."""
 
-    _growing: GrowingRoom
+    _room: ReceivedRoom
     _states: Mapping[EventID, Sequence[EventID]]
     missing_prev_events: set[EventID] = attrs.Factory(set)
     missing_auth_events: set[EventID] = attrs.Factory(set)
-    _gaps: frozenset[EventID] = frozenset()  # those of the events that known events lack
+    _gaps: frozenset[EventID] = frozenset()  # backward extremities among the events
     _redactions: Mapping[EventID, Sequence[EventID]] = attrs.Factory(dict)
 
     async def prepare(self, events: Sequence[Event]) -> None:
-        """Read at once what judging the events will ask for."""
-        await self._growing.look_up(
+        """Load in one query what processing the events will need."""
+        await self._room.load(
             {
                 each
                 for event in events
                 for each in (event.event_id, *event.prev_events, *event.auth_events)
             }
         )
-        new = [event.event_id for event in events if not self.has_place(event.event_id)]
+        new = [event.event_id for event in events if not self.has_state_before(event.event_id)]
         if new:
-            self._gaps, self._redactions = await self._growing.notes_of(new)
+            self._gaps, self._redactions = await self._room.load_gaps_and_redactions(new)
 
-    async def keep_beside(self, event: Event) -> None:
-        """Keep an event without a place, unless it is here or cites auth events that are not."""
-        growing = self._growing
-        await growing.look_up((event.event_id, *event.auth_events))
-        if growing.standing(event.event_id) is not None or self._lacks_auth_events(event):
+    async def store_outlier(self, event: Event) -> None:
+        """Store an event as an outlier, unless it is known or lacks auth events."""
+        room = self._room
+        await room.load((event.event_id, *event.auth_events))
+        if room.get_known(event.event_id) is not None or self._lacks_auth_events(event):
             return
-        refusal = await self._judge_by_auth_events(event)
-        status = Status.OUTLIER if refusal is None else Status.REJECTED
-        growing.add(Placed(event, None, status=status), growing.head)
+        rejection = await self._check_auth_events(event)
+        status = EventStatus.OUTLIER if rejection is None else EventStatus.REJECTED
+        room.add(PendingEvent(event, None, status=status), room.head)
 
-    async def judge(self, event: Event) -> Verdict:
-        """Put an event in, if all that it cites is here, as what the checks find it to be."""
-        standing = await self._growing.settled_standing(event.event_id)
-        if standing is not None and standing.event.room_id != event.room_id:
-            return Verdict(event.event_id, Outcome.REFUSED, "The ID is of another room's event")
-        if standing is not None and standing.has_place:
-            return Verdict(event.event_id, Outcome.KNOWN)
-        lacks = self._lacks_auth_events(event)
-        given = self._states.get(event.event_id)
-        gone = [each for each in event.prev_events if not self.has_place(each)]
-        if given is None and gone:
-            self.missing_prev_events.update(gone)
-            lacks = True
-        if lacks:
-            return Verdict(event.event_id, Outcome.WAITING, "It cites events that are not here")
-        if given is None:
-            before = await self._growing.state_before(event)
+    async def process(self, event: Event) -> PduVerdict:
+        """Check an event and append it, if everything that it cites is known."""
+        known = await self._room.find_settled(event.event_id)
+        if known is not None and known.event.room_id != event.room_id:
+            return PduVerdict(
+                event.event_id, PduOutcome.REFUSED, "An event with this ID belongs to another room"
+            )
+        if known is not None and known.has_state_before:
+            return PduVerdict(event.event_id, PduOutcome.KNOWN)
+        is_incomplete = self._lacks_auth_events(event)
+        state_ids = self._states.get(event.event_id)
+        missing = [each for each in event.prev_events if not self.has_state_before(each)]
+        if state_ids is None and missing:
+            self.missing_prev_events.update(missing)
+            is_incomplete = True
+        if is_incomplete:
+            return PduVerdict(
+                event.event_id, PduOutcome.WAITING, "Events that it cites are missing"
+            )
+        if state_ids is None:
+            state_before = await self._room.state_before(event)
         else:
-            before = await self._given_state(given)
-        return await self._place(event, before, tuple(gone), standing)
+            state_before = await self._snapshot_of_state(state_ids)
+        return await self._append(event, state_before, tuple(missing), known)
 
-    async def _place(
-        self, event: Event, before: Snapshot, gone: tuple[EventID, ...], standing: Standing | None
-    ) -> Verdict:
-        growing = self._growing
-        refusal = await self.refusal(event, before)
-        status = Status.ACCEPTED if refusal is None else Status.REJECTED
+    async def _append(
+        self,
+        event: Event,
+        state_before: Snapshot,
+        missing: tuple[EventID, ...],
+        known: KnownEvent | None,
+    ) -> PduVerdict:
+        room = self._room
+        rejection = await self.rejection_reason(event, state_before)
+        status = EventStatus.ACCEPTED if rejection is None else EventStatus.REJECTED
         fills_gap = self._fills_gap(event.event_id)
-        if refusal is None and not fills_gap and before is not growing.head.snapshot:
-            # Step 6. What a known event has cited already is history; and behind a gap more is
-            # current than we have heard of.
-            current = growing.head.snapshot
-            if gone:
-                current = await growing.resolve([current, before])
-            refusal = await self._allowed_by(current, event)
-            status = Status.ACCEPTED if refusal is None else Status.SOFT_FAILED
-        placed = Placed(
+        if rejection is None and not fills_gap and state_before is not room.head.snapshot:
+            # Step 6
+            current = room.head.snapshot
+            if missing:
+                current = await room.resolve([current, state_before])
+            rejection = await self._check_state(current, event)
+            status = EventStatus.ACCEPTED if rejection is None else EventStatus.SOFT_FAILED
+        pending = PendingEvent(
             event,
-            before,
-            plain=not fills_gap,
+            state_before,
+            only_own_entry=not fills_gap,
             status=status,
             fills_gap=fills_gap,
-            outlier_id=None if standing is None else standing.stream_id,
+            outlier_id=None if known is None else known.stream_id,
         )
-        head = growing.head
-        if status == Status.ACCEPTED:
-            # Else what it lacks must not count as cited, as nothing shows that it is.
-            placed.missing = gone
-            await self._note_redactions(placed)
-            head = await self._follow(placed)
-        growing.add(placed, head)
-        return Verdict(event.event_id, _OUTCOMES[status], refusal or "")
+        head = room.head
+        if status == EventStatus.ACCEPTED:
+            # Nothing vouches for the prev_events of an event that was not accepted.
+            pending.missing_prev_events = missing
+            await self._apply_redactions(pending)
+            head = await self._advance_head(pending)
+        room.add(pending, head)
+        return PduVerdict(event.event_id, _OUTCOMES[status], rejection or "")
 
-    async def refusal(self, event: Event, before: Snapshot) -> str | None:
-        """Tell why an event is rejected; None if it is not."""
-        if (
-            event.type == event_types.CREATE
-            and event.event_id != self._growing.room.create.event_id
-        ):
-            return "The room was created by another event"
+    async def rejection_reason(self, event: Event, state_before: Snapshot) -> str | None:
+        """Return why an event is rejected; None if it is accepted."""
+        if event.type == event_types.CREATE and event.event_id != self._room.room.create.event_id:
+            return "The room was created by a different event"
         # Step 4
-        refusal = await self._judge_by_auth_events(event)
+        rejection = await self._check_auth_events(event)
         # Step 5
-        return refusal or await self._allowed_by(before, event)
+        return rejection or await self._check_state(state_before, event)
 
-    async def _judge_by_auth_events(self, event: Event) -> str | None:
-        cited = [self._growing.standing(each) for each in event.auth_events]
-        known = [one for one in cited if one is not None]
-        rejected = {one.event.event_id for one in known if one.status == Status.REJECTED}
+    async def _check_auth_events(self, event: Event) -> str | None:
+        auth_events = [self._room.get_known(each) for each in event.auth_events]
+        known = [auth_event for auth_event in auth_events if auth_event is not None]
+        rejected = {each.event.event_id for each in known if each.status == EventStatus.REJECTED}
         state: dict[StateKey, Event] = {
-            (one.event.type, one.event.state_key or ""): one.counting for one in known
+            (each.event.type, each.event.state_key or ""): each.effective_event for each in known
         }
         if event.rules.room_id_is_create_hash and event.type != event_types.CREATE:
             create_id = create_event_id_of(event.room_id)
-            create = (await self._growing.standings([create_id])).get(create_id)
-            if create is not None and create.status != Status.REJECTED:
-                state[event_types.CREATE_KEY] = create.counting
+            create = (await self._room.find_known([create_id])).get(create_id)
+            if create is not None and create.status != EventStatus.REJECTED:
+                state[event_types.CREATE_KEY] = create.effective_event
         try:
-            check_auth_events_selection(event, [one.event for one in known], rejected)
+            check_auth_events_selection(event, [each.event for each in known], rejected)
             check_auth(event, state)
         except Forbidden as fault:
-            return f"Its auth events do not allow it: {fault.message}"
+            return f"The auth events do not allow the event: {fault.message}"
         return None
 
-    async def _allowed_by(self, snapshot: Snapshot, event: Event) -> str | None:
-        state = await self._growing.auth_state(snapshot, event)
+    async def _check_state(self, snapshot: Snapshot, event: Event) -> str | None:
+        state = await self._room.auth_state(snapshot, event)
         try:
             check_auth(event, state)
         except Forbidden as fault:
             return fault.message
         return None
 
-    async def _given_state(self, event_ids: Sequence[EventID]) -> Snapshot:
-        found = await self._growing.standings(event_ids)
+    async def _snapshot_of_state(self, event_ids: Sequence[EventID]) -> Snapshot:
+        known = await self._room.find_known(event_ids)
         entries = {
-            (one.event.type, one.event.state_key): event_id
-            for event_id, one in found.items()
-            if one.event.state_key is not None and one.status != Status.REJECTED
+            (state_event.event.type, state_event.event.state_key): event_id
+            for event_id, state_event in known.items()
+            if state_event.event.state_key is not None
+            and state_event.status != EventStatus.REJECTED
         }
-        return self._growing.snapshot_of(entries)
+        return self._room.snapshot_from(entries)
 
-    async def _follow(self, placed: Placed) -> RoomHead:
-        """Give the head after an accepted event, and set what it changes."""
-        growing = self._growing
-        event = placed.event
-        assert placed.before is not None
-        if placed.fills_gap:
-            return growing.head
-        cited = await self._ends_cited(event)
-        rest = [one for one in growing.head.extremities if one.event_id not in cited]
-        old = growing.head
-        after = placed.before
+    async def _advance_head(self, pending: PendingEvent) -> RoomHead:
+        """Return the head after an accepted event; set the changes that it makes to the state."""
+        room = self._room
+        event = pending.event
+        assert pending.state_before is not None
+        if pending.fills_gap:
+            return room.head
+        cited = await self._cited_extremities(event)
+        uncited = [end for end in room.head.extremities if end.event_id not in cited]
+        old = room.head
+        after = pending.state_before
         if event.state_key is not None:
             after = after.after({(event.type, event.state_key): event.event_id})
-        growing.introduce(placed, after)
-        if rest:
-            others = [await growing.state_after(one.event_id) for one in rest]
-            after = await growing.resolve([after, *others])
-        if placed.before is old.snapshot and not rest:
-            changes = own_changes(event)
+        room.announce(pending, after)
+        if uncited:
+            others = [await room.state_after(end.event_id) for end in uncited]
+            after = await room.resolve([after, *others])
+        if pending.state_before is old.snapshot and not uncited:
+            changes = own_entry(event)
         else:
-            changes = await growing.changes_to(after)
-        head = growing.head.with_state(changes, growing.room.create)
-        if not rest:
-            growing.remember_after(event.event_id, head.snapshot)
-        placed.changes = state_changes(old, changes)
-        placed.plain = changes == own_changes(event)
-        if placed.redacts is not None:
-            target = growing.standing(placed.redacts)
+            changes = await room.changes_to(after)
+        head = room.head.with_state(changes, room.room.create)
+        if not uncited:
+            room.remember_state_after(event.event_id, head.snapshot)
+        pending.changes = state_changes(old, changes)
+        pending.only_own_entry = changes == own_entry(event)
+        if pending.redacts is not None:
+            target = room.get_known(pending.redacts)
             assert target is not None
-            head = without_redacted(head, target.event)
-        return head.with_extremities((*rest, extremity(event)))
+            head = head_without_redacted(head, target.event)
+        return head.with_extremities((*uncited, extremity(event)))
 
-    async def _ends_cited(self, event: Event) -> set[EventID]:
-        """Collect what an event cites, also by way of events that are not built upon."""
+    async def _cited_extremities(self, event: Event) -> set[EventID]:
+        """Collect what an event cites, directly or via rejected and soft-failed events."""
         cited: set[EventID] = set()
-        waiting = list(event.prev_events)
-        while waiting and len(cited) < MAX_WALKED:
-            front = [each for each in waiting if each not in cited]
-            cited.update(front)
-            found = await self._growing.standings(front)
-            waiting = [
+        unvisited = list(event.prev_events)
+        while unvisited and len(cited) < MAX_EVENTS_WALKED:
+            next_ids = [each for each in unvisited if each not in cited]
+            cited.update(next_ids)
+            known = await self._room.find_known(next_ids)
+            unvisited = [
                 each
-                for one in found.values()
-                if one.status in (Status.SOFT_FAILED, Status.REJECTED)
-                for each in one.event.prev_events
+                for known_event in known.values()
+                if known_event.status in (EventStatus.SOFT_FAILED, EventStatus.REJECTED)
+                for each in known_event.event.prev_events
             ]
         return cited
 
-    async def _note_redactions(self, placed: Placed) -> None:
-        event = placed.event
-        assert placed.before is not None
+    async def _apply_redactions(self, pending: PendingEvent) -> None:
+        event = pending.event
+        assert pending.state_before is not None
         target_id = event.redacts
         if target_id is not None:
-            target = (await self._growing.standings([target_id])).get(target_id)
-            if target is not None and await self._takes_away(placed, target):
-                placed.take_away(target.event)
-        noted = self._redactions.get(event.event_id, ())
-        ours = [
-            one.event.event_id
-            for one in self._growing.under_way()
-            if one.event.redacts == event.event_id
+            target = (await self._room.find_known([target_id])).get(target_id)
+            if target is not None and await self._redacts_now(pending, target):
+                pending.mark_redacted(target.event)
+        stored_redactions = self._redactions.get(event.event_id, ())
+        pending_redactions = [
+            earlier.event.event_id
+            for earlier in self._room.list_pending()
+            if earlier.event.redacts == event.event_id
         ]
-        for redaction_id in (*noted, *ours):
-            found = (await self._growing.standings([redaction_id])).get(redaction_id)
-            if found is None or found.status != Status.ACCEPTED or not found.has_place:
+        for redaction_id in (*stored_redactions, *pending_redactions):
+            redaction = (await self._room.find_known([redaction_id])).get(redaction_id)
+            if (
+                redaction is None
+                or redaction.status != EventStatus.ACCEPTED
+                or not redaction.has_state_before
+            ):
                 continue
-            before = await self._growing.state_before_known(found)
-            if await self._applies(found.event, event, before):
-                placed.redacted_by = redaction_id
+            state_before = await self._room.load_state_before(redaction)
+            if await self._applies(redaction.event, event, state_before):
+                pending.redacted_by = redaction_id
                 return
 
-    async def _takes_away(self, placed: Placed, target: Standing) -> bool:
-        assert placed.before is not None
+    async def _redacts_now(self, pending: PendingEvent, target: KnownEvent) -> bool:
+        assert pending.state_before is not None
         if self._is_redacted(target):
             return False
-        return await self._applies(placed.event, target.event, placed.before)
+        return await self._applies(pending.event, target.event, pending.state_before)
 
-    def _is_redacted(self, target: Standing) -> bool:
+    def _is_redacted(self, target: KnownEvent) -> bool:
         return target.redacted_by is not None or any(
-            one.redacts == target.event.event_id for one in self._growing.under_way()
+            pending.redacts == target.event.event_id for pending in self._room.list_pending()
         )
 
-    async def _applies(self, redaction: Event, target: Event, before: Snapshot) -> bool:
-        state = await self._growing.auth_state(before, redaction)
+    async def _applies(self, redaction: Event, target: Event, state_before: Snapshot) -> bool:
+        state = await self._room.auth_state(state_before, redaction)
         create = state.get(event_types.CREATE_KEY)
         if create is None:
             return False
@@ -262,33 +287,35 @@ class Intake:
 
     def _fills_gap(self, event_id: EventID) -> bool:
         return event_id in self._gaps or any(
-            event_id in one.missing for one in self._growing.under_way()
+            event_id in pending.missing_prev_events for pending in self._room.list_pending()
         )
 
-    def has_place(self, event_id: EventID) -> bool:
-        """Tell whether the state before an event is known, that was looked up."""
-        standing = self._growing.standing(event_id)
-        return standing is not None and standing.has_place
+    def has_state_before(self, event_id: EventID) -> bool:
+        """Return whether the state before a loaded event is known."""
+        known = self._room.get_known(event_id)
+        return known is not None and known.has_state_before
 
     def _lacks_auth_events(self, event: Event) -> bool:
-        gone = [each for each in event.auth_events if self._growing.standing(each) is None]
-        self.missing_auth_events.update(gone)
-        return bool(gone)
+        missing = [each for each in event.auth_events if self._room.get_known(each) is None]
+        self.missing_auth_events.update(missing)
+        return bool(missing)
 
 
-def own_changes(event: Event) -> dict[StateKey, Event | None]:
-    """Give what an event sets in the state after it."""
+def own_entry(event: Event) -> dict[StateKey, Event | None]:
+    """Return the state entry that an event sets; empty for events that are not state."""
     return {} if event.state_key is None else {(event.type, event.state_key): event}
 
 
-def state_changes(before: RoomHead, changes: Mapping[StateKey, Event | None]) -> tuple[Change, ...]:
-    """List what became another in the current state of a room."""
+def state_changes(
+    before: RoomHead, changes: Mapping[StateKey, Event | None]
+) -> tuple[StateEntryChange, ...]:
+    """Return the changed entries of a room's current state."""
     return tuple(_change(before, key, event) for key, event in changes.items())
 
 
-def _change(before: RoomHead, key: StateKey, event: Event | None) -> Change:
+def _change(before: RoomHead, key: StateKey, event: Event | None) -> StateEntryChange:
     is_member = key[0] == event_types.MEMBER
-    return Change(
+    return StateEntryChange(
         *key,
         None if event is None else event.event_id,
         None if event is None else membership_of(event),

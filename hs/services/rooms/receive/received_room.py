@@ -1,7 +1,17 @@
-"""A room while events of other servers are put into it: stored, on their way, and just placed.
+"""A room while events of other servers are added to it: its stored, pending and new events.
 
-Belongs to one call that holds the room. Events that are placed are not handed over one by one but
-when the call ends, or before states are resolved, for which all must be on disk.
+Rules:
+
+- The object belongs to one call that holds the room. `head` is the room's head with the new
+  events added; the room itself changes in `submit_new` only.
+- New events are submitted together when the call ends, or earlier when states must be resolved:
+  the resolver reads events and auth chains from the database, so all events of the states must be
+  committed. The one exception is the event that is just being added, which the resolver is
+  passed.
+- The room may be dropped during every await (see `hot_rooms`). So every method that awaits ends
+  with a check, and nothing is computed from events that were never stored.
+- A known event without the state before it, an outlier, has to be committed before it can get
+  that state, as the update refers to its stream ID.
 """
 
 from collections import OrderedDict
@@ -18,62 +28,66 @@ from hs.core.ids import EventID
 from hs.core.stateres.conflict import Conflict, find_conflict
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead
 from hs.services.rooms.append.hot_rooms import HotRooms
-from hs.services.rooms.append.pending_events import Batch, NewRoom, Placed
+from hs.services.rooms.append.pending_events import EventBatch, NewRoomRow, PendingEvent
 from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_snapshots import Changes, Snapshot, StateMap
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import events
 
-MAX_REMEMBERED: Final = 256  # states kept of each room
+MAX_RECENT_STATES: Final = 256  # per room, of each kind
 
 
 @attrs.frozen(eq=False)
-class Standing:
-    """A known event: what it is held for, and whether it has a place in the graph.
+class KnownEvent:
+    """An event that is stored, pending or new, and its status.
 
-    `before` is the state before an event that is not on disk; of others `snapshot_id` names it.
+    `state_before` is set if the event is not committed yet; of stored events, `snapshot_id` names
+    it.
     """
 
     event: Event
-    status: Status
-    before: Snapshot | None = None
+    status: EventStatus
+    state_before: Snapshot | None = None
     snapshot_id: int | None = None
     redacted_by: EventID | None = None
     stream_id: int = 0
 
     @property
-    def has_place(self) -> bool:
-        """Tell whether the state before the event is known."""
-        return self.before is not None or self.snapshot_id is not None
+    def has_state_before(self) -> bool:
+        """Whether the state before the event is known: it is not an outlier."""
+        return self.state_before is not None or self.snapshot_id is not None
 
     @property
-    def counting(self) -> Event:
-        """Give the event as it counts in the room: without what a redaction took."""
+    def effective_event(self) -> Event:
+        """The event as the rules see it: redacted, if a redaction applies to it."""
         return self.event if self.redacted_by is None else redact(self.event)
 
 
 @attrs.define(eq=False)
-class StateMemory:
-    """States in a room that were worked out lately; dropped together with the HotRoom."""
+class RecentStates:
+    """Recently computed states of a room; dropped together with its HotRoom.
+
+    `after` maps an event to the state after it, `resolved` a set of states to their resolution.
+    """
 
     after: OrderedDict[EventID, Snapshot] = attrs.Factory(OrderedDict)
     resolved: OrderedDict[frozenset[Snapshot], Snapshot] = attrs.Factory(OrderedDict)
 
     def trim(self) -> None:
-        """Forget the oldest."""
-        while len(self.after) > MAX_REMEMBERED:
+        """Drop the oldest entries."""
+        while len(self.after) > MAX_RECENT_STATES:
             self.after.popitem(last=False)
-        while len(self.resolved) > MAX_REMEMBERED:
+        while len(self.resolved) > MAX_RECENT_STATES:
             self.resolved.popitem(last=False)
 
 
 @attrs.frozen(eq=False)
 class RoomStores:
-    """Where a growing room finds what it asks for."""
+    """The stores that a ReceivedRoom reads and writes."""
 
     database: Database
     rooms: HotRooms
@@ -83,232 +97,236 @@ class RoomStores:
 
 
 @attrs.define(eq=False)
-class GrowingRoom:
-    """One held room; `head` is its end, the events in `fresh` counted in.
+class ReceivedRoom:
+    """A held room and the events that are being added to it.
 
-    Every method that waits ends with a check that the room is still what will be on disk.
-    Raises, from all of them: RoomDropped; NotCommitted.
+    All methods that await raise RoomDropped or NotCommitted if a commit of the room failed.
     """
 
     room: HotRoom
     _stores: RoomStores
-    _memory: StateMemory
+    _states: RecentStates
     head: RoomHead
-    fresh: list[Placed] = attrs.Factory(list)
-    new_room: NewRoom | None = None
-    batches: list[Batch] = attrs.Factory(list)
-    _entering: Event | None = None
-    _known: dict[EventID, Standing | None] = attrs.Factory(dict)
+    new_events: list[PendingEvent] = attrs.Factory(list)
+    new_room: NewRoomRow | None = None
+    batches: list[EventBatch] = attrs.Factory(list)
+    _event_being_added: Event | None = None
+    _known: dict[EventID, KnownEvent | None] = attrs.Factory(dict)
 
-    async def look_up(self, event_ids: Iterable[EventID]) -> None:
-        """Find out how events stand, for `standing` to tell."""
-        wanted = []
+    async def load(self, event_ids: Iterable[EventID]) -> None:
+        """Load events, for `get_known`."""
+        unknown = []
         for event_id in event_ids:
             if event_id in self._known:
                 continue
             pending = self.room.pending.get(event_id)
             if pending is None:
-                wanted.append(event_id)
+                unknown.append(event_id)
             else:
-                self._note(pending)
-        if not wanted:
+                self._record(pending)
+        if not unknown:
             return
-        found = await self._stores.events.get(wanted)
-        self._stores.rooms.check(self.room)
-        for event_id in wanted:
-            stored = found.get(event_id)
+        stored_events = await self._stores.events.get(unknown)
+        self._stores.rooms.check_not_dropped(self.room)
+        for event_id in unknown:
+            stored = stored_events.get(event_id)
             self._known[event_id] = (
                 None
                 if stored is None
-                else Standing(
+                else KnownEvent(
                     stored.event,
-                    Status(stored.status),
+                    EventStatus(stored.status),
                     snapshot_id=stored.snapshot_id,
                     redacted_by=stored.redacted_by,
                     stream_id=stored.stream_id,
                 )
             )
 
-    def standing(self, event_id: EventID) -> Standing | None:
-        """Tell how an event stands that was looked up; None if it is not known."""
+    def get_known(self, event_id: EventID) -> KnownEvent | None:
+        """Return a loaded event; None if it is not known."""
         return self._known.get(event_id)
 
-    async def settled_standing(self, event_id: EventID) -> Standing | None:
-        """Tell how an event stands; one that is known without a place is on disk then."""
-        standing = (await self.standings([event_id])).get(event_id)
-        if standing is not None and not standing.has_place and not standing.stream_id:
-            await self.settle()
+    async def find_settled(self, event_id: EventID) -> KnownEvent | None:
+        """Load and return an event; if it is an outlier, it is committed by then."""
+        known = (await self.find_known([event_id])).get(event_id)
+        if known is not None and not known.has_state_before and not known.stream_id:
+            await self.wait_until_committed()
             del self._known[event_id]
-            standing = (await self.standings([event_id])).get(event_id)
-        return standing
+            known = (await self.find_known([event_id])).get(event_id)
+        return known
 
-    async def standings(self, event_ids: Collection[EventID]) -> dict[EventID, Standing]:
-        """Look events up, and give those that are known."""
-        await self.look_up(event_ids)
-        found = ((event_id, self._known.get(event_id)) for event_id in event_ids)
-        return {event_id: one for event_id, one in found if one is not None}
+    async def find_known(self, event_ids: Collection[EventID]) -> dict[EventID, KnownEvent]:
+        """Load events; return those that are known."""
+        await self.load(event_ids)
+        known = ((event_id, self._known.get(event_id)) for event_id in event_ids)
+        return {event_id: event for event_id, event in known if event is not None}
 
-    def add(self, placed: Placed, head: RoomHead) -> None:
-        """Put an event in, after which the room ends in `head`."""
-        self.fresh.append(placed)
+    def add(self, pending: PendingEvent, head: RoomHead) -> None:
+        """Add an event, after which the room's head is `head`."""
+        self.new_events.append(pending)
         self.head = head
-        self._entering = None
-        self._note(placed)
+        self._event_being_added = None
+        self._record(pending)
 
-    def introduce(self, placed: Placed, after: Snapshot) -> None:
-        """Make an event known that is about to be added, and the state after it."""
-        self._note(placed)
-        self._entering = placed.event
-        self.remember_after(placed.event.event_id, after)
+    def announce(self, pending: PendingEvent, state_after: Snapshot) -> None:
+        """Record an event that is about to be added, and the state after it."""
+        self._record(pending)
+        self._event_being_added = pending.event
+        self.remember_state_after(pending.event.event_id, state_after)
 
-    def under_way(self) -> list[Placed]:
-        """List the room's events that are not on disk."""
-        return [*self.room.pending.values(), *self.fresh]
+    def list_pending(self) -> list[PendingEvent]:
+        """Return the room's events that are not committed."""
+        return [*self.room.pending.values(), *self.new_events]
 
-    def hand_over(self) -> None:
-        """Have what was added written."""
-        if self.fresh:
-            batch = self._stores.rooms.submit(self.room, self.fresh, self.head, self.new_room)
+    def submit_new(self) -> None:
+        """Submit the new events to be committed."""
+        if self.new_events:
+            batch = self._stores.rooms.submit(self.room, self.new_events, self.head, self.new_room)
             self.batches.append(batch)
-            self.fresh = []
+            self.new_events = []
             self.new_room = None
 
-    async def settle(self) -> None:
-        """Have everything of the room on disk."""
-        self.hand_over()
-        for one in list(self.room.pending.values()):
-            if one.batch is not None:
-                await one.batch.wait()
-        self._stores.rooms.check(self.room)
+    async def wait_until_committed(self) -> None:
+        """Submit the new events and wait until the whole room is committed."""
+        self.submit_new()
+        for pending in list(self.room.pending.values()):
+            if pending.batch is not None:
+                await pending.batch.wait()
+        self._stores.rooms.check_not_dropped(self.room)
 
     async def auth_state(self, snapshot: Snapshot, event: Event) -> dict[StateKey, Event]:
-        """Give what the auth rules look at for an event, of some state."""
+        """Return the entries of a state that authorize an event."""
         keys = auth_state_types(
             event.rules, event.type, event.sender, event.state_key, event.content
         )
         if snapshot is self.head.snapshot:
-            await self._bring_into_head(keys)
+            await self._load_into_head(keys)
             return {key: self.head.events[key] for key in keys if key in self.head.events}
         ids = {key: snapshot.map[key] for key in keys if key in snapshot.map}
-        found = await self.standings(ids.values())
-        return {key: found[one].counting for key, one in ids.items() if one in found}
+        known = await self.find_known(ids.values())
+        return {key: known[each].effective_event for key, each in ids.items() if each in known}
 
-    async def _bring_into_head(self, keys: Sequence[StateKey]) -> None:
+    async def _load_into_head(self, keys: Sequence[StateKey]) -> None:
         ids = {
             self.head.snapshot.map[key]
             for key in keys
             if key in self.head.snapshot.map and key not in self.head.events
         }
         if ids:
-            found = await self.standings(ids)
-            self.head = self.head.with_events(one.counting for one in found.values())
+            known = await self.find_known(ids)
+            self.head = self.head.with_events(event.effective_event for event in known.values())
 
     async def state_before(self, event: Event) -> Snapshot:
-        """Give the state before an event, all of whose prev_events have a place."""
-        cited = set(event.prev_events)
-        if not cited:
+        """Return the state before an event; none of its prev_events may be an outlier."""
+        prev_events = set(event.prev_events)
+        if not prev_events:
             return state_snapshots.empty()
-        if cited == {one.event_id for one in self.head.extremities}:
+        if prev_events == {end.event_id for end in self.head.extremities}:
             return self.head.snapshot
-        return await self.resolve([await self.state_after(one) for one in sorted(cited)])
+        return await self.resolve([await self.state_after(each) for each in sorted(prev_events)])
 
-    async def state_before_known(self, standing: Standing) -> Snapshot:
-        """Give the state before an event that has a place."""
-        if standing.before is not None:
-            return standing.before
-        assert standing.snapshot_id is not None
-        snapshot = await self._stores.states.snapshot(standing.snapshot_id)
-        self._stores.rooms.check(self.room)
+    async def load_state_before(self, known: KnownEvent) -> Snapshot:
+        """Return the state before a known event that is not an outlier."""
+        if known.state_before is not None:
+            return known.state_before
+        assert known.snapshot_id is not None
+        snapshot = await self._stores.states.snapshot(known.snapshot_id)
+        self._stores.rooms.check_not_dropped(self.room)
         return snapshot
 
     async def state_after(self, event_id: EventID) -> Snapshot:
-        """Give the state after an event that has a place."""
-        if [one.event_id for one in self.head.extremities] == [event_id]:
+        """Return the state after a known event that is not an outlier."""
+        if [end.event_id for end in self.head.extremities] == [event_id]:
             return self.head.snapshot
-        known = self._memory.after.get(event_id)
-        if known is not None:
-            return known
-        standing = (await self.standings([event_id]))[event_id]
-        after = await self.state_before_known(standing)
-        event = standing.event
-        if event.state_key is not None and standing.status != Status.REJECTED:
+        cached = self._states.after.get(event_id)
+        if cached is not None:
+            return cached
+        known = (await self.find_known([event_id]))[event_id]
+        after = await self.load_state_before(known)
+        event = known.event
+        if event.state_key is not None and known.status != EventStatus.REJECTED:
             after = after.after({(event.type, event.state_key): event_id})
-        self.remember_after(event_id, after)
+        self.remember_state_after(event_id, after)
         return after
 
-    def remember_after(self, event_id: EventID, snapshot: Snapshot) -> None:
-        """Keep the state after an event at hand."""
-        self._memory.after[event_id] = snapshot
-        self._memory.trim()
+    def remember_state_after(self, event_id: EventID, snapshot: Snapshot) -> None:
+        """Cache the state after an event."""
+        self._states.after[event_id] = snapshot
+        self._states.trim()
 
     async def resolve(self, states: Iterable[Snapshot]) -> Snapshot:
-        """Bring states together."""
-        different = frozenset(states)
-        if len(different) == 1:
-            return next(iter(different))
-        known = self._memory.resolved.get(different)
-        if known is not None:
-            return known
-        ordered = sorted(different, key=lambda one: one is not self.head.snapshot)
-        maps = [one.map for one in ordered]
+        """Return the resolved state of several states."""
+        distinct = frozenset(states)
+        if len(distinct) == 1:
+            return next(iter(distinct))
+        cached = self._states.resolved.get(distinct)
+        if cached is not None:
+            return cached
+        ordered = sorted(distinct, key=lambda snapshot: snapshot is not self.head.snapshot)
+        maps = [snapshot.map for snapshot in ordered]
         conflict = find_conflict(maps)
         if conflict.conflicted:
-            await self.settle()
+            await self.wait_until_committed()
         result = await self._stores.resolver.resolve(
-            self.room.rules, conflict, maps, self._entering
+            self.room.rules, conflict, maps, self._event_being_added
         )
-        self._stores.rooms.check(self.room)
-        base, changes = _nearest(ordered, result, conflict)
+        self._stores.rooms.check_not_dropped(self.room)
+        base, changes = _nearest_state(ordered, result, conflict)
         resolved = base.after(changes)
-        self._memory.resolved[different] = resolved
-        self._memory.trim()
+        self._states.resolved[distinct] = resolved
+        self._states.trim()
         return resolved
 
     async def changes_to(self, state: Snapshot) -> dict[StateKey, Event | None]:
-        """Give what makes another state of the current one."""
-        differing = difference(self.head.snapshot.map, state.map)
-        ids = {event_id for event_id in differing.values() if event_id is not None}
-        found = await self.standings(ids)
+        """Return the changes that turn the current state into `state`."""
+        changed_ids = state_difference(self.head.snapshot.map, state.map)
+        ids = {event_id for event_id in changed_ids.values() if event_id is not None}
+        known = await self.find_known(ids)
         return {
-            key: None if event_id is None else found[event_id].counting
-            for key, event_id in differing.items()
+            key: None if event_id is None else known[event_id].effective_event
+            for key, event_id in changed_ids.items()
         }
 
-    def snapshot_of(self, entries: Mapping[StateKey, EventID]) -> Snapshot:
-        """Give a state that was told by others, as changes of the current one."""
-        return self.head.snapshot.after(difference(self.head.snapshot.map, entries))
+    def snapshot_from(self, entries: Mapping[StateKey, EventID]) -> Snapshot:
+        """Return a snapshot of a state received from another server.
 
-    async def notes_of(
+        It is stored as changes to the current state.
+        """
+        return self.head.snapshot.after(state_difference(self.head.snapshot.map, entries))
+
+    async def load_gaps_and_redactions(
         self, event_ids: Sequence[EventID]
     ) -> tuple[frozenset[EventID], dict[EventID, list[EventID]]]:
-        """Tell which of some unknown events are lacking, and which have redactions here."""
-        notes = await self._stores.database.read(_read_notes, event_ids)
-        self._stores.rooms.check(self.room)
-        return notes
+        """Return which events are backward extremities, and the stored redactions of each."""
+        gaps_and_redactions = await self._stores.database.read(_read_gaps_and_redactions, event_ids)
+        self._stores.rooms.check_not_dropped(self.room)
+        return gaps_and_redactions
 
-    def _note(self, placed: Placed) -> None:
-        event = placed.event
-        self._known[event.event_id] = Standing(
-            event, placed.status, placed.before, redacted_by=placed.redacted_by
+    def _record(self, pending: PendingEvent) -> None:
+        event = pending.event
+        self._known[event.event_id] = KnownEvent(
+            event, pending.status, pending.state_before, redacted_by=pending.redacted_by
         )
-        target = None if placed.redacts is None else self._known.get(placed.redacts)
+        target = None if pending.redacts is None else self._known.get(pending.redacts)
         if target is not None:
             redacted = attrs.evolve(target, redacted_by=event.event_id)
             self._known[target.event.event_id] = redacted
 
 
-async def _read_notes(
+async def _read_gaps_and_redactions(
     tx: Tx, event_ids: Sequence[EventID]
 ) -> tuple[frozenset[EventID], dict[EventID, list[EventID]]]:
     redactions: dict[EventID, list[EventID]] = {}
     for target, redaction_id, _ in await events.redactions_of(tx, event_ids):
         redactions.setdefault(EventID(target), []).append(EventID(redaction_id))
-    lacking = await events.lacking_among(tx, event_ids)
-    return frozenset(EventID(one) for one in lacking), redactions
+    gaps = await events.lacking_among(tx, event_ids)
+    return frozenset(EventID(each) for each in gaps), redactions
 
 
-def difference(old: StateMap, new: Mapping[StateKey, EventID]) -> dict[StateKey, EventID | None]:
-    """Give what makes one state of another; None where an entry is gone."""
+def state_difference(
+    old: StateMap, new: Mapping[StateKey, EventID]
+) -> dict[StateKey, EventID | None]:
+    """Return the entries to set in `old` to obtain `new`; None where an entry is removed."""
     if old is new:
         return {}
     changes: dict[StateKey, EventID | None] = {
@@ -319,17 +337,15 @@ def difference(old: StateMap, new: Mapping[StateKey, EventID]) -> dict[StateKey,
     return changes
 
 
-def _nearest(
+def _nearest_state(
     states: Sequence[Snapshot], result: StateMap, conflict: Conflict
 ) -> tuple[Snapshot, Changes]:
-    """Choose the state from which the resolved one is stored with the fewest changes."""
-    contested = {key for key in result if key not in conflict.unconflicted}
-    contested.update(conflict.conflicted)
+    """Return the state that differs least from the resolved one, and the changes to it."""
+    keys = {key for key in result if key not in conflict.unconflicted}
+    keys.update(conflict.conflicted)
     best: tuple[Snapshot, Changes] | None = None
     for state in states:
-        changes = {
-            key: result.get(key) for key in contested if state.map.get(key) != result.get(key)
-        }
+        changes = {key: result.get(key) for key in keys if state.map.get(key) != result.get(key)}
         if best is None or len(changes) < len(best[1]):
             best = (state, changes)
     assert best is not None

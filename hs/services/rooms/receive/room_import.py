@@ -1,6 +1,14 @@
-"""Beginning a room with one event and the state before it, as another server tells it.
+"""Import a room from another server: one event, the state before it and its auth chain.
 
-A room that is here already, from a time when our users were in it, begins anew.
+Rules:
+
+- The state and its auth chain are stored as outliers; those that fail their checks are left out.
+- The event must be allowed by its auth events and by the imported state, else the import fails.
+- A room that is stored already, from a time when local users were in it, is imported again: the
+  imported state replaces the current state, and the event becomes the only forward extremity. What
+  was stored stays as history, with a gap in between: prev_events of the event that are not stored
+  with their state become backward extremities.
+- If the event is stored already with the state before it, nothing changes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,92 +22,102 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.format import create_event_id_of
 from hs.core.ids import EventID
-from hs.services.rooms.append.hot_room import HotRoom, extremity, first_head
-from hs.services.rooms.append.pending_events import NewRoom, Placed
-from hs.services.rooms.receive.event_receiver import Outcome, Verdict
+from hs.services.rooms.append.hot_room import HotRoom, extremity, head_before_create
+from hs.services.rooms.append.pending_events import NewRoomRow, PendingEvent
+from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict
 from hs.services.rooms.receive.graph_order import auth_order
-from hs.services.rooms.receive.pdu_processing import Intake, own_changes, state_changes
-from hs.services.rooms.receive.received_room import GrowingRoom
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.receive.pdu_processing import PduProcessor, own_entry, state_changes
+from hs.services.rooms.receive.received_room import ReceivedRoom
+from hs.services.rooms.store.stored_event import EventStatus
 
-_DEFAULT_VERSION: Final = "1"  # of create events that name none
+_DEFAULT_ROOM_VERSION: Final = "1"  # of create events without `room_version`
 
 
 @attrs.frozen(eq=False)
-class Seed:
-    """What a room begins with; `beside` are the events of the state and their auth chains."""
+class RoomImport:
+    """The event, the state before it, and as `outliers` the state and auth chain events."""
 
     event: Event
     create: Event
     state: Mapping[StateKey, EventID]
-    beside: Sequence[Event]
+    outliers: Sequence[Event]
 
     @property
     def empty_room(self) -> Callable[[], HotRoom]:
-        """Give what makes the room, should it not be here."""
+        """Constructor of the hot room, if it is not stored here."""
         create = self.create
-        return lambda: HotRoom(create.room_id, create, first_head(create))
+        return lambda: HotRoom(create.room_id, create, head_before_create(create))
 
 
-def seed_of(event: Event, state: Sequence[Event], beside: Sequence[Event]) -> Seed:
-    """Make a seed of events that passed the checks which look at nothing but themselves.
+def check_room_import(
+    event: Event, state: Sequence[Event], state_and_auth_chain: Sequence[Event]
+) -> RoomImport:
+    """Build a RoomImport from events that passed the checks of `pdu_checks`.
 
-    Raises: Forbidden, if they are no room of the event's room version.
+    Raises: Forbidden, if the state is not one of a room with this ID and version.
     """
-    entries = {(one.type, one.state_key): one for one in state if one.state_key is not None}
+    entries = {(each.type, each.state_key): each for each in state if each.state_key is not None}
     create = entries.get(event_types.CREATE_KEY)
     if create is None:
         raise Forbidden("The state has no create event")
-    if create.content.get("room_version", _DEFAULT_VERSION) != event.rules.identifier:
-        raise Forbidden("The create event is of another room version")
+    if create.content.get("room_version", _DEFAULT_ROOM_VERSION) != event.rules.identifier:
+        raise Forbidden("The create event has a different room version")
     if event.rules.room_id_is_create_hash and create.event_id != create_event_id_of(event.room_id):
-        raise Forbidden("The create event is of another room")
-    others = [one for one in beside if one.event_id != event.event_id]
-    ids = {key: one.event_id for key, one in entries.items() if one.event_id != event.event_id}
-    return Seed(event, create, ids, others)
+        raise Forbidden("The create event belongs to another room")
+    outliers = [each for each in state_and_auth_chain if each.event_id != event.event_id]
+    state_ids = {
+        key: each.event_id for key, each in entries.items() if each.event_id != event.event_id
+    }
+    return RoomImport(event, create, state_ids, outliers)
 
 
-async def plant(growing: GrowingRoom, seed: Seed) -> Verdict:
-    """Begin a room with a seed.
+async def import_room(room: ReceivedRoom, room_import: RoomImport) -> PduVerdict:
+    """Import a held room.
 
     Raises: Forbidden, if the state does not allow the event.
     """
-    event = seed.event
-    if growing.room.create.event_id != seed.create.event_id:
-        raise Forbidden("The room was created by another event")
-    intake = Intake(growing, {})
-    standing = await growing.settled_standing(event.event_id)
-    if standing is not None and standing.has_place:
-        return Verdict(event.event_id, Outcome.KNOWN)
-    if not growing.head.extremities:
-        growing.new_room = NewRoom(event.rules.identifier, seed.create.sender)
-    await growing.look_up(
-        {each for one in (event, *seed.beside) for each in (one.event_id, *one.auth_events)}
+    event = room_import.event
+    if room.room.create.event_id != room_import.create.event_id:
+        raise Forbidden("The room was created by a different event")
+    processor = PduProcessor(room, {})
+    known = await room.find_settled(event.event_id)
+    if known is not None and known.has_state_before:
+        return PduVerdict(event.event_id, PduOutcome.KNOWN)
+    if not room.head.extremities:
+        room.new_room = NewRoomRow(event.rules.identifier, room_import.create.sender)
+    await room.load(
+        {
+            event_id
+            for each in (event, *room_import.outliers)
+            for event_id in (each.event_id, *each.auth_events)
+        }
     )
-    for one in auth_order(seed.beside):
-        await intake.keep_beside(one)
-    old = growing.head
-    found = await growing.standings(list(seed.state.values()))
+    for outlier in auth_order(room_import.outliers):
+        await processor.store_outlier(outlier)
+    old = room.head
+    known_state = await room.find_known(list(room_import.state.values()))
     state = {
         key: each
-        for key, each in seed.state.items()
-        if each in found and found[each].status != Status.REJECTED
+        for key, each in room_import.state.items()
+        if each in known_state and known_state[each].status != EventStatus.REJECTED
     }
-    changes = await growing.changes_to(growing.snapshot_of(state))
-    head = growing.head.with_state(changes, growing.room.create)
-    refusal = await intake.refusal(event, head.snapshot)
-    if refusal is not None:
-        raise Forbidden(refusal)
-    await growing.look_up(event.prev_events)
-    own = own_changes(event)
-    placed = Placed(
+    changes = await room.changes_to(room.snapshot_from(state))
+    head = room.head.with_state(changes, room.room.create)
+    rejection = await processor.rejection_reason(event, head.snapshot)
+    if rejection is not None:
+        raise Forbidden(rejection)
+    await room.load(event.prev_events)
+    own = own_entry(event)
+    pending = PendingEvent(
         event,
         head.snapshot,
         state_changes(old, {**changes, **own}),
-        plain=False,
-        missing=tuple(each for each in event.prev_events if not intake.has_place(each)),
-        outlier_id=None if standing is None else standing.stream_id,
+        only_own_entry=False,
+        missing_prev_events=tuple(
+            each for each in event.prev_events if not processor.has_state_before(each)
+        ),
+        outlier_id=None if known is None else known.stream_id,
     )
-    after = head.with_state(own, growing.room.create)
-    growing.add(placed, after.with_extremities((extremity(event),)))
-    return Verdict(event.event_id, Outcome.ACCEPTED)
+    after = head.with_state(own, room.room.create)
+    room.add(pending, after.with_extremities((extremity(event),)))
+    return PduVerdict(event.event_id, PduOutcome.ACCEPTED)

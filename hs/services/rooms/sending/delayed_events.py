@@ -1,7 +1,19 @@
-"""Events to be sent later: what users schedule, restart, cancel and ask about.
+"""Delayed events: schedule, restart, cancel, send and list them.
 
-What is scheduled is a row; a duty of one process sends it when its time has come. Here is what
-any process does with the rows, and the sending itself, which may be tried again without harm.
+Rules:
+
+- A delayed event is a row. A duty of one process sends it when its time has come; all other
+  operations run in any process.
+- Every change of its status is one conditional UPDATE. Whoever sends an event takes its row first;
+  from then on it can neither be cancelled nor restarted, nor be taken by another request. A request
+  whose UPDATE matches no row reads the outcome and reports it.
+- If a process ends after taking a row, the duty takes the row again after a while. Sending the same
+  row twice yields one event: `delay_id` is the transaction ID, under a device ID that no real
+  device has.
+- If an explicit send fails, the row is released and stays scheduled. If the duty's attempt fails,
+  the error is final, unless it may be temporary: server errors and rate limits are tried again.
+- New and changed times are announced to the duty, which otherwise sleeps until the next event is
+  due.
 
 Spec: MSC4140.
 """
@@ -39,44 +51,44 @@ from hs.storage.rooms.delayed_events import DelayedRecord as DelayedRecord
 from hs.storage.rooms.delayed_events import TooMany
 
 CACHE_NAME: Final = "delayed_events"
-MAX_SCHEDULED: Final = 100  # of one user
+MAX_SCHEDULED: Final = 100  # per user
 MAX_CONTENT_BYTES: Final = 65_536
-FINISHED_SHOWN: Final = 1000
+MAX_FINISHED: Final = 1000
 
 
 class SendRates(Protocol):
-    """Limits how often a user sends."""
+    """Rate limits on sending."""
 
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Count one. Raises: LimitExceeded."""
+        """Count one event. Raises: LimitExceeded."""
 
 
-class NotDelayed(MatrixError):
-    """This server delays no events."""
+class DelayedEventsDisabled(MatrixError):
+    """Delayed events are disabled on this server."""
 
     def __init__(self) -> None:
-        # To send the event at once would be the worst answer to a client that wants it later.
-        super().__init__("M_FORBIDDEN", 403, "This server does not delay events")
+        # An error, because sending the event at once would be worse than not sending it.
+        super().__init__("M_FORBIDDEN", 403, "Delayed events are disabled on this server")
 
 
 class DelayTooLong(MatrixError):
     """The delay is longer than this server allows."""
 
-    def __init__(self, most_ms: int) -> None:
+    def __init__(self, max_delay_ms: int) -> None:
         super().__init__(
             "M_FORBIDDEN",
             403,
-            f"An event can be delayed by {most_ms} ms at most",
-            max_delay=most_ms,
+            f"The delay must not be longer than {max_delay_ms} ms",
+            max_delay=max_delay_ms,
             **{
                 "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
-                "org.matrix.msc4140.max_delay": most_ms,
+                "org.matrix.msc4140.max_delay": max_delay_ms,
             },
         )
 
 
-class AlreadyOver(MatrixError):
-    """What came of the delayed event is not what is asked for."""
+class DelayedEventFinished(MatrixError):
+    """The delayed event has already been sent, cancelled or failed."""
 
     def __init__(self, message: str) -> None:
         super().__init__("M_UNKNOWN", 409, message)
@@ -84,7 +96,7 @@ class AlreadyOver(MatrixError):
 
 @attrs.frozen
 class Wanted:
-    """An event to be sent later; `origin_server_ts` is for application services."""
+    """A request to schedule an event; `origin_server_ts` is for application services."""
 
     type: str
     content: JsonObject
@@ -96,7 +108,7 @@ class Wanted:
 
 @attrs.frozen(eq=False, kw_only=True)
 class DelayedEvents:
-    """Schedules events; `longest_ms` None: none at all."""
+    """Schedules events; disabled if `longest_ms` is None."""
 
     database: Database
     clock: Clock
@@ -105,71 +117,73 @@ class DelayedEvents:
     announcements: MemoryWriter[CacheRow]
     longest_ms: int | None
 
-    async def schedule(self, requester: Requester, room_id: RoomID, wanted: Wanted) -> str:
-        """Have an event sent later; give the ID of its delay.
+    async def schedule(self, requester: Requester, room_id: RoomID, request: Wanted) -> str:
+        """Schedule an event; return its delay ID. Idempotent by the transaction ID.
 
-        Idempotent by the transaction ID.
-        Raises: NotDelayed, DelayTooLong, InvalidParam, TooLarge, LimitExceeded, UserSuspended,
-        ConsentNotGiven.
+        Raises: DelayedEventsDisabled, DelayTooLong, InvalidParam, TooLarge, LimitExceeded,
+            UserSuspended, ConsentNotGiven.
         """
         if self.longest_ms is None:
-            raise NotDelayed
-        if wanted.type != event_types.REDACTION:
-            # Only here it is known whether the terms are agreed to; a redaction needs no consent
-            # if it is of one's own event, which is found out when it is sent.
+            raise DelayedEventsDisabled
+        if request.type != event_types.REDACTION:
+            # Consent is known here only, not when the event is sent. Redactions of the user's own
+            # events do not need it; they are checked when they are sent.
             check_may_act(requester)
-        if wanted.state_key is not None:
-            check_may_be_state(wanted.type)
-        if wanted.delay_ms <= 0:
-            raise InvalidParam("The delay must be a positive number of milliseconds")
-        if wanted.delay_ms > self.longest_ms:
+        if request.state_key is not None:
+            check_may_be_state(request.type)
+        if request.delay_ms <= 0:
+            raise InvalidParam("delay must be a positive number of milliseconds")
+        if request.delay_ms > self.longest_ms:
             raise DelayTooLong(self.longest_ms)
-        check_canonical(wanted.content)
-        content = orjson.dumps(wanted.content)
+        check_canonical(request.content)
+        content = orjson.dumps(request.content)
         if len(content) > MAX_CONTENT_BYTES:
-            raise TooLarge("The event is too large")
-        record = self._record(requester, room_id, wanted, content)
+            raise TooLarge(f"content must not be larger than {MAX_CONTENT_BYTES} bytes")
+        record = self._record(requester, room_id, request, content)
         try:
-            kept = await self.database.write(storage.schedule, record, MAX_SCHEDULED)
+            result = await self.database.write(storage.schedule, record, MAX_SCHEDULED)
         except UniqueViolation:
-            # The same request came twice at once; the other one's is there now.
-            kept = await self.database.write(storage.schedule, record, MAX_SCHEDULED)
-        if isinstance(kept, TooMany):
-            wait_ms = max(kept.next_ms - self.clock.now_ms(), 1)
+            # An equal request ran at the same time; now its row exists.
+            result = await self.database.write(storage.schedule, record, MAX_SCHEDULED)
+        if isinstance(result, TooMany):
+            wait_ms = max(result.next_ms - self.clock.now_ms(), 1)
             raise LimitExceeded(
                 f"No more than {MAX_SCHEDULED} events can be scheduled at once",
                 retry_after_ms=math.ceil(wait_ms / 1000) * 1000,
             )
-        self._announce(record.send_ms, *(() if wanted.state_key is None else (room_id,)))
-        return kept
+        self._announce(record.send_ms, *(() if request.state_key is None else (room_id,)))
+        return result
 
     async def restart(self, requester: Requester | None, delay_id: str) -> None:
-        """Begin a delay anew. Raises: NotFound, AlreadyOver."""
+        """Restart a delay. Raises: NotFound, DelayedEventFinished."""
         record = await self.get(requester, delay_id)
         now_ms = self.clock.now_ms()
         if not await self.database.write(storage.restart, delay_id, now_ms):
-            raise AlreadyOver("The delayed event is not scheduled any more")
+            raise DelayedEventFinished("The delayed event is no longer scheduled")
         self._announce(now_ms + record.delay_ms)
 
     async def cancel(self, requester: Requester | None, delay_id: str) -> None:
-        """Have a delayed event never sent. Raises: NotFound, AlreadyOver, if it was."""
+        """Cancel a delayed event; idempotent.
+
+        Raises: NotFound; DelayedEventFinished, if it was sent.
+        """
         await self.get(requester, delay_id)
         if await self.database.write(storage.cancel, delay_id, self.clock.now_ms()):
             return
         record = await self.get(requester, delay_id)
         if record.status != storage.OVER or record.event_id is not None:
-            raise AlreadyOver("The delayed event was sent")
+            raise DelayedEventFinished("The delayed event has already been sent")
 
     async def send(self, requester: Requester | None, delay_id: str) -> None:
-        """Send a delayed event now; if that fails, it stays scheduled.
+        """Send a delayed event now; idempotent. If that fails, it stays scheduled.
 
-        Raises: NotFound, AlreadyOver, if it was cancelled; as sending.
+        Raises: NotFound; DelayedEventFinished, if it was cancelled; and as Sending does.
         """
         await self.get(requester, delay_id)
         if not await self.database.write(storage.take, delay_id, self.clock.now_ms()):
             record = await self.get(requester, delay_id)
             if record.status == storage.OVER and record.event_id is None:
-                raise AlreadyOver("The delayed event was cancelled")
+                raise DelayedEventFinished("The delayed event was cancelled")
             return
         record = await self.get(requester, delay_id)
         try:
@@ -181,29 +195,30 @@ class DelayedEvents:
         await self._finish(delay_id, event_id, None)
 
     async def get(self, requester: Requester | None, delay_id: str) -> DelayedRecord:
-        """Give one; without a requester, to whoever knows its ID. Raises: NotFound."""
+        """Return a delayed event; without a requester, of any user. Raises: NotFound."""
         record = await self.database.read(storage.find, delay_id)
         if record is None or (requester is not None and record.user_id != requester.user_id):
-            raise NotFound("There is no such delayed event")
+            raise NotFound("Unknown delay_id")
         return record
 
     async def scheduled(self, requester: Requester) -> list[DelayedRecord]:
-        """List what a user has scheduled, the next first."""
+        """Return a user's scheduled events, the next first."""
         return await self.database.read(storage.of_user, requester.user_id)
 
     async def finished(self, requester: Requester) -> list[DelayedRecord]:
-        """List what came of a user's others lately, the latest first."""
-        return await self.database.read(storage.finished_of_user, requester.user_id, FINISHED_SHOWN)
+        """Return a user's finished events, the latest first."""
+        return await self.database.read(storage.finished_of_user, requester.user_id, MAX_FINISHED)
 
     async def send_taken(self, record: DelayedRecord) -> None:
-        """Send an event whose time has come, and note what came of it.
+        """Send a due event that the caller has taken, and record the result.
 
-        Raises: LimitExceeded, and MatrixError of 500 and more, when it is to be tried again.
+        Raises: LimitExceeded, and MatrixError with a status of 500 or more, if it should be tried
+            again.
         """
         try:
             event_id = await self._send(record)
         except MatrixError as error:
-            # That its user sends much else just now must not lose what ends a call of theirs.
+            # A rate limit must not lose the event, which may end a call of the user.
             if error.status >= 500 or isinstance(error, LimitExceeded):
                 raise
             await self._finish(record.delay_id, None, error)
@@ -211,28 +226,28 @@ class DelayedEvents:
             await self._finish(record.delay_id, event_id, None)
 
     def _record(
-        self, requester: Requester, room_id: RoomID, wanted: Wanted, content: bytes
+        self, requester: Requester, room_id: RoomID, request: Wanted, content: bytes
     ) -> DelayedRecord:
         now_ms = self.clock.now_ms()
-        massaged = requester.appservice_id is not None
+        is_appservice = requester.appservice_id is not None
         return DelayedRecord(
             delay_id=secrets.token_urlsafe(24),
             user_id=requester.user_id,
             device_id=requester.device_id or "",
-            scope=f"/rooms/{room_id}/delayed_event/{wanted.type}",
-            txn_id=wanted.txn_id,
+            scope=f"/rooms/{room_id}/delayed_event/{request.type}",
+            txn_id=request.txn_id,
             room_id=room_id,
-            type=wanted.type,
-            state_key=wanted.state_key,
+            type=request.type,
+            state_key=request.state_key,
             content=content,
-            origin_server_ts=wanted.origin_server_ts if massaged else None,
-            delay_ms=wanted.delay_ms,
+            origin_server_ts=request.origin_server_ts if is_appservice else None,
+            delay_ms=request.delay_ms,
             started_ms=now_ms,
-            send_ms=now_ms + wanted.delay_ms,
+            send_ms=now_ms + request.delay_ms,
         )
 
     async def _send(self, record: DelayedRecord) -> EventID:
-        """Send an event for its user; a repetition gives the same event."""
+        """Send an event on behalf of its user; a repetition returns the same event."""
         requester = await self._requester(record)
         self.rates.check("message", requester, "")
         room_id, content = RoomID(record.room_id), orjson.loads(record.content)
@@ -258,7 +273,7 @@ class DelayedEvents:
     async def _requester(self, record: DelayedRecord) -> Requester:
         user = await self.database.read(users.find_user, record.user_id)
         if user is None or user.is_deactivated:
-            raise Forbidden("The account is closed")
+            raise Forbidden("The account is deactivated")
         if user.is_locked:
             raise UserLocked("The account is locked")
         return Requester(
@@ -274,9 +289,9 @@ class DelayedEvents:
     async def _finish(
         self, delay_id: str, event_id: EventID | None, error: MatrixError | None
     ) -> None:
-        told = None if error is None else orjson.dumps(error.body())
+        error_body = None if error is None else orjson.dumps(error.body())
         now_ms = self.clock.now_ms()
-        await self.database.write(storage.finish, delay_id, event_id, told, now_ms)
+        await self.database.write(storage.finish, delay_id, event_id, error_body, now_ms)
 
     def _announce(self, send_ms: int, *rooms_of_state: RoomID) -> None:
         keys = (str(send_ms), *rooms_of_state)

@@ -1,6 +1,6 @@
-"""Sending messages, state and redactions for clients.
+"""Send messages, state events and redactions for clients.
 
-A plain message costs its draft and one call of the room's owner: nothing else is awaited.
+A plain message needs its draft and one call to the room's owner; nothing else is awaited.
 """
 
 import secrets
@@ -18,7 +18,7 @@ from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft, TxnKey
 from hs.services.rooms.membership.membership import RoomMembership
-from hs.services.rooms.sending.relation_checks import Relating, RelationChecks
+from hs.services.rooms.sending.relation_checks import RelatingEvent, RelationChecks
 from hs.services.rooms.store.event_store import EventStore
 
 UNREDACTABLE = frozenset({event_types.CREATE, event_types.SERVER_ACL})
@@ -26,9 +26,9 @@ UNREDACTABLE = frozenset({event_types.CREATE, event_types.SERVER_ACL})
 
 @attrs.frozen(eq=False, kw_only=True)
 class Sending:
-    """Sends events into rooms for clients.
+    """Sends events to rooms for clients.
 
-    `origin_server_ts` is for application services; others' is left to the clock.
+    `origin_server_ts` is used for application services only.
     """
 
     appender: RoomAppender
@@ -47,27 +47,27 @@ class Sending:
         txn_id: str | None = None,
         origin_server_ts: int | None = None,
     ) -> EventID:
-        """Send a message event; the same transaction ID again gives the same event.
+        """Send a message event; idempotent by the transaction ID.
 
         Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, Unknown.
         """
         if requester.shadow:
-            return _event_id_of_nothing()
+            return _fake_event_id()
         scope = f"/rooms/{room_id}/send/{event_type}"
         if event_type == event_types.REDACTION:
-            # Own events may be redacted by those who may do nothing else.
+            # Redacting one's own events is allowed in spite of account restrictions.
             return await self._redact_by_content(requester, room_id, content, scope, txn_id)
         check_may_act(requester)
         txn = _txn_key(requester, scope, txn_id)
         if "m.relates_to" in content:
-            relating = Relating(room_id, event_type, requester.user_id, content, txn)
+            relating = RelatingEvent(room_id, event_type, requester.user_id, content, txn)
             await self.relations.check(relating)
         draft = Draft(
             event_type,
             requester.user_id,
             content,
             txn=txn,
-            origin_server_ts=_chosen_time(requester, origin_server_ts),
+            origin_server_ts=_timestamp_of_appservice(requester, origin_server_ts),
         )
         return await self._append(room_id, draft)
 
@@ -82,21 +82,21 @@ class Sending:
         txn_id: str | None = None,
         origin_server_ts: int | None = None,
     ) -> EventID:
-        """Set an entry of the room's state; what is so already gives the event that made it so.
+        """Send a state event; if the state is the same already, return the existing event.
 
         Raises: Forbidden, BadJson, TooLarge, BadAlias, InvalidParam.
         """
         scope = f"/rooms/{room_id}/state/{event_type}/{state_key}"
         txn = _txn_key(requester, scope, txn_id)
         if event_type == event_types.MEMBER:
-            at_ms = _chosen_time(requester, origin_server_ts)
+            at_ms = _timestamp_of_appservice(requester, origin_server_ts)
             return await self.membership.set_member(
                 requester, room_id, state_key, content, at_ms, txn
             )
         check_may_act(requester)
         check_may_be_state(event_type)
         if requester.shadow:
-            return _event_id_of_nothing()
+            return _fake_event_id()
         if event_type == event_types.CANONICAL_ALIAS and state_key == "":
             await self.canonical_aliases.check(room_id, content)
         draft = Draft(
@@ -105,7 +105,7 @@ class Sending:
             content,
             state_key,
             txn=txn,
-            origin_server_ts=_chosen_time(requester, origin_server_ts),
+            origin_server_ts=_timestamp_of_appservice(requester, origin_server_ts),
             keep_if_same=True,
         )
         return await self._append(room_id, draft)
@@ -121,8 +121,8 @@ class Sending:
     ) -> EventID:
         """Redact an event; suspended users may redact their own.
 
-        Raises: Forbidden, also for what would break the room; InvalidParam for an event of
-        another room.
+        Raises: Forbidden, also for events that the room needs; InvalidParam, for an event of
+            another room.
         """
         content = {} if reason is None else {"reason": reason}
         scope = f"/rooms/{room_id}/redact/{event_id}"
@@ -139,10 +139,10 @@ class Sending:
     ) -> EventID:
         redacts = content.get("redacts")
         if not isinstance(redacts, str) or "\0" in redacts:
-            raise BadJson("A redaction needs `redacts`, an event ID")
-        rest = {key: content[key] for key in content if key != "redacts"}
+            raise BadJson("redacts must be an event ID")
+        own_content = {key: content[key] for key in content if key != "redacts"}
         txn = _txn_key(requester, scope, txn_id)
-        return await self._redact(requester, room_id, parse_event_id(redacts), rest, txn)
+        return await self._redact(requester, room_id, parse_event_id(redacts), own_content, txn)
 
     async def _redact(
         self,
@@ -164,16 +164,16 @@ class Sending:
         try:
             appended = await self.appender.append(room_id, [draft])
         except NotFound as error:
-            # Whether a room exists is nobody's business who is not in it.
+            # Do not reveal whether the room exists.
             raise Forbidden("You are not in this room") from error
         return appended[0].event_id
 
 
 def _check_target(event: Event, room_id: RoomID) -> None:
-    """Refuse what would break the room, though the rules of authorisation let a moderator do it.
+    """Reject redactions that would break the room, although the auth rules allow them.
 
-    Without its content a create event tells neither version nor type, nor who is kept out, and a
-    list of servers (m.room.server_acl) keeps out everybody. Raises: InvalidParam, Forbidden.
+    A redacted create event lacks the room version, the type and `m.federate`; a redacted
+    m.room.server_acl denies all servers. Raises: InvalidParam, Forbidden.
     """
     if event.room_id != room_id:
         raise InvalidParam("The event to redact is in another room")
@@ -182,13 +182,13 @@ def _check_target(event: Event, room_id: RoomID) -> None:
 
 
 def check_may_be_state(event_type: str) -> None:
-    """Refuse to set what is only ever a message.
+    """Raise InvalidParam for event types that cannot be state.
 
-    A redaction with a state key would name what it redacts and take nothing away.
-    Spec: client-server API, m.room.redaction, a message event. Raises: InvalidParam.
+    A redaction with a state key would refer to its target, but not redact it.
+    Spec: client-server API, m.room.redaction, a message event.
     """
     if event_type == event_types.REDACTION:
-        raise InvalidParam("Redactions are no state: they are sent")
+        raise InvalidParam("m.room.redaction cannot be a state event")
 
 
 def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | None:
@@ -197,13 +197,13 @@ def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | N
     return TxnKey(requester.user_id, requester.device_id or "", scope, txn_id)
 
 
-def _chosen_time(requester: Requester, origin_server_ts: int | None) -> int | None:
+def _timestamp_of_appservice(requester: Requester, origin_server_ts: int | None) -> int | None:
     if origin_server_ts is None or requester.appservice_id is None:
         return None
     if not 0 <= origin_server_ts <= MAX_INTEGER:
-        raise InvalidParam("ts is no time of an event")
+        raise InvalidParam("ts must be a non-negative integer less than 2^53")
     return origin_server_ts
 
 
-def _event_id_of_nothing() -> EventID:
+def _fake_event_id() -> EventID:
     return EventID(f"${secrets.token_urlsafe(32)}")

@@ -1,4 +1,4 @@
-"""What a client may not send because of what it relates to.
+"""Checks of the relations of events that clients send.
 
 Spec: client-server API, Avoiding duplicate annotations; Validation of `m.thread` relationships.
 """
@@ -18,8 +18,8 @@ from hs.storage.rooms import annotations, transaction_ids
 
 
 @attrs.frozen
-class Relating:
-    """An event about to be sent."""
+class RelatingEvent:
+    """An event to be sent."""
 
     room_id: RoomID
     type: str
@@ -30,38 +30,40 @@ class Relating:
 
 @attrs.frozen(eq=False)
 class RelationChecks:
-    """Refuses relations that make no sense."""
+    """Rejects invalid relations."""
 
     _database: Database
     _events: EventStore
 
-    async def check(self, sent: Relating) -> None:
-        """Refuse an event whose relation is not possible.
+    async def check(self, event: RelatingEvent) -> None:
+        """Reject an event with an invalid relation.
 
         Raises: Unknown; DuplicateAnnotation.
         """
-        relation = relation_of(sent.content)
+        relation = relation_of(event.content)
         if relation is None:
             return
         parent = await self._events.get_one(relation.parent_id)
-        if parent is not None and parent.event.room_id != sent.room_id:
-            raise Unknown("The event that this one relates to is in another room")
+        if parent is not None and parent.event.room_id != event.room_id:
+            raise Unknown("The event that this event relates to is in another room")
         if relation.rel_type == THREAD and parent is not None:
             check_may_relate(relation, relation_of(parent.event.content))
         if relation.rel_type == ANNOTATION:
-            await self._check_new_annotation(sent, relation)
+            await self._check_new_annotation(event, relation)
 
-    async def _check_new_annotation(self, sent: Relating, relation: Relation) -> None:
+    async def _check_new_annotation(self, event: RelatingEvent, relation: Relation) -> None:
         if relation.key is None or "\0" in relation.key:
             return
         earlier = await self._database.read(
-            annotations.find, relation.parent_id, sent.type, sent.sender, relation.key
+            annotations.find, relation.parent_id, event.type, event.sender, relation.key
         )
         if earlier is None:
             return
-        if sent.txn is not None:
-            # It may be the same request, repeated because its answer was lost.
-            keys = await self._database.read(transaction_ids.of_events, sent.sender, [earlier])
-            if keys.get(earlier) == (sent.txn.device_id, sent.txn.txn_id):
+        if event.txn is not None:
+            # It may be the same request, repeated because its response was lost.
+            transactions = await self._database.read(
+                transaction_ids.of_events, event.sender, [earlier]
+            )
+            if transactions.get(earlier) == (event.txn.device_id, event.txn.txn_id):
                 return
-        raise DuplicateAnnotation("You have reacted so already")
+        raise DuplicateAnnotation("You have already sent this annotation")

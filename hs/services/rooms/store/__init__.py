@@ -1,1 +1,1 @@
-"""What the server knows of rooms: events, state, memberships, in memory and in the database."""
+"""The stores of rooms: events, state and memberships, cached in memory."""

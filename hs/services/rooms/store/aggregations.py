@@ -1,7 +1,11 @@
-"""What is summed up of the children of an event: its latest edit, its thread, its references.
+"""Aggregations of the child events of an event: latest edit, thread summary, references.
 
-Read once for each event, empty answers too, and forgotten when the feed brings another child or
-takes one away.
+Rules:
+
+- An entry is read once for each event, empty ones too, and dropped when the feed delivers another
+  child or the redaction of one.
+- If that happens while the entry is being read, the result is returned but not cached, as it may
+  have been read before the change.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,12 +24,12 @@ from hs.storage.database import Database
 from hs.storage.rooms import relations
 
 MAX_ENTRIES: Final = 10_000
-MAX_EDITS_TRIED: Final = 5
+MAX_EDITS_TRIED: Final = 5  # the latest ones may be invalid or redacted
 
 
 @attrs.frozen
 class ThreadSummary:
-    """A thread: its last reply, and how many replies each user wrote."""
+    """The latest reply of a thread, and the number of replies by each user."""
 
     latest: EventID
     count: int
@@ -33,93 +37,93 @@ class ThreadSummary:
 
 
 @attrs.frozen
-class Aggregate:
-    """What is known of the children of one event."""
+class Aggregations:
+    """The aggregations of the children of one event."""
 
     edit: EventID | None = None
     thread: ThreadSummary | None = None
     references: tuple[EventID, ...] = ()
 
 
-NOTHING: Final = Aggregate()
+NO_AGGREGATIONS: Final = Aggregations()
 
 
 class Aggregates:
-    """The aggregates of events, in each process."""
+    """The cache of aggregations; every process has one."""
 
     def __init__(self, database: Database, feed: Feed, events: EventStore) -> None:
         self._database = database
         self._events = events
-        self._entries: LruCache[EventID, Aggregate] = LruCache(
+        self._entries: LruCache[EventID, Aggregations] = LruCache(
             "aggregates", max_entries=MAX_ENTRIES
         )
-        # For each reading under way, the parents that the feed touched meanwhile.
-        self._touched: list[set[EventID]] = []
+        # For each read in progress, the parents whose children changed meanwhile.
+        self._changed_during_reads: list[set[EventID]] = []
         feed.subscribe(EVENTS, self._on_rows)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property
-    def cache(self) -> LruCache[EventID, Aggregate]:
-        """Give what metrics and settings look at."""
+    def cache(self) -> LruCache[EventID, Aggregations]:
+        """The cache, for metrics and its size setting."""
         return self._entries
 
-    def get_nowait(self, event_id: EventID) -> Aggregate | None:
-        """Give what was loaded of an event's children; None if that is not in memory."""
+    def get_nowait(self, event_id: EventID) -> Aggregations | None:
+        """Return an event's aggregations if they are in memory."""
         return self._entries.get(event_id)
 
-    async def load(self, event_ids: Collection[EventID]) -> dict[EventID, Aggregate]:
-        """Give the aggregates of events, reading those that are not in memory."""
-        found = self._entries.get_kept(event_ids)
-        missing = [event_id for event_id in event_ids if event_id not in found]
+    async def load(self, event_ids: Collection[EventID]) -> dict[EventID, Aggregations]:
+        """Return the aggregations of events, reading those that are not in memory."""
+        aggregations = self._entries.get_kept(event_ids)
+        missing = [event_id for event_id in event_ids if event_id not in aggregations]
         if missing:
-            found.update(await self._read(missing))
-        return found
+            aggregations.update(await self._read(missing))
+        return aggregations
 
     async def latest_replies_but(
         self, root_ids: Collection[EventID], senders: Collection[UserID]
     ) -> dict[EventID, EventID]:
-        """Give the last reply in each of some threads that none of some users sent."""
-        found = await self._database.read(
+        """Return the latest reply in each thread that none of `senders` sent."""
+        replies = await self._database.read(
             relations.latest_replies_but, list(root_ids), list(senders)
         )
-        return {EventID(root): EventID(reply) for root, reply in found.items()}
+        return {EventID(root): EventID(reply) for root, reply in replies.items()}
 
-    async def _read(self, event_ids: list[EventID]) -> dict[EventID, Aggregate]:
-        touched: set[EventID] = set()
-        self._touched.append(touched)
+    async def _read(self, event_ids: list[EventID]) -> dict[EventID, Aggregations]:
+        changed: set[EventID] = set()
+        self._changed_during_reads.append(changed)
         try:
             related = await self._database.read(relations.related_to, event_ids, MAX_EDITS_TRIED)
             edits = await self._latest_edits(related.linked)
         finally:
-            self._touched = [one for one in self._touched if one is not touched]
-        found = dict.fromkeys(event_ids, NOTHING)
+            self._changed_during_reads = [x for x in self._changed_during_reads if x is not changed]
+        aggregations = dict.fromkeys(event_ids, NO_AGGREGATIONS)
         for root, thread in _threads(related).items():
-            found[root] = attrs.evolve(found[root], thread=thread)
+            aggregations[root] = attrs.evolve(aggregations[root], thread=thread)
         for parent, edit in edits.items():
-            found[parent] = attrs.evolve(found[parent], edit=edit)
+            aggregations[parent] = attrs.evolve(aggregations[parent], edit=edit)
         for parent, children in _references(related.linked).items():
-            found[parent] = attrs.evolve(found[parent], references=children)
-        for event_id, aggregate in found.items():
-            if event_id not in touched:
+            aggregations[parent] = attrs.evolve(aggregations[parent], references=children)
+        for event_id, aggregate in aggregations.items():
+            if event_id not in changed:
                 self._entries.put(event_id, aggregate)
-        return found
+        return aggregations
 
     async def _latest_edits(self, linked: Iterable[relations.Linked]) -> dict[EventID, EventID]:
-        tried: dict[EventID, list[EventID]] = {}
-        for one in linked:
-            if one.rel_type == REPLACE:
-                edits = tried.setdefault(EventID(one.parent_id), [])
-                edits.append(EventID(one.event_id))
-        if not tried:
+        candidates: dict[EventID, list[EventID]] = {}
+        for link in linked:
+            if link.rel_type == REPLACE:
+                edits = candidates.setdefault(EventID(link.parent_id), [])
+                edits.append(EventID(link.event_id))
+        if not candidates:
             return {}
-        originals = await self._events.get(tried)
+        originals = await self._events.get(candidates)
         latest: dict[EventID, EventID] = {}
-        for parent, edits in tried.items():
+        for parent, edits in candidates.items():
             original = originals.get(parent)
             if original is None or original.redacted_by is not None:
                 continue
-            found = await self._events.get(edits)
-            for edit in found.values():
+            stored = await self._events.get(edits)
+            for edit in stored.values():
                 if edit.redacted_by is None and is_valid_replacement(original.event, edit.event):
                     latest[parent] = edit.event_id
                     break
@@ -128,8 +132,8 @@ class Aggregates:
     def _on_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
             if row.txn is not None:
-                # Made here a moment ago: nothing can refer to it yet.
-                self._entries.put(EventID(row.event_id), NOTHING)
+                # Sent by a client of this server just now: nothing can refer to it yet.
+                self._entries.put(EventID(row.event_id), NO_AGGREGATIONS)
             if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
                 self._forget(EventID(row.relates_to[1]))
             if row.redaction_applies and row.redacts is not None:
@@ -139,8 +143,8 @@ class Aggregates:
 
     def _forget(self, event_id: EventID) -> None:
         self._entries.pop(event_id)
-        for touched in self._touched:
-            touched.add(event_id)
+        for changed in self._changed_during_reads:
+            changed.add(event_id)
 
 
 def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:
@@ -148,17 +152,17 @@ def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:
     for root, sender, count in related.repliers:
         senders.setdefault(root, {})[UserID(sender)] = count
     return {
-        EventID(one.root_id): ThreadSummary(
-            EventID(one.latest_event_id), one.replies, senders.get(one.root_id, {})
+        EventID(thread.root_id): ThreadSummary(
+            EventID(thread.latest_event_id), thread.replies, senders.get(thread.root_id, {})
         )
-        for one in related.threads
+        for thread in related.threads
     }
 
 
 def _references(linked: Iterable[relations.Linked]) -> dict[EventID, tuple[EventID, ...]]:
     children: dict[EventID, tuple[EventID, ...]] = {}
-    for one in linked:
-        if one.rel_type == REFERENCE:
-            parent = EventID(one.parent_id)
-            children[parent] = (EventID(one.event_id), *children.get(parent, ()))
+    for link in linked:
+        if link.rel_type == REFERENCE:
+            parent = EventID(link.parent_id)
+            children[parent] = (EventID(link.event_id), *children.get(parent, ()))
     return children

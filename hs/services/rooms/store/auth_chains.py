@@ -1,6 +1,7 @@
-"""Auth chains of stored events, looked up as ranges of the chain-cover index.
+"""Auth chains of stored events, computed from the chain cover index.
 
-Events that are not committed are not in it.
+Events that are not committed are not in the index. One of them, the event that is just being added
+to a room, can be passed to the methods as `uncommitted`; no other event cites it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
@@ -23,8 +24,8 @@ from hs.storage.rooms import chain_cover
 
 MAX_PLACES: Final = 200_000
 
-# An event that has no place yet counts as a chain of its own; no event has the number 0.
-_ENTERING: Final = Place(0, 1)
+# The uncommitted event is a chain of its own; no stored chain has the number 0.
+_UNCOMMITTED: Final = Place(0, 1)
 
 
 def _places() -> LruCache[EventID, Place]:
@@ -33,88 +34,90 @@ def _places() -> LruCache[EventID, Place]:
 
 @attrs.frozen(eq=False)
 class AuthGraph:
-    """The auth graphs of all rooms; a place in the index never changes."""
+    """The auth chains of all rooms; an event's place in the index never changes."""
 
     _database: Database
     _places: LruCache[EventID, Place] = attrs.field(factory=_places)
 
     async def difference(
-        self, states: Sequence[Collection[EventID]], entering: Event | None = None
+        self, states: Sequence[Collection[EventID]], uncommitted: Event | None = None
     ) -> frozenset[EventID]:
-        """Give what is in the auth chain of some state but not of every one.
-
-        `entering` may be among the events without being committed; no other event cites it.
-        """
+        """Return the auth difference: events in the auth chain of some state but not of all."""
         shared = frozenset(states[0]).intersection(*states[1:])
         own = [[each for each in state if each not in shared] for state in states]
-        common = await self._places_of(shared, entering)
-        places = await self._places_of({each for state in own for each in state}, entering)
+        common = await self._places_of(shared, uncommitted)
+        places = await self._places_of({each for state in own for each in state}, uncommitted)
         placed = [[places[event_id] for event_id in state] for state in own]
-        links = await self._links_from(entering)
+        links = await self._links_from(uncommitted)
         return frozenset(
             await self._database.read(_difference, placed, list(common.values()), links)
         )
 
     async def subgraph(
-        self, conflicted: Set[EventID], entering: Event | None = None
+        self, conflicted: Set[EventID], uncommitted: Event | None = None
     ) -> frozenset[EventID]:
-        """Give every event on a path of auth events between two conflicted ones.
+        """Return every event on a path of auth events between two conflicted events.
 
-        Of the ends, those that no other end reaches may be left out.
+        Conflicted events at the ends that no other one reaches may be left out.
         """
-        places = await self._places_of(conflicted, entering)
+        places = await self._places_of(conflicted, uncommitted)
         return frozenset(
             await self._database.read(
-                _subgraph, list(places.values()), await self._links_from(entering)
+                _subgraph, list(places.values()), await self._links_from(uncommitted)
             )
         )
 
-    async def _links_from(self, entering: Event | None) -> list[Link]:
-        if entering is None:
+    async def _links_from(self, uncommitted: Event | None) -> list[Link]:
+        if uncommitted is None:
             return []
-        cited = await self._places_of(entering.auth_events, None)
-        return [Link(_ENTERING, place) for place in cited.values()]
+        cited = await self._places_of(uncommitted.auth_events, None)
+        return [Link(_UNCOMMITTED, place) for place in cited.values()]
 
     async def _places_of(
-        self, event_ids: Iterable[EventID], entering: Event | None
+        self, event_ids: Iterable[EventID], uncommitted: Event | None
     ) -> dict[EventID, Place]:
-        found: dict[EventID, Place] = {}
+        places: dict[EventID, Place] = {}
         unknown: list[EventID] = []
         for event_id in event_ids:
-            if entering is not None and event_id == entering.event_id:
-                found[event_id] = _ENTERING
+            if uncommitted is not None and event_id == uncommitted.event_id:
+                places[event_id] = _UNCOMMITTED
                 continue
             place = self._places.get(event_id)
             if place is None:
                 unknown.append(event_id)
             else:
-                found[event_id] = place
+                places[event_id] = place
         if unknown:
             loaded = await self._database.read(chain_cover.places_of, unknown)
-            lacking = [event_id for event_id in unknown if event_id not in loaded]
-            assert not lacking, f"not in the index of auth chains: {lacking[:5]}"
+            missing = [event_id for event_id in unknown if event_id not in loaded]
+            assert not missing, f"events not in the chain cover index: {missing[:5]}"
             for event_id, place in loaded.items():
                 self._places.put(event_id, place)
-            found.update(loaded)
-        return found
+            places.update(loaded)
+        return places
 
 
 async def _difference(
-    tx: Tx, states: Sequence[Sequence[Place]], shared: Sequence[Place], entering: Sequence[Link]
+    tx: Tx, states: Sequence[Sequence[Place]], shared: Sequence[Place], uncommitted: Sequence[Link]
 ) -> set[EventID]:
     starts = [*shared, *(place for state in states for place in state)]
-    links = await _load_links(tx, starts, entering)
+    links = await _load_links(tx, starts, uncommitted)
     return await chain_cover.events_in(tx, difference_ranges(states, links, shared))
 
 
-async def _subgraph(tx: Tx, conflicted: Sequence[Place], entering: Sequence[Link]) -> set[EventID]:
-    links = await _load_links(tx, conflicted, entering)
+async def _subgraph(
+    tx: Tx, conflicted: Sequence[Place], uncommitted: Sequence[Link]
+) -> set[EventID]:
+    links = await _load_links(tx, conflicted, uncommitted)
     return await chain_cover.events_in(tx, subgraph_ranges(conflicted, links))
 
 
 async def _load_links(
-    tx: Tx, starts: Collection[Place], entering: Sequence[Link]
+    tx: Tx, starts: Collection[Place], uncommitted: Sequence[Link]
 ) -> Mapping[int, Sequence[Link]]:
-    stored = [*(place for place in starts if place != _ENTERING), *(one.target for one in entering)]
+    stored = [
+        *(place for place in starts if place != _UNCOMMITTED),
+        *(link.target for link in uncommitted),
+    ]
     links = await chain_cover.load_links(tx, chains_to_load(stored))
-    return {**links, _ENTERING.chain_id: entering}
+    return {**links, _UNCOMMITTED.chain_id: uncommitted}

@@ -1,4 +1,18 @@
-"""Events by ID: what the feed brought lately and what was read, in memory up to a bound."""
+"""The cache of events by ID, filled by the feed and by reads from the database.
+
+Rules:
+
+- An event never changes, but its row may: a redaction sets `redacted_by`, and an outlier gets its
+  state. Both arrive by the feed, which updates the cached entry, so an entry is never older than
+  this process's feed.
+- A read from the database may have begun before such a change and end after it. What the feed has
+  cached in the meantime wins over the row that was read, and redactions that the feed delivered
+  lately are applied to it. MAX_REDACTIONS need only cover the time that one read takes.
+- Rows of the feed are parsed when somebody asks for the event: most processes never need most
+  events.
+- The owner of a room passes the events that it commits to `expect`, so that its own events are not
+  parsed again when the feed delivers them.
+"""
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
@@ -14,7 +28,7 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
 from hs.repl.streams import BACKFILL, EVENTS
-from hs.services.rooms.store.stored_event import Status, StoredEvent
+from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events
 from hs.storage.rooms.events import FoundEvent
@@ -23,12 +37,12 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_REDACTIONS: Final = 2000
 
 _OVERHEAD_BYTES: Final = 1500
-_PARSED_FACTOR: Final = 4  # the parsed JSON of an event, over its bytes
+_PARSED_FACTOR: Final = 4  # size of parsed JSON relative to its bytes
 
 
 @attrs.define(eq=False)
-class _Unread:
-    """An event as the feed brought it; most are never asked for here, so not parsed."""
+class _UnparsedEvent:
+    """An event as the feed delivered it, not parsed yet."""
 
     row: EventRow
     pdu: bytes
@@ -37,16 +51,16 @@ class _Unread:
     redacted_by: EventID | None
 
 
-_Entry = StoredEvent | _Unread
+_Entry = StoredEvent | _UnparsedEvent
 
 
 def _weigh(event_id: EventID, entry: _Entry) -> int:
-    pdu = entry.pdu if isinstance(entry, _Unread) else entry.event.canonical
+    pdu = entry.pdu if isinstance(entry, _UnparsedEvent) else entry.event.canonical
     return _OVERHEAD_BYTES + len(pdu) * _PARSED_FACTOR
 
 
 class EventStore:
-    """The events of all rooms; every process has one, fed by the streams of events."""
+    """The events of all rooms; every process has one."""
 
     def __init__(self, database: Database, feed: Feed, max_bytes: int = MAX_BYTES) -> None:
         self._database = database
@@ -54,76 +68,76 @@ class EventStore:
             "events", max_weight=max_bytes, weigh=_weigh
         )
         self._expected: dict[EventID, Event] = {}
-        # Redactions the feed brought: a read that began before must not undo them.
+        # Recent redactions by the feed, for reads that began before: target -> redaction.
         self._redactions: OrderedDict[EventID, EventID] = OrderedDict()
         feed.subscribe(EVENTS, self._on_rows)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property
     def cache(self) -> LruCache[EventID, _Entry]:
-        """Give what metrics and settings look at."""
+        """The cache, for metrics and its size setting."""
         return self._entries
 
     def get_nowait(self, event_id: EventID) -> StoredEvent | None:
-        """Give an event that is in memory."""
+        """Return an event that is in memory."""
         entry = self._entries.get(event_id)
-        return self._parsed(event_id, entry) if isinstance(entry, _Unread) else entry
+        return self._parsed(event_id, entry) if isinstance(entry, _UnparsedEvent) else entry
 
-    def _parsed(self, event_id: EventID, entry: _Unread) -> StoredEvent:
-        stored = _read(entry)
+    def _parsed(self, event_id: EventID, entry: _UnparsedEvent) -> StoredEvent:
+        stored = _parse(entry)
         self._entries.put(event_id, stored)
         return stored
 
     async def get(self, event_ids: Iterable[EventID]) -> dict[EventID, StoredEvent]:
-        """Give those of the events that are stored, in the order asked for."""
-        wanted = dict.fromkeys(event_ids)
-        found = {
+        """Return the events that are stored, in the order of `event_ids`."""
+        ids = dict.fromkeys(event_ids)
+        events_by_id = {
             event_id: entry if isinstance(entry, StoredEvent) else self._parsed(event_id, entry)
-            for event_id, entry in self._entries.get_kept(wanted).items()
+            for event_id, entry in self._entries.get_kept(ids).items()
         }
-        if len(found) == len(wanted):
-            return found
-        missing = [event_id for event_id in wanted if event_id not in found]
+        if len(events_by_id) == len(ids):
+            return events_by_id
+        missing = [event_id for event_id in ids if event_id not in events_by_id]
         for record in await self._database.read(events.find, missing):
-            stored = self._keep(record)
-            found[stored.event_id] = stored
-        return {event_id: found[event_id] for event_id in wanted if event_id in found}
+            stored = self._cache_record(record)
+            events_by_id[stored.event_id] = stored
+        return {event_id: events_by_id[event_id] for event_id in ids if event_id in events_by_id}
 
     async def get_one(self, event_id: EventID) -> StoredEvent | None:
-        """Give one event, None if it is not stored."""
+        """Return one event; None if it is not stored."""
         stored = self.get_nowait(event_id)
         return stored or (await self.get((event_id,))).get(event_id)
 
     async def get_numbered(self, stream_ids: Collection[int]) -> dict[int, StoredEvent]:
-        """Give the events with these numbers, those that exist."""
-        found = await self._database.read(events.find_by_stream_id, list(stream_ids))
-        return {record.stream_id: self._keep(record) for record in found}
+        """Return the stored events with these stream IDs."""
+        records = await self._database.read(events.find_by_stream_id, list(stream_ids))
+        return {record.stream_id: self._cache_record(record) for record in records}
 
-    def keep_found(self, records: Iterable[FoundEvent]) -> list[StoredEvent]:
-        """Make events of rows that a caller's own unit has read, and remember them."""
-        return [self._keep(record) for record in records]
+    def add_records(self, records: Iterable[FoundEvent]) -> list[StoredEvent]:
+        """Return the events of rows that the caller has read, and cache them."""
+        return [self._cache_record(record) for record in records]
 
     def remember(self, stored: StoredEvent) -> None:
-        """Keep an event in memory that a caller made or read."""
+        """Cache an event that the caller built or read."""
         self._entries.put(stored.event_id, stored)
 
     def expect(self, event: Event) -> None:
-        """Have an event that is about to be committed not parsed again."""
+        """Remember a parsed event until the feed delivers its row."""
         self._expected[event.event_id] = event
 
-    def expect_no_more(self, event_id: EventID) -> None:
-        """Forget an event whose commit failed."""
+    def stop_expecting(self, event_id: EventID) -> None:
+        """Forget an expected event whose commit failed."""
         self._expected.pop(event_id, None)
 
     def forget(self, event_id: EventID) -> None:
-        """Have an event read again, as its row changed otherwise than by a redaction."""
+        """Drop an event from the cache, because its row changed otherwise than by a redaction."""
         self._entries.pop(event_id)
 
-    def _keep(self, record: FoundEvent) -> StoredEvent:
-        # What the feed brought while the row was being read is at least as new as the row.
-        kept = self.get_nowait(EventID(record.event_id))
-        if kept is not None:
-            return kept
+    def _cache_record(self, record: FoundEvent) -> StoredEvent:
+        # An entry cached by the feed while the row was being read is at least as new as the row.
+        cached = self.get_nowait(EventID(record.event_id))
+        if cached is not None:
+            return cached
         stored = _from_record(record)
         redaction = self._redactions.get(stored.event_id)
         if redaction is not None:
@@ -140,8 +154,10 @@ class EventStore:
         redacted_by = None if row.redacted_by is None else EventID(row.redacted_by)
         event = self._expected.pop(event_id, None)
         if row.pdu is not None:
-            unread = _Unread(row, row.pdu, stream_id, writer, redacted_by)
-            self._entries.put(event_id, unread if event is None else _of(unread, event))
+            unparsed = _UnparsedEvent(row, row.pdu, stream_id, writer, redacted_by)
+            self._entries.put(
+                event_id, unparsed if event is None else _stored_event(unparsed, event)
+            )
         if row.redaction_applies and row.redacts is not None:
             self._redact(EventID(row.redacts), event_id)
 
@@ -155,40 +171,40 @@ class EventStore:
                 entry.redacted_by = redaction
 
 
-def _read(unread: _Unread) -> StoredEvent:
-    rules = room_version(unread.row.room_version)
-    return _of(unread, load_event(EventID(unread.row.event_id), unread.pdu, rules))
+def _parse(unparsed: _UnparsedEvent) -> StoredEvent:
+    rules = room_version(unparsed.row.room_version)
+    return _stored_event(unparsed, load_event(EventID(unparsed.row.event_id), unparsed.pdu, rules))
 
 
-def _of(unread: _Unread, event: Event) -> StoredEvent:
-    row = unread.row
+def _stored_event(unparsed: _UnparsedEvent, event: Event) -> StoredEvent:
+    row = unparsed.row
     return StoredEvent(
-        event,
-        unread.stream_id,
-        unread.writer,
-        row.snapshot_id,
-        _status(row),
-        unread.redacted_by,
-        row.contains_url,
+        event=event,
+        stream_id=unparsed.stream_id,
+        writer=unparsed.writer,
+        snapshot_id=row.snapshot_id,
+        status=_status(row),
+        redacted_by=unparsed.redacted_by,
+        contains_url=row.contains_url,
     )
 
 
-def _status(row: EventRow) -> Status:
+def _status(row: EventRow) -> EventStatus:
     if row.outlier:
-        return Status.OUTLIER
+        return EventStatus.OUTLIER
     if row.rejected:
-        return Status.REJECTED
-    return Status.SOFT_FAILED if row.soft_failed else Status.ACCEPTED
+        return EventStatus.REJECTED
+    return EventStatus.SOFT_FAILED if row.soft_failed else EventStatus.ACCEPTED
 
 
 def _from_record(record: FoundEvent) -> StoredEvent:
     rules = room_version(record.version)
     return StoredEvent(
-        load_event(EventID(record.event_id), record.pdu, rules),
-        record.stream_id,
-        record.writer,
-        record.snapshot_id,
-        Status(record.status),
-        None if record.redacted_by is None else EventID(record.redacted_by),
-        bool(record.contains_url),
+        event=load_event(EventID(record.event_id), record.pdu, rules),
+        stream_id=record.stream_id,
+        writer=record.writer,
+        snapshot_id=record.snapshot_id,
+        status=EventStatus(record.status),
+        redacted_by=None if record.redacted_by is None else EventID(record.redacted_by),
+        contains_url=bool(record.contains_url),
     )

@@ -1,7 +1,8 @@
-"""How users' stays in rooms ended: whoever is out sees a room as it was then, and no later.
+"""Membership history: which event ended a user's last membership of a room.
 
-Someone who left may be banned, invited or kicked months later; what was said and set in between
-is not theirs to see.
+A user who left sees the room as it was when they left. They may be banned, invited or kicked months
+later, but must not see what was sent in between. So the event that counts is not their latest
+member event but the first one that followed a join.
 
 Spec: client-server API, Room History Visibility; Syncing, `leave`.
 """
@@ -18,40 +19,40 @@ from hs.services.rooms.store.state_snapshots import StateMap
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 
-MAX_ENDS: Final = 50_000
+MAX_CACHED: Final = 50_000
 MAX_STEPS_BACK: Final = 50
 
 
 @attrs.frozen(eq=False)
 class Stays:
-    """Finds the events that ended stays."""
+    """Finds the events with which users left rooms."""
 
     _events: EventStore
     _states: StateStore
-    # By the member event with which someone is out of a room; "" where they never were in it.
-    ends: LruCache[EventID, str] = attrs.field(
-        factory=lambda: LruCache("left_rooms", max_entries=MAX_ENDS), init=False
+    # Maps a user's latest member event to the event that ended their last join; "" if none did.
+    cache: LruCache[EventID, str] = attrs.field(
+        factory=lambda: LruCache("left_rooms", max_entries=MAX_CACHED), init=False
     )
 
     async def end(self, member_event_id: EventID) -> StoredEvent | None:
-        """Give the event that ended a user's last stay, as seen from their latest member event.
+        """Return the event that ended a user's last join, given their latest member event.
 
-        None: they never were in the room.
+        None if the user never joined the room.
         """
-        known = self.ends.get(member_event_id)
-        if known is not None:
-            return await self._events.get_one(EventID(known)) if known else None
-        found = await self._walk_back(member_event_id)
-        self.ends.put(member_event_id, found.event_id if found is not None else "")
-        return found
+        cached = self.cache.get(member_event_id)
+        if cached is not None:
+            return await self._events.get_one(EventID(cached)) if cached else None
+        ending = await self._walk_back(member_event_id)
+        self.cache.put(member_event_id, ending.event_id if ending is not None else "")
+        return ending
 
     async def state_at_end(self, member_event_id: EventID) -> StateMap:
-        """Give the state at the end of the last stay, with the user's latest member event."""
+        """Return the state when the user left, but with their latest member event."""
         latest = await self._events.get_one(member_event_id)
         if latest is None:
             return StateMap()
-        end = await self.end(member_event_id)
-        snapshot_id = None if end is None else end.snapshot_id
+        ending = await self.end(member_event_id)
+        snapshot_id = None if ending is None else ending.snapshot_id
         state = StateMap() if snapshot_id is None else await self._states.at_snapshot(snapshot_id)
         return state.set((event_types.MEMBER, latest.event.state_key or ""), member_event_id)
 
@@ -61,8 +62,8 @@ class Stays:
             if stored is None or stored.snapshot_id is None:
                 return None
             key = (event_types.MEMBER, stored.event.state_key or "")
-            before = await self._states.of_snapshot(stored.snapshot_id, (key,))
-            previous = await self._events.get_one(before[key]) if key in before else None
+            entries = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            previous = await self._events.get_one(entries[key]) if key in entries else None
             if previous is not None and previous.event.content.get("membership") == (
                 event_types.JOIN
             ):

@@ -18,7 +18,7 @@ from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import CacheRow, EventRow
 from hs.repl.streams import CACHES, EVENTS
-from hs.services.rooms.store.room_members import Present, weigh_present
+from hs.services.rooms.store.room_members import Present, weigh_members
 from hs.storage.database import Database
 from hs.storage.rooms import memberships
 
@@ -61,7 +61,7 @@ class Memberships:
         self._suffix = f":{server_name}"
         self._users: LruCache[UserID, RoomsOf] = LruCache("rooms_of_users", max_entries=MAX_USERS)
         self._rooms: LruCache[RoomID, Present] = LruCache(
-            "members_of_rooms", max_weight=MAX_ROOM_BYTES, weigh=weigh_present
+            "members_of_rooms", max_weight=MAX_ROOM_BYTES, weigh=weigh_members
         )
         self._reading: dict[UserID, _Reading] = {}
         # For each room being read, one list for each reader.

@@ -1,7 +1,15 @@
-"""The last events of each active room, as the feed brought them.
+"""The recent events of each active room, as delivered by the feed.
 
-A tail knows from which position on it is whole, so that its answer is either right or None, and
-then the database is read. Events that clients are not shown are left out.
+Rules:
+
+- An answer is either complete or None; then the caller reads the database.
+- `_RecentInRoom.start` is the position after which no event of the room is missing. It advances
+  when the room's oldest event is dropped.
+- `_floor` is the position after which rooms without an entry had no event. It advances when a room
+  is dropped. It is set by the first batch: before that, nothing is known about earlier events.
+- Positions are vectors, as several processes write the stream. An event is after a position if its
+  own writer's number is; so all entries have to be compared where writers are ahead of the rest.
+- Events that are not sent to clients (outliers, rejected and soft-failed ones) are left out.
 """
 
 from collections import OrderedDict, deque
@@ -37,15 +45,15 @@ class TailEntry(NamedTuple):
 
 
 @attrs.define(eq=False)
-class _Tail:
-    """`start` is the position behind which no event of the room is missing."""
+class _RecentInRoom:
+    """The recent events of one room, complete after the position `start`."""
 
     start: VectorPosition
     entries: deque[TailEntry] = attrs.Factory(deque)
 
 
 class Tails:
-    """The tails of all rooms in which something happened lately."""
+    """The recent events of all active rooms."""
 
     def __init__(
         self,
@@ -57,26 +65,26 @@ class Tails:
         self._max_entries = max(1, max_bytes // ENTRY_BYTES)
         self._per_room = max_events_per_room
         self._count = 0
-        # In the order of their last events, so that the first is dropped first.
-        self._tails: OrderedDict[RoomID, _Tail] = OrderedDict()
-        # Rooms without a tail had no event behind this; set by the first batch.
+        # In the order of the rooms' latest events: the first is dropped first.
+        self._rooms: OrderedDict[RoomID, _RecentInRoom] = OrderedDict()
+        # Rooms without an entry had no event after this; set by the first batch.
         self._floor: VectorPosition | None = None
-        # For each writer, rooms in the order of the last events it wrote in them.
+        # For each writer, the number of its latest event in each room, the latest last.
         self._last: dict[str, OrderedDict[RoomID, int]] = {}
-        # For each writer, the last event that changed a membership.
-        self._last_move: dict[str, int] = {}
+        # For each writer, the number of the latest event that changed a membership.
+        self._last_membership_change: dict[str, int] = {}
         feed.subscribe(EVENTS, self._on_events)
 
     def since(self, room_id: RoomID, position: VectorPosition) -> list[TailEntry] | None:
-        """Give a room's events behind a position, the earliest first; None: read the database."""
-        tail = self._tails.get(room_id)
-        start = self._start() if tail is None else tail.start
-        if not position.covers_all(start):
+        """Return a room's events after a position, the earliest first; None: read the database."""
+        recent = self._rooms.get(room_id)
+        complete_since = self._complete_since() if recent is None else recent.start
+        if not position.covers_all(complete_since):
             return None
-        if tail is None:
+        if recent is None:
             return []
         entries: list[TailEntry] = []
-        for entry in reversed(tail.entries):
+        for entry in reversed(recent.entries):
             if not position.covers(entry.writer, entry.stream_id):
                 entries.append(entry)
             elif not position.ahead:
@@ -85,15 +93,15 @@ class Tails:
         return entries
 
     def last(self, room_id: RoomID, limit: int) -> Sequence[TailEntry] | None:
-        """Give a room's last events, the earliest first; None if fewer than that are known."""
-        tail = self._tails.get(room_id)
-        if tail is None or len(tail.entries) < limit:
+        """Return a room's last events, the earliest first; None if fewer are in memory."""
+        recent = self._rooms.get(room_id)
+        if recent is None or len(recent.entries) < limit:
             return None
-        return list(tail.entries)[-limit:] if limit else []
+        return list(recent.entries)[-limit:] if limit else []
 
     def rooms_since(self, position: VectorPosition) -> set[RoomID] | None:
-        """Give the rooms with events behind a position; None: they are not all known."""
-        if not position.covers_all(self._start()):
+        """Return the rooms with events after a position; None if not all are known."""
+        if not position.covers_all(self._complete_since()):
             return None
         rooms: set[RoomID] = set()
         for writer, last in self._last.items():
@@ -105,65 +113,67 @@ class Tails:
         return rooms
 
     def nobody_moved_since(self, position: VectorPosition) -> bool:
-        """Tell whether it is certain that no membership of any room changed behind a position."""
-        if not position.covers_all(self._start()):
+        """Return True if certainly no membership of any room changed after a position."""
+        if not position.covers_all(self._complete_since()):
             return False
-        return all(position.covers(writer, at) for writer, at in self._last_move.items())
+        return all(
+            position.covers(writer, at) for writer, at in self._last_membership_change.items()
+        )
 
-    def _start(self) -> VectorPosition:
+    def _complete_since(self) -> VectorPosition:
         return self._feed.position(EVENTS) if self._floor is None else self._floor
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if self._floor is None:
-            # While a batch is delivered, the feed tells the position before it.
+            # During delivery, the position of the feed is still the one before the batch.
             self._floor = self._feed.position(EVENTS)
         for stream_id, row in batch.rows:
             if row.type == event_types.MEMBER or row.state_changes is not None:
-                self._last_move[batch.writer] = stream_id
+                self._last_membership_change[batch.writer] = stream_id
             if not (row.outlier or row.rejected or row.soft_failed):
                 self._append(batch.writer, stream_id, row)
-        while self._count > self._max_entries and self._tails:
+        while self._count > self._max_entries and self._rooms:
             self._drop_oldest()
 
     def _append(self, writer: str, stream_id: int, row: EventRow) -> None:
         room_id = RoomID(row.room_id)
-        tail = self._tails.get(room_id)
-        if tail is None:
+        recent = self._rooms.get(room_id)
+        if recent is None:
             assert self._floor is not None
-            tail = self._tails[room_id] = _Tail(self._floor)
+            recent = self._rooms[room_id] = _RecentInRoom(self._floor)
         else:
-            self._tails.move_to_end(room_id)
-        tail.entries.append(_entry(writer, stream_id, row))
+            self._rooms.move_to_end(room_id)
+        recent.entries.append(_entry(writer, stream_id, row))
         self._count += 1
-        if len(tail.entries) > self._per_room:
-            gone = tail.entries.popleft()
-            tail.start = tail.start.advance(gone.writer, gone.stream_id)
+        if len(recent.entries) > self._per_room:
+            dropped = recent.entries.popleft()
+            recent.start = recent.start.advance(dropped.writer, dropped.stream_id)
             self._count -= 1
         last = self._last.setdefault(writer, OrderedDict())
         last[room_id] = stream_id
         last.move_to_end(room_id)
 
     def _drop_oldest(self) -> None:
-        room_id, tail = self._tails.popitem(last=False)
-        self._count -= len(tail.entries)
+        room_id, recent = self._rooms.popitem(last=False)
+        self._count -= len(recent.entries)
         assert self._floor is not None
         for writer, last in self._last.items():
             stream_id = last.pop(room_id, None)
             if stream_id is not None:
                 self._floor = self._floor.advance(writer, stream_id)
-        for entry in tail.entries:
+        for entry in recent.entries:
             self._floor = self._floor.advance(entry.writer, entry.stream_id)
 
 
 def _entry(writer: str, stream_id: int, row: EventRow) -> TailEntry:
     return TailEntry(
-        stream_id,
-        writer,
-        EventID(row.event_id),
-        row.type,
-        row.state_key,
-        UserID(row.sender),
-        row.depth,
-        row.contains_url,
-        row.changes(),
+        stream_id=stream_id,
+        writer=writer,
+        event_id=EventID(row.event_id),
+        type=row.type,
+        state_key=row.state_key,
+        sender=UserID(row.sender),
+        depth=row.depth,
+        contains_url=row.contains_url,
+        changes=row.changes(),
     )

@@ -1,4 +1,4 @@
-"""Which state event each state event took the place of."""
+"""The state event that each state event replaced."""
 
 from collections.abc import Collection
 
@@ -16,16 +16,16 @@ from hs.storage.rooms.state import EMPTY_SNAPSHOT
 
 @attrs.frozen(eq=False)
 class PreviousStates:
-    """Looks state up before events, many at once."""
+    """Looks up replaced state events, many at once."""
 
     _database: Database
     _events: EventStore
     _states: StateStore
 
     async def of(self, events: Collection[StoredEvent]) -> dict[EventID, StoredEvent]:
-        """Give, for those state events that replaced another, the one replaced."""
+        """Return, for each state event that replaced another, the replaced event."""
         replaced: dict[EventID, EventID] = {}
-        unread: dict[tuple[int, StateKey], list[EventID]] = {}
+        unknown: dict[tuple[int, StateKey], list[EventID]] = {}
         for stored in events:
             snapshot_id, state_key = stored.snapshot_id, stored.event.state_key
             if state_key is None or snapshot_id is None or snapshot_id == EMPTY_SNAPSHOT:
@@ -33,18 +33,18 @@ class PreviousStates:
             key = (stored.event.type, state_key)
             state_map = self._states.snapshot_nowait(snapshot_id)
             if state_map is None:
-                unread.setdefault((snapshot_id, key), []).append(stored.event_id)
+                unknown.setdefault((snapshot_id, key), []).append(stored.event_id)
             elif key in state_map:
                 replaced[stored.event_id] = state_map[key]
-        if unread:
-            places = [(snapshot_id, *key) for snapshot_id, key in unread]
-            rows = await self._database.read(timelines.single_entries, places)
+        if unknown:
+            entries = [(snapshot_id, *key) for snapshot_id, key in unknown]
+            rows = await self._database.read(timelines.single_entries, entries)
             for snapshot_id, key, event_id in rows:
-                for successor in unread[(snapshot_id, key)]:
+                for successor in unknown[(snapshot_id, key)]:
                     replaced[successor] = EventID(event_id)
-        before = await self._events.get(replaced.values())
+        stored_events = await self._events.get(replaced.values())
         return {
-            event_id: before[previous]
+            event_id: stored_events[previous]
             for event_id, previous in replaced.items()
-            if previous in before
+            if previous in stored_events
         }

@@ -1,4 +1,4 @@
-"""Who is joined to and invited to one room, kept in memory."""
+"""The joined and invited members of one room, in memory."""
 
 from typing import Final
 
@@ -13,52 +13,53 @@ _MEMBER_BYTES: Final = 250
 
 @attrs.define(eq=False)
 class Present:
-    """The members of one room who are joined or invited, the earliest first.
+    """The joined and invited members of one room, the earliest first.
 
-    The numbers are those of the member events. `local` are the joined users of this server.
+    `joined` and `invited` map each member to the stream ID of the member event. `local` are the
+    joined users of this server.
     """
 
     _suffix: str
     joined: dict[UserID, int] = attrs.Factory(dict)
     invited: dict[UserID, int] = attrs.Factory(dict)
     local: set[UserID] = attrs.Factory(set)
-    weighed: int = 0  # how many there were when the cache last weighed this
+    weighed: int = 0  # number of members when the cache last weighed this
 
     def __len__(self) -> int:
         return len(self.joined) + len(self.invited)
 
     @property
     def joined_count(self) -> int:
-        """Give how many are joined."""
+        """Number of joined members."""
         return len(self.joined)
 
     @property
     def invited_count(self) -> int:
-        """Give how many are invited."""
+        """Number of invited members."""
         return len(self.invited)
 
     def membership_of(self, user_id: UserID) -> str | None:
-        """Give a membership that counts as present."""
+        """Return "join" or "invite"; None for all other users."""
         if user_id in self.joined:
             return event_types.JOIN
         return event_types.INVITE if user_id in self.invited else None
 
     def first_but(self, user_id: UserID, count: int) -> list[UserID]:
-        """Give the members who have been here for longest, but for one."""
-        heads = [
-            (number, member)
+        """Return the earliest members except `user_id`, at most `count`."""
+        earliest = [
+            (stream_id, member)
             for members in (self.joined, self.invited)
-            for member, number in _first(members, count + 1)
+            for member, stream_id in _first(members, count + 1)
             if member != user_id
         ]
-        return [member for _, member in sorted(heads)[:count]]
+        return [member for _, member in sorted(earliest)[:count]]
 
     def change(self, user_id: UserID, membership: str | None, stream_id: int) -> None:
-        """Note a member's new membership; of two facts the later one counts."""
+        """Set a member's membership, unless a later member event is known."""
         known = self.joined.get(user_id) or self.invited.get(user_id)
         if known is not None and known > stream_id:
             return
-        # Taken out first, so that the order stays that of the numbers.
+        # Removed first, so that the dictionaries stay ordered by stream ID.
         self.joined.pop(user_id, None)
         self.invited.pop(user_id, None)
         self.local.discard(user_id)
@@ -70,8 +71,8 @@ class Present:
             self.invited[user_id] = stream_id
 
 
-def weigh_present(room_id: RoomID, present: Present) -> int:
-    """Give about how many bytes a room's members take."""
+def weigh_members(room_id: RoomID, present: Present) -> int:
+    """Return the estimated memory use of a room's members, in bytes."""
     return _ROOM_BYTES + present.weighed * _MEMBER_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What lists show of a room, read from its state event by event."""
+"""Room summaries for lists of rooms, updated with each state event."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -29,7 +29,7 @@ SUMMARISED_TYPES: Final = frozenset((*_FIELDS, event_types.TOMBSTONE))
 
 
 def summary_after(summary: SummaryRecord, key: StateKey, event: Event | None) -> SummaryRecord:
-    """Give the summary after an entry of the state, not a membership, was set or removed."""
+    """Return the summary after a state entry that is not a membership was set or removed."""
     event_type, state_key = key
     if state_key != "":
         return summary
@@ -46,7 +46,7 @@ def summary_after(summary: SummaryRecord, key: StateKey, event: Event | None) ->
 def count_membership(
     summary: SummaryRecord, before: str | None, after: str | None
 ) -> SummaryRecord:
-    """Give the summary after one member went from one membership to another."""
+    """Return the summary after a member's membership changed."""
     if before == after:
         return summary
     for membership, step in ((before, -1), (after, 1)):
@@ -58,5 +58,5 @@ def count_membership(
 
 def _text(event: Event, source: str) -> str | None:
     value = event.content.get(source)
-    # Texts of other servers may hold NUL, which databases do not store.
+    # Strings of other servers may contain NUL, which PostgreSQL cannot store.
     return value if isinstance(value, str) and "\0" not in value else None

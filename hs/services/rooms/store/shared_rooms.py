@@ -1,7 +1,7 @@
-"""Who shares rooms with whom, now and compared with an earlier moment: for device lists.
+"""Which users share rooms, now and at an earlier position: for device lists.
 
-What happened lately is looked up in the tails of rooms; the database is read only if somebody
-came or went, or for a moment long ago.
+Membership changes since that position are taken from the recent events of rooms. The database is
+read only if memberships have changed, or if the position is too old.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,12 +20,15 @@ from hs.services.rooms.store.recent_events import Tails
 from hs.storage.database import Database
 from hs.storage.rooms import shared_rooms, timelines
 
-NOBODY: Final = MetAndParted()
+NO_CHANGES: Final = MetAndParted()
 
 
 @attrs.define(eq=False)
-class _Moves:
-    """Whose memberships in a room were set since a moment, and by which event first."""
+class _MembershipChanges:
+    """The users whose membership of a room changed since the position.
+
+    `first` is the ID of the first such member event.
+    """
 
     first: EventID
     users: set[UserID] = attrs.Factory(set)
@@ -33,87 +36,92 @@ class _Moves:
 
 @attrs.frozen(eq=False)
 class _Comparison:
-    """What is known of a user's rooms at both moments.
+    """A user's rooms now and at the earlier position.
 
-    `then` tells who was joined, of those whose memberships were set since.
+    `joined_before` says whether a user was joined to a room at that position, for users whose
+    membership of it changed.
     """
 
     user_id: UserID
     rooms: RoomsOf
-    moves: dict[RoomID, _Moves]
-    then: dict[tuple[RoomID, UserID], bool]
+    changes: dict[RoomID, _MembershipChanges]
+    joined_before: dict[tuple[RoomID, UserID], bool]
 
     def is_in(self, room_id: RoomID) -> bool:
         own = self.rooms.get(room_id)
         return own is not None and own.membership == event_types.JOIN
 
     def was_in(self, room_id: RoomID) -> bool:
-        return self.then.get((room_id, self.user_id), self.is_in(room_id))
+        return self.joined_before.get((room_id, self.user_id), self.is_in(room_id))
 
 
 @attrs.frozen(eq=False)
 class RoomNeighbours:
-    """The answers by memberships."""
+    """Which users share rooms, by the memberships of rooms."""
 
     _database: Database
     _events: EventStore
     _memberships: Memberships
-    _tails: Tails
+    _recent_events: Tails
 
     async def sharing(self, user_id: UserID, among: Collection[UserID]) -> AbstractSet[UserID]:
-        """Give those who share a room with one of our users now."""
-        others = set(among)
-        found: set[UserID] = set()
+        """Return the users of `among` that share a room with a local user now."""
+        remaining = set(among)
+        sharing: set[UserID] = set()
         all_known = True
         for room_id in await self._memberships.joined_rooms(user_id):
             present = self._memberships.present_nowait(room_id)
             if present is None:
                 all_known = False
                 continue
-            here = {one for one in others if one in present.joined}
-            found |= here
-            others -= here
-            if not others:
-                return found
+            members = {other_id for other_id in remaining if other_id in present.joined}
+            sharing |= members
+            remaining -= members
+            if not remaining:
+                return sharing
         if not all_known:
-            found |= (await self._shared_rooms(user_id, others)).keys()
-        return found
+            sharing |= (await self._shared_rooms(user_id, remaining)).keys()
+        return sharing
 
     async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> MetAndParted:
-        """Compare who shares rooms with one of our users now with those who did."""
-        if self._tails.nobody_moved_since(since):
-            return NOBODY
+        """Return the users who began or ceased to share rooms with a local user."""
+        if self._recent_events.nobody_moved_since(since):
+            return NO_CHANGES
         rooms = await self._memberships.rooms_of(user_id)
-        moves = await self._moves(rooms, since)
-        if not moves:
-            return NOBODY
-        compared = _Comparison(user_id, rooms, moves, await self._then(user_id, moves))
-        concerned: set[UserID] = set()
-        for room_id, moved in moves.items():
-            was_in, is_in = compared.was_in(room_id), compared.is_in(room_id)
+        changes = await self._membership_changes(rooms, since)
+        if not changes:
+            return NO_CHANGES
+        comparison = _Comparison(
+            user_id, rooms, changes, await self._joined_before(user_id, changes)
+        )
+        affected: set[UserID] = set()
+        for room_id, room_changes in changes.items():
+            was_in, is_in = comparison.was_in(room_id), comparison.is_in(room_id)
             if was_in or is_in:
-                concerned |= moved.users
+                affected |= room_changes.users
             if was_in != is_in:
-                concerned |= await self._memberships.joined(room_id)
-        concerned.discard(user_id)
-        if not concerned:
-            return NOBODY
-        return await self._met_and_parted(compared, concerned)
+                affected |= await self._memberships.joined(room_id)
+        affected.discard(user_id)
+        if not affected:
+            return NO_CHANGES
+        return await self._met_and_parted(comparison, affected)
 
-    async def _met_and_parted(self, compared: _Comparison, concerned: set[UserID]) -> MetAndParted:
-        shared = await self._shared_rooms(compared.user_id, concerned)
-        joined = {room_id: await self._memberships.joined(room_id) for room_id in compared.moves}
+    async def _met_and_parted(self, comparison: _Comparison, affected: set[UserID]) -> MetAndParted:
+        shared = await self._shared_rooms(comparison.user_id, affected)
+        joined = {
+            room_id: await self._memberships.joined(room_id) for room_id in comparison.changes
+        }
         met: set[UserID] = set()
         parted: set[UserID] = set()
-        for other_id in concerned:
+        for other_id in affected:
             now = shared.get(other_id, set())
             was_sharing = any(
-                compared.was_in(room_id)
-                and compared.then.get(
+                comparison.was_in(room_id)
+                and comparison.joined_before.get(
                     (room_id, other_id),
                     other_id in joined[room_id] if room_id in joined else True,
                 )
-                for room_id in now | compared.moves.keys()
+                for room_id in now | comparison.changes.keys()
             )
             if now and not was_sharing:
                 met.add(other_id)
@@ -130,62 +138,67 @@ class RoomNeighbours:
             shared.setdefault(UserID(other_id), set()).add(RoomID(room_id))
         return shared
 
-    async def _moves(self, rooms: RoomsOf, since: VectorPosition) -> dict[RoomID, _Moves]:
-        touched = self._tails.rooms_since(since)
-        moves: dict[RoomID, _Moves] = {}
+    async def _membership_changes(
+        self, rooms: RoomsOf, since: VectorPosition
+    ) -> dict[RoomID, _MembershipChanges]:
+        touched = self._recent_events.rooms_since(since)
+        changes: dict[RoomID, _MembershipChanges] = {}
         unknown: list[RoomID] = []
         for room_id in rooms if touched is None else touched:
             own = rooms.get(room_id)
             if own is None:
                 continue
-            # Rooms that were left before are of no concern.
+            # Rooms that the user left before the position do not matter.
             if own.membership != event_types.JOIN and own.stream_id <= since.floor:
                 continue
-            if not self._add_from_tail(moves, room_id, since):
+            if not self._add_recent(changes, room_id, since):
                 unknown.append(room_id)
         if unknown:
-            for one in await self._database.read(shared_rooms.moved, unknown, since.floor):
-                if not since.covers(one.writer, one.stream_id):
-                    _add(moves, RoomID(one.room_id), EventID(one.event_id), UserID(one.user_id))
-        return moves
+            for row in await self._database.read(shared_rooms.moved, unknown, since.floor):
+                if not since.covers(row.writer, row.stream_id):
+                    _add(changes, RoomID(row.room_id), EventID(row.event_id), UserID(row.user_id))
+        return changes
 
-    def _add_from_tail(
-        self, moves: dict[RoomID, _Moves], room_id: RoomID, since: VectorPosition
+    def _add_recent(
+        self, changes: dict[RoomID, _MembershipChanges], room_id: RoomID, since: VectorPosition
     ) -> bool:
-        entries = self._tails.since(room_id, since)
+        entries = self._recent_events.since(room_id, since)
         if entries is None:
             return False
         for entry in entries:
             for event_type, state_key, _, _ in entry.changes:
                 if event_type == event_types.MEMBER:
-                    _add(moves, room_id, entry.event_id, UserID(state_key))
+                    _add(changes, room_id, entry.event_id, UserID(state_key))
         return True
 
-    async def _then(
-        self, user_id: UserID, moves: dict[RoomID, _Moves]
+    async def _joined_before(
+        self, user_id: UserID, changes: dict[RoomID, _MembershipChanges]
     ) -> dict[tuple[RoomID, UserID], bool]:
-        firsts = await self._events.get([one.first for one in moves.values()])
+        firsts = await self._events.get([room_changes.first for room_changes in changes.values()])
         snapshots = {
             room_id: stored.snapshot_id
-            for room_id, moved in moves.items()
-            if (stored := firsts.get(moved.first)) is not None and stored.snapshot_id is not None
+            for room_id, room_changes in changes.items()
+            if (stored := firsts.get(room_changes.first)) is not None
+            and stored.snapshot_id is not None
         }
-        users = {user_id}.union(*(moved.users for moved in moves.values()))
-        keys = [(event_types.MEMBER, str(one)) for one in sorted(users)]
+        users = {user_id}.union(*(room_changes.users for room_changes in changes.values()))
+        keys = [(event_types.MEMBER, str(user_id)) for user_id in sorted(users)]
         entries = await self._database.read(timelines.entries_at, set(snapshots.values()), keys)
-        event_ids = {EventID(one) for held in entries.values() for one in held.values()}
+        event_ids = {EventID(each) for state in entries.values() for each in state.values()}
         events = await self._events.get(event_ids)
-        then: dict[tuple[RoomID, UserID], bool] = {}
-        for room_id, moved in moves.items():
-            held = entries.get(snapshots.get(room_id, -1), {})
-            for one in moved.users:
-                stored = events.get(EventID(held.get((event_types.MEMBER, one), "")))
-                then[room_id, one] = (
+        joined_before: dict[tuple[RoomID, UserID], bool] = {}
+        for room_id, room_changes in changes.items():
+            state = entries.get(snapshots.get(room_id, -1), {})
+            for member in room_changes.users:
+                stored = events.get(EventID(state.get((event_types.MEMBER, member), "")))
+                joined_before[room_id, member] = (
                     stored is not None
                     and stored.event.content.get("membership") == event_types.JOIN
                 )
-        return then
+        return joined_before
 
 
-def _add(moves: dict[RoomID, _Moves], room_id: RoomID, event_id: EventID, user_id: UserID) -> None:
-    moves.setdefault(room_id, _Moves(event_id)).users.add(user_id)
+def _add(
+    changes: dict[RoomID, _MembershipChanges], room_id: RoomID, event_id: EventID, user_id: UserID
+) -> None:
+    changes.setdefault(room_id, _MembershipChanges(event_id)).users.add(user_id)

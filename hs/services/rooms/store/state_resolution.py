@@ -1,4 +1,4 @@
-"""Resolving the states of forks, with events and auth chains from the stores."""
+"""Resolve the states of forks, with events and auth chains from the stores."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ from hs.core.versions import RoomVersion
 from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_snapshots import StateMap
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.store.stored_event import EventStatus
 
 
 @attrs.frozen(eq=False)
 class StateResolver:
-    """Brings states together; all their events but one must be committed."""
+    """Resolves states whose events are all committed, except at most one."""
 
     _events: EventStore
     _graph: AuthGraph
@@ -34,13 +34,13 @@ class StateResolver:
         rules: RoomVersion,
         conflict: Conflict,
         states: Sequence[StateMap],
-        entering: Event | None = None,
+        uncommitted: Event | None = None,
     ) -> StateMap:
-        """Give the resolved state of states whose conflict is known.
+        """Return the resolved state.
 
-        `entering` is an event that may be part of them without being committed.
+        `uncommitted` is an event that may be in the states without being committed.
 
-        Spec: rooms/, State resolution.
+        Spec: rooms, State resolution.
         """
         if not conflict.conflicted:
             return conflict.unconflicted
@@ -49,27 +49,29 @@ class StateResolver:
         subgraph: frozenset[EventID] = frozenset()
         if needs_auth_difference(rules):
             difference = await self._graph.difference(
-                [set(state.values()) for state in states], entering
+                [set(state.values()) for state in states], uncommitted
             )
         if needs_subgraph(rules):
-            subgraph = await self._graph.subgraph(conflicted, entering) | conflicted
+            subgraph = await self._graph.subgraph(conflicted, uncommitted) | conflicted
         return await self._run(
-            resolution_steps(Problem(rules, conflict, difference, subgraph)), entering
+            resolution_steps(Problem(rules, conflict, difference, subgraph)), uncommitted
         )
 
-    async def _run(self, steps: Resolution, entering: Event | None) -> StateMap:
+    async def _run(self, steps: Resolution, uncommitted: Event | None) -> StateMap:
         try:
             needed = next(steps)
             while True:
-                needed = steps.send(await self._load(needed, entering))
+                needed = steps.send(await self._load(needed, uncommitted))
         except StopIteration as stop:
             resolved: StateMap = stop.value
             return resolved
 
-    async def _load(self, needed: frozenset[EventID], entering: Event | None) -> LoadedEvents:
-        found = await self._events.get(needed)
-        loaded = {event_id: stored.event for event_id, stored in found.items()}
-        if entering is not None and entering.event_id in needed:
-            loaded[entering.event_id] = entering
-        rejected = {each for each, one in found.items() if one.status == Status.REJECTED}
+    async def _load(self, needed: frozenset[EventID], uncommitted: Event | None) -> LoadedEvents:
+        stored_events = await self._events.get(needed)
+        loaded = {event_id: stored.event for event_id, stored in stored_events.items()}
+        if uncommitted is not None and uncommitted.event_id in needed:
+            loaded[uncommitted.event_id] = uncommitted
+        rejected = {
+            each for each, stored in stored_events.items() if stored.status == EventStatus.REJECTED
+        }
         return LoadedEvents(loaded, rejected)

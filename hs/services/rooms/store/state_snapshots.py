@@ -1,8 +1,15 @@
-"""Snapshots of a room's state in memory: maps that share structure, and how each is to be stored.
+"""State snapshots in memory: immutable maps, and how each is to be stored.
 
-A snapshot that is not stored yet knows its parent and its changes over it; once it is committed
-it has a number, and lets go of the parent. Every so many hops a snapshot is stored whole, so
-that reading one back costs a bounded chain.
+Rules:
+
+- A snapshot that is not stored has no `id`. It is stored as `changes` to its `parent`, or whole if
+  it has no parent. Several tasks may share it and derive others from it.
+- Only the committer changes a snapshot: after the commit it sets the ID and drops the parent, so
+  chains of parents do not keep old states in memory. Commits run one at a time, and a group stores
+  all unstored ancestors of the snapshots that it uses, so each is stored exactly once.
+- If the commit fails, the snapshot stays without ID. The hot room that refers to it is dropped.
+- After a limited number of hops a snapshot is stored whole, which bounds the chain that a reader
+  has to follow.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,24 +23,24 @@ from hs.core.ids import EventID
 from hs.storage.rooms.state import EMPTY_SNAPSHOT
 
 StateMap = Map[StateKey, EventID]
-Changes = Mapping[StateKey, EventID | None]  # None: the key is no longer in the state
+Changes = Mapping[StateKey, EventID | None]  # None: the entry is removed
 
-# A whole snapshot costs 16 bytes an entry. Once in `entries / 8` changes that is 128 bytes a
-# change, no more than the row of a delta; and no chain is read back that is longer than the last.
+# A whole snapshot takes 16 bytes per entry. Stored once in `entries / 8` changes, that is 128 bytes
+# per change, no more than the row of a delta; and a chain is never longer than its last snapshot.
 MIN_HOPS: Final = 64
 MAX_HOPS: Final = 1024
 ENTRIES_PER_HOP: Final = 8
 
-ENTRY_BYTES: Final = 160  # of memory, for an entry of a map that shares nothing
-CHANGE_BYTES: Final = 1200  # for the path in the tree that one change copies
+ENTRY_BYTES: Final = 160  # memory of an entry in a map that shares no structure
+CHANGE_BYTES: Final = 1200  # memory of the tree nodes that one change copies
 
 
 @attrs.define(eq=False)
 class Snapshot:
-    """The state of a room at one point; read-only to all but the committer, which numbers it.
+    """The state of a room at one point; only the committer changes it.
 
-    Not stored yet: `id` is None; then `parent` and `changes` over it, or, for one that is to be
-    stored whole, neither.
+    While `id` is None, the snapshot is to be stored as `changes` to `parent`, or whole if both are
+    None.
     """
 
     map: StateMap
@@ -43,36 +50,36 @@ class Snapshot:
     changes: Changes | None = None
 
     def after(self, changes: Changes) -> "Snapshot":
-        """Give the snapshot that follows from changes; itself when they change nothing."""
-        real = {key: new for key, new in changes.items() if self.map.get(key) != new}
-        if not real:
+        """Return the snapshot after changes; the same object if nothing changes."""
+        effective = {key: new for key, new in changes.items() if self.map.get(key) != new}
+        if not effective:
             return self
-        state = _changed(self.map, real)
+        state = _changed(self.map, effective)
         hops = self.hops + 1
         if self.id == EMPTY_SNAPSHOT or hops > _most_hops(len(state)):
             return Snapshot(state)
-        return Snapshot(state, None, hops, self, real)
+        return Snapshot(state, None, hops, self, effective)
 
-    def settle(self, number: int) -> None:
-        """Note that the snapshot is stored."""
-        self.id = number
+    def mark_stored(self, snapshot_id: int) -> None:
+        """Record the ID under which the snapshot was stored."""
+        self.id = snapshot_id
         self.parent = None
         self.changes = None
 
 
 def empty() -> Snapshot:
-    """Give the state before a room's first event."""
+    """Return the state before a room's first event."""
     return Snapshot(Map(), EMPTY_SNAPSHOT)
 
 
 def unstored(snapshot: Snapshot) -> Iterator[Snapshot]:
-    """Go through a snapshot and those below it that are not stored, the lowest first."""
-    found: list[Snapshot] = []
-    below: Snapshot | None = snapshot
-    while below is not None and below.id is None:
-        found.append(below)
-        below = below.parent
-    return reversed(found)
+    """Yield a snapshot and its unstored ancestors, the oldest first."""
+    chain: list[Snapshot] = []
+    ancestor: Snapshot | None = snapshot
+    while ancestor is not None and ancestor.id is None:
+        chain.append(ancestor)
+        ancestor = ancestor.parent
+    return reversed(chain)
 
 
 def _most_hops(entries: int) -> int:

@@ -1,7 +1,20 @@
-"""State by room and by snapshot: maps in memory up to a bound, kept current by the feed.
+"""The cache of room state: current state by room, and state snapshots by ID.
 
-The maps share structure with those they were derived from, so a change costs a few hundred
-bytes however large the room is.
+Rules:
+
+- The current state of a cached room is exact as of this process's feed, whose rows are applied in
+  order.
+- A room that is not cached is read once, however many tasks wait for it. The rows that the feed
+  delivers meanwhile are applied to what was read. If the read was ahead of the feed, rows that it
+  contained already are applied again, some of them later; as they come in order, the result is that
+  of the last row.
+- When the feed delivers a room's create event, its state is complete from then on and is cached
+  without a read.
+- The owner of a room has read its current state under the lock; it is cached only if no other read
+  is in progress, whose result might be older or newer.
+- A snapshot never changes. A purged room is dropped by a row in the stream of caches.
+- Maps share structure with those they were derived from, so a change costs a few hundred bytes
+  however large the room is.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping
@@ -30,7 +43,7 @@ MAX_CURRENT_BYTES: Final = 64 * 1024 * 1024
 MAX_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
 
 PURGED_ROOMS: Final = "purged_rooms"
-"""The cache whose rows tell of rooms that are no more."""
+"""The cache name in CacheRows that list purged rooms."""
 
 ROOMS_AT_ONCE: Final = 25
 
@@ -39,16 +52,16 @@ _EMPTY: Final[StateMap] = Map()
 
 
 @attrs.define(eq=False)
-class _Current:
-    """The state of one room now; `entries` is how many there were when it was weighed."""
+class _CachedRoom:
+    """The current state of one room; `entries` is its size when it was last weighed."""
 
     map: StateMap
     entries: int
 
 
 @attrs.define(eq=False)
-class _Known:
-    """The state of one snapshot; derived ones share most of their map with another."""
+class _CachedSnapshot:
+    """The state of one snapshot; a derived map shares most of its memory with another."""
 
     map: StateMap
     derived: bool
@@ -58,18 +71,18 @@ class _Known:
 @attrs.frozen(eq=False)
 class _Loaded:
     hops: int
-    base: int | None  # the snapshot in memory to lay `layer` over
+    base: int | None  # the cached snapshot that `layer` is applied to
     layer: dict[Key, str | None]
 
 
-def _weigh_current(room_id: RoomID, held: _Current) -> int:
-    return _MAP_BYTES + held.entries * state_snapshots.ENTRY_BYTES
+def _weigh_current(room_id: RoomID, cached: _CachedRoom) -> int:
+    return _MAP_BYTES + cached.entries * state_snapshots.ENTRY_BYTES
 
 
-def _weigh_snapshot(snapshot_id: int, known: _Known) -> int:
-    if known.derived:
-        return _MAP_BYTES + state_snapshots.CHANGE_BYTES + len(known.map)
-    return _MAP_BYTES + len(known.map) * state_snapshots.ENTRY_BYTES
+def _weigh_snapshot(snapshot_id: int, cached: _CachedSnapshot) -> int:
+    if cached.derived:
+        return _MAP_BYTES + state_snapshots.CHANGE_BYTES + len(cached.map)
+    return _MAP_BYTES + len(cached.map) * state_snapshots.ENTRY_BYTES
 
 
 class StateStore:
@@ -85,151 +98,151 @@ class StateStore:
     ) -> None:
         self._database = database
         self._events = events
-        self._rooms: LruCache[RoomID, _Current] = LruCache(
+        self._rooms: LruCache[RoomID, _CachedRoom] = LruCache(
             "current_state", max_weight=max_current_bytes, weigh=_weigh_current
         )
-        self._snapshots: LruCache[int, _Known] = LruCache(
+        self._snapshots: LruCache[int, _CachedSnapshot] = LruCache(
             "state_snapshots", max_weight=max_snapshot_bytes, weigh=_weigh_snapshot
         )
         self._flights: SingleFlight[RoomID | int] = SingleFlight()
-        # For each room being read, what the feed brought meanwhile: one list for each reader.
-        self._meanwhile: dict[RoomID, list[list[StateChange]]] = {}
+        # For each room being read, the changes since then: one list per reader.
+        self._changes_during_reads: dict[RoomID, list[list[StateChange]]] = {}
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(CACHES, self._on_caches)
 
     def current_nowait(self, room_id: RoomID) -> StateMap | None:
-        """Give the current state of a room that is in memory."""
-        held = self._rooms.get(room_id)
-        return None if held is None else held.map
+        """Return the current state of a room that is in memory."""
+        cached = self._rooms.get(room_id)
+        return None if cached is None else cached.map
 
     async def current(self, room_id: RoomID) -> StateMap:
-        """Give the current state of a room, as of this process's feed; empty if unknown."""
-        held = self.current_nowait(room_id)
-        if held is not None:
-            return held
+        """Return a room's current state, as of this process's feed; empty for unknown rooms."""
+        cached = self.current_nowait(room_id)
+        if cached is not None:
+            return cached
         return await self._flights.run(room_id, self._load_current, room_id)
 
     async def current_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
-        """Give the current state of many rooms, reading those not in memory together."""
+        """Return the current state of many rooms, reading those not in memory together."""
         missing = [room_id for room_id in room_ids if room_id not in self._rooms]
         read: dict[RoomID, StateMap] = {}
         for first in range(0, len(missing), ROOMS_AT_ONCE):
             read.update(await self._load_many(missing[first : first + ROOMS_AT_ONCE]))
-        found: dict[RoomID, StateMap] = {}
+        states: dict[RoomID, StateMap] = {}
         for room_id in room_ids:
-            held = self.current_nowait(room_id)
-            found[room_id] = read.get(room_id, _EMPTY) if held is None else held
-        return found
+            cached = self.current_nowait(room_id)
+            states[room_id] = read.get(room_id, _EMPTY) if cached is None else cached
+        return states
 
     async def current_of_types(
         self, room_id: RoomID, types: Collection[str]
     ) -> Mapping[StateKey, EventID]:
-        """Give the current state of some types, without reading all of a room's."""
-        held = self.current_nowait(room_id)
-        if held is None:
-            found = await self._database.read(state.current_of_types, room_id, list(types))
-            return _typed(found)
-        return {key: event_id for key, event_id in held.items() if key[0] in types}
+        """Return the current state events of these types, without loading the whole state."""
+        cached = self.current_nowait(room_id)
+        if cached is None:
+            entries = await self._database.read(state.current_of_types, room_id, list(types))
+            return _typed(entries)
+        return {key: event_id for key, event_id in cached.items() if key[0] in types}
 
     async def current_of_keys(
         self, room_id: RoomID, keys: Collection[StateKey]
     ) -> Mapping[StateKey, EventID]:
-        """Give some entries of the current state, without reading all of a room's."""
-        held = self.current_nowait(room_id)
-        if held is None:
+        """Return these entries of the current state, without loading the whole state."""
+        cached = self.current_nowait(room_id)
+        if cached is None:
             return _typed(await self._database.read(state.current_of_keys, room_id, list(keys)))
-        return {key: held[key] for key in keys if key in held}
+        return {key: cached[key] for key in keys if key in cached}
 
     async def current_event(
         self, room_id: RoomID, event_type: str, state_key: str = ""
     ) -> StoredEvent | None:
-        """Give the event that holds an entry of the current state."""
+        """Return the current state event of this type and state key."""
         key = (event_type, state_key)
         event_id = (await self.current_of_keys(room_id, (key,))).get(key)
         return None if event_id is None else await self._events.get_one(event_id)
 
     def snapshot_nowait(self, snapshot_id: int) -> StateMap | None:
-        """Give the state of a snapshot that is in memory."""
+        """Return the state of a snapshot that is in memory."""
         if snapshot_id == EMPTY_SNAPSHOT:
             return Map()
-        known = self._snapshots.get(snapshot_id)
-        return None if known is None else known.map
+        cached = self._snapshots.get(snapshot_id)
+        return None if cached is None else cached.map
 
     async def at_snapshot(self, snapshot_id: int) -> StateMap:
-        """Give the state of a snapshot; it never changes."""
+        """Return the state of a snapshot."""
         if snapshot_id == EMPTY_SNAPSHOT:
             return Map()
-        known = self._snapshots.get(snapshot_id)
-        if known is not None:
-            return known.map
+        cached = self._snapshots.get(snapshot_id)
+        if cached is not None:
+            return cached.map
         return await self._flights.run(snapshot_id, self._load_snapshot, snapshot_id)
 
     async def of_snapshot(
         self, snapshot_id: int, keys: Collection[StateKey]
     ) -> Mapping[StateKey, EventID]:
-        """Give some entries of a snapshot, without making all of its map."""
-        known = self._snapshots.get(snapshot_id)
-        if known is not None:
-            return {key: known.map[key] for key in keys if key in known.map}
+        """Return these entries of a snapshot, without loading the whole state."""
+        cached = self._snapshots.get(snapshot_id)
+        if cached is not None:
+            return {key: cached.map[key] for key in keys if key in cached.map}
         if snapshot_id == EMPTY_SNAPSHOT or not keys:
             return {}
-        found = await self._database.read(state.snapshot_subset, snapshot_id, list(keys))
-        return _typed(found)
+        entries = await self._database.read(state.snapshot_subset, snapshot_id, list(keys))
+        return _typed(entries)
 
     async def snapshot(self, snapshot_id: int) -> Snapshot:
-        """Give a stored snapshot to build others upon."""
+        """Return a stored snapshot to derive others from."""
         if snapshot_id == EMPTY_SNAPSHOT:
             return state_snapshots.empty()
         state_map = await self.at_snapshot(snapshot_id)
-        known = self._snapshots.get(snapshot_id)
-        # Should it be too large to be kept: a wrong number of hops only costs a longer chain.
-        return Snapshot(state_map, snapshot_id, 0 if known is None else known.hops)
+        cached = self._snapshots.get(snapshot_id)
+        # If it was too large for the cache, a wrong number of hops only costs a longer chain.
+        return Snapshot(state_map, snapshot_id, 0 if cached is None else cached.hops)
 
     def remember_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in memory that is being stored."""
+        """Cache a snapshot that was just stored."""
         assert snapshot.id is not None
         derived = snapshot.hops > 0
-        self._snapshots.put(snapshot.id, _Known(snapshot.map, derived, snapshot.hops))
+        self._snapshots.put(snapshot.id, _CachedSnapshot(snapshot.map, derived, snapshot.hops))
 
     def remember_current(self, room_id: RoomID, state_map: StateMap) -> None:
-        """Keep a room's current state that its owner read, with nothing under way to change it."""
-        if room_id not in self._rooms and room_id not in self._meanwhile:
-            self._rooms.put(room_id, _Current(state_map, len(state_map)))
+        """Cache a room's current state that its owner has read, with no event pending."""
+        if room_id not in self._rooms and room_id not in self._changes_during_reads:
+            self._rooms.put(room_id, _CachedRoom(state_map, len(state_map)))
 
     async def _load_current(self, room_id: RoomID) -> StateMap:
         return (await self._load_many((room_id,)))[room_id]
 
     async def _load_many(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
-        news: dict[RoomID, list[StateChange]] = {room_id: [] for room_id in room_ids}
-        for room_id, changes in news.items():
-            self._meanwhile.setdefault(room_id, []).append(changes)
+        changes_by_room: dict[RoomID, list[StateChange]] = {room_id: [] for room_id in room_ids}
+        for room_id, changes in changes_by_room.items():
+            self._changes_during_reads.setdefault(room_id, []).append(changes)
         try:
             loaded = await self._database.read(_read_current, list(room_ids))
         finally:
-            for room_id, changes in news.items():
-                self._stop_listening(room_id, changes)
-        for room_id, changes in news.items():
+            for room_id, changes in changes_by_room.items():
+                self._end_read(room_id, changes)
+        for room_id, changes in changes_by_room.items():
             state_map = loaded[room_id] = _after(loaded.get(room_id, _EMPTY), changes)
             if state_map:
-                self._rooms.put(room_id, _Current(state_map, len(state_map)))
+                self._rooms.put(room_id, _CachedRoom(state_map, len(state_map)))
         return loaded
 
-    def _stop_listening(self, room_id: RoomID, changes: list[StateChange]) -> None:
-        listening = [one for one in self._meanwhile[room_id] if one is not changes]
-        if listening:
-            self._meanwhile[room_id] = listening
+    def _end_read(self, room_id: RoomID, changes: list[StateChange]) -> None:
+        remaining = [each for each in self._changes_during_reads[room_id] if each is not changes]
+        if remaining:
+            self._changes_during_reads[room_id] = remaining
         else:
-            del self._meanwhile[room_id]
+            del self._changes_during_reads[room_id]
 
     async def _load_snapshot(self, snapshot_id: int) -> StateMap:
         loaded = await self._database.read(_read_snapshot, snapshot_id, self._snapshots)
         base = None if loaded.base is None else self._snapshots.get(loaded.base)
         if base is None and loaded.base is not None:
-            # It fell out of memory meanwhile.
+            # It was evicted in the meantime.
             loaded = await self._database.read(_read_snapshot, snapshot_id, ())
         state_map: StateMap = Map() if base is None else base.map
-        state_map = _laid_over(state_map, loaded.layer)
-        self._snapshots.put(snapshot_id, _Known(state_map, base is not None, loaded.hops))
+        state_map = _overlay(state_map, loaded.layer)
+        self._snapshots.put(snapshot_id, _CachedSnapshot(state_map, base is not None, loaded.hops))
         return state_map
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
@@ -244,52 +257,54 @@ class StateStore:
             if not changes:
                 continue
             room_id = RoomID(row.room_id)
-            if _begins_a_room(row) and room_id not in self._rooms:
-                # All that follows comes by the feed as well.
-                self._rooms.put(room_id, _Current(_EMPTY, 1))
+            if _creates_room(row) and room_id not in self._rooms:
+                # The state is empty here, and the feed delivers all that follows.
+                self._rooms.put(room_id, _CachedRoom(_EMPTY, 1))
             if room_id in self._rooms:
-                held = self._rooms.get(room_id)
-                if held is not None:
-                    held.map = _after(held.map, changes)
-                    if len(held.map) > 2 * held.entries:
-                        self._rooms.put(room_id, _Current(held.map, len(held.map)))
-            for news in self._meanwhile.get(room_id, ()):
-                news.extend(changes)
+                cached = self._rooms.get(room_id)
+                if cached is not None:
+                    cached.map = _after(cached.map, changes)
+                    if len(cached.map) > 2 * cached.entries:
+                        self._rooms.put(room_id, _CachedRoom(cached.map, len(cached.map)))
+            for changes_of_read in self._changes_during_reads.get(room_id, ()):
+                changes_of_read.extend(changes)
 
 
-def _begins_a_room(row: EventRow) -> bool:
-    """Tell whether there was no state of the room before an event."""
+def _creates_room(row: EventRow) -> bool:
+    """Return whether an event is an accepted create event."""
     is_create = row.type == event_types.CREATE and row.state_key == ""
     return is_create and not (row.outlier or row.rejected or row.soft_failed)
 
 
 async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, StateMap]:
-    found: dict[RoomID, dict[StateKey, EventID]] = {}
+    entries: dict[RoomID, dict[StateKey, EventID]] = {}
     for room_id, event_type, state_key, event_id in await state.current_in(tx, room_ids):
-        found.setdefault(RoomID(room_id), {})[event_type, state_key] = EventID(event_id)
-    return {room_id: Map(entries) for room_id, entries in found.items()}
+        entries.setdefault(RoomID(room_id), {})[event_type, state_key] = EventID(event_id)
+    return {room_id: Map(entries) for room_id, entries in entries.items()}
 
 
-async def _read_snapshot(tx: Tx, snapshot_id: int, known: Container[int]) -> _Loaded:
+async def _read_snapshot(tx: Tx, snapshot_id: int, cached: Container[int]) -> _Loaded:
     chain = await state.chain(tx, snapshot_id)
     hops = max(0, len(chain) - 1)
-    first = max((n for n, (number, _) in enumerate(chain) if number in known), default=-1)
-    base = chain[first][0] if first >= 0 else None
+    base_index = max(
+        (n for n, (snapshot_id, _) in enumerate(chain) if snapshot_id in cached), default=-1
+    )
+    base = chain[base_index][0] if base_index >= 0 else None
     if base is None:
         whole = state.overlay({}, (delta for _, delta in chain))
         return _Loaded(hops, None, dict(await state.named(tx, whole)))
     changes: dict[int, int] = {}
-    for _, delta in chain[first + 1 :]:
+    for _, delta in chain[base_index + 1 :]:
         changes.update(state.unpack(delta))
-    kept = {key: number for key, number in changes.items() if number != state.REMOVED}
-    layer: dict[Key, str | None] = dict(await state.named(tx, kept))
-    gone = [key for key, number in changes.items() if number == state.REMOVED]
-    for name in (await state.key_names(tx, gone)).values():
+    set_entries = {key: n for key, n in changes.items() if n != state.REMOVED}
+    layer: dict[Key, str | None] = dict(await state.named(tx, set_entries))
+    removed = [key for key, n in changes.items() if n == state.REMOVED]
+    for name in (await state.key_names(tx, removed)).values():
         layer[name] = None
     return _Loaded(hops, base, layer)
 
 
-def _laid_over(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap:
+def _overlay(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap:
     copy = state_map.mutate()
     for key, event_id in layer.items():
         if event_id is not None:
@@ -300,8 +315,11 @@ def _laid_over(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap
 
 
 def _after(state_map: StateMap, changes: Iterable[StateChange]) -> StateMap:
-    return _laid_over(state_map, {(one[0], one[1]): one[2] for one in changes})
+    return _overlay(
+        state_map,
+        {(event_type, state_key): event_id for event_type, state_key, event_id, _ in changes},
+    )
 
 
-def _typed(found: Mapping[Key, str]) -> dict[StateKey, EventID]:
-    return {key: EventID(event_id) for key, event_id in found.items()}
+def _typed(entries: Mapping[Key, str]) -> dict[StateKey, EventID]:
+    return {key: EventID(event_id) for key, event_id in entries.items()}

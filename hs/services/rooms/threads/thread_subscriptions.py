@@ -1,6 +1,6 @@
-"""Threads that users subscribe to, by hand or because they were mentioned there.
+"""Subscriptions to threads, made by the user or automatically by a mention.
 
-Spec: MSC4306, and MSC4308 for what clients catch up on.
+Spec: MSC4306; MSC4308 for how clients catch up.
 """
 
 from typing import Final, Protocol
@@ -25,19 +25,20 @@ from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
 
-Written = tuple[bool, list[tuple[int, ThreadSubscriptionRow]]]
+SubscriptionChange = tuple[bool, list[tuple[int, ThreadSubscriptionRow]]]
 
 
 class SubscriptionWriter(Protocol):
-    """The process that writes subscriptions."""
+    """The process that writes thread subscriptions."""
 
     @rpc
     async def subscribe(
         self, user_id: UserID, room_id: RoomID, root_id: EventID, cause: int | None, upto: int
     ) -> bool:
-        """Subscribe a user, by hand or because of the event with the number `cause`.
+        """Subscribe a user, or subscribe them automatically because of the event `cause`.
 
-        False: they unsubscribed after that event.
+        `cause` and `upto`, the last event so far, are stream IDs. Return False if the user has
+        unsubscribed after `cause`.
         """
         ...
 
@@ -45,13 +46,13 @@ class SubscriptionWriter(Protocol):
     async def unsubscribe(
         self, user_id: UserID, room_id: RoomID, root_id: EventID, upto: int
     ) -> None:
-        """Unsubscribe a user, if they are subscribed, when `upto` is the last event there is."""
+        """Unsubscribe a user who is subscribed; `upto` is the stream ID of the last event."""
         ...
 
 
 @attrs.frozen(eq=False)
 class SubscriptionTable:
-    """The writer."""
+    """The SubscriptionWriter of the process that owns the stream."""
 
     writer: TableWriter[ThreadSubscriptionRow]
 
@@ -70,7 +71,7 @@ class SubscriptionTable:
 
 @attrs.frozen
 class SubscriptionsPage:
-    """Changes, the latest first; `end` is where to go on, if there is more."""
+    """Changes, the latest first; `end` is the token to continue from, if there are more."""
 
     changes: list[SubscriptionRecord]
     end: str | None
@@ -78,7 +79,7 @@ class SubscriptionsPage:
 
 @attrs.frozen(eq=False)
 class ThreadSubscriptions:
-    """What users do with their subscriptions."""
+    """Reads and changes thread subscriptions for clients."""
 
     _database: Database
     _feed: Feed
@@ -88,21 +89,21 @@ class ThreadSubscriptions:
     async def subscribe(
         self, requester: Requester, room_id: RoomID, root_id: EventID, cause: EventID | None
     ) -> None:
-        """Subscribe the requester, by hand or, with `cause`, because of an event in the thread.
+        """Subscribe the requester; with `cause`, automatically because of an event in the thread.
 
         Raises: NotFound; M_NOT_IN_THREAD; M_CONFLICTING_UNSUBSCRIPTION.
         """
         await self._timelines.find_visible(requester, root_id, room_id)
-        number = None
+        cause_stream_id = None
         if cause is not None:
-            number = await self._number_of(requester, room_id, root_id, cause)
+            cause_stream_id = await self._stream_id_of_cause(requester, room_id, root_id, cause)
         if not await self._writer.subscribe(
-            requester.user_id, room_id, root_id, number, self._last_event()
+            requester.user_id, room_id, root_id, cause_stream_id, self._last_event()
         ):
             raise MatrixError(
                 "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",
                 409,
-                "The thread was unsubscribed from after this event",
+                "The user unsubscribed from the thread after this event",
             )
 
     async def unsubscribe(self, requester: Requester, room_id: RoomID, root_id: EventID) -> None:
@@ -111,17 +112,20 @@ class ThreadSubscriptions:
         await self._writer.unsubscribe(requester.user_id, room_id, root_id, self._last_event())
 
     async def is_automatic(self, requester: Requester, room_id: RoomID, root_id: EventID) -> bool:
-        """Tell whether the requester's subscription is automatic. Raises: NotFound, without one."""
+        """Return whether the requester's subscription is automatic.
+
+        Raises: NotFound, if they are not subscribed.
+        """
         await self._timelines.find_visible(requester, root_id, room_id)
-        held = await self._database.read(storage.get, requester.user_id, room_id, root_id)
-        if held is None or not held.is_subscribed:
+        record = await self._database.read(storage.get, requester.user_id, room_id, root_id)
+        if record is None or not record.is_subscribed:
             raise NotFound("You are not subscribed to this thread")
-        return held.is_automatic
+        return record.is_automatic
 
     async def page(
         self, requester: Requester, start: str | None, to: str | None, limit: int
     ) -> SubscriptionsPage:
-        """Give what changed before `start`, back to the `pos` of a sync. Raises: InvalidParam."""
+        """Return changes before `start`, back to the `pos` of a sync. Raises: InvalidParam."""
         if limit <= 0:
             raise InvalidParam("limit must be greater than zero")
         upto = storage.NEWEST
@@ -134,25 +138,25 @@ class ThreadSubscriptions:
     async def changes(
         self, user_id: UserID, after: int, upto: int, limit: int, *, gone_too: bool
     ) -> SubscriptionsPage:
-        """Give what changed in `(after, upto]`, the latest first."""
+        """Return changes in `(after, upto]`, the latest first."""
         limit = min(limit, MAX_LIMIT)
-        found = await self._database.read(_changes, user_id, after, upto, limit + 1, gone_too)
+        records = await self._database.read(_changes, user_id, after, upto, limit + 1, gone_too)
         end = None
-        if len(found) > limit:
-            found = found[:limit]
-            end = PaginationToken((found[-1].stream_id - 1,)).encode()
-        return SubscriptionsPage(found, end)
+        if len(records) > limit:
+            records = records[:limit]
+            end = PaginationToken((records[-1].stream_id - 1,)).encode()
+        return SubscriptionsPage(records, end)
 
-    async def _number_of(
+    async def _stream_id_of_cause(
         self, requester: Requester, room_id: RoomID, root_id: EventID, cause: EventID
     ) -> int:
-        seen = await self._timelines.find_visible(requester, cause, room_id)
-        relation = relation_of(seen.stored.event.content)
+        visible = await self._timelines.find_visible(requester, cause, room_id)
+        relation = relation_of(visible.stored.event.content)
         if relation is None or relation.rel_type != THREAD or relation.parent_id != root_id:
             raise MatrixError(
                 "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", 400, "The event is not in the thread"
             )
-        return seen.stored.stream_id
+        return visible.stored.stream_id
 
     def _last_event(self) -> int:
         return self._feed.position(EVENTS).most()
@@ -172,25 +176,41 @@ async def _subscribe(
     root_id: str,
     cause: int | None,
     upto: int,
-) -> Written:
-    held = await storage.get(tx, user_id, room_id, root_id)
+) -> SubscriptionChange:
+    current = await storage.get(tx, user_id, room_id, root_id)
     automatic = cause is not None
-    if held is not None and held.is_subscribed:
-        if automatic or not held.is_automatic:
+    if current is not None and current.is_subscribed:
+        if automatic or not current.is_automatic:
             return True, []
-    elif held is not None and cause is not None and cause <= held.events_upto:
+    elif current is not None and cause is not None and cause <= current.events_upto:
         return False, []
-    record = SubscriptionRecord(user_id, room_id, root_id, True, automatic, upto, await ids.one())
+    record = SubscriptionRecord(
+        user_id=user_id,
+        room_id=room_id,
+        root_id=root_id,
+        is_subscribed=True,
+        is_automatic=automatic,
+        events_upto=upto,
+        stream_id=await ids.one(),
+    )
     return True, await _write(tx, record)
 
 
 async def _unsubscribe(
     tx: Tx, ids: StreamIds, user_id: str, room_id: str, root_id: str, upto: int
-) -> Written:
-    held = await storage.get(tx, user_id, room_id, root_id)
-    if held is None or not held.is_subscribed:
+) -> SubscriptionChange:
+    current = await storage.get(tx, user_id, room_id, root_id)
+    if current is None or not current.is_subscribed:
         return False, []
-    record = SubscriptionRecord(user_id, room_id, root_id, False, False, upto, await ids.one())
+    record = SubscriptionRecord(
+        user_id=user_id,
+        room_id=room_id,
+        root_id=root_id,
+        is_subscribed=False,
+        is_automatic=False,
+        events_upto=upto,
+        stream_id=await ids.one(),
+    )
     return True, await _write(tx, record)
 
 

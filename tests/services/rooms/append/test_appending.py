@@ -1,4 +1,4 @@
-"""Appending to rooms: what it answers, stores and publishes."""
+"""Appending to rooms: what is returned, stored and published."""
 
 import pytest
 import trio
@@ -15,7 +15,9 @@ from tests.support.rooms import ALICE, BOB, CAROL, World, member, message
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
-async def test_rooms_of_every_version_take_members_and_messages(world: World, version: str) -> None:
+async def test_members_and_messages_are_appended_in_every_room_version(
+    world: World, version: str
+) -> None:
     room_id = await world.create_room(ALICE, version=version, join=[BOB])
 
     sent = await world.send(room_id, BOB, "hi")
@@ -29,7 +31,7 @@ async def test_rooms_of_every_version_take_members_and_messages(world: World, ve
     assert world.seen[-1][1].event_id == sent.event_id
 
 
-async def test_events_follow_each_other_in_one_line(world: World) -> None:
+async def test_event_cites_the_previous_event(world: World) -> None:
     room_id = await world.create_room(ALICE)
 
     first = await world.send(room_id, ALICE)
@@ -40,19 +42,19 @@ async def test_events_follow_each_other_in_one_line(world: World) -> None:
     assert stored[second.event_id].event.depth == stored[first.event_id].event.depth + 1
 
 
-async def test_who_is_not_in_the_room_cannot_send(world: World) -> None:
+async def test_user_outside_the_room_cannot_send(world: World) -> None:
     room_id = await world.create_room(ALICE)
 
     with pytest.raises(Forbidden):
         await world.send(room_id, BOB)
 
 
-async def test_unknown_rooms_are_not_found(world: World) -> None:
+async def test_sending_to_an_unknown_room_raises_not_found(world: World) -> None:
     with pytest.raises(NotFound):
         await world.send(RoomID("!nowhere:test.example"), ALICE)
 
 
-async def test_a_draft_that_fails_leaves_nothing_of_its_call(world: World) -> None:
+async def test_forbidden_draft_rejects_the_whole_call(world: World) -> None:
     room_id = await world.create_room(ALICE, join_rule="invite")
     before = await world.states.current(room_id)
     published = len(world.seen)
@@ -72,25 +74,25 @@ async def test_a_draft_that_fails_leaves_nothing_of_its_call(world: World) -> No
     assert len(world.seen) == published + 1
 
 
-async def test_events_too_large_are_refused(world: World) -> None:
+async def test_event_that_is_too_large_is_rejected(world: World) -> None:
     room_id = await world.create_room(ALICE)
 
     with pytest.raises(TooLarge):
         await world.send(room_id, ALICE, "x" * 70_000)
 
 
-async def test_equal_state_is_kept_when_asked_for(world: World) -> None:
+async def test_keep_if_same_returns_the_current_state_event(world: World) -> None:
     room_id = await world.create_room(ALICE)
     draft = Draft("m.room.topic", ALICE, {"topic": "same"}, "", keep_if_same=True)
     (first,) = await world.append(room_id, draft)
 
-    (again,) = await world.append(room_id, draft)
+    (repeated,) = await world.append(room_id, draft)
 
-    assert again.event_id == first.event_id
-    assert again.existed
+    assert repeated.event_id == first.event_id
+    assert repeated.existed
 
 
-async def test_one_room_takes_many_senders_at_once(world: World) -> None:
+async def test_concurrent_events_of_a_room_form_one_chain(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     ids: list[EventID] = []
 
@@ -103,12 +105,12 @@ async def test_one_room_takes_many_senders_at_once(world: World) -> None:
             nursery.start_soon(send, number)
 
     stored = await world.events.get(ids)
-    depths = sorted(one.event.depth for one in stored.values())
+    depths = sorted(each.event.depth for each in stored.values())
     assert len(set(ids)) == 60
     assert depths == list(range(depths[0], depths[0] + 60))
 
 
-async def test_many_rooms_are_written_at_once(world: World) -> None:
+async def test_concurrent_rooms_are_all_stored(world: World) -> None:
     async def use_room(number: int) -> None:
         room_id = await world.create_room(ALICE, join=[BOB])
         await world.send(room_id, BOB, str(number))
@@ -122,7 +124,7 @@ async def test_many_rooms_are_written_at_once(world: World) -> None:
     assert [number for number, _ in world.seen] == sorted(number for number, _ in world.seen)
 
 
-async def test_waiters_that_give_up_do_not_stop_the_commit(world: World) -> None:
+async def test_cancelled_waiter_does_not_stop_the_commit(world: World) -> None:
     room_id = await world.create_room(ALICE)
 
     async with trio.open_nursery() as nursery:
@@ -135,7 +137,7 @@ async def test_waiters_that_give_up_do_not_stop_the_commit(world: World) -> None
     assert b"first" in (bodies[0] or b"")
 
 
-async def test_summaries_count_members_and_show_names(world: World) -> None:
+async def test_summary_has_member_counts_and_name(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB], invite=[CAROL])
     await world.set_state(room_id, ALICE, "m.room.name", {"name": "Tea"})
 
@@ -150,7 +152,7 @@ async def test_summaries_count_members_and_show_names(world: World) -> None:
     assert summary.join_rule == "public"
 
 
-async def test_rooms_that_fell_out_of_memory_go_on(world: World) -> None:
+async def test_evicted_room_is_loaded_again(world: World) -> None:
     room_id = await world.create_room(ALICE, version="1", join=[BOB])
     world.rooms._max_bytes = 0
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a message to a room in use costs the database."""
+"""The number of database statements per message."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
 STATEMENTS_OF_A_COMMIT = 5
 
 
-async def test_a_message_to_a_hot_room_is_one_short_commit(database: Database) -> None:
+async def test_message_to_a_hot_room_needs_no_read_and_few_statements(database: Database) -> None:
     count = Count()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:
@@ -24,7 +24,7 @@ async def test_a_message_to_a_hot_room_is_one_short_commit(database: Database) -
         assert len(count.statements) <= STATEMENTS_OF_A_COMMIT, count.statements
 
 
-async def test_many_messages_of_one_group_cost_no_more_statements(database: Database) -> None:
+async def test_many_messages_of_one_commit_need_no_more_statements(database: Database) -> None:
     count = Count()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:

@@ -1,4 +1,4 @@
-"""Commits that fail: nothing is published, and the rooms go on from what is on disk."""
+"""Failed commits publish nothing, and rooms continue from what is in the database."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,8 +14,8 @@ from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, World, open_world, txn_key
 
 
-class Ids:
-    """Gives random IDs, or a chosen one when told to; an ID given twice breaks its commit."""
+class ChosenIds:
+    """Returns random IDs, or the next of `chosen`; a repeated ID breaks its commit."""
 
     def __init__(self) -> None:
         self.chosen: list[str] = []
@@ -24,15 +24,15 @@ class Ids:
         return self.chosen.pop() if self.chosen else random_opaque()
 
 
-async def _room_with_taken_id(world: World, ids: Ids) -> tuple[RoomID, Appended]:
-    """Make a room of version 1, whose event IDs are chosen, with one event called `taken`."""
+async def _room_with_taken_id(world: World, ids: ChosenIds) -> tuple[RoomID, Appended]:
+    """Create a room of version 1, with one event whose ID is `taken`."""
     room_id = await world.create_room(ALICE, version="1")
     ids.chosen = ["taken"]
     return room_id, await world.send(room_id, ALICE)
 
 
-async def test_a_commit_that_breaks_a_constraint_leaves_nothing(database: Database) -> None:
-    ids = Ids()
+async def test_failed_commit_stores_and_publishes_nothing(database: Database) -> None:
+    ids = ChosenIds()
     async with open_world(database, opaque_id=ids) as world:
         room_id, last = await _room_with_taken_id(world, ids)
         published = len(world.seen)
@@ -49,8 +49,8 @@ async def test_a_commit_that_breaks_a_constraint_leaves_nothing(database: Databa
         assert stored.event.prev_events == (last.event_id,)
 
 
-async def test_other_rooms_of_the_group_are_written(database: Database) -> None:
-    ids = Ids()
+async def test_failed_commit_does_not_affect_other_rooms(database: Database) -> None:
+    ids = ChosenIds()
     async with open_world(database, opaque_id=ids) as world:
         broken, _ = await _room_with_taken_id(world, ids)
         sound = await world.create_room(ALICE)
@@ -71,8 +71,8 @@ async def test_other_rooms_of_the_group_are_written(database: Database) -> None:
         assert results == [True, True]
 
 
-async def test_what_was_built_on_top_falls_too(database: Database) -> None:
-    ids = Ids()
+async def test_events_built_on_a_failed_batch_fail_too(database: Database) -> None:
+    ids = ChosenIds()
     async with open_world(database, opaque_id=ids) as world:
         room_id, last = await _room_with_taken_id(world, ids)
         failed: list[int] = []
@@ -84,12 +84,12 @@ async def test_what_was_built_on_top_falls_too(database: Database) -> None:
                 failed.append(number)
 
         ids.chosen = ["taken"]
-        async with trio.open_nursery() as nursery, _holding_writes(database):
+        async with trio.open_nursery() as nursery, _blocked_writes(database):
             nursery.start_soon(send, 1)
-            await _until(lambda: _pending(world, room_id) == 1)
-            await _until(lambda: not world.committer._queue)
+            await _wait_until(lambda: _pending(world, room_id) == 1)
+            await _wait_until(lambda: not world.committer._queue)
             nursery.start_soon(send, 2)
-            await _until(lambda: _pending(world, room_id) == 2)
+            await _wait_until(lambda: _pending(world, room_id) == 2)
 
         assert sorted(failed) == [1, 2]
         sent = await world.send(room_id, ALICE)
@@ -98,8 +98,8 @@ async def test_what_was_built_on_top_falls_too(database: Database) -> None:
         assert stored.event.prev_events == (last.event_id,)
 
 
-async def test_a_failed_request_may_be_repeated(database: Database) -> None:
-    ids = Ids()
+async def test_failed_request_can_be_repeated(database: Database) -> None:
+    ids = ChosenIds()
     async with open_world(database, opaque_id=ids) as world:
         room_id, _ = await _room_with_taken_id(world, ids)
         key = txn_key(ALICE, room_id, "t1")
@@ -108,13 +108,13 @@ async def test_a_failed_request_may_be_repeated(database: Database) -> None:
             await world.send(room_id, ALICE, txn=key)
 
         first = await world.send(room_id, ALICE, txn=key)
-        again = await world.send(room_id, ALICE, txn=key)
+        repeated = await world.send(room_id, ALICE, txn=key)
 
         assert not first.existed
-        assert again.event_id == first.event_id
+        assert repeated.event_id == first.event_id
 
 
-async def test_what_waits_is_written_when_the_server_stops(database: Database) -> None:
+async def test_queued_events_are_stored_on_shutdown(database: Database) -> None:
     answers: list[Appended] = []
 
     async def send(world: World, room_id: RoomID) -> None:
@@ -124,13 +124,13 @@ async def test_what_waits_is_written_when_the_server_stops(database: Database) -
         async with open_world(database) as world:
             room_id = await world.create_room(ALICE)
             nursery.start_soon(send, world, room_id)
-            await _until(lambda: bool(_pending(world, room_id)))
+            await _wait_until(lambda: bool(_pending(world, room_id)))
 
     async with open_world(database) as world:
         assert await world.events.get_one(answers[0].event_id) is not None
 
 
-async def test_after_stopping_nothing_is_taken(database: Database) -> None:
+async def test_appending_after_shutdown_is_rejected(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
 
@@ -143,27 +143,27 @@ def _pending(world: World, room_id: RoomID) -> int:
 
 
 @asynccontextmanager
-async def _holding_writes(database: Database) -> AsyncIterator[None]:
-    """Let no event be written meanwhile."""
-    holding, is_over = trio.Event(), False
+async def _blocked_writes(database: Database) -> AsyncIterator[None]:
+    """Block all writes to the database."""
+    blocked, released = trio.Event(), False
     token = trio.lowlevel.current_trio_token()
 
     async def hold(tx: Tx) -> None:
         if tx.dialect.engine == "postgres":
             await tx.execute("LOCK TABLE events IN SHARE MODE")
-        token.run_sync_soon(holding.set)
-        while not is_over:
+        token.run_sync_soon(blocked.set)
+        while not released:
             await tx.fetch("SELECT 1")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(database.write, hold)
-        await holding.wait()
+        await blocked.wait()
         try:
             yield
         finally:
-            is_over = True
+            released = True
 
 
-async def _until(true: Callable[[], bool]) -> None:
-    while not true():
+async def _wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Losing the database while events are written: what was answered is there, and all goes on."""
+"""Lost database connections while events are written: acknowledged events are stored."""
 
 from collections.abc import AsyncIterator
 
@@ -19,16 +19,16 @@ KILLS = 5
 
 @pytest.fixture
 async def postgres(postgres_server: PostgresServer, bridge: Bridge) -> AsyncIterator[Database]:
-    """A fresh database of PostgreSQL only."""
+    """A fresh PostgreSQL database."""
     async with fresh_postgres(postgres_server, bridge) as opened:
         yield opened
 
 
 @pytest.mark.postgres
-async def test_events_that_were_answered_outlive_lost_connections(
+async def test_acknowledged_events_survive_lost_connections(
     postgres: Database, postgres_server: PostgresServer
 ) -> None:
-    answered: list[Appended] = []
+    acknowledged: list[Appended] = []
     stopped = False
 
     async with open_world(postgres) as world:
@@ -39,7 +39,7 @@ async def test_events_that_were_answered_outlive_lost_connections(
             while not stopped:
                 key = txn_key(ALICE, room_id, str(number), device)
                 try:
-                    answered.append(await world.send(room_id, ALICE, txn=key))
+                    acknowledged.append(await world.send(room_id, ALICE, txn=key))
                     number += 1
                 except (NotCommitted, DatabaseUnavailable):
                     await trio.lowlevel.checkpoint()  # the request is repeated
@@ -49,13 +49,13 @@ async def test_events_that_were_answered_outlive_lost_connections(
                 nursery.start_soon(send_until_stopped, device)
             for _ in range(KILLS):
                 await trio.to_thread.run_sync(postgres_server.psql, KILL)
-                done = len(answered)
+                done = len(acknowledged)
                 with trio.fail_after(60):
-                    while len(answered) < done + 5:
+                    while len(acknowledged) < done + 5:
                         await trio.lowlevel.checkpoint()
             stopped = True
 
-        ids = [one.event_id for one in answered]
+        ids = [event.event_id for event in acknowledged]
         assert len(set(ids)) == len(ids)
         for event_id in ids:
             world.events.forget(event_id)
@@ -64,5 +64,5 @@ async def test_events_that_were_answered_outlive_lost_connections(
         assert set(stored) == set(ids)
         assert len(published) == len(set(published))
         assert set(ids) <= set(published)
-        line = sorted(stored.values(), key=lambda one: one.event.depth)
-        assert len({one.event.depth for one in line}) == len(line)
+        chain = sorted(stored.values(), key=lambda each: each.event.depth)
+        assert len({each.event.depth for each in chain}) == len(chain)

@@ -1,4 +1,4 @@
-"""Rooms with a policy server: nothing is sent that it does not recommend."""
+"""Rooms with a policy server: only events that it signs are sent."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ VERSIONS = ("1", "11", "12")
 
 @attrs.define
 class PolicyServer:
-    """Signs what has no spam in it, with its own key."""
+    """Signs events whose body is not "spam", with its own key."""
 
     version: str = "11"
     key: SigningKey = KEY
@@ -49,17 +49,17 @@ class PolicyServer:
         return {server: {KEY_ID: signature}}
 
 
-async def with_policy(world: World, version: str = "11") -> RoomID:
+async def create_room_with_policy(world: World, version: str = "11") -> RoomID:
     room_id = await world.create_room(ALICE, version=version, join=[BOB])
     await world.set_state(room_id, ALICE, "m.room.policy", POLICY)
     return room_id
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_events_carry_the_signature_and_keep_ours(database: Database, version: str) -> None:
+async def test_event_has_both_signatures(database: Database, version: str) -> None:
     server = PolicyServer(version)
     async with open_world(database, policy_servers=server) as world:
-        room_id = await with_policy(world, version)
+        room_id = await create_room_with_policy(world, version)
         sent = await world.send(room_id, BOB, "hello")
         await world.set_state(room_id, ALICE, "m.room.policy", {})
         await world.send(room_id, BOB, "unchecked")
@@ -75,9 +75,9 @@ async def test_events_carry_the_signature_and_keep_ours(database: Database, vers
     assert len(pdu["signatures"][SERVER]) == 2
 
 
-async def test_what_is_not_recommended_is_not_sent(database: Database) -> None:
+async def test_event_refused_by_the_policy_server_is_not_sent(database: Database) -> None:
     async with open_world(database, policy_servers=PolicyServer()) as world:
-        room_id = await with_policy(world)
+        room_id = await create_room_with_policy(world)
 
         with pytest.raises(Forbidden, match="possible spam"):
             await world.send(room_id, BOB, "spam")
@@ -95,12 +95,12 @@ async def test_what_is_not_recommended_is_not_sent(database: Database) -> None:
         (PolicyServer(key=SigningKey.from_seed("policy_server", bytes(32))), 403),
     ],
 )
-async def test_without_a_good_signature_nothing_is_sent_but_the_choice_may_be_undone(
+async def test_only_the_policy_can_be_changed_without_a_valid_signature(
     database: Database, server: PolicyServer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_servers, "ASK_S", 0.05)
+    monkeypatch.setattr(policy_servers, "SIGN_TIMEOUT_S", 0.05)
     async with open_world(database, policy_servers=server) as world:
-        room_id = await with_policy(world)
+        room_id = await create_room_with_policy(world)
 
         with pytest.raises(MatrixError) as refused:
             await world.send(room_id, BOB, "hello")
@@ -119,7 +119,7 @@ async def test_without_a_good_signature_nothing_is_sent_but_the_choice_may_be_un
         {**POLICY, "via": "elsewhere.example"},
     ],
 )
-async def test_a_choice_that_is_not_valid_or_not_in_the_room_changes_nothing(
+async def test_invalid_or_absent_policy_server_is_not_asked(
     database: Database, content: dict[str, Any]
 ) -> None:
     server = PolicyServer()
@@ -131,12 +131,12 @@ async def test_a_choice_that_is_not_valid_or_not_in_the_room_changes_nothing(
     assert server.asked == []
 
 
-async def test_a_room_that_waits_for_its_policy_server_keeps_no_other_waiting(
+async def test_waiting_for_a_policy_server_does_not_block_other_rooms(
     database: Database,
 ) -> None:
     server = PolicyServer()
     async with open_world(database, policy_servers=server) as world:
-        slow, other = await with_policy(world), await world.create_room(ALICE)
+        slow, other = await create_room_with_policy(world), await world.create_room(ALICE)
         server.silent = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.send, slow, BOB)

@@ -1,18 +1,18 @@
-"""Putting events into a room otherwise than by drafts: forks, resolved state, soft failures."""
+"""Submitting events that are not built from drafts: forks, resolved state, soft failures."""
 
 from typing import Any
 
 from hs.core.ids import EventID
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead, extremity
-from hs.services.rooms.append.pending_events import Change, Placed
-from hs.services.rooms.store.stored_event import Status
+from hs.services.rooms.append.pending_events import PendingEvent, StateEntryChange
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Row, Tx
 from tests.support.rooms import ALICE, BOB, World, message
 
 
-def _next(world: World, room: HotRoom, head: RoomHead) -> Placed:
-    placed, _ = world.writer._builder.place(room, head, message(ALICE))
-    return placed
+def _next_event(world: World, room: HotRoom, head: RoomHead) -> PendingEvent:
+    pending, _ = world.writer._builder.build_event(room, head, message(ALICE))
+    return pending
 
 
 async def _rows(world: World, query: str, *args: Any) -> list[tuple[Any, ...]]:
@@ -22,25 +22,25 @@ async def _rows(world: World, query: str, *args: Any) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in await world.database.read(read)]
 
 
-async def test_resolved_state_replaces_the_current(world: World) -> None:
+async def test_resolved_state_replaces_the_current_state(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     await world.set_state(room_id, ALICE, "m.room.name", {"name": "lost"})
     async with world.rooms.hold(room_id) as room:
-        placed = _next(world, room, room.head)
-        lost = {("m.room.name", ""): None, ("m.room.member", BOB): None}
-        head = room.head.with_state(lost, room.create)
-        head = head.with_extremities((extremity(placed.event),))
-        placed.plain = False
-        placed.changes = (
-            Change("m.room.name", "", None, None),
-            Change("m.room.member", BOB, None, None, "join"),
+        pending = _next_event(world, room, room.head)
+        removed = {("m.room.name", ""): None, ("m.room.member", BOB): None}
+        head = room.head.with_state(removed, room.create)
+        head = head.with_extremities((extremity(pending.event),))
+        pending.only_own_entry = False
+        pending.changes = (
+            StateEntryChange("m.room.name", "", None, None),
+            StateEntryChange("m.room.member", BOB, None, None, "join"),
         )
-        batch = world.rooms.submit(room, [placed], head)
+        batch = world.rooms.submit(room, [pending], head)
     await batch.wait()
 
     current = await world.states.current(room_id)
     assert current == head.snapshot.map
-    assert not set(lost) & set(current)
+    assert not set(removed) & set(current)
     assert await _rows(
         world, "SELECT membership FROM local_memberships WHERE user_id = $1", BOB
     ) == [("leave",)]
@@ -51,25 +51,27 @@ async def test_resolved_state_replaces_the_current(world: World) -> None:
     await world.send(room_id, ALICE)
 
 
-async def test_forks_and_soft_failed_events_are_stored_beside_the_end(world: World) -> None:
+async def test_soft_failed_event_does_not_become_an_extremity(world: World) -> None:
     room_id = await world.create_room(ALICE)
     last = await world.send(room_id, ALICE)
     before = await world.states.current(room_id)
     async with world.rooms.hold(room_id) as room:
-        placed = _next(world, room, room.head)
-        placed.status = Status.SOFT_FAILED
-        placed.missing = (EventID("$unknown"),)
+        pending = _next_event(world, room, room.head)
+        pending.status = EventStatus.SOFT_FAILED
+        pending.missing_prev_events = (EventID("$unknown"),)
         fork = await world.states.snapshot(room.head.snapshot.id or 0)
-        placed.before = fork.after({("m.room.name", ""): EventID(placed.event.auth_events[0])})
-        batch = world.rooms.submit(room, [placed], room.head)
+        pending.state_before = fork.after(
+            {("m.room.name", ""): EventID(pending.event.auth_events[0])}
+        )
+        batch = world.rooms.submit(room, [pending], room.head)
     await batch.wait()
 
-    stored = await world.events.get_one(placed.event.event_id)
+    stored = await world.events.get_one(pending.event.event_id)
     world.clock.advance(1)
     sent = await world.send(room_id, ALICE)
     following = await world.events.get_one(sent.event_id)
     assert stored is not None
-    assert stored.status == Status.SOFT_FAILED
+    assert stored.status == EventStatus.SOFT_FAILED
     assert ("m.room.name", "") in await world.states.at_snapshot(stored.snapshot_id or 0)
     assert await world.states.current(room_id) == before
     assert following is not None
@@ -77,13 +79,13 @@ async def test_forks_and_soft_failed_events_are_stored_beside_the_end(world: Wor
     assert await _rows(world, "SELECT event_id FROM backward_extremities") == [("$unknown",)]
 
 
-async def test_all_ends_are_joined_by_the_next_event(world: World) -> None:
+async def test_next_event_cites_all_extremities(world: World) -> None:
     room_id = await world.create_room(ALICE)
     async with world.rooms.hold(room_id) as room:
-        forks = [_next(world, room, room.head) for _ in range(2)]
+        forks = [_next_event(world, room, room.head) for _ in range(2)]
         world.clock.advance(5)
-        forks.append(_next(world, room, room.head))
-        head = room.head.with_extremities(tuple(extremity(one.event) for one in forks[1:]))
+        forks.append(_next_event(world, room, room.head))
+        head = room.head.with_extremities(tuple(extremity(fork.event) for fork in forks[1:]))
         batch = world.rooms.submit(room, forks[1:], head)
     await batch.wait()
 
@@ -91,4 +93,4 @@ async def test_all_ends_are_joined_by_the_next_event(world: World) -> None:
 
     stored = await world.events.get_one(sent.event_id)
     assert stored is not None
-    assert set(stored.event.prev_events) == {one.event.event_id for one in forks[1:]}
+    assert set(stored.event.prev_events) == {fork.event.event_id for fork in forks[1:]}

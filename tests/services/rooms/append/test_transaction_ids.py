@@ -1,4 +1,4 @@
-"""Transaction IDs: the same request twice is one event."""
+"""Transaction IDs: a repeated request yields the same event."""
 
 import attrs
 import pytest
@@ -17,7 +17,7 @@ from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
 
 
-async def test_a_repeated_request_gives_the_same_event(world: World) -> None:
+async def test_repeated_request_returns_the_same_event(world: World) -> None:
     room_id = await world.create_room(ALICE)
     key = txn_key(ALICE, room_id, "t1")
 
@@ -28,22 +28,22 @@ async def test_a_repeated_request_gives_the_same_event(world: World) -> None:
     assert (again.stream_id, again.existed, first.existed) == (first.stream_id, True, False)
 
 
-async def test_equal_requests_at_once_give_one_event(world: World) -> None:
+async def test_concurrent_equal_requests_create_one_event(world: World) -> None:
     room_id = await world.create_room(ALICE)
-    answers: list[Appended] = []
+    results: list[Appended] = []
 
     async def send() -> None:
-        answers.append(await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1")))
+        results.append(await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1")))
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(send)
 
-    assert len({one.event_id for one in answers}) == 1
-    assert [one.existed for one in answers].count(False) == 1
+    assert len({result.event_id for result in results}) == 1
+    assert [result.existed for result in results].count(False) == 1
 
 
-async def test_other_devices_and_users_have_their_own_transaction_ids(world: World) -> None:
+async def test_transaction_ids_are_per_user_and_device(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
 
     sent = [
@@ -52,10 +52,10 @@ async def test_other_devices_and_users_have_their_own_transaction_ids(world: Wor
         await world.send(room_id, BOB, txn=txn_key(BOB, room_id, "t", "ONE")),
     ]
 
-    assert len({one.event_id for one in sent}) == 3
+    assert len({event.event_id for event in sent}) == 3
 
 
-async def test_a_request_repeated_after_a_restart_gives_the_same_event(database: Database) -> None:
+async def test_request_repeated_after_a_restart_returns_the_same_event(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
         first = await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1"))
@@ -67,7 +67,7 @@ async def test_a_request_repeated_after_a_restart_gives_the_same_event(database:
     assert again.existed
 
 
-async def test_a_request_that_was_refused_may_be_repeated(world: World) -> None:
+async def test_rejected_request_can_be_repeated(world: World) -> None:
     room_id = await world.create_room(ALICE)
     with pytest.raises(Forbidden):
         await world.send(room_id, BOB, txn=txn_key(BOB, room_id, "t1"))
@@ -78,8 +78,10 @@ async def test_a_request_that_was_refused_may_be_repeated(world: World) -> None:
     assert not sent.existed
 
 
-async def test_memory_of_requests_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction_ids, "MAX_KEYS", 5)
+async def test_requests_that_are_not_in_memory_are_looked_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction_ids, "MAX_RECENT", 5)
     room_id = await world.create_room(ALICE)
     for number in range(12):
         await world.append(room_id, message(ALICE, "x", txn_key(ALICE, room_id, f"t{number}")))
@@ -91,10 +93,10 @@ async def test_memory_of_requests_is_bounded(world: World, monkeypatch: pytest.M
     assert oldest.existed
 
 
-async def test_old_requests_are_known_after_a_restart(
+async def test_old_requests_are_looked_up_after_a_restart(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction_ids, "MAX_KEYS", 5)
+    monkeypatch.setattr(transaction_ids, "MAX_RECENT", 5)
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
         for number in range(12):
@@ -107,7 +109,7 @@ async def test_old_requests_are_known_after_a_restart(
             assert sent.existed is known
 
 
-async def test_requests_are_forgotten_after_a_day(database: Database) -> None:
+async def test_requests_are_deleted_after_a_day(database: Database) -> None:
     async with open_world(database) as world:
         upkeep = RoomUpkeep(database, world.clock)
         room_id = await world.create_room(ALICE)
@@ -122,35 +124,37 @@ async def test_requests_are_forgotten_after_a_day(database: Database) -> None:
         assert (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))).existed
 
 
-async def test_a_room_asked_for_again_after_its_maker_was_restarted_is_the_same(
+async def test_creation_repeated_after_a_restart_returns_the_same_room(
     database: Database,
 ) -> None:
-    asked: list[list[Draft]] = []
-    made: list[Appended] = []
+    calls: list[list[Draft]] = []
+    created: list[Appended] = []
     shared = Topology("front", "main", {"events": ("maker",)})
-    maker_of = attrs.evolve(shared, instance="maker")
+    owner_topology = attrs.evolve(shared, instance="maker")
 
-    async with open_world(database, topology=maker_of) as maker:
-        front = ShardedAppender(Ownership(shared), {"maker": Listening(maker.writer, asked)})
-        made += await front.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
-        made += await maker.writer.create("11", asked[0])
-    async with open_world(database, topology=maker_of) as maker:
-        made += await maker.writer.create("11", asked[0])
+    async with open_world(database, topology=owner_topology) as owner:
+        front = ShardedAppender(
+            Ownership(shared), {"maker": RecordingAppender(owner.writer, calls)}
+        )
+        created += await front.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
+        created += await owner.writer.create("11", calls[0])
+    async with open_world(database, topology=owner_topology) as owner:
+        created += await owner.writer.create("11", calls[0])
 
-    assert len({one.room_id for one in made}) == 1
-    assert [one.existed for one in made] == [False, True, True]
+    assert len({room.room_id for room in created}) == 1
+    assert [room.existed for room in created] == [False, True, True]
 
 
 @attrs.frozen(eq=False)
-class Listening:
-    """The owner's side, and what it was asked for."""
+class RecordingAppender:
+    """A RoomAppender that records the arguments of `create`."""
 
     appender: RoomAppender
-    asked: list[list[Draft]]
+    calls: list[list[Draft]]
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
         return await self.appender.append(room_id, drafts)
 
     async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
-        self.asked.append(drafts)
+        self.calls.append(drafts)
         return await self.appender.create(version, drafts)

@@ -1,4 +1,4 @@
-"""Rooms that new users find themselves in."""
+"""Rooms that new users join automatically."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,24 +21,24 @@ HOST = UserID(f"@host:{SERVER}")
 
 
 @attrs.define
-class Door:
-    """Where new users come in."""
+class Registration:
+    """Registers new users and has them join."""
 
     acts: Actions
     auto_join: AutoJoin
 
-    async def enter(self, *user_ids: UserID, is_guest: bool = False) -> None:
+    async def register(self, *user_ids: UserID, is_guest: bool = False) -> None:
         for user_id in user_ids:
             record = UserRecord(user_id, None, 1, is_guest=is_guest)
             await self.acts.world.database.write(users.insert_user, record)
             await self.auto_join.arrived(user_id, is_guest=is_guest)
 
-    async def lobby(self) -> RoomID | None:
-        found = await self.acts.aliases.find(RoomAlias(LOBBY))
-        return None if found is None else found.room_id
+    async def find_lobby(self) -> RoomID | None:
+        alias = await self.acts.aliases.find(RoomAlias(LOBBY))
+        return None if alias is None else alias.room_id
 
     async def membership(self, user_id: UserID) -> str | None:
-        room_id = await self.lobby()
+        room_id = await self.find_lobby()
         if room_id is None:
             return None
         member = await self.acts.state(room_id, "m.room.member", user_id)
@@ -46,13 +46,13 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(database: Database, **settings: Any) -> AsyncIterator[Door]:
-    chosen = RoomSettings(auto_join_rooms=(LOBBY,), **settings)
-    async with open_actions(database, settings=chosen) as acts:
-        yield Door(
+async def open_registration(database: Database, **settings: Any) -> AsyncIterator[Registration]:
+    room_settings = RoomSettings(auto_join_rooms=(LOBBY,), **settings)
+    async with open_actions(database, settings=room_settings) as acts:
+        yield Registration(
             acts,
             AutoJoin(
-                settings=chosen,
+                settings=room_settings,
                 server_name=SERVER,
                 database=database,
                 naming=acts.naming,
@@ -63,73 +63,79 @@ async def open_door(database: Database, **settings: Any) -> AsyncIterator[Door]:
         )
 
 
-async def test_the_first_user_makes_the_room_and_others_join(database: Database) -> None:
-    async with open_door(database) as door:
-        await door.enter(ALICE, BOB)
+async def test_first_user_creates_the_room_and_others_join(database: Database) -> None:
+    async with open_registration(database) as registration:
+        await registration.register(ALICE, BOB)
 
-        assert await door.membership(ALICE) == "join"
-        assert await door.membership(BOB) == "join"
-        room_id = await door.lobby()
+        assert await registration.membership(ALICE) == "join"
+        assert await registration.membership(BOB) == "join"
+        room_id = await registration.find_lobby()
         assert room_id is not None
-        made = await door.acts.state(room_id, "m.room.create")
-        assert "m.federate" not in made
+        create = await registration.acts.state(room_id, "m.room.create")
+        assert "m.federate" not in create
 
 
-async def test_later_users_do_not_make_it(database: Database) -> None:
-    async with open_door(database, autocreate_auto_join_rooms=False) as door:
-        await door.enter(ALICE)
-    async with open_door(database) as door:
-        await door.enter(BOB)
+async def test_later_users_do_not_create_the_room(database: Database) -> None:
+    async with open_registration(database, autocreate_auto_join_rooms=False) as registration:
+        await registration.register(ALICE)
+    async with open_registration(database) as registration:
+        await registration.register(BOB)
 
-        assert await door.lobby() is None
+        assert await registration.find_lobby() is None
 
 
-async def test_the_room_may_be_closed_to_other_servers(database: Database) -> None:
-    async with open_door(database, autocreate_auto_join_rooms_federated=False) as door:
-        await door.enter(ALICE)
+async def test_room_can_be_created_unfederated(database: Database) -> None:
+    async with open_registration(
+        database, autocreate_auto_join_rooms_federated=False
+    ) as registration:
+        await registration.register(ALICE)
 
-        room_id = await door.lobby()
+        room_id = await registration.find_lobby()
         assert room_id is not None
-        assert (await door.acts.state(room_id, "m.room.create"))["m.federate"] is False
+        assert (await registration.acts.state(room_id, "m.room.create"))["m.federate"] is False
 
 
 @pytest.mark.parametrize("preset", ["private_chat", "trusted_private_chat"])
-async def test_a_host_invites_to_a_private_room(database: Database, preset: str) -> None:
-    async with open_door(
+async def test_host_invites_to_a_private_room(database: Database, preset: str) -> None:
+    async with open_registration(
         database,
         auto_join_mxid_localpart="host",
         autocreate_auto_join_room_preset=preset,
-    ) as door:
-        await door.acts.world.database.write(users.insert_user, UserRecord(HOST, None, 1))
-        await door.enter(ALICE, BOB)
+    ) as registration:
+        await registration.acts.world.database.write(users.insert_user, UserRecord(HOST, None, 1))
+        await registration.register(ALICE, BOB)
 
-        room_id = await door.lobby()
+        room_id = await registration.find_lobby()
         assert room_id is not None
-        assert (await door.acts.state(room_id, "m.room.join_rules"))["join_rule"] == "invite"
-        assert [await door.membership(one) for one in (HOST, ALICE, BOB)] == ["join"] * 3
+        assert (await registration.acts.state(room_id, "m.room.join_rules"))[
+            "join_rule"
+        ] == "invite"
+        assert [await registration.membership(user_id) for user_id in (HOST, ALICE, BOB)] == [
+            "join"
+        ] * 3
 
 
-async def test_a_host_who_is_not_there_makes_nothing(database: Database) -> None:
-    async with open_door(database, auto_join_mxid_localpart="host") as door:
-        await door.enter(ALICE)
+async def test_missing_host_creates_no_room(database: Database) -> None:
+    async with open_registration(database, auto_join_mxid_localpart="host") as registration:
+        await registration.register(ALICE)
 
-        assert await door.lobby() is None
-
-
-async def test_guests_may_be_left_out(database: Database) -> None:
-    async with open_door(database, auto_join_rooms_for_guests=False) as door:
-        await door.enter(ALICE)
-        await door.enter(BOB, is_guest=True)
-
-        assert await door.membership(BOB) is None
+        assert await registration.find_lobby() is None
 
 
-async def test_a_room_that_is_out_of_reach_hinders_nobody(database: Database) -> None:
-    async with open_door(database) as door:
+async def test_guests_do_not_join_if_disabled(database: Database) -> None:
+    async with open_registration(database, auto_join_rooms_for_guests=False) as registration:
+        await registration.register(ALICE)
+        await registration.register(BOB, is_guest=True)
+
+        assert await registration.membership(BOB) is None
+
+
+async def test_unreachable_room_does_not_prevent_other_joins(database: Database) -> None:
+    async with open_registration(database) as registration:
         elsewhere = attrs.evolve(
-            door.auto_join,
+            registration.auto_join,
             settings=RoomSettings(auto_join_rooms=("#a:elsewhere.test", "nonsense", LOBBY)),
         )
-        await Door(door.acts, elsewhere).enter(ALICE)
+        await Registration(registration.acts, elsewhere).register(ALICE)
 
-        assert await door.membership(ALICE) == "join"
+        assert await registration.membership(ALICE) == "join"

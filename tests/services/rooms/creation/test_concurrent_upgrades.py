@@ -1,4 +1,4 @@
-"""A room is replaced once, whoever asks at the same moment and whichever process ends meanwhile."""
+"""Concurrent and interrupted upgrades: a room is replaced once."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -33,11 +33,11 @@ Pair = tuple[Actions, Actions]
 
 @pytest.fixture
 async def pair(database: Database) -> AsyncIterator[Pair]:
-    """Two processes, each of which makes rooms."""
-    async with open_writers(database) as (one, two):
+    """Two processes that own rooms."""
+    async with open_writers(database) as (first, second):
         yield (
-            make_actions(one, RoomSettings(), NO_LIMITS),
-            make_actions(two, RoomSettings(), NO_LIMITS),
+            make_actions(first, RoomSettings(), NO_LIMITS),
+            make_actions(second, RoomSettings(), NO_LIMITS),
         )
 
 
@@ -45,27 +45,27 @@ async def upgrade(acts: Actions, room_id: RoomID, version: str, name: str = "ali
     return await acts.upgrades.upgrade(acts.tokens.requesters[name], room_id, version)
 
 
-def rooms_made(acts: Actions) -> set[str]:
+def created_rooms(acts: Actions) -> set[str]:
     return {row.room_id for _, row in acts.world.seen if row.type == "m.room.create"}
 
 
 @attrs.define(eq=False)
-class Asked:
-    """Upgrades asked for at the same moment, and what came of them."""
+class UpgradeRequests:
+    """The results of upgrades requested at the same time."""
 
-    given: list[RoomID] = attrs.Factory(list)
-    refused: list[MatrixError] = attrs.Factory(list)
+    results: list[RoomID] = attrs.Factory(list)
+    errors: list[MatrixError] = attrs.Factory(list)
 
     async def ask(self, acts: Actions, room_id: RoomID, version: str, name: str) -> None:
         try:
-            self.given.append(await upgrade(acts, room_id, version, name))
+            self.results.append(await upgrade(acts, room_id, version, name))
         except MatrixError as error:
-            self.refused.append(error)
+            self.errors.append(error)
 
 
 @attrs.frozen(eq=False)
-class Ending:
-    """A RoomAppender whose process ends before, or after, a certain call."""
+class EndingAppender:
+    """A RoomAppender whose process ends before or after a certain call."""
 
     inner: RoomAppender
     ends_before: Callable[[Draft], bool]
@@ -94,7 +94,7 @@ def never(_: Draft) -> bool:
     return False
 
 
-async def break_off(
+async def interrupt_upgrade(
     acts: Actions,
     room_id: RoomID,
     version: str,
@@ -102,9 +102,9 @@ async def break_off(
     before: Callable[[Draft], bool] = never,
     after: Callable[[Draft], bool] = never,
 ) -> None:
-    """Have a process end in the middle of an upgrade."""
+    """Upgrade a room in a process that ends in the middle."""
     with trio.CancelScope() as scope:
-        appender = Ending(acts.world.appender, before, after, scope)
+        appender = EndingAppender(acts.world.appender, before, after, scope)
         upgrades: RoomUpgrade = attrs.evolve(
             acts.upgrades, appender=appender, turns=turns_of(acts.world)
         )
@@ -113,149 +113,147 @@ async def break_off(
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-async def test_equal_upgrades_through_two_processes_make_one_room(pair: Pair, version: str) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE)
-    asked = Asked()
+async def test_equal_upgrades_in_two_processes_create_one_room(pair: Pair, version: str) -> None:
+    first, second = pair
+    room_id = await first.world.create_room(ALICE)
+    requests = UpgradeRequests()
 
     async with trio.open_nursery() as nursery:
-        for acts in (one, two, one):
-            nursery.start_soon(asked.ask, acts, room_id, version, "alice")
+        for acts in (first, second, first):
+            nursery.start_soon(requests.ask, acts, room_id, version, "alice")
 
-    assert len(asked.given) == 3
-    assert rooms_made(one) == rooms_made(two) == {room_id, asked.given[0]}
-    tombstone = await two.state(room_id, "m.room.tombstone")
-    assert set(asked.given) == {tombstone["replacement_room"]}
+    assert len(requests.results) == 3
+    assert created_rooms(first) == created_rooms(second) == {room_id, requests.results[0]}
+    tombstone = await second.state(room_id, "m.room.tombstone")
+    assert set(requests.results) == {tombstone["replacement_room"]}
 
 
 @pytest.mark.parametrize(("first", "second"), [("11", "11"), ("12", "12"), ("11", "12")])
-async def test_of_two_who_upgrade_a_room_at_the_same_moment_one_is_refused(
+async def test_concurrent_upgrade_by_another_user_is_rejected(
     pair: Pair, first: str, second: str
 ) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(
         ALICE, join=[BOB], power_levels={"users": {ALICE: 100, BOB: 100}}
     )
-    asked = Asked()
+    requests = UpgradeRequests()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(asked.ask, one, room_id, first, "alice")
-        nursery.start_soon(asked.ask, two, room_id, second, "bob")
+        nursery.start_soon(requests.ask, process_1, room_id, first, "alice")
+        nursery.start_soon(requests.ask, process_2, room_id, second, "bob")
 
-    assert [type(error) for error in asked.refused] == [BadState]
-    assert rooms_made(one) == {room_id, *asked.given}
-    tombstone = await two.state(room_id, "m.room.tombstone")
-    assert asked.given == [tombstone["replacement_room"]]
-
-
-async def test_an_upgrade_that_was_done_is_not_done_again(pair: Pair) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE)
-
-    first = await upgrade(one, room_id, "11")
-    events = len(one.world.seen)
-    again = [await upgrade(acts, room_id, "11") for acts in (one, two)]
-
-    assert again == [first, first]
-    assert len(one.world.seen) == events
+    assert [type(error) for error in requests.errors] == [BadState]
+    assert created_rooms(process_1) == {room_id, *requests.results}
+    tombstone = await process_2.state(room_id, "m.room.tombstone")
+    assert requests.results == [tombstone["replacement_room"]]
 
 
-async def test_a_room_may_be_upgraded_to_several_versions(pair: Pair) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE)
+async def test_repeated_upgrade_changes_nothing(pair: Pair) -> None:
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(ALICE)
+
+    first = await upgrade(process_1, room_id, "11")
+    events = len(process_1.world.seen)
+    repeated = [await upgrade(acts, room_id, "11") for acts in (process_1, process_2)]
+
+    assert repeated == [first, first]
+    assert len(process_1.world.seen) == events
+
+
+async def test_room_can_be_upgraded_again_to_another_version(pair: Pair) -> None:
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(ALICE)
 
     made = [await upgrade(acts, room_id, new) for acts, new in zip(pair, ("11", "12"), strict=True)]
-    back = await upgrade(one, room_id, "11")
+    back = await upgrade(process_1, room_id, "11")
 
-    assert rooms_made(two) == {room_id, *made, back}
+    assert created_rooms(process_2) == {room_id, *made, back}
     assert len({*made, back}) == 3
 
 
-async def test_who_has_left_the_new_room_gets_another(pair: Pair) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE)
-    first = await upgrade(one, room_id, "11")
-    await one.world.leave(first, ALICE)
+async def test_user_who_left_the_new_room_gets_another_one(pair: Pair) -> None:
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(ALICE)
+    first = await upgrade(process_1, room_id, "11")
+    await process_1.world.leave(first, ALICE)
 
-    second = await upgrade(two, room_id, "11")
+    second = await upgrade(process_2, room_id, "11")
 
     assert second != first
-    assert (await one.state(room_id, "m.room.tombstone"))["replacement_room"] == second
+    assert (await process_1.state(room_id, "m.room.tombstone"))["replacement_room"] == second
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-async def test_an_upgrade_broken_off_before_the_new_room_was_made_is_done_anew(
-    pair: Pair, version: str
-) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE)
-    await break_off(one, room_id, version, before=lambda draft: draft.type == "m.room.create")
+async def test_upgrade_interrupted_before_creation_is_repeated(pair: Pair, version: str) -> None:
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(ALICE)
+    await interrupt_upgrade(
+        process_1, room_id, version, before=lambda draft: draft.type == "m.room.create"
+    )
 
-    replacement = await upgrade(two, room_id, version)
+    replacement = await upgrade(process_2, room_id, version)
 
-    assert rooms_made(one) == {room_id, replacement}
-    tombstone = await two.state(room_id, "m.room.tombstone")
+    assert created_rooms(process_1) == {room_id, replacement}
+    tombstone = await process_2.state(room_id, "m.room.tombstone")
     assert tombstone["replacement_room"] == replacement
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-async def test_an_upgrade_broken_off_after_the_new_room_was_made_is_finished(
-    pair: Pair, version: str
-) -> None:
-    one, two = pair
-    room_id = await one.world.create_room(ALICE, join=[BOB])
-    alias = one.aliases.named("pub")
-    await one.aliases.add(ALICE, alias, room_id)
+async def test_upgrade_interrupted_after_creation_is_completed(pair: Pair, version: str) -> None:
+    process_1, process_2 = pair
+    room_id = await process_1.world.create_room(ALICE, join=[BOB])
+    alias = process_1.aliases.named("pub")
+    await process_1.aliases.add(ALICE, alias, room_id)
     last = "m.room.create" if version == "11" else "m.room.tombstone"
-    await break_off(one, room_id, version, after=lambda draft: draft.type == last)
+    await interrupt_upgrade(process_1, room_id, version, after=lambda draft: draft.type == last)
 
-    replacement = await upgrade(two, room_id, version)
+    replacement = await upgrade(process_2, room_id, version)
 
-    assert rooms_made(one) == {room_id, replacement}
-    found = await two.aliases.find(alias)
-    assert found is not None
-    assert found.room_id == replacement
-    assert (await two.state(room_id, "m.room.power_levels"))["events_default"] == 50
+    assert created_rooms(process_1) == {room_id, replacement}
+    stored_alias = await process_2.aliases.find(alias)
+    assert stored_alias is not None
+    assert stored_alias.room_id == replacement
+    assert (await process_2.state(room_id, "m.room.power_levels"))["events_default"] == 50
 
 
 @pytest.fixture
-async def alone() -> AsyncIterator[Actions]:
-    """A process on a database that leaves the clock alone."""
+async def single_process() -> AsyncIterator[Actions]:
+    """A process on a database that does not use the clock."""
     async with open_inline() as database:
         await migrate(database, bundled_migrations(), ["pre", "post"])
         async with open_actions(database) as opened:
             yield opened
 
 
-async def hold_elsewhere(acts: Actions, room_id: RoomID, for_ms: int) -> int:
-    """Have a process on another host hold a room's turn; give the end of its lease."""
+async def hold_lock_elsewhere(acts: Actions, room_id: RoomID, for_ms: int) -> int:
+    """Take a room's upgrade lock as another process; return the end of its lease."""
     now = now_ms(acts.world)
     name, holder = f"upgrade:{room_id}", "other@elsewhere:1:1:1/0"
     await acts.world.database.write(leases.take, name, holder, now + for_ms, now)
     return now + for_ms
 
 
-async def test_a_process_that_was_killed_holds_upgrades_back_for_as_long_as_its_lease(
-    alone: Actions, autojump_clock: trio.testing.MockClock
+async def test_upgrade_waits_for_the_lease_of_a_killed_process(
+    single_process: Actions, autojump_clock: trio.testing.MockClock
 ) -> None:
-    room_id = await alone.world.create_room(ALICE)
-    end = await hold_elsewhere(alone, room_id, TTL_MS)
+    room_id = await single_process.world.create_room(ALICE)
+    end = await hold_lock_elsewhere(single_process, room_id, TTL_MS)
 
-    replacement = await upgrade(alone, room_id, "11")
+    replacement = await upgrade(single_process, room_id, "11")
 
-    assert end <= now_ms(alone.world) < end + TTL_MS
-    tombstone = await alone.state(room_id, "m.room.tombstone")
+    assert end <= now_ms(single_process.world) < end + TTL_MS
+    tombstone = await single_process.state(room_id, "m.room.tombstone")
     assert tombstone["replacement_room"] == replacement
 
 
-async def test_one_who_waits_in_vain_is_told_to_try_again(
-    alone: Actions, autojump_clock: trio.testing.MockClock
+async def test_upgrade_that_waits_too_long_fails_with_503(
+    single_process: Actions, autojump_clock: trio.testing.MockClock
 ) -> None:
-    room_id = await alone.world.create_room(ALICE)
-    await hold_elsewhere(alone, room_id, 3600_000)
+    room_id = await single_process.world.create_room(ALICE)
+    await hold_lock_elsewhere(single_process, room_id, 3600_000)
 
     with pytest.raises(MatrixError) as refused:
-        await upgrade(alone, room_id, "11")
+        await upgrade(single_process, room_id, "11")
 
     assert refused.value.status == 503
-    assert await alone.state(room_id, "m.room.tombstone") == {}
+    assert await single_process.state(room_id, "m.room.tombstone") == {}

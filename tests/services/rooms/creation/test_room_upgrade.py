@@ -1,4 +1,4 @@
-"""Upgrading rooms: what the new one takes over, and what becomes of the old one."""
+"""Upgrading rooms: what is copied to the new room, and what changes in the old one."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -41,7 +41,7 @@ def state(event_type: str, content: dict[str, Any], key: str = "") -> Draft:
 
 
 @pytest.mark.parametrize(("old", "new"), [("1", "6"), ("6", "11"), ("11", "12"), ("12", "12")])
-async def test_the_new_room_is_like_the_old_one(acts: Actions, old: str, new: str) -> None:
+async def test_state_and_aliases_are_carried_over(acts: Actions, old: str, new: str) -> None:
     room_id = await acts.world.create_room(
         ALICE,
         version=old,
@@ -86,7 +86,7 @@ async def test_the_new_room_is_like_the_old_one(acts: Actions, old: str, new: st
     assert not await acts.public_rooms.is_listed(room_id)
 
 
-async def test_upgraders_with_little_power_have_no_more_of_it_in_the_new_room(
+async def test_upgrading_gives_no_additional_power(
     acts: Actions,
 ) -> None:
     levels = {"users": {ALICE: 50, BOB: 100}, "events": {"m.room.encryption": 100}}
@@ -104,7 +104,7 @@ async def test_upgraders_with_little_power_have_no_more_of_it_in_the_new_room(
     assert "algorithm" in await acts.state(replacement, "m.room.encryption")
 
 
-async def test_power_levels_in_text_become_numbers(acts: Actions) -> None:
+async def test_power_levels_as_strings_become_integers(acts: Actions) -> None:
     room_id = await acts.world.create_room(
         ALICE, version="1", power_levels={"users": {ALICE: "100"}, "kick": " 40 ", "ban": 1.5}
     )
@@ -117,7 +117,7 @@ async def test_power_levels_in_text_become_numbers(acts: Actions) -> None:
     assert levels["ban"] == 1
 
 
-async def test_creators_are_named_anew(acts: Actions) -> None:
+async def test_additional_creators_are_translated_to_power_levels_and_back(acts: Actions) -> None:
     room_id = await acts.world.create_room(
         ALICE, power_levels={"users": {ALICE: 100, BOB: 100, CAROL: 100}}
     )
@@ -138,7 +138,7 @@ async def test_creators_are_named_anew(acts: Actions) -> None:
     assert levels["events"]["m.room.tombstone"] == 100
 
 
-async def test_spaces_keep_their_children_and_their_type(acts: Actions) -> None:
+async def test_space_keeps_type_and_children(acts: Actions) -> None:
     made = await acts.client().post(
         "/_matrix/client/v3/createRoom",
         {
@@ -160,7 +160,7 @@ async def test_spaces_keep_their_children_and_their_type(acts: Actions) -> None:
     assert ("m.space.child", "!gone:b") not in current
 
 
-async def test_rules_the_new_version_does_not_know_shut_the_room(acts: Actions) -> None:
+async def test_join_rule_unknown_to_the_new_version_becomes_invite(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, version="10", join_rule="knock_restricted")
 
     replacement = await upgrade(acts, room_id, "6")
@@ -168,13 +168,13 @@ async def test_rules_the_new_version_does_not_know_shut_the_room(acts: Actions) 
     assert (await acts.state(replacement, "m.room.join_rules"))["join_rule"] == "invite"
 
 
-async def test_who_may_not_end_a_room_may_not_upgrade_it(acts: Actions) -> None:
+async def test_upgrade_without_power_is_forbidden(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB, join=[ALICE])
     outside = await acts.world.create_room(BOB)
 
-    for one in (room_id, outside):
+    for forbidden_id in (room_id, outside):
         with pytest.raises(Forbidden):
-            await upgrade(acts, one, "11")
+            await upgrade(acts, forbidden_id, "11")
     with pytest.raises(NotFound):
         await upgrade(acts, RoomID("!no:where.example"), "11")
     with pytest.raises(UnsupportedRoomVersion):
@@ -197,7 +197,7 @@ async def test_upgrades_over_http(acts: Actions) -> None:
     assert unknown.errcode == "M_UNSUPPORTED_ROOM_VERSION"
 
 
-async def test_members_find_their_settings_in_the_new_room(acts: Actions) -> None:
+async def test_settings_of_members_are_copied(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
     tags = {"tags": {"u.pub": {"order": 0.5}}}
     for user_id in (ALICE, BOB, CAROL):
@@ -211,7 +211,7 @@ async def test_members_find_their_settings_in_the_new_room(acts: Actions) -> Non
 
     assert acts.own.data[ALICE, replacement, "m.tag"] == tags
     assert acts.own.data[BOB, replacement, "m.tag"] == tags
-    # She was not in the room that was replaced.
+    # Carol was not in the old room.
     assert (CAROL, replacement, "m.tag") not in acts.own.data
     assert acts.own.data[BOB, None, "m.direct"] == {
         ALICE: ["!other:x", room_id, replacement],
@@ -220,7 +220,7 @@ async def test_members_find_their_settings_in_the_new_room(acts: Actions) -> Non
     assert acts.own.copied == [(ALICE, room_id, replacement), (BOB, room_id, replacement)]
 
 
-async def test_settings_made_in_the_new_room_stand(acts: Actions) -> None:
+async def test_settings_of_the_new_room_are_not_overwritten(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
     acts.own.data[BOB, room_id, "m.tag"] = {"tags": {"u.old": {}}}
     replacement = await upgrade(acts, room_id, "11")
@@ -232,9 +232,9 @@ async def test_settings_made_in_the_new_room_stand(acts: Actions) -> None:
 
 
 @pytest.mark.parametrize("predecessor", [7, {}, {"room_id": 7}, {"room_id": "nonsense"}])
-async def test_predecessors_that_are_none_do_not_disturb(acts: Actions, predecessor: Any) -> None:
-    drafts = await acts.world.create_room(ALICE)
-    create = await acts.world.states.current_event(drafts, "m.room.create")
+async def test_invalid_predecessor_is_ignored(acts: Actions, predecessor: Any) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    create = await acts.world.states.current_event(room_id, "m.room.create")
     assert create is not None
     content = {**create.event.content, "predecessor": predecessor}
 
@@ -255,7 +255,7 @@ async def test_tombstone_and_create_event_name_each_other(acts: Actions, version
     assert await acts.state(replacement, "m.room.guest_access") == {"guest_access": "forbidden"}
 
 
-async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions) -> None:
+async def test_failed_creation_leaves_no_replacement(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     for size in range(65_000, 64_000, -50):
         with suppress(TooLarge):
@@ -263,13 +263,13 @@ async def test_a_room_that_cannot_be_replaced_names_no_replacement(acts: Actions
             break
 
     with pytest.raises(TooLarge):
-        # In version 1 the same event is larger, as it cites others at greater length.
+        # In version 1 the same event is larger, as it contains hashes of the events it cites.
         await upgrade(acts, room_id, "1")
 
     assert await acts.state(room_id, "m.room.tombstone") == {}
 
 
-async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -> None:
+async def test_concurrent_change_of_power_levels_is_kept(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
     given = {"users": {ALICE: 100, BOB: 70}}
 
@@ -285,18 +285,18 @@ async def test_power_that_is_given_meanwhile_is_not_taken_again(acts: Actions) -
 
 
 @pytest.mark.parametrize("new", ["11", "12"])
-async def test_who_asks_again_meanwhile_gets_the_same_room(acts: Actions, new: str) -> None:
+async def test_concurrent_equal_upgrades_return_the_same_room(acts: Actions, new: str) -> None:
     room_id = await acts.world.create_room(ALICE)
-    given: list[RoomID] = []
+    new_rooms: list[RoomID] = []
 
     async def ask() -> None:
-        given.append(await upgrade(acts, room_id, new))
+        new_rooms.append(await upgrade(acts, room_id, new))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(ask)
 
-    assert len(given) == 3
-    assert len(set(given)) == 1
+    assert len(new_rooms) == 3
+    assert len(set(new_rooms)) == 1
     tombstone = await acts.state(room_id, "m.room.tombstone")
-    assert tombstone["replacement_room"] == given[0]
+    assert tombstone["replacement_room"] == new_rooms[0]

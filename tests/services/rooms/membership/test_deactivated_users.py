@@ -1,4 +1,4 @@
-"""Users who close their accounts leave their rooms, even if a process ends meanwhile."""
+"""Deactivated users leave their rooms, even if a process ends in between."""
 
 import trio
 
@@ -21,7 +21,7 @@ async def membership(world: World, room_id: RoomID) -> object:
     return event.event.content["membership"]
 
 
-async def test_who_departs_leaves_rooms_and_refuses_invites(
+async def test_deactivated_user_leaves_rooms_and_rejects_invites(
     world: World, nursery: trio.Nursery
 ) -> None:
     leaving = departures(world)
@@ -38,16 +38,16 @@ async def test_who_departs_leaves_rooms_and_refuses_invites(
     nursery.cancel_scope.cancel()
 
 
-async def test_who_was_left_behind_is_found_in_the_tables(world: World) -> None:
+async def test_unfinished_departure_is_completed_later(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
-    await world.database.write(_deactivated, BOB)
+    await world.database.write(_insert_deactivated_user, BOB)
 
     await departures(world).finish_others()
 
     assert await membership(world, room_id) == "leave"
 
 
-async def _deactivated(tx: Tx, user_id: str) -> None:
+async def _insert_deactivated_user(tx: Tx, user_id: str) -> None:
     await tx.execute(
         "INSERT INTO users (user_id, created_ms, is_deactivated) VALUES ($1, 0, 1)", user_id
     )

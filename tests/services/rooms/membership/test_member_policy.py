@@ -1,4 +1,4 @@
-"""What the administrator's settings do to memberships, one by one."""
+"""The settings for memberships, one by one."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 
 @asynccontextmanager
 async def open_with(database: Database, **settings: Any) -> AsyncIterator[Actions]:
-    """Open rooms under some settings; Bob and Carol have names and avatars."""
+    """Open rooms with settings; Bob and Carol have display names."""
     chosen = RoomSettings(**settings)
     async with open_actions(database, settings=chosen) as actions:
         actions.membership = attrs.evolve(actions.membership, policy=MemberPolicy(chosen))
@@ -42,9 +42,7 @@ async def member_of(actions: Actions, room_id: RoomID, user_id: UserID) -> dict[
 
 
 @pytest.mark.parametrize("blocked", [False, True])
-async def test_only_administrators_invite_if_so_configured(
-    database: Database, blocked: bool
-) -> None:
+async def test_block_non_admin_invites(database: Database, blocked: bool) -> None:
     async with open_with(database, block_non_admin_invites=blocked) as actions:
         room_id = await actions.world.create_room(ALICE)
         member, admin = Requester(ALICE), Requester(ALICE, is_admin=True)
@@ -66,9 +64,7 @@ async def test_only_administrators_invite_if_so_configured(
 
 
 @pytest.mark.parametrize("included", [False, True])
-async def test_invites_show_the_profile_of_who_is_invited_if_so_configured(
-    database: Database, included: bool
-) -> None:
+async def test_include_profile_data_on_invite(database: Database, included: bool) -> None:
     async with open_with(database, include_profile_data_on_invite=included) as actions:
         made = await actions.creation.create(Requester(ALICE), NewRoomRequest(invite=(BOB,)))
         await actions.membership.invite(Requester(ALICE), made, CAROL)
@@ -80,9 +76,7 @@ async def test_invites_show_the_profile_of_who_is_invited_if_so_configured(
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_users_have_other_names_in_rooms_if_so_configured(
-    database: Database, allowed: bool
-) -> None:
+async def test_allow_per_room_profiles(database: Database, allowed: bool) -> None:
     async with open_with(database, allow_per_room_profiles=allowed) as actions:
         room_id = await actions.world.create_room(ALICE)
         content = {"membership": "join", "displayname": "Robert", "own": 1}
@@ -95,7 +89,7 @@ async def test_users_have_other_names_in_rooms_if_so_configured(
 
 
 @pytest.mark.parametrize("needed", [False, True])
-async def test_only_members_make_aliases_if_so_configured(database: Database, needed: bool) -> None:
+async def test_only_members_add_aliases(database: Database, needed: bool) -> None:
     async with open_with(database) as actions:
         naming = attrs.evolve(actions.naming, members_only=needed)
         room_id = await actions.world.create_room(ALICE)
@@ -110,7 +104,7 @@ async def test_only_members_make_aliases_if_so_configured(database: Database, ne
         assert (await actions.aliases.find(alias) is not None) is not needed
 
 
-async def test_who_leaves_or_is_removed_forgets(database: Database) -> None:
+async def test_leaving_or_being_banned_forgets_the_room(database: Database) -> None:
     async with open_with(database) as actions:
         world = actions.world
         drops = MemoryWriter(CACHES, "main", world.transport, 1)
@@ -141,7 +135,7 @@ async def test_who_leaves_or_is_removed_forgets(database: Database) -> None:
         ({"only_from_local_users": True}, {"direct", "room"}),
     ],
 )
-async def test_invites_are_accepted_if_so_configured(
+async def test_invites_are_accepted_automatically(
     database: Database, settings: dict[str, Any], joined: set[str]
 ) -> None:
     async with open_with(database) as actions:
@@ -173,7 +167,7 @@ async def test_invites_are_accepted_if_so_configured(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         (PrejoinSettings(), {"m.room.create", "m.room.join_rules", "m.room.name"}),
         (
@@ -189,8 +183,8 @@ async def test_invites_are_accepted_if_so_configured(
         ),
     ],
 )
-async def test_invited_users_are_told_what_is_configured(
-    database: Database, settings: PrejoinSettings, told: set[str]
+async def test_stripped_state_has_the_configured_types(
+    database: Database, settings: PrejoinSettings, expected: set[str]
 ) -> None:
     async with open_with(database) as actions:
         world = actions.world
@@ -205,10 +199,10 @@ async def test_invited_users_are_told_what_is_configured(
 
         events = (await reader.of(BOB, {room_id: own}))[room_id]
 
-        assert {one["type"] for one in events} - {"m.room.member"} == told
-        assert [one["state_key"] for one in events if one["type"] == "org.one"] == (
-            ["a"] if "org.one" in told else []
+        assert {event["type"] for event in events} - {"m.room.member"} == expected
+        assert [event["state_key"] for event in events if event["type"] == "org.one"] == (
+            ["a"] if "org.one" in expected else []
         )
         assert events[-1]["state_key"] == BOB
-        senders = [one["state_key"] for one in events if one["type"] == "m.room.member"]
+        senders = [event["state_key"] for event in events if event["type"] == "m.room.member"]
         assert senders == [ALICE, BOB]

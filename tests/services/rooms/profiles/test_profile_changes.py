@@ -1,4 +1,4 @@
-"""Changed profiles in rooms, guests who must leave, and drafts that name what they replace."""
+"""Profile changes in rooms, removal of guests, and drafts that replace a state event."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -37,8 +37,8 @@ async def acts(database: Database) -> AsyncIterator[Actions]:
 
 
 @attrs.define(eq=False)
-class Halting:
-    """A RoomAppender that gets stuck after some calls."""
+class StuckAppender:
+    """A RoomAppender that hangs after `left` calls."""
 
     inner: RoomAppender
     left: int
@@ -56,7 +56,7 @@ class Halting:
 
 
 def profiles_of(acts: Actions) -> Profiles:
-    """Give what users set their names with."""
+    """Return the service with which users change their profiles."""
     world = acts.world
     return Profiles(
         world.database,
@@ -69,208 +69,210 @@ def profiles_of(acts: Actions) -> Profiles:
     )
 
 
-async def name(acts: Actions, user_id: UserID, **fields: str) -> None:
-    """Have a user set fields of their profile."""
+async def set_profile(acts: Actions, user_id: UserID, **fields: str) -> None:
+    """Set fields of a user's profile."""
     for field, value in fields.items():
         await profiles_of(acts).set_field(acts.user(user_id), user_id, field, value)
 
 
-async def name_fully(acts: Actions, user_id: UserID) -> None:
-    """Have a user set all that is in NAMED."""
-    await name(acts, user_id, **NAMED)
+async def set_whole_profile(acts: Actions, user_id: UserID) -> None:
+    """Set the fields in NAMED."""
+    await set_profile(acts, user_id, **NAMED)
 
 
-def showing(acts: Actions, appender: RoomAppender | None = None) -> RoomProfiles:
-    """Make what a process shows profiles with."""
+def room_profiles_of(acts: Actions, appender: RoomAppender | None = None) -> RoomProfiles:
+    """Return the propagation of profiles in one process."""
     return RoomProfiles(acts.world.database, acts.world.feed, appender or acts.world.appender)
 
 
-async def shown(acts: Actions, room_id: RoomID, user_id: UserID = ALICE) -> Mapping[str, Any]:
-    """Give what a room shows of a user."""
+async def member_content(
+    acts: Actions, room_id: RoomID, user_id: UserID = ALICE
+) -> Mapping[str, Any]:
+    """Return the content of a user's member event."""
     return await acts.state(room_id, "m.room.member", user_id)
 
 
-async def waiting(acts: Actions) -> list[UserID]:
-    """List whose profiles are to be shown still."""
-    return [one.user_id for one in await acts.world.database.read(profiles.changed, 0, 100)]
+async def users_waiting(acts: Actions) -> list[UserID]:
+    """Return the users whose changes are not propagated yet."""
+    return [row.user_id for row in await acts.world.database.read(profiles.changed, 0, 100)]
 
 
-async def test_a_changed_profile_is_shown_in_all_joined_rooms(acts: Actions) -> None:
+async def test_changed_profile_is_set_in_all_joined_rooms(acts: Actions) -> None:
     joined = [await acts.world.create_room(BOB, join=[ALICE]) for _ in range(6)]
     left = await acts.world.create_room(BOB, join=[ALICE])
     await acts.world.leave(left, ALICE)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(showing(acts).run)
-        await name_fully(acts, ALICE)
+        nursery.start_soon(room_profiles_of(acts).run)
+        await set_whole_profile(acts, ALICE)
         with trio.fail_after(60):
-            while await waiting(acts):
+            while await users_waiting(acts):
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
     for room_id in joined:
-        assert await shown(acts, room_id) == SHOWN
-    assert (await shown(acts, left))["membership"] == "leave"
+        assert await member_content(acts, room_id) == SHOWN
+    assert (await member_content(acts, left))["membership"] == "leave"
 
 
-async def test_what_a_killed_process_left_is_shown_by_the_next_one(acts: Actions) -> None:
+async def test_propagation_continues_after_a_killed_process(acts: Actions) -> None:
     rooms = [await acts.world.create_room(BOB, join=[ALICE]) for _ in range(6)]
-    await name_fully(acts, ALICE)
-    halting = Halting(acts.world.appender, left=2)
+    await set_whole_profile(acts, ALICE)
+    halting = StuckAppender(acts.world.appender, left=2)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(showing(acts, halting).run)
+        nursery.start_soon(room_profiles_of(acts, halting).run)
         await halting.stuck.wait()
-        while [await shown(acts, room_id) for room_id in rooms].count(SHOWN) < 2:
+        while [await member_content(acts, room_id) for room_id in rooms].count(SHOWN) < 2:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     seen = len(acts.world.seen)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(showing(acts).run)
+        nursery.start_soon(room_profiles_of(acts).run)
         with trio.fail_after(60):
-            while await waiting(acts):
+            while await users_waiting(acts):
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
-    assert [await shown(acts, room_id) for room_id in rooms] == [SHOWN] * 6
+    assert [await member_content(acts, room_id) for room_id in rooms] == [SHOWN] * 6
     assert len(acts.world.seen) - seen == 4
 
 
-async def test_a_name_that_is_taken_away_is_shown_no_more(acts: Actions) -> None:
+async def test_removed_field_is_removed_from_rooms(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    await name_fully(acts, ALICE)
-    await showing(acts).show_all(set())
+    await set_whole_profile(acts, ALICE)
+    await room_profiles_of(acts).show_all(set())
 
     await profiles_of(acts).delete_field(acts.user(ALICE), ALICE, "displayname")
-    await showing(acts).show_all(set())
+    await room_profiles_of(acts).show_all(set())
 
-    assert await shown(acts, room_id) == {"membership": "join", "avatar_url": "mxc://a/b"}
-    assert await waiting(acts) == []
+    assert await member_content(acts, room_id) == {"membership": "join", "avatar_url": "mxc://a/b"}
+    assert await users_waiting(acts) == []
 
 
-async def test_an_unchanged_profile_makes_no_events(acts: Actions) -> None:
+async def test_unchanged_profile_creates_no_events(acts: Actions) -> None:
     await acts.world.create_room(ALICE)
-    await name_fully(acts, ALICE)
-    await showing(acts).show_all(set())
+    await set_whole_profile(acts, ALICE)
+    await room_profiles_of(acts).show_all(set())
     seen = len(acts.world.seen)
 
-    await name_fully(acts, ALICE)
-    await showing(acts).show_all(set())
+    await set_whole_profile(acts, ALICE)
+    await room_profiles_of(acts).show_all(set())
 
     assert len(acts.world.seen) == seen
-    assert await waiting(acts) == []
+    assert await users_waiting(acts) == []
 
 
-async def test_who_leaves_meanwhile_is_not_brought_back(acts: Actions) -> None:
+async def test_user_who_leaves_meanwhile_stays_out(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB, join=[ALICE])
-    await name_fully(acts, ALICE)
+    await set_whole_profile(acts, ALICE)
     leave = Draft("m.room.member", ALICE, {"membership": "leave"}, ALICE)
     meddling = Meddling(acts.world.appender, lambda: acts.world.appender.append(room_id, [leave]))
 
-    await showing(acts, meddling).show_all(set())
+    await room_profiles_of(acts, meddling).show_all(set())
 
-    assert await shown(acts, room_id) == {"membership": "leave"}
-    assert await waiting(acts) == []
+    assert await member_content(acts, room_id) == {"membership": "leave"}
+    assert await users_waiting(acts) == []
 
 
-async def test_an_older_change_undoes_no_newer_one(acts: Actions) -> None:
+async def test_older_change_does_not_undo_a_newer_one(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    await name(acts, ALICE, displayname="Al")
+    await set_profile(acts, ALICE, displayname="Al")
 
     async def change_again() -> None:
-        await name(acts, ALICE, avatar_url="mxc://a/b")
-        await showing(acts).show_all(set())
+        await set_profile(acts, ALICE, avatar_url="mxc://a/b")
+        await room_profiles_of(acts).show_all(set())
 
-    await showing(acts, Meddling(acts.world.appender, change_again)).show_all(set())
+    await room_profiles_of(acts, Meddling(acts.world.appender, change_again)).show_all(set())
 
-    assert await shown(acts, room_id) == SHOWN
+    assert await member_content(acts, room_id) == SHOWN
 
 
-async def test_a_change_while_one_is_shown_is_shown_as_well(acts: Actions) -> None:
+async def test_change_during_propagation_is_propagated(acts: Actions) -> None:
     rooms = [await acts.world.create_room(ALICE) for _ in range(3)]
-    await name(acts, ALICE, displayname="Al")
-    meddling = Meddling(acts.world.appender, lambda: name(acts, ALICE, avatar_url="mxc://a/b"))
+    await set_profile(acts, ALICE, displayname="Al")
+    meddling = Meddling(
+        acts.world.appender, lambda: set_profile(acts, ALICE, avatar_url="mxc://a/b")
+    )
 
-    await showing(acts, meddling).show_all(set())
+    await room_profiles_of(acts, meddling).show_all(set())
 
-    assert [await shown(acts, room_id) for room_id in rooms] == [SHOWN] * 3
-    assert await waiting(acts) == []
+    assert [await member_content(acts, room_id) for room_id in rooms] == [SHOWN] * 3
+    assert await users_waiting(acts) == []
 
 
 @pytest.mark.parametrize("error", [MatrixError("M_UNKNOWN", 503, "away"), RuntimeError("a bug")])
-async def test_what_fails_in_one_room_is_tried_again_there_alone(
-    acts: Actions, error: Exception
-) -> None:
+async def test_failure_is_retried_in_that_room_only(acts: Actions, error: Exception) -> None:
     rooms = [await acts.world.create_room(ALICE, join=[BOB]) for _ in range(3)]
-    await name(acts, ALICE, displayname="Al")
-    await name(acts, BOB, displayname="Bobby")
+    await set_profile(acts, ALICE, displayname="Al")
+    await set_profile(acts, BOB, displayname="Bobby")
 
     async def fail() -> None:
         raise error
 
-    service = showing(acts, Meddling(acts.world.appender, fail))
+    service = room_profiles_of(acts, Meddling(acts.world.appender, fail))
     failed = await service.show_all(set())
-    first = [(await shown(acts, room_id)).get("displayname") for room_id in rooms]
-    bobs = [(await shown(acts, room_id, BOB)).get("displayname") for room_id in rooms]
-    left = await waiting(acts)
+    first = [(await member_content(acts, room_id)).get("displayname") for room_id in rooms]
+    bobs = [(await member_content(acts, room_id, BOB)).get("displayname") for room_id in rooms]
+    left = await users_waiting(acts)
     seen = len(acts.world.seen)
     still_failed = await service.show_all(failed)
     passed_over = len(acts.world.seen) - seen
     failed_again = await service.show_all(set())
 
     assert len(failed) == 1
-    assert sorted(str(one) for one in first) == ["Al", "Al", "None"]
+    assert sorted(str(name) for name in first) == ["Al", "Al", "None"]
     assert bobs == ["Bobby"] * 3
     assert (left, still_failed, passed_over, failed_again) == ([ALICE], set(), 0, set())
     assert len(acts.world.seen) - seen == 1
-    assert await waiting(acts) == []
+    assert await users_waiting(acts) == []
 
 
-async def test_what_failed_is_tried_again_after_a_while(
+async def test_failure_is_retried_after_a_pause(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_inline() as database:
         await migrate(database, bundled_migrations(), ["pre", "post"])
         async with open_actions(database) as acts:
             room_id = await acts.world.create_room(ALICE)
-            await name(acts, ALICE, displayname="Al")
+            await set_profile(acts, ALICE, displayname="Al")
 
             async def fail() -> None:
                 raise MatrixError("M_UNKNOWN", 503, "away")
 
             async with trio.open_nursery() as nursery:
-                service = showing(acts, Meddling(acts.world.appender, fail))
+                service = room_profiles_of(acts, Meddling(acts.world.appender, fail))
                 nursery.start_soon(service.run)
                 await trio.sleep(RETRY_S / 2)
                 # That others change theirs brings nothing forward.
-                await name(acts, BOB, displayname="Bobby")
+                await set_profile(acts, BOB, displayname="Bobby")
                 await trio.sleep(RETRY_S / 4)
-                before = await waiting(acts)
+                before = await users_waiting(acts)
                 await trio.sleep(RETRY_S / 2)
                 nursery.cancel_scope.cancel()
 
-            assert (before, await waiting(acts)) == ([ALICE], [])
-            assert (await shown(acts, room_id))["displayname"] == "Al"
+            assert (before, await users_waiting(acts)) == ([ALICE], [])
+            assert (await member_content(acts, room_id))["displayname"] == "Al"
 
 
-async def test_what_no_room_takes_is_not_tried_for_ever(acts: Actions) -> None:
+async def test_forbidden_change_is_not_retried(acts: Actions) -> None:
     await acts.world.create_room(ALICE)
-    await name(acts, ALICE, displayname="Al")
+    await set_profile(acts, ALICE, displayname="Al")
 
     async def refuse() -> None:
         raise Forbidden("not here")
 
-    await showing(acts, Meddling(acts.world.appender, refuse)).show_all(set())
+    await room_profiles_of(acts, Meddling(acts.world.appender, refuse)).show_all(set())
 
-    assert await waiting(acts) == []
+    assert await users_waiting(acts) == []
 
 
-async def test_a_draft_is_refused_when_what_it_replaces_is_gone(acts: Actions) -> None:
+async def test_draft_is_rejected_if_the_replaced_event_is_not_current(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     first = await acts.world.set_state(room_id, ALICE, "m.room.name", {"name": "1"})
 
-    def rename(name: str) -> Draft:
-        return Draft("m.room.name", ALICE, {"name": name}, "", replaces=first.event_id)
+    def rename(new_name: str) -> Draft:
+        return Draft("m.room.name", ALICE, {"name": new_name}, "", replaces=first.event_id)
 
     await acts.world.append(room_id, rename("2"))
 
@@ -283,7 +285,7 @@ async def make_guest(tx: Tx, user_id: UserID) -> None:
     await tx.execute("INSERT INTO users (user_id, created_ms, is_guest) VALUES ($1, 0, 1)", user_id)
 
 
-async def test_guests_leave_when_a_room_is_shut_to_them(acts: Actions) -> None:
+async def test_guests_are_removed_when_guest_access_is_forbidden(acts: Actions) -> None:
     world = acts.world
     await world.database.write(make_guest, BOB)
     guests = GuestExpulsion(

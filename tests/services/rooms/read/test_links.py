@@ -31,7 +31,7 @@ async def _reply(world: World, room_id: RoomID, root: EventID) -> Appended:
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
-async def test_a_redaction_marks_what_it_redacts(world: World, version: str) -> None:
+async def test_redaction_marks_its_target(world: World, version: str) -> None:
     room_id = await world.create_room(ALICE, version=version, join=[BOB])
     sent = await world.send(room_id, BOB, "secret")
 
@@ -48,7 +48,7 @@ async def test_a_redaction_marks_what_it_redacts(world: World, version: str) -> 
     assert world.seen[-1][1].redaction_applies
 
 
-async def test_others_events_cannot_be_redacted_without_power(world: World) -> None:
+async def test_redacting_others_without_power_is_forbidden(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     sent = await world.send(room_id, BOB)
 
@@ -58,7 +58,7 @@ async def test_others_events_cannot_be_redacted_without_power(world: World) -> N
     await world.redact(room_id, BOB, sent.event_id)
 
 
-async def test_the_first_redaction_stays_in_force(world: World) -> None:
+async def test_first_redaction_stays_in_effect(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     sent = await world.send(room_id, BOB)
     first = await world.redact(room_id, BOB, sent.event_id)
@@ -71,7 +71,7 @@ async def test_the_first_redaction_stays_in_force(world: World) -> None:
     assert stored.redacted_by == first.event_id
 
 
-async def test_redacting_an_unknown_event_takes_nothing_away(world: World) -> None:
+async def test_redacting_an_unknown_event_redacts_nothing(world: World) -> None:
     room_id = await world.create_room(ALICE)
 
     await world.redact(room_id, ALICE, EventID("$unknown"))
@@ -79,7 +79,7 @@ async def test_redacting_an_unknown_event_takes_nothing_away(world: World) -> No
     assert not world.seen[-1][1].redaction_applies
 
 
-async def test_redacting_the_name_takes_it_out_of_the_summary(world: World) -> None:
+async def test_redacting_the_name_removes_it_from_the_summary(world: World) -> None:
     room_id = await world.create_room(ALICE)
     named = await world.set_state(room_id, ALICE, "m.room.name", {"name": "Secret plans"})
 
@@ -88,7 +88,7 @@ async def test_redacting_the_name_takes_it_out_of_the_summary(world: World) -> N
     assert await _rows(world, "SELECT name FROM room_summaries") == [(None,)]
 
 
-async def test_relations_are_kept(world: World) -> None:
+async def test_relations_are_stored(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     sent = await world.send(room_id, ALICE)
     relates = {"rel_type": "m.annotation", "event_id": sent.event_id, "key": "👍"}
@@ -101,7 +101,7 @@ async def test_relations_are_kept(world: World) -> None:
     assert world.seen[-1][1].relates_to == ("m.annotation", sent.event_id)
 
 
-async def test_threads_count_replies_and_know_the_last(world: World) -> None:
+async def test_thread_has_reply_count_and_latest_reply(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     root = await world.send(room_id, ALICE)
 
@@ -115,7 +115,7 @@ async def test_threads_count_replies_and_know_the_last(world: World) -> None:
     assert await _rows(world, THREADS) == []
 
 
-async def test_a_reaction_that_is_redacted_relates_to_nothing(world: World) -> None:
+async def test_redacted_reaction_has_no_relation(world: World) -> None:
     room_id = await world.create_room(ALICE)
     sent = await world.send(room_id, ALICE)
     relates = {"rel_type": "m.annotation", "event_id": sent.event_id, "key": "x"}
@@ -126,7 +126,7 @@ async def test_a_reaction_that_is_redacted_relates_to_nothing(world: World) -> N
     assert await _rows(world, RELATIONS) == []
 
 
-async def test_local_memberships_follow_the_members(world: World) -> None:
+async def test_local_memberships_follow_member_events(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB], invite=[CAROL])
 
     await world.set_membership(room_id, ALICE, BOB, "ban")

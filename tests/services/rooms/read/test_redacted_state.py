@@ -1,4 +1,4 @@
-"""Redacted state: what a redaction took counts no more, for those who decide by it either."""
+"""Redacted state: permissions are derived from what the redaction left."""
 
 import pytest
 
@@ -16,7 +16,7 @@ async def room_for_inviting_moderators(world: World) -> tuple[RoomID, EventID]:
     return room_id, state[event_types.POWER_LEVELS_KEY]
 
 
-async def test_what_power_levels_lost_by_a_redaction_is_not_demanded(world: World) -> None:
+async def test_redacted_power_levels_require_no_power(world: World) -> None:
     room_id, levels = await room_for_inviting_moderators(world)
     with pytest.raises(Forbidden):
         await world.set_membership(room_id, BOB, CAROL, "invite")
@@ -26,7 +26,7 @@ async def test_what_power_levels_lost_by_a_redaction_is_not_demanded(world: Worl
     await world.set_membership(room_id, BOB, CAROL, "invite")
 
 
-async def test_a_room_read_again_decides_as_before(database: Database) -> None:
+async def test_redacted_power_levels_apply_after_a_restart(database: Database) -> None:
     async with open_world(database) as world:
         room_id, levels = await room_for_inviting_moderators(world)
         await world.redact(room_id, ALICE, levels)
@@ -35,7 +35,7 @@ async def test_a_room_read_again_decides_as_before(database: Database) -> None:
         await world.set_membership(room_id, BOB, CAROL, "invite")
 
 
-async def test_power_levels_after_a_redaction_count_whole(world: World) -> None:
+async def test_power_levels_set_after_a_redaction_apply(world: World) -> None:
     room_id, levels = await room_for_inviting_moderators(world)
     await world.redact(room_id, ALICE, levels)
     with pytest.raises(Forbidden):

@@ -1,4 +1,4 @@
-"""Events as clients get them."""
+"""Events in the client format."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def reply(sender: UserID, rel_type: str, parent: EventID, **content: Any) -> Dra
     )
 
 
-async def test_a_message_has_the_fields_of_the_specification(world: World) -> None:
+async def test_message_has_the_specified_fields(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB])
     sent = await world.send(room_id, ALICE, "hello")
@@ -46,7 +46,7 @@ async def test_a_message_has_the_fields_of_the_specification(world: World) -> No
 
 
 @pytest.mark.parametrize("version", ["1", "11", "12"])
-async def test_state_shows_what_it_replaced(world: World, version: str) -> None:
+async def test_state_event_has_prev_content(world: World, version: str) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, version=version)
     first = await world.set_state(room_id, ALICE, "m.room.name", {"name": "one"})
@@ -62,7 +62,7 @@ async def test_state_shows_what_it_replaced(world: World, version: str) -> None:
     assert events[2]["state_key"] == ""
 
 
-async def test_what_was_replaced_is_pruned_when_it_is_redacted(database: Database) -> None:
+async def test_prev_content_of_a_redacted_event_is_redacted(database: Database) -> None:
     async with open_world(database) as world:
         reading = readers_of(world)
         room_id = await world.create_room(ALICE)
@@ -79,7 +79,7 @@ async def test_what_was_replaced_is_pruned_when_it_is_redacted(database: Databas
 
 
 @pytest.mark.parametrize("version", ["10", "11"])
-async def test_a_redacted_event_shows_the_redaction(world: World, version: str) -> None:
+async def test_redacted_event_has_redacted_because(world: World, version: str) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, version=version)
     sent = await world.send(room_id, ALICE, "secret")
@@ -110,7 +110,7 @@ async def test_only_the_sending_device_gets_its_transaction_id(database: Databas
             assert "transaction_id" not in bobs["unsigned"]
 
 
-async def test_the_latest_edit_by_the_sender_is_bundled(world: World) -> None:
+async def test_latest_edit_by_the_sender_is_bundled(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB])
     sent = await world.send(room_id, ALICE, "hello")
@@ -132,7 +132,7 @@ async def test_the_latest_edit_by_the_sender_is_bundled(world: World) -> None:
     assert "m.relations" not in after["unsigned"]
 
 
-async def test_a_thread_is_summed_up_for_each_user(world: World) -> None:
+async def test_thread_summary_depends_on_the_user(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     root = (await world.send(room_id, ALICE, "root")).event_id
@@ -150,7 +150,7 @@ async def test_a_thread_is_summed_up_for_each_user(world: World) -> None:
     assert [thread["current_user_participated"] for thread in threads] == [True, True]
 
 
-async def test_ignored_replies_do_not_count(world: World) -> None:
+async def test_replies_of_ignored_users_do_not_count(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     root = (await world.send(room_id, ALICE, "root")).event_id
@@ -166,7 +166,7 @@ async def test_ignored_replies_do_not_count(world: World) -> None:
     assert thread["current_user_participated"] is True
 
 
-async def test_many_threads_with_ignored_users_cost_one_reading(database: Database) -> None:
+async def test_many_threads_with_ignored_users_need_one_read(database: Database) -> None:
     count = Count()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:
@@ -183,27 +183,27 @@ async def test_many_threads_with_ignored_users_cost_one_reading(database: Databa
         seen = await reading.see(ALICE, *roots)
 
         assert count.reads == 1
-        assert [one["unsigned"]["m.relations"]["m.thread"]["count"] for one in seen] == [1] * 4
+        assert [event["unsigned"]["m.relations"]["m.thread"]["count"] for event in seen] == [1] * 4
 
 
-async def test_references_are_listed_and_lost_by_redaction(world: World) -> None:
+async def test_redacted_reference_is_not_bundled(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE)
     root = (await world.send(room_id, ALICE, "root")).event_id
-    (one,) = await world.append(room_id, reply(ALICE, "m.reference", root))
-    (two,) = await world.append(room_id, reply(ALICE, "m.reference", root))
+    (first,) = await world.append(room_id, reply(ALICE, "m.reference", root))
+    (second,) = await world.append(room_id, reply(ALICE, "m.reference", root))
 
     (before,) = await reading.see(ALICE, root)
-    await world.redact(room_id, ALICE, one.event_id)
+    await world.redact(room_id, ALICE, first.event_id)
     (after,) = await reading.see(ALICE, root)
 
     chunk = before["unsigned"]["m.relations"]["m.reference"]["chunk"]
-    assert {one["event_id"] for one in chunk} == {one.event_id, two.event_id}
+    assert {event["event_id"] for event in chunk} == {first.event_id, second.event_id}
     chunk = after["unsigned"]["m.relations"]["m.reference"]["chunk"]
-    assert chunk == [{"event_id": two.event_id}]
+    assert chunk == [{"event_id": second.event_id}]
 
 
-async def test_fields_of_a_filter_are_kept_only(world: World) -> None:
+async def test_event_fields_filter_keeps_only_those_fields(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE)
     sent = await world.send(room_id, ALICE, "hello")
@@ -216,7 +216,7 @@ async def test_fields_of_a_filter_are_kept_only(world: World) -> None:
     assert kept == {"content": {"body": "hello"}, "sender": ALICE}
 
 
-async def test_another_process_forgets_only_the_parent_of_what_is_redacted(
+async def test_redaction_drops_only_the_parents_aggregations(
     database: Database,
 ) -> None:
     async with open_world(database) as world:
@@ -228,13 +228,13 @@ async def test_another_process_forgets_only_the_parent_of_what_is_redacted(
             reply(BOB, "m.thread", root.event_id),
         )
         await world.append(room_id, reply(BOB, "m.thread", other.event_id))
-        # It has read no event yet, so it cannot look up whose child the redacted one was.
+        # It has read no event yet, so it cannot look up the parent of the redacted event.
         aggregates = Aggregates(world.database, world.feed, EventStore(world.database, world.feed))
         before = await aggregates.load([root.event_id, other.event_id])
 
         await world.redact(room_id, ALICE, first.event_id)
 
-        assert [one.thread and one.thread.count for one in before.values()] == [2, 1]
+        assert [each.thread and each.thread.count for each in before.values()] == [2, 1]
         assert aggregates.get_nowait(root.event_id) is None
         assert aggregates.get_nowait(other.event_id) == before[other.event_id]
         (after,) = (await aggregates.load([root.event_id])).values()

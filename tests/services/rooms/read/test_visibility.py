@@ -1,4 +1,4 @@
-"""What users may see of a room's history."""
+"""Which events of a room's history users see."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from tests.support.reading import Reading, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 
 
-async def history(world: World, visibility: str) -> RoomID:
-    """Say something before Bob is invited, while he is, while he is in, and after he left."""
+async def create_history(world: World, visibility: str) -> RoomID:
+    """Send messages before Bob is invited, after that, after he joins, and after he leaves."""
     room_id = await world.create_room(ALICE)
     await world.set_state(
         room_id, ALICE, "m.room.history_visibility", {"history_visibility": visibility}
@@ -34,12 +34,12 @@ async def history(world: World, visibility: str) -> RoomID:
         ("joined", ["joined"]),
     ],
 )
-async def test_a_user_who_left_sees_what_the_setting_allows(
+async def test_user_who_left_sees_what_history_visibility_allows(
     database: Database, visibility: str, seen: list[str]
 ) -> None:
     async with open_world(database) as world:
         kept = readers_of(world)
-        room_id = await history(world, visibility)
+        room_id = await create_history(world, visibility)
 
         for reading in (kept, readers_of(world)):
             assert await reading.bodies(BOB, room_id) == seen
@@ -53,9 +53,9 @@ async def test_a_user_who_left_sees_what_the_setting_allows(
             assert stranger == (seen if visibility == "world_readable" else [])
 
 
-async def test_history_is_read_from_disk_as_from_memory(database: Database) -> None:
+async def test_visibility_is_the_same_after_a_restart(database: Database) -> None:
     async with open_world(database) as world:
-        room_id = await history(world, "invited")
+        room_id = await create_history(world, "invited")
         rows = list(world.seen)
     async with open_world(database) as world:
         world.seen.extend(rows)
@@ -67,15 +67,15 @@ async def memberships_seen(reading: Reading, room_id: RoomID) -> list[str]:
     ids = [row.event_id for _, row in reading.world.seen if row.room_id == room_id]
     events = await reading.see(BOB, *ids)  # type: ignore[arg-type]  # rows hold plain strings
     return [
-        one["unsigned"]["membership"]
-        for one in events
-        if one["type"] == "m.room.message" or one.get("state_key") == BOB
+        event["unsigned"]["membership"]
+        for event in events
+        if event["type"] == "m.room.message" or event.get("state_key") == BOB
     ]
 
 
-async def test_events_tell_the_membership_at_them(world: World) -> None:
+async def test_events_have_the_membership_at_the_event(world: World) -> None:
     reading = readers_of(world)
-    room_id = await history(world, "shared")
+    room_id = await create_history(world, "shared")
     await world.join(room_id, BOB)
 
     assert await memberships_seen(reading, room_id) == [
@@ -83,7 +83,7 @@ async def test_events_tell_the_membership_at_them(world: World) -> None:
     ]
 
 
-async def test_who_was_never_joined_sees_nothing_of_a_shared_room(world: World) -> None:
+async def test_user_who_never_joined_sees_nothing_of_a_shared_room(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE)
     await world.send(room_id, ALICE, "before")
@@ -95,9 +95,9 @@ async def test_who_was_never_joined_sees_nothing_of_a_shared_room(world: World) 
         await reading.visibility.check_may_read(BOB, room_id)
 
 
-async def test_who_left_may_still_read_and_strangers_may_not(world: World) -> None:
+async def test_former_members_may_read_and_others_may_not(world: World) -> None:
     reading = readers_of(world)
-    room_id = await history(world, "shared")
+    room_id = await create_history(world, "shared")
 
     standing = await reading.visibility.check_may_read(BOB, room_id)
 
@@ -106,9 +106,9 @@ async def test_who_left_may_still_read_and_strangers_may_not(world: World) -> No
         await reading.visibility.check_may_read(CAROL, room_id)
 
 
-async def test_strangers_may_look_into_world_readable_rooms(world: World) -> None:
+async def test_everybody_may_read_world_readable_rooms(world: World) -> None:
     reading = readers_of(world)
-    room_id = await history(world, "shared")
+    room_id = await create_history(world, "shared")
     with pytest.raises(Forbidden):
         await reading.visibility.check_may_read(CAROL, room_id)
     await world.set_state(
@@ -121,7 +121,7 @@ async def test_strangers_may_look_into_world_readable_rooms(world: World) -> Non
     assert await reading.bodies(CAROL, room_id) == ["open"]
 
 
-async def test_messages_of_ignored_users_are_left_out_but_not_their_state(world: World) -> None:
+async def test_messages_of_ignored_users_are_hidden_but_not_their_state(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB])
     sent = await world.send(room_id, BOB, "rubbish")
@@ -130,10 +130,12 @@ async def test_messages_of_ignored_users_are_left_out_but_not_their_state(world:
 
     events = await reading.see(ALICE, sent.event_id, joined)  # type: ignore[arg-type]  # a row's
 
-    assert [one["event_id"] for one in events] == [joined]
+    assert [event["event_id"] for event in events] == [joined]
 
 
-async def test_erased_users_are_pruned_for_those_who_were_not_there(world: World) -> None:
+async def test_messages_of_erased_users_are_redacted_for_users_who_were_not_joined(
+    world: World,
+) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE)
     sent = await world.send(room_id, ALICE, "early")

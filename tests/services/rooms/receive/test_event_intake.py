@@ -1,4 +1,4 @@
-"""Single events of other servers: what is accepted, soft-failed, rejected, refused or waits."""
+"""Single events of other servers: accepted, soft-failed, rejected, refused or waiting."""
 
 import msgspec
 import orjson
@@ -9,9 +9,14 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
 from hs.core.stateres.auth_graph import auth_chain
-from hs.services.rooms.receive.event_receiver import Missing, Outcome, Received, Verdict
+from hs.services.rooms.receive.event_receiver import (
+    MissingEvents,
+    PduOutcome,
+    PduVerdict,
+    ReceiveResult,
+)
 from hs.services.rooms.store.recent_events import Tails
-from hs.services.rooms.store.stored_event import Status, StoredEvent
+from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events as event_rows
 from hs.storage.rooms import rooms as room_rows
@@ -23,10 +28,10 @@ JOIN = {"membership": "join"}
 BAN = {"membership": "ban"}
 
 
-async def begin(
+async def import_joined_room(
     world: World, version: str = "11", join_rule: str = "public"
 ) -> tuple[RoomID, History]:
-    """Have Alice join a room of peers, in which Bert is moderator and Cora a member."""
+    """Import a room of peers that Alice joins; Bert is moderator and Cora a member."""
     history = History(version)
     history.begin()
     for user in (BERT, CORA):
@@ -35,20 +40,22 @@ async def begin(
     history.first = joined.event_id
     assert history.room_id is not None
     received = await world.receiver.seed_room(history.room_id, version, *history.seed())
-    assert received == Received((Verdict(joined.event_id, Outcome.ACCEPTED),), Missing())
+    assert received == ReceiveResult(
+        (PduVerdict(joined.event_id, PduOutcome.ACCEPTED),), MissingEvents()
+    )
     return history.room_id, history
 
 
-async def receive(world: World, *events: Event) -> list[Outcome]:
-    """Receive events; tell what became of each."""
+async def receive(world: World, *events: Event) -> list[PduOutcome]:
+    """Receive events and return their outcomes."""
     received = await world.receiver.receive(
         events[0].room_id, [event.canonical for event in events], [], {}
     )
     return [verdict.outcome for verdict in received.verdicts]
 
 
-async def stored(world: World, event: Event) -> StoredEvent:
-    """Read an event back from the database."""
+async def load_stored(world: World, event: Event) -> StoredEvent:
+    """Load an event from the database."""
     world.events.forget(event.event_id)
     found = await world.events.get_one(event.event_id)
     assert found is not None
@@ -56,20 +63,20 @@ async def stored(world: World, event: Event) -> StoredEvent:
 
 
 def tampered(event: Event, **changes: object) -> bytes:
-    """Give the PDU with other fields than were signed."""
+    """Return the PDU with fields changed after it was signed."""
     return orjson.dumps({**event.pdu, **changes}, option=orjson.OPT_SORT_KEYS)
 
 
 @pytest.mark.parametrize("version", ["1", "3", "11", "12"])
-async def test_joined_rooms_take_events_of_both_sides(world: World, version: str) -> None:
-    room_id, history = await begin(world, version)
+async def test_joined_room_accepts_local_and_remote_events(world: World, version: str) -> None:
+    room_id, history = await import_joined_room(world, version)
 
     theirs = history.add(CORA, "m.room.message", {"body": "hi"})
     outcomes = await receive(world, theirs)
     ours = await world.send(room_id, ALICE)
 
     sent = await world.events.get_one(ours.event_id)
-    assert outcomes == [Outcome.ACCEPTED]
+    assert outcomes == [PduOutcome.ACCEPTED]
     assert sent is not None
     assert sent.event.prev_events == (theirs.event_id,)
     assert await world.states.current(room_id) == history.before(history.ends)
@@ -77,8 +84,8 @@ async def test_joined_rooms_take_events_of_both_sides(world: World, version: str
     assert memberships == ["join"]
 
 
-async def test_the_state_before_the_join_is_kept_as_outliers(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_imported_state_is_stored_as_outliers(world: World) -> None:
+    room_id, history = await import_joined_room(world)
 
     kinds = {row.event_id: row.outlier for _, row in world.seen}
 
@@ -91,30 +98,30 @@ async def test_the_state_before_the_join_is_kept_as_outliers(world: World) -> No
     assert summary.joined_members == 4
 
 
-async def test_what_the_state_before_forbids_is_rejected(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_event_forbidden_by_the_state_before_it_is_rejected(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     topic = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     citing = history.draft(BERT, "m.room.message", {"body": "x"})
     before = await world.states.current(room_id)
 
-    assert await receive(world, topic) == [Outcome.REJECTED]
+    assert await receive(world, topic) == [PduOutcome.REJECTED]
 
-    assert (await stored(world, topic)).status == Status.REJECTED
+    assert (await load_stored(world, topic)).status == EventStatus.REJECTED
     assert await world.states.current(room_id) == before
     assert world.seen[-1][1].rejected
     assert world.seen[-1][1].changes() == ()
-    assert await receive(world, topic, citing) == [Outcome.KNOWN, Outcome.ACCEPTED]
+    assert await receive(world, topic, citing) == [PduOutcome.KNOWN, PduOutcome.ACCEPTED]
 
 
-async def test_events_after_a_rejected_one_are_judged_by_the_state_without_it(
+async def test_rejected_event_does_not_change_the_state_after_it(
     world: World,
 ) -> None:
-    room_id, history = await begin(world)
+    room_id, history = await import_joined_room(world)
     topic = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     history.keep(topic, rejected=True)
     after = history.add(BERT, "m.room.message", {"body": "x"})
 
-    assert await receive(world, after, topic) == [Outcome.ACCEPTED, Outcome.REJECTED]
+    assert await receive(world, after, topic) == [PduOutcome.ACCEPTED, PduOutcome.REJECTED]
 
     assert ("m.room.topic", "") not in await world.states.current(room_id)
     sent = await world.send(room_id, ALICE)
@@ -123,51 +130,49 @@ async def test_events_after_a_rejected_one_are_judged_by_the_state_without_it(
     assert ours.event.prev_events == (after.event_id,)
 
 
-async def test_what_cites_a_rejected_auth_event_is_rejected(world: World) -> None:
-    _, history = await begin(world)
+async def test_event_citing_a_rejected_auth_event_is_rejected(world: World) -> None:
+    _, history = await import_joined_room(world)
     levels = history.draft(CORA, "m.room.power_levels", {"users": {CORA: 100}}, "")
     history.keep(levels)
     topic = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
 
-    assert await receive(world, levels, topic) == [Outcome.REJECTED, Outcome.REJECTED]
+    assert await receive(world, levels, topic) == [PduOutcome.REJECTED, PduOutcome.REJECTED]
 
 
-async def test_what_cites_wrong_auth_events_is_rejected(world: World) -> None:
-    _, history = await begin(world)
+async def test_event_citing_wrong_auth_events_is_rejected(world: World) -> None:
+    _, history = await import_joined_room(world)
     state = history.before(history.ends)
     wrong = [state["m.room.create", ""], state["m.room.member", BERT]]
     sent = history.draft(CORA, "m.room.message", {"body": "x"}, auth_events=wrong)
 
-    assert await receive(world, sent) == [Outcome.REJECTED]
+    assert await receive(world, sent) == [PduOutcome.REJECTED]
 
 
 @pytest.mark.parametrize("version", ["2", "11", "12"])
-async def test_who_was_banned_is_soft_failed_from_before_the_ban(
-    world: World, version: str
-) -> None:
-    room_id, history = await begin(world, version)
+async def test_event_evading_a_ban_is_soft_failed(world: World, version: str) -> None:
+    room_id, history = await import_joined_room(world, version)
     start = history.ends[:]
     history.add(ADMIN, "m.room.member", BAN, CORA)
     ban = history.events[history.ends[0]]
     evading = history.add(CORA, "m.room.message", {"body": "x"}, after=start)
     after = history.add(BERT, "m.room.message", {"body": "y"})
 
-    assert await receive(world, ban) == [Outcome.ACCEPTED]
-    assert await receive(world, evading) == [Outcome.SOFT_FAILED]
+    assert await receive(world, ban) == [PduOutcome.ACCEPTED]
+    assert await receive(world, evading) == [PduOutcome.SOFT_FAILED]
 
-    assert (await stored(world, evading)).status == Status.SOFT_FAILED
+    assert (await load_stored(world, evading)).status == EventStatus.SOFT_FAILED
     assert world.seen[-1][1].soft_failed
     sent = await world.send(room_id, ALICE)
-    ours = await stored(world, (await world.events.get([sent.event_id]))[sent.event_id].event)
+    ours = await load_stored(world, (await world.events.get([sent.event_id]))[sent.event_id].event)
     assert ours.event.prev_events == (ban.event_id,)
-    # It is not built upon, until somebody else does so.
-    assert await receive(world, after) == [Outcome.ACCEPTED]
+    # It becomes no forward extremity; an event that cites it is accepted all the same.
+    assert await receive(world, after) == [PduOutcome.ACCEPTED]
     async with world.rooms.hold(room_id) as room:
-        assert {one.event_id for one in room.head.extremities} == {sent.event_id, after.event_id}
+        assert {end.event_id for end in room.head.extremities} == {sent.event_id, after.event_id}
 
 
-async def test_unsigned_and_foreign_pdus_are_refused(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_malformed_unsigned_and_foreign_pdus_are_refused(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     good = history.add(CORA, "m.room.message", {"body": "x"})
     pdus = [
         b"{",
@@ -181,24 +186,24 @@ async def test_unsigned_and_foreign_pdus_are_refused(world: World) -> None:
 
     received = await world.receiver.receive(room_id, pdus, [], {})
 
-    assert {verdict.outcome for verdict in received.verdicts} == {Outcome.REFUSED}
+    assert {verdict.outcome for verdict in received.verdicts} == {PduOutcome.REFUSED}
     assert len(world.seen) == seen
 
 
-async def test_an_event_with_a_wrong_content_hash_is_kept_redacted(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_event_with_a_wrong_content_hash_is_stored_redacted(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     good = history.add(CORA, "m.room.message", {"body": "x"})
 
     received = await world.receiver.receive(
         room_id, [tampered(good, content={"body": "forged"})], [], {}
     )
 
-    assert received.verdicts[0] == Verdict(good.event_id, Outcome.ACCEPTED)
-    assert (await stored(world, good)).event.content == {}
+    assert received.verdicts[0] == PduVerdict(good.event_id, PduOutcome.ACCEPTED)
+    assert (await load_stored(world, good)).event.content == {}
 
 
-async def test_missing_events_are_named_and_nothing_is_kept(world: World) -> None:
-    _, history = await begin(world)
+async def test_event_waiting_for_prev_events_is_reported_and_not_stored(world: World) -> None:
+    _, history = await import_joined_room(world)
     first = history.add(CORA, "m.room.message", {"body": "1"})
     second = history.add(CORA, "m.room.message", {"body": "2"})
     third = history.add(CORA, "m.room.message", {"body": "3"})
@@ -207,67 +212,69 @@ async def test_missing_events_are_named_and_nothing_is_kept(world: World) -> Non
         third.room_id, [third.canonical, second.canonical], [], {}
     )
 
-    assert [one.outcome for one in received.verdicts] == [Outcome.WAITING] * 2
-    assert received.missing == Missing((first.event_id,))
-    assert await receive(world, third, first, second) == [Outcome.ACCEPTED] * 3
+    assert [verdict.outcome for verdict in received.verdicts] == [PduOutcome.WAITING] * 2
+    assert received.missing == MissingEvents((first.event_id,))
+    assert await receive(world, third, first, second) == [PduOutcome.ACCEPTED] * 3
 
 
-async def test_missing_auth_events_may_be_given_beside(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_missing_auth_events_can_be_passed_as_outliers(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     joined = history.add(DORA, "m.room.member", JOIN, DORA)
     state = history.before(history.ends)
     hello = history.add(DORA, "m.room.message", {"body": "x"})
 
-    alone = await world.receiver.receive(room_id, [hello.canonical], [], {})
-    given = {hello.event_id: list(state.values())}
-    beside = await world.receiver.receive(room_id, [hello.canonical], [joined.canonical], given)
+    without_outlier = await world.receiver.receive(room_id, [hello.canonical], [], {})
+    states = {hello.event_id: list(state.values())}
+    with_outlier = await world.receiver.receive(
+        room_id, [hello.canonical], [joined.canonical], states
+    )
 
-    assert alone.missing == Missing((joined.event_id,), (joined.event_id,))
-    assert beside.verdicts == (Verdict(hello.event_id, Outcome.ACCEPTED),)
-    # The gap is kept in mind, and what fills it is history.
+    assert without_outlier.missing == MissingEvents((joined.event_id,), (joined.event_id,))
+    assert with_outlier.verdicts == (PduVerdict(hello.event_id, PduOutcome.ACCEPTED),)
+    # The missing event is a backward extremity; when it arrives, it changes no current state.
     assert await world.database.read(event_rows.lacking_among, [joined.event_id]) == [
         joined.event_id
     ]
     assert (event_types.MEMBER, DORA) in await world.states.current(room_id)
-    assert await receive(world, joined) == [Outcome.ACCEPTED]
+    assert await receive(world, joined) == [PduOutcome.ACCEPTED]
     assert await world.database.read(event_rows.lacking_among, [joined.event_id]) == []
-    found = await stored(world, joined)
-    assert (found.status, found.snapshot_id is None) == (Status.ACCEPTED, False)
+    stored = await load_stored(world, joined)
+    assert (stored.status, stored.snapshot_id is None) == (EventStatus.ACCEPTED, False)
     async with world.rooms.hold(room_id) as room:
-        assert {one.event_id for one in room.head.extremities} == {
+        assert {end.event_id for end in room.head.extremities} == {
             history.first,
             hello.event_id,
         }
 
 
-async def test_an_outlier_that_arrives_takes_its_place(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_received_outlier_becomes_accepted(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "")
     await world.receiver.receive(room_id, [], [topic.canonical], {})
-    assert (await stored(world, topic)).status == Status.OUTLIER
+    assert (await load_stored(world, topic)).status == EventStatus.OUTLIER
 
-    assert await receive(world, topic) == [Outcome.ACCEPTED]
+    assert await receive(world, topic) == [PduOutcome.ACCEPTED]
 
     assert await world.states.current(room_id) == history.before(history.ends)
     assert world.seen[-1][1].event_id == topic.event_id
-    assert (await stored(world, topic)).status == Status.ACCEPTED
+    assert (await load_stored(world, topic)).status == EventStatus.ACCEPTED
     after = history.add(BERT, "m.room.message", {"body": "x"})
-    assert await receive(world, after) == [Outcome.ACCEPTED]
+    assert await receive(world, after) == [PduOutcome.ACCEPTED]
 
 
-async def test_a_second_create_event_is_rejected(world: World) -> None:
-    room_id, history = await begin(world)
-    other = history.draft(
+async def test_second_create_event_is_rejected(world: World) -> None:
+    room_id, history = await import_joined_room(world)
+    second = history.draft(
         ADMIN, "m.room.create", {"room_version": "11", "again": True}, "", after=[]
     )
 
-    assert await receive(world, other) == [Outcome.REJECTED]
+    assert await receive(world, second) == [PduOutcome.REJECTED]
 
     assert await world.states.current(room_id) == history.before(history.ends)
 
 
-async def test_state_of_both_forks_is_sent_as_changes(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_resolved_state_is_published_as_changes(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     start = history.ends[:]
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "", after=start)
     ban = history.add(ADMIN, "m.room.member", BAN, BERT, after=start)
@@ -278,7 +285,7 @@ async def test_state_of_both_forks_is_sent_as_changes(world: World) -> None:
     changes = world.seen[-1][1].changes()
     current = await world.states.current(room_id)
     assert current == history.before(history.ends)
-    assert {(one[0], one[1]): one[2] for one in changes}.items() >= {
+    assert {(event_type, key): event_id for event_type, key, event_id, _ in changes}.items() >= {
         (event_types.MEMBER, BERT): ban.event_id
     }.items()
     summary = await world.database.read(room_rows.summary, room_id)
@@ -289,8 +296,8 @@ async def test_state_of_both_forks_is_sent_as_changes(world: World) -> None:
     )
 
 
-async def test_our_events_bring_forks_together(world: World) -> None:
-    room_id, history = await begin(world)
+async def test_local_events_cite_the_forward_extremities(world: World) -> None:
+    room_id, history = await import_joined_room(world)
     start = history.ends[:]
     ends = [
         history.add(CORA, "m.room.message", {"body": str(n)}, after=start).event_id
@@ -309,8 +316,8 @@ async def test_our_events_bring_forks_together(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", ["1", "11"])
-async def test_redactions_count_in_whatever_order_they_come(world: World, version: str) -> None:
-    room_id, history = await begin(world, version)
+async def test_redaction_applies_in_either_order_of_arrival(world: World, version: str) -> None:
+    room_id, history = await import_joined_room(world, version)
     start = history.ends[:]
     spam = history.add(CORA, "m.room.message", {"body": "spam"}, after=start)
     gone = history.add(ADMIN, "m.room.redaction", {}, after=start, redacts=spam.event_id)
@@ -322,30 +329,30 @@ async def test_redactions_count_in_whatever_order_they_come(world: World, versio
     await receive(world, other)
     await receive(world, later)
 
-    assert (await stored(world, spam)).redacted_by == gone.event_id
-    assert (await stored(world, other)).redacted_by == later.event_id
+    assert (await load_stored(world, spam)).redacted_by == gone.event_id
+    assert (await load_stored(world, other)).redacted_by == later.event_id
     assert world.seen[-1][1].redaction_applies
     assert room_id == spam.room_id
 
 
-async def test_who_lacks_power_redacts_nothing(world: World) -> None:
-    _, history = await begin(world)
+async def test_redaction_without_power_does_not_apply(world: World) -> None:
+    _, history = await import_joined_room(world)
     said = history.add(BERT, "m.room.message", {"body": "x"})
     redaction = history.draft(CORA, "m.room.redaction", {}, redacts=said.event_id)
 
     await receive(world, said)
     outcomes = await receive(world, redaction)
 
-    assert (await stored(world, said)).redacted_by is None
-    assert outcomes in ([Outcome.ACCEPTED], [Outcome.REJECTED])
+    assert (await load_stored(world, said)).redacted_by is None
+    assert outcomes in ([PduOutcome.ACCEPTED], [PduOutcome.REJECTED])
 
 
-async def test_unknown_rooms_take_nothing(world: World) -> None:
+async def test_receiving_for_an_unknown_room_raises_not_found(world: World) -> None:
     with pytest.raises(NotFound):
         await world.receiver.receive(RoomID("!nowhere:one.example"), [b"{}"], [], {})
 
 
-async def test_a_room_is_not_begun_by_who_may_not_join(world: World) -> None:
+async def test_import_with_a_forbidden_join_fails(world: World) -> None:
     history = History("11")
     history.begin(join_rule="invite")
     history.first = history.ends[0]
@@ -361,9 +368,9 @@ async def test_a_room_is_not_begun_by_who_may_not_join(world: World) -> None:
         await world.send(joined.room_id, ALICE)
 
 
-async def test_a_room_that_was_left_begins_anew(database: Database) -> None:
+async def test_room_that_was_left_is_imported_again(database: Database) -> None:
     async with open_world(database) as world:
-        room_id, history = await begin(world)
+        room_id, history = await import_joined_room(world)
         await world.leave(room_id, ALICE)
     history.add(BERT, "m.room.topic", {"topic": "meanwhile"}, "")
     history.add(CORA, "m.room.member", {"membership": "leave"}, CORA)
@@ -373,23 +380,23 @@ async def test_a_room_that_was_left_begins_anew(database: Database) -> None:
     async with open_world(database) as world:
         received = await world.receiver.seed_room(room_id, "11", *history.seed())
 
-        assert received.verdicts == (Verdict(again.event_id, Outcome.ACCEPTED),)
+        assert received.verdicts == (PduVerdict(again.event_id, PduOutcome.ACCEPTED),)
         assert await world.states.current(room_id) == history.before(history.ends)
         sent = await world.send(room_id, ALICE)
         ours = await world.events.get_one(sent.event_id)
         assert ours is not None
         assert ours.event.prev_events == (again.event_id,)
         repeated = await world.receiver.seed_room(room_id, "11", *history.seed())
-        assert repeated.verdicts[0].outcome == Outcome.KNOWN
+        assert repeated.verdicts[0].outcome == PduOutcome.KNOWN
 
 
 async def test_the_index_of_auth_chains_covers_local_and_remote_events(world: World) -> None:
-    room_id, history = await begin(world)
+    room_id, history = await import_joined_room(world)
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "")
     await receive(world, topic)
     await world.set_state(room_id, ALICE, "m.room.member", {**JOIN, "n": 1}, ALICE)
     world_ids = [EventID(row.event_id) for _, row in world.seen if row.state_key is not None]
-    events = {key: one.event for key, one in (await world.events.get(world_ids)).items()}
+    events = {key: each.event for key, each in (await world.events.get(world_ids)).items()}
     graph = {key: event.auth_events for key, event in events.items()}
 
     for event_id in world_ids:
@@ -398,39 +405,42 @@ async def test_the_index_of_auth_chains_covers_local_and_remote_events(world: Wo
         assert difference == auth_chain([event_id], graph)
 
 
-async def test_answers_cross_processes() -> None:
-    answer = Received(
-        (Verdict(EventID("$x"), Outcome.WAITING, "why"), Verdict(None, Outcome.REFUSED)),
-        Missing((EventID("$y"),)),
+async def test_results_are_encoded_for_rpc() -> None:
+    result = ReceiveResult(
+        (
+            PduVerdict(EventID("$x"), PduOutcome.WAITING, "why"),
+            PduVerdict(None, PduOutcome.REFUSED),
+        ),
+        MissingEvents((EventID("$y"),)),
     )
 
-    encoded = msgspec.msgpack.encode(answer)
+    encoded = msgspec.msgpack.encode(result)
 
-    assert msgspec.msgpack.decode(encoded, type=Received) == answer
+    assert msgspec.msgpack.decode(encoded, type=ReceiveResult) == result
 
 
-async def test_local_rooms_take_remote_joins(world: World) -> None:
+async def test_local_room_accepts_a_remote_join(world: World) -> None:
     room_id = await world.create_room(ALICE)
     history = History("11", room_id=room_id)
     state = await world.states.current(room_id)
-    found = await world.events.get(
+    stored_events = await world.events.get(
         [EventID(row.event_id) for _, row in world.seen if row.room_id == room_id]
     )
-    for one in found.values():
-        history.keep(one.event)
+    for stored in stored_events.values():
+        history.keep(stored.event)
     assert history.before(history.ends) == state
 
     joined = history.add(CORA, "m.room.member", JOIN, CORA)
     said = history.add(CORA, "m.room.message", {"body": "x"})
 
-    assert await receive(world, said, joined) == [Outcome.ACCEPTED] * 2
+    assert await receive(world, said, joined) == [PduOutcome.ACCEPTED] * 2
     await world.append(room_id, message(ALICE))
     assert await world.states.current(room_id) == history.before(history.ends)
 
 
-async def test_rejected_and_soft_failed_events_reach_no_timeline(world: World) -> None:
-    room_id, history = await begin(world)
-    tails = Tails(world.feed)
+async def test_rejected_and_soft_failed_events_are_in_no_timeline(world: World) -> None:
+    room_id, history = await import_joined_room(world)
+    recent_events = Tails(world.feed)
     start = history.ends[:]
     rejected = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     ban = history.add(ADMIN, "m.room.member", BAN, CORA, after=start)
@@ -442,8 +452,8 @@ async def test_rejected_and_soft_failed_events_reach_no_timeline(world: World) -
     arrived = await world.database.read(
         timelines.arrived_between, room_id, 0, world.seen[-1][0], 100
     )
-    tail = tails.last(room_id, 1)
-    assert outcomes == [[Outcome.REJECTED], [Outcome.ACCEPTED], [Outcome.SOFT_FAILED]]
-    assert tail is not None
-    assert [entry.event_id for entry in tail] == shown
-    assert [one.event_id for one in arrived] == [history.first, *shown]
+    last_events = recent_events.last(room_id, 1)
+    assert outcomes == [[PduOutcome.REJECTED], [PduOutcome.ACCEPTED], [PduOutcome.SOFT_FAILED]]
+    assert last_events is not None
+    assert [entry.event_id for entry in last_events] == shown
+    assert [event.event_id for event in arrived] == [history.first, *shown]

@@ -1,4 +1,4 @@
-"""Rooms of other servers end in the same state, in whatever order their events come."""
+"""Rooms of other servers reach the same state in whatever order their events arrive."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.format import MAX_PREV_EVENTS
 from hs.core.ids import EventID, RoomID, UserID
-from hs.services.rooms.receive.event_receiver import Outcome
+from hs.services.rooms.receive.event_receiver import PduOutcome
 from hs.storage.database import Database
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
@@ -23,16 +23,16 @@ from tests.support.rooms import World, open_world
 VERSIONS = ("1", "2", "6", "11", "12")
 
 
-def resolved_by_text(
+def resolve_by_specification(
     states: Sequence[State], events: Mapping[EventID, Event]
 ) -> Mapping[StateKey, EventID]:
-    """Resolve as naively as the specification's text."""
+    """Resolve states with the naive implementation of the specification."""
     return oracle.resolve(states, events, set())
 
 
-def merged(version: str, seed: int, steps: int = 25) -> History:
-    """Make a random room with a last event that follows all of its ends."""
-    history = random_history(version, seed, steps, resolved_by_text)
+def joined_history(version: str, seed: int, steps: int = 25) -> History:
+    """Return a random history whose last event cites all of its ends."""
+    history = random_history(version, seed, steps, resolve_by_specification)
     while len(history.ends) > 1:
         ends = history.ends[:MAX_PREV_EVENTS]
         state = history.before(ends)
@@ -46,38 +46,38 @@ def _is_joined(history: History, state: State, user: UserID) -> bool:
     return member is not None and history.events[member].content["membership"] == "join"
 
 
-async def seed(world: World, history: History) -> RoomID:
-    """Begin the room."""
+async def import_history(world: World, history: History) -> RoomID:
+    """Import the room of a history."""
     assert history.room_id is not None
     received = await world.receiver.seed_room(history.room_id, history.version, *history.seed())
-    assert received.verdicts[0].outcome == Outcome.ACCEPTED
+    assert received.verdicts[0].outcome == PduOutcome.ACCEPTED
     return history.room_id
 
 
 async def deliver(
     world: World, room_id: RoomID, events: Sequence[Event], chunk: random.Random
 ) -> None:
-    """Give events in chunks; those that wait for others are given again."""
+    """Receive events in chunks; those that wait for others are received again."""
     waiting: list[Event] = []
     start = 0
     while start < len(events) or waiting:
         size = chunk.randint(1, 6)
-        given = [*events[start : start + size], *waiting]
+        batch = [*events[start : start + size], *waiting]
         waiting = []
         start += size
         received = await world.receiver.receive(
-            room_id, [event.canonical for event in given], [], {}
+            room_id, [event.canonical for event in batch], [], {}
         )
-        for event, verdict in zip(given, received.verdicts, strict=True):
+        for event, verdict in zip(batch, received.verdicts, strict=True):
             assert verdict.event_id == event.event_id
-            assert verdict.outcome not in (Outcome.REFUSED, Outcome.REJECTED), verdict
-            if verdict.outcome == Outcome.WAITING:
+            assert verdict.outcome not in (PduOutcome.REFUSED, PduOutcome.REJECTED), verdict
+            if verdict.outcome == PduOutcome.WAITING:
                 waiting.append(event)
         assert waiting == [] or received.missing.prev_events or received.missing.auth_events
 
 
 async def check_states(world: World, history: History, events: Sequence[Event]) -> None:
-    """Compare the state before each event with the history's."""
+    """Check that the state before each event equals that of the history."""
     for event in events:
         stored = await world.events.get_one(event.event_id)
         assert stored is not None
@@ -87,21 +87,23 @@ async def check_states(world: World, history: History, events: Sequence[Event]) 
 
 
 def shuffled(events: Sequence[Event], rng: random.Random) -> list[Event]:
-    """Give events in a random order."""
+    """Return events in a random order."""
     mixed = list(events)
     rng.shuffle(mixed)
     return mixed
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_order_and_a_restart_change_nothing(database: Database, version: str) -> None:
-    history = merged(version, seed=int(version) * 7)
+async def test_order_of_arrival_and_restarts_do_not_change_the_state(
+    database: Database, version: str
+) -> None:
+    history = joined_history(version, seed=int(version) * 7)
     rng = random.Random(version)
     events = shuffled(history.later(), rng)
     half = len(events) // 2
 
     async with open_world(database) as world:
-        room_id = await seed(world, history)
+        room_id = await import_history(world, history)
         await deliver(world, room_id, history.later()[:half], rng)
     async with open_world(database) as world:
         await deliver(world, room_id, events, rng)
@@ -113,20 +115,20 @@ async def test_order_and_a_restart_change_nothing(database: Database, version: s
         assert await world.states.current(room_id) == current
         async with world.rooms.hold(room_id) as room:
             assert room.head.snapshot.map == current
-            assert [one.event_id for one in room.head.extremities] == history.ends
+            assert [end.event_id for end in room.head.extremities] == history.ends
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(VERSIONS), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_states_are_what_the_text_says(version: str, number: int, order: int) -> None:
-    history = merged(version, number)
+def test_states_equal_those_of_the_specification(version: str, number: int, order: int) -> None:
+    history = joined_history(version, number)
 
     async def run() -> None:
         async with open_inline() as database:
             await migrate(database, bundled_migrations(), ["pre", "post"])
             async with open_world(database) as world:
                 rng = random.Random(order)
-                room_id = await seed(world, history)
+                room_id = await import_history(world, history)
                 await deliver(world, room_id, shuffled(history.later(), rng), rng)
 
                 await check_states(world, history, history.later())

@@ -1,4 +1,4 @@
-"""What is kept for how long: messages, redacted contents, forgotten rooms."""
+"""Retention: old messages, content of redacted events, forgotten rooms."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -35,7 +35,7 @@ COLUMNS = {
     "postgres": "SELECT column_name FROM information_schema.columns "
     "WHERE table_schema = current_schema() AND table_name = $1",
 }
-# They are users' own, or what administrators look at.
+# Data of users, or for administrators, that outlives the room.
 KEPT_OF_ROOMS = {
     "account_data",
     "reports",
@@ -78,7 +78,7 @@ def purge_of(world: World, chosen: RetentionSettings) -> MessagePurge:
     return MessagePurge(world.database, world.events, policies, chosen, world.clock)
 
 
-async def test_old_messages_are_hidden_at_once(database: Database) -> None:
+async def test_expired_messages_are_hidden_before_they_are_purged(database: Database) -> None:
     async with open_world(database) as world:
         reading = reading_with(world, settings(10 * MINUTE))
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -91,7 +91,7 @@ async def test_old_messages_are_hidden_at_once(database: Database) -> None:
         assert await reading.bodies(BOB, room_id) == ["young"]
 
 
-async def test_a_rooms_own_policy_counts_within_the_bounds(database: Database) -> None:
+async def test_room_policy_applies_within_the_configured_limits(database: Database) -> None:
     async with open_world(database) as world:
         chosen = settings(DAY, allowed_lifetime_min=5 * MINUTE, allowed_lifetime_max=DAY)
         policies = policies_of(world, chosen)
@@ -113,7 +113,7 @@ async def test_a_rooms_own_policy_counts_within_the_bounds(database: Database) -
         }
 
 
-async def test_old_messages_are_purged_but_for_state_and_the_end(database: Database) -> None:
+async def test_expired_messages_are_purged_except_state_and_extremities(database: Database) -> None:
     async with open_world(database) as world:
         chosen = settings(10 * MINUTE)
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -137,7 +137,7 @@ async def test_old_messages_are_purged_but_for_state_and_the_end(database: Datab
 
 @attrs.frozen(eq=False)
 class Interrupted:
-    """A database that has something happen after the end of a room was read."""
+    """A database that calls `happens` after a room's extremities were read."""
 
     inner: Database
     happens: Callable[[], Awaitable[object]]
@@ -155,7 +155,7 @@ class Interrupted:
         return await self.inner.write(unit, *args)
 
 
-async def test_what_a_bridge_dates_back_during_the_purge_stays_the_rooms_end(
+async def test_backdated_event_that_arrives_during_the_purge_is_kept(
     database: Database,
 ) -> None:
     async with open_world(database) as world:
@@ -170,7 +170,7 @@ async def test_what_a_bridge_dates_back_during_the_purge_stays_the_rooms_end(
             draft = Draft(
                 "m.room.message", ALICE, {"body": "bridged"}, origin_server_ts=long_ago_ms
             )
-            bridged.extend(one.event_id for one in await world.append(room_id, draft))
+            bridged.extend(event.event_id for event in await world.append(room_id, draft))
 
         purge = purge_of(world, settings(MINUTE))
         interrupted: Any = Interrupted(database, bridge)
@@ -184,7 +184,7 @@ async def test_what_a_bridge_dates_back_during_the_purge_stays_the_rooms_end(
         await world.send(room_id, ALICE, "goes on")
 
 
-async def test_a_job_purges_rooms_of_its_range(database: Database) -> None:
+async def test_job_purges_only_rooms_within_its_lifetime_range(database: Database) -> None:
     async with open_world(database) as world:
         chosen = settings()
         quick, slow = await world.create_room(ALICE), await world.create_room(ALICE)
@@ -201,7 +201,7 @@ async def test_a_job_purges_rooms_of_its_range(database: Database) -> None:
         assert await purge.purge(PurgeJob(shortest_max_lifetime=5 * MINUTE)) == 1
 
 
-async def test_redacted_contents_are_removed_after_the_period(database: Database) -> None:
+async def test_redacted_content_is_deleted_after_the_period(database: Database) -> None:
     async with open_world(database) as world:
         contents = RedactedContents(database, world.events, world.clock, 7 * DAY)
         room_id = await world.create_room(ALICE)
@@ -231,7 +231,7 @@ def forgotten() -> Any:
         drops = MemoryWriter(CACHES, "main", transport, 1)
         drops.attach()
         return ForgottenRooms(
-            world.database, world.rooms, drops, world.clock, period_ms, lambda room_id: True
+            world.database, world.rooms, drops, world.clock, period_ms, owns=lambda room_id: True
         )
 
     return make
@@ -242,7 +242,7 @@ async def forget(world: World, room_id: RoomID, *user_ids: str) -> None:
         await world.database.write(rooms.forget, user_id, room_id)
 
 
-async def test_rooms_that_all_forgot_are_purged_after_the_period(
+async def test_forgotten_rooms_are_purged_after_the_period(
     database: Database, forgotten: Any
 ) -> None:
     async with open_world(database) as world:
@@ -270,7 +270,7 @@ async def test_rooms_that_all_forgot_are_purged_after_the_period(
             await reading.visibility.check_may_read(ALICE, room_id)
 
 
-async def test_a_room_that_is_joined_again_stays(database: Database, forgotten: Any) -> None:
+async def test_room_that_is_joined_again_is_not_purged(database: Database, forgotten: Any) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
         duty = forgotten(world, world.transport, DAY)
@@ -285,7 +285,7 @@ async def test_a_room_that_is_joined_again_stays(database: Database, forgotten: 
         assert await database.read(rows_of, room_id) != {}
 
 
-async def test_purging_a_room_knows_every_table(database: Database) -> None:
+async def test_purging_a_room_covers_every_table(database: Database) -> None:
     tables = await database.read(tables_of_rooms)
 
-    assert tables - KEPT_OF_ROOMS == {one.split()[2] for one in storage.DELETE_ROOM}
+    assert tables - KEPT_OF_ROOMS == {statement.split()[2] for statement in storage.DELETE_ROOM}

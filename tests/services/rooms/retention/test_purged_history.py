@@ -1,4 +1,4 @@
-"""Clients go on in rooms whose old messages were purged."""
+"""Clients continue in rooms whose old messages were purged."""
 
 import attrs
 import pytest
@@ -16,8 +16,8 @@ MINUTE = 60_000
 
 
 @attrs.define
-class Horizon:
-    """An Expiry that is moved by hand."""
+class SettableExpiry:
+    """An Expiry whose time is set by the test."""
 
     before_ms: int = 0
 
@@ -28,7 +28,7 @@ class Horizon:
 SETTINGS = RetentionSettings(enabled=True, default_policy=Lifetimes(max_lifetime=10 * MINUTE))
 
 
-async def test_rooms_are_read_and_synced_after_a_purge(database: Database) -> None:
+async def test_room_can_be_read_and_synced_after_a_purge(database: Database) -> None:
     async with open_syncing(database) as s:
         world = s.world
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -44,28 +44,30 @@ async def test_rooms_are_read_and_synced_after_a_purge(database: Database) -> No
 
         assert await purge.purge(PurgeJob()) == 30
 
-        for answer in (await s.sync(ALICE, since), await s.sync(ALICE)):
-            room = answer["rooms"]["join"][room_id]
+        for response in (await s.sync(ALICE, since), await s.sync(ALICE)):
+            room = response["rooms"]["join"][room_id]
             assert bodies(room) == ["new"]
         reading = readers_of(world, policies)
         client = client_of(reading, ALICE)
         page = await client.get(
             f"/_matrix/client/v3/rooms/{room_id}/messages?dir=b&limit=100", token=ALICE
         )
-        types = [one["type"] for one in page.json["chunk"]]
+        types = [event["type"] for event in page.json["chunk"]]
         assert types.count("m.room.message") == 1
         assert types.count("m.room.topic") == 3
         assert types[-1] == "m.room.create"
         later = (await s.sync(BOB))["next_batch"]
         await world.send(room_id, ALICE, "more")
         news = (await s.sync(BOB, later))["rooms"]["join"][room_id]["timeline"]["events"]
-        assert [one["content"]["body"] for one in news] == ["more"]
+        assert [event["content"]["body"] for event in news] == ["more"]
 
 
 @pytest.mark.parametrize("ignores", [False, True])
-async def test_what_is_too_old_by_now_is_not_synced_late(database: Database, ignores: bool) -> None:
-    horizon = Horizon()
-    async with open_syncing(database, horizon) as s:
+async def test_message_that_has_expired_is_not_synced_later(
+    database: Database, ignores: bool
+) -> None:
+    expiry = SettableExpiry()
+    async with open_syncing(database, expiry) as s:
         world = s.world
         if ignores:
             s.reading.wishes.ignored[ALICE] = {CAROL}
@@ -78,9 +80,9 @@ async def test_what_is_too_old_by_now_is_not_synced_late(database: Database, ign
         seen = (await s.sync(ALICE, since))["rooms"]["join"][room_id]
         assert bodies(seen) == ["old", "new"]
 
-        horizon.before_ms = world.clock.now_ms()
+        expiry.before_ms = world.clock.now_ms()
 
         for late in (since, None):
             seen = (await s.sync(ALICE, late, device_id="OTHER"))["rooms"]["join"][room_id]
             assert bodies(seen) == ["new"]
-            assert any(one["type"] == "m.room.topic" for one in seen["timeline"]["events"])
+            assert any(event["type"] == "m.room.topic" for event in seen["timeline"]["events"])

@@ -1,4 +1,4 @@
-"""Delayed events: sent once, when their time has come, whatever happens to the processes."""
+"""Delayed events are sent once, when they are due, even if processes end in between."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -41,12 +41,12 @@ async def pass_time(acts: Actions, sender: DelayedSending, ms: int) -> int:
     return await sender.send_due(acts.world.clock.now_ms() - LOST_AFTER_MS)
 
 
-def text(body: str, delay_ms: int, txn_id: str | None = None) -> Wanted:
+def delayed_message(body: str, delay_ms: int, txn_id: str | None = None) -> Wanted:
     return Wanted("m.room.message", {"body": body}, delay_ms, txn_id=txn_id)
 
 
-async def left(acts: Actions, count: int) -> None:
-    """Wait until so many are scheduled."""
+async def wait_for_scheduled(acts: Actions, count: int) -> None:
+    """Wait until at most `count` events are scheduled."""
     with trio.fail_after(60):
         while len(await acts.delayed.scheduled(ME)) > count:  # noqa: ASYNC110  # a row, no event
             await trio.sleep(0.01)
@@ -54,13 +54,13 @@ async def left(acts: Actions, count: int) -> None:
 
 async def bodies(acts: Actions, room_id: RoomID) -> list[Any]:
     events = await acts.events_of(room_id)
-    return [one.content.get("body") for one in events if one.type == "m.room.message"]
+    return [event.content.get("body") for event in events if event.type == "m.room.message"]
 
 
-async def test_an_event_is_sent_when_its_time_has_come_and_not_before(acts: Actions) -> None:
+async def test_event_is_sent_when_it_is_due_and_not_before(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     sender = sender_of(acts)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("later", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("later", 1000))
 
     early = await pass_time(acts, sender, 999)
     due = await pass_time(acts, sender, 1)
@@ -74,20 +74,20 @@ async def test_an_event_is_sent_when_its_time_has_come_and_not_before(acts: Acti
     assert await acts.delayed.scheduled(ME) == []
 
 
-async def test_events_of_a_room_are_sent_in_the_order_of_their_times(acts: Actions) -> None:
+async def test_events_of_a_room_are_sent_in_the_order_of_their_due_times(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     for delay_ms in (3000, 1000, 2000):
-        await acts.delayed.schedule(ME, room_id, text(str(delay_ms), delay_ms))
+        await acts.delayed.schedule(ME, room_id, delayed_message(str(delay_ms), delay_ms))
 
     await pass_time(acts, sender_of(acts), 10_000)
 
     assert await bodies(acts, room_id) == ["1000", "2000", "3000"]
 
 
-async def test_a_restart_begins_the_delay_anew(acts: Actions) -> None:
+async def test_restart_restarts_the_delay(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     sender = sender_of(acts)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("bye", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("bye", 1000))
 
     for _ in range(5):
         assert await pass_time(acts, sender, 900) == 0
@@ -96,9 +96,9 @@ async def test_a_restart_begins_the_delay_anew(acts: Actions) -> None:
     assert await pass_time(acts, sender, 1000) == 1
 
 
-async def test_what_is_cancelled_is_never_sent(acts: Actions) -> None:
+async def test_cancelled_event_is_not_sent(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("never", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("never", 1000))
 
     await acts.delayed.cancel(ME, delay_id)
     await acts.delayed.cancel(ME, delay_id)
@@ -111,22 +111,22 @@ async def test_what_is_cancelled_is_never_sent(acts: Actions) -> None:
         assert (refused.value.status, refused.value.errcode) == (409, "M_UNKNOWN")
 
 
-async def test_an_event_can_be_sent_before_its_time(acts: Actions) -> None:
+async def test_event_can_be_sent_before_it_is_due(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("now", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("now", 1000))
 
     await acts.delayed.send(ME, delay_id)
     await acts.delayed.send(ME, delay_id)
     await pass_time(acts, sender_of(acts), 5000)
 
     assert await bodies(acts, room_id) == ["now"]
-    with pytest.raises(MatrixError, match="was sent"):
+    with pytest.raises(MatrixError, match="already been sent"):
         await acts.delayed.cancel(ME, delay_id)
 
 
-async def test_an_event_that_cannot_be_sent_now_stays_scheduled(acts: Actions) -> None:
+async def test_event_stays_scheduled_if_sending_it_now_fails(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("let me in", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("let me in", 1000))
 
     with pytest.raises(MatrixError) as refused:
         await acts.delayed.send(ME, delay_id)
@@ -137,9 +137,9 @@ async def test_an_event_that_cannot_be_sent_now_stays_scheduled(acts: Actions) -
     assert await bodies(acts, room_id) == ["let me in"]
 
 
-async def test_the_error_of_an_event_that_was_refused_is_told(acts: Actions) -> None:
+async def test_error_of_a_rejected_event_is_reported(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("no", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("no", 1000))
 
     await pass_time(acts, sender_of(acts), 1000)
     await acts.world.join(room_id, ALICE)
@@ -152,11 +152,11 @@ async def test_the_error_of_an_event_that_was_refused_is_told(acts: Actions) -> 
     await acts.delayed.cancel(ME, delay_id)
 
 
-async def test_who_was_killed_between_sending_and_noting_it_sends_no_second_event(
+async def test_process_killed_after_sending_sends_no_second_event(
     acts: Actions, database: Database
 ) -> None:
     room_id = await acts.world.create_room(ALICE)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("once", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("once", 1000))
     acts.world.clock.advance(1000)
     now_ms = acts.world.clock.now_ms()
     [taken] = await database.write(storage.take_due, now_ms, 0, 10)
@@ -170,48 +170,50 @@ async def test_who_was_killed_between_sending_and_noting_it_sends_no_second_even
     assert (await acts.delayed.get(ME, delay_id)).status == storage.OVER
 
 
-async def test_what_was_due_while_nobody_ran_is_sent_at_the_start(database: Database) -> None:
+async def test_events_due_during_downtime_are_sent_at_startup(database: Database) -> None:
     await database.write(users.insert_user, UserRecord(ALICE, None, 0))
     async with open_actions(database) as acts:
         room_id = await acts.world.create_room(ALICE)
-        await acts.delayed.schedule(ME, room_id, text("after", 1000))
+        await acts.delayed.schedule(ME, room_id, delayed_message("after", 1000))
 
     async with open_actions(database) as acts:
         acts.world.clock.advance(3_600_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender_of(acts).run)
-            await left(acts, 0)
+            await wait_for_scheduled(acts, 0)
             nursery.cancel_scope.cancel()
 
         rows = [row for _, row in acts.world.seen if row.type == "m.room.message"]
         assert [row.room_id for row in rows] == [room_id]
 
 
-async def test_the_sender_hears_of_what_is_due_earlier(acts: Actions) -> None:
+async def test_sender_wakes_up_for_an_earlier_event(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sender_of(acts).run)
-        await acts.delayed.schedule(ME, room_id, text("in a day", 86_400_000))
-        await acts.delayed.schedule(ME, room_id, text("soon", 1))
+        await acts.delayed.schedule(ME, room_id, delayed_message("in a day", 86_400_000))
+        await acts.delayed.schedule(ME, room_id, delayed_message("soon", 1))
         acts.world.clock.advance(10)
         acts.delayed._announce(acts.world.clock.now_ms())
-        await left(acts, 1)
+        await wait_for_scheduled(acts, 1)
         nursery.cancel_scope.cancel()
 
     assert await bodies(acts, room_id) == ["soon"]
 
 
-async def test_an_equal_request_gives_the_same_delay(acts: Actions) -> None:
+async def test_repeated_request_returns_the_same_delay_id(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
 
-    ids = {await acts.delayed.schedule(ME, room_id, text("x", 1000, "t1")) for _ in range(3)}
-    other = await acts.delayed.schedule(ME, room_id, text("x", 1000, "t2"))
+    ids = {
+        await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000, "t1")) for _ in range(3)
+    }
+    other = await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000, "t2"))
 
     assert len(ids) == 1
     assert other not in ids
 
 
-async def test_state_is_set_later(acts: Actions) -> None:
+async def test_state_event_is_sent_when_due(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     wanted = Wanted("m.room.topic", {"topic": "evening"}, 1000, state_key="")
     await acts.delayed.schedule(ME, room_id, wanted)
@@ -221,7 +223,7 @@ async def test_state_is_set_later(acts: Actions) -> None:
     assert await acts.state(room_id, "m.room.topic") == {"topic": "evening"}
 
 
-async def test_state_that_another_sets_meanwhile_is_not_undone(acts: Actions) -> None:
+async def test_state_set_by_another_user_cancels_the_delayed_event(acts: Actions) -> None:
     levels = {"users": {ALICE: 100, BOB: 100}}
     room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
     await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "before"})
@@ -235,11 +237,13 @@ async def test_state_that_another_sets_meanwhile_is_not_undone(acts: Actions) ->
 
     assert await acts.state(room_id, "m.room.topic") == {"topic": "bob's"}
     assert await acts.state(room_id, "m.room.topic", "other") == {"topic": "late"}
-    outcomes = [(one.state_key, one.event_id is None) for one in await acts.delayed.finished(ME)]
+    outcomes = [
+        (event.state_key, event.event_id is None) for event in await acts.delayed.finished(ME)
+    ]
     assert sorted(outcomes) == [("", True), ("other", False)]
 
 
-async def test_what_one_sets_oneself_cancels_nothing(acts: Actions) -> None:
+async def test_state_set_by_the_same_user_cancels_nothing(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     wanted = Wanted("m.room.topic", {"topic": "late"}, 1000, state_key="")
     await acts.delayed.schedule(ME, room_id, wanted)
@@ -251,7 +255,7 @@ async def test_what_one_sets_oneself_cancels_nothing(acts: Actions) -> None:
     assert await acts.state(room_id, "m.room.topic") == {"topic": "late"}
 
 
-async def test_what_is_superseded_is_cancelled_at_once(acts: Actions) -> None:
+async def test_superseded_event_is_cancelled_at_once(acts: Actions) -> None:
     levels = {"users": {ALICE: 100, BOB: 100}}
     room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
     async with trio.open_nursery() as nursery:
@@ -260,31 +264,31 @@ async def test_what_is_superseded_is_cancelled_at_once(acts: Actions) -> None:
         await acts.delayed.schedule(ME, room_id, wanted)
         acts.world.clock.advance(1)
         await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
-        await left(acts, 0)
+        await wait_for_scheduled(acts, 0)
         nursery.cancel_scope.cancel()
 
     assert await acts.state(room_id, "m.room.topic") == {"topic": "bob's"}
 
 
-async def test_a_user_schedules_no_more_than_allowed(
+async def test_number_of_scheduled_events_is_limited(
     acts: Actions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delayed_events, "MAX_SCHEDULED", 2)
     room_id = await acts.world.create_room(ALICE)
     for delay_ms in (90_000, 30_000):
-        await acts.delayed.schedule(ME, room_id, text("x", delay_ms))
+        await acts.delayed.schedule(ME, room_id, delayed_message("x", delay_ms))
 
     with pytest.raises(LimitExceeded) as refused:
-        await acts.delayed.schedule(ME, room_id, text("x", 1000))
+        await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000))
     await pass_time(acts, sender_of(acts), 30_000)
-    await acts.delayed.schedule(ME, room_id, text("x", 1000))
+    await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000))
 
     assert refused.value.extra["retry_after_ms"] == 30_000
 
 
-async def test_who_is_gone_sends_nothing(acts: Actions, database: Database) -> None:
+async def test_events_of_a_deactivated_user_are_not_sent(acts: Actions, database: Database) -> None:
     room_id = await acts.world.create_room(ALICE)
-    await acts.delayed.schedule(ME, room_id, text("ghost", 1000))
+    await acts.delayed.schedule(ME, room_id, delayed_message("ghost", 1000))
     await database.write(users.deactivate, ALICE, False)
 
     await pass_time(acts, sender_of(acts), 1000)
@@ -292,21 +296,21 @@ async def test_who_is_gone_sends_nothing(acts: Actions, database: Database) -> N
     assert await bodies(acts, room_id) == []
 
 
-async def test_what_is_over_for_long_is_forgotten(acts: Actions) -> None:
+async def test_old_finished_events_are_deleted(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     sender = sender_of(acts)
-    await acts.delayed.schedule(ME, room_id, text("old", 1000))
+    await acts.delayed.schedule(ME, room_id, delayed_message("old", 1000))
     await pass_time(acts, sender, 1000)
-    await acts.delayed.schedule(ME, room_id, text("waiting", 86_400_000))
+    await acts.delayed.schedule(ME, room_id, delayed_message("waiting", 86_400_000))
     acts.world.clock.advance(8 * 86_400_000)
 
     assert await sender.forget_old() == 1
     assert len(await acts.delayed.scheduled(ME)) == 1
 
 
-async def test_the_keys_of_requests_do_not_meet_those_of_devices(acts: Actions) -> None:
+async def test_delay_ids_do_not_collide_with_transaction_ids(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    delay_id = await acts.delayed.schedule(ME, room_id, text("later", 1000))
+    delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("later", 1000))
     await pass_time(acts, sender_of(acts), 1000)
 
     sent = await acts.world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, delay_id))
@@ -314,7 +318,7 @@ async def test_the_keys_of_requests_do_not_meet_those_of_devices(acts: Actions) 
     assert not sent.existed
 
 
-async def test_a_ban_that_was_lifted_is_not_given_again_by_who_takes_over(
+async def test_superseded_ban_is_not_sent_by_another_process(
     acts: Actions, database: Database
 ) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
@@ -331,13 +335,13 @@ async def test_a_ban_that_was_lifted_is_not_given_again_by_who_takes_over(
     assert (await acts.delayed.get(ME, delay_id)).event_id == sent
 
 
-async def test_who_has_not_agreed_to_the_terms_schedules_nothing(acts: Actions) -> None:
+async def test_user_without_consent_cannot_schedule_events(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     due = ConsentDue("https://example.org/terms", "Agree first")
     undecided = Requester(ALICE, "DEVICE", consent_due=due)
     join = Wanted("m.room.member", {"membership": "join"}, 1, state_key=ALICE)
 
-    for wanted in (text("smuggled", 1), join):
+    for wanted in (delayed_message("smuggled", 1), join):
         with pytest.raises(ConsentNotGiven):
             await acts.delayed.schedule(undecided, room_id, wanted)
     redaction = Wanted("m.room.redaction", {"redacts": "$event"}, 1)
@@ -358,13 +362,13 @@ class Busy:
             raise LimitExceeded("Too many requests", retry_after_ms=1000)
 
 
-async def test_what_is_over_the_limit_when_it_is_due_is_sent_later(acts: Actions) -> None:
+async def test_rate_limited_event_is_sent_later(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     rates = Busy()
     delayed = attrs.evolve(acts.delayed, rates=rates)
     world = acts.world
     sender = DelayedSending(world.database, world.feed, world.clock, delayed)
-    await delayed.schedule(ME, room_id, text("hung up", 1000))
+    await delayed.schedule(ME, room_id, delayed_message("hung up", 1000))
 
     await pass_time(acts, sender, 1000)
     assert await bodies(acts, room_id) == []

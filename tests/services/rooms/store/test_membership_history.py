@@ -1,4 +1,4 @@
-"""Whoever is out of a room sees its state as it was when their stay ended."""
+"""A user who has left a room sees its state as it was when they left."""
 
 import pytest
 
@@ -11,9 +11,7 @@ ROOMS = "/_matrix/client/v3/rooms"
 
 
 @pytest.mark.parametrize("then", ["ban", "invite"])
-async def test_state_set_after_leaving_stays_unseen_whatever_comes_later(
-    database: Database, then: str
-) -> None:
+async def test_state_set_after_leaving_is_not_visible(database: Database, then: str) -> None:
     async with open_world(database) as world:
         client = client_of(readers_of(world), BOB)
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -34,17 +32,17 @@ async def test_state_set_after_leaving_stays_unseen_whatever_comes_later(
         assert own.json["membership"] == then
 
 
-async def test_the_end_of_a_stay_is_the_event_after_the_last_join(database: Database) -> None:
+async def test_last_end_is_the_member_event_after_the_last_join(database: Database) -> None:
     async with open_world(database) as world:
-        stays = readers_of(world).visibility.stays
+        history = readers_of(world).visibility.stays
         room_id = await world.create_room(ALICE, join=[BOB])
         left = await world.leave(room_id, BOB)
         banned = await world.set_membership(room_id, ALICE, BOB, "ban")
         stranger = await world.set_membership(room_id, ALICE, CAROL, "ban")
 
-        for _ in range(2):  # found, and remembered
-            end = await stays.end(banned.event_id)
+        for _ in range(2):  # computed, then cached
+            end = await history.end(banned.event_id)
             assert end is not None
             assert end.event.event_id == left.event_id
-            assert await stays.end(stranger.event_id) is None
-        assert not await stays.state_at_end(EventID("$unknown"))
+            assert await history.end(stranger.event_id) is None
+        assert not await history.state_at_end(EventID("$unknown"))

@@ -1,4 +1,4 @@
-"""Who is where, from the feed and from the database."""
+"""Memberships, kept up to date by the feed and read from the database."""
 
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Feed
@@ -23,30 +23,30 @@ async def test_rooms_of_a_user_follow_the_feed(world: World) -> None:
     assert after[room_id].membership == "join"
 
 
-async def test_what_is_read_is_what_the_feed_kept(database: Database) -> None:
+async def test_cached_memberships_equal_those_in_the_database(database: Database) -> None:
     async with open_world(database) as world:
-        kept = readers_of(world)
-        await kept.memberships.rooms_of(BOB)
+        follower = readers_of(world)
+        await follower.memberships.rooms_of(BOB)
         room_id = await world.create_room(ALICE, join=[BOB, ZOE], invite=[CAROL])
-        await kept.memberships.present(room_id)
+        await follower.memberships.present(room_id)
         await world.leave(room_id, ALICE)
         await world.leave(room_id, BOB)
         await world.join(room_id, BOB)
 
-        read = readers_of(world)
+        newcomer = readers_of(world)
 
         for user_id in (ALICE, BOB, CAROL):
-            assert await kept.memberships.rooms_of(user_id) == await read.memberships.rooms_of(
+            assert await follower.memberships.rooms_of(
                 user_id
-            )
-        one, other = kept.memberships, read.memberships
-        assert list(await one.joined(room_id)) == list(await other.joined(room_id)) == [ZOE, BOB]
-        assert (await one.present(room_id)).local == {BOB}
-        assert (await one.present(room_id)).invited_count == 1
-        assert await other.heroes(room_id, BOB) == [ZOE, CAROL]
+            ) == await newcomer.memberships.rooms_of(user_id)
+        cached, fresh = follower.memberships, newcomer.memberships
+        assert list(await cached.joined(room_id)) == list(await fresh.joined(room_id)) == [ZOE, BOB]
+        assert (await cached.present(room_id)).local == {BOB}
+        assert (await cached.present(room_id)).invited_count == 1
+        assert await fresh.heroes(room_id, BOB) == [ZOE, CAROL]
 
 
-async def test_heroes_are_those_who_left_when_nobody_else_is_there(world: World) -> None:
+async def test_heroes_of_an_empty_room_are_former_members(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB])
     await world.leave(room_id, BOB)
@@ -54,7 +54,7 @@ async def test_heroes_are_those_who_left_when_nobody_else_is_there(world: World)
     assert await reading.memberships.heroes(room_id, ALICE) == [BOB]
 
 
-async def test_membership_of_strangers(world: World) -> None:
+async def test_membership_of_remote_users_is_known(world: World) -> None:
     reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[ZOE])
 
@@ -64,7 +64,7 @@ async def test_membership_of_strangers(world: World) -> None:
     assert not await reading.memberships.share_room(CAROL, ZOE)
 
 
-async def test_a_tail_gives_what_came_behind_a_position(world: World) -> None:
+async def test_recent_events_after_a_position_are_returned(world: World) -> None:
     reading = readers_of(world)
     start = world.feed.position(EVENTS)
     room_id = await world.create_room(ALICE)
@@ -73,17 +73,17 @@ async def test_a_tail_gives_what_came_behind_a_position(world: World) -> None:
     second = await world.send(room_id, ALICE, "two")
 
     news = reading.tails.since(room_id, position)
-    all_of_it = reading.tails.since(room_id, start)
+    since_start = reading.tails.since(room_id, start)
 
     assert news is not None
-    assert [one.event_id for one in news] == [first.event_id, second.event_id]
-    assert all_of_it is not None
-    assert len(all_of_it) == 6
+    assert [event.event_id for event in news] == [first.event_id, second.event_id]
+    assert since_start is not None
+    assert len(since_start) == 6
     assert reading.tails.rooms_since(position) == {room_id}
     assert reading.tails.rooms_since(world.feed.position(EVENTS)) == set()
 
 
-async def test_a_tail_does_not_answer_for_what_it_never_saw(database: Database) -> None:
+async def test_recent_events_before_the_start_are_unknown(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
     async with open_world(database) as world:
@@ -94,16 +94,16 @@ async def test_a_tail_does_not_answer_for_what_it_never_saw(database: Database) 
         assert reading.tails.rooms_since(VectorPosition(1)) is None
 
 
-async def test_who_has_just_joined_by_another_process_is_not_refused(world: World) -> None:
-    deaf = Memberships(world.database, Feed(), SERVER)
+async def test_join_through_another_process_is_recognized(world: World) -> None:
+    without_feed = Memberships(world.database, Feed(), SERVER)
     room_id = await world.create_room(ALICE)
-    assert await deaf.local_membership(room_id, BOB) is None
-    assert list(await deaf.joined(room_id)) == [ALICE]
+    assert await without_feed.local_membership(room_id, BOB) is None
+    assert list(await without_feed.joined(room_id)) == [ALICE]
 
     await world.join(room_id, BOB)
 
-    assert await deaf.is_joined(room_id, BOB)
-    assert not await deaf.is_joined(room_id, CAROL)
-    own = await deaf.look_again(room_id, BOB)
+    assert await without_feed.is_joined(room_id, BOB)
+    assert not await without_feed.is_joined(room_id, CAROL)
+    own = await without_feed.look_again(room_id, BOB)
     assert own is not None
     assert own.membership == "join"

@@ -1,4 +1,4 @@
-"""Tails against the whole log: what they answer is right, or they do not answer."""
+"""Recent events compared with the whole log: answers are complete, or None."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +16,13 @@ rooms = st.lists(st.sampled_from(sorted(WRITERS)), max_size=40)
 
 
 def row(room_id: str, number: int) -> EventRow:
-    return EventRow(room_id, f"${number}", "m.room.message", "@u:x", None, number, 0)
+    return EventRow(
+        room_id, f"${number}", "m.room.message", "@u:x", None, depth=number, origin_server_ts=0
+    )
 
 
 @given(rooms, rooms, st.integers(1, 12), st.integers(1, 4))
-def test_a_tail_is_right_or_silent(
+def test_answer_is_complete_or_none(
     before: list[str], after: list[str], total: int, per_room: int
 ) -> None:
     feed = Feed()
@@ -28,11 +30,11 @@ def test_a_tail_is_right_or_silent(
         feed.start_at(EVENTS, writer, 0)
     log: list[tuple[str, int, str]] = []
     positions: list[VectorPosition] = [feed.position(EVENTS)]
-    tails: Tails | None = None
+    recent_events: Tails | None = None
 
     for number, room_id in enumerate([*before, "", *after], start=1):
         if not room_id:
-            tails = Tails(feed, total * ENTRY_BYTES, per_room)
+            recent_events = Tails(feed, total * ENTRY_BYTES, per_room)
             continue
         writer = WRITERS[room_id]
         previous = feed.position_of(EVENTS, writer) or 0
@@ -40,14 +42,14 @@ def test_a_tail_is_right_or_silent(
         log.append((writer, number, room_id))
         positions.append(feed.position(EVENTS))
 
-    assert tails is not None
+    assert recent_events is not None
     for position in positions:
-        news = [one for one in log if not position.covers(one[0], one[1])]
-        changed = tails.rooms_since(position)
-        assert changed is None or changed == {one[2] for one in news}
+        news = [entry for entry in log if not position.covers(entry[0], entry[1])]
+        changed = recent_events.rooms_since(position)
+        assert changed is None or changed == {room for _, _, room in news}
         for room_id in WRITERS:
-            found = tails.since(RoomID(room_id), position)
+            found = recent_events.since(RoomID(room_id), position)
             expected = [number for _, number, room in news if room == room_id]
-            assert found is None or [one.stream_id for one in found] == expected
-    # Of what just happened they do know.
-    assert tails.rooms_since(positions[-1]) == set()
+            assert found is None or [event.stream_id for event in found] == expected
+    # They are complete after the current position.
+    assert recent_events.rooms_since(positions[-1]) == set()

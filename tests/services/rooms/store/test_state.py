@@ -1,4 +1,4 @@
-"""State: snapshots, the current state on any process, and going on after a restart."""
+"""State: snapshots, current state in other processes, and restarts."""
 
 import pytest
 import trio
@@ -22,14 +22,14 @@ from tests.support.rooms import ALICE, BOB, CAROL, World, message, open_world
 
 CHANGES = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from("abc"), st.sampled_from("xy")),  # set an entry of the state
-        st.none(),  # say something
+        st.tuples(st.sampled_from("abc"), st.sampled_from("xy")),  # set a state entry
+        st.none(),  # send a message
     ),
     max_size=25,
 )
 
 
-async def test_a_world_on_the_same_database_goes_on(database: Database) -> None:
+async def test_rooms_continue_after_a_restart(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE, version="2", join=[BOB])
         last = await world.send(room_id, BOB)
@@ -46,7 +46,7 @@ async def test_a_world_on_the_same_database_goes_on(database: Database) -> None:
         assert await world.states.at_snapshot(stored.snapshot_id or 0) == before
 
 
-async def test_other_processes_follow_the_current_state(database: Database) -> None:
+async def test_current_state_follows_the_feed_in_other_processes(database: Database) -> None:
     hub = InProcHub()
     feed = Feed()
     events = EventStore(database, feed)
@@ -59,15 +59,15 @@ async def test_other_processes_follow_the_current_state(database: Database) -> N
         await world.join(room_id, BOB)
         named = await world.set_state(room_id, ALICE, "m.room.name", {"name": "Tea"})
 
-        held = states.current_nowait(room_id)
+        cached = states.current_nowait(room_id)
         name = await states.current_event(room_id, "m.room.name")
-        assert held is not None
-        assert held == world.rooms._rooms[room_id].head.snapshot.map
+        assert cached is not None
+        assert cached == world.rooms._rooms[room_id].head.snapshot.map
         assert name is not None
         assert name.event_id == named.event_id
 
 
-async def test_parts_of_the_state_are_read_without_the_rest(world: World) -> None:
+async def test_single_entries_are_read_without_the_whole_state(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     sent = await world.send(room_id, BOB)
     key = ("m.room.member", BOB)
@@ -83,7 +83,7 @@ async def test_parts_of_the_state_are_read_without_the_rest(world: World) -> Non
 
 
 @pytest.mark.parametrize("hops", [1, 3])
-async def test_long_chains_are_cut_by_whole_snapshots(
+async def test_chains_of_snapshots_are_bounded(
     world: World, hops: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_snapshots, "MIN_HOPS", hops)
@@ -136,7 +136,7 @@ async def _check_replay(world: World, room_id: RoomID) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 5)))))
-def test_snapshots_in_memory_are_what_their_chains_say(
+def test_snapshot_map_equals_its_chain_of_changes(
     changes: list[tuple[int, int | None]],
 ) -> None:
     snapshot = state_snapshots.empty()
@@ -151,16 +151,16 @@ def test_snapshots_in_memory_are_what_their_chains_say(
             plain[key] = new
 
     assert dict(snapshot.map) == plain
-    assert _laid_over(snapshot) == plain
+    assert _replay_chain(snapshot) == plain
 
 
-def _laid_over(snapshot: Snapshot) -> dict[StateKey, EventID]:
+def _replay_chain(snapshot: Snapshot) -> dict[StateKey, EventID]:
     result: dict[StateKey, EventID] = {}
-    for one in unstored(snapshot):
-        if one.changes is None:
-            result = dict(one.map)
+    for part in unstored(snapshot):
+        if part.changes is None:
+            result = dict(part.map)
             continue
-        for key, event_id in one.changes.items():
+        for key, event_id in part.changes.items():
             if event_id is None:
                 result.pop(key, None)
             else:
@@ -168,7 +168,7 @@ def _laid_over(snapshot: Snapshot) -> dict[StateKey, EventID]:
     return result
 
 
-def test_packed_deltas_are_read_back() -> None:
+def test_packed_deltas_are_unpacked() -> None:
     pairs = [(1, 5), (2**40, -7), (3, state.REMOVED)]
 
     assert list(state.unpack(state.pack(pairs))) == pairs
