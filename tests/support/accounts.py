@@ -50,13 +50,13 @@ from hs.services.accounts.account_data.account_data import AccountData, LocalAcc
 from hs.services.accounts.account_data.filters import Filters
 from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
 from hs.services.accounts.lifecycle.account_moderation import Moderation
-from hs.services.accounts.lifecycle.erased_users import ErasedUsers
+from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
 from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
+from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
 from hs.services.accounts.login.login import Login
 from hs.services.accounts.login.password_check import (
-    Credentials,
+    PasswordCheck,
     PasswordStage,
     RegistrationTokenStage,
 )
@@ -71,9 +71,9 @@ from hs.services.accounts.sessions.interactive_auth import (
     DUMMY,
     PASSWORD,
     REGISTRATION_TOKEN,
-    Dummy,
+    DummyStage,
     InteractiveAuth,
-    Stage,
+    UiaStage,
 )
 from hs.services.accounts.sessions.last_seen import LastSeen
 from hs.services.accounts.sessions.openid_tokens import OpenId
@@ -81,7 +81,7 @@ from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
 from hs.services.accounts.sessions.turn_credentials import TurnServers
 from hs.services.appservices.appservice_client import ServiceCalls
-from hs.services.appservices.appservice_identities import ServiceIdentities
+from hs.services.appservices.appservice_identities import AppserviceIdentities
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.settings.sections.accounts import (
@@ -151,13 +151,13 @@ class Accounts:
     lifecycle: Lifecycle
     revocations: Revocations
     interactive: InteractiveAuth
-    services: ServiceIdentities
+    services: AppserviceIdentities
     account_data: AccountData
     account_data_stream: TableWriter[AccountDataRow]
     filters: Filters
     openid: OpenId
-    erased: ErasedUsers
-    rates: ConfiguredRates
+    erased: ErasedUsersCache
+    rates: RequestRateLimits
     tokens: RegistrationTokenStage
     devices: Devices
     proving: ThreepidServices
@@ -242,7 +242,7 @@ class _Base:
     watching: Watching
     world: IdentityWorld
     puzzles: Puzzles
-    services: ServiceIdentities
+    services: AppserviceIdentities
 
 
 def make_accounts(
@@ -272,7 +272,7 @@ def make_accounts(
             Watching(),
             IdentityWorld(),
             Puzzles(),
-            ServiceIdentities(registry, database, feed),
+            AppserviceIdentities(registry, database, feed),
         )
     )
 
@@ -299,10 +299,10 @@ def _build(base: _Base) -> Accounts:
         NoRemoteProfiles(),
         NoAppservices(),
     )
-    credentials = Credentials(database, hasher, limits, settings.passwords, proving.identifiers)
+    credentials = PasswordCheck(database, hasher, limits, settings.passwords, proving.identifiers)
     tokens = RegistrationTokenStage(database, clock)
-    stages: dict[str, Stage] = {
-        DUMMY: Dummy(),
+    stages: dict[str, UiaStage] = {
+        DUMMY: DummyStage(),
         PASSWORD: PasswordStage(credentials),
         REGISTRATION_TOKEN: tokens,
         **proving.stages,
@@ -332,8 +332,8 @@ def _build(base: _Base) -> Accounts:
         account_data_stream=stream,
         filters=Filters(database),
         openid=OpenId(database, clock, SERVER),
-        erased=ErasedUsers(database, feed),
-        rates=ConfiguredRates(settings.rate_limits),
+        erased=ErasedUsersCache(database, feed),
+        rates=RequestRateLimits(settings.rate_limits),
         tokens=tokens,
         devices=Devices(database, clock, sessions, last_seen, watching),
     )
@@ -390,7 +390,7 @@ def _registration(
 
 def _login(
     base: _Base,
-    credentials: Credentials,
+    credentials: PasswordCheck,
     limits: LoginLimits,
     sessions: Sessions,
     proving: ThreepidServices,

@@ -21,14 +21,14 @@ from hs.repl.feed import Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.streams import CACHES
-from hs.services.media.content_stores import Contents, Place
-from hs.services.media.last_access import MediaUses
-from hs.services.media.media_cleanup import MediaUpkeep
+from hs.services.media.content_stores import MediaStorage, ProviderStore
+from hs.services.media.last_access import MediaAccessTimes
+from hs.services.media.media_cleanup import MediaCleanup
 from hs.services.media.media_folder import MediaFolder
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.media.repository import MediaRepository, Upload
 from hs.services.media.thumbnails import Thumbnails
-from hs.services.media.upload_waiters import Arrivals
+from hs.services.media.upload_waiters import UploadWaiters
 from hs.settings.sections.media import MediaSettings
 from hs.storage.database import Database
 from hs.storage.media.media import Media
@@ -45,11 +45,11 @@ class MediaWorld:
     database: Database
     clock: FixedClock
     settings: MediaSettings
-    contents: Contents
+    contents: MediaStorage
     repository: MediaRepository
     thumbnails: Thumbnails
-    uses: MediaUses
-    upkeep: MediaUpkeep
+    uses: MediaAccessTimes
+    upkeep: MediaCleanup
     tokens: Tokens
     client: WebClient
     alice: Requester
@@ -83,7 +83,7 @@ async def open_media(
     database: Database,
     folder: Path,
     *,
-    places: Sequence[Place] = (),
+    places: Sequence[ProviderStore] = (),
     remote: RemoteMedia | None = None,
     **settings: Any,
 ) -> AsyncIterator[MediaWorld]:
@@ -92,15 +92,15 @@ async def open_media(
     media_settings = MediaSettings(media_store_path=folder / "media", **settings)
     caches = MemoryWriter(CACHES, "main", alone(feed), epoch_at(clock.now_ms()))
     caches.attach()
-    contents = Contents(MediaFolder(media_settings.media_store_path), places, database)
-    uses = MediaUses(database, clock)
+    contents = MediaStorage(MediaFolder(media_settings.media_store_path), places, database)
+    uses = MediaAccessTimes(database, clock)
     repository = MediaRepository(
         contents,
         database,
         clock,
         SERVER,
         media_settings,
-        Arrivals(feed, caches),
+        UploadWaiters(feed, caches),
         uses,
         remote or NoRemoteMedia(),
     )
@@ -116,7 +116,7 @@ async def open_media(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(thumbnails.run)
         await nursery.start(contents.run)
-        upkeep = MediaUpkeep(
+        upkeep = MediaCleanup(
             database, clock, contents, repository, SERVER, media_settings.media_retention
         )
         yield MediaWorld(

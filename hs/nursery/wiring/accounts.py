@@ -27,21 +27,21 @@ from hs.services.accounts.account_data.account_data import (
 from hs.services.accounts.account_data.filters import Filters
 from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle, RoomDeparture
 from hs.services.accounts.lifecycle.account_moderation import Moderation
-from hs.services.accounts.lifecycle.erased_users import ErasedUsers
+from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
 from hs.services.accounts.lifecycle.stale_devices import EVERY_S as STALE_EVERY_S
-from hs.services.accounts.lifecycle.stale_devices import StaleDevices
-from hs.services.accounts.limits.appservice_users import AbsentUsers, Appservices
-from hs.services.accounts.limits.rate_limits import ConfiguredRates, LoginLimits
+from hs.services.accounts.lifecycle.stale_devices import StaleDeviceCleanup
+from hs.services.accounts.limits.appservice_users import Appservices, UserQueries
+from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
 from hs.services.accounts.login.password_check import (
-    Credentials,
+    PasswordCheck,
     PasswordStage,
     RegistrationTokenStage,
 )
 from hs.services.accounts.profiles.profiles import Profiles, RemoteProfiles
 from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
 from hs.services.accounts.sessions.device_management import Devices
-from hs.services.accounts.sessions.interactive_auth import Dummy, InteractiveAuth, Stage
+from hs.services.accounts.sessions.interactive_auth import DummyStage, InteractiveAuth, UiaStage
 from hs.services.accounts.sessions.last_seen import LastSeen
 from hs.services.accounts.sessions.openid_tokens import OpenId
 from hs.services.accounts.sessions.passwords import Passwords
@@ -55,7 +55,7 @@ CLEANUP_EVERY_S = 3600.0
 class SessionServices:
     """Tokens, sessions, passwords and UIA: everything that authenticates a user."""
 
-    rates: ConfiguredRates
+    rates: RequestRateLimits
     limits: LoginLimits
     appservices: Appservices
     revocations: Revocations
@@ -64,7 +64,7 @@ class SessionServices:
     passwords: Passwords
     sessions: Sessions
     watcher: DeviceWatcher
-    credentials: Credentials
+    credentials: PasswordCheck
     registration_tokens: RegistrationTokenStage
     interactive: InteractiveAuth
     threepids: ThreepidServices
@@ -79,7 +79,7 @@ class AccountServices:
     devices: Devices
     account_data: AccountData
     filters: Filters
-    erased: ErasedUsers
+    erased: ErasedUsersCache
     openid: OpenId
     part: Part
 
@@ -104,18 +104,18 @@ def wire_sessions(
     threepids = wire_threepids(
         settings, database, clock, base.signer.key, servers, revocations=revocations
     )
-    credentials = Credentials(
+    credentials = PasswordCheck(
         database, passwords, limits, settings.passwords, threepids.identifiers
     )
     registration_tokens = RegistrationTokenStage(database, clock)
-    stages: dict[str, Stage] = {
-        "m.login.dummy": Dummy(),
+    stages: dict[str, UiaStage] = {
+        "m.login.dummy": DummyStage(),
         "m.login.password": PasswordStage(credentials),
         "m.login.registration_token": registration_tokens,
         **threepids.stages,
     }
     return SessionServices(
-        rates=ConfiguredRates(settings.rate_limits, base.limiters),
+        rates=RequestRateLimits(settings.rate_limits, base.limiters),
         limits=limits,
         appservices=appservices,
         revocations=revocations,
@@ -145,7 +145,7 @@ def wire_accounts(
     base: ProcessBase,
     sessions: SessionServices,
     departure: RoomDeparture,
-    absent: AbsentUsers,
+    absent: UserQueries,
     remote: RemoteProfiles,
 ) -> AccountServices:
     """Build profiles, devices, account data and the lifecycle of accounts."""
@@ -193,7 +193,7 @@ def wire_accounts(
         devices=devices,
         account_data=account_data,
         filters=filters,
-        erased=ErasedUsers(database, feed),
+        erased=ErasedUsersCache(database, feed),
         openid=openid,
         part=Part(endpoints=endpoints, duties=_duties(base, sessions)),
     )
@@ -216,9 +216,9 @@ def _account_endpoints(
 
 def _duties(base: ProcessBase, sessions: SessionServices) -> list[Duty]:
     async def forget() -> None:
-        await sessions.interactive.forget_old()
-        await sessions.threepids.proofs.forget_old()
-        await sessions.last_seen.forget_old()
+        await sessions.interactive.delete_expired_sessions()
+        await sessions.threepids.proofs.delete_expired()
+        await sessions.last_seen.clear_old_addresses()
 
     duties = [
         Duty("last seen", sessions.last_seen.run),
@@ -232,7 +232,7 @@ def _duties(base: ProcessBase, sessions: SessionServices) -> list[Duty]:
     ]
     period_ms = base.settings.server.delete_stale_devices_after
     if period_ms is not None:
-        stale = StaleDevices(base.database, base.clock, sessions.sessions, period_ms)
+        stale = StaleDeviceCleanup(base.database, base.clock, sessions.sessions, period_ms)
         duties.append(
             Duty(
                 "stale device deletion", stale.delete, plan_duty=BACKGROUND, period_s=STALE_EVERY_S

@@ -8,7 +8,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices, SessionServices
 from hs.nursery.wiring.membership import notices_user_of
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.admin.consent_notices import EVERY_S, ConsentNotices
+from hs.services.admin.consent_notices import POLL_S, ConsentNotices
 from hs.services.admin.reports import Reports
 from hs.services.admin.server_notices import ServerNotices
 
@@ -44,9 +44,9 @@ def _duties(base: ProcessBase, sessions: SessionServices, notices: ServerNotices
         duties.append(
             Duty(
                 "consent notices",
-                asking.ask,
+                asking.send_due,
                 plan_duty=BACKGROUND,
-                period_s=EVERY_S,
+                period_s=POLL_S,
                 at_start=False,
             )
         )

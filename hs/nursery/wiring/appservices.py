@@ -12,17 +12,17 @@ from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.streams import CACHES
-from hs.services.appservices.alias_namespaces import ServiceAliases
+from hs.services.appservices.alias_namespaces import AppserviceAliases
 from hs.services.appservices.appservice_client import ServiceCalls
-from hs.services.appservices.appservice_identities import ServiceIdentities
+from hs.services.appservices.appservice_identities import AppserviceIdentities
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
 from hs.services.appservices.event_interest import Interest
 from hs.services.appservices.invite_state import InviteStates
-from hs.services.appservices.network_directory import NetworkDirectory, NetworkLists
-from hs.services.appservices.ping import ServicePing
-from hs.services.appservices.previous_memberships import PastMembers
-from hs.services.appservices.queries import ServiceQueries
+from hs.services.appservices.network_directory import NetworkDirectory, NetworkRoomLists
+from hs.services.appservices.ping import AppservicePing
+from hs.services.appservices.previous_memberships import PreviousMembershipReader
+from hs.services.appservices.queries import AppserviceQueries
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.services.appservices.transactions import TransactionMaker
 from hs.services.rooms.read.stripped_state import StrippedState
@@ -33,10 +33,10 @@ class AppserviceClients:
     """The registered services, as requesters and as servers to query; built before accounts."""
 
     registry: ServiceRegistry
-    identities: ServiceIdentities
+    identities: AppserviceIdentities
     calls: ServiceCalls
-    queries: ServiceQueries
-    aliases: ServiceAliases
+    queries: AppserviceQueries
+    aliases: AppserviceAliases
 
 
 def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceClients:
@@ -44,13 +44,13 @@ def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceC
     settings, database = base.settings.appservices, base.database
     registry = ServiceRegistry(settings.registrations, base.settings.server.server_name)
     calls = ServiceCalls(http.trusted, settings.legacy_authorization)
-    queries = ServiceQueries(registry, calls, database)
+    queries = AppserviceQueries(registry, calls, database)
     return AppserviceClients(
         registry=registry,
-        identities=ServiceIdentities(registry, database, base.feed, base.is_connected),
+        identities=AppserviceIdentities(registry, database, base.feed, base.is_connected),
         calls=calls,
         queries=queries,
-        aliases=ServiceAliases(registry, queries, base.memory(CACHES)),
+        aliases=AppserviceAliases(registry, queries, base.memory(CACHES)),
     )
 
 
@@ -67,8 +67,8 @@ def wire_appservices(
         endpoints=[
             ThirdPartyApi(ThirdPartyNetworks(registry, calls)),
             AppserviceApi(
-                ServicePing(registry, calls, base.memory(CACHES)),
-                NetworkLists(registry, directory),
+                AppservicePing(registry, calls, base.memory(CACHES)),
+                NetworkRoomLists(registry, directory),
             ),
         ],
         duties=base.planned(APPSERVICES, lambda: _sending(base, clients, rooms, reading)),
@@ -92,7 +92,7 @@ def _sending(
         feed=base.feed,
         interest=Interest(clients.registry, database),
         rooms=rooms.memberships,
-        past=PastMembers(rooms.events, rooms.states),
+        past=PreviousMembershipReader(rooms.events, rooms.states),
         maker=maker,
         calls=clients.calls,
     )

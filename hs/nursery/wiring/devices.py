@@ -17,15 +17,15 @@ from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
-from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceLists
+from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceListWriter
 from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.device_updates import UPKEEP_PERIOD_S, DeviceUpdates, DeviceUpkeep
-from hs.services.devices.inbox_writer import BundleFiler, InboxWriter, LocalInboxes
+from hs.services.devices.device_updates import CLEANUP_PERIOD_S, DeviceCleanup, DeviceUpdates
+from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter, LocalInboxWriter
 from hs.services.devices.inboxes import Inboxes
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import RemoteDevices
-from hs.services.devices.to_device import DehydratedEvents, ToDevice
+from hs.services.devices.to_device import DehydratedDeviceMessages, ToDevice
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.store.shared_rooms import RoomNeighbours
 from hs.services.sync.encryption_section import Encryption
@@ -38,7 +38,7 @@ class DeviceWriters:
     lists: DeviceListWriter
     inboxes: InboxWriter
     updates: DeviceUpdates
-    filer: BundleFiler | None
+    filer: BundleUnpacker | None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -55,15 +55,15 @@ def wire_device_writers(base: ProcessBase) -> DeviceWriters:
     lists = base.owned(
         DeviceListWriter,
         DEVICE_LISTS,
-        lambda: LocalDeviceLists(base.table(DEVICE_LISTS), clock),
+        lambda: LocalDeviceListWriter(base.table(DEVICE_LISTS), clock),
     )
-    filer: BundleFiler | None = None
+    filer: BundleUnpacker | None = None
 
-    def make_inboxes() -> LocalInboxes:
+    def make_inboxes() -> LocalInboxWriter:
         nonlocal filer
         table = base.table(TO_DEVICE)
-        filer = BundleFiler(table, base.feed)
-        return LocalInboxes(table, clock, filer)
+        filer = BundleUnpacker(table, base.feed)
+        return LocalInboxWriter(table, clock, filer)
 
     inboxes = base.owned(InboxWriter, TO_DEVICE, make_inboxes)
     updates = DeviceUpdates(lists, inboxes)
@@ -89,7 +89,7 @@ def wire_devices(
     directory = KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name)
     cross_signing = CrossSigning(user_keys, writers.lists, remote, server_name)
     dehydrated = DehydratedDevices(
-        database, writers.lists, writers.inboxes, one_time_keys, DehydratedEvents(database)
+        database, writers.lists, writers.inboxes, one_time_keys, DehydratedDeviceMessages(database)
     )
     endpoints = [
         KeysApi(directory, one_time_keys, device_lists),
@@ -105,14 +105,14 @@ def wire_devices(
 
 
 def _duties(base: ProcessBase, writers: DeviceWriters, inboxes: Inboxes) -> list[Duty]:
-    cleanup = DeviceUpkeep(base.database, base.clock, writers.updates, writers.inboxes)
+    cleanup = DeviceCleanup(base.database, base.clock, writers.updates, writers.inboxes)
     duties = [
         Duty("acknowledged to-device messages", inboxes.run),
         Duty(
             "device cleanup",
-            cleanup.tidy,
+            cleanup.clean_up,
             plan_duty=BACKGROUND,
-            period_s=UPKEEP_PERIOD_S,
+            period_s=CLEANUP_PERIOD_S,
             at_start=False,
         ),
     ]

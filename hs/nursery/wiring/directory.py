@@ -5,7 +5,7 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import USER_DIRECTORY
 from hs.nursery.process_base import ProcessBase
-from hs.services.directory.user_directory import DirectoryDuty, UserDirectory
+from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 
 
 def wire_user_directory(base: ProcessBase) -> Part:
@@ -19,5 +19,5 @@ def wire_user_directory(base: ProcessBase) -> Part:
 
 
 def _updating(base: ProcessBase) -> Duty:
-    duty = DirectoryDuty(base.database, base.feed, base.settings.server.server_name)
+    duty = UserDirectoryUpdater(base.database, base.feed, base.settings.server.server_name)
     return Duty("user directory", duty.run)

@@ -16,11 +16,11 @@ from hs.repl.streams import PRESENCE, RECEIPTS, TYPING
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
-from hs.services.ephemeral.presence_writer import PresenceMemory, PresenceWriter
+from hs.services.ephemeral.presence_writer import LocalPresenceWriter, PresenceWriter
 from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable, ReceiptWriter
 from hs.services.ephemeral.typing_notifications import (
-    TypingMemory,
+    LocalTypingWriter,
     TypingService,
     TypingUsers,
     TypingWriter,
@@ -42,8 +42,8 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
     presence, duties = _presence(base, rooms)
     receipts = Receipts(base.database, base.feed)
 
-    def typing_memory() -> TypingMemory:
-        memory = TypingMemory(base.memory(TYPING), base.feed, base.database)
+    def typing_memory() -> LocalTypingWriter:
+        memory = LocalTypingWriter(base.memory(TYPING), base.feed, base.database)
         duties.append(Duty("typing", memory.run))
         return memory
 
@@ -75,8 +75,8 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
     settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
 
-    def memory() -> PresenceMemory:
-        writer = PresenceMemory(base.memory(PRESENCE), base.database, settings, clock)
+    def memory() -> LocalPresenceWriter:
+        writer = LocalPresenceWriter(base.memory(PRESENCE), base.database, settings, clock)
         duties.append(Duty("presence", writer.run))
         return writer
 
@@ -100,6 +100,6 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
         writer=writer,
         devices=devices,
         clock=clock,
-        apart=frozenset(map(RoomID, base.settings.rooms.exclude_rooms_from_presence)),
+        excluded_rooms=frozenset(map(RoomID, base.settings.rooms.exclude_rooms_from_presence)),
     )
     return service, duties

@@ -12,14 +12,14 @@ from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process_base import ProcessBase
 from hs.repl.streams import CACHES
-from hs.services.media.content_stores import Contents, ContentStore, FolderStore, Place
-from hs.services.media.last_access import MediaUses
-from hs.services.media.media_cleanup import UPKEEP_PERIOD_S, MediaUpkeep
+from hs.services.media.content_stores import ContentStore, FolderStore, MediaStorage, ProviderStore
+from hs.services.media.last_access import MediaAccessTimes
+from hs.services.media.media_cleanup import CLEANUP_PERIOD_S, MediaCleanup
 from hs.services.media.media_folder import MediaFolder
 from hs.services.media.remote_media import RemoteMedia
 from hs.services.media.repository import MediaRepository
 from hs.services.media.thumbnails import Thumbnails
-from hs.services.media.upload_waiters import Arrivals
+from hs.services.media.upload_waiters import UploadWaiters
 from hs.settings.errors import Problem, SettingsError
 from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvider
 
@@ -40,15 +40,15 @@ def wire_media(base: ProcessBase, remote: RemoteMedia, drain: Drain) -> MediaSer
     server_name = base.settings.server.server_name
     folder = MediaFolder(settings.media_store_path)
     places = [place_of(provider) for provider in settings.media_storage_providers]
-    contents = Contents(folder, places, database)
-    uses, sandbox = MediaUses(database, clock), Sandbox()
+    contents = MediaStorage(folder, places, database)
+    uses, sandbox = MediaAccessTimes(database, clock), Sandbox()
     repository = MediaRepository(
         contents=contents,
         database=database,
         clock=clock,
         server_name=server_name,
         settings=settings,
-        arrivals=Arrivals(base.feed, base.memory(CACHES)),
+        arrivals=UploadWaiters(base.feed, base.memory(CACHES)),
         uses=uses,
         remote=remote,
     )
@@ -81,8 +81,8 @@ def _endpoints(
     ]
 
 
-def _cleanup(base: ProcessBase, contents: Contents, repository: MediaRepository) -> Duty:
-    cleanup = MediaUpkeep(
+def _cleanup(base: ProcessBase, contents: MediaStorage, repository: MediaRepository) -> Duty:
+    cleanup = MediaCleanup(
         database=base.database,
         clock=base.clock,
         contents=contents,
@@ -92,15 +92,15 @@ def _cleanup(base: ProcessBase, contents: Contents, repository: MediaRepository)
     )
     return Duty(
         MEDIA_JOBS,
-        cleanup.tidy,
+        cleanup.clean_up,
         plan_duty=MEDIA_JOBS,
-        period_s=UPKEEP_PERIOD_S,
+        period_s=CLEANUP_PERIOD_S,
         at_start=False,
     )
 
 
 def _duties(
-    base: ProcessBase, contents: Contents, uses: MediaUses, thumbnails: Thumbnails
+    base: ProcessBase, contents: MediaStorage, uses: MediaAccessTimes, thumbnails: Thumbnails
 ) -> list[Duty]:
     if not base.settings.workers.serves_media:
         return []
@@ -111,16 +111,16 @@ def _duties(
     ]
 
 
-def place_of(provider: StorageProvider) -> Place:
+def place_of(provider: StorageProvider) -> ProviderStore:
     """Build the store of a storage provider.
 
     Raises: SettingsError, if its library is not installed.
     """
-    return Place(
+    return ProviderStore(
         store=_store_of(provider.place),
         takes_local=provider.store_local,
         takes_remote=provider.store_remote,
-        is_waited_for=provider.store_synchronous,
+        is_synchronous=provider.store_synchronous,
     )
 
 

@@ -10,10 +10,10 @@ from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.media import MediaServices
-from hs.services.previews.oembed import Provider, read_providers, shipped_providers
-from hs.services.previews.preview_builder import Links
+from hs.services.previews.oembed import OEmbedProvider, built_in_providers, parse_providers
+from hs.services.previews.preview_builder import PreviewBuilder
 from hs.services.previews.preview_cache import Previews
-from hs.services.previews.preview_fetcher import Fetcher
+from hs.services.previews.preview_fetcher import PreviewFetcher
 from hs.services.previews.preview_images import PreviewImages
 from hs.settings.errors import Problem, SettingsError
 
@@ -30,7 +30,7 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
         return Part()
     if importlib.util.find_spec("selectolax") is None:
         _refuse("url_preview_enabled", "the parser of HTML is missing", "install hs[url-preview]")
-    fetcher = Fetcher(
+    fetcher = PreviewFetcher(
         http.previews,
         settings.url_preview_url_blacklist,
         settings.url_preview_accept_language,
@@ -44,12 +44,12 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
         clock=base.clock,
         max_bytes=max_bytes,
     )
-    links = Links(fetcher, media.sandbox, images, _providers(base), max_bytes)
+    links = PreviewBuilder(fetcher, media.sandbox, images, _providers(base), max_bytes)
     previews = Previews(base.database, base.clock, fetcher, links)
 
     async def clean_up() -> None:
-        await previews.forget_expired()
-        await images.forget_unused()
+        await previews.delete_expired()
+        await images.delete_unused()
 
     cleaning = Duty(
         "preview cleanup",
@@ -61,17 +61,17 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
     return Part(endpoints=[PreviewApi(previews)], duties=[cleaning])
 
 
-def _providers(base: ProcessBase) -> list[Provider]:
+def _providers(base: ProcessBase) -> list[OEmbedProvider]:
     settings = base.settings.previews.oembed
-    providers = [] if settings.disable_default_providers else shipped_providers()
+    providers = [] if settings.disable_default_providers else built_in_providers()
     for path in settings.additional_providers:
         providers[:0] = _read(path)
     return providers
 
 
-def _read(path: Path) -> list[Provider]:
+def _read(path: Path) -> list[OEmbedProvider]:
     try:
-        return read_providers(path.read_bytes())
+        return parse_providers(path.read_bytes())
     except (OSError, ValueError) as error:
         _refuse("oembed.additional_providers", f"{path} cannot be read: {error}", "correct it")
         return []

@@ -8,7 +8,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.search.message_search import MessageSearch
-from hs.services.search.result_serializer import ResultShowing
+from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
 
 
@@ -16,7 +16,7 @@ def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Part:
     """Build the endpoint, and the duty where searching is enabled."""
     database, feed = base.database, base.feed
     is_enabled = base.settings.rooms.enable_search
-    showing = ResultShowing(
+    showing = SearchResultRenderer(
         rooms.events, rooms.states, reading.timelines, reading.state, reading.showing
     )
     messages = MessageSearch(

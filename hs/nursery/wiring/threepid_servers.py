@@ -6,7 +6,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.services.accounts.terms.captcha import Captcha, Recaptcha
 from hs.services.accounts.threepids.identity_servers import IdentityServers
-from hs.services.accounts.threepids.msisdn_delegate import PhoneDelegate
+from hs.services.accounts.threepids.msisdn_delegate import MsisdnDelegate
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -14,7 +14,7 @@ class ThreepidServers:
     """The servers that accounts and invites ask; `captcha` is None if it is not configured."""
 
     identity_servers: IdentityServers
-    phones: PhoneDelegate
+    phones: MsisdnDelegate
     captcha: Captcha | None
 
 
@@ -24,7 +24,7 @@ def wire_threepid_servers(base: ProcessBase, http: HttpClients) -> ThreepidServe
     captcha, key = settings.captcha, settings.captcha.recaptcha_private_key
     return ThreepidServers(
         identity_servers=IdentityServers(base.database, http.direct, base.signer),
-        phones=PhoneDelegate(settings.delegates.msisdn, http.trusted),
+        phones=MsisdnDelegate(settings.delegates.msisdn, http.trusted),
         captcha=None
         if key is None
         else Recaptcha(http.public, captcha.recaptcha_siteverify_api, key),

@@ -19,24 +19,24 @@ from hs.lib.mail.templates import Templates
 from hs.nursery.wiring.mail import wire_mail, wire_pages
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
-from hs.services.accounts.limits.consent_requirement import ConsentRule
+from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.registration.registration_requirements import Requirements
 from hs.services.accounts.sessions.authenticator import Revocations
-from hs.services.accounts.sessions.interactive_auth import InteractiveAuth, Stage
+from hs.services.accounts.sessions.interactive_auth import InteractiveAuth, UiaStage
 from hs.services.accounts.terms.policy_consent import Consent
-from hs.services.accounts.threepids.login_identifiers import Identifiers
+from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
 from hs.services.accounts.threepids.threepid_validation import AddressProofs
 from hs.services.accounts.threepids.threepids import Threepids
-from hs.services.accounts.threepids.validation_emails import ProofMails
+from hs.services.accounts.threepids.validation_emails import ValidationEmails
 from hs.services.accounts.threepids.validation_requests import ProofRequests
 from hs.services.accounts.threepids.validation_stages import (
     EMAIL_IDENTITY,
     MSISDN,
     RECAPTCHA,
     TERMS,
-    AddressStage,
     RecaptchaStage,
     TermsStage,
+    ThreepidStage,
 )
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -47,13 +47,13 @@ class ThreepidServices:
     """Third-party identifiers of accounts, and the stages that validate them."""
 
     threepids: Threepids
-    identifiers: Identifiers
+    identifiers: LoginIdentifiers
     proofs: AddressProofs
     proof_requests: ProofRequests
     consent: Consent
     requirements: Requirements
     servers: ThreepidServers
-    stages: dict[str, Stage]
+    stages: dict[str, UiaStage]
     pages: Templates
     terms: Templates
 
@@ -72,7 +72,7 @@ def wire_threepids(
     rule = consent_rule(settings, key)
     return ThreepidServices(
         threepids=threepids,
-        identifiers=Identifiers(settings.server.server_name, threepids),
+        identifiers=LoginIdentifiers(settings.server.server_name, threepids),
         proofs=proofs,
         proof_requests=ProofRequests(proofs, threepids, settings.threepids, settings.rate_limits),
         consent=Consent(database, clock, revocations, rule),
@@ -125,7 +125,7 @@ def folders_of(folder: Path | None) -> list[Path]:
     return [] if folder is None else [folder]
 
 
-def consent_rule(settings: Settings, key: SigningKey) -> ConsentRule:
+def consent_rule(settings: Settings, key: SigningKey) -> ConsentRequirement:
     """Build the requirement to consent to the terms of use."""
     configured = settings.secrets.form_secret
     secret = (
@@ -133,29 +133,31 @@ def consent_rule(settings: Settings, key: SigningKey) -> ConsentRule:
         if configured is None
         else configured.encode()
     )
-    return ConsentRule(settings.consent, base_url_of(settings), secret)
+    return ConsentRequirement(settings.consent, base_url_of(settings), secret)
 
 
 def _proofs(
     settings: Settings, database: Database, clock: Clock, servers: ThreepidServers
 ) -> AddressProofs:
     mail = wire_mail(settings)
-    mails = ProofMails(
+    mails = ValidationEmails(
         mailer=mail.mailer,
         templates=mail.templates,
         settings=settings.email,
         server_name=settings.server.server_name,
         base_url=base_url_of(settings),
-        is_open=mail.is_configured,
+        is_enabled=mail.is_configured,
     )
     lifetime_ms = settings.email.validation_token_lifetime
     return AddressProofs(database, clock, mails, servers.phones, lifetime_ms)
 
 
-def _stages(proofs: AddressProofs, rule: ConsentRule, servers: ThreepidServers) -> dict[str, Stage]:
-    stages: dict[str, Stage] = {
-        EMAIL_IDENTITY: AddressStage(proofs, EMAIL),
-        MSISDN: AddressStage(proofs, MSISDN_MEDIUM),
+def _stages(
+    proofs: AddressProofs, rule: ConsentRequirement, servers: ThreepidServers
+) -> dict[str, UiaStage]:
+    stages: dict[str, UiaStage] = {
+        EMAIL_IDENTITY: ThreepidStage(proofs, EMAIL),
+        MSISDN: ThreepidStage(proofs, MSISDN_MEDIUM),
     }
     if rule.version is not None:
         stages[TERMS] = TermsStage(rule.version)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 
-from hs.services.accounts.threepids.threepids import Validated
+from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.settings.sections.identity import DelegateSettings
 from hs.settings.sections.rate_limits import Rate
@@ -16,7 +16,7 @@ from tests.support.accounts import OPEN
 from tests.support.addresses import FREE, V3, Scene, open_scene
 
 REGISTER = V3 + "/register"
-_VALIDATED = Validated("msisdn", "", 1)
+_VALIDATED = ValidatedThreepid("msisdn", "", 1)
 PHONE = {"country": "GB", "phone_number": "07700 900123", "client_secret": "s", "send_attempt": 1}
 
 
