@@ -1,1 +1,1 @@
-"""Append this server's own events: from a draft to a committed event."""
+"""Appending this server's own events: from a draft to a committed event."""

@@ -1,1 +1,1 @@
-"""Read rooms for clients: history, state, relations, previews."""
+"""Reading rooms for clients: history, state, relations, previews."""

@@ -1,1 +1,1 @@
-"""Receive events of other servers: check them, authorize them, append them to rooms."""
+"""Receiving events of other servers: checked, authorized, appended to rooms."""

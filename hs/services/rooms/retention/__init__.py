@@ -1,1 +1,1 @@
-"""Purging what has been retained long enough, and cleaning up."""
+"""Purging of old messages and forgotten rooms, and cleanup."""
