@@ -7,7 +7,7 @@ Rules:
   named by the tombstone, checks that it is what it would have created, and only completes what
   follows.
 - A different request that waited for another upgrade fails with BadState: the tombstone has changed
-  since the client's room was read. A request that begins after an upgrade may replace it.
+  since the request began. A request that begins after an upgrade may replace it.
 - The tombstone in place is read from the database, not from the feed: it may just have been written
   by another process.
 - Where the room ID is the hash of the create event, the new room is created first and the tombstone

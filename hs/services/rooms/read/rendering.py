@@ -77,7 +77,7 @@ class _Prefix:
     """The parts of a rendered event that are the same for all clients.
 
     `body` is the JSON without the closing brace, `room` the `room_id` field; `because` and
-    `previous` belong into `unsigned`. `previous` is None until it is needed.
+    `previous` belong in `unsigned`. `previous` is None until it is needed.
     """
 
     body: bytes

@@ -43,7 +43,7 @@ _INVITED_OR_KNOCKING: Final = (event_types.INVITE, event_types.KNOCK)
 
 @attrs.frozen
 class IncludedState:
-    """The entries of stripped state: those of `keys`, and all of the types in `whole`."""
+    """The entries of stripped state: those of `keys`, and all of `whole_types`."""
 
     keys: tuple[StateKey, ...] = tuple((event_type, "") for event_type in DEFAULT_TYPES)
     whole_types: frozenset[str] = frozenset()
