@@ -1,14 +1,12 @@
-"""Has users forget rooms that they leave, or are made to leave, where the administrator says so."""
+"""Forgets rooms for users who leave them or are removed from them, where the settings say so."""
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
-
-import trio
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rows import CacheRow, EventRow
 from hs.repl.streams import EVENTS
@@ -16,12 +14,14 @@ from hs.services.rooms.store.memberships import CACHE_NAME
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
 
-MAX_WAITING: Final = 10_000  # the oldest is dropped: that room is not forgotten by itself
+MAX_WAITING: Final = 10_000
+"""Departures that wait; the oldest is dropped, and its user has to forget the room."""
+
 _GONE: Final = (event_types.LEAVE, event_types.BAN)
 
 
 class ForgettingLeavers:
-    """Follows memberships in the rooms of this process; `run` is the duty that does the work."""
+    """Follows departures from the rooms of this process; `run` is the duty that forgets them."""
 
     def __init__(
         self,
@@ -35,29 +35,28 @@ class ForgettingLeavers:
         self._cache_drops = cache_drops
         self._is_local = is_local
         self._owns = owns
-        self._waiting: deque[tuple[UserID, RoomID]] = deque(maxlen=MAX_WAITING)
-        self._arrived = trio.Event()
-        feed.subscribe(EVENTS, self._on_events)
+        self._departures: FeedQueue[tuple[UserID, RoomID]] = FeedQueue(
+            "departures", MAX_WAITING, WhenFull.DROP_OLDEST
+        )
+        self._departures.follow(feed, EVENTS, self._departures_in)
 
     async def run(self) -> None:
-        """Work for ever."""
-        while True:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
-            await self.forget_waiting()
+        """Forget rooms for ever."""
+        await self._departures.serve(self._forget)
 
     async def forget_waiting(self) -> None:
-        """Have those forget who have left."""
-        while self._waiting:
-            user_id, room_id = self._waiting.popleft()
+        """Forget the rooms of all departures that wait."""
+        await self._departures.serve_waiting(self._forget)
+
+    async def _forget(self, departures: list[tuple[UserID, RoomID]]) -> None:
+        for user_id, room_id in departures:
             if await self._database.write(rooms.forget, user_id, room_id):
                 self._cache_drops.append_nowait([CacheRow(CACHE_NAME, (user_id,))])
 
-    def _on_events(self, batch: Batch[EventRow]) -> None:
+    def _departures_in(self, batch: Batch[EventRow]) -> Iterator[tuple[UserID, RoomID]]:
         for _, row in batch.rows:
             for event_type, state_key, _, membership in row.changes():
                 if event_type != event_types.MEMBER or membership not in _GONE:
                     continue
                 if self._is_local(state_key) and self._owns(RoomID(row.room_id)):
-                    self._waiting.append((UserID(state_key), RoomID(row.room_id)))
-                    self._arrived.set()
+                    yield UserID(state_key), RoomID(row.room_id)
