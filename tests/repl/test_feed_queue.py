@@ -219,6 +219,36 @@ async def test_an_overflow_wakes_a_duty_that_has_the_entries_in_hand(
     assert queue.waiting == 0
 
 
+def test_a_batch_that_fails_after_an_overflow_does_not_go_back() -> None:
+    queue = full_queue(WhenFull.START_OVER, "a", "b")
+
+    with pytest.raises(WorkFailed):
+        fail_while(queue, 1, "c")
+
+    assert queue.waiting == 0
+    assert not queue
+
+
+def test_a_queue_with_an_entry_in_hand_has_work_left() -> None:
+    queue = full_queue(WhenFull.DROP_OLDEST, "a")
+
+    with queue.batch():
+        assert queue
+    assert not queue
+
+
+def test_a_queue_is_empty_when_it_is_opened_and_after_it_is_closed() -> None:
+    queue = full_queue(WhenFull.START_OVER, "a", "b")
+
+    with queue.opened():
+        assert queue.waiting == 0
+        queue.put("c")
+
+    assert queue.waiting == 0
+    queue.put("d")
+    assert not queue
+
+
 def test_a_queue_of_batches_counts_their_rows() -> None:
     feed = Feed()
     queue: FeedQueue[Batch[Note]] = FeedQueue(
@@ -237,7 +267,9 @@ def test_a_queue_of_batches_counts_their_rows() -> None:
 # Properties
 
 steps = st.lists(
-    st.sampled_from(["put", "put", "put", "work", "fail", "cancel", "sleep"]), max_size=60
+    st.sampled_from(["put", "put", "put", "work", "fail", "cancel", "sleep"]),
+    min_size=10,
+    max_size=60,
 )
 
 
@@ -288,7 +320,11 @@ def test_every_entry_is_worked_on_in_order_whatever_fails(
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["put", "take", "fail"]), st.integers(0, 9)), max_size=80),
+    st.lists(
+        st.tuples(st.sampled_from(["put", "take", "fail"]), st.integers(0, 9)),
+        min_size=20,
+        max_size=80,
+    ),
     st.integers(1, 6),
     st.sampled_from(DROPPING),
 )
@@ -393,8 +429,8 @@ log_steps = st.one_of(
 
 
 @given(
-    st.lists(log_steps, max_size=40),
-    st.lists(st.sampled_from(["work", "work", "fail"]), max_size=40),
+    st.lists(log_steps, min_size=10, max_size=40),
+    st.lists(st.sampled_from(["work", "work", "fail"]), min_size=10, max_size=40),
     st.integers(2, 6),
 )
 def test_a_duty_that_starts_with_what_is_stored_takes_each_row_once_in_order(

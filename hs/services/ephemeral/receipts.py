@@ -1,4 +1,4 @@
-"""Receipts: moved forward by one process, known to all.
+"""Receipts: moved forward by one process, followed by all.
 
 Spec: client-server API, Receipts.
 """
@@ -10,8 +10,8 @@ import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.caching.lru_cache import LruCache
-from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
+from hs.repl.followers import KeyFollower
 from hs.repl.rows import ReceiptRow
 from hs.repl.rpc import rpc
 from hs.repl.streams import RECEIPTS
@@ -29,7 +29,7 @@ _RECEIPT_BYTES: Final = 700
 
 @attrs.frozen
 class Move:
-    """A receipt that wants to move; `event_stream_id` is None for an event that is not here."""
+    """A move of a receipt to an event; `event_stream_id` is None if the event is not here."""
 
     room_id: RoomID
     receipt_type: str
@@ -45,32 +45,30 @@ class ReceiptWriter(Protocol):
 
     @rpc
     async def move(self, moves: list[Move]) -> None:
-        """Move receipts forward; those that stand further on already stay."""
+        """Move receipts forward; a receipt that is further on already stays."""
         ...
 
 
 @attrs.frozen(eq=False)
 class ReceiptTable:
-    """The writer."""
+    """The writer of the receipts stream."""
 
     writer: TableWriter[ReceiptRow]
 
     async def move(self, moves: list[Move]) -> None:
-        """Move receipts forward; those that stand further on already stay."""
+        """Move receipts forward; a receipt that is further on already stays."""
         await self.writer.write(_move_all, moves)
 
 
 class Receipts:
-    """The receipts of rooms, in each process, kept exact by the feed."""
+    """The receipts of rooms, in each process; they follow the feed."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._rooms: LruCache[RoomID, RoomReceipts] = LruCache(
             "receipts_of_rooms", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
-        self._flights: SingleFlight[RoomID] = SingleFlight()
-        # For each room being read, what the feed brings meanwhile, one list for each reader.
-        self._reading: dict[RoomID, list[list[Receipt]]] = {}
+        self._follower = KeyFollower(self._rooms, self._read, _with_receipt, self._keep)
         # Position of the last move in each room, in the order of the moves.
         self._changes: dict[RoomID, int] = {}
         self._changes_from: int | None = None
@@ -79,49 +77,40 @@ class Receipts:
 
     @property
     def cache(self) -> LruCache[RoomID, RoomReceipts]:
-        """Give what metrics and settings look at."""
+        """Return the cache, for metrics and settings."""
         return self._rooms
 
     def of_room_nowait(self, room_id: RoomID) -> RoomReceipts | None:
-        """Give the receipts of a room, if they are in memory."""
+        """Return the receipts of a room if they are in memory."""
         return self._rooms.get(room_id)
 
     async def of_room(self, room_id: RoomID) -> RoomReceipts:
-        """Give the receipts of a room. They live: render before awaiting."""
-        held = self._rooms.get(room_id)
-        if held is not None:
-            return held
-        return await self._flights.run(room_id, self._read_one, room_id)
+        """Return the receipts of a room. They change with the feed: render before awaiting."""
+        return await self._follower.get(room_id)
 
     async def of_rooms(self, room_ids: Collection[RoomID]) -> dict[RoomID, RoomReceipts]:
-        """Give the receipts of many rooms, reading those not in memory by one statement."""
-        missing = [room_id for room_id in room_ids if room_id not in self._rooms]
-        read = await self._read(missing) if missing else {}
-        found: dict[RoomID, RoomReceipts] = {}
-        for room_id in room_ids:
-            held = self._rooms.get(room_id, read.get(room_id))
-            found[room_id] = held if held is not None else await self.of_room(room_id)
-        return found
+        """Return the receipts of many rooms, reading those not in memory by one statement."""
+        return await self._follower.get_many(room_ids)
 
     async def in_rooms(
         self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int
     ) -> dict[RoomID, bytes]:
-        """Give contents of m.receipt events with what moved after a position; 0 is everything.
+        """Return contents of m.receipt events with the receipts that moved after a position.
 
-        Private receipts are the user's own only. Rooms without any are left out. What moved
-        after `upto` may be in it as well: it comes again.
+        A position of 0 means all receipts. Private receipts are the user's own only. Rooms without
+        receipts are left out. Receipts that moved after `upto` may be included: they come again.
         """
         contents: dict[RoomID, bytes] = {}
-        for room_id, held in (await self.of_rooms(room_ids)).items():
-            content = held.content(user_id, after)
+        for room_id, receipts in (await self.of_rooms(room_ids)).items():
+            content = receipts.content(user_id, after)
             if content is not None:
                 contents[room_id] = content
         return contents
 
     def changed_rooms(self, after: int) -> list[RoomID] | None:
-        """List the rooms where a receipt moved after a position; None: so long ago that any may."""
+        """List the rooms where a receipt moved after a position; None: it may be any room."""
         if self._changes_from is None:
-            # Nothing moved since this process listens.
+            # No receipt has moved since this process follows the stream.
             return [] if after >= self._feed.position(RECEIPTS).most() else None
         if after < self._changes_from:
             return None
@@ -132,33 +121,12 @@ class Receipts:
             changed.append(room_id)
         return changed
 
-    async def _read_one(self, room_id: RoomID) -> RoomReceipts:
-        return (await self._read([room_id]))[room_id]
-
     async def _read(self, room_ids: list[RoomID]) -> dict[RoomID, RoomReceipts]:
-        news: dict[RoomID, list[Receipt]] = {room_id: [] for room_id in room_ids}
-        for room_id, moved in news.items():
-            self._reading.setdefault(room_id, []).append(moved)
-        try:
-            records = await self._database.read(storage.of_rooms, room_ids)
-        finally:
-            for room_id, moved in news.items():
-                self._stop_listening(room_id, moved)
-        found = {room_id: RoomReceipts() for room_id in room_ids}
+        records = await self._database.read(storage.of_rooms, room_ids)
+        rooms = {room_id: RoomReceipts() for room_id in room_ids}
         for record in records:
-            found[RoomID(record.room_id)].put(_of_record(record))
-        for room_id, moved in news.items():
-            for receipt in moved:
-                found[room_id].put(receipt)
-            self._keep(room_id, found[room_id])
-        return found
-
-    def _stop_listening(self, room_id: RoomID, moved: list[Receipt]) -> None:
-        left = [one for one in self._reading[room_id] if one is not moved]
-        if left:
-            self._reading[room_id] = left
-        else:
-            del self._reading[room_id]
+            rooms[RoomID(record.room_id)].put(_of_record(record))
+        return rooms
 
     def _keep(self, room_id: RoomID, receipts: RoomReceipts) -> None:
         self._rooms.pop(room_id)
@@ -170,15 +138,10 @@ class Receipts:
             self._changes_from = batch.prev
         for position, row in batch.rows:
             room_id = RoomID(row.room_id)
-            receipt = _of_row(position, row)
-            if room_id in self._rooms:
-                held = self._rooms.get(room_id)
-                assert held is not None
-                held.put(receipt)
-                if len(held) > 2 * held.weighed:
-                    self._keep(room_id, held)
-            for moved in self._reading.get(room_id, ()):
-                moved.append(receipt)
+            if room_id in self._follower:
+                receipts = self._follower.update(room_id, _of_row(position, row))
+                if receipts is not None and len(receipts) > 2 * receipts.weighed:
+                    self._keep(room_id, receipts)
             self._note_change(room_id, position)
 
     def _note_change(self, room_id: RoomID, position: int) -> None:
@@ -193,21 +156,26 @@ async def _move_all(
     tx: Tx, ids: StreamIds, moves: Iterable[Move]
 ) -> tuple[None, list[tuple[int, ReceiptRow]]]:
     rows: list[tuple[int, ReceiptRow]] = []
-    for one in moves:
+    for move in moves:
         number = await ids.one()
         record = ReceiptRecord(
-            one.room_id,
-            one.receipt_type,
-            one.user_id,
-            one.thread_id,
-            one.event_id,
-            one.event_stream_id,
-            one.ts,
+            move.room_id,
+            move.receipt_type,
+            move.user_id,
+            move.thread_id,
+            move.event_id,
+            move.event_stream_id,
+            move.ts,
             number,
         )
         if await storage.move(tx, record):
-            rows.append((number, _row(one)))
+            rows.append((number, _row(move)))
     return None, rows
+
+
+def _with_receipt(receipts: RoomReceipts, receipt: Receipt) -> RoomReceipts:
+    receipts.put(receipt)
+    return receipts
 
 
 def _row(move: Move) -> ReceiptRow:

@@ -1,16 +1,15 @@
-"""Wakes clients for the presence of users who sync through other processes, or do not sync.
+"""Wakes clients when the presence changes of users who do not sync through this process.
 
-The notifier knows the rooms of those who sync here only. For others they are looked up, many
-users together, and no more of them at a time than waiting clients gain from it.
+The notifier knows only the rooms of users who sync here. The rooms of others are read, of many
+users together, and of no more users at a time than is worth it for the clients that wait.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
-
-import trio
 
 from hs.core.ids import RoomID, UserID
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import PresenceRow
 from hs.repl.streams import PRESENCE
 from hs.services.sync.notifier import Notifier
@@ -18,49 +17,46 @@ from hs.services.sync.notifier import Notifier
 GATHER_S: Final = 0.2
 AT_ONCE: Final = 100
 MAX_WAITING: Final = 2_000
-"""Of the users beyond these, clients are told at their next wake-up."""
+"""Users that wait. Clients learn of the presence of further users at their next wake-up."""
 
 
 class JoinedRooms(Protocol):
-    """Knows the rooms of users."""
+    """Reads the rooms of users."""
 
     async def joined_rooms(self, user_id: UserID) -> Sequence[RoomID]:
-        """List the rooms that one of our users is joined to."""
+        """List the rooms that a local user is joined to."""
         ...
 
 
 class Strangers:
-    """The users of a process's feed whose rooms are to be looked up."""
+    """The users with changed presence whose rooms are to be read."""
 
     def __init__(self, feed: Feed, notifier: Notifier, rooms: JoinedRooms) -> None:
         self._notifier = notifier
         self._rooms = rooms
-        self._waiting: dict[UserID, None] = {}
-        self._arrived = trio.Event()
-        feed.subscribe(PRESENCE, self._on_presence)
+        self._users: FeedQueue[UserID] = FeedQueue(
+            "remote presence", MAX_WAITING, WhenFull.DROP_NEWEST
+        )
+        self._users.follow(feed, PRESENCE, self._users_in)
 
     async def run(self) -> None:
-        """Wake who shares rooms with them, for ever; a duty of the process."""
-        while True:
-            await self._arrived.wait()
-            await trio.sleep(GATHER_S)
-            await self.wake()
+        """Wake clients for ever; a duty of the process."""
+        await self._users.serve(self._wake_for, at_most=AT_ONCE, gather_s=GATHER_S)
 
     async def wake(self) -> None:
-        """Wake who shares rooms with the first of those who wait."""
-        rooms: set[RoomID] = set()
-        for user_id in list(self._waiting)[:AT_ONCE]:
-            del self._waiting[user_id]
-            rooms.update(await self._rooms.joined_rooms(user_id))
-        if not self._waiting:
-            self._arrived = trio.Event()
-        self._notifier.wake_rooms(rooms)
+        """Wake the clients that share rooms with the users that wait."""
+        await self._users.serve_waiting(self._wake_for, at_most=AT_ONCE)
 
-    def _on_presence(self, batch: Batch[PresenceRow]) -> None:
+    async def _wake_for(self, user_ids: list[UserID]) -> None:
+        room_ids: set[RoomID] = set()
+        for user_id in user_ids:
+            room_ids.update(await self._rooms.joined_rooms(user_id))
+        self._notifier.wake_rooms(room_ids)
+
+    def _users_in(self, batch: Batch[PresenceRow]) -> Iterator[UserID]:
         if not len(self._notifier):
             return
         for _, row in batch.rows:
             user_id = UserID(row.user_id)
-            if not self._notifier.watches(user_id) and len(self._waiting) < MAX_WAITING:
-                self._waiting[user_id] = None
-                self._arrived.set()
+            if not self._notifier.watches(user_id):
+                yield user_id

@@ -1,11 +1,12 @@
-"""Which users have push rules of their own: all of them in memory, where events are evaluated."""
+"""Which users have push rules of their own, for all users, in the process that evaluates events."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from hs.core.ids import UserID
 from hs.core.push.rules import NO_USER_RULES
 from hs.core.push.wire import encode_user_rules
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Feed
+from hs.repl.followers import TableFollower
 from hs.repl.rows import PushRulesRow
 from hs.repl.streams import PUSH_RULES
 from hs.storage.database import Database
@@ -15,46 +16,44 @@ _NO_RULES = encode_user_rules(NO_USER_RULES)
 
 
 class CustomRuleUsers:
-    """Users with rules of their own; users with equal rules share one signature."""
+    """The encoded rules of the users who have rules of their own; equal rules are one object."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
-        self._users: dict[UserID, bytes] = {}
+        self._rules: dict[UserID, bytes] = {}
         self._shared: dict[bytes, bytes] = {}
-        self._news: dict[UserID, bytes] = {}
-        self._loaded = False
-        feed.subscribe(PUSH_RULES, self._on_rows)
+        self._follower = TableFollower(feed, PUSH_RULES, self._read, self._replace, self._apply)
 
     async def load(self) -> None:
-        """Read everybody's rules; once, before the first event is evaluated."""
-        stored = await self._database.read(storage.all_rules)
-        for user_id, rules in [*stored, *self._news.items()]:
-            self._set(UserID(user_id), rules)
-        self._loaded = True
-        self._news.clear()
+        """Read the rules of all users, unless they are here already."""
+        await self._follower.load()
 
     def signatures(self, user_ids: Collection[UserID]) -> dict[bytes, list[UserID]]:
-        """Group those of the users who have rules of their own by these rules, encoded."""
+        """Group the given users who have rules of their own by these rules, encoded."""
         groups: dict[bytes, list[UserID]] = {}
-        fewer, more = (
-            (user_ids, self._users) if len(user_ids) < len(self._users) else (self._users, user_ids)
-        )
+        rules = self._rules
+        fewer, more = (user_ids, rules) if len(user_ids) < len(rules) else (rules, user_ids)
         for user_id in fewer:
             if user_id in more:
-                groups.setdefault(self._users[user_id], []).append(user_id)
+                groups.setdefault(rules[user_id], []).append(user_id)
         return groups
+
+    async def _read(self) -> Iterable[tuple[str, bytes]]:
+        return await self._database.read(storage.all_rules)
+
+    def _replace(self, stored: Iterable[tuple[str, bytes]]) -> None:
+        self._rules.clear()
+        for user_id, rules in stored:
+            self._set(UserID(user_id), rules)
+
+    def _apply(self, row: PushRulesRow) -> None:
+        if row.rules is not None:
+            self._set(UserID(row.user_id), row.rules)
 
     def _set(self, user_id: UserID, rules: bytes) -> None:
         if rules == _NO_RULES:
-            self._users.pop(user_id, None)
+            self._rules.pop(user_id, None)
         else:
-            self._users[user_id] = self._shared.setdefault(rules, rules)
-        if len(self._shared) > 2 * len(self._users) + 100:
-            self._shared = {rules: rules for rules in self._users.values()}
-
-    def _on_rows(self, batch: Batch[PushRulesRow]) -> None:
-        for _, row in batch.rows:
-            if row.rules is not None and self._loaded:
-                self._set(UserID(row.user_id), row.rules)
-            elif row.rules is not None:
-                self._news[UserID(row.user_id)] = row.rules
+            self._rules[user_id] = self._shared.setdefault(rules, rules)
+        if len(self._shared) > 2 * len(self._rules) + 100:
+            self._shared = {rules: rules for rules in self._rules.values()}

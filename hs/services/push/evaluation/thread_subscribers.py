@@ -1,4 +1,4 @@
-"""Who subscribes to threads, in memory where events are evaluated.
+"""The subscribers of threads, in the process that evaluates events.
 
 Spec: MSC4306.
 """
@@ -20,28 +20,28 @@ _Thread = tuple[RoomID, EventID]
 
 
 class SubscribersOfThreads:
-    """The subscribers of threads that were active lately."""
+    """The subscribers of recently active threads."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
-        self._held: LruCache[_Thread, frozenset[UserID]] = LruCache(
+        self._entries: LruCache[_Thread, frozenset[UserID]] = LruCache(
             "thread_subscribers", max_entries=MAX_THREADS
         )
-        self._known = LoadingCache(self._held, self._read)
+        self._cache = LoadingCache(self._entries, self._read)
         feed.subscribe(THREAD_SUBSCRIPTIONS, self._on_rows)
 
     def of_nowait(self, room_id: RoomID, root_id: EventID) -> frozenset[UserID] | None:
-        """Give a thread's subscribers, if they are in memory."""
-        return self._held.get((room_id, root_id))
+        """Return the subscribers of a thread if they are in memory."""
+        return self._entries.get((room_id, root_id))
 
     async def load(self, room_id: RoomID, root_id: EventID) -> None:
-        """Get a thread's subscribers into memory."""
-        await self._known.get((room_id, root_id))
+        """Read the subscribers of a thread into memory, unless they are there."""
+        await self._cache.get((room_id, root_id))
 
     async def _read(self, thread: _Thread) -> frozenset[UserID]:
-        found = await self._database.read(storage.subscribers, *thread)
-        return frozenset(UserID(one) for one in found)
+        user_ids = await self._database.read(storage.subscribers, *thread)
+        return frozenset(map(UserID, user_ids))
 
     def _on_rows(self, batch: Batch[ThreadSubscriptionRow]) -> None:
         for _, row in batch.rows:
-            self._known.invalidate((RoomID(row.room_id), EventID(row.root_id)))
+            self._cache.invalidate((RoomID(row.room_id), EventID(row.root_id)))

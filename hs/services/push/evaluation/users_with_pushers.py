@@ -1,56 +1,55 @@
-"""Which users have pushers: all of them in memory, where events are evaluated."""
+"""Which users have pushers, for all users, in the process that evaluates events."""
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from hs.core.ids import UserID
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Feed
+from hs.repl.followers import TableFollower
 from hs.repl.rows import PusherRow
 from hs.repl.streams import PUSHERS
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
+from hs.storage.push.pushers import PusherRecord
 
 
 class PusherUsers:
-    """Users with at least one pusher that is turned on."""
+    """The users who have at least one enabled pusher."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
-        self._users: dict[UserID, set[tuple[str, str]]] = {}
-        self._news: list[PusherRow] = []
-        self._loaded = False
-        feed.subscribe(PUSHERS, self._on_rows)
+        self._pushers: dict[UserID, set[tuple[str, str]]] = {}
+        self._follower = TableFollower(feed, PUSHERS, self._read, self._replace, self._apply)
 
     async def load(self) -> None:
-        """Read everybody's pushers; once, before the first event is evaluated."""
-        for record in await self._database.read(storage.all_enabled):
-            self._note(record.user_id, (record.app_id, record.pushkey), sends=True)
-        for row in self._news:
-            self._note_row(row)
-        self._loaded = True
-        self._news.clear()
+        """Read the pushers of all users, unless they are here already."""
+        await self._follower.load()
 
     def among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]:
-        """Give those of the users who have pushers."""
-        return self._users.keys() & user_ids if self._users else frozenset()
+        """Return the given users who have pushers."""
+        return self._pushers.keys() & user_ids if self._pushers else frozenset()
 
-    def _on_rows(self, batch: Batch[PusherRow]) -> None:
-        for _, row in batch.rows:
-            if self._loaded:
-                self._note_row(row)
-            else:
-                self._news.append(row)
+    async def _read(self) -> Iterable[PusherRecord]:
+        return await self._database.read(storage.all_enabled)
 
-    def _note_row(self, row: PusherRow) -> None:
-        sends = row.enabled and not row.removed
-        self._note(row.user_id, (row.app_id, row.pushkey), sends=sends)
+    def _replace(self, records: Iterable[PusherRecord]) -> None:
+        self._pushers.clear()
+        for record in records:
+            self._add(UserID(record.user_id), (record.app_id, record.pushkey))
 
-    def _note(self, user_id: str, key: tuple[str, str], *, sends: bool) -> None:
-        owner = UserID(user_id)
-        if sends:
-            self._users.setdefault(owner, set()).add(key)
-            return
-        keys = self._users.get(owner)
+    def _apply(self, row: PusherRow) -> None:
+        user_id, key = UserID(row.user_id), (row.app_id, row.pushkey)
+        if row.enabled and not row.removed:
+            self._add(user_id, key)
+        else:
+            self._remove(user_id, key)
+
+    def _add(self, user_id: UserID, key: tuple[str, str]) -> None:
+        self._pushers.setdefault(user_id, set()).add(key)
+
+    def _remove(self, user_id: UserID, key: tuple[str, str]) -> None:
+        keys = self._pushers.get(user_id)
         if keys is not None:
             keys.discard(key)
             if not keys:
-                del self._users[owner]
+                del self._pushers[user_id]

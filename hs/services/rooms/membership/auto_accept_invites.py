@@ -1,18 +1,19 @@
-"""Joins users to the rooms that they are invited to, where the administrator says so."""
+"""Joins users to the rooms that they are invited to, where the settings say so."""
 
 import logging
-from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import attrs
 import orjson
 import trio
 
-from hs.core.errors import MatrixError, RemoteFault
+from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID, server_of
 from hs.core.requester import Requester
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.services.rooms.membership.membership import JoinRequest
@@ -21,7 +22,9 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.retention import AutoAcceptSettings
 
-MAX_WAITING: Final = 10_000  # the oldest is dropped: that user has to accept it
+MAX_WAITING: Final = 10_000
+"""Invites that wait; the oldest is dropped, and its user has to accept it."""
+
 ATTEMPTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 _DIRECT: Final = "m.direct"
@@ -33,7 +36,7 @@ class Joining(Protocol):
     """Joins users to rooms."""
 
     async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
-        """Join the requester."""
+        """Join the requester to a room."""
         ...
 
 
@@ -46,7 +49,7 @@ class _Invite:
 
 
 class AutoAccept:
-    """Follows invites; `run` is the duty that does the work."""
+    """Follows the invites of local users; `run` is the duty that accepts them."""
 
     def __init__(
         self,
@@ -62,25 +65,36 @@ class AutoAccept:
         self._memberships = memberships
         self._joining = joining
         self._own_data = own_data
-        self._waiting: deque[_Invite] = deque(maxlen=MAX_WAITING)
-        self._arrived = trio.Event()
-        feed.subscribe(EVENTS, self._on_events)
+        self._invites: FeedQueue[_Invite] = FeedQueue("invites", MAX_WAITING, WhenFull.DROP_OLDEST)
+        self._invites.follow(feed, EVENTS, self._invites_in)
 
     async def run(self) -> None:
-        """Work for ever."""
-        while True:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
-            await self.accept_waiting()
+        """Accept invites for ever."""
+        await self._invites.serve(self._accept_all)
 
     async def accept_waiting(self) -> None:
-        """Accept what came."""
-        while self._waiting:
-            invite = self._waiting.popleft()
-            stored = await self._events.get_one(invite.event_id)
-            is_direct = stored is not None and stored.event.content.get("is_direct") is True
-            if is_direct or not self._settings.only_for_direct_messages:
-                await self._accept(invite, is_direct=is_direct)
+        """Accept all invites that wait."""
+        await self._invites.serve_waiting(self._accept_all)
+
+    async def _accept_all(self, invites: list[_Invite]) -> None:
+        for invite in invites:
+            try:
+                await self._accept_if_wanted(invite)
+            except Unavailable:
+                raise
+            except Exception:
+                # An invite that breaks something must not keep others from being accepted.
+                log.exception(
+                    "%s was not joined to %s and has to accept the invite",
+                    invite.user_id,
+                    invite.room_id,
+                )
+
+    async def _accept_if_wanted(self, invite: _Invite) -> None:
+        stored = await self._events.get_one(invite.event_id)
+        is_direct = stored is not None and stored.event.content.get("is_direct") is True
+        if is_direct or not self._settings.only_for_direct_messages:
+            await self._accept(invite, is_direct=is_direct)
 
     async def _accept(self, invite: _Invite, *, is_direct: bool) -> None:
         pause_s = FIRST_PAUSE_S
@@ -97,15 +111,15 @@ class AutoAccept:
                 return
             except (MatrixError, RemoteFault) as error:
                 log.warning(
-                    "%s was not joined to %s (attempt %d): %s",
-                    invite.user_id, invite.room_id, attempt, error,
+                    "%s was not joined to %s (attempt %d of %d): %s",
+                    invite.user_id, invite.room_id, attempt, ATTEMPTS, error,
                 )  # fmt: skip
             if attempt < ATTEMPTS:
                 await trio.sleep(pause_s)
                 pause_s *= 2
 
     async def _mark_direct(self, invite: _Invite) -> None:
-        """Note the room among the user's direct chats, as a client does on accepting."""
+        """Add the room to the user's direct chats, as a client does when it accepts an invite."""
         content = await self._own_data.content(invite.user_id, None, _DIRECT)
         chats: dict[str, Any] = orjson.loads(content) if content is not None else {}
         rooms = chats.get(invite.sender)
@@ -114,21 +128,18 @@ class AutoAccept:
             chats[invite.sender] = [*known, invite.room_id]
             await self._own_data.put(invite.user_id, None, _DIRECT, chats)
 
-    def _on_events(self, batch: Batch[EventRow]) -> None:
+    def _invites_in(self, batch: Batch[EventRow]) -> Iterator[_Invite]:
+        is_local = self._memberships.is_local
         for _, row in batch.rows:
             if row.membership != event_types.INVITE or row.state_key is None:
                 continue
-            is_local = self._memberships.is_local
             if not is_local(row.state_key) or row.rejected or row.soft_failed:
                 continue
             if self._settings.only_from_local_users and not is_local(row.sender):
                 continue
-            self._waiting.append(
-                _Invite(
-                    UserID(row.state_key),
-                    UserID(row.sender),
-                    RoomID(row.room_id),
-                    EventID(row.event_id),
-                )
+            yield _Invite(
+                UserID(row.state_key),
+                UserID(row.sender),
+                RoomID(row.room_id),
+                EventID(row.event_id),
             )
-            self._arrived.set()

@@ -1,19 +1,19 @@
-"""Guests leave a room when it stops being open to guests.
+"""Removes guests from rooms that no longer allow guests.
 
 Spec: client-server API, Guest Access, Server behaviour.
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import trio
 
-from hs.core.errors import MatrixError
+from hs.core.errors import MatrixError, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
@@ -25,13 +25,14 @@ from hs.storage.database import Database
 
 log = logging.getLogger(__name__)
 
-MAX_ROOMS: Final = 10_000  # waiting; the oldest is dropped
+MAX_ROOMS: Final = 10_000
+"""Rooms that wait; the oldest is dropped, and its guests stay."""
 
 
 class GuestExpulsion:
-    """Follows the events stream for rooms of this process and makes guests leave.
+    """Follows guest access in the rooms that `owns` accepts; `run` is the duty that removes guests.
 
-    `owns` tells which rooms are this process's; `run` is the duty that does the work.
+    `owns` tells whether this process owns a room.
     """
 
     def __init__(
@@ -48,31 +49,36 @@ class GuestExpulsion:
         self._deciding = deciding
         self._memberships = memberships
         self._owns = owns
-        self._waiting: deque[RoomID] = deque(maxlen=MAX_ROOMS)
-        self._arrived = trio.Event()
-        feed.subscribe(EVENTS, self._on_events)
+        self._changed_rooms: FeedQueue[RoomID] = FeedQueue(
+            "guest access", MAX_ROOMS, WhenFull.DROP_OLDEST
+        )
+        self._changed_rooms.follow(feed, EVENTS, self._rooms_changed_in)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work for ever."""
+        """Remove guests for ever."""
         task_status.started()
-        while True:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
-            while self._waiting:
-                room_id = self._waiting.popleft()
-                try:
-                    await self.expel(room_id)
-                except MatrixError as error:
-                    log.warning("guests could not be made to leave %s: %s", room_id, error)
+        await self._changed_rooms.serve(self._expel_all)
 
     async def expel(self, room_id: RoomID) -> None:
-        """Make this server's guests leave a room that is not open to them."""
+        """Remove the guests of this server from a room, unless it allows guests."""
         room = await self._deciding.read(room_id, more=(GUEST_ACCESS_KEY,))
         if room is None or room.text(event_types.GUEST_ACCESS, "guest_access") == "can_join":
             return
         local = sorted((await self._memberships.present(room_id)).local)
         for user_id in await self._database.read(guests.among, local):
             await self._leave(room_id, UserID(user_id))
+
+    async def _expel_all(self, room_ids: list[RoomID]) -> None:
+        for room_id in room_ids:
+            try:
+                await self.expel(room_id)
+            except MatrixError as error:
+                log.warning("guests were not removed from %s: %s", room_id, error)
+            except Unavailable:
+                raise
+            except Exception:
+                # A room that breaks something must not keep guests in other rooms.
+                log.exception("guests were not removed from %s", room_id)
 
     async def _leave(self, room_id: RoomID, user_id: UserID) -> None:
         own = await self._memberships.local_membership(room_id, user_id)
@@ -83,12 +89,11 @@ class GuestExpulsion:
         try:
             await self._appender.append(room_id, [draft])
         except MatrixError as error:
-            log.warning("guest %s could not be made to leave %s: %s", user_id, room_id, error)
+            log.warning("guest %s was not removed from %s: %s", user_id, room_id, error)
 
-    def _on_events(self, batch: Batch[EventRow]) -> None:
+    def _rooms_changed_in(self, batch: Batch[EventRow]) -> Iterator[RoomID]:
         for _, row in batch.rows:
             if row.type == event_types.GUEST_ACCESS and row.state_key == "":
                 room_id = RoomID(row.room_id)
                 if self._owns(room_id):
-                    self._waiting.append(room_id)
-                    self._arrived.set()
+                    yield room_id

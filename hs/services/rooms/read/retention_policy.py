@@ -1,6 +1,6 @@
-"""How long rooms keep their messages: by their own state, within the administrator's bounds.
+"""How long rooms keep their messages: as their state says, within the administrator's bounds.
 
-What is older is hidden at once, and purged later by `services/rooms/keeping`.
+Older messages are hidden at once, and purged later by `services/rooms/retention`.
 
 Spec: MSC1763, `m.room.retention`.
 """
@@ -28,7 +28,7 @@ MAX_MS: Final = 2**53
 
 @attrs.define(eq=False)
 class RetentionPolicies:
-    """Knows the lifetime of each room's messages."""
+    """The lifetimes of messages, by room."""
 
     _states: StateStore
     _settings: RetentionSettings
@@ -43,22 +43,22 @@ class RetentionPolicies:
     def following(
         cls, feed: Feed, states: StateStore, settings: RetentionSettings, clock: Clock
     ) -> "RetentionPolicies":
-        """Follow the feed."""
+        """Return policies that follow the feed."""
         policies = cls(states, settings, clock)
         feed.subscribe(EVENTS, policies._on_events)
         return policies
 
     async def lifetime_ms(self, room_id: RoomID) -> int | None:
-        """Give how long a room's messages live; None: for ever."""
+        """Return how long messages of a room are kept; None: for ever."""
         return await self._lifetimes.get(room_id)
 
     async def hidden_before(self, room_id: RoomID) -> int:
-        """Give the time (ms) of the oldest messages that are shown."""
+        """Return the `origin_server_ts` (ms) of the oldest messages that are shown."""
         lifetime_ms = await self._lifetimes.get(room_id)
         return -MAX_MS if lifetime_ms is None else self._clock.now_ms() - lifetime_ms
 
     def described(self) -> dict[str, Any]:
-        """Give the administrator's policy and bounds, as clients are told."""
+        """Return the administrator's policy and bounds in the form for clients."""
         settings, policy = self._settings, self._settings.default_policy
         default = {"min_lifetime": policy.min_lifetime, "max_lifetime": policy.max_lifetime}
         bounds = {"min": settings.allowed_lifetime_min, "max": settings.allowed_lifetime_max}
@@ -73,23 +73,24 @@ class RetentionPolicies:
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
-            concerns = row.type == RETENTION or row.state_changes is not None
-            if concerns or row.redaction_applies:
+            is_policy = row.type == RETENTION or row.state_changes is not None
+            if is_policy or row.redaction_applies:
                 self._lifetimes.invalidate(RoomID(row.room_id))
 
 
 def effective_ms(content: Mapping[str, Any], settings: RetentionSettings) -> int | None:
-    """Give the lifetime that a room's policy comes to."""
-    wanted = content.get("max_lifetime")
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted <= MAX_MS:
-        wanted = settings.default_policy.max_lifetime
-    if wanted is None:
+    """Return the lifetime of messages (ms) under a room's policy; None: for ever."""
+    asked = content.get("max_lifetime")
+    lifetime_ms = settings.default_policy.max_lifetime
+    if isinstance(asked, int) and not isinstance(asked, bool) and 0 <= asked <= MAX_MS:
+        lifetime_ms = asked
+    if lifetime_ms is None:
         return None
     if settings.allowed_lifetime_min is not None:
-        wanted = max(wanted, settings.allowed_lifetime_min)
+        lifetime_ms = max(lifetime_ms, settings.allowed_lifetime_min)
     if settings.allowed_lifetime_max is not None:
-        wanted = min(wanted, settings.allowed_lifetime_max)
-    return wanted
+        lifetime_ms = min(lifetime_ms, settings.allowed_lifetime_max)
+    return lifetime_ms
 
 
 def _given(values: Mapping[str, int | None]) -> dict[str, int]:

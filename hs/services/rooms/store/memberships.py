@@ -1,12 +1,12 @@
-"""Who is where: the rooms of each of our users, and who is present in each room.
+"""Who is where: the rooms of each local user, and the members present in each room.
 
-Both are caches that the feed keeps exact in every process. What a row of the feed brings while
-an entry is being read is laid over what was read; of two facts about a room the later counts.
+Both are caches that follow the feed in every process. Of two facts about a membership the one with
+the later event counts, so a row that was already read changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 from immutables import Map
@@ -14,8 +14,8 @@ from immutables import Map
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.lib.caching.lru_cache import LruCache
-from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
+from hs.repl.followers import KeyFollower
 from hs.repl.rows import CacheRow, EventRow
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.store.room_members import Present, weigh_members
@@ -23,7 +23,7 @@ from hs.storage.database import Database
 from hs.storage.rooms import memberships
 
 CACHE_NAME: Final = "memberships"
-"""`CacheRow(CACHE_NAME, (user_id, …))` has users' memberships read again, as after a forget."""
+"""`CacheRow(CACHE_NAME, (user_id, …))` has all processes read the users' memberships again."""
 
 MAX_USERS: Final = 50_000
 MAX_ROOM_BYTES: Final = 64 * 1024 * 1024
@@ -32,7 +32,7 @@ HEROES: Final = 5
 
 @attrs.frozen
 class LocalMembership:
-    """What one of our users has to do with a room; `stream_id` is that of the member event."""
+    """The membership of a local user in a room; `stream_id` is that of the member event."""
 
     membership: str
     event_id: EventID
@@ -42,15 +42,12 @@ class LocalMembership:
 
 
 RoomsOf = Map[RoomID, LocalMembership]
-_Change = tuple[int, UserID, str | None]
 
 
-@attrs.define(eq=False)
-class _Reading:
-    """What the feed brought while a user's memberships are being read."""
-
-    news: dict[RoomID, LocalMembership] = attrs.Factory(dict)
-    stale: bool = False
+class _MemberChange(NamedTuple):
+    stream_id: int
+    user_id: UserID
+    membership: str | None
 
 
 class Memberships:
@@ -63,77 +60,71 @@ class Memberships:
         self._rooms: LruCache[RoomID, Present] = LruCache(
             "members_of_rooms", max_weight=MAX_ROOM_BYTES, weigh=weigh_members
         )
-        self._reading: dict[UserID, _Reading] = {}
-        # For each room being read, one list for each reader.
-        self._reading_rooms: dict[RoomID, list[list[_Change]]] = {}
-        self._user_flights: SingleFlight[UserID] = SingleFlight()
-        self._room_flights: SingleFlight[RoomID] = SingleFlight()
+        self._user_follower = KeyFollower(self._users, self._read_users, _with_membership)
+        self._room_follower = KeyFollower(
+            self._rooms, self._read_rooms, _with_change, self._keep_room
+        )
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(CACHES, self._on_caches)
 
     def is_local(self, user_id: str) -> bool:
-        """Tell whether a user is of this server."""
+        """Tell whether a user belongs to this server."""
         return user_id.endswith(self._suffix)
 
     # Of users
 
     def rooms_of_nowait(self, user_id: UserID) -> RoomsOf | None:
-        """Give the rooms of one of our users, if they are in memory."""
+        """Return the memberships of a local user if they are in memory."""
         return self._users.get(user_id)
 
     async def rooms_of(self, user_id: UserID) -> RoomsOf:
-        """Give what one of our users has to do with each room, as of this process's feed.
+        """Return the memberships of a local user, by room, as of this process's feed.
 
-        The map never changes; a later call gives another.
+        The map never changes; a later call returns another.
         """
-        held = self._users.get(user_id)
-        return (
-            held
-            if held is not None
-            else await self._user_flights.run(user_id, self._read_user, user_id)
-        )
+        return await self._user_follower.get(user_id)
 
     async def joined_rooms(self, user_id: UserID) -> list[RoomID]:
-        """List the rooms one of our users is joined to."""
+        """List the rooms that a local user is joined to."""
         rooms = await self.rooms_of(user_id)
         return [room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN]
 
     async def local_membership(self, room_id: RoomID, user_id: UserID) -> LocalMembership | None:
-        """Give what one of our users has to do with a room."""
+        """Return the membership of a local user in a room."""
         rooms = self._users.get(user_id)
         if rooms is None:
             rooms = await self.rooms_of(user_id)
         return rooms.get(room_id)
 
     async def membership(self, room_id: RoomID, user_id: UserID) -> str | None:
-        """Give any user's membership in the room's current state."""
+        """Return the membership of any user in the room's current state."""
         if user_id.endswith(self._suffix):
             own = await self.local_membership(room_id, user_id)
             return None if own is None else own.membership
-        held = self._rooms.get(room_id)
-        membership = None if held is None else held.membership_of(user_id)
+        present = self._rooms.get(room_id)
+        membership = None if present is None else present.membership_of(user_id)
         if membership is not None:
             return membership
         found = await self._database.read(memberships.of_members, room_id, [user_id])
         return found.get(user_id)
 
     async def look_again(self, room_id: RoomID, user_id: UserID) -> LocalMembership | None:
-        """Give what one of our users has to do with a room, as the database knows by now.
+        """Return the membership of a local user in a room, as the database has it now.
 
-        Before somebody is refused, this is asked: another process may have let them in, and this
-        one not have heard of it yet.
+        Call this before a user is refused: the user may have joined through another process whose
+        rows have not arrived here yet.
         """
         found = await self._database.read(memberships.of_members, room_id, [user_id])
         own = await self.local_membership(room_id, user_id)
         if user_id in found and (own is None or own.membership != found[user_id]):
-            self._forget_user(user_id)
+            self._user_follower.invalidate(user_id)
             own = await self.local_membership(room_id, user_id)
         return own
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Tell whether any user is joined to a room; a refusal is as the database knows."""
-        held = self._rooms.get(room_id)
-        if held is not None and user_id in held.joined:
+        """Tell whether any user is joined to a room; False only if the database says so."""
+        present = self._rooms.get(room_id)
+        if present is not None and user_id in present.joined:
             return True
         if await self.membership(room_id, user_id) == event_types.JOIN:
             return True
@@ -143,93 +134,54 @@ class Memberships:
         return own is not None and own.membership == event_types.JOIN
 
     async def share_room(self, user_id: UserID, other_id: UserID) -> bool:
-        """Tell whether two users are joined to a room that they have in common."""
+        """Tell whether two users share a room."""
         return await self._database.read(memberships.share_room, user_id, other_id)
 
     # Of rooms
 
     def present_nowait(self, room_id: RoomID) -> Present | None:
-        """Give who is in a room, if it is in memory. It lives: copy before awaiting."""
+        """Return the members of a room if they are in memory. They change with the feed."""
         return self._rooms.get(room_id)
 
     async def present(self, room_id: RoomID) -> Present:
-        """Give who is in a room. It lives, as the feed goes on: copy before awaiting."""
-        held = self._rooms.get(room_id)
-        return (
-            held
-            if held is not None
-            else await self._room_flights.run(room_id, self._read_room, room_id)
-        )
+        """Return the members of a room. They change with the feed: copy before awaiting."""
+        return await self._room_follower.get(room_id)
 
     async def present_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, Present]:
-        """Give who is in each of many rooms, reading those not in memory by one statement."""
-        missing = [room_id for room_id in room_ids if room_id not in self._rooms]
-        read = await self._read_rooms(missing) if missing else {}
-        found: dict[RoomID, Present] = {}
-        for room_id in room_ids:
-            held = self._rooms.get(room_id, read.get(room_id))
-            found[room_id] = held if held is not None else await self.present(room_id)
-        return found
+        """Return the members of many rooms, reading those not in memory by one statement."""
+        return await self._room_follower.get_many(room_ids)
 
     async def joined(self, room_id: RoomID) -> AbstractSet[UserID]:
-        """Give the joined members of a room. It lives: copy before awaiting."""
+        """Return the joined members of a room. They change with the feed: copy before awaiting."""
         return (await self.present(room_id)).joined.keys()
 
     async def heroes(self, room_id: RoomID, user_id: UserID) -> list[UserID]:
-        """Give whom a room without a name is called after, for one of its members.
+        """Return the members that a room without a name is called after, as one member sees it.
 
         Spec: client-server API, Syncing, `m.heroes`.
         """
         heroes = (await self.present(room_id)).first_but(user_id, HEROES)
         if heroes:
             return heroes
-        found = await self._database.read(memberships.gone, room_id, user_id, HEROES)
-        return [UserID(one) for one in found]
+        left = await self._database.read(memberships.gone, room_id, user_id, HEROES)
+        return [UserID(left_id) for left_id in left]
 
     # Reading
 
+    async def _read_users(self, user_ids: list[UserID]) -> dict[UserID, RoomsOf]:
+        return {user_id: await self._read_user(user_id) for user_id in user_ids}
+
     async def _read_user(self, user_id: UserID) -> RoomsOf:
-        while True:
-            reading = self._reading[user_id] = _Reading()
-            try:
-                records = await self._database.read(memberships.of_user, user_id)
-            finally:
-                del self._reading[user_id]
-            if not reading.stale:
-                break
-        rooms: RoomsOf = Map((RoomID(one.room_id), _local(one)) for one in records)
-        for room_id, news in reading.news.items():
-            rooms = _with(rooms, room_id, news)
-        self._users.put(user_id, rooms)
+        records = await self._database.read(memberships.of_user, user_id)
+        return Map((RoomID(record.room_id), _local(record)) for record in records)
+
+    async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, Present]:
+        records = await self._database.read(memberships.present, room_ids)
+        rooms = {room_id: Present(self._suffix) for room_id in room_ids}
+        for record in records:
+            present = rooms[RoomID(record.room_id)]
+            present.change(UserID(record.user_id), record.membership, record.stream_id)
         return rooms
-
-    async def _read_room(self, room_id: RoomID) -> Present:
-        return (await self._read_rooms([room_id]))[room_id]
-
-    async def _read_rooms(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Present]:
-        changes: dict[RoomID, list[_Change]] = {room_id: [] for room_id in room_ids}
-        for room_id, news in changes.items():
-            self._reading_rooms.setdefault(room_id, []).append(news)
-        try:
-            records = await self._database.read(memberships.present, room_ids)
-        finally:
-            for room_id, news in changes.items():
-                self._stop_listening(room_id, news)
-        found = {room_id: Present(self._suffix) for room_id in room_ids}
-        for one in records:
-            found[RoomID(one.room_id)].change(UserID(one.user_id), one.membership, one.stream_id)
-        for room_id, present in found.items():
-            for stream_id, user_id, membership in changes[room_id]:
-                present.change(user_id, membership, stream_id)
-            self._keep_room(room_id, present)
-        return found
-
-    def _stop_listening(self, room_id: RoomID, news: list[_Change]) -> None:
-        listening = [one for one in self._reading_rooms[room_id] if one is not news]
-        if listening:
-            self._reading_rooms[room_id] = listening
-        else:
-            del self._reading_rooms[room_id]
 
     def _keep_room(self, room_id: RoomID, present: Present) -> None:
         self._rooms.pop(room_id)
@@ -245,21 +197,15 @@ class Memberships:
             for event_type, state_key, event_id, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     user_id = UserID(state_key)
-                    self._change_room(RoomID(row.room_id), user_id, membership, stream_id)
+                    change = _MemberChange(stream_id, user_id, membership)
+                    self._change_room(RoomID(row.room_id), change)
                     if state_key.endswith(self._suffix):
                         self._change_user(user_id, stream_id, row, event_id, membership)
 
-    def _change_room(
-        self, room_id: RoomID, user_id: UserID, membership: str | None, stream_id: int
-    ) -> None:
-        if room_id in self._rooms:
-            held = self._rooms.get(room_id)
-            assert held is not None
-            held.change(user_id, membership, stream_id)
-            if len(held) > 2 * held.weighed:
-                self._keep_room(room_id, held)
-        for news in self._reading_rooms.get(room_id, ()):
-            news.append((stream_id, user_id, membership))
+    def _change_room(self, room_id: RoomID, change: _MemberChange) -> None:
+        present = self._room_follower.update(room_id, change)
+        if present is not None and len(present) > 2 * present.weighed:
+            self._keep_room(room_id, present)
 
     def _change_user(
         self,
@@ -269,38 +215,25 @@ class Memberships:
         event_id: str | None,
         membership: str | None,
     ) -> None:
-        if row.event_id != event_id or membership is None:
-            # State resolution chose another event, whose sender the row does not tell.
-            self._forget_user(user_id)
+        if user_id not in self._user_follower:
             return
-        news = LocalMembership(membership, EventID(event_id), stream_id, UserID(row.sender))
-        room_id = RoomID(row.room_id)
-        held = self._users.get(user_id) if user_id in self._users else None
-        if held is not None:
-            self._users.put(user_id, _with(held, room_id, news))
-        elif user_id in self._reading:
-            self._reading[user_id].news[room_id] = news
+        if row.event_id != event_id or membership is None:
+            # State resolution chose another event, and the row does not have its sender.
+            self._user_follower.invalidate(user_id)
+            return
+        own = LocalMembership(membership, EventID(event_id), stream_id, UserID(row.sender))
+        self._user_follower.update(user_id, (RoomID(row.room_id), own))
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset:
-            self._forget_all_users()
+            self._user_follower.invalidate_all()
         for _, row in batch.rows:
             if row.cache != CACHE_NAME:
                 continue
             if not row.keys:
-                self._forget_all_users()
+                self._user_follower.invalidate_all()
             for key in row.keys:
-                self._forget_user(UserID(key))
-
-    def _forget_user(self, user_id: UserID) -> None:
-        self._users.pop(user_id)
-        if user_id in self._reading:
-            self._reading[user_id].stale = True
-
-    def _forget_all_users(self) -> None:
-        self._users.clear()
-        for reading in self._reading.values():
-            reading.stale = True
+                self._user_follower.invalidate(UserID(key))
 
 
 def _local(record: memberships.LocalRecord) -> LocalMembership:
@@ -313,10 +246,16 @@ def _local(record: memberships.LocalRecord) -> LocalMembership:
     )
 
 
-def _with(rooms: RoomsOf, room_id: RoomID, news: LocalMembership) -> RoomsOf:
+def _with_membership(rooms: RoomsOf, change: tuple[RoomID, LocalMembership]) -> RoomsOf:
+    room_id, own = change
     known: Mapping[RoomID, LocalMembership] = rooms
-    held = known.get(room_id)
+    before = known.get(room_id)
     # What was read may be ahead of the feed; events of a room are numbered in order.
-    if held is not None and held.stream_id >= news.stream_id:
+    if before is not None and before.stream_id >= own.stream_id:
         return rooms
-    return rooms.set(room_id, news)
+    return rooms.set(room_id, own)
+
+
+def _with_change(present: Present, change: _MemberChange) -> Present:
+    present.change(change.user_id, change.membership, change.stream_id)
+    return present

@@ -2,12 +2,9 @@
 
 Rules:
 
-- The current state of a cached room is exact as of this process's feed, whose rows are applied in
-  order.
-- A room that is not cached is read once, however many tasks wait for it. The rows that the feed
-  delivers meanwhile are applied to what was read. If the read was ahead of the feed, rows that it
-  contained already are applied again, some of them later; as they come in order, the result is that
-  of the last row.
+- The current state of a cached room is exact as of this process's feed; `KeyFollower` settles the
+  race between reads and rows. If a read was ahead of the feed, rows that it contained already are
+  applied again; as they come in order and assign entries, the result is that of the last row.
 - When the feed delivers a room's create event, its state is complete from then on and is cached
   without a read.
 - The owner of a room has read its current state under the lock; it is cached only if no other read
@@ -29,6 +26,7 @@ from hs.core.ids import EventID, RoomID
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
+from hs.repl.followers import KeyFollower
 from hs.repl.rows import CacheRow, EventRow, StateChange
 from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.store import state_snapshots
@@ -56,7 +54,7 @@ class _CachedRoom:
     """The current state of one room; `entries` is its size when it was last weighed."""
 
     map: StateMap
-    entries: int
+    entries: int = 0
 
 
 @attrs.define(eq=False)
@@ -104,9 +102,8 @@ class StateStore:
         self._snapshots: LruCache[int, _CachedSnapshot] = LruCache(
             "state_snapshots", max_weight=max_snapshot_bytes, weigh=_weigh_snapshot
         )
-        self._flights: SingleFlight[RoomID | int] = SingleFlight()
-        # For each room being read, the changes since then: one list per reader.
-        self._changes_during_reads: dict[RoomID, list[list[StateChange]]] = {}
+        self._follower = KeyFollower(self._rooms, self._read_rooms, _with_changes, self._keep_room)
+        self._snapshot_flights: SingleFlight[int] = SingleFlight()
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(CACHES, self._on_caches)
 
@@ -117,21 +114,21 @@ class StateStore:
 
     async def current(self, room_id: RoomID) -> StateMap:
         """Return a room's current state, as of this process's feed; empty for unknown rooms."""
-        cached = self.current_nowait(room_id)
-        if cached is not None:
-            return cached
-        return await self._flights.run(room_id, self._load_current, room_id)
+        return (await self._follower.get(room_id)).map
 
     async def current_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
         """Return the current state of many rooms, reading those not in memory together."""
         missing = [room_id for room_id in room_ids if room_id not in self._rooms]
-        read: dict[RoomID, StateMap] = {}
+        read: dict[RoomID, _CachedRoom] = {}
         for first in range(0, len(missing), ROOMS_AT_ONCE):
-            read.update(await self._load_many(missing[first : first + ROOMS_AT_ONCE]))
+            read.update(await self._follower.get_many(missing[first : first + ROOMS_AT_ONCE]))
         states: dict[RoomID, StateMap] = {}
         for room_id in room_ids:
-            cached = self.current_nowait(room_id)
-            states[room_id] = read.get(room_id, _EMPTY) if cached is None else cached
+            room = self._rooms.get(room_id) or read.get(room_id)
+            if room is None:
+                # It was dropped from memory while others were read.
+                room = await self._follower.get(room_id)
+            states[room_id] = room.map
         return states
 
     async def current_of_types(
@@ -175,7 +172,7 @@ class StateStore:
         cached = self._snapshots.get(snapshot_id)
         if cached is not None:
             return cached.map
-        return await self._flights.run(snapshot_id, self._load_snapshot, snapshot_id)
+        return await self._snapshot_flights.run(snapshot_id, self._load_snapshot, snapshot_id)
 
     async def of_snapshot(
         self, snapshot_id: int, keys: Collection[StateKey]
@@ -206,33 +203,19 @@ class StateStore:
 
     def remember_current(self, room_id: RoomID, state_map: StateMap) -> None:
         """Cache a room's current state that its owner has read, with no event pending."""
-        if room_id not in self._rooms and room_id not in self._changes_during_reads:
+        if room_id not in self._follower:
             self._rooms.put(room_id, _CachedRoom(state_map, len(state_map)))
 
-    async def _load_current(self, room_id: RoomID) -> StateMap:
-        return (await self._load_many((room_id,)))[room_id]
+    async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, _CachedRoom]:
+        maps = await self._database.read(_read_current, room_ids)
+        return {room_id: _CachedRoom(maps.get(room_id, _EMPTY)) for room_id in room_ids}
 
-    async def _load_many(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
-        changes_by_room: dict[RoomID, list[StateChange]] = {room_id: [] for room_id in room_ids}
-        for room_id, changes in changes_by_room.items():
-            self._changes_during_reads.setdefault(room_id, []).append(changes)
-        try:
-            loaded = await self._database.read(_read_current, list(room_ids))
-        finally:
-            for room_id, changes in changes_by_room.items():
-                self._end_read(room_id, changes)
-        for room_id, changes in changes_by_room.items():
-            state_map = loaded[room_id] = _after(loaded.get(room_id, _EMPTY), changes)
-            if state_map:
-                self._rooms.put(room_id, _CachedRoom(state_map, len(state_map)))
-        return loaded
-
-    def _end_read(self, room_id: RoomID, changes: list[StateChange]) -> None:
-        remaining = [each for each in self._changes_during_reads[room_id] if each is not changes]
-        if remaining:
-            self._changes_during_reads[room_id] = remaining
-        else:
-            del self._changes_during_reads[room_id]
+    def _keep_room(self, room_id: RoomID, room: _CachedRoom) -> None:
+        # A room without state is unknown here, and requests for such rooms must not fill the cache.
+        if room.map:
+            self._rooms.pop(room_id)
+            room.entries = len(room.map)
+            self._rooms.put(room_id, room)
 
     async def _load_snapshot(self, snapshot_id: int) -> StateMap:
         loaded = await self._database.read(_read_snapshot, snapshot_id, self._snapshots)
@@ -249,7 +232,7 @@ class StateStore:
         for _, row in batch.rows:
             if row.cache == PURGED_ROOMS:
                 for room_id in row.keys:
-                    self._rooms.pop(RoomID(room_id))
+                    self._follower.invalidate(RoomID(room_id))
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
@@ -260,14 +243,9 @@ class StateStore:
             if _creates_room(row) and room_id not in self._rooms:
                 # The state is empty here, and the feed delivers all that follows.
                 self._rooms.put(room_id, _CachedRoom(_EMPTY, 1))
-            if room_id in self._rooms:
-                cached = self._rooms.get(room_id)
-                if cached is not None:
-                    cached.map = _after(cached.map, changes)
-                    if len(cached.map) > 2 * cached.entries:
-                        self._rooms.put(room_id, _CachedRoom(cached.map, len(cached.map)))
-            for changes_of_read in self._changes_during_reads.get(room_id, ()):
-                changes_of_read.extend(changes)
+            room = self._follower.update(room_id, changes)
+            if room is not None and len(room.map) > 2 * room.entries:
+                self._keep_room(room_id, room)
 
 
 def _creates_room(row: EventRow) -> bool:
@@ -314,11 +292,10 @@ def _overlay(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap:
     return copy.finish()
 
 
-def _after(state_map: StateMap, changes: Iterable[StateChange]) -> StateMap:
-    return _overlay(
-        state_map,
-        {(event_type, state_key): event_id for event_type, state_key, event_id, _ in changes},
-    )
+def _with_changes(room: _CachedRoom, changes: Iterable[StateChange]) -> _CachedRoom:
+    layer = {(event_type, state_key): event_id for event_type, state_key, event_id, _ in changes}
+    room.map = _overlay(room.map, layer)
+    return room
 
 
 def _typed(entries: Mapping[Key, str]) -> dict[StateKey, EventID]:

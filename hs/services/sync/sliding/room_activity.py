@@ -1,14 +1,14 @@
-"""What lists of rooms are ordered and filtered by, of each room, kept exact by the feed."""
+"""The facts of rooms by which lists of rooms are ordered and filtered; they follow the feed."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
 
 import attrs
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.repl.feed import Batch, Feed
+from hs.repl.followers import KeyFollower
 from hs.repl.rows import EventRow
 from hs.repl.streams import EVENTS
 from hs.storage.database import Database, Tx
@@ -17,7 +17,7 @@ from hs.storage.sync.sliding_sync import FactsRecord
 
 MAX_ROOMS: Final = 200_000
 
-# Events that say that somebody is there. Spec: MSC4186, `bump_stamp`.
+# Types of events that count as activity. Spec: MSC4186, `bump_stamp`.
 BUMP_TYPES: Final = frozenset(
     (
         event_types.CREATE,
@@ -38,10 +38,10 @@ _SHOWN_TYPES: Final = frozenset(
 
 @attrs.define(eq=False)
 class RoomFacts:
-    """One room: when it was last active, and what else decides where it is listed.
+    """One room: its last activity, and the other facts that decide where it is listed.
 
-    `bump` is the last event that says that somebody is there, `last` the last of any kind. Only
-    these change; when anything else does, another object takes its place.
+    `bump` is the stream ID of the last event of `BUMP_TYPES`, `last` of the last event of any
+    type. Only these two change; another object takes its place when any other fact changes.
     """
 
     bump: int = 0
@@ -49,85 +49,110 @@ class RoomFacts:
     avatar_url: str | None = None
     is_encrypted: bool = False
     room_type: str | None = None
-    is_known: bool = False  # its state is here
+    is_known: bool = False  # whether its state is stored here
     last: int = 0
 
 
+class _RoomEvent(NamedTuple):
+    stream_id: int
+    is_bump: bool
+
+
+@attrs.frozen(eq=False)
+class _RoomEntries:
+    """The facts of at most `MAX_ROOMS` rooms; those that were read first are dropped first."""
+
+    by_room: dict[RoomID, RoomFacts] = attrs.Factory(dict)
+
+    def get(self, key: RoomID) -> RoomFacts | None:
+        return self.by_room.get(key)
+
+    def get_kept(self, keys: Iterable[RoomID]) -> dict[RoomID, RoomFacts]:
+        by_room = self.by_room
+        return {room_id: by_room[room_id] for room_id in keys if room_id in by_room}
+
+    def put(self, key: RoomID, value: RoomFacts) -> None:
+        self.by_room[key] = value
+        if len(self.by_room) > MAX_ROOMS:
+            del self.by_room[next(iter(self.by_room))]
+
+    def pop(self, key: RoomID) -> None:
+        self.by_room.pop(key, None)
+
+    def clear(self) -> None:
+        self.by_room.clear()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.by_room
+
+
 class Activity:
-    """The facts of all rooms that somebody lists."""
+    """The facts of all rooms that are in the list of some client."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
-        self._rooms: dict[RoomID, RoomFacts] = {}
-        # For each room being read, how many read it, and how often the feed told of it meanwhile.
-        self._reading: Counter[RoomID] = Counter()
-        self._news: Counter[RoomID] = Counter()
+        self._rooms = _RoomEntries()
+        self._follower = KeyFollower(self._rooms, self._read_facts, _with_event)
         feed.subscribe(EVENTS, self._on_events)
 
     def get_nowait(self, room_id: RoomID) -> RoomFacts | None:
-        """Give the facts of a room that is in memory."""
+        """Return the facts of a room if they are in memory."""
         return self._rooms.get(room_id)
 
     async def of(self, room_ids: Collection[RoomID]) -> Mapping[RoomID, RoomFacts]:
-        """Give the facts of rooms; they live. Those missing are read by two statements."""
-        held = self._rooms
-        wanted = missing = [room_id for room_id in room_ids if room_id not in held]
-        if not missing:
-            return held
-        found = {room_id: held[room_id] for room_id in room_ids if room_id in held}
-        self._reading.update(missing)
-        try:
-            while missing:
-                before = {room_id: self._news[room_id] for room_id in missing}
-                read = await self._database.read(_read, missing)
-                fresh = [one for one in missing if self._news[one] == before[one]]
-                for room_id in fresh:
-                    found[room_id] = held.setdefault(room_id, read[room_id])
-                missing = [room_id for room_id in missing if room_id not in found]
-        finally:
-            self._stop_reading(wanted)
-        while len(held) > MAX_ROOMS:
-            del held[next(iter(held))]
-        return found
+        """Return the facts of rooms and perhaps of others; they change with the feed.
 
-    def _stop_reading(self, room_ids: Collection[RoomID]) -> None:
-        self._reading.subtract(room_ids)
-        for room_id in room_ids:
-            if not self._reading[room_id]:
-                del self._reading[room_id]
-                self._news.pop(room_id, None)
+        The rooms that are not in memory are read by two statements.
+        """
+        by_room = self._rooms.by_room
+        if all(room_id in by_room for room_id in room_ids):
+            return by_room
+        return await self._follower.get_many(room_ids)
+
+    async def _read_facts(self, room_ids: list[RoomID]) -> dict[RoomID, RoomFacts]:
+        return await self._database.read(_read, room_ids)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for stream_id, row in batch.rows:
             if row.outlier or row.rejected or row.soft_failed:
                 continue
             room_id = RoomID(row.room_id)
-            if room_id in self._reading:
-                self._news[room_id] += 1
-            held = self._rooms.get(room_id)
-            if held is None:
+            if room_id not in self._follower:
                 continue
-            held.last = max(held.last, stream_id)
-            if row.type in BUMP_TYPES and stream_id > held.bump:
-                held.bump = stream_id
-            if row.state_key is not None or row.state_changes is not None:
-                if any(one[0] in _SHOWN_TYPES and one[1] == "" for one in row.changes()):
-                    del self._rooms[room_id]
-            elif row.redaction_applies:
-                # It may have taken a name away.
-                del self._rooms[room_id]
+            if _changes_facts(row):
+                self._follower.invalidate(room_id)
+            else:
+                self._follower.update(room_id, _RoomEvent(stream_id, row.type in BUMP_TYPES))
+
+
+def _changes_facts(row: EventRow) -> bool:
+    """Tell whether a row may change facts that it does not carry."""
+    if row.state_key is not None or row.state_changes is not None:
+        return any(
+            event_type in _SHOWN_TYPES and state_key == ""
+            for event_type, state_key, _, _ in row.changes()
+        )
+    # A redaction may have removed the name of the room.
+    return row.redaction_applies
+
+
+def _with_event(facts: RoomFacts, event: _RoomEvent) -> RoomFacts:
+    facts.last = max(facts.last, event.stream_id)
+    if event.is_bump:
+        facts.bump = max(facts.bump, event.stream_id)
+    return facts
 
 
 async def _read(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, RoomFacts]:
     bumps = await sliding_sync.bumps(tx, room_ids, sorted(BUMP_TYPES))
-    records = {one.room_id: one for one in await sliding_sync.facts(tx, room_ids)}
+    records = {record.room_id: record for record in await sliding_sync.facts(tx, room_ids)}
     return {
         room_id: _facts(records.get(room_id), *bumps.get(room_id, (0, 0))) for room_id in room_ids
     }
 
 
 def _facts(record: FactsRecord | None, bump: int, last: int) -> RoomFacts:
-    # Events from before our time have negative numbers.
+    # Backfilled events have negative numbers.
     bump, last = max(0, bump), max(0, last)
     if record is None:
         return RoomFacts(bump, last=last)
