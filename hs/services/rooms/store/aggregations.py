@@ -15,6 +15,7 @@ import attrs
 
 from hs.core.ids import EventID, UserID
 from hs.core.relations import AGGREGATED, REFERENCE, REPLACE, is_valid_replacement
+from hs.lib.caching.loading_cache import LoadingManyCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.rows import EventRow
@@ -57,8 +58,7 @@ class Aggregates:
         self._entries: LruCache[EventID, Aggregations] = LruCache(
             "aggregates", max_entries=MAX_ENTRIES
         )
-        # For each read in progress, the parents whose children changed meanwhile.
-        self._changed_during_reads: list[set[EventID]] = []
+        self._cache = LoadingManyCache(self._entries, self._read)
         feed.subscribe(EVENTS, self._on_rows)
         feed.subscribe(BACKFILL, self._on_rows)
 
@@ -73,11 +73,7 @@ class Aggregates:
 
     async def load(self, event_ids: Collection[EventID]) -> dict[EventID, Aggregations]:
         """Return the aggregations of events, reading those that are not in memory."""
-        aggregations = self._entries.get_kept(event_ids)
-        missing = [event_id for event_id in event_ids if event_id not in aggregations]
-        if missing:
-            aggregations.update(await self._read(missing))
-        return aggregations
+        return await self._cache.get(dict.fromkeys(event_ids))
 
     async def latest_replies_but(
         self, root_ids: Collection[EventID], senders: Collection[UserID]
@@ -89,13 +85,8 @@ class Aggregates:
         return {EventID(root): EventID(reply) for root, reply in replies.items()}
 
     async def _read(self, event_ids: list[EventID]) -> dict[EventID, Aggregations]:
-        changed: set[EventID] = set()
-        self._changed_during_reads.append(changed)
-        try:
-            related = await self._database.read(relations.related_to, event_ids, MAX_EDITS_TRIED)
-            edits = await self._latest_edits(related.linked)
-        finally:
-            self._changed_during_reads = [x for x in self._changed_during_reads if x is not changed]
+        related = await self._database.read(relations.related_to, event_ids, MAX_EDITS_TRIED)
+        edits = await self._latest_edits(related.linked)
         aggregations = dict.fromkeys(event_ids, NO_AGGREGATIONS)
         for root, thread in _threads(related).items():
             aggregations[root] = attrs.evolve(aggregations[root], thread=thread)
@@ -103,9 +94,6 @@ class Aggregates:
             aggregations[parent] = attrs.evolve(aggregations[parent], edit=edit)
         for parent, children in _references(related.linked).items():
             aggregations[parent] = attrs.evolve(aggregations[parent], references=children)
-        for event_id, aggregate in aggregations.items():
-            if event_id not in changed:
-                self._entries.put(event_id, aggregate)
         return aggregations
 
     async def _latest_edits(self, linked: Iterable[relations.Linked]) -> dict[EventID, EventID]:
@@ -135,16 +123,11 @@ class Aggregates:
                 # Sent by a client of this server just now: nothing can refer to it yet.
                 self._entries.put(EventID(row.event_id), NO_AGGREGATIONS)
             if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
-                self._forget(EventID(row.relates_to[1]))
+                self._cache.invalidate(EventID(row.relates_to[1]))
             if row.redaction_applies and row.redacts is not None:
-                self._forget(EventID(row.redacts))
+                self._cache.invalidate(EventID(row.redacts))
             if row.lost_relation is not None and row.lost_relation[0] in AGGREGATED:
-                self._forget(EventID(row.lost_relation[1]))
-
-    def _forget(self, event_id: EventID) -> None:
-        self._entries.pop(event_id)
-        for changed in self._changed_during_reads:
-            changed.add(event_id)
+                self._cache.invalidate(EventID(row.lost_relation[1]))
 
 
 def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:

@@ -82,6 +82,18 @@ async def test_single_entries_are_read_without_the_whole_state(world: World) -> 
     assert await cold.at_snapshot(stored.snapshot_id or 0) == whole
 
 
+async def test_rooms_that_are_dropped_while_others_are_read_keep_their_state(
+    world: World,
+) -> None:
+    rooms = [await world.create_room(ALICE) for _ in range(2)]
+    whole = [await world.states.current(room_id) for room_id in rooms]
+    room_for_one = len(whole[0]) * state_snapshots.ENTRY_BYTES + 500
+    states = StateStore(world.database, Feed(), world.events, max_current_bytes=room_for_one)
+    await states.current(rooms[0])
+
+    assert await states.current_in(rooms) == dict(zip(rooms, whole, strict=True))
+
+
 @pytest.mark.parametrize("hops", [1, 3])
 async def test_chains_of_snapshots_are_bounded(
     world: World, hops: int, monkeypatch: pytest.MonkeyPatch
