@@ -92,6 +92,9 @@ class FeedQueue(Generic[T]):
                   await self._catch_up(begin)          # reads at least what `begin` covers
                   await self._queue.serve(self._work)  # skips what was read already
 
+    An entry may be in hand and wait again, so a queue that must never drop any of n possible entries
+    needs a bound of 2 * n.
+
     `size` says for how much an entry counts in the bound and in `waiting`; it must not change
     while the entry is in the queue. Entries are hashable; a Batch is hashed by its identity.
     """

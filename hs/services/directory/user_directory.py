@@ -4,7 +4,7 @@ Spec: client-server API, User Directory.
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -15,6 +15,7 @@ from hs.core.events import event_types
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import CacheRow, EventRow
 from hs.repl.streams import CACHES, EVENTS
 from hs.settings.sections.features import UserDirectorySettings
@@ -33,6 +34,12 @@ MAX_AVATAR_CHARS: Final = 1000
 POLL_S: Final = 60.0
 """How often users who have neither a changed profile nor a room are added."""
 
+MAX_CHANGES: Final = 100_000
+"""Users with changed profiles that wait. The oldest is dropped, and found by the old name."""
+
+_MEMBERS: Final = ""
+"""Stands in the queue for all new member events, which are read from a stored position."""
+
 
 class UserDirectoryUpdater:
     """The duty that updates the directory, in one process."""
@@ -40,32 +47,33 @@ class UserDirectoryUpdater:
     def __init__(self, database: Database, feed: Feed, server_name: ServerName) -> None:
         self._database = database
         self._suffix = f":{server_name}"
-        self._changed: set[str] = set()
-        self._members_changed = True
-        self._wake = trio.Event()
-        feed.subscribe(EVENTS, self._on_events)
-        feed.subscribe(CACHES, self._on_caches)
+        # Users with changed profiles, and _MEMBERS.
+        self._changes: FeedQueue[str] = FeedQueue(
+            "user directory", MAX_CHANGES, WhenFull.DROP_OLDEST
+        )
+        self._changes.put(_MEMBERS)  # of the time before this process
+        self._changes.follow(feed, EVENTS, _changed_members)
+        self._changes.follow(feed, CACHES, _changed_profiles)
 
     async def run(self) -> None:
         """Update the directory until cancelled."""
         while True:
             await self.catch_up()
             with trio.move_on_after(POLL_S):
-                await self._wake.wait()
+                await self._changes.wait()
                 # Gather changes: many joins of a room, or one user's new name in many rooms.
                 await trio.sleep(GATHER_S)
 
     async def catch_up(self) -> None:
         """Bring the directory up to date."""
-        self._wake = trio.Event()
-        if self._members_changed:
-            self._members_changed = False
-            await self._read_members()
-        while unlisted := await self._database.read(storage.unlisted, BATCH):
-            await self._put({}, set(unlisted), None)
-        changed, self._changed = self._changed, set()
-        if changed:
-            await self._put({}, changed, None)
+        with self._changes.batch(MAX_CHANGES) as changes:
+            if _MEMBERS in changes:
+                await self._read_members()
+            while unlisted := await self._database.read(storage.unlisted, BATCH):
+                await self._put({}, set(unlisted), None)
+            changed = {user_id for user_id in changes if user_id != _MEMBERS}
+            if changed:
+                await self._put({}, changed, None)
 
     async def _read_members(self) -> None:
         position = await self._database.read(storage.progress)
@@ -83,7 +91,7 @@ class UserDirectoryUpdater:
             position = members[-1][0]
             await self._put(remote, local, position)
             if len(members) < BATCH:
-                # Newer events have set the flag again; they are read after gathering.
+                # Newer events are in the queue again; they are read after gathering.
                 return
 
     async def _put(
@@ -96,17 +104,6 @@ class UserDirectoryUpdater:
                 profile = {field: orjson.loads(value) for field, value in encoded.items()}
                 users.append(_listed(user_id, profile, is_local=1))
         await self._database.write(storage.put, users, position)
-
-    def _on_events(self, batch: Batch[EventRow]) -> None:
-        if any(row.type == event_types.MEMBER for _, row in batch.rows):
-            self._members_changed = True
-            self._wake.set()
-
-    def _on_caches(self, batch: Batch[CacheRow]) -> None:
-        for _, row in batch.rows:
-            if row.cache == PROFILES_CACHE and row.keys:
-                self._changed.update(row.keys)
-                self._wake.set()
 
 
 @attrs.frozen(eq=False)
@@ -146,6 +143,16 @@ class UserDirectory:
 def fold_text(text: str) -> str:
     """Normalize a text for comparison: NFKC, case-folded."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
+
+
+def _changed_members(batch: Batch[EventRow]) -> tuple[str, ...]:
+    return (_MEMBERS,) if any(row.type == event_types.MEMBER for _, row in batch.rows) else ()
+
+
+def _changed_profiles(batch: Batch[CacheRow]) -> Iterator[str]:
+    for _, row in batch.rows:
+        if row.cache == PROFILES_CACHE:
+            yield from row.keys
 
 
 def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> ListedUser:

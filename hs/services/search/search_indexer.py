@@ -18,7 +18,7 @@ Rules:
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -29,6 +29,7 @@ from hs.core.events import event_types
 from hs.core.positions import VectorPosition
 from hs.core.search_words import words_of
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import EventRow
 from hs.repl.streams import BACKFILL, EVENTS
 from hs.storage.database import Database
@@ -43,6 +44,9 @@ PAUSE_S: Final = 0.05
 LOG_EVERY: Final = 20_000
 FORWARDS: Final = "events"
 BACKWARDS: Final = "backfill"
+LOGS: Final = (FORWARDS, BACKWARDS)
+"""The logs of events and of backfilled events, which grow in opposite directions."""
+
 KEYS: Final = {
     "content.body": (event_types.MESSAGE, "body"),
     "content.name": (event_types.NAME, "name"),
@@ -61,24 +65,33 @@ class SearchIndexer:
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._feed = feed
-        self._wake = trio.Event()
         self._position: VectorPosition | None = None  # as stored; None until it was read
-        self._is_backfilled = False
-        feed.subscribe(EVENTS, self._on_events)
-        feed.subscribe(BACKFILL, self._on_backfill)
+        # The names of the logs with new events: each may be in hand and wait again.
+        self._grown: FeedQueue[str] = FeedQueue(
+            "search index", 2 * len(LOGS), WhenFull.DROP_NEWEST, is_open=False
+        )
+        self._grown.follow(feed, EVENTS, _grown_by_events)
+        self._grown.follow(feed, BACKFILL, lambda batch: (BACKWARDS,))
 
     async def run(self) -> None:
-        """Index new events until cancelled."""
+        """Index stored events, then new ones, until cancelled."""
         self._position = None
-        while True:
-            self._wake = trio.Event()
+        with self._grown.opened():
             await self.catch_up()
-            await self._wake.wait()
-            # Gather events for a moment, so that they are indexed in one transaction.
-            await trio.sleep(GATHER_S)
+            # Events gather for a moment, so that they are indexed in one transaction.
+            await self._grown.serve(self._index, at_most=len(LOGS), gather_s=GATHER_S)
 
     async def catch_up(self) -> None:
         """Index all stored events."""
+        await self._index(LOGS)
+
+    async def _index(self, logs: Collection[str]) -> None:
+        if FORWARDS in logs:
+            await self._index_events()
+        if BACKWARDS in logs:
+            await self._index_backfilled()
+
+    async def _index_events(self) -> None:
         delivered = self._feed.position(EVENTS)
         position = self._position or await self._read_progress()
         start = logged = after = position.floor
@@ -102,9 +115,6 @@ class SearchIndexer:
             await trio.sleep(PAUSE_S)
         if logged > start:
             log.info("search index: all events are indexed")
-        if not self._is_backfilled:
-            self._is_backfilled = True
-            await self._index_backfilled()
 
     async def _index_backfilled(self) -> None:
         """Index backfilled events, which have descending stream IDs."""
@@ -131,14 +141,6 @@ class SearchIndexer:
         }
         deletions = Gone(redactions, sorted(newly_encrypted))
         await self._database.write(storage.put, entries, deletions, name, position)
-
-    def _on_events(self, batch: Batch[EventRow]) -> None:
-        if any(concerns_search(row) for _, row in batch.rows):
-            self._wake.set()
-
-    def _on_backfill(self, batch: Batch[EventRow]) -> None:
-        self._is_backfilled = False
-        self._wake.set()
 
 
 @attrs.define(eq=False)
@@ -210,6 +212,10 @@ def _plain_topic(content: Mapping[str, Any]) -> str:
             body = representation.get("body")
             return body if isinstance(body, str) else ""
     return ""
+
+
+def _grown_by_events(batch: Batch[EventRow]) -> Collection[str]:
+    return (FORWARDS,) if any(concerns_search(row) for _, row in batch.rows) else ()
 
 
 def _entries(events: Sequence[TextEvent]) -> list[Entry]:

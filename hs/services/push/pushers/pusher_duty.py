@@ -1,7 +1,12 @@
-"""The duty that serves the pushers of a share of the users, in one process at a time."""
+"""The duty that sends the notifications of a share of the users, in one process at a time.
+
+Each pusher has a line, which reads the table of notifications and sends what it finds. The duty's
+queue has the lines to be started, the pushers to be read again, and the request to look for lines
+that missed a notification. A run begins with what is stored, so it needs nothing of an earlier one.
+"""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 import attrs
@@ -9,6 +14,7 @@ import trio
 
 from hs.core.ids import UserID
 from hs.repl.feed import Batch, Feed
+from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.rows import PusherRow, PushesRow, QueuedPush, ReceiptRow
 from hs.repl.streams import PUSHERS, PUSHES, RECEIPTS
 from hs.services.push.pushers.delivery import Push, Pusher
@@ -18,16 +24,24 @@ from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
 
 AGAIN_S: Final = 5.0
-"""After the database failed a line."""
+"""Pause of a line after a database error."""
 
 AFTER_FAULT_S: Final = 60.0
-"""After a line failed in a way that nobody thought of."""
+"""Pause of a line after an unexpected error."""
+
+MAX_WAITING: Final = 1_000_000
+"""Entries of the queue, of which there is one or two for each pusher."""
+
+AT_ONCE: Final = 1000
+
+_LOST: Final = "lost"
+"""Entry of the queue: some notifications may have been stored without a row that says so."""
 
 log = logging.getLogger(__name__)
 
 
 class PusherLine(Protocol):
-    """One pusher at work."""
+    """The sending of notifications to one pusher."""
 
     pusher: Pusher
     is_working: bool
@@ -35,15 +49,15 @@ class PusherLine(Protocol):
     is_over: bool
 
     def replace(self, pusher: Pusher) -> None:
-        """Take over what was set anew."""
+        """Use the changed settings of the pusher."""
         ...
 
     def add(self, push: Push) -> None:
-        """Note what was put in the queue."""
+        """Note a stored notification."""
         ...
 
     def look_again(self) -> None:
-        """Look into the table: something may be there that was not told."""
+        """Read the table: it may have notifications that were not announced."""
         ...
 
     def note_read(self) -> None:
@@ -51,15 +65,18 @@ class PusherLine(Protocol):
         ...
 
     async def work(self) -> None:
-        """Send what waits; returns when nothing does."""
+        """Send all notifications that wait."""
         ...
 
     def end(self) -> None:
-        """Send nothing any more."""
+        """Send no more notifications."""
         ...
 
 
 MakeLine = Callable[[Pusher], PusherLine]
+
+
+_Entry = PusherKey | PusherLine | str
 
 
 @attrs.define(eq=False)
@@ -84,11 +101,15 @@ class _Lines:
             self.by_user.pop(key.user_id, None)
         return line
 
+    def count_working(self) -> int:
+        return sum(line.is_working for lines in self.by_user.values() for line in lines.values())
+
 
 class PushSending:
     """Serves the pushers of the users for whom `is_ours` holds.
 
-    `makers` makes the line of each kind of pusher; pushers of other kinds are left alone.
+    `makers` has the function that makes a line, by kind of pusher; pushers of other kinds are
+    ignored.
     """
 
     def __init__(
@@ -104,70 +125,69 @@ class PushSending:
         self._makers = makers
         self._is_ours = is_ours
         self._lines = _Lines()
-        self._is_running = False
-        self._to_start: dict[PusherKey, PusherLine] = {}
-        self._to_read: set[PusherKey] = set()
-        self._lost_some = False
-        self._wake = trio.Event()
-        feed.subscribe(PUSHERS, self._on_pushers)
-        feed.subscribe(PUSHES, self._on_pushes)
-        feed.subscribe(RECEIPTS, self._on_receipts)
+        self._queue: FeedQueue[_Entry] = FeedQueue(
+            "pushers", MAX_WAITING, WhenFull.START_OVER, is_open=False
+        )
+        self._queue.follow(feed, PUSHERS, self._changed_in)
+        self._queue.follow(feed, PUSHES, self._notified_in)
+        self._queue.follow(feed, RECEIPTS, self._reading_in)
 
     @property
     def waiting(self) -> int:
-        """How many pushers have something to send or to try again."""
-        lines = [line for of_user in self._lines.by_user.values() for line in of_user.values()]
-        return len(self._to_start) + sum(line.is_working for line in lines)
+        """The number of pushers that have something to send or to retry."""
+        return self._queue.waiting + self._lines.count_working()
 
     async def run(self) -> None:
-        """Serve for ever; first what was left from before."""
-        self._lines, self._to_start = _Lines(), {}
-        self._to_read.clear()
-        self._is_running = True
+        """Serve for ever, beginning with what is stored."""
+        self._lines = _Lines()
         async with trio.open_nursery() as noting:
             await noting.start(self._positions.run)
             try:
-                await self._serve()
+                with self._queue.opened():
+                    await self._serve()
             finally:
-                self._is_running = False
                 self._positions.stop()
 
     async def _serve(self) -> None:
-        await self._take_up()
-        self._lost_some = True
+        await self._make_lines()
+        self._queue.put(_LOST)
         async with trio.open_nursery() as nursery:
-            while True:
-                self._wake = trio.Event()
-                await self._read_changed()
-                await self._find_lost()
-                self._start(nursery)
-                await self._wake.wait()
 
-    async def _take_up(self) -> None:
+            async def work(entries: list[_Entry]) -> None:
+                for entry in entries:
+                    await self._work_on(nursery, entry)
+
+            await self._queue.serve(work, at_most=AT_ONCE)
+
+    async def _work_on(self, nursery: trio.Nursery, entry: _Entry) -> None:
+        if isinstance(entry, PusherKey):
+            await self._read_pusher(entry)
+        elif isinstance(entry, str):
+            await self._find_lost()
+        elif not entry.is_working:
+            entry.is_working = True
+            nursery.start_soon(self._run_line, entry)
+
+    async def _make_lines(self) -> None:
         for record in await self._database.read(storage.all_enabled):
-            # What the feed told meanwhile is read again anyway.
+            # Pushers that change meanwhile are in the queue, and are read again.
             if record.kind in self._makers and self._is_ours(UserID(record.user_id)):
                 pusher = Pusher.of(record)
                 self._lines.put(pusher.key, self._makers[pusher.kind](pusher))
 
-    async def _read_changed(self) -> None:
-        while self._to_read:
-            key = self._to_read.pop()
-            record = await self._database.read(storage.find, key)
-            if record is None or not record.enabled or record.kind not in self._makers:
-                self._drop(key)
-            else:
-                self._set(Pusher.of(record))
+    async def _read_pusher(self, key: PusherKey) -> None:
+        record = await self._database.read(storage.find, key)
+        if record is None or not record.enabled or record.kind not in self._makers:
+            self._drop(key)
+        else:
+            self._set(Pusher.of(record))
 
     async def _find_lost(self) -> None:
-        """Look for whom something waits of which nobody here was told."""
-        if not self._lost_some:
-            return
-        self._lost_some = False
+        """Start the lines of all users for whom notifications are stored."""
         for user_id in await self._database.read(storage.waiting_users):
             for line in self._lines.of_user(user_id):
                 line.look_again()
-                self._begin(line)
+                self._queue.put(line)
 
     def _set(self, pusher: Pusher) -> None:
         line = self._lines.find(pusher.key)
@@ -179,28 +199,15 @@ class PushSending:
         else:
             line = self._makers[pusher.kind](pusher)
             self._lines.put(pusher.key, line)
-        self._begin(line)
+        self._queue.put(line)
 
     def _drop(self, key: PusherKey) -> None:
         line = self._lines.pop(key)
         if line is not None:
             line.end()
-        self._to_start.pop(key, None)
         self._positions.note_moved(key.user_id)
 
-    def _begin(self, line: PusherLine) -> None:
-        if not line.is_working:
-            self._to_start[line.pusher.key] = line
-        self._wake.set()
-
-    def _start(self, nursery: trio.Nursery) -> None:
-        lines, self._to_start = list(self._to_start.values()), {}
-        for line in lines:
-            if not line.is_working:
-                line.is_working = True
-                nursery.start_soon(self._work, line)
-
-    async def _work(self, line: PusherLine) -> None:
+    async def _run_line(self, line: PusherLine) -> None:
         try:
             while line.has_news and not line.is_over:
                 line.has_news = False
@@ -212,39 +219,40 @@ class PushSending:
         try:
             await line.work()
         except DatabaseError as error:
-            log.warning("pushing to %s goes on in a moment: %s", line.pusher.user_id, error)
+            log.warning(
+                "push to %s was interrupted, retrying in %.0f s: %s",
+                line.pusher.user_id,
+                AGAIN_S,
+                error,
+            )
             await _rest(line, AGAIN_S)
         except Exception:
-            # One pusher's trouble is none of the others'.
-            log.exception("pushing to %s failed; it goes on in a moment", line.pusher.user_id)
+            # An error of one pusher must not stop the others.
+            log.exception(
+                "push to %s failed, retrying in %.0f s", line.pusher.user_id, AFTER_FAULT_S
+            )
             await _rest(line, AFTER_FAULT_S)
 
     # Following the feed
 
-    def _on_pushers(self, batch: Batch[PusherRow]) -> None:
-        if not self._is_running:
-            return
+    def _changed_in(self, batch: Batch[PusherRow]) -> Iterator[_Entry]:
         for _, row in batch.rows:
             if self._is_ours(UserID(row.user_id)):
-                self._to_read.add(PusherKey(row.user_id, row.app_id, row.pushkey))
-                self._wake.set()
+                yield PusherKey(row.user_id, row.app_id, row.pushkey)
 
-    def _on_pushes(self, batch: Batch[PushesRow]) -> None:
-        if not self._is_running:
-            return
+    def _notified_in(self, batch: Batch[PushesRow]) -> Iterator[_Entry]:
         if batch.reset:
-            self._lost_some = True
-            self._wake.set()
+            yield _LOST
             return
         for _, row in batch.rows:
             for push in row.pushes:
-                self._add(push)
+                yield from self._add(push)
 
-    def _add(self, push: QueuedPush) -> None:
+    def _add(self, push: QueuedPush) -> Iterator[_Entry]:
         by_user = self._lines.by_user
         for user_id in push.user_ids:
             if user_id in by_user:
-                one = Push(
+                added = Push(
                     user_id,
                     push.seq,
                     push.stream_id,
@@ -255,14 +263,16 @@ class PushSending:
                     push.added_ms,
                 )
                 for line in by_user[user_id].values():
-                    line.add(one)
-                    self._begin(line)
+                    line.add(added)
+                    if not line.is_working:
+                        yield line
 
-    def _on_receipts(self, batch: Batch[ReceiptRow]) -> None:
+    def _reading_in(self, batch: Batch[ReceiptRow]) -> Iterator[_Entry]:
         for _, row in batch.rows:
             for line in self._lines.of_user(row.user_id):
                 line.note_read()
-                self._begin(line)
+                if not line.is_working:
+                    yield line
 
 
 async def _rest(line: PusherLine, pause_s: float) -> None:
