@@ -125,8 +125,8 @@ class FeedQueue(Generic[T]):
         return self._total
 
     def __bool__(self) -> bool:
-        """Tell whether any work is left, entries in hand included."""
-        return bool(self._entries or self._in_hand)
+        """Tell whether any work is left: waiting, in hand, or to be read after an overflow."""
+        return bool(self._entries or self._in_hand or self._state is _State.OVERFLOWN)
 
     # The feed's side
 

@@ -1,4 +1,4 @@
-"""Which services are interested in which rooms and events, known by heart.
+"""Which services are interested in which rooms and events, all in memory.
 
 A service is interested in a room for the room's ID, for one of its aliases, or because one of the
 service's users is joined to it; and in member events of its users anywhere.
@@ -20,20 +20,25 @@ from hs.storage.directory import room_directory
 
 PAGE: Final = 10_000
 MAX_ROOMS: Final = 50_000
-"""Rooms of which it is kept who is interested in their IDs."""
+"""Rooms for whose IDs the interested services are cached."""
 
 Services = tuple[Service, ...]
 
 
 class Interest:
-    """Kept by the process that sends; told of every change in the order of the stream."""
+    """The interest of services, in the process that sends to them.
+
+    It follows the streams through the queue of `AppserviceSender`: a change counts from its place
+    in the stream on, and changes that arrive during `load` are in the queue.
+    """
 
     def __init__(self, registry: ServiceRegistry, database: Database) -> None:
         self._registry = registry
         self._database = database
-        self._services = tuple(one for one in registry.services if one.registration.url)
-        self._by_room_id = any(one.registration.namespaces.rooms for one in self._services)
-        self._by_alias = any(one.registration.namespaces.aliases for one in self._services)
+        self._services = tuple(service for service in registry.services if service.registration.url)
+        namespaces = [service.registration.namespaces for service in self._services]
+        self._by_room_id = any(namespace.rooms for namespace in namespaces)
+        self._by_alias = any(namespace.aliases for namespace in namespaces)
         self._by_ids: LruCache[str, Services] = LruCache("appservice_rooms", max_entries=MAX_ROOMS)
         # The users of each service that are joined to each room.
         self._members: dict[str, dict[Service, set[str]]] = {}
@@ -41,11 +46,11 @@ class Interest:
 
     @property
     def services(self) -> Services:
-        """Give the services that anything is sent to."""
+        """The services that have a URL to send to."""
         return self._services
 
     async def load(self) -> None:
-        """Read who is where and what rooms are called."""
+        """Read the memberships of services' users and the aliases of rooms."""
         self._members.clear()
         after = ("", "")
         while page := await self._database.read(storage.joined, after, PAGE):
@@ -55,7 +60,7 @@ class Interest:
         await self.load_aliases()
 
     async def load_aliases(self) -> None:
-        """Read what rooms are called."""
+        """Read the aliases of all rooms."""
         self._aliased.clear()
         after = ""
         while self._by_alias and (page := await self._database.read(storage.aliases, after, PAGE)):
@@ -64,15 +69,16 @@ class Interest:
             after = page[-1][0]
 
     async def load_aliases_of(self, room_id: str) -> None:
-        """Read what one room is called."""
+        """Read the aliases of one room."""
         if self._by_alias:
             aliases = await self._database.read(room_directory.aliases_of, room_id)
             self._aliased.pop(room_id, None)
             self._add_aliases(room_id, aliases)
 
     def owners(self, user_id: str) -> list[Service]:
-        """List the services that a user belongs to and that anything is sent to."""
-        return [one for one in self._registry.owners(user_id) if one.registration.url]
+        """List the services with a URL that a user belongs to."""
+        owners = self._registry.owners(user_id)
+        return [service for service in owners if service.registration.url]
 
     def in_room(self, room_id: str) -> Collection[Service]:
         """List the services that are interested in all that happens in a room."""
@@ -81,25 +87,25 @@ class Interest:
         if not self._by_room_id and not aliased:
             return members if members is not None else ()
         by_id = self._by_id(room_id) if self._by_room_id else ()
-        found = dict.fromkeys((*(members or ()), *(aliased or ()), *by_id))
-        return [one for one in found if one.registration.url]
+        interested = dict.fromkeys((*(members or ()), *(aliased or ()), *by_id))
+        return [service for service in interested if service.registration.url]
 
     def in_rooms(self, room_ids: Iterable[str]) -> set[Service]:
-        """List the services that are interested in one of several rooms."""
-        return {one for room_id in room_ids for one in self.in_room(room_id)}
+        """List the services that are interested in at least one of the rooms."""
+        return {service for room_id in room_ids for service in self.in_room(room_id)}
 
     def in_event(
         self, room_id: str, event_type: str, sender: str, state_key: str | None
     ) -> Collection[Service]:
         """List the services that an event is for."""
-        there = self.in_room(room_id)
+        in_room = self.in_room(room_id)
         if event_type != event_types.MEMBER or state_key is None:
-            return there
-        meant = [*self.owners(state_key), *self.owners(sender)]
-        return dict.fromkeys((*there, *meant)) if meant else there
+            return in_room
+        concerned = [*self.owners(state_key), *self.owners(sender)]
+        return dict.fromkeys((*in_room, *concerned)) if concerned else in_room
 
     def changed(self, room_id: str, changes: Iterable[StateChange]) -> None:
-        """Follow changes of a room's state."""
+        """Apply changes of a room's state."""
         for event_type, state_key, _, membership in changes:
             if event_type != event_types.MEMBER:
                 continue
@@ -126,14 +132,14 @@ class Interest:
             del self._members[room_id]
 
     def _by_id(self, room_id: str) -> Services:
-        found = self._by_ids.get(room_id)
-        if found is None:
-            found = self._registry.room_owners(RoomID(room_id))
-            self._by_ids.put(room_id, found)
-        return found
+        services = self._by_ids.get(room_id)
+        if services is None:
+            services = self._registry.room_owners(RoomID(room_id))
+            self._by_ids.put(room_id, services)
+        return services
 
     def _add_aliases(self, room_id: str, aliases: Iterable[str]) -> None:
-        found = [one for alias in aliases for one in self._registry.alias_owners(alias)]
-        if found:
+        services = [service for alias in aliases for service in self._registry.alias_owners(alias)]
+        if services:
             known = self._aliased.get(room_id, ())
-            self._aliased[room_id] = tuple(dict.fromkeys((*known, *found)))
+            self._aliased[room_id] = tuple(dict.fromkeys((*known, *services)))

@@ -1,0 +1,191 @@
+"""Reads for application services what was stored before a run of their duty began.
+
+The rows that arrive after the positions of `RunStart` are in the duty's queue, and are not read
+here. So who is in which room is known as of the very place where the queue begins.
+"""
+
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import attrs
+
+from hs.core.ids import EventID
+from hs.core.positions import VectorPosition
+from hs.repl.feed import Feed
+from hs.repl.rows import StateChange
+from hs.repl.streams import DEVICE_LISTS, EVENTS, RECEIPTS
+from hs.services.appservices.ephemeral_queue import Outgoing, ReceiptNote
+from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.row_selection import (
+    EncryptionSelection,
+    EventSelection,
+    Outgoings,
+    RoomsOfAnyUser,
+    is_shown,
+)
+from hs.services.appservices.waiting_events import WaitingEvents
+from hs.storage.appservices import transactions as storage
+from hs.storage.appservices.transactions import NewerEvent
+from hs.storage.database import Database
+from hs.storage.devices import to_device
+
+PAGE: Final = 500
+
+
+class PastMemberships(Protocol):
+    """The memberships before and after member events."""
+
+    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
+        """Return the membership before a member event, and the one that it sets."""
+        ...
+
+
+@attrs.frozen
+class RunStart:
+    """The positions of the feed when a run began to queue rows."""
+
+    events: VectorPosition
+    receipts: int
+    device_lists: int
+
+    @classmethod
+    def of(cls, feed: Feed) -> "RunStart":
+        """Return the present positions; call it without an await after opening the queue."""
+        return cls(
+            feed.position(EVENTS),
+            feed.position(RECEIPTS).most(),
+            feed.position(DEVICE_LISTS).most(),
+        )
+
+
+@attrs.frozen(eq=False)
+class EventCatchUp:
+    """Selects events that were stored since the last run, as if each had just happened."""
+
+    _database: Database
+    _interest: Interest
+    _past: PastMemberships
+    _selection: EventSelection
+    _waiting: WaitingEvents
+
+    async def run(self, start: RunStart) -> None:
+        """Read everything up to the start; in the very first run there is nothing."""
+        await self._waiting.begin(start.events)
+        moved = await self._rewind()
+        await self._select_stored(start.events, moved)
+        await self._waiting.store()
+
+    async def _select_stored(self, start: VectorPosition, moved: dict[str, StateChange]) -> None:
+        waiting = self._waiting
+        after = waiting.position.floor
+        while not waiting.position.covers_all(start):
+            events = await self._database.read(storage.newer_events, after, PAGE)
+            for event in events:
+                is_new = not waiting.position.covers(event.writer, event.stream_id)
+                if is_new and start.covers(event.writer, event.stream_id):
+                    self._select(event, moved.get(event.event_id))
+            if len(events) < PAGE:
+                waiting.position = waiting.position.merge(start)
+                return
+            await waiting.store()
+            after = events[-1].stream_id
+
+    def _select(self, event: NewerEvent, change: StateChange | None) -> None:
+        waiting = self._waiting
+        waiting.position = waiting.position.advance(event.writer, event.stream_id)
+        self._selection.select(
+            event.room_id, event.event_id, event.type, event.sender, event.state_key
+        )
+        if change is not None:
+            self._interest.changed(event.room_id, (change,))
+
+    async def _rewind(self) -> dict[str, StateChange]:
+        """Set the services' users back to where they were at the stored position.
+
+        Return the changes that bring them to where they are, by event. All that happened before
+        the interest was loaded is among them, for it is read later.
+        """
+        moved: dict[str, StateChange] = {}
+        seen: set[tuple[str, str]] = set()
+        after = self._waiting.position.floor
+        while True:
+            events = await self._database.read(storage.newer_members, after, PAGE)
+            for event, user_id in self._unread_members(events):
+                before, now = await self._past.memberships(EventID(event.event_id))
+                moved[event.event_id] = (event.type, user_id, event.event_id, now)
+                if (event.room_id, user_id) not in seen:
+                    seen.add((event.room_id, user_id))
+                    self._interest.changed(event.room_id, ((event.type, user_id, None, before),))
+            if len(events) < PAGE:
+                return moved
+            after = events[-1].stream_id
+
+    def _unread_members(self, events: list[NewerEvent]) -> Iterator[tuple[NewerEvent, str]]:
+        for event in events:
+            user_id = event.state_key or ""
+            is_new = not self._waiting.position.covers(event.writer, event.stream_id)
+            if is_new and self._interest.owners(user_id):
+                yield event, user_id
+
+
+@attrs.frozen(eq=False)
+class EphemeralCatchUp:
+    """Finds receipts, device lists, messages and keys that services have not got yet."""
+
+    _database: Database
+    _interest: Interest
+    _outgoings: Outgoings
+    _rooms: RoomsOfAnyUser
+    _selection: EncryptionSelection
+
+    async def run(self, start: RunStart) -> None:
+        """Read everything up to the start."""
+        for outgoing in self._outgoings.values():
+            await self._catch_up(outgoing, start)
+        if any(service.registration.receives_encryption for service in self._outgoings):
+            for device in await self._database.read(to_device.devices_with_messages):
+                await self._selection.add_device(*device, has_messages=True)
+            for device in await self._database.read(storage.devices_with_keys):
+                await self._selection.add_device(*device, has_messages=False)
+
+    async def _catch_up(self, outgoing: Outgoing, start: RunStart) -> None:
+        stored = await self._database.read(storage.positions, outgoing.service.id)
+        begin = {storage.RECEIPTS: start.receipts, storage.DEVICE_LISTS: start.device_lists}
+        for name, position in begin.items():
+            outgoing.reached[name] = max(position, int(stored.get(name, "0")))
+        registration = outgoing.service.registration
+        if registration.receives_ephemeral and storage.RECEIPTS in stored:
+            await self._catch_up_receipts(outgoing, int(stored[storage.RECEIPTS]))
+        if registration.receives_encryption and storage.DEVICE_LISTS in stored:
+            await self._catch_up_device_lists(outgoing, int(stored[storage.DEVICE_LISTS]))
+        new = [(name, str(position)) for name, position in begin.items() if name not in stored]
+        await self._database.write(storage.set_positions, outgoing.service.id, new)
+
+    async def _catch_up_receipts(self, outgoing: Outgoing, after: int) -> None:
+        service = outgoing.service
+        while after < outgoing.reached[storage.RECEIPTS]:
+            moved = await self._database.read(storage.moved_receipts, after, PAGE)
+            for receipt in moved:
+                if not is_shown(receipt.receipt_type, receipt.user_id, service):
+                    continue
+                if service in self._interest.in_room(receipt.room_id):
+                    key = receipt.room_id, receipt.receipt_type, receipt.user_id, receipt.thread_id
+                    note = ReceiptNote(receipt.event_id, receipt.ts)
+                    outgoing.add(outgoing.receipts, key, note)
+            if len(moved) < PAGE:
+                return
+            after = moved[-1].stream_id
+
+    async def _catch_up_device_lists(self, outgoing: Outgoing, after: int) -> None:
+        users: dict[str, None] = {}
+        while after < outgoing.reached[storage.DEVICE_LISTS]:
+            changed = await self._database.read(storage.changed_devices, after, PAGE)
+            users.update((user_id, None) for _, user_id in changed)
+            if len(changed) < PAGE:
+                break
+            after = changed[-1][0]
+        service = outgoing.service
+        for user_id in users:
+            rooms = await self._rooms.of(user_id)
+            if service.owns_user(user_id) or service in self._interest.in_rooms(rooms):
+                outgoing.add_device_list(user_id, is_shared=True)
