@@ -30,7 +30,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import trio
 
@@ -56,6 +56,9 @@ class _State(enum.Enum):
     OPEN = enum.auto()
     CLOSED = enum.auto()  # nobody wants the entries
     OVERFLOWN = enum.auto()  # closed until it is opened again, and its duty gets QueueOverflow
+
+
+_OPEN: Final = _State.OPEN
 
 
 class QueueOverflow(Unavailable):
@@ -92,7 +95,7 @@ class FeedQueue(Generic[T]):
                   await self._catch_up(begin)          # reads at least what `begin` covers
                   await self._queue.serve(self._work)  # skips what was read already
 
-    An entry may be in hand and wait again, so a queue that must never drop any of n possible entries
+    An entry may be in hand and wait again, so a queue that must not drop any of n possible entries
     needs a bound of 2 * n.
 
     `size` says for how much an entry counts in the bound and in `waiting`; it must not change
@@ -113,7 +116,7 @@ class FeedQueue(Generic[T]):
         self._limit = limit
         self._when_full = when_full
         self._size = size
-        self._state = _State.OPEN if is_open else _State.CLOSED
+        self._state = _OPEN if is_open else _State.CLOSED
         self._entries: OrderedDict[T, None] = OrderedDict()
         self._in_hand: list[T] = []
         self._total = 0
@@ -138,23 +141,26 @@ class FeedQueue(Generic[T]):
         `select` runs inside the delivery: it must be quick and must not raise.
         """
 
+        put = self.put
+
         def on_batch(batch: Batch[R]) -> None:
-            if self._state is _State.OPEN:
+            if self._state is _OPEN:
                 for entry in select(batch):
-                    self.put(entry)
+                    put(entry)
 
         feed.subscribe(stream, on_batch)
 
     def put(self, entry: T) -> None:
         """Add an entry unless an equal one is waiting or the queue is closed."""
-        if self._state is not _State.OPEN or entry in self._entries:
+        entries = self._entries
+        if self._state is not _OPEN or entry in entries:
             return
-        if not self._entries:
+        if not entries:
             self._arrived.set()
-        self._entries[entry] = None
-        self._total += self._size_of(entry)
-        if self._total > self._limit:
-            self._make_room()
+        size = 1 if self._size is None else self._size(entry)
+        if self._total + size <= self._limit or self._make_room(size):
+            entries[entry] = None
+            self._total += size
 
     # The duty's side
 
@@ -162,7 +168,7 @@ class FeedQueue(Generic[T]):
     def opened(self) -> Iterator[None]:
         """Empty the queue and keep it open during the block; afterwards it is closed."""
         self._clear()
-        self._state = _State.OPEN
+        self._state = _OPEN
         try:
             yield
         finally:
@@ -248,16 +254,23 @@ class FeedQueue(Generic[T]):
             self._total -= self._size_of(entry)
         self._in_hand = []
 
-    def _make_room(self) -> None:
-        waiting = len(self._entries)
+    def _make_room(self, size: int) -> bool:
+        """Give up what `WhenFull` says; return whether the entry that arrived may be added."""
+        before = len(self._entries)
         if self._when_full is WhenFull.START_OVER:
             self._state = _State.OVERFLOWN
             self._total -= sum(map(self._size_of, self._entries))
             self._entries.clear()
-        while self._total > self._limit and self._entries:
-            entry, _ = self._entries.popitem(last=self._when_full is WhenFull.DROP_NEWEST)
-            self._total -= self._size_of(entry)
-        before, self.dropped = self.dropped, self.dropped + waiting - len(self._entries)
+        elif self._when_full is WhenFull.DROP_OLDEST:
+            while self._entries and self._total + size > self._limit:
+                entry, _ = self._entries.popitem(last=False)
+                self._total -= self._size_of(entry)
+        is_added = self._state is _OPEN and self._total + size <= self._limit
+        self._note_dropped(before - len(self._entries) + (not is_added))
+        return is_added
+
+    def _note_dropped(self, count: int) -> None:
+        before, self.dropped = self.dropped, self.dropped + count
         if before.bit_length() != self.dropped.bit_length():
             # Each time that twice as many are gone, so that the log stays short.
             message = "queue %s is full and %s; %d were dropped so far"

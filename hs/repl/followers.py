@@ -179,13 +179,15 @@ class KeyFollower(Generic[K, V, R]):
 
     def update(self, key: K, row: R) -> V | None:
         """Apply a row to the value of a key; return the value if it is kept."""
-        noted = self._noted.get(key)
-        if noted is not None:
-            noted.append(row)
-        if key not in self._entries:
+        if self._noted:
+            noted = self._noted.get(key)
+            if noted is not None:
+                noted.append(row)
+        entries = self._entries
+        # Looked up only if it is kept, so that it does not count as a miss of the cache.
+        before = entries.get(key) if key in entries else None
+        if before is None:
             return None
-        before = self._entries.get(key)
-        assert before is not None
         value = self._apply(before, row)
         if value is not before:
             self._keep(key, value)

@@ -15,7 +15,9 @@ from hs.repl.streams import CACHES
 from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.accounts import profiles
-from hs.storage.database import Database, Tx
+from hs.storage.database import Database, DatabaseUnavailable, Tx
+from hs.storage.directory import user_directory
+from hs.storage.directory.user_directory import ListedUser
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
 
 ADD_USER = "INSERT INTO users (user_id, created_ms) VALUES ($1, 0)"
@@ -114,6 +116,26 @@ async def test_new_display_name_is_found(database: Database) -> None:
         scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
 
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
+
+
+async def test_a_new_name_is_found_after_the_database_was_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_scene(database) as scene:
+        await scene.world.create_room(ALICE, join=[CAROL])
+        await scene.duty.catch_up()
+        await database.write(profiles.put, CAROL, "displayname", "Lewis")
+        scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
+        with monkeypatch.context() as patch:
+            patch.setattr(user_directory, "put", be_away)
+            with pytest.raises(DatabaseUnavailable):
+                await scene.duty.catch_up()
+
+        assert await scene.finds(ALICE, "lewis") == [CAROL]
+
+
+async def be_away(tx: Tx, users: list[ListedUser], position: int | None) -> None:
+    raise DatabaseUnavailable("away")
 
 
 async def test_deactivated_users_are_not_found(database: Database) -> None:

@@ -6,7 +6,7 @@ the later event counts, so a row that was already read changes nothing.
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple
+from typing import Final
 
 import attrs
 from immutables import Map
@@ -42,12 +42,7 @@ class LocalMembership:
 
 
 RoomsOf = Map[RoomID, LocalMembership]
-
-
-class _MemberChange(NamedTuple):
-    stream_id: int
-    user_id: UserID
-    membership: str | None
+_MemberChange = tuple[UserID, str | None, int]  # member, membership, stream ID
 
 
 class Memberships:
@@ -197,7 +192,7 @@ class Memberships:
             for event_type, state_key, event_id, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     user_id = UserID(state_key)
-                    change = _MemberChange(stream_id, user_id, membership)
+                    change = (user_id, membership, stream_id)
                     self._change_room(RoomID(row.room_id), change)
                     if state_key.endswith(self._suffix):
                         self._change_user(user_id, stream_id, row, event_id, membership)
@@ -257,5 +252,5 @@ def _with_membership(rooms: RoomsOf, change: tuple[RoomID, LocalMembership]) -> 
 
 
 def _with_change(present: Present, change: _MemberChange) -> Present:
-    present.change(change.user_id, change.membership, change.stream_id)
+    present.change(*change)
     return present

@@ -1,7 +1,7 @@
 """The facts of rooms by which lists of rooms are ordered and filtered; they follow the feed."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import attrs
 
@@ -53,9 +53,7 @@ class RoomFacts:
     last: int = 0
 
 
-class _RoomEvent(NamedTuple):
-    stream_id: int
-    is_bump: bool
+_RoomEvent = tuple[int, bool]  # its stream ID, and whether it is of BUMP_TYPES
 
 
 @attrs.frozen(eq=False)
@@ -122,7 +120,7 @@ class Activity:
             if _changes_facts(row):
                 self._follower.invalidate(room_id)
             else:
-                self._follower.update(room_id, _RoomEvent(stream_id, row.type in BUMP_TYPES))
+                self._follower.update(room_id, (stream_id, row.type in BUMP_TYPES))
 
 
 def _changes_facts(row: EventRow) -> bool:
@@ -137,9 +135,11 @@ def _changes_facts(row: EventRow) -> bool:
 
 
 def _with_event(facts: RoomFacts, event: _RoomEvent) -> RoomFacts:
-    facts.last = max(facts.last, event.stream_id)
-    if event.is_bump:
-        facts.bump = max(facts.bump, event.stream_id)
+    stream_id, is_bump = event
+    if stream_id > facts.last:
+        facts.last = stream_id
+    if is_bump and stream_id > facts.bump:
+        facts.bump = stream_id
     return facts
 
 

@@ -1,5 +1,6 @@
 """The settings for memberships, one by one."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,14 +15,15 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.streams import CACHES
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.creation.initial_events import NewRoomRequest
-from hs.services.rooms.membership.auto_accept_invites import AutoAccept
+from hs.services.rooms.membership.auto_accept_invites import AutoAccept, Joining
 from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import JoinRequest
 from hs.services.rooms.read.stripped_state import StrippedState, shown_state
 from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
 from hs.settings.sections.rooms import RoomSettings
-from hs.storage.database import Database
+from hs.storage.database import Database, DatabaseUnavailable, Tx
+from hs.storage.rooms import rooms
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 
@@ -125,6 +127,74 @@ async def test_leaving_or_being_banned_forgets_the_room(database: Database) -> N
         own = await actions.memberships.local_membership(room_id, ALICE)
         assert own is not None
         assert not own.forgotten
+
+
+async def test_a_room_is_forgotten_after_the_database_was_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_with(database) as actions:
+        world = actions.world
+        drops = MemoryWriter(CACHES, "main", world.transport, 1)
+        drops.attach()
+        leavers = ForgettingLeavers(
+            database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
+        )
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await world.leave(room_id, BOB)
+        with monkeypatch.context() as patch:
+            patch.setattr(rooms, "forget", be_away)
+            with pytest.raises(DatabaseUnavailable):
+                await leavers.forget_waiting()
+
+        await leavers.forget_waiting()
+
+        own = await actions.memberships.local_membership(room_id, BOB)
+        assert own is not None
+        assert own.forgotten
+
+
+async def be_away(tx: Tx, user_id: str, room_id: str) -> bool:
+    raise DatabaseUnavailable("away")
+
+
+@attrs.define(eq=False)
+class FailingOnce:
+    """Joins users to rooms, but fails at first with the given errors, by room."""
+
+    joining: Joining
+    errors: dict[RoomID, Exception]
+
+    async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
+        if room_id in self.errors:
+            raise self.errors.pop(room_id)
+        return await self.joining.join(requester, room_id, asked)
+
+
+async def test_an_invite_that_fails_is_kept_or_passed_over(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_with(database) as actions:
+        world = actions.world
+        joining = FailingOnce(actions.membership, {})
+        accept = AutoAccept(
+            AutoAcceptSettings(enabled=True),
+            world.feed,
+            world.events,
+            actions.memberships,
+            joining,
+            actions.own,
+        )
+        away, broken, fine = [await world.create_room(ALICE, invite=[BOB]) for _ in range(3)]
+        joining.errors = {away: DatabaseUnavailable("away"), broken: ValueError("broken")}
+
+        with pytest.raises(DatabaseUnavailable):
+            await accept.accept_waiting()
+        with caplog.at_level(logging.CRITICAL):
+            await accept.accept_waiting()
+
+        assert await actions.memberships.membership(away, BOB) == "join"
+        assert await actions.memberships.membership(broken, BOB) == "invite"
+        assert await actions.memberships.membership(fine, BOB) == "join"
 
 
 @pytest.mark.parametrize(
