@@ -12,7 +12,8 @@ from hs.core.requester import Requester
 from hs.repl.inproc import InProcHub
 from hs.repl.streams import PUSHERS
 from hs.repl.writers import TableWriter
-from hs.services.push.pushers.delivery import Push, Pusher, Verdict
+from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
 from hs.services.push.pushers.http_pusher import Line, LineTools
 from hs.services.push.pushers.pusher_duty import MakeLine, PushSending
 from hs.services.push.pushers.pusher_positions import Positions
@@ -41,26 +42,26 @@ def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
 
 
 @attrs.define(eq=False)
-class KeptDeliveries:
-    """A gateway that records deliveries and returns the configured verdicts."""
+class RecordingDelivery:
+    """A gateway that records deliveries and returns the configured results."""
 
-    told: list[tuple[str, EventID]] = attrs.Factory(list)
+    delivered_events: list[tuple[str, EventID]] = attrs.Factory(list)
     attempts: int = 0
-    verdicts: list[Verdict] = attrs.Factory(list)
+    results: list[DeliveryResult] = attrs.Factory(list)
     badges: list[str] = attrs.Factory(list)
     actions: list[str] = attrs.Factory(list)
     _changed: trio.Event = attrs.Factory(trio.Event)
 
-    async def deliver(self, pusher: Pusher, push: Push) -> Verdict:
+    async def deliver(self, pusher: Pusher, push: Push) -> DeliveryResult:
         """Record a notification."""
         await trio.lowlevel.checkpoint()
         self.attempts += 1
-        verdict = self.verdicts.pop(0) if self.verdicts else Verdict.DONE
-        if verdict is Verdict.DONE:
-            self.told.append((pusher.key.pushkey, EventID(push.event_id)))
+        result = self.results.pop(0) if self.results else DeliveryResult.DELIVERED
+        if result is DeliveryResult.DELIVERED:
+            self.delivered_events.append((pusher.key.pushkey, EventID(push.event_id)))
             self.actions.append(push.actions)
         self._change()
-        return verdict
+        return result
 
     async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
         """Record a badge update."""
@@ -71,7 +72,7 @@ class KeptDeliveries:
 
     def events(self, pushkey: str = "key") -> list[EventID]:
         """Return the events delivered to a pusher."""
-        return [event_id for key, event_id in self.told if key == pushkey]
+        return [event_id for key, event_id in self.delivered_events if key == pushkey]
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
         """Wait until a condition on the deliveries holds."""
@@ -94,7 +95,7 @@ class PushScene:
     pushers: Pushers
     positions: Positions
     sending: PushSending
-    delivered: KeptDeliveries
+    delivered: RecordingDelivery
 
     async def set_pusher(self, user_id: UserID, pushkey: str = "key", **more: Any) -> None:
         """Set a pusher as a client does."""
@@ -115,10 +116,11 @@ async def open_pushing(
     world: World,
     *,
     hub: InProcHub | None = None,
-    delivered: KeptDeliveries | None = None,
+    delivered: RecordingDelivery | None = None,
     is_ours: Callable[[UserID], bool] = lambda user_id: True,
     is_sending: bool = True,
     at_once: int = 10,
+    threads: SubscribersOfThreads | None = None,
 ) -> AsyncIterator[PushScene]:
     """Start the push services over a world; without `is_sending` nothing is delivered."""
     hub = hub or InProcHub()
@@ -126,19 +128,35 @@ async def open_pushing(
     writer = TableWriter(PUSHERS, "main", database, hub.join(world.feed), world.clock.now_ms)
     table = PusherTable(writer, world.clock)
     positions = Positions(database)
-    gateway = delivered or KeptDeliveries()
+    gateway = delivered or RecordingDelivery()
     slots, slow_slots = trio.CapacityLimiter(at_once), trio.CapacityLimiter(at_once)
-    tools = LineTools(database, positions, table, world.clock, slots, slow_slots, 0)
+    tools = LineTools(
+        database=database,
+        positions=positions,
+        writer=table,
+        clock=world.clock,
+        slots=slots,
+        slow_slots=slow_slots,
+        jitter_ms=0,
+    )
 
     def make(pusher: Pusher) -> Line:
         return Line(pusher, gateway, tools)
 
     makers: dict[str, MakeLine] = {HTTP: make}
     sending = PushSending(database, world.feed, positions, makers, is_ours)
-    async with open_unread(world, hub) as unread, trio.open_nursery() as nursery:
+    async with open_unread(world, hub, threads) as unread, trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         pushers = Pushers(database, table, True)
-        scene = PushScene(world, unread, table, pushers, positions, sending, gateway)
+        scene = PushScene(
+            world=world,
+            unread=unread,
+            table=table,
+            pushers=pushers,
+            positions=positions,
+            sending=sending,
+            delivered=gateway,
+        )
         if is_sending:
             nursery.start_soon(sending.run)
         yield scene

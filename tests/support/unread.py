@@ -20,10 +20,11 @@ from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
 from hs.services.ephemeral.room_receipts import READ
 from hs.services.push.evaluation.custom_rules import CustomRuleUsers
-from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
-from hs.services.push.evaluation.event_evaluation import Evaluator, ThreadSubscribers
+from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
+from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
 from hs.services.push.evaluation.push_queue import PushQueue
+from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.push.evaluation.users_with_pushers import PusherUsers
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
 from hs.services.push.unread.unread_counts import UnreadCounts
@@ -94,21 +95,26 @@ class UnreadScene:
                 await trio.lowlevel.checkpoint()
         await self.duty.flush()
 
-    def another_counter(self, feed: Feed | None = None, database: Any = None) -> UnreadCounts:
+    def another_counter(
+        self,
+        feed: Feed | None = None,
+        database: Any = None,
+        store: EvaluationStore | None = None,
+    ) -> UnreadCounts:
         """Build the unread counts of a process that starts now."""
         feed = feed or self.world.feed
         return UnreadCounts(
             database or self.world.database,
             feed,
             Receipts(self.world.database, feed),
-            self.duty,
+            store or self.duty,
             lambda room_id: self.world.ownership.owner(EVENTS, room_id),
         )
 
 
 @asynccontextmanager
 async def open_unread(
-    world: World, hub: InProcHub | None = None, threads: ThreadSubscribers | None = None
+    world: World, hub: InProcHub | None = None, threads: SubscribersOfThreads | None = None
 ) -> AsyncIterator[UnreadScene]:
     """Start the evaluation over a world."""
     database, feed, now_ms = world.database, world.feed, world.clock.now_ms

@@ -1,7 +1,7 @@
-"""The conditions of push rules, compiled: what each asks of an event and of the user.
+"""The conditions of push rules, compiled.
 
-A condition that does not name the user has one answer per event, whoever asks; that is what lets
-a caller evaluate an event once for many users.
+The answer of an `EventCondition` is the same for all users, so that an event can be evaluated once
+for many users. Only the answer of a `UserCondition` depends on the user.
 
 Spec: client-server API, Push Rules, Conditions.
 """
@@ -34,49 +34,46 @@ _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
 
 
 class EventCondition(Protocol):
-    """A condition with one answer for all users; hashable."""
+    """A condition with the same answer for all users; hashable."""
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
+        """Return whether the condition holds for an event."""
 
 
 class UserCondition(Protocol):
-    """A condition whose answer may differ from user to user."""
+    """A condition whose answer depends on the user."""
 
     def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
-        """Answer for an event and a user."""
+        """Return whether the condition holds for an event and a user."""
 
 
 @attrs.frozen
 class Never:
-    """A condition that this server does not know, or that is malformed: it never matches."""
+    """A condition that is unknown or malformed: it holds for no event."""
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer no."""
         return False
 
 
 @attrs.frozen(cache_hash=True)
 class Matches:
-    """`event_match`, on the whole value."""
+    """`event_match` of a property's whole value."""
 
     path: PropertyPath
     glob: Glob
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         value = facts.at(self.path)
         return isinstance(value, str) and self.glob.matches(value)
 
 
 @attrs.frozen(cache_hash=True)
 class MatchesWords:
-    """`event_match` on `content.body`, and the pattern of content rules."""
+    """`event_match` of words in `content.body`, and the pattern of a content rule."""
 
     glob: Glob
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         value = facts.at(_BODY)
         return isinstance(value, str) and self.glob.matches_words(value)
 
@@ -85,15 +82,14 @@ class MatchesWords:
 class PropertyIs:
     """`event_property_is`, and the implicit conditions of room and sender rules.
 
-    The type is kept beside the value because in Python True equals 1, also as a key.
+    The type is a field because in Python True equals 1, also as a key of `EventFacts.memo`.
     """
 
     path: PropertyPath
     value: str | int | bool | None
-    of: type
+    value_type: type
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         return _same(facts.at(self.path), self.value)
 
 
@@ -103,10 +99,9 @@ class PropertyContains:
 
     path: PropertyPath
     value: str | int | bool | None
-    of: type
+    value_type: type
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         values = facts.at(self.path)
         return isinstance(values, list) and any(_same(value, self.value) for value in values)
 
@@ -119,7 +114,6 @@ class MemberCount:
     count: int
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         return _COMPARE[self.comparison](facts.member_count, self.count)
 
 
@@ -130,17 +124,15 @@ class SenderMayNotify:
     key: str
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         needed = facts.notification_levels.get(self.key, DEFAULT_NOTIFICATION_LEVEL)
         return facts.sender_power >= needed
 
 
 @attrs.frozen(cache_hash=True)
 class CallStarted:
-    """`call_started` (MSC3914): a call that rings or prompts, and did not run before the event."""
+    """`call_started` (MSC3914): the event starts a call that rings or prompts."""
 
     def holds(self, facts: EventFacts) -> bool:
-        """Answer for an event."""
         intent = facts.at(("content", "m.intent"))
         runs = facts.at(("content", "m.terminated")) is ABSENT
         ran = facts.replaced is not None and "m.terminated" not in facts.replaced
@@ -149,57 +141,53 @@ class CallStarted:
 
 @attrs.frozen
 class PropertyIsUser:
-    """A property of the event is the user's ID."""
+    """A property of the event equals the user's ID."""
 
     path: PropertyPath
 
     def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
-        """Answer for an event and a user."""
         return bool(facts.at(self.path) == user.user_id)
 
 
 @attrs.frozen
 class PropertyContainsUser:
-    """A list in the event holds the user's ID."""
+    """A list in the event contains the user's ID."""
 
     path: PropertyPath
 
     def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
-        """Answer for an event and a user."""
         values = facts.at(self.path)
         return isinstance(values, list) and user.user_id in values
 
 
 @attrs.frozen
 class BodyHasDisplayName:
-    """`contains_display_name`: deprecated, in no default rule, but users' own rules may have it."""
+    """`contains_display_name`: deprecated and in no default rule, but allowed in users' rules."""
 
     def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
-        """Answer for an event and a user."""
         body = facts.at(_BODY)
         if not isinstance(body, str) or not user.display_name:
             return False
-        # The name is meant literally; `?` is the narrowest pattern that a star fits.
+        # The name is to be matched literally; `?` is the narrowest pattern that matches a star.
         name = user.display_name.replace("*", "?")
         return compile_glob(name).matches_words(body)
 
 
 @attrs.frozen
 class ThreadSubscription:
-    """`io.element.msc4306.thread_subscription`: the event is in a thread the user follows, or not.
+    """`io.element.msc4306.thread_subscription`: the user subscribes to the thread, or does not.
 
-    Spec: MSC4306.
+    It does not hold for events in no thread. Spec: MSC4306.
     """
 
     subscribed: bool
 
     def holds_for(self, facts: EventFacts, user: UserFacts) -> bool:
-        """Answer for an event and a user."""
         subscribers = facts.subscribers
         return subscribers is not None and (user.user_id in subscribers) is self.subscribed
 
     def holds_for_others(self, facts: EventFacts) -> bool:
-        """Answer for an event and a user who does not subscribe to its thread."""
+        """Return whether the condition holds for users who do not subscribe to the thread."""
         return facts.subscribers is not None and not self.subscribed
 
 
@@ -207,7 +195,7 @@ NEVER: Final = Never()
 
 
 def compile_condition(condition: Condition) -> EventCondition | UserCondition:
-    """Prepare a condition; one that is unknown or malformed never holds."""
+    """Compile a condition; an unknown or malformed one holds for no event."""
     compiler = _COMPILERS.get(condition.get("kind", ""))
     return NEVER if compiler is None else compiler(condition)
 
@@ -224,16 +212,14 @@ def _event_match(condition: Condition) -> EventCondition | UserCondition:
 
 
 def _event_property_is(condition: Condition) -> EventCondition | UserCondition:
-    key = condition.get("key")
-    value = condition.get("value", ())
+    key, value = condition.get("key"), condition.get("value", ())
     if not isinstance(key, str) or not is_scalar(value):
         return NEVER
     return PropertyIs(parse_property_path(key), value, type(value))
 
 
 def _event_property_contains(condition: Condition) -> EventCondition | UserCondition:
-    key = condition.get("key")
-    value = condition.get("value", ())
+    key, value = condition.get("key"), condition.get("value", ())
     if not isinstance(key, str) or not is_scalar(value):
         return NEVER
     path = parse_property_path(key)
@@ -253,17 +239,9 @@ def _sender_notification_permission(condition: Condition) -> EventCondition | Us
     return SenderMayNotify(key) if isinstance(key, str) else NEVER
 
 
-def _contains_display_name(condition: Condition) -> EventCondition | UserCondition:
-    return BodyHasDisplayName()
-
-
 def _thread_subscription(condition: Condition) -> EventCondition | UserCondition:
     subscribed = condition.get("subscribed")
     return ThreadSubscription(subscribed) if isinstance(subscribed, bool) else NEVER
-
-
-def _call_started(condition: Condition) -> EventCondition | UserCondition:
-    return CallStarted()
 
 
 _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] = {
@@ -272,18 +250,18 @@ _COMPILERS: Mapping[str, Callable[[Condition], EventCondition | UserCondition]] 
     "event_property_contains": _event_property_contains,
     "room_member_count": _room_member_count,
     "sender_notification_permission": _sender_notification_permission,
-    "contains_display_name": _contains_display_name,
+    "contains_display_name": lambda _: BodyHasDisplayName(),
     THREAD_SUBSCRIPTION: _thread_subscription,
-    CALL_STARTED: _call_started,
-    CALL_STARTED_PROPOSED: _call_started,
+    CALL_STARTED: lambda _: CallStarted(),
+    CALL_STARTED_PROPOSED: lambda _: CallStarted(),
 }
 
 
 def is_scalar(value: Any) -> bool:
-    """Tell whether a value is one that the property conditions can compare."""
+    """Return whether the property conditions can compare a value."""
     return value is None or isinstance(value, str | int)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    # No casts: True is not 1.
-    return type(found) is type(wanted) and found == wanted
+def _same(value: Any, expected: Any) -> bool:
+    # Without conversion: True is not 1.
+    return type(value) is type(expected) and value == expected

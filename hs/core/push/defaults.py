@@ -120,31 +120,31 @@ _UNDERRIDES = (
 
 _POLLS = tuple(
     _underride(
-        f".org.matrix.msc3930.rule.poll_{moment}{suffix}",
+        f".org.matrix.msc3930.rule.poll_{phase}{suffix}",
         actions,
         *conditions,
-        _matches("type", f"org.matrix.msc3381.poll.{moment}"),
+        _matches("type", f"org.matrix.msc3381.poll.{phase}"),
     )
-    for moment in ("start", "end")
+    for phase in ("start", "end")
     for suffix, actions, conditions in (("_one_to_one", _SOUND, (_TWO_MEMBERS,)), ("", _NOTIFY, ()))
 )
 
 
-def _of_threads(which: str, actions: tuple[Action, ...], *, subscribed: bool) -> PushRule:
+def _thread_rule(name: str, actions: tuple[Action, ...], *, subscribed: bool) -> PushRule:
     condition = {"kind": THREAD_SUBSCRIPTION, "subscribed": subscribed}
-    rule_id = f".io.element.msc4306.rule.{which}_thread"
+    rule_id = f".io.element.msc4306.rule.{name}_thread"
     return PushRule(RuleKind.POSTCONTENT, rule_id, actions, (condition,), default=True)
 
 
 _THREADS = (
-    _of_threads("unsubscribed", (), subscribed=False),
-    _of_threads("subscribed", _SOUND, subscribed=True),
+    _thread_rule("unsubscribed", (), subscribed=False),
+    _thread_rule("subscribed", _SOUND, subscribed=True),
 )
 
 
 @attrs.frozen
 class PushFeatures:
-    """Which proposals' rules this server has besides the specification's."""
+    """The proposals whose rules this server has besides those of the specification."""
 
     polls: bool = True
     calls: bool = True
@@ -157,7 +157,7 @@ STANDARD_FEATURES = PushFeatures()
 
 @lru_cache(maxsize=8)
 def default_rules(features: PushFeatures = STANDARD_FEATURES) -> tuple[PushRule, ...]:
-    """Give the server-default rules, most important first within each kind."""
+    """Return the server-default rules, most important first within each kind."""
     return (
         _MASTER,
         *((_ENCRYPTED_EVENT,) if features.encrypted_event else ()),

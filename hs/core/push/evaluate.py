@@ -1,4 +1,4 @@
-"""Which rule of a ruleset an event meets, for one user or for many with the same rules at once.
+"""Evaluation of push rules: for one user, or at once for many users with the same rules.
 
 Spec: client-server API, Push Rules.
 """
@@ -28,7 +28,7 @@ from hs.core.push.rules import HISTORICAL_ACTIONS, Action, PushRule, RuleKind
 
 @attrs.frozen
 class Outcome:
-    """What an event does to a user: nothing, or a notification with tweaks."""
+    """The effect of an event on a user: none, or a notification with tweaks."""
 
     rule_id: str | None = None
     actions: tuple[Action, ...] = ()
@@ -38,23 +38,23 @@ class Outcome:
 
 
 MAX_EFFORT = 5_000_000
-"""For one event and one ruleset; thousands of keywords, unless the event is very long."""
+"""For one event and one ruleset: enough for thousands of keywords, unless the event is long."""
 
 NAME_EFFORT = 16
-"""Of comparing with a display name, whatever it is."""
+"""The effort per character of matching any display name."""
 
 LIGHT_EFFORT = MAX_EFFORT // LARGEST_BYTES
 
 NOTHING = Outcome()
-"""The outcome when no rule matches, and of everything that the user has sent."""
+"""The outcome if no rule matches, and of all events that the user sent."""
 
 
 @attrs.frozen(eq=False)
 class CompiledRule:
-    """One enabled rule; conditions that depend on the user come last.
+    """An enabled rule; conditions that depend on the user are checked last.
 
-    `effort` is what its patterns may take for each character of an event; of rules that come
-    with the server it does not count.
+    `effort` is an upper bound of the work of its patterns for each character of an event. It is 0
+    for default rules.
     """
 
     event_conditions: tuple[EventCondition, ...]
@@ -65,30 +65,30 @@ class CompiledRule:
 
 @attrs.frozen(eq=False)
 class CompiledRules:
-    """A ruleset made ready. Users with equal rules should share one, found by `signature_of`."""
+    """A compiled ruleset, which users with equal rules should share."""
 
     rules: tuple[CompiledRule, ...]
     reads_display_name: bool
     named_by: tuple[PropertyIsUser | PropertyContainsUser, ...]
-    """Where an event may name a user so that the outcome differs for that user."""
+    """The conditions by which an event names the users for whom its outcome may differ."""
     reads_threads: bool = False
     effort: int = 0
 
 
 @attrs.frozen
 class Outcomes:
-    """Outcomes for many users: `special` for those it holds, `ordinary` for all others."""
+    """Outcomes for many users: `special` for some of them, `ordinary` for all others."""
 
     ordinary: Outcome
     special: Mapping[UserID, Outcome]
 
     def of(self, user_id: UserID) -> Outcome:
-        """Give one user's outcome."""
+        """Return the outcome for a user."""
         return self.special.get(user_id, self.ordinary)
 
 
 def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
-    """Prepare a full ruleset (see `full_ruleset`) for evaluation."""
+    """Compile a full ruleset (see `full_ruleset`)."""
     compiled = tuple(_compile(rule) for rule in rules if rule.enabled)
     naming = [condition for rule in compiled for condition in rule.user_conditions]
     return CompiledRules(
@@ -107,7 +107,7 @@ def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
 
 
 def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Outcome:
-    """Give the outcome for one user."""
+    """Return the outcome for one user."""
     if user.user_id == facts.sender:
         return NOTHING
     for rule in _affordable(compiled, facts):
@@ -121,34 +121,37 @@ def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Out
 def evaluate_for_all(
     compiled: CompiledRules, facts: EventFacts, users: Iterable[UserFacts]
 ) -> Outcomes:
-    """Give the outcomes for users who share a ruleset, at the price of about one evaluation.
+    """Return the outcomes for users who share a ruleset, at the cost of about one evaluation.
 
-    Only users whom the event names (mentions, invites) are looked at one by one, and all of them
-    when a rule asks for display names.
+    Only users whom the event names, for example by a mention, are evaluated one by one; all of
+    them if a rule reads display names.
     """
     users_by_id = {user.user_id: user for user in users}
     if compiled.reads_display_name:
-        singled_out = set(users_by_id)
+        named = set(users_by_id)
     else:
-        singled_out = named_in(compiled, facts) & users_by_id.keys()
-        if facts.sender in users_by_id:
-            singled_out.add(facts.sender)
-    special = {user_id: evaluate(compiled, facts, users_by_id[user_id]) for user_id in singled_out}
-    return Outcomes(_for_a_bystander(compiled, facts), special)
+        named = (named_in(compiled, facts) | {facts.sender}) & users_by_id.keys()
+    special = {user_id: evaluate(compiled, facts, users_by_id[user_id]) for user_id in named}
+    return Outcomes(_outcome_for_unnamed(compiled, facts), special)
 
 
 def outcome_of(rule: PushRule) -> Outcome:
-    """Read a rule's actions; unknown and historical ones do nothing."""
-    tweaks: dict[str, Any] = {}
-    for action in rule.actions:
-        tweak = action.get("set_tweak") if isinstance(action, Mapping) else None
-        if isinstance(action, Mapping) and isinstance(tweak, str):
-            # A highlight without a value is a highlight; other tweaks pass as they are.
-            tweaks[tweak] = action.get("value", True if tweak == "highlight" else None)
+    """Return the outcome of a rule that matches; unknown and historical actions have no effect."""
+    tweaks = tweaks_in(rule.actions)
     notify = "notify" in rule.actions
-    actions = tuple(one for one in rule.actions if one not in HISTORICAL_ACTIONS)
+    actions = tuple(action for action in rule.actions if action not in HISTORICAL_ACTIONS)
     highlight = notify and tweaks.get("highlight") is True
     return Outcome(rule.rule_id, actions, notify, highlight, tweaks)
+
+
+def tweaks_in(actions: Iterable[Action]) -> dict[str, Any]:
+    """Return the tweaks that actions set; a highlight without a value is true."""
+    tweaks: dict[str, Any] = {}
+    for action in actions:
+        if isinstance(action, Mapping) and isinstance(action.get("set_tweak"), str):
+            tweak = action["set_tweak"]
+            tweaks[tweak] = action.get("value", True if tweak == "highlight" else None)
+    return tweaks
 
 
 def _compile(rule: PushRule) -> CompiledRule:
@@ -163,7 +166,7 @@ def _compile(rule: PushRule) -> CompiledRule:
         conditions = [compile_condition(condition) for condition in rule.conditions or ()]
     naming = (PropertyIsUser, PropertyContainsUser, BodyHasDisplayName, ThreadSubscription)
     return CompiledRule(
-        tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the other half of the union
+        tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the others are EventConditions
         tuple(condition for condition in conditions if isinstance(condition, naming)),
         outcome_of(rule),
         0 if rule.default else sum(map(_effort, conditions)),
@@ -177,16 +180,16 @@ def _effort(condition: EventCondition | UserCondition) -> int:
 
 
 def _affordable(compiled: CompiledRules, facts: EventFacts) -> Iterable[CompiledRule]:
-    """Give the rules, without those that would take too long on an event.
+    """Return the rules without those that would exceed the effort for one event.
 
-    Whoever has ten thousand patterns must not have everybody wait for their notifications.
+    The ten thousand patterns of one user must not delay the notifications of all others.
     """
     if compiled.effort <= LIGHT_EFFORT or compiled.effort * facts.size_bytes <= MAX_EFFORT:
         return compiled.rules
-    left, affordable = MAX_EFFORT // facts.size_bytes, []
+    budget, affordable = MAX_EFFORT // facts.size_bytes, []
     for rule in compiled.rules:
-        if rule.effort <= left:
-            left -= rule.effort
+        if rule.effort <= budget:
+            budget -= rule.effort
             affordable.append(rule)
     return affordable
 
@@ -198,8 +201,8 @@ def _holds(condition: EventCondition, facts: EventFacts) -> bool:
     return answer
 
 
-def _for_a_bystander(compiled: CompiledRules, facts: EventFacts) -> Outcome:
-    """Give the outcome for a user whom the event does not name."""
+def _outcome_for_unnamed(compiled: CompiledRules, facts: EventFacts) -> Outcome:
+    """Return the outcome for users whom the event does not name."""
     for rule in _affordable(compiled, facts):
         if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
             isinstance(condition, ThreadSubscription) and condition.holds_for_others(facts)
@@ -210,12 +213,12 @@ def _for_a_bystander(compiled: CompiledRules, facts: EventFacts) -> Outcome:
 
 
 def named_in(compiled: CompiledRules, facts: EventFacts) -> set[UserID]:
-    """Give those for whom the outcome may differ: only they need be looked at one by one."""
+    """Return the users for whom the outcome may differ from that for all others."""
     named: set[UserID] = set()
     if compiled.reads_threads and facts.subscribers is not None:
         named.update(facts.subscribers)
     for condition in compiled.named_by:
         value = facts.at(condition.path)
-        candidates = value if isinstance(value, list) else [value]
-        named.update(UserID(name) for name in candidates if isinstance(name, str))
+        names = value if isinstance(value, list) else [value]
+        named.update(UserID(name) for name in names if isinstance(name, str))
     return named

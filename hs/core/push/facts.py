@@ -1,4 +1,4 @@
-"""What push rules may ask about an event, gathered once for all users."""
+"""The facts about events and users that push rules may ask for."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -17,11 +17,11 @@ LARGEST_BYTES = 65_536
 
 @attrs.frozen(eq=False)
 class EventFacts:
-    """One event and the state of its room, as far as rules look at them.
+    """Facts about one event and its room, the same for all users.
 
-    `sender_power` is infinite for creators of rooms that know them; `notification_levels` is
-    `notifications` of the power levels, already read as integers. `subscribers` are those of the
-    thread that the event is in, None for events in no thread.
+    `sender_power` is infinite for privileged creators. `notification_levels` is `notifications` of
+    the power levels, parsed. `subscribers` are those of the event's thread; None for events in no
+    thread.
     """
 
     event_id: EventID
@@ -33,16 +33,16 @@ class EventFacts:
     notification_levels: Mapping[str, int]
     subscribers: AbstractSet[UserID] | None = None
     replaced: Mapping[str, Any] | None = None
-    """Content of the state that it replaced; gathered for calls only."""
+    """Content of the state event that the event replaced; for calls only."""
     size_bytes: int = LARGEST_BYTES
-    """How long a text in it can be."""
+    """An upper bound of the length of texts in the event."""
     memo: dict[Any, bool] = attrs.field(factory=dict)
-    """Answers of conditions that do not depend on the user, by condition."""
+    """Answers of the conditions that do not depend on the user."""
 
     def at(self, path: PropertyPath) -> Any:
-        """Give a property of the event, or ABSENT."""
+        """Return a property of the event, or ABSENT."""
         if path == ("room_id",):
-            # Not in the PDU of a room version 12 create event.
+            # The create event of room version 12 lacks it in its PDU.
             return self.room_id
         if path == ("event_id",):
             return self.event_id
@@ -53,7 +53,7 @@ class EventFacts:
 
 @attrs.frozen
 class UserFacts:
-    """What push rules may ask about the user; the display name is the one in the room."""
+    """Facts about a user; the display name is that in the room."""
 
     user_id: UserID
     display_name: str | None = None
@@ -66,7 +66,7 @@ def facts_of(
     subscribers: AbstractSet[UserID] | None = None,
     replaced: Mapping[str, Any] | None = None,
 ) -> EventFacts:
-    """Gather the facts of an event; the power levels are those before the event."""
+    """Return the facts about an event; `power` are the power levels before the event."""
     return EventFacts(
         event_id=event.event_id,
         room_id=event.room_id,

@@ -1,4 +1,4 @@
-"""Push rules as values: what a user has set, and the whole ruleset that comes out of it.
+"""Push rules as values: the rules that a user set, and the full ruleset with the defaults.
 
 Spec: client-server API, Push Rules.
 """
@@ -14,16 +14,16 @@ Condition: TypeAlias = Mapping[str, Any]
 
 
 class OwnUserID(str):
-    """The type of USER_ID_PLACEHOLDER: no text that a client sends is of this type."""
+    """The type of USER_ID_PLACEHOLDER, to tell it from any text that a client sends."""
 
     __slots__ = ()
 
 
 USER_ID_PLACEHOLDER: Final = OwnUserID("[the user's Matrix ID]")
-"""Stands in a server-default rule where each user sees their own ID."""
+"""In a default rule, the place where each user sees their own ID."""
 
 HISTORICAL_ACTIONS: Final = ("dont_notify", "coalesce")
-"""What clients of their time still set: no different from no action."""
+"""Actions of former versions of the specification, which are equal to no action."""
 
 MASTER_RULE_ID: Final = ".m.rule.master"
 
@@ -33,7 +33,7 @@ class RuleKind(Enum):
 
     OVERRIDE = "override"
     CONTENT = "content"
-    POSTCONTENT = "postcontent"  # the server's own only (MSC4306)
+    POSTCONTENT = "postcontent"  # default rules only (MSC4306)
     ROOM = "room"
     SENDER = "sender"
     UNDERRIDE = "underride"
@@ -41,10 +41,7 @@ class RuleKind(Enum):
 
 @attrs.frozen
 class PushRule:
-    """One rule as clients see it; `pattern` belongs to content rules only.
-
-    `conditions` is None for the kinds that have none.
-    """
+    """One rule; `pattern` is set for content rules only, `conditions` for kinds that have them."""
 
     kind: RuleKind
     rule_id: str
@@ -57,7 +54,7 @@ class PushRule:
 
 @attrs.frozen
 class DefaultChange:
-    """What a user has changed of a server-default rule; None where it stands as it was."""
+    """A user's changes to a default rule; None for a property that is not changed."""
 
     enabled: bool | None = None
     actions: tuple[Action, ...] | None = None
@@ -65,17 +62,17 @@ class DefaultChange:
 
 @attrs.frozen
 class UserRules:
-    """Everything that a user has set: own rules, most important first, and changed defaults."""
+    """The rules that a user set, most important first, and the changes to default rules by ID."""
 
     rules: tuple[PushRule, ...] = ()
     changes: Mapping[str, DefaultChange] = attrs.field(factory=dict)
 
     def of_kind(self, kind: RuleKind) -> tuple[PushRule, ...]:
-        """Give the user's own rules of a kind, most important first."""
+        """Return the user's own rules of a kind, most important first."""
         return tuple(rule for rule in self.rules if rule.kind is kind)
 
     def find(self, kind: RuleKind, rule_id: str) -> PushRule | None:
-        """Give one of the user's own rules."""
+        """Return one of the user's own rules, None if there is no such rule."""
         for rule in self.rules:
             if rule.rule_id == rule_id and rule.kind is kind:
                 return rule
@@ -86,7 +83,7 @@ NO_USER_RULES = UserRules()
 
 
 def full_ruleset(user: UserRules, defaults: Sequence[PushRule]) -> tuple[PushRule, ...]:
-    """Lay a user's rules over the server's, in the order in which rules are checked."""
+    """Merge a user's rules with the default ones, in the order in which rules are checked."""
     own_defaults = tuple(_changed(rule, user.changes) for rule in defaults)
     return tuple(_in_order(user, own_defaults))
 
@@ -95,7 +92,7 @@ def _in_order(user: UserRules, defaults: Iterable[PushRule]) -> Iterator[PushRul
     by_kind: dict[RuleKind, list[PushRule]] = {kind: [] for kind in RuleKind}
     for rule in defaults:
         if rule.rule_id == MASTER_RULE_ID:
-            # It beats even the user's own rules.
+            # It comes before even the user's own rules.
             yield rule
         else:
             by_kind[rule.kind].append(rule)

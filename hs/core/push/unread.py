@@ -1,4 +1,4 @@
-"""What is unread in a room: the numbers that clients show."""
+"""Unread counts as clients show them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,21 +7,23 @@ from hs.core.ids import EventID
 
 
 class Count(NamedTuple):
-    """Unread events that notify, and those of them that highlight."""
+    """The number of unread events that notify, and of those among them that highlight."""
 
     notifications: int = 0
     highlights: int = 0
 
 
 class RoomCounts(NamedTuple):
-    """A user's unread counts of one room: of the main timeline, and of threads by their roots."""
+    """A user's unread counts in one room: of the main timeline, and of threads by root."""
 
     main: Count = Count()
     threads: Mapping[EventID, Count] = {}
 
     def total(self) -> Count:
-        """Give the counts over all of the room."""
+        """Return the count of the whole room."""
         if not self.threads:
             return self.main
         counts = [self.main, *self.threads.values()]
-        return Count(sum(one[0] for one in counts), sum(one[1] for one in counts))
+        return Count(
+            sum(count.notifications for count in counts), sum(count.highlights for count in counts)
+        )

@@ -1,4 +1,4 @@
-"""Push rules as JSON: as clients get them, as they are stored, and as a key to share them by.
+"""Push rules as JSON: in responses to clients and in the database.
 
 Spec: client-server API, GET /pushrules/ and `m.push_rules`.
 """
@@ -20,7 +20,7 @@ from hs.core.push.rules import (
 
 
 def render_ruleset(rules: Sequence[PushRule], user_id: UserID) -> dict[str, Any]:
-    """Give the body of `GET /pushrules/` for a full ruleset (see `full_ruleset`)."""
+    """Return the body of `GET /pushrules/` for a full ruleset (see `full_ruleset`)."""
     by_kind: dict[str, list[dict[str, Any]]] = {kind.value: [] for kind in RuleKind}
     for rule in rules:
         by_kind[rule.kind.value].append(render_rule(rule, user_id))
@@ -30,7 +30,7 @@ def render_ruleset(rules: Sequence[PushRule], user_id: UserID) -> dict[str, Any]
 
 
 def render_rule(rule: PushRule, user_id: UserID) -> dict[str, Any]:
-    """Give one rule as a client gets it."""
+    """Return one rule as clients see it."""
     rendered: dict[str, Any] = {
         "rule_id": rule.rule_id,
         "default": rule.default,
@@ -38,14 +38,16 @@ def render_rule(rule: PushRule, user_id: UserID) -> dict[str, Any]:
         "actions": list(rule.actions),
     }
     if rule.conditions is not None:
-        rendered["conditions"] = [_filled_in(each, user_id) for each in rule.conditions]
+        rendered["conditions"] = [
+            _fill_in_user_id(condition, user_id) for condition in rule.conditions
+        ]
     if rule.pattern is not None:
         rendered["pattern"] = rule.pattern
     return rendered
 
 
 def encode_user_rules(user: UserRules) -> bytes:
-    """Give what a user has set as JSON, for storage; equal rules give equal bytes."""
+    """Encode the rules that a user set, for storage; equal rules have equal encodings."""
     return orjson.dumps(
         {
             "rules": [_encode_rule(rule) for rule in user.rules],
@@ -59,7 +61,7 @@ def encode_user_rules(user: UserRules) -> bytes:
 
 
 def decode_user_rules(stored: bytes | str) -> UserRules:
-    """Read what `encode_user_rules` wrote."""
+    """Decode what `encode_user_rules` returned."""
     tree = orjson.loads(stored)
     return UserRules(
         tuple(_decode_rule(rule) for rule in tree["rules"]),
@@ -73,14 +75,7 @@ def decode_user_rules(stored: bytes | str) -> UserRules:
     )
 
 
-def signature_of(user: UserRules) -> bytes:
-    """Give a key that users with the same rules share, so that they share compiled rules."""
-    if not user.rules and not user.changes:
-        return b""
-    return encode_user_rules(user)
-
-
-def _filled_in(condition: Condition, user_id: UserID) -> Condition:
+def _fill_in_user_id(condition: Condition, user_id: UserID) -> Condition:
     if not any(isinstance(value, OwnUserID) for value in condition.values()):
         return condition
     return {

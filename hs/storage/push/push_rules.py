@@ -1,4 +1,11 @@
-"""Rows of push rules, and of what events do to users by them."""
+"""Tables of push rules, and of the results of evaluating them for events.
+
+`push_outcomes` has a row for each event that notifies users with the default rules, and
+`push_exceptions` one for each other user whose outcome differs: the differences of notifications
+and highlights. `push_marks` has the stream IDs up to which users have read by joining or by
+sending; the thread '' stands for the whole room. `push_progress` has the position of the
+evaluation.
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -47,7 +54,7 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 PROGRESS = "SELECT position FROM push_progress WHERE name = $1"
 MARKS = "SELECT room_id, thread_id, stream_id FROM push_marks WHERE user_id = $1"
 _SPAN: Final = "room_id text, thread_id text, after bigint, upto bigint, sign smallint"
-# Each span is counted with its sign; the thread '' stands for all of the room.
+# Each span is counted with its sign; the thread '' stands for the whole room.
 COUNTS = sql(
     lambda d: (
         "SELECT room_id, thread_id, CAST(sum(n) AS bigint), CAST(sum(h) AS bigint) FROM ("
@@ -67,7 +74,7 @@ NEWER_EVENTS = """
 SELECT stream_id, writer, event_id FROM events
 WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
 """
-# Class outcomes of rooms, newest first, with the user's exception if there is one.
+# The outcomes in rooms, newest first, without those for which the user has an exception.
 OUTCOMES_OF_ROOMS = sql(
     lambda d: (
         "SELECT o.stream_id, o.room_id, o.event_id, o.thread_id, o.highlight, o.actions "
@@ -90,7 +97,7 @@ EVALUATED: Final = "evaluated"
 
 
 class OutcomeRecord(NamedTuple):
-    """One row of push_outcomes."""
+    """A row of push_outcomes."""
 
     stream_id: int
     room_id: str
@@ -103,7 +110,7 @@ class OutcomeRecord(NamedTuple):
 
 
 class ExceptionRecord(NamedTuple):
-    """One row of push_exceptions."""
+    """A row of push_exceptions."""
 
     user_id: str
     room_id: str
@@ -116,7 +123,7 @@ class ExceptionRecord(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Which rows to count: of a room, of one thread or all (''), in `(after, upto]`."""
+    """Events to count: of a room, in one thread or in all (''), with stream IDs (after, upto]."""
 
     room_id: str
     thread_id: str
@@ -125,8 +132,8 @@ class Span(NamedTuple):
     sign: int
 
 
-class Notified(NamedTuple):
-    """One event that notified a user."""
+class NotificationRecord(NamedTuple):
+    """An event that notified a user."""
 
     stream_id: int
     room_id: str
@@ -137,74 +144,81 @@ class Notified(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """What the evaluator writes at once."""
+    """Results of the evaluation and its position, which are stored in one transaction."""
 
     outcomes: Sequence[OutcomeRecord]
     exceptions: Sequence[ExceptionRecord]
-    marks: Sequence[tuple[str, str, str, int]]  # no key twice
+    marks: Sequence[tuple[str, str, str, int]]  # each key only once
     removed: Sequence[int]
     position: str
     queue: Sequence[QueueRecord] = ()
 
 
-async def rules_of(tx: Tx, user_id: str) -> bytes | None:
-    """Give what a user has set, as it is stored."""
-    found = await tx.fetchval(RULES, user_id)
-    return None if found is None else bytes(found)
+async def load_rules(tx: Tx, user_id: str) -> bytes | None:
+    """Return the encoded rules that a user set, None if there are none."""
+    rules = await tx.fetchval(RULES, user_id)
+    return None if rules is None else bytes(rules)
 
 
 async def all_rules(tx: Tx) -> list[tuple[str, bytes]]:
-    """List what all users have set."""
+    """List (user, encoded rules) of all users who set any."""
     return [(row[0], bytes(row[1])) for row in await tx.fetch(ALL_RULES)]
 
 
 async def set_rules(tx: Tx, user_id: str, rules: bytes, stream_id: int) -> None:
-    """Write what a user has set."""
+    """Store the encoded rules that a user set."""
     await tx.execute(SET_RULES, user_id, rules, stream_id)
 
 
-async def store(tx: Tx, evaluated: Evaluated) -> None:
-    """Write outcomes, marks and how far the evaluation has come; again is no harm."""
+async def store_results(tx: Tx, evaluated: Evaluated) -> None:
+    """Store results of the evaluation and its position; idempotent."""
     await tx.insert_rows(INSERT_OUTCOMES, evaluated.outcomes)
     await tx.insert_rows(INSERT_EXCEPTIONS, evaluated.exceptions)
     await tx.insert_rows(SET_MARKS, evaluated.marks)
     if evaluated.removed:
         await tx.execute(REMOVE_OUTCOMES, list(evaluated.removed))
         await tx.execute(REMOVE_EXCEPTIONS, list(evaluated.removed))
-    await pushers.add(tx, evaluated.queue)
+    await pushers.add_to_queue(tx, evaluated.queue)
     await tx.execute(SET_PROGRESS, EVALUATED, evaluated.position)
 
 
-async def progress(tx: Tx) -> str | None:
-    """Tell how far the evaluation has come."""
+async def load_position(tx: Tx) -> str | None:
+    """Return the stored position of the evaluation, None before the first."""
     position: str | None = await tx.fetchval(PROGRESS, EVALUATED)
     return position
 
 
-async def newer_events(tx: Tx, after: int, limit: int) -> list[tuple[int, str, str]]:
-    """List (stream_id, writer, event_id) of accepted events after a number, in order."""
+async def list_events_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str, str]]:
+    """List (stream ID, writer, event ID) of accepted events above a stream ID, in order."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
 
 
 async def marks_of(tx: Tx, user_id: str) -> list[tuple[str, str, int]]:
-    """List (room, thread, number) of a user's marks."""
+    """List (room, thread, stream ID) of a user's marks."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(MARKS, user_id)]
 
 
-async def counts(tx: Tx, user_id: str, spans: Sequence[Span]) -> list[tuple[str, str, int, int]]:
-    """Count a user's unread events: (room, thread, notifications, highlights)."""
+async def count_unread(
+    tx: Tx, user_id: str, spans: Sequence[Span]
+) -> list[tuple[str, str, int, int]]:
+    """List (room, thread, notifications, highlights) of a user's unread events."""
     columns = [list(column) for column in zip(*spans, strict=True)]
     rows = await tx.fetch(COUNTS, user_id, *columns)
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
-async def notified(
+async def list_notifications(
     tx: Tx, user_id: str, room_ids: Sequence[str], before: int, highlights: bool, limit: int
-) -> list[Notified]:
-    """List what notified a user in rooms, the newest first."""
-    only = int(highlights)
-    ordinary = await tx.fetch(OUTCOMES_OF_ROOMS, user_id, list(room_ids), before, only, limit)
-    own = await tx.fetch(EXCEPTIONS_OF_USER, user_id, before, only, limit)
-    allowed = set(room_ids)
-    found = [Notified(*row) for row in [*ordinary, *own] if row[1] in allowed]
-    return sorted(found, reverse=True)[:limit]
+) -> list[NotificationRecord]:
+    """List the events below a stream ID that notified a user in rooms, the newest first.
+
+    With `highlights`, only those that highlight.
+    """
+    only_highlights = int(highlights)
+    outcomes = await tx.fetch(
+        OUTCOMES_OF_ROOMS, user_id, list(room_ids), before, only_highlights, limit
+    )
+    exceptions = await tx.fetch(EXCEPTIONS_OF_USER, user_id, before, only_highlights, limit)
+    rooms = set(room_ids)
+    records = [NotificationRecord(*row) for row in [*outcomes, *exceptions] if row[1] in rooms]
+    return sorted(records, reverse=True)[:limit]

@@ -1,4 +1,9 @@
-"""Rows of pushers, and the queue of what they still have to send."""
+"""Tables of pushers and of the queue of notifications.
+
+`push_queue` has a row for each notification and user, numbered in the order of the evaluation;
+`pushers.position` is the number up to which a pusher is done. `push_throttles` has the e-mails that
+were sent about rooms.
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -12,10 +17,10 @@ _COLUMNS: Final = (
     "data, enabled, device_id, set_ms, position"
 )
 _QUEUE_COLUMNS: Final = "user_id, seq, stream_id, room_id, event_id, thread_id, actions, added_ms"
-ONE = f"SELECT {_COLUMNS} FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3"
+FIND = f"SELECT {_COLUMNS} FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3"
 OF_USER = f"SELECT {_COLUMNS} FROM pushers WHERE user_id = $1 ORDER BY set_ms, app_id, pushkey"
 ENABLED = f"SELECT {_COLUMNS} FROM pushers WHERE enabled = 1"
-OF_OTHERS = "SELECT user_id FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3"
+OTHER_USERS = "SELECT user_id FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3"
 PUT = f"""
 INSERT INTO pushers ({_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -33,7 +38,7 @@ OF_DEVICES = sql(
         f"WHERE user_id = $1 AND {d.any_of('device_id', 2, 'text')}"
     )
 )
-# Of devices, accounts and e-mail addresses that are gone.
+# Their device or e-mail address was deleted, or their account was deactivated.
 ORPHANS = """
 SELECT p.user_id, p.app_id, p.pushkey FROM pushers p
 WHERE (p.device_id <> '' AND NOT EXISTS (
@@ -45,7 +50,7 @@ WHERE (p.device_id <> '' AND NOT EXISTS (
 LIMIT $1
 """
 LAST_OF_USER = "SELECT max(seq) FROM push_queue WHERE user_id = $1"
-LAST = """
+LAST_NUMBER = """
 SELECT max(last) FROM (
     SELECT max(seq) AS last FROM push_queue UNION ALL SELECT max(position) AS last FROM pushers
 ) AS lasts
@@ -60,16 +65,16 @@ QUEUED = (
     f"SELECT {_QUEUE_COLUMNS} FROM push_queue WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 )
 WAITING_USERS = "SELECT DISTINCT user_id FROM push_queue"
-MOVE_ON = UpdateRows("pushers", "user_id text, app_id text, pushkey text", "position bigint")
-PRUNE_DONE = sql(
+SET_POSITIONS = UpdateRows("pushers", "user_id text, app_id text, pushkey text", "position bigint")
+DELETE_SENT = sql(
     lambda d: (
         f"DELETE FROM push_queue WHERE {d.any_of('user_id', 1, 'text')} AND seq <= ("
         "SELECT coalesce(min(p.position), 9223372036854775807) FROM pushers p "
         "WHERE p.user_id = push_queue.user_id AND p.enabled = 1)"
     )
 )
-# With no pusher that is turned on, all of it.
-PRUNE_ALL_DONE = """
+# All of it for users without an enabled pusher.
+DELETE_ALL_SENT = """
 DELETE FROM push_queue WHERE seq <= (
     SELECT coalesce(min(p.position), 9223372036854775807) FROM pushers p
     WHERE p.user_id = push_queue.user_id AND p.enabled = 1)
@@ -90,7 +95,7 @@ SET_THROTTLES = Rows(
 
 
 class PusherRecord(NamedTuple):
-    """One row of pushers."""
+    """A row of pushers."""
 
     user_id: str
     app_id: str
@@ -108,7 +113,7 @@ class PusherRecord(NamedTuple):
 
 
 class QueueRecord(NamedTuple):
-    """One row of push_queue."""
+    """A row of push_queue."""
 
     user_id: str
     seq: int
@@ -121,7 +126,7 @@ class QueueRecord(NamedTuple):
 
 
 class PusherKey(NamedTuple):
-    """What names a pusher."""
+    """The key of a pusher."""
 
     user_id: str
     app_id: str
@@ -129,7 +134,7 @@ class PusherKey(NamedTuple):
 
 
 class Throttle(NamedTuple):
-    """When a room was mailed about, and how long it is not mailed about again."""
+    """The time of the last e-mail about a room, and the pause that follows it."""
 
     room_id: str
     sent_ms: int
@@ -137,102 +142,102 @@ class Throttle(NamedTuple):
 
 
 async def find(tx: Tx, key: PusherKey) -> PusherRecord | None:
-    """Give a pusher."""
-    row = await tx.fetchrow(ONE, *key)
+    """Return a pusher."""
+    row = await tx.fetchrow(FIND, *key)
     return None if row is None else _pusher(row)
 
 
-async def of_user(tx: Tx, user_id: str) -> list[PusherRecord]:
-    """List a user's pushers, the one that was set first at the front."""
+async def list_of_user(tx: Tx, user_id: str) -> list[PusherRecord]:
+    """List a user's pushers, the oldest setting first."""
     return [_pusher(row) for row in await tx.fetch(OF_USER, user_id)]
 
 
 async def all_enabled(tx: Tx) -> list[PusherRecord]:
-    """List everybody's pushers that are turned on."""
+    """List the enabled pushers of all users."""
     return [_pusher(row) for row in await tx.fetch(ENABLED)]
 
 
-async def others_with(tx: Tx, key: PusherKey) -> list[str]:
-    """List the other users who have a pusher with this app and pushkey."""
-    return [row[0] for row in await tx.fetch(OF_OTHERS, key.app_id, key.pushkey, key.user_id)]
+async def other_users_with(tx: Tx, key: PusherKey) -> list[str]:
+    """List the other users who have a pusher with the same app and pushkey."""
+    return [row[0] for row in await tx.fetch(OTHER_USERS, key.app_id, key.pushkey, key.user_id)]
 
 
-async def of_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[PusherKey]:
-    """List the pushers of some of a user's devices."""
+async def list_of_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[PusherKey]:
+    """List the pushers of devices."""
     rows = await tx.fetch(OF_DEVICES, user_id, list(device_ids))
     return [PusherKey(user_id, row[0], row[1]) for row in rows]
 
 
-async def orphans(tx: Tx, limit: int) -> list[PusherKey]:
-    """List pushers whose device, account or address is gone."""
+async def list_orphans(tx: Tx, limit: int) -> list[PusherKey]:
+    """List pushers whose device or e-mail address was deleted or whose account is deactivated."""
     return [PusherKey(row[0], row[1], row[2]) for row in await tx.fetch(ORPHANS, limit)]
 
 
 async def put(tx: Tx, record: PusherRecord) -> None:
-    """Write a pusher."""
+    """Store a pusher."""
     await tx.execute(PUT, *record)
 
 
 async def delete(tx: Tx, key: PusherKey) -> bool:
-    """Delete a pusher; tell whether it was there."""
+    """Delete a pusher; return whether it existed."""
     await tx.execute(DELETE_THROTTLES, *key)
     return await tx.execute(DELETE, *key) > 0
 
 
-async def last_of_user(tx: Tx, user_id: str) -> int:
-    """Give the number of the last notification that waits for a user, or 0."""
+async def last_number_of_user(tx: Tx, user_id: str) -> int:
+    """Return the number of a user's last queued notification, or 0."""
     return await tx.fetchval(LAST_OF_USER, user_id) or 0
 
 
 async def last_number(tx: Tx) -> int:
-    """Give a number that no later notification may have, nor one below it."""
-    return await tx.fetchval(LAST) or 0
+    """Return the number that the numbers of new notifications must exceed."""
+    return await tx.fetchval(LAST_NUMBER) or 0
 
 
-async def add(tx: Tx, records: Sequence[QueueRecord]) -> None:
-    """Add notifications to the queue; again is no harm."""
+async def add_to_queue(tx: Tx, records: Sequence[QueueRecord]) -> None:
+    """Add notifications to the queue; idempotent."""
     await tx.insert_rows(ADD, records)
 
 
-async def queued(tx: Tx, user_id: str, after: int, limit: int) -> list[QueueRecord]:
-    """List a user's notifications above a number, in order."""
+async def list_queued(tx: Tx, user_id: str, after: int, limit: int) -> list[QueueRecord]:
+    """List a user's queued notifications above a number, in order."""
     rows = await tx.fetch(QUEUED, user_id, after, limit)
     return [QueueRecord(*(row[n] for n in range(8))) for row in rows]
 
 
 async def waiting_users(tx: Tx) -> list[str]:
-    """List the users for whom something waits."""
+    """List the users who have queued notifications."""
     return [row[0] for row in await tx.fetch(WAITING_USERS)]
 
 
-async def move_on(tx: Tx, done: Sequence[tuple[str, str, str, int]]) -> None:
-    """Write how far pushers have come: (user, app, pushkey, number)."""
-    await tx.update_rows(MOVE_ON, done)
+async def set_positions(tx: Tx, positions: Sequence[tuple[str, str, str, int]]) -> None:
+    """Store the positions of pushers: (user, app, pushkey, number)."""
+    await tx.update_rows(SET_POSITIONS, positions)
 
 
-async def prune_done(tx: Tx, user_ids: Sequence[str]) -> None:
-    """Forget what all pushers of these users are past."""
-    await tx.execute(PRUNE_DONE, list(user_ids))
+async def delete_sent(tx: Tx, user_ids: Sequence[str]) -> None:
+    """Delete the notifications of users that all their pushers are done with."""
+    await tx.execute(DELETE_SENT, list(user_ids))
 
 
-async def prune_all_done(tx: Tx) -> None:
-    """Forget what all pushers of a user are past, and what waits for users without any."""
-    await tx.execute(PRUNE_ALL_DONE)
+async def delete_all_sent(tx: Tx) -> None:
+    """Delete the notifications that all pushers of a user are done with, for all users."""
+    await tx.execute(DELETE_ALL_SENT)
 
 
-async def throttles(tx: Tx, key: PusherKey) -> list[Throttle]:
-    """List what a pusher has mailed about."""
+async def list_throttles(tx: Tx, key: PusherKey) -> list[Throttle]:
+    """List the e-mails of a pusher about rooms."""
     return [Throttle(row[0], row[1], row[2]) for row in await tx.fetch(THROTTLES, *key)]
 
 
-async def note_mail(tx: Tx, key: PusherKey, position: int, mailed: Sequence[Throttle]) -> None:
-    """Write that a mail went out: how far it reached, and which rooms it was about."""
-    await tx.update_rows(MOVE_ON, [(*key, position)])
-    await tx.insert_rows(SET_THROTTLES, [(*key, *one) for one in mailed])
+async def record_email(tx: Tx, key: PusherKey, position: int, rooms: Sequence[Throttle]) -> None:
+    """Store the position of a pusher after an e-mail, and the rooms that it was about."""
+    await tx.update_rows(SET_POSITIONS, [(*key, position)])
+    await tx.insert_rows(SET_THROTTLES, [(*key, *throttle) for throttle in rooms])
 
 
 async def owner_of_address(tx: Tx, medium: str, address: str) -> str | None:
-    """Give the user to whom an address belongs."""
+    """Return the user to whom an address belongs."""
     owner: str | None = await tx.fetchval(ADDRESS_OWNER, medium, address)
     return owner
 

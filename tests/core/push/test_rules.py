@@ -1,4 +1,4 @@
-"""Push rules: which rule an event meets, and how users change and see their rules."""
+"""Push rules: which rule matches an event, and how users change and see their rules."""
 
 import time
 from collections.abc import Mapping
@@ -38,7 +38,6 @@ from hs.core.push.wire import (
     encode_user_rules,
     render_rule,
     render_ruleset,
-    signature_of,
 )
 
 ALICE = UserID("@alice:here")
@@ -62,13 +61,13 @@ def facts(
     if state_key is not None:
         pdu["state_key"] = state_key
     return EventFacts(
-        EventID("$1"),
-        RoomID("!room:here"),
-        sender,
-        pdu,
-        members,
-        power,
-        levels or {},
+        event_id=EventID("$1"),
+        room_id=RoomID("!room:here"),
+        sender=sender,
+        properties=pdu,
+        member_count=members,
+        sender_power=power,
+        notification_levels=levels or {},
         replaced=replaced,
     )
 
@@ -139,22 +138,22 @@ TEXT = {"msgtype": "m.text", "body": "It's time for tea"}
         (facts({}, type="m.room.topic", state_key=""), None),
     ],
 )
-def test_each_default_rule_meets_its_events(event: EventFacts, rule_id: str | None) -> None:
+def test_default_rules_match_their_events(event: EventFacts, rule_id: str | None) -> None:
     assert outcome(event).rule_id == rule_id
 
 
-def test_users_are_not_notified_of_what_they_sent() -> None:
+def test_users_are_not_notified_of_their_own_events() -> None:
     assert outcome(facts(TEXT, sender=ALICE)) is NOTHING
 
 
-def test_actions_are_read_into_an_outcome() -> None:
-    met = outcome(facts({**TEXT, "m.mentions": {"user_ids": [ALICE]}}))
+def test_actions_become_the_outcome() -> None:
+    mention = outcome(facts({**TEXT, "m.mentions": {"user_ids": [ALICE]}}))
 
-    assert (met.notify, met.highlight) == (True, True)
-    assert met.tweaks == {"sound": "default", "highlight": True}
+    assert (mention.notify, mention.highlight) == (True, True)
+    assert mention.tweaks == {"sound": "default", "highlight": True}
 
 
-def test_the_master_rule_beats_the_users_own() -> None:
+def test_master_rule_comes_before_the_users_own() -> None:
     user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": ["notify"], "conditions": []})
     user = set_enabled(user, DEFAULTS, RuleKind.OVERRIDE, ".m.rule.master", True)
 
@@ -197,30 +196,34 @@ def test_own_rules_of_each_kind_come_before_the_defaults(
         {"kind": "contains_display_name"},
     ],
 )
-def test_conditions_that_cannot_hold_disable_the_rule(condition: dict[str, Any]) -> None:
+def test_rule_with_an_invalid_condition_never_matches(condition: dict[str, Any]) -> None:
     user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": [], "conditions": [condition]})
 
     assert outcome(facts(TEXT), user).rule_id == ".m.rule.message"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "expected"),
+    ("value", "property_value", "expected"),
     [(True, True, True), (True, 1, False), (1, 1, True), (1, True, False), (1, "1", False)],
 )
-def test_values_are_compared_without_casts(wanted: object, found: object, expected: bool) -> None:
-    condition = {"kind": "event_property_is", "key": "content.x", "value": wanted}
+def test_values_are_compared_without_conversion(
+    value: object, property_value: object, expected: bool
+) -> None:
+    condition = {"kind": "event_property_is", "key": "content.x", "value": value}
     user = with_rule(RuleKind.OVERRIDE, "mine", {"actions": [], "conditions": [condition]})
 
-    assert (outcome(facts({"x": found}), user).rule_id == "mine") is expected
+    assert (outcome(facts({"x": property_value}), user).rule_id == "mine") is expected
 
 
-def test_answers_remembered_for_an_event_do_not_mix_types() -> None:
-    of = {"kind": "event_property_is", "key": "content.x"}
+def test_conditions_with_values_of_different_types_differ() -> None:
+    condition = {"kind": "event_property_is", "key": "content.x"}
 
-    assert compile_condition({**of, "value": True}) != compile_condition({**of, "value": 1})
+    assert compile_condition({**condition, "value": True}) != compile_condition(
+        {**condition, "value": 1}
+    )
 
 
-def test_display_names_still_count_in_the_users_own_rules() -> None:
+def test_contains_display_name_is_honoured_in_own_rules() -> None:
     conditions = [{"kind": "contains_display_name"}]
     user = with_rule(RuleKind.OVERRIDE, "me", {"actions": ["notify"], "conditions": conditions})
 
@@ -228,7 +231,7 @@ def test_display_names_still_count_in_the_users_own_rules() -> None:
     assert outcome(facts({"body": "malice"}), user, "alice").rule_id != "me"
 
 
-def test_many_users_get_what_each_would_get_alone() -> None:
+def test_users_evaluated_together_have_the_same_outcomes_as_alone() -> None:
     named = {"kind": "contains_display_name"}
     own = with_rule(RuleKind.OVERRIDE, "me", {"actions": ["notify"], "conditions": [named]})
     users = [UserFacts(ALICE, "alice"), UserFacts(BOB, "bob"), UserFacts(CAROL, None)]
@@ -246,19 +249,19 @@ def test_many_users_get_what_each_would_get_alone() -> None:
                 assert together.of(user.user_id) == evaluate(compiled, event, user)
 
 
-def test_a_message_singles_out_only_whom_it_names() -> None:
+def test_only_named_users_are_evaluated_one_by_one() -> None:
     compiled = compile_ruleset(DEFAULTS)
-    crowd = [UserFacts(UserID(f"@u{n}:here")) for n in range(100)]
+    users = [UserFacts(UserID(f"@u{n}:here")) for n in range(100)]
 
     outcomes = evaluate_for_all(
-        compiled, facts({**TEXT, "m.mentions": {"user_ids": ["@u7:here"]}}), crowd
+        compiled, facts({**TEXT, "m.mentions": {"user_ids": ["@u7:here"]}}), users
     )
 
     assert set(outcomes.special) == {"@u7:here"}
     assert outcomes.ordinary.rule_id == ".m.rule.message"
 
 
-def test_new_rules_are_most_important_unless_put_beside_another() -> None:
+def test_new_rules_come_first_unless_put_before_or_after_another() -> None:
     user = NO_USER_RULES
     body = {"actions": ["notify"], "pattern": "x"}
     for rule_id in ("a", "b"):
@@ -269,7 +272,7 @@ def test_new_rules_are_most_important_unless_put_beside_another() -> None:
     assert [rule.rule_id for rule in user.rules] == ["b", "c", "d", "a"]
 
 
-def test_a_changed_rule_keeps_its_place_and_whether_it_is_enabled() -> None:
+def test_changed_rule_keeps_its_place_and_whether_it_is_enabled() -> None:
     user = NO_USER_RULES
     for rule_id in ("a", "b"):
         user = put_rule(
@@ -285,7 +288,7 @@ def test_a_changed_rule_keeps_its_place_and_whether_it_is_enabled() -> None:
     ]
 
 
-def test_a_rule_cannot_be_put_beside_a_default_or_missing_one() -> None:
+def test_rule_cannot_be_put_before_a_default_or_missing_rule() -> None:
     rule = parse_rule(RuleKind.UNDERRIDE, "mine", {"actions": [], "conditions": []})
 
     with pytest.raises(Unknown, match="not found"):
@@ -311,14 +314,14 @@ def test_a_rule_cannot_be_put_beside_a_default_or_missing_one() -> None:
         ("nonsense", "a", {"actions": []}, InvalidParam),
     ],
 )
-def test_malformed_rules_are_refused(
+def test_malformed_rules_are_rejected(
     kind: str, rule_id: str, body: dict[str, Any], error: type[MatrixError]
 ) -> None:
     with pytest.raises(error):
         parse_rule(parse_kind(kind), rule_id, body)
 
 
-def test_historical_actions_are_kept_and_do_nothing() -> None:
+def test_historical_actions_are_accepted_and_have_no_effect() -> None:
     actions = parse_actions({"actions": ["notify", "dont_notify", "coalesce"]})
     silent = PushRule(RuleKind.ROOM, "!room:x", ("dont_notify",))
 
@@ -333,7 +336,7 @@ def test_enabled_must_be_a_boolean(body: dict[str, Any]) -> None:
         parse_enabled(body)
 
 
-def test_defaults_can_be_changed_but_not_deleted() -> None:
+def test_default_rules_can_be_changed_but_not_deleted() -> None:
     user = set_actions(NO_USER_RULES, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", ())
 
     assert not outcome(facts(TEXT), user).notify
@@ -344,16 +347,16 @@ def test_defaults_can_be_changed_but_not_deleted() -> None:
         set_enabled(user, DEFAULTS, RuleKind.OVERRIDE, ".m.rule.message", False)
 
 
-def test_a_default_changed_back_leaves_no_trace() -> None:
+def test_default_rule_changed_back_is_not_stored() -> None:
     user = set_enabled(NO_USER_RULES, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", False)
-    assert signature_of(user) != signature_of(NO_USER_RULES)
+    assert encode_user_rules(user) != encode_user_rules(NO_USER_RULES)
 
     user = set_enabled(user, DEFAULTS, RuleKind.UNDERRIDE, ".m.rule.message", True)
 
     assert user == NO_USER_RULES
 
 
-def test_rules_survive_storage() -> None:
+def test_rules_are_decoded_as_they_were_encoded() -> None:
     user = with_rule(RuleKind.OVERRIDE, "a", {"actions": ["notify"], "conditions": []})
     user = put_rule(
         user, parse_rule(RuleKind.CONTENT, "b", {"actions": [{"set_tweak": "x"}], "pattern": "p"})
@@ -364,20 +367,20 @@ def test_rules_survive_storage() -> None:
     assert decode_user_rules(encode_user_rules(user)) == user
 
 
-def test_clients_see_their_own_id_in_the_default_rules() -> None:
+def test_clients_see_their_own_user_id_in_default_rules() -> None:
     rules = full_ruleset(NO_USER_RULES, default_rules(PushFeatures(encrypted_event=True)))
 
-    shown = render_ruleset(rules, ALICE)["global"]
+    rendered = render_ruleset(rules, ALICE)["global"]
 
-    assert list(shown) == ["override", "content", "room", "sender", "underride"]
-    overrides = {rule["rule_id"]: rule for rule in shown["override"]}
+    assert list(rendered) == ["override", "content", "room", "sender", "underride"]
+    overrides = {rule["rule_id"]: rule for rule in rendered["override"]}
     assert list(overrides)[:2] == [".m.rule.master", ".org.matrix.msc4028.encrypted_event"]
     assert overrides[".m.rule.is_user_mention"]["conditions"][0]["value"] == ALICE
     assert overrides[".m.rule.invite_for_me"]["conditions"][2]["pattern"] == ALICE
-    assert "placeholder" not in str(shown)
+    assert "placeholder" not in str(rendered)
 
 
-def test_a_content_rule_is_shown_with_its_pattern() -> None:
+def test_content_rule_is_rendered_with_its_pattern() -> None:
     rule = parse_rule(RuleKind.CONTENT, "cake", {"actions": ["notify"], "pattern": "cake*lie"})
 
     assert render_rule(rule, ALICE) == {
@@ -389,7 +392,7 @@ def test_a_content_rule_is_shown_with_its_pattern() -> None:
     }
 
 
-def test_room_rules_follow_an_upgrade() -> None:
+def test_room_rules_are_copied_by_a_room_upgrade() -> None:
     user = with_rule(RuleKind.ROOM, "!old:here", {"actions": []})
 
     copied = copy_room_rules(user, "!old:here", "!new:here")
@@ -408,19 +411,19 @@ def ten_thousand(pattern: str) -> UserRules:
 
 
 @pytest.mark.parametrize("pattern", ["aa", "?" * 300 + "b", "*a*b*c*"])
-def test_ten_thousand_patterns_keep_nobody_waiting(pattern: str) -> None:
+def test_ten_thousand_patterns_are_evaluated_within_bounds(pattern: str) -> None:
     compiled = compile_ruleset(full_ruleset(ten_thousand(pattern), DEFAULTS))
     event = facts({**TEXT, "body": "a" * 60_000})
 
     began_s = time.process_time()
-    found = evaluate(compiled, event, UserFacts(ALICE))
+    matching = evaluate(compiled, event, UserFacts(ALICE))
 
-    # All of them would take minutes.
+    # To match all of them would take minutes.
     assert time.process_time() - began_s < 20
-    assert found.rule_id == ".m.rule.message"
+    assert matching.rule_id == ".m.rule.message"
 
 
-def test_thousands_of_keywords_are_found_in_ordinary_messages() -> None:
+def test_thousands_of_keywords_match_ordinary_messages() -> None:
     event = attrs.evolve(facts({**TEXT, "body": "hello word9999"}), size_bytes=500)
 
     assert outcome(event, ten_thousand("word")).rule_id == "9999"

@@ -1,4 +1,4 @@
-"""Rules of threads: who subscribes hears of everything in them, others only of mentions."""
+"""Push rules of threads: subscribers are notified of all messages, others only of mentions."""
 
 from collections.abc import Set as AbstractSet
 
@@ -20,7 +20,16 @@ MENTION = {"m.mentions": {"user_ids": [BOB]}}
 
 def facts(subscribers: AbstractSet[UserID] | None, **content: object) -> EventFacts:
     properties = {"type": "m.room.message", "content": {"body": "hello", **content}}
-    return EventFacts(EventID("$e"), RoomID("!r:test"), CAROL, properties, 5, 0, {}, subscribers)
+    return EventFacts(
+        event_id=EventID("$e"),
+        room_id=RoomID("!r:test"),
+        sender=CAROL,
+        properties=properties,
+        member_count=5,
+        sender_power=0,
+        notification_levels={},
+        subscribers=subscribers,
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,11 +41,11 @@ def facts(subscribers: AbstractSet[UserID] | None, **content: object) -> EventFa
         (facts(frozenset(), **MENTION), ".m.rule.is_user_mention"),
     ],
 )
-def test_rules_that_a_message_meets(event: EventFacts, rule_id: str) -> None:
+def test_thread_rules_match_messages_in_threads(event: EventFacts, rule_id: str) -> None:
     assert evaluate(compile_ruleset(DEFAULTS), event, UserFacts(BOB)).rule_id == rule_id
 
 
-def test_a_muted_room_is_heard_of_in_threads_one_subscribes_to() -> None:
+def test_subscribed_threads_notify_in_a_muted_room() -> None:
     mute = PushRule(RuleKind.ROOM, "!r:test", ())
     muted = compile_ruleset(full_ruleset(UserRules((mute,)), DEFAULTS))
 
@@ -45,10 +54,12 @@ def test_a_muted_room_is_heard_of_in_threads_one_subscribes_to() -> None:
 
 
 @pytest.mark.parametrize("subscribers", [None, frozenset(), {ALICE}, {ALICE, BOB}])
-def test_many_get_what_each_would_get_alone(subscribers: AbstractSet[UserID] | None) -> None:
+def test_users_evaluated_together_have_the_same_outcomes_as_alone(
+    subscribers: AbstractSet[UserID] | None,
+) -> None:
     compiled = compile_ruleset(DEFAULTS)
     event = facts(subscribers, **MENTION)
-    users = [UserFacts(one) for one in (ALICE, BOB, UserID("@dave:test"))]
+    users = [UserFacts(user_id) for user_id in (ALICE, BOB, UserID("@dave:test"))]
 
     together = evaluate_for_all(compiled, event, users)
 
@@ -56,7 +67,7 @@ def test_many_get_what_each_would_get_alone(subscribers: AbstractSet[UserID] | N
         assert together.of(user.user_id) == evaluate(compiled, event, user)
 
 
-def test_clients_see_the_kind_only_where_it_has_rules_and_cannot_add_any() -> None:
+def test_postcontent_is_shown_only_with_rules_and_cannot_be_set() -> None:
     with_threads = render_ruleset(full_ruleset(NO_USER_RULES, DEFAULTS), ALICE)["global"]
     without = render_ruleset(full_ruleset(NO_USER_RULES, default_rules()), ALICE)["global"]
 

@@ -1,4 +1,4 @@
-"""A database for tests that both engines would answer the same."""
+"""A SQLite database for tests that do not depend on the engine."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +11,6 @@ from tests.support.databases import fresh_sqlite
 
 @pytest.fixture
 async def sqlite_database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty, migrated database in a file."""
+    """An empty, migrated database file."""
     async with fresh_sqlite(sqlite_template, tmp_path / "test.db") as database:
         yield database

@@ -1,4 +1,4 @@
-"""New users with an e-mail address are mailed what they miss, until they say otherwise."""
+"""E-mail pushers that new users have by default."""
 
 import logging
 from collections.abc import Sequence
@@ -21,34 +21,34 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class MailForNewcomers:
-    """Gives new users pushers for their addresses."""
+    """Sets e-mail pushers for new users."""
 
     _database: Database
     _writer: PusherWriter
 
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
-        """Set a pusher for each e-mail address of a new user; never fails."""
+        """Set a pusher for each e-mail address of a new user; errors are logged only."""
         try:
-            for one in await self._database.read(threepids.of_user, user_id):
-                if one.medium == EMAIL:
-                    await self._writer.put(_wish(user_id, one.address))
+            for threepid in await self._database.read(threepids.of_user, user_id):
+                if threepid.medium == EMAIL:
+                    await self._writer.put(_default_pusher(user_id, threepid.address))
         except (MatrixError, Unavailable) as error:
-            log.warning("%s is not mailed what they miss: %s", user_id, error)
+            log.warning("default e-mail pushers of %s could not be set: %s", user_id, error)
 
 
 @attrs.frozen(eq=False)
 class AllWelcomes:
-    """Welcomes new users in several ways, one after the other."""
+    """Several actions for new users, in their order."""
 
-    _ways: Sequence[Newcomers]
+    _actions: Sequence[Newcomers]
 
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
-        """Do for a new user what there is to do; never fails."""
-        for way in self._ways:
-            await way.arrived(user_id, is_guest=is_guest)
+        """Run all actions for a new user."""
+        for action in self._actions:
+            await action.arrived(user_id, is_guest=is_guest)
 
 
-def _wish(user_id: UserID, address: str) -> PusherWish:
+def _default_pusher(user_id: UserID, address: str) -> PusherWish:
     return PusherWish(
         user_id=user_id,
         app_id=EMAIL_APP_ID,

@@ -1,4 +1,4 @@
-"""What every kind of pusher has to tell the one who serves it."""
+"""Pushers, and the result of delivering one of their notifications."""
 
 import enum
 from typing import Any, Final, Protocol
@@ -11,14 +11,14 @@ from hs.storage.push.pushers import PusherKey, PusherRecord, QueueRecord
 
 DAY_MS: Final = 24 * 3600 * 1000
 KEPT_MS: Final = DAY_MS
-"""How long a notification is tried before it is given up."""
+"""How long delivery of a notification is retried."""
 
 Push = QueueRecord
 
 
 @attrs.frozen
 class Pusher:
-    """A pusher as it is served; `options` is its data."""
+    """A pusher; `options` is its `data`, `position` the number of the last notification sent."""
 
     key: PusherKey
     kind: str
@@ -29,33 +29,36 @@ class Pusher:
 
     @property
     def user_id(self) -> UserID:
-        """Give whom it serves."""
+        """The user who is notified."""
         return UserID(self.key.user_id)
 
     @classmethod
     def of(cls, record: PusherRecord) -> "Pusher":
-        """Read what is stored."""
+        """Parse a row of the table."""
         key = PusherKey(record.user_id, record.app_id, record.pushkey)
         options = orjson.loads(record.data)
         return cls(key, record.kind, options, record.lang, record.set_ms, record.position)
 
 
-class Verdict(enum.Enum):
-    """What came of a delivery."""
+class DeliveryResult(enum.Enum):
+    """The result of one attempt to deliver a notification."""
 
-    DONE = "done"  # or there was nothing to do
-    LATER = "later"  # not now; it is worth another attempt
-    REFUSED = "refused"  # this one will hardly ever be taken
-    GONE = "gone"  # nobody is there any more: the pusher goes
+    DELIVERED = "delivered"  # or nothing was to be delivered
+    FAILED = "failed"  # another attempt may succeed
+    REFUSED = "refused"  # other attempts are unlikely to succeed
+    GONE = "gone"  # the gateway no longer knows the app: the pusher is to be deleted
 
 
-class Delivery(Protocol):
-    """Delivers one notification at a time."""
+class PushDelivery(Protocol):
+    """Delivers notifications."""
 
-    async def deliver(self, pusher: Pusher, push: Push) -> Verdict:
-        """Make one attempt."""
+    async def deliver(self, pusher: Pusher, push: Push) -> DeliveryResult:
+        """Attempt once to deliver a notification."""
         ...
 
     async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
-        """Tell the number of unread messages if it is not what is shown; give what is shown."""
+        """Deliver the unread count if it differs from `shown`, the one that the client shows.
+
+        Return the count that the client shows now, as far as known.
+        """
         ...

@@ -1,4 +1,4 @@
-"""What an e-mail about unread messages says."""
+"""The content of e-mails about unread messages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -28,7 +28,7 @@ Unread = tuple[Push, StoredEvent]
 
 @attrs.frozen
 class _Room:
-    """A room with what is unread in it; `is_named` tells that it has a name of its own."""
+    """A room with its unread messages; `is_named` is whether it has a name or an alias."""
 
     room_id: RoomID
     title: str
@@ -43,7 +43,7 @@ class _Room:
 
 @attrs.frozen(eq=False)
 class MailContent:
-    """Writes e-mails."""
+    """Renders e-mails."""
 
     _templates: Templates
     _settings: MailSettings
@@ -53,11 +53,11 @@ class MailContent:
     _states: StateStore
     _members: Memberships
 
-    async def write(self, pusher: Pusher, unread: Sequence[Unread], why: Push) -> Mail:
-        """Write the e-mail about all that is unread; `why` is what made it due."""
+    async def write(self, pusher: Pusher, unread: Sequence[Unread], reason: Push) -> Mail:
+        """Render the e-mail about unread messages; `reason` is the one that made it due."""
         rooms = [
             await self._room(RoomID(room_id), pusher.user_id, of_room)
-            for room_id, of_room in _by_room(unread, why.room_id).items()
+            for room_id, of_room in _by_room(unread, reason.room_id).items()
         ]
         names = await self._names(unread)
         subject = self._subject(rooms, names)
@@ -69,11 +69,11 @@ class MailContent:
             "user_display_name": await self._own_name(rooms[0].room_id, pusher.user_id),
             "summary_text": subject,
             "unsubscribe_link": link,
-            "rooms": [self._shown(room, names) for room in rooms],
+            "rooms": [self._room_values(room, names) for room in rooms],
             "reason": {
-                "room_id": why.room_id,
+                "room_id": reason.room_id,
                 "room_name": rooms[0].title,
-                "received_at": why.added_ms,
+                "received_at": reason.added_ms,
                 "delay_before_mail_ms": self._settings.notif_delay_before_mail,
             },
         }
@@ -91,15 +91,14 @@ class MailContent:
     async def _room(self, room_id: RoomID, user_id: UserID, unread: Sequence[Unread]) -> _Room:
         name = await self._state_text(room_id, event_types.NAME, "", "name")
         name = name or await self._state_text(room_id, event_types.CANONICAL_ALIAS, "", "alias")
-        kind = await self._state_text(room_id, event_types.CREATE, "", "type")
-        title = name or await self._people(room_id, user_id)
-        return _Room(room_id, title, bool(name), kind == _SPACE, unread)
+        room_type = await self._state_text(room_id, event_types.CREATE, "", "type")
+        title = name or await self._names_of_heroes(room_id, user_id)
+        return _Room(room_id, title, bool(name), room_type == _SPACE, unread)
 
-    async def _people(self, room_id: RoomID, user_id: UserID) -> str:
-        """Name a room by who is in it."""
+    async def _names_of_heroes(self, room_id: RoomID, user_id: UserID) -> str:
         heroes = await self._members.heroes(room_id, user_id)
-        named = [await self._name_in(room_id, one) for one in heroes[:MAX_HEROES]]
-        return ", ".join(named) or "a room without a name"
+        names = [await self._name_in(room_id, hero) for hero in heroes[:MAX_HEROES]]
+        return ", ".join(names) or "a room without a name"
 
     async def _own_name(self, room_id: RoomID, user_id: UserID) -> str:
         name = await self._name_in(room_id, user_id)
@@ -115,13 +114,13 @@ class MailContent:
         return value if isinstance(value, str) else ""
 
     async def _names(self, unread: Sequence[Unread]) -> dict[tuple[str, str], str]:
-        """Give the names of all senders, by room and user."""
+        """Return the names of all senders by room and user."""
         senders = {(RoomID(push.room_id), stored.event.sender) for push, stored in unread}
-        return {one: await self._name_in(*one) for one in senders}
+        return {(room, sender): await self._name_in(room, sender) for room, sender in senders}
 
     def _subject(self, rooms: Sequence[_Room], names: Mapping[tuple[str, str], str]) -> str:
         subjects, first = self._settings.subjects, rooms[0]
-        people = list(
+        senders = list(
             dict.fromkeys(
                 names[room.room_id, stored.event.sender]
                 for room in rooms
@@ -148,20 +147,20 @@ class MailContent:
             )
         elif first.is_named:
             chosen = subjects.messages_in_room
-        elif len(people) == 1:
+        elif len(senders) == 1:
             chosen = subjects.messages_from_person
         else:
             chosen = subjects.messages_from_person_and_others
         places = {
             "app": self._settings.app_name,
             "server_name": self._server_name,
-            "person": people[0],
+            "person": senders[0],
             "room": first.title,
             "space": first.title,
         }
         return " ".join((chosen % {**PLACES, **places}).split())
 
-    def _shown(self, room: _Room, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    def _room_values(self, room: _Room, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
         return {
             "title": room.title,
             "hash": _hash(room.room_id),
@@ -184,10 +183,10 @@ class MailContent:
 
 
 def _by_room(unread: Sequence[Unread], first: str) -> dict[str, list[Unread]]:
-    """Group what is unread, the room that is the reason at the front."""
+    """Group unread messages by room, with the room `first` in front."""
     rooms: dict[str, list[Unread]] = {first: []}
-    for one in unread:
-        rooms.setdefault(one[0].room_id, []).append(one)
+    for push, stored in unread:
+        rooms.setdefault(push.room_id, []).append((push, stored))
     return rooms
 
 
@@ -203,12 +202,12 @@ def _message(stored: StoredEvent, name: str) -> dict[str, Any]:
         "is_historical": False,
         "sender_name": name,
         "sender_hash": _hash(event.sender),
-        # What people send as HTML is not trusted in e-mails: the template escapes the text.
+        # HTML that users send is not trusted in e-mails: the template escapes the text.
         "body_text_plain": text,
         "body_text_html": text,
     }
 
 
 def _hash(name: str) -> int:
-    """Give a number that tells rooms and people apart by colour."""
+    """Return the number of a colour for a room or a user."""
     return sum(name.encode()) % 3

@@ -1,4 +1,9 @@
-"""One e-mail pusher at work: it waits until something is unread for long, then mails it all."""
+"""The sending of e-mails to one address: when something has been unread for long, all of it.
+
+The position and the pauses of the rooms are stored in one transaction after the e-mail was sent,
+and nothing else is sent before. So only a process that is killed between the two sends an e-mail
+twice.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -13,34 +18,33 @@ from hs.lib.clock import Clock
 from hs.lib.mail.mailer import Mailer, MailFault
 from hs.services.push.pushers.delivery import KEPT_MS, Push, Pusher
 from hs.services.push.pushers.email_content import MailContent, Unread
-from hs.services.push.pushers.email_schedule import after_mail, due_ms
+from hs.services.push.pushers.email_schedule import due_ms, pause_after_email
 from hs.services.push.pushers.pusher_positions import Positions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.pushers.pushers import EMAIL
 from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.store.event_store import EventStore
-from hs.storage.database import Database, DatabaseError
+from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import Throttle
 
 MAX_READ: Final = 1000
-"""Notifications looked at together; one e-mail is done with all of them that are unread."""
+"""The limit of notifications that are read together; one e-mail is about all unread ones."""
 
 MAX_MAILED: Final = 50
-"""Messages that it shows of the room that is the reason, and again of all others."""
+"""The limit of messages shown of the room that made the e-mail due, and of all other rooms."""
 
 NEVER_MS: Final = 2**62
 
 FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
-NOTE_AGAIN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
 class MailTools:
-    """What all lines of e-mail share."""
+    """Dependencies of all lines."""
 
     database: Database
     positions: Positions
@@ -55,7 +59,7 @@ class MailTools:
 
 @attrs.define(eq=False)
 class MailLine:
-    """A pusher that mails."""
+    """The line of an e-mail pusher; see `PusherLine`."""
 
     pusher: Pusher
     _tools: MailTools
@@ -63,10 +67,10 @@ class MailLine:
     has_news: bool = True
     is_over: bool = False
     _position: int = attrs.field(init=False)
-    # What the next e-mail waits for, and what may change that.
+    # When the next e-mail is due, and an event that makes the line look at it again.
     _due_ms: int = NEVER_MS
     _throttles: dict[str, Throttle] = attrs.Factory(dict)
-    _earlier: trio.Event = attrs.Factory(trio.Event)
+    _due_earlier: trio.Event = attrs.Factory(trio.Event)
     _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
@@ -75,41 +79,37 @@ class MailLine:
 
     @property
     def user_id(self) -> UserID:
-        """Give whom it serves."""
         return self.pusher.user_id
 
     def replace(self, pusher: Pusher) -> None:
-        """Take over what was set anew."""
         self.pusher = pusher
         self._position = max(self._position, pusher.position)
 
     def add(self, push: Push) -> None:
-        """Note what was put in the queue: it may be due before all else."""
+        """Note a stored notification, which may be due earlier than all others."""
         self.has_news = True
         if due_ms(push, self._throttles.get(push.room_id), self._tools.delay_ms) < self._due_ms:
-            self._earlier.set()
+            self._due_earlier.set()
 
     def look_again(self) -> None:
-        """Look into the table: something may be there that was not told."""
         self.has_news = True
-        self._earlier.set()
+        self._due_earlier.set()
 
     def note_read(self) -> None:
-        """Do nothing: what is read is left out when the time comes."""
+        """Do nothing: read events are left out when an e-mail is written."""
 
     def end(self) -> None:
-        """Send nothing any more."""
         self.is_over = True
         self._scope.cancel()
 
     async def work(self) -> None:
-        """Mail what waits, each thing when it is due; returns when nothing waits."""
+        """Send e-mails when they are due, until no notification waits."""
         with trio.CancelScope() as self._scope:
             while True:
-                # From here on whatever comes is looked at, until it is known what is due.
-                self._earlier, self._due_ms = trio.Event(), NEVER_MS
+                # Until the next e-mail is planned, any notification makes the line look again.
+                self._due_earlier, self._due_ms = trio.Event(), NEVER_MS
                 pushes = await self._tools.database.read(
-                    storage.queued, self.user_id, self._position, MAX_READ
+                    storage.list_queued, self.user_id, self._position, MAX_READ
                 )
                 if not pushes:
                     return
@@ -121,30 +121,30 @@ class MailLine:
             await self._move(pushes[-1].seq)
             return
         key = self.pusher.key
-        found = await self._tools.database.read(storage.throttles, key)
-        self._throttles = {one.room_id: one for one in found}
+        throttles = await self._tools.database.read(storage.list_throttles, key)
+        self._throttles = {throttle.room_id: throttle for throttle in throttles}
         delay_ms = self._tools.delay_ms
         due = {
             push: due_ms(push, self._throttles.get(push.room_id), delay_ms) for push, _ in unread
         }
-        why = min(due, key=lambda push: due[push])
-        self._due_ms = due[why]
+        reason = min(due, key=lambda push: due[push])
+        self._due_ms = due[reason]
         left_ms = self._due_ms - self._tools.clock.now_ms()
         if left_ms > 0:
             with trio.move_on_after(left_ms / 1000):
-                await self._earlier.wait()
+                await self._due_earlier.wait()
             return
         if not await self._has_address():
             await self._tools.writer.delete(self.user_id, key.app_id, key.pushkey)
             self.end()
             await trio.lowlevel.checkpoint()
-        await self._mail(unread, why, pushes[-1].seq)
+        await self._send(unread, reason, pushes[-1].seq)
 
     async def _unread(self, pushes: Sequence[Push]) -> list[Unread]:
-        found = await self._tools.events.get([EventID(push.event_id) for push in pushes])
+        events = await self._tools.events.get([EventID(push.event_id) for push in pushes])
         unread = []
         for push in pushes:
-            stored = found.get(EventID(push.event_id))
+            stored = events.get(EventID(push.event_id))
             if stored is None or stored.redacted_by is not None:
                 continue
             if not await self._tools.counts.has_read(
@@ -159,48 +159,45 @@ class MailLine:
         )
         return owner == self.user_id
 
-    async def _mail(self, unread: Sequence[Unread], why: Push, upto: int) -> None:
-        mail = await self._tools.content.write(self.pusher, _shown(unread, why), why)
+    async def _send(self, unread: Sequence[Unread], reason: Push, upto: int) -> None:
+        mail = await self._tools.content.write(self.pusher, _newest(unread, reason), reason)
         now_ms = self._tools.clock.now_ms()
         try:
             await self._tools.mailer.send(mail)
         except MailFault as fault:
-            is_late = now_ms - why.added_ms - self._tools.delay_ms > KEPT_MS
+            is_late = now_ms - reason.added_ms - self._tools.delay_ms > KEPT_MS
             if fault.temporary and not is_late:
-                log.info("cannot mail %s what is unread yet: %s", self.user_id, fault)
-                await trio.sleep(self._pauses.next_s())
+                pause_s = self._pauses.next_s()
+                log.info(
+                    "e-mail to %s could not be sent, retrying in %.0f s: %s",
+                    self.user_id,
+                    pause_s,
+                    fault,
+                )
+                await trio.sleep(pause_s)
                 return
-            log.warning("%s is not mailed what is unread: %s", self.user_id, fault)
+            log.warning("e-mail to %s could not be sent, skipping it: %s", self.user_id, fault)
         self._pauses.reset()
-        await self._note(unread, upto, now_ms)
+        await self._record(unread, upto, now_ms)
 
-    async def _note(self, unread: Sequence[Unread], upto: int, now_ms: int) -> None:
-        first: dict[str, int] = {}
+    async def _record(self, unread: Sequence[Unread], upto: int, now_ms: int) -> None:
+        first_ms: dict[str, int] = {}
         for push, _ in unread:
-            first.setdefault(push.room_id, push.added_ms)
-        mailed = [
-            after_mail(room_id, self._throttles.get(room_id), first_ms, now_ms)
-            for room_id, first_ms in first.items()
+            first_ms.setdefault(push.room_id, push.added_ms)
+        throttles = [
+            pause_after_email(room_id, self._throttles.get(room_id), added_ms, now_ms)
+            for room_id, added_ms in first_ms.items()
         ]
-        while True:
-            try:
-                await self._tools.database.write(storage.note_mail, self.pusher.key, upto, mailed)
-            except DatabaseError as error:
-                # To go on without would be to mail it all again.
-                log.warning("cannot note what was mailed yet: %s", error)
-                await trio.sleep(NOTE_AGAIN_S)
-            else:
-                break
+        await self._tools.positions.record_email(self.pusher.key, upto, throttles)
         self._position = max(self._position, upto)
-        self._tools.positions.note_moved(self.user_id)
 
     async def _move(self, upto: int) -> None:
         await self._tools.positions.move(self.pusher.key, upto)
         self._position = max(self._position, upto)
 
 
-def _shown(unread: Sequence[Unread], why: Push) -> list[Unread]:
-    """Choose what an e-mail shows: the newest."""
-    first = [one for one in unread if one[0].room_id == why.room_id]
-    others = [one for one in unread if one[0].room_id != why.room_id]
-    return [*first[-MAX_MAILED:], *others[-MAX_MAILED:]]
+def _newest(unread: Sequence[Unread], reason: Push) -> list[Unread]:
+    """Return the messages that an e-mail shows: the newest of the room and of all others."""
+    of_room = [(push, stored) for push, stored in unread if push.room_id == reason.room_id]
+    of_others = [(push, stored) for push, stored in unread if push.room_id != reason.room_id]
+    return [*of_room[-MAX_MAILED:], *of_others[-MAX_MAILED:]]

@@ -1,7 +1,7 @@
-"""When a pusher mails: some time after a message stays unread, and ever more seldom about a room.
+"""The times of e-mails: some time after a message that stays unread, with pauses for each room.
 
-After the first e-mail about a room it is silent about that room for ten minutes, after the next
-for a day; half a day without anything to tell begins anew.
+After the first e-mail about a room there is none about that room for ten minutes, after the second
+for a day, and so on. After half a day without notifications the pauses begin anew.
 """
 
 from typing import Final
@@ -13,19 +13,24 @@ HOUR_MS: Final = 3600 * 1000
 FIRST_MS: Final = 10 * 60 * 1000
 FACTOR: Final = 144
 LONGEST_MS: Final = 24 * HOUR_MS
-FORGOTTEN_AFTER_MS: Final = 12 * HOUR_MS
+RESET_AFTER_MS: Final = 12 * HOUR_MS
 
 
 def due_ms(push: Push, throttle: Throttle | None, delay_ms: int) -> int:
-    """Tell when a notification that stays unread is to be mailed."""
-    unread_long_enough = push.added_ms + delay_ms
+    """Return when a notification is to be mailed if it stays unread."""
+    after_delay_ms = push.added_ms + delay_ms
     if throttle is None:
-        return unread_long_enough
-    return max(unread_long_enough, throttle.sent_ms + throttle.throttle_ms)
+        return after_delay_ms
+    return max(after_delay_ms, throttle.sent_ms + throttle.throttle_ms)
 
 
-def after_mail(room_id: str, before: Throttle | None, first_ms: int, now_ms: int) -> Throttle:
-    """Give the silence about a room after an e-mail now, whose first news is of `first_ms`."""
-    if before is None or first_ms - before.sent_ms > FORGOTTEN_AFTER_MS:
+def pause_after_email(
+    room_id: str, before: Throttle | None, first_ms: int, now_ms: int
+) -> Throttle:
+    """Return the pause for a room after an e-mail.
+
+    `before` is the previous pause, `first_ms` the time of the first notification in the e-mail.
+    """
+    if before is None or first_ms - before.sent_ms > RESET_AFTER_MS:
         return Throttle(room_id, now_ms, FIRST_MS)
     return Throttle(room_id, now_ms, min(before.throttle_ms * FACTOR, LONGEST_MS))

@@ -1,7 +1,15 @@
-"""One pusher at work: what waits for it, and the order in which it is sent.
+"""The sending of notifications to one push gateway, in the order of the events.
 
-A notification is sent only after the database holds that the one before is done. So a gateway
-gets each one, and gets again only what was on its way when a process was killed.
+Rules:
+
+- A notification is sent only after the database has the position of the one before. So each
+  notification arrives, and only one that was being sent when a process was killed arrives twice.
+- A process that is told to stop waits for the notification that is being sent (GRACE_S).
+- `_waiting` has all notifications above the position while `_is_current` holds. That is set
+  before the table is read, so a notification is in the table, is added by the feed, or both; what
+  is not above the position any more is skipped. If more wait than fit, the table is read again.
+- A failed attempt is repeated with growing pauses, until a day after the event; then, or after
+  MAX_REFUSALS refusals, the notification is skipped.
 """
 
 import logging
@@ -17,32 +25,31 @@ from hs.core.ids import UserID
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.grace import with_grace
-from hs.services.push.pushers.delivery import KEPT_MS, Delivery, Push, Pusher, Verdict
+from hs.services.push.pushers.delivery import KEPT_MS, DeliveryResult, Push, PushDelivery, Pusher
 from hs.services.push.pushers.pusher_positions import Positions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 
 MAX_HELD: Final = 100
-"""Notifications in memory; more are read from the table when their turn comes."""
+"""The limit of notifications in memory; others are read from the table later."""
 
-READ_AT_ONCE: Final = 50
+PAGE_SIZE: Final = 50
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 3600.0
 MAX_REFUSALS: Final = 3
 GRACE_S: Final = 10.0
-"""For what is on its way when the process ends."""
-
+"""How long a notification that is being sent may take when the process stops."""
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
 class LineTools:
-    """What all lines share.
+    """Dependencies of all lines.
 
-    `slots` bounds how many send at once, `slow_slots` how many of those whose last attempt
-    failed: gateways that never answer hold up each other, and nobody else.
+    `slots` limits how many lines send at the same time, `slow_slots` those whose last attempt
+    failed. So gateways that do not answer delay each other, but no others.
     """
 
     database: Database
@@ -56,20 +63,20 @@ class LineTools:
 
 @attrs.define(eq=False)
 class Line:
-    """A pusher over HTTP; `work` runs while there is something to do."""
+    """The line of an HTTP pusher; see `PusherLine`."""
 
     pusher: Pusher
-    _delivery: Delivery
+    _delivery: PushDelivery
     _tools: LineTools
     _position: int = attrs.field(init=False)
     is_working: bool = False
     has_news: bool = True
     is_over: bool = False
     _waiting: deque[Push] = attrs.Factory(deque)
-    # Whether the table holds nothing that is above the position and not waiting here.
+    # Whether all notifications above the position are waiting here.
     _is_current: bool = False
-    _badge: int | None = None
-    _badge_is_old: bool = False
+    _badge: int | None = None  # the unread count that the client shows
+    _badge_is_outdated: bool = False
     _changed: trio.Event = attrs.Factory(trio.Event)
     _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     _refusals: int = 0
@@ -81,7 +88,6 @@ class Line:
 
     @property
     def user_id(self) -> UserID:
-        """Give whom it serves."""
         return self.pusher.user_id
 
     @property
@@ -89,14 +95,13 @@ class Line:
         return self._tools.slow_slots if self._has_failed else self._tools.slots
 
     def replace(self, pusher: Pusher) -> None:
-        """Take over what was set anew; who waits to try again does it now."""
+        """Use changed settings of the pusher; a pending retry is made at once."""
         self.pusher = pusher
         self._position = max(self._position, pusher.position)
         self._pauses.reset()
         self._changed.set()
 
     def add(self, push: Push) -> None:
-        """Note what was put in the queue."""
         self.has_news = True
         if self._is_current and len(self._waiting) < MAX_HELD:
             self._waiting.append(push)
@@ -104,29 +109,27 @@ class Line:
             self.look_again()
 
     def look_again(self) -> None:
-        """Look into the table: something may be there that was not told."""
         self.has_news = True
         self._is_current = False
         self._waiting.clear()
 
     def note_read(self) -> None:
-        """Note that the user has read something, so that the number on icons may be another."""
+        """Note that the user has read something, so that the unread count may have changed."""
         self.has_news = True
-        self._badge_is_old = True
+        self._badge_is_outdated = True
 
     def end(self) -> None:
-        """Send nothing any more."""
         self.is_over = True
         self._scope.cancel()
 
     async def work(self) -> None:
-        """Send what waits; returns when nothing does."""
+        """Send all notifications that wait, then the unread count if it is outdated."""
         with trio.CancelScope() as self._scope:
             await self._jitter()
             while pushes := await self._next():
                 for push in pushes:
                     await self._deliver(push)
-            await self._show_badge()
+            await self._update_badge()
 
     async def _jitter(self) -> None:
         if self._tools.jitter_ms:
@@ -134,52 +137,54 @@ class Line:
 
     async def _next(self) -> list[Push]:
         if self._is_current:
-            pushes = list(self._waiting)
-        else:
-            # From here on the feed adds; what it brings as well as the table is passed over.
-            self._is_current = True
+            pushes = [push for push in self._waiting if push.seq > self._position]
             self._waiting.clear()
-            pushes = await self._tools.database.read(
-                storage.queued, self.user_id, self._position, READ_AT_ONCE
-            )
-            if len(pushes) == READ_AT_ONCE:
-                self._is_current = False
             return pushes
+        # From here on the feed adds notifications.
+        self._is_current = True
         self._waiting.clear()
-        return [push for push in pushes if push.seq > self._position]
+        pushes = await self._tools.database.read(
+            storage.list_queued, self.user_id, self._position, PAGE_SIZE
+        )
+        if len(pushes) == PAGE_SIZE:
+            self._is_current = False
+        return pushes
 
     async def _deliver(self, push: Push) -> None:
         while push.seq > self._position:
             async with self._slots:
-                # Sent and not noted would be sent again after a restart.
-                verdict = await with_grace(GRACE_S, partial(self._send, push))
-            if verdict is Verdict.GONE:
-                await self._give_up()
+                # If it were sent and its position not stored, it would be sent again.
+                result = await with_grace(GRACE_S, partial(self._send, push))
+            if result is DeliveryResult.GONE:
+                await self._delete_pusher()
             elif push.seq > self._position:
                 await self._pause()
 
-    async def _send(self, push: Push) -> Verdict:
-        verdict = await self._delivery.deliver(self.pusher, push)
-        self._has_failed = verdict is Verdict.LATER
-        if self._is_done(verdict, push):
+    async def _send(self, push: Push) -> DeliveryResult:
+        result = await self._delivery.deliver(self.pusher, push)
+        self._has_failed = result is DeliveryResult.FAILED
+        if self._is_done(result, push):
             await self._tools.positions.move(self.pusher.key, push.seq)
             self._position = max(self._position, push.seq)
             self._refusals = 0
-        return verdict
+        return result
 
-    def _is_done(self, verdict: Verdict, push: Push) -> bool:
-        if verdict is Verdict.DONE:
+    def _is_done(self, result: DeliveryResult, push: Push) -> bool:
+        """Return whether no further attempt is to be made to send a notification."""
+        if result is DeliveryResult.DELIVERED:
             self._pauses.reset()
             return True
-        if verdict is Verdict.GONE:
+        if result is DeliveryResult.GONE:
             return False
-        if verdict is Verdict.REFUSED:
+        if result is DeliveryResult.REFUSED:
             self._refusals += 1
             if self._refusals >= MAX_REFUSALS:
-                log.warning("the push gateway of %s refuses %s", self.user_id, push.event_id)
+                log.warning(
+                    "push gateway of %s refused %s, skipping it", self.user_id, push.event_id
+                )
                 return True
         if self._tools.clock.now_ms() - push.added_ms > KEPT_MS:
-            log.warning("%s could not be pushed to %s in time", push.event_id, self.user_id)
+            log.warning("push of %s to %s timed out, skipping it", push.event_id, self.user_id)
             return True
         return False
 
@@ -188,17 +193,16 @@ class Line:
         with trio.move_on_after(self._pauses.next_s()):
             await self._changed.wait()
 
-    async def _give_up(self) -> None:
-        """Delete the pusher."""
-        log.info("the push gateway of %s does not know its app any more", self.user_id)
+    async def _delete_pusher(self) -> None:
+        log.info("push gateway of %s rejected the pushkey, deleting the pusher", self.user_id)
         key = self.pusher.key
         await self._tools.writer.delete(self.user_id, key.app_id, key.pushkey)
         self.end()
         await trio.lowlevel.checkpoint()
 
-    async def _show_badge(self) -> None:
-        if not self._badge_is_old:
+    async def _update_badge(self) -> None:
+        if not self._badge_is_outdated:
             return
-        self._badge_is_old = False
+        self._badge_is_outdated = False
         async with self._slots:
             self._badge = await self._delivery.deliver_badge(self.pusher, self._badge)

@@ -1,4 +1,4 @@
-"""Pushers that go: with their devices, and what was left of those."""
+"""Deletion of pushers whose device, account or address was deleted."""
 
 from typing import Final
 
@@ -15,28 +15,28 @@ ORPHANS_AT_ONCE: Final = 500
 
 @attrs.frozen(eq=False)
 class PushersOfDevices:
-    """Deletes the pushers of devices that are logged out."""
+    """Deletes the pushers of deleted devices."""
 
     _writer: PusherWriter
 
     async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Do nothing: pushers have names of their own."""
+        """Do nothing: pushers do not depend on other properties of devices."""
 
     async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
-        """Delete what these devices set."""
+        """Delete the pushers that these devices set."""
         if device_ids:
             await self._writer.delete_of_devices(user_id, device_ids)
 
 
 @attrs.frozen(eq=False)
 class PusherUpkeep:
-    """Finishes what was cut short; hourly, in one process."""
+    """Deletes what earlier deletions left behind; hourly, in one process."""
 
     _database: Database
     _writer: PusherWriter
 
     async def tidy(self) -> None:
-        """Delete pushers whose device or account is gone, and what waits for nobody."""
-        for key in await self._database.read(storage.orphans, ORPHANS_AT_ONCE):
+        """Delete pushers without a device, account or address, and notifications without pusher."""
+        for key in await self._database.read(storage.list_orphans, ORPHANS_AT_ONCE):
             await self._writer.delete(UserID(key.user_id), key.app_id, key.pushkey)
-        await self._database.write(storage.prune_all_done)
+        await self._database.write(storage.delete_all_sent)

@@ -1,7 +1,7 @@
-"""What clients may do with their pushers.
+"""Requests of clients about their pushers.
 
-Spec: client-server API, GET pushers, POST pushers/set; MSC3881 (turning pushers of other devices
-off); MSC4076 (no badge counts).
+Spec: client-server API, GET pushers, POST pushers/set; MSC3881 (disabling pushers of other
+devices); MSC4076 (no badge counts).
 """
 
 from collections.abc import Mapping
@@ -39,19 +39,19 @@ _TEXTS: Final = ("app_display_name", "device_display_name", "lang")
 
 @attrs.frozen(eq=False)
 class Pushers:
-    """Lists and sets pushers; `may_mail` tells whether notifications go by e-mail at all."""
+    """Lists and sets pushers; `may_mail` is whether the server sends notifications by e-mail."""
 
     _database: Database
     _writer: PusherWriter
     _may_mail: bool
 
     async def of_user(self, user_id: UserID) -> list[PusherRecord]:
-        """List a user's pushers, as they are stored."""
-        return await self._database.read(storage.of_user, user_id)
+        """List the stored pushers of a user."""
+        return await self._database.read(storage.list_of_user, user_id)
 
     async def shown_to(self, requester: Requester) -> list[dict[str, Any]]:
-        """List the requester's pushers, as clients get them."""
-        return [_shown(one) for one in await self.of_user(requester.user_id)]
+        """List the requester's pushers as clients see them."""
+        return [_rendered(record) for record in await self.of_user(requester.user_id)]
 
     async def change(self, requester: Requester, body: JsonObject) -> None:
         """Set or delete one of the requester's pushers.
@@ -60,49 +60,49 @@ class Pushers:
         """
         for name in ("kind", "app_id", "pushkey"):
             if name not in body:
-                raise MissingParam(f"Missing parameters: {name}")
+                raise MissingParam(f"{name} is missing")
         app_id, pushkey = _app_id(body), _pushkey(body)
         if body["kind"] is None:
             await self._writer.delete(requester.user_id, app_id, pushkey)
             return
-        wish = _wish(requester, app_id, pushkey, body)
+        wish = _parse_pusher(requester, app_id, pushkey, body)
         if wish.kind == HTTP:
             check_gateway(body["data"])
         elif wish.kind == EMAIL:
-            await self._check_mail(wish)
+            await self._check_email(wish)
         else:
-            raise InvalidParam("A pusher is of kind http or email")
+            raise InvalidParam("kind must be http or email")
         await self._writer.put(wish)
 
-    async def _check_mail(self, wish: PusherWish) -> None:
+    async def _check_email(self, wish: PusherWish) -> None:
         if not self._may_mail:
-            raise InvalidParam("This server sends no notifications by e-mail")
+            raise InvalidParam("Notifications by e-mail are disabled on this server")
         if wish.app_id != EMAIL_APP_ID:
-            raise InvalidParam(f"A pusher of kind email has the app_id {EMAIL_APP_ID}")
+            raise InvalidParam(f"app_id of an email pusher must be {EMAIL_APP_ID}")
         owner = await self._database.read(storage.owner_of_address, EMAIL, wish.pushkey)
         if owner != wish.user_id:
-            raise ThreepidNotFound("That address does not belong to your account")
+            raise ThreepidNotFound("pushkey must be an e-mail address of your account")
 
 
 def check_gateway(content: Mapping[str, Any]) -> None:
-    """Refuse a push gateway that cannot be one. Raises: MissingParam, InvalidParam."""
+    """Reject pusher data without a valid gateway URL. Raises: MissingParam, InvalidParam."""
     url = content.get("url")
     if url is None:
         raise MissingParam("data.url is missing")
     if not isinstance(url, str) or len(url) > MAX_URL_CHARS:
-        raise InvalidParam("data.url is no URL")
+        raise InvalidParam(f"data.url must be a URL of at most {MAX_URL_CHARS} characters")
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise InvalidParam("data.url is no URL") from None
+        raise InvalidParam("data.url is not a valid URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise InvalidParam("data.url must be an https URL without user name and password")
+        raise InvalidParam("data.url must be an HTTPS URL without user name and password")
     if parts.path != GATEWAY_PATH:
         raise InvalidParam(f"data.url must have the path {GATEWAY_PATH}")
 
 
-def _wish(requester: Requester, app_id: str, pushkey: str, body: JsonObject) -> PusherWish:
+def _parse_pusher(requester: Requester, app_id: str, pushkey: str, body: JsonObject) -> PusherWish:
     missing = [name for name in (*_TEXTS, "data") if body.get(name) is None]
     if missing:
         raise MissingParam(f"Missing parameters: {', '.join(missing)}")
@@ -113,7 +113,7 @@ def _wish(requester: Requester, app_id: str, pushkey: str, body: JsonObject) -> 
         raise BadJson("data must be an object")
     encoded = orjson.dumps(content).decode()
     if len(encoded) > MAX_DATA_BYTES:
-        raise InvalidParam("data is too large")
+        raise InvalidParam(f"data must not exceed {MAX_DATA_BYTES} bytes")
     return PusherWish(
         user_id=requester.user_id,
         app_id=app_id,
@@ -126,7 +126,7 @@ def _wish(requester: Requester, app_id: str, pushkey: str, body: JsonObject) -> 
         data=encoded,
         enabled=_flag(body, ENABLED, default=True),
         device_id=requester.device_id or "",
-        # Who turns the pusher of another device on or off does not take it over.
+        # A device that enables or disables the pusher of another device does not take it over.
         keeps_device=ENABLED in body,
         is_alone=not _flag(body, "append", default=False),
     )
@@ -136,7 +136,7 @@ def _app_id(body: JsonObject) -> str:
     app_id = body["app_id"]
     _check_text("app_id", app_id)
     if not app_id or len(app_id) > MAX_APP_ID_CHARS:
-        raise InvalidParam(f"app_id has at most {MAX_APP_ID_CHARS} characters, and at least one")
+        raise InvalidParam(f"app_id must have 1 to {MAX_APP_ID_CHARS} characters")
     return str(app_id)
 
 
@@ -144,7 +144,7 @@ def _pushkey(body: JsonObject) -> str:
     pushkey = body["pushkey"]
     _check_text("pushkey", pushkey)
     if not pushkey or len(pushkey.encode()) > MAX_PUSHKEY_BYTES:
-        raise InvalidParam(f"pushkey has at most {MAX_PUSHKEY_BYTES} bytes, and at least one")
+        raise InvalidParam(f"pushkey must have 1 to {MAX_PUSHKEY_BYTES} bytes")
     if body["kind"] == EMAIL:
         return str(pushkey).strip().casefold()
     return str(pushkey)
@@ -154,7 +154,7 @@ def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise BadJson(f"{name} must be a string")
     if len(value) > MAX_TEXT_CHARS or "\x00" in value:
-        raise InvalidParam(f"{name} is too long, or holds what no text does")
+        raise InvalidParam(f"{name} must have at most {MAX_TEXT_CHARS} characters and no NUL")
 
 
 def _flag(body: JsonObject, name: str, *, default: bool) -> bool:
@@ -164,8 +164,8 @@ def _flag(body: JsonObject, name: str, *, default: bool) -> bool:
     return value
 
 
-def _shown(record: PusherRecord) -> dict[str, Any]:
-    shown = {
+def _rendered(record: PusherRecord) -> dict[str, Any]:
+    rendered = {
         "app_id": record.app_id,
         "pushkey": record.pushkey,
         "kind": record.kind,
@@ -177,5 +177,5 @@ def _shown(record: PusherRecord) -> dict[str, Any]:
         ENABLED: bool(record.enabled),
     }
     if record.device_id:
-        shown[DEVICE_ID] = record.device_id
-    return shown
+        rendered[DEVICE_ID] = record.device_id
+    return rendered

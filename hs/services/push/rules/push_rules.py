@@ -1,4 +1,4 @@
-"""Push rules of users: changed by one process, read in all.
+"""Push rules of users, which one process changes and all processes read.
 
 Spec: client-server API, Push Rules: API.
 """
@@ -35,13 +35,13 @@ from hs.storage.push import push_rules as storage
 MAX_CACHED: Final = 20_000
 MAX_RENDERED: Final = 2_000
 MAX_BYTES: Final = 1024 * 1024
-"""Of all that one user has set."""
+"""The limit of the encoded rules of one user."""
 
 Edit = Callable[[UserRules], UserRules]
 
 
 class RulesWriter(Protocol):
-    """The process that changes push rules; kinds and bodies are checked there."""
+    """The process that changes push rules; it also checks kinds and bodies."""
 
     @rpc
     async def put(
@@ -53,39 +53,39 @@ class RulesWriter(Protocol):
         before: str | None,
         after: str | None,
     ) -> None:
-        """Add a rule or change it in its place. Raises: InvalidParam, MissingParam, Unknown."""
+        """Add or replace a rule (see `put_rule`). Raises: InvalidParam, MissingParam, Unknown."""
         ...
 
     @rpc
     async def delete(self, user_id: UserID, kind: str, rule_id: str) -> None:
-        """Take a rule away. Raises: InvalidParam, NotFound."""
+        """Remove a rule. Raises: InvalidParam, NotFound."""
         ...
 
     @rpc
     async def set_enabled(
         self, user_id: UserID, kind: str, rule_id: str, body: dict[str, Any]
     ) -> None:
-        """Turn a rule on or off. Raises: InvalidParam, MissingParam, NotFound."""
+        """Enable or disable a rule. Raises: InvalidParam, MissingParam, NotFound."""
         ...
 
     @rpc
     async def set_actions(
         self, user_id: UserID, kind: str, rule_id: str, body: dict[str, Any]
     ) -> None:
-        """Change what a rule does. Raises: InvalidParam, MissingParam, NotFound."""
+        """Change the actions of a rule. Raises: InvalidParam, MissingParam, NotFound."""
         ...
 
     @rpc
     async def copy_room_rules(
         self, user_ids: list[UserID], old_room_id: RoomID, new_room_id: RoomID
     ) -> None:
-        """Give the replacement of an upgraded room the rules that users set for the old one."""
+        """Copy the rules that users set for an upgraded room to its replacement."""
         ...
 
 
 @attrs.frozen(eq=False)
 class RulesTable:
-    """The writer."""
+    """The implementation of `RulesWriter` in the process that writes the stream `push_rules`."""
 
     writer: TableWriter[PushRulesRow]
     features: PushFeatures = STANDARD_FEATURES
@@ -103,21 +103,18 @@ class RulesTable:
         before: str | None,
         after: str | None,
     ) -> None:
-        """Add a rule or change it in its place. Raises: InvalidParam, MissingParam, Unknown."""
         rule = editing.parse_rule(editing.parse_kind(kind), rule_id, body)
         await self._edit(
             user_id, lambda user: editing.put_rule(user, rule, before=before, after=after)
         )
 
     async def delete(self, user_id: UserID, kind: str, rule_id: str) -> None:
-        """Take a rule away. Raises: InvalidParam, NotFound."""
         parsed = editing.parse_kind(kind)
         await self._edit(user_id, lambda user: editing.delete_rule(user, parsed, rule_id))
 
     async def set_enabled(
         self, user_id: UserID, kind: str, rule_id: str, body: dict[str, Any]
     ) -> None:
-        """Turn a rule on or off. Raises: InvalidParam, MissingParam, NotFound."""
         parsed, enabled = editing.parse_kind(kind), editing.parse_enabled(body)
         await self._edit(
             user_id,
@@ -127,7 +124,6 @@ class RulesTable:
     async def set_actions(
         self, user_id: UserID, kind: str, rule_id: str, body: dict[str, Any]
     ) -> None:
-        """Change what a rule does. Raises: InvalidParam, MissingParam, NotFound."""
         parsed, actions = editing.parse_kind(kind), editing.parse_actions(body)
         await self._edit(
             user_id,
@@ -137,7 +133,6 @@ class RulesTable:
     async def copy_room_rules(
         self, user_ids: list[UserID], old_room_id: RoomID, new_room_id: RoomID
     ) -> None:
-        """Give the replacement of an upgraded room the rules that users set for the old one."""
         for user_id in user_ids:
             await self._edit(
                 user_id, lambda user: editing.copy_room_rules(user, old_room_id, new_room_id)
@@ -148,7 +143,7 @@ class RulesTable:
 
 
 class PushRules:
-    """What users have set, in each process."""
+    """The rules that users set, cached in each process."""
 
     def __init__(
         self, database: Database, feed: Feed, features: PushFeatures = STANDARD_FEATURES
@@ -163,14 +158,14 @@ class PushRules:
         feed.subscribe(PUSH_RULES, self._on_rows)
 
     async def of_user(self, user_id: UserID) -> UserRules:
-        """Give what a user has set."""
+        """Return the rules that a user set."""
         return await self._users.get(user_id)
 
     async def content(self, user_id: UserID) -> bytes:
-        """Give the content of a user's m.push_rules event, which `GET /pushrules/` shows too."""
-        held = self._rendered.get(user_id)
-        if held is not None:
-            return held
+        """Return the content of a user's m.push_rules event, which also is `GET /pushrules/`."""
+        cached = self._rendered.get(user_id)
+        if cached is not None:
+            return cached
         user = await self._users.get(user_id)
         rules = render_ruleset(full_ruleset(user, self.defaults), user_id)
         rendered = for_keeping(orjson.dumps(rules))
@@ -178,7 +173,7 @@ class PushRules:
         return rendered
 
     async def _load(self, user_id: UserID) -> UserRules:
-        stored = await self._database.read(storage.rules_of, user_id)
+        stored = await self._database.read(storage.load_rules, user_id)
         return NO_USER_RULES if stored is None else decode_user_rules(stored)
 
     def _on_rows(self, batch: Batch[PushRulesRow]) -> None:
@@ -189,17 +184,17 @@ class PushRules:
 
 @attrs.frozen(eq=False)
 class PushRuleService:
-    """What clients may do with their push rules."""
+    """The requests of clients about their push rules."""
 
     rules: PushRules
     writer: RulesWriter
 
     async def document(self, requester: Requester) -> bytes:
-        """Give all rules."""
+        """Return the JSON of all rules."""
         return await self.rules.content(requester.user_id)
 
     async def of_kind(self, requester: Requester, kind: str) -> list[dict[str, Any]]:
-        """Give the rules of a kind. Raises: InvalidParam."""
+        """Return the rules of a kind. Raises: InvalidParam."""
         parsed = editing.parse_kind(kind)
         user = await self.rules.of_user(requester.user_id)
         return [
@@ -209,20 +204,20 @@ class PushRuleService:
         ]
 
     async def one(self, requester: Requester, kind: str, rule_id: str) -> dict[str, Any]:
-        """Give a rule. Raises: InvalidParam, NotFound."""
+        """Return a rule. Raises: InvalidParam, NotFound."""
         rule = await self._find(requester, editing.parse_kind(kind), rule_id)
         return render_rule(rule, requester.user_id)
 
     async def attribute(
         self, requester: Requester, kind: str, rule_id: str, name: str
     ) -> dict[str, Any]:
-        """Give one property of a rule. Raises: InvalidParam, NotFound."""
+        """Return the `enabled` or the `actions` of a rule. Raises: InvalidParam, NotFound."""
         rule = await self._find(requester, editing.parse_kind(kind), rule_id)
         if name == "enabled":
             return {"enabled": rule.enabled}
         if name == "actions":
             return {"actions": list(rule.actions)}
-        raise InvalidParam(f"Push rules have no property {name[:32]}")
+        raise InvalidParam(f"Push rules have no attribute {name[:32]}")
 
     async def put(
         self,
@@ -233,26 +228,23 @@ class PushRuleService:
         before: str | None,
         after: str | None,
     ) -> None:
-        """Add a rule or change it in its place.
-
-        Raises: InvalidParam, MissingParam, Unknown.
-        """
+        """Add or replace a rule (see `put_rule`). Raises: InvalidParam, MissingParam, Unknown."""
         await self.writer.put(requester.user_id, kind, rule_id, body, before, after)
 
     async def delete(self, requester: Requester, kind: str, rule_id: str) -> None:
-        """Take a rule away. Raises: InvalidParam, NotFound."""
+        """Remove a rule. Raises: InvalidParam, NotFound."""
         await self.writer.delete(requester.user_id, kind, rule_id)
 
     async def set_attribute(
         self, requester: Requester, kind: str, rule_id: str, name: str, body: Mapping[str, Any]
     ) -> None:
-        """Change one property of a rule. Raises: InvalidParam, MissingParam, NotFound."""
+        """Change an attribute of a rule. Raises: InvalidParam, MissingParam, NotFound."""
         if name == "enabled":
             await self.writer.set_enabled(requester.user_id, kind, rule_id, dict(body))
         elif name == "actions":
             await self.writer.set_actions(requester.user_id, kind, rule_id, dict(body))
         else:
-            raise InvalidParam(f"Push rules have no property {name[:32]}")
+            raise InvalidParam(f"Push rules have no attribute {name[:32]}")
 
     async def _find(self, requester: Requester, kind: RuleKind, rule_id: str) -> PushRule:
         user = await self.rules.of_user(requester.user_id)
@@ -262,14 +254,14 @@ class PushRuleService:
 async def _edit_rules(
     tx: Tx, ids: StreamIds, user_id: UserID, edit: Edit
 ) -> tuple[None, list[tuple[int, PushRulesRow]]]:
-    stored = await storage.rules_of(tx, user_id)
+    stored = await storage.load_rules(tx, user_id)
     old = NO_USER_RULES if stored is None else decode_user_rules(stored)
     new = edit(old)
     encoded = encode_user_rules(new)
     if encoded == (stored or encode_user_rules(NO_USER_RULES)):
         return None, []
     if len(encoded) > MAX_BYTES:
-        raise InvalidParam("The push rules are too large")
-    number = await ids.one()
-    await storage.set_rules(tx, user_id, encoded, number)
-    return None, [(number, PushRulesRow(user_id, encoded))]
+        raise InvalidParam(f"The push rules of a user must not exceed {MAX_BYTES} bytes")
+    stream_id = await ids.one()
+    await storage.set_rules(tx, user_id, encoded, stream_id)
+    return None, [(stream_id, PushRulesRow(user_id, encoded))]

@@ -1,4 +1,4 @@
-"""The list of what a user was notified about.
+"""The list of a user's notifications.
 
 Spec: client-server API, GET /notifications.
 """
@@ -12,14 +12,15 @@ import orjson
 from hs.core.errors import InvalidParam
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
-from hs.services.push.unread.unread_counts import ReadUpTo, UnreadCounts
+from hs.services.push.unread.read_positions import ReadPosition
+from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.read.rendering import Rendering
 from hs.services.rooms.read.visibility import Seen, Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
 from hs.storage.push import push_rules as storage
-from hs.storage.push.push_rules import Notified
+from hs.storage.push.push_rules import NotificationRecord
 
 MAX_NOTIFICATIONS: Final = 500
 DEFAULT_NOTIFICATIONS: Final = 50
@@ -28,7 +29,7 @@ _NEWEST: Final = 2**62
 
 @attrs.frozen(eq=False)
 class Notifications:
-    """Lists notifications."""
+    """Lists the notifications of users."""
 
     database: Database
     memberships: Memberships
@@ -40,44 +41,45 @@ class Notifications:
     async def of_user(
         self, requester: Requester, start: str | None, limit: int, *, highlights: bool
     ) -> dict[str, Any]:
-        """List the requester's notifications, the newest first.
+        """Return a page of the requester's notifications, the newest first.
 
-        Raises: InvalidParam.
+        Raises: InvalidParam if `start` is not a token of this list.
         """
         rooms = await self.memberships.joined_rooms(requester.user_id)
-        marks = await self.counts.marks(requester.user_id, rooms)
+        positions = await self.counts.read_positions(requester.user_id, rooms)
         before = _parse(start)
-        wanted = max(1, min(limit, MAX_NOTIFICATIONS))
-        found = await self.database.read(
-            storage.notified, requester.user_id, rooms, before, highlights, wanted + 1
+        page_size = max(1, min(limit, MAX_NOTIFICATIONS))
+        records = await self.database.read(
+            storage.list_notifications, requester.user_id, rooms, before, highlights, page_size + 1
         )
-        page = found[:wanted]
-        answer: dict[str, Any] = {"notifications": await self._shown(requester, page, marks)}
-        if len(found) > wanted:
-            answer["next_token"] = str(page[-1].stream_id)
-        return answer
+        page = records[:page_size]
+        rendered = await self._render(requester, page, positions)
+        response: dict[str, Any] = {"notifications": rendered}
+        if len(records) > page_size:
+            response["next_token"] = str(page[-1].stream_id)
+        return response
 
-    async def _shown(
+    async def _render(
         self,
         requester: Requester,
-        page: Sequence[Notified],
-        marks: Mapping[RoomID, tuple[ReadUpTo, int]],
+        page: Sequence[NotificationRecord],
+        positions: Mapping[RoomID, tuple[ReadPosition, int]],
     ) -> list[dict[str, Any]]:
-        # What came before the user did was for others.
-        mine = {
-            EventID(one.event_id): one
-            for one in page
-            if one.stream_id > marks[RoomID(one.room_id)][1]
+        # Events before the user joined notified others.
+        records = {
+            EventID(record.event_id): record
+            for record in page
+            if record.stream_id > positions[RoomID(record.room_id)][1]
         }
-        stored = await self.events.get(mine)
+        stored = await self.events.get(records)
         seen = await self.visibility.filter_visible(requester.user_id, list(stored.values()))
         viewer = self.rendering.viewer(
             requester, await self.visibility.ignored_by(requester.user_id)
         )
-        await self.rendering.prepare([one.stored for one in seen], viewer)
-        by_id: dict[EventID, Seen] = {one.stored.event_id: one for one in seen}
-        shown: list[dict[str, Any]] = []
-        for event_id, one in mine.items():
+        await self.rendering.prepare([visible.stored for visible in seen], viewer)
+        by_id: dict[EventID, Seen] = {visible.stored.event_id: visible for visible in seen}
+        rendered: list[dict[str, Any]] = []
+        for event_id, record in records.items():
             if event_id not in by_id:
                 continue
             visible = by_id[event_id]
@@ -85,24 +87,24 @@ class Notifications:
                 self.rendering.pruned_event if visible.pruned else self.rendering.timeline_event
             )
             event = render(visible.stored, viewer, visible.membership, room_id=False)
-            read = marks[RoomID(one.room_id)][0].of_thread(one.thread_id)
-            shown.append(
+            read_upto = positions[RoomID(record.room_id)][0].of_thread(record.thread_id)
+            rendered.append(
                 {
-                    "actions": orjson.Fragment(one.actions),
+                    "actions": orjson.Fragment(record.actions),
                     "event": orjson.Fragment(event),
-                    # Rules have had no tags for long; clients still look.
+                    # Push rules no longer have tags, but clients still read the field.
                     "profile_tag": "",
-                    "read": one.stream_id <= read,
-                    "room_id": one.room_id,
+                    "read": record.stream_id <= read_upto,
+                    "room_id": record.room_id,
                     "ts": visible.stored.event.origin_server_ts,
                 }
             )
-        return shown
+        return rendered
 
 
 def _parse(start: str | None) -> int:
     if start is None:
         return _NEWEST
     if not start.isascii() or not start.isdigit() or len(start) > 18:
-        raise InvalidParam("Not a token of this list")
+        raise InvalidParam("from is not a token of the list of notifications")
     return int(start)

@@ -1,7 +1,7 @@
-"""The chore that forgets what old events did: what all have read after a month, all after a year.
+"""Deletion of the results of old events: of read ones after a month, of all after a year.
 
-Counts stay exact for who has read within a year; the list of notifications goes back a month, or
-as far as somebody in the room has not read.
+Counts stay exact for users who have read within a year. The list of notifications goes back a
+month, and further as far as a local member of the room has not read.
 """
 
 from typing import Final
@@ -18,36 +18,38 @@ KEPT_DAYS: Final = 30
 LONGEST_DAYS: Final = 365
 PERIOD_S: Final = 6 * 3600.0
 ROOMS_AT_ONCE: Final = 100
-REST_S: Final = 0.02
-"""Between rooms: nobody waits for this."""
+PAUSE_S: Final = 0.02
+"""Between rooms, as other work is more urgent."""
 
 
 @attrs.frozen(eq=False)
 class PushPruning:
-    """Forgets, in one process."""
+    """Deletes old results, in one process."""
 
     _database: Database
     _clock: Clock
 
     async def prune(self) -> None:
-        """Note the day, and forget what is old enough."""
+        """Record the day, and delete the results that are old enough."""
         today = self._clock.now_ms() // DAY_MS
-        await self._database.write(storage.note_day, today)
-        upto = await self._database.read(storage.last_of, today - KEPT_DAYS - 1)
+        await self._database.write(storage.record_day, today)
+        upto = await self._database.read(storage.last_stream_id, today - KEPT_DAYS - 1)
         if upto is not None:
-            await self._forget_read(upto)
-        upto = await self._database.read(storage.last_of, today - LONGEST_DAYS - 1)
+            await self._delete_read(upto)
+        upto = await self._database.read(storage.last_stream_id, today - LONGEST_DAYS - 1)
         if upto is not None:
-            await self._database.write(storage.forget_all, upto)
-        await self._database.write(storage.forget_days, today - LONGEST_DAYS - KEPT_DAYS)
+            await self._database.write(storage.delete_all, upto)
+        await self._database.write(storage.delete_days, today - LONGEST_DAYS - KEPT_DAYS)
 
-    async def _forget_read(self, upto: int) -> None:
+    async def _delete_read(self, upto: int) -> None:
         after = ""
         while True:
-            rooms = await self._database.read(storage.rooms_with_old, after, upto, ROOMS_AT_ONCE)
+            rooms = await self._database.read(
+                storage.rooms_with_outcomes, after, upto, ROOMS_AT_ONCE
+            )
             for room_id in rooms:
-                await self._database.write(storage.forget_read, room_id, upto)
-                await trio.sleep(REST_S)
+                await self._database.write(storage.delete_read, room_id, upto)
+                await trio.sleep(PAUSE_S)
             if len(rooms) < ROOMS_AT_ONCE:
                 return
             after = rooms[-1]

@@ -1,10 +1,11 @@
-"""What happened lately in rooms, in memory: from a room's floor on, everything that notifies.
+"""Recent notifications of rooms, in memory: everything above the floor of each room.
 
-Below the floor the database knows. A room that is not held has seen nothing since this process
-follows, or was dropped; it is taken up again at the position that is evaluated then.
+The database knows what is below the floor. A room that is not held has had no notification since
+this process follows the stream `unread`, or was dropped; it is taken up again with a floor up to
+which the database is complete.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -15,23 +16,28 @@ from hs.repl.rows import Unread
 
 MAX_ROOMS: Final = 50_000
 MAX_ROWS: Final = 400
-"""Of one room; then the older half goes."""
+"""Of one room; beyond that the older half is dropped."""
 
 
 @attrs.define(eq=False)
-class Tail:
-    """What notifies in one room, by ascending numbers, all of it above `floor`.
+class RecentInRoom:
+    """The notifications of one room above the stream ID `floor`, in ascending order.
 
-    `version` is another whenever something was taken away.
+    `version` changes whenever a notification is removed, and is unique in the process.
     """
 
     floor: int
     version: int
     rows: list[Unread] = attrs.Factory(list)
 
+    @property
+    def last(self) -> int:
+        """The stream ID of the latest notification, or the floor."""
+        return self.rows[-1].stream_id if self.rows else self.floor
+
     def add(self, unread: Unread) -> None:
-        """Note what came."""
-        if unread.stream_id <= self.floor or self.holds(unread.stream_id):
+        """Add a notification, unless it is known."""
+        if unread.stream_id <= self.last:
             return
         self.rows.append(unread)
         if len(self.rows) > MAX_ROWS:
@@ -39,27 +45,27 @@ class Tail:
             self.floor = self.rows[half - 1].stream_id
             del self.rows[:half]
 
-    def holds(self, stream_id: int) -> bool:
-        """Tell whether an event is among the rows, which only the last ones are asked for."""
-        return bool(self.rows) and stream_id <= self.rows[-1].stream_id
-
-    def remove(self, stream_id: int) -> None:
-        """Forget an event."""
+    def remove(self, stream_id: int, version: int) -> None:
+        """Remove the notification of an event, known or not."""
         self.rows = [row for row in self.rows if row.stream_id != stream_id]
+        self.version = version
 
     def count(
-        self, user_id: UserID, after: int, read: Callable[[str], int]
+        self, user_id: UserID, after: int, read_up_to: Callable[[str], int]
     ) -> dict[str, tuple[int, int]]:
-        """Count by thread what is above a number and above what is read of its thread."""
+        """Count a user's (notifications, highlights) by thread.
+
+        Only events above `after`, and above what is read of their thread, are counted.
+        """
         counts: dict[str, tuple[int, int]] = {}
         for row in reversed(self.rows):
             if row.stream_id <= after:
                 break
-            if row.sender == user_id or row.stream_id <= read(row.thread_id):
+            if row.sender == user_id or row.stream_id <= read_up_to(row.thread_id):
                 continue
             notify, highlight = int(row.notify), int(row.highlight and row.notify)
-            for other, more_notify, more_highlight in row.exceptions:
-                if other == user_id:
+            for exception_user_id, more_notify, more_highlight in row.exceptions:
+                if exception_user_id == user_id:
                     notify += more_notify
                     highlight += more_highlight
             if notify or highlight:
@@ -68,42 +74,46 @@ class Tail:
         return counts
 
 
-class Tails:
-    """The tails of rooms."""
+class RecentNotifications:
+    """The recent notifications of the rooms that were asked for lately."""
 
     def __init__(self) -> None:
-        self._rooms: LruCache[RoomID, Tail] = LruCache("unread_tails", max_entries=MAX_ROOMS)
+        self._rooms: LruCache[RoomID, RecentInRoom] = LruCache(
+            "unread_tails", max_entries=MAX_ROOMS
+        )
         self._version = 0
 
-    def get(self, room_id: RoomID) -> Tail | None:
-        """Give a room's tail, if it is held."""
+    def get(self, room_id: RoomID) -> RecentInRoom | None:
+        """Return a room's notifications, if they are held."""
         return self._rooms.get(room_id)
 
-    def take_up(self, room_id: RoomID, floor: int) -> Tail:
-        """Begin to hold a room."""
-        self._version += 1
-        tail = Tail(floor, self._version)
-        self._rooms.put(room_id, tail)
-        return tail
+    def take_up(self, room_id: RoomID, floor: int, notifications: Iterable[Unread]) -> None:
+        """Begin to hold a room, with the notifications above the floor."""
+        recent = RecentInRoom(floor, self._next_version())
+        for unread in notifications:
+            recent.add(unread)
+        self._rooms.put(room_id, recent)
 
     def add(self, unread: Unread) -> None:
-        """Note what came in a room that is held."""
-        room_id = RoomID(unread.room_id)
-        if room_id in self._rooms:
-            tail = self._rooms.get(room_id)
-            assert tail is not None
-            tail.add(unread)
+        """Add a notification to its room, if that is held."""
+        recent = self._held(RoomID(unread.room_id))
+        if recent is not None:
+            recent.add(unread)
 
     def remove(self, room_id: RoomID, stream_id: int) -> None:
-        """Forget an event; whoever counted with it counts again."""
-        if room_id not in self._rooms:
-            return
-        tail = self._rooms.get(room_id)
-        assert tail is not None
-        self._version += 1
-        tail.version = self._version
-        tail.remove(stream_id)
+        """Remove the notification of an event; counts that include it no longer hold."""
+        recent = self._held(room_id)
+        if recent is not None:
+            recent.remove(stream_id, self._next_version())
 
     def clear(self) -> None:
-        """Hold nothing any more."""
+        """Hold no room any more."""
         self._rooms.clear()
+
+    def _held(self, room_id: RoomID) -> RecentInRoom | None:
+        # Most rows are of rooms that are not held; those do not count as misses.
+        return self._rooms.get(room_id) if room_id in self._rooms else None
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version

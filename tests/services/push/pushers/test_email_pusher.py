@@ -1,4 +1,4 @@
-"""E-mail pushers at work: what is mailed, what is left out, and when it is silent."""
+"""E-mail pushers: which messages are mailed, and when."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,8 +30,8 @@ WAIT_S = 60.0
 
 
 @attrs.define(eq=False)
-class KeptMails:
-    """A mailer of the test's: keeps e-mails, after failing as it was told to."""
+class RecordingMailer:
+    """A mailer that raises the configured faults, then records e-mails."""
 
     mails: list[Mail] = attrs.Factory(list)
     faults: list[MailFault] = attrs.Factory(list)
@@ -47,12 +47,12 @@ class KeptMails:
 
 
 @attrs.define(eq=False)
-class PostRoom:
+class EmailScene:
     """Bob's e-mail pusher."""
 
     scene: PushScene
     line: MailLine
-    kept: KeptMails
+    mailer: RecordingMailer
 
     async def room(self, name: str) -> RoomID:
         world = self.scene.world
@@ -68,7 +68,7 @@ class PostRoom:
 
 
 @asynccontextmanager
-async def open_post_room(database: Database, delay_ms: int = 0) -> AsyncIterator[PostRoom]:
+async def open_email(database: Database, delay_ms: int = 0) -> AsyncIterator[EmailScene]:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         record = ThreepidRecord("email", ADDRESS, BOB, 0, 0)
         await database.write(threepids.insert, record)
@@ -79,141 +79,147 @@ async def open_post_room(database: Database, delay_ms: int = 0) -> AsyncIterator
         settings = MailSettings(notif_delay_before_mail=delay_ms)
         members = scene.unread.members
         content = MailContent(
-            Templates(), settings, "hs.example", links, world.events, world.states, members
+            templates=Templates(),
+            settings=settings,
+            server_name="hs.example",
+            unsubscribing=links,
+            events=world.events,
+            states=world.states,
+            members=members,
         )
-        kept = KeptMails()
+        mailer = RecordingMailer()
         tools = MailTools(
-            database,
-            scene.positions,
-            scene.table,
-            world.clock,
-            scene.unread.counting,
-            world.events,
-            content,
-            kept,
-            delay_ms,
+            database=database,
+            positions=scene.positions,
+            writer=scene.table,
+            clock=world.clock,
+            counts=scene.unread.counting,
+            events=world.events,
+            content=content,
+            mailer=mailer,
+            delay_ms=delay_ms,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(scene.positions.run)
-            yield PostRoom(scene, MailLine(Pusher.of(stored), tools), kept)
+            yield EmailScene(scene, MailLine(Pusher.of(stored), tools), mailer)
             scene.positions.stop()
 
 
-async def test_all_that_is_unread_is_one_mail(database: Database) -> None:
-    async with open_post_room(database) as office:
-        den = await office.room("Den")
+async def test_all_unread_messages_are_one_email(database: Database) -> None:
+    async with open_email(database) as email:
+        den = await email.room("Den")
         for body in ("one", "two"):
-            await office.scene.say(den, ALICE, body)
-        await office.scene.say(await office.room("Attic"), ALICE, "three")
+            await email.scene.say(den, ALICE, body)
+        await email.scene.say(await email.room("Attic"), ALICE, "three")
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
+            await email.line.work()
 
-        [mail] = office.kept.mails
+        [mail] = email.mailer.mails
         assert mail.to == ADDRESS
         assert mail.subject == "[Matrix] New messages in Den and other rooms"
         assert [mail.text.count(body) for body in ("one", "two", "three")] == [1, 1, 1]
         assert mail.headers["List-Unsubscribe"].startswith("<https://hs.example/_synapse/client/")
-        assert await office.position() == 3
+        assert await email.position() == 3
 
 
-async def test_what_was_read_is_left_out(database: Database) -> None:
-    async with open_post_room(database) as office:
-        den = await office.room("Den")
-        read = await office.scene.say(den, ALICE, "read")
-        await office.scene.unread.read(BOB, den, read)
+async def test_read_messages_are_left_out(database: Database) -> None:
+    async with open_email(database) as email:
+        den = await email.room("Den")
+        read = await email.scene.say(den, ALICE, "read")
+        await email.scene.unread.read(BOB, den, read)
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
-            silent = office.kept.subjects()
-            await office.scene.say(den, ALICE, "unread")
-            await office.line.work()
+            await email.line.work()
+            silent = email.mailer.subjects()
+            await email.scene.say(den, ALICE, "unread")
+            await email.line.work()
 
         assert silent == []
-        assert office.kept.subjects() == [f"[Matrix] {ALICE} wrote to you in Den"]
+        assert email.mailer.subjects() == [f"[Matrix] {ALICE} wrote to you in Den"]
 
 
-async def test_a_room_is_silent_after_a_mail_and_others_are_not(database: Database) -> None:
-    async with open_post_room(database) as office, trio.open_nursery() as nursery:
-        den, attic = await office.room("Den"), await office.room("Attic")
-        await office.scene.say(den, ALICE, "one")
+async def test_email_about_a_room_delays_the_next_about_that_room_only(database: Database) -> None:
+    async with open_email(database) as email, trio.open_nursery() as nursery:
+        den, attic = await email.room("Den"), await email.room("Attic")
+        await email.scene.say(den, ALICE, "one")
         with trio.fail_after(WAIT_S):
-            await office.line.work()
-        await office.scene.say(den, ALICE, "two")
-        nursery.start_soon(office.line.work)
+            await email.line.work()
+        await email.scene.say(den, ALICE, "two")
+        nursery.start_soon(email.line.work)
 
-        await office.scene.say(attic, ALICE, "three")
-        [*_, push] = await database.read(storage.queued, BOB, 0, 10)
-        office.line.add(push)
+        await email.scene.say(attic, ALICE, "three")
+        [*_, push] = await database.read(storage.list_queued, BOB, 0, 10)
+        email.line.add(push)
         with trio.fail_after(WAIT_S):
-            while len(office.kept.mails) < 2:  # noqa: ASYNC110  the mailer is no event
+            while len(email.mailer.mails) < 2:  # noqa: ASYNC110  the mailer sets no event
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 
-        throttles = await database.read(storage.throttles, KEY)
-        assert office.kept.subjects() == [
+        throttles = await database.read(storage.list_throttles, KEY)
+        assert email.mailer.subjects() == [
             f"[Matrix] {ALICE} wrote to you in Den",
             "[Matrix] New messages in Attic and other rooms",
         ]
-        assert {one.room_id: one.throttle_ms > FIRST_MS for one in throttles} == {
+        assert {throttle.room_id: throttle.throttle_ms > FIRST_MS for throttle in throttles} == {
             den: True,
             attic: False,
         }
 
 
-async def test_a_mail_that_could_not_be_sent_is_sent_later(
+async def test_email_is_retried_after_a_temporary_fault(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.push.pushers.email_pusher.FIRST_PAUSE_S", 0.01)
-    async with open_post_room(sqlite_database) as office:
-        office.kept.faults += [MailFault("greylisted", temporary=True)] * 2
-        await office.scene.say(await office.room("Den"), ALICE)
+    async with open_email(sqlite_database) as email:
+        email.mailer.faults += [MailFault("greylisted", temporary=True)] * 2
+        await email.scene.say(await email.room("Den"), ALICE)
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
+            await email.line.work()
 
-        assert len(office.kept.mails) == 1
+        assert len(email.mailer.mails) == 1
 
 
 @pytest.mark.parametrize("is_late", [True, False])
-async def test_a_mail_is_given_up_when_it_is_refused_or_late(
+async def test_email_is_skipped_if_refused_or_too_late(
     sqlite_database: Database, is_late: bool
 ) -> None:
-    async with open_post_room(sqlite_database) as office:
-        office.kept.faults.append(MailFault("no such user", temporary=is_late))
-        await office.scene.say(await office.room("Den"), ALICE)
+    async with open_email(sqlite_database) as email:
+        email.mailer.faults.append(MailFault("no such user", temporary=is_late))
+        await email.scene.say(await email.room("Den"), ALICE)
         if is_late:
-            office.scene.world.clock.advance(KEPT_MS + 1)
+            email.scene.world.clock.advance(KEPT_MS + 1)
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
+            await email.line.work()
 
-        assert office.kept.mails == []
-        assert await office.position() == 1
+        assert email.mailer.mails == []
+        assert await email.position() == 1
 
 
-async def test_a_pusher_goes_with_its_address(database: Database) -> None:
-    async with open_post_room(database) as office:
+async def test_pusher_is_deleted_with_its_address(database: Database) -> None:
+    async with open_email(database) as email:
         await database.write(threepids.delete, BOB, "email", ADDRESS)
-        await office.scene.say(await office.room("Den"), ALICE)
+        await email.scene.say(await email.room("Den"), ALICE)
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
+            await email.line.work()
 
-        assert office.kept.mails == []
-        assert office.line.is_over
+        assert email.mailer.mails == []
+        assert email.line.is_over
         assert await database.read(storage.find, KEY) is None
 
 
-async def test_an_invite_says_so(sqlite_database: Database) -> None:
-    async with open_post_room(sqlite_database) as office:
-        room_id = await office.scene.world.create_room(ALICE, invite=[BOB])
-        await office.scene.unread.settle()
+async def test_email_about_an_invite_says_so(sqlite_database: Database) -> None:
+    async with open_email(sqlite_database) as email:
+        room_id = await email.scene.world.create_room(ALICE, invite=[BOB])
+        await email.scene.unread.settle()
 
         with trio.fail_after(WAIT_S):
-            await office.line.work()
+            await email.line.work()
 
-        [mail] = office.kept.mails
+        [mail] = email.mailer.mails
         assert mail.subject == f"[Matrix] {ALICE} invites you to chat"
         assert "You are invited." in mail.text
         assert f"https://matrix.to/#/{room_id}" in mail.text

@@ -1,4 +1,4 @@
-"""What push gateways are told, and what their answers mean."""
+"""Notifications to push gateways, and the meaning of their responses."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ import pytest
 from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.lib.http_client import ANSWER_BYTES, ANSWER_S, NO_HEADERS, HttpAnswer, TimedOut
-from hs.services.push.pushers.delivery import Push, Pusher, Verdict
+from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
 from hs.services.push.pushers.push_gateway import GatewayPushes
 from hs.services.rooms.append.drafts import Draft
 from hs.settings.sections.push import PushSettings
@@ -23,8 +23,8 @@ from tests.support.rooms import ALICE, BOB, CAROL, member, open_world
 
 
 @attrs.define(eq=False)
-class Asked:
-    """A client that keeps what it was to send."""
+class RecordingHttpClient:
+    """An HTTP client that records requests and returns a configured response."""
 
     sent: list[dict[str, Any]] = attrs.Factory(list)
     urls: list[str] = attrs.Factory(list)
@@ -44,7 +44,7 @@ class Asked:
         redirects: int = 0,
     ) -> HttpAnswer:
         if self.is_away:
-            raise TimedOut("no answer")
+            raise TimedOut("no response")
         assert (method, headers["content-type"]) == ("POST", "application/json")
         assert body is not None
         self.sent.append(orjson.loads(body)["notification"])
@@ -53,75 +53,77 @@ class Asked:
 
 
 @attrs.define(eq=False)
-class Office:
-    """Bob's pusher and what it sends."""
+class GatewayScene:
+    """Bob's pusher and a recording HTTP client."""
 
-    scene: PushScene
-    http: Asked
+    pushing: PushScene
+    http: RecordingHttpClient
     gateway: GatewayPushes
     room_id: RoomID
 
-    async def push(self, content: Any = None, event_type: str = event_types.MESSAGE) -> Verdict:
-        """Have Alice send something, and deliver what waits for Bob."""
+    async def push(
+        self, content: Any = None, event_type: str = event_types.MESSAGE
+    ) -> DeliveryResult:
+        """Send an event as Alice, and deliver the notification to Bob."""
         body = content or {"msgtype": "m.text", "body": "hello"}
-        await self.scene.world.append(self.room_id, Draft(event_type, ALICE, body))
+        await self.pushing.world.append(self.room_id, Draft(event_type, ALICE, body))
         return await self.deliver()
 
-    async def deliver(self) -> Verdict:
-        """Deliver the last that waits for Bob."""
-        await self.scene.unread.settle()
-        return await self.gateway.deliver(await self.pusher(), (await self.waiting())[-1])
+    async def deliver(self) -> DeliveryResult:
+        """Deliver Bob's last queued notification."""
+        await self.pushing.unread.settle()
+        return await self.gateway.deliver(await self.pusher(), (await self.queued())[-1])
 
-    async def waiting(self) -> list[Push]:
-        database = self.scene.world.database
-        return await database.read(storage.queued, BOB, 0, 100)
+    async def queued(self) -> list[Push]:
+        database = self.pushing.world.database
+        return await database.read(storage.list_queued, BOB, 0, 100)
 
     async def pusher(self) -> Pusher:
         key = PusherKey(BOB, "org.example.app", "key")
-        record = await self.scene.world.database.read(storage.find, key)
+        record = await self.pushing.world.database.read(storage.find, key)
         assert record is not None
         return Pusher.of(record)
 
 
 @asynccontextmanager
-async def open_office(
+async def open_gateway(
     database: Database, settings: PushSettings | None = None, **options: Any
-) -> AsyncIterator[Office]:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+) -> AsyncIterator[GatewayScene]:
+    async with open_world(database) as world, open_pushing(world, is_sending=False) as pushing:
         room_id = await world.create_room(ALICE)
         await world.append(room_id, member(ALICE, "join", displayname="Alice A."))
         for user_id in (BOB, CAROL):
             await world.join(room_id, user_id)
-        await scene.set_pusher(BOB, data={"url": URL, "brand": "x", **options})
-        http = Asked()
+        await pushing.set_pusher(BOB, data={"url": URL, "brand": "x", **options})
+        http = RecordingHttpClient()
         gateway = GatewayPushes(
-            http,
-            settings or PushSettings(),
-            world.events,
-            world.states,
-            scene.unread.members,
-            scene.unread.counting,
+            http=http,
+            settings=settings or PushSettings(),
+            events=world.events,
+            states=world.states,
+            members=pushing.unread.members,
+            counts=pushing.unread.counting,
         )
-        yield Office(scene, http, gateway, room_id)
+        yield GatewayScene(pushing, http, gateway, room_id)
 
 
-async def test_a_message_is_told_whole(database: Database) -> None:
-    async with open_office(database) as office:
-        await office.scene.world.set_state(office.room_id, ALICE, "m.room.name", {"name": "Den"})
+async def test_notification_has_all_fields_by_default(database: Database) -> None:
+    async with open_gateway(database) as scene:
+        await scene.pushing.world.set_state(scene.room_id, ALICE, "m.room.name", {"name": "Den"})
         alias = {"alias": "#den:test.example"}
-        await office.scene.world.set_state(office.room_id, ALICE, "m.room.canonical_alias", alias)
+        await scene.pushing.world.set_state(scene.room_id, ALICE, "m.room.canonical_alias", alias)
 
-        verdict = await office.push({"body": "hi", "m.mentions": {"user_ids": [BOB]}})
+        result = await scene.push({"body": "hi", "m.mentions": {"user_ids": [BOB]}})
 
-        [told] = office.http.sent
-        [push] = await office.waiting()
-        set_s = (await office.pusher()).set_ms // 1000
-        assert verdict is Verdict.DONE
-        assert office.http.urls == [URL]
-        assert told == {
+        [notification] = scene.http.sent
+        [push] = await scene.queued()
+        set_s = (await scene.pusher()).set_ms // 1000
+        assert result is DeliveryResult.DELIVERED
+        assert scene.http.urls == [URL]
+        assert notification == {
             "id": push.event_id,
             "event_id": push.event_id,
-            "room_id": office.room_id,
+            "room_id": scene.room_id,
             "type": "m.room.message",
             "sender": ALICE,
             "sender_display_name": "Alice A.",
@@ -142,127 +144,129 @@ async def test_a_message_is_told_whole(database: Database) -> None:
         }
 
 
-async def test_what_makes_no_sound_has_time(sqlite_database: Database) -> None:
-    async with open_office(sqlite_database) as office:
-        await office.push()
-        await office.push({"algorithm": "m.megolm.v1.aes-sha2"}, event_types.ENCRYPTED)
+async def test_silent_notifications_have_low_priority(sqlite_database: Database) -> None:
+    async with open_gateway(sqlite_database) as scene:
+        await scene.push()
+        await scene.push({"algorithm": "m.megolm.v1.aes-sha2"}, event_types.ENCRYPTED)
 
-        assert [one["prio"] for one in office.http.sent] == ["low", "high"]
-        assert office.http.sent[0]["devices"][0]["tweaks"] == {}
-
-
-async def test_content_may_be_kept_back(sqlite_database: Database) -> None:
-    async with open_office(sqlite_database, PushSettings(include_content=False)) as office:
-        await office.push()
-
-        assert "content" not in office.http.sent[0]
-        assert office.http.sent[0]["type"] == "m.room.message"
+        assert [notification["prio"] for notification in scene.http.sent] == ["low", "high"]
+        assert scene.http.sent[0]["devices"][0]["tweaks"] == {}
 
 
-async def test_a_pusher_that_wants_ids_gets_ids(sqlite_database: Database) -> None:
-    async with open_office(sqlite_database, format="event_id_only") as office:
-        await office.push()
+async def test_content_is_left_out_if_configured(sqlite_database: Database) -> None:
+    async with open_gateway(sqlite_database, PushSettings(include_content=False)) as scene:
+        await scene.push()
 
-        [told] = office.http.sent
-        assert told.keys() == {"event_id", "room_id", "prio", "counts", "devices"}
-        assert told["devices"][0].keys() == {"app_id", "pushkey", "pushkey_ts", "data"}
-        assert told["devices"][0]["data"] == {"brand": "x", "format": "event_id_only"}
+        assert "content" not in scene.http.sent[0]
+        assert scene.http.sent[0]["type"] == "m.room.message"
 
 
-async def test_an_invite_is_told_as_about_the_user(sqlite_database: Database) -> None:
-    async with open_office(sqlite_database) as office:
-        room_id = await office.scene.world.create_room(ALICE, invite=[BOB])
+async def test_event_id_only_format_has_only_ids(sqlite_database: Database) -> None:
+    async with open_gateway(sqlite_database, format="event_id_only") as scene:
+        await scene.push()
 
-        await office.deliver()
+        [notification] = scene.http.sent
+        assert notification.keys() == {"event_id", "room_id", "prio", "counts", "devices"}
+        assert notification["devices"][0].keys() == {"app_id", "pushkey", "pushkey_ts", "data"}
+        assert notification["devices"][0]["data"] == {"brand": "x", "format": "event_id_only"}
 
-        [told] = office.http.sent
-        assert told["room_id"] == room_id
-        assert told["user_is_target"] is True
-        assert told["membership"] == "invite"
-        # An invite is something unread, too.
-        assert told["counts"] == {"unread": 1}
+
+async def test_notification_of_an_invite_names_the_user_as_target(
+    sqlite_database: Database,
+) -> None:
+    async with open_gateway(sqlite_database) as scene:
+        room_id = await scene.pushing.world.create_room(ALICE, invite=[BOB])
+
+        await scene.deliver()
+
+        [notification] = scene.http.sent
+        assert notification["room_id"] == room_id
+        assert notification["user_is_target"] is True
+        assert notification["membership"] == "invite"
+        # Invites count as unread.
+        assert notification["counts"] == {"unread": 1}
 
 
 @pytest.mark.parametrize(("by_room", "count"), [(True, 1), (False, 2)])
-async def test_the_number_counts_rooms_or_messages(
+async def test_unread_count_is_of_rooms_or_messages(
     sqlite_database: Database, by_room: bool, count: int
 ) -> None:
     settings = PushSettings(group_unread_count_by_room=by_room)
-    async with open_office(sqlite_database, settings) as office:
-        await office.push()
-        await office.push()
+    async with open_gateway(sqlite_database, settings) as scene:
+        await scene.push()
+        await scene.push()
 
-        assert office.http.sent[-1]["counts"] == {"unread": count}
+        assert scene.http.sent[-1]["counts"] == {"unread": count}
 
 
-async def test_what_was_read_or_redacted_is_not_told(database: Database) -> None:
-    async with open_office(database) as office:
-        await office.push()
-        [first] = await office.waiting()
-        world = office.scene.world
-        await world.redact(office.room_id, ALICE, world.seen[-1][1].event_id)  # type: ignore[arg-type]  # a row holds text
-        redacted = await office.deliver()
-        await office.push()
+async def test_read_or_redacted_events_are_not_sent(database: Database) -> None:
+    async with open_gateway(database) as scene:
+        await scene.push()
+        [first] = await scene.queued()
+        world = scene.pushing.world
+        await world.redact(scene.room_id, ALICE, world.seen[-1][1].event_id)  # type: ignore[arg-type]  # a row holds text
+        redacted = await scene.deliver()
+        await scene.push()
         last = world.seen[-1][1].event_id
-        await office.scene.unread.read(BOB, office.room_id, last)  # type: ignore[arg-type]  # a row holds text
-        told = len(office.http.sent)
-        read = await office.deliver()
+        await scene.pushing.unread.read(BOB, scene.room_id, last)  # type: ignore[arg-type]  # a row holds text
+        sent_before = len(scene.http.sent)
+        read = await scene.deliver()
 
         assert first.seq == 1
-        assert (redacted, read) == (Verdict.DONE, Verdict.DONE)
-        assert len(office.http.sent) == told == 2
+        assert (redacted, read) == (DeliveryResult.DELIVERED, DeliveryResult.DELIVERED)
+        assert len(scene.http.sent) == sent_before == 2
 
 
-async def test_the_number_is_told_when_it_is_another(database: Database) -> None:
-    async with open_office(database) as office:
-        pusher = await office.pusher()
-        first = await office.gateway.deliver_badge(pusher, None)
-        again = await office.gateway.deliver_badge(pusher, first)
-        await office.push()
-        told = await office.gateway.deliver_badge(pusher, again)
+async def test_badge_is_sent_only_if_it_changed(database: Database) -> None:
+    async with open_gateway(database) as scene:
+        pusher = await scene.pusher()
+        first = await scene.gateway.deliver_badge(pusher, None)
+        again = await scene.gateway.deliver_badge(pusher, first)
+        await scene.push()
+        changed = await scene.gateway.deliver_badge(pusher, again)
 
-        assert (first, again, told) == (0, 0, 1)
-        badges = [one["counts"] for one in office.http.sent if "event_id" not in one]
+        assert (first, again, changed) == (0, 0, 1)
+        badges = [sent["counts"] for sent in scene.http.sent if "event_id" not in sent]
         assert badges == [{"unread": 0}, {"unread": 1}]
 
 
-async def test_a_pusher_may_want_no_number(sqlite_database: Database) -> None:
+async def test_disabled_badge_count_is_never_sent(sqlite_database: Database) -> None:
     options = {"org.matrix.msc4076.disable_badge_count": True}
-    async with open_office(sqlite_database, None, **options) as office:
-        await office.push()
-        shown = await office.gateway.deliver_badge(await office.pusher(), None)
+    async with open_gateway(sqlite_database, None, **options) as scene:
+        await scene.push()
+        shown = await scene.gateway.deliver_badge(await scene.pusher(), None)
 
         assert shown is None
-        assert ["counts" in one for one in office.http.sent] == [False]
+        assert ["counts" in notification for notification in scene.http.sent] == [False]
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "verdict"),
+    ("status", "body", "result"),
     [
-        (200, b'{"rejected":["key"]}', Verdict.GONE),
-        (200, b'{"rejected":["another"]}', Verdict.DONE),
-        (200, b'{"rejected":"key"}', Verdict.DONE),
-        (200, b"[]", Verdict.DONE),
-        (200, b"thank you", Verdict.DONE),
-        (400, b"{}", Verdict.REFUSED),
-        (413, b"{}", Verdict.REFUSED),
-        (302, b"", Verdict.LATER),
-        (404, b"{}", Verdict.LATER),
-        (429, b"{}", Verdict.LATER),
-        (502, b"", Verdict.LATER),
+        (200, b'{"rejected":["key"]}', DeliveryResult.GONE),
+        (200, b'{"rejected":["another"]}', DeliveryResult.DELIVERED),
+        (200, b'{"rejected":"key"}', DeliveryResult.DELIVERED),
+        (200, b"[]", DeliveryResult.DELIVERED),
+        (200, b"thank you", DeliveryResult.DELIVERED),
+        (400, b"{}", DeliveryResult.REFUSED),
+        (413, b"{}", DeliveryResult.REFUSED),
+        (302, b"", DeliveryResult.FAILED),
+        (404, b"{}", DeliveryResult.FAILED),
+        (429, b"{}", DeliveryResult.FAILED),
+        (502, b"", DeliveryResult.FAILED),
     ],
 )
-async def test_answers_have_their_meaning(
-    sqlite_database: Database, status: int, body: bytes, verdict: Verdict
+async def test_response_decides_the_result(
+    sqlite_database: Database, status: int, body: bytes, result: DeliveryResult
 ) -> None:
-    async with open_office(sqlite_database) as office:
-        office.http.status, office.http.body = status, body
+    async with open_gateway(sqlite_database) as scene:
+        scene.http.status, scene.http.body = status, body
 
-        assert await office.push() is verdict
+        assert await scene.push() is result
 
 
-async def test_no_answer_means_later(sqlite_database: Database) -> None:
-    async with open_office(sqlite_database) as office:
-        office.http.is_away = True
+async def test_unreachable_gateway_is_a_failed_delivery(sqlite_database: Database) -> None:
+    async with open_gateway(sqlite_database) as scene:
+        scene.http.is_away = True
 
-        assert await office.push() is Verdict.LATER
+        assert await scene.push() is DeliveryResult.FAILED

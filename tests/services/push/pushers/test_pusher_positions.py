@@ -1,4 +1,4 @@
-"""How far pushers have come: that writing it ends when it should."""
+"""Positions of pushers: starting and stopping the writing."""
 
 import trio
 
@@ -6,7 +6,7 @@ from hs.services.push.pushers.pusher_positions import Positions
 from hs.storage.database import Database
 
 
-async def test_a_start_that_is_given_up_leaves_nothing_running(database: Database) -> None:
+async def test_cancelled_start_leaves_no_task_running(database: Database) -> None:
     positions = Positions(database)
 
     with trio.fail_after(60):

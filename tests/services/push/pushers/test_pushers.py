@@ -1,4 +1,4 @@
-"""Pushers as clients set them: what is refused, what moves, what goes with whom."""
+"""Pushers as clients set them: validation, replacement and deletion."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ BAD: list[tuple[dict[str, Any], type[MatrixError]]] = [
 ]
 
 
-async def test_what_is_no_pusher_is_refused(sqlite_database: Database) -> None:
+async def test_invalid_pushers_are_rejected(sqlite_database: Database) -> None:
     async with (
         open_world(sqlite_database) as world,
         open_pushing(world, is_sending=False) as scene,
@@ -84,19 +84,19 @@ async def test_what_is_no_pusher_is_refused(sqlite_database: Database) -> None:
         assert await scene.pushers.of_user(BOB) == []
 
 
-async def shown(scene: PushScene, user_id: Any = BOB) -> dict[str, Any]:
-    """Give a user's pushers by pushkey, as clients get them."""
-    found = await scene.pushers.shown_to(Requester(user_id, "PHONE"))
-    return {one["pushkey"]: one for one in found}
+async def listed(scene: PushScene, user_id: Any = BOB) -> dict[str, Any]:
+    """Return a user's pushers by pushkey, as clients see them."""
+    pushers = await scene.pushers.shown_to(Requester(user_id, "PHONE"))
+    return {pusher["pushkey"]: pusher for pusher in pushers}
 
 
-async def test_a_pusher_is_listed_as_it_was_set(database: Database) -> None:
+async def test_pusher_is_listed_as_it_was_set(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB, profile_tag="x")
 
-        one = (await shown(scene))["key"]
+        pusher = (await listed(scene))["key"]
 
-        assert orjson.loads(orjson.dumps(one)) == {
+        assert orjson.loads(orjson.dumps(pusher)) == {
             **pusher_body(),
             "profile_tag": "x",
             "org.matrix.msc3881.enabled": True,
@@ -104,21 +104,21 @@ async def test_a_pusher_is_listed_as_it_was_set(database: Database) -> None:
         }
 
 
-async def test_setting_again_changes_and_null_deletes(database: Database) -> None:
+async def test_setting_again_replaces_and_null_kind_deletes(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB, lang="en")
         await scene.set_pusher(BOB, lang="de")
-        changed = await shown(scene)
+        changed = await listed(scene)
 
         delete = {"kind": None, "app_id": "org.example.app", "pushkey": "key"}
         for _ in range(2):
             await scene.pushers.change(Requester(BOB, "PHONE"), delete)
 
-        assert [one["lang"] for one in changed.values()] == ["de"]
-        assert await shown(scene) == {}
+        assert [pusher["lang"] for pusher in changed.values()] == ["de"]
+        assert await listed(scene) == {}
 
 
-async def test_a_pushkey_moves_unless_it_is_appended(database: Database) -> None:
+async def test_pushkey_moves_to_another_user_unless_appended(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(ALICE)
         await scene.set_pusher(ALICE, app_id="org.example.other")
@@ -129,19 +129,19 @@ async def test_a_pushkey_moves_unless_it_is_appended(database: Database) -> None
         left = await scene.pushers.of_user(ALICE)
 
         assert len(both) == 2
-        assert [one.app_id for one in left] == ["org.example.other"]
+        assert [pusher.app_id for pusher in left] == ["org.example.other"]
 
 
-async def test_turning_another_devices_pusher_off_leaves_it_to_that_device(
+async def test_disabling_a_pusher_of_another_device_keeps_its_device(
     database: Database,
 ) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB, device_id="PHONE")
         more = {"org.matrix.msc3881.enabled": False}
         await scene.set_pusher(BOB, "key", device_id="LAPTOP", **more)
-        off = (await shown(scene))["key"]
+        off = (await listed(scene))["key"]
         await scene.set_pusher(BOB, device_id="TABLET")
-        taken = (await shown(scene))["key"]
+        taken = (await listed(scene))["key"]
 
         assert off["org.matrix.msc3881.enabled"] is False
         assert off["org.matrix.msc3881.device_id"] == "PHONE"
@@ -149,7 +149,7 @@ async def test_turning_another_devices_pusher_off_leaves_it_to_that_device(
         assert taken["org.matrix.msc3881.device_id"] == "TABLET"
 
 
-async def test_pushers_go_with_their_device(database: Database) -> None:
+async def test_pushers_are_deleted_with_their_device(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB, "phone", device_id="PHONE")
         await scene.set_pusher(BOB, "laptop", device_id="LAPTOP")
@@ -157,27 +157,27 @@ async def test_pushers_go_with_their_device(database: Database) -> None:
 
         await PushersOfDevices(scene.table).devices_removed(BOB, ["PHONE"])
 
-        assert list(await shown(scene)) == ["laptop"]
-        assert list(await shown(scene, ALICE)) == ["alice"]
+        assert list(await listed(scene)) == ["laptop"]
+        assert list(await listed(scene, ALICE)) == ["alice"]
 
 
-async def test_what_a_killed_process_left_is_tidied(database: Database) -> None:
+async def test_cleanup_deletes_pushers_of_deleted_devices_and_accounts(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await database.write(devices.ensure, BOB, "PHONE", None, 0)
         await scene.set_pusher(BOB, "stays", device_id="PHONE")
-        await scene.set_pusher(BOB, "of a device that is gone", device_id="OLD")
+        await scene.set_pusher(BOB, "of a deleted device", device_id="OLD")
         for user_id in (ALICE, BOB):
             await database.write(users.insert_user, UserRecord(user_id, None, 0))
         await database.write(users.deactivate, ALICE, False)
-        await scene.set_pusher(ALICE, "of an account that is gone", device_id="")
+        await scene.set_pusher(ALICE, "of a deactivated account", device_id="")
 
         await PusherUpkeep(database, scene.table).tidy()
 
-        assert list(await shown(scene)) == ["stays"]
-        assert await shown(scene, ALICE) == {}
+        assert list(await listed(scene)) == ["stays"]
+        assert await listed(scene, ALICE) == {}
 
 
-async def test_a_user_has_a_bounded_number_of_pushers(sqlite_database: Database) -> None:
+async def test_number_of_pushers_of_a_user_is_limited(sqlite_database: Database) -> None:
     async with (
         open_world(sqlite_database) as world,
         open_pushing(world, is_sending=False) as scene,
@@ -190,7 +190,7 @@ async def test_a_user_has_a_bounded_number_of_pushers(sqlite_database: Database)
         await scene.set_pusher(BOB, "7", lang="de")
 
 
-async def test_mail_goes_to_the_users_own_address_only(database: Database) -> None:
+async def test_email_pusher_requires_an_address_of_the_user(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
         await database.write(threepids.insert, record)
@@ -199,10 +199,10 @@ async def test_mail_goes_to_the_users_own_address_only(database: Database) -> No
         with pytest.raises(ThreepidNotFound):
             await scene.set_pusher(ALICE, "bob@example.org", **EMAIL)
 
-        assert list(await shown(scene)) == ["bob@example.org"]
+        assert list(await listed(scene)) == ["bob@example.org"]
 
 
-async def test_only_a_whole_link_ends_a_pusher(database: Database) -> None:
+async def test_only_a_valid_link_deletes_a_pusher(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB)
         links = Unsubscribing(scene.table, "https://hs.example/", b"secret")
@@ -213,28 +213,28 @@ async def test_only_a_whole_link_ends_a_pusher(database: Database) -> None:
             await links.end(ALICE, "org.example.app", "key", token)
         with pytest.raises(Forbidden):
             await links.end(BOB, "org.example.app", "key", "é" + token)
-        assert list(await shown(scene)) == ["key"]
+        assert list(await listed(scene)) == ["key"]
         await links.end(BOB, "org.example.app", "key", token)
 
         assert link.startswith("https://hs.example/_synapse/client/unsubscribe?user_id=%40bob")
-        assert await shown(scene) == {}
+        assert await listed(scene) == {}
 
 
-async def test_what_waits_for_nobody_is_forgotten(database: Database) -> None:
+async def test_cleanup_deletes_notifications_without_pusher(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         room_id = await world.create_room(ALICE, join=[BOB])
         await scene.set_pusher(BOB, device_id="")
         await scene.say(room_id, ALICE)
-        waiting = await database.read(storage.queued, BOB, 0, 10)
+        queued = await database.read(storage.list_queued, BOB, 0, 10)
         await scene.table.delete(BOB, "org.example.app", "key")
 
         await PusherUpkeep(database, scene.table).tidy()
 
-        assert len(waiting) == 1
-        assert await database.read(storage.queued, BOB, 0, 10) == []
+        assert len(queued) == 1
+        assert await database.read(storage.list_queued, BOB, 0, 10) == []
 
 
-async def test_new_users_with_an_address_are_mailed(database: Database) -> None:
+async def test_new_user_with_an_email_address_has_a_pusher(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
         await database.write(threepids.insert, record)
@@ -247,7 +247,7 @@ async def test_new_users_with_an_address_are_mailed(database: Database) -> None:
         await database.write(threepids.delete, BOB, "email", "bob@example.org")
         await PusherUpkeep(database, scene.table).tidy()
 
-        assert [(one.kind, one.app_id, one.pushkey) for one in set_up] == [
+        assert [(pusher.kind, pusher.app_id, pusher.pushkey) for pusher in set_up] == [
             ("email", "m.email", "bob@example.org")
         ]
         assert await scene.pushers.of_user(ALICE) == []

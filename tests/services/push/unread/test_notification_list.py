@@ -16,21 +16,21 @@ from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.unread import open_unread
 
 
-def told(answer: dict[str, Any]) -> list[tuple[str, bool]]:
-    listed = orjson.loads(orjson.dumps(answer))["notifications"]
-    return [(one["event"]["content"]["body"], one["read"]) for one in listed]
+def bodies_and_read(response: dict[str, Any]) -> list[tuple[str, bool]]:
+    listed = orjson.loads(orjson.dumps(response))["notifications"]
+    return [(entry["event"]["content"]["body"], entry["read"]) for entry in listed]
 
 
-async def test_notifications_are_listed_newest_first_by_page(database: Database) -> None:
+async def test_notifications_are_listed_newest_first_in_pages(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         readers = readers_of(world)
         listing = Notifications(
-            database,
-            readers.memberships,
-            world.events,
-            readers.visibility,
-            readers.rendering,
-            unread.counting,
+            database=database,
+            memberships=readers.memberships,
+            events=world.events,
+            visibility=readers.visibility,
+            rendering=readers.rendering,
+            counts=unread.counting,
         )
         room_id = await world.create_room(ALICE)
         await world.send(room_id, ALICE, "before Bob")
@@ -47,12 +47,12 @@ async def test_notifications_are_listed_newest_first_by_page(database: Database)
 
         page = await listing.of_user(Requester(BOB), None, 2, highlights=False)
         rest = await listing.of_user(Requester(BOB), page["next_token"], 10, highlights=False)
-        loud = await listing.of_user(Requester(BOB), None, 10, highlights=True)
+        highlighted = await listing.of_user(Requester(BOB), None, 10, highlights=True)
 
-        assert told(page) == [("three", False), ("two", False)]
-        assert told(rest) == [("one", True)]
+        assert bodies_and_read(page) == [("three", False), ("two", False)]
+        assert bodies_and_read(rest) == [("one", True)]
         assert "next_token" not in rest
-        assert told(loud) == [("two", False)]
+        assert bodies_and_read(highlighted) == [("two", False)]
         assert (await listing.of_user(Requester(CAROL), None, 10, highlights=False)) == {
             "notifications": []
         }

@@ -1,4 +1,4 @@
-"""Forgetting what old events did to users."""
+"""Deletion of the results of old events."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 from tests.support.unread import UnreadScene, open_unread
 
 
-async def rows(database: Database) -> tuple[int, int]:
-    """Count what is kept: outcomes and exceptions."""
+async def count_rows(database: Database) -> tuple[int, int]:
+    """Return the number of stored outcomes and exceptions."""
 
     async def count(tx: Tx) -> tuple[int, int]:
         outcomes = await tx.fetchval("SELECT count(*) FROM push_outcomes")
@@ -19,14 +19,14 @@ async def rows(database: Database) -> tuple[int, int]:
     return await database.read(count)
 
 
-async def days_pass(world: World, pruning: PushPruning, days: int) -> None:
+async def pass_days(world: World, pruning: PushPruning, days: int) -> None:
     for _ in range(days):
         world.clock.advance(DAY_MS)
         await pruning.prune()
 
 
-async def speak(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
-    """Have Alice write two messages; the second names Bob, who has a rule of his own as well."""
+async def send_two(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
+    """Send two messages as Alice in a room where Carol has a rule of her own."""
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     rule: dict[str, Any] = {"actions": []}
     await unread.rules.writer.put(CAROL, "room", room_id, rule, None, None)
@@ -36,36 +36,36 @@ async def speak(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
     return room_id, last.event_id
 
 
-async def test_what_all_have_read_is_forgotten_after_a_month(database: Database) -> None:
+async def test_results_that_all_have_read_are_deleted_after_a_month(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         pruning = PushPruning(database, world.clock)
         await pruning.prune()
-        room_id, last = await speak(world, unread)
+        room_id, last = await send_two(world, unread)
         for user_id in (BOB, CAROL):
-            await unread.read(user_id, room_id, last)  # type: ignore[arg-type]  # it is one
-        before = await rows(database)
+            await unread.read(user_id, room_id, last)  # type: ignore[arg-type]  # it is an event ID
+        before = await count_rows(database)
 
-        await days_pass(world, pruning, KEPT_DAYS)
-        kept = await rows(database)
-        await days_pass(world, pruning, 2)
+        await pass_days(world, pruning, KEPT_DAYS)
+        kept = await count_rows(database)
+        await pass_days(world, pruning, 2)
 
         assert before == kept == (2, 2)
-        assert await rows(database) == (0, 0)
+        assert await count_rows(database) == (0, 0)
 
 
-async def test_what_somebody_has_not_read_is_kept_for_a_year(database: Database) -> None:
+async def test_unread_results_are_deleted_after_a_year(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         pruning = PushPruning(database, world.clock)
-        room_id, _ = await speak(world, unread)
+        room_id, _ = await send_two(world, unread)
         await pruning.prune()
 
         world.clock.advance((LONGEST_DAYS - 1) * DAY_MS)
         await pruning.prune()
-        kept = await rows(database)
+        kept = await count_rows(database)
         fresh = unread.another_counter()
         count = (await fresh.counts(BOB, [room_id]))[room_id].total()
-        await days_pass(world, pruning, 3)
+        await pass_days(world, pruning, 3)
 
         assert kept == (2, 2)
         assert tuple(count) == (2, 0)
-        assert await rows(database) == (0, 0)
+        assert await count_rows(database) == (0, 0)

@@ -1,4 +1,4 @@
-"""Unread counts where threads can be subscribed to."""
+"""Unread counts with thread subscriptions (MSC4306)."""
 
 import trio
 
@@ -21,7 +21,7 @@ async def reply(world: World, room_id: RoomID, root_id: EventID) -> None:
     await world.append(room_id, Draft("m.room.message", CAROL, content))
 
 
-async def test_only_subscribers_count_what_is_said_in_a_thread(database: Database) -> None:
+async def test_messages_in_a_thread_count_for_subscribers_only(database: Database) -> None:
     async with open_world(database) as world, trio.open_nursery() as nursery:
         stream = TableWriter(
             THREAD_SUBSCRIPTIONS, "main", database, alone(world.feed), world.clock.now_ms

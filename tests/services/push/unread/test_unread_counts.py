@@ -1,4 +1,4 @@
-"""Unread counts: what notifies, what reading does, and that a restart changes nothing."""
+"""Unread counts: what counts, what reading changes, and that a restart changes nothing."""
 
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,15 +17,15 @@ from hs.repl.streams import ACCOUNT_DATA, UNREAD
 from hs.repl.writers import TableWriter, WriterReplaced
 from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST, LocalAccountDataWriter
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
-from hs.services.push.evaluation.evaluation_duty import Progress
-from hs.services.push.unread.unread_counts import UnreadCounts
+from hs.services.push.evaluation.evaluation_duty import EvaluationStore
+from hs.services.push.evaluation.result_store import Progress
 from hs.services.rooms.append.drafts import Draft
 from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseUnavailable, Load, Unit
 from hs.storage.dialect import Dialect, Engine
 from hs.storage.push import push_rules as storage
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
-from tests.support.unread import UnreadScene, open_unread
+from tests.support.unread import open_unread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ async def test_messages_of_others_are_unread_until_a_receipt(database: Database)
         assert await unread.count(BOB, room_id) == (1, 0)
 
 
-async def test_a_call_counts_as_it_starts(database: Database) -> None:
+async def test_call_counts_only_when_it_starts(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         call, ring = event_types.GROUP_CALL, {"m.intent": "m.ring"}
@@ -71,7 +71,7 @@ async def test_a_call_counts_as_it_starts(database: Database) -> None:
         assert await unread.count(BOB, room_id) == (2, 0)
 
 
-async def test_nobody_counts_what_somebody_ignored_says(database: Database) -> None:
+async def test_messages_of_ignored_users_do_not_count(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         transport = InProcHub().join(world.feed)
@@ -82,30 +82,33 @@ async def test_nobody_counts_what_somebody_ignored_says(database: Database) -> N
             lists = LocalAccountDataWriter(writer)
             await lists.put(BOB, "", IGNORED_USER_LIST, ignored)
             await say(world, room_id, ALICE)
-            meanwhile = [await unread.count(one, room_id) for one in (BOB, CAROL)]
+            while_ignored = [await unread.count(user, room_id) for user in (BOB, CAROL)]
             await lists.put(BOB, "", IGNORED_USER_LIST, b'{"ignored_users":{}}')
             await say(world, room_id, ALICE)
             nursery.cancel_scope.cancel()
 
-        assert meanwhile == [(0, 0), (1, 0)]
+        assert while_ignored == [(0, 0), (1, 0)]
         assert await unread.count(BOB, room_id) == (1, 0)
 
 
-async def test_mentions_highlight_for_those_they_name(database: Database) -> None:
+async def test_mentions_highlight_for_the_mentioned_users(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         await say(world, room_id, **mentioning(BOB, ALICE))
         everybody: dict[str, Any] = {"m.mentions": {"room": True}}
         await say(world, room_id, ALICE, **everybody)
-        await say(world, room_id, BOB, **everybody)  # without the power
+        await say(world, room_id, BOB, **everybody)  # who may not notify the room
 
-        assert await unread.count(BOB, room_id) == (0, 0)  # Bob spoke, and so has read
+        assert await unread.count(BOB, room_id) == (
+            0,
+            0,
+        )  # Bob sent a message, which marks all as read
         assert await unread.count(CAROL, room_id) == (3, 1)
         await say(world, room_id, **mentioning(BOB))
         assert await unread.count(BOB, room_id) == (1, 1)
 
 
-async def test_joining_leaves_nothing_of_before_unread(database: Database) -> None:
+async def test_nothing_before_the_join_is_unread(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, invite=[BOB])
         await say(world, room_id)
@@ -119,7 +122,7 @@ async def test_joining_leaves_nothing_of_before_unread(database: Database) -> No
         assert await unread.count(BOB, room_id) == (1, 0)
 
 
-async def test_a_redacted_message_is_not_unread_any_more(database: Database) -> None:
+async def test_redacted_messages_are_not_counted(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         event_id = await say(world, room_id, **mentioning(BOB))
@@ -132,7 +135,7 @@ async def test_a_redacted_message_is_not_unread_any_more(database: Database) -> 
         assert (await unread.another_counter().counts(BOB, [room_id]))[room_id].main == (1, 0)
 
 
-async def test_threads_are_counted_and_read_apart(database: Database) -> None:
+async def test_threads_are_counted_and_read_separately(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         root = await say(world, room_id)
@@ -151,7 +154,7 @@ async def test_threads_are_counted_and_read_apart(database: Database) -> None:
         assert await unread.threads(BOB, room_id) == {}
 
 
-async def test_rules_of_their_own_change_what_counts(database: Database) -> None:
+async def test_own_push_rules_change_what_counts(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         muted = Requester(BOB)
@@ -169,7 +172,7 @@ async def test_rules_of_their_own_change_what_counts(database: Database) -> None
         assert await unread.count(BOB, room_id) == (2, 1)
 
 
-async def test_a_display_name_in_the_text_is_seen_by_rules_that_ask(database: Database) -> None:
+async def test_rule_on_the_display_name_matches_the_body(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         await world.set_state(
@@ -186,7 +189,7 @@ async def test_a_display_name_in_the_text_is_seen_by_rules_that_ask(database: Da
         assert await unread.count(BOB, room_id) == (1, 1)
 
 
-async def test_counts_are_the_same_after_a_restart(database: Database) -> None:
+async def test_counts_do_not_change_with_a_restart(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         await say(world, room_id)
@@ -199,7 +202,7 @@ async def test_counts_are_the_same_after_a_restart(database: Database) -> None:
         assert await unread.count(BOB, room_id) == (3, 1)
 
 
-async def test_events_of_while_nobody_evaluated_are_counted_later(database: Database) -> None:
+async def test_events_sent_while_no_process_evaluates_are_counted_later(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         root = await say(world, room_id)
@@ -209,11 +212,11 @@ async def test_events_of_while_nobody_evaluated_are_counted_later(database: Data
 
     async with open_world(database) as world, open_unread(world) as unread:
         assert await unread.threads(BOB, room_id) == {"main": 1, root: 1}
-        # Alice has read by speaking; the first join counted as reading too.
+        # Alice has read by sending messages, and before that by joining.
         assert await unread.count(ALICE, room_id) == (0, 0)
 
 
-async def test_a_long_unread_room_is_counted_whole(
+async def test_count_includes_notifications_dropped_from_memory(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.push.unread.recent_notifications.MAX_ROWS", 8)
@@ -229,7 +232,7 @@ async def test_a_long_unread_room_is_counted_whole(
         assert await unread.count(CAROL, room_id) == (20, 0)
 
 
-async def test_speaking_on_and_on_does_not_make_the_database_count_again(
+async def test_sending_messages_does_not_make_the_database_count_again(
     database: Database,
 ) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
@@ -240,7 +243,7 @@ async def test_speaking_on_and_on_does_not_make_the_database_count_again(
         recorded = Recorded(database)
         counting = unread.another_counter(database=recorded)
         assert (await counting.counts(BOB, [room_id]))[room_id].main == (3, 0)
-        asked = recorded.units.count("counts")
+        asked = recorded.units.count("count_unread")
 
         for _ in range(5):
             await say(world, room_id, BOB)
@@ -248,11 +251,11 @@ async def test_speaking_on_and_on_does_not_make_the_database_count_again(
             await say(world, room_id)
             assert (await counting.counts(BOB, [room_id]))[room_id].main == (1, 0)
 
-        assert recorded.units.count("counts") == asked == 1
+        assert recorded.units.count("count_unread") == asked == 1
 
 
 class Recorded:
-    """A database that notes the names of the units that read."""
+    """A database that records the names of the units that read."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -266,7 +269,7 @@ class Recorded:
         return await self._database.read(unit, *args)
 
 
-async def test_many_rooms_are_counted_at_once(database: Database) -> None:
+async def test_many_rooms_are_counted_together(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         rooms = [await world.create_room(ALICE, join=[BOB]) for _ in range(4)]
         for number, room_id in enumerate(rooms):
@@ -275,7 +278,7 @@ async def test_many_rooms_are_counted_at_once(database: Database) -> None:
 
         found = await unread.another_counter().counts(BOB, rooms)
 
-        counted = {room_id: one.main.notifications for room_id, one in found.items()}
+        counted = {room_id: count.main.notifications for room_id, count in found.items()}
         assert counted == {rooms[1]: 1, rooms[2]: 2, rooms[3]: 3}
         assert await unread.counting.badge(BOB, rooms, by_room=True) == 3
         assert await unread.counting.badge(BOB, rooms, by_room=False) == 6
@@ -304,7 +307,17 @@ async def test_another_process_counts_the_same(database: Database) -> None:
         assert await count(CAROL) == (2, 0)
 
 
-async def test_an_evaluation_that_begins_anew_loses_and_doubles_nothing(
+@attrs.define
+class EvaluatingProcess:
+    """The evaluating process as another one reaches it: after a restart it is a new one."""
+
+    now: EvaluationStore
+
+    async def flush(self) -> Progress:
+        return await self.now.flush()
+
+
+async def test_restarted_evaluation_neither_loses_nor_doubles_counts(
     database: Database,
 ) -> None:
     hub = InProcHub()
@@ -312,20 +325,21 @@ async def test_an_evaluation_that_begins_anew_loses_and_doubles_nothing(
     async with open_world(database, hub=hub) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         async with open_unread(world, hub) as unread:
-            elsewhere = unread.another_counter(feed)
+            evaluating = EvaluatingProcess(unread.duty)
+            elsewhere = unread.another_counter(feed, store=evaluating)
             hub.join(feed)
             await say(world, room_id)
             assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
         await say(world, room_id)
         world.clock.advance(1000)
         async with open_unread(world, hub) as unread:
-            elsewhere = attach(elsewhere, unread)
+            evaluating.now = unread.duty
             await say(world, room_id)
             assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
 
 
-class Away:
-    """A process that evaluates, and cannot be reached."""
+class UnreachableEvaluation:
+    """An evaluating process that cannot be reached."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -335,67 +349,61 @@ class Away:
         raise RpcUnavailable("main", "it does not run")
 
 
-async def test_counts_are_given_while_nobody_evaluates(
+async def test_counts_are_answered_while_no_process_evaluates(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = InProcHub()
     feed = Feed()
-    away = Away()
+    unreachable = UnreachableEvaluation()
     async with open_world(database, hub=hub) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         async with open_unread(world, hub) as unread:
             await say(world, room_id)
             await unread.settle()
 
-        elsewhere = unread.another_counter(feed)
-        elsewhere._store = away
+        evaluating = EvaluatingProcess(unreachable)
+        elsewhere = unread.another_counter(feed, store=evaluating)
         hub.join(feed)
         await say(world, room_id)
 
         assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
         assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
-        assert away.asked == 1
+        assert unreachable.asked == 1
         world.clock.advance(1000)
-        monkeypatch.setattr("hs.services.push.unread.unread_counts.PATIENCE_S", 0.0)
+        monkeypatch.setattr("hs.services.push.unread.stored_progress.GUESS_S", 0.0)
         async with open_unread(world, hub) as unread:
-            elsewhere = attach(elsewhere, unread)
+            evaluating.now = unread.duty
             await say(world, room_id)
             assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
 
 
-async def test_counts_are_whole_once_who_evaluates_can_be_reached_again(
+async def test_counts_are_exact_once_the_evaluating_process_is_reachable_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hs.services.push.unread.unread_counts.PATIENCE_S", 0.0)
+    monkeypatch.setattr("hs.services.push.unread.stored_progress.GUESS_S", 0.0)
     hub = InProcHub()
     feed = Feed()
     async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
         room_id = await world.create_room(ALICE, join=[BOB])
         await unread.settle()
-        # Told, not stored, and before the other process began to listen.
+        # Announced but not stored, and before the other process listens.
         await say(world, room_id)
-        elsewhere = unread.another_counter(feed)
-        elsewhere._store = Away()
+        evaluating = EvaluatingProcess(UnreachableEvaluation())
+        elsewhere = unread.another_counter(feed, store=evaluating)
         hub.join(feed)
         await elsewhere.counts(BOB, [room_id])
 
-        elsewhere = attach(elsewhere, unread)
+        evaluating.now = unread.duty
 
         assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
 
 
-def attach(counts: UnreadCounts, unread: UnreadScene) -> UnreadCounts:
-    """Have a process ask the evaluation of now, as a proxy does after a restart."""
-    counts._store = unread.duty
-    return counts
-
-
 @attrs.define
-class Unsteady:
-    """A database that is away at times."""
+class UnsteadyDatabase:
+    """A database that is unavailable at times."""
 
     real: Database
-    is_away: bool = False
+    is_unavailable: bool = False
     refused: trio.Event = attrs.Factory(trio.Event)
 
     @property
@@ -407,9 +415,9 @@ class Unsteady:
         return self.real.dialect
 
     def check(self) -> None:
-        if self.is_away:
+        if self.is_unavailable:
             self.refused.set()
-            raise DatabaseUnavailable("away")
+            raise DatabaseUnavailable("unavailable")
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.check()
@@ -429,16 +437,16 @@ class Unsteady:
         return await self.real.write(unit, *args, **kwargs)
 
 
-async def test_what_cannot_be_written_now_is_written_later(database: Database) -> None:
+async def test_results_that_cannot_be_stored_are_stored_later(database: Database) -> None:
     async with open_world(database) as world:
-        world.database = unsteady = Unsteady(database)
+        world.database = unsteady = UnsteadyDatabase(database)
         async with open_unread(world) as unread:
             room_id = await world.create_room(ALICE, join=[BOB])
-            unsteady.is_away = True
+            unsteady.is_unavailable = True
             await say(world, room_id)
             with trio.fail_after(60):
                 await unsteady.refused.wait()
-            unsteady.is_away = False
+            unsteady.is_unavailable = False
 
             await say(world, room_id)
             with trio.fail_after(60):
@@ -448,16 +456,16 @@ async def test_what_cannot_be_written_now_is_written_later(database: Database) -
         assert await unread.count(BOB, room_id) == (2, 0)
 
 
-async def test_who_was_replaced_writes_nothing_any_more(database: Database) -> None:
+async def test_replaced_evaluation_stores_nothing(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         with pytest.RaisesGroup(WriterReplaced, flatten_subgroups=True):
             async with open_unread(world) as unread:
                 await unread.settle()
-                before = await database.read(storage.progress)
+                before = await database.read(storage.load_position)
                 await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
                 await say(world, room_id)
                 with trio.fail_after(60):
                     await trio.sleep_forever()
 
-    assert await database.read(storage.progress) == before
+    assert await database.read(storage.load_position) == before

@@ -37,7 +37,7 @@ steps = st.one_of(
 
 @attrs.define
 class Sent:
-    """One message as the recount sees it."""
+    """A message as the recount sees it."""
 
     event_id: EventID
     stream_id: int
@@ -49,8 +49,8 @@ class Sent:
 
 
 @attrs.define
-class Truth:
-    """What everybody should be told, worked out the slow way."""
+class Recount:
+    """The expected counts, recounted from all messages."""
 
     sent: list[Sent] = attrs.Factory(list)
     read: dict[tuple[UserID, str], int] = attrs.Factory(dict)
@@ -61,25 +61,26 @@ class Truth:
 
     def counts(self, user_id: UserID) -> dict[str, tuple[int, int]]:
         counts: dict[str, tuple[int, int]] = {}
-        for one in self.sent:
-            seen = max(self.read.get((user_id, ""), 0), self.read.get((user_id, one.thread_id), 0))
-            if one.redacted or one.sender == user_id or one.stream_id <= seen:
+        for message in self.sent:
+            thread_id = message.thread_id
+            read = max(self.read.get((user_id, ""), 0), self.read.get((user_id, thread_id), 0))
+            if message.redacted or message.sender == user_id or message.stream_id <= read:
                 continue
-            if user_id not in one.members:
+            if user_id not in message.members:
                 continue
-            before = counts.get(one.thread_id, (0, 0))
-            counts[one.thread_id] = (before[0] + 1, before[1] + (one.mentions == user_id))
+            before = counts.get(thread_id, (0, 0))
+            counts[thread_id] = (before[0] + 1, before[1] + (message.mentions == user_id))
         return counts
 
 
 @attrs.define(eq=False)
 class Run:
-    """One history being played."""
+    """The run of one history."""
 
     world: World
     unread: UnreadScene
     room_id: RoomID
-    truth: Truth
+    expected: Recount
 
     async def step(self, step: tuple[Any, ...]) -> None:
         kind, *args = step
@@ -94,72 +95,90 @@ class Run:
         draft = Draft(event_types.MESSAGE, sender, content)
         done = (await self.world.append(self.room_id, draft))[0]
         members = frozenset(await self.unread.members.joined(self.room_id))
-        self.truth.sent.append(Sent(done.event_id, done.stream_id, sender, root, mentions, members))
-        self.truth.note_read(sender, root, done.stream_id)
+        sent = Sent(
+            event_id=done.event_id,
+            stream_id=done.stream_id,
+            sender=sender,
+            thread_id=root,
+            mentions=mentions,
+            members=members,
+        )
+        self.expected.sent.append(sent)
+        self.expected.note_read(sender, root, done.stream_id)
 
     async def _reply(self, sender: UserID, index: int) -> None:
-        roots = [one for one in self.truth.sent if one.thread_id == "main" and not one.redacted]
+        roots = [
+            message
+            for message in self.expected.sent
+            if message.thread_id == "main" and not message.redacted
+        ]
         if roots:
             await self._say(sender, None, roots[index % len(roots)].event_id)
 
     async def _read(self, user_id: UserID, index: int, thread_id: str | None = None) -> None:
-        fitting = [
-            one for one in self.truth.sent if thread_id is None or one.thread_id == thread_id
+        messages = [
+            message
+            for message in self.expected.sent
+            if thread_id is None or message.thread_id == thread_id
         ]
-        if fitting:
-            one = fitting[index % len(fitting)]
-            await self.unread.read(user_id, self.room_id, one.event_id, thread_id)
-            self.truth.note_read(user_id, thread_id or "", one.stream_id)
+        if messages:
+            message = messages[index % len(messages)]
+            await self.unread.read(user_id, self.room_id, message.event_id, thread_id)
+            self.expected.note_read(user_id, thread_id or "", message.stream_id)
 
     async def _read_main(self, user_id: UserID, index: int) -> None:
         await self._read(user_id, index, "main")
 
     async def _read_thread(self, user_id: UserID, index: int) -> None:
-        # The relations of what was redacted are gone, so that it is in no thread any more.
-        replies = [one for one in self.truth.sent if one.thread_id != "main" and not one.redacted]
+        # A redacted reply has lost its relation, and so is in no thread.
+        replies = [
+            message
+            for message in self.expected.sent
+            if message.thread_id != "main" and not message.redacted
+        ]
         if replies:
-            one = replies[index % len(replies)]
-            await self.unread.read(user_id, self.room_id, one.event_id, one.thread_id)
-            self.truth.note_read(user_id, one.thread_id, one.stream_id)
+            reply = replies[index % len(replies)]
+            await self.unread.read(user_id, self.room_id, reply.event_id, reply.thread_id)
+            self.expected.note_read(user_id, reply.thread_id, reply.stream_id)
 
     async def _redact(self, index: int) -> None:
-        left = [one for one in self.truth.sent if not one.redacted]
-        if left:
-            one = left[index % len(left)]
-            await self.world.redact(self.room_id, ALICE, one.event_id)
-            one.redacted = True
+        messages = [message for message in self.expected.sent if not message.redacted]
+        if messages:
+            message = messages[index % len(messages)]
+            await self.world.redact(self.room_id, ALICE, message.event_id)
+            message.redacted = True
 
     async def _rejoin(self, user_id: UserID) -> None:
         if user_id == ALICE:
             return
         await self.world.leave(self.room_id, user_id)
         joined = await self.world.join(self.room_id, user_id)
-        self.truth.note_read(user_id, "", joined.stream_id)
+        self.expected.note_read(user_id, "", joined.stream_id)
 
     async def _forget(self) -> None:
         await self.unread.settle()
-        await self.world.database.write(push_pruning.forget_read, self.room_id, 2**62)
+        await self.world.database.write(push_pruning.delete_read, self.room_id, 2**62)
 
     async def _ask(self, user_id: UserID) -> None:
         for counting in (self.unread.counting, self.unread.another_counter()):
             found = (await counting.counts(user_id, [self.room_id])).get(self.room_id)
             shown: dict[str, tuple[int, int]] = {}
             if found is not None:
-                shown = {root: tuple(one) for root, one in found.threads.items()}  # type: ignore[misc]  # a Count is a pair
+                shown = {root: tuple(count) for root, count in found.threads.items()}  # type: ignore[misc]  # a Count is a pair
                 if any(found.main):
                     shown["main"] = (found.main.notifications, found.main.highlights)
-            assert shown == self.truth.counts(user_id)
+            assert shown == self.expected.counts(user_id)
 
 
 async def play(folder: Path, template: Path, history: list[tuple[Any, ...]]) -> None:
-    """Play a history; each restart is a new world on the same database."""
+    """Run a history; each restart is a new world on the same database."""
     lives: list[list[tuple[Any, ...]]] = [[]]
     for step in history:
         if step[0] == "restart":
             lives.append([])
         else:
             lives[-1].append(step)
-    truth, room_id = Truth(), None
+    expected, room_id = Recount(), None
     async with fresh_sqlite(template, folder / "test.db") as database:
         for steps_of_life in lives:
             async with open_world(database) as world, open_unread(world) as unread:
@@ -167,8 +186,8 @@ async def play(folder: Path, template: Path, history: list[tuple[Any, ...]]) -> 
                     room_id = await world.create_room(ALICE)
                     for user_id in (BOB, CAROL):
                         done = await world.join(room_id, user_id)
-                        truth.note_read(user_id, "", done.stream_id)
-                run = Run(world, unread, room_id, truth)
+                        expected.note_read(user_id, "", done.stream_id)
+                run = Run(world, unread, room_id, expected)
                 for step in steps_of_life:
                     await run.step(step)
                 for user_id in USERS:

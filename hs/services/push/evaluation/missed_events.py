@@ -1,0 +1,72 @@
+"""Events that were stored while no process evaluated, as rows of the events stream."""
+
+from typing import Final
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import EventID
+from hs.core.positions import VectorPosition
+from hs.repl.feed import Batch
+from hs.repl.rows import EventRow
+from hs.repl.streams import EVENTS
+from hs.services.push.evaluation.event_evaluation import Evaluator
+from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.stored_event import StoredEvent
+from hs.storage.database import Database
+from hs.storage.push import push_rules as storage
+
+PAGE_SIZE: Final = 500
+
+
+@attrs.frozen(eq=False)
+class MissedEvents:
+    """Reads the events after the stored position of the evaluation."""
+
+    _database: Database
+    _events: EventStore
+    _evaluator: Evaluator
+
+    async def stored_position(self) -> VectorPosition:
+        """Return the position up to which the results of events are stored."""
+        stored = await self._database.read(storage.load_position)
+        return VectorPosition() if stored is None else VectorPosition.parse(stored)
+
+    async def page(
+        self, after: int, evaluated: VectorPosition
+    ) -> tuple[list[Batch[EventRow]], int | None]:
+        """Return the next events above a stream ID that are not `evaluated`, in order.
+
+        The batches are as the feed would deliver them. Also return the stream ID from which the
+        next page continues; None if this is the last page.
+        """
+        batches: list[Batch[EventRow]] = []
+        page = await self._database.read(storage.list_events_after, after, PAGE_SIZE)
+        for stream_id, writer, event_id in page:
+            if evaluated.covers(writer, stream_id):
+                continue
+            stored = await self._events.get_one(EventID(event_id))
+            if stored is not None:
+                rows = [(stream_id, await self._row(stored))]
+                batches.append(Batch(EVENTS, writer, stream_id - 1, stream_id, rows))
+        return batches, page[-1][0] if len(page) == PAGE_SIZE else None
+
+    async def _row(self, stored: StoredEvent) -> EventRow:
+        """Make the row of an event, with the fields that the evaluation reads."""
+        event = stored.event
+        membership = event.content.get("membership") if event.type == event_types.MEMBER else None
+        target = None if event.redacts is None else await self._events.get_one(event.redacts)
+        return EventRow(
+            room_id=event.room_id,
+            event_id=event.event_id,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            depth=event.depth,
+            origin_server_ts=event.origin_server_ts,
+            membership=membership,
+            prev_membership=await self._evaluator.membership_before(stored) if membership else None,
+            redacts=event.redacts,
+            snapshot_id=stored.snapshot_id,
+            redaction_applies=target is not None and target.redacted_by == event.event_id,
+        )

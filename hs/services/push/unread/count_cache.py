@@ -1,0 +1,93 @@
+"""The unread counts that this process has computed, by user and room."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from hs.core.ids import RoomID, UserID
+from hs.lib.caching.lru_cache import LruCache
+from hs.services.push.unread.implicit_reads import EVERYWHERE
+from hs.services.push.unread.read_positions import ReadPosition, ReadPositions
+from hs.services.push.unread.recent_notifications import RecentInRoom, RecentNotifications
+from hs.services.push.unread.user_room_count import UserRoomCount
+from hs.storage.database import Database
+from hs.storage.push import push_rules as storage
+from hs.storage.push.push_rules import Span
+
+MAX_COUNTS: Final = 200_000
+
+
+class CountCache:
+    """Counts of users in rooms, brought up to date when they are asked for."""
+
+    def __init__(
+        self, database: Database, positions: ReadPositions, recent: RecentNotifications
+    ) -> None:
+        self._database = database
+        self._positions = positions
+        self._recent = recent
+        self._counts: LruCache[tuple[UserID, RoomID], UserRoomCount] = LruCache(
+            "unread", max_entries=MAX_COUNTS
+        )
+
+    def get_nowait(self, user_id: UserID, room_id: RoomID) -> UserRoomCount | None:
+        """Return a count that is up to date; None if the database has to be asked."""
+        recent = self._recent.get(room_id)
+        if recent is None:
+            return None
+        count = self._counts.get((user_id, room_id))
+        read = self._positions.of_nowait(user_id, room_id, None if count is None else count.read)
+        if read is None:
+            return None
+        if count is not None and count.update(recent, read):
+            return count
+        if read.everywhere < recent.floor:
+            return None
+        count = _empty_count(user_id, read, recent)
+        count.update(recent, read)
+        self._counts.put((user_id, room_id), count)
+        return count
+
+    async def ask_database(
+        self, user_id: UserID, room_ids: Iterable[RoomID]
+    ) -> dict[RoomID, UserRoomCount]:
+        """Count what is below the floors of rooms, by one statement.
+
+        Rooms are left out if something that counting needs is not in memory. By the time of the
+        return a count may be outdated: `get_nowait` tells.
+        """
+        counts: dict[RoomID, UserRoomCount] = {}
+        spans: list[Span] = []
+        for room_id in room_ids:
+            recent = self._recent.get(room_id)
+            read = self._positions.of_nowait(user_id, room_id)
+            if recent is not None and read is not None:
+                counts[room_id] = _empty_count(user_id, read, recent)
+                spans += _spans(room_id, read, recent.floor)
+        rows = await self._database.read(storage.count_unread, user_id, spans) if spans else []
+        for counted_room_id, thread_id, notify, highlight in rows:
+            if notify or highlight:
+                counts[RoomID(counted_room_id)].threads[thread_id] = (notify, highlight)
+        for room_id, count in counts.items():
+            self._counts.put((user_id, room_id), count)
+        return counts
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        self._counts.clear()
+
+
+def _empty_count(user_id: UserID, read: ReadPosition, recent: RecentInRoom) -> UserRoomCount:
+    return UserRoomCount(user_id, read, recent.floor, recent.version)
+
+
+def _spans(room_id: RoomID, read: ReadPosition, floor: int) -> list[Span]:
+    """Return the events that the database has to count: those not read, up to the floor."""
+    if read.everywhere >= floor:
+        return []
+    spans = [Span(room_id, EVERYWHERE, read.everywhere, floor, 1)]
+    for thread_id, thread_upto in read.threads.items():
+        upto = min(thread_upto, floor)
+        if upto > read.everywhere:
+            # More is read of this thread than of the room.
+            spans.append(Span(room_id, thread_id, read.everywhere, upto, -1))
+    return spans
