@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv, installing what Debian lacks for it.
-# Uses: ROOT. Gives: VENV, say, as_root, apt_install, make_venv, install_hs EXTRA.
+# Sourced by the other scripts. Creates .venv and installs the Debian packages that it needs.
+# Reads ROOT. Defines VENV, say, fail, as_root, apt_install, make_venv and install_hs.
 
 VENV="${HS_VENV:-$ROOT/.venv}"
 
@@ -7,19 +7,19 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
-# Whether commands can be run as root without asking a person.
+# Succeeds if commands can be run as root without a password prompt.
 can_be_root() { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
-# apt_install WHY PACKAGE…: install, or say plainly what somebody has to install.
+# apt_install REASON PACKAGE...: installs packages, or fails with the list of packages to install.
 apt_install() {
-    why=$1; shift
+    reason=$1; shift
     if ! command -v apt-get >/dev/null || ! can_be_root; then
-        fail "$why. Please install: $*
+        fail "$reason. Install these packages and try again: $*
 (on Debian or Ubuntu: sudo apt-get install $*)"
     fi
-    say "Installing $*: $why."
+    say "Installing $* ($reason)"
     if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null 2>&1; then
         as_root apt-get update -qq
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null
@@ -42,7 +42,7 @@ make_venv() {
     if [ -z "$python" ]; then
         apt_install "Python 3.11 or newer is needed" python3 python3-venv
         python=$(find_python)
-        [ -n "$python" ] || fail "This system's Python is older than 3.11. Please install a newer one."
+        [ -n "$python" ] || fail "Python 3.11 or newer is needed, but this system has an older version. Install a newer one."
     fi
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         apt_install "Python's venv module is missing" python3-venv
@@ -50,7 +50,7 @@ make_venv() {
     "$python" -m venv --clear "$VENV"
 }
 
-# install_hs EXTRA: install hs from this checkout, unless nothing changed since the last time.
+# install_hs EXTRA: installs hs from this checkout if pyproject.toml has changed since the last time.
 install_hs() {
     make_venv
     stamp="$VENV/.hs-installed$1"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs hs into .venv on first use, then runs it. Options are those of `hs serve`:
+# Installs hs into .venv on first use, then runs it. The options are those of `hs serve`:
 #
-#   scripts/start.sh                              a server of its own in ./data
-#   scripts/start.sh --server-name example.org    the same, with a name that is here to stay
-#   scripts/start.sh -c a.yaml -c b.yaml          with a configuration that exists
+#   scripts/start.sh                              a new server in ./data
+#   scripts/start.sh --server-name example.org    the same, with a permanent server name
+#   scripts/start.sh -c a.yaml -c b.yaml          with existing configuration files
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"

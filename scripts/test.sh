@@ -1,22 +1,22 @@
 #!/bin/sh
-# Installs what the tests need, then runs them. Arguments go to pytest:
+# Installs the dependencies of the tests, then runs them. Arguments are passed to pytest:
 #
-#   scripts/test.sh                    everything but the tests that take minutes
-#   scripts/test.sh -m long            those
-#   scripts/test.sh -m js              JavaScript clients, which need npm (left out otherwise)
-#   scripts/test.sh tests/core -x      a part
+#   scripts/test.sh                    all tests but the long ones and those with JavaScript clients
+#   scripts/test.sh -m long            the tests that take minutes
+#   scripts/test.sh -m js              the tests with JavaScript clients, which need npm
+#   scripts/test.sh tests/core -x      one folder, stopping at the first failure
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 
-# Where Debian keeps PostgreSQL's server programs, which are not on the path.
+# Debian installs the server programs of PostgreSQL in a folder that is not on the PATH.
 postgres_programs() { ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1; }
 
 missing=""
 [ -n "$(postgres_programs)" ] || command -v pg_ctl >/dev/null || missing="$missing postgresql"
 command -v redis-server >/dev/null || missing="$missing redis-server"
-# shellcheck disable=SC2086 # several packages
-[ -z "$missing" ] || apt_install "The tests run on PostgreSQL and Redis as well" $missing
+# shellcheck disable=SC2086 # $missing is a list of packages
+[ -z "$missing" ] || apt_install "The tests need PostgreSQL and Redis" $missing
 
 install_hs "[test]"
 cd "$ROOT"

@@ -1,4 +1,4 @@
-"""The documentation agrees with the files, the code and the settings that it names."""
+"""The documentation agrees with the files, code and settings that it names."""
 
 import importlib
 import re
@@ -23,18 +23,18 @@ CODE_SPAN = re.compile(r"`([^`\n]+)`")
 CODE_PATH = re.compile(r"(?<![\w/.-])hs/[\w/.-]*\w")
 FILE_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
 DOTTED_NAME = re.compile(r"\bhs(?:\.[a-z_]\w*)+(?:\.[A-Z]\w*)?")
-# Examples that are not homeserver.yaml, by a key that only they have.
+# Keys by which examples of YAML files other than homeserver.yaml are recognized.
 OTHER_YAML = {"as_token", "scrape_configs", "formatters"}
-# Keys that an example may lack, or whose files it may lack, since it is a part of a configuration.
-NEEDED_BESIDES = {
+# Keys that may be missing from an example, or name a missing file: an example is only a part.
+INCOMPLETE_KEYS = {
     "app_service_config_files",
     "database.name",
     "instance_map",
     "redis.enabled",
     "user_consent.template_dir",
 }
-# A logger without a module, systemd units, and the file of an example.
-OTHER_NAMES = {"hs.access", "hs.service", "hs.target", "hs.dump"}
+# A logger without a module, systemd units, and a file in an example.
+NAMES_OUTSIDE_CODE = {"hs.access", "hs.service", "hs.target", "hs.dump"}
 
 
 def name_of(page: Path) -> str:
@@ -43,8 +43,8 @@ def name_of(page: Path) -> str:
 
 def blocks(page: Path, language: str) -> Iterator[str]:
     """Yield the code blocks of a page, without their indentation."""
-    for indent, found, text in CODE_BLOCK.findall(page.read_text("utf-8")):
-        if found == language:
+    for indent, block_language, text in CODE_BLOCK.findall(page.read_text("utf-8")):
+        if block_language == language:
             yield re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
 
 
@@ -68,7 +68,7 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+def test_relative_links_point_to_existing_files_and_headings(page: Path) -> None:
     broken = [
         f"{target}#{anchor}"
         for target, anchor in links(page)
@@ -79,21 +79,21 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
-    reached: set[Path] = set()
+    seen: set[Path] = set()
     waiting = [ROOT / "README.md"]
     while waiting:
         page = waiting.pop()
-        if page not in reached:
-            reached.add(page)
+        if page not in seen:
+            seen.add(page)
             waiting += [target for target, _ in links(page) if target.suffix == ".md"]
 
-    assert [name_of(page) for page in PAGES if page not in reached] == []
+    assert [name_of(page) for page in PAGES if page not in seen] == []
 
 
 def paths_in(page: Path) -> Iterator[str]:
-    """Yield what a page names as files or folders of this repository.
+    """Yield the files and folders of this repository that a page names.
 
-    Below hs/ wherever it stands, others in code spans.
+    Paths below hs/ are recognized anywhere, other paths only in code spans.
     """
     yield from CODE_PATH.findall(page.read_text("utf-8"))
     folders = {"hs", "docs", "config", "scripts", "tests"}
@@ -112,13 +112,15 @@ def test_named_paths_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_dotted_names_are_modules_or_their_members(page: Path) -> None:
+def test_dotted_names_exist_in_code(page: Path) -> None:
     names = DOTTED_NAME.findall(page.read_text("utf-8"))
 
-    assert [name for name in names if name not in OTHER_NAMES and not is_in_code(name)] == []
+    assert [
+        name for name in names if name not in NAMES_OUTSIDE_CODE and not exists_in_code(name)
+    ] == []
 
 
-def is_in_code(name: str) -> bool:
+def exists_in_code(name: str) -> bool:
     parent, _, member = name.rpartition(".")
     try:
         importlib.import_module(name)
@@ -131,7 +133,7 @@ def is_in_code(name: str) -> bool:
 
 
 def outcome_of(text: str, folder: Path) -> tuple[tuple[Notice, ...], tuple[Problem, ...]]:
-    """Return what the server says about an example of homeserver.yaml: notices and problems."""
+    """Return the notices and problems that the server reports for an example."""
     file = folder / "homeserver.yaml"
     name = "" if "server_name" in text else "server_name: example.org\n"
     file.write_text(name + text, "utf-8")
@@ -142,21 +144,23 @@ def outcome_of(text: str, folder: Path) -> tuple[tuple[Notice, ...], tuple[Probl
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_yaml_examples_are_valid_and_have_an_effect(page: Path, tmp_path: Path) -> None:
+def test_yaml_examples_are_valid_and_effective(page: Path, tmp_path: Path) -> None:
     for block in blocks(page, "yaml"):
         if OTHER_YAML & yaml.safe_load(block).keys():
             continue
         notices, problems = outcome_of(block, tmp_path)
 
         assert [str(notice) for notice in notices if has_no_effect(notice)] == [], block
-        assert [str(one) for one in problems if one.key not in NEEDED_BESIDES] == [], block
+        assert [str(problem) for problem in problems if problem.key not in INCOMPLETE_KEYS] == [], (
+            block
+        )
 
 
 def has_no_effect(notice: Notice) -> bool:
-    return notice.is_unknown_key or notice.message == "not yet effective"
+    return notice.is_unknown_key or notice.message == "has no effect in this version"
 
 
-async def test_sql_examples_run_on_the_engine_they_are_for(database: Database) -> None:
+async def test_sql_examples_run_on_their_engine(database: Database) -> None:
     engine = database.dialect.engine
     examples = [
         block

@@ -1,4 +1,4 @@
-"""Servers for end-to-end tests: each test runs against one process and against several."""
+"""The servers of end-to-end tests; each test runs on every layout of processes."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from tests.support.redis import RedisServer
     ],
 )
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A running server of each layout in turn."""
+    """A running server, once per layout."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None

@@ -1,1 +1,1 @@
-"""Starting, running and ending a process."""
+"""Tests of starting, running and stopping a process."""

@@ -1,4 +1,4 @@
-"""Settings from text, as administrators write them, and the text that a single process needs."""
+"""Fixtures that load settings from YAML text, and the settings of a single process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.processes import free_ports
 
 Load = Callable[..., Settings]
 
-ALONE = """
+SINGLE_PROCESS = """
 server_name: example.org
 report_stats: false
 signing_key: "ed25519 a_test {key}"
@@ -30,7 +30,7 @@ listeners:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Load settings from the texts of one or more files."""
+    """A function that loads settings from the texts of one or more files."""
 
     def load_texts(*texts: str) -> Settings:
         paths = []
@@ -44,7 +44,7 @@ def load(tmp_path: Path) -> Load:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> str:
-    """Give the configuration of one process on SQLite, which listens on a free port."""
+def single_process(tmp_path: Path) -> str:
+    """The configuration file of one process with SQLite and a free port."""
     [port] = free_ports(1)
-    return ALONE.format(key="A" * 43, folder=tmp_path, port=port)
+    return SINGLE_PROCESS.format(key="A" * 43, folder=tmp_path, port=port)

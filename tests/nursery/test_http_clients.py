@@ -1,4 +1,4 @@
-"""Which client asks whom, by which rules and through which proxy, as settings say."""
+"""The settings of outgoing HTTP clients: proxies, blocked addresses, user agent."""
 
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,25 +16,25 @@ from hs.settings.settings import Settings
 ENVIRONMENT = Proxies("http://env", "https://env", ("env.test",))
 
 
-def loaded(folder: Path, text: str) -> Settings:
+def load_text(folder: Path, text: str) -> Settings:
     path = folder / "homeserver.yaml"
     path.write_text(f"server_name: test\n{text}")
     return load_settings([path], {})
 
 
-def test_settings_win_over_the_environment_one_by_one() -> None:
-    some = OutsideSettings(https_proxy="http://set", no_proxy_hosts=())
+def test_each_proxy_setting_overrides_its_environment_variable() -> None:
+    settings = OutsideSettings(https_proxy="http://set", no_proxy_hosts=())
 
-    assert chosen_proxies(some, ENVIRONMENT) == Proxies("http://env", "http://set", ())
+    assert chosen_proxies(settings, ENVIRONMENT) == Proxies("http://env", "http://set", ())
     assert chosen_proxies(OutsideSettings(), ENVIRONMENT) == ENVIRONMENT
 
 
-def test_the_agent_is_named() -> None:
+def test_user_agent_has_version_and_suffix() -> None:
     assert user_agent(OutsideSettings()) == f"hs/{__version__}"
     assert user_agent(OutsideSettings(user_agent_suffix="x")) == f"hs/{__version__} x"
 
 
-def test_nowhere_is_blocked_although_the_list_is_the_administrator_s() -> None:
+def test_unspecified_addresses_are_always_blocked() -> None:
     rules = address_rules(("10.0.0.0/8",), ())
 
     assert not rules.permits(ip_address("0.0.0.0"))
@@ -56,15 +56,15 @@ def test_nowhere_is_blocked_although_the_list_is_the_administrator_s() -> None:
         "recaptcha_siteverify_api: 5",
     ],
 )
-def test_wrong_values_are_told_with_their_key(tmp_path: Path, text: str) -> None:
+def test_invalid_value_is_rejected_with_its_key(tmp_path: Path, text: str) -> None:
     key = text.partition(":")[0]
 
     with pytest.raises(SettingsError, match=key):
-        loaded(tmp_path, text)
+        load_text(tmp_path, text)
 
 
-def test_the_settings_are_read(tmp_path: Path) -> None:
-    settings = loaded(
+def test_settings_of_outgoing_requests_are_loaded(tmp_path: Path) -> None:
+    settings = load_text(
         tmp_path,
         """
 http_proxy: http://proxy

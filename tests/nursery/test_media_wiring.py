@@ -1,4 +1,4 @@
-"""Media as settings say: which processes serve them, which tidies up, and where copies go."""
+"""The settings of media: which processes serve and clean up media, and where copies are stored."""
 
 import importlib.util
 from pathlib import Path
@@ -26,19 +26,22 @@ enable_media_repo: false
 """
 REPOSITORY = "worker_app: synapse.app.media_repository\nworker_name: media1\n"
 GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: generic1\n"
-WILLING = GENERIC + "enable_media_repo: true\n"
+GENERIC_WITH_MEDIA = GENERIC + "enable_media_repo: true\n"
 
 
 @pytest.mark.parametrize(
-    ("worker", "serves"), [("", False), (REPOSITORY, True), (GENERIC, False), (WILLING, True)]
+    ("worker", "serves"),
+    [("", False), (REPOSITORY, True), (GENERIC, False), (GENERIC_WITH_MEDIA, True)],
 )
-def test_a_process_serves_media_if_it_is_told_to(load: Load, worker: str, serves: bool) -> None:
+def test_media_repository_setting_decides_which_processes_serve(
+    load: Load, worker: str, serves: bool
+) -> None:
     settings = load(SHARED, worker) if worker else load(SHARED)
 
     assert settings.workers.serves_media is serves
 
 
-def test_the_process_that_is_named_tidies_up(load: Load) -> None:
+def test_named_process_runs_media_jobs(load: Load) -> None:
     shared = SHARED + "media_instance_running_background_jobs: media1\n"
 
     assert MEDIA_JOBS in plan_of(load(shared, REPOSITORY)).duties
@@ -46,7 +49,7 @@ def test_the_process_that_is_named_tidies_up(load: Load) -> None:
     assert MEDIA_JOBS not in plan_of(load(shared, GENERIC)).duties
 
 
-def test_copies_go_where_the_settings_say() -> None:
+def test_storage_providers_follow_settings() -> None:
     s3 = place_of(StorageProvider(place=S3Settings(bucket="media"), store_local=True))
     folder = place_of(
         StorageProvider(place=FolderSettings(directory=Path("/backup")), store_synchronous=True)
@@ -58,7 +61,9 @@ def test_copies_go_where_the_settings_say() -> None:
     assert folder.is_synchronous
 
 
-def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_reported_with_package_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(SettingsError, match=r"hs\[s3\]"):

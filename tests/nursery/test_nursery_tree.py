@@ -1,4 +1,4 @@
-"""What a process starts and ends, in which order, and what becomes of requests meanwhile."""
+"""The order in which a process starts and stops its tasks, and how it drains requests."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,38 +33,38 @@ from tests.support.http_client import HttpClient, Hungup
 from tests.support.postgres import PostgresServer
 from tests.support.web import Answer
 
-SOON_S = 60.0
+WAIT_S = 60.0
 SYNC = "/_matrix/client/v3/sync"
 
 
 @attrs.frozen(eq=False)
-class SlowApi:
-    """Requests that are there while a process leaves."""
+class SlowEndpoints:
+    """Requests that are in progress while a process drains."""
 
     drain: Drain
     database: Database
-    begun: trio.Event = attrs.Factory(trio.Event)
-    may_end: trio.Event = attrs.Factory(trio.Event)
+    started: trio.Event = attrs.Factory(trio.Event)
+    may_finish: trio.Event = attrs.Factory(trio.Event)
     ended: list[str] = attrs.Factory(list)
 
     @route("GET", "/slow", auth=NONE)
     async def slow(self) -> dict[str, str]:
-        """Answer when told to."""
-        self.begun.set()
-        await self.may_end.wait()
+        """Respond when `may_finish` is set."""
+        self.started.set()
+        await self.may_finish.wait()
         return {"ended": "well"}
 
     @route("GET", "/poll", auth=NONE, cancel_on_disconnect=True)
     async def poll(self) -> Empty:
-        """Answer when the process leaves."""
-        self.begun.set()
+        """Respond when the process drains."""
+        self.started.set()
         await self.drain.started.wait()
         return Empty()
 
     @route("GET", "/long-read", auth=NONE, cancel_on_disconnect=True)
     async def long_read(self) -> Empty:
-        """Read for much longer than any test lasts."""
-        self.begun.set()
+        """Run a query that takes longer than any test."""
+        self.started.set()
         try:
             await self.database.read_long(sleep_long)
         finally:
@@ -80,82 +80,84 @@ async def add_receipt(tx: Tx, ids: StreamIds) -> tuple[int, list[tuple[int, Rece
     return await ids.one(), []
 
 
-def composed(settings: Settings, bridge: Bridge, database: Database, **more: Any) -> Process:
-    """Compose a process, with something else to do than usual."""
+def composed_process(
+    settings: Settings, bridge: Bridge, database: Database, **more: Any
+) -> Process:
+    """Compose a process with only the given tasks and endpoints."""
     process = compose(settings, plan_of(settings), SystemClock(), bridge, database)
-    nothing: dict[str, Any] = {
+    no_tasks: dict[str, Any] = {
         "preparations": (), "runners": (), "duties": (), "endpoints": (),
     }  # fmt: skip
-    return attrs.evolve(process, **{**nothing, **more})
+    return attrs.evolve(process, **{**no_tasks, **more})
 
 
 @asynccontextmanager
-async def living(process: Process) -> AsyncIterator[tuple[Shutdown, int]]:
-    """Run a process until the block ends; gives how to end it, and its port."""
+async def running_process(process: Process) -> AsyncIterator[tuple[Shutdown, int]]:
+    """Run a process until the block ends; yield its shutdown and its port."""
     shutdown = Shutdown()
     async with trio.open_nursery() as nursery:
         ports: list[int | None] = []
         is_ready = trio.Event()
 
         def ready(bound: list[BoundListener]) -> None:
-            ports.extend(one.port for one in bound)
+            ports.extend(listener.port for listener in bound)
             is_ready.set()
 
         nursery.start_soon(run_tree, process, shutdown, ready)
-        with trio.fail_after(SOON_S):
+        with trio.fail_after(WAIT_S):
             await is_ready.wait()
         assert ports[0] is not None
         yield shutdown, ports[0]
         shutdown.request()
 
 
-def logging_runner(told: list[str], name: str) -> tuple[str, Runner]:
+def recording_runner(log: list[str], name: str) -> tuple[str, Runner]:
     async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        told.append(f"{name} starts")
+        log.append(f"{name} starts")
         task_status.started()
         try:
             await trio.sleep_forever()
         finally:
-            told.append(f"{name} ends")
+            log.append(f"{name} ends")
 
     return name, run
 
 
-def logging_duty(told: list[str], name: str) -> Duty:
+def recording_duty(log: list[str], name: str) -> Duty:
     async def run() -> None:
         try:
             await trio.sleep_forever()
         finally:
-            told.append(f"{name} ends")
+            log.append(f"{name} ends")
 
     return Duty(name, run)
 
 
 @pytest.fixture
-def settings(load: Load, alone: str) -> Settings:
-    return load(alone)
+def settings(load: Load, single_process: str) -> Settings:
+    return load(single_process)
 
 
-async def test_everything_starts_in_order_and_ends_in_reverse(
+async def test_tasks_start_in_order_and_stop_in_reverse(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
-    told: list[str] = []
+    log: list[str] = []
 
     async def prepare() -> None:
-        told.append("preparation")
+        log.append("preparation")
 
-    process = composed(
+    process = composed_process(
         settings,
         bridge,
         database,
         preparations=[prepare],
-        runners=[logging_runner(told, "first"), logging_runner(told, "second")],
-        duties=[logging_duty(told, "duty")],
+        runners=[recording_runner(log, "first"), recording_runner(log, "second")],
+        duties=[recording_duty(log, "duty")],
     )
-    async with living(process):
-        told.append("ready")
+    async with running_process(process):
+        log.append("ready")
 
-    assert told == [
+    assert log == [
         "preparation",
         "first starts",
         "second starts",
@@ -166,11 +168,11 @@ async def test_everything_starts_in_order_and_ends_in_reverse(
     ]
 
 
-async def test_a_runner_that_ends_can_still_write(
+async def test_runner_can_write_while_it_is_cancelled(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     written: list[int] = []
-    process = composed(settings, bridge, database)
+    process = composed_process(settings, bridge, database)
 
     async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -180,98 +182,102 @@ async def test_a_runner_that_ends_can_still_write(
             with trio.CancelScope(shield=True):
                 written.append(await process.base.table(RECEIPTS).write(add_receipt))
 
-    async with living(attrs.evolve(process, runners=[("last words", run)])):
+    async with running_process(attrs.evolve(process, runners=[("last write", run)])):
         pass
 
     assert len(written) == 1
 
 
-async def test_a_duty_that_fails_is_started_again(
+async def test_failed_duty_is_restarted(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     attempts: list[int] = []
-    again = trio.Event()
+    restarted = trio.Event()
 
     async def run() -> None:
         attempts.append(len(attempts))
         if len(attempts) == 1:
             raise RuntimeError("once")
-        again.set()
+        restarted.set()
         await trio.sleep_forever()
 
-    async with living(composed(settings, bridge, database, duties=[Duty("weak", run)])):
-        with trio.fail_after(SOON_S):
-            await again.wait()
+    async with running_process(
+        composed_process(settings, bridge, database, duties=[Duty("weak", run)])
+    ):
+        with trio.fail_after(WAIT_S):
+            await restarted.wait()
 
     assert attempts == [0, 1]
 
 
-async def test_a_lone_duty_has_one_holder_and_moves_to_the_next(
+async def test_leased_duty_moves_to_next_process_when_holder_stops(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     holders: list[str] = []
     moved = trio.Event()
 
-    def holding(name: str) -> Duty:
+    def recording_duty_of(name: str) -> Duty:
         async def run() -> None:
             holders.append(name)
             if len(holders) == 2:
                 moved.set()
             await trio.sleep_forever()
 
-        return Duty("lonely", run, plan_duty=BACKGROUND)
+        return Duty("leased", run, plan_duty=BACKGROUND)
 
-    quiet = attrs.evolve(settings, listeners=())
-    first = composed(settings, bridge, database, duties=[holding("first")])
-    second = composed(quiet, bridge, database, duties=[holding("second")])
-    second_leaves, second_ready = Shutdown(), trio.Event()
+    without_listeners = attrs.evolve(settings, listeners=())
+    first = composed_process(settings, bridge, database, duties=[recording_duty_of("first")])
+    second = composed_process(
+        without_listeners, bridge, database, duties=[recording_duty_of("second")]
+    )
+    second_shutdown, second_ready = Shutdown(), trio.Event()
     async with trio.open_nursery() as nursery:
-        async with living(first):
-            await _until(lambda: holders == ["first"])
-            nursery.start_soon(run_tree, second, second_leaves, lambda _: second_ready.set())
+        async with running_process(first):
+            await _wait_until(lambda: holders == ["first"])
+            nursery.start_soon(run_tree, second, second_shutdown, lambda _: second_ready.set())
             await second_ready.wait()
             assert holders == ["first"]
-        with trio.fail_after(SOON_S):
+        with trio.fail_after(WAIT_S):
             await moved.wait()
-        second_leaves.request()
+        second_shutdown.request()
 
     assert holders == ["first", "second"]
 
 
-async def _until(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(SOON_S):
-        while not holds():  # noqa: ASYNC110 - nobody tells of it
+async def _wait_until(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(WAIT_S):
+        while not holds():  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.01)
 
 
-async def test_a_runner_that_fails_ends_the_process_with_its_cause(
+async def test_failed_runner_ends_process_with_its_error(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     fail = trio.Event()
-    told: list[str] = []
+    log: list[str] = []
 
     async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         await fail.wait()
         raise OSError(28, "No space left on device", "/var/lib/hs")
 
-    process = composed(
+    process = composed_process(
         settings,
         bridge,
         database,
-        runners=[logging_runner(told, "sound"), ("broken", run)],
-        duties=[logging_duty(told, "duty")],
+        runners=[recording_runner(log, "working"), ("broken", run)],
+        duties=[recording_duty(log, "duty")],
     )
-    with pytest.raises(BaseExceptionGroup) as failed:  # noqa: PT012 - a block is what fails
-        async with living(process):
+    with pytest.raises(BaseExceptionGroup) as failed:  # noqa: PT012 - the whole block fails
+        async with running_process(process):
             fail.set()
             await trio.sleep_forever()
 
     assert cause_of(failed.value) == ("No space left on device: /var/lib/hs", False)
-    assert told == ["sound starts", "duty ends", "sound ends"]
+    assert log == ["working starts", "duty ends", "working ends"]
 
 
-async def test_leaving_before_ready_ends_the_start(
+async def test_shutdown_during_startup_cancels_it(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     waiting = trio.Event()
@@ -280,14 +286,14 @@ async def test_leaving_before_ready_ends_the_start(
         waiting.set()
         await trio.sleep_forever()
 
-    process = composed(settings, bridge, database, preparations=[wait_for_nothing])
+    process = composed_process(settings, bridge, database, preparations=[wait_for_nothing])
     shutdown = Shutdown()
 
     async def start() -> None:
         with shutdown.startup:
             await run_tree(process, shutdown, lambda _: None)
 
-    with trio.fail_after(SOON_S):
+    with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(start)
             await waiting.wait()
@@ -296,122 +302,124 @@ async def test_leaving_before_ready_ends_the_start(
     assert shutdown.startup.cancelled_caught
 
 
-def slow_process(settings: Settings, bridge: Bridge, database: Database) -> tuple[Process, SlowApi]:
-    process = composed(settings, bridge, database)
-    api = SlowApi(process.drain, database)
+def process_with_slow_endpoints(
+    settings: Settings, bridge: Bridge, database: Database
+) -> tuple[Process, SlowEndpoints]:
+    process = composed_process(settings, bridge, database)
+    api = SlowEndpoints(process.drain, database)
     return attrs.evolve(process, endpoints=collect(api)), api
 
 
-async def test_a_request_under_way_is_finished_and_new_connections_are_refused(
+async def test_running_request_is_finished_and_new_connections_are_refused(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
-    process, api = slow_process(settings, bridge, database)
-    answers: list[Any] = []
+    process, api = process_with_slow_endpoints(settings, bridge, database)
+    responses: list[Any] = []
 
-    async def ask(port: int) -> None:
+    async def send_slow_request(port: int) -> None:
         async with HttpClient(port) as client:
-            answers.append((await client.get("/slow")).json)
+            responses.append((await client.get("/slow")).json)
 
     async with trio.open_nursery() as nursery:
-        async with living(process) as (shutdown, port), HttpClient(port) as late:
-            nursery.start_soon(ask, port)
-            await api.begun.wait()
+        async with running_process(process) as (shutdown, port), HttpClient(port) as idle_client:
+            nursery.start_soon(send_slow_request, port)
+            await api.started.wait()
             shutdown.request()
-            await _until(lambda: process.drain.is_draining)
-            with trio.fail_after(SOON_S):
+            await _wait_until(lambda: process.drain.is_draining)
+            with trio.fail_after(WAIT_S):
                 while True:
                     try:
-                        assert (await late.get("/health/ready")).status == 503
+                        assert (await idle_client.get("/health/ready")).status == 503
                     except Hungup:
                         break
-            assert answers == []
-            api.may_end.set()
+            assert responses == []
+            api.may_finish.set()
 
-    assert answers == [{"ended": "well"}]
+    assert responses == [{"ended": "well"}]
 
 
-async def test_a_long_poll_is_answered_early(
+async def test_long_poll_is_answered_early_on_shutdown(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
-    process, api = slow_process(settings, bridge, database)
+    process, api = process_with_slow_endpoints(settings, bridge, database)
     statuses: list[int] = []
 
-    async def ask(port: int) -> None:
+    async def poll(port: int) -> None:
         async with HttpClient(port) as client:
             statuses.append((await client.get("/poll")).status)
 
-    with trio.fail_after(SOON_S):
+    with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
-            async with living(process) as (shutdown, port):
-                nursery.start_soon(ask, port)
-                await api.begun.wait()
+            async with running_process(process) as (shutdown, port):
+                nursery.start_soon(poll, port)
+                await api.started.wait()
                 assert statuses == []
                 shutdown.request()
 
     assert statuses == [200]
 
 
-async def test_a_sync_that_waits_is_answered_early_with_its_own_token(
+async def test_waiting_sync_is_answered_early_with_its_since_token(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     process = compose(settings, plan_of(settings), SystemClock(), bridge, database)
-    answers: list[Answer] = []
+    responses: list[Answer] = []
 
-    async def wait_for_news(client: HttpClient, since: str) -> None:
-        answers.append(await client.get(f"{SYNC}?timeout=60000&since={since}"))
+    async def long_poll(client: HttpClient, since: str) -> None:
+        responses.append(await client.get(f"{SYNC}?timeout=60000&since={since}"))
 
-    with trio.fail_after(SOON_S):
+    with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
-            async with living(process) as (shutdown, port), HttpClient(port) as client:
+            async with running_process(process) as (shutdown, port), HttpClient(port) as client:
                 account = {"username": "alice", "password": "p"}
-                made = await client.post(
+                registered = await client.post(
                     "/_matrix/client/v3/register", {**account, "auth": {"type": "m.login.dummy"}}
                 )
-                client.token = made.json["access_token"]
+                client.token = registered.json["access_token"]
                 since = (await client.get(SYNC)).json["next_batch"]
                 since = (await client.get(f"{SYNC}?since={since}")).json["next_batch"]
-                waiting = HttpClient(port, client.token)
-                nursery.start_soon(wait_for_news, waiting, since)
-                await _until(lambda: process.drain.in_flight == 1)
+                waiting_client = HttpClient(port, client.token)
+                nursery.start_soon(long_poll, waiting_client, since)
+                await _wait_until(lambda: process.drain.in_flight == 1)
                 shutdown.request()
 
-    assert [answer.status for answer in answers] == [200]
-    assert answers[0].json == {"next_batch": since}
+    assert [response.status for response in responses] == [200]
+    assert responses[0].json == {"next_batch": since}
 
 
 @pytest.mark.postgres
-async def test_a_client_that_leaves_stops_its_statement(
+async def test_closed_connection_cancels_database_query(
     settings: Settings, bridge: Bridge, postgres_server: PostgresServer
 ) -> None:
     async with fresh_postgres(postgres_server, bridge) as database:
-        process, api = slow_process(settings, bridge, database)
-        async with living(process) as (_, port):
-            with trio.move_on_after(SOON_S) as patience:
+        process, api = process_with_slow_endpoints(settings, bridge, database)
+        async with running_process(process) as (_, port):
+            with trio.move_on_after(WAIT_S) as timeout:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(HttpClient(port).get, "/long-read")
-                    await _until_reading(database, 1)
+                    await _wait_for_reading(database, 1)
                     nursery.cancel_scope.cancel()
-            assert not patience.cancelled_caught
+            assert not timeout.cancelled_caught
 
-            await _until_reading(database, 0)
+            await _wait_for_reading(database, 0)
 
-            # The handler hears of it a moment after the database has let go.
-            with trio.fail_after(SOON_S):
+            # The handler is cancelled a moment after the database has ended the query.
+            with trio.fail_after(WAIT_S):
                 while not api.ended:  # noqa: ASYNC110 - a list has no event to wait for
                     await trio.sleep(0.005)
             assert api.ended == ["long read"]
 
 
-_READING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' \
+_COUNT_READING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' \
 AND state = 'active'"
 
 
-async def _until_reading(database: Database, count: int) -> None:
-    with trio.fail_after(SOON_S):
+async def _wait_for_reading(database: Database, count: int) -> None:
+    with trio.fail_after(WAIT_S):
         while await database.read(_count_reading) != count:  # noqa: ASYNC110 - PostgreSQL
             await trio.sleep(0.02)
 
 
 async def _count_reading(tx: Tx) -> int:
-    count: int = await tx.fetchval(_READING)
+    count: int = await tx.fetchval(_COUNT_READING)
     return count

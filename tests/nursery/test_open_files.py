@@ -1,4 +1,4 @@
-"""How many files and connections a process may have open."""
+"""The limit on open files and connections of a process."""
 
 import resource
 from collections.abc import Iterator
@@ -10,23 +10,23 @@ from hs.nursery.pid_file import limit_open_files
 
 @pytest.fixture(autouse=True)
 def hard_limit() -> Iterator[int]:
-    """A process whose soft limit is below its hard one, as it usually is; both are put back."""
+    """Set a soft limit below the hard limit, yield the hard limit, and restore both."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] == resource.RLIM_INFINITY:
-        pytest.skip("this system sets no limit")
+        pytest.skip("this system has no limit on open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
     yield before[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize("wanted", [0, 10**9])
-def test_a_process_takes_what_the_system_allows(hard_limit: int, wanted: int) -> None:
-    limit_open_files(wanted)
+@pytest.mark.parametrize("soft_limit", [0, 10**9])
+def test_limit_is_raised_to_hard_limit(hard_limit: int, soft_limit: int) -> None:
+    limit_open_files(soft_limit)
 
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
 
 
-def test_a_limit_of_the_administrator_is_kept_to(hard_limit: int) -> None:
+def test_configured_limit_below_hard_limit_is_kept(hard_limit: int) -> None:
     limit_open_files(hard_limit - 10)
 
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit - 10, hard_limit)

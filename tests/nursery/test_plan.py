@@ -33,8 +33,8 @@ PUBLIC = "{port: 8083, bind_address: 127.0.0.1, resources: [{names: [client, fed
 INTERNAL = "{port: 9094, bind_address: 127.0.0.1, resources: [{names: [replication]}]}"
 GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: "
 WORKER = f"{GENERIC}w\nworker_listeners: [{PUBLIC}, {INTERNAL}]"
-OTHER = f"{GENERIC}x\nworker_listeners: [{PUBLIC}, {{path: /run/x.sock, resources: [{{names: \
-[replication]}}]}}]"
+BY_SOCKET = "{path: /run/x.sock, resources: [{names: [replication]}]}"
+SECOND_WORKER = f"{GENERIC}x\nworker_listeners: [{PUBLIC}, {BY_SOCKET}]"
 ALL_STREAMS = {*STREAMS, "backfill"}
 DUTIES = {BACKGROUND, USER_DIRECTORY, APPSERVICES, PUSHERS, FEDERATION, MEDIA_JOBS}
 
@@ -69,21 +69,21 @@ def test_enabled_redis_implies_other_processes(load: Load) -> None:
 def test_stream_has_the_writer_that_the_settings_name(load: Load, stream: str) -> None:
     setting = f"stream_writers: {{{stream}: w}}"
 
-    main, worker, other = (
-        plan_of(load(SHARED, setting, *more)) for more in ((), (WORKER,), (OTHER,))
+    main, worker, second_worker = (
+        plan_of(load(SHARED, setting, *more)) for more in ((), (WORKER,), (SECOND_WORKER,))
     )
 
     # The writers of events write the backfilled events too.
     moved = {stream, "backfill"} if stream == "events" else {stream}
     assert set(worker.writes) == moved
     assert set(main.writes) == ALL_STREAMS - moved
-    assert other.writes == ()
+    assert second_worker.writes == ()
 
 
 def test_all_writers_of_events_write_them(load: Load) -> None:
     setting = "stream_writers: {events: [w, x]}"
 
-    for more in (WORKER, OTHER):
+    for more in (WORKER, SECOND_WORKER):
         assert plan_of(load(SHARED, setting, more)).writes == ("backfill", "events")
     assert "events" not in plan_of(load(SHARED, setting)).writes
 
@@ -102,13 +102,13 @@ def test_all_writers_of_events_write_them(load: Load) -> None:
 def test_duty_has_the_holder_that_the_settings_name(load: Load, duty: str, setting: str) -> None:
     media = "\nenable_media_repo: true" if duty == MEDIA_JOBS else ""
 
-    main, worker, other = (
-        plan_of(load(SHARED, setting + media, *more)) for more in ((), (WORKER,), (OTHER,))
+    main, worker, second_worker = (
+        plan_of(load(SHARED, setting + media, *more)) for more in ((), (WORKER,), (SECOND_WORKER,))
     )
 
     assert worker.duties == (duty,)
     assert set(main.duties) == DUTIES - {duty}
-    assert other.duties == ()
+    assert second_worker.duties == ()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_older_dialect_assigns_a_duty_by_switch_and_app(
 
 
 def test_only_the_main_process_migrates_the_schema(load: Load) -> None:
-    plans = [plan_of(load(SHARED, *more)) for more in ((), (WORKER,), (OTHER,))]
+    plans = [plan_of(load(SHARED, *more)) for more in ((), (WORKER,), (SECOND_WORKER,))]
 
     assert [plan.migrates for plan in plans] == [True, False, False]
 
@@ -159,7 +159,7 @@ def test_tree_of_the_only_process(load: Load) -> None:
 
 
 def test_tree_of_a_worker(load: Load) -> None:
-    settings = load(SHARED, OTHER)
+    settings = load(SHARED, SECOND_WORKER)
 
     lines = tree_of(plan_of(settings), settings).splitlines()
 

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus, and whether the page about it is true."""
+"""The metrics of a process, and the page of documentation that lists them."""
 
 import gc
 from pathlib import Path
@@ -18,7 +18,7 @@ from hs.storage.database import Database
 from tests.nursery.conftest import Load
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-SEVERAL = """
+SEVERAL_PROCESSES = """
 enable_metrics: true
 worker_replication_secret: secret
 redis: {enabled: true}
@@ -28,7 +28,7 @@ database: {name: psycopg2, args: {database: hs}}
 """
 
 
-def composed(settings: Settings, bridge: Bridge, database: Database) -> Process:
+def composed_process(settings: Settings, bridge: Bridge, database: Database) -> Process:
     return compose(settings, plan_of(settings), SystemClock(), bridge, database)
 
 
@@ -42,40 +42,42 @@ def rows_of_page() -> list[str]:
     return [line for line in lines if line.startswith(("| `hs_", "| `synapse_"))]
 
 
-async def test_the_page_lists_every_metric_and_no_other(
-    load: Load, alone: str, bridge: Bridge, database: Database
+async def test_documentation_lists_exactly_the_metrics(
+    load: Load, single_process: str, bridge: Bridge, database: Database
 ) -> None:
-    # No process alone has all.
-    main = composed(load(alone, SEVERAL), bridge, database)
-    alone_too = composed(load(alone, "enable_metrics: true"), bridge, database)
+    # No single process has all metrics.
+    main = composed_process(load(single_process, SEVERAL_PROCESSES), bridge, database)
+    single = composed_process(load(single_process, "enable_metrics: true"), bridge, database)
     RequestLog(main.metrics)
-    families = {*main.metrics.families, *alone_too.metrics.families}
+    families = {*main.metrics.families, *single.metrics.families}
 
     assert sorted(map(row_of, families)) == sorted(rows_of_page())
 
 
-async def test_every_cache_of_a_process_is_told_of(
-    load: Load, alone: str, bridge: Bridge, database: Database
+async def test_every_cache_has_metrics(
+    load: Load, single_process: str, bridge: Bridge, database: Database
 ) -> None:
-    settings = load(alone, "enable_metrics: true")
+    settings = load(single_process, "enable_metrics: true")
     gc.collect()
-    before = {id(one) for one in gc.get_objects() if isinstance(one, LruCache)}
+    before = {id(cache) for cache in gc.get_objects() if isinstance(cache, LruCache)}
 
-    process = composed(settings, bridge, database)
+    process = composed_process(settings, bridge, database)
 
     gc.collect()
-    made = {
-        one.name for one in gc.get_objects() if isinstance(one, LruCache) and id(one) not in before
+    names = {
+        cache.name
+        for cache in gc.get_objects()
+        if isinstance(cache, LruCache) and id(cache) not in before
     }
     scraped = process.metrics.render().decode()
-    assert len(made) > 20
-    assert [name for name in made if f'cache_max_size{{name="{name}"}}' not in scraped] == []
+    assert len(names) > 20
+    assert [name for name in names if f'cache_max_size{{name="{name}"}}' not in scraped] == []
 
 
-async def test_numbers_come_from_the_process_when_it_is_asked(
-    load: Load, alone: str, bridge: Bridge, database: Database
+async def test_metrics_show_current_state_of_process(
+    load: Load, single_process: str, bridge: Bridge, database: Database
 ) -> None:
-    process = composed(load(alone, "enable_metrics: true"), bridge, database)
+    process = composed_process(load(single_process, "enable_metrics: true"), bridge, database)
     before = process.metrics.render().decode()
 
     process.drain.enter()
@@ -90,10 +92,10 @@ async def test_numbers_come_from_the_process_when_it_is_asked(
     assert 'hs_duty_restarts_total{duty="tidying"} 2.0' in after
 
 
-async def test_who_did_not_ask_for_metrics_does_not_pay_for_them(
-    load: Load, alone: str, bridge: Bridge, database: Database
+async def test_nothing_is_measured_without_enable_metrics(
+    load: Load, single_process: str, bridge: Bridge, database: Database
 ) -> None:
-    process = composed(load(alone), bridge, database)
+    process = composed_process(load(single_process), bridge, database)
 
     assert "event loop lag" not in [duty.name for duty in process.duties]
     assert process.metrics.families == []
@@ -101,13 +103,13 @@ async def test_who_did_not_ask_for_metrics_does_not_pay_for_them(
 
 @pytest.mark.parametrize("kind", ["read", "snapshot", "write"])
 async def test_units_of_work_are_counted_by_kind(database: Database, kind: str) -> None:
-    ask = {
+    run_unit = {
         "read": database.read,
         "snapshot": database.read_snapshot,
         "write": database.write,
     }[kind]
 
-    await ask(_one)
+    await run_unit(_no_queries)
 
     load = database.load()
     assert {name: tally.count for name, tally in load.units.items() if tally.count} == {kind: 1}
@@ -115,5 +117,5 @@ async def test_units_of_work_are_counted_by_kind(database: Database, kind: str) 
     assert load.connections >= 1
 
 
-async def _one(tx: object) -> None:
-    """Ask for nothing."""
+async def _no_queries(tx: object) -> None:
+    """Run no query."""

@@ -1,4 +1,4 @@
-"""The services as production composes them, several processes in one trio run."""
+"""The services as the server composes them, with several processes in one trio run."""
 
 import trio
 
@@ -32,7 +32,7 @@ async def create_and_send(process: ComposedProcess) -> EventID:
     return sent[0].event_id
 
 
-async def test_a_single_process_stores_what_it_appends(database: Database) -> None:
+async def test_single_process_stores_appended_event(database: Database) -> None:
     async with open_process(database) as process:
         event_id = await create_and_send(process)
 
@@ -41,15 +41,15 @@ async def test_a_single_process_stores_what_it_appends(database: Database) -> No
     assert events[event_id].event.content == HELLO.content
 
 
-async def test_a_process_that_writes_no_events_appends_through_their_writer(
+async def test_process_appends_through_writer_of_events(
     database: Database,
 ) -> None:
-    neighbours = Neighbourhood()
+    neighbourhood = Neighbourhood()
     main = worker_settings(SETTINGS, "main", events=("writer",))
     writer = worker_settings(SETTINGS, "writer", events=("writer",))
     async with (
-        open_process(database, writer, neighbours=neighbours) as owner,
-        open_process(database, main, neighbours=neighbours) as process,
+        open_process(database, writer, neighbours=neighbourhood) as owner,
+        open_process(database, main, neighbours=neighbourhood) as process,
     ):
         event_id = await create_and_send(process)
 

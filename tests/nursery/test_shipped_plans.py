@@ -1,4 +1,4 @@
-"""The example of twelve processes leaves nothing undone, and nothing done twice."""
+"""The example of twelve processes assigns every stream and duty, and no duty twice."""
 
 from collections import Counter
 from pathlib import Path
@@ -21,31 +21,31 @@ def plans() -> list[Plan]:
     return [plan_of(load_settings(files, {})) for files in FILES]
 
 
-def test_there_are_twelve_of_which_one_is_main() -> None:
+def test_example_has_twelve_processes_and_one_main() -> None:
     names = {plan.instance for plan in plans()}
 
     assert len(names) == len(FILES) == 12
     assert [plan.instance for plan in plans() if plan.migrates] == ["main"]
 
 
-def test_what_one_process_does_alone_is_done_by_exactly_one_of_the_twelve() -> None:
-    alone = plan_of(load_settings([FOLDER.parent / "homeserver.yaml"], {}))
+def test_every_duty_and_stream_is_assigned_once() -> None:
+    single = plan_of(load_settings([FOLDER.parent / "homeserver.yaml"], {}))
     duties = Counter(duty for plan in plans() for duty in plan.duties)
     streams = Counter(stream for plan in plans() for stream in plan.writes)
 
-    assert duties == dict.fromkeys(alone.duties, 1)
-    assert streams == {**dict.fromkeys(alone.writes, 1), "events": 2, "backfill": 2}
+    assert duties == dict.fromkeys(single.duties, 1)
+    assert streams == {**dict.fromkeys(single.writes, 1), "events": 2, "backfill": 2}
 
 
-def test_the_main_process_has_no_duty_that_has_a_worker() -> None:
+def test_main_process_has_only_duties_without_worker() -> None:
     assert plans()[0].duties == (FEDERATION,)
 
 
-def test_hs_plan_shows_each_of_them_without_complaint() -> None:
+def test_plan_command_accepts_every_process() -> None:
     for files in FILES:
         options = [word for path in files for word in ("--config", str(path))]
 
-        shown = CliRunner().invoke(cli, ["plan", *options])
+        result = CliRunner().invoke(cli, ["plan", *options])
 
-        assert shown.exit_code == 0, shown.output
-        assert not shown.stderr
+        assert result.exit_code == 0, result.output
+        assert not result.stderr

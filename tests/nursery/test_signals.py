@@ -1,4 +1,4 @@
-"""What administrators and service managers do to a running process, by its command line."""
+"""Signals, PID file and service manager notifications of a running process."""
 
 import signal
 import socket
@@ -14,29 +14,29 @@ from tests.support.processes import Cluster, ServerProcess, make_cluster
 from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.process
-SOON_S = 60.0
+WAIT_S = 60.0
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """One process on SQLite, not started, which writes its number and notifies."""
+    """A server of one process with SQLite and a PID file, not yet started."""
     pid_file = {"pid_file": str(tmp_path / "hs.pid")}
     cluster = make_cluster("T0", tmp_path, None, None, pid_file)
     yield cluster
     cluster.kill_all()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_S
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def ended(process: ServerProcess) -> int:
-    """Wait for the end of a process that was told to end."""
+def wait_for_exit(process: ServerProcess) -> int:
+    """Wait until a process exits; return its exit status."""
     assert process.process is not None
-    status = process.process.wait(SOON_S)
+    status = process.process.wait(WAIT_S)
     assert process.process.stderr is not None
     process.process.stderr.close()
     process.process = None
@@ -49,8 +49,8 @@ def send(process: ServerProcess, number: signal.Signals) -> None:
 
 
 def begin_request(port: int) -> socket.socket:
-    """Send the head of a request and keep its body back."""
-    connection = socket.create_connection(("127.0.0.1", port), SOON_S)
+    """Send the head of a request without its body; return the connection."""
+    connection = socket.create_connection(("127.0.0.1", port), WAIT_S)
     connection.sendall(
         b"POST /_matrix/client/v3/login HTTP/1.1\r\nHost: hs.test\r\nContent-Length: 2\r\n"
         b"Expect: 100-continue\r\n\r\n"
@@ -61,19 +61,19 @@ def begin_request(port: int) -> socket.socket:
 
 def is_refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), SOON_S).close()
+        socket.create_connection(("127.0.0.1", port), WAIT_S).close()
     except ConnectionRefusedError:
         return True
     return False
 
 
-def test_a_process_notifies_and_ends_when_asked(
+def test_service_manager_is_notified_of_start_and_stop(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main, pid_file = cluster.processes["main"], tmp_path / "hs.pid"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(SOON_S)
+        manager.settimeout(WAIT_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         main.start()
         assert main.process is not None
@@ -86,7 +86,7 @@ def test_a_process_notifies_and_ends_when_asked(
         assert not pid_file.exists()
 
 
-def test_log_files_are_opened_anew(cluster: Cluster) -> None:
+def test_sighup_reopens_log_files(cluster: Cluster) -> None:
     main = cluster.processes["main"]
     main.start()
     rotated = main.log.with_suffix(".1")
@@ -94,14 +94,14 @@ def test_log_files_are_opened_anew(cluster: Cluster) -> None:
 
     send(main, signal.SIGHUP)
 
-    until(lambda: "log files reopened" in main.tail())
+    wait_until(lambda: "log files reopened" in main.tail())
     send(main, signal.SIGINT)
-    assert ended(main) == 0
+    assert wait_for_exit(main) == 0
     assert "draining" in main.tail()
     assert "draining" not in rotated.read_text()
 
 
-def test_a_second_process_with_the_same_name_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_second_process_with_same_name_fails_to_start(cluster: Cluster, tmp_path: Path) -> None:
     main = cluster.processes["main"]
     main.start()
     second = ServerProcess("second", main.port, main.configs, tmp_path / "second.log")
@@ -109,12 +109,12 @@ def test_a_second_process_with_the_same_name_is_refused(cluster: Cluster, tmp_pa
     with pytest.raises(RuntimeError, match="another process runs under this name"):
         second.start()
 
-    assert ended(second) == 1
+    assert wait_for_exit(second) == 1
     assert (tmp_path / "hs.pid").exists()
     assert main.stop() == 0
 
 
-def test_a_killed_process_is_replaced_at_once(cluster: Cluster) -> None:
+def test_killed_process_can_be_restarted_at_once(cluster: Cluster) -> None:
     main = cluster.processes["main"]
     main.start()
     main.kill()
@@ -124,37 +124,39 @@ def test_a_killed_process_is_replaced_at_once(cluster: Cluster) -> None:
     assert main.stop() == 0
 
 
-def test_the_first_signal_drains_and_the_second_ends_at_once(cluster: Cluster) -> None:
+def test_first_signal_drains_and_second_signal_ends_process(cluster: Cluster) -> None:
     main = cluster.processes["main"]
     main.start()
-    with begin_request(main.port) as patient:
+    with begin_request(main.port) as connection:
         send(main, signal.SIGTERM)
-        until(lambda: is_refused(main.port))
+        wait_until(lambda: is_refused(main.port))
         assert main.process is not None
         assert main.process.poll() is None
 
-        patient.sendall(b"{}")
-        assert patient.recv(1000).startswith(b"HTTP/1.1 ")
-    assert ended(main) == 0
+        connection.sendall(b"{}")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 ")
+    assert wait_for_exit(main) == 0
 
     main.start()
     with begin_request(main.port):
         send(main, signal.SIGTERM)
-        until(lambda: is_refused(main.port))
+        wait_until(lambda: is_refused(main.port))
         send(main, signal.SIGTERM)
-        assert ended(main) == KILLED_STATUS
+        assert wait_for_exit(main) == KILLED_STATUS
 
 
 @pytest.mark.postgres
 @pytest.mark.redis
-def test_a_worker_waits_for_the_schema_and_may_be_stopped_meanwhile(
+def test_worker_waiting_for_schema_can_be_stopped(
     tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
     cluster = make_cluster("T2", tmp_path, postgres_server, redis_server, {})
     main, worker = cluster.processes["main"], cluster.processes["sync1"]
     try:
         worker.begin()
-        until(lambda: "waiting for the main process to bring the schema" in worker.tail())
+        wait_until(
+            lambda: "waiting for the main process to migrate the database schema" in worker.tail()
+        )
         assert worker.stop() == 0
 
         worker.begin()

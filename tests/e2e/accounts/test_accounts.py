@@ -1,4 +1,4 @@
-"""Accounts of running servers: proved by e-mail, welcomed, bound to terms, locked, suspended."""
+"""Accounts of running servers: e-mail validation, auto-join, consent, locking, suspension."""
 
 import random
 import re
@@ -40,7 +40,7 @@ TERMS = """
 
 @attrs.define
 class Scene:
-    """A server whose processes are asked by chance, and the mail box of everybody."""
+    """A server and the mailbox of all its users; each request goes to a random process."""
 
     ports: list[int]
     box: MailBox
@@ -52,72 +52,75 @@ class Scene:
         async with HttpClient(self.rng.choice(self.ports), token) as client:
             return await client.ask(method, target, json=json, **more)
 
-    async def everywhere(self, method: str, target: str, token: str) -> list[Answer]:
-        """Ask each process."""
-        answers = []
+    async def ask_all(self, method: str, target: str, token: str) -> list[Answer]:
+        """Send the request to every process; return the responses."""
+        responses = []
         for port in self.ports:
             async with HttpClient(port, token) as client:
-                answers.append(await client.ask(method, target))
-        return answers
+                responses.append(await client.ask(method, target))
+        return responses
 
-    async def link(self, count: int) -> str:
-        text = plain_of(await self.box.wait_for(count))
-        found = re.search(r"https?://\S+", text)
-        assert found is not None, text
-        parts = urlsplit(found[0])
+    async def link_in_email(self, number: int) -> str:
+        """Wait for the e-mail with this number; return path and query of the link in it."""
+        text = plain_of(await self.box.wait_for(number))
+        match = re.search(r"https?://\S+", text)
+        assert match is not None, text
+        parts = urlsplit(match[0])
         return f"{parts.path}?{parts.query}"
 
-    async def sent(self, kind: str, email: str) -> tuple[dict[str, str], str]:
-        """Ask for an e-mail; give what names the proof, and the link in it."""
+    async def request_validation(self, kind: str, email: str) -> tuple[dict[str, str], str]:
+        """Request a validation e-mail; return the threepid credentials and the link in it."""
         count = len(self.box.messages) + 1
         secret = random_letters(20)
         body = {"email": email, "client_secret": secret, "send_attempt": 1}
-        asked = await self.ask("POST", f"{V3}/{kind}/email/requestToken", body)
-        assert asked.status == 200, asked.body
-        return {"sid": asked.json["sid"], "client_secret": secret}, await self.link(count)
+        requested = await self.ask("POST", f"{V3}/{kind}/email/requestToken", body)
+        assert requested.status == 200, requested.body
+        credentials = {"sid": requested.json["sid"], "client_secret": secret}
+        return credentials, await self.link_in_email(count)
 
-    async def user(self, name: str) -> str:
-        """Register somebody with an address of their name; give the token."""
-        wish: dict[str, Any] = {"username": name, "password": "secret"}
-        session = (await self.ask("POST", REGISTER, wish)).json["session"]
-        creds, link = await self.sent("register", f"{name}@example.org")
+    async def register(self, name: str) -> str:
+        """Register a user with the address `name@example.org`; return the access token."""
+        registration: dict[str, Any] = {"username": name, "password": "secret"}
+        session = (await self.ask("POST", REGISTER, registration)).json["session"]
+        credentials, link = await self.request_validation("register", f"{name}@example.org")
         assert (await self.ask("GET", link)).status == 200
-        wish["auth"] = {
+        registration["auth"] = {
             "type": "m.login.email.identity",
-            "threepid_creds": creds,
+            "threepid_creds": credentials,
             "session": session,
         }
-        done = await self.ask("POST", REGISTER, wish)
-        assert done.status == 200, done.body
-        token: str = done.json["access_token"]
+        registered = await self.ask("POST", REGISTER, registration)
+        assert registered.status == 200, registered.body
+        token: str = registered.json["access_token"]
         return token
 
-    async def administrator(self) -> str:
+    async def register_administrator(self) -> str:
+        """Register a server administrator with the shared secret; return the access token."""
         nonce = (await self.ask("GET", "/_synapse/admin/v1/register")).json["nonce"]
         user = NewUser(username="root", password="secret", is_admin=True)
-        wish = {
+        registration = {
             "nonce": nonce,
             "username": "root",
             "password": "secret",
             "admin": True,
             "mac": mac_of(SHARED_SECRET, nonce, user),
         }
-        made = await self.ask("POST", "/_synapse/admin/v1/register", wish)
-        assert made.status == 200, made.body
-        token: str = made.json["access_token"]
+        registered = await self.ask("POST", "/_synapse/admin/v1/register", registration)
+        assert registered.status == 200, registered.body
+        token: str = registered.json["access_token"]
         return token
 
-    async def until(self, token: str, target: str, status: int) -> Answer:
-        """Wait until every process answers so."""
+    async def wait_for_status(self, token: str, target: str, status: int) -> Answer:
+        """Wait until every process responds with a status; return the first response."""
         with trio.fail_after(LIMIT_S):
             while True:
-                answers = await self.everywhere("GET", target, token)
-                if all(one.status == status for one in answers):
-                    return answers[0]
+                responses = await self.ask_all("GET", target, token)
+                if all(response.status == status for response in responses):
+                    return responses[0]
                 await trio.sleep(0.02)
 
 
-def settings_for(box: MailBox, folder: Path) -> dict[str, Any]:
+def email_and_consent_settings(box: MailBox, folder: Path) -> dict[str, Any]:
     terms = folder / "terms" / "en"
     terms.mkdir(parents=True)
     (terms / "1.0.html").write_text(TERMS)
@@ -144,7 +147,9 @@ async def open_scene(
     layout: Layout, folder: Path, postgres: PostgresServer | None, redis: RedisServer | None
 ) -> AsyncIterator[Scene]:
     async with open_mail_box() as box:
-        with running_cluster(layout, postgres, redis, **settings_for(box, folder)) as cluster:
+        with running_cluster(
+            layout, postgres, redis, **email_and_consent_settings(box, folder)
+        ) as cluster:
             yield Scene(ports_of(cluster), box)
 
 
@@ -155,7 +160,9 @@ def ports_of(cluster: Cluster) -> list[int]:
 @pytest.mark.parametrize(
     "layout", ["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])]
 )
-def test_accounts(layout: Layout, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_account_from_registration_to_suspension(
+    layout: Layout, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
     if layout == "T2":
@@ -164,21 +171,21 @@ def test_accounts(layout: Layout, tmp_path: Path, request: pytest.FixtureRequest
 
     async def scenario() -> None:
         async with open_scene(layout, tmp_path, postgres, redis) as scene:
-            alice = await scene.user("alice")
-            bob = await scene.user("bob")
-            await agree_to_the_terms(scene, alice)
-            await agree_to_the_terms(scene, bob)
-            lobby = await meet_in_the_lobby(scene, alice, bob)
-            await add_an_address(scene, alice)
-            await replace_a_forgotten_password(scene, alice)
-            await moderate(scene, bob, lobby)
+            alice = await scene.register("alice")
+            bob = await scene.register("bob")
+            await agree_to_terms(scene, alice)
+            await agree_to_terms(scene, bob)
+            lobby = await check_auto_join(scene, alice, bob)
+            await add_email_address(scene, alice)
+            await reset_password(scene, alice)
+            await lock_and_suspend(scene, bob, lobby)
 
     trio.run(scenario)
 
 
-async def agree_to_the_terms(scene: Scene, token: str) -> None:
-    made = {"name": "Talk"}
-    blocked = await scene.ask("POST", V3 + "/createRoom", made, token=token)
+async def agree_to_terms(scene: Scene, token: str) -> None:
+    room = {"name": "Talk"}
+    blocked = await scene.ask("POST", V3 + "/createRoom", room, token=token)
     assert (blocked.status, blocked.errcode) == (403, "M_CONSENT_NOT_GIVEN")
     link = urlsplit(blocked.json["consent_uri"])
     target = f"{link.path}?{link.query}"
@@ -192,70 +199,71 @@ async def agree_to_the_terms(scene: Scene, token: str) -> None:
     with trio.fail_after(LIMIT_S):
         for port in scene.ports:
             async with HttpClient(port, token) as client:
-                made_room = await client.post(V3 + "/createRoom", made)
-                while made_room.status != 200:
-                    made_room = await client.post(V3 + "/createRoom", made)
+                created = await client.post(V3 + "/createRoom", room)
+                while created.status != 200:
+                    created = await client.post(V3 + "/createRoom", room)
 
 
-async def meet_in_the_lobby(scene: Scene, *tokens: str) -> str:
-    found = await scene.ask("GET", f"{V3}/directory/room/{quote(LOBBY)}")
-    lobby: str = found.json["room_id"]
+async def check_auto_join(scene: Scene, *tokens: str) -> str:
+    directory_entry = await scene.ask("GET", f"{V3}/directory/room/{quote(LOBBY)}")
+    lobby: str = directory_entry.json["room_id"]
     for token in tokens:
         joined = (await scene.ask("GET", V3 + "/joined_rooms", token=token)).json
         assert lobby in joined["joined_rooms"]
     return lobby
 
 
-async def add_an_address(scene: Scene, token: str) -> None:
+async def add_email_address(scene: Scene, token: str) -> None:
     path = V3 + "/account/3pid/add"
-    proof, link = await scene.sent("account/3pid", "al@example.org")
-    asked = await scene.ask("POST", path, proof, token=token)
-    assert asked.status == 401
+    credentials, link = await scene.request_validation("account/3pid", "al@example.org")
+    challenge = await scene.ask("POST", path, credentials, token=token)
+    assert challenge.status == 401
     assert (await scene.ask("GET", link)).status == 200
     auth = {
         "type": "m.login.password", "user": "alice", "password": "secret",
-        "session": asked.json["session"],
+        "session": challenge.json["session"],
     }  # fmt: skip
-    added = await scene.ask("POST", path, {**proof, "auth": auth}, token=token)
+    added = await scene.ask("POST", path, {**credentials, "auth": auth}, token=token)
     assert added.status == 200, added.body
-    named = {"type": "m.id.thirdparty", "medium": "email", "address": "AL@example.org"}
-    body = {"type": "m.login.password", "identifier": named, "password": "secret"}
+    identifier = {"type": "m.id.thirdparty", "medium": "email", "address": "AL@example.org"}
+    body = {"type": "m.login.password", "identifier": identifier, "password": "secret"}
     logged_in = await scene.ask("POST", V3 + "/login", body)
     assert logged_in.json["user_id"] == f"@alice:{SERVER_NAME}"
 
 
-async def replace_a_forgotten_password(scene: Scene, token: str) -> None:
-    wish: dict[str, Any] = {"new_password": "another"}
-    session = (await scene.ask("POST", CHANGE, wish)).json["session"]
-    creds, link = await scene.sent("account/password", "alice@example.org")
+async def reset_password(scene: Scene, token: str) -> None:
+    change: dict[str, Any] = {"new_password": "another"}
+    session = (await scene.ask("POST", CHANGE, change)).json["session"]
+    credentials, link = await scene.request_validation("account/password", "alice@example.org")
     page = await scene.ask("GET", link)
     assert b"<form" in page.body
     path, _, query = link.partition("?")
     assert (await scene.ask("POST", path, body=query.encode())).status == 200
-    auth = {"type": "m.login.email.identity", "threepid_creds": creds, "session": session}
-    changed = await scene.ask("POST", CHANGE, {**wish, "auth": auth})
+    auth = {"type": "m.login.email.identity", "threepid_creds": credentials, "session": session}
+    changed = await scene.ask("POST", CHANGE, {**change, "auth": auth})
     assert changed.status == 200, changed.body
-    await scene.until(token, V3 + "/account/whoami", 401)
+    await scene.wait_for_status(token, V3 + "/account/whoami", 401)
     body = {"type": "m.login.password", "user": "alice", "password": "another"}
     assert (await scene.ask("POST", V3 + "/login", body)).status == 200
 
 
-async def moderate(scene: Scene, token: str, lobby: str) -> None:
-    root = await scene.administrator()
-    whom = quote(f"@bob:{SERVER_NAME}")
+async def lock_and_suspend(scene: Scene, token: str, lobby: str) -> None:
+    root = await scene.register_administrator()
+    bob = quote(f"@bob:{SERVER_NAME}")
 
-    async def set_(what: str, value: bool) -> None:
-        target = f"/_matrix/client/v1/admin/{what[:-2] if what == 'locked' else 'suspend'}/{whom}"
-        done = await scene.ask("PUT", target, {what: value}, token=root)
-        assert done.json == {what: value}
-        assert (await scene.ask("GET", target, token=root)).json == {what: value}
+    async def set_restriction(restriction: str, value: bool) -> None:
+        action = "lock" if restriction == "locked" else "suspend"
+        target = f"/_matrix/client/v1/admin/{action}/{bob}"
+        changed = await scene.ask("PUT", target, {restriction: value}, token=root)
+        assert changed.json == {restriction: value}
+        assert (await scene.ask("GET", target, token=root)).json == {restriction: value}
 
-    await set_("locked", True)
-    locked = await scene.until(token, V3 + "/account/whoami", 401)
+    await set_restriction("locked", True)
+    locked = await scene.wait_for_status(token, V3 + "/account/whoami", 401)
     assert (locked.errcode, locked.json["soft_logout"]) == ("M_USER_LOCKED", True)
-    await set_("locked", False)
-    await scene.until(token, V3 + "/account/whoami", 200)
-    await set_("suspended", True)
+    await set_restriction("locked", False)
+    await scene.wait_for_status(token, V3 + "/account/whoami", 200)
+    await set_restriction("suspended", True)
     with trio.fail_after(LIMIT_S):
         for number, port in enumerate(scene.ports):
             async with HttpClient(port, token) as client:

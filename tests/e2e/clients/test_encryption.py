@@ -1,4 +1,4 @@
-"""What clients need for encryption, against running servers: each request to another process."""
+"""Device keys, to-device messages and key backups; consecutive requests use other processes."""
 
 from itertools import cycle
 from typing import Any
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 @attrs.define
 class Client:
-    """A logged-in client that goes from process to process."""
+    """A logged-in client that sends its requests to each process in turn."""
 
     ports: Any
     user_id: str = ""
@@ -38,7 +38,7 @@ class Client:
         return await self.ask("GET", "sync" if since is None else f"sync?since={since}")
 
     async def sync_until(self, since: str | None, section: str) -> Any:
-        """Poll until an answer has a section: what others do takes a moment to go round."""
+        """Sync until a response has a section; changes reach other processes a moment later."""
         with trio.fail_after(60):
             while True:
                 query = "timeout=2000" if since is None else f"timeout=2000&since={since}"
@@ -47,7 +47,7 @@ class Client:
                     return answer
                 since = answer["next_batch"]
 
-    async def upload(self, count: int) -> Any:
+    async def upload_keys(self, count: int) -> Any:
         keys = {
             "user_id": self.user_id,
             "device_id": self.device_id,
@@ -62,49 +62,49 @@ class Client:
         return await self.ask("POST", "keys/upload", body)
 
 
-async def test_keys_lists_and_messages_come_through_any_process(cluster: Cluster) -> None:
-    anyone = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
-    ada, bob = await anyone.register("e2ada"), await anyone.register("e2bob")
+async def test_keys_device_lists_and_to_device_work_through_any_process(cluster: Cluster) -> None:
+    unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    ada, bob = await unregistered.register("e2ada"), await unregistered.register("e2bob")
     room_id = (await ada.ask("POST", "createRoom", {"preset": "public_chat"}))["room_id"]
     await bob.ask("POST", f"join/{room_id}", {})
     since = (await ada.sync())["next_batch"]
 
-    counts = await bob.upload(3)
+    counts = await bob.upload_keys(3)
     changed = await ada.sync_until(since, "device_lists")
     keys = await ada.ask("POST", "keys/query", {"device_keys": {bob.user_id: []}})
-    wish = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
-    claimed = [await ada.ask("POST", "keys/claim", wish) for _ in range(4)]
-    seen: list[int] = []
-    bobs_since, left = None, None
+    claim = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
+    claimed = [await ada.ask("POST", "keys/claim", claim) for _ in range(4)]
+    received: list[int] = []
+    since_of_bob, remaining_counts = None, None
     for n in range(6):
         body = {"messages": {bob.user_id: {bob.device_id: {"n": n}}}}
         for _ in range(2):
             await ada.ask("PUT", f"sendToDevice/m.test/t{n}", body)
-        answer = await bob.sync_until(bobs_since, "to_device")
-        bobs_since = answer["next_batch"]
-        seen += [one["content"]["n"] for one in answer["to_device"]["events"]]
-        left = answer["device_one_time_keys_count"]
+        answer = await bob.sync_until(since_of_bob, "to_device")
+        since_of_bob = answer["next_batch"]
+        received += [event["content"]["n"] for event in answer["to_device"]["events"]]
+        remaining_counts = answer["device_one_time_keys_count"]
     since = (await ada.sync(changed["next_batch"]))["next_batch"]
     await bob.ask("POST", "logout", {})
-    gone = await ada.sync_until(since, "device_lists")
+    after_logout = await ada.sync_until(since, "device_lists")
 
     assert counts == {"one_time_key_counts": {"signed_curve25519": 3}}
     assert bob.user_id in changed["device_lists"]["changed"]
     assert keys["device_keys"][bob.user_id].keys() == {bob.device_id}
-    given = [
+    claimed_ids = [
         name
-        for one in claimed
-        for name in one["one_time_keys"].get(bob.user_id, {}).get(bob.device_id, {})
+        for response in claimed
+        for name in response["one_time_keys"].get(bob.user_id, {}).get(bob.device_id, {})
     ]
-    assert sorted(given) == [f"signed_curve25519:{n}" for n in range(3)]
-    assert seen == list(range(6))
-    assert left == {"signed_curve25519": 0}
-    assert gone["device_lists"]["changed"] == [bob.user_id]
+    assert sorted(claimed_ids) == [f"signed_curve25519:{n}" for n in range(3)]
+    assert received == list(range(6))
+    assert remaining_counts == {"signed_curve25519": 0}
+    assert after_logout["device_lists"]["changed"] == [bob.user_id]
 
 
-async def test_a_key_backup_is_one_through_all_processes(cluster: Cluster) -> None:
-    anyone = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
-    ada = await anyone.register("backada")
+async def test_key_backup_is_the_same_through_all_processes(cluster: Cluster) -> None:
+    unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    ada = await unregistered.register("backada")
     body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
     version = (await ada.ask("POST", "room_keys/version", body))["version"]
     key = {
@@ -114,10 +114,10 @@ async def test_a_key_backup_is_one_through_all_processes(cluster: Cluster) -> No
         "session_data": {"x": "y"},
     }
 
-    state = await ada.ask("PUT", f"room_keys/keys/!r:x/s?version={version}", key)
-    found = await ada.ask("GET", f"room_keys/keys?version={version}")
+    stored = await ada.ask("PUT", f"room_keys/keys/!r:x/s?version={version}", key)
+    fetched = await ada.ask("GET", f"room_keys/keys?version={version}")
     latest = await ada.ask("GET", "room_keys/version")
 
-    assert state == {"etag": "1", "count": 1}
-    assert found == {"rooms": {"!r:x": {"sessions": {"s": key}}}}
+    assert stored == {"etag": "1", "count": 1}
+    assert fetched == {"rooms": {"!r:x": {"sessions": {"s": key}}}}
     assert (latest["version"], latest["count"], latest["etag"]) == (version, 1, "1")

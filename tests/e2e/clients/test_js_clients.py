@@ -1,4 +1,4 @@
-"""matrix-js-sdk, unmodified and with real encryption: each request to another process."""
+"""Unmodified matrix-js-sdk clients with encryption; each request goes to a random process."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.process, pytest.mark.js]
 
 @pytest.fixture(scope="module")
 def clients() -> Path:
-    """The installed clients."""
+    """The folder with the installed npm packages."""
     try:
         folder = installed_clients()
         node(folder)
@@ -22,19 +22,19 @@ def clients() -> Path:
 
 
 def run(cluster: Cluster, clients: Path, script: str, **settings: str) -> list[str]:
-    """Run a script, which must end well; give the names of its steps."""
-    status, said = run_script(clients, script, cluster.urls, settings)
-    assert status == 0, f"{cluster.logs()}\n{said[-8000:]}"
-    return [line.split()[1] for line in said.splitlines() if line.startswith("ok ")]
+    """Run a script, which must succeed; return the names of its steps."""
+    status, output = run_script(clients, script, cluster.urls, settings)
+    assert status == 0, f"{cluster.logs()}\n{output[-8000:]}"
+    return [line.split()[1] for line in output.splitlines() if line.startswith("ok ")]
 
 
-def test_people_with_several_devices_talk_encrypted(cluster: Cluster, clients: Path) -> None:
+def test_encryption_with_several_devices(cluster: Cluster, clients: Path) -> None:
     steps = run(cluster, clients, "encryption.mjs", HS_TAG="talk")
 
     assert steps == [
         "register_both",
-        "make_keys_and_secrets",
-        "talk_both_ways",
+        "set_up_keys_and_secrets",
+        "exchange_messages",
         "verify_each_other_in_a_room",
         "send_an_encrypted_file",
         "back_up_all_keys",
@@ -42,6 +42,6 @@ def test_people_with_several_devices_talk_encrypted(cluster: Cluster, clients: P
         "verify_a_new_device_by_emoji",
         "leave_a_dehydrated_device",
         "rehydrate",
-        "begin_anew",
+        "reset_identity",
         "remove_a_device",
     ]

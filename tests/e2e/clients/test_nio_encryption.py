@@ -1,4 +1,4 @@
-"""matrix-nio with real encryption: rooms, files, verified devices, and keys kept on the server."""
+"""matrix-nio clients with encryption: rooms, files, device verification and key backup."""
 
 import asyncio
 import base64
@@ -23,20 +23,20 @@ ENCRYPTED = {
 }
 
 
-async def device(cluster: Cluster, name: str) -> WanderingClient:
-    """Log in a device that encrypts."""
+async def log_in_device(cluster: Cluster, name: str) -> WanderingClient:
+    """Log in a device with encryption and upload its keys."""
     client = WanderingClient(
         cluster.any_url, name, encryption_enabled=True, store=nio.store.SqliteMemoryStore
     )
     done(await client.login(PASSWORD, device_name="a device"), nio.LoginResponse)
     await client.keys_upload()
-    await turn(client, timeout_ms=0)
+    await sync_and_handle_keys(client, timeout_ms=0)
     return client
 
 
-async def turn(client: WanderingClient, timeout_ms: int = 2000) -> nio.SyncResponse:
-    """Sync once, and do what nio wants done then."""
-    answer = done(await client.sync(timeout=timeout_ms, full_state=False), nio.SyncResponse)
+async def sync_and_handle_keys(client: WanderingClient, timeout_ms: int = 2000) -> nio.SyncResponse:
+    """Sync once, then send, upload, query and claim what nio asks for."""
+    response = done(await client.sync(timeout=timeout_ms, full_state=False), nio.SyncResponse)
     await client.send_to_device_messages()
     if client.should_upload_keys:
         await client.keys_upload()
@@ -44,29 +44,29 @@ async def turn(client: WanderingClient, timeout_ms: int = 2000) -> nio.SyncRespo
         await client.keys_query()
     if client.should_claim_keys:
         await client.keys_claim(client.get_users_for_key_claiming())
-    return answer
+    return response
 
 
-async def turns_until(passes: Callable[[], Any], *clients: WanderingClient) -> None:
-    """Have clients sync until something is so."""
-    while not passes():
-        await asyncio.gather(*(turn(client) for client in clients))
+async def sync_until(condition: Callable[[], Any], *clients: WanderingClient) -> None:
+    """Let clients sync until a condition holds."""
+    while not condition():
+        await asyncio.gather(*(sync_and_handle_keys(client) for client in clients))
 
 
-def heard(client: WanderingClient) -> list[Any]:
-    """Keep a list of all that others said and a client could decrypt."""
+def collect_decrypted(client: WanderingClient) -> list[Any]:
+    """Return a list that collects the messages of other users which the client decrypts."""
     events: list[Any] = []
 
-    def keep(room: nio.MatrixRoom, event: nio.Event) -> None:
+    def collect(room: nio.MatrixRoom, event: nio.Event) -> None:
         if event.decrypted and event.sender != client.user_id:
             events.append(event)
 
-    client.add_event_callback(keep, (nio.RoomMessageText, nio.RoomEncryptedFile))
+    client.add_event_callback(collect, (nio.RoomMessageText, nio.RoomEncryptedFile))
     return events
 
 
 async def say(client: WanderingClient, room_id: str, content: dict[str, Any]) -> None:
-    """Send a message to all devices, verified or not."""
+    """Send a message to all devices, whether they are verified or not."""
     sent = await client.room_send(
         room_id, "m.room.message", content, ignore_unverified_devices=True
     )
@@ -74,75 +74,84 @@ async def say(client: WanderingClient, room_id: str, content: dict[str, Any]) ->
 
 
 def text(body: str) -> dict[str, Any]:
-    """Make the content of a text message."""
+    """Return the content of a text message."""
     return {"msgtype": "m.text", "body": body}
 
 
-async def meet(cluster: Cluster, suffix: str) -> tuple[WanderingClient, WanderingClient, str]:
-    """Have Alice and Bob meet in an encrypted room; all know all keys."""
+async def join_encrypted_room(
+    cluster: Cluster, suffix: str
+) -> tuple[WanderingClient, WanderingClient, str]:
+    """Join Alice and Bob to an encrypted room; wait until they have each other's device keys."""
     for name in ("alice", "bob"):
-        first = await registered(cluster.any_url, f"{name}-{suffix}")
-        await first.logout()
-        await first.close()
-    alice, bob = [await device(cluster, f"{name}-{suffix}") for name in ("alice", "bob")]
-    made = await alice.room_create(invite=[bob.user_id], initial_state=[ENCRYPTED])
-    room_id: str = done(made, nio.RoomCreateResponse).room_id
+        registering_client = await registered(cluster.any_url, f"{name}-{suffix}")
+        await registering_client.logout()
+        await registering_client.close()
+    alice, bob = [await log_in_device(cluster, f"{name}-{suffix}") for name in ("alice", "bob")]
+    created = await alice.room_create(invite=[bob.user_id], initial_state=[ENCRYPTED])
+    room_id: str = done(created, nio.RoomCreateResponse).room_id
     done(await bob.join(room_id), nio.JoinResponse)
-    await turns_until(lambda: knows(alice, bob) and knows(bob, alice), alice, bob)
+    await sync_until(
+        lambda: has_device_keys(alice, bob) and has_device_keys(bob, alice), alice, bob
+    )
     return alice, bob, room_id
 
 
-def knows(client: WanderingClient, other: WanderingClient) -> bool:
-    """Tell whether a client has another's keys."""
+def has_device_keys(client: WanderingClient, other: WanderingClient) -> bool:
+    """Return whether a client has the device keys of another client."""
     return other.device_id in client.device_store[other.user_id]
 
 
-def test_messages_and_files_are_read_by_all_devices(cluster: Cluster) -> None:
+def test_all_devices_decrypt_messages_and_files(cluster: Cluster) -> None:
     async def scenario() -> None:
-        alice, bob, room_id = await meet(cluster, "niotalk")
-        tablet = await device(cluster, "bob-niotalk")
-        at_bob, at_tablet, at_alice = heard(bob), heard(tablet), heard(alice)
-        await turns_until(lambda: knows(alice, tablet), alice, tablet)
+        alice, bob, room_id = await join_encrypted_room(cluster, "niotalk")
+        tablet = await log_in_device(cluster, "bob-niotalk")
+        bob_received, tablet_received = collect_decrypted(bob), collect_decrypted(tablet)
+        alice_received = collect_decrypted(alice)
+        await sync_until(lambda: has_device_keys(alice, tablet), alice, tablet)
 
         await say(alice, room_id, text("hello Bob"))
-        await turns_until(lambda: at_bob and at_tablet, bob, tablet)
+        await sync_until(lambda: bob_received and tablet_received, bob, tablet)
         await say(tablet, room_id, text("hello Alice"))
-        await turns_until(lambda: at_alice, alice)
-        secret = bytes(range(256)) * 200
-        uploaded, keys = await alice.upload(lambda *_: secret, encrypt=True, filesize=len(secret))
+        await sync_until(lambda: alice_received, alice)
+        content = bytes(range(256)) * 200
+        uploaded, keys = await alice.upload(lambda *_: content, encrypt=True, filesize=len(content))
         url = done(uploaded, nio.UploadResponse).content_uri
         await say(alice, room_id, {"msgtype": "m.file", "body": "f", "file": {**keys, "url": url}})
-        await turns_until(lambda: len(at_tablet) > 1, tablet)
-        file = next(one for one in at_tablet if isinstance(one, nio.RoomEncryptedFile))
-        loaded = done(await tablet.download(file.url), nio.DownloadResponse)
+        await sync_until(lambda: len(tablet_received) > 1, tablet)
+        file = next(e for e in tablet_received if isinstance(e, nio.RoomEncryptedFile))
+        downloaded = done(await tablet.download(file.url), nio.DownloadResponse)
 
-        assert [one.body for one in (at_bob[0], at_tablet[0])] == ["hello Bob"] * 2
-        assert at_alice[0].body == "hello Alice"
-        assert loaded.body != secret
-        opened = decrypt_attachment(loaded.body, file.key["k"], file.hashes["sha256"], file.iv)
-        assert opened == secret
+        assert [event.body for event in (bob_received[0], tablet_received[0])] == ["hello Bob"] * 2
+        assert alice_received[0].body == "hello Alice"
+        assert downloaded.body != content
+        decrypted = decrypt_attachment(
+            downloaded.body, file.key["k"], file.hashes["sha256"], file.iv
+        )
+        assert decrypted == content
         for client in (alice, bob, tablet):
             await client.close()
 
     run_scenario(scenario)
 
 
-def test_two_devices_verify_each_other(cluster: Cluster) -> None:
+def test_devices_verify_each_other_by_emoji(cluster: Cluster) -> None:
     async def scenario() -> None:
-        alice, bob, _ = await meet(cluster, "nioverify")
+        alice, bob, _ = await join_encrypted_room(cluster, "nioverify")
         bobs_device = alice.device_store[bob.user_id][bob.device_id]
 
         done(await alice.start_key_verification(bobs_device), nio.ToDeviceResponse)
-        await turns_until(lambda: bob.key_verifications, bob)
-        transaction = next(iter(bob.key_verifications))
-        hers, his = alice.key_verifications[transaction], bob.key_verifications[transaction]
-        done(await bob.accept_key_verification(transaction), nio.ToDeviceResponse)
-        await turns_until(lambda: hers.established_sas and his.established_sas, alice, bob)
-        emoji = [hers.get_emoji(), his.get_emoji()]
+        await sync_until(lambda: bob.key_verifications, bob)
+        txn_id = next(iter(bob.key_verifications))
+        alices_sas, bobs_sas = alice.key_verifications[txn_id], bob.key_verifications[txn_id]
+        done(await bob.accept_key_verification(txn_id), nio.ToDeviceResponse)
+        await sync_until(
+            lambda: alices_sas.established_sas and bobs_sas.established_sas, alice, bob
+        )
+        emoji = [alices_sas.get_emoji(), bobs_sas.get_emoji()]
         for client in (alice, bob):
-            confirmed = await client.confirm_short_auth_string(transaction)
+            confirmed = await client.confirm_short_auth_string(txn_id)
             done(confirmed, nio.ToDeviceResponse)
-        await turns_until(lambda: hers.verified and his.verified, alice, bob)
+        await sync_until(lambda: alices_sas.verified and bobs_sas.verified, alice, bob)
 
         assert emoji[0] == emoji[1]
         assert bobs_device.verified
@@ -153,42 +162,43 @@ def test_two_devices_verify_each_other(cluster: Cluster) -> None:
     run_scenario(scenario)
 
 
-def test_a_new_device_reads_history_with_keys_kept_on_the_server(
+def test_new_device_decrypts_history_with_keys_from_backup(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        alice, bob, room_id = await meet(cluster, "niokept")
-        at_alice = heard(alice)
+        alice, bob, room_id = await join_encrypted_room(cluster, "niokept")
+        alice_received = collect_decrypted(alice)
         await say(bob, room_id, text("remember this"))
-        await turns_until(lambda: at_alice, alice)
-        # nio has no key backups of its own: its sealed export is what is kept here.
-        sealed = tmp_path / "keys.txt"
-        await alice.export_keys(str(sealed), "a passphrase", count=10)
-        version = await backed_up(alice, room_id, sealed.read_bytes())
+        await sync_until(lambda: alice_received, alice)
+        # nio does not implement key backup, so its encrypted key export is stored in one.
+        exported = tmp_path / "keys.txt"
+        await alice.export_keys(str(exported), "a passphrase", count=10)
+        version = await store_backup(alice, room_id, exported.read_bytes())
 
-        laptop = await device(cluster, "alice-niokept")
+        laptop = await log_in_device(cluster, "alice-niokept")
         path = f"/_matrix/client/v3/room_keys/keys?version={version}"
-        kept = (await asked(laptop, "GET", path))["rooms"][room_id]["sessions"]["all"]
-        brought = tmp_path / "brought.txt"
-        brought.write_bytes(base64.b64decode(kept["session_data"]["export"]))
-        await laptop.import_keys(str(brought), "a passphrase")
+        backup = await send_request(laptop, "GET", path)
+        backed_up_session = backup["rooms"][room_id]["sessions"]["all"]
+        downloaded = tmp_path / "downloaded.txt"
+        downloaded.write_bytes(base64.b64decode(backed_up_session["session_data"]["export"]))
+        await laptop.import_keys(str(downloaded), "a passphrase")
         page = done(await laptop.room_messages(room_id, "", limit=20), nio.RoomMessagesResponse)
-        sealed_events = [one for one in page.chunk if isinstance(one, nio.MegolmEvent)]
-        read = [laptop.decrypt_event(one).body for one in sealed_events]
-        read += [one.body for one in page.chunk if isinstance(one, nio.RoomMessageText)]
+        encrypted_events = [event for event in page.chunk if isinstance(event, nio.MegolmEvent)]
+        texts = [laptop.decrypt_event(event).body for event in encrypted_events]
+        texts += [event.body for event in page.chunk if isinstance(event, nio.RoomMessageText)]
 
-        assert read == ["remember this"]
+        assert texts == ["remember this"]
         for client in (alice, bob, laptop):
             await client.close()
 
     run_scenario(scenario)
 
 
-async def backed_up(client: WanderingClient, room_id: str, export: bytes) -> str:
-    """Keep an export in a new key backup; give the backup's version."""
-    wish = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
-    made = await asked(client, "POST", "/_matrix/client/v3/room_keys/version", wish)
-    version: str = made["version"]
+async def store_backup(client: WanderingClient, room_id: str, export: bytes) -> str:
+    """Store exported keys in a new key backup; return its version."""
+    backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
+    created = await send_request(client, "POST", "/_matrix/client/v3/room_keys/version", backup)
+    version: str = created["version"]
     session = {
         "first_message_index": 0,
         "forwarded_count": 0,
@@ -197,15 +207,15 @@ async def backed_up(client: WanderingClient, room_id: str, export: bytes) -> str
     }
     path = f"/_matrix/client/v3/room_keys/keys?version={version}"
     body = {"rooms": {room_id: {"sessions": {"all": session}}}}
-    assert (await asked(client, "PUT", path, body))["count"] == 1
+    assert (await send_request(client, "PUT", path, body))["count"] == 1
     return version
 
 
-async def asked(client: WanderingClient, method: str, path: str, body: Any = None) -> Any:
-    """Make a request that nio has no method for."""
+async def send_request(client: WanderingClient, method: str, path: str, body: Any = None) -> Any:
+    """Send a request that nio has no method for; return the JSON of the response."""
     headers = {"Authorization": f"Bearer {client.access_token}"}
     session = client.client_session
     url = f"{client.homeserver}{path}"
-    async with session.request(method, url, json=body, headers=headers) as answer:
-        assert answer.status == 200, await answer.text()
-        return await answer.json()
+    async with session.request(method, url, json=body, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        return await response.json()

@@ -1,7 +1,7 @@
-"""Thousands of damaged pictures, archives and pages: a running server outlives them all.
+"""A running server survives thousands of damaged pictures, archives and pages.
 
-Each is answered as the specification says, what was uploaded comes back as it was, and neither the
-server nor any of its sandboxes takes more memory than it may.
+Every response is one that the specification allows, uploads are returned unchanged, and neither the
+server nor its sandboxes exceed their memory limits.
 """
 
 import gzip
@@ -30,10 +30,10 @@ from tests.support.web import Answer
 pytestmark = pytest.mark.process
 FEW, MANY = 120, 10_000
 BATCH = 120
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 SERVER_BYTES = 256 << 20
 MEDIA = "/_matrix/client/v1/media"
-FAULTS = {200: None, 400: "M_UNKNOWN", 404: "M_NOT_FOUND", 413: "M_TOO_LARGE"}
+ERRCODES = {200: None, 400: "M_UNKNOWN", 404: "M_NOT_FOUND", 413: "M_TOO_LARGE"}
 SIZES = ("width=32&height=32&method=crop", "width=64&height=64&animated=true", "width=9&height=900")
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @attrs.define
 class Attack:
-    """A server, a site that it fetches from, and what came of it so far."""
+    """A server, a site from which it fetches previews, and the outcomes so far."""
 
     cluster: Cluster
     rng: random.Random
@@ -60,27 +60,27 @@ class Attack:
         async with HttpClient(self.port, self.token) as client:
             yield client
 
-    async def be_somebody_else(self) -> None:
-        """Register; one user may only have so many links looked at."""
+    async def use_new_user(self) -> None:
+        """Register a new user, because previews are rate-limited per user."""
         person = Person([self.port], self.rng)
         await person.register(f"u{self.rng.randrange(10**12)}")
         self.token = person.token
 
     async def upload(self, kind: str, content: bytes) -> None:
-        """Upload a file as a picture, have it drawn, and get it back."""
+        """Upload a file as a picture, request a thumbnail, and download the file."""
         async with self.client() as client:
             headers = {"content-type": "image/png"}
             target = "/_matrix/media/v3/upload?filename=a.png"
             stored = await client.ask("POST", target, body=content, headers=headers)
             assert stored.status == 200, stored
-            address = stored.json["content_uri"].removeprefix("mxc://")
+            media_path = stored.json["content_uri"].removeprefix("mxc://")
             size = self.rng.choice(SIZES)
-            self.note(kind, await client.get(f"{MEDIA}/thumbnail/{address}?{size}"))
-            got = await client.get(f"{MEDIA}/download/{address}")
-        assert (got.status, got.body) == (200, content)
+            self.count_response(kind, await client.get(f"{MEDIA}/thumbnail/{media_path}?{size}"))
+            downloaded = await client.get(f"{MEDIA}/download/{media_path}")
+        assert (downloaded.status, downloaded.body) == (200, content)
 
     async def preview(self, page: bytes) -> None:
-        """Have a link to a page looked at; some come packed, and that damaged too."""
+        """Request a preview of a page; some pages are compressed, and most of these are damaged."""
         self.pages += 1
         path, headers = f"/{self.pages}", {"content-type": "text/html"}
         if self.rng.random() < 0.4:
@@ -89,17 +89,20 @@ class Attack:
             page = damaged(self.rng, [page]) if self.rng.random() < 0.7 else page
         self.site.pages[path] = Page(page, headers=headers)
         async with self.client() as client:
-            link = quote(self.site.url(path), safe="")
-            self.note("page", await client.get(f"{MEDIA}/preview_url?url={link}"))
+            url = quote(self.site.url(path), safe="")
+            self.count_response("page", await client.get(f"{MEDIA}/preview_url?url={url}"))
 
-    def note(self, kind: str, answer: Answer) -> None:
-        """Count an answer, which must be one of those that the specification has."""
-        assert answer.status in FAULTS, (kind, answer)
-        assert answer.status == 200 or answer.errcode == FAULTS[answer.status], (kind, answer)
-        self.outcomes[kind, answer.status] += 1
+    def count_response(self, kind: str, response: Answer) -> None:
+        """Count a response, which must be one that the specification allows."""
+        assert response.status in ERRCODES, (kind, response)
+        assert response.status == 200 or response.errcode == ERRCODES[response.status], (
+            kind,
+            response,
+        )
+        self.outcomes[kind, response.status] += 1
 
-    def look(self) -> None:
-        """Note the most memory that the server and each of its children have held."""
+    def measure_memory(self) -> None:
+        """Record the peak memory of the server, and the highest peak of its sandboxes."""
         process = self.cluster.processes["main"].process
         assert process is not None
         assert process.poll() is None
@@ -109,18 +112,18 @@ class Attack:
 
 
 def children_of(pid: int) -> list[int]:
-    """List the processes that any thread of a process has started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for one in lists for child in one.read_text().split()]
+    """Return the child processes of all threads of a process."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
 
 
 def peak_of(pid: int) -> int:
-    """Give the most memory that a process has ever held, in bytes; 0 when it is gone."""
+    """Return the peak memory of a process in bytes; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(one.split()[1]) * 1024 for one in lines if one.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 @pytest.fixture
@@ -138,40 +141,45 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
-async def test_damaged_content_harms_nothing(cluster: Cluster, count: int) -> None:
+async def test_damaged_content_gets_errors_within_memory_limits(
+    cluster: Cluster, count: int
+) -> None:
     seed = random.SystemRandom().randrange(10**9)
     attack = Attack(cluster, random.Random(seed))
     log.warning("seed %d", seed)
 
     for start in range(0, count, BATCH):
-        await attack.be_somebody_else()
-        await send(attack, min(BATCH, count - start))
-        attack.look()
+        await attack.use_new_user()
+        await send_content(attack, min(BATCH, count - start))
+        attack.measure_memory()
 
     log.warning("%s, at most %s bytes", dict(attack.outcomes), attack.peaks)
     assert sum(attack.outcomes.values()) == count
     assert cluster.processes["main"].errors() == ""
     assert attack.peaks["server"] < SERVER_BYTES
     assert 0 < attack.peaks["sandbox"] < MEMORY_BYTES
-    # Else nothing much was tried.
+    # Otherwise everything was rejected early, and little was tested.
     assert {kind for kind, status in attack.outcomes if status == 200} == {"picture", "page"}
 
 
-async def send(attack: Attack, count: int) -> None:
-    """Send so many, a third of each kind, some at once."""
+async def send_content(attack: Attack, count: int) -> None:
+    """Send `count` files and pages, a third of each kind, several at the same time."""
     rng = attack.rng
     pictures, archives = good_pictures(rng), good_archives(rng)
     async with open_site() as site:
         attack.site = site
-        tasks = trio.CapacityLimiter(AT_ONCE)
+        limiter = trio.CapacityLimiter(MAX_CONCURRENT)
         async with trio.open_nursery() as nursery:
             for number in range(count):
-                await tasks.acquire_on_behalf_of(number)
-                nursery.start_soon(send_one, attack, tasks, number, (pictures, archives))
+                await limiter.acquire_on_behalf_of(number)
+                nursery.start_soon(send_one, attack, limiter, number, (pictures, archives))
 
 
 async def send_one(
-    attack: Attack, tasks: trio.CapacityLimiter, number: int, good: tuple[list[bytes], list[bytes]]
+    attack: Attack,
+    limiter: trio.CapacityLimiter,
+    number: int,
+    good: tuple[list[bytes], list[bytes]],
 ) -> None:
     pictures, archives = good
     try:
@@ -183,4 +191,4 @@ async def send_one(
             case _:
                 await attack.preview(corrupted_page(attack.rng))
     finally:
-        tasks.release_on_behalf_of(number)
+        limiter.release_on_behalf_of(number)

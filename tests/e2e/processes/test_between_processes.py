@@ -1,4 +1,4 @@
-"""The processes of a server talk to each other over TLS or Unix sockets, and by such a Redis."""
+"""Servers whose processes are connected by TLS or Unix sockets, and by a protected Redis."""
 
 import random
 from collections.abc import Iterator
@@ -23,7 +23,8 @@ LIMIT_S = 240.0
 
 
 @contextmanager
-def redis_by(*options: str, password: str = "") -> Iterator[RedisServer]:
+def redis_with(*options: str, password: str = "") -> Iterator[RedisServer]:
+    """Run a Redis with more options; skip the test if Redis is not installed."""
     try:
         with running_redis("--bind", "127.0.0.1", *options, password=password) as server:
             yield server
@@ -31,8 +32,8 @@ def redis_by(*options: str, password: str = "") -> Iterator[RedisServer]:
         pytest.skip(str(error))
 
 
-def change(path: Path, changes: dict[str, Any]) -> None:
-    """Change top-level keys of a file of settings."""
+def change_settings(path: Path, changes: dict[str, Any]) -> None:
+    """Change top-level keys of a settings file."""
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
 
 
@@ -41,39 +42,42 @@ def settings_of(path: Path) -> dict[str, Any]:
     return settings
 
 
-def speak_tls(cluster: Cluster, certificate: Path, key: Path) -> None:
-    """Have the processes call each other over TLS."""
+def configure_tls(cluster: Cluster, certificate: Path, key: Path) -> None:
+    """Make the processes call each other over TLS."""
     shared = cluster.processes["main"].configs[0]
-    places = {
-        name: {**place, "tls": True} for name, place in settings_of(shared)["instance_map"].items()
+    instance_map = {
+        name: {**address, "tls": True}
+        for name, address in settings_of(shared)["instance_map"].items()
     }
-    change(
+    change_settings(
         shared,
         {
-            "instance_map": places,
+            "instance_map": instance_map,
             "tls_certificate_path": str(certificate),
             "tls_private_key_path": str(key),
         },
     )
     for process in cluster.processes.values():
-        which = "listeners" if process.name == "main" else "worker_listeners"
-        public, replication = settings_of(process.configs[-1])[which]
-        change(process.configs[-1], {which: [public, {**replication, "tls": True}]})
+        listeners_key = "listeners" if process.name == "main" else "worker_listeners"
+        public, replication = settings_of(process.configs[-1])[listeners_key]
+        change_settings(
+            process.configs[-1], {listeners_key: [public, {**replication, "tls": True}]}
+        )
 
 
-def speak_by_sockets(cluster: Cluster) -> None:
-    """Have the processes call each other over Unix sockets."""
+def configure_unix_sockets(cluster: Cluster) -> None:
+    """Make the processes call each other over Unix sockets."""
     shared = cluster.processes["main"].configs[0]
     paths = {name: str(cluster.folder / f"{name}.sock") for name in cluster.processes}
-    places = {name: {"path": paths[name]} for name in settings_of(shared)["instance_map"]}
-    change(shared, {"instance_map": places})
+    instance_map = {name: {"path": paths[name]} for name in settings_of(shared)["instance_map"]}
+    change_settings(shared, {"instance_map": instance_map})
     for process in cluster.processes.values():
-        which = "listeners" if process.name == "main" else "worker_listeners"
-        public, replication = settings_of(process.configs[-1])[which]
+        listeners_key = "listeners" if process.name == "main" else "worker_listeners"
+        public, replication = settings_of(process.configs[-1])[listeners_key]
         del replication["port"], replication["bind_addresses"]
-        change(
+        change_settings(
             process.configs[-1],
-            {which: [public, {**replication, "path": paths[process.name]}]},
+            {listeners_key: [public, {**replication, "path": paths[process.name]}]},
         )
 
 
@@ -84,30 +88,38 @@ def cluster(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Cluster]:
-    """A server of three processes, as careful administrators set it up."""
+    """A server of three processes with encrypted or local connections and a Redis password."""
     (port,) = free_ports(1)
     redis: dict[str, Any] = {"enabled": True, "host": "127.0.0.1", "port": port}
-    made = make_certificates(tmp_path)
+    certificates = make_certificates(tmp_path)
     if request.param == "tls":
-        options = ["--tls-port", str(port), "--tls-cert-file", str(made.certificate)]
-        options += ["--tls-key-file", str(made.key), "--tls-ca-cert-file", str(made.authority)]
+        options = ["--tls-port", str(port), "--tls-cert-file", str(certificates.certificate)]
+        options += [
+            "--tls-key-file",
+            str(certificates.key),
+            "--tls-ca-cert-file",
+            str(certificates.authority),
+        ]
         user = ["--user", "hs", "on", ">wonder", "resetchannels", "&hs.test/hs/streams", "-@all"]
         options += [*user, "+publish", "+subscribe", "+unsubscribe", "+ping"]
-        redis |= {"use_tls": True, "ca_file": str(made.authority)}
-        redis |= {"certificate_file": str(made.certificate), "private_key_file": str(made.key)}
+        redis |= {"use_tls": True, "ca_file": str(certificates.authority)}
+        redis |= {
+            "certificate_file": str(certificates.certificate),
+            "private_key_file": str(certificates.key),
+        }
         redis |= {"username": "hs", "password": "wonder"}
-        # Where processes look whom to trust among themselves: where all programs do.
-        monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
-        running = redis_by(*options)
+        # Calls between processes trust the certificate authorities of the system.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+        running = redis_with(*options)
     else:
         redis |= {"password": "open sesame"}
-        running = redis_by("--port", str(port), password="open sesame")
+        running = redis_with("--port", str(port), password="open sesame")
     with running as server:
         cluster = make_cluster("T2", tmp_path, postgres_server, server, {"redis": redis})
         if request.param == "tls":
-            speak_tls(cluster, made.certificate, made.key)
+            configure_tls(cluster, certificates.certificate, certificates.key)
         else:
-            speak_by_sockets(cluster)
+            configure_unix_sockets(cluster)
         try:
             cluster.start()
             yield cluster
@@ -116,13 +128,13 @@ def cluster(
             cluster.kill_all()
 
 
-async def test_what_one_process_takes_is_seen_at_every_other(cluster: Cluster) -> None:
-    ports = {name: one.port for name, one in cluster.processes.items()}
+async def test_every_process_sees_changes_made_through_another(cluster: Cluster) -> None:
+    ports = {name: process.port for name, process in cluster.processes.items()}
     alice = Person([ports["sync1"]], random.Random(1))
     with trio.fail_after(LIMIT_S):
         await alice.register("alice")
-        made = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
-        room = f"{CLIENT}/rooms/{quote(made.json['room_id'])}"
+        created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
         for number, name in enumerate(ports):
             alice.ports = [ports[name]]
             body = {"msgtype": "m.text", "body": name}
@@ -133,8 +145,8 @@ async def test_what_one_process_takes_is_seen_at_every_other(cluster: Cluster) -
             alice.ports = [ports[name]]
             answer = (await alice.ask("GET", f"{CLIENT}/sync")).json
             (joined,) = answer["rooms"]["join"].values()
-            told = [one["content"].get("body") for one in joined["timeline"]["events"]]
-            assert told[-3:] == list(ports)
+            bodies = [event["content"].get("body") for event in joined["timeline"]["events"]]
+            assert bodies[-3:] == list(ports)
             assert joined["ephemeral"]["events"][0]["content"] == {"user_ids": [alice.user_id]}
             health = await alice.ask("GET", "/health/ready")
             assert health.status == 200

@@ -1,4 +1,4 @@
-"""A server in two steps, from an empty directory, as the README tells it."""
+"""The first start in an empty directory, in the two steps that the README describes."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 COMMAND = [sys.executable, "-c", "from hs.cli.main import run; run()"]
 
 
-async def test_an_empty_directory_becomes_a_server_with_an_account(tmp_path: Path) -> None:
+async def test_server_starts_in_empty_directory_and_registers_administrator(tmp_path: Path) -> None:
     [port] = free_ports(1)
     folder = tmp_path / "data"
     options = ["--data-dir", str(folder), "--server-name", "first.test", "--port", str(port)]

@@ -1,7 +1,7 @@
-"""A server that is killed again and again under load loses no answer it gave, and doubles nothing.
+"""A server that is repeatedly killed under load loses and duplicates no acknowledged message.
 
-Senders keep a ledger: what was acknowledged, by transaction ID. A request without an answer is
-sent again with the same transaction ID, as clients do.
+Senders record every acknowledged message in a ledger. A request without a response is repeated with
+the same transaction ID, as clients do.
 """
 
 import logging
@@ -20,30 +20,30 @@ pytestmark = pytest.mark.process
 ROOMS = 3
 SENDERS = 12
 RETRY_S = 0.05
-MAX_LOAD_S = 0.4  # from the first answer after a start to the kill
-REPEATED = 0.1  # of the acknowledged requests are sent once more
-REPEATED_BACK = 20  # of one sender; a device's transaction IDs are known for its last thousand
+MAX_LOAD_S = 0.4  # from the first response after a start to the kill
+REPEATED = 0.1  # the fraction of acknowledged requests that are sent once more
+REPEATED_BACK = 20  # messages at most; the server remembers a device's last thousand
 PAGE = 500
 CLIENT = "/_matrix/client/v3"
 
 
 @attrs.define
 class Ledger:
-    """What the server has promised: of each text sent, the event ID it answered."""
+    """The acknowledged messages: the event ID that the server returned for each text."""
 
     acknowledged: dict[str, str] = attrs.Factory(dict)
     answered: trio.Event = attrs.Factory(trio.Event)
     sent: int = 0
 
-    def note(self, text: str, event_id: str) -> None:
-        """Note an answer, which must be the one that was given before, if any was."""
+    def record(self, text: str, event_id: str) -> None:
+        """Record a response; a repeated request must get the same event ID."""
         assert self.acknowledged.setdefault(text, event_id) == event_id, text
         self.answered.set()
 
 
 @attrs.define
 class Sender:
-    """One device that sends message after message to one room."""
+    """A device that sends numbered messages to one room."""
 
     name: str
     room_id: str
@@ -52,7 +52,7 @@ class Sender:
     rng: random.Random
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send messages until cancelled."""
         number = 0
         async with self.client:
             while True:
@@ -63,7 +63,7 @@ class Sender:
                     await self.send(f"{self.name}.{again}")
 
     async def send(self, text: str) -> None:
-        """Send one message, again and again until there is an answer."""
+        """Send a message and repeat the request until it is acknowledged."""
         path = f"{CLIENT}/rooms/{self.room_id}/send/m.room.message/{text}"
         self.ledger.sent += 1
         while True:
@@ -73,15 +73,15 @@ class Sender:
                 await trio.sleep(RETRY_S)
                 continue
             if answer.status == 200:
-                self.ledger.note(text, answer.json["event_id"])
+                self.ledger.record(text, answer.json["event_id"])
                 return
-            # A server that starts, or whose commit failed, asks to try again.
+            # The server is starting or could not commit, and asks to retry.
             assert answer.status == 503, answer.body
             await trio.sleep(RETRY_S)
 
 
 async def sign_up(port: int) -> HttpClient:
-    """Register an account."""
+    """Register an account; return a client with its access token."""
     client = HttpClient(port)
     account = {"username": "alice", "password": "a long password"}
     answer = await client.post(f"{CLIENT}/register", {**account, "auth": {"type": "m.login.dummy"}})
@@ -91,30 +91,30 @@ async def sign_up(port: int) -> HttpClient:
 
 
 async def read_room(client: HttpClient, room_id: str) -> list[tuple[str, str]]:
-    """List (text, event ID) of all messages in a room, oldest first."""
-    found: list[tuple[str, str]] = []
+    """Return (text, event ID) of all messages in a room, oldest first."""
+    messages: list[tuple[str, str]] = []
     start = ""
     while True:
         page = await client.get(f"{CLIENT}/rooms/{room_id}/messages?dir=f&limit={PAGE}{start}")
         assert page.status == 200, page.body
-        found.extend(
+        messages.extend(
             (event["content"]["body"], event["event_id"])
             for event in page.json["chunk"]
             if event["type"] == "m.room.message"
         )
         if "end" not in page.json:
-            return found
+            return messages
         start = f"&from={page.json['end']}"
 
 
-async def kill_again_and_again(server: ServerProcess, kills: int, rng: random.Random) -> Ledger:
-    """Kill a loaded server at random moments; then compare its rooms with the ledger."""
+async def kill_repeatedly(server: ServerProcess, kills: int, rng: random.Random) -> Ledger:
+    """Kill a server under load at random moments, then compare its rooms with the ledger."""
     ledger = Ledger()
     client = await sign_up(server.port)
     rooms = []
     for _ in range(ROOMS):
-        made = await client.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
-        rooms.append(str(made.json["room_id"]))
+        created = await client.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        rooms.append(str(created.json["room_id"]))
     async with trio.open_nursery() as nursery:
         for number in range(SENDERS):
             device = HttpClient(server.port, client.token)
@@ -131,41 +131,43 @@ async def kill_again_and_again(server: ServerProcess, kills: int, rng: random.Ra
     written = [entry for room_id in rooms for entry in await read_room(client, room_id)]
     await client.aclose()
     texts = [text for text, _ in written]
-    assert len(texts) == len(set(texts)), "doubled"
+    assert len(texts) == len(set(texts)), "duplicated"
     assert ledger.acknowledged.items() <= dict(written).items(), "lost"
     return ledger
 
 
-def run(layout: Layout, postgres: PostgresServer | None, kills: int, seed: int) -> None:
-    """Run a scenario against a server of its own."""
+def run_scenario(layout: Layout, postgres: PostgresServer | None, kills: int, seed: int) -> None:
+    """Run the scenario on a new server."""
     with running_cluster(layout, postgres, None) as cluster:
         server = cluster.processes["main"]
-        ledger = trio.run(kill_again_and_again, server, kills, random.Random(seed))
-        told = f"seed {seed}: {len(ledger.acknowledged)} messages acknowledged over {kills} kills"
-        logging.getLogger(__name__).info(told)
+        ledger = trio.run(kill_repeatedly, server, kills, random.Random(seed))
+        summary = (
+            f"seed {seed}: {len(ledger.acknowledged)} messages acknowledged over {kills} kills"
+        )
+        logging.getLogger(__name__).info(summary)
         assert len(ledger.acknowledged) > kills
 
 
 @pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
 def layout(request: pytest.FixtureRequest) -> Layout:
-    """One process, on each engine."""
+    """A server of one process, with SQLite and with PostgreSQL."""
     chosen: Layout = request.param
     return chosen
 
 
 @pytest.fixture
 def postgres(layout: Layout, request: pytest.FixtureRequest) -> PostgresServer | None:
-    """The database server, where one is needed."""
+    """The PostgreSQL server, if the layout needs one."""
     if layout == "T0":
         return None
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server
 
 
-def test_three_kills_lose_nothing(layout: Layout, postgres: PostgresServer | None) -> None:
-    run(layout, postgres, kills=3, seed=1)
+def test_no_message_is_lost_by_three_kills(layout: Layout, postgres: PostgresServer | None) -> None:
+    run_scenario(layout, postgres, kills=3, seed=1)
 
 
 @pytest.mark.long
-def test_sixty_kills_lose_nothing(layout: Layout, postgres: PostgresServer | None) -> None:
-    run(layout, postgres, kills=60, seed=2)
+def test_no_message_is_lost_by_sixty_kills(layout: Layout, postgres: PostgresServer | None) -> None:
+    run_scenario(layout, postgres, kills=60, seed=2)

@@ -1,7 +1,7 @@
-"""Whatever is killed under load: every acknowledged event is there exactly once.
+"""Processes, Redis and PostgreSQL are killed under load, and no acknowledged event is lost.
 
-In the database, and in the timeline of every client that was syncing meanwhile.
-HS_LEDGER_SECONDS sets how long the long version runs.
+Every acknowledged event must be exactly once in the database and in the timeline of every client
+that was syncing. HS_LEDGER_SECONDS is the duration of the long tests, HS_LEDGER_SEED their seed.
 """
 
 import json
@@ -30,46 +30,46 @@ PEOPLE = 4
 ROOMS = 2
 CATCH_UP_S = 240.0
 ENOUGH = 60
-"""Messages without which a run would tell nothing; on a slow machine it takes longer."""
-# Between one end and the next.
-CALM_S = (0.3, 1.5)
-# A process that is killed is away for a while.
-AWAY_S = (0.0, 0.5)
-# The part of Redis's ends in which it is there and does not answer.
-HANGS = 0.5
-# A database longer than it is waited for.
-DATABASE_AWAY_S = (0.0, 4.0)
+"""Messages without which a run proves nothing; a slow machine runs longer to reach them."""
+# The time between two failures.
+PAUSE_S = (0.3, 1.5)
+# How long a killed process is down.
+DOWN_S = (0.0, 0.5)
+# The fraction of Redis failures in which it hangs instead of stopping.
+HANG_PROBABILITY = 0.5
+# How long the database is down; the longest outages exceed the time that requests wait for it.
+DATABASE_DOWN_S = (0.0, 4.0)
 
 
 @attrs.define
 class Stage:
-    """A cluster with what it stands on, and the ways of ending parts of it."""
+    """A cluster and the servers that it depends on, and the failures to cause in them."""
 
     cluster: Cluster
     postgres: PostgresServer | None
     redis: RedisServer | None
     seed: int
     rng: random.Random
-    # A database server of its own may be killed as well.
+    # Only a PostgreSQL server that no other test uses may be killed.
     may_kill_postgres: bool = False
-    ends: Counter[str] = attrs.Factory(Counter)
+    failures: Counter[str] = attrs.Factory(Counter)
     victims: list[str] = attrs.Factory(list)
-    last_end: str = ""
+    last_victim: str = ""
 
-    def end_something(self) -> Callable[[], None]:
-        """End a process as a power cut would; give how to start it again."""
+    def fail_next(self) -> Callable[[], None]:
+        """Kill the next victim as a power cut would; return the function that restarts it."""
         if not self.victims:
             self.victims = [*self.cluster.processes, *(["redis"] if self.redis else [])]
             if self.may_kill_postgres:
-                # Between any two others.
+                # As often as all other victims together.
                 self.victims += ["postgres"] * len(self.victims)
             self.rng.shuffle(self.victims)
         name = self.victims.pop()
-        self.ends[name] += 1
-        self.last_end = name
+        self.failures[name] += 1
+        self.last_victim = name
         if name == "redis":
             assert self.redis is not None
-            if self.rng.random() < HANGS:
+            if self.rng.random() < HANG_PROBABILITY:
                 self.redis.pause()
                 return self.redis.resume
             self.redis.stop()
@@ -82,12 +82,12 @@ class Stage:
         return self.cluster.processes[name].start
 
     @property
-    def away_s(self) -> tuple[float, float]:
-        """For how long what ended last is away."""
-        return DATABASE_AWAY_S if self.last_end == "postgres" else AWAY_S
+    def down_s(self) -> tuple[float, float]:
+        """The shortest and longest downtime of the last victim."""
+        return DATABASE_DOWN_S if self.last_victim == "postgres" else DOWN_S
 
     def stored_texts(self) -> Counter[str]:
-        """Count the messages in the database by their text."""
+        """Count the messages in the database by text."""
         statement = "SELECT pdu FROM events WHERE type = 'm.room.message'"
         if self.postgres is None:
             with sqlite3.connect(self.cluster.folder / "homeserver.db") as connection:
@@ -98,16 +98,16 @@ class Stage:
         return Counter(json.loads(pdu)["content"]["body"] for pdu in pdus)
 
 
-async def talk(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:
-    """Have people talk and read for a while, during which things end and start again."""
-    ports = [one.port for one in stage.cluster.processes.values()]
+async def send_and_read(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:
+    """Send and read messages for a while, during which servers fail and restart."""
+    ports = [process.port for process in stage.cluster.processes.values()]
     people = [Person(ports, random.Random(stage.rng.random())) for _ in range(PEOPLE)]
     for number, person in enumerate(people):
         await person.register(f"person{number}")
     rooms = []
     for _ in range(ROOMS):
-        made = await people[0].ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
-        rooms.append(str(made.json["room_id"]))
+        created = await people[0].ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        rooms.append(str(created.json["room_id"]))
         for person in people[1:]:
             await person.ask("POST", f"{CLIENT}/join/{rooms[-1]}", {})
     ledger, readers = Ledger(), [Reader(person) for person in people]
@@ -118,9 +118,9 @@ async def talk(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:
             for room_id in rooms:
                 nursery.start_soon(send_until, enough, person, room_id, ledger)
         with trio.move_on_after(seconds):
-            await trouble(stage)
+            await cause_failures(stage)
         with trio.fail_after(CATCH_UP_S):
-            while not _is_enough(ledger, readers):  # noqa: ASYNC110 - a sum of many things
+            while not _is_enough(ledger, readers):  # noqa: ASYNC110 - many counters
                 await trio.sleep(0.1)
         enough.set()
     with trio.fail_after(CATCH_UP_S):
@@ -131,27 +131,29 @@ async def talk(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:
 
 
 def _is_enough(ledger: Ledger, readers: list[Reader]) -> bool:
-    return len(ledger.acknowledged) >= ENOUGH and any(one.gaps for one in readers)
+    return len(ledger.acknowledged) >= ENOUGH and any(reader.gaps for reader in readers)
 
 
-async def trouble(stage: Stage) -> None:
-    """End and start things until cancelled; what is ended is started before this is left."""
+async def cause_failures(stage: Stage) -> None:
+    """Cause failures until cancelled; restart the last victim before returning."""
     while True:
-        await trio.sleep(stage.rng.uniform(*CALM_S))
-        start = await trio.to_thread.run_sync(stage.end_something)
+        await trio.sleep(stage.rng.uniform(*PAUSE_S))
+        restart = await trio.to_thread.run_sync(stage.fail_next)
         try:
-            await trio.sleep(stage.rng.uniform(*stage.away_s))
+            await trio.sleep(stage.rng.uniform(*stage.down_s))
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(start)
+                await trio.to_thread.run_sync(restart)
 
 
 def prove(stage: Stage, seconds: float) -> None:
     """Run the scenario and compare ledger, database and timelines."""
     try:
-        ledger, readers = trio.run(talk, stage, seconds)
+        ledger, readers = trio.run(send_and_read, stage, seconds)
     except BaseException as error:
-        error.add_note(f"seed {stage.seed}, ended: {dict(stage.ends)}\n{stage.cluster.logs()}")
+        error.add_note(
+            f"seed {stage.seed}, failures: {dict(stage.failures)}\n{stage.cluster.logs()}"
+        )
         raise
     stage.cluster.stop()
 
@@ -161,12 +163,12 @@ def prove(stage: Stage, seconds: float) -> None:
     for reader in readers:
         faults += faults_of(reader, ledger)
     summary = (
-        f"seed {stage.seed}: {len(ledger.acknowledged)} messages, ended: {dict(stage.ends)}, "
-        f"gaps: {[reader.gaps for reader in readers]}"
+        f"seed {stage.seed}: {len(ledger.acknowledged)} messages, "
+        f"failures: {dict(stage.failures)}, gaps: {[reader.gaps for reader in readers]}"
     )
     logging.getLogger(__name__).info(summary)
     assert not faults, "\n".join([summary, *faults[:50], stage.cluster.logs()])
-    assert sum(stage.ends.values()) >= 1, summary
+    assert sum(stage.failures.values()) >= 1, summary
 
 
 @pytest.fixture(
@@ -177,7 +179,7 @@ def prove(stage: Stage, seconds: float) -> None:
     ]
 )
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    """A running server of each layout in turn."""
+    """A running server, once per layout."""
     layout: Layout = request.param
     seed = int(os.environ.get("HS_LEDGER_SEED", random.randrange(10**6)))
     postgres: PostgresServer | None = None
@@ -194,18 +196,18 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         cluster.kill_all()
 
 
-def test_what_was_acknowledged_is_there_exactly_once(stage: Stage) -> None:
+def test_acknowledged_events_exist_exactly_once(stage: Stage) -> None:
     prove(stage, SHORT_S[stage.cluster.layout])
 
 
 @pytest.mark.long
-def test_what_was_acknowledged_is_there_exactly_once_for_long(stage: Stage) -> None:
+def test_acknowledged_events_exist_exactly_once_in_long_run(stage: Stage) -> None:
     prove(stage, LONG_S)
 
 
 @pytest.fixture(params=["T1", pytest.param("T2", marks=pytest.mark.redis)])
-def shaken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    """A running server on a PostgreSQL that the test may kill."""
+def stage_with_own_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    """A running server with a PostgreSQL server that the test may kill."""
     layout: Layout = request.param
     seed = int(os.environ.get("HS_LEDGER_SEED", random.randrange(10**6)))
     redis: RedisServer | None = None
@@ -224,12 +226,14 @@ def shaken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.postgres
-def test_a_database_that_dies_takes_nothing_along_that_was_acknowledged(shaken: Stage) -> None:
-    shaken.victims = ["postgres"] * 100
-    prove(shaken, SHORT_S[shaken.cluster.layout])
+def test_database_crash_loses_no_acknowledged_event(stage_with_own_postgres: Stage) -> None:
+    stage_with_own_postgres.victims = ["postgres"] * 100
+    prove(stage_with_own_postgres, SHORT_S[stage_with_own_postgres.cluster.layout])
 
 
 @pytest.mark.long
 @pytest.mark.postgres
-def test_a_database_that_dies_takes_nothing_along_for_long(shaken: Stage) -> None:
-    prove(shaken, LONG_S)
+def test_database_crashes_lose_no_acknowledged_event_in_long_run(
+    stage_with_own_postgres: Stage,
+) -> None:
+    prove(stage_with_own_postgres, LONG_S)

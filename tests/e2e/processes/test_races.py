@@ -1,6 +1,6 @@
-"""What must happen exactly once, asked of several processes at once, some of which end meanwhile.
+"""Work that must be done exactly once, although several processes are asked and some are killed.
 
-HS_RACES sets how many messages the long version sends.
+HS_RACES is the number of messages that the long test sends.
 """
 
 import logging
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 
 KEYS = 100
 SENDERS = 4
-SHORT = 60
-LONG = int(os.environ.get("HS_RACES", "1000"))
+FEW_MESSAGES = 60
+MANY_MESSAGES = int(os.environ.get("HS_RACES", "1000"))
 LIMIT_S = 1200.0
 
 
@@ -35,58 +35,60 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
         yield running
 
 
-def people(cluster: Cluster, count: int) -> list[Person]:
-    """Make people, each of whom may be at any process."""
-    ports = [one.port for one in cluster.processes.values()]
+def persons_of(cluster: Cluster, count: int) -> list[Person]:
+    """Return unregistered persons who use all processes."""
+    ports = [process.port for process in cluster.processes.values()]
     return [Person(ports, random.Random(number)) for number in range(count)]
 
 
-async def device_of(person: Person) -> str:
-    """Give the device that a person uses."""
+async def device_id_of(person: Person) -> str:
+    """Return the device ID of a person."""
     who = await person.ask("GET", f"{CLIENT}/account/whoami")
     return str(who.json["device_id"])
 
 
-async def test_each_one_time_key_is_given_once(cluster: Cluster) -> None:
-    owner, *claimers = people(cluster, 1 + SENDERS)
+async def test_each_one_time_key_is_claimed_once(cluster: Cluster) -> None:
+    owner, *claimers = persons_of(cluster, 1 + SENDERS)
     await owner.register("owner")
-    for number, one in enumerate(claimers):
-        await one.register(f"claimer{number}")
-        # Each at a process of its own.
-        one.ports = [one.ports[number]]
-    device_id = await device_of(owner)
+    for number, claimer in enumerate(claimers):
+        await claimer.register(f"claimer{number}")
+        # Each claims through another process.
+        claimer.ports = [claimer.ports[number]]
+    device_id = await device_id_of(owner)
     keys = {f"signed_curve25519:{n}": {"key": str(n), "signatures": {}} for n in range(KEYS)}
     await owner.ask("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys})
-    wish = {"one_time_keys": {owner.user_id: {device_id: "signed_curve25519"}}}
-    given: list[str] = []
+    query = {"one_time_keys": {owner.user_id: {device_id: "signed_curve25519"}}}
+    claimed: list[str] = []
 
     async def claim(person: Person) -> None:
-        answer = await person.ask("POST", f"{CLIENT}/keys/claim", wish)
-        given.extend(answer.json["one_time_keys"][owner.user_id][device_id])
+        answer = await person.ask("POST", f"{CLIENT}/keys/claim", query)
+        claimed.extend(answer.json["one_time_keys"][owner.user_id][device_id])
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             for number in range(KEYS):
                 nursery.start_soon(claim, claimers[number % SENDERS])
 
-    assert sorted(given) == sorted(keys)
+    assert sorted(claimed) == sorted(keys)
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-async def test_a_room_upgraded_through_all_processes_at_once_is_replaced_by_one(
+async def test_concurrent_upgrades_create_one_replacement_room(
     cluster: Cluster, version: str
 ) -> None:
-    (admin,) = people(cluster, 1)
+    (admin,) = persons_of(cluster, 1)
     await admin.register(f"admin{version}")
     answer = await admin.ask("POST", f"{CLIENT}/createRoom", {})
     room_id = answer.json["room_id"]
-    given: set[str] = set()
+    replacements: set[str] = set()
 
     async def upgrade(port: int) -> None:
         person = attrs.evolve(admin, ports=[port])
-        wish = {"new_version": version}
-        answer = await person.ask("POST", f"{CLIENT}/rooms/{quote(room_id)}/upgrade", wish)
-        given.add(answer.json["replacement_room"])
+        upgrade_request = {"new_version": version}
+        answer = await person.ask(
+            "POST", f"{CLIENT}/rooms/{quote(room_id)}/upgrade", upgrade_request
+        )
+        replacements.add(answer.json["replacement_room"])
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
@@ -94,27 +96,27 @@ async def test_a_room_upgraded_through_all_processes_at_once_is_replaced_by_one(
                 nursery.start_soon(upgrade, port)
         rooms = (await admin.ask("GET", f"{CLIENT}/joined_rooms")).json["joined_rooms"]
 
-    assert len(given) == 1
-    assert set(rooms) == {room_id, *given}
+    assert len(replacements) == 1
+    assert set(rooms) == {room_id, *replacements}
 
 
 @attrs.define
-class Mailbox:
-    """What arrived at a device."""
+class Inbox:
+    """The to-device messages that one device received."""
 
     owner: Person
     since: str = ""
     arrived: list[tuple[str, int]] = attrs.Factory(list)
 
     async def receive(self, total: int) -> None:
-        """Sync until everything is here."""
+        """Sync until all messages have arrived."""
         while len(self.arrived) < total:
             await self.sync()
-        # And nothing after it.
+        # A duplicate would arrive in the next sync.
         await self.sync()
 
     async def sync(self) -> None:
-        """Sync once."""
+        """Sync once and store the messages."""
         since = f"&since={self.since}" if self.since else ""
         answer = await self.owner.ask("GET", f"{CLIENT}/sync?timeout=1000{since}")
         self.since = answer.json["next_batch"]
@@ -123,22 +125,22 @@ class Mailbox:
 
 
 @attrs.define
-class Letters:
-    """Messages to all devices of a user; senders go on when they may."""
+class ToDeviceMessages:
+    """Messages to all devices of a user, sent in portions."""
 
     user_id: str
     total: int
     allowed: int = 0
     more: trio.Event = attrs.Factory(trio.Event)
 
-    def allow(self, part: float) -> None:
-        """Let each sender go on until this part of its messages is sent."""
-        self.allowed = int(part * self.total // SENDERS)
+    def allow(self, fraction: float) -> None:
+        """Allow each sender to send this fraction of its messages."""
+        self.allowed = int(fraction * self.total // SENDERS)
         self.more.set()
         self.more = trio.Event()
 
     async def send(self, sender: Person) -> None:
-        """Send numbered messages, one after the other."""
+        """Send numbered messages one after another, as far as allowed."""
         for number in range(self.total // SENDERS):
             while number >= self.allowed:
                 await self.more.wait()
@@ -147,68 +149,76 @@ class Letters:
             await sender.ask("PUT", f"{CLIENT}/sendToDevice/m.test/t{number}", body)
 
 
-async def mailboxes_of(owner: Person) -> list[Mailbox]:
-    """Log in so many devices that what is sent to all of them lies together at first."""
-    found = [Mailbox(owner)]
+async def inboxes_of(owner: Person) -> list[Inbox]:
+    """Log in enough devices that the server stores a message to all of them as one bundle."""
+    inboxes = [Inbox(owner)]
     identifier = {"type": "m.id.user", "user": owner.user_id}
     login = {"type": "m.login.password", "identifier": identifier, "password": "p"}
-    while len(found) < MIN_BUNDLED:
+    while len(inboxes) < MIN_BUNDLED:
         answer = await owner.ask("POST", f"{CLIENT}/login", login)
-        found.append(Mailbox(attrs.evolve(owner, token=answer.json["access_token"])))
-    return found
+        inboxes.append(Inbox(attrs.evolve(owner, token=answer.json["access_token"])))
+    return inboxes
 
 
-Ends = list[tuple[ServerProcess, Callable[[], object]]]
+Failures = list[tuple[ServerProcess, Callable[[], object]]]
 
 
-def ends_of(cluster: Cluster, rng: random.Random) -> Ends:
-    """List every process twice, to be ended in order and as a power cut would."""
-    ends: Ends = [(one, how) for one in cluster.processes.values() for how in (one.stop, one.kill)]
-    rng.shuffle(ends)
-    return ends
+def failures_of(cluster: Cluster, rng: random.Random) -> Failures:
+    """Return every process twice, once to stop and once to kill, in random order."""
+    failures: Failures = [
+        (process, end)
+        for process in cluster.processes.values()
+        for end in (process.stop, process.kill)
+    ]
+    rng.shuffle(failures)
+    return failures
 
 
-async def restart(letters: Letters, ends: Ends) -> None:
-    """End processes in turn and start them again, while messages are sent."""
-    for number, (process, end) in enumerate(ends, 1):
-        letters.allow(number / len(ends))
+async def restart_processes(messages: ToDeviceMessages, failures: Failures) -> None:
+    """Stop or kill processes in turn and restart them, while messages are sent."""
+    for number, (process, end) in enumerate(failures, 1):
+        messages.allow(number / len(failures))
         await trio.to_thread.run_sync(end)
         await trio.to_thread.run_sync(process.start)
 
 
-async def letters_over_restarts(cluster: Cluster, total: int, ends: Ends) -> None:
-    """Send messages to devices while processes end; each must arrive once, and in order.
+async def check_to_device_over_restarts(cluster: Cluster, total: int, failures: Failures) -> None:
+    """Send to-device messages during failures; each must arrive once and in order.
 
-    One of the devices syncs meanwhile, the others when all is over.
+    The first device syncs meanwhile, the other devices at the end.
     """
-    receiver, *senders = people(cluster, 1 + SENDERS)
+    receiver, *senders = persons_of(cluster, 1 + SENDERS)
     await receiver.register("receiver")
-    for number, one in enumerate(senders):
-        await one.register(f"sender{number}")
-    letters = Letters(receiver.user_id, total)
-    first, *others = mailboxes = await mailboxes_of(receiver)
+    for number, sender in enumerate(senders):
+        await sender.register(f"sender{number}")
+    messages = ToDeviceMessages(receiver.user_id, total)
+    first, *other_inboxes = inboxes = await inboxes_of(receiver)
 
     with trio.fail_after(LIMIT_S):
-        async with trio.open_nursery() as everything:
-            everything.start_soon(restart, letters, ends)
-            everything.start_soon(first.receive, total)
-            for one in senders:
-                everything.start_soon(letters.send, one)
-        for mailbox in others:
-            await mailbox.receive(total)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart_processes, messages, failures)
+            nursery.start_soon(first.receive, total)
+            for sender in senders:
+                nursery.start_soon(messages.send, sender)
+        for inbox in other_inboxes:
+            await inbox.receive(total)
 
-    told = f"{len(first.arrived)} messages arrived, {len(ends)} times a process was ended"
-    logging.getLogger(__name__).info(told)
-    for mailbox in mailboxes:
-        for one in senders:
-            numbers = [number for sender, number in mailbox.arrived if sender == one.user_id]
+    summary = f"{len(first.arrived)} messages arrived during {len(failures)} failures"
+    logging.getLogger(__name__).info(summary)
+    for inbox in inboxes:
+        for sender in senders:
+            numbers = [number for user_id, number in inbox.arrived if user_id == sender.user_id]
             assert numbers == list(range(total // SENDERS)), cluster.logs()
 
 
-async def test_messages_to_devices_arrive_once_over_restarts(cluster: Cluster) -> None:
-    await letters_over_restarts(cluster, SHORT, ends_of(cluster, random.Random(SHORT))[:2])
+async def test_to_device_messages_arrive_once_despite_restarts(cluster: Cluster) -> None:
+    await check_to_device_over_restarts(
+        cluster, FEW_MESSAGES, failures_of(cluster, random.Random(FEW_MESSAGES))[:2]
+    )
 
 
 @pytest.mark.long
-async def test_many_messages_to_devices_arrive_once_over_restarts(cluster: Cluster) -> None:
-    await letters_over_restarts(cluster, LONG, ends_of(cluster, random.Random(LONG)))
+async def test_many_to_device_messages_arrive_once_despite_restarts(cluster: Cluster) -> None:
+    await check_to_device_over_restarts(
+        cluster, MANY_MESSAGES, failures_of(cluster, random.Random(MANY_MESSAGES))
+    )

@@ -1,4 +1,4 @@
-"""A client whose requests go to one process after another sees what it has just done."""
+"""A client sees its own changes although each of its requests goes to another process."""
 
 from itertools import cycle
 from typing import Any
@@ -14,24 +14,24 @@ V3 = "/_matrix/client/v3"
 ROUNDS = 10
 
 
-class Wanderer:
-    """Asks each process in turn."""
+class RoundRobinClient:
+    """A client that sends its requests to each process in turn."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
         self.token: str | None = None
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Give the answer of the next process."""
+        """Send a request to the next process; return the JSON of the response."""
         async with HttpClient(next(self.ports)) as client:
             client.token = self.token
-            answer = await client.ask(method, f"{V3}{path}", json=body)
-        assert answer.status == 200, answer.body
-        return answer.json
+            response = await client.ask(method, f"{V3}{path}", json=body)
+        assert response.status == 200, response.body
+        return response.json
 
 
-async def test_what_was_just_done_is_seen_by_the_next_process(cluster: Cluster) -> None:
-    alice = Wanderer(cluster)
+async def test_next_process_sees_change_of_previous_request(cluster: Cluster) -> None:
+    alice = RoundRobinClient(cluster)
     account = {"username": "wanderer", "password": "correct horse"}
     registered = await alice.ask(
         "POST", "/register", {**account, "auth": {"type": "m.login.dummy"}}

@@ -1,4 +1,4 @@
-"""A limit is one limit, whichever processes somebody asks."""
+"""Rate limits apply to the requests that all processes receive together."""
 
 import math
 import random
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 PER_S = 4.0
 BURST = 8
 SECONDS = 8.0
-# What all processes grant before they have heard of each other, at the most.
-AT_ONCE = 3
+# How many bursts are granted at most before the processes have informed each other.
+MAX_BURSTS = 3
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
         yield running
 
 
-async def test_messages_are_limited_over_all_processes(cluster: Cluster) -> None:
-    ports = [one.port for one in cluster.processes.values()]
+async def test_rate_limit_is_shared_by_all_processes(cluster: Cluster) -> None:
+    ports = [process.port for process in cluster.processes.values()]
     alice = Person(ports, random.Random(1))
     await alice.register("alice")
-    made = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
-    room = f"{CLIENT}/rooms/{quote(made.json['room_id'])}"
+    created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+    room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
     granted = 0
-    began = trio.current_time()
+    started_at = trio.current_time()
 
     async def flood(port: int) -> None:
         nonlocal granted
         number = 0
         async with HttpClient(port, alice.token) as client:
-            while trio.current_time() - began < SECONDS:
+            while trio.current_time() - started_at < SECONDS:
                 number += 1
                 target = f"{room}/send/m.room.message/{port}-{number}"
                 answer = await client.put(target, {"msgtype": "m.text", "body": "x"})
@@ -54,8 +54,8 @@ async def test_messages_are_limited_over_all_processes(cluster: Cluster) -> None
     async with trio.open_nursery() as nursery:
         for port in ports:
             nursery.start_soon(flood, port)
-    took = trio.current_time() - began
+    duration = trio.current_time() - started_at
 
-    # Each on its own would have granted three times as much.
-    assert granted <= math.ceil(PER_S * took) + BURST * AT_ONCE
+    # Separate limits would have granted three times as many messages.
+    assert granted <= math.ceil(PER_S * duration) + BURST * MAX_BURSTS
     assert granted >= BURST

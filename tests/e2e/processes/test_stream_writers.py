@@ -1,4 +1,4 @@
-"""Every stream may be moved to a worker: it is written there, and its effect arrives everywhere."""
+"""Streams that are moved to a worker: it writes them, and all processes see the changes."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -21,17 +21,19 @@ from tests.support.redis import RedisServer
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 
 WRITER = "sync1"
-MOVED = tuple(name for name in STREAMS if name not in ("events", "quarantined_media_changes"))
+MOVED_STREAMS = tuple(
+    name for name in STREAMS if name not in ("events", "quarantined_media_changes")
+)
 LIMIT_S = 240.0
-THREADS = "/_matrix/client/unstable/io.element.msc4306/rooms"
+THREADS_PATH = "/_matrix/client/unstable/io.element.msc4306/rooms"
 
-Answer = dict[str, Any]
+Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Cluster]:
-    """A server whose worker writes every stream but that of events."""
-    writers = dict.fromkeys(MOVED, WRITER)
+    """A server whose worker writes all streams except events and quarantined media."""
+    writers = dict.fromkeys(MOVED_STREAMS, WRITER)
     features = {"msc4306_enabled": True}
     with running_cluster(
         "T2",
@@ -44,8 +46,8 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
 
 
 @attrs.frozen
-class Two:
-    """Alice acts at the main process; Bob looks at another one. Neither is at the writer."""
+class Pair:
+    """Alice, who uses the main process, and Bob, who uses a reader; neither uses the writer."""
 
     alice: Person
     bob: Person
@@ -60,53 +62,53 @@ class Two:
 
     @property
     def own(self) -> str:
-        """The path of Alice's own things."""
+        """The path of Alice's user data."""
         return f"{CLIENT}/user/{quote(self.alice.user_id)}"
 
 
 @attrs.frozen
 class Effect:
-    """A request of Alice's, and what somebody (her other device, or Bob) then sees in a sync."""
+    """A request of Alice, and the change that Bob or her other device sees in a sync."""
 
     method: str
-    target: Callable[[Two], str]
-    body: Callable[[Two], Answer]
+    target: Callable[[Pair], str]
+    body: Callable[[Pair], Json]
     seen_by_bob: bool
-    shows: Callable[[Answer, Two], bool]
+    shows: Callable[[Json, Pair], bool]
 
 
-def in_room(answer: Answer, two: Two, kind: str) -> bool:
-    room = answer.get("rooms", {}).get("join", {}).get(two.room_id, {})
-    return kind in [one["type"] for one in room.get("ephemeral", {}).get("events", [])]
+def has_ephemeral(answer: Json, pair: Pair, kind: str) -> bool:
+    room = answer.get("rooms", {}).get("join", {}).get(pair.room_id, {})
+    return kind in [edu["type"] for edu in room.get("ephemeral", {}).get("events", [])]
 
 
-def in_account(answer: Answer, kind: str) -> bool:
-    return kind in [one["type"] for one in answer.get("account_data", {}).get("events", [])]
+def has_account_data(answer: Json, kind: str) -> bool:
+    return kind in [event["type"] for event in answer.get("account_data", {}).get("events", [])]
 
 
-def device_keys(two: Two) -> Answer:
-    keys = {"user_id": two.alice.user_id, "device_id": two.device_id, "algorithms": []}
+def device_keys(pair: Pair) -> Json:
+    keys = {"user_id": pair.alice.user_id, "device_id": pair.device_id, "algorithms": []}
     return {"device_keys": {**keys, "keys": {}, "signatures": {}}}
 
 
 EFFECTS = {
     "typing": Effect(
         "PUT",
-        lambda two: f"{two.room}/typing/{quote(two.alice.user_id)}",
+        lambda pair: f"{pair.room}/typing/{quote(pair.alice.user_id)}",
         lambda _: {"typing": True, "timeout": 30_000},
         True,
-        lambda answer, two: in_room(answer, two, "m.typing"),
+        lambda answer, pair: has_ephemeral(answer, pair, "m.typing"),
     ),
     "receipts": Effect(
         "POST",
-        lambda two: f"{two.room}/receipt/m.read/{quote(two.event_id)}",
+        lambda pair: f"{pair.room}/receipt/m.read/{quote(pair.event_id)}",
         lambda _: {},
         True,
-        lambda answer, two: in_room(answer, two, "m.receipt"),
+        lambda answer, pair: has_ephemeral(answer, pair, "m.receipt"),
     ),
     "presence": Effect(
         "PUT",
-        lambda two: f"{CLIENT}/presence/{quote(two.alice.user_id)}/status",
+        lambda pair: f"{CLIENT}/presence/{quote(pair.alice.user_id)}/status",
         lambda _: {"presence": "online", "status_msg": "moved"},
         True,
         lambda answer, _: "moved" in str(answer.get("presence")),
@@ -114,7 +116,7 @@ EFFECTS = {
     "to_device": Effect(
         "PUT",
         lambda _: f"{CLIENT}/sendToDevice/m.test/t1",
-        lambda two: {"messages": {two.bob.user_id: {"*": {"a": "letter"}}}},
+        lambda pair: {"messages": {pair.bob.user_id: {"*": {"a": "letter"}}}},
         True,
         lambda answer, _: "letter" in str(answer.get("to_device")),
     ),
@@ -123,85 +125,89 @@ EFFECTS = {
         lambda _: f"{CLIENT}/keys/upload",
         device_keys,
         True,
-        lambda answer, two: two.alice.user_id in answer.get("device_lists", {}).get("changed", []),
+        lambda answer, pair: (
+            pair.alice.user_id in answer.get("device_lists", {}).get("changed", [])
+        ),
     ),
     "account_data": Effect(
         "PUT",
-        lambda two: f"{two.own}/account_data/moved",
+        lambda pair: f"{pair.own}/account_data/moved",
         lambda _: {"a": 1},
         False,
-        lambda answer, _: in_account(answer, "moved"),
+        lambda answer, _: has_account_data(answer, "moved"),
     ),
     "push_rules": Effect(
         "PUT",
         lambda _: f"{CLIENT}/pushrules/global/content/moved",
         lambda _: {"pattern": "moved", "actions": ["notify"]},
         False,
-        lambda answer, _: in_account(answer, "m.push_rules"),
+        lambda answer, _: has_account_data(answer, "m.push_rules"),
     ),
 }
 
 
-async def two_in_a_room(cluster: Cluster, name: str) -> Two:
+async def register_pair(cluster: Cluster, name: str) -> Pair:
     main, reader = cluster.processes["main"].port, cluster.processes["persister1"].port
     alice = Person([main], random.Random(1))
     bob = Person([reader], random.Random(2))
     await alice.register(f"alice-{name.replace('_', '-')}")
     await bob.register(f"bob-{name.replace('_', '-')}")
-    made = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
-    room_id = made.json["room_id"]
+    created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+    room_id = created.json["room_id"]
     await bob.ask("POST", f"{CLIENT}/join/{quote(room_id)}", {})
     target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/1"
     sent = await bob.ask("PUT", target, {"msgtype": "m.text", "body": "hello"})
-    who = await alice.ask("GET", f"{CLIENT}/account/whoami")
-    return Two(alice, bob, room_id, sent.json["event_id"], who.json["device_id"])
+    whoami = await alice.ask("GET", f"{CLIENT}/account/whoami")
+    return Pair(alice, bob, room_id, sent.json["event_id"], whoami.json["device_id"])
 
 
-async def sync(person: Person, since: str = "", timeout_ms: int = 0) -> Answer:
+async def sync(person: Person, since: str = "", timeout_ms: int = 0) -> Json:
     target = f"{CLIENT}/sync?timeout={timeout_ms}" + (f"&since={quote(since)}" if since else "")
-    answer: Answer = (await person.ask("GET", target)).json
+    answer: Json = (await person.ask("GET", target)).json
     return answer
 
 
-def test_the_plan_has_each_stream_where_the_setting_says(cluster: Cluster) -> None:
+def test_plan_assigns_moved_streams_to_worker(cluster: Cluster) -> None:
     worker, main = (
         plan_of(load_settings(cluster.processes[name].configs)) for name in (WRITER, "main")
     )
 
-    assert set(MOVED) <= set(worker.writes)
-    assert not set(MOVED) & set(main.writes)
+    assert set(MOVED_STREAMS) <= set(worker.writes)
+    assert not set(MOVED_STREAMS) & set(main.writes)
 
 
 @pytest.mark.parametrize("stream", EFFECTS)
-async def test_what_a_worker_writes_is_seen_at_another(cluster: Cluster, stream: str) -> None:
+async def test_change_written_by_worker_is_seen_on_other_process(
+    cluster: Cluster, stream: str
+) -> None:
     effect = EFFECTS[stream]
-    two = await two_in_a_room(cluster, stream)
-    watcher = two.bob if effect.seen_by_bob else attrs.evolve(two.alice, ports=two.bob.ports)
+    pair = await register_pair(cluster, stream)
+    watcher = pair.bob if effect.seen_by_bob else attrs.evolve(pair.alice, ports=pair.bob.ports)
     since = (await sync(watcher))["next_batch"]
 
-    await two.alice.ask(effect.method, effect.target(two), effect.body(two))
+    await pair.alice.ask(effect.method, effect.target(pair), effect.body(pair))
 
     with trio.fail_after(LIMIT_S):
         while True:
             answer = await sync(watcher, since, 10_000)
-            if effect.shows(answer, two):
+            if effect.shows(answer, pair):
                 break
             since = answer["next_batch"]
 
 
-async def test_a_subscription_to_a_thread_is_known_at_another(cluster: Cluster) -> None:
-    two = await two_in_a_room(cluster, "threads")
-    target = f"{THREADS}/{quote(two.room_id)}/thread/{quote(two.event_id)}/subscription"
-    elsewhere = attrs.evolve(two.alice, ports=two.bob.ports)
+async def test_thread_subscription_is_returned_by_other_process(cluster: Cluster) -> None:
+    pair = await register_pair(cluster, "threads")
+    target = f"{THREADS_PATH}/{quote(pair.room_id)}/thread/{quote(pair.event_id)}/subscription"
+    alice_on_reader = attrs.evolve(pair.alice, ports=pair.bob.ports)
 
-    await two.alice.ask("PUT", target, {})
+    await pair.alice.ask("PUT", target, {})
 
-    assert (await elsewhere.ask("GET", target)).json == {"automatic": False}
+    assert (await alice_on_reader.ask("GET", target)).json == {"automatic": False}
 
 
-async def test_a_pusher_is_known_at_another(cluster: Cluster) -> None:
-    two = await two_in_a_room(cluster, "pushers")
-    elsewhere = attrs.evolve(two.alice, ports=two.bob.ports)
+async def test_pusher_is_returned_by_other_process(cluster: Cluster) -> None:
+    pair = await register_pair(cluster, "pushers")
+    alice_on_reader = attrs.evolve(pair.alice, ports=pair.bob.ports)
     pusher = {
         "kind": "http",
         "app_id": "app",
@@ -212,42 +218,42 @@ async def test_a_pusher_is_known_at_another(cluster: Cluster) -> None:
         "data": {"url": "https://push.example.org/_matrix/push/v1/notify"},
     }
 
-    await two.alice.ask("POST", f"{CLIENT}/pushers/set", pusher)
+    await pair.alice.ask("POST", f"{CLIENT}/pushers/set", pusher)
 
-    known = (await elsewhere.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
-    assert [one["pushkey"] for one in known] == ["moved"]
+    pushers = (await alice_on_reader.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    assert [entry["pushkey"] for entry in pushers] == ["moved"]
 
 
-async def test_who_stopped_typing_while_a_reader_was_away_is_told_by_it(cluster: Cluster) -> None:
-    two = await two_in_a_room(cluster, "stopped")
+async def test_restarted_reader_reports_end_of_typing(cluster: Cluster) -> None:
+    pair = await register_pair(cluster, "stopped")
     typing, reader = EFFECTS["typing"], cluster.processes["persister1"]
-    target = typing.target(two)
-    await two.alice.ask("PUT", target, {"typing": True, "timeout": 120_000})
+    target = typing.target(pair)
+    await pair.alice.ask("PUT", target, {"typing": True, "timeout": 120_000})
     since = ""
     with trio.fail_after(LIMIT_S):
-        while not typing.shows(answer := await sync(two.bob, since, 10_000), two):
+        while not typing.shows(answer := await sync(pair.bob, since, 10_000), pair):
             since = answer["next_batch"]
 
     await trio.to_thread.run_sync(reader.kill)
     try:
-        await two.alice.ask("PUT", target, {"typing": False})
+        await pair.alice.ask("PUT", target, {"typing": False})
     finally:
         await trio.to_thread.run_sync(reader.start)
-    answer = await sync(two.bob, answer["next_batch"])
+    answer = await sync(pair.bob, answer["next_batch"])
 
-    told = answer["rooms"]["join"][two.room_id]["ephemeral"]["events"]
-    assert [one["content"] for one in told if one["type"] == "m.typing"] == [{"user_ids": []}]
+    edus = answer["rooms"]["join"][pair.room_id]["ephemeral"]["events"]
+    assert [edu["content"] for edu in edus if edu["type"] == "m.typing"] == [{"user_ids": []}]
 
 
-async def test_without_the_writer_nobody_writes_and_others_say_so_soon(cluster: Cluster) -> None:
-    two = await two_in_a_room(cluster, "without")
+async def test_writes_fail_with_503_while_writer_is_down(cluster: Cluster) -> None:
+    pair = await register_pair(cluster, "without")
     worker = cluster.processes[WRITER]
     statuses: dict[str, int] = {}
 
     async def attempt(stream: str) -> None:
         effect = EFFECTS[stream]
-        async with HttpClient(two.alice.ports[0], two.alice.token) as client:
-            answer = await client.ask(effect.method, effect.target(two), json=effect.body(two))
+        async with HttpClient(pair.alice.ports[0], pair.alice.token) as client:
+            answer = await client.ask(effect.method, effect.target(pair), json=effect.body(pair))
             statuses[stream] = answer.status
 
     await trio.to_thread.run_sync(worker.kill)
@@ -256,11 +262,11 @@ async def test_without_the_writer_nobody_writes_and_others_say_so_soon(cluster: 
             async with trio.open_nursery() as nursery:
                 for stream in EFFECTS:
                     nursery.start_soon(attempt, stream)
-            # Who only reads is not concerned.
-            await sync(two.bob)
+            # Reading does not need the writer.
+            await sync(pair.bob)
     finally:
         await trio.to_thread.run_sync(worker.start)
 
     assert statuses == dict.fromkeys(EFFECTS, 503)
     for effect in EFFECTS.values():
-        await two.alice.ask(effect.method, effect.target(two), effect.body(two))
+        await pair.alice.ask(effect.method, effect.target(pair), effect.body(pair))

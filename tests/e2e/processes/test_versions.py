@@ -1,4 +1,4 @@
-"""What /versions promises is there: each flag's endpoint answers."""
+"""Every flag in /versions belongs to an endpoint that the server implements."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ CLIENT = "/_matrix/client"
 UNSTABLE = f"{CLIENT}/unstable"
 EVENT = "rooms/!room:hs.test/{}/$event"
 
-# One request for each flag that belongs to an endpoint, or to more than the specification's.
+# One request for each flag that belongs to an endpoint.
 REQUESTS: dict[str, tuple[str, str]] = {
     "org.matrix.msc1763": ("GET", f"{UNSTABLE}/org.matrix.msc1763/retention/configuration"),
     "fi.mau.msc2659.stable": ("POST", f"{CLIENT}/v1/appservice/none/ping"),
@@ -52,8 +52,8 @@ REQUESTS: dict[str, tuple[str, str]] = {
     "uk.timedout.msc4323": ("GET", f"{UNSTABLE}/uk.timedout.msc4323/admin/lock/@me:hs.test"),
     "uk.tcpip.msc4133.stable": ("GET", f"{CLIENT}/v3/profile/@me:hs.test/displayname"),
 }
-# Flags of what changes endpoints of the specification; other tests ask for the change itself.
-CHANGES = {
+# Flags of changes to endpoints of the specification; other tests check the changes.
+FLAGS_WITHOUT_ENDPOINT = {
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc2285.stable",
     "org.matrix.msc3771",
@@ -68,7 +68,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A server with every proposal switched on."""
+    """A server with all optional proposals enabled."""
     settings: dict[str, Any] = {
         "max_event_delay_duration": "1d",
         "experimental_features": {"msc4306_enabled": True},
@@ -79,39 +79,43 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
-async def test_each_flag_has_its_endpoint(cluster: Cluster) -> None:
+async def test_each_flag_has_an_endpoint(cluster: Cluster) -> None:
     async with client_of(cluster) as client:
         flags = (await client.get(f"{CLIENT}/versions")).json["unstable_features"]
         account = {"username": "me", "password": "secret horse", "auth": {"type": "m.login.dummy"}}
         registered = await client.post(f"{CLIENT}/v3/register", account)
         client.token = registered.json["access_token"]
 
-        told = {flag for flag, is_on in flags.items() if is_on}
-        silent = [flag for flag in told - CHANGES if not await answers(client, *REQUESTS[flag])]
+        enabled = {flag for flag, is_enabled in flags.items() if is_enabled}
+        unrecognized = [
+            flag
+            for flag in enabled - FLAGS_WITHOUT_ENDPOINT
+            if not await is_recognized(client, *REQUESTS[flag])
+        ]
 
-    assert silent == []
-    assert {"org.matrix.msc4140", "org.matrix.msc4143", "org.matrix.msc4306"} <= told
+    assert unrecognized == []
+    assert {"org.matrix.msc4140", "org.matrix.msc4143", "org.matrix.msc4306"} <= enabled
 
 
-async def test_what_is_switched_on_is_told_elsewhere_too(cluster: Cluster) -> None:
+async def test_well_known_and_capabilities_announce_enabled_features(cluster: Cluster) -> None:
     async with client_of(cluster) as client:
-        known = (await client.get("/.well-known/matrix/client")).json
+        well_known = (await client.get("/.well-known/matrix/client")).json
         policy = await client.get("/.well-known/matrix/policy_server")
         account = {"username": "you", "password": "secret horse", "auth": {"type": "m.login.dummy"}}
         client.token = (await client.post(f"{CLIENT}/v3/register", account)).json["access_token"]
         rtc = (await client.get(f"{UNSTABLE}/org.matrix.msc4143/rtc/transports")).json
-        told = (await client.get(f"{CLIENT}/v3/capabilities")).json["capabilities"]
+        capabilities = (await client.get(f"{CLIENT}/v3/capabilities")).json["capabilities"]
 
-    assert known["org.matrix.msc4143.rtc_foci"] == rtc["rtc_transports"]
+    assert well_known["org.matrix.msc4143.rtc_foci"] == rtc["rtc_transports"]
     assert rtc["rtc_transports"][0]["type"] == "livekit"
-    assert told["m.delayed_events"] == {"max_delay_ms": 86_400_000, "max_scheduled": 100}
+    assert capabilities["m.delayed_events"] == {"max_delay_ms": 86_400_000, "max_scheduled": 100}
     assert policy.status == 404
 
 
-async def answers(client: HttpClient, method: str, path: str) -> bool:
-    """Tell whether anybody knows a request."""
-    answer = await client.ask(method, path, json=None if method in ("GET", "DELETE") else {})
-    return answer.errcode != "M_UNRECOGNIZED"
+async def is_recognized(client: HttpClient, method: str, path: str) -> bool:
+    """Return whether the server recognizes a request."""
+    response = await client.ask(method, path, json=None if method in ("GET", "DELETE") else {})
+    return response.errcode != "M_UNRECOGNIZED"
 
 
 def client_of(cluster: Cluster) -> HttpClient:

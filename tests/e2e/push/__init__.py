@@ -1,1 +1,1 @@
-"""Tests."""
+"""End-to-end tests of push and e-mail notifications."""

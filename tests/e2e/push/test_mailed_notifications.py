@@ -1,4 +1,4 @@
-"""What stays unread is mailed, by running servers and over a real mail server."""
+"""E-mail notifications of unread messages, sent by running servers to a real SMTP server."""
 
 import random
 import re
@@ -22,28 +22,28 @@ ADDRESS = "bob@example.org"
 
 
 async def ask(person: Person, method: str, target: str, json: Any = None) -> Answer:
-    """Ask once, whatever the answer is."""
+    """Send a request once and return the response, whatever its status."""
     async with HttpClient(person.rng.choice(person.ports), person.token or None) as client:
         return await client.ask(method, target, json=json)
 
 
 def link_in(text: str, path: str) -> str:
-    """Give the path and query of the link to a path."""
-    for found in re.findall(r"https?://\S+", text):
-        parts = urlsplit(found)
+    """Return path and query of the link to a path. Raises: AssertionError if there is none."""
+    for url in re.findall(r"https?://\S+", text):
+        parts = urlsplit(url)
         if parts.path == path:
             return f"{parts.path}?{parts.query}"
     raise AssertionError(f"no link to {path} in {text}")
 
 
 async def add_address(person: Person, box: MailBox) -> None:
-    """Prove that somebody holds the address, and give it to them."""
-    wish = {"client_secret": "secret", "email": ADDRESS, "send_attempt": 1}
+    """Validate the address by e-mail and add it to the account."""
+    token_request = {"client_secret": "secret", "email": ADDRESS, "send_attempt": 1}
     base = f"{CLIENT}/account/3pid"
-    sid = (await person.ask("POST", f"{base}/email/requestToken", wish)).json["sid"]
-    proof = plain_of(await box.wait_for(1))
+    sid = (await person.ask("POST", f"{base}/email/requestToken", token_request)).json["sid"]
+    validation_text = plain_of(await box.wait_for(1))
     path = "/_matrix/client/unstable/add_threepid/email/submit_token"
-    assert (await ask(person, "GET", link_in(proof, path))).status == 200
+    assert (await ask(person, "GET", link_in(validation_text, path))).status == 200
     body: dict[str, Any] = {"sid": sid, "client_secret": "secret"}
     session = (await ask(person, "POST", f"{base}/add", body)).json["session"]
     user = {"type": "m.id.user", "user": person.user_id}
@@ -52,7 +52,8 @@ async def add_address(person: Person, box: MailBox) -> None:
     await person.ask("POST", f"{base}/add", body)
 
 
-async def watch(cluster: Cluster, box: MailBox) -> None:
+async def check_notification_mail(cluster: Cluster, box: MailBox) -> None:
+    """Set an e-mail pusher, send messages, check the mail and unsubscribe by its link."""
     ports = [int(url.rpartition(":")[2]) for url in cluster.urls]
     rng = random.Random(4)
     ada, bob = Person(ports, rng), Person(ports, rng)
@@ -82,9 +83,9 @@ async def watch(cluster: Cluster, box: MailBox) -> None:
     html = mail.get_body(("html",))
     unsubscribe = link_in(text, "/_synapse/client/unsubscribe")
     forged = await ask(bob, "GET", unsubscribe[:-1])
-    before = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    pushers_before = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
     page = await ask(bob, "POST", unsubscribe)
-    after = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    pushers_after = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
 
     assert refused.errcode == "M_THREEPID_NOT_FOUND"
     assert mail["to"] == ADDRESS
@@ -95,25 +96,27 @@ async def watch(cluster: Cluster, box: MailBox) -> None:
     assert "The soup is &lt;b&gt;ready&lt;/b&gt;" in str(html.get_content())
     assert mail["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
     assert (forged.status, page.status) == (403, 200)
-    assert [one["kind"] for one in before] == ["email"]
-    assert after == []
+    assert [entry["kind"] for entry in pushers_before] == ["email"]
+    assert pushers_after == []
     assert len(box.messages) == 2
 
 
-async def play(layout: Layout, postgres: PostgresServer | None, redis: RedisServer | None) -> None:
+async def run_scenario(
+    layout: Layout, postgres: PostgresServer | None, redis: RedisServer | None
+) -> None:
     async with open_mail_box() as box:
         email = {
             "smtp_host": "127.0.0.1",
             "smtp_port": box.port,
             "notif_from": "%(app)s <hs@example.org>",
             "enable_notifs": True,
-            # Both messages are sent before it is over.
+            # Long enough for both messages to be sent before the mail.
             "notif_delay_before_mail": "5s",
         }
         with running_cluster(layout, postgres, redis, email=email) as cluster:
             try:
                 with trio.fail_after(120):
-                    await watch(cluster, box)
+                    await check_notification_mail(cluster, box)
             except BaseException as error:
                 error.add_note(cluster.logs())
                 raise
@@ -122,7 +125,7 @@ async def play(layout: Layout, postgres: PostgresServer | None, redis: RedisServ
 @pytest.mark.parametrize(
     "layout", ["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])]
 )
-def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
+def test_unread_messages_are_mailed_once_and_link_unsubscribes(
     request: pytest.FixtureRequest, layout: Layout
 ) -> None:
     postgres: PostgresServer | None = None
@@ -131,4 +134,4 @@ def test_what_stays_unread_is_mailed_once_and_the_link_in_it_ends_that(
         postgres = request.getfixturevalue("postgres_server")
         redis = request.getfixturevalue("redis_server")
 
-    trio.run(play, layout, postgres, redis)
+    trio.run(run_scenario, layout, postgres, redis)

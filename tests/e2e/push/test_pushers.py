@@ -1,4 +1,4 @@
-"""Pushers of running servers, with a gateway that listens: set, pushed to, failing, deleted."""
+"""Pushers of running servers with a push gateway: notifications, failures, deletion."""
 
 import random
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.process
     scope="module",
     params=["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])],
 )
-def pushing(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A server that may push to this machine; T2 shares the users out over two processes."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A server that may push to this machine; on T2, two processes divide the pushers."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
@@ -38,14 +38,14 @@ def pushing(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    """A push gateway."""
+    """A running push gateway."""
     with running_gateway() as running:
         yield running
 
 
 @attrs.define
 class Scene:
-    """Somebody who speaks, and somebody who has a pusher, in a room of two."""
+    """Ada, who sends messages, and Bob, who has a pusher, in a room."""
 
     cluster: Cluster
     gateway: Gateway
@@ -55,7 +55,7 @@ class Scene:
     sent: int = 0
 
     async def say(self, content: Any = None, event_type: str = "m.room.message") -> str:
-        """Have Ada say something; give the event ID."""
+        """Send an event as Ada; return the event ID."""
         self.sent += 1
         room = f"{CLIENT}/rooms/{quote(self.room_id)}"
         target = f"{room}/send/{event_type}/t{self.sent}"
@@ -63,11 +63,11 @@ class Scene:
         return str((await self.ada.ask("PUT", target, body)).json["event_id"])
 
     async def set_pusher(self, person: Person | None = None, **more: Any) -> None:
-        """Set Bob's pusher, or somebody else's."""
+        """Set a pusher for Bob, or for another person."""
         await (person or self.bob).ask("POST", f"{CLIENT}/pushers/set", self.pusher(**more))
 
     def pusher(self, **more: Any) -> dict[str, Any]:
-        """Describe a pusher."""
+        """Return the content of a request to set a pusher."""
         options = {"url": self.gateway.url, "brand": "x", **more.pop("data", {})}
         return {
             "kind": "http",
@@ -81,19 +81,19 @@ class Scene:
         }
 
     async def pushers(self, person: Person | None = None) -> list[dict[str, Any]]:
-        """List Bob's pushers, or somebody else's."""
+        """Return the pushers of Bob, or of another person."""
         answer = await (person or self.bob).ask("GET", f"{CLIENT}/pushers")
         pushers: list[dict[str, Any]] = answer.json["pushers"]
         return pushers
 
     async def unread(self) -> int:
-        """Count what Bob has not read."""
+        """Return the number of Bob's unread notifications."""
         synced = (await self.bob.ask("GET", f"{CLIENT}/sync")).json
         room = synced["rooms"]["join"][self.room_id]
         return int(room["unread_notifications"]["notification_count"])
 
-    async def told(self, event_id: str) -> dict[str, Any]:
-        """Wait until the gateway was told of an event."""
+    async def notification_of(self, event_id: str) -> dict[str, Any]:
+        """Wait until the gateway is notified of an event; return the notification."""
         return await trio.to_thread.run_sync(self.gateway.of_event, event_id)
 
 
@@ -114,14 +114,12 @@ async def open_scene(cluster: Cluster, gateway: Gateway) -> Scene:
     return scene
 
 
-async def test_a_message_is_pushed_with_what_the_gateway_needs(
-    pushing: Cluster, gateway: Gateway
-) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_message_is_pushed_with_all_fields(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
 
     event_id = await scene.say()
-    notification = await scene.told(event_id)
+    notification = await scene.notification_of(event_id)
 
     device = notification.pop("devices")[0]
     assert notification == {
@@ -145,107 +143,109 @@ async def test_a_message_is_pushed_with_what_the_gateway_needs(
     }
 
 
-async def test_a_pusher_may_ask_for_less(pushing: Cluster, gateway: Gateway) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_event_id_only_pusher_gets_few_fields(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     options = {"format": "event_id_only", "org.matrix.msc4076.disable_badge_count": True}
     await scene.set_pusher(data=options)
 
     event_id = await scene.say()
-    notification = await scene.told(event_id)
+    notification = await scene.notification_of(event_id)
 
     assert notification.keys() == {"event_id", "room_id", "prio", "devices"}
     assert notification["devices"][0]["data"] == {"brand": "x", **options}
 
 
-async def test_reading_takes_the_number_off_the_icon(pushing: Cluster, gateway: Gateway) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_reading_resets_badge_count(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
     event_id = await scene.say()
-    await scene.told(event_id)
+    await scene.notification_of(event_id)
 
     room = f"{CLIENT}/rooms/{quote(scene.room_id)}"
     await scene.bob.ask("POST", f"{room}/receipt/m.read/{quote(event_id)}", {})
     await trio.to_thread.run_sync(gateway.wait_until, lambda: 0 in gateway.badges(), "a badge")
-    again = await scene.told(await scene.say())
+    next_notification = await scene.notification_of(await scene.say())
 
-    assert again["counts"] == {"unread": 1}
+    assert next_notification["counts"] == {"unread": 1}
 
 
-async def test_a_gateway_that_fails_is_asked_again(pushing: Cluster, gateway: Gateway) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_failed_pushes_are_retried(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
     gateway.answers += [500, 404]
 
     sent = [await scene.say() for _ in range(3)]
-    await scene.told(sent[-1])
+    await scene.notification_of(sent[-1])
 
     assert gateway.events() == sent
     assert gateway.asked == 5
 
 
-async def test_a_rejected_pusher_is_deleted(pushing: Cluster, gateway: Gateway) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_rejected_pusher_is_deleted(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
     gateway.rejected.append(f"key of {scene.bob.user_id}")
 
-    await scene.told(await scene.say())
+    await scene.notification_of(await scene.say())
 
     with trio.fail_after(60):
-        while await scene.pushers():  # noqa: ASYNC110  the server is another process
+        while await scene.pushers():  # noqa: ASYNC110  # the server is another process
             await trio.sleep(0.05)
 
 
-async def test_pushers_go_with_their_device_and_stay_with_others(
-    pushing: Cluster, gateway: Gateway
+async def test_logout_deletes_only_pushers_of_that_device(
+    cluster: Cluster, gateway: Gateway
 ) -> None:
-    scene = await open_scene(pushing, gateway)
+    scene = await open_scene(cluster, gateway)
     login = {
         "type": "m.login.password",
         "identifier": {"type": "m.id.user", "user": scene.bob.user_id},
         "password": "p",
     }
-    other = Person(scene.bob.ports, scene.bob.rng, scene.bob.user_id)
-    other.token = (await other.ask("POST", f"{CLIENT}/login", login)).json["access_token"]
+    second_device = Person(scene.bob.ports, scene.bob.rng, scene.bob.user_id)
+    second_device.token = (await second_device.ask("POST", f"{CLIENT}/login", login)).json[
+        "access_token"
+    ]
     await scene.set_pusher(pushkey="mine")
-    await scene.set_pusher(other, pushkey="other's")
+    await scene.set_pusher(second_device, pushkey="second")
 
-    before = [one["pushkey"] for one in await scene.pushers()]
-    await other.ask("POST", f"{CLIENT}/logout", {})
+    before_logout = [entry["pushkey"] for entry in await scene.pushers()]
+    await second_device.ask("POST", f"{CLIENT}/logout", {})
 
-    assert sorted(before) == ["mine", "other's"]
-    assert [one["pushkey"] for one in await scene.pushers()] == ["mine"]
+    assert sorted(before_logout) == ["mine", "second"]
+    assert [entry["pushkey"] for entry in await scene.pushers()] == ["mine"]
 
 
-async def test_a_pusher_that_moved_to_another_user_pushes_for_that_one_only(
-    pushing: Cluster, gateway: Gateway
+async def test_pusher_moved_to_another_user_serves_only_that_user(
+    cluster: Cluster, gateway: Gateway
 ) -> None:
-    scene = await open_scene(pushing, gateway)
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
     await scene.set_pusher(scene.ada)
     assert await scene.pushers() == []
 
     await scene.set_pusher(append=True)
     event_id = await scene.say()
-    await scene.told(event_id)
+    await scene.notification_of(event_id)
 
     assert len(await scene.pushers(scene.ada)) == 1
     assert gateway.events() == [event_id]
 
 
-async def test_a_pusher_that_is_off_misses_what_happens(pushing: Cluster, gateway: Gateway) -> None:
-    scene = await open_scene(pushing, gateway)
+async def test_disabled_pusher_skips_notifications(cluster: Cluster, gateway: Gateway) -> None:
+    scene = await open_scene(cluster, gateway)
     await scene.set_pusher()
     await scene.set_pusher(None, **{"org.matrix.msc3881.enabled": False})
     await scene.say()
-    # What was said is weighed a moment later.
+    # Push rules are evaluated a moment after the message is sent.
     with trio.fail_after(60):
-        while await scene.unread() == 0:  # noqa: ASYNC110  the server is another process
+        while await scene.unread() == 0:  # noqa: ASYNC110  # the server is another process
             await trio.sleep(0.05)
     [shown] = await scene.pushers()
     assert shown["org.matrix.msc3881.enabled"] is False
 
     await scene.set_pusher(None, **{"org.matrix.msc3881.enabled": True})
     event_id = await scene.say()
-    await scene.told(event_id)
+    await scene.notification_of(event_id)
 
     assert gateway.events() == [event_id]

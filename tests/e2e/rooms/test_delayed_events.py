@@ -1,4 +1,4 @@
-"""Delayed events against running servers: sent once, by whichever process is there."""
+"""Delayed events of running servers: each is sent once, whichever processes are killed."""
 
 import random
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ LIMIT_S = 240.0
     params=["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])],
 )
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A server that delays events, in one process and in several."""
+    """A server that allows delayed events, with one process and with several."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
@@ -40,59 +40,59 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @attrs.define
 class User:
-    """A client whose every request goes to another process."""
+    """A client that sends each request to a random process."""
 
     cluster: Cluster
     token: str = ""
 
     async def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        """Ask, again and again while nobody answers; requests are idempotent."""
+        """Send a request and retry it until a process answers; the requests are idempotent."""
         with trio.fail_after(LIMIT_S):
             while True:
                 try:
-                    answer = await self._once(method, path, body)
+                    response = await self._send_once(method, path, body)
                 except (Hungup, OSError):
                     await trio.sleep(0.1)
                     continue
-                if answer.status not in (502, 503):
+                if response.status not in (502, 503):
                     break
                 await trio.sleep(0.1)
-        assert answer.status == status, answer.body
-        return answer.json
+        assert response.status == status, response.body
+        return response.json
 
-    async def _once(self, method: str, path: str, body: Any) -> Any:
+    async def _send_once(self, method: str, path: str, body: Any) -> Any:
         port = int(self.cluster.any_url().rpartition(":")[2])
         async with HttpClient(port) as client:
             client.token = self.token or None
             return await client.ask(method, path, json=body)
 
     async def delay(self, room_id: str, txn_id: str, delay_ms: int) -> str:
-        """Have a text sent later: the transaction ID."""
+        """Schedule a message whose text is the transaction ID; return the delay ID."""
         path = f"{V3}/rooms/{room_id}/send/m.room.message/{txn_id}"
-        answer = await self.ask(
+        scheduled = await self.ask(
             "PUT", f"{path}?org.matrix.msc4140.delay={delay_ms}", {"body": txn_id}
         )
-        delay_id: str = answer["delay_id"]
+        delay_id: str = scheduled["delay_id"]
         return delay_id
 
     async def bodies(self, room_id: str) -> list[str]:
-        """Give the texts in a room, the first first."""
+        """Return the texts of the messages in a room, oldest first."""
         page = await self.ask("GET", f"{V3}/rooms/{room_id}/messages?dir=b&limit=500")
         return [
-            one["content"]["body"]
-            for one in reversed(page["chunk"])
-            if one["type"] == "m.room.message"
+            event["content"]["body"]
+            for event in reversed(page["chunk"])
+            if event["type"] == "m.room.message"
         ]
 
     async def wait_for(self, count: int, room_id: str) -> list[str]:
-        """Wait for so many texts in a room."""
+        """Wait until a room has at least `count` messages; return their texts."""
         with trio.fail_after(LIMIT_S):
-            while len(found := await self.bodies(room_id)) < count:  # noqa: ASYNC110  # a server
+            while len(texts := await self.bodies(room_id)) < count:  # noqa: ASYNC110  # a server
                 await trio.sleep(0.1)
-        return found
+        return texts
 
 
-async def a_user(cluster: Cluster, name: str) -> tuple[User, str]:
+async def register_user(cluster: Cluster, name: str) -> tuple[User, str]:
     user = User(cluster)
     account = {
         "username": f"{name}{cluster.layout.lower()}",
@@ -104,83 +104,90 @@ async def a_user(cluster: Cluster, name: str) -> tuple[User, str]:
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.long)])
-async def test_each_is_sent_once_whichever_process_is_killed(cluster: Cluster, rounds: int) -> None:
-    user, room_id = await a_user(cluster, f"killed{rounds}")
-    chance = random.Random(4140)
+async def test_delayed_events_are_sent_once_although_processes_are_killed(
+    cluster: Cluster, rounds: int
+) -> None:
+    user, room_id = await register_user(cluster, f"killed{rounds}")
+    rng = random.Random(4140)
     count = COUNT * rounds
-    wanted = [f"t{n}" for n in range(count)]
-    for n, txn_id in enumerate(wanted):
-        await user.delay(room_id, txn_id, 500 + n * 200 + chance.randrange(50))
+    txn_ids = [f"t{n}" for n in range(count)]
+    for n, txn_id in enumerate(txn_ids):
+        await user.delay(room_id, txn_id, 500 + n * 200 + rng.randrange(50))
 
     for process in [*cluster.processes.values()] * rounds:
         process.kill()
-        await trio.sleep(chance.random())
+        await trio.sleep(rng.random())
         process.begin()
         await trio.to_thread.run_sync(process.wait_ready)
     await user.wait_for(count, room_id)
     await user.delay(room_id, "last", 1)
-    found = await user.wait_for(count + 1, room_id)
+    texts = await user.wait_for(count + 1, room_id)
 
-    assert sorted(found) == sorted([*wanted, "last"])
+    assert sorted(texts) == sorted([*txn_ids, "last"])
     listed = await user.ask("GET", "/_matrix/client/v1/delayed_events")
     assert listed["delayed_events"] == []
 
 
-async def test_a_heartbeat_keeps_an_event_from_being_sent(cluster: Cluster) -> None:
-    user, room_id = await a_user(cluster, "heart")
+async def test_restarted_delay_postpones_event(cluster: Cluster) -> None:
+    user, room_id = await register_user(cluster, "heart")
     delay_id = await user.delay(room_id, "hang-up", 10_000)
     anonymous = User(cluster)
     path = f"/_matrix/client/v1/delayed_events/{delay_id}"
-    began = (await user.ask("GET", path))["scheduled_at"]
+    scheduled_at = (await user.ask("GET", path))["scheduled_at"]
 
     for _ in range(4):
         await trio.sleep(0.3)
         await anonymous.ask("POST", f"{DELAYED}/delayed_events/{delay_id}/restart", {})
     await user.wait_for(1, room_id)
 
-    one = await user.ask("GET", path)
-    assert one["scheduled_at"] >= began + 1_200
-    assert one["finalised_ts"] >= one["scheduled_at"] + one["delay_ms"]
-    event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{one['event_id']}")
+    delayed = await user.ask("GET", path)
+    assert delayed["scheduled_at"] >= scheduled_at + 1_200
+    assert delayed["finalised_ts"] >= delayed["scheduled_at"] + delayed["delay_ms"]
+    event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
     assert event["unsigned"]["delay_id"] == delay_id
 
 
-async def test_an_event_is_sent_within_a_moment_of_its_time(cluster: Cluster) -> None:
-    user, room_id = await a_user(cluster, "exact")
+async def test_delayed_event_is_sent_when_due(cluster: Cluster) -> None:
+    user, room_id = await register_user(cluster, "exact")
     await user.delay(room_id, "much-later", 3_600_000)
     ids = [await user.delay(room_id, str(n), 1_000 + 10 * n) for n in range(5)]
     await user.wait_for(5, room_id)
 
     for delay_id in ids:
-        one = await user.ask("GET", f"/_matrix/client/v1/delayed_events/{delay_id}")
-        event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{one['event_id']}")
-        due = one["scheduled_at"] + one["delay_ms"]
-        # How late depends on the machine; never early, never a poll of twenty seconds later.
+        delayed = await user.ask("GET", f"/_matrix/client/v1/delayed_events/{delay_id}")
+        event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
+        due = delayed["scheduled_at"] + delayed["delay_ms"]
+        # How late it is depends on the machine, but it is never early, and it does not wait for
+        # the poll that happens every twenty seconds.
         assert due <= event["origin_server_ts"] < due + 15_000
 
 
-async def test_accepted_and_older_forms(cluster: Cluster) -> None:
-    user, room_id = await a_user(cluster, "forms")
+async def test_stable_and_unstable_endpoints_manage_delayed_events(cluster: Cluster) -> None:
+    user, room_id = await register_user(cluster, "forms")
     stable = "/_matrix/client/v1/delayed_events"
     body = {"delay_ms": 3_600_000, "content": {"topic": "x"}, "state_key": ""}
     path = f"{V3}/rooms/{room_id}/delayed_event/m.room.topic/a"
-    first = (await user.ask("PUT", path, body))["delay_id"]
-    again = (await user.ask("PUT", path, body))["delay_id"]
-    second = await user.delay(room_id, "b", 3_600_000)
-    third = await user.delay(room_id, "c", 3_600_000)
+    sent_id = (await user.ask("PUT", path, body))["delay_id"]
+    repeated = (await user.ask("PUT", path, body))["delay_id"]
+    cancelled_id = await user.delay(room_id, "b", 3_600_000)
+    old_form_id = await user.delay(room_id, "c", 3_600_000)
     listed = await user.ask("GET", stable)
 
-    await user.ask("POST", f"{stable}/{first}/send", {})
-    await user.ask("POST", f"{DELAYED}/delayed_events/{second}/cancel", {})
-    await user.ask("POST", f"{DELAYED}/delayed_events/{third}", {"action": "cancel"})
-    await user.ask("POST", f"{stable}/{second}/send", {}, status=409)
+    await user.ask("POST", f"{stable}/{sent_id}/send", {})
+    await user.ask("POST", f"{DELAYED}/delayed_events/{cancelled_id}/cancel", {})
+    await user.ask("POST", f"{DELAYED}/delayed_events/{old_form_id}", {"action": "cancel"})
+    await user.ask("POST", f"{stable}/{cancelled_id}/send", {}, status=409)
     await user.ask("POST", f"{stable}/unknown/send", {}, status=404)
-    over = await user.ask("GET", f"{DELAYED}/delayed_events?status=finalised")
+    finalised = await user.ask("GET", f"{DELAYED}/delayed_events?status=finalised")
 
-    assert first == again
-    assert {one["delay_id"] for one in listed["delayed_events"]} == {first, second, third}
-    outcomes = {one["delay_id"]: one["outcome"] for one in over["delayed_events"]}
-    assert outcomes == {first: "send", second: "cancel", third: "cancel"}
+    assert sent_id == repeated
+    assert {delayed["delay_id"] for delayed in listed["delayed_events"]} == {
+        sent_id,
+        cancelled_id,
+        old_form_id,
+    }
+    outcomes = {delayed["delay_id"]: delayed["outcome"] for delayed in finalised["delayed_events"]}
+    assert outcomes == {sent_id: "send", cancelled_id: "cancel", old_form_id: "cancel"}
     topic = await user.ask("GET", f"{V3}/rooms/{room_id}/state/m.room.topic")
     assert topic == {"topic": "x"}
     await user.ask(

@@ -1,4 +1,4 @@
-"""Media against running servers: an upload to one process is there for all of them."""
+"""Media of running servers: every process serves what any process received."""
 
 import io
 from itertools import cycle
@@ -24,57 +24,59 @@ def photo() -> bytes:
     return out.getvalue()
 
 
-def provider(content: bytes) -> Any:
-    """Give content the way nio takes it: anew for every try."""
+def data_provider(content: bytes) -> Any:
+    """Return a data provider for nio, which reads the content anew on every attempt."""
     return lambda *_: io.BytesIO(content)
 
 
-def test_an_encrypted_attachment_goes_from_one_to_the_other(cluster: Cluster) -> None:
+def test_encrypted_attachment_is_downloaded_and_decrypted(cluster: Cluster) -> None:
     async def scenario() -> None:
         alice = await registered(cluster.any_url, "mediaalice")
         bob = await registered(cluster.any_url, "mediabob")
 
         uploaded, keys = await alice.upload(
-            provider(SECRET),
+            data_provider(SECRET),
             content_type="application/octet-stream",
             filename="plans.bin",
             filesize=len(SECRET),
             encrypt=True,
         )
         uri = done(uploaded, nio.UploadResponse).content_uri
-        got = done(await bob.download(mxc=uri), nio.DownloadResponse)
+        downloaded = done(await bob.download(mxc=uri), nio.DownloadResponse)
 
-        assert got.body != SECRET
-        plain = decrypt_attachment(got.body, keys["key"]["k"], keys["hashes"]["sha256"], keys["iv"])
-        assert plain == SECRET
+        assert downloaded.body != SECRET
+        decrypted = decrypt_attachment(
+            downloaded.body, keys["key"]["k"], keys["hashes"]["sha256"], keys["iv"]
+        )
+        assert decrypted == SECRET
         for client in (alice, bob):
             await client.close()
 
     run_scenario(scenario)
 
 
-def test_a_picture_has_a_thumbnail_in_every_process(cluster: Cluster) -> None:
+def test_every_process_serves_the_same_thumbnail(cluster: Cluster) -> None:
     async def scenario() -> None:
         alice = await registered(cluster.any_url, "thumbalice")
 
         uploaded, _ = await alice.upload(
-            provider(photo()), content_type="image/jpeg", filesize=len(photo())
+            data_provider(photo()), content_type="image/jpeg", filesize=len(photo())
         )
         uri = done(uploaded, nio.UploadResponse).content_uri
         server_name, media_id = uri.removeprefix("mxc://").split("/")
-        seen = [
+        thumbnails = [
             done(await alice.thumbnail(server_name, media_id, 96, 96), nio.ThumbnailResponse)
             for _ in range(6)
         ]
 
-        assert {one.body for one in seen} == {seen[0].body}
-        assert Image.open(io.BytesIO(seen[0].body)).size == (320, 240)
+        assert {thumbnail.body for thumbnail in thumbnails} == {thumbnails[0].body}
+        assert Image.open(io.BytesIO(thumbnails[0].body)).size == (320, 240)
         await alice.close()
 
     run_scenario(scenario)
 
 
-async def test_who_waits_at_one_process_gets_what_is_uploaded_to_another(
+async def test_waiting_download_gets_upload_through_other_process(
     cluster: Cluster,
 ) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
@@ -84,24 +86,26 @@ async def test_who_waits_at_one_process_gets_what_is_uploaded_to_another(
     token = answer.json["access_token"]
     async with HttpClient(next(ports), token=token) as client:
         answer = await client.post("/_matrix/media/v1/create")
-    address = answer.json["content_uri"].removeprefix("mxc://")
-    got = []
+    media_path = answer.json["content_uri"].removeprefix("mxc://")
+    downloads = []
 
-    async def wait(port: int) -> None:
+    async def download(port: int) -> None:
         async with HttpClient(port, token=token) as client:
-            path = f"/_matrix/client/v1/media/download/{address}?timeout_ms=60000"
-            got.append(await client.get(path))
+            path = f"/_matrix/client/v1/media/download/{media_path}?timeout_ms=60000"
+            downloads.append(await client.get(path))
 
     async with trio.open_nursery() as nursery:
         for url in cluster.urls:
-            nursery.start_soon(wait, int(url.rpartition(":")[2]))
+            nursery.start_soon(download, int(url.rpartition(":")[2]))
         async with HttpClient(next(ports), token=token) as client:
-            filled = await client.ask(
+            uploaded = await client.ask(
                 "PUT",
-                f"/_matrix/media/v3/upload/{address}",
+                f"/_matrix/media/v3/upload/{media_path}",
                 body=SECRET,
                 headers={"content-type": "text/plain"},
             )
 
-    assert filled.status == 200
-    assert [(one.status, one.body) for one in got] == [(200, SECRET)] * len(cluster.urls)
+    assert uploaded.status == 200
+    assert [(response.status, response.body) for response in downloads] == [(200, SECRET)] * len(
+        cluster.urls
+    )

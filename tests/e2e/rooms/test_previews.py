@@ -1,4 +1,4 @@
-"""Previews by running servers: of a site that listens, kept for all processes, and what is not."""
+"""URL previews that running servers make of a site on this machine."""
 
 import random
 import shutil
@@ -33,7 +33,7 @@ HTML = """
     params=["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])],
 )
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A server that fetches previews from 127.0.0.1, but from no other private address."""
+    """A server that fetches previews from 127.0.0.1 and from no other private address."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
@@ -52,9 +52,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def person_of(cluster: Cluster) -> Person:
+async def register_person(cluster: Cluster) -> Person:
     rng = random.Random(4)
-    person = Person([one.port for one in cluster.processes.values()], rng)
+    person = Person([process.port for process in cluster.processes.values()], rng)
     await person.register(f"u{random.SystemRandom().randrange(10**9)}")
     return person
 
@@ -64,8 +64,8 @@ async def preview(person: Person, port: int, url: str, path: str = PREVIEW) -> A
         return await client.get(f"{path}?url={quote(url, safe='')}")
 
 
-async def test_a_page_is_fetched_once_for_all_processes(cluster: Cluster) -> None:
-    person = await person_of(cluster)
+async def test_page_is_fetched_once_for_all_processes(cluster: Cluster) -> None:
+    person = await register_person(cluster)
 
     async with open_site() as site:
         url = site.html("/page", HTML)
@@ -82,12 +82,12 @@ async def test_a_page_is_fetched_once_for_all_processes(cluster: Cluster) -> Non
     assert (first["og:title"], first["og:description"]) == ("A page", "Some text.")
     assert (first["og:image:width"], first["og:image:height"]) == (40, 30)
     assert first["matrix:image:size"] == len(picture(40, 30))
-    assert [asked.path for asked in site.asked] == ["/page", "/image.png"]
+    assert [request.path for request in site.asked] == ["/page", "/image.png"]
     image = first["og:image"].removeprefix("mxc://")
     for port in person.ports:
         async with HttpClient(port, person.token) as client:
-            shown = await client.get(f"/_matrix/client/v1/media/download/{image}")
-        assert shown.body == picture(40, 30)
+            downloaded = await client.get(f"/_matrix/client/v1/media/download/{image}")
+        assert downloaded.body == picture(40, 30)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ async def test_a_page_is_fetched_once_for_all_processes(cluster: Cluster) -> Non
         ("http://127.0.0.1:{port}/missing", 404),
     ],
 )
-async def test_what_is_not_fetched_says_so(cluster: Cluster, url: str, status: int) -> None:
-    person = await person_of(cluster)
+async def test_refused_or_missing_page_is_an_error(cluster: Cluster, url: str, status: int) -> None:
+    person = await register_person(cluster)
 
     async with open_site() as site:
         answer = await preview(person, person.ports[0], url.format(port=site.port))
@@ -113,16 +113,16 @@ async def test_what_is_not_fetched_says_so(cluster: Cluster, url: str, status: i
     assert answer.json["errcode"] in ("M_FORBIDDEN", "M_INVALID_PARAM", "M_NOT_FOUND")
 
 
-async def test_nobody_without_a_token_has_links_fetched(cluster: Cluster) -> None:
-    stranger = Person([one.port for one in cluster.processes.values()], random.Random(4))
+async def test_preview_without_access_token_is_rejected(cluster: Cluster) -> None:
+    stranger = Person([process.port for process in cluster.processes.values()], random.Random(4))
 
     answer = await preview(stranger, stranger.ports[0], "http://127.0.0.1/")
 
     assert (answer.status, answer.json["errcode"]) == (401, "M_MISSING_TOKEN")
 
 
-async def test_a_link_must_be_named(cluster: Cluster) -> None:
-    person = await person_of(cluster)
+async def test_preview_without_url_is_rejected(cluster: Cluster) -> None:
+    person = await register_person(cluster)
 
     async with HttpClient(person.ports[0], person.token) as client:
         answer = await client.get(PREVIEW)
@@ -130,9 +130,9 @@ async def test_a_link_must_be_named(cluster: Cluster) -> None:
     assert (answer.status, answer.json["errcode"]) == (400, "M_MISSING_PARAM")
 
 
-async def test_a_server_without_previews_does_not_know_the_endpoint() -> None:
+async def test_endpoint_is_unrecognized_without_url_previews() -> None:
     with running_cluster("T0", None, None) as cluster:
-        person = await person_of(cluster)
+        person = await register_person(cluster)
 
         answer = await preview(person, person.ports[0], "http://example.org/")
 

@@ -1,4 +1,4 @@
-"""A new name reaches all rooms of its user, whichever process is killed before it has."""
+"""Profile changes reach all rooms of the user, although processes are killed meanwhile."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ROOMS = 30
 
 @pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
 def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """One process, on each engine."""
+    """A server of one process, with SQLite and with PostgreSQL."""
     postgres: PostgresServer | None = None
     if request.param == "T1":
         postgres = request.getfixturevalue("postgres_server")
@@ -35,27 +35,27 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
         yield running
 
 
-async def in_rooms(person: Person) -> list[str]:
-    """Register somebody and put them into rooms."""
+async def register_with_rooms(person: Person) -> list[str]:
+    """Register a user, create their rooms and return the room IDs."""
     await person.register("alice")
-    made = [await person.ask("POST", f"{CLIENT}/createRoom", {}) for _ in range(ROOMS)]
-    return [one.json["room_id"] for one in made]
+    created = [await person.ask("POST", f"{CLIENT}/createRoom", {}) for _ in range(ROOMS)]
+    return [response.json["room_id"] for response in created]
 
 
-async def change(person: Person, field: str, value: str) -> None:
-    """Change a field of somebody's profile."""
+async def set_profile_field(person: Person, field: str, value: str) -> None:
+    """Set a field of the user's profile."""
     await person.ask("PUT", f"{CLIENT}/profile/{quote(person.user_id)}/{field}", {field: value})
 
 
-async def shown_everywhere(person: Person, room_ids: list[str], field: str, value: str) -> None:
-    """Wait until all rooms show somebody's field."""
+async def wait_for_all_rooms(person: Person, room_ids: list[str], field: str, value: str) -> None:
+    """Wait until the member events in all rooms have the new value."""
     with trio.fail_after(LIMIT_S):
         for room_id in room_ids:
-            await shown(person, room_id, field, value)
+            await wait_for_room(person, room_id, field, value)
 
 
-async def shown(person: Person, room_id: str, field: str, value: str) -> None:
-    """Wait until one room does."""
+async def wait_for_room(person: Person, room_id: str, field: str, value: str) -> None:
+    """Wait until the member event in one room has the new value."""
     target = f"{CLIENT}/rooms/{quote(room_id)}/state/m.room.member/{quote(person.user_id)}"
     while True:
         if (await person.ask("GET", target)).json.get(field) == value:
@@ -63,33 +63,33 @@ async def shown(person: Person, room_id: str, field: str, value: str) -> None:
         await trio.sleep(0.1)
 
 
-async def test_a_server_that_is_killed_at_once_shows_the_name_after_its_start(
+async def test_killed_server_updates_rooms_after_restart(
     server: Cluster,
 ) -> None:
     main = server.processes["main"]
     alice = Person([main.port], random.Random(1))
-    rooms = await in_rooms(alice)
+    rooms = await register_with_rooms(alice)
 
-    await change(alice, "displayname", "Al")
+    await set_profile_field(alice, "displayname", "Al")
     await trio.to_thread.run_sync(main.kill)
     await trio.to_thread.run_sync(main.start)
 
-    await shown_everywhere(alice, rooms, "displayname", "Al")
+    await wait_for_all_rooms(alice, rooms, "displayname", "Al")
 
 
 @pytest.mark.postgres
 @pytest.mark.redis
-async def test_what_a_worker_took_is_shown_by_the_process_with_the_duty(cluster: Cluster) -> None:
+async def test_main_process_applies_change_accepted_by_worker(cluster: Cluster) -> None:
     main, worker = cluster.processes["main"], cluster.processes["sync1"]
     alice = Person([worker.port], random.Random(1))
-    rooms = await in_rooms(alice)
-    await change(alice, "displayname", "Al")
-    await shown_everywhere(alice, rooms, "displayname", "Al")
+    rooms = await register_with_rooms(alice)
+    await set_profile_field(alice, "displayname", "Al")
+    await wait_for_all_rooms(alice, rooms, "displayname", "Al")
 
     await trio.to_thread.run_sync(main.kill)
-    await change(alice, "avatar_url", "mxc://hs.test/al")
+    await set_profile_field(alice, "avatar_url", "mxc://hs.test/al")
     await trio.to_thread.run_sync(worker.kill)
     await trio.to_thread.run_sync(main.start)
     await trio.to_thread.run_sync(worker.start)
 
-    await shown_everywhere(alice, rooms, "avatar_url", "mxc://hs.test/al")
+    await wait_for_all_rooms(alice, rooms, "avatar_url", "mxc://hs.test/al")

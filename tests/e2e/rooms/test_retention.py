@@ -1,4 +1,4 @@
-"""A running server with settings of what goes on by itself: notices, accepted invites, …"""
+"""A running server with the settings of automatic work: retention, notices, accepted invites."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -46,17 +46,19 @@ def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield running
 
 
-async def test_what_goes_on_by_itself(server: Cluster) -> None:
+async def test_invites_are_accepted_and_left_rooms_are_forgotten(server: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in server.urls])
     alice = (await _register(ports, "alice")).json["access_token"]
     bob = (await _register(ports, "bob")).json["access_token"]
 
-    bounds = await _ask(ports, alice, "GET", "unstable/org.matrix.msc1763/retention/configuration")
-    assert bounds.json == {"policies": {"*": {"max_lifetime": 31_536_000_000}}, "limits": {}}
-    # The name was taken when the server started.
+    configuration = await _ask(
+        ports, alice, "GET", "unstable/org.matrix.msc1763/retention/configuration"
+    )
+    assert configuration.json == {"policies": {"*": {"max_lifetime": 31_536_000_000}}, "limits": {}}
+    # The server registers the sender of server notices while it starts.
     with trio.fail_after(WAIT_S):
-        while (taken := await _register(ports, "notices")).errcode != "M_USER_IN_USE":
-            assert taken.status == 401
+        while (registration := await _register(ports, "notices")).errcode != "M_USER_IN_USE":
+            assert registration.status == 401
             await trio.sleep(0.2)
 
     invite = ["@bob:hs.test"]
@@ -69,7 +71,7 @@ async def test_what_goes_on_by_itself(server: Cluster) -> None:
             await trio.sleep(0.1)
     await _ask(ports, bob, "POST", f"v3/rooms/{room_id}/leave", {})
     with trio.fail_after(WAIT_S):
-        # Who has forgotten a room cannot read it any more.
+        # A user who has forgotten a room cannot read it.
         while True:
             if (await _ask(ports, bob, "GET", f"v3/rooms/{room_id}/messages?dir=b")).status == 403:
                 break
@@ -82,9 +84,9 @@ async def _joined(ports: Iterator[int], token: str) -> list[str]:
 
 
 async def _register(ports: Iterator[int], name: str) -> Answer:
-    proof = {"auth": {"type": "m.login.dummy"}} if name != "notices" else {}
+    auth = {"auth": {"type": "m.login.dummy"}} if name != "notices" else {}
     return await _ask(
-        ports, "", "POST", "v3/register", {"username": name, "password": "correct horse", **proof}
+        ports, "", "POST", "v3/register", {"username": name, "password": "correct horse", **auth}
     )
 
 
@@ -96,7 +98,7 @@ async def _ask(
         return await client.ask(method, f"/_matrix/client/{path}", json=body)
 
 
-async def test_a_blocked_server_tells_so() -> None:
+async def test_disabled_server_rejects_requests_with_admin_contact() -> None:
     with running_cluster("T0", None, None, hs_disabled=True, admin_contact="mailto:a@b") as server:
         ports = cycle([int(server.urls[0].rpartition(":")[2])])
         token = (await _register(ports, "alice")).json["access_token"]

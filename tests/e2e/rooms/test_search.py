@@ -1,4 +1,4 @@
-"""Searching running servers: each request may go to another process."""
+"""Search on running servers; consecutive requests go to different processes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,26 +15,26 @@ from tests.support.processes import Cluster
 pytestmark = pytest.mark.process
 
 Ports = Iterator[int]
-SOON_S = 60.0
+WAIT_S = 60.0
 
 
-async def test_what_was_sent_is_found_by_whom_it_concerns(cluster: Cluster) -> None:
+async def test_members_find_messages_through_any_process(cluster: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
     alice = await _register(ports, "finder")
     bob = await _register(ports, "other")
     room_id = (await _ask(ports, alice, "createRoom", {"name": "Garden party"}))["room_id"]
     sent = [await _send(ports, alice, room_id, f"planting number {n}", n) for n in range(5)]
 
-    # Found at once, whichever process is asked.
-    found = await _search(ports, alice, "planting")
-    assert found["count"] == 5
-    assert _ids(found) == sent[::-1]
-    assert found["highlights"] == ["planting"]
+    # Every process finds the messages at once.
+    results = await _search(ports, alice, "planting")
+    assert results["count"] == 5
+    assert _ids(results) == sent[::-1]
+    assert results["highlights"] == ["planting"]
 
     pages, token = _ids(await _search(ports, alice, "planting", limit=2)), None
     for _ in range(2):
-        first = await _search(ports, alice, "planting", limit=2, token=token)
-        token = first["next_batch"]
+        page = await _search(ports, alice, "planting", limit=2, token=token)
+        token = page["next_batch"]
     pages += _ids(await _search(ports, alice, "planting", limit=2, token=token))
     assert pages == [sent[4], sent[3], sent[0]]
 
@@ -44,41 +44,41 @@ async def test_what_was_sent_is_found_by_whom_it_concerns(cluster: Cluster) -> N
     assert (await _search(ports, bob, "planting"))["results"] == []
 
 
-async def test_who_hangs_up_does_not_keep_the_database_busy(
+async def test_closed_connection_cancels_database_query(
     cluster: Cluster, request: pytest.FixtureRequest
 ) -> None:
     if cluster.layout == "T0":
-        pytest.skip("the statements of SQLite cannot be seen from outside")
+        pytest.skip("running SQLite statements cannot be observed from another process")
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
     user = await _register(ports, "impatient")
     await _ask(ports, user, "createRoom", {"name": "Planting"})
     assert (await _search(ports, user, "planting"))["count"] == 1
-    held = partial(postgres.psql, _HOLD, database=cluster.database, check=False)
+    lock_table = partial(postgres.psql, _LOCK_TABLE, database=cluster.database, check=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, held)
-        await _until(postgres, _HOLDERS, "1")
+        nursery.start_soon(trio.to_thread.run_sync, lock_table)
+        await _wait_for_count(postgres, _COUNT_LOCKERS, "1")
         try:
-            async with trio.open_nursery() as asking:
-                asking.start_soon(_search, ports, user, "planting")
-                await _until(postgres, _WAITING, "1")
-                asking.cancel_scope.cancel()
+            async with trio.open_nursery() as searching:
+                searching.start_soon(_search, ports, user, "planting")
+                await _wait_for_count(postgres, _COUNT_WAITING, "1")
+                searching.cancel_scope.cancel()
 
-            await _until(postgres, _WAITING, "0")
+            await _wait_for_count(postgres, _COUNT_WAITING, "0")
         finally:
-            await trio.to_thread.run_sync(postgres.psql, _LET_GO)
+            await trio.to_thread.run_sync(postgres.psql, _END_LOCKERS)
 
 
-_HOLD = "BEGIN; LOCK TABLE search_entries; SELECT pg_sleep(600)"
-_OF_HOLDERS = "FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-_HOLDERS = f"SELECT count(*) {_OF_HOLDERS}"
-_LET_GO = f"SELECT pg_terminate_backend(pid) {_OF_HOLDERS}"
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+_LOCK_TABLE = "BEGIN; LOCK TABLE search_entries; SELECT pg_sleep(600)"
+_FROM_LOCKERS = "FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+_COUNT_LOCKERS = f"SELECT count(*) {_FROM_LOCKERS}"
+_END_LOCKERS = f"SELECT pg_terminate_backend(pid) {_FROM_LOCKERS}"
+_COUNT_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
-async def _until(postgres: PostgresServer, count: str, wanted: str) -> None:
-    with trio.fail_after(SOON_S):
-        while await trio.to_thread.run_sync(postgres.psql, count) != wanted:
+async def _wait_for_count(postgres: PostgresServer, query: str, expected: str) -> None:
+    with trio.fail_after(WAIT_S):
+        while await trio.to_thread.run_sync(postgres.psql, query) != expected:
             await trio.lowlevel.checkpoint()
 
 
@@ -99,15 +99,15 @@ async def _search(
     ports: Ports, user: str, term: str, *, limit: int = 10, token: str | None = None
 ) -> dict[str, Any]:
     criteria = {"search_term": term, "order_by": "recent", "filter": {"limit": limit}}
-    where = "" if token is None else f"?next_batch={token}"
+    query = "" if token is None else f"?next_batch={token}"
     body = {"search_categories": {"room_events": criteria}}
-    answer = await _ask(ports, user, f"search{where}", body)
-    found: dict[str, Any] = answer["search_categories"]["room_events"]
-    return found
+    answer = await _ask(ports, user, f"search{query}", body)
+    results: dict[str, Any] = answer["search_categories"]["room_events"]
+    return results
 
 
-def _ids(found: dict[str, Any]) -> list[str]:
-    return [one["result"]["event_id"] for one in found["results"]]
+def _ids(results: dict[str, Any]) -> list[str]:
+    return [result["result"]["event_id"] for result in results["results"]]
 
 
 async def _ask(
@@ -115,7 +115,7 @@ async def _ask(
 ) -> dict[str, Any]:
     async with HttpClient(next(ports)) as client:
         client.token = token or None
-        answer = await client.ask(method, f"/_matrix/client/v3/{path}", json=body)
-    assert answer.status == 200, answer.body
-    found: dict[str, Any] = answer.json
-    return found
+        response = await client.ask(method, f"/_matrix/client/v3/{path}", json=body)
+    assert response.status == 200, response.body
+    content: dict[str, Any] = response.json
+    return content

@@ -1,4 +1,4 @@
-"""Sliding sync against running servers: each request may go to another process."""
+"""Sliding sync on running servers; consecutive requests go to different processes."""
 
 from itertools import cycle
 from typing import Any
@@ -12,8 +12,8 @@ from tests.support.processes import Cluster
 pytestmark = pytest.mark.process
 LIMIT_S = 240.0
 
-SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
-ROOMS: dict[str, Any] = {
+UNSTABLE_SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+UNSTABLE_REQUEST: dict[str, Any] = {
     "lists": {
         "all": {
             "ranges": [[0, 19]],
@@ -28,7 +28,7 @@ ROOMS: dict[str, Any] = {
     },
 }
 
-ACCEPTED: dict[str, Any] = {
+STABLE_REQUEST: dict[str, Any] = {
     "lists": {
         "all": {
             "range": [0, 19],
@@ -44,7 +44,7 @@ async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> Non
     answer = await _ask(next(ports), "", "register", {**_registration(), "username": "slider"})
     token = answer["access_token"]
     room_id = (await _ask(next(ports), token, "createRoom", {}))["room_id"]
-    first = await _slide(next(ports), token)
+    first = await _sliding_sync(next(ports), token)
     assert first["rooms"][room_id]["initial"] is True
 
     pos, seen = first["pos"], list[str]()
@@ -59,12 +59,12 @@ async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> Non
         path = f"rooms/{room_id}/receipt/m.read/{sent['event_id']}"
         await _ask(next(ports), token, path, {})
         for _ in range(3):
-            answer = await _slide(next(ports), token, pos)
+            answer = await _sliding_sync(next(ports), token, pos)
             pos = answer["pos"]
             seen += _texts(answer, room_id)
     with trio.fail_after(LIMIT_S):
         while len(seen) < 6:
-            answer = await _slide(next(ports), token, pos)
+            answer = await _sliding_sync(next(ports), token, pos)
             pos = answer["pos"]
             seen += _texts(answer, room_id)
 
@@ -76,7 +76,7 @@ def _registration() -> dict[str, Any]:
     return {"password": "correct horse", "auth": {"type": "m.login.dummy"}}
 
 
-async def test_the_stable_path_tells_the_same(cluster: Cluster) -> None:
+async def test_repeated_requests_to_stable_path_deliver_messages_once(cluster: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
     answer = await _ask(next(ports), "", "register", {**_registration(), "username": "stable"})
     token = answer["access_token"]
@@ -84,11 +84,11 @@ async def test_the_stable_path_tells_the_same(cluster: Cluster) -> None:
     pos: str | None = None
     seen: list[str] = []
 
-    async def twice() -> str:
-        asked = {**ACCEPTED, **({} if pos is None else {"pos": pos, "timeout": 300})}
-        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", asked)
-        # An answer that was lost on its way: the same position comes again.
-        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", asked)
+    async def sync_twice() -> str:
+        request = {**STABLE_REQUEST, **({} if pos is None else {"pos": pos, "timeout": 300})}
+        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", request)
+        # The client repeats the position, as if the response had been lost.
+        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", request)
         seen.extend(_texts(answer, room_id))
         return str(answer["pos"])
 
@@ -97,29 +97,29 @@ async def test_the_stable_path_tells_the_same(cluster: Cluster) -> None:
         content = {"msgtype": "m.text", "body": f"m{n}"}
         await _ask(next(ports), token, path, content, method="PUT")
         for _ in range(2):
-            pos = await twice()
+            pos = await sync_twice()
     with trio.fail_after(LIMIT_S):
         while len(seen) < 6:
-            pos = await twice()
+            pos = await sync_twice()
 
     assert seen == [f"m{n}" for n in range(6)]
 
 
 def _texts(answer: dict[str, Any], room_id: str) -> list[str]:
     timeline = answer["rooms"].get(room_id, {}).get("timeline", ())
-    return [one["content"]["body"] for one in timeline if "body" in one["content"]]
+    return [event["content"]["body"] for event in timeline if "body" in event["content"]]
 
 
-async def _slide(port: int, token: str, pos: str | None = None) -> dict[str, Any]:
-    where = "" if pos is None else f"?pos={pos}&timeout=300"
-    return await _ask(port, token, SYNC + where, ROOMS)
+async def _sliding_sync(port: int, token: str, pos: str | None = None) -> dict[str, Any]:
+    query = "" if pos is None else f"?pos={pos}&timeout=300"
+    return await _ask(port, token, UNSTABLE_SYNC + query, UNSTABLE_REQUEST)
 
 
 async def _ask(port: int, token: str, path: str, body: Any, method: str = "POST") -> dict[str, Any]:
     target = path if path.startswith("/") else f"/_matrix/client/v3/{path}"
     async with HttpClient(port) as client:
         client.token = token or None
-        answer = await client.ask(method, target, json=body)
-    assert answer.status == 200, answer.body
-    found: dict[str, Any] = answer.json
-    return found
+        response = await client.ask(method, target, json=body)
+    assert response.status == 200, response.body
+    content: dict[str, Any] = response.json
+    return content

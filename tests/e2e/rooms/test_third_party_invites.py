@@ -1,4 +1,4 @@
-"""Invites by address on running servers, with an identity server that listens on this machine."""
+"""Third-party invites on running servers, with an identity server on this machine."""
 
 import random
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params=["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])],
 )
 def cluster(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Cluster]:
-    """A server that trusts the test's certificate and may contact this machine."""
+    """A server that trusts the certificate of the test and may connect to this machine."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
@@ -44,46 +44,52 @@ def cluster(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Clust
             yield running
 
 
-async def person_of(cluster: Cluster) -> Person:
-    person = Person([one.port for one in cluster.processes.values()], random.Random(7))
+async def register_person(cluster: Cluster) -> Person:
+    person = Person([process.port for process in cluster.processes.values()], random.Random(7))
     await person.register(f"u{random.SystemRandom().randrange(10**9)}")
     return person
 
 
-async def test_an_address_becomes_a_member(cluster: Cluster, certificate: Path) -> None:
-    ada, bob = await person_of(cluster), await person_of(cluster)
+async def test_third_party_invite_becomes_membership_when_address_is_bound(
+    cluster: Cluster, certificate: Path
+) -> None:
+    ada, bob = await register_person(cluster), await register_person(cluster)
 
-    async with open_identity_server(certificate) as there:
+    async with open_identity_server(certificate) as identity_server:
         address = {
-            "id_server": there.name,
+            "id_server": identity_server.name,
             "id_access_token": TOKEN,
             "medium": "email",
             "address": "bob@x.test",
         }
-        made = await ada.ask("POST", f"{CLIENT}/createRoom", {"invite_3pid": [address]})
-        room = f"{CLIENT}/rooms/{quote(made.json['room_id'])}"
-        invites = [{"room_id": made.json["room_id"], "signed": there.signed(bob.user_id)}]
+        created = await ada.ask("POST", f"{CLIENT}/createRoom", {"invite_3pid": [address]})
+        room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
+        invites = [
+            {"room_id": created.json["room_id"], "signed": identity_server.signed(bob.user_id)}
+        ]
         for port in ada.ports:
-            async with HttpClient(port) as anybody:
-                told = {"mxid": bob.user_id, "invites": invites}
-                assert (await anybody.ask("PUT", ON_BIND, json=told)).status == 200
+            async with HttpClient(port) as client:
+                binding = {"mxid": bob.user_id, "invites": invites}
+                assert (await client.ask("PUT", ON_BIND, json=binding)).status == 200
         await bob.ask("POST", f"{room}/join", {})
         members = (await ada.ask("GET", f"{room}/joined_members")).json["joined"]
 
     assert set(members) == {ada.user_id, bob.user_id}
-    assert [one["address"] for one in there.waiting] == ["bob@x.test"]
+    assert [invite["address"] for invite in identity_server.waiting] == ["bob@x.test"]
 
 
-async def test_addresses_are_published_and_withdrawn(cluster: Cluster, certificate: Path) -> None:
-    ada = await person_of(cluster)
+async def test_addresses_are_bound_and_unbound_on_identity_server(
+    cluster: Cluster, certificate: Path
+) -> None:
+    ada = await register_person(cluster)
 
-    async with open_identity_server(certificate) as there:
-        session = {"id_server": there.name, "id_access_token": TOKEN, "sid": "good"}
+    async with open_identity_server(certificate) as identity_server:
+        session = {"id_server": identity_server.name, "id_access_token": TOKEN, "sid": "good"}
         await ada.ask("POST", f"{CLIENT}/account/3pid/bind", {**session, "client_secret": "s"})
         address = {"medium": "email", "address": "bob@x.test"}
-        done = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
-        again = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
+        unbound = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
+        repeated = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
 
-    assert done.json == {"id_server_unbind_result": "success"}
-    assert again.json == {"id_server_unbind_result": "no-support"}
-    assert there.unbound[0][0] == {"mxid": ada.user_id, "threepid": address}
+    assert unbound.json == {"id_server_unbind_result": "success"}
+    assert repeated.json == {"id_server_unbind_result": "no-support"}
+    assert identity_server.unbound[0][0] == {"mxid": ada.user_id, "threepid": address}

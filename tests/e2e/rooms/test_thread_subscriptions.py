@@ -1,4 +1,4 @@
-"""Thread subscriptions where another process than the one asked keeps them."""
+"""Thread subscriptions when a worker is the writer of their stream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 V3 = "/_matrix/client/v3"
 UNSTABLE = "/_matrix/client/unstable"
 EXTENSION = "io.element.msc4308.thread_subscriptions"
-ASKED: dict[str, Any] = {"lists": {}, "extensions": {EXTENSION: {"enabled": True}}}
+SYNC_REQUEST: dict[str, Any] = {"lists": {}, "extensions": {EXTENSION: {"enabled": True}}}
 
 
 @pytest.fixture
 def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Cluster]:
-    """Three processes, of which a worker writes the stream."""
+    """A server of three processes in which a worker writes thread subscriptions."""
     settings: dict[str, Any] = {
         "experimental_features": {"msc4306_enabled": True},
         "stream_writers": {"thread_subscriptions": "sync1"},
@@ -32,15 +32,15 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
 async def ask(
     cluster: Cluster, name: str, method: str, path: str, token: str = "", body: Any = None
 ) -> Any:
-    """Ask one process."""
+    """Send a request to one process; return the JSON of the response."""
     async with HttpClient(cluster.processes[name].port) as client:
         client.token = token or None
-        answer = await client.ask(method, path, json=body)
-    assert answer.status == 200, answer.body
-    return answer.json
+        response = await client.ask(method, path, json=body)
+    assert response.status == 200, response.body
+    return response.json
 
 
-async def test_every_process_subscribes_and_tells(cluster: Cluster) -> None:
+async def test_every_process_changes_and_returns_subscriptions(cluster: Cluster) -> None:
     account = {"username": "me", "password": "secret horse", "auth": {"type": "m.login.dummy"}}
     registered = await ask(cluster, "main", "POST", f"{V3}/register", "", account)
     token = registered["access_token"]
@@ -51,21 +51,21 @@ async def test_every_process_subscribes_and_tells(cluster: Cluster) -> None:
         for name in cluster.processes
     ]
     sync = f"{UNSTABLE}/org.matrix.simplified_msc3575/sync"
-    pos = (await ask(cluster, "main", "POST", sync, token, ASKED))["pos"]
+    pos = (await ask(cluster, "main", "POST", sync, token, SYNC_REQUEST))["pos"]
 
     for name, root_id in zip(cluster.processes, roots, strict=True):
         thread = f"{UNSTABLE}/io.element.msc4306/rooms/{room_id}/thread/{root_id}/subscription"
         await ask(cluster, name, "PUT", thread, token, {})
-        then = pos
-        for other in cluster.processes:
-            waited = f"{sync}?pos={pos}&timeout=60000"
-            answer = await ask(cluster, other, "POST", waited, token, ASKED)
-            told = answer["extensions"][EXTENSION]["subscribed"]
-            assert list(told[room_id]) == [root_id]
-            held = await ask(cluster, other, "GET", thread, token)
-            assert held == {"automatic": False}
-            then = answer["pos"]
-        pos = then
+        next_pos = pos
+        for reader in cluster.processes:
+            long_poll = f"{sync}?pos={pos}&timeout=60000"
+            answer = await ask(cluster, reader, "POST", long_poll, token, SYNC_REQUEST)
+            subscribed = answer["extensions"][EXTENSION]["subscribed"]
+            assert list(subscribed[room_id]) == [root_id]
+            subscription = await ask(cluster, reader, "GET", thread, token)
+            assert subscription == {"automatic": False}
+            next_pos = answer["pos"]
+        pos = next_pos
 
     rules = await ask(cluster, "persister1", "GET", f"{V3}/pushrules/", token)
     assert len(rules["global"]["postcontent"]) == 2

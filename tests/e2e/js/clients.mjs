@@ -1,20 +1,19 @@
-// Clients of matrix-js-sdk, unmodified, whose every request goes to another process of the server.
+// Unmodified matrix-js-sdk clients that send each request to a random process of the server.
 
 import { setTimeout as pause } from "node:timers/promises";
 
 import * as sdk from "matrix-js-sdk";
-import { logger as everywhere } from "matrix-js-sdk/lib/logger.js";
+import { logger } from "matrix-js-sdk/lib/logger.js";
 import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 
 const URLS = JSON.parse(process.env.HS_URLS);
 const LIMIT_MS = Number(process.env.HS_LIMIT_MS ?? 120_000);
-export const PASSWORD = "correct horse battery staple";
+const PASSWORD = "correct horse battery staple";
 
-// HS_JS_LOG=debug tells what the clients do.
-everywhere.setLevel(process.env.HS_JS_LOG ?? "silent");
-const logger = everywhere;
+// HS_JS_LOG=debug logs what the clients do.
+logger.setLevel(process.env.HS_JS_LOG ?? "silent");
 
-// A client that was stopped lets its last thoughts fail.
+// The pending requests of a stopped client fail.
 process.on("unhandledRejection", (error) => {
   if (error instanceof sdk.ClientStoppedError) return;
   console.log(`failed outside of any step: ${error?.stack ?? error}`);
@@ -22,82 +21,83 @@ process.on("unhandledRejection", (error) => {
 });
 
 const ORDERED = /\/sendToDevice\/|\/send\/m\.key\.verification\./;
-let last = Promise.resolve();
+let lastOrdered = Promise.resolve();
 
-/** Send a request to any process: its path is what counts. */
-export async function wander(resource, options) {
-  const wished = new URL(resource);
-  const any = URLS[Math.floor(Math.random() * URLS.length)];
-  const ask = () => fetch(new URL(wished.pathname + wished.search, any), options);
-  if (!ORDERED.test(wished.pathname)) return ask();
-  // The steps of a verification must come in their order, yet the client does not wait for the
-  // answer to one before it sends the next, trusting that people are slow.
-  return (last = last.then(ask, ask));
+/** Send a request to a random process; only path and query of the URL are used. */
+export async function fetchFromAny(resource, options) {
+  const url = new URL(resource);
+  const baseUrl = URLS[Math.floor(Math.random() * URLS.length)];
+  const send = () => fetch(new URL(url.pathname + url.search, baseUrl), options);
+  if (!ORDERED.test(url.pathname)) return send();
+  // The messages of a verification must arrive in order, but the client does not wait for a
+  // response before it sends the next one.
+  return (lastOrdered = lastOrdered.then(send, send));
 }
 
-/** Give what a promise brings, unless that takes too long. */
+/** Return the result of a promise, or fail if it takes too long. */
 export async function within(what, promise) {
   const late = pause(LIMIT_MS, undefined, { ref: false }).then(() => {
-    throw new Error(`never done: ${what}`);
+    throw new Error(`timed out: ${what}`);
   });
   return Promise.race([promise, late]);
 }
 
-/** Wait until `look` gives something true, and give that; `what` names it when it never does. */
+/** Wait until `look` returns a true value and return it; `what` names it in the error. */
 export async function until(what, look) {
   const deadline = Date.now() + LIMIT_MS;
   let last;
   while (Date.now() < deadline) {
     try {
-      const found = await look();
-      if (found) return found;
-      last = found;
+      const result = await look();
+      if (result) return result;
+      last = result;
     } catch (error) {
       last = error;
     }
     await pause(50);
   }
-  throw new Error(`never came: ${what}; at last ${last?.stack ?? JSON.stringify(last)}`);
+  const result = last?.stack ?? JSON.stringify(last);
+  throw new Error(`timed out waiting for ${what}; last result: ${result}`);
 }
 
-/** Wait for one event of an emitter that passes a test. */
-export function heard(what, emitter, name, passes = () => true) {
+/** Return the arguments of the next event of an emitter for which `passes` is true. */
+export function nextEvent(what, emitter, name, passes = () => true) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       emitter.off(name, listen);
-      reject(new Error(`never heard: ${what}`));
+      reject(new Error(`timed out waiting for ${what}`));
     }, LIMIT_MS);
-    function listen(...told) {
-      if (!passes(...told)) return;
+    function listen(...args) {
+      if (!passes(...args)) return;
       clearTimeout(timer);
       emitter.off(name, listen);
-      resolve(told);
+      resolve(args);
     }
     emitter.on(name, listen);
   });
 }
 
-/** Register a user; give its running client. */
+/** Register a user; return a running client. */
 export async function register(username) {
-  const anyone = sdk.createClient({ baseUrl: URLS[0], fetchFn: wander, logger });
+  const unregistered = sdk.createClient({ baseUrl: URLS[0], fetchFn: fetchFromAny, logger });
   const auth = { type: "m.login.dummy" };
-  const session = await anyone.registerRequest({ username, password: PASSWORD, auth });
+  const session = await unregistered.registerRequest({ username, password: PASSWORD, auth });
   return start(session);
 }
 
-/** Log a user in on a new device that knows nothing but `recoveryKey`; give its running client. */
+/** Log in on a new device that has at most the recovery key; return a running client. */
 export async function logIn(user, recoveryKey) {
-  const anyone = sdk.createClient({ baseUrl: URLS[0], fetchFn: wander, logger });
+  const unregistered = sdk.createClient({ baseUrl: URLS[0], fetchFn: fetchFromAny, logger });
   const identifier = { type: "m.id.user", user };
-  const wish = { type: "m.login.password", identifier, password: PASSWORD };
-  return start(await anyone.loginRequest(wish), recoveryKey);
+  const request = { type: "m.login.password", identifier, password: PASSWORD };
+  return start(await unregistered.loginRequest(request), recoveryKey);
 }
 
 async function start(session, recoveryKey) {
   let secret = recoveryKey;
   const client = sdk.createClient({
     baseUrl: URLS[0],
-    fetchFn: wander,
+    fetchFn: fetchFromAny,
     logger,
     userId: session.user_id,
     deviceId: session.device_id,
@@ -119,13 +119,13 @@ async function start(session, recoveryKey) {
 }
 
 function sliding(client) {
-  const wish = { timeline_limit: 20, required_state: [["*", "*"]] };
-  const lists = new Map([["all", { ranges: [[0, 20]], ...wish }]]);
-  return new SlidingSync(URLS[0], lists, wish, client, 10_000);
+  const request = { timeline_limit: 20, required_state: [["*", "*"]] };
+  const lists = new Map([["all", { ranges: [[0, 20]], ...request }]]);
+  return new SlidingSync(URLS[0], lists, request, client, 10_000);
 }
 
-/** Answer what the server asks before it takes new keys: the password. */
-export function provingPassword(client) {
+/** Return a function that repeats a request with the password if the server requires it. */
+export function withPassword(client) {
   return async (makeRequest) => {
     try {
       return await makeRequest(null);
@@ -138,13 +138,13 @@ export function provingPassword(client) {
   };
 }
 
-/** Run named steps in turn; say each that went well, and end the process. */
+/** Run named steps in turn, print their outcomes, and end the process. */
 export async function run(steps) {
   for (const [name, step] of steps) {
     try {
-      const begun = Date.now();
+      const startedAt = Date.now();
       await step();
-      console.log(`ok ${name} (${Date.now() - begun} ms)`);
+      console.log(`ok ${name} (${Date.now() - startedAt} ms)`);
     } catch (error) {
       console.log(`failed ${name}: ${error?.stack ?? error}`);
       process.exit(1);
