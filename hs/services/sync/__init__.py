@@ -1,1 +1,1 @@
-"""Telling clients what happened: /sync, its sections, and who is woken by what."""
+"""The `/sync` service, its sections, and the notifier that wakes waiting requests."""

@@ -1,4 +1,4 @@
-"""The sections beside rooms: the account's data, push rules, presence."""
+"""The top-level `account_data` and `presence` sections of a sync response."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,77 +20,84 @@ from hs.services.sync.sources import AccountData, AccountDataEntry, Presence, Pu
 from hs.services.sync.sync_context import RoomTurn, Section, Turn
 
 MAX_MET: Final = 500
-"""Most members of newly joined rooms whose presence is told at once."""
+"""Maximum number of users whose presence one response adds because they share a new room."""
 
 _PUSH_RULES: Final = "m.push_rules"
 _PRESENCE: Final = "m.presence"
 
 
 class Accounts:
-    """Reads account data and push rules, only when they changed."""
+    """The reader and renderer of account data and push rules.
+
+    It reads the database only if the streams report a change since the token.
+    """
 
     def __init__(
         self, feed: Feed, account_data: AccountData, push_rules: PushRuleDocuments
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
-        self._changed: Recent[UserID, AccountDataRow] = Recent(
+        self._recent: Recent[UserID, AccountDataRow] = Recent(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
-        self._rules_changed: Recent[UserID, PushRulesRow] = Recent(
+        self._recent_rules: Recent[UserID, PushRulesRow] = Recent(
             feed, PUSH_RULES, lambda row: (UserID(row.user_id),)
         )
 
-    async def entries(self, turn: Turn, turns: Sequence[RoomTurn]) -> Sequence[AccountDataEntry]:
-        """Give what changed; and all of the rooms that are new to the client."""
-        if turn.since is None:
-            return await self._account_data.all(turn.user_id)
-        since, now = turn.since.account_data, turn.moment.token.account_data
+    async def load(
+        self, context: Turn, room_contexts: Sequence[RoomTurn]
+    ) -> Sequence[AccountDataEntry]:
+        """Return the entries that changed, and all entries of rooms that are new to the client."""
+        if context.since is None:
+            return await self._account_data.all(context.user_id)
+        since, now = context.since.account_data, context.position.token.account_data
         entries: Sequence[AccountDataEntry] = ()
-        if since is not now and self._changed.touched(turn.user_id, since):
+        if since is not now and self._recent.touched(context.user_id, since):
             upto = now.most()
-            entries = await self._account_data.changes(turn.user_id, since.floor, upto)
-        fresh = {one.room_id for one in turns if one.is_new and one.section is Section.JOIN}
-        if not fresh:
+            entries = await self._account_data.changes(context.user_id, since.floor, upto)
+        new_rooms = {
+            room.room_id for room in room_contexts if room.is_new and room.section is Section.JOIN
+        }
+        if not new_rooms:
             return entries
-        # What was deleted too: the client may have been in the room before.
-        every = await self._account_data.changes(turn.user_id, 0, now.most())
+        # Deleted entries too: the client may have them from an earlier stay in the room.
+        all_entries = await self._account_data.changes(context.user_id, 0, now.most())
         return [
-            *(one for one in entries if one[0] not in fresh),
-            *(one for one in every if one[0] in fresh),
+            *(entry for entry in entries if entry.room_id not in new_rooms),
+            *(entry for entry in all_entries if entry.room_id in new_rooms),
         ]
 
-    async def render(self, turn: Turn, entries: Iterable[AccountDataEntry]) -> list[bytes]:
-        """Give the events of the account's own section."""
-        wanted = turn.plan.filter.account_data
+    async def render(self, context: Turn, entries: Iterable[AccountDataEntry]) -> list[bytes]:
+        """Return the events of the global `account_data` section, push rules included."""
+        event_filter = context.compiled_filter.filter.account_data
         events = [
             account_data_event(event_type, content)
             for room_id, event_type, content in entries
-            if room_id is None and wanted.allows(event_type, None, {})
+            if room_id is None and event_filter.allows(event_type, None, {})
         ]
-        if self._has_rules(turn) and wanted.allows(_PUSH_RULES, None, {}):
-            content = await self._push_rules.content(turn.user_id)
+        if self._needs_push_rules(context) and event_filter.allows(_PUSH_RULES, None, {}):
+            content = await self._push_rules.content(context.user_id)
             events.append(account_data_event(_PUSH_RULES, content))
         return events
 
-    def _has_rules(self, turn: Turn) -> bool:
-        if turn.since is None:
+    def _needs_push_rules(self, context: Turn) -> bool:
+        if context.since is None:
             return True
-        since = turn.since.push_rules
-        if since is turn.moment.token.push_rules:
+        since = context.since.push_rules
+        if since is context.position.token.push_rules:
             return False
-        return self._rules_changed.touched(turn.user_id, since)
+        return self._recent_rules.touched(context.user_id, since)
 
 
 def with_user_id(event: bytes) -> bytes:
-    """Name the user in a presence event's content too, where clients from before /sync look."""
+    """Return a presence event with `user_id` in its content, as `/events` clients expect it."""
     presence = orjson.loads(event)
     presence["content"]["user_id"] = presence["sender"]
     return orjson.dumps(presence)
 
 
 class PresenceSection:
-    """Tells presence: what changed, and of whom the user has just met."""
+    """The presence section: changed presence, and that of users who newly share a room."""
 
     def __init__(
         self,
@@ -98,63 +105,69 @@ class PresenceSection:
         presence: Presence,
         memberships: Memberships,
         tails: Tails,
-        apart: AbstractSet[RoomID] = frozenset(),
+        excluded_rooms: AbstractSet[RoomID] = frozenset(),
     ) -> None:
         self._presence = presence
-        self._apart = apart  # rooms whose members do not see each other's presence by them
+        # Sharing one of these rooms does not make presence visible.
+        self._excluded_rooms = excluded_rooms
         self._memberships = memberships
         self._tails = tails
-        self._changed: Recent[UserID, PresenceRow] = Recent(
+        self._recent: Recent[UserID, PresenceRow] = Recent(
             feed, PRESENCE, lambda row: (UserID(row.user_id),)
         )
 
-    async def render(self, turn: Turn, turns: Sequence[RoomTurn]) -> list[bytes]:
-        """Give the events of the section."""
-        wanted = turn.plan.filter.presence
-        if wanted.allows_nothing or not wanted.allows_type(_PRESENCE):
+    async def render(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> list[bytes]:
+        """Return the presence events since the token, or those of all visible users."""
+        event_filter = context.compiled_filter.filter.presence
+        if event_filter.allows_nothing or not event_filter.allows_type(_PRESENCE):
             return []
-        if turn.since is None:
-            return _passing(turn, wanted, await self._presence.changes(turn.user_id, None))
+        if context.since is None:
+            return _filter_events(
+                context, event_filter, await self._presence.changes(context.user_id, None)
+            )
         events: dict[UserID, bytes] = {}
-        since = turn.since.presence.vector
-        if not since.covers_all(turn.moment.token.presence.vector):
-            touched = self._changed.since(since)
-            if touched is None or touched:
-                events.update(await self._presence.changes(turn.user_id, since))
-        met = await self._met(turn, turns)
-        if met:
-            events.update(await self._presence.of(met))
-        return _passing(turn, wanted, events)
+        since = context.since.presence.vector
+        if not since.covers_all(context.position.token.presence.vector):
+            changed_users = self._recent.since(since)
+            if changed_users is None or changed_users:
+                events.update(await self._presence.changes(context.user_id, since))
+        contacts = await self._new_contacts(context, room_contexts)
+        if contacts:
+            events.update(await self._presence.of(contacts))
+        return _filter_events(context, event_filter, events)
 
-    async def in_room(self, turn: Turn, room_id: RoomID) -> list[bytes]:
-        """Give the events of one room's members whose presence changed."""
-        assert turn.since is not None
-        if room_id in self._apart:
+    async def render_room(self, context: Turn, room_id: RoomID) -> list[bytes]:
+        """Return the presence events of the members of one room whose presence changed."""
+        assert context.since is not None
+        if room_id in self._excluded_rooms:
             return []
-        touched = self._changed.since(turn.since.presence.vector)
-        if touched is not None and not touched:
+        changed_users = self._recent.since(context.since.presence.vector)
+        if changed_users is not None and not changed_users:
             return []
         joined = await self._memberships.joined(room_id)
-        changed = joined if touched is None else joined & touched
+        changed = joined if changed_users is None else joined & changed_users
         events = await self._presence.of(sorted(changed)[:MAX_MET])
-        return _passing(turn, turn.plan.filter.presence, events)
+        return _filter_events(context, context.compiled_filter.filter.presence, events)
 
-    async def _met(self, turn: Turn, turns: Sequence[RoomTurn]) -> set[UserID]:
-        """Give who shares a room with the user only since the last answer."""
-        met: set[UserID] = set()
-        for one in turns:
-            if one.section is not Section.JOIN or one.room_id in self._apart:
+    async def _new_contacts(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> set[UserID]:
+        """Return the users who have shared a room with the user only since the token."""
+        contacts: set[UserID] = set()
+        for room_context in room_contexts:
+            if (
+                room_context.section is not Section.JOIN
+                or room_context.room_id in self._excluded_rooms
+            ):
                 continue
-            if one.is_new:
-                met.update(await self._memberships.joined(one.room_id))
-            elif one.after is not None:
-                met.update(self._joined_lately(one.room_id, turn))
-        met.discard(turn.user_id)
-        return set(sorted(met)[:MAX_MET])
+            if room_context.is_new:
+                contacts.update(await self._memberships.joined(room_context.room_id))
+            elif room_context.after is not None:
+                contacts.update(self._joined_since(room_context.room_id, context))
+        contacts.discard(context.user_id)
+        return set(sorted(contacts)[:MAX_MET])
 
-    def _joined_lately(self, room_id: RoomID, turn: Turn) -> set[UserID]:
-        assert turn.since is not None
-        entries = self._tails.since(room_id, turn.since.events)
+    def _joined_since(self, room_id: RoomID, context: Turn) -> set[UserID]:
+        assert context.since is not None
+        entries = self._tails.since(room_id, context.since.events)
         return {
             UserID(state_key)
             for entry in entries or ()
@@ -164,10 +177,12 @@ class PresenceSection:
         }
 
 
-def _passing(turn: Turn, wanted: EventFilter, events: Mapping[UserID, bytes]) -> list[bytes]:
-    passing = [
+def _filter_events(
+    context: Turn, event_filter: EventFilter, events: Mapping[UserID, bytes]
+) -> list[bytes]:
+    allowed = [
         event
         for user_id, event in events.items()
-        if wanted.allows_sender(user_id) and user_id not in turn.ignored
+        if event_filter.allows_sender(user_id) and user_id not in context.ignored
     ]
-    return passing if wanted.limit is None else passing[: wanted.limit]
+    return allowed if event_filter.limit is None else allowed[: event_filter.limit]

@@ -1,4 +1,4 @@
-"""Putting the parts of sync together, over the readers of rooms and what other services provide."""
+"""Construction of the sync services from the room readers and the other services."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -40,7 +40,7 @@ from hs.services.sync.timeline_section import RoomTimelines
 
 @attrs.frozen(eq=False)
 class Sources:
-    """What sync reads of other services."""
+    """The interfaces of other services that sync reads from."""
 
     account_data: AccountData
     push_rules: PushRuleDocuments
@@ -63,11 +63,11 @@ def make_sync(
     kept_for_ms: int = 120_000,
     gate: AbstractAsyncContextManager[None] | None = None,
 ) -> SyncService:
-    """Build the service; after its sources and before the feed starts.
+    """Build the `/sync` service. Call it after its sources are built, before the feed starts.
 
     `max_timeline` is `filter_timeline_limit`, `excluded` is `exclude_rooms_from_sync`,
     `without_presence` is `exclude_rooms_from_presence`, `kept_for_ms` is
-    `sync_response_cache_duration`; `gate` bounds how many answers are made at once.
+    `sync_response_cache_duration`; `gate` limits how many responses are computed at a time.
     """
     feed, events, states = rooms.feed, rooms.events, rooms.states
     previous = PreviousStates(rooms.database, events, states)
@@ -116,7 +116,7 @@ def make_sync(
 
 @attrs.frozen(eq=False)
 class OldSync:
-    """What answers clients from before /sync."""
+    """The services of the deprecated endpoints `/events` and `/initialSync`."""
 
     stream: EventStream
     initial: InitialSync
@@ -131,7 +131,7 @@ def make_old_sync(
     *,
     gate: AbstractAsyncContextManager[None] | None = None,
 ) -> OldSync:
-    """Build it upon the parts that /sync is made of."""
+    """Build the deprecated services from the sections of the `/sync` service."""
     positions = Positions(rooms.feed)
     showing = Showing(rooms.visibility, rooms.rendering)
     bound = nullcontext() if gate is None else gate

@@ -1,4 +1,8 @@
-"""Filters as /sync takes them, read once, and numbered so that equal ones share work."""
+"""Parsed filters of `/sync`, cached, with one ID for all filters that render events alike.
+
+Responses share rendered timelines under the rendering ID, so an ID is never reused: after an
+eviction, an equal filter gets a new ID and shared timelines under the old one are not found again.
+"""
 
 from typing import Final
 
@@ -17,7 +21,7 @@ UNBOUNDED: Final = -1
 
 
 class Plans:
-    """Makes plans of filters."""
+    """The cache of parsed filters, stored and inline."""
 
     def __init__(self, filters: Filters, max_limit: int) -> None:
         self._filters = filters
@@ -26,49 +30,59 @@ class Plans:
         self._stored: LruCache[tuple[UserID, str], Plan] = LruCache(
             "stored_filters", max_entries=MAX_FILTERS
         )
-        # A filter's looks are numbered in the order of their appearance; a number is never given
-        # twice, so what was shared under one that was dropped is just not found again.
-        self._looks: LruCache[object, int] = LruCache("looks", max_entries=MAX_FILTERS)
-        self._next_look = 1
-        self._plain = self._plan(NO_FILTER)
+        # The parts of a filter that decide how events are rendered, and their ID.
+        self._rendering_ids: LruCache[object, int] = LruCache("looks", max_entries=MAX_FILTERS)
+        self._next_rendering_id = 1
+        self._default = self._compile(NO_FILTER)
 
-    async def plan(self, user_id: UserID, text: str | None) -> Plan:
-        """Give the plan for the ID of a stored filter, or for a filter as JSON.
+    async def get(self, user_id: UserID, text: str | None) -> Plan:
+        """Return the parsed filter for the ID of a stored filter or for inline JSON.
 
-        Raises: BadJson, InvalidParam, NotFound.
+        Raises: BadJson or InvalidParam if the inline filter is invalid; NotFound if the user has
+            no stored filter with this ID.
         """
         if not text:
-            return self._plain
+            return self._default
         if text.startswith("{"):
-            plan = self._inline.get(text)
-            if plan is None:
-                plan = self._plan(_parse(text))
-                self._inline.put(text, plan)
-            return plan
-        # A stored filter never changes.
-        plan = self._stored.get((user_id, text))
-        if plan is None:
-            plan = self._plan(await self._filters.stored_filter(user_id, text))
-            self._stored.put((user_id, text), plan)
-        return plan
+            compiled = self._inline.get(text)
+            if compiled is None:
+                compiled = self._compile(_parse(text))
+                self._inline.put(text, compiled)
+            return compiled
+        # Stored filters are immutable.
+        compiled = self._stored.get((user_id, text))
+        if compiled is None:
+            compiled = self._compile(await self._filters.stored_filter(user_id, text))
+            self._stored.put((user_id, text), compiled)
+        return compiled
 
-    def _plan(self, given: SyncFilter) -> Plan:
-        timeline = given.room.timeline
-        look = (given.event_fields, given.federation_format, timeline, given.room.state)
-        number = self._looks.get(look)
-        if number is None:
-            number, self._next_look = self._next_look, self._next_look + 1
-            self._looks.put(look, number)
-        most = self._max_limit
+    def _compile(self, sync_filter: SyncFilter) -> Plan:
+        timeline = sync_filter.room.timeline
+        rendering = (
+            sync_filter.event_fields,
+            sync_filter.federation_format,
+            timeline,
+            sync_filter.room.state,
+        )
+        rendering_id = self._rendering_ids.get(rendering)
+        if rendering_id is None:
+            rendering_id, self._next_rendering_id = (
+                self._next_rendering_id,
+                self._next_rendering_id + 1,
+            )
+            self._rendering_ids.put(rendering, rendering_id)
+        max_limit = self._max_limit
         limit = DEFAULT_LIMIT if timeline.limit is None else timeline.limit
-        return Plan(given, number, limit if most == UNBOUNDED else min(limit, most))
+        return Plan(
+            sync_filter, rendering_id, limit if max_limit == UNBOUNDED else min(limit, max_limit)
+        )
 
 
 def _parse(text: str) -> SyncFilter:
     if len(text) > MAX_FILTER_BYTES:
-        raise InvalidParam("The filter is too large")
+        raise InvalidParam(f"filter must not be longer than {MAX_FILTER_BYTES} characters")
     try:
         value = orjson.loads(text)
-    except ValueError as fault:
-        raise BadJson("The filter is not JSON") from fault
+    except ValueError as error:
+        raise BadJson("filter is neither a filter ID nor valid JSON") from error
     return parse_sync_filter(value)

@@ -21,7 +21,7 @@ FALLBACKS: Final = "device_unused_fallback_key_types"
 
 
 class Messages(NamedTuple):
-    """To-device messages, as JSON, and the position up to which they go."""
+    """To-device messages as JSON, and the stream position up to which they are complete."""
 
     events: list[bytes]
     reached: int
@@ -29,7 +29,7 @@ class Messages(NamedTuple):
 
 @attrs.frozen(eq=False)
 class Encryption:
-    """The sections of devices; if nothing changed, it does not read from the database."""
+    """The renderer of the encryption sections; it reads the database only after changes."""
 
     _inboxes: Inboxes
     _device_lists: DeviceLists
@@ -42,23 +42,27 @@ class Encryption:
         now: SyncToken,
         began: SyncToken,
     ) -> Extra:
-        """Return the sections of /sync. The device has received what came before `since`."""
+        """Return the sections of `/sync`.
+
+        A request with `since` acknowledges the messages up to it, which are deleted. `began` is
+        the position of this process when the request arrived.
+        """
         members: dict[str, bytes] = {}
         user_id, device_id = requester.user_id, requester.device_id
-        news, reached = False, None
+        has_changes, reached = False, None
         if since is not None:
             changes = await self._device_lists.changes(user_id, since, now)
             if changes.changed or changes.left:
-                news = True
+                has_changes = True
                 members["device_lists"] = device_lists_json(changes)
         if device_id is not None:
             after = 0 if since is None else since.to_device.most()
             page = await self.messages(user_id, device_id, after, now, began)
             if page.events:
-                news, reached = True, VectorPosition(page.reached)
+                has_changes, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
             members.update(await self.counts(user_id, device_id))
-        return Extra(members, news, reached)
+        return Extra(members, has_changes, reached)
 
     async def messages(
         self,
@@ -69,9 +73,10 @@ class Encryption:
         began: SyncToken,
         limit: int = BATCH,
     ) -> Messages:
-        """Return a device's messages after a position, up to which it has received all.
+        """Return the messages after a position, and acknowledge those up to it.
 
-        `began` is the position at which the request arrived.
+        Messages up to the position `began`, when the request arrived, may have been acknowledged by
+        a concurrent request; if this request acknowledged messages itself, none are doubtful.
         """
         upto, doubtful = now.to_device.most(), began.to_device.most()
         if after and await self._inboxes.acknowledge(user_id, device_id, after):
@@ -80,24 +85,29 @@ class Encryption:
         return Messages(*page)
 
     async def counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
-        """Return the members with the numbers of a device's remaining keys."""
+        """Return the JSON members with the key counts of a device, by name."""
         counts = await self._one_time_keys.counts(user_id, device_id)
         return {COUNTS: counts.counts_json, FALLBACKS: counts.fallbacks_json}
 
     async def changes(self, user_id: UserID, since: Moment, now: Moment) -> DeviceListChanges:
-        """Return the changes of device lists in `(since, now]`."""
+        """Return the users whose device lists changed or need no more tracking."""
         return await self._device_lists.changes(user_id, since, now)
 
 
 def device_lists_json(changes: DeviceListChanges) -> bytes:
-    """Return the section of device lists as JSON."""
+    """Encode the `device_lists` section."""
     return orjson.dumps({"changed": changes.changed, "left": changes.left})
 
 
 def read_position(text: str | None) -> int:
-    """Parse the token of to-device messages in sliding sync. Raises: InvalidParam."""
+    """Parse the `since` token of sliding sync's `to_device` extension; 0 if there is none.
+
+    Raises: InvalidParam.
+    """
     if text is None:
         return 0
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InvalidParam("Not a token of messages to devices")
+        raise InvalidParam(
+            "extensions.to_device.since must be a next_batch token of this extension"
+        )
     return int(text)

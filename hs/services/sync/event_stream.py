@@ -1,7 +1,8 @@
-"""One flat stream of what happens, for old clients and for those who look into a room.
+"""The event stream of the deprecated `GET /events`, of all rooms or of one room.
 
-A long answer is cut; its token then says how far the events of each writer were told, so that
-the next request goes on from there.
+`room_id` allows users to peek into a room that they are not joined to. A page with more events than
+the limit is truncated; its end token then holds, for each writer, the last event that was returned,
+so that the next request continues there.
 
 Spec: client-server API, `GET /events`, with and without `room_id`.
 """
@@ -38,12 +39,12 @@ from hs.storage.rooms import timelines
 
 MAX_EVENTS: Final = 100
 
-_PLAN: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
+_NO_FILTER: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
 
 
 @attrs.frozen
 class EventsAsk:
-    """What is asked for: what happened behind `start` (None: now), of one room or of all."""
+    """The parameters of `/events`: a start token (None: now), and optionally one room."""
 
     requester: Requester
     start: str | None
@@ -54,7 +55,7 @@ class EventsAsk:
 
 @attrs.frozen
 class EventsPage:
-    """What happened between two tokens."""
+    """The events between two tokens."""
 
     start: str
     end: str
@@ -62,10 +63,10 @@ class EventsPage:
 
 
 @attrs.frozen(eq=False)
-class _News:
+class _EventBatch:
     token: SyncToken
     chunk: list[bytes]
-    is_all: bool
+    is_complete: bool
 
 
 @attrs.frozen(order=True)
@@ -77,7 +78,7 @@ class _Arrival:
 
 @attrs.frozen(eq=False)
 class EventStream:
-    """Answers /events."""
+    """The service of `/events`."""
 
     _readers: RoomReaders
     _positions: Positions
@@ -87,166 +88,180 @@ class EventStream:
     _sections: Sections
     _gate: AbstractAsyncContextManager[None]
 
-    async def events(self, ask: EventsAsk) -> EventsPage:
-        """Give what happened, waiting for something up to the timeout.
+    async def events(self, request: EventsAsk) -> EventsPage:
+        """Return the events after the start token; wait for some until the timeout.
 
-        Raises: InvalidParam; Forbidden, if the room may not be looked into; LimitExceeded.
+        Raises: InvalidParam if the token is invalid; Forbidden if the user may not read the room;
+            LimitExceeded if too many requests are being computed.
         """
-        moment = self._positions.now()
-        start = moment.text if ask.start is None else ask.start
-        since = moment.token if ask.start is None else self._positions.parse(ask.start)
-        requester = ask.requester
-        if ask.room_id is not None:
-            await self._readers.visibility.check_may_read(requester.user_id, ask.room_id)
+        position = self._positions.now()
+        start = position.text if request.start is None else request.start
+        since = position.token if request.start is None else self._positions.parse(request.start)
+        requester = request.requester
+        if request.room_id is not None:
+            await self._readers.visibility.check_may_read(requester.user_id, request.room_id)
         with self._presence.syncing(requester.user_id, requester.device_id, "online"):
             if not self._positions.covers(since):
                 await self._positions.wait_for(since, CATCH_UP_S)
             rooms = await self._readers.memberships.rooms_of(requester.user_id)
-            with self._watching(ask, rooms) as watch:
-                return await self._wait(ask, start, since, watch)
+            with self._watching(request, rooms) as watch:
+                return await self._wait(request, start, since, watch)
 
-    def _watching(self, ask: EventsAsk, rooms: RoomsOf) -> AbstractContextManager[Watch]:
-        user_id = ask.requester.user_id
-        if ask.room_id is not None:
-            return self._notifier.peeking(user_id, ask.room_id)
-        # The feed may have gone on between the reading and this task's turn.
+    def _watching(self, request: EventsAsk, rooms: RoomsOf) -> AbstractContextManager[Watch]:
+        user_id = request.requester.user_id
+        if request.room_id is not None:
+            return self._notifier.peeking(user_id, request.room_id)
+        # The feed may have delivered changes after the read, before this task resumed.
         rooms = self._readers.memberships.rooms_of_nowait(user_id) or rooms
         joined = [room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN]
         return self._notifier.watching(user_id, joined)
 
-    async def _wait(self, ask: EventsAsk, start: str, since: SyncToken, watch: Watch) -> EventsPage:
-        deadline = trio.current_time() + min(ask.timeout_ms, MAX_TIMEOUT_MS) / 1000
+    async def _wait(
+        self, request: EventsAsk, start: str, since: SyncToken, watch: Watch
+    ) -> EventsPage:
+        deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         while True:
             changes = watch.changes
             if self._positions.covers(since) and since != self._positions.now().token:
                 async with self._gate:
-                    news = await self._news(ask, since)
-                if news.chunk:
-                    return EventsPage(start, news.token.encode(), json_array(news.chunk))
-                since = news.token
-                if not news.is_all:
+                    batch = await self._events_since(request, since)
+                if batch.chunk:
+                    return EventsPage(start, batch.token.encode(), json_array(batch.chunk))
+                since = batch.token
+                if not batch.is_complete:
                     continue
             if self._notifier.is_leaving or trio.current_time() >= deadline:
                 return EventsPage(start, since.encode(), json_array(()))
             await self._notifier.wait(watch, changes, deadline)
 
-    async def _news(self, ask: EventsAsk, since: SyncToken) -> _News:
-        turn = await self._turn(ask, since)
-        found = await self._arrivals(turn, ask.limit)
-        told = found[: ask.limit]
-        chunk = await self._rendered(ask.requester, told)
-        chunk += await self._beside(turn, ask)
-        token = turn.moment.token
-        if len(found) > len(told):
+    async def _events_since(self, request: EventsAsk, since: SyncToken) -> _EventBatch:
+        context = await self._context(request, since)
+        arrivals = await self._arrivals(context, request.limit)
+        page = arrivals[: request.limit]
+        chunk = await self._render(request.requester, page)
+        chunk += await self._other_events(context, request)
+        token = context.position.token
+        if len(arrivals) > len(page):
             events = since.events
-            for one in told:
-                events = events.advance(one.writer, one.stream_id)
+            for arrival in page:
+                events = events.advance(arrival.writer, arrival.stream_id)
             token = attrs.evolve(token, events=events)
-        return _News(token, chunk, len(found) == len(told))
+        return _EventBatch(token, chunk, len(arrivals) == len(page))
 
-    async def _turn(self, ask: EventsAsk, since: SyncToken) -> Turn:
-        user_id = ask.requester.user_id
+    async def _context(self, events_request: EventsAsk, since: SyncToken) -> Turn:
+        user_id = events_request.requester.user_id
         ignored = await self._readers.visibility.ignored_by(user_id)
         rooms = await self._readers.memberships.rooms_of(user_id)
-        moment = self._positions.now()
+        position = self._positions.now()
         rooms = self._readers.memberships.rooms_of_nowait(user_id) or rooms
-        if ask.room_id is not None:
-            # Who looks in from outside is told what a member is told.
+        if events_request.room_id is not None:
+            # A peeking user gets the events that a member would get.
             as_member = LocalMembership(event_types.JOIN, EventID(""), 0, user_id)
-            rooms = immutables.Map({ask.room_id: rooms.get(ask.room_id, as_member)})
-            if rooms[ask.room_id].membership != event_types.JOIN:
-                rooms = immutables.Map({ask.room_id: as_member})
-        viewer = self._readers.rendering.viewer(ask.requester, ignored)
-        request = SyncRequest(ask.requester)
-        return Turn(request, _PLAN, since, moment, rooms, ignored, viewer, SentMembers())
+            rooms = immutables.Map(
+                {events_request.room_id: rooms.get(events_request.room_id, as_member)}
+            )
+            if rooms[events_request.room_id].membership != event_types.JOIN:
+                rooms = immutables.Map({events_request.room_id: as_member})
+        viewer = self._readers.rendering.viewer(events_request.requester, ignored)
+        sync_request = SyncRequest(events_request.requester)
+        return Turn(
+            sync_request, _NO_FILTER, since, position, rooms, ignored, viewer, SentMembers()
+        )
 
     # Events
 
-    async def _arrivals(self, turn: Turn, limit: int) -> list[_Arrival]:
-        """List what is new, up to one more than the limit."""
-        assert turn.since is not None
-        since = turn.since.events
-        touched = self._readers.tails.rooms_since(since)
-        found: set[_Arrival] = set()
-        for room_id, own in turn.rooms.items():
+    async def _arrivals(self, context: Turn, limit: int) -> list[_Arrival]:
+        """Return the new events in stream order, at most one more than the limit."""
+        assert context.since is not None
+        since = context.since.events
+        changed_rooms = self._readers.tails.rooms_since(since)
+        arrivals: set[_Arrival] = set()
+        for room_id, own in context.rooms.items():
             if own.membership == event_types.JOIN:
-                if touched is None or room_id in touched:
-                    found.update(await self._in_room(turn, room_id, limit + 1))
-            elif own.stream_id > since.floor and own.sender not in turn.ignored:
-                found.update(await self._until_gone(turn, room_id, own, limit + 1))
-        return sorted(found)[: limit + 1]
+                if changed_rooms is None or room_id in changed_rooms:
+                    arrivals.update(await self._in_room(context, room_id, limit + 1))
+            elif own.stream_id > since.floor and own.sender not in context.ignored:
+                arrivals.update(await self._until_left(context, room_id, own, limit + 1))
+        return sorted(arrivals)[: limit + 1]
 
-    async def _in_room(self, turn: Turn, room_id: RoomID, limit: int) -> list[_Arrival]:
-        assert turn.since is not None
+    async def _in_room(self, context: Turn, room_id: RoomID, limit: int) -> list[_Arrival]:
+        assert context.since is not None
         entries: Iterable[_Arrival]
-        known = self._readers.tails.since(room_id, turn.since.events)
-        if known is not None:
-            entries = (_Arrival(one.stream_id, one.writer, one.event_id) for one in known)
+        recent = self._readers.tails.since(room_id, context.since.events)
+        if recent is not None:
+            entries = (_Arrival(entry.stream_id, entry.writer, entry.event_id) for entry in recent)
         else:
-            after, upto = turn.since.events.floor, turn.events.most()
-            placed = await self._readers.database.read(
+            after, upto = context.since.events.floor, context.events_position.most()
+            rows = await self._readers.database.read(
                 timelines.arrived_between, room_id, after, upto, limit
             )
-            entries = (_Arrival(one.stream_id, one.writer, EventID(one.event_id)) for one in placed)
-        return [one for one in entries if _is_between(one, turn.since.events, turn.events)][:limit]
+            entries = (_Arrival(row.stream_id, row.writer, EventID(row.event_id)) for row in rows)
+        return [
+            arrival
+            for arrival in entries
+            if _is_between(arrival, context.since.events, context.events_position)
+        ][:limit]
 
-    async def _until_gone(
-        self, turn: Turn, room_id: RoomID, own: LocalMembership, limit: int
+    async def _until_left(
+        self, context: Turn, room_id: RoomID, own: LocalMembership, limit: int
     ) -> list[_Arrival]:
-        """List what happened until the user left, or the invite alone."""
-        assert turn.since is not None
+        """Return the events until the user left; of an invite or knock, only the user's event."""
+        assert context.since is not None
         stored = await self._readers.events.get_one(own.event_id)
         if stored is None:
             return []
         last = _Arrival(stored.stream_id, stored.writer, stored.event_id)
-        if not _is_between(last, turn.since.events, turn.events):
+        if not _is_between(last, context.since.events, context.events_position):
             return []
         if own.membership in (event_types.INVITE, event_types.KNOCK):
             return [last]
-        earlier = await self._in_room(turn, room_id, limit)
-        return [*(one for one in earlier if one.stream_id < last.stream_id), last]
+        earlier = await self._in_room(context, room_id, limit)
+        return [*(arrival for arrival in earlier if arrival.stream_id < last.stream_id), last]
 
-    async def _rendered(self, requester: Requester, arrivals: Sequence[_Arrival]) -> list[bytes]:
-        events = await self._readers.events.get(one.event_id for one in arrivals)
+    async def _render(self, requester: Requester, arrivals: Sequence[_Arrival]) -> list[bytes]:
+        events = await self._readers.events.get(arrival.event_id for arrival in arrivals)
         visible = await self._readers.visibility.filter_visible(
             requester.user_id, list(events.values())
         )
-        seen = {one.stored.event_id: one for one in visible}
+        seen = {view.stored.event_id: view for view in visible}
         for event_id, stored in events.items():
             event = stored.event
             if event.type == event_types.MEMBER and event.state_key == requester.user_id:
-                # What happens to the user themselves they are told in any case.
+                # Users always get their own membership events, even if they may not see the room.
                 own = Seen(stored, str(event.content.get("membership")))
                 seen.setdefault(event_id, own)
         chosen = [seen[event_id] for event_id in events if event_id in seen]
         return await self._showing.timeline(requester, chosen)
 
-    # Beside events
+    # Account data, presence and ephemeral events
 
-    async def _beside(self, turn: Turn, ask: EventsAsk) -> list[bytes]:
+    async def _other_events(self, context: Turn, request: EventsAsk) -> list[bytes]:
         sections = self._sections
-        if ask.room_id is None:
-            presence = await sections.presence.render(turn, ())
+        if request.room_id is None:
+            presence = await sections.presence.render(context, ())
         else:
-            presence = await sections.presence.in_room(turn, ask.room_id)
-        entries = await sections.accounts.entries(turn, ())
-        extras = await sections.extras.gather(turn, (), ())
+            presence = await sections.presence.render_room(context, request.room_id)
+        entries = await sections.account_data.load(context, ())
+        room_events = await sections.ephemeral.load(context, (), ())
         return [
             *(with_user_id(event) for event in presence),
             *(
                 in_room(room_id, event)
-                for room_id, events in extras.ephemeral.items()
+                for room_id, events in room_events.ephemeral.items()
                 for event in events
             ),
             *(
                 event if room_id is None else in_room(room_id, event)
                 for room_id, event in [
-                    (one[0], account_data_event(one[1], one[2])) for one in entries
+                    (entry.room_id, account_data_event(entry.type, entry.content))
+                    for entry in entries
                 ]
-                if ask.room_id is None or room_id == ask.room_id
+                if request.room_id is None or room_id == request.room_id
             ),
         ]
 
 
-def _is_between(one: _Arrival, since: VectorPosition, upto: VectorPosition) -> bool:
-    return upto.covers(one.writer, one.stream_id) and not since.covers(one.writer, one.stream_id)
+def _is_between(arrival: _Arrival, since: VectorPosition, upto: VectorPosition) -> bool:
+    return upto.covers(arrival.writer, arrival.stream_id) and not since.covers(
+        arrival.writer, arrival.stream_id
+    )

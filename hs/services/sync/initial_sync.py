@@ -1,4 +1,4 @@
-"""Everything at once, for old clients; and one room at a glance, for those who look into it.
+"""The deprecated initial syncs: all rooms of a user, or a snapshot of one room.
 
 Spec: client-server API, `GET /initialSync` and `GET /rooms/{roomId}/initialSync`.
 """
@@ -28,13 +28,13 @@ from hs.services.sync.sources import Presence, Receipts
 from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan, SyncRequest, Turn
 from hs.services.sync.sync_service import Sections
 
-_PLAN: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
-_GONE: Final = frozenset({event_types.LEAVE, event_types.BAN})
+_NO_FILTER: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
+_LEFT: Final = frozenset({event_types.LEAVE, event_types.BAN})
 
 
 @attrs.frozen(eq=False)
 class InitialSync:
-    """Answers both."""
+    """The service of both `initialSync` endpoints."""
 
     _readers: RoomReaders
     _positions: Positions
@@ -46,65 +46,69 @@ class InitialSync:
     _gate: AbstractAsyncContextManager[None]
 
     async def everything(self, requester: Requester, limit: int, with_left: bool) -> dict[str, Any]:
-        """Give all rooms with their last messages, presence, receipts, account data.
+        """Return all rooms with their latest messages, and presence, receipts and account data.
 
-        Raises: LimitExceeded, when too many ask.
+        `with_left` includes rooms that the user left but did not forget.
+
+        Raises: LimitExceeded if too many requests are being computed.
         """
         user_id = requester.user_id
         async with self._gate:
             ignored = await self._readers.visibility.ignored_by(user_id)
             rooms = await self._readers.memberships.rooms_of(user_id)
-            moment = self._positions.now()
+            position = self._positions.now()
             entries: list[dict[str, Any]] = []
             for room_id, own in rooms.items():
-                is_wanted = own.membership not in _GONE or (with_left and not own.forgotten)
+                is_wanted = own.membership not in _LEFT or (with_left and not own.forgotten)
                 if own.membership != event_types.KNOCK and is_wanted:
-                    entries.append(await self._entry(requester, room_id, own, limit, moment))
+                    entries.append(await self._entry(requester, room_id, own, limit, position))
             viewer = self._readers.rendering.viewer(requester, ignored)
             request = SyncRequest(requester)
-            turn = Turn(request, _PLAN, None, moment, rooms, ignored, viewer, SentMembers())
+            context = Turn(
+                request, _NO_FILTER, None, position, rooms, ignored, viewer, SentMembers()
+            )
             sections = self._sections
-            # Without push rules: clients of that time ask for those apart.
+            # Without push rules: these clients request them from /pushrules.
             account_data = [
                 account_data_event(event_type, content)
-                for in_room_id, event_type, content in await sections.accounts.entries(turn, ())
+                for in_room_id, event_type, content in await sections.account_data.load(context, ())
                 if in_room_id is None
             ]
             return {
-                "end": moment.text,
+                "end": position.text,
                 "rooms": entries,
-                "presence": json_array(await self._presence_for(turn)),
-                "receipts": json_array(await self._receipts_in(user_id, _joined(rooms), moment)),
+                "presence": json_array(await self._presence_for(context)),
+                "receipts": json_array(await self._receipts_in(user_id, _joined(rooms), position)),
                 "account_data": json_array(account_data),
             }
 
     async def room(self, requester: Requester, room_id: RoomID, limit: int) -> dict[str, Any]:
-        """Give one room at a glance.
+        """Return a snapshot of one room, with presence and receipts unless the user left it.
 
-        Raises: Forbidden.
+        Raises: Forbidden if the user may not read the room.
         """
-        moment = self._positions.now()
-        entry = await self._snapshot(requester, room_id, limit, moment)
+        position = self._positions.now()
+        entry = await self._snapshot(requester, room_id, limit, position)
         presence: list[bytes] = []
         receipts: list[bytes] = []
-        if entry.get("membership") not in _GONE:
+        if entry.get("membership") not in _LEFT:
             joined = await self._readers.memberships.joined(room_id)
-            known = await self._presence.of(sorted(joined)[:MAX_MET])
-            presence = [with_user_id(event) for event in known.values()]
-            receipts = await self._receipts_in(requester.user_id, {room_id}, moment)
+            presence_by_user = await self._presence.of(sorted(joined)[:MAX_MET])
+            presence = [with_user_id(event) for event in presence_by_user.values()]
+            receipts = await self._receipts_in(requester.user_id, {room_id}, position)
         entry["presence"] = json_array(presence)
         entry["receipts"] = json_array(receipts)
         return entry
 
-    async def _presence_for(self, turn: Turn) -> list[bytes]:
-        """Give the presence of everyone; users are told that they are here themselves."""
-        user_id = turn.user_id
-        events = await self._sections.presence.render(turn, ())
-        shown = {orjson.loads(event)["sender"] for event in events}
-        if user_id not in shown and await self._presence.of([user_id]):
-            # That they are here may not be noted yet.
-            here = {"presence": "online", "last_active_ago": 0, "currently_active": True}
-            own = {"type": "m.presence", "sender": user_id, "content": here}
+    async def _presence_for(self, context: Turn) -> list[bytes]:
+        """Return the presence of all visible users; the requester is online in any case."""
+        user_id = context.user_id
+        events = await self._sections.presence.render(context, ())
+        senders = {orjson.loads(event)["sender"] for event in events}
+        if user_id not in senders and await self._presence.of([user_id]):
+            # The presence service may not have recorded this request yet.
+            online = {"presence": "online", "last_active_ago": 0, "currently_active": True}
+            own = {"type": "m.presence", "sender": user_id, "content": online}
             events.append(orjson.dumps(own))
         return [with_user_id(event) for event in events]
 
@@ -114,24 +118,24 @@ class InitialSync:
         room_id: RoomID,
         own: LocalMembership,
         limit: int,
-        moment: Moment,
+        position: Moment,
     ) -> dict[str, Any]:
         if own.membership == event_types.INVITE:
             return await self._invite(requester, room_id, own)
         try:
-            return await self._snapshot(requester, room_id, limit, moment)
+            return await self._snapshot(requester, room_id, limit, position)
         except Forbidden:
-            # The user was never in the room: they declined an invite.
+            # The user declined an invite and was never joined.
             return {"room_id": room_id, "membership": own.membership}
 
     async def _snapshot(
-        self, requester: Requester, room_id: RoomID, limit: int, moment: Moment
+        self, requester: Requester, room_id: RoomID, limit: int, position: Moment
     ) -> dict[str, Any]:
         snapshot = await self._snapshots.of(requester, room_id, limit)
         messages = snapshot.messages
-        if snapshot.membership not in _GONE:
-            # From here on the client may ask for what happens next.
-            messages = attrs.evolve(messages, end=moment.text)
+        if snapshot.membership not in _LEFT:
+            # The client continues from here with /events.
+            messages = attrs.evolve(messages, end=position.text)
         entry = {
             "room_id": room_id,
             "messages": messages,
@@ -155,15 +159,15 @@ class InitialSync:
         return entry
 
     async def _receipts_in(
-        self, user_id: UserID, room_ids: set[RoomID], moment: Moment
+        self, user_id: UserID, room_ids: set[RoomID], position: Moment
     ) -> list[bytes]:
-        upto = moment.token.receipts.most()
-        found = await self._receipts.in_rooms(user_id, room_ids, 0, upto)
-        return [in_room(room_id, receipts_event(content)) for room_id, content in found.items()]
+        upto = position.token.receipts.most()
+        contents = await self._receipts.in_rooms(user_id, room_ids, 0, upto)
+        return [in_room(room_id, receipts_event(content)) for room_id, content in contents.items()]
 
 
 def _with_user_ids(events: orjson.Fragment) -> list[dict[str, Any]]:
-    """Name senders as clients from before /sync know them."""
+    """Return state events with a `user_id` member, as these clients expect it."""
     return [{**event, "user_id": event["sender"]} for event in orjson.loads(orjson.dumps(events))]
 
 

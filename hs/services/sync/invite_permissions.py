@@ -1,4 +1,4 @@
-"""Reading who may invite a user out of all their account data.
+"""Parsing of the invite permission in a user's account data.
 
 Spec: client-server API, Invite permission.
 """
@@ -12,7 +12,7 @@ from hs.services.sync.sources import AccountDataEntry
 
 
 def permission_in(entries: Iterable[AccountDataEntry]) -> InvitePermission:
-    """Give what a user wants."""
+    """Return the invite permission that is set in the global account data."""
     return read_permission(
         {
             type_: orjson.loads(content)

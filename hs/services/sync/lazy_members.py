@@ -1,8 +1,16 @@
-"""Which member events each device holds already, so that lazy loading need not repeat them.
+"""The member events that each device has received, so that lazy loading does not repeat them.
 
-What an answer brought counts only once the device comes back with that answer's token: an answer
-that got lost on its way is given again whole. A device that comes with any other token was
-answered elsewhere meanwhile, perhaps from the beginning; nothing is known of it any more.
+Rules:
+
+- The members of a response count as received only when the device sends that response's
+  `next_batch` as `since`. If the response is lost, the device repeats its old token, and the
+  members are sent again.
+- Any other token means that another process answered the device in the meantime, or that it started
+  over. The record is cleared; members are repeated rather than missing.
+- Concurrent requests of a device share one record. A call of `resume` discards the pending
+  members of earlier responses. Of two concurrent responses, the later one stays pending.
+- Records are kept in memory only, and limited in number and size. A lost record costs
+  repeated members.
 
 Spec: client-server API, Lazy-loading room members.
 """
@@ -23,57 +31,61 @@ Member = tuple[RoomID, UserID, EventID]
 
 @attrs.define(eq=False)
 class SentMembers:
-    """What one device holds that came with the token `at`.
+    """The member events that one device has received.
 
-    `pending` is what the answer to it brought, whose token is `pending_at`.
+    They are confirmed up to the token that the device sent last; those of the response to that
+    request are pending until the device sends the token of the response.
     """
 
-    held: dict[RoomID, dict[UserID, EventID]] = attrs.Factory(dict)
+    confirmed: dict[RoomID, dict[UserID, EventID]] = attrs.Factory(dict)
     count: int = 0
-    at: str | None = None
+    confirmed_token: str | None = None
     pending: tuple[Member, ...] = ()
-    pending_at: str | None = None
+    pending_token: str | None = None
 
     def resume(self, since: str | None) -> None:
-        """Have the device come back with a token, or start afresh."""
-        if since is None or since not in (self.at, self.pending_at):
-            self.held.clear()
+        """Confirm the pending members if `since` is their token.
+
+        An unknown token clears the record.
+        """
+        if since is None or since not in (self.confirmed_token, self.pending_token):
+            self.confirmed.clear()
             self.count = 0
-        elif since != self.at:
+        elif since != self.confirmed_token:
             self._confirm()
-        self.at = since
-        self.pending, self.pending_at = (), None
+        self.confirmed_token = since
+        self.pending, self.pending_token = (), None
 
     def has(self, room_id: RoomID, user_id: UserID, event_id: EventID) -> bool:
-        """Tell whether the device holds a member event."""
-        room = self.held.get(room_id)
+        """Return whether the device has confirmed a member event."""
+        room = self.confirmed.get(room_id)
         return room is not None and room.get(user_id) == event_id
 
-    def bring(self, members: Iterable[Member], token: str) -> None:
-        """Note what an answer brings, and the token it gives."""
+    def set_pending(self, members: Iterable[Member], token: str) -> None:
+        """Record the members of a response as pending under its `next_batch` token."""
         self.pending = tuple(members)
-        self.pending_at = token
+        self.pending_token = token
 
     def _confirm(self) -> None:
         for room_id, user_id, event_id in self.pending:
-            room = self.held.setdefault(room_id, {})
+            room = self.confirmed.setdefault(room_id, {})
             self.count += user_id not in room
             room[user_id] = event_id
-        while self.count > MAX_MEMBERS_PER_DEVICE and self.held:
-            room_id = next(iter(self.held))
-            self.count -= len(self.held.pop(room_id))
+        while self.count > MAX_MEMBERS_PER_DEVICE and self.confirmed:
+            room_id = next(iter(self.confirmed))
+            self.count -= len(self.confirmed.pop(room_id))
 
 
 class LazyMembers:
-    """The memories of all devices that sync in this process."""
+    """The records of all devices that sync through this process."""
 
     def __init__(self, max_devices: int = MAX_DEVICES) -> None:
         self._devices: LruCache[tuple[UserID, str | None], SentMembers] = LruCache(
             "lazy_members", max_entries=max_devices
         )
 
-    def of(self, user_id: UserID, device_id: str | None) -> SentMembers:
-        """Give the memory of one device."""
+    def for_device(self, user_id: UserID, device_id: str | None) -> SentMembers:
+        """Return the record of one device; create it if it is missing."""
         key = (user_id, device_id)
         sent = self._devices.get(key)
         if sent is None:

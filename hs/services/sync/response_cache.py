@@ -1,6 +1,16 @@
-"""Whole answers kept for a while, for clients that ask again because the first got lost.
+"""The cache of complete sync responses, for clients that repeat a request after a lost response.
 
-An answer is given again only while nothing happened that concerns the user.
+Rules:
+
+- A response is returned again only for an equal request, within the cache duration, and only while
+  nothing changed for the user: the user's watch is the same object with the same number of changes,
+  and the user's rooms are the same object. A watch that was dropped and created again starts
+  counting anew, so its identity is part of the check.
+- A response is stored only if nothing changed while it was computed. Otherwise a repeated request,
+  which arrives after the change, would miss it.
+- Forgetting a room does not wake the watch; the identity of the rooms covers it.
+- Responses with to-device messages must not be stored (see `SyncService`): the messages would be
+  delivered again after they were acknowledged.
 """
 
 from typing import Final, NamedTuple
@@ -15,49 +25,49 @@ from hs.services.sync.sync_context import SyncRequest
 MAX_BYTES: Final = 8 * 1024 * 1024
 
 
-class _Kept(NamedTuple):
+class _CachedResponse(NamedTuple):
     watch: Watch
     changes: int
     rooms: RoomsOf
     until: float
-    answer: bytes
+    response: bytes
 
 
-def _weigh(request: SyncRequest, kept: _Kept) -> int:
-    return 500 + len(kept.answer)
+def _weigh(request: SyncRequest, cached: _CachedResponse) -> int:
+    return 500 + len(cached.response)
 
 
 class Answers:
-    """The answers of one process."""
+    """The cached responses of one process."""
 
     def __init__(self, kept_for_ms: int) -> None:
-        self._kept_for_s = kept_for_ms / 1000
-        self._kept: LruCache[SyncRequest, _Kept] = LruCache(
+        self._duration_s = kept_for_ms / 1000
+        self._responses: LruCache[SyncRequest, _CachedResponse] = LruCache(
             "sync_answers", max_weight=MAX_BYTES, weigh=_weigh
         )
 
-    def find(self, request: SyncRequest, watch: Watch, rooms: RoomsOf) -> bytes | None:
-        """Give the answer to an equal request, if it would still be the same.
-
-        Of what happens to `rooms` a watch does not hear all: not when one is forgotten.
-        """
-        kept = self._kept.get(request)
-        if kept is None:
+    def get(self, request: SyncRequest, watch: Watch, rooms: RoomsOf) -> bytes | None:
+        """Return the response to an equal request if it is still current."""
+        cached = self._responses.get(request)
+        if cached is None:
             return None
         if (
-            kept.watch is not watch
-            or kept.changes != watch.changes
-            or kept.rooms is not rooms
-            or kept.until < trio.current_time()
+            cached.watch is not watch
+            or cached.changes != watch.changes
+            or cached.rooms is not rooms
+            or cached.until < trio.current_time()
         ):
-            self._kept.pop(request)
+            self._responses.pop(request)
             return None
-        return kept.answer
+        return cached.response
 
-    def keep(
-        self, request: SyncRequest, watch: Watch, changes: int, rooms: RoomsOf, answer: bytes
+    def put(
+        self, request: SyncRequest, watch: Watch, changes: int, rooms: RoomsOf, response: bytes
     ) -> None:
-        """Keep an answer that was begun when `changes` had happened."""
-        if self._kept_for_s > 0 and watch.changes == changes:
-            until = trio.current_time() + self._kept_for_s
-            self._kept.put(request, _Kept(watch, changes, rooms, until, answer))
+        """Store a response unless the watch changed meanwhile.
+
+        `changes` is the number of changes of the watch before the response was computed.
+        """
+        if self._duration_s > 0 and watch.changes == changes:
+            until = trio.current_time() + self._duration_s
+            self._responses.put(request, _CachedResponse(watch, changes, rooms, until, response))

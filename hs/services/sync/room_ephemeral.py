@@ -1,6 +1,6 @@
-"""What belongs to a room beside its events: receipts, typing, the user's account data.
+"""Receipts, typing notifications and account data of the rooms in a sync response.
 
-Rooms in which any of these changed get a part in the answer, even if no event arrived there.
+A room in which any of these changed is part of the response even if no event arrived in it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,109 +25,121 @@ _TYPING = "m.typing"
 
 @attrs.frozen(eq=False)
 class Extras:
-    """Rendered events by room."""
+    """The rendered ephemeral and account data events of each room."""
 
     ephemeral: Parts
     account_data: Parts
 
     def rooms(self) -> set[RoomID]:
-        """Give the rooms with something in them."""
+        """Return the rooms that have any such event."""
         return self.ephemeral.keys() | self.account_data.keys()
 
 
 class RoomExtras:
-    """Gathers them."""
+    """The reader of the ephemeral events and account data of rooms."""
 
     def __init__(self, feed: Feed, receipts: Receipts, typing: Typing) -> None:
         self._receipts = receipts
         self._typing = typing
-        self._read: Recent[RoomID, ReceiptRow] = Recent(
+        self._recent_receipts: Recent[RoomID, ReceiptRow] = Recent(
             feed, RECEIPTS, lambda row: (RoomID(row.room_id),)
         )
-        self._typed: Recent[RoomID, TypingRow] = Recent(
+        self._recent_typing: Recent[RoomID, TypingRow] = Recent(
             feed, TYPING, lambda row: (RoomID(row.room_id),)
         )
 
-    async def gather(
-        self, turn: Turn, turns: Sequence[RoomTurn], account_data: Iterable[AccountDataEntry]
+    async def load(
+        self,
+        context: Turn,
+        room_contexts: Sequence[RoomTurn],
+        account_data: Iterable[AccountDataEntry],
     ) -> Extras:
-        """Give what is new, and all there is for rooms that are new to the client."""
-        fresh = {one.room_id for one in turns if one.is_new and one.section is Section.JOIN}
+        """Return the changes since the token, and everything in rooms new to the client."""
+        new_rooms = {
+            room.room_id for room in room_contexts if room.is_new and room.section is Section.JOIN
+        }
         ephemeral: Parts = {}
-        await self._add_receipts(turn, fresh, ephemeral)
-        self._add_typing(turn, fresh, ephemeral)
-        return Extras(ephemeral, self._account_data(turn, turns, account_data))
+        await self._add_receipts(context, new_rooms, ephemeral)
+        self._add_typing(context, new_rooms, ephemeral)
+        return Extras(ephemeral, self._account_data(context, room_contexts, account_data))
 
-    async def _add_receipts(self, turn: Turn, fresh: set[RoomID], parts: Parts) -> None:
-        if not turn.plan.filter.room.ephemeral.allows_type(_RECEIPT):
+    async def _add_receipts(self, context: Turn, new_rooms: set[RoomID], parts: Parts) -> None:
+        if not context.compiled_filter.filter.room.ephemeral.allows_type(_RECEIPT):
             return
-        upto = turn.moment.token.receipts.most()
-        found: dict[RoomID, bytes] = {}
-        if turn.since is not None:
-            since = turn.since.receipts
-            is_over = since.covers_all(turn.moment.token.receipts)
-            rooms = set() if is_over else _joined(turn, self._read.since(since)) - fresh
+        upto = context.position.token.receipts.most()
+        contents: dict[RoomID, bytes] = {}
+        if context.since is not None:
+            since = context.since.receipts
+            is_unchanged = since.covers_all(context.position.token.receipts)
+            rooms = (
+                set()
+                if is_unchanged
+                else _joined(context, self._recent_receipts.since(since)) - new_rooms
+            )
             if rooms:
-                found.update(await self._receipts.in_rooms(turn.user_id, rooms, since.floor, upto))
-        if fresh:
-            found.update(await self._receipts.in_rooms(turn.user_id, fresh, 0, upto))
-        for room_id, content in found.items():
-            if turn.plan.filter.room.ephemeral.allows_room(room_id):
+                contents.update(
+                    await self._receipts.in_rooms(context.user_id, rooms, since.floor, upto)
+                )
+        if new_rooms:
+            contents.update(await self._receipts.in_rooms(context.user_id, new_rooms, 0, upto))
+        for room_id, content in contents.items():
+            if context.compiled_filter.filter.room.ephemeral.allows_room(room_id):
                 parts.setdefault(room_id, []).append(receipts_event(content))
 
-    def _add_typing(self, turn: Turn, fresh: set[RoomID], parts: Parts) -> None:
-        ephemeral = turn.plan.filter.room.ephemeral
+    def _add_typing(self, context: Turn, new_rooms: set[RoomID], parts: Parts) -> None:
+        ephemeral = context.compiled_filter.filter.room.ephemeral
         if not ephemeral.allows_type(_TYPING):
             return
-        touched: set[RoomID] | None = set()
-        # Whether an empty list is news is known only where the change itself is.
-        known: set[RoomID] = set()
-        if turn.since is not None and turn.since.typing is not turn.moment.token.typing:
-            touched = self._typed.since(turn.since.typing.vector)
-            known = self._typed.known_since(turn.since.typing.vector)
-        for room_id in _joined(turn, touched) | fresh:
+        changed_rooms: set[RoomID] | None = set()
+        # An empty list is sent only if the recent changes say that typing stopped. If they do
+        # not reach back to the token, sending one for every room would be wasteful.
+        known_changed: set[RoomID] = set()
+        if context.since is not None and context.since.typing is not context.position.token.typing:
+            changed_rooms = self._recent_typing.since(context.since.typing.vector)
+            known_changed = self._recent_typing.known_since(context.since.typing.vector)
+        for room_id in _joined(context, changed_rooms) | new_rooms:
             user_ids = [
                 user_id
                 for user_id in self._typing.typing_users(room_id)
-                if user_id not in turn.ignored
+                if user_id not in context.ignored
             ]
-            if (user_ids or room_id in known) and ephemeral.allows_room(room_id):
-                parts.setdefault(room_id, []).append(_typing(user_ids))
+            if (user_ids or room_id in known_changed) and ephemeral.allows_room(room_id):
+                parts.setdefault(room_id, []).append(_typing_event(user_ids))
 
     def _account_data(
-        self, turn: Turn, turns: Sequence[RoomTurn], entries: Iterable[AccountDataEntry]
+        self, context: Turn, room_contexts: Sequence[RoomTurn], entries: Iterable[AccountDataEntry]
     ) -> Parts:
-        wanted = turn.plan.filter.room.account_data
-        left = {one.room_id for one in turns if one.section is Section.LEAVE}
+        event_filter = context.compiled_filter.filter.room.account_data
+        left = {room.room_id for room in room_contexts if room.section is Section.LEAVE}
         parts: Parts = {}
         for room_id, event_type, content in entries:
-            if room_id is None or not wanted.allows(event_type, None, {}):
+            if room_id is None or not event_filter.allows(event_type, None, {}):
                 continue
-            if not wanted.allows_room(room_id):
+            if not event_filter.allows_room(room_id):
                 continue
-            if room_id in left or _joined(turn, {room_id}):
+            if room_id in left or _joined(context, {room_id}):
                 parts.setdefault(room_id, []).append(account_data_event(event_type, content))
         return parts
 
 
 def account_data_event(event_type: str, content: bytes) -> bytes:
-    """Write an event of account data."""
+    """Encode an account data event."""
     return b'{"type":%b,"content":%b}' % (orjson.dumps(event_type), content)
 
 
 def receipts_event(content: bytes) -> bytes:
-    """Write an event of receipts."""
+    """Encode an `m.receipt` event."""
     return b'{"type":"m.receipt","content":%b}' % content
 
 
 def in_room(room_id: RoomID, event: bytes) -> bytes:
-    """Add the room to an event that is written without."""
+    """Return an encoded event with a `room_id` member added."""
     return b'{"room_id":%b,%b' % (orjson.dumps(room_id), event[1:])
 
 
-def _joined(turn: Turn, room_ids: set[RoomID] | None) -> set[RoomID]:
-    rooms = turn.rooms
-    allows = turn.plan.filter.room.allows_room
+def _joined(context: Turn, room_ids: set[RoomID] | None) -> set[RoomID]:
+    rooms = context.rooms
+    allows = context.compiled_filter.filter.room.allows_room
     candidates: Iterable[RoomID] = rooms if room_ids is None else room_ids
     return {
         room_id
@@ -136,5 +148,5 @@ def _joined(turn: Turn, room_ids: set[RoomID] | None) -> set[RoomID]:
     }
 
 
-def _typing(user_ids: list[UserID]) -> bytes:
+def _typing_event(user_ids: list[UserID]) -> bytes:
     return b'{"type":"m.typing","content":{"user_ids":%b}}' % orjson.dumps(user_ids)

@@ -1,4 +1,4 @@
-"""What the answers of sync read rooms by."""
+"""The stores and readers of rooms that sync is built on."""
 
 import attrs
 
@@ -15,7 +15,7 @@ from hs.storage.database import Database
 
 @attrs.frozen(eq=False)
 class RoomReaders:
-    """What sync reads rooms by."""
+    """The stores and readers of rooms that sync uses."""
 
     database: Database
     feed: Feed

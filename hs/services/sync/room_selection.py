@@ -1,7 +1,21 @@
-"""Which rooms have a part in an answer, and in which of its sections.
+"""Selection of the rooms of a sync response, and of the section that each belongs to.
 
-Found from what the feed brought in memory: the cost grows with the rooms that changed, not with
-those the user is in.
+An incremental selection starts from the recent changes in memory, so its cost depends on the number
+of changed rooms, not on the number of the user's rooms.
+
+Rules:
+
+- The user's memberships may be ahead of the response's end position, because they are read from
+  the database or have followed the feed since. Membership events after the end are skipped by
+  walking back, through the state before each event, to the latest one inside the response.
+- The stream ID of a membership only says that it may have changed in the interval: IDs of different
+  writers do not commit in order. The walk decides by vector position. It stops after
+  `MAX_STEPS_BACK` events.
+- A user who was joined at both ends but left in between may have missed state changes: the room is
+  sent with full state.
+- A room is always reported as left, even if the user has forgotten it since, because other devices
+  of the user do not know yet that they left.
+- Invites from ignored or blocked senders are dropped in initial and incremental responses alike.
 """
 
 from collections.abc import Iterator
@@ -30,32 +44,32 @@ from hs.storage.database import Database
 from hs.storage.sync import room_changes
 
 MAX_STEPS_BACK: Final = 100
-_GONE: Final = (event_types.LEAVE, event_types.BAN)
+_LEFT: Final = (event_types.LEAVE, event_types.BAN)
 
 
-def _members_of(row: EventRow) -> Iterator[UserID]:
+def _members_in(row: EventRow) -> Iterator[UserID]:
     for event_type, state_key, _, _ in row.changes():
         if event_type == event_types.MEMBER:
             yield UserID(state_key)
 
 
 @attrs.frozen(eq=False)
-class _History:
-    """A user's member events in the span of an answer, the latest first, and the one before."""
+class _MembershipChanges:
+    """The user's member events within a response, latest first, and the last one before them."""
 
     events: list[StoredEvent]
     prior: StoredEvent | None
 
-    def was_always_in(self) -> bool:
-        joined = all(membership_in(one) == event_types.JOIN for one in self.events)
+    def was_always_joined(self) -> bool:
+        joined = all(membership_in(event) == event_types.JOIN for event in self.events)
         return joined and membership_in(self.prior) == event_types.JOIN
 
-    def was_ever_in(self) -> bool:
-        return any(membership_in(one) == event_types.JOIN for one in (*self.events, self.prior))
+    def was_ever_joined(self) -> bool:
+        return any(membership_in(event) == event_types.JOIN for event in (*self.events, self.prior))
 
 
 class RoomTurns:
-    """Finds the rooms of answers."""
+    """The selector of the rooms of sync responses."""
 
     def __init__(
         self,
@@ -75,178 +89,201 @@ class RoomTurns:
         self._visibility = visibility
         self._account_data = account_data
         self._excluded = excluded
-        self._moved: Recent[UserID, EventRow] = Recent(feed, EVENTS, _members_of)
+        self._recent_member_changes: Recent[UserID, EventRow] = Recent(feed, EVENTS, _members_in)
 
-    def shows(self, turn: Turn, room_id: RoomID) -> bool:
-        """Tell whether a room may be shown at all."""
-        return room_id not in self._excluded and turn.plan.filter.room.allows_room(room_id)
+    def allows_room(self, context: Turn, room_id: RoomID) -> bool:
+        """Return whether neither the configuration nor the filter excludes the room."""
+        return room_id not in self._excluded and context.compiled_filter.filter.room.allows_room(
+            room_id
+        )
 
-    async def everything(self, turn: Turn) -> list[RoomTurn]:
-        """List the rooms of a first answer."""
-        turns = []
-        for room_id, held in turn.rooms.items():
-            # What was read of the database may be ahead of the feed.
-            is_ahead = held.stream_id > turn.events.most()
-            own = await self._as_of(turn, held) if is_ahead else held
-            if own is None or own.forgotten or not self.shows(turn, room_id):
+    async def initial(self, context: Turn) -> list[RoomTurn]:
+        """Return the rooms of an initial sync."""
+        room_contexts = []
+        for room_id, membership in context.rooms.items():
+            # Memberships read from the database may be ahead of the feed.
+            is_ahead = membership.stream_id > context.events_position.most()
+            own = await self._membership_at_end(context, membership) if is_ahead else membership
+            if own is None or own.forgotten or not self.allows_room(context, room_id):
                 continue
-            if own.membership in _GONE:
-                if turn.plan.filter.room.include_leave:
-                    turns.append(await self._long_gone(turn, room_id, own))
+            if own.membership in _LEFT:
+                if context.compiled_filter.filter.room.include_leave:
+                    room_contexts.append(await self._left_before(context, room_id, own))
             else:
-                turns.append(_first(room_id, own, Section(own.membership)))
-        return await self._wanted(turn, turns)
+                room_contexts.append(_new_room(room_id, own, Section(own.membership)))
+        return await self._without_unwanted_invites(context, room_contexts)
 
-    async def changed(self, turn: Turn) -> list[RoomTurn]:
-        """List the rooms in which events arrived, or to which the user's relation changed."""
-        assert turn.since is not None
-        since = turn.since.events
-        if turn.events is since or since.covers_all(turn.events):
+    async def incremental(self, context: Turn) -> list[RoomTurn]:
+        """Return the rooms with new events, and those in which the user's membership changed."""
+        assert context.since is not None
+        since = context.since.events
+        if context.events_position is since or since.covers_all(context.events_position):
             return []
-        touched = await self._touched(turn, since)
-        moved = self._moved_rooms(turn, since)
-        turns = [
-            RoomTurn(room_id, Section.JOIN, turn.rooms[room_id], since, certain=True)
-            for room_id in touched
-            if room_id in turn.rooms
-            and room_id not in moved
-            and turn.rooms[room_id].membership == event_types.JOIN
-            and self.shows(turn, room_id)
+        changed = await self._rooms_with_events(context, since)
+        membership_changes = self._rooms_with_membership_change(context, since)
+        room_contexts = [
+            RoomTurn(room_id, Section.JOIN, context.rooms[room_id], since, always_joined=True)
+            for room_id in changed
+            if room_id in context.rooms
+            and room_id not in membership_changes
+            and context.rooms[room_id].membership == event_types.JOIN
+            and self.allows_room(context, room_id)
         ]
-        for room_id, own in moved.items():
-            if not self.shows(turn, room_id):
+        for room_id, own in membership_changes.items():
+            if not self.allows_room(context, room_id):
                 continue
-            one = await self._moved_turn(turn, room_id, own, since)
-            if one is not None:
-                turns.append(one)
-        return await self._wanted(turn, turns)
+            room = await self._membership_change(context, room_id, own, since)
+            if room is not None:
+                room_contexts.append(room)
+        return await self._without_unwanted_invites(context, room_contexts)
 
-    async def _touched(self, turn: Turn, since: VectorPosition) -> set[RoomID]:
-        touched = self._tails.rooms_since(since)
-        if touched is not None:
-            return touched
-        found = await self._database.read(room_changes.changed_rooms, list(turn.rooms), since.floor)
-        return {RoomID(room_id) for room_id in found}
+    async def _rooms_with_events(self, context: Turn, since: VectorPosition) -> set[RoomID]:
+        changed = self._tails.rooms_since(since)
+        if changed is not None:
+            return changed
+        room_ids = await self._database.read(
+            room_changes.changed_rooms, list(context.rooms), since.floor
+        )
+        return {RoomID(room_id) for room_id in room_ids}
 
-    def _moved_rooms(self, turn: Turn, since: VectorPosition) -> dict[RoomID, LocalMembership]:
-        if self._tails.nobody_moved_since(since) or not self._moved.touched(turn.user_id, since):
+    def _rooms_with_membership_change(
+        self, context: Turn, since: VectorPosition
+    ) -> dict[RoomID, LocalMembership]:
+        if self._tails.nobody_moved_since(since) or not self._recent_member_changes.touched(
+            context.user_id, since
+        ):
             return {}
-        return {room_id: own for room_id, own in turn.rooms.items() if own.stream_id > since.floor}
+        return {
+            room_id: own for room_id, own in context.rooms.items() if own.stream_id > since.floor
+        }
 
-    async def _moved_turn(
-        self, turn: Turn, room_id: RoomID, own: LocalMembership, since: VectorPosition
+    async def _membership_change(
+        self, context: Turn, room_id: RoomID, own: LocalMembership, since: VectorPosition
     ) -> RoomTurn | None:
-        history = await self._history(turn, own, since)
-        if not history.events:
-            # It lies in the future, or before the span: the number alone could not tell.
-            membership = membership_in(history.prior)
-            if membership != event_types.JOIN or history.prior is None:
+        changes = await self._membership_changes(context, own, since)
+        if not changes.events:
+            # All membership changes are before or after the interval, which the stream ID alone
+            # does not show.
+            membership = membership_in(changes.prior)
+            if membership != event_types.JOIN or changes.prior is None:
                 return None
-            return RoomTurn(room_id, Section.JOIN, _as_own(history.prior), since, certain=True)
-        own = _as_own(history.events[0])
+            return RoomTurn(
+                room_id, Section.JOIN, _as_membership(changes.prior), since, always_joined=True
+            )
+        own = _as_membership(changes.events[0])
         if own.membership == event_types.JOIN:
-            return await self._joined(room_id, own, history, since)
+            return await self._joined_room(room_id, own, changes, since)
         if own.membership in (event_types.INVITE, event_types.KNOCK):
-            return _first(room_id, own, Section(own.membership))
-        # Forgotten or not: other devices of the user do not know yet that they are out.
-        return _left(room_id, own, history, since)
+            return _new_room(room_id, own, Section(own.membership))
+        # Even if forgotten: other devices of the user do not know yet that they left.
+        return _left_room(room_id, own, changes, since)
 
-    async def _joined(
-        self, room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition
+    async def _joined_room(
+        self,
+        room_id: RoomID,
+        own: LocalMembership,
+        changes: _MembershipChanges,
+        since: VectorPosition,
     ) -> RoomTurn:
-        if history.was_always_in():
-            return RoomTurn(room_id, Section.JOIN, own, since, certain=True)
+        if changes.was_always_joined():
+            return RoomTurn(room_id, Section.JOIN, own, since, always_joined=True)
         after: VectorPosition | None = None
-        if membership_in(history.prior) == event_types.JOIN:
+        if membership_in(changes.prior) == event_types.JOIN:
             after = since
-        elif history.prior is not None and await self._ended_a_stay(history.prior):
-            # What came before the user left was given to the client at that time.
-            after = VectorPosition(history.prior.stream_id)
-        return RoomTurn(room_id, Section.JOIN, own, after, complete=True, is_new=True)
+        elif changes.prior is not None and await self._ended_a_join(changes.prior):
+            # The client received the events until the user left when that happened.
+            after = VectorPosition(changes.prior.stream_id)
+        return RoomTurn(room_id, Section.JOIN, own, after, needs_full_state=True, is_new=True)
 
-    async def _wanted(self, turn: Turn, turns: list[RoomTurn]) -> list[RoomTurn]:
-        """Leave out invites that the user does not want."""
-        if not any(one.section is Section.INVITE for one in turns):
-            return turns
-        permission = permission_in(await self._account_data.all(turn.user_id))
+    async def _without_unwanted_invites(
+        self, context: Turn, room_contexts: list[RoomTurn]
+    ) -> list[RoomTurn]:
+        """Drop invites from ignored senders and those that the invite permission forbids."""
+        if not any(room.section is Section.INVITE for room in room_contexts):
+            return room_contexts
+        permission = permission_in(await self._account_data.all(context.user_id))
         return [
-            one
-            for one in turns
-            if one.section is not Section.INVITE
+            room
+            for room in room_contexts
+            if room.section is not Section.INVITE
             or (
-                one.own.sender not in turn.ignored
-                and permission.verdict(one.own.sender) is Verdict.ALLOW
+                room.own.sender not in context.ignored
+                and permission.verdict(room.own.sender) is Verdict.ALLOW
             )
         ]
 
-    async def _long_gone(self, turn: Turn, room_id: RoomID, own: LocalMembership) -> RoomTurn:
-        standing = await self._visibility.standing(turn.user_id, room_id)
+    async def _left_before(self, context: Turn, room_id: RoomID, own: LocalMembership) -> RoomTurn:
+        access = await self._visibility.standing(context.user_id, room_id)
         return RoomTurn(
             room_id,
             Section.LEAVE,
             own,
             None,
-            last=own.stream_id,
-            complete=True,
+            last_stream_id=own.stream_id,
+            needs_full_state=True,
             is_new=True,
-            alone=standing.joined_until == 0,
+            never_joined=access.joined_until == 0,
         )
 
-    async def _history(self, turn: Turn, own: LocalMembership, since: VectorPosition) -> _History:
-        """Go back from event to event through the states before them."""
+    async def _membership_changes(
+        self, context: Turn, own: LocalMembership, since: VectorPosition
+    ) -> _MembershipChanges:
+        """Walk back through the user's membership events, by the state before each of them."""
         events: list[StoredEvent] = []
         stored = await self._events.get_one(own.event_id)
         for _ in range(MAX_STEPS_BACK):
             if stored is None or since.covers(stored.writer, stored.stream_id):
                 break
-            if turn.events.covers(stored.writer, stored.stream_id):
+            if context.events_position.covers(stored.writer, stored.stream_id):
                 events.append(stored)
-            stored = await self._before(stored)
-        return _History(events, stored)
+            stored = await self._previous_member_event(stored)
+        return _MembershipChanges(events, stored)
 
-    async def _as_of(self, turn: Turn, own: LocalMembership) -> LocalMembership | None:
+    async def _membership_at_end(
+        self, context: Turn, own: LocalMembership
+    ) -> LocalMembership | None:
         stored = await self._events.get_one(own.event_id)
         for _ in range(MAX_STEPS_BACK):
-            if stored is None or turn.events.covers(stored.writer, stored.stream_id):
+            if stored is None or context.events_position.covers(stored.writer, stored.stream_id):
                 break
-            stored = await self._before(stored)
-        return None if stored is None else _as_own(stored)
+            stored = await self._previous_member_event(stored)
+        return None if stored is None else _as_membership(stored)
 
-    async def _before(self, stored: StoredEvent) -> StoredEvent | None:
+    async def _previous_member_event(self, stored: StoredEvent) -> StoredEvent | None:
         if stored.snapshot_id is None:
             return None
         key = (event_types.MEMBER, stored.event.state_key or "")
-        before = await self._states.of_snapshot(stored.snapshot_id, (key,))
-        return await self._events.get_one(before[key]) if key in before else None
+        previous = await self._states.of_snapshot(stored.snapshot_id, (key,))
+        return await self._events.get_one(previous[key]) if key in previous else None
 
-    async def _ended_a_stay(self, stored: StoredEvent) -> bool:
-        if membership_in(stored) not in _GONE:
+    async def _ended_a_join(self, stored: StoredEvent) -> bool:
+        if membership_in(stored) not in _LEFT:
             return False
-        return membership_in(await self._before(stored)) == event_types.JOIN
+        return membership_in(await self._previous_member_event(stored)) == event_types.JOIN
 
 
-def _first(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
-    return RoomTurn(room_id, section, own, None, complete=True, is_new=True)
+def _new_room(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
+    return RoomTurn(room_id, section, own, None, needs_full_state=True, is_new=True)
 
 
-def _left(
-    room_id: RoomID, own: LocalMembership, history: _History, since: VectorPosition
+def _left_room(
+    room_id: RoomID, own: LocalMembership, changes: _MembershipChanges, since: VectorPosition
 ) -> RoomTurn:
-    if membership_in(history.prior) == event_types.JOIN:
-        return RoomTurn(room_id, Section.LEAVE, own, since, last=own.stream_id)
+    if membership_in(changes.prior) == event_types.JOIN:
+        return RoomTurn(room_id, Section.LEAVE, own, since, last_stream_id=own.stream_id)
     return RoomTurn(
         room_id,
         Section.LEAVE,
         own,
         None,
-        last=own.stream_id,
-        complete=True,
+        last_stream_id=own.stream_id,
+        needs_full_state=True,
         is_new=True,
-        alone=not history.was_ever_in(),
+        never_joined=not changes.was_ever_joined(),
     )
 
 
-def _as_own(stored: StoredEvent) -> LocalMembership:
+def _as_membership(stored: StoredEvent) -> LocalMembership:
     return LocalMembership(
         membership_in(stored), stored.event_id, stored.stream_id, stored.event.sender
     )

@@ -1,4 +1,4 @@
-"""The summary of a room: how many are in it, and whom it is called after.
+"""The `summary` of a room: its member counts and its heroes.
 
 Spec: client-server API, Syncing, `summary`.
 """
@@ -20,7 +20,7 @@ from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.sync_context import RoomTurn, Section, Turn
 from hs.services.sync.timeline_range import Window
 
-# What a room has a name by, and the property that holds it.
+# The state events that name a room, and the property that holds the name.
 _NAMING: Final = (
     ((event_types.NAME, ""), "name"),
     ((event_types.CANONICAL_ALIAS, ""), "alias"),
@@ -31,7 +31,7 @@ _NAMING_TYPES: Final = (event_types.NAME, event_types.CANONICAL_ALIAS)
 
 @attrs.frozen(eq=False)
 class Summary:
-    """A summary as JSON, and the heroes in it."""
+    """An encoded summary, and the heroes in it."""
 
     json: bytes
     heroes: Sequence[UserID] = ()
@@ -39,7 +39,7 @@ class Summary:
 
 @attrs.frozen(eq=False)
 class Summaries:
-    """Makes summaries."""
+    """The renderer of room summaries."""
 
     _events: EventStore
     _states: StateStore
@@ -47,13 +47,13 @@ class Summaries:
     _previous: PreviousStates
 
     async def of(
-        self, turn: Turn, turns: Sequence[RoomTurn], windows: dict[RoomID, Window]
+        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
     ) -> dict[RoomID, Summary]:
-        """Give the summaries of those joined rooms whose members changed."""
+        """Return the summaries of the joined rooms whose members or name changed."""
         rooms = [
-            one.room_id
-            for one in turns
-            if one.section is Section.JOIN and await self._is_due(one, windows[one.room_id])
+            room.room_id
+            for room in room_contexts
+            if room.section is Section.JOIN and await self._is_due(room, ranges[room.room_id])
         ]
         if not rooms:
             return {}
@@ -63,28 +63,28 @@ class Summaries:
         for room_id in rooms:
             counts = present[room_id].joined_count, present[room_id].invited_count
             heroes = (
-                await self._memberships.heroes(room_id, turn.user_id)
+                await self._memberships.heroes(room_id, context.user_id)
                 if room_id in nameless
                 else None
             )
             summaries[room_id] = _summary(*counts, heroes)
         return summaries
 
-    async def _is_due(self, one: RoomTurn, window: Window) -> bool:
-        if one.complete or not window.is_whole:
+    async def _is_due(self, room: RoomTurn, timeline_range: Window) -> bool:
+        if room.needs_full_state or not timeline_range.is_exact:
             return True
         members: list[EventID | None] = []
-        for entry in window.entries:
+        for entry in timeline_range.entries:
             for event_type, _, event_id, _ in entry.changes:
                 if event_type in _NAMING_TYPES:
                     return True
                 if event_type == event_types.MEMBER:
                     members.append(None if event_id is None else EventID(event_id))
-        return bool(members) and await self._came_or_went(members)
+        return bool(members) and await self._any_membership_changed(members)
 
-    async def _came_or_went(self, members: Sequence[EventID | None]) -> bool:
-        """Tell whether of some changes of members any is more than a change of profile."""
-        events = await self._events.get(one for one in members if one is not None)
+    async def _any_membership_changed(self, members: Sequence[EventID | None]) -> bool:
+        """Return whether any of these member events changes more than a profile."""
+        events = await self._events.get(event_id for event_id in members if event_id is not None)
         before = await self._previous.of(events.values())
         return any(
             event_id is None
@@ -95,16 +95,20 @@ class Summaries:
         )
 
     async def _nameless(self, rooms: Collection[RoomID]) -> set[RoomID]:
-        named = {room_id: await self._states.current_of_keys(room_id, _KEYS) for room_id in rooms}
-        events = await self._events.get(one for held in named.values() for one in held.values())
+        naming_state = {
+            room_id: await self._states.current_of_keys(room_id, _KEYS) for room_id in rooms
+        }
+        events = await self._events.get(
+            event_id for state in naming_state.values() for event_id in state.values()
+        )
         nameless: set[RoomID] = set()
-        for room_id, held in named.items():
+        for room_id, state in naming_state.items():
             contents = [
-                (content_of(events[held[key]]), source)
-                for key, source in _NAMING
-                if key in held and held[key] in events
+                (content_of(events[state[key]]), property_name)
+                for key, property_name in _NAMING
+                if key in state and state[key] in events
             ]
-            if not any(content.get(source) for content, source in contents):
+            if not any(content.get(property_name) for content, property_name in contents):
                 nameless.add(room_id)
         return nameless
 

@@ -1,4 +1,18 @@
-"""The rooms section: every room's part put together, spliced from bytes."""
+"""The `rooms` section of a sync response, assembled from encoded parts.
+
+Rules:
+
+- The timelines are loaded and rendered first; summaries and state depend on what they contain. The
+  state section must not repeat what the timeline sets, and lazy loading needs the senders.
+- If visibility rules hide recent events of a room, the range of its timeline is extended backwards
+  a few times, so that a client does not get an empty timeline of a room with visible history. The
+  range and the timeline of a room are always replaced together.
+- Every member event that a lazily loading device gets, in state or timeline, is recorded, but only
+  if its room is really part of the response.
+- A shared timeline is rendered once for many users: nothing here may modify its events or JSON. Its
+  senders' member events are looked up once and stored with it; that is safe because all users who
+  share a timeline have the same range and the same form of state.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -24,7 +38,7 @@ from hs.services.sync.timeline_range import Window, Windows
 from hs.services.sync.timeline_section import RoomTimelines, Timeline, shaped
 
 MAX_FURTHER: Final = 2
-_FURTHER_FACTOR: Final = 5
+_EXTENSION_FACTOR: Final = 5
 _STRIPPED: Final = {Section.INVITE: b"invite_state", Section.KNOCK: b"knock_state"}
 _NO_STATE: Final[State] = {}
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
@@ -32,10 +46,10 @@ _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 
 @attrs.define(eq=False)
 class _Room:
-    """One joined or left room on its way to bytes."""
+    """The parts of one joined or left room before they are encoded."""
 
-    turn: RoomTurn
-    window: Window
+    context: RoomTurn
+    timeline_range: Window
     timeline: Timeline
     summary: Summary | None
     state: Mapping[StateKey, EventID] = _NO_STATE
@@ -43,9 +57,9 @@ class _Room:
 
 @attrs.frozen(eq=False)
 class RoomSections:
-    """Renders rooms."""
+    """The renderer of the `rooms` section."""
 
-    _windows: Windows
+    _ranges: Windows
     _timelines: RoomTimelines
     _states: RoomStates
     _summaries: Summaries
@@ -54,28 +68,32 @@ class RoomSections:
     _events: EventStore
     _rendering: Rendering
 
-    async def render(self, turn: Turn, turns: Sequence[RoomTurn], extras: Extras) -> bytes | None:
-        """Give the `rooms` member of an answer; None if there is nothing to tell."""
-        quiet = _quiet(turn, turns, extras)
-        if not turns and not quiet:
+    async def render(
+        self, context: Turn, room_contexts: Sequence[RoomTurn], room_events: Extras
+    ) -> bytes | None:
+        """Return the encoded `rooms` member of a response; None if it would be empty."""
+        without_events = _rooms_without_events(context, room_contexts, room_events)
+        if not room_contexts and not without_events:
             return None
         sections: dict[Section, list[bytes]] = {}
-        shown = [one for one in turns if one.section in (Section.JOIN, Section.LEAVE)]
-        rooms = await self._rooms(turn, [*shown, *quiet])
-        counts = await self._counts_of(turn, rooms)
-        state = await self._state_events(turn, rooms)
+        visible = [room for room in room_contexts if room.section in (Section.JOIN, Section.LEAVE)]
+        rooms = await self._rooms(context, [*visible, *without_events])
+        counts = await self._load_counts(context, rooms)
+        state = await self._state_events(context, rooms)
         for room in rooms:
-            rendered = self._rendered(turn, room, extras, counts, state)
+            rendered = self._render_room(context, room, room_events, counts, state)
             if rendered is not None:
-                sections.setdefault(room.turn.section, []).append(
-                    _named(room.turn.room_id, rendered)
+                sections.setdefault(room.context.section, []).append(
+                    _keyed(room.context.room_id, rendered)
                 )
-        outside = [one for one in turns if one.section in _STRIPPED]
-        stripped = await self._stripped.of(turn.user_id, {one.room_id: one.own for one in outside})
-        for one in outside:
-            name, events = _STRIPPED[one.section], stripped[one.room_id]
-            invite = b'{"%b":{"events":%b}}' % (name, orjson.dumps(events))
-            sections.setdefault(one.section, []).append(_named(one.room_id, invite))
+        invites = [room for room in room_contexts if room.section in _STRIPPED]
+        stripped = await self._stripped.of(
+            context.user_id, {room.room_id: room.own for room in invites}
+        )
+        for invite in invites:
+            name, events = _STRIPPED[invite.section], stripped[invite.room_id]
+            rendered = b'{"%b":{"events":%b}}' % (name, orjson.dumps(events))
+            sections.setdefault(invite.section, []).append(_keyed(invite.room_id, rendered))
         if not sections:
             return None
         members = [
@@ -84,107 +102,127 @@ class RoomSections:
         ]
         return b"{%b}" % b",".join(members)
 
-    async def _rooms(self, turn: Turn, turns: Sequence[RoomTurn]) -> list[_Room]:
-        windows = await self._windows.load(turn, turns, turn.plan.limit)
-        whole = [one for one in turns if one.complete or turn.request.full_state]
-        if whole:
-            await self._states.prepare(
-                [one.room_id for one in whole if one.section is Section.JOIN]
+    async def _rooms(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> list[_Room]:
+        ranges = await self._ranges.load(
+            context, room_contexts, context.compiled_filter.timeline_limit
+        )
+        with_full_state = [
+            room for room in room_contexts if room.needs_full_state or context.request.full_state
+        ]
+        if with_full_state:
+            await self._states.prefetch_current(
+                [room.room_id for room in with_full_state if room.section is Section.JOIN]
             )
-        timelines = await self._timelines.render(turn, turns, windows)
-        await self._look_further(turn, turns, windows, timelines)
-        if whole and turn.request.state_after is None:
-            await self._states.prepare_replaced(timelines[one.room_id].shown for one in whole)
-        summaries = await self._summaries.of(turn, turns, windows)
+        timelines = await self._timelines.render(context, room_contexts, ranges)
+        await self._extend_timelines(context, room_contexts, ranges, timelines)
+        if with_full_state and context.request.state_after is None:
+            await self._states.prefetch_replaced(
+                timelines[room.room_id].shown for room in with_full_state
+            )
+        summaries = await self._summaries.of(context, room_contexts, ranges)
         rooms = [
-            _Room(one, windows[one.room_id], timelines[one.room_id], summaries.get(one.room_id))
-            for one in turns
+            _Room(
+                room_context,
+                ranges[room_context.room_id],
+                timelines[room_context.room_id],
+                summaries.get(room_context.room_id),
+            )
+            for room_context in room_contexts
         ]
         for room in rooms:
-            room.state = await self._state(turn, room)
+            room.state = await self._state(context, room)
         return rooms
 
-    async def _look_further(
+    async def _extend_timelines(
         self,
-        turn: Turn,
-        turns: Sequence[RoomTurn],
-        windows: dict[RoomID, Window],
+        context: Turn,
+        room_contexts: Sequence[RoomTurn],
+        ranges: dict[RoomID, Window],
         timelines: dict[RoomID, Timeline],
     ) -> None:
-        """Go further back where the user may not see what happened last."""
-        limit = turn.plan.limit
-        short = [one for one in turns if not (one.certain or one.alone)]
+        """Extend timelines backwards in which visibility rules hide recent events."""
+        limit = context.compiled_filter.timeline_limit
+        short = [room for room in room_contexts if not (room.always_joined or room.never_joined)]
         for _ in range(MAX_FURTHER):
             short = [
-                one
-                for one in short
-                if len(windows[one.room_id].shown) >= limit
-                and len(timelines[one.room_id].shown) < turn.plan.limit
+                room
+                for room in short
+                if len(ranges[room.room_id].shown) >= limit
+                and len(timelines[room.room_id].shown) < context.compiled_filter.timeline_limit
             ]
             if not short:
                 return
-            limit *= _FURTHER_FACTOR
-            windows.update(await self._windows.load(turn, short, limit))
-            timelines.update(await self._timelines.render(turn, short, windows))
+            limit *= _EXTENSION_FACTOR
+            ranges.update(await self._ranges.load(context, short, limit))
+            timelines.update(await self._timelines.render(context, short, ranges))
 
     # State
 
-    async def _state(self, turn: Turn, room: _Room) -> Mapping[StateKey, EventID]:
-        one, shown = room.turn, room.timeline.shown
-        plan = turn.plan
-        if plan.filter.room.state.allows_nothing:
+    async def _state(self, context: Turn, room: _Room) -> Mapping[StateKey, EventID]:
+        room_context, shown = room.context, room.timeline.shown
+        compiled_filter = context.compiled_filter
+        if compiled_filter.filter.room.state.allows_nothing:
             return _NO_STATE
         heroes = room.summary.heroes if room.summary is not None else ()
-        if one.complete or turn.request.full_state:
-            whole = await self._states.complete(turn, one, shown)
-            if not plan.is_lazy:
-                return whole
-            wanted = {*room.timeline.senders, *heroes, turn.user_id}
-            if one.after is not None:
-                # What the client knows of other members may be out of date.
-                changed = await self._states.changed(turn, one, room.window, shown)
-                wanted |= {UserID(key[1]) for key in changed if key[0] == event_types.MEMBER}
-            return only_members(whole, wanted)
+        if room_context.needs_full_state or context.request.full_state:
+            full_state = await self._states.full(context, room_context, shown)
+            if not compiled_filter.is_lazy:
+                return full_state
+            user_ids = {*room.timeline.senders, *heroes, context.user_id}
+            if room_context.after is not None:
+                # Other members may have changed since the client received them.
+                changed = await self._states.changes(
+                    context, room_context, room.timeline_range, shown
+                )
+                user_ids |= {UserID(key[1]) for key in changed if key[0] == event_types.MEMBER}
+            return only_members(full_state, user_ids)
         state: Mapping[StateKey, EventID] = _NO_STATE
-        window = room.window
-        if not window.is_whole or any(entry.changes for entry in window.entries):
-            state = await self._states.changed(turn, one, window, shown)
-        if not plan.is_lazy or not (shown or heroes):
+        timeline_range = room.timeline_range
+        if not timeline_range.is_exact or any(entry.changes for entry in timeline_range.entries):
+            state = await self._states.changes(context, room_context, timeline_range, shown)
+        if not compiled_filter.is_lazy or not (shown or heroes):
             return state
-        return await self._with_members(turn, room, state, heroes)
+        return await self._with_members(context, room, state, heroes)
 
     async def _with_members(
         self,
-        turn: Turn,
+        context: Turn,
         room: _Room,
         state: Mapping[StateKey, EventID],
         heroes: Sequence[UserID],
     ) -> Mapping[StateKey, EventID]:
-        room_id = room.turn.room_id
-        members = await self._members(turn, room)
+        room_id = room.context.room_id
+        members = await self._members(context, room)
         if heroes:
             keys = [(event_types.MEMBER, str(hero)) for hero in heroes]
-            found = await self._states.entries(turn, room.turn, keys, room.timeline.shown)
-            members = {**members, **{UserID(key[1]): one for key, one in found.items()}}
-        redundant = not turn.plan.filter.room.state.include_redundant_members
-        has = turn.sent.has
-        fresh = {
+            hero_events = await self._states.select(
+                context, room.context, keys, room.timeline.shown
+            )
+            members = {
+                **members,
+                **{UserID(key[1]): event_id for key, event_id in hero_events.items()},
+            }
+        skip_received = not context.compiled_filter.filter.room.state.include_redundant_members
+        has = context.sent_members.has
+        new_members = {
             (event_types.MEMBER, str(user_id)): event_id
             for user_id, event_id in members.items()
-            if not (redundant and has(room_id, user_id, event_id))
+            if not (skip_received and has(room_id, user_id, event_id))
         }
-        return {**fresh, **state} if fresh else state
+        return {**new_members, **state} if new_members else state
 
-    async def _members(self, turn: Turn, room: _Room) -> Mapping[UserID, EventID]:
+    async def _members(self, context: Turn, room: _Room) -> Mapping[UserID, EventID]:
         timeline = room.timeline
         if timeline.members is not None:
             return timeline.members
         keys = [(event_types.MEMBER, str(sender)) for sender in timeline.senders]
-        found = await self._states.entries(turn, room.turn, keys, timeline.shown)
-        timeline.members = {UserID(key[1]): event_id for key, event_id in found.items()}
+        entries = await self._states.select(context, room.context, keys, timeline.shown)
+        timeline.members = {UserID(key[1]): event_id for key, event_id in entries.items()}
         return timeline.members
 
-    async def _state_events(self, turn: Turn, rooms: Sequence[_Room]) -> dict[EventID, StoredEvent]:
+    async def _state_events(
+        self, context: Turn, rooms: Sequence[_Room]
+    ) -> dict[EventID, StoredEvent]:
         ids = [event_id for room in rooms for event_id in room.state.values()]
         if not ids:
             return {}
@@ -193,59 +231,64 @@ class RoomSections:
         return events
 
     def _state_json(
-        self, turn: Turn, room: _Room, events: Mapping[EventID, StoredEvent]
+        self, context: Turn, room: _Room, events: Mapping[EventID, StoredEvent]
     ) -> list[bytes]:
-        wanted = turn.plan.filter.room.state
-        plain = turn.plan.shows_all_state
-        if not plain and not wanted.allows_room(room.turn.room_id):
+        state_filter = context.compiled_filter.filter.room.state
+        is_unfiltered = context.compiled_filter.shows_all_state
+        if not is_unfiltered and not state_filter.allows_room(room.context.room_id):
             return []
         shown = [events[event_id] for event_id in room.state.values() if event_id in events]
-        if not plain:
-            shown = [stored for stored in shown if _allows(wanted, stored)]
-        if turn.plan.is_lazy:
-            _bring(turn, shown)
-        rendered = self._rendering.state_events(shown, turn.viewer, room_id=False)
-        if not turn.plan.shapes_events:
+        if not is_unfiltered:
+            shown = [stored for stored in shown if _filter_allows(state_filter, stored)]
+        if context.compiled_filter.is_lazy:
+            _record_members(context, shown)
+        rendered = self._rendering.state_events(shown, context.viewer, room_id=False)
+        if not context.compiled_filter.shapes_events:
             return rendered
         return [
-            shaped(turn.plan, stored, text) for stored, text in zip(shown, rendered, strict=True)
+            shaped(context.compiled_filter, stored, text)
+            for stored, text in zip(shown, rendered, strict=True)
         ]
 
     # Counts
 
-    async def _counts_of(self, turn: Turn, rooms: Sequence[_Room]) -> Mapping[RoomID, RoomCounts]:
-        joined = [room.turn.room_id for room in rooms if room.turn.section is Section.JOIN]
+    async def _load_counts(
+        self, context: Turn, rooms: Sequence[_Room]
+    ) -> Mapping[RoomID, RoomCounts]:
+        joined = [room.context.room_id for room in rooms if room.context.section is Section.JOIN]
         if not joined:
             return {}
-        return await self._counts.counts(turn.user_id, joined, turn.events)
+        return await self._counts.counts(context.user_id, joined, context.events_position)
 
     # Bytes
 
-    def _rendered(
+    def _render_room(
         self,
-        turn: Turn,
+        context: Turn,
         room: _Room,
-        extras: Extras,
+        room_events: Extras,
         counts: Mapping[RoomID, RoomCounts],
         events: Mapping[EventID, StoredEvent],
     ) -> bytes | None:
-        one = room.turn
-        state = self._state_json(turn, room, events) if room.state else []
-        ephemeral = extras.ephemeral.get(one.room_id, ())
-        account_data = extras.account_data.get(one.room_id, ())
-        worth = one.is_new or turn.request.full_state or room.summary is not None
+        room_context = room.context
+        state = self._state_json(context, room, events) if room.state else []
+        ephemeral = room_events.ephemeral.get(room_context.room_id, ())
+        account_data = room_events.account_data.get(room_context.room_id, ())
+        always_included = (
+            room_context.is_new or context.request.full_state or room.summary is not None
+        )
         if not (
-            worth
+            always_included
             or room.timeline.shown
-            or room.window.limited
+            or room.timeline_range.limited
             or state
             or ephemeral
             or account_data
         ):
             return None
-        if turn.plan.is_lazy:
-            _bring(turn, room.timeline.shown)
-        state_name = turn.request.state_after or "state"
+        if context.compiled_filter.is_lazy:
+            _record_members(context, room.timeline.shown)
+        state_name = context.request.state_after or "state"
         parts = [
             b'"timeline":%b,"%b":{"events":[%b]},"account_data":{"events":[%b]}'
             % (
@@ -255,59 +298,66 @@ class RoomSections:
                 b",".join(account_data),
             )
         ]
-        if one.section is Section.JOIN:
+        if room_context.section is Section.JOIN:
             parts.append(b',"ephemeral":{"events":[%b]}' % b",".join(ephemeral))
-            parts.append(_counts_json(turn, counts.get(one.room_id, NO_COUNTS)))
+            parts.append(_counts_json(context, counts.get(room_context.room_id, NO_COUNTS)))
             if room.summary is not None:
                 parts.append(b',"summary":' + room.summary.json)
         return b"{%b}" % b"".join(parts)
 
 
-def _quiet(turn: Turn, turns: Sequence[RoomTurn], extras: Extras) -> list[RoomTurn]:
-    """Give the joined rooms in which no event arrived, but something else changed."""
-    rooms = extras.rooms().difference([one.room_id for one in turns])
-    if turn.request.full_state and turn.since is not None:
+def _rooms_without_events(
+    context: Turn, room_contexts: Sequence[RoomTurn], room_events: Extras
+) -> list[RoomTurn]:
+    """Return the joined rooms without new events in which something else changed.
+
+    With `full_state`, these are all joined rooms that are not in the response yet.
+    """
+    rooms = room_events.rooms().difference([room.room_id for room in room_contexts])
+    if context.request.full_state and context.since is not None:
         rooms |= {
             room_id
-            for room_id, own in turn.rooms.items()
-            if own.membership == event_types.JOIN and turn.plan.filter.room.allows_room(room_id)
-        }.difference([one.room_id for one in turns])
-    since = None if turn.since is None else turn.since.events
+            for room_id, own in context.rooms.items()
+            if own.membership == event_types.JOIN
+            and context.compiled_filter.filter.room.allows_room(room_id)
+        }.difference([room.room_id for room in room_contexts])
+    since = None if context.since is None else context.since.events
     return [
-        RoomTurn(room_id, Section.JOIN, turn.rooms[room_id], since, certain=True)
+        RoomTurn(room_id, Section.JOIN, context.rooms[room_id], since, always_joined=True)
         for room_id in rooms
     ]
 
 
-def _allows(wanted: EventFilter, stored: StoredEvent) -> bool:
+def _filter_allows(event_filter: EventFilter, stored: StoredEvent) -> bool:
     event = stored.event
-    return wanted.allows(event.type, event.sender, content_of(stored))
+    return event_filter.allows(event.type, event.sender, content_of(stored))
 
 
-def _bring(turn: Turn, shown: Iterable[StoredEvent]) -> None:
-    """Note the members that an answer brings to a device that gets them lazily."""
+def _record_members(context: Turn, shown: Iterable[StoredEvent]) -> None:
+    """Record the member events that the response sends to a lazily loading device."""
     for stored in shown:
         event = stored.event
         if event.state_key is not None and event.type == event_types.MEMBER:
-            turn.brought.append((event.room_id, UserID(event.state_key), event.event_id))
+            context.added_members.append((event.room_id, UserID(event.state_key), event.event_id))
 
 
-def _named(room_id: RoomID, rendered: bytes) -> bytes:
+def _keyed(room_id: RoomID, rendered: bytes) -> bytes:
     return b"%b:%b" % (orjson.dumps(room_id), rendered)
 
 
-def _counts_json(turn: Turn, counts: RoomCounts) -> bytes:
-    if not turn.plan.filter.room.timeline.unread_thread_notifications:
-        return b',"unread_notifications":%b' % _count(counts.total())
-    main = b',"unread_notifications":%b' % _count(counts.main)
+def _counts_json(context: Turn, counts: RoomCounts) -> bytes:
+    if not context.compiled_filter.filter.room.timeline.unread_thread_notifications:
+        return b',"unread_notifications":%b' % _count_json(counts.total())
+    main = b',"unread_notifications":%b' % _count_json(counts.main)
     if not counts.threads:
         return main
     threads = b",".join(
-        b"%b:%b" % (orjson.dumps(root), _count(count)) for root, count in counts.threads.items()
+        b"%b:%b" % (orjson.dumps(root), _count_json(count))
+        for root, count in counts.threads.items()
     )
-    # The stable name, and the one that clients of its time look for.
+    # Also under the name of MSC3773, which older clients read.
     return b'%b,"unread_thread_notifications":{%b},%b:{%b}' % (main, threads, _MSC3773, threads)
 
 
-def _count(count: Count) -> bytes:
+def _count_json(count: Count) -> bytes:
     return b'{"notification_count":%d,"highlight_count":%d}' % (count[0], count[1])

@@ -1,7 +1,16 @@
-"""The state section of a room: whole, or what changed, at the start or the end of the timeline.
+"""The state section of a room: full or changed state, at the start or end of the timeline.
 
-Whoever applies the section, and after it the state events of the timeline, has the room's state
-as it was at the end of the answer's span.
+Rules:
+
+- A client that applies the section, and then the state events of the timeline, has the state of the
+  room at the end of the response.
+- The state in memory may be newer than the end of the response. It is rewound by the events that
+  arrived after that end.
+- The recent events in memory list all state changes, including those by state resolution. If they
+  do not reach back to the token, the section is the difference between the stored states at both
+  ends, and the full state if the earlier one is unknown.
+- For a left room the state ends with the user's leave event.
+- Entries that state resolution removed without a replacement cannot be expressed and are left out.
 
 Spec: client-server API, Syncing, `state` and `state_after`.
 """
@@ -31,12 +40,12 @@ State = dict[StateKey, EventID]
 
 MAX_REPLACED: Final = 20_000
 
-_NOTHING: Final[State] = {}
+_NO_STATE: Final[State] = {}
 
 
 @attrs.frozen(eq=False)
 class RoomStates:
-    """Works out state sections."""
+    """The reader of state sections."""
 
     _database: Database
     _tails: Tails
@@ -44,13 +53,13 @@ class RoomStates:
     _states: StateStore
     _previous: PreviousStates
     _stays: Stays
-    # What each state event took the place of, which never changes.
+    # The event that each state event replaced; None if there was none. It never changes.
     _replaced: LruCache[EventID, EventID | None] = attrs.field(
         factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED), init=False
     )
 
-    async def prepare(self, room_ids: Collection[RoomID]) -> None:
-        """Read the current state of rooms together, and the events in it that are no members."""
+    async def prefetch_current(self, room_ids: Collection[RoomID]) -> None:
+        """Prefetch the current state of rooms, and its events other than member events."""
         states = await self._states.current_in(room_ids)
         await self._events.get(
             event_id
@@ -59,125 +68,143 @@ class RoomStates:
             if key[0] != event_types.MEMBER
         )
 
-    async def prepare_replaced(self, shown: Iterable[Sequence[StoredEvent]]) -> None:
-        """Read together what state events of timelines took the place of."""
-        firsts = [first for events in shown for first in _firsts(events).values()]
-        unknown = [one for one in firsts if one.event_id not in self._replaced]
+    async def prefetch_replaced(self, shown: Iterable[Sequence[StoredEvent]]) -> None:
+        """Prefetch the events that the first state events of timelines replaced."""
+        firsts = [first for events in shown for first in _first_by_key(events).values()]
+        unknown = [stored for stored in firsts if stored.event_id not in self._replaced]
         replaced = await self._previous.of(unknown)
         for stored in unknown:
             before = replaced.get(stored.event_id)
             self._replaced.put(stored.event_id, None if before is None else before.event_id)
 
-    async def changed(
-        self, turn: Turn, one: RoomTurn, window: Window, shown: Sequence[StoredEvent]
-    ) -> StateMap | State:
-        """Give what changed since the client's token, as far as the timeline does not tell."""
-        at_end = turn.request.state_after is not None
-        # The end of a stay may lie before the end of the window.
-        if window.is_whole and one.section is not Section.LEAVE:
-            return _changes(window.entries, {stored.event_id for stored in shown}, at_end)
-        before = await self._before_span(one)
-        if before is None:
-            return await self.complete(turn, one, shown)
-        after = await self._at_end(turn, one)
-        changed = _differing(before, after)
-        return changed if at_end else await self._undone(changed, before, shown)
-
-    async def complete(
-        self, turn: Turn, one: RoomTurn, shown: Sequence[StoredEvent]
-    ) -> StateMap | State:
-        """Give all of the state."""
-        if one.alone:
-            return _NOTHING
-        after = await self._at_end(turn, one)
-        if turn.request.state_after is not None:
-            return after
-        return await self._rewound(after, shown)
-
-    async def entries(
+    async def changes(
         self,
-        turn: Turn,
-        one: RoomTurn,
+        context: Turn,
+        room_context: RoomTurn,
+        timeline_range: Window,
+        shown: Sequence[StoredEvent],
+    ) -> StateMap | State:
+        """Return the state changes since the token that the timeline does not contain."""
+        at_end = context.request.state_after is not None
+        # In a left room, the range may go on after the user left.
+        if timeline_range.is_exact and room_context.section is not Section.LEAVE:
+            return _changes_before_timeline(
+                timeline_range.entries, {stored.event_id for stored in shown}, at_end
+            )
+        before = await self._state_at_token(room_context)
+        if before is None:
+            return await self.full(context, room_context, shown)
+        after = await self._at_end(context, room_context)
+        changed = _difference(before, after)
+        return changed if at_end else await self._at_timeline_start(changed, before, shown)
+
+    async def full(
+        self, context: Turn, room_context: RoomTurn, shown: Sequence[StoredEvent]
+    ) -> StateMap | State:
+        """Return the full state."""
+        if room_context.never_joined:
+            return _NO_STATE
+        after = await self._at_end(context, room_context)
+        if context.request.state_after is not None:
+            return after
+        return await self._rewind_timeline(after, shown)
+
+    async def select(
+        self,
+        context: Turn,
+        room_context: RoomTurn,
         keys: Iterable[StateKey],
         shown: Sequence[StoredEvent],
     ) -> State:
-        """Give some entries of the state that `complete` would give."""
+        """Return the entries for `keys` of the full state; missing keys are left out."""
         keys = list(keys)
-        if one.section is Section.LEAVE or self._events_later(turn, one.room_id):
-            whole = await self._at_end(turn, one)
-            found = {key: whole[key] for key in keys if key in whole}
+        if room_context.section is Section.LEAVE or self._later_events(
+            context, room_context.room_id
+        ):
+            end_state = await self._at_end(context, room_context)
+            entries = {key: end_state[key] for key in keys if key in end_state}
         else:
-            found = dict(await self._states.current_of_keys(one.room_id, keys))
-        if turn.request.state_after is not None:
-            return found
-        for key, first in _firsts(shown).items():
+            entries = dict(await self._states.current_of_keys(room_context.room_id, keys))
+        if context.request.state_after is not None:
+            return entries
+        for key, first in _first_by_key(shown).items():
             if key not in keys:
                 continue
-            value = await self._value_replaced(first, key)
+            value = await self._replaced_entry(first, key)
             if value is None:
-                found.pop(key, None)
+                entries.pop(key, None)
             else:
-                found[key] = value
-        return found
+                entries[key] = value
+        return entries
 
-    def _events_later(self, turn: Turn, room_id: RoomID) -> Sequence[TailEntry] | None:
-        # What arrived behind the answer's span while it was being made.
-        return self._tails.since(room_id, turn.events)
+    def _later_events(self, context: Turn, room_id: RoomID) -> Sequence[TailEntry] | None:
+        # Events that arrived after the end of the response while it was computed.
+        return self._tails.since(room_id, context.events_position)
 
-    async def _at_end(self, turn: Turn, one: RoomTurn) -> StateMap:
-        if one.section is Section.LEAVE:
-            return await self._stays.state_at_end(one.own.event_id)
-        state_map = await self._states.current(one.room_id)
-        for entry in self._events_later(turn, one.room_id) or ():
+    async def _at_end(self, context: Turn, room_context: RoomTurn) -> StateMap:
+        if room_context.section is Section.LEAVE:
+            return await self._stays.state_at_end(room_context.own.event_id)
+        state_map = await self._states.current(room_context.room_id)
+        for entry in self._later_events(context, room_context.room_id) or ():
             if entry.changes:
-                return await self._before_changes(turn, one.room_id, state_map)
+                return await self._rewind_later_events(context, room_context.room_id, state_map)
         return state_map
 
-    async def _before_changes(self, turn: Turn, room_id: RoomID, state_map: StateMap) -> StateMap:
-        seen: set[StateKey] = set()
-        for entry in self._events_later(turn, room_id) or ():
+    async def _rewind_later_events(
+        self, context: Turn, room_id: RoomID, state_map: StateMap
+    ) -> StateMap:
+        done: set[StateKey] = set()
+        for entry in self._later_events(context, room_id) or ():
             for event_type, state_key, _, _ in entry.changes:
                 key = (event_type, state_key)
-                if key in seen:
+                if key in done:
                     continue
-                seen.add(key)
+                done.add(key)
                 stored = await self._events.get_one(entry.event_id)
-                value = None if stored is None else await self._value_before(stored, key)
-                state_map = _with(state_map, key, value)
+                value = None if stored is None else await self._entry_before(stored, key)
+                state_map = _with_entry(state_map, key, value)
         return state_map
 
-    async def _rewound(self, state_map: StateMap, shown: Sequence[StoredEvent]) -> StateMap:
-        for key, first in _firsts(shown).items():
-            state_map = _with(state_map, key, await self._value_replaced(first, key))
+    async def _rewind_timeline(self, state_map: StateMap, shown: Sequence[StoredEvent]) -> StateMap:
+        for key, first in _first_by_key(shown).items():
+            state_map = _with_entry(state_map, key, await self._replaced_entry(first, key))
         return state_map
 
-    async def _undone(
+    async def _at_timeline_start(
         self, changed: State, before: StateMap, shown: Sequence[StoredEvent]
     ) -> State:
-        """Take the timeline back out of changes; what it brings first may hide a change."""
-        for key, first in _firsts(shown).items():
+        """Convert changes at the end of the timeline to changes at its start.
+
+        For a key that the timeline sets, the change before the timeline is what its first event of
+        that key replaced.
+        """
+        for key, first in _first_by_key(shown).items():
             if key not in changed:
                 continue
-            value = await self._value_replaced(first, key)
+            value = await self._replaced_entry(first, key)
             if value is None or value == before.get(key):
                 del changed[key]
             else:
                 changed[key] = value
         return changed
 
-    async def _before_span(self, one: RoomTurn) -> StateMap | None:
-        """Give the state at the client's token, from the events around it; None: unknown."""
-        assert one.after is not None
-        last, first = await self._database.read(room_changes.around, one.room_id, one.after)
+    async def _state_at_token(self, room_context: RoomTurn) -> StateMap | None:
+        """Return the state at the client's token, from the events around it; None if unknown."""
+        assert room_context.after is not None
+        last, first = await self._database.read(
+            room_changes.around, room_context.room_id, room_context.after
+        )
         if first is not None:
             stored = await self._events.get_one(EventID(first))
             if stored is not None and stored.snapshot_id is not None:
                 return await self._states.at_snapshot(stored.snapshot_id)
         return (
-            None if last is None else await self._after(await self._events.get_one(EventID(last)))
+            None
+            if last is None
+            else await self._state_after(await self._events.get_one(EventID(last)))
         )
 
-    async def _after(self, stored: StoredEvent | None) -> StateMap:
+    async def _state_after(self, stored: StoredEvent | None) -> StateMap:
         if stored is None or stored.snapshot_id is None:
             return StateMap()
         state_map = await self._states.at_snapshot(stored.snapshot_id)
@@ -186,29 +213,31 @@ class RoomStates:
             return state_map
         return state_map.set((event.type, event.state_key), event.event_id)
 
-    async def _value_replaced(self, first: StoredEvent, key: StateKey) -> EventID | None:
+    async def _replaced_entry(self, first: StoredEvent, key: StateKey) -> EventID | None:
         if first.event_id in self._replaced:
             return self._replaced.get(first.event_id)
-        return await self._value_before(first, key)
+        return await self._entry_before(first, key)
 
-    async def _value_before(self, stored: StoredEvent, key: StateKey) -> EventID | None:
+    async def _entry_before(self, stored: StoredEvent, key: StateKey) -> EventID | None:
         if stored.snapshot_id is None:
             return None
         return (await self._states.of_snapshot(stored.snapshot_id, (key,))).get(key)
 
 
-def only_members(state: StateMap | State, wanted: set[UserID]) -> State:
-    """Give a state without the members that nobody wants."""
+def only_members(state: StateMap | State, user_ids: set[UserID]) -> State:
+    """Return a state without the member events of other users than these."""
     return {
         key: event_id
         for key, event_id in state.items()
-        if key[0] != event_types.MEMBER or key[1] in wanted
+        if key[0] != event_types.MEMBER or key[1] in user_ids
     }
 
 
-def _changes(entries: Sequence[TailEntry], shown: set[EventID], at_end: bool) -> State:
+def _changes_before_timeline(
+    entries: Sequence[TailEntry], shown: set[EventID], at_end: bool
+) -> State:
     changed: dict[StateKey, EventID | None] = {}
-    # Keys that the timeline has set: from there on the client goes by the timeline.
+    # Keys that the timeline has set. From there on the client follows the timeline.
     settled: set[StateKey] = set()
     for entry in entries:
         for event_type, state_key, event_id, _ in entry.changes:
@@ -222,14 +251,14 @@ def _changes(entries: Sequence[TailEntry], shown: set[EventID], at_end: bool) ->
     return {key: event_id for key, event_id in changed.items() if event_id is not None}
 
 
-def _differing(before: StateMap, after: StateMap) -> State:
+def _difference(before: StateMap, after: StateMap) -> State:
     if before is after:
         return {}
     get = before.get
     return {key: event_id for key, event_id in after.items() if get(key) != event_id}
 
 
-def _firsts(shown: Sequence[StoredEvent]) -> dict[StateKey, StoredEvent]:
+def _first_by_key(shown: Sequence[StoredEvent]) -> dict[StateKey, StoredEvent]:
     firsts: dict[StateKey, StoredEvent] = {}
     for stored in shown:
         if stored.event.state_key is not None:
@@ -237,7 +266,7 @@ def _firsts(shown: Sequence[StoredEvent]) -> dict[StateKey, StoredEvent]:
     return firsts
 
 
-def _with(state_map: StateMap, key: StateKey, value: EventID | None) -> StateMap:
+def _with_entry(state_map: StateMap, key: StateKey, value: EventID | None) -> StateMap:
     if value is not None:
         return state_map.set(key, value)
     return state_map.delete(key) if key in state_map else state_map

@@ -1,4 +1,4 @@
-"""One answer in the making: who asks, from where to where, and which rooms have a part in it."""
+"""The context that one sync response is computed from, for the request and for each room."""
 
 import enum
 from collections.abc import Set as AbstractSet
@@ -21,10 +21,10 @@ DEFAULT_LIMIT: Final = 10
 
 @attrs.frozen
 class SyncRequest:
-    """What a client asks of /sync.
+    """The parameters of `/sync`.
 
-    `filter` is the ID of a stored filter, or a filter as JSON. `state_after` is the name of the
-    answer's member for the state at the end of the timeline; None: the state at its start.
+    `filter` is the ID of a stored filter, or inline JSON. `state_after` is the name of the response
+    member for the state at the end of the timeline; None requests the state at its start.
     """
 
     requester: Requester
@@ -38,63 +38,66 @@ class SyncRequest:
 
 @attrs.frozen(eq=False)
 class Plan:
-    """A filter, with the number that equal ways of showing rooms have in common."""
+    """A parsed filter with derived properties."""
 
     filter: SyncFilter
-    look: int
-    limit: int
+    rendering_id: int
+    """The ID that all filters which render events alike have in common."""
+    timeline_limit: int
+    """The timeline limit, after the limit of the configuration."""
     shows_every_event: bool = attrs.field(init=False)
     shows_all_state: bool = attrs.field(init=False)
     shapes_events: bool = attrs.field(init=False)
 
     @shows_every_event.default
-    def _ask_timeline(self) -> bool:
+    def _shows_every_event(self) -> bool:
         return self.filter.room.timeline.allows_everything
 
     @shows_all_state.default
-    def _ask_state(self) -> bool:
+    def _shows_all_state(self) -> bool:
         return self.filter.room.state.allows_everything
 
     @shapes_events.default
-    def _ask_shape(self) -> bool:
+    def _shapes_events(self) -> bool:
         return self.filter.federation_format or self.filter.event_fields is not None
 
     @property
     def is_lazy(self) -> bool:
-        """Tell whether members are to be loaded lazily."""
+        """Whether member events are loaded lazily."""
         return self.filter.room.state.lazy_load_members
 
 
 @attrs.frozen(eq=False)
 class Turn:
-    """The making of one answer for what happened in `(since, moment]`; `rooms` as of the moment.
+    """The context of one response, for the changes after `since` up to a fixed position.
 
-    `brought` collects the member events that the answer brings to the device.
+    The rooms are those of the user at, or a little after, that position.
     """
 
     request: SyncRequest
-    plan: Plan
+    compiled_filter: Plan
     since: SyncToken | None
-    moment: Moment
+    position: Moment
     rooms: RoomsOf
     ignored: AbstractSet[UserID]
     viewer: Viewer
-    sent: SentMembers
-    brought: list[Member] = attrs.Factory(list)
+    sent_members: SentMembers
+    added_members: list[Member] = attrs.Factory(list)
+    """The member events that the response contains, collected while it is rendered."""
 
     @property
     def user_id(self) -> UserID:
-        """Give who asks."""
+        """The requester's user ID."""
         return self.request.requester.user_id
 
     @property
-    def events(self) -> VectorPosition:
-        """Give how far the events go that belong into the answer."""
-        return self.moment.token.events
+    def events_position(self) -> VectorPosition:
+        """The position in the events stream at which the response ends."""
+        return self.position.token.events
 
 
 class Section(enum.Enum):
-    """The sections of the answer that a room may be in."""
+    """The parts of the `rooms` section, by the user's membership."""
 
     JOIN = "join"
     INVITE = "invite"
@@ -104,25 +107,25 @@ class Section(enum.Enum):
 
 @attrs.frozen(eq=False)
 class RoomTurn:
-    """One room's part in an answer.
-
-    The timeline shows what came behind `after` (None: the end of all there is), up to the number
-    `last` if the user is gone. `complete`: the whole state is given. `is_new`: the client has
-    nothing of the room yet. `certain`: the user was joined all along. `alone`: the user never
-    was in the room, so that there is only the event that ended the invite.
-    """
+    """The context of one room in a response."""
 
     room_id: RoomID
     section: Section
     own: LocalMembership
     after: VectorPosition | None
-    last: int | None = None
-    complete: bool = False
+    """The timeline starts after this position; None: it is the latest part of all events."""
+    last_stream_id: int | None = None
+    """The stream ID of the last event, if the user has left; None: the end of the response."""
+    needs_full_state: bool = False
+    """Whether the full state is sent."""
     is_new: bool = False
-    certain: bool = False
-    alone: bool = False
+    """Whether the client has received nothing of the room since the user joined it."""
+    always_joined: bool = False
+    """Whether the user was joined during the whole range, so that all of it is visible."""
+    never_joined: bool = False
+    """Whether the user was never joined: the room has only the event that ended the invite."""
 
     @property
-    def starts_late(self) -> bool:
-        """Tell whether a joined room's history begins before all that clients were given of it."""
+    def may_lack_history(self) -> bool:
+        """Whether the room is newly joined and may have earlier history than the timeline."""
         return self.is_new and self.after is None and self.section is Section.JOIN

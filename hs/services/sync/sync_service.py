@@ -1,6 +1,27 @@
-"""/sync: what happened in `(since, next_batch]`, exactly, and waiting until something does.
+"""The `/sync` service: computes responses, and waits for changes until the timeout.
 
-The end of an answer is fixed before anything is read; what arrives meanwhile belongs to the next.
+Rules:
+
+- A response covers exactly the interval `(since, next_batch]`. `next_batch` is fixed before
+  anything is read; what arrives later belongs to the next response, even if a reader has seen it
+  already.
+- The user's rooms are read in the same step as the position, without a checkpoint in between, so
+  that both describe the same state of the feed. If the rooms are not in memory at that moment, the
+  database may be ahead of the position; the room selection allows for that.
+- If the token is ahead of this process (another process issued it), the request waits for the feed
+  to catch up. After `CATCH_UP_S` it gets an empty response with its own token back.
+
+Races that this settles:
+
+- A change between computing a response and waiting: the number of changes of the watch is read
+  before the position, and waiting ends at once if it differs.
+- Concurrent equal initial requests are computed once, but only if they saw the same number of
+  changes. A request that arrives after a change never shares an older computation.
+- To-device messages: the response may end earlier in that stream than in the others, if there are
+  more messages than fit. Its token then says so. A response with such messages is not cached,
+  because they must not be delivered again once they are acknowledged.
+- Draining: when the process is about to stop, waiting requests get an empty response with their own
+  token, so that the client repeats them at another process.
 
 Spec: client-server API, Syncing.
 """
@@ -33,69 +54,71 @@ from hs.services.sync.sources import Extension, Extra, Presence
 from hs.services.sync.sync_context import Plan, RoomTurn, SyncRequest, Turn
 
 CATCH_UP_S: Final = 5.0
-"""How long to wait for news that the holder of a token has seen through another process."""
+"""How long a request waits for this process to reach the position of its token."""
 
 MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
 
 
 @attrs.frozen(eq=False)
 class Sections:
-    """The parts an answer is made of."""
+    """The sections that responses consist of."""
 
-    room_turns: RoomTurns
+    room_selection: RoomTurns
     rooms: RoomSections
-    extras: RoomExtras
-    accounts: Accounts
+    ephemeral: RoomExtras
+    account_data: Accounts
     presence: PresenceSection
     extensions: Sequence[Extension] = ()
 
 
 @attrs.frozen(eq=False)
-class _Answer:
-    """An answer as JSON, and whether it is worth giving before the time is over.
+class _Response:
+    """An encoded response, and whether it has changes that end the waiting.
 
-    One with messages to the device is not kept: once acknowledged they must not come again.
+    A response with to-device messages must not be cached: after they are acknowledged, they must
+    not be delivered again.
     """
 
     text: bytes
-    news: bool
-    may_be_kept: bool
+    has_changes: bool
+    may_be_cached: bool
 
 
 @attrs.frozen(eq=False)
 class SyncService:
-    """Answers /sync."""
+    """The service of `/sync`."""
 
     _positions: Positions
     _notifier: Notifier
     _memberships: Memberships
     _visibility: Visibility
     _rendering: Rendering
-    _plans: Plans
+    _compiled_filters: Plans
     _lazy: LazyMembers
     _presence: Presence
     sections: Sections
-    _answers: Answers
+    _response_cache: Answers
     _gate: AbstractAsyncContextManager[None]
     _flights: SingleFlight[tuple[SyncRequest, int]] = attrs.field(factory=SingleFlight, init=False)
 
     async def sync(self, request: SyncRequest) -> bytes:
-        """Give an answer as JSON, waiting for news up to the timeout.
+        """Return the encoded response; wait for changes until the timeout.
 
-        Raises: InvalidParam, BadJson, NotFound; LimitExceeded, when too many ask.
+        Raises: InvalidParam if the token is invalid; InvalidParam, BadJson or NotFound for the
+            filter; LimitExceeded if too many requests are being computed.
         """
         requester = request.requester
-        plan = await self._plans.plan(requester.user_id, request.filter)
+        compiled_filter = await self._compiled_filters.get(requester.user_id, request.filter)
         since = None if request.since is None else self._positions.parse(request.since)
         with self._presence.syncing(requester.user_id, requester.device_id, request.set_presence):
             if since is not None and not await self._catch_up(since):
                 assert request.since is not None
-                return _idle(request.since)
+                return _empty_response(request.since)
             rooms = await self._rooms_of(request)
             with self._notifier.watching(requester.user_id, _joined(rooms)) as watch:
                 if since is None or request.full_state:
-                    return await self._whole(request, plan, since, watch, rooms)
-                return await self._news(request, plan, since, watch)
+                    return await self._sync_at_once(request, compiled_filter, since, watch, rooms)
+                return await self._sync_changes(request, compiled_filter, since, watch)
 
     async def _catch_up(self, since: SyncToken) -> bool:
         return self._positions.covers(since) or await self._positions.wait_for(since, CATCH_UP_S)
@@ -105,144 +128,156 @@ class SyncService:
         rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
-            # The feed may have gone on between the reading and this task's turn.
+            # The feed may have delivered changes after the read, before this task resumed.
             rooms = self._memberships.rooms_of_nowait(user_id) or rooms
         return rooms
 
-    async def _whole(
+    async def _sync_at_once(
         self,
         request: SyncRequest,
-        plan: Plan,
+        compiled_filter: Plan,
         since: SyncToken | None,
         watch: Watch,
         rooms: RoomsOf,
     ) -> bytes:
-        """Answer at once and in full; equal requests at the same time are answered together."""
-        known = self._answers.find(request, watch, rooms)
-        if known is not None:
-            return known
-        # Whoever asks after something happened must see it.
+        """Return a response at once; compute concurrent equal requests only once."""
+        cached = self._response_cache.get(request, watch, rooms)
+        if cached is not None:
+            return cached
+        # A request that arrives after a change must not share a computation begun before it.
         key = (request, watch.changes)
-        return await self._flights.run(key, self._make_whole, request, plan, since, watch)
+        return await self._flights.run(
+            key, self._compute_at_once, request, compiled_filter, since, watch
+        )
 
-    async def _make_whole(
-        self, request: SyncRequest, plan: Plan, since: SyncToken | None, watch: Watch
+    async def _compute_at_once(
+        self, request: SyncRequest, compiled_filter: Plan, since: SyncToken | None, watch: Watch
     ) -> bytes:
         changes = watch.changes
-        sent = self._lazy.of(request.requester.user_id, request.requester.device_id)
+        sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
         async with self._gate:
-            turn = await self._turn(request, plan, since, sent)
-            made = await self._answer(turn, turn.moment)
-        if made.may_be_kept:
-            self._answers.keep(request, watch, changes, turn.rooms, made.text)
-        return made.text
+            context = await self._context(request, compiled_filter, since, sent)
+            response = await self._respond(context, context.position)
+        if response.may_be_cached:
+            self._response_cache.put(request, watch, changes, context.rooms, response.text)
+        return response.text
 
-    async def _news(
-        self, request: SyncRequest, plan: Plan, since: SyncToken, watch: Watch
+    async def _sync_changes(
+        self, request: SyncRequest, compiled_filter: Plan, since: SyncToken, watch: Watch
     ) -> bytes:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
-        sent = self._lazy.of(request.requester.user_id, request.requester.device_id)
+        sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
         began = self._positions.now()
         while True:
             changes = watch.changes
-            moment = self._positions.now()
-            answer: _Answer | None = None
-            if _is_behind(since, moment):
+            position = self._positions.now()
+            response: _Response | None = None
+            if _has_moved(since, position):
                 async with self._gate:
-                    turn = await self._turn(request, plan, since, sent)
-                    answer = await self._answer(turn, began)
-                if answer.news:
-                    return answer.text
+                    context = await self._context(request, compiled_filter, since, sent)
+                    response = await self._respond(context, began)
+                if response.has_changes:
+                    return response.text
             if self._notifier.is_leaving:
                 assert request.since is not None
-                return _idle(request.since)
+                return _empty_response(request.since)
             if trio.current_time() >= deadline:
-                return await self._standing(request, moment) if answer is None else answer.text
+                return (
+                    await self._without_changes(request, position)
+                    if response is None
+                    else response.text
+                )
             await self._notifier.wait(watch, changes, deadline)
 
-    async def _turn(
-        self, request: SyncRequest, plan: Plan, since: SyncToken | None, sent: SentMembers
+    async def _context(
+        self,
+        request: SyncRequest,
+        compiled_filter: Plan,
+        since: SyncToken | None,
+        sent: SentMembers,
     ) -> Turn:
         user_id = request.requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
         await self._rooms_of(request)
-        # From here on without a pause: the rooms are those of the moment.
-        moment = self._positions.now()
+        # No checkpoint between these two: the rooms must belong to the position.
+        position = self._positions.now()
         rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         viewer = self._rendering.viewer(request.requester, ignored)
-        return Turn(request, plan, since, moment, rooms, ignored, viewer, sent)
+        return Turn(request, compiled_filter, since, position, rooms, ignored, viewer, sent)
 
-    async def _standing(self, request: SyncRequest, moment: Moment) -> bytes:
-        """Give the answer when nothing happened: what extensions tell at all times."""
+    async def _without_changes(self, request: SyncRequest, position: Moment) -> bytes:
+        """Return a response without changes: the members that extensions always send."""
         members: list[bytes] = []
         for extension in self.sections.extensions:
-            now = moment.token
-            extra = await extension.render(request.requester, now, now, now)
-            members += _of_extra(extra)
-        return _written(moment.text, members)
+            now = position.token
+            result = await extension.render(request.requester, now, now, now)
+            members += _extension_members(result)
+        return _encode(position.text, members)
 
-    async def _answer(self, turn: Turn, began: Moment) -> _Answer:
+    async def _respond(self, context: Turn, began: Moment) -> _Response:
         sections = self.sections
-        if turn.since is None:
-            turns = await sections.room_turns.everything(turn)
+        if context.since is None:
+            room_contexts = await sections.room_selection.initial(context)
         else:
-            turns = await sections.room_turns.changed(turn)
-        members = await self._rooms_member(turn, turns)
-        presence = await sections.presence.render(turn, turns)
+            room_contexts = await sections.room_selection.incremental(context)
+        members = await self._rooms_member(context, room_contexts)
+        presence = await sections.presence.render(context, room_contexts)
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
-        news = bool(members) or turn.since is None or turn.request.full_state
-        text, may_be_kept = turn.moment.text, True
+        has_changes = bool(members) or context.since is None or context.request.full_state
+        next_batch, may_be_cached = context.position.text, True
         for extension in sections.extensions:
-            requester, since, now = turn.request.requester, turn.since, turn.moment.token
+            requester, since, now = context.request.requester, context.since, context.position.token
             extra = await extension.render(requester, since, now, began.token)
-            news = news or extra.news
-            members += _of_extra(extra)
+            has_changes = has_changes or extra.news
+            members += _extension_members(extra)
             if extra.to_device is not None:
-                may_be_kept = False
-                if extra.to_device == turn.moment.token.to_device:
+                may_be_cached = False
+                if extra.to_device == context.position.token.to_device:
                     continue
-                text = attrs.evolve(turn.moment.token, to_device=extra.to_device).encode()
-        turn.sent.bring(turn.brought, text)
-        return _Answer(_written(text, members), news, may_be_kept)
+                next_batch = attrs.evolve(
+                    context.position.token, to_device=extra.to_device
+                ).encode()
+        context.sent_members.set_pending(context.added_members, next_batch)
+        return _Response(_encode(next_batch, members), has_changes, may_be_cached)
 
-    async def _rooms_member(self, turn: Turn, turns: list[RoomTurn]) -> list[bytes]:
+    async def _rooms_member(self, context: Turn, room_contexts: list[RoomTurn]) -> list[bytes]:
         sections = self.sections
         members: list[bytes] = []
-        entries = await sections.accounts.entries(turn, turns)
-        account_data = await sections.accounts.render(turn, entries)
+        entries = await sections.account_data.load(context, room_contexts)
+        account_data = await sections.account_data.render(context, entries)
         if account_data:
             members.append(b'"account_data":{"events":[%b]}' % b",".join(account_data))
-        extras = await sections.extras.gather(turn, turns, entries)
-        rooms = await sections.rooms.render(turn, turns, extras)
+        room_events = await sections.ephemeral.load(context, room_contexts, entries)
+        rooms = await sections.rooms.render(context, room_contexts, room_events)
         if rooms is not None:
             members.append(b'"rooms":' + rooms)
         return members
 
 
 def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
-    # Gone through only when the user has no watch yet.
+    # A generator, because it is consumed only if the user has no watch yet.
     return (room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN)
 
 
-def _is_behind(since: SyncToken, moment: Moment) -> bool:
-    return since is not moment.token and since != moment.token
+def _has_moved(since: SyncToken, position: Moment) -> bool:
+    return since is not position.token and since != position.token
 
 
-def _idle(text: str) -> bytes:
-    return b'{"next_batch":"%b"}' % text.encode()
+def _empty_response(next_batch: str) -> bytes:
+    return b'{"next_batch":"%b"}' % next_batch.encode()
 
 
-def _of_extra(extra: Extra) -> list[bytes]:
-    return [b"%b:%b" % (orjson.dumps(name), one) for name, one in extra.members.items()]
+def _extension_members(result: Extra) -> list[bytes]:
+    return [b"%b:%b" % (orjson.dumps(name), value) for name, value in result.members.items()]
 
 
-def _written(text: str, members: Sequence[bytes]) -> bytes:
+def _encode(next_batch: str, members: Sequence[bytes]) -> bytes:
     return b'{"next_batch":"%b"%b}' % (
-        text.encode(),
+        next_batch.encode(),
         b"".join([b"," + member for member in members]),
     )

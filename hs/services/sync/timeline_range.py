@@ -1,6 +1,18 @@
-"""The stretch of each room's timeline that an answer covers: from memory, or from the database.
+"""The part of each room's timeline that a sync response covers.
 
-Rooms that memory does not cover are read together, by one statement.
+Rules:
+
+- Recent events are taken from memory. The rooms for which memory does not reach back far enough are
+  read from the database together, by one statement per round.
+- An event is in the range if the end position covers it and the start position does not. Both are
+  vector positions; the numeric bounds of a database read are wider, and rows outside are dropped.
+- If a filter drops most events, the rooms that still lack events are read further back, in larger
+  chunks, for at most `MAX_ROUNDS` rounds. Then the range is limited, and may be shorter than the
+  filter's limit.
+- A range is exact only if it has every event of the interval and all state changes, which events in
+  memory list but rows in the database do not. A range from the database counts as exact if it
+  has no state event and the room's state was the same before each event.
+- The initial range of a newly joined room is limited unless it begins with the room's creation.
 """
 
 from collections.abc import Sequence
@@ -26,23 +38,22 @@ _ROUND_FACTOR: Final = 4
 
 @attrs.define(eq=False)
 class Window:
-    """What happened in a room in the span of an answer.
-
-    `entries` are what was looked at, the earliest first; `is_whole`: they are all that happened,
-    and what they say of the room's state is exact. `shown` are those for the timeline.
-    """
+    """The events of a room within a response, earliest first."""
 
     entries: Sequence[TailEntry] = ()
+    """The events that were examined."""
     shown: Sequence[TailEntry] = ()
+    """The events for the timeline, which pass the filter and its limit."""
     limited: bool = False
-    is_whole: bool = False
+    is_exact: bool = False
+    """Whether the examined events are all of the interval, and list all state changes."""
 
 
 @attrs.define(eq=False)
-class _Reading:
-    """One room being read in rounds, from the end of its span backwards."""
+class _RoomRead:
+    """The progress of reading one room in rounds, backwards from the end of its interval."""
 
-    one: RoomTurn
+    room: RoomTurn
     low: int
     high: int
     rows: list[WindowRow] = attrs.Factory(list)
@@ -52,115 +63,140 @@ class _Reading:
 
 @attrs.frozen(eq=False)
 class Windows:
-    """Loads windows."""
+    """The loader of timeline ranges."""
 
     _database: Database
     _tails: Tails
     _events: EventStore
 
-    async def load(self, turn: Turn, turns: Sequence[RoomTurn], limit: int) -> dict[RoomID, Window]:
-        """Give the window of each room, with so many events to be shown."""
-        found: dict[RoomID, Window] = {}
+    async def load(
+        self, context: Turn, room_contexts: Sequence[RoomTurn], limit: int
+    ) -> dict[RoomID, Window]:
+        """Return the range of each room, with at most `limit` events for the timeline."""
+        ranges: dict[RoomID, Window] = {}
         missing: list[RoomTurn] = []
-        for one in turns:
-            window = await self._alone(one) if one.alone else self._from_memory(turn, one, limit)
-            if window is None:
-                missing.append(one)
+        for room in room_contexts:
+            timeline_range = (
+                await self._only_member_event(room)
+                if room.never_joined
+                else self._from_memory(context, room, limit)
+            )
+            if timeline_range is None:
+                missing.append(room)
             else:
-                found[one.room_id] = window
+                ranges[room.room_id] = timeline_range
         if missing:
-            found.update(await self._from_database(turn, missing, limit))
-        if turn.plan.filter.room.timeline.needs_children:
-            await self._keep_related(turn, found)
-        for one in turns:
-            if turn.since is not None and one.starts_late:
-                window = found[one.room_id]
-                window.limited = window.limited or not _begins_the_room(window)
-        return found
+            ranges.update(await self._from_database(context, missing, limit))
+        if context.compiled_filter.filter.room.timeline.needs_children:
+            await self._filter_by_relations(context, ranges)
+        for room in room_contexts:
+            if context.since is not None and room.may_lack_history:
+                timeline_range = ranges[room.room_id]
+                timeline_range.limited = timeline_range.limited or not _starts_with_creation(
+                    timeline_range
+                )
+        return ranges
 
-    async def _alone(self, one: RoomTurn) -> Window:
-        stored = await self._events.get_one(one.own.event_id)
+    async def _only_member_event(self, room: RoomTurn) -> Window:
+        stored = await self._events.get_one(room.own.event_id)
         if stored is None:
-            return Window(is_whole=True)
+            return Window(is_exact=True)
         event = stored.event
         entry = TailEntry(
             stored.stream_id, stored.writer, stored.event_id, event.type, event.state_key,
             event.sender, event.depth, stored.contains_url, (),
         )  # fmt: skip
-        return Window((entry,), (entry,), is_whole=True)
+        return Window((entry,), (entry,), is_exact=True)
 
-    def _from_memory(self, turn: Turn, one: RoomTurn, limit: int) -> Window | None:
-        if one.after is None:
-            if not turn.plan.shows_every_event:
+    def _from_memory(self, context: Turn, room: RoomTurn, limit: int) -> Window | None:
+        if room.after is None:
+            if not context.compiled_filter.shows_every_event:
                 return None
-            last = self._tails.last(one.room_id, limit + 1)
-            entries = None if last is None else _within(turn, one, last)
+            last = self._tails.last(room.room_id, limit + 1)
+            entries = None if last is None else _in_interval(context, room, last)
             if entries is None or len(entries) <= limit:
                 return None
             return Window(entries, entries[-limit:] if limit else (), limited=True)
-        since = self._tails.since(one.room_id, one.after)
+        since = self._tails.since(room.room_id, room.after)
         if since is None:
             return None
-        entries = _within(turn, one, since)
-        passing = _passing(turn, one.room_id, entries)
-        return _window(entries, passing, limit, is_whole=True)
+        entries = _in_interval(context, room, since)
+        filtered = _filter(context, room.room_id, entries)
+        return _make_range(entries, filtered, limit, is_exact=True)
 
     async def _from_database(
-        self, turn: Turn, turns: Sequence[RoomTurn], limit: int
+        self, context: Turn, room_contexts: Sequence[RoomTurn], limit: int
     ) -> dict[RoomID, Window]:
         readings = [
-            _Reading(
-                one,
-                room_changes.LOWEST if one.after is None else one.after.floor,
-                turn.events.most() if one.last is None else one.last,
+            _RoomRead(
+                room,
+                room_changes.LOWEST if room.after is None else room.after.floor,
+                context.events_position.most()
+                if room.last_stream_id is None
+                else room.last_stream_id,
             )
-            for one in turns
+            for room in room_contexts
         ]
-        chunk = limit + 1 if turn.plan.shows_every_event else max(limit + 1, FILTERED_CHUNK)
+        chunk = (
+            limit + 1
+            if context.compiled_filter.shows_every_event
+            else max(limit + 1, FILTERED_CHUNK)
+        )
         unfinished = readings
         for _ in range(MAX_ROUNDS):
-            await self._read_round(turn, unfinished, chunk)
-            unfinished = [one for one in unfinished if not one.exhausted and one.passed <= limit]
+            await self._read_round(context, unfinished, chunk)
+            unfinished = [
+                reading
+                for reading in unfinished
+                if not reading.exhausted and reading.passed <= limit
+            ]
             if not unfinished:
                 break
             chunk *= _ROUND_FACTOR
-        return {one.one.room_id: _read_window(turn, one, limit) for one in readings}
+        return {
+            reading.room.room_id: _range_from_rows(context, reading, limit) for reading in readings
+        }
 
-    async def _read_round(self, turn: Turn, readings: Sequence[_Reading], chunk: int) -> None:
+    async def _read_round(self, context: Turn, readings: Sequence[_RoomRead], chunk: int) -> None:
         spans: dict[Span, list[str]] = {}
-        for one in readings:
-            spans.setdefault((one.low, one.high), []).append(one.one.room_id)
-        found = await self._database.read(room_changes.windows, spans, chunk)
-        for one in readings:
-            rows = found.get(one.one.room_id, [])
-            one.rows = rows + one.rows
-            one.exhausted = len(rows) < chunk
-            one.passed += len(_passing(turn, one.one.room_id, [_entry(row) for row in rows]))
+        for reading in readings:
+            spans.setdefault((reading.low, reading.high), []).append(reading.room.room_id)
+        rows_by_room = await self._database.read(room_changes.windows, spans, chunk)
+        for reading in readings:
+            room_id = reading.room.room_id
+            rows = rows_by_room.get(room_id, [])
+            reading.rows = rows + reading.rows
+            reading.exhausted = len(rows) < chunk
+            reading.passed += len(_filter(context, room_id, [_entry(row) for row in rows]))
             if rows:
-                one.high = rows[0].stream_id - 1
+                reading.high = rows[0].stream_id - 1
 
-    async def _keep_related(self, turn: Turn, windows: dict[RoomID, Window]) -> None:
-        timeline = turn.plan.filter.room.timeline
-        shown = [entry.event_id for one in windows.values() for entry in one.shown]
+    async def _filter_by_relations(self, context: Turn, ranges: dict[RoomID, Window]) -> None:
+        timeline = context.compiled_filter.filter.room.timeline
+        shown = [
+            entry.event_id for timeline_range in ranges.values() for entry in timeline_range.shown
+        ]
         children: dict[str, list[tuple[str, str]]] = {}
         for parent, rel_type, sender in await self._database.read(relations.children, shown):
             children.setdefault(parent, []).append((rel_type, sender))
-        for one in windows.values():
-            one.shown = [
+        for timeline_range in ranges.values():
+            timeline_range.shown = [
                 entry
-                for entry in one.shown
+                for entry in timeline_range.shown
                 if timeline.allows_children(children.get(entry.event_id, ()))
             ]
 
 
-def _begins_the_room(window: Window) -> bool:
-    return bool(window.shown) and window.shown[0].type == event_types.CREATE
+def _starts_with_creation(timeline_range: Window) -> bool:
+    return bool(timeline_range.shown) and timeline_range.shown[0].type == event_types.CREATE
 
 
-def _within(turn: Turn, one: RoomTurn, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:
-    upto = turn.events
+def _in_interval(
+    context: Turn, room: RoomTurn, entries: Sequence[TailEntry]
+) -> Sequence[TailEntry]:
+    upto = context.events_position
     if not entries or (
-        one.last is None
+        room.last_stream_id is None
         and upto.covers(entries[-1].writer, entries[-1].stream_id)
         and not upto.ahead
     ):
@@ -169,14 +205,14 @@ def _within(turn: Turn, one: RoomTurn, entries: Sequence[TailEntry]) -> Sequence
         entry
         for entry in entries
         if upto.covers(entry.writer, entry.stream_id)
-        and (one.last is None or entry.stream_id <= one.last)
+        and (room.last_stream_id is None or entry.stream_id <= room.last_stream_id)
     ]
 
 
-def _passing(turn: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:
-    if turn.plan.shows_every_event:
+def _filter(context: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:
+    if context.compiled_filter.shows_every_event:
         return entries
-    timeline = turn.plan.filter.room.timeline
+    timeline = context.compiled_filter.filter.room.timeline
     if not timeline.allows_room(room_id):
         return ()
     return [
@@ -188,35 +224,35 @@ def _passing(turn: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Seque
     ]
 
 
-def _window(
-    entries: Sequence[TailEntry], passing: Sequence[TailEntry], limit: int, *, is_whole: bool
+def _make_range(
+    entries: Sequence[TailEntry], filtered: Sequence[TailEntry], limit: int, *, is_exact: bool
 ) -> Window:
-    limited = len(passing) > limit
+    limited = len(filtered) > limit
     if limited:
-        passing = passing[len(passing) - limit :]
-    return Window(entries, passing, limited, is_whole)
+        filtered = filtered[len(filtered) - limit :]
+    return Window(entries, filtered, limited, is_exact)
 
 
-def _read_window(turn: Turn, reading: _Reading, limit: int) -> Window:
-    one, upto = reading.one, turn.events
-    after = VectorPosition(room_changes.LOWEST) if one.after is None else one.after
+def _range_from_rows(context: Turn, reading: _RoomRead, limit: int) -> Window:
+    room, upto = reading.room, context.events_position
+    after = VectorPosition(room_changes.LOWEST) if room.after is None else room.after
     rows = [
         row
         for row in reading.rows
         if upto.covers(row.writer, row.stream_id) and not after.covers(row.writer, row.stream_id)
     ]
     entries = [_entry(row) for row in rows]
-    passing = _passing(turn, one.room_id, entries)
-    window = _window(entries, passing, limit, is_whole=False)
-    window.limited = window.limited or not reading.exhausted
-    # With no event of state among them, and all after the same state, they changed nothing.
-    window.is_whole = (
+    filtered = _filter(context, room.room_id, entries)
+    timeline_range = _make_range(entries, filtered, limit, is_exact=False)
+    timeline_range.limited = timeline_range.limited or not reading.exhausted
+    # Without state events, and with the same state before each event, the state did not change.
+    timeline_range.is_exact = (
         reading.exhausted
-        and one.after is not None
+        and room.after is not None
         and all(row.state_key is None for row in rows)
         and len({row.snapshot_id for row in rows}) <= 1
     )
-    return window
+    return timeline_range
 
 
 def _entry(row: WindowRow) -> TailEntry:

@@ -1,7 +1,17 @@
-"""The timeline section of rooms, as bytes.
+"""The timeline sections of rooms, rendered to bytes.
 
-Members woken by the same events get the same bytes: what nothing personal is in is rendered once
-and shared for a moment.
+Rules:
+
+- A timeline without personal content is rendered once and shared by all members who are woken by
+  the same events. It is shared only for `SHARED_FOR_MS`, because it contains the events' `age`.
+- A timeline is rendered for the user alone if it may differ between users: the user sent one of the
+  events (transaction IDs), an event is in a thread (summaries say whether the user took part), the
+  user ignores anyone, events expire, or the user was not joined during the whole range.
+- The key of a shared timeline has the range, the rendering ID of the filter, and the form of the
+  state section, because the cached member events of the senders depend on the latter.
+- Concurrent requests for the same key render it once.
+- Events that the user may not see are left out, with two exceptions: the event that ended the
+  user's membership, and state events that are part of the current state of a joined room.
 """
 
 from collections.abc import Sequence
@@ -26,7 +36,7 @@ from hs.services.sync.sync_context import Plan, RoomTurn, Section, Turn
 from hs.services.sync.timeline_range import Window
 
 MAX_SHARED: Final = 2_000
-SHARED_FOR_MS: Final = 2_000  # for `age` is part of what is shared
+SHARED_FOR_MS: Final = 2_000  # short, because shared timelines contain `age`
 _THREAD: Final = "m.thread"
 _JOIN: Final = "join"
 
@@ -35,20 +45,18 @@ _Key = tuple[RoomID, int, int, int, bool, int]
 
 @attrs.define(eq=False)
 class Timeline:
-    """A timeline section: its JSON, and the events in it; `members` are those of its senders.
-
-    `members` is None until somebody looked them up.
-    """
+    """A rendered timeline section and the events in it."""
 
     json: bytes
     shown: Sequence[StoredEvent]
     senders: frozenset[UserID]
     made_ms: int
     members: dict[UserID, EventID] | None = None
+    """The member events of the senders; None until they are looked up."""
 
 
 class RoomTimelines:
-    """Renders timelines."""
+    """The renderer of timeline sections."""
 
     def __init__(
         self, events: EventStore, states: StateStore, visibility: Visibility, rendering: Rendering
@@ -63,110 +71,119 @@ class RoomTimelines:
         self._flights: SingleFlight[_Key] = SingleFlight()
 
     async def render(
-        self, turn: Turn, turns: Sequence[RoomTurn], windows: dict[RoomID, Window]
+        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
     ) -> dict[RoomID, Timeline]:
-        """Give the timelines of rooms."""
-        found: dict[RoomID, Timeline] = {}
-        own: list[RoomTurn] = []
-        for one in turns:
-            window = windows[one.room_id]
-            if not window.shown:
-                found[one.room_id] = _empty(turn, window)
-                continue
-            shared = await self._find_shared(turn, one, window)
-            if shared is None:
-                own.append(one)
-            else:
-                found[one.room_id] = shared
-        if own:
-            found.update(await self._render_own(turn, own, windows))
-        return found
+        """Return the timeline of each room.
 
-    async def _find_shared(self, turn: Turn, one: RoomTurn, window: Window) -> Timeline | None:
-        if not one.certain or turn.ignored or self._visibility.expires:
+        Marks a range as limited if more events than the limit turn out to be visible.
+        """
+        timelines: dict[RoomID, Timeline] = {}
+        personal: list[RoomTurn] = []
+        for room in room_contexts:
+            timeline_range = ranges[room.room_id]
+            if not timeline_range.shown:
+                timelines[room.room_id] = _empty(context, timeline_range)
+                continue
+            shared = await self._find_shared(context, room, timeline_range)
+            if shared is None:
+                personal.append(room)
+            else:
+                timelines[room.room_id] = shared
+        if personal:
+            timelines.update(await self._render_personal(context, personal, ranges))
+        return timelines
+
+    async def _find_shared(
+        self, context: Turn, room: RoomTurn, timeline_range: Window
+    ) -> Timeline | None:
+        if not room.always_joined or context.ignored or self._visibility.expires:
             return None
-        shown = window.shown
+        shown = timeline_range.shown
         key = (
-            one.room_id,
+            room.room_id,
             shown[0].stream_id,
             shown[-1].stream_id,
             len(shown),
-            window.limited,
-            # Which of a sender's member events is wanted differs between the two forms.
-            turn.plan.look if turn.request.state_after is None else -turn.plan.look,
+            timeline_range.limited,
+            # The two forms of the state section need different member events of a sender.
+            context.compiled_filter.rendering_id
+            if context.request.state_after is None
+            else -context.compiled_filter.rendering_id,
         )
         timeline = self._shared.get(key)
-        if timeline is None or turn.viewer.now_ms - timeline.made_ms > SHARED_FOR_MS:
-            stored = self._impersonal([entry.event_id for entry in shown])
-            if stored is None or any(entry.sender == turn.user_id for entry in shown):
+        if timeline is None or context.viewer.now_ms - timeline.made_ms > SHARED_FOR_MS:
+            stored = self._impersonal_events([entry.event_id for entry in shown])
+            if stored is None or any(entry.sender == context.user_id for entry in shown):
                 return None
-            timeline = await self._flights.run(key, self._render_shared, turn, key, stored, window)
-        return None if turn.user_id in timeline.senders else timeline
+            timeline = await self._flights.run(
+                key, self._render_shared, context, key, stored, timeline_range
+            )
+        return None if context.user_id in timeline.senders else timeline
 
-    def _impersonal(self, event_ids: Sequence[EventID]) -> list[StoredEvent] | None:
-        found: list[StoredEvent] = []
+    def _impersonal_events(self, event_ids: Sequence[EventID]) -> list[StoredEvent] | None:
+        events: list[StoredEvent] = []
         for event_id in event_ids:
             stored = self._events.get_nowait(event_id)
             if stored is None:
                 return None
             relation = relation_of(stored.event.content)
-            # The root's summary of a thread tells whether the reader took part in it.
+            # The thread summary of the root says whether the reader took part in the thread.
             if relation is not None and relation.rel_type == _THREAD:
                 return None
-            found.append(stored)
-        return found
+            events.append(stored)
+        return events
 
     async def _render_shared(
-        self, turn: Turn, key: _Key, stored: list[StoredEvent], window: Window
+        self, context: Turn, key: _Key, stored: list[StoredEvent], timeline_range: Window
     ) -> Timeline:
-        seen = [Seen(one, _JOIN) for one in stored]
-        await self._rendering.prepare(stored, turn.viewer)
-        timeline = self._timeline(turn, seen, window)
+        seen = [Seen(event, _JOIN) for event in stored]
+        await self._rendering.prepare(stored, context.viewer)
+        timeline = self._make_timeline(context, seen, timeline_range)
         self._shared.put(key, timeline)
         return timeline
 
-    async def _render_own(
-        self, turn: Turn, turns: Sequence[RoomTurn], windows: dict[RoomID, Window]
+    async def _render_personal(
+        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
     ) -> dict[RoomID, Timeline]:
-        ids = [entry.event_id for one in turns for entry in windows[one.room_id].shown]
+        ids = [entry.event_id for room in room_contexts for entry in ranges[room.room_id].shown]
         events = await self._events.get(ids)
-        seen = await self._seen(turn, turns, windows, events)
-        for one in turns:
-            too_many = len(seen[one.room_id]) - turn.plan.limit
-            if too_many > 0 and not one.alone:
-                seen[one.room_id] = seen[one.room_id][too_many:]
-                windows[one.room_id].limited = True
+        seen = await self._visible_events(context, room_contexts, ranges, events)
+        for room in room_contexts:
+            surplus = len(seen[room.room_id]) - context.compiled_filter.timeline_limit
+            if surplus > 0 and not room.never_joined:
+                seen[room.room_id] = seen[room.room_id][surplus:]
+                ranges[room.room_id].limited = True
         await self._rendering.prepare(
-            [one.stored for found in seen.values() for one in found], turn.viewer
+            [view.stored for views in seen.values() for view in views], context.viewer
         )
         return {
-            room_id: self._timeline(turn, found, windows[room_id])
-            if found
-            else _empty(turn, windows[room_id])
-            for room_id, found in seen.items()
+            room_id: self._make_timeline(context, views, ranges[room_id])
+            if views
+            else _empty(context, ranges[room_id])
+            for room_id, views in seen.items()
         }
 
-    async def _seen(
+    async def _visible_events(
         self,
-        turn: Turn,
-        turns: Sequence[RoomTurn],
-        windows: dict[RoomID, Window],
+        context: Turn,
+        room_contexts: Sequence[RoomTurn],
+        ranges: dict[RoomID, Window],
         events: dict[EventID, StoredEvent],
     ) -> dict[RoomID, list[Seen]]:
-        """Leave out what the user may not see or does not want to; in the rooms' order."""
-        seen: dict[RoomID, list[Seen]] = {one.room_id: [] for one in turns}
-        judged: list[StoredEvent] = []
-        for one in turns:
+        """Return the visible events of each room, without messages of ignored users."""
+        seen: dict[RoomID, list[Seen]] = {room.room_id: [] for room in room_contexts}
+        to_check: list[StoredEvent] = []
+        for room in room_contexts:
             stored = [
                 events[entry.event_id]
-                for entry in windows[one.room_id].shown
+                for entry in ranges[room.room_id].shown
                 if entry.event_id in events
             ]
-            if one.certain:
-                ignored = turn.ignored
-                hidden_before = await self._visibility.hidden_before(one.room_id)
-                seen[one.room_id] = [
-                    Seen(event, _membership_at(event, turn.user_id))
+            if room.always_joined:
+                ignored = context.ignored
+                hidden_before = await self._visibility.hidden_before(room.room_id)
+                seen[room.room_id] = [
+                    Seen(event, _membership_at(event, context.user_id))
                     for event in stored
                     if event.event.state_key is not None
                     or (
@@ -174,30 +191,31 @@ class RoomTimelines:
                         and event.event.origin_server_ts >= hidden_before
                     )
                 ]
-            elif one.alone:
-                seen[one.room_id] = [Seen(event, one.own.membership) for event in stored]
+            elif room.never_joined:
+                seen[room.room_id] = [Seen(event, room.own.membership) for event in stored]
             else:
-                judged += stored
-        if judged:
-            for visible in await self._judge(turn, turns, judged):
+                to_check += stored
+        if to_check:
+            for visible in await self._filter_visible(context, room_contexts, to_check):
                 seen[visible.stored.event.room_id].append(visible)
         return seen
 
-    async def _judge(
-        self, turn: Turn, turns: Sequence[RoomTurn], events: Sequence[StoredEvent]
+    async def _filter_visible(
+        self, context: Turn, room_contexts: Sequence[RoomTurn], events: Sequence[StoredEvent]
     ) -> list[Seen]:
-        """Pick what the user may see, and the state that holds in the rooms they are in.
+        """Return the events that the user may see, in order, and two kinds in addition.
 
-        Members know that state, whenever it was set. If it lacked in the timeline, clients would
-        take a change for older than it is. Who left and was banned later is told of the ban:
-        without it clients would go on showing a room that was only left.
+        Current state of joined rooms is included even if it was set while the user could not see
+        the room: members may read it anyway, and without it in the timeline clients would take the
+        change for an older one. A ban after leaving is included, because clients would otherwise go
+        on showing the room as one that was left.
         """
-        own = {one.own.event_id for one in turns if one.section is Section.LEAVE}
-        visible = await self._visibility.filter_visible(turn.user_id, events, known=own)
+        own = {room.own.event_id for room in room_contexts if room.section is Section.LEAVE}
+        visible = await self._visibility.filter_visible(context.user_id, events, known=own)
         if len(visible) == len(events):
             return visible
-        views = {one.stored.event_id: one for one in visible}
-        joined = {one.room_id for one in turns if one.section is Section.JOIN}
+        views = {view.stored.event_id: view for view in visible}
+        joined = {room.room_id for room in room_contexts if room.section is Section.JOIN}
         hidden = [
             stored
             for stored in events
@@ -205,52 +223,59 @@ class RoomTimelines:
             and stored.event.state_key is not None
             and stored.event.room_id in joined
         ]
-        known = await self._current_among(hidden)
-        if not known:
+        current = await self._current_state_among(hidden)
+        if not current:
             return visible
-        shown = [stored for stored in hidden if stored.event_id in known]
-        for one in await self._visibility.filter_visible(turn.user_id, shown, known=known):
-            views[one.stored.event_id] = one
+        shown = [stored for stored in hidden if stored.event_id in current]
+        for view in await self._visibility.filter_visible(context.user_id, shown, known=current):
+            views[view.stored.event_id] = view
         return [views[stored.event_id] for stored in events if stored.event_id in views]
 
-    async def _current_among(self, events: Sequence[StoredEvent]) -> set[EventID]:
+    async def _current_state_among(self, events: Sequence[StoredEvent]) -> set[EventID]:
         keys: dict[RoomID, list[StateKey]] = {}
         for stored in events:
             event = stored.event
             if event.state_key is not None:
                 keys.setdefault(event.room_id, []).append((event.type, event.state_key))
-        known: set[EventID] = set()
-        for room_id, wanted in keys.items():
-            known.update((await self._states.current_of_keys(room_id, wanted)).values())
-        return known
+        current: set[EventID] = set()
+        for room_id, room_keys in keys.items():
+            current.update((await self._states.current_of_keys(room_id, room_keys)).values())
+        return current
 
-    def _timeline(self, turn: Turn, seen: Sequence[Seen], window: Window) -> Timeline:
-        rendering, viewer, plan = self._rendering, turn.viewer, turn.plan
+    def _make_timeline(
+        self, context: Turn, seen: Sequence[Seen], timeline_range: Window
+    ) -> Timeline:
+        rendering, viewer, compiled_filter = (
+            self._rendering,
+            context.viewer,
+            context.compiled_filter,
+        )
         rendered = rendering.timeline_events(seen, viewer, room_id=False)
-        if plan.shapes_events:
+        if compiled_filter.shapes_events:
             rendered = [
-                shaped(plan, one.stored, text) for one, text in zip(seen, rendered, strict=True)
+                shaped(compiled_filter, view.stored, text)
+                for view, text in zip(seen, rendered, strict=True)
             ]
         first = seen[0].stored
         prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
         if first.event.type == event_types.CREATE:
-            # There is nothing to page back to. Clients expect a token, and those who use it
-            # something behind it: they get the room from its end.
-            prev_batch = turn.moment.text
+            # There are no earlier events, but clients expect a token, and some of them expect
+            # events before it. With this token they page through the room from its end.
+            prev_batch = context.position.text
         return Timeline(
-            _json(rendered, prev_batch, limited=window.limited),
-            [one.stored for one in seen],
-            frozenset(one.stored.event.sender for one in seen),
+            _encode(rendered, prev_batch, limited=timeline_range.limited),
+            [view.stored for view in seen],
+            frozenset(view.stored.event.sender for view in seen),
             viewer.now_ms,
         )
 
 
-def shaped(plan: Plan, stored: StoredEvent, rendered: bytes) -> bytes:
-    """Give a rendered event the shape that the filter asks for."""
-    if plan.filter.federation_format:
+def shaped(compiled_filter: Plan, stored: StoredEvent, rendered: bytes) -> bytes:
+    """Return a rendered event in the format and with the fields that the filter selects."""
+    if compiled_filter.filter.federation_format:
         rendered = federation_form(stored, rendered)
-    if plan.filter.event_fields is not None:
-        rendered = with_fields(rendered, plan.filter.event_fields)
+    if compiled_filter.filter.event_fields is not None:
+        rendered = with_fields(rendered, compiled_filter.filter.event_fields)
     return rendered
 
 
@@ -262,13 +287,13 @@ def _membership_at(stored: StoredEvent, user_id: UserID) -> str:
     return _JOIN
 
 
-def _empty(turn: Turn, window: Window) -> Timeline:
-    since = turn.request.since
-    prev_batch = turn.moment.text if since is None or window.limited else since
-    return Timeline(_json((), prev_batch, limited=window.limited), (), frozenset(), 0)
+def _empty(context: Turn, timeline_range: Window) -> Timeline:
+    since = context.request.since
+    prev_batch = context.position.text if since is None or timeline_range.limited else since
+    return Timeline(_encode((), prev_batch, limited=timeline_range.limited), (), frozenset(), 0)
 
 
-def _json(rendered: Sequence[bytes], prev_batch: str, *, limited: bool) -> bytes:
+def _encode(rendered: Sequence[bytes], prev_batch: str, *, limited: bool) -> bytes:
     return b'{"events":[%b],"limited":%b,"prev_batch":%b}' % (
         b",".join(rendered),
         b"true" if limited else b"false",

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.core.ids import UserID
-from hs.services.sync.sliding.required_state import RequiredState, required_state
+from hs.services.sync.sliding.required_state import RequiredState, parse_required_state
 
 ME = UserID("@me:test")
 HALF = st.sampled_from(["*", "a", "b", "m.room.member"])
@@ -16,7 +16,7 @@ KEYS = [(event_type, key) for event_type in ("a", "b", "c", "m.room.member") for
 def patterns(draw: st.DrawFn) -> RequiredState:
     lazy = [("m.room.member", "$LAZY")] if draw(st.booleans()) else []
     pairs = [*draw(st.lists(PATTERN, max_size=4)), *lazy]
-    return required_state(pairs, ME, draw(st.lists(PATTERN, max_size=3)))
+    return parse_required_state(pairs, ME, draw(st.lists(PATTERN, max_size=3)))
 
 
 @given(patterns(), patterns())

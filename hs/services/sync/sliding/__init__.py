@@ -1,1 +1,1 @@
-"""Simplified sliding sync (MSC4186): windows over a user's rooms, told as they change."""
+"""Simplified sliding sync (MSC4186): ranges of a user's room lists, and their changes."""

@@ -1,4 +1,4 @@
-"""What a user's account data says of rooms: which are direct, their tags, unwanted invites."""
+"""The account data that room lists depend on: direct rooms, tags, invite permissions."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,12 +20,15 @@ from hs.services.sync.sources import AccountData
 MAX_USERS: Final = 10_000
 DIRECT: Final = "m.direct"
 TAG: Final = "m.tag"
-_DECIDING: Final = frozenset((DIRECT, TAG, IGNORED_USER_LIST, *TYPES))
+_RELEVANT_TYPES: Final = frozenset((DIRECT, TAG, IGNORED_USER_LIST, *TYPES))
 
 
 @attrs.frozen(eq=False)
 class Personal:
-    """One user's view of their rooms; another object takes its place when it changes."""
+    """One user's direct rooms, tags and invite rules.
+
+    It is immutable. A change replaces the object, so its identity shows whether it changed.
+    """
 
     direct: frozenset[RoomID] = frozenset()
     tags: Mapping[RoomID, frozenset[str]] = attrs.field(factory=dict)
@@ -33,51 +36,53 @@ class Personal:
     ignored: frozenset[UserID] = frozenset()
 
     def wants_invite(self, inviter: UserID) -> bool:
-        """Tell whether an invite is shown."""
+        """Return whether an invite from this user is listed."""
         return inviter not in self.ignored and self.invites.verdict(inviter) is Verdict.ALLOW
 
 
 class PersonalViews:
-    """The views of all users who list rooms."""
+    """The cache of these views, invalidated by account data changes."""
 
     def __init__(self, feed: Feed, account_data: AccountData) -> None:
         self._account_data = account_data
-        self._users = LoadingCache(
-            LruCache[UserID, Personal]("sliding_personal", max_entries=MAX_USERS), self._read
+        self._views = LoadingCache(
+            LruCache[UserID, Personal]("sliding_personal", max_entries=MAX_USERS), self._load
         )
         feed.subscribe(ACCOUNT_DATA, self._on_account_data)
 
     async def of(self, user_id: UserID) -> Personal:
-        """Give a user's view."""
-        return await self._users.get(user_id)
+        """Return the view of one user."""
+        return await self._views.get(user_id)
 
-    async def _read(self, user_id: UserID) -> Personal:
+    async def _load(self, user_id: UserID) -> Personal:
         direct: frozenset[RoomID] = frozenset()
         tags: dict[RoomID, frozenset[str]] = {}
         ignored: frozenset[UserID] = frozenset()
         entries = await self._account_data.all(user_id)
         for entry in entries:
             if entry.room_id is None and entry.type == IGNORED_USER_LIST:
-                ignored = _ignored(orjson.loads(entry.content))
+                ignored = _ignored_users(orjson.loads(entry.content))
             if entry.room_id is None and entry.type == DIRECT:
-                direct = _direct(orjson.loads(entry.content))
+                direct = _direct_rooms(orjson.loads(entry.content))
             elif entry.room_id is not None and entry.type == TAG:
-                given = orjson.loads(entry.content).get("tags")
-                if isinstance(given, dict):
-                    tags[entry.room_id] = frozenset(given)
+                tag_content = orjson.loads(entry.content).get("tags")
+                if isinstance(tag_content, dict):
+                    tags[entry.room_id] = frozenset(tag_content)
         return Personal(direct, tags, permission_in(entries), ignored)
 
     def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
         for _, row in batch.rows:
-            if row.type in _DECIDING:
-                self._users.invalidate(UserID(row.user_id))
+            if row.type in _RELEVANT_TYPES:
+                self._views.invalidate(UserID(row.user_id))
 
 
-def _ignored(content: dict[str, Any]) -> frozenset[UserID]:
+def _ignored_users(content: dict[str, Any]) -> frozenset[UserID]:
     users = content.get("ignored_users")
     return frozenset(map(UserID, users)) if isinstance(users, dict) else frozenset()
 
 
-def _direct(content: dict[str, Any]) -> frozenset[RoomID]:
+def _direct_rooms(content: dict[str, Any]) -> frozenset[RoomID]:
     lists = [rooms for rooms in content.values() if isinstance(rooms, list)]
-    return frozenset(RoomID(one) for rooms in lists for one in rooms if isinstance(one, str))
+    return frozenset(
+        RoomID(room_id) for rooms in lists for room_id in rooms if isinstance(room_id, str)
+    )

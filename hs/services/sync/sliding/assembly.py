@@ -1,4 +1,4 @@
-"""Putting the parts of sliding sync together, over the same readers and sources as /sync."""
+"""Construction of the sliding sync service from the same readers and sources as `/sync`."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 
@@ -33,10 +33,10 @@ def make_sliding_sync(
     encryption: Encryption | None = None,
     threads: ThreadSubscriptions | None = None,
 ) -> SlidingSync:
-    """Build the service; after its sources and before the feed starts.
+    """Build the service. Call it after its sources are built, before the feed starts.
 
-    `excluded` is `exclude_rooms_from_sync`; `gate` bounds how many answers are made at once.
-    `connections.expire` of the result is a duty of one process, once a day.
+    `excluded` is `exclude_rooms_from_sync`; `gate` limits how many responses are computed at a
+    time. `connections.expire` of the result must run daily, as a duty of one process.
     """
     database, feed = rooms.database, rooms.feed
     activity = Activity(database, feed)

@@ -1,4 +1,14 @@
-"""What one connection has been sent, room by room, and the bytes this is stored as."""
+"""The state of one connection: what it has been sent of each room, and how that is encoded.
+
+Rules:
+
+- A room that the connection still requests has been sent up to the token in its current `pos`. A
+  room that it no longer requests keeps the token up to which it was sent, so that it can continue
+  there when it is requested again.
+- A room without an entry has never been sent, or must be sent anew.
+- Values that many rooms share (tokens, required state) are written once and referred to by number.
+- `decode` must read what earlier versions wrote: `excluded` may be missing.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -9,32 +19,31 @@ import orjson
 from hs.core.canonical_json import for_keeping
 from hs.core.ids import RoomID, UserID
 from hs.core.tokens import SyncToken
-from hs.services.sync.sliding.required_state import RequiredState, required_state
+from hs.services.sync.sliding.required_state import RequiredState, parse_required_state
 
 MAX_MEMBERS: Final = 100
 
-_NOBODY: Final = UserID("")
+_NO_USER: Final = UserID("")
 
 
 @attrs.frozen
 class RoomSent:
-    """What a connection has of one room.
-
-    A room in a window is told all up to the connection's position. One that left the windows is
-    parked: told all up to the token `parked`. The client has the last `timeline_limit` events
-    without a gap, and the current member events of `members`, as far as it gets them lazily.
-    """
+    """The record of what a connection has been sent of one room."""
 
     membership: str
     required: RequiredState
+    """The state patterns of which the client has every current entry."""
     timeline_limit: int
+    """How many of the latest events the client has without a gap, if there are that many."""
     is_dm: bool = False
     members: frozenset[UserID] = frozenset()
-    parked: SyncToken | None = None
+    """The users whose current member events were sent by lazy loading."""
+    sent_until: SyncToken | None = None
+    """The token up to which a room that is no longer requested was sent; None while it is."""
 
 
-class _Table:
-    """Numbers values that many rooms share, so that each is written once."""
+class _ValueTable:
+    """A table of the distinct values that rooms share, numbered in order of appearance."""
 
     def __init__(self) -> None:
         self.numbers: dict[Any, int] = {}
@@ -44,8 +53,8 @@ class _Table:
 
 
 def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
-    """Write what was sent of rooms."""
-    tokens, required = _Table(), _Table()
+    """Encode the records of rooms."""
+    tokens, required = _ValueTable(), _ValueTable()
     entries: dict[str, Any] = {}
     for room_id, sent in rooms:
         entries[room_id] = (
@@ -53,26 +62,26 @@ def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
             required.number(sent.required),
             sent.timeline_limit,
             int(sent.is_dm),
-            -1 if sent.parked is None else tokens.number(sent.parked),
+            -1 if sent.sent_until is None else tokens.number(sent.sent_until),
             sorted(sent.members),
         )
     fields = {
         "tokens": [token.encode() for token in tokens.numbers],
-        "required": [one.pairs() for one in required.numbers],
-        "excluded": [sorted(one.excluded) for one in required.numbers],
+        "required": [patterns.pairs() for patterns in required.numbers],
+        "excluded": [sorted(patterns.excluded) for patterns in required.numbers],
         "rooms": entries,
     }
     return for_keeping(orjson.dumps(fields))
 
 
-def decode(written: bytes) -> dict[RoomID, RoomSent]:
-    """Read what `encode` wrote."""
-    fields = orjson.loads(written)
+def decode(encoded: bytes) -> dict[RoomID, RoomSent]:
+    """Decode what `encode` wrote."""
+    fields = orjson.loads(encoded)
     tokens = [SyncToken.parse(text) for text in fields["tokens"]]
     patterns = fields["required"]
     excluded = fields.get("excluded") or [[] for _ in patterns]
     required = [
-        required_state(pairs, _NOBODY, without)
+        parse_required_state(pairs, _NO_USER, without)
         for pairs, without in zip(patterns, excluded, strict=True)
     ]
     rooms: dict[RoomID, RoomSent] = {}

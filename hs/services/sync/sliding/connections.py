@@ -1,7 +1,23 @@
-"""Connections: what each has been sent, in the database for any process, in memory for speed.
+"""The states of sliding sync connections, stored in the database and cached in memory.
 
-A state never changes: an answer that sends something new makes another, under a new number, and
-the one before it stays for a client that comes with the same `pos` again.
+Rules:
+
+- A state is immutable and has a number, which is part of the `pos` of a response. A response that
+  changes what the client has creates a new state; one that changes nothing repeats the number.
+- The state before the latest one stays stored, so that a client that lost a response can repeat its
+  request with the old `pos`. Older states are deleted, but may live on in the cache of a process.
+- Any process can read a state by the number in `pos`. If the state is neither stored nor cached, or
+  belongs to another connection, the request fails with `M_UNKNOWN_POS`, and the client starts over.
+- A state is stored as a base, which successive states share, and a small delta. When the delta
+  grows, a new base is written.
+
+Races that this settles:
+
+- A device may have `MAX_CONNECTIONS_PER_DEVICE` connections; a new one replaces the least recently
+  used one. If this process still has a state of a replaced connection cached, it goes on from there
+  and stores the next state with a base of its own, because the old base was deleted too.
+- Two concurrent requests with the same `pos` create two states with different numbers. The one
+  stored last deletes the other, which then remains only in the cache of the process that made it.
 """
 
 from collections.abc import Mapping
@@ -35,9 +51,9 @@ Changes = Mapping[RoomID, RoomSent]
 
 @attrs.frozen(eq=False)
 class Connection:
-    """One state of a connection; number 0 is that of one that was sent nothing yet.
+    """One state of a connection. Number 0 is the empty state of a new connection.
 
-    `delta` is what differs from the stored base `base_id`.
+    `delta` has the rooms that differ from the stored base `base_id`.
     """
 
     key: ConnectionKey
@@ -48,22 +64,22 @@ class Connection:
 
 
 class UnknownPos(MatrixError):
-    """The server does not know the position any more: the client must begin anew."""
+    """The position is unknown or expired; the client must start a new connection."""
 
     def __init__(self) -> None:
-        super().__init__("M_UNKNOWN_POS", 400, "Unknown position: begin a new connection")
+        super().__init__("M_UNKNOWN_POS", 400, "Unknown pos: start a new connection without pos")
 
 
 def pos_of(token_text: str, number: int) -> str:
-    """Write a `pos`: a sync token, with the number of the connection's state behind it.
+    """Encode a `pos`: a sync token followed by the number of the connection's state.
 
-    Whoever reads sync tokens ignores the number.
+    Other endpoints accept it as a sync token and ignore the number.
     """
     return f"{token_text}{_SEPARATOR}{number}"
 
 
 def read_pos(pos: str, positions: Positions) -> tuple[SyncToken, int]:
-    """Read a `pos`.
+    """Parse a `pos` into its sync token and state number.
 
     Raises: UnknownPos.
     """
@@ -77,41 +93,41 @@ def read_pos(pos: str, positions: Positions) -> tuple[SyncToken, int]:
 
 
 class Connections:
-    """All connections."""
+    """The store of connection states."""
 
     def __init__(self, database: Database, clock: Clock, max_bytes: int = MAX_BYTES) -> None:
         self._database = database
         self._clock = clock
-        self._known: LruCache[int, Connection] = LruCache(
+        self._cache: LruCache[int, Connection] = LruCache(
             "sliding_connections", max_weight=max_bytes, weigh=_weigh
         )
 
     @property
     def cache(self) -> LruCache[int, Connection]:
-        """Give what metrics and settings look at."""
-        return self._known
+        """The cache, for metrics and for the cache settings."""
+        return self._cache
 
     async def find(self, key: ConnectionKey, number: int) -> Connection:
-        """Give a state of a connection.
+        """Return a state of a connection, from the cache or the database.
 
-        Raises: UnknownPos.
+        Raises: UnknownPos if it is not stored, or belongs to another connection.
         """
-        known = self._known.get(number)
-        if known is None:
-            known = await self._read(key, number)
-            self._known.put(number, known)
-        if known.key != key:
+        connection = self._cache.get(number)
+        if connection is None:
+            connection = await self._load(key, number)
+            self._cache.put(number, connection)
+        if connection.key != key:
             raise UnknownPos
-        return known
+        return connection
 
     async def advance(self, connection: Connection, changes: Changes) -> Connection:
-        """Store what was sent in addition to a state; give the new state."""
+        """Store a new state with these changes, and return it."""
         rooms = connection.rooms.update(changes)
         delta = connection.delta.update(changes)
         base = None
         if len(delta) > max(_SMALL_DELTA, len(rooms) // 3):
             base, delta = connection_state.encode(rooms.items()), Map[RoomID, RoomSent]()
-        new = NewPosition(
+        position = NewPosition(
             connection.key,
             connection.number or None,
             connection.base_id,
@@ -119,31 +135,31 @@ class Connections:
             connection_state.encode(delta.items()),
             self._clock.now_ms(),
         )
-        kept = await self._keep(new)
-        if kept is None:
-            # Known here only: others of the device have taken its place. It takes one again, and
-            # whole, as its base is gone as well.
+        stored_ids = await self._store(position)
+        if stored_ids is None:
+            # The previous state is cached here but no longer stored. Store the new one with a base,
+            # because the old base may be deleted too.
             delta = Map()
-            whole = connection_state.encode(rooms.items())
-            kept = await self._keep(
-                new._replace(
-                    previous=None, base=whole, delta=connection_state.encode(delta.items())
+            full_base = connection_state.encode(rooms.items())
+            stored_ids = await self._store(
+                position._replace(
+                    previous=None, base=full_base, delta=connection_state.encode(delta.items())
                 )
             )
-            assert kept is not None
-        number, base_id = kept
+            assert stored_ids is not None
+        number, base_id = stored_ids
         stored = Connection(connection.key, number, rooms, base_id, delta)
-        self._known.put(number, stored)
+        self._cache.put(number, stored)
         return stored
 
     async def expire(self) -> None:
-        """Forget connections that were sent nothing new for long; a duty of one process."""
+        """Delete connections without new states for 30 days; a duty of one process."""
         await self._database.write(sliding_sync.expire, self._clock.now_ms() - KEPT_FOR_MS)
 
-    async def _keep(self, new: NewPosition) -> tuple[int, int | None] | None:
-        return await self._database.write(sliding_sync.keep, new, MAX_CONNECTIONS_PER_DEVICE)
+    async def _store(self, position: NewPosition) -> tuple[int, int | None] | None:
+        return await self._database.write(sliding_sync.keep, position, MAX_CONNECTIONS_PER_DEVICE)
 
-    async def _read(self, key: ConnectionKey, number: int) -> Connection:
+    async def _load(self, key: ConnectionKey, number: int) -> Connection:
         record = await self._database.read(sliding_sync.find, key, number)
         if record is None:
             raise UnknownPos

@@ -1,4 +1,4 @@
-"""The extensions of end-to-end encryption: messages to the device, and what /sync tells of keys.
+"""The extensions of end-to-end encryption, `to_device` and `e2ee`.
 
 Spec: MSC3884 and MSC3885 as MSC4186 uses them.
 """
@@ -18,7 +18,7 @@ MAX_MESSAGES: Final = 100
 
 @attrs.frozen(eq=False)
 class EncryptionExtensions:
-    """Makes the two extensions; None: the server has no encryption."""
+    """The renderer of the two extensions; without encryption on this server, of none."""
 
     _encryption: Encryption | None
 
@@ -26,45 +26,50 @@ class EncryptionExtensions:
         self,
         user_id: UserID,
         device_id: str | None,
-        asked: ExtensionsAsked,
+        request: ExtensionsAsked,
         since: SyncToken | None,
         now: SyncToken,
         began: SyncToken,
     ) -> tuple[dict[str, Any], bool]:
-        """Make the extensions asked for; tell whether there is news in any."""
+        """Return the enabled extensions, and whether any of them has changes.
+
+        Key counts are always sent, and do not count as changes.
+        """
         members: dict[str, Any] = {}
-        news = False
+        has_changes = False
         encryption = self._encryption
         if encryption is None:
-            return members, news
-        if asked.to_device.enabled and device_id is not None:
-            messages = await _messages(encryption, user_id, device_id, asked.to_device, now, began)
+            return members, has_changes
+        if request.to_device.enabled and device_id is not None:
+            messages = await _to_device(
+                encryption, user_id, device_id, request.to_device, now, began
+            )
             members["to_device"] = messages
-            news = bool(messages["events"])
-        if asked.e2ee.enabled:
-            told: dict[str, Any] = {}
+            has_changes = bool(messages["events"])
+        if request.e2ee.enabled:
+            e2ee: dict[str, Any] = {}
             if device_id is not None:
                 counts = await encryption.counts(user_id, device_id)
-                told = {name: orjson.Fragment(one) for name, one in counts.items()}
+                e2ee = {name: orjson.Fragment(encoded) for name, encoded in counts.items()}
             if since is not None:
                 changes = await encryption.changes(user_id, since, now)
                 if changes.changed or changes.left:
-                    told["device_lists"] = orjson.Fragment(device_lists_json(changes))
-                    news = True
-            members["e2ee"] = told
-        return members, news
+                    e2ee["device_lists"] = orjson.Fragment(device_lists_json(changes))
+                    has_changes = True
+            members["e2ee"] = e2ee
+        return members, has_changes
 
 
-async def _messages(
+async def _to_device(
     encryption: Encryption,
     user_id: UserID,
     device_id: str,
-    asked: ToDeviceAsked,
+    request: ToDeviceAsked,
     now: SyncToken,
     began: SyncToken,
 ) -> dict[str, Any]:
-    after = read_position(asked.since)
-    limit = max(1, min(asked.limit or MAX_MESSAGES, MAX_MESSAGES))
+    after = read_position(request.since)
+    limit = max(1, min(request.limit or MAX_MESSAGES, MAX_MESSAGES))
     page = await encryption.messages(user_id, device_id, after, now, began, limit)
     events = [orjson.Fragment(event) for event in page.events]
     return {"next_batch": str(page.reached), "events": events}

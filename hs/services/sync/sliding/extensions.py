@@ -1,6 +1,7 @@
-"""The extensions: account data, receipts and typing, of the account and of the rooms shown.
+"""The extensions of sliding sync: account data, receipts, typing, and those in other modules.
 
-A room new to the client is told whole, one that was parked from then on, others what is new.
+A room that is new to the client is sent completely. A room that is requested again continues from
+the token up to which it was sent. Every other room continues from the token of the request.
 
 Spec: MSC3959, MSC3960, MSC3961 as MSC4186 uses them.
 """
@@ -41,25 +42,24 @@ Shown = Mapping[RoomID, AbstractSet[EventID]]
 
 @attrs.frozen(eq=False)
 class Scene:
-    """The answer that extensions belong to.
+    """The response that extensions are rendered for."""
 
-    `fresh` are rooms that are new to the client, with the events it is shown; `parked` those
-    that came back into a window, with the token they are known up to. `began` is when the request
-    came.
-    """
-
-    asking: Asking
-    windows: Windows
+    request_context: Asking
+    requested: Windows
     since: SyncToken | None
     began: Moment
-    moment: Moment
-    fresh: Shown
-    parked: Mapping[RoomID, SyncToken]
+    """The position of this process when the request arrived."""
+    position: Moment
+    """The position at which the response ends."""
+    new_rooms: Shown
+    """The rooms that are new to the client, and the events of their timelines."""
+    resumed: Mapping[RoomID, SyncToken]
+    """The rooms that are requested again, and the tokens up to which they were sent."""
     ignored: AbstractSet[UserID]
 
 
 class Extensions:
-    """Makes extensions."""
+    """The renderer of all extensions."""
 
     def __init__(
         self,
@@ -77,41 +77,41 @@ class Extensions:
         self._typing = typing
         self._encryption = encryption
         self._threads = threads
-        self._changed: Recent[UserID, AccountDataRow] = Recent(
+        self._recent_account_data: Recent[UserID, AccountDataRow] = Recent(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
-        self._rules_changed: Recent[UserID, PushRulesRow] = Recent(
+        self._recent_push_rules: Recent[UserID, PushRulesRow] = Recent(
             feed, PUSH_RULES, lambda row: (UserID(row.user_id),)
         )
-        self._read: Recent[tuple[RoomID, UserID], ReceiptRow] = Recent(
+        self._recent_receipts: Recent[tuple[RoomID, UserID], ReceiptRow] = Recent(
             feed, RECEIPTS, lambda row: ((RoomID(row.room_id), UserID(row.user_id)),)
         )
-        self._typed: Recent[RoomID, TypingRow] = Recent(
+        self._recent_typing: Recent[RoomID, TypingRow] = Recent(
             feed, TYPING, lambda row: (RoomID(row.room_id),)
         )
 
     async def own_receipts(
-        self, asking: Asking, windows: Windows, since: SyncToken | None, upto: SyncToken
+        self, request_context: Asking, requested: Windows, since: SyncToken | None, upto: SyncToken
     ) -> frozenset[RoomID]:
-        """Give the rooms in which the user's own receipts moved since the client was told.
+        """Return the rooms in which the user's own receipts moved since the room was last sent.
 
-        Of rooms that were parked, that is longer ago than `since`.
+        For rooms that are requested again, that is longer ago than `since`.
         """
         if since is None:
             return frozenset()
-        user_id = asking.user_id
-        moved = self._read.since(since.receipts)
-        found = {room_id for room_id, who in moved or () if who == user_id}
-        if moved is None or windows.settled_at != asking.connection.number:
-            unsure: dict[int, set[RoomID]] = {}
-            for room_id in _joined(asking, windows.rooms):
-                sent = asking.connection.rooms.get(room_id)
-                if sent is not None and (sent.parked is not None or moved is None):
-                    told = sent.parked or since
-                    unsure.setdefault(told.receipts.floor, set()).add(room_id)
-            for floor, room_ids in unsure.items():
-                found |= await self._with_own_receipts(user_id, room_ids, floor, upto)
-        return frozenset(found)
+        user_id = request_context.user_id
+        moved = self._recent_receipts.since(since.receipts)
+        changed = {room_id for room_id, reader in moved or () if reader == user_id}
+        if moved is None or requested.sent_at != request_context.connection.number:
+            unknown_by_floor: dict[int, set[RoomID]] = {}
+            for room_id in _joined(request_context, requested.rooms):
+                sent = request_context.connection.rooms.get(room_id)
+                if sent is not None and (sent.sent_until is not None or moved is None):
+                    sent_until = sent.sent_until or since
+                    unknown_by_floor.setdefault(sent_until.receipts.floor, set()).add(room_id)
+            for floor, room_ids in unknown_by_floor.items():
+                changed |= await self._with_own_receipts(user_id, room_ids, floor, upto)
+        return frozenset(changed)
 
     async def _with_own_receipts(
         self, user_id: UserID, room_ids: set[RoomID], after: int, upto: SyncToken
@@ -120,146 +120,168 @@ class Extensions:
         named = orjson.dumps(user_id)
         return {room_id for room_id, content in contents.items() if named in content}
 
-    async def make(self, scene: Scene) -> tuple[Members, bool]:
-        """Make the extensions asked for; tell whether there is news in any."""
-        asked = scene.asking.request.extensions
+    async def make(self, context: Scene) -> tuple[Members, bool]:
+        """Return the enabled extensions, and whether any of them has changes."""
+        request = context.request_context.request.extensions
         members: Members = {}
-        if asked.account_data.enabled:
-            members["account_data"] = await self._make_account_data(scene, asked.account_data)
-        if asked.receipts.enabled:
-            rooms = await self._make_receipts(scene, asked.receipts)
+        if request.account_data.enabled:
+            members["account_data"] = await self._account_data_extension(
+                context, request.account_data
+            )
+        if request.receipts.enabled:
+            rooms = await self._receipts_extension(context, request.receipts)
             if rooms:
                 members["receipts"] = {"rooms": rooms}
-        if asked.typing.enabled:
-            typing = self._make_typing(scene, asked.typing)
+        if request.typing.enabled:
+            typing = self._typing_extension(context, request.typing)
             if typing:
                 members["typing"] = {"rooms": typing}
         members[THREADS] = await self._threads.make(
-            scene.asking.user_id, asked.threads, scene.since, scene.moment.token
+            context.request_context.user_id, request.threads, context.since, context.position.token
         )
-        members = {name: one for name, one in members.items() if one}
-        key = scene.asking.connection.key
-        encrypted, news = await self._encryption.make(
-            scene.asking.user_id,
+        members = {name: member for name, member in members.items() if member}
+        key = context.request_context.connection.key
+        encryption, has_changes = await self._encryption.make(
+            context.request_context.user_id,
             key.device_id or None,
-            asked,
-            scene.since,
-            scene.moment.token,
-            scene.began.token,
+            request,
+            context.since,
+            context.position.token,
+            context.began.token,
         )
-        return {**members, **encrypted}, news or bool(members)
+        return {**members, **encryption}, has_changes or bool(members)
 
-    async def _make_account_data(self, scene: Scene, asked: ExtensionAsked) -> Members:
-        user_id, since = scene.asking.user_id, scene.since
-        every: Sequence[AccountDataEntry] = ()
+    async def _account_data_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+        user_id, since = context.request_context.user_id, context.since
+        all_entries: Sequence[AccountDataEntry] = ()
         if since is None:
-            news = every = await self._account_data.all(user_id)
+            changed_entries = all_entries = await self._account_data.all(user_id)
         else:
-            if scene.fresh or scene.parked:
-                # What was deleted too: the client may have it from before.
-                upto = scene.moment.token.account_data.most()
-                every = await self._account_data.changes(user_id, 0, upto)
-            news = await self._account_data_since(user_id, since, scene.moment)
-        own = [_event(type_, content) for room_id, type_, content in news if room_id is None]
-        if since is None or self._rules_changed.touched(user_id, since.push_rules):
-            own.append(_event(_PUSH_RULES, await self._push_rules.content(user_id)))
-        scope = _scope(scene, asked)
-        # A parked room is told whole: its entries do not say when they changed.
-        whole = scene.fresh.keys() | scene.parked.keys()
+            if context.new_rooms or context.resumed:
+                # Deleted entries too: the client may have received them earlier.
+                upto = context.position.token.account_data.most()
+                all_entries = await self._account_data.changes(user_id, 0, upto)
+            changed_entries = await self._account_data_since(user_id, since, context.position)
+        global_events = [
+            _event(type_, content) for room_id, type_, content in changed_entries if room_id is None
+        ]
+        if since is None or self._recent_push_rules.touched(user_id, since.push_rules):
+            global_events.append(_event(_PUSH_RULES, await self._push_rules.content(user_id)))
+        scope = _scope(context, request)
+        # A room that is requested again gets all entries: they do not say when they changed.
+        complete_rooms = context.new_rooms.keys() | context.resumed.keys()
         rooms: dict[str, list[orjson.Fragment]] = {}
-        for entries, wanted in ((every, whole), (news, scope - whole)):
+        for entries, wanted_rooms in (
+            (all_entries, complete_rooms),
+            (changed_entries, scope - complete_rooms),
+        ):
             for room_id, type_, content in entries:
-                if room_id is not None and room_id in wanted and room_id in scope:
+                if room_id is not None and room_id in wanted_rooms and room_id in scope:
                     rooms.setdefault(room_id, []).append(_event(type_, content))
-        found: Members = {"global": own, "rooms": rooms}
-        return {name: one for name, one in found.items() if one}
+        members: Members = {"global": global_events, "rooms": rooms}
+        return {name: member for name, member in members.items() if member}
 
     async def _account_data_since(
-        self, user_id: UserID, since: SyncToken, moment: Moment
+        self, user_id: UserID, since: SyncToken, position: Moment
     ) -> Sequence[AccountDataEntry]:
-        if not self._changed.touched(user_id, since.account_data):
+        if not self._recent_account_data.touched(user_id, since.account_data):
             return ()
-        upto = moment.token.account_data.most()
+        upto = position.token.account_data.most()
         return await self._account_data.changes(user_id, since.account_data.floor, upto)
 
-    async def _make_receipts(self, scene: Scene, asked: ExtensionAsked) -> Members:
-        scope = _joined(scene.asking, _scope(scene, asked))
-        user_id, upto = scene.asking.user_id, scene.moment.token.receipts.most()
-        found: Members = {}
-        fresh = scope & scene.fresh.keys()
-        if fresh:
-            contents = await self._receipts.in_rooms(user_id, fresh, 0, upto)
+    async def _receipts_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+        scope = _joined(context.request_context, _scope(context, request))
+        user_id, upto = context.request_context.user_id, context.position.token.receipts.most()
+        receipts: Members = {}
+        new_rooms = scope & context.new_rooms.keys()
+        if new_rooms:
+            contents = await self._receipts.in_rooms(user_id, new_rooms, 0, upto)
             for room_id, content in contents.items():
-                kept = _of_events(orjson.loads(content), scene.fresh[room_id], user_id)
-                if kept:
-                    found[room_id] = {"type": "m.receipt", "content": kept}
+                selected = _select_receipts(
+                    orjson.loads(content), context.new_rooms[room_id], user_id
+                )
+                if selected:
+                    receipts[room_id] = {"type": "m.receipt", "content": selected}
         after: dict[int, set[RoomID]] = {}
-        for room_id, token in scene.parked.items():
+        for room_id, token in context.resumed.items():
             if room_id in scope:
                 after.setdefault(token.receipts.floor, set()).add(room_id)
-        live = self._read_lately(scene, scope - fresh - scene.parked.keys())
-        if live and scene.since is not None:
-            after.setdefault(scene.since.receipts.floor, set()).update(live)
+        changed_rooms = self._rooms_with_new_receipts(
+            context, scope - new_rooms - context.resumed.keys()
+        )
+        if changed_rooms and context.since is not None:
+            after.setdefault(context.since.receipts.floor, set()).update(changed_rooms)
         for floor, room_ids in after.items():
             contents = await self._receipts.in_rooms(user_id, room_ids, floor, upto)
             for room_id, content in contents.items():
-                found[room_id] = {"type": "m.receipt", "content": orjson.Fragment(content)}
-        return found
+                receipts[room_id] = {"type": "m.receipt", "content": orjson.Fragment(content)}
+        return receipts
 
-    def _read_lately(self, scene: Scene, scope: AbstractSet[RoomID]) -> AbstractSet[RoomID]:
-        since = scene.since
-        if since is None or since.receipts.covers_all(scene.moment.token.receipts):
+    def _rooms_with_new_receipts(
+        self, context: Scene, scope: AbstractSet[RoomID]
+    ) -> AbstractSet[RoomID]:
+        since = context.since
+        if since is None or since.receipts.covers_all(context.position.token.receipts):
             return frozenset()
-        moved = self._read.since(since.receipts)
+        moved = self._recent_receipts.since(since.receipts)
         return scope if moved is None else scope & {room_id for room_id, _ in moved}
 
-    def _make_typing(self, scene: Scene, asked: ExtensionAsked) -> Members:
-        since = scene.since
-        touched: AbstractSet[RoomID] | None = frozenset()
-        # Whether an empty list is news is known only where the change itself is.
-        known = set(scene.parked)
+    def _typing_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+        since = context.since
+        changed_rooms: AbstractSet[RoomID] | None = frozenset()
+        # An empty list is sent only if it is known that typing stopped, or if the room is requested
+        # again and the client may have an old list.
+        known_changed = set(context.resumed)
         if since is not None and not since.typing.vector.covers_all(
-            scene.moment.token.typing.vector
+            context.position.token.typing.vector
         ):
-            touched = self._typed.since(since.typing.vector)
-            known |= self._typed.known_since(since.typing.vector)
-        whole = scene.fresh.keys() | scene.parked.keys()
-        if touched is not None and not touched and not whole:
+            changed_rooms = self._recent_typing.since(since.typing.vector)
+            known_changed |= self._recent_typing.known_since(since.typing.vector)
+        complete_rooms = context.new_rooms.keys() | context.resumed.keys()
+        if changed_rooms is not None and not changed_rooms and not complete_rooms:
             return {}
-        scope = _joined(scene.asking, _scope(scene, asked))
-        found: Members = {}
-        for room_id in scope if touched is None else scope & (touched | whole):
-            users = [one for one in self._typing.typing_users(room_id) if one not in scene.ignored]
-            if users or room_id in known:
-                found[room_id] = {"type": "m.typing", "content": {"user_ids": users}}
-        return found
+        scope = _joined(context.request_context, _scope(context, request))
+        typing: Members = {}
+        for room_id in scope if changed_rooms is None else scope & (changed_rooms | complete_rooms):
+            users = [
+                user_id
+                for user_id in self._typing.typing_users(room_id)
+                if user_id not in context.ignored
+            ]
+            if users or room_id in known_changed:
+                typing[room_id] = {"type": "m.typing", "content": {"user_ids": users}}
+        return typing
 
 
-def _scope(scene: Scene, asked: ExtensionAsked) -> AbstractSet[RoomID]:
-    """Give the rooms that an extension is wanted of."""
-    windows = scene.windows
-    if asked.lists is None and asked.rooms is None:
-        return windows.rooms.keys()
+def _scope(context: Scene, request: ExtensionAsked) -> AbstractSet[RoomID]:
+    """Return the requested rooms to which the lists and rooms of an extension limit it."""
+    requested = context.requested
+    if request.lists is None and request.rooms is None:
+        return requested.rooms.keys()
     scope: set[RoomID] = set()
-    for name, room_ids in windows.by_list.items():
-        if asked.lists is None or EVERYWHERE in asked.lists or name in asked.lists:
+    for name, room_ids in requested.by_list.items():
+        if request.lists is None or EVERYWHERE in request.lists or name in request.lists:
             scope.update(room_ids)
-    every = asked.rooms is None or EVERYWHERE in asked.rooms
-    scope.update(one for one in windows.subscribed if every or one in (asked.rooms or ()))
+    is_every_room = request.rooms is None or EVERYWHERE in request.rooms
+    scope.update(
+        room_id
+        for room_id in requested.subscribed
+        if is_every_room or room_id in (request.rooms or ())
+    )
     return scope
 
 
-def _joined(asking: Asking, room_ids: Iterable[RoomID]) -> set[RoomID]:
-    rooms = asking.rooms
-    return {one for one in room_ids if rooms[one].membership == event_types.JOIN}
+def _joined(request_context: Asking, room_ids: Iterable[RoomID]) -> set[RoomID]:
+    rooms = request_context.rooms
+    return {room_id for room_id in room_ids if rooms[room_id].membership == event_types.JOIN}
 
 
-def _of_events(content: Members, shown: AbstractSet[EventID], user_id: UserID) -> Members:
-    """Give the receipts at events that are shown, and the user's own."""
-    kept: Members = {}
+def _select_receipts(content: Members, shown: AbstractSet[EventID], user_id: UserID) -> Members:
+    """Return the receipts for these events, and the user's own receipts."""
+    selected: Members = {}
     for event_id, by_type in content.items():
         if event_id in shown:
-            kept[event_id] = by_type
+            selected[event_id] = by_type
             continue
         own = {
             receipt_type: {user_id: users[user_id]}
@@ -267,8 +289,8 @@ def _of_events(content: Members, shown: AbstractSet[EventID], user_id: UserID) -
             if user_id in users
         }
         if own:
-            kept[event_id] = own
-    return kept
+            selected[event_id] = own
+    return selected
 
 
 def _event(event_type: str, content: bytes) -> orjson.Fragment:

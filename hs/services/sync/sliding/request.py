@@ -1,6 +1,6 @@
-"""What a client asks of sliding sync: the lists, the rooms and the extensions it wants.
+"""The parameters of sliding sync requests, and their limits.
 
-Two forms are served: as clients send it today, and as it was accepted.
+Two variants are supported: the unstable endpoint that clients use, and MSC4186 as accepted.
 
 Spec: MSC4186.
 """
@@ -13,7 +13,7 @@ import attrs
 
 from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID, UserID
-from hs.services.sync.sliding.required_state import NOTHING, RequiredState, required_state
+from hs.services.sync.sliding.required_state import NOTHING, RequiredState, parse_required_state
 
 MAX_LISTS: Final = 100
 MAX_SUBSCRIPTIONS: Final = 1000
@@ -26,7 +26,7 @@ _LIST_KEY: Final = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
 
 
 class Form(enum.Enum):
-    """Which text of the proposal a client follows: it decides names and a few rules."""
+    """The variant of the proposal that a client uses; it decides names and a few rules."""
 
     DEPLOYED = "deployed"
     ACCEPTED = "accepted"
@@ -34,7 +34,7 @@ class Form(enum.Enum):
 
 @attrs.frozen
 class RoomFilters:
-    """Which rooms a list is of; what is None does not matter."""
+    """The filters of a list. A filter that is None does not apply."""
 
     is_dm: bool | None = None
     spaces: list[str] | None = None
@@ -48,7 +48,7 @@ class RoomFilters:
 
 @attrs.frozen
 class ListAsked:
-    """A window over the rooms that pass the filters; without ranges it shows all of them."""
+    """One list: ranges of the rooms that pass the filters; without ranges, all of them."""
 
     timeline_limit: int = 0
     required_state: list[tuple[str, str]] = attrs.field(factory=list)
@@ -58,7 +58,7 @@ class ListAsked:
     excluded_state: list[tuple[str, str]] = attrs.field(factory=list)
 
     def windows(self) -> list[tuple[int, int]] | None:
-        """Give the ranges, both ends included; None for all rooms."""
+        """Return the ranges, both ends inclusive; None for all rooms."""
         if self.range is not None:
             return [self.range]
         return self.ranges
@@ -66,7 +66,7 @@ class ListAsked:
 
 @attrs.frozen
 class RoomAsked:
-    """One room, asked for by its ID."""
+    """One room subscription."""
 
     timeline_limit: int = 0
     required_state: list[tuple[str, str]] = attrs.field(factory=list)
@@ -75,7 +75,7 @@ class RoomAsked:
 
 @attrs.frozen
 class ExtensionAsked:
-    """Whether an extension is wanted, and of which lists and subscribed rooms; None: of all."""
+    """Whether an extension is enabled, for which lists and subscribed rooms (None: for all)."""
 
     enabled: bool | None = None
     lists: list[str] | None = None
@@ -84,7 +84,7 @@ class ExtensionAsked:
 
 @attrs.frozen
 class ToDeviceAsked:
-    """Whether messages to the device are wanted, behind which token, and how many."""
+    """Whether to-device messages are enabled, after which token, and how many."""
 
     enabled: bool | None = None
     since: str | None = None
@@ -93,7 +93,7 @@ class ToDeviceAsked:
 
 @attrs.frozen
 class ThreadsAsked:
-    """Whether changes of thread subscriptions are wanted, and how many."""
+    """Whether changes of thread subscriptions are enabled, and how many."""
 
     enabled: bool | None = None
     limit: int | None = None
@@ -101,7 +101,7 @@ class ThreadsAsked:
 
 @attrs.frozen
 class ExtensionsAsked:
-    """The extensions there are."""
+    """The requested extensions."""
 
     account_data: ExtensionAsked = ExtensionAsked()
     receipts: ExtensionAsked = ExtensionAsked()
@@ -113,7 +113,7 @@ class ExtensionsAsked:
 
 @attrs.frozen
 class SlidingRequest:
-    """One request; `pos` is None for the first of a connection."""
+    """One request; `pos` is None for the first request of a connection."""
 
     conn_id: str = ""
     pos: str | None = None
@@ -127,13 +127,13 @@ class SlidingRequest:
 
 @attrs.frozen
 class RoomConfig:
-    """What is wanted of a room: the most that any list or subscription asks of it."""
+    """The combined parameters for one room of all lists and subscriptions that include it."""
 
     timeline_limit: int = 0
     required: RequiredState = NOTHING
 
     def union(self, other: "RoomConfig") -> "RoomConfig":
-        """Give what satisfies both."""
+        """Return parameters that satisfy both."""
         if self == other:
             return self
         limit = max(self.timeline_limit, other.timeline_limit)
@@ -141,36 +141,42 @@ class RoomConfig:
 
 
 def check(request: SlidingRequest) -> None:
-    """Refuse what makes no sense or is too much.
+    """Reject requests with invalid values or too many elements.
 
     Raises: InvalidParam.
     """
     if len(request.conn_id) > MAX_CONN_ID:
-        raise InvalidParam("conn_id is too long")
+        raise InvalidParam(f"conn_id must not be longer than {MAX_CONN_ID} characters")
     if len(request.lists) > MAX_LISTS:
-        raise InvalidParam(f"At most {MAX_LISTS} lists")
+        raise InvalidParam(f"lists must not have more than {MAX_LISTS} entries")
     accepted = request.form is Form.ACCEPTED
-    most = MAX_SUBSCRIPTIONS_ACCEPTED if accepted else MAX_SUBSCRIPTIONS
-    if len(request.room_subscriptions) > most:
-        raise InvalidParam(f"At most {most} room subscriptions")
-    for name, wanted in request.lists.items():
+    max_subscriptions = MAX_SUBSCRIPTIONS_ACCEPTED if accepted else MAX_SUBSCRIPTIONS
+    if len(request.room_subscriptions) > max_subscriptions:
+        raise InvalidParam(
+            f"room_subscriptions must not have more than {max_subscriptions} entries"
+        )
+    for name, list_ in request.lists.items():
         if accepted and not _LIST_KEY.fullmatch(name):
-            raise InvalidParam("The key of a list is not an opaque identifier")
-        for start, end in wanted.windows() or ():
+            raise InvalidParam(
+                "The keys of lists must be opaque identifiers of up to 255 characters"
+            )
+        for start, end in list_.windows() or ():
             if start < 0 or end < start:
-                raise InvalidParam(f"A range of list {name} is not one")
-    asked: list[ListAsked | RoomAsked] = list(request.lists.values())
-    asked += request.room_subscriptions.values()
-    for one in asked:
-        if one.timeline_limit < 0:
+                raise InvalidParam(
+                    f"The ranges of list {name} must be non-negative and not end before they start"
+                )
+    all_parameters: list[ListAsked | RoomAsked] = list(request.lists.values())
+    all_parameters += request.room_subscriptions.values()
+    for parameters in all_parameters:
+        if parameters.timeline_limit < 0:
             raise InvalidParam("timeline_limit must not be negative")
-        if len(one.required_state) + len(one.excluded_state) > MAX_PATTERNS:
-            raise InvalidParam(f"At most {MAX_PATTERNS} pairs in required_state")
+        if len(parameters.required_state) + len(parameters.excluded_state) > MAX_PATTERNS:
+            raise InvalidParam(f"required_state must not have more than {MAX_PATTERNS} pairs")
 
 
-def config_of(asked: ListAsked | RoomAsked, user_id: UserID) -> RoomConfig:
-    """Read what is wanted of each room of a list, or of a subscribed one."""
+def config_of(parameters: ListAsked | RoomAsked, user_id: UserID) -> RoomConfig:
+    """Return the parameters of a list or subscription for each of its rooms."""
     return RoomConfig(
-        min(asked.timeline_limit, MAX_TIMELINE),
-        required_state(asked.required_state, user_id, asked.excluded_state),
+        min(parameters.timeline_limit, MAX_TIMELINE),
+        parse_required_state(parameters.required_state, user_id, parameters.excluded_state),
     )

@@ -1,7 +1,7 @@
-"""Which entries of a room's state a client asked for.
+"""The `required_state` patterns of a sliding sync request.
 
-Patterns are pairs of type and state key. `*` stands for any type or any key, `$ME` for the user
-who asks, and `$LAZY`, with m.room.member, for the members that the timeline needs.
+A pattern is a pair of event type and state key. `*` stands for any type or any key, `$ME` for the
+requester's user ID, and `$LAZY`, with `m.room.member`, for the members that the timeline needs.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,8 +22,8 @@ LAZY: Final = "$LAZY"
 class RequiredState:
     """A set of patterns: single entries, whole types, keys of any type, or everything.
 
-    With `lazy`, `everything` leaves out the members that are not asked for otherwise. What matches
-    a pattern of `excluded`, whose halves may be ANY, is left out.
+    With `lazy`, `everything` does not include members; other patterns may. Entries that match a
+    pattern in `excluded`, in which type and key may be `*`, are left out.
     """
 
     entries: frozenset[StateKey] = frozenset()
@@ -35,17 +35,17 @@ class RequiredState:
 
     @property
     def has_wildcards(self) -> bool:
-        """Tell whether the whole state must be looked at to find what matches."""
+        """Whether all entries of a state must be examined to find the matching ones."""
         return self.everything or bool(self.types) or bool(self.keys)
 
     @property
     def needs_all(self) -> bool:
-        """Tell whether there are matches of any type."""
+        """Whether entries of any type can match."""
         return self.everything or bool(self.keys)
 
     def matches(self, key: StateKey) -> bool:
-        """Tell whether an entry is asked for by a pattern, laziness aside."""
-        if self.excluded and any(_within(key, one) for one in self.excluded):
+        """Return whether a pattern selects an entry, lazy loading aside."""
+        if self.excluded and any(_matches_pattern(key, pattern) for pattern in self.excluded):
             return False
         return self._includes(key)
 
@@ -55,22 +55,24 @@ class RequiredState:
         return self.everything and not (self.lazy and key[0] == event_types.MEMBER)
 
     def select(self, state: Mapping[StateKey, EventID]) -> Iterator[tuple[StateKey, EventID]]:
-        """Give the entries of a state that match."""
+        """Yield the matching entries of a state."""
         if self.has_wildcards:
             for key, event_id in state.items():
                 if self.matches(key):
                     yield key, event_id
             return
         for key in self.entries:
-            found = state.get(key)
-            if found is not None and (not self.excluded or self.matches(key)):
-                yield key, found
+            entry_id = state.get(key)
+            if entry_id is not None and (not self.excluded or self.matches(key)):
+                yield key, entry_id
 
     def covers(self, other: "RequiredState") -> bool:
-        """Tell whether whoever got this got all that the other asks for."""
+        """Return whether everything that `other` selects is selected by this as well."""
         if self is other or self == other:
             return True
-        if any(one not in other.excluded and other._touches(one) for one in self.excluded):
+        if any(
+            pattern not in other.excluded and other._may_match(pattern) for pattern in self.excluded
+        ):
             return False
         if other.lazy and not self.lazy and event_types.MEMBER not in self.types:
             return False
@@ -85,11 +87,11 @@ class RequiredState:
         )
 
     def union(self, other: "RequiredState") -> "RequiredState":
-        """Give what matches whatever either matches."""
+        """Return patterns that select everything that either selects."""
         if self is other or self == other:
             return self
         types = self.types | other.types
-        # Everything but lazy members, with everything and no laziness, is everything.
+        # One selects everything including members, so the union must not exclude lazy members.
         if (self.everything and not self.lazy) or (other.everything and not other.lazy):
             types |= {event_types.MEMBER}
         return RequiredState(
@@ -99,13 +101,17 @@ class RequiredState:
             self.everything or other.everything,
             self.lazy or other.lazy,
             frozenset(
-                [one for one in self.excluded if one in other.excluded or not other._touches(one)]
-                + [one for one in other.excluded if not self._touches(one)]
+                [
+                    pattern
+                    for pattern in self.excluded
+                    if pattern in other.excluded or not other._may_match(pattern)
+                ]
+                + [pattern for pattern in other.excluded if not self._may_match(pattern)]
             ),
         )
 
-    def _touches(self, pattern: StateKey) -> bool:
-        """Tell whether something asked for may match a pattern."""
+    def _may_match(self, pattern: StateKey) -> bool:
+        """Return whether a selected entry may match a pattern of `excluded`."""
         event_type, state_key = pattern
         if self.everything:
             return True
@@ -113,13 +119,13 @@ class RequiredState:
             return True
         if self.keys and (state_key == ANY or state_key in self.keys):
             return True
-        return any(_within(key, pattern) for key in self.entries)
+        return any(_matches_pattern(key, pattern) for key in self.entries)
 
     def pairs(self) -> list[list[str]]:
-        """Give the patterns as pairs, which `required_state` reads again."""
-        pairs = [list(one) for one in sorted(self.entries)]
-        pairs += [[one, ANY] for one in sorted(self.types)]
-        pairs += [[ANY, one] for one in sorted(self.keys)]
+        """Return the patterns as pairs, as a request has them."""
+        pairs = [list(entry) for entry in sorted(self.entries)]
+        pairs += [[event_type, ANY] for event_type in sorted(self.types)]
+        pairs += [[ANY, state_key] for state_key in sorted(self.keys)]
         if self.everything:
             pairs.append([ANY, ANY])
         if self.lazy:
@@ -133,28 +139,28 @@ class RequiredState:
 NOTHING: Final = RequiredState()
 
 
-def required_state(
+def parse_required_state(
     pairs: Iterable[Collection[str]],
     user_id: UserID,
     excluded: Iterable[tuple[str, str]] = (),
 ) -> RequiredState:
-    """Read patterns as a user sends them."""
+    """Parse the patterns of a request by `user_id`."""
     entries: set[StateKey] = set()
     types: set[str] = set()
     keys: set[str] = set()
     everything = lazy = False
     for event_type, state_key in pairs:
-        wanted = user_id if state_key == ME else state_key
+        key = user_id if state_key == ME else state_key
         if state_key == LAZY:
             lazy = lazy or event_type in (event_types.MEMBER, ANY)
-        elif event_type == ANY and wanted == ANY:
+        elif event_type == ANY and key == ANY:
             everything = True
         elif event_type == ANY:
-            keys.add(wanted)
-        elif wanted == ANY:
+            keys.add(key)
+        elif key == ANY:
             types.add(event_type)
         else:
-            entries.add((event_type, wanted))
+            entries.add((event_type, key))
     return RequiredState(
         frozenset(entries),
         frozenset(types),
@@ -165,5 +171,5 @@ def required_state(
     )
 
 
-def _within(key: StateKey, pattern: StateKey) -> bool:
+def _matches_pattern(key: StateKey, pattern: StateKey) -> bool:
     return pattern[0] in (ANY, key[0]) and pattern[1] in (ANY, key[1])

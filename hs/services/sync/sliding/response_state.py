@@ -1,4 +1,4 @@
-"""The state of the rooms of an answer: from memory, or read together by one statement."""
+"""The state of the rooms in a response: from memory, or read together by one statement."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -17,110 +17,117 @@ from hs.storage.database import Database
 from hs.storage.sync import sliding_sync
 
 MAX_SCANNED: Final = 5_000
-"""A state with more entries is not searched in memory for patterns."""
+"""Maximum size of a state in memory that is searched for wildcard patterns."""
 
 State = Mapping[StateKey, EventID]
 
 
 @attrs.frozen(eq=False)
 class RoomStates:
-    """Loads state."""
+    """The loader of room state."""
 
     _database: Database
     _events: EventStore
     _states: StateStore
     _stays: Stays
 
-    async def load(self, tellings: Sequence[Telling]) -> None:
-        """Give each room as much of its state as is asked for."""
+    async def load(self, responses: Sequence[Telling]) -> None:
+        """Load into each room at least the state entries that its response needs."""
         unread: list[Telling] = []
-        for telling in tellings:
-            if not _is_needed(telling):
+        for response in responses:
+            if not _is_needed(response):
                 continue
-            state = await self._in_memory(telling)
+            state = await self._in_memory(response)
             if state is None:
-                unread.append(telling)
+                unread.append(response)
             else:
-                telling.state = state
-                if telling.plan.last is not None:
-                    telling.forget_later_changes()
-        some = [one for one in unread if not one.required.needs_all]
-        await self._read(some)
-        await self._read_all([one for one in unread if one.required.needs_all])
+                response.state = state
+                if response.plan.last_stream_id is not None:
+                    response.forget_later_changes()
+        await self._read([room for room in unread if not room.required.needs_all])
+        await self._read_all([room for room in unread if room.required.needs_all])
 
-    async def load_members(self, tellings: Iterable[Telling]) -> None:
-        """Find which members changed where memory does not tell, if anybody wants to know."""
-        for telling in tellings:
-            plan = telling.plan
-            if not telling.is_vague or plan.initial or plan.after is None:
+    async def load_members(self, responses: Iterable[Telling]) -> None:
+        """Read the changed members of rooms whose changes are unknown, where they are needed."""
+        for response in responses:
+            plan = response.plan
+            if not response.has_unknown_changes or plan.initial or plan.after is None:
                 continue
-            required = telling.required
+            required = response.required
             if not (required.lazy or required.everything or event_types.MEMBER in required.types):
                 continue
-            found = await self._database.read(
+            changed_members = await self._database.read(
                 sliding_sync.members_since, plan.room_id, plan.after.events.floor
             )
-            telling.changed = {
-                **telling.changed,
-                **{(event_types.MEMBER, who): EventID(one) for who, one in found.items()},
+            response.changed = {
+                **response.changed,
+                **{
+                    (event_types.MEMBER, user_id): EventID(event_id)
+                    for user_id, event_id in changed_members.items()
+                },
             }
 
-    async def _in_memory(self, telling: Telling) -> State | None:
-        plan = telling.plan
-        if plan.last is not None:
+    async def _in_memory(self, response: Telling) -> State | None:
+        plan = response.plan
+        if plan.last_stream_id is not None:
             return await self._at_end(plan)
-        held = self._states.current_nowait(plan.room_id)
-        if held is None or (len(held) > MAX_SCANNED and telling.required.has_wildcards):
+        state = self._states.current_nowait(plan.room_id)
+        if state is None or (len(state) > MAX_SCANNED and response.required.has_wildcards):
             return None
-        return held
+        return state
 
     async def _at_end(self, plan: RoomPlan) -> State:
-        if not plan.is_alone:
+        if not plan.is_ended_invite:
             return await self._stays.state_at_end(plan.own.event_id)
         stored = await self._events.get_one(plan.own.event_id)
         if stored is None:
             return {}
         return {(event_types.MEMBER, stored.event.state_key or ""): stored.event_id}
 
-    async def _read(self, tellings: Sequence[Telling]) -> None:
-        if not tellings:
+    async def _read(self, responses: Sequence[Telling]) -> None:
+        if not responses:
             return
         types: set[str] = {NAME_KEY[0], AVATAR_KEY[0]}
         members: set[str] = set()
-        for telling in tellings:
-            types |= telling.required.types
-            for event_type, state_key in telling.required.entries:
+        for response in responses:
+            types |= response.required.types
+            for event_type, state_key in response.required.entries:
                 if event_type == event_types.MEMBER:
                     members.add(state_key)
                 else:
                     types.add(event_type)
-            members.update(telling.members, telling.heroes)
-        room_ids = [one.plan.room_id for one in tellings]
-        found = await self._database.read(
+            members.update(response.members, response.heroes)
+        room_ids = [room.plan.room_id for room in responses]
+        entries = await self._database.read(
             sliding_sync.state_of, room_ids, sorted(types), sorted(members)
         )
-        _hand_out(tellings, found)
+        _assign(responses, entries)
 
-    async def _read_all(self, tellings: Sequence[Telling]) -> None:
-        if tellings:
-            room_ids = [one.plan.room_id for one in tellings]
-            _hand_out(tellings, await self._database.read(sliding_sync.all_state_of, room_ids))
-
-
-def _is_needed(telling: Telling) -> bool:
-    plan = telling.plan
-    whole = plan.initial or telling.is_vague or plan.is_wider or plan.last is not None
-    return whole or bool(telling.members) or bool(telling.heroes)
+    async def _read_all(self, responses: Sequence[Telling]) -> None:
+        if responses:
+            room_ids = [room.plan.room_id for room in responses]
+            _assign(responses, await self._database.read(sliding_sync.all_state_of, room_ids))
 
 
-def _hand_out(tellings: Iterable[Telling], found: Collection[sliding_sync.StateEntry]) -> None:
-    states: dict[RoomID, dict[StateKey, EventID]] = {one.plan.room_id: {} for one in tellings}
-    for entry in found:
+def _is_needed(response: Telling) -> bool:
+    plan = response.plan
+    is_complete = (
+        plan.initial
+        or response.has_unknown_changes
+        or plan.has_more_state
+        or plan.last_stream_id is not None
+    )
+    return is_complete or bool(response.members) or bool(response.heroes)
+
+
+def _assign(responses: Iterable[Telling], entries: Collection[sliding_sync.StateEntry]) -> None:
+    states: dict[RoomID, dict[StateKey, EventID]] = {room.plan.room_id: {} for room in responses}
+    for entry in entries:
         states[RoomID(entry.room_id)][(entry.type, entry.state_key)] = EventID(entry.event_id)
-    for telling in tellings:
-        telling.state = states[telling.plan.room_id]
+    for response in responses:
+        response.state = states[response.plan.room_id]
 
 
 def member_key(user_id: UserID) -> StateKey:
-    """Give the entry of the state that holds a user's membership."""
+    """Return the state key of a user's member event."""
     return (event_types.MEMBER, user_id)

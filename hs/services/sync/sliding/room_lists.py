@@ -1,8 +1,22 @@
-"""Which rooms the windows of a request show, and what is wanted of each.
+"""The rooms that a request selects by its lists and subscriptions, with their parameters.
 
-The rooms of a list are those the user is in or invited to, and those they were removed from, by
-their last activity. Working this out costs as much as the user has rooms, so a result is kept
-until something happens that may change it.
+A list contains the rooms that the user has joined, was invited to or has knocked on, and those from
+which the user was removed, in the order of their last activity.
+
+Computing this takes time proportional to the number of the user's rooms, so the last result of each
+connection is cached. Rules for using it again:
+
+- The user's rooms and the view of the user's account data are the same objects, which any change
+  replaces, and the request has the same lists, subscriptions and variant.
+- No list depends on the order of rooms (all lists include all their rooms), or no event has arrived
+  in any room that may be listed.
+- The properties of all changed rooms are the same objects in memory.
+- No room is listed only to report that the user left it; that happens once.
+- A `spaces` filter counts as dependent on the order. A change of a space's children is an event in
+  the space, which is itself among the rooms that may be listed, and so invalidates the result.
+
+The result also stores the connection state that it was last sent with. If a request continues from
+that state, only changed rooms need to be examined.
 
 Spec: MSC4186, Lists and subscriptions.
 """
@@ -41,59 +55,59 @@ from hs.storage.sync.sliding_sync import ConnectionKey
 MAX_BYTES: Final = 64 * 1024 * 1024
 
 _ROOM_BYTES: Final = 300
-_STAYING: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
+_PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
 @attrs.define(eq=False)
 class Windows:
-    """The rooms that a request shows, by list and together.
-
-    `facts` are those of all rooms listed; `needs_order` tells that some window is not of all
-    rooms of its list. `settled_at` is the state of the connection that agrees with this.
-    """
+    """The rooms that a request selects, by list and together."""
 
     counts: dict[str, int]
     by_list: dict[str, Sequence[RoomID]]
     subscribed: Sequence[RoomID]
     rooms: dict[RoomID, RoomConfig]
     facts: Mapping[RoomID, RoomFacts]
-    needs_order: bool
-    passing: bool  # a room is shown this once only
-    settled_at: int = -1
+    """The properties of all rooms that may be listed, whether in a range or not."""
+    depends_on_order: bool
+    """Whether new events can change which rooms are in the ranges."""
+    reports_leaving: bool
+    """Whether a room is included only to report that the user left it."""
+    sent_at: int = -1
+    """The number of the connection state that records these rooms as sent."""
     _lists_of: dict[RoomID, list[str]] | None = None
 
     def lists_of(self, room_id: RoomID) -> list[str]:
-        """Name the lists that show a room."""
+        """Return the names of the lists whose ranges include a room."""
         if self._lists_of is None:
             self._lists_of = {}
             for name, room_ids in self.by_list.items():
-                for one in room_ids:
-                    self._lists_of.setdefault(one, []).append(name)
+                for listed_id in room_ids:
+                    self._lists_of.setdefault(listed_id, []).append(name)
         return self._lists_of.get(room_id, [])
 
 
 @attrs.frozen(eq=False)
 class Asking:
-    """Who asks, for what, and what decides the answer."""
+    """A request with its user, connection state, and the user's rooms and account data."""
 
     user_id: UserID
     request: SlidingRequest
     connection: Connection
     rooms: RoomsOf
-    personal: Personal
+    account_data: Personal
 
 
 @attrs.define(eq=False)
-class _Kept:
-    """Windows, and up to where it is known that nothing changed them."""
+class _CachedLists:
+    """A cached result, and the position up to which it is known to be valid."""
 
-    asking: Asking
-    windows: Windows
+    context: Asking
+    requested: Windows
     upto: VectorPosition
 
 
 class Lists:
-    """Works out windows."""
+    """The cache and computation of room lists."""
 
     def __init__(
         self,
@@ -112,105 +126,116 @@ class Lists:
         self._visibility = visibility
         self._tails = tails
         self._excluded = excluded
-        self._kept: LruCache[ConnectionKey, _Kept] = LruCache(
+        self._cache: LruCache[ConnectionKey, _CachedLists] = LruCache(
             "sliding_windows", max_weight=MAX_BYTES, weigh=_weigh
         )
 
-    async def windows(self, asking: Asking, upto: VectorPosition) -> Windows:
-        """Give the windows of a request at a position of the feed."""
-        key = asking.connection.key
-        kept = self._kept.get(key)
-        if kept is not None and self._holds(kept, asking):
-            kept.upto = upto
-            return kept.windows
-        windows = await self._work_out(asking)
-        # What was sent decides nothing but whether rooms are passing.
-        kept_asking = attrs.evolve(asking, connection=Connection(key))
-        self._kept.put(key, _Kept(kept_asking, windows, upto))
-        return windows
+    async def windows(self, context: Asking, upto: VectorPosition) -> Windows:
+        """Return the rooms that a request selects at a position of the feed."""
+        key = context.connection.key
+        cached = self._cache.get(key)
+        if cached is not None and self._is_valid(cached, context):
+            cached.upto = upto
+            return cached.requested
+        requested = await self._compute(context)
+        # Do not keep the connection state alive. The result depends on it only for rooms that are
+        # listed once, and then it is not used again.
+        cached_context = attrs.evolve(context, connection=Connection(key))
+        self._cache.put(key, _CachedLists(cached_context, requested, upto))
+        return requested
 
-    def _holds(self, kept: _Kept, asking: Asking) -> bool:
-        before, windows = kept.asking, kept.windows
+    def _is_valid(self, cached: _CachedLists, context: Asking) -> bool:
+        cached_context, requested = cached.context, cached.requested
         if (
-            before.rooms is not asking.rooms
-            or before.personal is not asking.personal
-            or windows.passing
-            or before.request.form is not asking.request.form
-            or before.request.lists != asking.request.lists
-            or before.request.room_subscriptions != asking.request.room_subscriptions
+            cached_context.rooms is not context.rooms
+            or cached_context.account_data is not context.account_data
+            or requested.reports_leaving
+            or cached_context.request.form is not context.request.form
+            or cached_context.request.lists != context.request.lists
+            or cached_context.request.room_subscriptions != context.request.room_subscriptions
         ):
             return False
-        changed = self._tails.rooms_since(kept.upto)
+        changed = self._tails.rooms_since(cached.upto)
         if changed is None:
             return False
-        for room_id in changed & windows.facts.keys():
-            facts = windows.facts[room_id]
-            if windows.needs_order or self._activity.get_nowait(room_id) is not facts:
+        for room_id in changed & requested.facts.keys():
+            facts = requested.facts[room_id]
+            if requested.depends_on_order or self._activity.get_nowait(room_id) is not facts:
                 return False
         return True
 
-    async def _work_out(self, asking: Asking) -> Windows:
-        shown, passing = await self._shown(asking)
-        facts = dict(await self._facts(asking, shown))
-        place_of = last_event_of if asking.request.form is Form.ACCEPTED else activity_of
-        ordered = sorted(shown, key=lambda one: place_of(shown[one], facts[one]), reverse=True)
-        windows = Windows({}, {}, (), {}, facts, needs_order=False, passing=passing)
-        for name, asked in asking.request.lists.items():
-            found = await self._filtered(asking, asked.filters, ordered, facts)
-            windows.counts[name] = len(found)
-            windows.by_list[name] = inside = _inside(asked, found)
-            if len(inside) < len(found) or (asked.filters and asked.filters.spaces is not None):
-                windows.needs_order = True
-            _want(windows.rooms, inside, config_of(asked, asking.user_id))
-        windows.subscribed = [one for one in asking.request.room_subscriptions if one in shown]
-        for room_id in windows.subscribed:
-            asked_room = asking.request.room_subscriptions[room_id]
-            _want(windows.rooms, (room_id,), config_of(asked_room, asking.user_id))
-        return windows
+    async def _compute(self, context: Asking) -> Windows:
+        shown, reports_leaving = await self._listable_rooms(context)
+        facts = dict(await self._load_facts(context, shown))
+        sort_key = last_event_of if context.request.form is Form.ACCEPTED else activity_of
+        ordered = sorted(
+            shown, key=lambda room_id: sort_key(shown[room_id], facts[room_id]), reverse=True
+        )
+        requested = Windows(
+            {}, {}, (), {}, facts, depends_on_order=False, reports_leaving=reports_leaving
+        )
+        for name, parameters in context.request.lists.items():
+            matching = await self._filter_rooms(context, parameters.filters, ordered, facts)
+            requested.counts[name] = len(matching)
+            requested.by_list[name] = in_ranges = _in_ranges(parameters, matching)
+            if len(in_ranges) < len(matching) or (
+                parameters.filters and parameters.filters.spaces is not None
+            ):
+                requested.depends_on_order = True
+            _add_rooms(requested.rooms, in_ranges, config_of(parameters, context.user_id))
+        requested.subscribed = [
+            room_id for room_id in context.request.room_subscriptions if room_id in shown
+        ]
+        for room_id in requested.subscribed:
+            subscription = context.request.room_subscriptions[room_id]
+            _add_rooms(requested.rooms, (room_id,), config_of(subscription, context.user_id))
+        return requested
 
-    async def _shown(self, asking: Asking) -> tuple[dict[RoomID, LocalMembership], bool]:
-        """Give the rooms that may be listed; and whether one is only to tell that it is left."""
+    async def _listable_rooms(self, context: Asking) -> tuple[dict[RoomID, LocalMembership], bool]:
+        """Return the rooms that may be listed, and whether any is listed only to report leaving."""
         shown: dict[RoomID, LocalMembership] = {}
-        passing = False
-        for room_id, own in asking.rooms.items():
+        reports_leaving = False
+        for room_id, own in context.rooms.items():
             if room_id in self._excluded:
                 continue
-            if own.membership in _STAYING:
+            if own.membership in _PRESENT:
                 is_invite = own.membership == event_types.INVITE
-                if not is_invite or asking.personal.wants_invite(own.sender):
+                if not is_invite or context.account_data.wants_invite(own.sender):
                     shown[room_id] = own
                 continue
-            sent = asking.connection.rooms.get(room_id)
+            sent = context.connection.rooms.get(room_id)
             if sent is not None and sent.membership != own.membership:
                 shown[room_id] = own
-                passing = True
-            elif own.sender != asking.user_id and not own.forgotten:
-                standing = await self._visibility.standing(asking.user_id, room_id)
-                if standing.joined_until:
+                reports_leaving = True
+            elif own.sender != context.user_id and not own.forgotten:
+                access = await self._visibility.standing(context.user_id, room_id)
+                if access.joined_until:
                     shown[room_id] = own
-        return shown, passing
+        return shown, reports_leaving
 
-    async def _facts(
-        self, asking: Asking, shown: Mapping[RoomID, LocalMembership]
+    async def _load_facts(
+        self, context: Asking, shown: Mapping[RoomID, LocalMembership]
     ) -> Mapping[RoomID, RoomFacts]:
         facts = await self._activity.of(shown.keys())
         facts = {room_id: facts[room_id] for room_id in shown}
-        # Of rooms that are not here, only what came with the invite is known.
-        away = [
+        # Of rooms without state on this server, only the stripped state is known.
+        without_state = [
             room_id
             for room_id, own in shown.items()
             if own.membership in (event_types.INVITE, event_types.KNOCK)
-            and not facts[room_id].is_known
+            and not facts[room_id].has_state
         ]
-        if away:
-            found = await self._database.read(sliding_sync.stripped, away, asking.user_id)
-            for room_id, stripped in found.items():
+        if without_state:
+            stripped_states = await self._database.read(
+                sliding_sync.stripped, without_state, context.user_id
+            )
+            for room_id, stripped in stripped_states.items():
                 facts[RoomID(room_id)] = _facts_of(orjson.loads(stripped))
         return facts
 
-    async def _filtered(
+    async def _filter_rooms(
         self,
-        asking: Asking,
+        context: Asking,
         filters: RoomFilters | None,
         ordered: Sequence[RoomID],
         facts: Mapping[RoomID, RoomFacts],
@@ -219,78 +244,84 @@ class Lists:
             return ordered
         children = None
         if filters.spaces is not None:
-            children = await self._children(asking, filters.spaces)
+            children = await self._space_children(context, filters.spaces)
         return [
             room_id
             for room_id in ordered
             if (children is None or room_id in children)
-            and _passes(filters, room_id, facts[room_id], asking)
+            and _matches(filters, room_id, facts[room_id], context)
         ]
 
-    async def _children(self, asking: Asking, spaces: Iterable[str]) -> set[RoomID]:
+    async def _space_children(self, context: Asking, spaces: Iterable[str]) -> set[RoomID]:
         children: set[RoomID] = set()
         for space in spaces:
-            own = asking.rooms.get(RoomID(space))
+            own = context.rooms.get(RoomID(space))
             if own is None or own.membership != event_types.JOIN:
                 continue
-            found = await self._states.current_of_types(RoomID(space), (event_types.SPACE_CHILD,))
-            stored = await self._events.get(found.values())
-            for (_, room_id), event_id in found.items():
-                # Without servers to join it by, a child counts as removed.
+            child_events = await self._states.current_of_types(
+                RoomID(space), (event_types.SPACE_CHILD,)
+            )
+            stored = await self._events.get(child_events.values())
+            for (_, room_id), event_id in child_events.items():
+                # A child event without `via` means that the room was removed from the space.
                 if event_id in stored and isinstance(content_of(stored[event_id]).get("via"), list):
                     children.add(RoomID(room_id))
         return children
 
 
 def activity_of(own: LocalMembership, facts: RoomFacts) -> int:
-    """Give a room's `bump_stamp`: its last activity, or the user's own in rooms not joined."""
+    """Return a room's `bump_stamp`: its last activity, or the user's membership if not joined."""
     if own.membership != event_types.JOIN:
         return own.stream_id
-    return facts.bump or own.stream_id
+    return facts.bump_stream_id or own.stream_id
 
 
 def last_event_of(own: LocalMembership, facts: RoomFacts) -> int:
-    """Give a room's last event of any type, or the user's own in rooms not joined."""
+    """Return the stream ID of a room's last event, or of the user's membership if not joined."""
     if own.membership != event_types.JOIN:
         return own.stream_id
-    return max(facts.last, own.stream_id)
+    return max(facts.last_stream_id, own.stream_id)
 
 
-def _weigh(key: ConnectionKey, kept: _Kept) -> int:
-    return 2000 + len(kept.windows.facts) * _ROOM_BYTES
+def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
+    return 2000 + len(cached.requested.facts) * _ROOM_BYTES
 
 
-def _inside(asked: ListAsked, found: Sequence[RoomID]) -> Sequence[RoomID]:
-    windows = asked.windows()
-    if windows is None:
-        return found
-    if len(windows) == 1:
-        start, end = windows[0]
-        return found if start == 0 and end >= len(found) else found[start : end + 1]
-    places = sorted({n for start, end in windows for n in range(start, min(end + 1, len(found)))})
-    return [found[n] for n in places]
+def _in_ranges(parameters: ListAsked, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
+    ranges = parameters.windows()
+    if ranges is None:
+        return room_ids
+    if len(ranges) == 1:
+        start, end = ranges[0]
+        return room_ids if start == 0 and end >= len(room_ids) else room_ids[start : end + 1]
+    indexes = sorted(
+        {n for start, end in ranges for n in range(start, min(end + 1, len(room_ids)))}
+    )
+    return [room_ids[n] for n in indexes]
 
 
-def _want(rooms: dict[RoomID, RoomConfig], room_ids: Iterable[RoomID], config: RoomConfig) -> None:
+def _add_rooms(
+    rooms: dict[RoomID, RoomConfig], room_ids: Iterable[RoomID], config: RoomConfig
+) -> None:
     for room_id in room_ids:
-        held = rooms.get(room_id)
-        rooms[room_id] = config if held is None else held.union(config)
+        existing = rooms.get(room_id)
+        rooms[room_id] = config if existing is None else existing.union(config)
 
 
-def _passes(filters: RoomFilters, room_id: RoomID, facts: RoomFacts, asking: Asking) -> bool:
-    personal = asking.personal
-    if filters.is_dm is not None and filters.is_dm != (room_id in personal.direct):
+def _matches(filters: RoomFilters, room_id: RoomID, facts: RoomFacts, context: Asking) -> bool:
+    account_data = context.account_data
+    if filters.is_dm is not None and filters.is_dm != (room_id in account_data.direct):
         return False
     if filters.is_encrypted is not None and filters.is_encrypted != facts.is_encrypted:
         return False
-    is_invited = asking.rooms[room_id].membership == event_types.INVITE
+    is_invited = context.rooms[room_id].membership == event_types.INVITE
     if filters.is_invite is not None and filters.is_invite != is_invited:
         return False
     if filters.room_types is not None and facts.room_type not in filters.room_types:
         return False
     if filters.not_room_types is not None and facts.room_type in filters.not_room_types:
         return False
-    tags = personal.tags.get(room_id, frozenset())
+    tags = account_data.tags.get(room_id, frozenset())
     if filters.tags is not None and tags.isdisjoint(filters.tags):
         return False
     return filters.not_tags is None or tags.isdisjoint(filters.not_tags)

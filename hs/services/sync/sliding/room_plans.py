@@ -1,4 +1,4 @@
-"""Which rooms of the windows have something to tell, and from where on."""
+"""The requested rooms that have changes to send, and the position each continues from."""
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -15,12 +15,12 @@ from hs.services.sync.sliding.request import RoomConfig
 from hs.services.sync.sliding.room_lists import Asking, Windows
 
 INVITED: Final = (event_types.INVITE, event_types.KNOCK)
-_STAYING: Final = (event_types.JOIN, *INVITED)
+_PRESENT: Final = (event_types.JOIN, *INVITED)
 
 
 @attrs.frozen(eq=False)
 class RoomPlan:
-    """One room to be told of, from `after` on; None: the client has nothing of it."""
+    """One room to send, from the token `after`; None if the client has nothing of the room."""
 
     room_id: RoomID
     config: RoomConfig
@@ -31,44 +31,44 @@ class RoomPlan:
 
     @property
     def initial(self) -> bool:
-        """Tell whether the client is to forget what it has of the room."""
+        """Whether the client must discard what it has of the room."""
         if self.sent is None:
             return True
-        own, told = self.own.membership, self.sent.membership
-        return own != told and own in _STAYING
+        own, sent_membership = self.own.membership, self.sent.membership
+        return own != sent_membership and own in _PRESENT
 
     @property
     def is_stripped(self) -> bool:
-        """Tell whether the user sees only what comes with an invite or knock."""
+        """Whether the user sees only the stripped state of an invite or knock."""
         return self.own.membership in INVITED
 
     @property
     def is_joined(self) -> bool:
-        """Tell whether the user is in the room."""
+        """Whether the user is joined to the room."""
         return self.own.membership == event_types.JOIN
 
     @property
-    def is_alone(self) -> bool:
-        """Tell whether the user sees only the event that ended their invite or knock."""
-        gone = self.own.membership not in _STAYING
-        return gone and self.sent is not None and self.sent.membership in INVITED
+    def is_ended_invite(self) -> bool:
+        """Whether the user sees only the event that ended their invite or knock."""
+        has_left = self.own.membership not in _PRESENT
+        return has_left and self.sent is not None and self.sent.membership in INVITED
 
     @property
-    def last(self) -> int | None:
-        """Give the number of the last event that the user sees, if they are gone."""
-        return None if self.own.membership in _STAYING else self.own.stream_id
+    def last_stream_id(self) -> int | None:
+        """The stream ID of the last event that the user sees, if they are no longer in the room."""
+        return None if self.own.membership in _PRESENT else self.own.stream_id
 
     @property
     def is_expanded(self) -> bool:
-        """Tell whether more of the timeline is wanted than the client has got."""
+        """Whether the request has a higher timeline limit than the client was sent."""
         sent = self.sent
         if sent is None or self.initial or not self.is_joined:
             return False
         return self.config.timeline_limit > sent.timeline_limit
 
     @property
-    def is_wider(self) -> bool:
-        """Tell whether state is wanted that was not asked for before."""
+    def has_more_state(self) -> bool:
+        """Whether the request selects state that it did not select before."""
         sent = self.sent
         if sent is None or self.initial or not self.is_joined:
             return False
@@ -77,40 +77,42 @@ class RoomPlan:
 
 @attrs.frozen(eq=False)
 class News:
-    """What happened since the client's `pos`; `rooms` None: in any room there may be news."""
+    """The changes since the client's `pos`."""
 
     since: SyncToken | None
     rooms: AbstractSet[RoomID] | None
-    read: AbstractSet[RoomID]  # rooms where the user's own receipts moved
+    """The rooms with new events; None: any room may have some."""
+    read: AbstractSet[RoomID]
+    """The rooms in which the user's own receipts moved."""
 
 
 def plan_rooms(
-    asking: Asking, windows: Windows, room_ids: Iterable[RoomID], news: News
+    context: Asking, requested: Windows, room_ids: Iterable[RoomID], changes: News
 ) -> list[RoomPlan]:
-    """Plan what to tell of some rooms of the windows."""
-    plans = (_plan(asking, windows, room_id, news) for room_id in room_ids)
+    """Return plans for those of the given requested rooms that may have changes to send."""
+    plans = (_plan(context, requested, room_id, changes) for room_id in room_ids)
     return [plan for plan in plans if plan is not None]
 
 
-def parked_rooms(asking: Asking, windows: Windows, since: SyncToken) -> dict[RoomID, RoomSent]:
-    """Give the rooms that left the windows: the client has them as of its `pos`."""
-    shown = windows.rooms
+def parked_rooms(context: Asking, requested: Windows, since: SyncToken) -> dict[RoomID, RoomSent]:
+    """Return new records of rooms that are no longer requested: they were sent up to `pos`."""
+    shown = requested.rooms
     return {
-        room_id: attrs.evolve(sent, parked=since)
-        for room_id, sent in asking.connection.rooms.items()
-        if room_id not in shown and sent.parked is None and sent.membership in _STAYING
+        room_id: attrs.evolve(sent, sent_until=since)
+        for room_id, sent in context.connection.rooms.items()
+        if room_id not in shown and sent.sent_until is None and sent.membership in _PRESENT
     }
 
 
-def _plan(asking: Asking, windows: Windows, room_id: RoomID, news: News) -> RoomPlan | None:
-    sent = asking.connection.rooms.get(room_id)
-    after = None if sent is None else sent.parked or news.since
-    is_dm = room_id in asking.personal.direct
-    plan = RoomPlan(room_id, windows.rooms[room_id], asking.rooms[room_id], sent, after, is_dm)
+def _plan(context: Asking, requested: Windows, room_id: RoomID, changes: News) -> RoomPlan | None:
+    sent = context.connection.rooms.get(room_id)
+    after = None if sent is None else sent.sent_until or changes.since
+    is_dm = room_id in context.account_data.direct
+    plan = RoomPlan(room_id, requested.rooms[room_id], context.rooms[room_id], sent, after, is_dm)
     if sent is None or sent.membership != plan.own.membership or sent.is_dm != is_dm:
         return plan
     if not plan.is_joined:
         return None
-    if sent.parked is not None or news.rooms is None or room_id in news.rooms:
+    if sent.sent_until is not None or changes.rooms is None or room_id in changes.rooms:
         return plan
-    return plan if room_id in news.read or plan.is_expanded or plan.is_wider else None
+    return plan if room_id in changes.read or plan.is_expanded or plan.has_more_state else None

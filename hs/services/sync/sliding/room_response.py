@@ -1,4 +1,18 @@
-"""One room being told of: what is collected for it, and what the client has of it afterwards."""
+"""One room of a response while it is computed, and the record of what the client has after it.
+
+Rules for the record, which decides what later responses may leave out:
+
+- If the changes of the state are unknown, because memory does not reach back to the token, all
+  selected entries are sent except members, whose changes are read separately if needed.
+- State patterns are remembered beyond the request that had them, so that a client which widens
+  and narrows its request does not get the same state again. They are forgotten as soon as an entry
+  that they select changes without being sent.
+- A lazily loaded member that changes without being sent is removed from the known members, and is
+  sent again when the timeline needs it.
+- After a gap in the timeline, the client has only the events that were sent, so the remembered
+  timeline limit is the one of this request.
+- The record is bounded in members and patterns. Dropping some costs repeated state.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -23,113 +37,114 @@ AVATAR_KEY: Final = (event_types.AVATAR, "")
 
 @attrs.define(eq=False)
 class Telling:
-    """One room of an answer in the making.
-
-    `changed` are the state entries that changed, None for those that are gone. `members` are
-    those brought lazily, `stale` those that changed without being brought.
-    """
+    """One room of a response while it is computed."""
 
     plan: RoomPlan
-    stretch: Stretch
+    timeline_slice: Stretch
     seen: Sequence[Seen] = ()
     state: Mapping[StateKey, EventID] = attrs.Factory(dict)
     changed: Mapping[StateKey, EventID | None] = attrs.Factory(dict)
+    """The state entries that changed; None for those that were removed."""
     heroes: Sequence[UserID] = ()
     members: frozenset[UserID] = frozenset()
+    """The users whose member events are sent by lazy loading."""
     stale: frozenset[UserID] = frozenset()
+    """The users whose member events changed but are not sent by lazy loading."""
 
     @property
     def required(self) -> RequiredState:
-        """Give what is wanted of the state."""
+        """The state patterns of the request for this room."""
         return self.plan.config.required
 
     @property
-    def is_vague(self) -> bool:
-        """Tell whether it is not known what of the state changed."""
-        return self.stretch.changes is None
+    def has_unknown_changes(self) -> bool:
+        """Whether it is unknown which state entries changed."""
+        return self.timeline_slice.changes is None
 
-    def note_changes(self) -> None:
-        """Take over what the stretch says of the state."""
+    def load_changes(self) -> None:
+        """Set the changed state entries from the events of the timeline slice."""
         self.changed = {
             (event_type, state_key): None if event_id is None else EventID(event_id)
-            for event_type, state_key, event_id, _ in self.stretch.changes or ()
+            for event_type, state_key, event_id, _ in self.timeline_slice.changes or ()
         }
 
     def forget_later_changes(self) -> None:
-        """Drop what changed after the state that the user may see."""
+        """Drop changes that are not part of the state that the user may see."""
         self.changed = {
             key: event_id
             for key, event_id in self.changed.items()
             if self.state.get(key) == event_id
         }
 
-    def tells(self, key: StateKey) -> bool:
-        """Tell whether what hangs on an entry of the state is to be told."""
-        return self.plan.initial or self.is_vague or key in self.changed
+    def includes(self, key: StateKey) -> bool:
+        """Return whether to send the fields that depend on a state entry."""
+        return self.plan.initial or self.has_unknown_changes or key in self.changed
 
     @property
-    def tells_members(self) -> bool:
-        """Tell whether the room's members may differ from what the client knows."""
-        if self.plan.initial or self.is_vague:
+    def includes_members(self) -> bool:
+        """Whether the members of the room may differ from what the client has."""
+        if self.plan.initial or self.has_unknown_changes:
             return True
         return any(key[0] == event_types.MEMBER for key in self.changed)
 
     def choose_members(self) -> None:
-        """Decide which members are brought because the timeline, or the client, needs them."""
+        """Select the members to send by lazy loading, and those whose record becomes stale."""
         sent = self.plan.sent
         known = frozenset() if self.plan.initial or sent is None else sent.members
         changed = frozenset(UserID(key[1]) for key in self.changed if key[0] == event_types.MEMBER)
         if not self.required.lazy:
             self.stale = changed
             return
-        wanted = self._in_timeline() - (known - changed)
-        if not self.stretch.limited and not self.plan.initial:
-            wanted |= changed
-        self.members = wanted
-        self.stale = changed - wanted
+        needed = self._timeline_users() - (known - changed)
+        if not self.timeline_slice.limited and not self.plan.initial:
+            needed |= changed
+        self.members = needed
+        self.stale = changed - needed
 
-    def _in_timeline(self) -> frozenset[UserID]:
+    def _timeline_users(self) -> frozenset[UserID]:
         users: set[UserID] = set()
-        for one in self.seen:
-            event = one.stored.event
+        for seen in self.seen:
+            event = seen.stored.event
             users.add(event.sender)
             if event.type == event_types.MEMBER and event.state_key is not None:
                 users.add(UserID(event.state_key))
         return frozenset(users)
 
-    def wanted_state(self) -> dict[StateKey, EventID]:
-        """Choose the entries of the state that are told."""
+    def selected_state(self) -> dict[StateKey, EventID]:
+        """Return the state entries to send."""
         plan, required = self.plan, self.required
-        wanted: dict[StateKey, EventID] = {}
+        selected: dict[StateKey, EventID] = {}
         if plan.initial:
-            wanted.update(required.select(self.state))
-        elif self.is_vague:
-            wanted.update(_but_members(required.select(self.state)))
-        if plan.is_wider and plan.sent is not None:
-            had = plan.sent.required
-            more = required.select(self.state)
-            wanted.update((key, event_id) for key, event_id in more if not had.matches(key))
-        wanted.update(
+            selected.update(required.select(self.state))
+        elif self.has_unknown_changes:
+            selected.update(_without_members(required.select(self.state)))
+        if plan.has_more_state and plan.sent is not None:
+            previous = plan.sent.required
+            matching = required.select(self.state)
+            selected.update(
+                (key, event_id) for key, event_id in matching if not previous.matches(key)
+            )
+        selected.update(
             (key, changed_to)
             for key, changed_to in self.changed.items()
             if changed_to is not None and required.matches(key)
         )
         for user_id in self.members:
-            found = self.state.get((event_types.MEMBER, user_id))
-            if found is not None:
-                wanted[(event_types.MEMBER, user_id)] = found
-        return wanted
+            event_id = self.state.get((event_types.MEMBER, user_id))
+            if event_id is not None:
+                selected[(event_types.MEMBER, user_id)] = event_id
+        return selected
 
-    def gone_state(self) -> list[bytes]:
-        """Give stubs of the entries that are wanted and are no more."""
+    def removed_state(self) -> list[bytes]:
+        """Return stubs for the selected state entries that were removed."""
         return [
             orjson.dumps({"type": key[0], "state_key": key[1]})
             for key, changed_to in self.changed.items()
             if changed_to is None and self.required.matches(key)
         ]
 
-    def afterwards(self) -> RoomSent:
-        """Say what the client has of the room once it has the answer."""
+    def new_record(self) -> RoomSent:
+        """Return the record of what the client has of the room after this response."""
         plan, sent = self.plan, self.plan.sent
         config = plan.config
         if plan.initial or sent is None:
@@ -138,45 +153,45 @@ class Telling:
                 config.required,
                 config.timeline_limit,
                 plan.is_dm,
-                _bounded(self.members),
+                _limited(self.members),
             )
         limit = config.timeline_limit
-        if not self.stretch.limited and not plan.is_expanded:
+        if not self.timeline_slice.limited and not plan.is_expanded:
             limit = max(limit, sent.timeline_limit)
-        kept = sent.members - self.stale
-        if self.is_vague and not self.required.lazy:
-            kept = frozenset()
+        still_known = sent.members - self.stale
+        if self.has_unknown_changes and not self.required.lazy:
+            still_known = frozenset()
         return RoomSent(
             plan.own.membership,
-            self._remembered(sent.required),
+            self._sent_patterns(sent.required),
             limit,
             plan.is_dm,
-            _bounded(self.members, kept),
+            _limited(self.members, still_known),
         )
 
-    def _remembered(self, had: RequiredState) -> RequiredState:
-        """Give the patterns of which the client has everything.
+    def _sent_patterns(self, previous: RequiredState) -> RequiredState:
+        """Return the patterns of which the client has every current entry.
 
-        Those no longer asked for count as long as nothing they match was left out.
+        Patterns that are no longer requested count until an entry that they match is left out.
         """
-        wanted = self.required
-        if had.covers(wanted) and wanted.covers(had):
-            return had
-        missed = self.is_vague or any(
-            had.matches(key) and not wanted.matches(key) for key in self.changed
+        required = self.required
+        if previous.covers(required) and required.covers(previous):
+            return previous
+        is_incomplete = self.has_unknown_changes or any(
+            previous.matches(key) and not required.matches(key) for key in self.changed
         )
-        both = wanted if missed else had.union(wanted)
-        return both if len(both) <= MAX_REMEMBERED else wanted
+        both = required if is_incomplete else previous.union(required)
+        return both if len(both) <= MAX_REMEMBERED else required
 
 
-def _but_members(
+def _without_members(
     entries: Iterable[tuple[StateKey, EventID]],
 ) -> Iterable[tuple[StateKey, EventID]]:
     return ((key, event_id) for key, event_id in entries if key[0] != event_types.MEMBER)
 
 
-def _bounded(new: frozenset[UserID], kept: frozenset[UserID] = frozenset()) -> frozenset[UserID]:
-    both = new | kept
-    if both == kept or len(both) <= MAX_MEMBERS:
-        return kept if both == kept else both
+def _limited(new: frozenset[UserID], known: frozenset[UserID] = frozenset()) -> frozenset[UserID]:
+    both = new | known
+    if both == known or len(both) <= MAX_MEMBERS:
+        return known if both == known else both
     return frozenset(sorted(new)[:MAX_MEMBERS])

@@ -1,6 +1,21 @@
-"""The rooms of an answer: timelines, state and the rest, of all rooms together.
+"""The `rooms` member of a sliding sync response, computed for all rooms together.
 
-Spec: MSC4186, Room results, with the names that clients know today.
+The order of the steps matters:
+
+1. Timelines, and which of their events the user may see.
+2. The changes of the state, including members where memory does not reach back far enough.
+3. The members to send by lazy loading, which depend on the visible timeline; and the heroes.
+4. The state, of which the previous steps say how much is needed.
+5. Counts, events and rendering.
+
+A room without anything to send has no fields, but its record of what the client has may change: for
+example, a member event that was left out must not count as sent.
+
+A user who has left sees the room as it was at that moment: state, name and avatar come from the
+state at the leave event, never from the current state. Invited and knocking users see only the
+stripped state.
+
+Spec: MSC4186, Room results, with the field names of the client's variant.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,11 +48,19 @@ from hs.services.sync.sliding.timeline_slice import Stretches
 from hs.services.sync.sources import NO_COUNTS, UnreadCounts
 
 Fields = dict[str, Any]
-_NEWS: Final = ("initial", "required_state", "timeline", "is_dm", "name", "avatar", "heroes")
+_CHANGE_FIELDS: Final = (
+    "initial",
+    "required_state",
+    "timeline",
+    "is_dm",
+    "name",
+    "avatar",
+    "heroes",
+)
 
 
 class Names(NamedTuple):
-    """What the two forms call differently."""
+    """The field names that differ between the two variants."""
 
     stripped_state: str
     expanded_timeline: str
@@ -49,43 +72,44 @@ ACCEPTED_NAMES: Final = Names("stripped_state", "expanded_timeline")
 
 @attrs.frozen(eq=False)
 class Result:
-    """One room: what is told of it, if anything, and what the client has of it then.
-
-    `shown` are the events of its timeline.
-    """
+    """The result of one room."""
 
     fields: Fields | None
+    """The JSON members of the room; None if there is nothing to send."""
     sent: RoomSent
+    """The record of what the client has of the room after this response."""
     shown: frozenset[EventID] = frozenset()
+    """The events of its timeline."""
 
 
 @attrs.frozen(eq=False)
 class Occasion:
-    """The answer that the rooms are for; `read` are those where the user's receipts moved."""
+    """The response that the rooms are rendered for."""
 
     requester: Requester
     since: SyncToken | None
-    moment: Moment
+    position: Moment
     windows: Windows
     read: AbstractSet[RoomID]
+    """The rooms in which the user's own receipts moved, so that their counts are sent."""
     form: Form = Form.DEPLOYED
 
     @property
     def facts(self) -> Mapping[RoomID, RoomFacts]:
-        """Give the facts of the rooms listed."""
+        """The properties of the rooms that may be listed."""
         return self.windows.facts
 
     @property
     def names(self) -> Names:
-        """Give what the client calls things."""
+        """The field names of the client's variant."""
         return ACCEPTED_NAMES if self.form is Form.ACCEPTED else DEPLOYED_NAMES
 
 
 @attrs.frozen(eq=False)
-class _Gathered:
-    """What rooms are rendered from."""
+class _RenderData:
+    """The data that rooms are rendered from."""
 
-    occasion: Occasion
+    context: Occasion
     viewer: Viewer
     events: Mapping[EventID, StoredEvent]
     present: Mapping[RoomID, Present]
@@ -94,7 +118,7 @@ class _Gathered:
 
 @attrs.frozen(eq=False)
 class Results:
-    """Makes the rooms of answers."""
+    """The renderer of rooms."""
 
     _events: EventStore
     _memberships: Memberships
@@ -105,191 +129,204 @@ class Results:
     _stripped: StrippedState
     _counts: UnreadCounts
 
-    async def make(self, occasion: Occasion, plans: Sequence[RoomPlan]) -> dict[RoomID, Result]:
-        """Make the result of each room."""
-        outside = [one for one in plans if await self._is_outside(occasion, one)]
-        rooms = {one.room_id for one in outside}
-        results = await self._make_outside(occasion, outside)
+    async def make(self, context: Occasion, plans: Sequence[RoomPlan]) -> dict[RoomID, Result]:
+        """Return the result of each room, in the order of the plans."""
+        stripped_plans = [plan for plan in plans if await self._is_stripped(context, plan)]
+        stripped_ids = {plan.room_id for plan in stripped_plans}
+        results = await self._make_stripped(context, stripped_plans)
         results.update(
-            await self._make_seen(occasion, [one for one in plans if one.room_id not in rooms])
+            await self._make_visible(
+                context, [plan for plan in plans if plan.room_id not in stripped_ids]
+            )
         )
         return {plan.room_id: results[plan.room_id] for plan in plans}
 
-    async def _is_outside(self, occasion: Occasion, plan: RoomPlan) -> bool:
-        """Tell whether the user is told only what is known outside of the room."""
-        if plan.is_stripped or not plan.is_alone or occasion.form is Form.DEPLOYED:
+    async def _is_stripped(self, context: Occasion, plan: RoomPlan) -> bool:
+        """Return whether the user gets only the stripped state of the room."""
+        if plan.is_stripped or not plan.is_ended_invite or context.form is Form.DEPLOYED:
             return plan.is_stripped
-        # How an invite or knock ended; in between they may have been in the room.
+        # An invite or knock has ended. If the user was joined in between, they may see more.
         return await self._visibility.stays.end(plan.own.event_id) is None
 
-    async def _make_outside(
-        self, occasion: Occasion, plans: Sequence[RoomPlan]
+    async def _make_stripped(
+        self, context: Occasion, plans: Sequence[RoomPlan]
     ) -> dict[RoomID, Result]:
         rooms = {plan.room_id: plan.own for plan in plans}
-        stripped = await self._stripped.of(occasion.requester.user_id, rooms)
+        stripped = await self._stripped.of(context.requester.user_id, rooms)
         results = {}
         for plan in plans:
             fields: Fields = {"initial": True} if plan.initial else {}
-            fields[occasion.names.stripped_state] = stripped[plan.room_id]
+            fields[context.names.stripped_state] = stripped[plan.room_id]
             fields["bump_stamp"] = plan.own.stream_id
-            _tell_dm(plan, fields)
-            _tell_place(plan, occasion, fields)
+            _add_dm(plan, fields)
+            _add_membership(plan, context, fields)
             sent = RoomSent(plan.own.membership, plan.config.required, 0, plan.is_dm)
             results[plan.room_id] = Result(fields, sent)
         return results
 
-    async def _make_seen(
-        self, occasion: Occasion, plans: Sequence[RoomPlan]
+    async def _make_visible(
+        self, context: Occasion, plans: Sequence[RoomPlan]
     ) -> dict[RoomID, Result]:
         if not plans:
             return {}
-        user_id = occasion.requester.user_id
-        upto = occasion.moment.token.events
-        stretches = await self._stretches.load(plans, upto)
-        tellings = [Telling(plan, stretches[plan.room_id]) for plan in plans]
-        await self._see(user_id, tellings)
-        for telling in tellings:
-            telling.note_changes()
-        await self._states.load_members(tellings)
-        for telling in tellings:
-            telling.choose_members()
-        present = await self._present(occasion, tellings)
-        await self._states.load(tellings)
+        user_id = context.requester.user_id
+        upto = context.position.token.events
+        slices = await self._stretches.load(plans, upto)
+        responses = [Telling(plan, slices[plan.room_id]) for plan in plans]
+        await self._load_visible_events(user_id, responses)
+        for response in responses:
+            response.load_changes()
+        await self._states.load_members(responses)
+        for response in responses:
+            response.choose_members()
+        present = await self._load_members(context, responses)
+        await self._states.load(responses)
         joined = [plan.room_id for plan in plans if plan.is_joined]
         counts = await self._counts.counts(user_id, joined, upto) if joined else {}
         viewer = self._rendering.viewer(
-            occasion.requester, await self._visibility.ignored_by(user_id)
+            context.requester, await self._visibility.ignored_by(user_id)
         )
-        wanted = {telling.plan.room_id: telling.wanted_state() for telling in tellings}
-        events = await self._load(tellings, wanted, viewer)
-        gathered = _Gathered(occasion, viewer, events, present, counts)
+        state_to_send = {response.plan.room_id: response.selected_state() for response in responses}
+        events = await self._load_events(responses, state_to_send, viewer)
+        data = _RenderData(context, viewer, events, present, counts)
         results = {}
-        for telling in tellings:
-            room_id = telling.plan.room_id
-            results[room_id] = self._render(telling, wanted[room_id].values(), gathered)
+        for response in responses:
+            room_id = response.plan.room_id
+            results[room_id] = self._render(response, state_to_send[room_id].values(), data)
         return results
 
-    async def _see(self, user_id: UserID, tellings: Sequence[Telling]) -> None:
-        ids = [one.event_id for telling in tellings for one in telling.stretch.events]
+    async def _load_visible_events(self, user_id: UserID, responses: Sequence[Telling]) -> None:
+        ids = [event.event_id for response in responses for event in response.timeline_slice.events]
         if not ids:
             return
         stored = await self._events.get(ids)
         by_room: dict[RoomID, list[Seen]] = {}
         for seen in await self._visibility.filter_visible(user_id, list(stored.values())):
             by_room.setdefault(seen.stored.event.room_id, []).append(seen)
-        for telling in tellings:
-            telling.seen = by_room.get(telling.plan.room_id, ())
-            if telling.plan.is_alone:
-                # History is closed to them, but not how their own invite ended.
-                membership = telling.plan.own.membership
-                ended = [stored[one.event_id] for one in telling.stretch.events]
-                telling.seen = [Seen(one, membership) for one in ended]
+        for response in responses:
+            response.seen = by_room.get(response.plan.room_id, ())
+            if response.plan.is_ended_invite:
+                # The user may not see the history, but may see how the own invite ended.
+                membership = response.plan.own.membership
+                response.seen = [
+                    Seen(stored[event.event_id], membership)
+                    for event in response.timeline_slice.events
+                ]
 
-    async def _present(
-        self, occasion: Occasion, tellings: Sequence[Telling]
+    async def _load_members(
+        self, context: Occasion, responses: Sequence[Telling]
     ) -> Mapping[RoomID, Present]:
-        """Give who is in rooms where that is to be told, and choose their heroes."""
-        concerned = [one for one in tellings if one.plan.is_joined and one.tells_members]
+        """Load the members of the rooms that send member counts, and choose heroes.
+
+        Heroes are also chosen for rooms whose name changed.
+        """
+        with_counts = [room for room in responses if room.plan.is_joined and room.includes_members]
         renamed = [
-            one
-            for one in tellings
-            if one.plan.is_joined and not one.tells_members and one.tells(NAME_KEY)
+            room
+            for room in responses
+            if room.plan.is_joined and not room.includes_members and room.includes(NAME_KEY)
         ]
-        rooms = [one.plan.room_id for one in (*concerned, *renamed)]
+        rooms = [room.plan.room_id for room in (*with_counts, *renamed)]
         if not rooms:
             return {}
         present = await self._memberships.present_in(rooms)
-        for telling in (*concerned, *renamed):
-            room_id = telling.plan.room_id
-            if occasion.facts[room_id].name is None:
-                user_id = occasion.requester.user_id
+        for response in (*with_counts, *renamed):
+            room_id = response.plan.room_id
+            if context.facts[room_id].name is None:
+                user_id = context.requester.user_id
                 heroes = present[room_id].first_but(user_id, 5)
-                telling.heroes = heroes or await self._memberships.heroes(room_id, user_id)
-        return {one.plan.room_id: present[one.plan.room_id] for one in concerned}
+                response.heroes = heroes or await self._memberships.heroes(room_id, user_id)
+        return {room.plan.room_id: present[room.plan.room_id] for room in with_counts}
 
-    async def _load(
+    async def _load_events(
         self,
-        tellings: Sequence[Telling],
-        wanted: Mapping[RoomID, Mapping[Any, EventID]],
+        responses: Sequence[Telling],
+        state_to_send: Mapping[RoomID, Mapping[Any, EventID]],
         viewer: Viewer,
     ) -> Mapping[EventID, StoredEvent]:
-        """Read the events of state that are told, and all that rendering needs."""
-        ids = [event_id for one in wanted.values() for event_id in one.values()]
+        """Load the state events to send, and the other events that rendering needs."""
+        ids = [event_id for entries in state_to_send.values() for event_id in entries.values()]
         count = len(ids)
-        for telling in tellings:
-            keys = [member_key(user_id) for user_id in telling.heroes]
-            if telling.plan.last is not None:
+        for response in responses:
+            keys = [member_key(user_id) for user_id in response.heroes]
+            if response.plan.last_stream_id is not None:
                 keys += [NAME_KEY, AVATAR_KEY]
-            ids += [telling.state[key] for key in keys if key in telling.state]
+            ids += [response.state[key] for key in keys if key in response.state]
         events = await self._events.get(ids)
-        timeline = [seen.stored for telling in tellings for seen in telling.seen]
+        timeline = [seen.stored for response in responses for seen in response.seen]
         await self._rendering.prepare(timeline, viewer)
-        await self._rendering.prepare_state(events[one] for one in ids[:count] if one in events)
+        await self._rendering.prepare_state(
+            events[event_id] for event_id in ids[:count] if event_id in events
+        )
         return events
 
-    def _render(self, telling: Telling, wanted: Iterable[EventID], gathered: _Gathered) -> Result:
-        plan, viewer = telling.plan, gathered.viewer
-        render = self._rendering
+    def _render(self, response: Telling, state_ids: Iterable[EventID], data: _RenderData) -> Result:
+        plan, viewer = response.plan, data.viewer
+        rendering = self._rendering
         fields: Fields = {"initial": True} if plan.initial else {}
-        events = gathered.events
-        told = [events[one] for one in wanted if one in events]
-        state = render.state_events(told, viewer, room_id=False)
-        if gathered.occasion.form is Form.ACCEPTED:
-            state += telling.gone_state()
+        events = data.events
+        state_events = [events[event_id] for event_id in state_ids if event_id in events]
+        state = rendering.state_events(state_events, viewer, room_id=False)
+        if data.context.form is Form.ACCEPTED:
+            state += response.removed_state()
         if state or plan.initial:
             fields["required_state"] = _array(state)
-        self._tell_timeline(telling, gathered, fields)
-        _tell_dm(plan, fields)
+        self._add_timeline(response, data, fields)
+        _add_dm(plan, fields)
         if plan.is_joined:
-            _tell_summary(telling, gathered, fields)
+            _add_summary(response, data, fields)
         elif plan.initial:
-            _tell_last_name(telling, gathered, fields)
-        news = plan.initial or any(name in fields for name in _NEWS)
-        if not news and not telling.stretch.limited and plan.room_id not in gathered.occasion.read:
-            return Result(None, telling.afterwards())
-        _tell_place(plan, gathered.occasion, fields)
-        if plan.is_joined and gathered.occasion.form is Form.DEPLOYED:
-            counts = gathered.counts.get(plan.room_id, NO_COUNTS)
+            _add_last_name(response, data, fields)
+        has_changes = plan.initial or any(name in fields for name in _CHANGE_FIELDS)
+        if (
+            not has_changes
+            and not response.timeline_slice.limited
+            and plan.room_id not in data.context.read
+        ):
+            return Result(None, response.new_record())
+        _add_membership(plan, data.context, fields)
+        if plan.is_joined and data.context.form is Form.DEPLOYED:
+            counts = data.counts.get(plan.room_id, NO_COUNTS)
             fields["notification_count"] = counts.main.notifications
             fields["highlight_count"] = counts.main.highlights
-        fields["bump_stamp"] = activity_of(plan.own, gathered.occasion.facts[plan.room_id])
-        shown = frozenset(seen.stored.event_id for seen in telling.seen)
-        return Result(fields, telling.afterwards(), shown)
+        fields["bump_stamp"] = activity_of(plan.own, data.context.facts[plan.room_id])
+        shown = frozenset(seen.stored.event_id for seen in response.seen)
+        return Result(fields, response.new_record(), shown)
 
-    def _tell_timeline(self, telling: Telling, gathered: _Gathered, fields: Fields) -> None:
-        plan, stretch, viewer = telling.plan, telling.stretch, gathered.viewer
-        if not telling.seen and not plan.initial and not stretch.limited:
+    def _add_timeline(self, response: Telling, data: _RenderData, fields: Fields) -> None:
+        plan, timeline_slice, viewer = response.plan, response.timeline_slice, data.viewer
+        if not response.seen and not plan.initial and not timeline_slice.limited:
             return
-        rendered = self._rendering.timeline_events(telling.seen, viewer, room_id=False)
+        rendered = self._rendering.timeline_events(response.seen, viewer, room_id=False)
         fields["timeline"] = _array(rendered)
-        fields["limited"] = stretch.limited or plan.is_expanded
-        fields["num_live"] = _live(telling.seen, gathered.occasion.since)
-        fields["prev_batch"] = _prev_batch(telling, gathered.occasion.moment)
+        fields["limited"] = timeline_slice.limited or plan.is_expanded
+        fields["num_live"] = _count_live(response.seen, data.context.since)
+        fields["prev_batch"] = _prev_batch(response, data.context.position)
         if plan.is_expanded:
-            fields[gathered.occasion.names.expanded_timeline] = True
+            fields[data.context.names.expanded_timeline] = True
 
 
-def _tell_summary(telling: Telling, gathered: _Gathered, fields: Fields) -> None:
-    plan = telling.plan
-    facts = gathered.occasion.facts[plan.room_id]
+def _add_summary(response: Telling, data: _RenderData, fields: Fields) -> None:
+    plan = response.plan
+    facts = data.context.facts[plan.room_id]
     for key, name, value in (
         (NAME_KEY, "name", facts.name),
         (AVATAR_KEY, "avatar", facts.avatar_url),
     ):
-        if telling.tells(key) and (value is not None or key in telling.changed):
+        if response.includes(key) and (value is not None or key in response.changed):
             fields[name] = value
-    if telling.heroes:
-        fields["heroes"] = [_hero(telling, user_id, gathered) for user_id in telling.heroes]
-    present = gathered.present.get(plan.room_id)
+    if response.heroes:
+        fields["heroes"] = [_hero(response, user_id, data) for user_id in response.heroes]
+    present = data.present.get(plan.room_id)
     if present is not None:
         fields["joined_count"] = present.joined_count
         fields["invited_count"] = present.invited_count
 
 
-def _hero(telling: Telling, user_id: UserID, gathered: _Gathered) -> Fields:
+def _hero(response: Telling, user_id: UserID, data: _RenderData) -> Fields:
     hero: Fields = {"user_id": user_id}
-    event_id = telling.state.get(member_key(user_id))
-    stored = None if event_id is None else gathered.events.get(event_id)
+    event_id = response.state.get(member_key(user_id))
+    stored = None if event_id is None else data.events.get(event_id)
     content = {} if stored is None else content_of(stored)
     for name in ("displayname", "avatar_url"):
         if isinstance(content.get(name), str):
@@ -297,46 +334,46 @@ def _hero(telling: Telling, user_id: UserID, gathered: _Gathered) -> Fields:
     return hero
 
 
-def _tell_last_name(telling: Telling, gathered: _Gathered, fields: Fields) -> None:
-    """Tell what a room was called when the user was removed from it."""
-    for key, name, source in ((NAME_KEY, "name", "name"), (AVATAR_KEY, "avatar", "url")):
-        event_id = telling.state.get(key)
-        stored = None if event_id is None else gathered.events.get(event_id)
-        value = None if stored is None else content_of(stored).get(source)
+def _add_last_name(response: Telling, data: _RenderData, fields: Fields) -> None:
+    """Add the name and avatar that the room had when the user left it."""
+    for key, name, content_key in ((NAME_KEY, "name", "name"), (AVATAR_KEY, "avatar", "url")):
+        event_id = response.state.get(key)
+        stored = None if event_id is None else data.events.get(event_id)
+        value = None if stored is None else content_of(stored).get(content_key)
         if isinstance(value, str):
             fields[name] = value
 
 
-def _tell_place(plan: RoomPlan, occasion: Occasion, fields: Fields) -> None:
-    if occasion.form is Form.DEPLOYED:
+def _add_membership(plan: RoomPlan, context: Occasion, fields: Fields) -> None:
+    if context.form is Form.DEPLOYED:
         return
     fields["membership"] = plan.own.membership
-    lists = occasion.windows.lists_of(plan.room_id)
+    lists = context.windows.lists_of(plan.room_id)
     if lists:
         fields["lists"] = lists
 
 
-def _tell_dm(plan: RoomPlan, fields: Fields) -> None:
+def _add_dm(plan: RoomPlan, fields: Fields) -> None:
     before = False if plan.initial or plan.sent is None else plan.sent.is_dm
     if plan.is_dm != before:
         fields["is_dm"] = plan.is_dm
 
 
-def _live(seen: Sequence[Seen], since: SyncToken | None) -> int:
+def _count_live(seen: Sequence[Seen], since: SyncToken | None) -> int:
     if since is None:
         return 0
     covers = since.events.covers
-    return sum(1 for one in seen if not covers(one.stored.writer, one.stored.stream_id))
+    return sum(1 for view in seen if not covers(view.stored.writer, view.stored.stream_id))
 
 
-def _prev_batch(telling: Telling, moment: Moment) -> str:
-    if telling.seen:
-        stored = telling.seen[0].stored
+def _prev_batch(response: Telling, position: Moment) -> str:
+    if response.seen:
+        stored = response.seen[0].stored
         return TopologicalToken(stored.event.depth, stored.stream_id - 1).encode()
-    if telling.stretch.events:
-        first = telling.stretch.events[0]
+    if response.timeline_slice.events:
+        first = response.timeline_slice.events[0]
         return TopologicalToken(first.depth, first.stream_id - 1).encode()
-    return moment.text
+    return position.text
 
 
 def _array(rendered: Sequence[bytes]) -> orjson.Fragment:

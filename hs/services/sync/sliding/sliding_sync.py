@@ -1,8 +1,25 @@
-"""Sliding sync: what is new in the windows a client looks through, waiting until something is.
+"""The sliding sync service: computes responses, and waits for changes until the timeout.
 
-The end of an answer is fixed before anything is read; what arrives meanwhile belongs to the next.
-An answer changes what its connection has been sent only by making another state of it, so that
-the same `pos` may come again.
+Rules:
+
+- The end position of a response is fixed before anything is read; what arrives later belongs to the
+  next response. The user's rooms are read in the same step, without a checkpoint in between.
+- A connection state is never modified. A response that changes what the client has creates a new
+  state, under a new number in `pos`, so a client that lost the response may repeat its request.
+- The new state is stored before the response is returned, and only for the response that is
+  returned: responses that were computed while waiting, without changes to send, are discarded.
+- If the computed rooms were last sent with exactly this connection state, only rooms with changes
+  are examined. Otherwise all requested rooms are, and those that are no longer requested get a
+  record of the token up to which they were sent.
+
+Races that this settles:
+
+- A change between computing a response and waiting: the number of changes of the watch is read
+  before the position, and waiting ends at once if it differs. After waking, a response is computed
+  again only if the position has moved.
+- A token from another process: the request waits until this process has caught up, and after
+  `CATCH_UP_S` gets an empty response with its own `pos` back.
+- Draining: waiting requests are answered at once with the last computed response.
 
 Spec: MSC4186.
 """
@@ -38,37 +55,43 @@ from hs.storage.sync import room_changes
 from hs.storage.sync.sliding_sync import ConnectionKey
 
 CATCH_UP_S: Final = 5.0
-"""How long to wait for news that the holder of a token has seen through another process."""
+"""How long a request waits for this process to reach the position of its token."""
 
 MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
 
 
 @attrs.frozen(eq=False)
-class _Turn:
-    """One answer in the making; `began` is when the request came."""
+class _Context:
+    """The context of one response.
+
+    `began` is the position of this process when the request arrived.
+    """
 
     requester: Requester
-    asking: Asking
+    request_context: Asking
     since: SyncToken | None
     began: Moment
-    moment: Moment
+    position: Moment
     ignored: AbstractSet[UserID]
 
 
 @attrs.frozen(eq=False)
-class _Answer:
-    """An answer but for its `pos`; `changes` are what the client has of rooms once it has it."""
+class _Response:
+    """A response without its `pos`.
 
-    moment: Moment
+    `changes` are the new records of what the client has of rooms after this response.
+    """
+
+    position: Moment
     members: dict[str, Any]
-    windows: Windows
+    requested: Windows
     changes: dict[RoomID, RoomSent]
-    news: bool
+    has_changes: bool
 
 
 @attrs.frozen(eq=False)
 class SlidingSync:
-    """Answers sliding sync."""
+    """The sliding sync service."""
 
     _database: Database
     _positions: Positions
@@ -78,16 +101,17 @@ class SlidingSync:
     _tails: Tails
     _presence: Presence
     connections: Connections
-    _personal: PersonalViews
+    _account_data: PersonalViews
     _lists: Lists
     _results: Results
     _extensions: Extensions
     _gate: AbstractAsyncContextManager[None]
 
     async def sync(self, requester: Requester, request: SlidingRequest) -> bytes:
-        """Give an answer as JSON, waiting for news up to the timeout.
+        """Return the encoded response; wait for changes until the timeout.
 
-        Raises: InvalidParam; M_UNKNOWN_POS; LimitExceeded, when too many ask.
+        Raises: InvalidParam if the request is invalid; UnknownPos if its `pos` is unknown;
+            LimitExceeded if too many requests are being computed.
         """
         check(request)
         user_id = requester.user_id
@@ -111,7 +135,7 @@ class SlidingSync:
         rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
-            # The feed may have gone on between the reading and this task's turn.
+            # The feed may have delivered changes after the read, before this task resumed.
             rooms = self._memberships.rooms_of_nowait(user_id) or rooms
         return rooms
 
@@ -125,135 +149,158 @@ class SlidingSync:
     ) -> bytes:
         timeout_ms = max(0, min(request.timeout_ms, MAX_TIMEOUT_MS))
         deadline = trio.current_time() + timeout_ms / 1000
-        answer: _Answer | None = None
+        response: _Response | None = None
         began = self._positions.now()
         while True:
             changes = watch.changes
-            if answer is None or answer.moment is not self._positions.now():
+            if response is None or response.position is not self._positions.now():
                 async with self._gate:
-                    turn = await self._turn(requester, request, connection, since, began)
-                    answer = await self._answer(turn)
-            if answer.news or since is None or self._notifier.is_leaving:
+                    context = await self._make_context(requester, request, connection, since, began)
+                    response = await self._respond(context)
+            if response.has_changes or since is None or self._notifier.is_leaving:
                 break
             if trio.current_time() >= deadline:
                 break
             await self._notifier.wait(watch, changes, deadline)
-        return await self._send(connection, answer)
+        return await self._send(connection, response)
 
-    async def _send(self, connection: Connection, answer: _Answer) -> bytes:
-        if answer.changes or not connection.number:
-            connection = await self.connections.advance(connection, answer.changes)
-        answer.windows.settled_at = connection.number
-        pos = pos_of(answer.moment.text, connection.number)
-        return orjson.dumps({"pos": pos, **answer.members})
+    async def _send(self, connection: Connection, response: _Response) -> bytes:
+        if response.changes or not connection.number:
+            connection = await self.connections.advance(connection, response.changes)
+        response.requested.sent_at = connection.number
+        pos = pos_of(response.position.text, connection.number)
+        return orjson.dumps({"pos": pos, **response.members})
 
-    async def _turn(
+    async def _make_context(
         self,
         requester: Requester,
         request: SlidingRequest,
         connection: Connection,
         since: SyncToken | None,
         began: Moment,
-    ) -> _Turn:
+    ) -> _Context:
         user_id = requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
-        personal = await self._personal.of(user_id)
+        account_data = await self._account_data.of(user_id)
         await self._rooms_of(user_id)
-        # From here on without a pause: the rooms are those of the moment.
-        moment = self._positions.now()
+        # No checkpoint between these two: the rooms must belong to the position.
+        position = self._positions.now()
         rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
-        asking = Asking(user_id, request, connection, rooms, personal)
-        return _Turn(requester, asking, since, began, moment, ignored)
+        request_context = Asking(user_id, request, connection, rooms, account_data)
+        return _Context(requester, request_context, since, began, position, ignored)
 
-    async def _answer(self, turn: _Turn) -> _Answer:
-        asking, since = turn.asking, turn.since
-        windows = await self._lists.windows(asking, turn.moment.token.events)
-        touched = None if since is None else await self._touched(turn, windows, since)
-        read: AbstractSet[RoomID] = frozenset()
-        if asking.request.form is Form.DEPLOYED:  # in the other one, rooms have no counts
-            token = turn.moment.token
-            read = await self._extensions.own_receipts(asking, windows, since, token)
-        news = News(since, touched, read)
+    async def _respond(self, context: _Context) -> _Response:
+        request_context, since = context.request_context, context.since
+        requested = await self._lists.windows(request_context, context.position.token.events)
+        changed_rooms = (
+            None if since is None else await self._rooms_with_events(context, requested, since)
+        )
+        read_rooms: AbstractSet[RoomID] = frozenset()
+        if request_context.request.form is Form.DEPLOYED:  # only here do rooms have counts
+            token = context.position.token
+            read_rooms = await self._extensions.own_receipts(
+                request_context, requested, since, token
+            )
+        changes_since = News(since, changed_rooms, read_rooms)
         changes: dict[RoomID, RoomSent] = {}
-        candidates: AbstractSet[RoomID] = windows.rooms.keys()
-        if touched is not None and windows.settled_at == asking.connection.number:
-            candidates = candidates & (touched | read)
+        candidates: AbstractSet[RoomID] = requested.rooms.keys()
+        if changed_rooms is not None and requested.sent_at == request_context.connection.number:
+            candidates = candidates & (changed_rooms | read_rooms)
         elif since is not None:
-            changes.update(parked_rooms(asking, windows, since))
-        plans = plan_rooms(asking, windows, candidates, news)
-        occasion = Occasion(turn.requester, since, turn.moment, windows, read, asking.request.form)
-        results = await self._results.make(occasion, plans)
-        changes.update(_changed(asking, results, candidates))
-        return await self._compose(turn, windows, plans, results, changes)
+            changes.update(parked_rooms(request_context, requested, since))
+        plans = plan_rooms(request_context, requested, candidates, changes_since)
+        rooms_context = Occasion(
+            context.requester,
+            since,
+            context.position,
+            requested,
+            read_rooms,
+            request_context.request.form,
+        )
+        results = await self._results.make(rooms_context, plans)
+        changes.update(_changed_records(request_context, results, candidates))
+        return await self._compose(context, requested, plans, results, changes)
 
-    async def _touched(
-        self, turn: _Turn, windows: Windows, since: SyncToken
+    async def _rooms_with_events(
+        self, context: _Context, requested: Windows, since: SyncToken
     ) -> AbstractSet[RoomID]:
-        """Find the rooms with news."""
+        """Return the rooms with new events; rooms that are requested again may be missing."""
         rooms = self._tails.rooms_since(since.events)
         if rooms is not None:
             return rooms
-        sent = turn.asking.connection.rooms
-        live = [one for one in windows.rooms if one in sent and sent[one].parked is None]
-        found = await self._database.read(room_changes.changed_rooms, live, since.events.floor)
-        return frozenset(RoomID(one) for one in found)
+        sent = context.request_context.connection.rooms
+        up_to_date = [
+            room_id
+            for room_id in requested.rooms
+            if room_id in sent and sent[room_id].sent_until is None
+        ]
+        room_ids = await self._database.read(
+            room_changes.changed_rooms, up_to_date, since.events.floor
+        )
+        return frozenset(RoomID(room_id) for room_id in room_ids)
 
     async def _compose(
         self,
-        turn: _Turn,
-        windows: Windows,
+        context: _Context,
+        requested: Windows,
         plans: list[RoomPlan],
         results: dict[RoomID, Result],
         changes: dict[RoomID, RoomSent],
-    ) -> _Answer:
-        rooms = {room_id: one.fields for room_id, one in results.items() if one.fields is not None}
-        fresh = {
+    ) -> _Response:
+        rooms = {
+            room_id: result.fields
+            for room_id, result in results.items()
+            if result.fields is not None
+        }
+        new_rooms = {
             plan.room_id: results[plan.room_id].shown
             for plan in plans
             if plan.initial and not plan.is_stripped
         }
-        before = turn.asking.connection.rooms
-        parked = {
-            room_id: sent.parked
+        before = context.request_context.connection.rooms
+        resumed = {
+            room_id: sent.sent_until
             for room_id in changes
-            if room_id in windows.rooms
-            and room_id not in fresh
+            if room_id in requested.rooms
+            and room_id not in new_rooms
             and (sent := before.get(room_id)) is not None
-            and sent.parked is not None
+            and sent.sent_until is not None
         }
-        scene = Scene(
-            asking=turn.asking,
-            windows=windows,
-            since=turn.since,
-            began=turn.began,
-            moment=turn.moment,
-            fresh=fresh,
-            parked=parked,
-            ignored=turn.ignored,
+        extension_context = Scene(
+            request_context=context.request_context,
+            requested=requested,
+            since=context.since,
+            began=context.began,
+            position=context.position,
+            new_rooms=new_rooms,
+            resumed=resumed,
+            ignored=context.ignored,
         )
-        extensions, news = await self._extensions.make(scene)
+        extensions, has_changes = await self._extensions.make(extension_context)
         members = {
-            "lists": {name: {"count": count} for name, count in windows.counts.items()},
+            "lists": {name: {"count": count} for name, count in requested.counts.items()},
             "rooms": rooms,
             "extensions": extensions,
         }
-        return _Answer(turn.moment, members, windows, changes, news or bool(rooms))
+        return _Response(context.position, members, requested, changes, has_changes or bool(rooms))
 
 
-def _changed(
-    asking: Asking, results: dict[RoomID, Result], candidates: AbstractSet[RoomID]
+def _changed_records(
+    request_context: Asking, results: dict[RoomID, Result], candidates: AbstractSet[RoomID]
 ) -> dict[RoomID, RoomSent]:
-    """Give what the client has of rooms after the answer, where that differs from before."""
-    before = asking.connection.rooms
+    """Return the records of rooms that differ from those before the response."""
+    before = request_context.connection.rooms
     changed = {
-        room_id: one.sent for room_id, one in results.items() if before.get(room_id) != one.sent
+        room_id: result.sent
+        for room_id, result in results.items()
+        if before.get(room_id) != result.sent
     }
     for room_id in candidates - results.keys():
         sent = before.get(room_id)
-        if sent is not None and sent.parked is not None:
-            changed[room_id] = attrs.evolve(sent, parked=None)
+        if sent is not None and sent.sent_until is not None:
+            changed[room_id] = attrs.evolve(sent, sent_until=None)
     return changed
 
 

@@ -20,30 +20,30 @@ NAME: Final = "io.element.msc4308.thread_subscriptions"
 
 
 class ThreadExtension:
-    """Makes the extension; without subscriptions the server has none."""
+    """The renderer of the extension; None if this server has no thread subscriptions."""
 
     def __init__(self, feed: Feed, subscriptions: ThreadSubscriptions | None) -> None:
         self._subscriptions = subscriptions
-        self._changed: Recent[UserID, ThreadSubscriptionRow] = Recent(
+        self._recent: Recent[UserID, ThreadSubscriptionRow] = Recent(
             feed, THREAD_SUBSCRIPTIONS, lambda row: (UserID(row.user_id),)
         )
 
     async def make(
-        self, user_id: UserID, asked: ThreadsAsked, since: SyncToken | None, now: SyncToken
+        self, user_id: UserID, request: ThreadsAsked, since: SyncToken | None, now: SyncToken
     ) -> dict[str, Any]:
-        """Give what changed since a token, if anything."""
-        if self._subscriptions is None or not asked.enabled:
+        """Return the changes since a token; an empty dictionary if there are none."""
+        if self._subscriptions is None or not request.enabled:
             return {}
         after = 0
         if since is not None:
-            if not self._changed.touched(user_id, since.thread_subscriptions):
+            if not self._recent.touched(user_id, since.thread_subscriptions):
                 return {}
             after = since.thread_subscriptions.floor
         page = await self._subscriptions.changes(
             user_id,
             after,
             now.thread_subscriptions.most(),
-            max(1, min(asked.limit or DEFAULT_LIMIT, DEFAULT_LIMIT)),
+            max(1, min(request.limit or DEFAULT_LIMIT, DEFAULT_LIMIT)),
             gone_too=since is not None,
         )
         if not page.changes:
@@ -55,12 +55,12 @@ class ThreadExtension:
 
 
 def sorted_by_room(changes: Iterable[SubscriptionRecord]) -> dict[str, Any]:
-    """Give changes as clients read them: what was subscribed and unsubscribed, by room."""
+    """Return the `subscribed` and `unsubscribed` members, by room and thread root."""
     members: dict[str, Any] = {}
-    for one in changes:
-        entry: dict[str, Any] = {"bump_stamp": one.stream_id}
-        if one.is_subscribed:
-            entry["automatic"] = one.is_automatic
-        kind = "subscribed" if one.is_subscribed else "unsubscribed"
-        members.setdefault(kind, {}).setdefault(one.room_id, {})[one.root_id] = entry
+    for change in changes:
+        entry: dict[str, Any] = {"bump_stamp": change.stream_id}
+        if change.is_subscribed:
+            entry["automatic"] = change.is_automatic
+        kind = "subscribed" if change.is_subscribed else "unsubscribed"
+        members.setdefault(kind, {}).setdefault(change.room_id, {})[change.root_id] = entry
     return members

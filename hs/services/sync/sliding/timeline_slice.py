@@ -1,4 +1,17 @@
-"""The stretch of each room's timeline that is told: from memory, or from the database at once."""
+"""The part of each room's timeline that a sliding sync response contains.
+
+Rules:
+
+- Recent events are taken from memory. Rooms for which memory does not reach back far enough are
+  read from the database together, by one statement for each timeline limit.
+- An event is in the slice if the end position covers it and the start position does not. The
+  bounds of a database read are plain numbers and wider; rows outside the slice are dropped.
+- A room that is new to the client, or whose timeline limit grew, gets its latest events. Every
+  other room gets the events after the position up to which it was sent.
+- The state changes are known only if memory reaches back to that position, even if the timeline
+  itself is read from the end of the room.
+- For a user who left, the slice ends with the event that ended the membership.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -17,7 +30,7 @@ from hs.storage.sync.room_changes import Span, WindowRow
 
 
 class Arrived(Protocol):
-    """An event's place in its room."""
+    """The ID of an event and its positions in the room and in the stream."""
 
     @property
     def event_id(self) -> EventID: ...
@@ -41,19 +54,17 @@ class _Place(NamedTuple):
 
 @attrs.define(eq=False)
 class Stretch:
-    """Events of a room, the earliest first.
-
-    `changes` are those of the state behind the plan's `after`; None: they are not known.
-    """
+    """Events of a room, earliest first."""
 
     events: Sequence[Arrived] = ()
     limited: bool = False
     changes: Sequence[StateChange] | None = ()
+    """The state changes since the room was last sent; None if they are unknown."""
 
 
 @attrs.frozen(eq=False)
 class Stretches:
-    """Loads stretches."""
+    """The loader of timeline slices."""
 
     _database: Database
     _tails: Tails
@@ -62,78 +73,82 @@ class Stretches:
     async def load(
         self, plans: Sequence[RoomPlan], upto: VectorPosition
     ) -> Mapping[RoomID, Stretch]:
-        """Give the stretch of each room, up to a position."""
-        found = {plan.room_id: Stretch() for plan in plans}
-        whole: list[RoomPlan] = []  # to be read from the end of the room backwards
-        behind: list[RoomPlan] = []  # to be read from `after` on
+        """Return the slice of each room, up to a position."""
+        slices = {plan.room_id: Stretch() for plan in plans}
+        latest: list[RoomPlan] = []  # need the latest events of the room
+        incremental: list[RoomPlan] = []  # need the events since the room was last sent
         for plan in plans:
-            stretch = found[plan.room_id]
-            if plan.is_alone:
-                await self._fill_alone(plan, stretch)
+            timeline_slice = slices[plan.room_id]
+            if plan.is_ended_invite:
+                await self._fill_with_member_event(plan, timeline_slice)
                 continue
-            if not plan.initial and not self._fill_behind(plan, stretch, upto):
-                stretch.changes = None
+            if not plan.initial and not self._fill_since(plan, timeline_slice, upto):
+                timeline_slice.changes = None
                 if not plan.is_expanded:
-                    behind.append(plan)
-            if (plan.initial or plan.is_expanded) and not self._fill_whole(plan, stretch, upto):
-                whole.append(plan)
-        await self._read(whole, behind, found, upto)
-        return found
+                    incremental.append(plan)
+            if (plan.initial or plan.is_expanded) and not self._fill_latest(
+                plan, timeline_slice, upto
+            ):
+                latest.append(plan)
+        await self._read(latest, incremental, slices, upto)
+        return slices
 
-    async def _fill_alone(self, plan: RoomPlan, stretch: Stretch) -> None:
+    async def _fill_with_member_event(self, plan: RoomPlan, timeline_slice: Stretch) -> None:
         stored = await self._events.get_one(plan.own.event_id)
         if stored is not None:
             event = stored.event
             place = _Place(event.event_id, event.depth, stored.stream_id, stored.writer)
-            stretch.events = (place,)
-            key = (event.type, event.state_key or "", event.event_id, plan.own.membership)
-            stretch.changes = (key,)
+            timeline_slice.events = (place,)
+            change = (event.type, event.state_key or "", event.event_id, plan.own.membership)
+            timeline_slice.changes = (change,)
 
-    def _fill_behind(self, plan: RoomPlan, stretch: Stretch, upto: VectorPosition) -> bool:
+    def _fill_since(self, plan: RoomPlan, timeline_slice: Stretch, upto: VectorPosition) -> bool:
         assert plan.after is not None
         since = self._tails.since(plan.room_id, plan.after.events)
         if since is None:
             return False
-        entries = _within(since, plan, upto)
+        entries = _up_to(since, plan, upto)
         limit = plan.config.timeline_limit
-        stretch.limited = len(entries) > limit
-        stretch.events = entries[-limit:] if limit else ()
-        stretch.changes = [change for entry in entries for change in entry.changes]
+        timeline_slice.limited = len(entries) > limit
+        timeline_slice.events = entries[-limit:] if limit else ()
+        timeline_slice.changes = [change for entry in entries for change in entry.changes]
         return True
 
-    def _fill_whole(self, plan: RoomPlan, stretch: Stretch, upto: VectorPosition) -> bool:
+    def _fill_latest(self, plan: RoomPlan, timeline_slice: Stretch, upto: VectorPosition) -> bool:
         limit = plan.config.timeline_limit
         last = self._tails.last(plan.room_id, limit + 1)
-        entries = [] if last is None else _within(last, plan, upto)
+        entries = [] if last is None else _up_to(last, plan, upto)
         if len(entries) <= limit:
             return False
-        stretch.limited = True
-        stretch.events = entries[-limit:] if limit else ()
+        timeline_slice.limited = True
+        timeline_slice.events = entries[-limit:] if limit else ()
         return True
 
     async def _read(
         self,
-        whole: Iterable[RoomPlan],
-        behind: Iterable[RoomPlan],
-        found: Mapping[RoomID, Stretch],
+        latest: Iterable[RoomPlan],
+        incremental: Iterable[RoomPlan],
+        slices: Mapping[RoomID, Stretch],
         upto: VectorPosition,
     ) -> None:
         by_limit: dict[int, dict[Span, list[RoomPlan]]] = {}
-        for low_of, plans in ((_lowest, whole), (_after, behind)):
+        for start_of, plans in ((_lowest_of, latest), (_start_of, incremental)):
             for plan in plans:
-                high = upto.most() if plan.last is None else plan.last
+                high = upto.most() if plan.last_stream_id is None else plan.last_stream_id
                 spans = by_limit.setdefault(plan.config.timeline_limit, {})
-                spans.setdefault((low_of(plan), high), []).append(plan)
+                spans.setdefault((start_of(plan), high), []).append(plan)
         for limit, spans in by_limit.items():
-            wanted = {span: [one.room_id for one in plans] for span, plans in spans.items()}
-            rows = await self._database.read(room_changes.windows, wanted, limit + 1)
+            rooms_by_span = {
+                span: [plan.room_id for plan in plans] for span, plans in spans.items()
+            }
+            rows = await self._database.read(room_changes.windows, rooms_by_span, limit + 1)
             for plans in spans.values():
                 for plan in plans:
-                    _fill(found[plan.room_id], plan, rows.get(plan.room_id, []), upto)
+                    _fill(slices[plan.room_id], plan, rows.get(plan.room_id, []), upto)
 
 
 def _fill(
-    stretch: Stretch, plan: RoomPlan, rows: Sequence[WindowRow], upto: VectorPosition
+    timeline_slice: Stretch, plan: RoomPlan, rows: Sequence[WindowRow], upto: VectorPosition
 ) -> None:
     limit = plan.config.timeline_limit
     after = None if plan.initial or plan.is_expanded or plan.after is None else plan.after.events
@@ -143,18 +158,18 @@ def _fill(
         if upto.covers(row.writer, row.stream_id)
         and (after is None or not after.covers(row.writer, row.stream_id))
     ]
-    stretch.events = events[-limit:] if limit else ()
-    stretch.limited = len(rows) > limit and (
+    timeline_slice.events = events[-limit:] if limit else ()
+    timeline_slice.limited = len(rows) > limit and (
         after is None or not after.covers(rows[0].writer, rows[0].stream_id)
     )
 
 
-def _within(
+def _up_to(
     entries: Sequence[TailEntry], plan: RoomPlan, upto: VectorPosition
 ) -> Sequence[TailEntry]:
-    floor, covers, last = upto.floor, upto.covers, plan.last
+    floor, covers, last = upto.floor, upto.covers, plan.last_stream_id
     if last is None and entries and entries[-1].stream_id <= floor:
-        # In the order of their numbers, and so are the rest.
+        # Entries are in the order of their stream IDs, so all of them are covered.
         return entries
     within = [
         entry
@@ -164,9 +179,9 @@ def _within(
     return within if last is None else [entry for entry in within if entry.stream_id <= last]
 
 
-def _lowest(plan: RoomPlan) -> int:
+def _lowest_of(plan: RoomPlan) -> int:
     return room_changes.LOWEST
 
 
-def _after(plan: RoomPlan) -> int:
+def _start_of(plan: RoomPlan) -> int:
     return room_changes.LOWEST if plan.after is None else plan.after.events.floor

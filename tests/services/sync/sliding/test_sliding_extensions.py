@@ -1,4 +1,4 @@
-"""Sliding sync: account data, receipts, typing, and long polls."""
+"""Tests of sliding sync: account data, receipts, typing, and waiting for changes."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ RECEIPTS = {"receipts": {"enabled": True}}
 TYPING = {"typing": {"enabled": True}}
 
 
-async def test_account_data_is_complete_at_first_and_then_only_changes(database: Database) -> None:
+async def test_account_data_is_sent_completely_and_then_when_it_changes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
-        other = await s.world.create_room(BOB)
+        foreign_room = await s.world.create_room(BOB)
         s.tables.set_account_data(ALICE, "org.x", {"a": 1})
         s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
-        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, other)
+        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, foreign_room)
         first = await s.sync(ALICE, extensions=DATA)
         second = await s.sync(ALICE, first["pos"], extensions=DATA)
         s.tables.set_account_data(ALICE, "org.y", {"b": 1})
@@ -42,32 +42,32 @@ async def test_account_data_is_complete_at_first_and_then_only_changes(database:
         ]
 
 
-async def test_deleted_account_data_is_sent_to_clients_that_had_it(database: Database) -> None:
+async def test_deleted_account_data_is_sent_to_clients_that_may_have_it(database: Database) -> None:
     async with open_sliding(database) as s:
-        shown, away = await busy_rooms(s.world, ALICE, 2)
-        for room_id in (None, shown, away):
+        in_range, out_of_range = await busy_rooms(s.world, ALICE, 2)
+        for room_id in (None, in_range, out_of_range):
             s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
-        request: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
+        parameters: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
         first = await s.sync(ALICE, extensions=DATA)
-        # `away` leaves the window here and returns in the fourth response.
-        await s.world.send(shown, ALICE)
-        second = await s.sync(ALICE, first["pos"], **request)
-        for room_id in (None, shown, away):
+        # One room leaves the range of the list, and returns later.
+        await s.world.send(in_range, ALICE)
+        second = await s.sync(ALICE, first["pos"], **parameters)
+        for room_id in (None, in_range, out_of_range):
             s.tables.set_account_data(ALICE, "org.x", {}, room_id)
-        third = await s.sync(ALICE, second["pos"], **request)
+        third = await s.sync(ALICE, second["pos"], **parameters)
         fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
         fifth = await s.sync(ALICE, fourth["pos"], extensions=DATA)
-        restarted = await s.sync(ALICE, extensions=DATA)
+        initial = await s.sync(ALICE, extensions=DATA)
 
         deleted = {"type": "org.x", "content": {}}
         account_data = third["extensions"]["account_data"]
-        assert account_data == {"global": [deleted], "rooms": {shown: [deleted]}}
-        assert fourth["extensions"]["account_data"] == {"rooms": {away: [deleted]}}
+        assert account_data == {"global": [deleted], "rooms": {in_range: [deleted]}}
+        assert fourth["extensions"]["account_data"] == {"rooms": {out_of_range: [deleted]}}
         assert fifth["extensions"] == {}
-        assert [event["type"] for event in restarted["extensions"]["account_data"]["global"]] == [
+        assert [event["type"] for event in initial["extensions"]["account_data"]["global"]] == [
             "m.push_rules"
         ]
-        assert "rooms" not in restarted["extensions"]["account_data"]
+        assert "rooms" not in initial["extensions"]["account_data"]
 
 
 async def test_disabled_extensions_are_omitted(database: Database) -> None:
@@ -75,12 +75,14 @@ async def test_disabled_extensions_are_omitted(database: Database) -> None:
         s.tables.set_account_data(ALICE, "org.x", {})
 
         extensions: dict[str, Any] = {"account_data": {"enabled": False}, "e2ee": {"enabled": True}}
-        answer = await s.sync(ALICE, extensions=extensions)
+        response = await s.sync(ALICE, extensions=extensions)
 
-        assert answer["extensions"] == {}
+        assert response["extensions"] == {}
 
 
-async def test_receipts_at_sent_events_and_own_receipts(database: Database) -> None:
+async def test_new_room_has_own_receipts_and_those_of_its_timeline_events(
+    database: Database,
+) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         old = (await s.world.send(room_id, ALICE, "old")).event_id
@@ -106,7 +108,7 @@ async def test_receipts_at_sent_events_and_own_receipts(database: Database) -> N
         assert third["extensions"] == {}
 
 
-async def test_start_and_end_of_typing_are_sent(database: Database) -> None:
+async def test_typing_is_sent_when_it_starts_and_stops(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         s.tables.set_typing(room_id, BOB)
@@ -115,15 +117,15 @@ async def test_start_and_end_of_typing_are_sent(database: Database) -> None:
         s.tables.set_typing(room_id)
         third = await s.sync(ALICE, second["pos"], extensions=TYPING)
 
-        def typing(answer: dict[str, Any]) -> Any:
-            return answer["extensions"]["typing"]["rooms"][room_id]["content"]["user_ids"]
+        def typing(response: dict[str, Any]) -> Any:
+            return response["extensions"]["typing"]["rooms"][room_id]["content"]["user_ids"]
 
         assert typing(first) == [BOB]
         assert second["extensions"] == {}
         assert typing(third) == []
 
 
-async def test_extension_limited_to_lists_and_rooms(database: Database) -> None:
+async def test_extension_is_limited_to_lists_and_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         listed, subscribed = await busy_rooms(s.world, ALICE, 2)
         lists = window([1, 1])
@@ -131,13 +133,12 @@ async def test_extension_limited_to_lists_and_rooms(database: Database) -> None:
             s.tables.set_typing(room_id, BOB)
 
         async def rooms(**scope: list[str]) -> set[str]:
-            answer = await s.sync(
-                ALICE,
-                lists=lists,
-                room_subscriptions={subscribed: {}},
-                extensions={"typing": {"enabled": True, **scope}},
+            extensions = {"typing": {"enabled": True, **scope}}
+            subscriptions: dict[str, Any] = {subscribed: {}}
+            response = await s.sync(
+                ALICE, lists=lists, room_subscriptions=subscriptions, extensions=extensions
             )
-            return set(answer["extensions"].get("typing", {}).get("rooms", ()))
+            return set(response["extensions"].get("typing", {}).get("rooms", ()))
 
         assert await rooms() == {listed, subscribed}
         assert await rooms(lists=["*"], rooms=[]) == {listed}
@@ -146,96 +147,97 @@ async def test_extension_limited_to_lists_and_rooms(database: Database) -> None:
         assert await rooms(lists=[], rooms=[subscribed]) == {subscribed}
 
 
-async def test_receipts_of_a_room_outside_of_the_windows_are_sent_when_it_returns(
+async def test_receipts_of_room_out_of_range_are_sent_when_it_returns(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
-        request: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
-        first = await s.sync(ALICE, **request)
+        parameters: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
+        first = await s.sync(ALICE, **parameters)
         sent = await s.world.send(rooms[0], ALICE, "up")
-        second = await s.sync(ALICE, first["pos"], **request)
+        second = await s.sync(ALICE, first["pos"], **parameters)
         s.tables.read_up_to(rooms[1], BOB, sent.event_id)
-        third = await s.sync(ALICE, second["pos"], **request)
+        third = await s.sync(ALICE, second["pos"], **parameters)
         await s.world.send(rooms[1], ALICE, "back")
-        fourth = await s.sync(ALICE, third["pos"], **request)
+        fourth = await s.sync(ALICE, third["pos"], **parameters)
 
         assert third["extensions"] == {}
         assert set(fourth["extensions"]["receipts"]["rooms"]) == {rooms[1]}
 
 
 async def _woken(s: Sliding, pos: str, change: Any, **more: Any) -> dict[str, Any]:
-    answers: list[dict[str, Any]] = []
+    responses: list[dict[str, Any]] = []
 
     async def wait() -> None:
-        answers.append(await s.sync(ALICE, pos, timeout_ms=60_000, **more))
+        responses.append(await s.sync(ALICE, pos, timeout_ms=60_000, **more))
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            assert not answers
+            assert not responses
             result = change()
             if result is not None:
                 await result
-    return answers[0]
+    return responses[0]
 
 
-async def test_message_wakes_a_long_poll(database: Database) -> None:
+async def test_message_wakes_waiting_request(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         pos = (await s.sync(ALICE))["pos"]
 
-        answer = await _woken(s, pos, lambda: s.world.send(room_id, BOB, "wake up"))
+        response = await _woken(s, pos, lambda: s.world.send(room_id, BOB, "wake up"))
 
-        assert bodies(answer["rooms"][room_id]) == ["wake up"]
+        assert bodies(response["rooms"][room_id]) == ["wake up"]
 
 
-async def test_changes_of_rooms_that_are_not_requested_do_not_end_a_long_poll(
-    database: Database,
-) -> None:
+async def test_message_in_room_not_requested_does_not_end_waiting(database: Database) -> None:
     async with open_sliding(database) as s:
         shown, hidden = await busy_rooms(s.world, ALICE, 2)
-        lists: dict[str, Any] = {"lists": {}, "room_subscriptions": {shown: {"timeline_limit": 1}}}
-        pos = (await s.sync(ALICE, **lists))["pos"]
+        parameters: dict[str, Any] = {
+            "lists": {},
+            "room_subscriptions": {shown: {"timeline_limit": 1}},
+        }
+        pos = (await s.sync(ALICE, **parameters))["pos"]
 
         async def change() -> None:
             await s.world.send(hidden, ALICE, "unheard")
             await trio.testing.wait_all_tasks_blocked(0.01)
             await s.world.send(shown, ALICE, "heard")
 
-        answer = await _woken(s, pos, change, **lists)
+        response = await _woken(s, pos, change, **parameters)
 
-        assert set(answer["rooms"]) == {shown}
+        assert set(response["rooms"]) == {shown}
 
 
-async def test_long_poll_without_changes_ends_at_the_timeout(database: Database) -> None:
+async def test_request_without_changes_is_answered_at_timeout(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 2)
         first = await s.sync(ALICE)
 
-        answer = await s.sync(ALICE, first["pos"], timeout_ms=1)
+        response = await s.sync(ALICE, first["pos"], timeout_ms=1)
 
-        assert answer["lists"] == {"all": {"count": 2}}
-        assert (answer["rooms"], answer["extensions"]) == ({}, {})
-        assert answer["pos"] == first["pos"]
+        assert response["lists"] == {"all": {"count": 2}}
+        assert (response["rooms"], response["extensions"]) == ({}, {})
+        assert response["pos"] == first["pos"]
 
 
-async def test_long_polls_end_when_the_process_leaves(database: Database) -> None:
+async def test_waiting_request_is_answered_when_process_drains(database: Database) -> None:
     async with open_sliding(database) as s:
         pos = (await s.sync(ALICE))["pos"]
 
-        answer = await _woken(s, pos, s.notifier.leave)
+        response = await _woken(s, pos, s.notifier.leave)
 
-        assert answer["rooms"] == {}
+        assert response["rooms"] == {}
 
 
-async def test_changed_request_is_answered_at_once(database: Database) -> None:
+async def test_changed_range_is_answered_at_once(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
         first = await s.sync(ALICE, lists=window([0, 0]))
 
         with trio.fail_after(60):
-            answer = await s.sync(ALICE, first["pos"], lists=window([0, 1]), timeout_ms=60_000)
+            response = await s.sync(ALICE, first["pos"], lists=window([0, 1]), timeout_ms=60_000)
 
-        assert set(answer["rooms"]) == {rooms[0]}
+        assert set(response["rooms"]) == {rooms[0]}

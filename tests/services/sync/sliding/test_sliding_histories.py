@@ -1,4 +1,7 @@
-"""Sliding sync, random histories: however the windows move, clients have the current state."""
+"""Randomized tests of sliding sync: a client ends up with the state of the server.
+
+Events, ranges, timeline limits and lost responses are random. The client applies each response.
+"""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ MANY = [["m.room.topic", ""], ["m.room.member", "*"], ["m.room.create", ""]]
 
 @attrs.define
 class Client:
-    """A client that merges every response into its rooms."""
+    """A client that applies the responses that it receives."""
 
     form: str = "deployed"
     pos: str | None = None
@@ -26,12 +29,12 @@ class Client:
     timelines: dict[str, list[str]] = attrs.Factory(dict)
 
     async def sync(self, server: Sliding, lists: Any) -> None:
-        answer = await server.sync(ALICE, self.pos, lists=lists, form=self.form)
-        self.pos = answer["pos"]
-        for room_id, room in answer["rooms"].items():
-            self._take(room_id, room)
+        response = await server.sync(ALICE, self.pos, lists=lists, form=self.form)
+        self.pos = response["pos"]
+        for room_id, room in response["rooms"].items():
+            self._apply(room_id, room)
 
-    def _take(self, room_id: str, room: dict[str, Any]) -> None:
+    def _apply(self, room_id: str, room: dict[str, Any]) -> None:
         if room.get("initial"):
             self.state[room_id] = {}
             self.timelines[room_id] = []
@@ -47,7 +50,7 @@ class Client:
             self.timelines[room_id] = events
         else:
             known = self.timelines[room_id]
-            assert not set(known) & set(events), "received twice"
+            assert not set(known) & set(events), "an event was sent twice"
             known += events
 
 
@@ -82,28 +85,30 @@ def _random_lists(chance: random.Random) -> Any:
 
 @pytest.mark.parametrize("form", ["deployed", "accepted"])
 @pytest.mark.parametrize("seed", range(8))
-async def test_client_that_merges_responses_has_the_current_state(
+async def test_client_ends_up_with_state_of_server(
     database: Database, seed: int, form: str
 ) -> None:
     chance = random.Random(seed)
     async with open_two(database) as servers:
-        server = servers[0]
-        rooms = [await server.world.create_room(CAROL, join=[ALICE]) for _ in range(3)]
+        first_server = servers[0]
+        rooms = [await first_server.world.create_room(CAROL, join=[ALICE]) for _ in range(3)]
         client = Client(form)
         for _ in range(40):
-            await _act(chance, server, rooms)
+            await _act(chance, first_server, rooms)
             if chance.random() < 0.4:
                 lists = _random_lists(chance)
                 if chance.random() < 0.3:
-                    # This response is lost.
+                    # The client does not receive this response.
                     await chance.choice(servers).sync(ALICE, client.pos, lists=lists, form=form)
                 await client.sync(chance.choice(servers), lists)
 
         await client.sync(chance.choice(servers), window(state=MANY, limit=4))
 
-        await _compare(server, client, rooms)
-        last = window(state=MANY, limit=4)
-        assert (await server.sync(ALICE, client.pos, lists=last, form=form))["rooms"] == {}
+        await _compare(first_server, client, rooms)
+        final_lists = window(state=MANY, limit=4)
+        assert (await first_server.sync(ALICE, client.pos, lists=final_lists, form=form))[
+            "rooms"
+        ] == {}
 
 
 async def _compare(server: Sliding, client: Client, rooms: Sequence[RoomID]) -> None:
@@ -121,10 +126,10 @@ async def _compare(server: Sliding, client: Client, rooms: Sequence[RoomID]) -> 
         assert len(timeline) >= min(4, len(event_ids))
         assert timeline == event_ids[-len(timeline) :]
     for room_id in set(rooms) - joined:
-        timeline = client.timelines.get(room_id, [])
-        if timeline:
-            # It need not be the last leave, if the client never had the room in between.
-            last = await server.world.events.get_one(EventID(timeline[-1]))
-            assert last is not None
-            assert last.event.state_key == ALICE
-            assert last.event.content["membership"] == "leave"
+        received = client.timelines.get(room_id)
+        if received:
+            # It is not the latest leave event if the client never received the room in between.
+            last_event = await server.world.events.get_one(EventID(received[-1]))
+            assert last_event is not None
+            assert last_event.event.state_key == ALICE
+            assert last_event.event.content["membership"] == "leave"

@@ -1,4 +1,4 @@
-"""Sliding sync: the contents of each room, at first and after changes."""
+"""Tests of sliding sync: the content of each room, initially and after changes."""
 
 from typing import Any
 
@@ -13,16 +13,21 @@ from tests.support.sliding import bodies, keys, open_sliding, window
 LAZY = [["m.room.member", "$LAZY"]]
 
 
-async def test_room_has_the_required_state(database: Database) -> None:
+async def test_new_room_has_required_state(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB], invite=[CAROL])
         await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "Den"})
         await s.world.set_state(room_id, ALICE, "m.room.avatar", {"url": "mxc://a/b"})
         await s.world.set_state(room_id, ALICE, "org.x", {}, "1")
         await s.world.set_state(room_id, ALICE, "org.x", {}, "2")
-        state = [["m.room.create", ""], ["org.x", "*"], ["m.room.member", "$ME"], ["*", "2"]]
+        required_state = [
+            ["m.room.create", ""],
+            ["org.x", "*"],
+            ["m.room.member", "$ME"],
+            ["*", "2"],
+        ]
 
-        room = (await s.sync(ALICE, lists=window(state=state)))["rooms"][room_id]
+        room = (await s.sync(ALICE, lists=window(state=required_state)))["rooms"][room_id]
 
         assert keys(room) == {
             ("m.room.create", ""),
@@ -38,7 +43,7 @@ async def test_room_has_the_required_state(database: Database) -> None:
         assert "room_id" not in room["timeline"][0]
 
 
-async def test_room_without_a_name_has_heroes(database: Database) -> None:
+async def test_room_without_name_has_heroes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, member(BOB, "join", displayname="Bob", avatar_url="mxc://b"))
@@ -60,7 +65,7 @@ async def test_room_without_a_name_has_heroes(database: Database) -> None:
         assert len(fourth["rooms"][room_id]["heroes"]) == 2
 
 
-async def test_state_is_sent_again_only_when_it_changes(database: Database) -> None:
+async def test_state_is_sent_again_only_if_it_changes(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         lists = window(state=[["m.room.topic", ""], ["m.room.create", ""]])
@@ -76,7 +81,7 @@ async def test_state_is_sent_again_only_when_it_changes(database: Database) -> N
         assert (room["num_live"], "initial" in room, "name" in room) == (2, False, False)
 
 
-async def test_lazy_members_are_sent_with_their_first_event(
+async def test_lazy_members_are_sent_once_when_timeline_needs_them(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
@@ -97,7 +102,7 @@ async def test_lazy_members_are_sent_with_their_first_event(
         assert fourth["rooms"][room_id]["required_state"][0]["content"]["displayname"] == "Bobby"
 
 
-async def test_lazy_member_that_changed_in_a_gap_is_sent_with_the_next_event(
+async def test_member_changed_in_gap_is_sent_when_needed_again(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
@@ -117,9 +122,7 @@ async def test_lazy_member_that_changed_in_a_gap_is_sent_with_the_next_event(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_limited_timeline_comes_with_the_changed_state(
-    database: Database, restart: bool
-) -> None:
+async def test_gap_is_limited_and_has_changed_state(database: Database, restart: bool) -> None:
     lists = window(state=[["m.room.topic", ""], ["m.room.member", "*"]], limit=2)
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
@@ -139,7 +142,7 @@ async def test_limited_timeline_comes_with_the_changed_state(
     assert room["joined_count"] == 2
 
 
-async def test_additional_required_state_is_sent_when_requested(database: Database) -> None:
+async def test_added_state_patterns_send_state_once(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         few = window(state=[["m.room.create", ""]])
@@ -159,7 +162,7 @@ async def test_additional_required_state_is_sent_when_requested(database: Databa
         assert keys(sixth["rooms"][room_id]) == {("m.room.join_rules", "")}
 
 
-async def test_higher_limit_expands_the_timeline(database: Database) -> None:
+async def test_higher_timeline_limit_expands_timeline(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(5)))
@@ -183,32 +186,32 @@ async def test_higher_limit_expands_the_timeline(database: Database) -> None:
         assert bodies(sixth["rooms"][room_id]) == ["m4", "x", "y"]
 
 
-async def test_requests_of_lists_and_subscriptions_are_combined(database: Database) -> None:
+async def test_parameters_of_list_and_subscription_are_combined(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         subscriptions: dict[str, Any] = {
             room_id: {"timeline_limit": 2, "required_state": [["m.room.create", ""]]}
         }
 
-        answer = await s.sync(
+        response = await s.sync(
             ALICE,
             lists=window(state=[["m.room.join_rules", ""]], limit=1),
             room_subscriptions=subscriptions,
         )
 
-        room = answer["rooms"][room_id]
+        room = response["rooms"][room_id]
         assert keys(room) == {("m.room.create", ""), ("m.room.join_rules", "")}
         assert len(room["timeline"]) == 2
 
 
-async def test_all_state_with_lazy_members(database: Database) -> None:
+async def test_wildcard_with_lazy_members_omits_other_members(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         await s.world.send(room_id, ALICE)
 
-        answer = await s.sync(ALICE, lists=window(state=[["*", "*"], *LAZY], limit=1))
+        response = await s.sync(ALICE, lists=window(state=[["*", "*"], *LAZY], limit=1))
 
-        assert keys(answer["rooms"][room_id]) == {
+        assert keys(response["rooms"][room_id]) == {
             ("m.room.create", ""),
             ("m.room.power_levels", ""),
             ("m.room.join_rules", ""),
@@ -216,7 +219,7 @@ async def test_all_state_with_lazy_members(database: Database) -> None:
         }
 
 
-async def test_history_that_the_user_may_not_see_is_not_sent(database: Database) -> None:
+async def test_invisible_history_is_omitted(database: Database) -> None:
     async with open_sliding(database) as s:
         closed = Draft("m.room.history_visibility", BOB, {"history_visibility": "joined"}, "")
         room_id = await s.world.create_room(BOB, state=[closed])
@@ -230,7 +233,7 @@ async def test_history_that_the_user_may_not_see_is_not_sent(database: Database)
         assert room["timeline"][-2]["content"]["membership"] == "join"
 
 
-async def test_messages_of_ignored_users_are_not_sent(database: Database) -> None:
+async def test_messages_of_ignored_users_are_omitted(database: Database) -> None:
     async with open_sliding(database) as s:
         s.reading.wishes.ignored[ALICE] = {BOB}
         room_id = await s.world.create_room(ALICE, join=[BOB])
@@ -240,7 +243,7 @@ async def test_messages_of_ignored_users_are_not_sent(database: Database) -> Non
         assert (await s.sync(ALICE, first["pos"]))["rooms"] == {}
 
 
-async def test_counts_are_sent_and_sent_again_after_a_receipt(database: Database) -> None:
+async def test_counts_are_sent_again_after_own_receipt(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         first = await s.sync(ALICE)
@@ -257,7 +260,7 @@ async def test_counts_are_sent_and_sent_again_after_a_receipt(database: Database
         assert "timeline" not in third["rooms"][room_id]
 
 
-async def test_prev_batch_points_before_the_timeline(database: Database) -> None:
+async def test_prev_batch_is_topological_token(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         await s.world.append(room_id, *(message(ALICE, f"m{n}") for n in range(3)))
@@ -268,7 +271,7 @@ async def test_prev_batch_points_before_the_timeline(database: Database) -> None
         assert room["prev_batch"].startswith("t")
 
 
-async def test_state_set_between_a_leave_and_a_ban_is_hidden(database: Database) -> None:
+async def test_state_between_leave_and_ban_is_not_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         lists = window(state=[["*", "*"]], timeline=20)
@@ -278,6 +281,6 @@ async def test_state_set_between_a_leave_and_a_ban_is_hidden(database: Database)
         await s.world.set_state(room_id, ALICE, "m.room.name", {"name": "secret"})
         await s.world.set_membership(room_id, ALICE, BOB, "ban")
 
-        for answer in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=lists)):
-            assert "secret" not in str(answer)
-            assert room_id in answer["rooms"]
+        for response in (await s.sync(BOB, first["pos"]), await s.sync(BOB, lists=lists)):
+            assert "secret" not in str(response)
+            assert room_id in response["rooms"]

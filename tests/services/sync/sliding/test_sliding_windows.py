@@ -1,4 +1,4 @@
-"""Sliding sync: the rooms in a window, and changes of the window."""
+"""Tests of sliding sync: lists, ranges, subscriptions and connections."""
 
 from typing import Any
 
@@ -20,22 +20,22 @@ from tests.support.sliding import (
 from tests.support.syncing import forget
 
 
-async def test_window_has_the_most_recently_active_rooms(database: Database) -> None:
+async def test_range_contains_most_recently_active_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 4)
 
-        answer = await s.sync(ALICE, lists=window([0, 1], limit=1))
+        response = await s.sync(ALICE, lists=window([0, 1], limit=1))
 
-        assert answer["lists"] == {"all": {"count": 4}}
-        assert set(answer["rooms"]) == {rooms[3], rooms[2]}
-        assert bodies(answer["rooms"][rooms[3]]) == ["m3"]
-        assert answer["rooms"][rooms[3]]["initial"] is True
-        assert answer["rooms"][rooms[3]]["limited"] is True
-        assert answer["rooms"][rooms[3]]["num_live"] == 0
-        assert answer["rooms"][rooms[3]]["bump_stamp"] > answer["rooms"][rooms[2]]["bump_stamp"]
+        assert response["lists"] == {"all": {"count": 4}}
+        assert set(response["rooms"]) == {rooms[3], rooms[2]}
+        assert bodies(response["rooms"][rooms[3]]) == ["m3"]
+        assert response["rooms"][rooms[3]]["initial"] is True
+        assert response["rooms"][rooms[3]]["limited"] is True
+        assert response["rooms"][rooms[3]]["num_live"] == 0
+        assert response["rooms"][rooms[3]]["bump_stamp"] > response["rooms"][rooms[2]]["bump_stamp"]
 
 
-async def test_growing_window_sends_only_the_new_rooms(database: Database) -> None:
+async def test_extended_range_sends_only_new_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 5)
         first = await s.sync(ALICE, lists=window([0, 1]))
@@ -47,7 +47,7 @@ async def test_growing_window_sends_only_the_new_rooms(database: Database) -> No
         assert set(third["rooms"]) == {rooms[0]}
 
 
-async def test_repeated_pos_repeats_the_response(database: Database) -> None:
+async def test_repeated_pos_sends_same_rooms_again(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE, lists=window([0, 0]))
@@ -62,7 +62,7 @@ async def test_repeated_pos_repeats_the_response(database: Database) -> None:
         assert "initial" not in again["rooms"][rooms[2]]
 
 
-async def test_pos_two_responses_back_is_unknown_after_a_restart(database: Database) -> None:
+async def test_pos_two_responses_back_is_unknown_after_restart(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE, lists=window([0, 0]))
@@ -80,7 +80,7 @@ async def test_pos_two_responses_back_is_unknown_after_a_restart(database: Datab
 
 
 @pytest.mark.parametrize("pos", ["", "7", "s1_2", "s1_0_.0_.0_0_0_0_0_c0", "s1_c99", "s\u0661_c1"])
-async def test_invented_pos_is_unknown(database: Database, pos: str) -> None:
+async def test_invalid_pos_is_unknown(database: Database, pos: str) -> None:
     async with open_sliding(database) as s:
         with pytest.raises(MatrixError) as failed:
             await s.sync(ALICE, pos or "-")
@@ -98,16 +98,16 @@ async def test_pos_of_another_connection_is_unknown(database: Database) -> None:
                 await s.sync(ALICE, pos, conn_id=conn_id, device_id=device_id)
 
 
-async def test_pos_is_valid_at_every_process(database: Database) -> None:
-    async with open_two(database) as (writer, reader):
-        rooms = await busy_rooms(writer.world, ALICE, 3)
-        first = await writer.sync(ALICE, lists=window([0, 1], limit=1))
-        await writer.world.send(rooms[2], ALICE, "news")
+async def test_any_process_answers_pos(database: Database) -> None:
+    async with open_two(database) as (first_process, second_process):
+        rooms = await busy_rooms(first_process.world, ALICE, 3)
+        first = await first_process.sync(ALICE, lists=window([0, 1], limit=1))
+        await first_process.world.send(rooms[2], ALICE, "news")
 
-        second = await reader.sync(ALICE, first["pos"], lists=window([0, 1], limit=1))
-        await writer.world.send(rooms[0], ALICE, "more")
-        third = await writer.sync(ALICE, second["pos"], lists=window([0, 1], limit=1))
-        fourth = await reader.sync(ALICE, third["pos"], lists=window([0, 1], limit=1))
+        second = await second_process.sync(ALICE, first["pos"], lists=window([0, 1], limit=1))
+        await first_process.world.send(rooms[0], ALICE, "more")
+        third = await first_process.sync(ALICE, second["pos"], lists=window([0, 1], limit=1))
+        fourth = await second_process.sync(ALICE, third["pos"], lists=window([0, 1], limit=1))
 
         assert {room_id: bodies(room) for room_id, room in second["rooms"].items()} == {
             rooms[2]: ["news"]
@@ -116,7 +116,7 @@ async def test_pos_is_valid_at_every_process(database: Database) -> None:
         assert fourth["rooms"] == {}
 
 
-async def test_restart_neither_loses_nor_repeats_events(database: Database) -> None:
+async def test_restart_loses_and_repeats_nothing(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 3)
         first = await s.sync(ALICE)
@@ -134,20 +134,20 @@ async def test_restart_neither_loses_nor_repeats_events(database: Database) -> N
         assert third["rooms"] == {}
 
 
-async def test_room_that_returns_to_the_window_has_the_missed_events(
+async def test_room_returns_to_range_with_missed_events(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
-        one_room = window([0, 0])
-        first = await s.sync(ALICE, lists=one_room)
+        lists = window([0, 0])
+        first = await s.sync(ALICE, lists=lists)
         await s.world.send(rooms[0], ALICE, "up")
-        second = await s.sync(ALICE, first["pos"], lists=one_room)
+        second = await s.sync(ALICE, first["pos"], lists=lists)
         await s.world.set_state(rooms[1], ALICE, "m.room.topic", {"topic": "quiet"})
-        third = await s.sync(ALICE, second["pos"], lists=one_room)
+        third = await s.sync(ALICE, second["pos"], lists=lists)
         await s.world.send(rooms[1], ALICE, "back")
 
-        fourth = await s.sync(ALICE, third["pos"], lists=one_room)
+        fourth = await s.sync(ALICE, third["pos"], lists=lists)
 
         assert set(second["rooms"]) == {rooms[0]}
         assert third["rooms"] == {}
@@ -156,7 +156,7 @@ async def test_room_that_returns_to_the_window_has_the_missed_events(
         assert (room["num_live"], "initial" in room, room["limited"]) == (1, False, False)
 
 
-async def test_newly_joined_room_appears(database: Database) -> None:
+async def test_newly_joined_room_is_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 1)
         first = await s.sync(ALICE)
@@ -170,7 +170,7 @@ async def test_newly_joined_room_appears(database: Database) -> None:
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
 
 
-async def test_leave_is_sent_although_the_room_was_forgotten_at_once(database: Database) -> None:
+async def test_leave_is_sent_even_if_room_was_forgotten(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(BOB, join=[ALICE])
         first = await s.sync(ALICE)
@@ -179,46 +179,46 @@ async def test_leave_is_sent_although_the_room_was_forgotten_at_once(database: D
 
         second = await s.sync(ALICE, first["pos"])
 
-        [event] = second["rooms"][room_id]["timeline"]
-        assert event["content"]["membership"] == "leave"
+        [leave] = second["rooms"][room_id]["timeline"]
+        assert leave["content"]["membership"] == "leave"
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
         assert (await s.sync(ALICE))["rooms"] == {}
 
 
-async def test_leave_is_sent_once_and_only_of_rooms_that_were_sent(database: Database) -> None:
+async def test_leave_is_sent_once_and_only_for_rooms_sent_before(database: Database) -> None:
     async with open_sliding(database) as s:
-        shown, left = await busy_rooms(s.world, BOB, 2)
-        await s.world.join(shown, ALICE)
+        joined, left = await busy_rooms(s.world, BOB, 2)
+        await s.world.join(joined, ALICE)
         await s.world.join(left, ALICE)
         await s.world.leave(left, ALICE)
         first = await s.sync(ALICE)
-        await s.world.leave(shown, ALICE)
-        await s.world.send(shown, BOB, "unseen")
+        await s.world.leave(joined, ALICE)
+        await s.world.send(joined, BOB, "unseen")
 
         second = await s.sync(ALICE, first["pos"], lists=window(state=[["m.room.member", "$ME"]]))
         third = await s.sync(ALICE, second["pos"])
 
-        assert set(first["rooms"]) == {shown}
-        room = second["rooms"][shown]
+        assert set(first["rooms"]) == {joined}
+        room = second["rooms"][joined]
         assert [event["content"]["membership"] for event in room["timeline"]] == ["leave"]
         assert room["required_state"][0]["content"]["membership"] == "leave"
         assert third["rooms"] == {}
         assert third["lists"]["all"]["count"] == 0
 
 
-async def test_ban_from_a_joined_room_is_sent(database: Database) -> None:
+async def test_removal_from_room_is_sent_in_initial_response(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = (await busy_rooms(s.world, BOB, 1))[0]
-        never = await s.world.create_room(BOB)
+        never_joined = await s.world.create_room(BOB)
         await s.world.join(room_id, ALICE)
         await s.world.set_membership(room_id, BOB, ALICE, "ban")
-        await s.world.set_membership(never, BOB, ALICE, "ban")
+        await s.world.set_membership(never_joined, BOB, ALICE, "ban")
         await s.world.set_state(room_id, BOB, "m.room.name", {"name": "secret"})
 
-        answer = await s.sync(ALICE, lists=window(state=[["*", "*"]]))
+        response = await s.sync(ALICE, lists=window(state=[["*", "*"]]))
 
-        assert set(answer["rooms"]) == {room_id}
-        room = answer["rooms"][room_id]
+        assert set(response["rooms"]) == {room_id}
+        room = response["rooms"][room_id]
         assert room["timeline"][-1]["content"]["membership"] == "ban"
         assert "name" not in room
         assert all(event["type"] != "m.room.name" for event in room["required_state"])
@@ -251,7 +251,7 @@ async def test_invite_has_stripped_state_until_it_is_accepted(database: Database
         assert "invite_state" not in fourth["rooms"][room_id]
 
 
-async def test_rejected_invite_is_sent_as_a_leave(database: Database) -> None:
+async def test_rejected_invite_is_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(BOB, invite=[ALICE])
         first = await s.sync(ALICE)
@@ -266,7 +266,7 @@ async def test_rejected_invite_is_sent_as_a_leave(database: Database) -> None:
         assert (await s.sync(ALICE, second["pos"]))["rooms"] == {}
 
 
-async def test_list_filters(database: Database) -> None:
+async def test_filters_select_matching_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         encryption = Draft("m.room.encryption", ALICE, {"algorithm": "x"}, "")
         plain, secret = await s.world.create_room(), await s.world.create_room(state=[encryption])
@@ -277,20 +277,20 @@ async def test_list_filters(database: Database) -> None:
         s.tables.set_account_data(ALICE, "m.direct", {BOB: [secret]})
         s.tables.set_account_data(ALICE, "m.tag", {"tags": {"m.favourite": {}}}, plain)
 
-        async def passing(**filters: object) -> set[str]:
+        async def matching(**filters: object) -> set[str]:
             return set((await s.sync(ALICE, lists=window(filters=filters)))["rooms"])
 
-        assert await passing(is_dm=True) == {secret}
-        assert await passing(is_dm=False) == {plain, space, invited}
-        assert await passing(is_encrypted=True) == {secret}
-        assert await passing(is_invite=True) == {invited}
-        assert await passing(is_invite=False) == {plain, secret, space}
-        assert await passing(room_types=["m.space"]) == {space}
-        assert await passing(room_types=[None], is_invite=False) == {plain, secret}
-        assert await passing(not_room_types=["m.space"]) == {plain, secret, invited}
-        assert await passing(spaces=[space]) == {plain}
-        assert await passing(tags=["m.favourite"]) == {plain}
-        assert await passing(not_tags=["m.favourite"]) == {secret, space, invited}
+        assert await matching(is_dm=True) == {secret}
+        assert await matching(is_dm=False) == {plain, space, invited}
+        assert await matching(is_encrypted=True) == {secret}
+        assert await matching(is_invite=True) == {invited}
+        assert await matching(is_invite=False) == {plain, secret, space}
+        assert await matching(room_types=["m.space"]) == {space}
+        assert await matching(room_types=[None], is_invite=False) == {plain, secret}
+        assert await matching(not_room_types=["m.space"]) == {plain, secret, invited}
+        assert await matching(spaces=[space]) == {plain}
+        assert await matching(tags=["m.favourite"]) == {plain}
+        assert await matching(not_tags=["m.favourite"]) == {secret, space, invited}
 
 
 def _space() -> list[Draft]:
@@ -301,7 +301,7 @@ def _space() -> list[Draft]:
     ]
 
 
-async def test_room_enters_a_list_when_it_matches_the_filter(database: Database) -> None:
+async def test_room_enters_list_when_it_matches_filter(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room()
         encrypted = window(filters={"is_encrypted": True})
@@ -317,25 +317,26 @@ async def test_room_enters_a_list_when_it_matches_the_filter(database: Database)
         assert third["rooms"][room_id]["is_dm"] is True
 
 
-async def test_subscribed_rooms_outside_of_all_windows_are_sent(database: Database) -> None:
+async def test_subscribed_room_outside_of_ranges_is_sent(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
         foreign = await s.world.create_room(BOB)
-        subscription = {"timeline_limit": 1, "required_state": []}
-        subscriptions = {rooms[0]: subscription, foreign: subscription}
+        subscriptions = {
+            room_id: {"timeline_limit": 1, "required_state": []} for room_id in (rooms[0], foreign)
+        }
 
-        answer = await s.sync(ALICE, lists={}, room_subscriptions=subscriptions)
+        response = await s.sync(ALICE, lists={}, room_subscriptions=subscriptions)
         await s.world.send(rooms[1], ALICE, "elsewhere")
         await s.world.send(rooms[0], ALICE, "here")
-        second = await s.sync(ALICE, answer["pos"], lists={}, room_subscriptions=subscriptions)
+        second = await s.sync(ALICE, response["pos"], lists={}, room_subscriptions=subscriptions)
 
-        assert set(answer["rooms"]) == {rooms[0]}
+        assert set(response["rooms"]) == {rooms[0]}
         assert {room_id: bodies(room) for room_id, room in second["rooms"].items()} == {
             rooms[0]: ["here"]
         }
 
 
-async def test_invalid_ranges_and_too_many_lists_are_refused(database: Database) -> None:
+async def test_invalid_parameters_are_rejected(database: Database) -> None:
     async with open_sliding(database) as s:
         for lists in (window([3, 1]), window([-1, 4]), window(limit=-1)):
             with pytest.raises(InvalidParam):
@@ -344,7 +345,7 @@ async def test_invalid_ranges_and_too_many_lists_are_refused(database: Database)
             await s.sync(CAROL, lists={str(n): {} for n in range(101)})
 
 
-async def test_device_has_a_limited_number_of_connections(database: Database) -> None:
+async def test_new_connection_replaces_oldest_of_device(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 1)
         positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
@@ -355,9 +356,7 @@ async def test_device_has_a_limited_number_of_connections(database: Database) ->
             await s.sync(ALICE, positions[0], conn_id="c0")
 
 
-async def test_evicted_connection_is_stored_again_when_used(
-    database: Database,
-) -> None:
+async def test_replaced_connection_is_stored_completely_when_it_returns(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 40)
         positions = [(await s.sync(ALICE, conn_id=f"c{n}"))["pos"] for n in range(17)]
@@ -369,14 +368,14 @@ async def test_evicted_connection_is_stored_again_when_used(
 
     async with open_sliding(database) as s:
         await s.world.send(rooms[1], ALICE, "more")
-        answer = await s.sync(ALICE, later["pos"], conn_id="c0")
-        assert list(answer["rooms"]) == [rooms[1]]
-        assert "initial" not in answer["rooms"][rooms[1]]
+        response = await s.sync(ALICE, later["pos"], conn_id="c0")
+        assert list(response["rooms"]) == [rooms[1]]
+        assert "initial" not in response["rooms"][rooms[1]]
         with pytest.raises(MatrixError):
             await s.sync(ALICE, positions[1], conn_id="c1")
 
 
-async def test_connections_expire(database: Database) -> None:
+async def test_unused_connection_expires(database: Database) -> None:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 40)
         pos = (await s.sync(ALICE))["pos"]
@@ -388,7 +387,7 @@ async def test_connections_expire(database: Database) -> None:
             await s.sync(ALICE, pos)
 
 
-async def test_counts_of_a_room_read_outside_of_the_window_are_sent_when_it_returns(
+async def test_counts_of_room_read_out_of_range_are_sent_when_it_returns(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
@@ -409,14 +408,14 @@ async def test_counts_of_a_room_read_outside_of_the_window_are_sent_when_it_retu
         assert (await s.sync(ALICE, fourth["pos"], lists=window([0, 1])))["rooms"] == {}
 
 
-async def test_counts_are_sent_by_a_process_that_missed_the_receipt(database: Database) -> None:
+async def test_counts_after_reading_are_sent_after_restart(database: Database) -> None:
     async with open_sliding(database) as s:
-        read_room, other = await busy_rooms(s.world, ALICE, 2)
+        read_room, other_room = await busy_rooms(s.world, ALICE, 2)
         read = await s.world.send(read_room, ALICE)
         s.tables.count(ALICE, read_room, RoomCounts(Count(1, 0)))
         first = await s.sync(ALICE)
         s.tables.read_up_to(read_room, ALICE, read.event_id)
-        s.tables.read_up_to(other, BOB, read.event_id)
+        s.tables.read_up_to(other_room, BOB, read.event_id)
         restarted = make_sliding(s.world)
         restarted.tables.receipts = s.tables.receipts
 
@@ -426,19 +425,19 @@ async def test_counts_are_sent_by_a_process_that_missed_the_receipt(database: Da
         assert second["rooms"][read_room]["notification_count"] == 0
 
 
-async def test_end_of_typing_after_a_restart_is_sent(database: Database) -> None:
+async def test_end_of_typing_is_sent_after_restart(database: Database) -> None:
     async with open_sliding(database) as s:
-        room_id, other = await busy_rooms(s.world, ALICE, 2)
+        room_id, other_room = await busy_rooms(s.world, ALICE, 2)
         typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
         s.tables.set_typing(room_id, BOB)
         first = await s.sync(ALICE, **typing)
-        s.tables.set_typing(other, BOB)
-        s.tables.set_typing(other)
+        s.tables.set_typing(other_room, BOB)
+        s.tables.set_typing(other_room)
         restarted = make_sliding(s.world)
         restarted.tables.numbers = s.tables.numbers
 
         restarted.tables.set_typing(room_id)
         second = await restarted.sync(ALICE, first["pos"], **typing)
 
-        [(typing_room, event)] = second["extensions"]["typing"]["rooms"].items()
-        assert (typing_room, event["content"]) == (room_id, {"user_ids": []})
+        [(sent_room_id, event)] = second["extensions"]["typing"]["rooms"].items()
+        assert (sent_room_id, event["content"]) == (room_id, {"user_ids": []})
