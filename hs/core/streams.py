@@ -7,7 +7,9 @@ notifier (hs.services.sync.notifier), the names in `stream_writers`
 (hs.repl.ownership). It is in core because the settings need it as much as replication does, and a
 declaration that is split between the two layers would be two lists again.
 
-A new stream is a row class, a StreamDef and, if /sync follows it, a field of SyncToken.
+A new stream is a row class, a StreamDef and, if /sync follows it, a field of SyncToken; nothing
+else is needed for it to be replicated, to be in sync tokens, to wake long polls and to be
+assigned to a worker.
 
 A row says what changed, in enough detail that readers in other processes need not query the
 database. Rows are sent and logged as MessagePack maps with the names of the fields, between
@@ -392,10 +394,11 @@ CATALOGUE: Final[tuple[StreamDef[Any], ...]] = tuple(
 class SyncToken:
     """How far a client has seen each stream that /sync follows.
 
-    The fields are named after the streams, and declare which streams those are. A memory stream
-    has an EpochPosition. The order of the fields is that of the segments of the text form, so a
-    new field comes last. Text with fewer segments was written by an earlier release: the missing
-    positions are 0. More segments were written by a later one and are ignored.
+    Its fields declare which streams those are: a field has the name of its stream, and that of a
+    memory stream is an EpochPosition. They are written out for the type checker; all else about
+    slots is derived from them. The order of the fields is that of the segments of the text form,
+    so a new field comes last. Text with fewer segments was written by an earlier release: the
+    missing positions are 0. Further segments were written by a later one and are ignored.
     """
 
     events: VectorPosition = VectorPosition()

@@ -254,8 +254,9 @@ class Intake:
         self._feed.begin_epoch(stream, writer, recent.epoch)
         rows = decode_rows(stream, recent.rows)
         if recent.reset or recent.position > known:
-            batch = Batch(stream, writer, recent.prev, recent.position, rows, recent.reset)
-            self._feed.deliver(batch)
+            self._feed.deliver(
+                Batch(stream, writer, recent.prev, recent.position, rows, reset=recent.reset)
+            )
         return True
 
 

@@ -55,12 +55,12 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:
     return Message(
         MessageKind.ROWS,
         instance,
-        batch.stream.name,
-        batch.writer,
-        batch.prev,
-        batch.position,
-        epoch,
-        msgspec.Raw(encode_rows(batch.rows)),
+        stream=batch.stream.name,
+        writer=batch.writer,
+        prev=batch.prev,
+        position=batch.position,
+        epoch=epoch,
+        rows=msgspec.Raw(encode_rows(batch.rows)),
     )
 
 
@@ -69,9 +69,9 @@ def position_message(instance: str, source: Source) -> Message:
     return Message(
         MessageKind.POSITION,
         instance,
-        source.stream.name,
-        source.writer,
-        source.committed,
-        source.position,
-        source.epoch,
+        stream=source.stream.name,
+        writer=source.writer,
+        prev=source.committed,
+        position=source.position,
+        epoch=source.epoch,
     )

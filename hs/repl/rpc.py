@@ -124,9 +124,9 @@ def _read(protocol: type[Any], name: str, method: Callable[..., Any]) -> RpcMeth
     return RpcMethod(
         protocol.__name__,
         name,
-        method.__dict__["rpc_timeout_s"],
-        method.__dict__["rpc_catch_up"],
-        signature.replace(parameters=parameters),
-        msgspec.msgpack.Decoder(struct),
-        msgspec.msgpack.Decoder(hints["return"]),
+        timeout_s=method.__dict__["rpc_timeout_s"],
+        catch_up=method.__dict__["rpc_catch_up"],
+        signature=signature.replace(parameters=parameters),
+        arguments=msgspec.msgpack.Decoder(struct),
+        result=msgspec.msgpack.Decoder(hints["return"]),
     )

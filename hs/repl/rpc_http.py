@@ -61,4 +61,11 @@ def _read_call(path: str, body: bytes, headers: Mapping[str, str]) -> RpcCall | 
     except ValueError:
         return None
     timeout_s = min(max(timeout_s, 0.0), MAX_TIMEOUT_S)
-    return RpcCall(protocol, method, body, key, timeout_s, headers.get("x-request-id", "-"))
+    return RpcCall(
+        protocol,
+        method,
+        body,
+        key=key,
+        timeout_s=timeout_s,
+        request_id=headers.get("x-request-id", "-"),
+    )

@@ -49,7 +49,7 @@ class RpcCall:
     method: str
     arguments: bytes
     key: str
-    deadline_s: float
+    timeout_s: float
     request_id: str = "-"
 
 
@@ -140,7 +140,7 @@ class RpcServer:
         method, implementation = registered
         try:
             arguments = method.decode_arguments(call.arguments)
-            with trio.fail_after(call.deadline_s):
+            with trio.fail_after(call.timeout_s):
                 result = await implementation(*arguments)
             return RpcOutcome.RESULT, method.encode_result(result)
         except MatrixError as error:

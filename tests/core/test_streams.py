@@ -77,8 +77,8 @@ def test_stream_writers_names_streams_by_their_own_name_or_that_of_another() -> 
 
 @given(st.text(), st.text())
 def test_rows_name_the_users_and_rooms_that_they_wake(user_id: str, room_id: str) -> None:
-    public = ReceiptRow(room_id, "m.read", user_id, "$e", None, 1)
-    private = ReceiptRow(room_id, "m.read.private", user_id, "$e", None, 1)
+    public = ReceiptRow(room_id, "m.read", user_id, "$e", None, ts=1)
+    private = ReceiptRow(room_id, "m.read.private", user_id, "$e", None, ts=1)
 
     assert woken(RECEIPTS, public) == ([], [room_id])
     assert woken(RECEIPTS, private) == ([user_id], [])

@@ -109,14 +109,24 @@ class Cluster:
             address = RedisAddress(path=address.socket)
         link = RedisLink(address, CHANNEL, name, self.bridge)
         expected = [(NOTES, writer) for writer in self.names if writer != name]
-        transport = RedisTransport(feed, name, link, self.bridge, intake, expected)
+        transport = RedisTransport(
+            feed, name, link, bridge=self.bridge, intake=intake, expected=expected
+        )
         self.starts += 1
         notes = TableWriter(NOTES, name, self.database, transport, lambda: 1_000_000)
         hints = MemoryWriter(HINTS, name, transport, 1_000_000 * self.starts)
         server = RpcServer(lambda: transport.sources)
         server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
         self.sender.connect(name, RpcEndpoint(server, "s"))
-        node = Node(name, feed, intake, transport, notes, hints, server)
+        node = Node(
+            name=name,
+            feed=feed,
+            intake=intake,
+            transport=transport,
+            notes=notes,
+            hints=hints,
+            rpc=server,
+        )
         self.nodes.append(node)
         feed.subscribe(NOTES, node.on_batch)
         feed.subscribe(HINTS, node.on_batch)

@@ -11,7 +11,7 @@ from tests.repl.conftest import NOTES, Note
 
 def batch(writer: str, prev: int, position: int, reset: bool = False) -> Batch[Note]:
     rows = [(number, Note(f"{writer}{number}")) for number in range(prev + 1, position + 1)]
-    return Batch(NOTES, writer, prev, position, rows, reset)
+    return Batch(NOTES, writer, prev, position, rows, reset=reset)
 
 
 def texts(batches: list[Batch[Note]]) -> list[str]:

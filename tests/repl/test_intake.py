@@ -52,7 +52,7 @@ async def delivered_of(database: Database, positions: list[int], pauses: set[int
             intake.accept(rows_message("w1", batch, 0))
             if index in pauses:
                 await trio.testing.wait_all_tasks_blocked()
-        intake.accept(Message(MessageKind.POSITION, "w1", "receipts", "w1", 12, 20))
+        intake.accept(Message(MessageKind.POSITION, "w1", "receipts", "w1", prev=12, position=20))
         with trio.fail_after(60):
             assert await feed.wait_for(NOTES, "w1", 20, 60)
         nursery.cancel_scope.cancel()

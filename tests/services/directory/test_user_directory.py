@@ -118,23 +118,23 @@ async def test_new_display_name_is_found(database: Database) -> None:
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
 
-async def test_a_new_name_is_found_after_the_database_was_away(
+async def test_new_name_is_found_after_the_database_was_unavailable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[CAROL])
-        await scene.duty.catch_up()
+        await scene.updater.catch_up()
         await database.write(profiles.put, CAROL, "displayname", "Lewis")
         scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
         with monkeypatch.context() as patch:
-            patch.setattr(user_directory, "put", be_away)
+            patch.setattr(user_directory, "put", be_unavailable)
             with pytest.raises(DatabaseUnavailable):
-                await scene.duty.catch_up()
+                await scene.updater.catch_up()
 
-        assert await scene.finds(ALICE, "lewis") == [CAROL]
+        assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
 
-async def be_away(tx: Tx, users: list[ListedUser], position: int | None) -> None:
+async def be_unavailable(tx: Tx, users: list[ListedUser], position: int | None) -> None:
     raise DatabaseUnavailable("away")
 
 

@@ -1,4 +1,13 @@
-"""The facts of rooms by which lists of rooms are ordered and filtered; they follow the feed."""
+"""The properties of rooms that room lists are ordered and filtered by, updated by the feed.
+
+Rules:
+
+- Only the stream IDs of the last events are updated in place. Any other change drops the object,
+  and the next reader loads a new one. A result that was computed from an object is therefore still
+  valid, but for the order, if the same object is still in memory.
+- A loaded object does not miss an event that the feed delivered during the read: see KeyFollower.
+- Above `MAX_ROOMS` rooms the oldest are dropped. Readers keep the objects that they got.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -40,17 +49,17 @@ _SHOWN_TYPES: Final = frozenset(
 class RoomFacts:
     """One room: its last activity, and the other facts that decide where it is listed.
 
-    `bump` is the stream ID of the last event of `BUMP_TYPES`, `last` of the last event of any
-    type. Only these two change; another object takes its place when any other fact changes.
+    `bump_stream_id` belongs to the last event of `BUMP_TYPES`, `last_stream_id` to the last event
+    of any type. Only these two change; another object takes its place when any other fact changes.
     """
 
-    bump: int = 0
+    bump_stream_id: int = 0
     name: str | None = None
     avatar_url: str | None = None
     is_encrypted: bool = False
     room_type: str | None = None
-    is_known: bool = False  # whether its state is stored here
-    last: int = 0
+    has_state: bool = False  # whether its state is stored here
+    last_stream_id: int = 0
 
 
 _RoomEvent = tuple[int, bool]  # its stream ID, and whether it is of BUMP_TYPES
@@ -124,7 +133,7 @@ class Activity:
 
 
 def _changes_facts(row: EventRow) -> bool:
-    """Tell whether a row may change facts that it does not carry."""
+    """Return whether a row may change facts that it does not carry."""
     if row.state_key is not None or row.state_changes is not None:
         return any(
             event_type in _SHOWN_TYPES and state_key == ""
@@ -136,10 +145,10 @@ def _changes_facts(row: EventRow) -> bool:
 
 def _with_event(facts: RoomFacts, event: _RoomEvent) -> RoomFacts:
     stream_id, is_bump = event
-    if stream_id > facts.last:
-        facts.last = stream_id
-    if is_bump and stream_id > facts.bump:
-        facts.bump = stream_id
+    if stream_id > facts.last_stream_id:
+        facts.last_stream_id = stream_id
+    if is_bump and stream_id > facts.bump_stream_id:
+        facts.bump_stream_id = stream_id
     return facts
 
 
@@ -155,13 +164,13 @@ def _facts(record: FactsRecord | None, bump: int, last: int) -> RoomFacts:
     # Backfilled events have negative numbers.
     bump, last = max(0, bump), max(0, last)
     if record is None:
-        return RoomFacts(bump, last=last)
+        return RoomFacts(bump, last_stream_id=last)
     return RoomFacts(
         bump,
         record.name or None,
         record.avatar_url,
         record.encryption is not None,
         record.room_type,
-        is_known=True,
-        last=last,
+        has_state=True,
+        last_stream_id=last,
     )
