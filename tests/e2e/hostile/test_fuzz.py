@@ -50,7 +50,15 @@ class Fuzzed:
     connection: socket.socket | None = None
     token: str = ""
     users: int = 0
-    known: Known = Known((), (), (), (), (), (), ())
+    known: Known = Known(
+        user_ids=(),
+        room_ids=(),
+        event_ids=(),
+        aliases=(),
+        device_ids=(),
+        tokens=(),
+        media_ids=(),
+    )
     requests_sent: int = 0
     statuses: dict[int, int] = attrs.Factory(dict)
     faults: dict[str, str] = attrs.Factory(dict)

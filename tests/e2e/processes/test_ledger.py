@@ -218,7 +218,9 @@ def stage_with_own_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> I
             cluster = make_cluster(layout, tmp_path, postgres, redis, {})
             try:
                 cluster.start()
-                yield Stage(cluster, postgres, redis, seed, random.Random(seed), True)
+                yield Stage(
+                    cluster, postgres, redis, seed, random.Random(seed), may_kill_postgres=True
+                )
             finally:
                 cluster.kill_all()
     except PostgresMissing as error:
