@@ -11,13 +11,13 @@ import trio
 
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
+from hs.core.streams import CATALOGUE
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.metrics import Family, Metrics, Sample, rising
 from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
 from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
-from hs.repl.streams import CATALOGUE
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_rooms import HotRooms

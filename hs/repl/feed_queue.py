@@ -35,8 +35,8 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import trio
 
 from hs.core.errors import Unavailable
+from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch, Feed
-from hs.repl.streams import StreamDef
 
 R = TypeVar("R")
 T = TypeVar("T")

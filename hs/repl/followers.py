@@ -39,9 +39,9 @@ feed.
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
+from hs.core.stream_def import StreamDef
 from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
-from hs.repl.streams import StreamDef
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")

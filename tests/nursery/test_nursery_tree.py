@@ -13,6 +13,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.listeners import BoundListener
 from hs.apis.web.render import Empty
 from hs.apis.web.route import collect, route
+from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.lib.aio import Bridge
 from hs.lib.clock import SystemClock
 from hs.lib.tasks import Duty
@@ -22,8 +23,6 @@ from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.part import Runner
 from hs.nursery.plan import BACKGROUND, plan_of
 from hs.nursery.process import Process
-from hs.repl.rows import ReceiptRow
-from hs.repl.streams import RECEIPTS
 from hs.repl.writers import StreamIds
 from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx

@@ -4,7 +4,7 @@ import trio
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, UserID
-from hs.repl.streams import EVENTS
+from hs.core.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.composition import (

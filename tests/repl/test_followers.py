@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from hs.core.stream_def import Kind, StreamDef
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower, TableFollower
-from hs.repl.streams import Kind, StreamDef
 
 KEYS = ("a", "b", "c")
 

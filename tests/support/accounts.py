@@ -36,6 +36,7 @@ from hs.apis.federation.version import ServerVersionApi
 from hs.apis.web.app import Application
 from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
+from hs.core.streams import ACCOUNT_DATA, CACHES, AccountDataRow, CacheRow
 from hs.lib.clock import FixedClock
 from hs.nursery.wiring.login import jwt_login
 from hs.nursery.wiring.threepid_servers import ThreepidServers
@@ -43,8 +44,6 @@ from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wi
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.rows import AccountDataRow, CacheRow
-from hs.repl.streams import ACCOUNT_DATA, CACHES
 from hs.repl.writers import TableWriter
 from hs.services.accounts.account_data.account_data import AccountData, LocalAccountDataWriter
 from hs.services.accounts.account_data.filters import Filters

@@ -23,9 +23,8 @@ from hs.core.errors import Forbidden
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.signing.keys import SigningKey
+from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
 from hs.repl.inproc import InProcHub
-from hs.repl.rows import DeviceListRow, ToDeviceRow
-from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.repl.writers import TableWriter
 from hs.services.accounts.sessions.interactive_auth import PASSWORD, InteractiveAuth, StageAttempt
 from hs.services.devices.cross_signing import CrossSigning

@@ -15,12 +15,12 @@ from hs.apis.media.uploads import MediaUploadApi
 from hs.apis.web.drain import Drain
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
+from hs.core.streams import CACHES
 from hs.lib.clock import FixedClock
 from hs.lib.sandbox.pool import Sandbox
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.streams import CACHES
 from hs.services.media.content_stores import MediaStorage, ProviderStore
 from hs.services.media.last_access import MediaAccessTimes
 from hs.services.media.media_cleanup import MediaCleanup

@@ -9,8 +9,8 @@ import trio
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import PUSHERS
 from hs.repl.inproc import InProcHub
-from hs.repl.streams import PUSHERS
 from hs.repl.writers import TableWriter
 from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher

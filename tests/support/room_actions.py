@@ -26,13 +26,12 @@ from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.signing.keys import Signer, SigningKey
+from hs.core.streams import CACHES, CacheRow
 from hs.lib.http_client import HttpAnswer, Unreachable
 from hs.lib.limiter import RateLimiter
 from hs.repl.inproc import alone
 from hs.repl.leases import Leases
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.limits.rate_limits import RequestRateLimits, bucket_of
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.directory.aliases import Aliases, NoNamespaces

@@ -15,12 +15,11 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.signing.keys import Signer, SigningKey
+from hs.core.streams import EVENTS, EventRow
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.rooms.append.appender import RoomAppender

@@ -13,8 +13,14 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.push.unread import Count, RoomCounts
 from hs.core.requester import Requester
-from hs.repl.feed import Batch, Feed
-from hs.repl.rows import (
+from hs.core.stream_def import StreamDef
+from hs.core.streams import (
+    ACCOUNT_DATA,
+    CACHES,
+    PRESENCE,
+    PUSH_RULES,
+    RECEIPTS,
+    TYPING,
     AccountDataRow,
     CacheRow,
     PresenceRow,
@@ -22,15 +28,7 @@ from hs.repl.rows import (
     ReceiptRow,
     TypingRow,
 )
-from hs.repl.streams import (
-    ACCOUNT_DATA,
-    CACHES,
-    PRESENCE,
-    PUSH_RULES,
-    RECEIPTS,
-    TYPING,
-    StreamDef,
-)
+from hs.repl.feed import Batch, Feed
 from hs.services.rooms.read.visibility import Expiry
 from hs.services.rooms.store.memberships import CACHE_NAME
 from hs.services.sync.assembly import RoomReaders, Sources, make_sync

@@ -11,10 +11,10 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.defaults import PushFeatures
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD
 from hs.repl.writers import TableWriter
 from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable

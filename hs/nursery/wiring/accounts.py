@@ -12,13 +12,13 @@ from hs.apis.client.accounts.openid import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
 from hs.apis.client.rooms.tags import TagsApi
 from hs.apis.client.server.voip import VoipApi
+from hs.core.streams import ACCOUNT_DATA, CACHES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
-from hs.repl.streams import ACCOUNT_DATA, CACHES
 from hs.services.accounts.account_data.account_data import (
     AccountData,
     AccountDataWriter,

@@ -4,6 +4,7 @@ import attrs
 
 from hs.apis.client.appservices.appservice import AppserviceApi
 from hs.apis.client.appservices.thirdparty import ThirdPartyApi
+from hs.core.streams import CACHES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import APPSERVICES
@@ -11,7 +12,6 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import CACHES
 from hs.services.appservices.alias_namespaces import AppserviceAliases
 from hs.services.appservices.appservice_client import ServiceCalls
 from hs.services.appservices.appservice_identities import AppserviceIdentities

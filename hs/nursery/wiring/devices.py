@@ -7,13 +7,13 @@ from hs.apis.client.encryption.dehydrated_device import DehydratedDeviceApi
 from hs.apis.client.encryption.key_backup import KeyBackupApi
 from hs.apis.client.encryption.keys import KeysApi
 from hs.apis.client.encryption.to_device import ToDeviceApi
+from hs.core.streams import DEVICE_LISTS, TO_DEVICE
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices, SessionServices
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory

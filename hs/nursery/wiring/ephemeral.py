@@ -6,13 +6,13 @@ from hs.apis.client.ephemeral.presence import PresenceApi
 from hs.apis.client.ephemeral.receipts import ReceiptsApi
 from hs.apis.client.ephemeral.typing_notifications import TypingApi
 from hs.core.ids import RoomID
+from hs.core.streams import PRESENCE, RECEIPTS, TYPING
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.memory_writer import epoch_at
-from hs.repl.streams import PRESENCE, RECEIPTS, TYPING
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders

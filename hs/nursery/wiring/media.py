@@ -5,13 +5,13 @@ import attrs
 from hs.apis.media.downloads import MediaDownloadApi
 from hs.apis.media.uploads import MediaUploadApi
 from hs.apis.web.drain import Drain
+from hs.core.streams import CACHES
 from hs.lib.s3_loader import is_s3_available, load_s3_bucket
 from hs.lib.sandbox.pool import Sandbox
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process_base import ProcessBase
-from hs.repl.streams import CACHES
 from hs.services.media.content_stores import ContentStore, FolderStore, MediaStorage, ProviderStore
 from hs.services.media.last_access import MediaAccessTimes
 from hs.services.media.media_cleanup import CLEANUP_PERIOD_S, MediaCleanup

@@ -4,6 +4,7 @@ import attrs
 
 from hs.apis.client.rooms.membership import MembershipApi
 from hs.core.ids import UserID
+from hs.core.streams import CACHES, EVENTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -13,7 +14,6 @@ from hs.nursery.wiring.profiles import ProfileServices
 from hs.nursery.wiring.room_aliases import AliasServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.nursery.wiring.threepid_servers import ThreepidServers
-from hs.repl.streams import CACHES, EVENTS
 from hs.services.accounts.limits.rate_limits import bucket_of
 from hs.services.rooms.membership.auto_accept_invites import AutoAccept
 from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers

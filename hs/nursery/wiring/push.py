@@ -7,13 +7,13 @@ import attrs
 from hs.apis.client.push.notifications import NotificationsApi
 from hs.apis.client.push.push_rules import PushRulesApi
 from hs.core.push.defaults import PushFeatures
+from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_push_evaluation
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
 from hs.services.push.evaluation.custom_rules import CustomRuleUsers
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
 from hs.services.push.evaluation.event_evaluation import Evaluator

@@ -7,6 +7,7 @@ import trio
 
 from hs.apis.client.push.pushers import PushersApi
 from hs.apis.client.push.unsubscribe import UnsubscribeApi
+from hs.core.streams import PUSHERS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -17,7 +18,6 @@ from hs.nursery.wiring.mail import MailServices, wire_mail, wire_pages
 from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
-from hs.repl.streams import PUSHERS
 from hs.services.accounts.registration.registration import Newcomers
 from hs.services.push.pushers.default_email_pushers import MailForNewcomers
 from hs.services.push.pushers.email_content import MailContent

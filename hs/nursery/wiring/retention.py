@@ -1,13 +1,13 @@
 """Retention: purging old messages, redacted content and forgotten rooms."""
 
 from hs.apis.client.rooms.retention import RetentionApi
+from hs.core.streams import CACHES, EVENTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.retention.purge import (
     FORGOTTEN_EVERY_S,
     REDACTED_EVERY_S,

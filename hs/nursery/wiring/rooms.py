@@ -5,12 +5,12 @@ from typing import Final
 
 import attrs
 
+from hs.core.streams import EVENTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_committer
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder

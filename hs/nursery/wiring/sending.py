@@ -2,6 +2,7 @@
 
 from hs.apis.client.rooms.delayed_events import DelayedEventsApi
 from hs.apis.client.rooms.send import SendApi
+from hs.core.streams import CACHES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -10,7 +11,6 @@ from hs.nursery.wiring.accounts import SessionServices
 from hs.nursery.wiring.membership import MembershipServices
 from hs.nursery.wiring.room_aliases import AliasServices
 from hs.nursery.wiring.rooms import Rooms
-from hs.repl.streams import CACHES
 from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.sending.delayed_event_sender import UPKEEP_PERIOD_S, DelayedSending
 from hs.services.rooms.sending.delayed_events import DelayedEvents

@@ -3,10 +3,10 @@
 import attrs
 
 from hs.apis.client.rooms.thread_subscriptions import ThreadSubscriptionsApi
+from hs.core.streams import THREAD_SUBSCRIPTIONS
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.room_reading import RoomReading
-from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.services.rooms.threads.thread_subscriptions import (
     SubscriptionTable,
     SubscriptionWriter,

@@ -6,8 +6,8 @@ import attrs
 
 from hs.core.ids import RoomAlias, RoomID
 from hs.core.requester import Requester
+from hs.core.streams import CacheRow
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.queries import AppserviceQueries
 

@@ -15,10 +15,9 @@ import attrs
 from hs.core.errors import Forbidden, InvalidParam, UnknownDevice, UserDeactivated
 from hs.core.ids import UserID, parse_user_id
 from hs.core.requester import Requester
+from hs.core.streams import CACHES, DEVICE_LISTS, CacheRow, DeviceListRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import CacheRow, DeviceListRow
-from hs.repl.streams import CACHES, DEVICE_LISTS
 from hs.services.accounts.sessions.authenticator import USERS
 from hs.services.accounts.sessions.token_format import hash_of
 from hs.services.appservices.appservice_registry import Service, ServiceRegistry

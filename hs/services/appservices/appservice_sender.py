@@ -13,18 +13,10 @@ from typing import Any, Final
 import attrs
 import trio
 
+from hs.core.stream_def import StreamDef
+from hs.core.streams import CACHES, DEVICE_LISTS, EVENTS, PRESENCE, RECEIPTS, TO_DEVICE, TYPING
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.streams import (
-    CACHES,
-    DEVICE_LISTS,
-    EVENTS,
-    PRESENCE,
-    RECEIPTS,
-    TO_DEVICE,
-    TYPING,
-    StreamDef,
-)
 from hs.services.appservices.appservice_client import ServiceCalls
 from hs.services.appservices.catching_up import (
     EphemeralCatchUp,

@@ -11,9 +11,8 @@ import attrs
 
 from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
+from hs.core.streams import DEVICE_LISTS, EVENTS, RECEIPTS, StateChange
 from hs.repl.feed import Feed
-from hs.repl.rows import StateChange
-from hs.repl.streams import DEVICE_LISTS, EVENTS, RECEIPTS
 from hs.services.appservices.ephemeral_queue import Outgoing, ReceiptNote
 from hs.services.appservices.event_interest import Interest
 from hs.services.appservices.row_selection import (

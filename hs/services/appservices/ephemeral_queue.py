@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from hs.repl.rows import PresenceRow
+from hs.core.streams import PresenceRow
 from hs.services.appservices.appservice_registry import Service
 
 MAX_ENTRIES: Final = 10_000

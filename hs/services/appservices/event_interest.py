@@ -11,8 +11,8 @@ from typing import Final
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
+from hs.core.streams import StateChange
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.rows import StateChange
 from hs.services.appservices.appservice_registry import Service, ServiceRegistry
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database

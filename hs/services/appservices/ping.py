@@ -11,9 +11,9 @@ import trio
 
 from hs.core.errors import Forbidden, MatrixError
 from hs.core.requester import Requester
+from hs.core.streams import CacheRow
 from hs.lib.http_client import HttpFault, TimedOut
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
 from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
 from hs.services.appservices.appservice_registry import ServiceRegistry
 

@@ -11,8 +11,7 @@ import attrs
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
-from hs.repl.feed import Batch
-from hs.repl.rows import (
+from hs.core.streams import (
     CacheRow,
     DeviceListRow,
     EventRow,
@@ -21,6 +20,7 @@ from hs.repl.rows import (
     ToDeviceRow,
     TypingRow,
 )
+from hs.repl.feed import Batch
 from hs.services.appservices.alias_namespaces import ALIASES
 from hs.services.appservices.appservice_registry import Service
 from hs.services.appservices.ephemeral_queue import Outgoing, ReceiptKey, ReceiptNote

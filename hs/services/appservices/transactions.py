@@ -29,10 +29,10 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import PresenceRow
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
-from hs.repl.rows import PresenceRow
 from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
 from hs.services.appservices.ephemeral_queue import Outgoing, render_receipts, take_oldest
 from hs.services.rooms.read.rendering import Rendering

@@ -24,8 +24,8 @@ import attrs
 
 from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import UserID
+from hs.core.streams import DeviceListRow
 from hs.lib.clock import Clock
-from hs.repl.rows import DeviceListRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING

@@ -24,10 +24,9 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
+from hs.core.streams import DEVICE_LISTS, EVENTS, DeviceListRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import DeviceListRow
-from hs.repl.streams import DEVICE_LISTS, EVENTS
 from hs.services.devices.remote_devices import MetAndParted, SharedRoomUsers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists

@@ -29,11 +29,10 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.ids import UserID
+from hs.core.streams import TO_DEVICE, ToDeviceRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import ToDeviceRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import TO_DEVICE
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices import one_time_key_claims
 from hs.services.devices.inbox_addresses import (

@@ -27,11 +27,10 @@ from typing import Final, NamedTuple, cast
 import trio
 
 from hs.core.ids import UserID
+from hs.core.streams import TO_DEVICE, ToDeviceRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import ToDeviceRow
-from hs.repl.streams import TO_DEVICE
 from hs.storage.database import Database, DatabaseError
 from hs.storage.devices import inbox_reads, to_device
 

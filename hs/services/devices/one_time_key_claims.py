@@ -7,7 +7,7 @@ serialised by the row that holds them.
 
 from collections.abc import Iterable, Mapping
 
-from hs.repl.rows import ToDeviceRow
+from hs.core.streams import ToDeviceRow
 from hs.repl.writers import StreamIds
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found, store_keys

@@ -22,11 +22,10 @@ import trio
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
+from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import DeviceListRow, ToDeviceRow
-from hs.repl.streams import DEVICE_LISTS, TO_DEVICE
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import parse_fallback_keys, parse_one_time_keys
 from hs.services.devices.one_time_key_storage import KeyUpload

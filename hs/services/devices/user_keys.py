@@ -16,11 +16,10 @@ import orjson
 
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.ids import UserID
+from hs.core.streams import DEVICE_LISTS, DeviceListRow
 from hs.lib.caching.loading_cache import LoadingManyCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import DeviceListRow
-from hs.repl.streams import DEVICE_LISTS
 from hs.services.devices.key_objects import USER_SIGNING
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_keys

@@ -14,10 +14,9 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
+from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import CacheRow, EventRow
-from hs.repl.streams import CACHES, EVENTS
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
 from hs.storage.directory import user_directory as storage

@@ -15,8 +15,8 @@ from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
+from hs.core.streams import PresenceRow
 from hs.lib.clock import Clock
-from hs.repl.rows import PresenceRow
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.services.ephemeral.presence_writer import OFFLINE, ONLINE, STATES, PresenceWriter

@@ -7,10 +7,9 @@ import attrs
 
 from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
+from hs.core.streams import PRESENCE, PresenceRow
 from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import PresenceRow
-from hs.repl.streams import PRESENCE
 from hs.services.ephemeral.presence_writer import OFFLINE
 from hs.storage.database import Database
 from hs.storage.ephemeral import presence as storage

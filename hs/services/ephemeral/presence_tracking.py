@@ -25,10 +25,9 @@ import trio
 
 from hs.core.errors import MatrixError
 from hs.core.ids import UserID
+from hs.core.streams import EVENTS, EventRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_writer import OFFLINE, DeviceEdge, PresenceWriter
 from hs.settings.sections.features import PresenceSettings

@@ -27,9 +27,9 @@ import attrs
 import trio
 
 from hs.core.ids import UserID
+from hs.core.streams import PresenceRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import PresenceRow
 from hs.repl.rpc import rpc
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database

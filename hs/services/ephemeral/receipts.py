@@ -9,12 +9,11 @@ from typing import Final, Protocol
 import attrs
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.repl.rows import ReceiptRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import RECEIPTS
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.ephemeral.room_receipts import UNTHREADED, Receipt, RoomReceipts
 from hs.storage.database import Database, Tx

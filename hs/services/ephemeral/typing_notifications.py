@@ -26,11 +26,10 @@ from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, TypingRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import EVENTS, TYPING
 from hs.services.ephemeral.member_protocols import ActivityListener, JoinedMembers
 from hs.storage.database import Database
 from hs.storage.ephemeral import typing_rooms

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 import attrs
 import trio
 
+from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 
 CACHE_NAME = "media"
 

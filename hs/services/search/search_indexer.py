@@ -28,10 +28,9 @@ import trio
 from hs.core.events import event_types
 from hs.core.positions import VectorPosition
 from hs.core.search_words import words_of
+from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import EventRow
-from hs.repl.streams import BACKFILL, EVENTS
 from hs.storage.database import Database
 from hs.storage.directory import search as storage
 from hs.storage.directory.search import Entry, Gone, TextEvent

@@ -9,9 +9,15 @@ import orjson
 from hs.core.events import event_types
 from hs.core.filters import EventFilter
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import (
+    ACCOUNT_DATA,
+    PRESENCE,
+    PUSH_RULES,
+    AccountDataRow,
+    PresenceRow,
+    PushRulesRow,
+)
 from hs.repl.feed import Feed
-from hs.repl.rows import AccountDataRow, PresenceRow, PushRulesRow
-from hs.repl.streams import ACCOUNT_DATA, PRESENCE, PUSH_RULES
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import Tails
 from hs.services.sync.recent_changes import Recent

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import PRESENCE, PresenceRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import PresenceRow
-from hs.repl.streams import PRESENCE
 from hs.services.sync.notifier import Notifier
 
 GATHER_S: Final = 0.2

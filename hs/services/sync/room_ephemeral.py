@@ -10,9 +10,8 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Feed
-from hs.repl.rows import ReceiptRow, TypingRow
-from hs.repl.streams import RECEIPTS, TYPING
 from hs.services.sync.recent_changes import Recent
 from hs.services.sync.sources import AccountDataEntry, Receipts, Typing
 from hs.services.sync.sync_context import RoomTurn, Section, Turn

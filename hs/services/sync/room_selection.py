@@ -27,9 +27,8 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.invite_permission import Verdict
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import LocalMembership

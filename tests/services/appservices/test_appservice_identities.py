@@ -6,9 +6,8 @@ import pytest
 
 from hs.core.errors import Forbidden, UnknownDevice, UserDeactivated
 from hs.core.ids import UserID
+from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.sessions.authenticator import USERS
 from hs.services.appservices.appservice_identities import AppserviceIdentities
 from hs.services.appservices.appservice_registry import ServiceRegistry

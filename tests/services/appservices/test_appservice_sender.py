@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import CACHES
 from hs.repl.feed import Batch
 from hs.repl.feed_queue import QueueOverflow
-from hs.repl.streams import CACHES
 from hs.services.appservices import appservice_sender
 from hs.services.appservices.transactions import UNSTABLE_TO_DEVICE
 from hs.services.appservices.waiting_events import ReadElsewhere

@@ -7,11 +7,11 @@ import pytest
 from hs.core.errors import MatrixError
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.core.streams import CACHES
 from hs.lib.http_client import TimedOut
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.streams import CACHES
 from hs.services.appservices.appservice_client import ServiceCalls
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.services.appservices.ping import AppservicePing

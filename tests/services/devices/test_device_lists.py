@@ -8,10 +8,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import DEVICE_LISTS, EVENTS
 from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
-from hs.repl.streams import DEVICE_LISTS, EVENTS
 from hs.services.devices.device_list_writer import NewSignature
 from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from hs.core.ids import UserID
-from hs.repl.streams import TO_DEVICE
+from hs.core.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import MAX_CARRIED_BYTES, ToDeviceRequest

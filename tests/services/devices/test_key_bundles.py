@@ -5,7 +5,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hs.core.ids import UserID
-from hs.repl.streams import TO_DEVICE
+from hs.core.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import ToDeviceRequest

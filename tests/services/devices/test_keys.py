@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import trio
 
-from hs.repl.streams import TO_DEVICE
+from hs.core.streams import TO_DEVICE
 from hs.storage.database import Tx
 from hs.storage.devices import devices
 from tests.support.devices import V3, Process, one_time_keys, plain_keys

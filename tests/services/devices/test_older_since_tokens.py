@@ -6,8 +6,8 @@ from typing import Any
 import attrs
 import pytest
 
+from hs.core.streams import TO_DEVICE
 from hs.core.tokens import SyncToken
-from hs.repl.streams import TO_DEVICE
 from hs.services.devices.inbox_writer import ToDeviceRequest
 from hs.services.devices.inboxes import Inboxes
 from hs.services.sync.encryption_section import Encryption

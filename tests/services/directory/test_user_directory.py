@@ -9,9 +9,8 @@ import pytest
 
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.accounts import profiles

@@ -11,12 +11,11 @@ import pytest
 from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, PRESENCE, EventRow, PresenceRow
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.rows import EventRow, PresenceRow
-from hs.repl.streams import EVENTS, PRESENCE
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders

@@ -13,9 +13,8 @@ from hs.core.errors import Forbidden, InvalidParam
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.repl.inproc import alone
-from hs.repl.rows import ReceiptRow
-from hs.repl.streams import RECEIPTS
 from hs.repl.writers import TableWriter
 from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable

@@ -8,11 +8,10 @@ import trio
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import alone
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, TypingRow
-from hs.repl.streams import EVENTS, TYPING
 from hs.services.ephemeral.typing_notifications import (
     ENDED_KEPT_S,
     LocalTypingWriter,

@@ -6,10 +6,10 @@ from immutables import Map
 
 from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
 from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, open_world

@@ -11,8 +11,8 @@ import trio.testing
 from hs.core.errors import MatrixError, NotFound
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
+from hs.core.streams import THREAD_SUBSCRIPTIONS
 from hs.repl.inproc import alone
-from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.repl.writers import TableWriter
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.threads.thread_subscriptions import SubscriptionTable, ThreadSubscriptions

@@ -10,9 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 from hs.core.errors import BadJson, InvalidParam, NotFound
 from hs.core.filters import parse_sync_filter
 from hs.core.push.unread import Count, RoomCounts
+from hs.core.streams import TYPING, TypingRow
 from hs.repl.feed import Batch
-from hs.repl.rows import TypingRow
-from hs.repl.streams import TYPING
 from hs.services.sync.remote_presence import Strangers
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL

@@ -28,12 +28,11 @@ import orjson
 from hs.core.canonical_json import JsonObject, for_keeping
 from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import AccountDataRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import ACCOUNT_DATA
 from hs.repl.writers import StreamIds, TableWriter
 from hs.storage.accounts import account_data
 from hs.storage.accounts.account_data import DELETED, GLOBAL

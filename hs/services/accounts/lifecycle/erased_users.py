@@ -5,11 +5,10 @@ from collections.abc import Set as AbstractSet
 import attrs
 
 from hs.core.ids import UserID
+from hs.core.streams import CACHES, CacheRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.sessions.authenticator import USERS
 from hs.storage.accounts import users
 from hs.storage.database import Database

@@ -19,11 +19,10 @@ from typing import Final
 import attrs
 import trio
 
+from hs.core.streams import RATES, RatesRow
 from hs.lib.limiter import Rate, RateLimiter
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import RatesRow
-from hs.repl.streams import RATES
 
 GATHER_S: Final = 0.1
 UNANNOUNCED_SHARE: Final = 0.03

@@ -25,12 +25,11 @@ from hs.core.errors import (
 )
 from hs.core.ids import ServerName, UserID, server_of
 from hs.core.requester import Requester
+from hs.core.streams import CACHES, CacheRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles

@@ -24,12 +24,11 @@ import attrs
 from hs.core.errors import UnknownToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.core.streams import CACHES, CacheRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.sessions.last_seen import LastSeen

@@ -5,10 +5,9 @@ from collections.abc import Collection, Iterable
 from hs.core.ids import UserID
 from hs.core.push.rules import NO_USER_RULES
 from hs.core.push.wire import encode_user_rules
+from hs.core.streams import PUSH_RULES, PushRulesRow
 from hs.repl.feed import Feed
 from hs.repl.followers import TableFollower
-from hs.repl.rows import PushRulesRow
-from hs.repl.streams import PUSH_RULES
 from hs.storage.database import Database
 from hs.storage.push import push_rules as storage
 

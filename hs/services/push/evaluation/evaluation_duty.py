@@ -23,14 +23,13 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS, EventRow, UnreadRow
 from hs.lib.backoff import Backoff
 from hs.lib.state_machine import StateMachine
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, UnreadRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import EVENTS
 from hs.repl.writers import WriterReplaced
 from hs.services.push.evaluation.custom_rules import CustomRuleUsers
 from hs.services.push.evaluation.evaluation_states import (

@@ -17,8 +17,8 @@ from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.facts import EventFacts, facts_of
 from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, Relation, relation_of, thread_of
+from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.rows import EventRow
 from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships

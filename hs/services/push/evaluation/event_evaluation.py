@@ -26,8 +26,8 @@ from hs.core.push.evaluate import (
 from hs.core.push.facts import EventFacts, UserFacts
 from hs.core.push.rules import full_ruleset
 from hs.core.push.wire import decode_user_rules
+from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.rows import EventRow
 from hs.services.push.evaluation.custom_rules import CustomRuleUsers
 from hs.services.push.evaluation.display_names import DisplayNames
 from hs.services.push.evaluation.event_context import EventContext

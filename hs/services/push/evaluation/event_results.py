@@ -4,7 +4,7 @@ import attrs
 import orjson
 
 from hs.core.push.evaluate import Outcome
-from hs.repl.rows import EventRow, QueuedPush, Unread, UnreadRow
+from hs.core.streams import EventRow, QueuedPush, Unread, UnreadRow
 from hs.services.push.evaluation.event_evaluation import Evaluation
 from hs.services.push.evaluation.push_queue import record_of
 from hs.storage.push.push_rules import Evaluated, ExceptionRecord, OutcomeRecord

@@ -10,10 +10,9 @@ from typing import Final
 import orjson
 
 from hs.core.ids import UserID
+from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.repl.feed import Feed
 from hs.repl.followers import TableFollower
-from hs.repl.rows import AccountDataRow
-from hs.repl.streams import ACCOUNT_DATA
 from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST
 from hs.storage.accounts import account_data as storage
 from hs.storage.database import Database

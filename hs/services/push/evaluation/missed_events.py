@@ -7,9 +7,8 @@ import attrs
 from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent

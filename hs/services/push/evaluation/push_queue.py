@@ -10,8 +10,8 @@ from collections.abc import Callable
 import attrs
 import orjson
 
+from hs.core.streams import EventRow, PushesRow, QueuedPush
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, PushesRow, QueuedPush
 from hs.services.push.evaluation.event_evaluation import Evaluation
 from hs.services.push.evaluation.users_with_pushers import PusherUsers
 from hs.storage.database import Database

@@ -24,8 +24,8 @@ import attrs
 import trio
 
 from hs.core.positions import VectorPosition
+from hs.core.streams import UnreadRow
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import UnreadRow
 from hs.repl.writers import WriterReplaced
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue

@@ -9,8 +9,8 @@ import trio
 from hs.core.errors import Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID
+from hs.core.streams import EventRow
 from hs.lib.backoff import Backoff
-from hs.repl.rows import EventRow
 from hs.services.push.evaluation.event_context import NotInMemory
 from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.push.evaluation.event_results import EventResults

@@ -6,11 +6,10 @@ Spec: MSC4306.
 from typing import Final
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import THREAD_SUBSCRIPTIONS, ThreadSubscriptionRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import ThreadSubscriptionRow
-from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.storage.database import Database
 from hs.storage.rooms import thread_subscriptions as storage
 

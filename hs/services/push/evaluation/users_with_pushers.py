@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from hs.core.ids import UserID
+from hs.core.streams import PUSHERS, PusherRow
 from hs.repl.feed import Feed
 from hs.repl.followers import TableFollower
-from hs.repl.rows import PusherRow
-from hs.repl.streams import PUSHERS
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherRecord

@@ -13,10 +13,9 @@ import attrs
 import trio
 
 from hs.core.ids import UserID
+from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, PushesRow, QueuedPush, ReceiptRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import PusherRow, PushesRow, QueuedPush, ReceiptRow
-from hs.repl.streams import PUSHERS, PUSHES, RECEIPTS
 from hs.services.push.pushers.delivery import Push, Pusher
 from hs.services.push.pushers.pusher_positions import Positions
 from hs.storage.database import Database, DatabaseError

@@ -10,8 +10,8 @@ import attrs
 
 from hs.core.errors import Forbidden
 from hs.core.ids import UserID
+from hs.core.streams import PusherRow
 from hs.lib.clock import Clock
-from hs.repl.rows import PusherRow
 from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.storage.database import Tx

@@ -22,12 +22,11 @@ from hs.core.push.wire import (
     render_ruleset,
 )
 from hs.core.requester import Requester
+from hs.core.streams import PUSH_RULES, PushRulesRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import PushRulesRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import PUSH_RULES
 from hs.repl.writers import StreamIds, TableWriter
 from hs.storage.database import Database, Tx
 from hs.storage.push import push_rules as storage

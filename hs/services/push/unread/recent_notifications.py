@@ -11,8 +11,8 @@ from typing import Final
 import attrs
 
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import Unread
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.rows import Unread
 
 MAX_ROOMS: Final = 50_000
 MAX_ROWS: Final = 400

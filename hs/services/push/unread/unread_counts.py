@@ -36,9 +36,8 @@ from typing import Final
 from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.push.unread import RoomCounts
+from hs.core.streams import EVENTS, UNREAD, EventRow, UnreadRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow, UnreadRow
-from hs.repl.streams import EVENTS, UNREAD
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.count_cache import CountCache

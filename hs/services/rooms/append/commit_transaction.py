@@ -21,7 +21,7 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.filters import has_url
 from hs.core.ids import EventID
-from hs.repl.rows import EventRow
+from hs.core.streams import EventRow
 from hs.repl.writers import StreamIds
 from hs.services.rooms.append.pending_events import (
     EventBatch,

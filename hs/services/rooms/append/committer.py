@@ -24,8 +24,8 @@ import attrs
 import trio
 
 from hs.core.errors import MatrixError
+from hs.core.streams import EventRow
 from hs.lib.clock import Clock
-from hs.repl.rows import EventRow
 from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
 from hs.services.rooms.append.commit_transaction import (
     ChainIndexer,

@@ -7,8 +7,8 @@ from typing import Final
 import attrs
 
 from hs.core.ids import RoomID
+from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership, shard_of
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Appended, Draft, TxnKey
 

@@ -12,10 +12,9 @@ from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID, server_of
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.membership.membership import JoinRequest
 from hs.services.rooms.membership.room_succession import OwnData
 from hs.services.rooms.store.event_store import EventStore

@@ -5,11 +5,10 @@ from typing import Final
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import EVENTS, CacheRow, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow, EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.store.memberships import CACHE_NAME
 from hs.storage.database import Database
 from hs.storage.rooms import rooms

@@ -12,10 +12,9 @@ import trio
 from hs.core.errors import MatrixError, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, DecidingReader

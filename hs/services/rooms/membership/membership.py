@@ -15,8 +15,8 @@ from hs.core.errors import BadJson, Forbidden, GuestForbidden, NotFound, Unknown
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id
 from hs.core.requester import Requester
+from hs.core.streams import CacheRow
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
 from hs.services.accounts.limits.account_restrictions import check_may_act, may_act
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft, TxnKey

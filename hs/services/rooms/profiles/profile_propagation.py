@@ -17,9 +17,8 @@ import trio
 from hs.core.errors import BadState, MatrixError, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import CacheRow
-from hs.repl.streams import CACHES
 from hs.services.accounts.profiles.profiles import PROFILES
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft

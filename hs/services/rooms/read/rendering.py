@@ -31,11 +31,10 @@ from hs.core.filters import project
 from hs.core.ids import EventID, UserID
 from hs.core.property_paths import PropertyPath
 from hs.core.requester import Requester
+from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import BACKFILL, EVENTS
 from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregates, Aggregations
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.replaced_state import PreviousStates

@@ -11,12 +11,11 @@ from typing import Any, Final
 import attrs
 
 from hs.core.ids import RoomID
+from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.state_store import StateStore
 from hs.settings.sections.retention import RetentionSettings

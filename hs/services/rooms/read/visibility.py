@@ -28,6 +28,7 @@ import attrs
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import EVENTS, EventRow
 from hs.core.visibility import (
     HistoryVisibility,
     Viewpoint,
@@ -38,8 +39,6 @@ from hs.core.visibility import (
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import Stays

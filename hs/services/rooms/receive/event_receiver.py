@@ -7,9 +7,9 @@ from typing import Protocol
 import attrs
 
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
-from hs.repl.streams import EVENTS
 
 
 class PduOutcome(enum.Enum):

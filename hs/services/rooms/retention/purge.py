@@ -14,10 +14,10 @@ import trio
 from hs.core.events.format import load_event
 from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import CacheRow
 from hs.core.versions import room_version
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.store.event_store import EventStore

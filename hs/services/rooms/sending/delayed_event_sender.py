@@ -14,10 +14,9 @@ from typing import Final
 import trio
 
 from hs.core.errors import MatrixError
+from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import CacheRow, EventRow
-from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.sending.delayed_events import CACHE_NAME, DelayedEvents
 from hs.storage.database import Database
 from hs.storage.rooms import delayed_events as storage

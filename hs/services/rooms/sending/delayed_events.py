@@ -38,9 +38,9 @@ from hs.core.errors import (
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import CacheRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import CacheRow
 from hs.services.accounts.limits.account_restrictions import check_may_act
 from hs.services.rooms.sending.event_sending import Sending, check_may_be_state
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE

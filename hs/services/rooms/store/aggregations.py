@@ -15,11 +15,10 @@ import attrs
 
 from hs.core.ids import EventID, UserID
 from hs.core.relations import AGGREGATED, REFERENCE, REPLACE, is_valid_replacement
+from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingManyCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import BACKFILL, EVENTS
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.rooms import relations

@@ -23,11 +23,10 @@ import attrs
 from hs.core.events.event import Event
 from hs.core.events.format import load_event
 from hs.core.ids import EventID
+from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.core.versions import room_version
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import BACKFILL, EVENTS
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events

@@ -13,11 +13,10 @@ from immutables import Map
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID
+from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.repl.rows import CacheRow, EventRow
-from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.store.room_members import Present, weigh_members
 from hs.storage.database import Database
 from hs.storage.rooms import memberships

@@ -21,9 +21,8 @@ import attrs
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS, EventRow, StateChange
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow, StateChange
-from hs.repl.streams import EVENTS
 
 MAX_EVENTS_PER_ROOM: Final = 100
 MAX_BYTES: Final = 16 * 1024 * 1024

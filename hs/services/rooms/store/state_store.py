@@ -23,12 +23,11 @@ from immutables import Map
 from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow, StateChange
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.repl.rows import CacheRow, EventRow, StateChange
-from hs.repl.streams import CACHES, EVENTS
 from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_snapshots import Snapshot, StateMap

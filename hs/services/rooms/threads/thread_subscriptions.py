@@ -11,11 +11,10 @@ from hs.core.errors import InvalidParam, MatrixError, NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.relations import THREAD, relation_of
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS, ThreadSubscriptionRow
 from hs.core.tokens import PaginationToken, SyncToken
 from hs.repl.feed import Feed
-from hs.repl.rows import ThreadSubscriptionRow
 from hs.repl.rpc import rpc
-from hs.repl.streams import EVENTS
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.rooms.read.timelines import Timelines
 from hs.storage.database import Database, Tx

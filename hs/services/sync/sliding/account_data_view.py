@@ -8,11 +8,10 @@ import orjson
 
 from hs.core.ids import RoomID, UserID
 from hs.core.invite_permission import EVERYBODY_MAY, TYPES, InvitePermission, Verdict
+from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import AccountDataRow
-from hs.repl.streams import ACCOUNT_DATA
 from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST
 from hs.services.sync.invite_permissions import permission_in
 from hs.services.sync.sources import AccountData

@@ -15,10 +15,18 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.streams import (
+    ACCOUNT_DATA,
+    PUSH_RULES,
+    RECEIPTS,
+    TYPING,
+    AccountDataRow,
+    PushRulesRow,
+    ReceiptRow,
+    TypingRow,
+)
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
-from hs.repl.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
-from hs.repl.streams import ACCOUNT_DATA, PUSH_RULES, RECEIPTS, TYPING
 from hs.services.sync.positions import Moment
 from hs.services.sync.recent_changes import Recent
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions

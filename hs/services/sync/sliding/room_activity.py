@@ -16,10 +16,9 @@ import attrs
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.storage.database import Database, Tx
 from hs.storage.sync import sliding_sync
 from hs.storage.sync.sliding_sync import FactsRecord

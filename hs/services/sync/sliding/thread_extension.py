@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from hs.core.ids import UserID
+from hs.core.streams import THREAD_SUBSCRIPTIONS, ThreadSubscriptionRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
-from hs.repl.rows import ThreadSubscriptionRow
-from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.services.rooms.threads.thread_subscriptions import DEFAULT_LIMIT, ThreadSubscriptions
 from hs.services.sync.recent_changes import Recent
 from hs.services.sync.sliding.request import ThreadsAsked

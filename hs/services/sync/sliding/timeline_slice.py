@@ -20,7 +20,7 @@ import attrs
 
 from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
-from hs.repl.rows import StateChange
+from hs.core.streams import StateChange
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.recent_events import TailEntry, Tails
 from hs.services.sync.sliding.room_plans import RoomPlan

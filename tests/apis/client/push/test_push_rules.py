@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from hs.apis.client.push.push_rules import PushRulesApi
+from hs.core.streams import PUSH_RULES
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
 from hs.repl.inproc import alone
-from hs.repl.streams import PUSH_RULES
 from hs.repl.writers import TableWriter
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
 from hs.storage.database import Database

@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.reading import Reading, client_of, readers_of

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
-from hs.repl.streams import EVENTS
 from hs.services.appservices.appservice_registry import ServiceRegistry
 from hs.storage.database import Database
 from tests.support.appservices import GHOST, registration

@@ -5,12 +5,12 @@ import trio
 
 from hs.core.errors import NotFound
 from hs.core.ids import RoomID, UserID
+from hs.core.streams import ACCOUNT_DATA
 from hs.repl.inproc import InProcHub
 from hs.repl.inproc_rpc import InProcSender
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
-from hs.repl.streams import ACCOUNT_DATA
 from hs.services.accounts.account_data.account_data import (
     AccountData,
     AccountDataWriter,

@@ -9,12 +9,12 @@ import trio
 from hs.core.errors import LimitExceeded
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import RATES
 from hs.lib.clock import FixedClock
 from hs.lib.limiter import Rate as Bucket
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.streams import RATES
 from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
 from hs.services.accounts.limits.shared_rate_limits import UNANNOUNCED_SHARE, SharedRates
 from hs.services.rooms.membership.membership_limits import MembershipLimits

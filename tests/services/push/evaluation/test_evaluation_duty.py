@@ -9,8 +9,8 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
+from hs.core.streams import EVENTS
 from hs.repl.feed import Batch
-from hs.repl.streams import EVENTS
 from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database, Tx

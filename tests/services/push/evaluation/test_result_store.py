@@ -8,11 +8,10 @@ import trio
 
 from hs.core.ids import UserID
 from hs.core.push.evaluate import Outcome
+from hs.core.streams import PUSHES, UNREAD, EventRow, PushesRow, QueuedPush, UnreadRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.rows import EventRow, PushesRow, QueuedPush, UnreadRow
-from hs.repl.streams import PUSHES, UNREAD
 from hs.services.push.evaluation.event_evaluation import Difference, Evaluation
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue

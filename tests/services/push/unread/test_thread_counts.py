@@ -3,8 +3,8 @@
 import trio
 
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import THREAD_SUBSCRIPTIONS
 from hs.repl.inproc import alone
-from hs.repl.streams import THREAD_SUBSCRIPTIONS
 from hs.repl.writers import TableWriter
 from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
 from hs.services.rooms.append.drafts import Draft

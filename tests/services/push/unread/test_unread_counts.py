@@ -10,10 +10,10 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import ACCOUNT_DATA, UNREAD
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.rpc_reply import RpcUnavailable
-from hs.repl.streams import ACCOUNT_DATA, UNREAD
 from hs.repl.writers import TableWriter, WriterReplaced
 from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST, LocalAccountDataWriter
 from hs.services.ephemeral.room_receipts import READ_PRIVATE

@@ -4,7 +4,7 @@ import pytest
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import Count, RoomCounts
-from hs.repl.rows import Unread
+from hs.core.streams import Unread
 from hs.services.ephemeral.room_receipts import RoomReceipts
 from hs.services.push.unread.read_positions import ReadPosition
 from hs.services.push.unread.recent_notifications import RecentInRoom, RecentNotifications

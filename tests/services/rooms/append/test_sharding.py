@@ -1,8 +1,8 @@
 """Several writers: every room has one owner, whichever process is called."""
 
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import EVENTS
 from hs.repl.rpc import rpc_methods
-from hs.repl.streams import EVENTS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Appended, Draft
 from hs.storage.database import Database

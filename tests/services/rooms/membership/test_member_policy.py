@@ -11,8 +11,8 @@ import pytest
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.streams import CACHES
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.streams import CACHES
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.creation.initial_events import NewRoomRequest
 from hs.services.rooms.membership.auto_accept_invites import AutoAccept, Joining

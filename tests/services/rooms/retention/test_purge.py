@@ -9,8 +9,8 @@ import pytest
 
 from hs.core.errors import Forbidden
 from hs.core.ids import EventID, RoomID
+from hs.core.streams import CACHES
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.streams import CACHES
 from hs.repl.transport import Transport
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.retention_policy import RetentionPolicies

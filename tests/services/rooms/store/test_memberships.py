@@ -1,8 +1,8 @@
 """Memberships, kept up to date by the feed and read from the database."""
 
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS
 from hs.repl.feed import Feed
-from hs.repl.streams import EVENTS
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
 from tests.support.reading import readers_of

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 
 from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
+from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.rows import EventRow
-from hs.repl.streams import EVENTS
 from hs.services.rooms.store.recent_events import ENTRY_BYTES, Tails
 
 WRITERS = {"!a:x": "w1", "!b:x": "w1", "!c:x": "w2", "!d:x": "w2"}
